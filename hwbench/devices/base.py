@@ -1,0 +1,298 @@
+"""Device, the target of every measurement, and how to write a driver for a new one.
+
+A driver is one file with one subclass of `Device` and one line in `hwbench.devices.DRIVERS` (or, in another package, one
+entry point in the group `hwbench.devices`). It implements the underscored methods; this class does the bookkeeping that all
+drivers share: opening twice, using a closed or broken device, exact sample counts, impossible samples. A driver:
+
+1. never averages, filters, warms up, retries, sleeps or converts precision: `_run` returns exactly the samples asked for;
+2. raises `DeviceUnavailableError` from `_open` with what is missing and the command that would mend it;
+3. raises `WorkloadError` (`BuildError`, `UnsupportedLayerError`) from `_prepare` when the model is at fault: the device stays
+   usable; any `DeviceError` later means that the device itself failed: the object is broken from then on;
+4. proves itself by subclassing `hwbench.devices.contract.DeviceContract` in its tests.
+
+Optional abilities are protocols below; a driver has one by having its methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+
+from hwbench.errors import DeviceError, DeviceUnavailableError, MeasurementError, UsageError
+from hwbench.measurement import Conditions, DeviceInfo, Settings
+from hwbench.workload import Finding, LayerKey, Workload
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One target that a driver sees, or the reason why it sees none.
+
+    Attributes:
+        address: What to give to `--device`.
+        description: Hardware and runtime, for people.
+        ready: Whether it can be opened now.
+        hint: What is missing and the command that mends it; empty when ready.
+    """
+
+    address: str
+    description: str
+    ready: bool
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One thing that `hwbench doctor` checked on a device.
+
+    Attributes:
+        code: Stable name (`governor`, `load`).
+        ok: Whether it is as it should be.
+        text: What was found.
+        remedy: The command or action that mends it; empty when ok.
+    """
+
+    code: str
+    ok: bool
+    text: str
+    remedy: str = ""
+
+
+@dataclass(eq=False)
+class Prepared:
+    """A workload made ready on a device: one session. `handle` belongs to the driver alone.
+
+    Attributes:
+        workload: What was prepared.
+        settings: How.
+        handle: The driver's own object; never touched from outside.
+        findings: What preparing revealed (an operator fell back to another provider, ...).
+    """
+
+    workload: Workload
+    settings: Settings
+    handle: Any = field(repr=False)
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Latencies of the rounds of one `run`, in the order asked for.
+
+    Attributes:
+        values_s: Mean latency in seconds of one inference in each round.
+        clock: Name of the clock (`perf_counter`, `CLOCK_MONOTONIC on device`, `cuda_event`).
+        findings: What happened meanwhile (throttled, ...).
+    """
+
+    values_s: tuple[float, ...]
+    clock: str
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """Raw times of one row of the runtime's own profile, joined to the network.
+
+    Attributes:
+        name: Module path of the layer; for a row the runtime inserted, that of the layer it serves plus its kind.
+        op: Operator.
+        key: Layer identity; None for inserted rows.
+        implementation: Kernel or layout the runtime chose.
+        samples_s: One value per profiled inference, seconds, profiler's cost not yet taken off.
+        nodes: Profiled runtime nodes in this row (each carries the profiler's cost once).
+        calls: Calls per inference.
+    """
+
+    name: str
+    op: str
+    key: LayerKey | None
+    implementation: str
+    samples_s: tuple[float, ...]
+    nodes: int = 1
+    calls: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSamples:
+    """What a driver's layer profiler saw.
+
+    Attributes:
+        rows: The rows in execution order.
+        whole_s: Latency of the whole network in each profiled inference, profiler on.
+        node_cost_s: Profiler's own cost inside each node's time, as measured on this device; may be 0.
+        rest_cause: What the whole contains beyond its rows, in words.
+        findings: Fall-backs, reorders and the like.
+    """
+
+    rows: tuple[LayerRow, ...]
+    whole_s: tuple[float, ...]
+    node_cost_s: float
+    rest_cause: str
+    findings: tuple[Finding, ...] = ()
+
+
+class Device(ABC):
+    """A target with a runtime. Use as a context manager; not safe for use by several threads at once.
+
+    Args:
+        address: Address within the driver, after the colon (`SERIAL` of `android:SERIAL`); empty if there is none.
+    """
+
+    name: ClassVar[str]
+    """The driver's name: the part of an address before the colon."""
+    precisions: ClassVar[frozenset[str]] = frozenset({"fp32"})
+    """Precisions of a workload that the runtime executes as such."""
+
+    def __init__(self, address: str = "") -> None:
+        self.address = f"{self.name}:{address}" if address else self.name
+        self._state = "closed"
+
+    @classmethod
+    @abstractmethod
+    def discover(cls) -> list[Found]:
+        """Targets of this kind within reach, or one unready `Found` that says what is missing. Never raises."""
+
+    @abstractmethod
+    def _open(self) -> None: ...
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Release everything, also after a failed `_open` or a broken device; never raises for a device that is gone."""
+
+    @abstractmethod
+    def _info(self) -> DeviceInfo: ...
+
+    @abstractmethod
+    def _conditions(self) -> Conditions: ...
+
+    @abstractmethod
+    def _prepare(self, workload: Workload, settings: Settings) -> Prepared: ...
+
+    @abstractmethod
+    def _release(self, prepared: Prepared) -> None: ...
+
+    @abstractmethod
+    def _run(self, order: Sequence[Prepared], loops: int) -> Samples: ...
+
+    def open(self) -> Self:
+        """Connect and check.
+
+        Raises:
+            DeviceUnavailableError: With what is missing and how to get it.
+        """
+        if self._state != "closed":
+            raise UsageError(f"device {self.address} is already {self._state}")
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
+        self._state = "open"
+        return self
+
+    def close(self) -> None:
+        """Release the device and everything prepared on it; closing twice is fine."""
+        if self._state != "closed":
+            self._state = "closed"
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def info(self) -> DeviceInfo:
+        """Identity of the opened device."""
+        return self._guard(self._info)
+
+    def conditions(self) -> Conditions:
+        """State of the device now."""
+        return self._guard(self._conditions)
+
+    def prepare(self, workload: Workload, settings: Settings) -> Prepared:
+        """Do all that is not latency (compile, push, load) and return a fresh session.
+
+        Raises:
+            BuildError: The runtime refuses the model.
+            UnsupportedLayerError: The runtime has no kernel for a layer, or not in this precision.
+        """
+        return self._guard(lambda: self._prepare(workload, settings))
+
+    def release(self, prepared: Prepared) -> None:
+        """Free a session; it must not be run again."""
+        self._guard(lambda: self._release(prepared))
+
+    def run(self, order: Sequence[Prepared], loops: int = 1) -> Samples:
+        """Run one round per entry of `order`, in that order, each of `loops` inferences back to back.
+
+        Returns:
+            Exactly `len(order)` samples, seconds per inference.
+
+        Raises:
+            MeasurementError: The driver returned another number of samples, or one that is not positive and finite.
+        """
+        if loops < 1:
+            raise UsageError(f"loops must be at least 1, not {loops}")
+        samples = self._guard(lambda: self._run(order, loops))
+        if len(samples.values_s) != len(order):
+            raise MeasurementError(
+                f"{self.address} returned {len(samples.values_s)} samples where {len(order)} were asked for"
+            )
+        if not all(0 < value < float("inf") for value in samples.values_s):
+            raise MeasurementError(f"{self.address} returned a latency that is not a positive finite number of seconds")
+        return samples
+
+    def doctor(self) -> list[Advice]:
+        """Check what would spoil a measurement on the opened device; the default knows of nothing."""
+        return []
+
+    def _guard(self, action: Callable[[], T]) -> T:
+        if self._state == "closed":
+            raise DeviceUnavailableError(f"device {self.address} is not open; use it in a with block")
+        if self._state == "broken":
+            raise DeviceUnavailableError(f"device {self.address} failed earlier; open it anew")
+        try:
+            return action()
+        except DeviceError:
+            self._state = "broken"
+            raise
+
+
+@runtime_checkable
+class ProfilesLayers(Protocol):
+    """The device can time the layers of a network in place."""
+
+    def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
+        """Per-layer times of `runs` inferences in a session of its own (never in the timed one)."""
+        ...
+
+
+@runtime_checkable
+class MovesTime(Protocol):
+    """The device has a clock of its own (a simulation); time-bounded loops must use it instead of the host's."""
+
+    def time_s(self) -> float:
+        """Seconds on the device's clock."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """The target needs things put on it first, and can be cleaned of them."""
+
+    def setup(self) -> None:
+        """Put everything there."""
+        ...
+
+    def clean(self) -> None:
+        """Remove everything hwbench ever put there."""
+        ...

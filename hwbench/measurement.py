@@ -38,10 +38,10 @@ class Settings:
     threads: int = 1
     isolate: bool = False
     budget_s: float = 30.0
-    min_sessions: int = 6
-    max_sessions: int = 60
+    min_sessions: int = 8
+    max_sessions: int = 40
     session_s: float = 0.6
-    min_round_s: float = 50e-6
+    min_round_s: float = 500e-6
     target: float = 0.01
     min_effect: float = 0.01
     seed: int = 0

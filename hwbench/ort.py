@@ -28,4 +28,5 @@ def onnxruntime() -> ModuleType:
         import onnxruntime
     except ImportError as error:
         raise DeviceUnavailableError(f"onnxruntime does not import ({error}); pip install onnxruntime") from error
-    return onnxruntime
+    module: ModuleType = onnxruntime
+    return module

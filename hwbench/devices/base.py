@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
-from hwbench.errors import DeviceError, DeviceUnavailableError, MeasurementError, UsageError
+from hwbench.errors import DeviceError, DeviceUnavailableError, MeasurementError, UnsupportedLayerError, UsageError
 from hwbench.measurement import Conditions, DeviceInfo, Settings
 from hwbench.workload import Finding, LayerKey, Workload
-
 
 T = TypeVar("T")
 
@@ -127,6 +126,7 @@ class LayerSamples:
         whole_s: Latency of the whole network in each profiled inference, profiler on.
         node_cost_s: Profiler's own cost inside each node's time, as measured on this device; may be 0.
         rest_cause: What the whole contains beyond its rows, in words.
+        grain_s: Grain of the profiler's clock (1e-6 where it counts whole microseconds); 0 if negligible.
         findings: Fall-backs, reorders and the like.
     """
 
@@ -134,6 +134,7 @@ class LayerSamples:
     whole_s: tuple[float, ...]
     node_cost_s: float
     rest_cause: str
+    grain_s: float = 0.0
     findings: tuple[Finding, ...] = ()
 
 
@@ -180,6 +181,11 @@ class Device(ABC):
     @abstractmethod
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples: ...
 
+    @property
+    def usable(self) -> bool:
+        """Whether the device is open and has not failed."""
+        return self._state == "open"
+
     def open(self) -> Self:
         """Connect and check.
 
@@ -205,9 +211,7 @@ class Device(ABC):
     def __enter__(self) -> Self:
         return self.open()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def info(self) -> DeviceInfo:
@@ -225,6 +229,9 @@ class Device(ABC):
             BuildError: The runtime refuses the model.
             UnsupportedLayerError: The runtime has no kernel for a layer, or not in this precision.
         """
+        if workload.precision not in self.precisions:
+            known = ", ".join(sorted(self.precisions))
+            raise UnsupportedLayerError(f"{self.address} does not run {workload.precision}; it runs {known} (--precision)")
         return self._guard(lambda: self._prepare(workload, settings))
 
     def release(self, prepared: Prepared) -> None:
@@ -244,9 +251,7 @@ class Device(ABC):
             raise UsageError(f"loops must be at least 1, not {loops}")
         samples = self._guard(lambda: self._run(order, loops))
         if len(samples.values_s) != len(order):
-            raise MeasurementError(
-                f"{self.address} returned {len(samples.values_s)} samples where {len(order)} were asked for"
-            )
+            raise MeasurementError(f"{self.address} returned {len(samples.values_s)} samples where {len(order)} were asked for")
         if not all(0 < value < float("inf") for value in samples.values_s):
             raise MeasurementError(f"{self.address} returned a latency that is not a positive finite number of seconds")
         return samples
@@ -282,6 +287,19 @@ class MovesTime(Protocol):
 
     def time_s(self) -> float:
         """Seconds on the device's clock."""
+        ...
+
+    def idle(self, seconds: float) -> None:
+        """Let that much of the device's time pass without load."""
+        ...
+
+
+@runtime_checkable
+class ReportsMemory(Protocol):
+    """The device can tell the memory that a workload alone needs."""
+
+    def peak_memory_bytes(self, prepared: Prepared) -> int | None:
+        """Peak resident memory of the process that runs `prepared` alone; None where it shares one."""
         ...
 
 

@@ -1,0 +1,224 @@
+"""Two interleaved measurements -> ratio, verdict, and the layers that explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hwbench import stats
+from hwbench.measurement import LayerLatency, Measurement
+from hwbench.stats import Ratio, Verdict
+from hwbench.workload import Finding
+
+DISAPPOINTING = 0.5
+"""A speed-up that keeps less than this share of what the MACs promised is worth a sentence."""
+FEWER = 1.1
+"""MACs ratio from which a network counts as smaller."""
+EXPLAINED = 0.5
+"""Share of the saved time that the layers must account for, or it is said that they do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChange:
+    """One layer on both sides, matched by module path; None on the side where it is absent.
+
+    Attributes:
+        name: Module path.
+        baseline_s: Seconds per inference in the baseline.
+        candidate_s: Seconds per inference in the candidate.
+        baseline_implementation: How the baseline's runtime executed it.
+        candidate_implementation: How the candidate's runtime executed it.
+    """
+
+    name: str
+    baseline_s: float | None
+    candidate_s: float | None
+    baseline_implementation: str | None
+    candidate_implementation: str | None
+
+    @property
+    def saved_s(self) -> float:
+        """Seconds per inference that the candidate saves here; negative where it is slower."""
+        return (self.baseline_s or 0.0) - (self.candidate_s or 0.0)
+
+    @property
+    def fell_off_layout(self) -> bool:
+        """Whether the layer left the runtime's blocked layout."""
+        before, after = self.baseline_implementation or "", self.candidate_implementation
+        return before.startswith("nchwc") and after == "nchw"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a candidate gains over a baseline.
+
+    Attributes:
+        baseline: Record of the reference.
+        candidate: Record of the new one.
+        ratio: Candidate over baseline; None if they are incomparable.
+        verdict: What may be claimed.
+        layers: Layer by layer, in the baseline's order, then those only the candidate has; empty without layer times.
+        findings: Explanations and reasons to distrust, those of both records included.
+    """
+
+    baseline: Measurement
+    candidate: Measurement
+    ratio: Ratio | None
+    verdict: Verdict
+    layers: tuple[LayerChange, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def speedup(self) -> float | None:
+        """Baseline over candidate; above 1 is faster."""
+        return None if self.ratio is None else 1 / self.ratio.ratio
+
+    @property
+    def speedup_ci(self) -> tuple[float, float] | None:
+        """95 % interval of `speedup`."""
+        if self.ratio is None:
+            return None
+        low, high = self.ratio.ci
+        return 1 / high, (1 / low if low > 0 else float("inf"))
+
+    @property
+    def macs_ratio(self) -> float | None:
+        """MACs of the baseline over those of the candidate; None if one has none."""
+        return _over(self.baseline.macs, self.candidate.macs)
+
+    @property
+    def params_ratio(self) -> float | None:
+        """Parameters of the baseline over those of the candidate; None if one has none."""
+        return _over(self.baseline.params, self.candidate.params)
+
+
+def compare(baseline: Measurement, candidate: Measurement) -> Comparison:
+    """Compare two records of one interleaved measurement.
+
+    Records that disagree in more than the model, or were not interleaved, give the verdict INCOMPARABLE and say why.
+    """
+    reasons = differences(baseline, candidate)
+    changes = _match(baseline, candidate)
+    shared = _findings_of(baseline, candidate)
+    if reasons:
+        finding = Finding("incomparable", f"not comparable: {'; '.join(reasons)}")
+        return Comparison(baseline, candidate, None, Verdict.INCOMPARABLE, changes, (finding, *shared))
+    ratio = stats.ratio(baseline.samples_s, candidate.samples_s, baseline.session, baseline.block, candidate.block)
+    verdict = ratio.verdict(baseline.settings.min_effect)
+    bare = Comparison(baseline, candidate, ratio, verdict, changes, ())
+    return Comparison(baseline, candidate, ratio, verdict, changes, (*explain(bare), *shared))
+
+
+def differences(baseline: Measurement, candidate: Measurement) -> list[str]:
+    """What besides the model differs between two records, in words; precision may differ and is a finding instead."""
+    pairs = {
+        "device": (baseline.device.target_id, candidate.device.target_id),
+        "runtime": (baseline.device.runtime, candidate.device.runtime),
+        "input shapes": ([spec.shape for spec in baseline.inputs], [spec.shape for spec in candidate.inputs]),
+        "batch": (baseline.batch, candidate.batch),
+        "threads": (baseline.settings.threads, candidate.settings.threads),
+        "isolation": (baseline.settings.isolate, candidate.settings.isolate),
+        "clock": (baseline.clock, candidate.clock),
+    }
+    found = [f"{name} {before} against {after}" for name, (before, after) in pairs.items() if before != after]
+    if baseline.group_id != candidate.group_id:
+        found.append("measured one after the other, not interleaved")
+    return found
+
+
+def explain(comparison: Comparison) -> tuple[Finding, ...]:
+    """Sentences that explain a comparison, as findings."""
+    return (*_macs(comparison), *_layout(comparison), *_unexplained(comparison), *_precision(comparison))
+
+
+def _macs(comparison: Comparison) -> list[Finding]:
+    ratio, speedup = comparison.macs_ratio, comparison.speedup
+    if ratio is None or speedup is None or ratio < FEWER or speedup - 1 >= DISAPPOINTING * (ratio - 1):
+        return []
+    outcome = {
+        Verdict.SAME: "no faster",
+        Verdict.SLOWER: f"{1 / speedup:.2f}x slower",
+        Verdict.FASTER: f"only {speedup:.2f}x faster",
+    }.get(comparison.verdict, "no gain that can be told from noise")
+    return [Finding("macs_without_gain", f"{ratio:.2f}x fewer MACs, {outcome}: {_blame(comparison)}")]
+
+
+def _blame(comparison: Comparison) -> str:
+    fallen = [change for change in comparison.layers if change.fell_off_layout]
+    if fallen:
+        block = (fallen[0].baseline_implementation or "").removeprefix("nchwc")
+        return f"{len(fallen)} layers fell off the blocked layout because their widths are not multiples of {block}"
+    slower = sorted((c for c in comparison.layers if c.baseline_s and c.saved_s < 0), key=lambda change: change.saved_s)
+    if slower:
+        return f"{len(slower)} layers became slower, most of all {slower[0].name}"
+    if comparison.layers:
+        flat = [c for c in comparison.layers if c.baseline_s and c.candidate_s and c.saved_s < 0.1 * c.baseline_s]
+        if flat:
+            share = sum(change.candidate_s or 0 for change in flat) / comparison.candidate.median_s
+            return f"{len(flat)} layers, {share:.0%} of the candidate's time, hardly changed"
+    return "its layers take time that does not follow their MACs"
+
+
+def _layout(comparison: Comparison) -> list[Finding]:
+    fallen = [change.name for change in comparison.layers if change.fell_off_layout]
+    if not fallen:
+        return []
+    names = ", ".join(fallen[:3]) + (", ..." if len(fallen) > 3 else "")
+    return [Finding("fell_off_layout", f"{len(fallen)} layers left the blocked layout in the candidate: {names}")]
+
+
+def _unexplained(comparison: Comparison) -> list[Finding]:
+    share = explained_share(comparison)
+    if share is None or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER} or EXPLAINED <= share <= 2 - EXPLAINED:
+        return []
+    return [Finding("layers_do_not_explain", f"the layers account for {share:.0%} of the difference; the rest lies between them")]
+
+
+def _precision(comparison: Comparison) -> list[Finding]:
+    before, after = comparison.baseline.precision, comparison.candidate.precision
+    return [] if before == after else [Finding("precision_differs", f"baseline runs in {before}, candidate in {after}")]
+
+
+def explained_share(comparison: Comparison) -> float | None:
+    """Share of the end-to-end difference that the layer rows add up to; None without layer times or difference."""
+    if not comparison.layers or comparison.ratio is None:
+        return None
+    saved_s = comparison.baseline.median_s * (1 - comparison.ratio.ratio)
+    return sum(change.saved_s for change in comparison.layers) / saved_s if saved_s else None
+
+
+def _match(baseline: Measurement, candidate: Measurement) -> tuple[LayerChange, ...]:
+    """Match layers by module path, which pruning keeps when it changes widths or drops blocks."""
+    if baseline.profile is None or candidate.profile is None:
+        return ()
+    before, after = _by_name(baseline.profile.layers), _by_name(candidate.profile.layers)
+    names = [*before, *(name for name in after if name not in before)]
+    return tuple(_change(name, before.get(name), after.get(name)) for name in names)
+
+
+def _change(name: str, before: LayerLatency | None, after: LayerLatency | None) -> LayerChange:
+    return LayerChange(
+        name,
+        None if before is None else before.median_s * before.calls,
+        None if after is None else after.median_s * after.calls,
+        None if before is None else before.implementation,
+        None if after is None else after.implementation,
+    )
+
+
+def _by_name(layers: Sequence[LayerLatency]) -> dict[str, LayerLatency]:
+    return {layer.name: layer for layer in layers}
+
+
+def _findings_of(baseline: Measurement, candidate: Measurement) -> tuple[Finding, ...]:
+    """Findings of both records, each saying whose it is; what both share is said once."""
+    both = [finding for finding in baseline.findings if finding in candidate.findings]
+    sides = [("baseline", baseline), ("candidate", candidate)]
+    single = [
+        Finding(finding.code, f"{side}: {finding.text}") for side, record in sides for finding in record.findings if finding not in both
+    ]
+    return (*both, *single)
+
+
+def _over(before: int, after: int) -> float | None:
+    return before / after if before and after else None

@@ -1,0 +1,225 @@
+"""From ONNX Runtime's profile to the layers of the network.
+
+ONNX Runtime executes another graph than it was given: operators are fused, convolutions moved to a blocked layout, reorders
+inserted. Node names survive only in part, but tensors do: a fused node writes the tensor that the last operator of its group
+wrote in the original graph (a blocked node is *named* after that tensor, plus `_nchwc`). So an executed node is joined to the
+layer that made its output, and a node that writes no original tensor was inserted by the runtime for its neighbour.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hwbench.devices.base import LayerRow
+from hwbench.errors import OutputParseError
+from hwbench.onnx_graph import Layer
+from hwbench.workload import Finding
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+KERNEL = "_kernel_time"
+BLOCKED = "_nchwc"
+BLOCKED_DOMAIN = "com.microsoft.nchwc"
+REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
+REST_CAUSE = "ONNX Runtime's work between layers and before the first one (scheduling, binding, allocation)"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutedNode:
+    """One node of the graph that the runtime executes, after its optimisations."""
+
+    name: str
+    op: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledRuns:
+    """Node times of the profiled inferences.
+
+    Attributes:
+        whole_s: Latency of each inference.
+        nodes_s: For every executed node, by name, one time per inference.
+    """
+
+    whole_s: tuple[float, ...]
+    nodes_s: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(slots=True)
+class _Row:
+    """A layer row being gathered: the executed nodes that serve one layer."""
+
+    name: str
+    layers: list[Layer] = field(default_factory=list)
+    nodes: list[ExecutedNode] = field(default_factory=list)
+
+
+def read_profile(events: object, skip: int) -> ProfiledRuns:
+    """Read the JSON of ONNX Runtime's profiler (Chrome trace events, times in whole microseconds).
+
+    Args:
+        events: The parsed JSON.
+        skip: Inferences at the beginning that are warm-up.
+
+    Raises:
+        OutputParseError: It is not such a profile, or inferences differ in the nodes they executed.
+    """
+    try:
+        runs = [event for event in _list(events) if event["name"] == "model_run"]
+        kernels = [event for event in _list(events) if event["cat"] == "Node" and event["name"].endswith(KERNEL)]
+        runs.sort(key=lambda event: int(event["ts"]))
+        kernels.sort(key=lambda event: int(event["ts"]))
+        whole_s, nodes_s = [], dict[str, list[float]]()
+        position = 0
+        for index, run in enumerate(runs):
+            end = int(run["ts"]) + int(run["dur"])
+            begin = position
+            while position < len(kernels) and int(kernels[position]["ts"]) <= end:
+                position += 1
+            if index < skip:
+                continue
+            whole_s.append(int(run["dur"]) * 1e-6)
+            for event in kernels[begin:position]:
+                nodes_s.setdefault(event["name"].removesuffix(KERNEL), []).append(int(event["dur"]) * 1e-6)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputParseError(f"not a profile of ONNX Runtime: {error!r}") from error
+    if not whole_s or not nodes_s or any(len(times) != len(whole_s) for times in nodes_s.values()):
+        raise OutputParseError(f"ONNX Runtime's profile holds {len(whole_s)} inferences that differ in the nodes they executed")
+    return ProfiledRuns(tuple(whole_s), {name: tuple(times) for name, times in nodes_s.items()})
+
+
+def _list(events: object) -> list[dict[str, str]]:
+    if not isinstance(events, list):
+        raise TypeError("the top level is not a list")
+    return events
+
+
+def join(
+    executed: Sequence[ExecutedNode], layers: Sequence[Layer], made_by: Mapping[str, Layer], runs: ProfiledRuns, block: int
+) -> tuple[LayerRow, ...]:
+    """One row per layer of the network in execution order, and one per node the runtime inserted for itself.
+
+    Args:
+        executed: The optimised graph, in order.
+        layers: Layers of the original graph, in order.
+        made_by: For every tensor of the original graph, the layer that writes it, at its end or inside.
+        runs: The profile of the optimised graph.
+        block: Channels in a block of the blocked layout.
+
+    Raises:
+        OutputParseError: The profile names a node that the optimised graph does not have.
+    """
+    unknown = set(runs.nodes_s) - {node.name for node in executed}
+    if unknown:
+        raise OutputParseError(
+            f"profile and graph of ONNX Runtime disagree: {sorted(unknown)[:3]} were timed but are not in the graph"
+        )
+    rows = _rows([node for node in executed if node.name in runs.nodes_s], made_by)
+    _absorb(rows, layers)
+    return tuple(_layer_row(row, runs, block) for row in rows)
+
+
+def _rows(executed: Iterable[ExecutedNode], made_by: Mapping[str, Layer]) -> list[_Row]:
+    by_layer: dict[str, _Row] = {}
+    source: dict[str, Layer] = {}  # tensors the runtime invented -> the layer they come from
+    inserted: Counter[str] = Counter()
+    rows: list[_Row] = []
+    for node in executed:
+        layer = _layer_of(node, made_by)
+        if layer is None:
+            near = next((source.get(t) or made_by.get(t) for t in node.inputs if t in source or t in made_by), None)
+            label = f"{near.name if near else 'input'}/{node.op}"
+            inserted[label] += 1
+            rows.append(_Row(label if inserted[label] == 1 else f"{label}_{inserted[label]}", [], [node]))
+        else:
+            near = layer
+            if layer.name not in by_layer:
+                by_layer[layer.name] = _Row(layer.name, [layer])
+                rows.append(by_layer[layer.name])
+            by_layer[layer.name].nodes.append(node)
+        if near is not None:
+            source.update({tensor: near for tensor in node.outputs if tensor not in made_by})
+    return rows
+
+
+def _layer_of(node: ExecutedNode, made_by: Mapping[str, Layer]) -> Layer | None:
+    if node.op in REORDERS:  # ReorderOutput writes an original tensor, but is not the layer that made it
+        return None
+    for tensor in (*node.outputs, node.name.removesuffix(BLOCKED)):
+        if tensor in made_by:
+            return made_by[tensor]
+    return None
+
+
+def _absorb(rows: list[_Row], layers: Sequence[Layer]) -> None:
+    """Give layers that have no node of their own to the row that executes them: that of the layer which reads them."""
+    shown = {layer.name: row for row in rows for layer in row.layers}
+    readers = {tensor: layer for layer in reversed(layers) for tensor in layer.inputs}
+    for layer in reversed(layers):
+        reader = readers.get(layer.output)
+        if layer.name not in shown and reader is not None and reader.name in shown:
+            row = shown[layer.name] = shown[reader.name]
+            row.layers.append(layer)
+
+
+def _layer_row(row: _Row, runs: ProfiledRuns, block: int) -> LayerRow:
+    times = [runs.nodes_s[node.name] for node in row.nodes]
+    samples_s = tuple(map(sum, zip(*times, strict=True)))
+    heaviest = max(row.layers, key=lambda layer: layer.macs, default=None)
+    main = row.nodes[0] if heaviest is None else _main_node(row, heaviest)
+    return LayerRow(
+        name=row.name if heaviest is None else heaviest.name,
+        op=main.op if heaviest is None else heaviest.op,
+        key=None if heaviest is None else heaviest.key,
+        implementation=_implementation(main, block),
+        samples_s=samples_s,
+        nodes=len(row.nodes),
+    )
+
+
+def _main_node(row: _Row, layer: Layer) -> ExecutedNode:
+    return next((node for node in row.nodes if layer.op in node.op), row.nodes[0])
+
+
+def _implementation(node: ExecutedNode, block: int) -> str:
+    if node.op in REORDERS:
+        return "reorder"
+    if node.domain == BLOCKED_DOMAIN:
+        return f"nchwc{block}"
+    if node.op.endswith("Conv") or node.op == "ConvInteger":
+        return "qlinear" if node.op == "QLinearConv" else "nchw"
+    return node.op
+
+
+def made_by(model: ModelProto, layers: Sequence[Layer]) -> dict[str, Layer]:
+    """For every tensor that a layer of `model` writes, at its end or inside, that layer."""
+    owner = {node: layer for layer in layers for node in layer.nodes}
+    return {tensor: owner[node.name] for node in model.graph.node if node.name in owner for tensor in node.output}
+
+
+def layout_findings(rows: Iterable[LayerRow], block: int) -> tuple[Finding, ...]:
+    """Convolutions that fell off the blocked layout, and reorders, as findings."""
+    rows = list(rows)
+    convolutions = [row for row in rows if row.op == "Conv" and row.implementation.startswith("nchw")]
+    plain = [row for row in convolutions if row.implementation == "nchw"]
+    reorders = [row for row in rows if row.implementation == "reorder"]
+    found = []
+    if plain:
+        names = ", ".join(row.name for row in plain[:3]) + (", ..." if len(plain) > 3 else "")
+        text = f"{len(plain)} of {len(convolutions)} convolutions run outside the blocked layout ({names}); widths in multiples of {block} keep them in it"
+        found.append(Finding("unblocked_layers", text))
+    if len(reorders) > 2:
+        found.append(
+            Finding(
+                "reorders",
+                f"the runtime inserted {len(reorders)} layout reorders ({', '.join(r.name for r in reorders[:3])}, ...)",
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,286 @@
+"""Statistics of latencies: pure functions on seconds, with sessions as the unit of resampling.
+
+Two sessions of one model (fresh runtime objects) differ by up to 1 % for as long as they live, because memory is laid out
+anew. Rounds inside a session therefore do not add evidence about the model beyond that session: each session is reduced to
+one number (the median of its log latencies, or of its log ratios inside blocks), and intervals are taken over sessions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from statistics import median_grouped
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+import numpy as np
+
+SHOWN_CONFIDENCE = 0.95
+"""Confidence of every interval that is shown."""
+
+VERDICT_ALPHA = 0.01
+"""Error probability of the interval a verdict rests on; it holds for all looks together."""
+
+EFFECT_PRIOR_VARIANCE = 1.0
+"""Variance of the prior on (true log ratio / between-session deviation) in `anytime_half_width`: the interval is tightest
+for effects of the size of that deviation, where an early stop is worth most."""
+
+
+class Verdict(Enum):
+    """What a comparison may claim about a candidate against its baseline."""
+
+    FASTER = "FASTER"
+    SLOWER = "SLOWER"
+    SAME = "SAME"
+    UNRESOLVED = "UNRESOLVED"
+    INCOMPARABLE = "INCOMPARABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95 % interval, in the unit of the value.
+
+    Attributes:
+        estimate: The value.
+        ci: 95 % interval; infinitely wide from a single session.
+        sessions: Sessions it rests on.
+    """
+
+    estimate: float
+    ci: tuple[float, float]
+    sessions: int
+
+    @property
+    def half_width(self) -> float:
+        """Relative half-width of the interval."""
+        return _half_width(self.ci)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Latency of the candidate over that of the baseline.
+
+    Attributes:
+        ratio: Geometric mean over sessions of the session's median ratio inside blocks; below 1 is faster.
+        ci: 95 % t interval.
+        verdict_ci: 99 % interval that holds under any number of looks; verdicts rest on it.
+        sessions: Sessions it rests on.
+    """
+
+    ratio: float
+    ci: tuple[float, float]
+    verdict_ci: tuple[float, float]
+    sessions: int
+
+    def verdict(self, min_effect: float) -> Verdict:
+        """What may be claimed: two gates for a difference, one for equality.
+
+        FASTER or SLOWER if `verdict_ci` excludes 1 *and* the ratio is beyond `min_effect`; SAME if the interval lies inside
+        that effect; else UNRESOLVED.
+        """
+        low, high = self.verdict_ci
+        effect = 1 + min_effect
+        if high < 1 and self.ratio < 1 / effect:
+            return Verdict.FASTER
+        if low > 1 and self.ratio > effect:
+            return Verdict.SLOWER
+        if 1 / effect < low and high < effect:
+            return Verdict.SAME
+        return Verdict.UNRESOLVED
+
+    @property
+    def half_width(self) -> float:
+        """Relative half-width of the 95 % interval."""
+        return _half_width(self.ci)
+
+
+def _half_width(ci: tuple[float, float]) -> float:
+    return math.sqrt(ci[1] / ci[0]) - 1 if ci[0] > 0 else math.inf
+
+
+def by_session(values: ArrayLike, session: ArrayLike) -> list[NDArray[np.float64]]:
+    """Split `values` (n,) by their session numbers (n,), sessions in ascending order."""
+    data, numbers = np.asarray(values, dtype=np.float64), np.asarray(session)
+    return [data[numbers == number] for number in np.unique(numbers)]
+
+
+def latency(samples_s: ArrayLike, session: ArrayLike) -> Estimate:
+    """Latency of one workload from samples (n,) in seconds and their session numbers (n,).
+
+    Returns:
+        Geometric mean over sessions of the session medians, with its t interval, in seconds.
+    """
+    medians = np.array([np.median(np.log(part)) for part in by_session(samples_s, session)])
+    centre, half = float(medians.mean()), _t_half_width(medians)
+    return Estimate(math.exp(centre), (_exp(centre - half), _exp(centre + half)), len(medians))
+
+
+def ratio(
+    baseline_s: ArrayLike,
+    candidate_s: ArrayLike,
+    session: ArrayLike,
+    baseline_block: ArrayLike,
+    candidate_block: ArrayLike,
+) -> Ratio:
+    """Ratio of candidate to baseline from interleaved samples.
+
+    A ratio is taken inside each block, where both ran within milliseconds of each other, so that drift cancels; a session
+    gives the median of its log ratios, and both intervals are over sessions.
+
+    Args:
+        baseline_s: Samples (n,) in seconds.
+        candidate_s: Samples (n,) in seconds.
+        session: Session numbers (n,) of the baseline's samples.
+        baseline_block: Block numbers (n,), unique over the whole measurement.
+        candidate_block: Block numbers (n,); each must occur among the baseline's.
+    """
+    logs = np.log(_aligned(candidate_s, candidate_block)) - np.log(_aligned(baseline_s, baseline_block))
+    sessions = np.asarray(session)[np.argsort(baseline_block, kind="stable")]
+    medians = np.array([np.median(part) for part in by_session(logs, sessions)])
+    centre, half = float(medians.mean()), _t_half_width(medians)
+    wide = anytime_half_width(medians)
+    return Ratio(
+        ratio=math.exp(centre),
+        ci=(_exp(centre - half), _exp(centre + half)),
+        verdict_ci=(_exp(centre - wide), _exp(centre + wide)),
+        sessions=len(medians),
+    )
+
+
+def _aligned(values: ArrayLike, block: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(values, dtype=np.float64)[np.argsort(block, kind="stable")]
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def anytime_half_width(values: ArrayLike, alpha: float = VERDICT_ALPHA, prior: float = EFFECT_PRIOR_VARIANCE) -> float:
+    """Half-width of an interval for a normal mean of unknown variance that stays valid however often one looks.
+
+    The Bayes factor of the t statistic under a normal prior on the effect size (Gonen et al., The Bayesian two-sample t
+    test, 2005) is, with the right-Haar prior on the scale, a martingale under the null (Hendriksen, de Heide and Grunwald,
+    Optional stopping with Bayes factors, 2021), so that the set of means for which it stays below 1 / alpha covers the truth
+    at all times with probability 1 - alpha (Ville's inequality). With r = 1 + n*prior and K = (sqrt(r) / alpha)^(2 / n) it is
+    t^2 < (n - 1)(K - 1) / (1 - K / r).
+
+    Args:
+        values: One number per session, shape (n,).
+        alpha: Probability of ever excluding the truth.
+        prior: Variance of the effect size under the prior.
+
+    Returns:
+        The half-width; infinite while n is too small for any statement.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    n = len(data)
+    if n < 2:
+        return math.inf
+    r = 1 + n * prior
+    k = (math.sqrt(r) / alpha) ** (2 / n)
+    if k >= r:
+        return math.inf
+    t = math.sqrt((n - 1) * (k - 1) / (1 - k / r))
+    return t * float(data.std(ddof=1)) / math.sqrt(n)
+
+
+def _t_half_width(values: NDArray[np.float64]) -> float:
+    n = len(values)
+    return math.inf if n < 2 else _t_quantile(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
+
+
+@lru_cache(maxsize=256)
+def _t_quantile(degrees: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.5 + SHOWN_CONFIDENCE / 2))
+
+
+def grouped_median(values_s: Sequence[float], grain_s: float) -> float:
+    """Median of values that a clock of grain `grain_s` seconds has rounded: interpolated inside the middle grain.
+
+    A plain median of whole microseconds would be wrong by up to half of one, which is 10 % of a 5 us layer.
+    """
+    return float(median_grouped(values_s, interval=grain_s)) if grain_s > 0 else float(np.median(values_s))
+
+
+def settled(samples_s: ArrayLike, tolerance: float = 0.02) -> bool:
+    """Whether warm-up has ended: the latest quarter of the samples agrees with the quarter before it.
+
+    Args:
+        samples_s: Warm-up samples (n,) of one workload in order.
+        tolerance: Relative difference of the medians that counts as agreement.
+    """
+    data = np.asarray(samples_s, dtype=np.float64)
+    quarter = len(data) // 4
+    if quarter < 2:
+        return False
+    late, before = np.median(data[-quarter:]), np.median(data[-2 * quarter : -quarter])
+    return bool(abs(late / before - 1) <= tolerance)
+
+
+def spread(samples_s: ArrayLike, session: ArrayLike) -> float:
+    """Typical relative spread inside a session: median over sessions of 1.4826 * MAD / median (a robust deviation)."""
+    parts = by_session(samples_s, session)
+    return float(np.median([1.4826 * np.median(np.abs(p - np.median(p))) / np.median(p) for p in parts]))
+
+
+def drift(samples_s: ArrayLike, session: ArrayLike) -> tuple[float, float]:
+    """Trend of the session medians over the measurement.
+
+    Returns:
+        (relative change from first to last session along the fitted line, p value of Kendall's tau against no trend).
+    """
+    medians = np.array([np.median(part) for part in by_session(samples_s, session)])
+    if len(medians) < 4:
+        return 0.0, 1.0
+    from scipy.stats import kendalltau, theilslopes
+
+    order = np.arange(len(medians))
+    slope = float(theilslopes(medians, order)[0])
+    return slope * (len(medians) - 1) / float(np.median(medians)), float(kendalltau(order, medians).pvalue)
+
+
+def modes(samples_s: ArrayLike) -> tuple[float, float, float] | None:
+    """Two modes of a bimodal sample, or None if one mode describes it.
+
+    The samples are split where that reduces the variance of their logs the most; the split counts if each part holds at
+    least 10 % of the samples and the parts' centres are over 4 of their pooled deviations apart (Ashman's D > 4 with equal
+    deviations; Ashman, Bird and Zepf 1994 ask for D > 2, which splits skewed single modes too).
+
+    Returns:
+        (lower mode in seconds, upper mode in seconds, share of samples in the upper mode).
+    """
+    logs = np.sort(np.log(np.asarray(samples_s, dtype=np.float64)))
+    n = len(logs)
+    if n < 20:
+        return None
+    logs = logs[int(0.01 * n) : n - int(0.05 * n)]  # rare long rounds are spikes, not a mode
+    n = len(logs)
+    size = np.arange(1, n)
+    sums, squares = np.cumsum(logs), np.cumsum(logs**2)
+    within = (squares[-1] - sums[:-1] ** 2 / size - (sums[-1] - sums[:-1]) ** 2 / (n - size)) / n
+    edge = max(2, math.ceil(0.1 * n))
+    split = edge + int(np.argmin(within[edge - 1 : n - edge]))
+    low, high = logs[:split], logs[split:]
+    pooled = math.sqrt(max(float(within[split - 1]), 0.0))
+    gap = float(high.mean() - low.mean())
+    if gap < 0.02 or gap <= 4 * pooled:
+        return None
+    return math.exp(float(np.median(low))), math.exp(float(np.median(high))), len(high) / n
+
+
+def spikes(samples_s: ArrayLike) -> tuple[int, float]:
+    """Rounds far beyond the rest: how many exceed the upper quartile by 3 interquartile ranges and by 10 %, and the longest (s).
+
+    The fence is Tukey's outer one (Exploratory Data Analysis, 1977). They are counted, never dropped.
+    """
+    data = np.asarray(samples_s, dtype=np.float64)
+    low, high = np.quantile(data, [0.25, 0.75])
+    fence = max(high + 3 * (high - low), 1.1 * high)
+    return int((data > fence).sum()), float(data.max())

@@ -1,3 +1,75 @@
-"""hwbench: how fast is this network on that device, and what would a smaller one gain?"""
+"""hwbench: how fast is this network on that device, and what would a smaller one gain?
+
+    model file -> layers -> measure on the device -> compare
+
+Where to look: `workflows` (what a user asks for, one file each), `profiling` (the measuring core), `stats` (intervals and
+verdicts), `devices` (drivers; `devices/base.py` says how to write one), `model_files` (safe loading), `onnx_graph` (layers and
+their keys), `structure` (what can be pruned), `measurement` and `comparison` (the records), `store`, `render` and `cli`.
+
+    import hwbench
+    print(hwbench.profile("zoo:resnet18").median_s)
+    print(hwbench.compare(model, pruned, example_inputs=(x,)).speedup)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hwbench.comparison import Comparison
+    from hwbench.devices import list_devices, open_device
+    from hwbench.errors import HwbenchError
+    from hwbench.measurement import Measurement, Settings
+    from hwbench.model_files import load_workload
+    from hwbench.stats import Verdict
+    from hwbench.store import open_store
+    from hwbench.workflows.compare import compare
+    from hwbench.workflows.doctor import doctor
+    from hwbench.workflows.profile import profile
+    from hwbench.workflows.selftest import selftest
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "HwbenchError",
+    "Measurement",
+    "Settings",
+    "Verdict",
+    "compare",
+    "doctor",
+    "list_devices",
+    "load_workload",
+    "open_device",
+    "open_store",
+    "profile",
+    "selftest",
+]
+
+# Resolved on first use, so that `import hwbench` stays instant.
+_HOME = {
+    "Comparison": "hwbench.comparison",
+    "HwbenchError": "hwbench.errors",
+    "Measurement": "hwbench.measurement",
+    "Settings": "hwbench.measurement",
+    "Verdict": "hwbench.stats",
+    "compare": "hwbench.workflows.compare",
+    "doctor": "hwbench.workflows.doctor",
+    "list_devices": "hwbench.devices",
+    "load_workload": "hwbench.model_files",
+    "open_device": "hwbench.devices",
+    "open_store": "hwbench.store",
+    "profile": "hwbench.workflows.profile",
+    "selftest": "hwbench.workflows.selftest",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hwbench' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -49,7 +49,20 @@ class Stage(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Fusion:
-    """A layer in the making."""
+    """A layer in the making.
+
+    Attributes:
+        main: Index of its main node.
+        inputs: Activation tensors it reads.
+        tail: Tensor it writes so far.
+        stage: What may still join.
+        quantised: Whether it reads and computes integers, between DequantizeLinear and QuantizeLinear.
+        members: Indices of all its nodes that run.
+        affine: Those of them that scale and shift the main node's output by constants.
+        fused: Attributes of its key: `act`, `add`.
+        pads: Spatial pads of the Pad node before it, begins then ends.
+        takers: Layers that can take this one (a DequantizeLinear, a Pad) in.
+    """
 
     main: int
     inputs: list[str]
@@ -63,6 +76,7 @@ class Fusion:
     takers: list[Fusion] = field(default_factory=list)
 
     def take(self, index: int, tail: str, stage: Stage) -> None:
+        """Add node `index`, which writes `tail`."""
         self.members.append(index)
         self.tail, self.stage = tail, stage
 

@@ -201,9 +201,8 @@ def _parameters(view: GraphView, fusion: Fusion) -> dict[str, int]:
     names = [name for name in node.input if name and view.is_constant(name) and view.element_type(name) in learned]
     if node.op_type == "BatchNormalization":
         names = names[:2]
-    parameters = {view.origin(name): view.elements(name) for name in names if view.elements(name) > 1}
-    if fusion.affine and len(node.input) < 3:
-        first = view.nodes[fusion.affine[0]]
-        bias = next(view.origin(name) for name in first.input[::-1] if view.is_constant(name))
-        parameters[bias] = view.shape(node.output[0])[1 if node.op_type in CONVOLUTIONS else -1]
+    parameters = {view.origin(name): view.elements(name) for name in names if view.shape(name)}
+    shifts = [view.nodes[index] for index in fusion.affine if view.nodes[index].op_type != "Mul"]
+    if shifts and len(node.input) < 3:
+        parameters[f"{node.output[0]} bias"] = view.shape(node.output[0])[1 if node.op_type in CONVOLUTIONS else -1]
     return parameters

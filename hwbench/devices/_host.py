@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,26 +46,29 @@ def cpu_flags() -> tuple[str, ...]:
     return ()
 
 
-def allowed_cores() -> tuple[int, ...]:
-    """One logical core of each physical core that this process may use."""
-    allowed = sorted(os.sched_getaffinity(0)) if CAN_PIN else list(range(os.cpu_count() or 1))
+def affinity() -> frozenset[int]:
+    """Logical cores that the calling thread may use."""
+    return frozenset(os.sched_getaffinity(0)) if CAN_PIN else frozenset(range(os.cpu_count() or 1))
+
+
+def physical_cores(allowed: Iterable[int]) -> tuple[int, ...]:
+    """One logical core of each physical core among `allowed`."""
     physical: dict[str, int] = {}
-    for core in allowed:
+    for core in sorted(allowed):
         siblings = read(CPUS / f"cpu{core}" / "topology" / "thread_siblings_list") or str(core)
         physical.setdefault(siblings, core)
     return tuple(physical.values())
 
 
-def choose_cores(threads: int) -> tuple[int, ...]:
-    """The last `threads` physical cores: the first ones serve most interrupts.
+def choose_cores(threads: int, cores: Sequence[int]) -> tuple[int, ...]:
+    """The last `threads` of `cores`: the first ones serve most interrupts.
 
     Raises:
-        UsageError: There are not that many physical cores.
+        UsageError: There are not that many.
     """
-    cores = allowed_cores()
     if not 1 <= threads <= len(cores):
         raise UsageError(f"--threads {threads}: this process may use {len(cores)} physical cores; choose 1 to {len(cores)}")
-    return cores[-threads:]
+    return tuple(cores[-threads:])
 
 
 def governor() -> str | None:

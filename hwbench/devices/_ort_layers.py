@@ -11,15 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from hwbench.devices.base import LayerRow
 from hwbench.errors import OutputParseError
 from hwbench.onnx_graph import Layer
 from hwbench.workload import Finding
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 KERNEL = "_kernel_time"
 BLOCKED = "_nchwc"
@@ -196,12 +192,6 @@ def _implementation(node: ExecutedNode, block: int) -> str:
     if node.op.endswith("Conv") or node.op == "ConvInteger":
         return "qlinear" if node.op == "QLinearConv" else "nchw"
     return node.op
-
-
-def made_by(model: ModelProto, layers: Sequence[Layer]) -> dict[str, Layer]:
-    """For every tensor that a layer of `model` writes, at its end or inside, that layer."""
-    owner = {node: layer for layer in layers for node in layer.nodes}
-    return {tensor: owner[node.name] for node in model.graph.node if node.name in owner for tensor in node.output}
 
 
 def layout_findings(rows: Iterable[LayerRow], block: int) -> tuple[Finding, ...]:

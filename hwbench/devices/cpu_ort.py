@@ -12,7 +12,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,12 +21,12 @@ import numpy as np
 
 from hwbench.devices import _host
 from hwbench.devices._lock import DeviceLock
-from hwbench.devices._ort_layers import REST_CAUSE, ExecutedNode, ProfiledRuns, join, layout_findings, made_by, read_profile
+from hwbench.devices._ort_layers import REST_CAUSE, ExecutedNode, ProfiledRuns, join, layout_findings, read_profile
 from hwbench.devices._runner import RunnerProcess, build_runner, ort_library
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
 from hwbench.errors import BuildError, DeviceUnavailableError, UnsupportedLayerError, UsageError
 from hwbench.measurement import Conditions, DeviceInfo, Settings
-from hwbench.onnx_graph import layers, load
+from hwbench.onnx_graph import layers, load, made_by
 from hwbench.ort import onnxruntime
 from hwbench.workload import Finding, TensorSpec, Workload
 
@@ -67,32 +66,34 @@ class CpuOrt(Device):
             raise UsageError(f"device 'cpu' takes no address, got 'cpu:{address}'")
         super().__init__(address)
         self._lock = DeviceLock(self.name)
-        self._affinity: set[int] | None = None
+        self._affinity = _host.affinity()
+        self._cores = _host.physical_cores(self._affinity)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._isolated: list[_Isolated] = []
         self._graphs: dict[str, list[ExecutedNode]] = {}
 
     @classmethod
     def discover(cls) -> list[Found]:
+        """This computer, if onnxruntime imports."""
         try:
             runtime = f"onnxruntime {onnxruntime().__version__}"
         except DeviceUnavailableError as error:
             return [Found(cls.name, _host.cpu_name(), ready=False, hint=str(error))]
-        return [Found(cls.name, f"{_host.cpu_name()}, {len(_host.allowed_cores())} cores, {runtime}", ready=True)]
+        return [Found(cls.name, f"{_host.cpu_name()}, {len(_host.physical_cores(_host.affinity()))} cores, {runtime}", ready=True)]
 
     def _open(self) -> None:
         onnxruntime()
         self._lock.acquire()
-        self._affinity = os.sched_getaffinity(0) if _host.CAN_PIN else None
+        self._affinity = _host.affinity()
+        self._cores = _host.physical_cores(self._affinity)
         self._folder = tempfile.TemporaryDirectory(prefix="hwbench-")
         self._node_cost_s: float | None = None
 
     def _close(self) -> None:
         for isolated in list(self._isolated):
             self._stop(isolated)
-        if self._affinity is not None:
+        if _host.CAN_PIN:
             os.sched_setaffinity(0, self._affinity)
-            self._affinity = None
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -100,7 +101,7 @@ class CpuOrt(Device):
         self._lock.release()
 
     def _info(self) -> DeviceInfo:
-        flags, cores = _host.cpu_flags(), _host.allowed_cores()
+        flags, cores = _host.cpu_flags(), self._cores
         details = {
             "isa": " ".join(flags),
             "nchwc_block": str(channel_block()),
@@ -120,10 +121,11 @@ class CpuOrt(Device):
         )
 
     def _conditions(self) -> Conditions:
-        return _host.conditions(_host.allowed_cores())
+        return _host.conditions(self._cores)
 
     def doctor(self) -> list[Advice]:
-        return _host.doctor(_host.allowed_cores())
+        """What would spoil a measurement on this computer, with the command that mends it."""
+        return _host.doctor(self._cores)
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
         if workload.precision not in self.precisions:
@@ -139,10 +141,9 @@ class CpuOrt(Device):
         return Prepared(workload, settings, _bind(session, workload, settings.seed), tuple(findings))
 
     def _pin(self, threads: int) -> tuple[int, ...]:
-        if self._affinity is not None:
-            os.sched_setaffinity(0, self._affinity)
-        cores = _host.choose_cores(threads)
-        if self._affinity is not None:
+        """Bind the calling thread to the first of the cores that a run with `threads` threads gets."""
+        cores = _host.choose_cores(threads, self._cores)
+        if _host.CAN_PIN:
             os.sched_setaffinity(0, {cores[0]})
         return cores
 

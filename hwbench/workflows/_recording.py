@@ -1,55 +1,48 @@
-"""What profile and compare share: where models come from, and a watch that writes every sample to the store as it arrives."""
+"""A watch that writes every sample to the store as it arrives, beside the caller's own watch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from hwbench import stats
 from hwbench.measurement import Measurement
 from hwbench.profiling import Watch
-from hwbench.store import Store
+from hwbench.store import Store, open_store
 
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """How to read a model; the same for every command.
+class _Recorder(Watch):
+    """Gives what happens to the store first, then to the caller's watch."""
 
-    Attributes:
-        inputs: Input shapes as text, `1x3x224x224` or `NAME=1x3x224x224`.
-        batch: Fixes the leading dimension.
-        precision: `fp32` or `int8`.
-        arch: `module:factory` that builds the network for a bare state_dict.
-        trust_pickle: Whether the file may execute code.
-        seed: Of random inputs and calibration.
-    """
-
-    inputs: tuple[str, ...] = ()
-    batch: int | None = None
-    precision: str = "fp32"
-    arch: str | None = None
-    trust_pickle: bool = False
-    seed: int = 0
-
-
-class Together(Watch):
-    """Several watches as one, told in order."""
-
-    def __init__(self, *watches: Watch) -> None:
-        self.watches = watches
+    def __init__(self, store: Store, inner: Watch) -> None:
+        self.store, self.inner = store, inner
+        self.ids: list[str] = []
 
     def started(self, records: Sequence[Measurement]) -> None:
-        for watch in self.watches:
-            watch.started(records)
+        self.ids = [record.id for record in records]
+        for record in records:
+            self.store.begin(record)
+        self.inner.started(records)
 
     def sampled(self, record: int, session: int, samples_s: Sequence[float], blocks: Sequence[int], *, warm_up: bool) -> None:
-        for watch in self.watches:
-            watch.sampled(record, session, samples_s, blocks, warm_up=warm_up)
+        self.store.append(self.ids[record], session, samples_s, blocks, warm_up=warm_up)
+        self.inner.sampled(record, session, samples_s, blocks, warm_up=warm_up)
 
     def looked(self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]) -> None:
-        for watch in self.watches:
-            watch.looked(sessions, elapsed_s, so_far)
+        self.inner.looked(sessions, elapsed_s, so_far)
 
     def finished(self, records: Sequence[Measurement]) -> None:
-        for watch in self.watches:
-            watch.finished(records)
+        for record in records:
+            self.store.finish(record)
+        self.inner.finished(records)
+
+
+@contextmanager
+def recording(store: str | None, *, save: bool, watch: Watch | None) -> Iterator[Watch]:
+    """The watch to measure with: `watch` itself, or one that also writes to the store at URL `store`."""
+    inner = watch or Watch()
+    if not save:
+        yield inner
+        return
+    with open_store(store) as opened:
+        yield _Recorder(opened, inner)

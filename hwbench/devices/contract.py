@@ -1,0 +1,237 @@
+"""The tests every driver must pass, importable by drivers in other packages.
+
+    from hwbench.devices.contract import DeviceContract
+
+    class TestMyDevice(DeviceContract):
+        def make_device(self):
+            return MyDevice("SERIAL")
+
+        def make_workload(self):
+            return Workload(...)  # a small ONNX model, so that the tests are quick
+
+No test judges how fast the device is: timings are only held against each other where a driver that keeps its promises
+differs from one that does not by a large factor.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import psutil
+import pytest
+
+from hwbench.devices.base import Device, Found, MovesTime, ProfilesLayers
+from hwbench.errors import DeviceUnavailableError, UnsupportedLayerError, UsageError, WorkloadError
+from hwbench.measurement import Settings
+from hwbench.workload import Workload
+
+ROUNDS = 9
+LOOPS = 16
+TIMES_OFF = 6.0
+"""Factor between latencies that cannot be noise: forgetting to divide by `LOOPS`, or dividing twice, is off by 16."""
+
+
+class DeviceContract(ABC):
+    """Subclass it in a test module, in a class whose name starts with `Test`."""
+
+    settings = Settings(threads=1)
+
+    @abstractmethod
+    def make_device(self) -> Device:
+        """A closed device; each call another object for the same target."""
+
+    @abstractmethod
+    def make_workload(self) -> Workload:
+        """A small model that the device runs."""
+
+    def make_slow_workload(self) -> Workload | None:
+        """A model that takes at least ten times as long as `make_workload`'s; without one the order of rounds goes untested."""
+        return None
+
+    def make_bad_workload(self) -> Workload:
+        """A model that the device must refuse; the default is no model at all."""
+        return replace(self.make_workload(), name="not a model", onnx=b"this is no ONNX model")
+
+    @pytest.fixture
+    def device(self) -> Iterator[Device]:
+        with self.make_device() as device:
+            yield device
+
+    def test_discover_tells_and_never_raises(self) -> None:
+        for found in type(self.make_device()).discover():
+            assert isinstance(found, Found)
+            assert found.address
+            assert found.description
+            assert found.ready or found.hint, "an unready target says what is missing"
+
+    def test_opening_twice_is_refused(self, device: Device) -> None:
+        with pytest.raises(UsageError):
+            device.open()
+        assert device.info() == device.info(), "and harms nothing"
+
+    def test_closed_device_is_refused(self) -> None:
+        device, workload = self.make_device(), self.make_workload()
+        for action in (device.info, device.conditions, lambda: device.prepare(workload, self.settings)):
+            with pytest.raises(DeviceUnavailableError):
+                action()
+
+    def test_closing_twice_and_opening_again(self) -> None:
+        device = self.make_device()
+        for _ in range(2):
+            with device:
+                assert device.usable
+            device.close()
+            assert not device.usable
+
+    def test_close_frees_what_was_never_released(self) -> None:
+        device = self.make_device()
+        with device:
+            prepared = device.prepare(self.make_workload(), self.settings)
+        with pytest.raises(DeviceUnavailableError):
+            device.run([prepared])
+
+    def test_info_is_complete_and_stable(self, device: Device) -> None:
+        info = device.info()
+        assert info.address == device.address
+        assert info.address.partition(":")[0] == device.name
+        assert info.target
+        assert info.target_id
+        assert info.runtime
+        assert device.info() == info
+        with_other = self.make_device()
+        device.close()
+        with with_other:
+            assert with_other.info() == info
+
+    def test_conditions_have_the_time_in_utc(self, device: Device) -> None:
+        at = datetime.fromisoformat(device.conditions().at_utc)
+        assert at.utcoffset() == timedelta(0)
+        assert abs(datetime.now(UTC) - at) < timedelta(minutes=5)
+
+    def test_run_returns_what_was_asked_for(self, device: Device) -> None:
+        prepared = device.prepare(self.make_workload(), self.settings)
+        for rounds in (1, ROUNDS):
+            samples = device.run([prepared] * rounds)
+            assert len(samples.values_s) == rounds
+            assert all(isinstance(value, float) for value in samples.values_s)
+            assert samples.clock
+        assert device.run([]).values_s == ()
+
+    def test_no_loops_are_refused(self, device: Device) -> None:
+        prepared = device.prepare(self.make_workload(), self.settings)
+        with pytest.raises(UsageError):
+            device.run([prepared], loops=0)
+
+    def test_samples_are_seconds_of_one_inference(self, device: Device) -> None:
+        """The rounds fit into the time that passed, so they are no milliseconds, and are divided by the loops."""
+        prepared = device.prepare(self.make_workload(), self.settings)
+        device.run([prepared] * ROUNDS, LOOPS)
+        start_s = _now_s(device)
+        samples = device.run([prepared] * ROUNDS, LOOPS)
+        passed_s = _now_s(device) - start_s
+        assert sum(samples.values_s) * LOOPS <= 1.1 * passed_s + 1e-3
+
+    def test_loops_do_not_change_the_latency_of_one_inference(self, device: Device) -> None:
+        prepared = device.prepare(self.make_workload(), self.settings)
+        device.run([prepared] * ROUNDS, LOOPS)
+        single, looped = (statistics.median(device.run([prepared] * ROUNDS, loops).values_s) for loops in (1, LOOPS))
+        assert 1 / TIMES_OFF < looped / single < TIMES_OFF
+
+    def test_rounds_run_in_the_order_asked_for(self, device: Device) -> None:
+        slow_workload = self.make_slow_workload()
+        if slow_workload is None:
+            pytest.skip("no make_slow_workload(): the order of rounds is not tested")
+        quick = device.prepare(self.make_workload(), self.settings)
+        slow = device.prepare(slow_workload, self.settings)
+        pattern = [False, True, True, False, True] + [False] * 5 + [True] * 5
+        order = [slow if is_slow else quick for is_slow in pattern * 4]
+        device.run(order)
+        values_s = device.run(order).values_s
+        middles_s = [statistics.median(values_s[place :: len(pattern)]) for place in range(len(pattern))]
+        slowest_quick_s = statistics.median(value for value, is_slow in zip(middles_s, pattern, strict=True) if not is_slow)
+        assert [value > 3 * slowest_quick_s for value in middles_s] == pattern
+
+    def test_sessions_are_independent(self, device: Device) -> None:
+        workload = self.make_workload()
+        first, second = device.prepare(workload, self.settings), device.prepare(workload, self.settings)
+        assert first is not second
+        assert first.workload == second.workload == workload
+        assert len(device.run([first, second, first]).values_s) == 3
+        device.release(first)
+        assert len(device.run([second] * ROUNDS).values_s) == ROUNDS
+
+    def test_release_frees_the_session(self, device: Device) -> None:
+        workload = self.make_workload()
+        used = []
+        for _ in range(6):
+            prepared = device.prepare(workload, self.settings)
+            device.run([prepared])
+            device.release(prepared)
+            used.append(_resources())
+        assert used[-1] <= used[1], "threads, child processes or open files pile up"
+
+    def test_bad_model_is_refused_and_harms_nothing(self, device: Device) -> None:
+        with pytest.raises(WorkloadError) as refused:
+            device.prepare(self.make_bad_workload(), self.settings)
+        assert len(str(refused.value).splitlines()) == 1
+        assert device.usable
+        assert len(device.run([device.prepare(self.make_workload(), self.settings)]).values_s) == 1
+
+    def test_unknown_precision_is_refused_and_harms_nothing(self, device: Device) -> None:
+        workload = self.make_workload()
+        assert workload.precision in device.precisions
+        with pytest.raises(UnsupportedLayerError):
+            device.prepare(replace(workload, precision="int3"), self.settings)
+        assert len(device.run([device.prepare(workload, self.settings)]).values_s) == 1
+
+    def test_layer_profile_covers_every_layer_once(self, device: Device) -> None:
+        from hwbench.onnx_graph import layers, load, name_nodes
+
+        if not isinstance(device, ProfilesLayers):
+            pytest.skip(f"{device.name} does not profile layers")
+        workload, runs = self.make_workload(), 3
+        prepared = device.prepare(workload, self.settings)
+        seen = device.profile_layers(prepared, runs)
+        expected = Counter((layer.name, str(layer.key)) for layer in layers(name_nodes(load(workload.onnx))))
+        assert Counter((row.name, str(row.key)) for row in seen.rows if row.key is not None) == expected
+        assert len({row.name for row in seen.rows}) == len(seen.rows), "rows are told apart by their names"
+        assert all(len(row.samples_s) == runs and min(row.samples_s) >= 0 for row in seen.rows)
+        assert len(seen.whole_s) == runs
+        assert min(seen.whole_s) > 0
+        assert seen.node_cost_s >= 0
+        assert len(device.run([prepared]).values_s) == 1, "the timed session is still there"
+
+    def test_nothing_is_left_after_close(self) -> None:
+        """Compared with the first use, since loading a library may start threads that stay."""
+        left = []
+        for _ in range(3):
+            with self.make_device() as device:
+                device.run([device.prepare(self.make_workload(), self.settings)])
+            left.append(_resources())
+        assert left[-1] <= left[0], "threads, child processes or open files are left"
+
+
+def _now_s(device: Device) -> float:
+    """The device's own time where it moves it, else the host's."""
+    return device.time_s() if isinstance(device, MovesTime) else time.perf_counter()
+
+
+class _Resources(Counter[str]):
+    """Counts of what a driver may leak; compared part by part."""
+
+
+def _resources() -> _Resources:
+    process = psutil.Process()
+    return _Resources(
+        python_threads=threading.active_count(),
+        threads=process.num_threads(),
+        children=len(process.children(recursive=True)),
+        files=process.num_fds() if psutil.POSIX else process.num_handles(),
+    )

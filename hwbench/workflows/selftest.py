@@ -1,0 +1,81 @@
+"""`hwbench selftest`: a model against itself (A/A), to learn a device's noise floor and the rate of false verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from hwbench.comparison import Comparison, compare
+from hwbench.devices import open_device
+from hwbench.measurement import DeviceInfo, Settings
+from hwbench.model_files import load_workload
+from hwbench.profiling import Watch, measure_interleaved
+from hwbench.stats import Verdict
+
+DEFAULT_MODEL = "zoo:resnet20"
+DEFAULT_RUNS = 5
+DEFAULT_BUDGET_S = 10.0
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """Outcome of several comparisons of one model with itself.
+
+    Attributes:
+        device: What was tested.
+        comparisons: The single comparisons, records included.
+    """
+
+    device: DeviceInfo
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def false_verdicts(self) -> int:
+        """Comparisons that claimed a difference where there is none."""
+        return sum(comparison.verdict in {Verdict.FASTER, Verdict.SLOWER} for comparison in self.comparisons)
+
+    @property
+    def covered(self) -> int:
+        """Comparisons whose 95 % interval holds the truth, a ratio of 1."""
+        return sum(c.ratio is not None and c.ratio.ci[0] <= 1 <= c.ratio.ci[1] for c in self.comparisons)
+
+    @property
+    def noise_floor(self) -> float:
+        """Smallest relative difference this device resolves: median half-width of the 95 % intervals."""
+        widths = sorted(c.ratio.half_width for c in self.comparisons if c.ratio is not None)
+        return widths[len(widths) // 2]
+
+
+def selftest(
+    *,
+    device: str = "cpu",
+    model: str = DEFAULT_MODEL,
+    runs: int = DEFAULT_RUNS,
+    settings: Settings | None = None,
+    watch: Watch | None = None,
+    after_each: Callable[[int, Comparison], None] | None = None,
+) -> SelfTest:
+    """Compare a model with itself several times.
+
+    Args:
+        device: Address of the device.
+        model: What `hwbench.profile` takes.
+        runs: Comparisons.
+        settings: How to measure; `budget_s` is for one comparison.
+        watch: Told about progress inside a comparison.
+        after_each: Called with the number of comparisons done and the last one.
+
+    Raises:
+        HwbenchError: The model cannot be read, or the device cannot run it.
+    """
+    settings = settings or Settings(budget_s=DEFAULT_BUDGET_S)
+    workload = load_workload(model, seed=settings.seed)
+    comparisons = []
+    with open_device(device) as opened:
+        info = opened.info()
+        for number in range(runs):
+            once = replace(settings, seed=settings.seed + number, layers=False)
+            comparisons.append(compare(*measure_interleaved(opened, [workload, workload], once, watch)))
+            if after_each is not None:
+                after_each(number + 1, comparisons[-1])
+    return SelfTest(info, tuple(comparisons))

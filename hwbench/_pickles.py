@@ -82,7 +82,7 @@ def _imports_of_one(stream: io.BytesIO, size: int) -> set[str]:
             found.add(f"{opcode.name} {argument or ''}".replace(" ", "."))
         elif opcode.name in _STRINGS:
             strings.append(str(argument))
-        elif opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"} and argument > size:
+        elif opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"} and int(argument or 0) > size:
             raise ValueError(f"memo index {argument} in {size} bytes")
     return found
 
@@ -109,7 +109,7 @@ def require(data: bytes, name: str, allowed: Callable[[str], bool], remedy: str)
 class _Shapes(pickle.Unpickler):
     """Unpickles tensors as their TensorSpec; everything else that is not a plain container is refused."""
 
-    def find_class(self, module: str, name: str) -> Any:  # noqa: PLR6301 - the hook of pickle.Unpickler
+    def find_class(self, module: str, name: str) -> Any:
         makers: dict[str, Callable[..., object]] = {
             "torch.jit._pickle.restore_type_tag": lambda value, _type: value,
             "torch._utils._rebuild_tensor_v2": lambda dtype, _offset, size, *_: TensorSpec("", tuple(map(int, size)), dtype),
@@ -122,7 +122,7 @@ class _Shapes(pickle.Unpickler):
         except KeyError as error:
             raise pickle.UnpicklingError(f"{module}.{name} in traced inputs") from error
 
-    def persistent_load(self, pid: Any) -> Any:  # noqa: PLR6301 - the hook of pickle.Unpickler
+    def persistent_load(self, pid: Any) -> Any:
         return pid[1]
 
 

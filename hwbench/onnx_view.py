@@ -45,14 +45,14 @@ class GraphView:
         readers: defaultdict[str, list[int]] = defaultdict(list)
         for index, node in enumerate(self.nodes):
             self._maker.update((name, index) for name in node.output if name)
-            reads = [self.resolve(name) for name in _reads(node)]
-            if self._is_folded(node, reads):
+            sources = [self.resolve(name) for name in reads(node)]
+            if self._is_folded(node, sources):
                 self._folded.update(node.output)
             elif node.op_type in PASS_THROUGH:
-                self._alias[node.output[0]] = reads[0]
+                self._alias[node.output[0]] = sources[0]
             else:
                 self.active.append(index)
-                for name in dict.fromkeys(reads):
+                for name in dict.fromkeys(sources):
                     readers[name].append(index)
         self._readers = dict(readers)
         self.inputs = tuple(value.name for value in graph.input if value.name not in self.initializers)
@@ -149,7 +149,7 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     return {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def _reads(node: NodeProto) -> Iterator[str]:
+def reads(node: NodeProto) -> Iterator[str]:
     """Tensors a node reads, those captured by the subgraphs of control flow included."""
     from onnx import AttributeProto
 
@@ -158,7 +158,7 @@ def _reads(node: NodeProto) -> Iterator[str]:
         if attribute.type == AttributeProto.GRAPH:
             inner = {name for child in attribute.g.node for name in child.output}
             for child in attribute.g.node:
-                yield from (name for name in _reads(child) if name not in inner)
+                yield from (name for name in reads(child) if name not in inner)
 
 
 def _types(model: ModelProto) -> dict[str, tuple[int, tuple[int | None, ...] | None]]:

@@ -249,30 +249,28 @@ def drift(samples_s: ArrayLike, session: ArrayLike) -> tuple[float, float]:
 def modes(samples_s: ArrayLike) -> tuple[float, float, float] | None:
     """Two modes of a bimodal sample, or None if one mode describes it.
 
-    The samples are split where that reduces the variance of their logs the most; the split counts if each part holds at
-    least 10 % of the samples and the parts' centres are over 4 of their pooled deviations apart (Ashman's D > 4 with equal
-    deviations; Ashman, Bird and Zepf 1994 ask for D > 2, which splits skewed single modes too).
+    The samples are split where that reduces the variance of their logs the most. The split counts if each part holds at least
+    10 % of the samples, and the parts' centres are over 2 % and over 4 of their pooled deviations apart (Ashman's D > 4 with
+    equal deviations; Ashman, Bird and Zepf 1994 ask for D > 2, which splits skewed single modes too).
 
     Returns:
         (lower mode in seconds, upper mode in seconds, share of samples in the upper mode).
     """
-    logs = np.sort(np.log(np.asarray(samples_s, dtype=np.float64)))
-    n = len(logs)
-    if n < 20:
+    every = np.sort(np.log(np.asarray(samples_s, dtype=np.float64)))
+    if len(every) < 20:
         return None
-    logs = logs[int(0.01 * n) : n - int(0.05 * n)]  # rare long rounds are spikes, not a mode
+    logs = every[int(0.01 * len(every)) : len(every) - int(0.05 * len(every))]  # rare long rounds are spikes, not a mode
     n = len(logs)
     size = np.arange(1, n)
     sums, squares = np.cumsum(logs), np.cumsum(logs**2)
     within = (squares[-1] - sums[:-1] ** 2 / size - (sums[-1] - sums[:-1]) ** 2 / (n - size)) / n
     edge = max(2, math.ceil(0.1 * n))
     split = edge + int(np.argmin(within[edge - 1 : n - edge]))
-    low, high = logs[:split], logs[split:]
-    pooled = math.sqrt(max(float(within[split - 1]), 0.0))
-    gap = float(high.mean() - low.mean())
-    if gap < 0.02 or gap <= 4 * pooled:
+    gap = float(logs[split:].mean() - logs[:split].mean())
+    if gap < 0.02 or gap <= 4 * math.sqrt(max(float(within[split - 1]), 0.0)):
         return None
-    return math.exp(float(np.median(low))), math.exp(float(np.median(high))), len(high) / n
+    low, high = every[every < logs[split]], every[every >= logs[split]]
+    return math.exp(float(np.median(low))), math.exp(float(np.median(high))), len(high) / len(every)
 
 
 def spikes(samples_s: ArrayLike) -> tuple[int, float]:

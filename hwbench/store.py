@@ -8,11 +8,8 @@ readable record with `complete=False`. Several processes may write at once; a wr
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -22,15 +19,12 @@ from uuid import uuid4
 
 import numpy as np
 
+from hwbench.database import open_engine, tables, transaction
 from hwbench.errors import SchemaError, UsageError
 from hwbench.measurement import Measurement
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
-
-STORE_SCHEMA = 1
-BUSY_S = 60.0
-"""Seconds to wait for another process's transaction; each takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +52,33 @@ class Summary:
     complete: bool
 
 
+def open_store(address: str | None = None) -> Store:
+    """Open a store, creating it where there is none.
+
+    Args:
+        address: SQLAlchemy URL or path of a SQLite file; else `$HWBENCH_STORE`; else a file in the user's data folder.
+
+    Raises:
+        UsageError: The address is no such URL, is a folder, or cannot be read and written.
+        SchemaError: What is there is damaged, of a newer schema or not a store; it is left untouched.
+    """
+    return Store(open_engine(address))
+
+
 class Store:
-    """An open store, from `open_store`; a context manager. The methods raise as `open_store` does where the database fails."""
+    """An open store, from `open_store`; a context manager.
+
+    Every method raises `UsageError` where the database cannot be reached or written, and `SchemaError` where it is damaged.
+    """
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._tables = _tables()
+        self._tables = tables()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     @property
@@ -83,10 +91,7 @@ class Store:
         self._engine.dispose()
 
     def save(self, measurement: Measurement) -> None:
-        """Insert a measurement, or replace the one of the same id, in one transaction.
-
-        Call it when a measurement begins (`complete=False`, no samples), `append` as samples come, and `save` again at its end.
-        """
+        """Insert a measurement, or replace the one of the same id, in one transaction."""
         import sqlalchemy as sa
 
         data = measurement.to_dict()
@@ -94,7 +99,7 @@ class Store:
         warm_up = _batches(series["warmup_session"], series["warmup_s"], None)
         timed = _batches(series["session"], series["samples_s"], series["block"])
         measurements, samples = self._tables.measurements, self._tables.samples
-        with _transaction(self._engine, write=True) as connection:
+        with transaction(self._engine, write=True) as connection:
             connection.execute(sa.delete(samples).where(samples.c.measurement_id == measurement.id))
             connection.execute(sa.delete(measurements).where(measurements.c.id == measurement.id))
             connection.execute(
@@ -112,6 +117,14 @@ class Store:
             for batch in (*warm_up, *timed):
                 connection.execute(sa.insert(samples).values(measurement_id=measurement.id, **batch))
 
+    def begin(self, measurement: Measurement) -> None:
+        """Save a measurement whose samples are still to come (`append`); it stays `complete=False` until `finish`."""
+        self.save(replace(measurement, complete=False))
+
+    def finish(self, measurement: Measurement) -> None:
+        """Replace what was begun by the whole record."""
+        self.save(replace(measurement, complete=True))
+
     def append(
         self,
         measurement_id: str,
@@ -121,7 +134,7 @@ class Store:
         *,
         warm_up: bool = False,
     ) -> None:
-        """Add samples of one session to a measurement that was saved before.
+        """Add samples of one session to a measurement that was begun.
 
         Args:
             measurement_id: Whole id.
@@ -138,10 +151,10 @@ class Store:
         if not warm_up and len(samples_s) != len(blocks):
             raise UsageError(f"{len(samples_s)} samples came with {len(blocks)} block numbers; give one for each sample")
         numbers = [session] * len(samples_s)
-        with _transaction(self._engine, write=True) as connection:
+        with transaction(self._engine, write=True) as connection:
             known = sa.select(self._tables.measurements.c.id).where(self._tables.measurements.c.id == measurement_id)
             if connection.execute(known).first() is None:
-                raise UsageError(f"no measurement {measurement_id!r} to append to in {self.url}; save it first")
+                raise UsageError(f"no measurement {measurement_id!r} to append to in {self.url}; begin it first")
             for batch in _batches(numbers, samples_s, None if warm_up else blocks):
                 connection.execute(sa.insert(self._tables.samples).values(measurement_id=measurement_id, **batch))
 
@@ -155,7 +168,7 @@ class Store:
         import sqlalchemy as sa
 
         measurements, samples = self._tables.measurements, self._tables.samples
-        with _transaction(self._engine) as connection:
+        with transaction(self._engine) as connection:
             wanted = sa.select(measurements.c.id, measurements.c.record)
             found = connection.execute(wanted.where(measurements.c.id == prefix)).all()
             if not found:
@@ -169,7 +182,7 @@ class Store:
         data = _load(found[0].record, f"measurement {found[0].id} in {self.url}")
         return Measurement.from_dict({**data, **_series(rows)})
 
-    def summaries(self, model: str | None = None, device: str | None = None, limit: int | None = None) -> list[Summary]:
+    def list(self, model: str | None = None, device: str | None = None, limit: int | None = None) -> tuple[Summary, ...]:
         """Stored measurements, newest first, optionally of one model (name or SHA-256) or device (address) alone."""
         import sqlalchemy as sa
 
@@ -183,9 +196,9 @@ class Store:
             query = query.where(sa.or_(table.c.model == model, table.c.model_sha256 == model))
         if device is not None:
             query = query.where(table.c.device == device)
-        with _transaction(self._engine) as connection:
+        with transaction(self._engine) as connection:
             rows = connection.execute(query.order_by(table.c.started_utc.desc(), table.c.id).limit(limit)).all()
-        return [Summary(**{**row._asdict(), "samples": int(row.samples)}) for row in rows]
+        return tuple(Summary(**{**row._asdict(), "samples": int(row.samples)}) for row in rows)
 
     def save_record(self, kind: str, data: Mapping[str, Any]) -> str:
         """Keep a record of another kind (`comparison`) as JSON.
@@ -196,7 +209,7 @@ class Store:
         import sqlalchemy as sa
 
         record_id, now = uuid4().hex, datetime.now(UTC).isoformat()
-        with _transaction(self._engine, write=True) as connection:
+        with transaction(self._engine, write=True) as connection:
             values = {"id": record_id, "kind": kind, "created_utc": now, "record": _dump(data)}
             connection.execute(sa.insert(self._tables.records).values(values))
         return record_id
@@ -207,7 +220,7 @@ class Store:
 
         table = self._tables.records
         query = sa.select(table.c.id, table.c.record).where(table.c.kind == kind).order_by(table.c.created_utc, table.c.id)
-        with _transaction(self._engine) as connection:
+        with transaction(self._engine) as connection:
             rows = connection.execute(query).all()
         return {row.id: _load(row.record, f"{kind} {row.id} in {self.url}") for row in rows}
 
@@ -232,3 +245,66 @@ class Store:
         except OSError as error:
             raise UsageError(f"cannot write the export to {target}: {error.strerror or error}") from error
         return lines
+
+    def _export(self, file: TextIO) -> int:
+        lines = 0
+        for kind, record_id, record in self._everything():
+            file.write(_dump({"kind": kind, "id": record_id, "record": record}) + "\n")
+            lines += 1
+        return lines
+
+    def _everything(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        import sqlalchemy as sa
+
+        for summary in reversed(self.list()):
+            yield "measurement", summary.id, self.get(summary.id).to_dict()
+        with transaction(self._engine) as connection:
+            kinds = connection.execute(sa.select(self._tables.records.c.kind).distinct()).scalars().all()
+        for kind in sorted(kinds):
+            for record_id, record in self.records(kind).items():
+                yield kind, record_id, record
+
+
+def _batches(sessions: Sequence[int], values_s: Sequence[float], blocks: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+    """Rows of consecutive samples of one session; without blocks they are warm-up."""
+    for session, group in groupby(range(len(sessions)), key=sessions.__getitem__):
+        places = list(group)
+        part = slice(places[0], places[-1] + 1)
+        yield {
+            "session": session,
+            "count": len(places),
+            "values_s": np.array(values_s[part], "<f8").tobytes(),
+            "blocks": None if blocks is None else np.array(blocks[part], "<i8").tobytes(),
+        }
+
+
+def _series(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """The fields of a measurement that the batches hold."""
+    series: dict[str, list[Any]] = {name: [] for name in ("samples_s", "session", "block", "warmup_s", "warmup_session")}
+    for row in rows:
+        values_s = np.frombuffer(row.values_s, "<f8").tolist()
+        if row.blocks is None:
+            series["warmup_s"] += values_s
+            series["warmup_session"] += [row.session] * len(values_s)
+        else:
+            series["samples_s"] += values_s
+            series["session"] += [row.session] * len(values_s)
+            series["block"] += np.frombuffer(row.blocks, "<i8").tolist()
+    return series
+
+
+def _dump(data: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"a record cannot be stored as JSON ({error}); it needs finite numbers and plain types") from error
+
+
+def _load(text: str, what: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise SchemaError(f"{what} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise SchemaError(f"{what} is damaged: expected a JSON object, not {type(data).__name__}")
+    return data

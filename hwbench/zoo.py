@@ -175,8 +175,8 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """ResNet (He et al. 2015, arXiv 1512.03385, table 1 for ImageNet, section 4.2 for CIFAR).
 
-    ImageNet: ResNet-18 1.81 G / 11.7 M, -34 3.66 G / 21.8 M, -50 4.09 G / 25.6 M. CIFAR, shortcut A: ResNet-20 40.6 M / 0.27 M, -56
-    125.5 M / 0.85 M.
+    ImageNet: ResNet-18 1.81 G / 11.7 M, -34 3.66 G / 21.8 M, -50 4.09 G / 25.6 M. CIFAR, shortcut A: ResNet-20 40.6 M / 0.27 M,
+    ResNet-56 125.5 M / 0.85 M.
     """
 
     def __init__(self, block: type[BasicBlock | Bottleneck], depths: Sequence[int], widths: Sequence[int], classes: int) -> None:

@@ -1,0 +1,57 @@
+# Needs Python >= 3.11, git and make. System packages are installed where that is permitted (root or sudo).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := android,search,report,pytest,lab
+APT := gcc gcc-aarch64-linux-gnu
+STUDIES := $(patsubst runners/studies/%.py,%,$(wildcard runners/studies/[a-z]*.py))
+
+.PHONY: help setup system demo lint test check study clean
+
+help:
+	@echo "make setup   .venv with hwbench (editable), all extras but tensorrt, and the development tools"
+	@echo "make demo    set up, then profile and compare two networks on this computer's CPU"
+	@echo "make test    set up, then run all tests"
+	@echo "make lint    set up, then ruff, mypy --strict and import-linter"
+	@echo "make check   lint and test: what CI runs"
+	@echo "make study NAME=...   repeat one study of results/ ($(STUDIES))"
+
+setup: $(VENV)/.done system
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hwbench needs Python >= 3.11; call: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[$(EXTRAS)]" --group dev
+	touch $@
+
+# C compilers for the native runner, for this computer and for 64-bit Arm. Without them the tests that need them are skipped by name.
+system:
+	@command -v cc >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null && exit 0; \
+	command -v apt-get >/dev/null || { echo "no apt-get: install by hand if missing: $(APT)" >&2; exit 0; }; \
+	if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; \
+	else echo "not root and no sudo: tests that need these are skipped: $(APT)" >&2; exit 0; fi; \
+	$$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install -y -qq $(APT) >/dev/null \
+	|| echo "could not install: $(APT); tests that need them are skipped" >&2
+
+demo: setup
+	$(BIN)/hwbench profile zoo:mobilenet_v1 --device cpu
+	$(BIN)/hwbench compare zoo:mobilenet_v1 zoo:mobilenet_v1@0.5 --device cpu
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p hwbench -p runners
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: lint test
+
+study: setup
+	@test -n "$(NAME)" || { echo "make study NAME=one of: $(STUDIES)" >&2; exit 2; }
+	$(BIN)/python -m runners.studies.$(NAME)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

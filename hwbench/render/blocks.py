@@ -1,0 +1,175 @@
+"""What a view is made of, and the two ways to write it: a terminal (Rich) and Markdown.
+
+A view is a list of blocks. It is written once, whatever the format; widths, colours and escapes are decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement as Width
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from hwbench.render.units import shorten
+
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
+NARROWEST = 12
+"""Characters to which a long name may be shortened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A sentence or two.
+
+    Attributes:
+        text: Plain text.
+        style: Rich style on a terminal (`bold`, `dim`); bold stays bold in Markdown.
+    """
+
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Remarks, each with a code that tools select by.
+
+    Attributes:
+        rows: (code, text).
+        style: Rich style of the codes.
+    """
+
+    rows: tuple[tuple[str, str], ...]
+    style: str = "yellow"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        title: Heading.
+        right: Align to the right (numbers).
+        path: Holds module paths or other names, cut in the middle where the terminal is narrow.
+        wrap: Holds sentences, broken over several lines where the terminal is narrow.
+    """
+
+    title: str
+    right: bool = False
+    path: bool = False
+    wrap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text under headings; the rows of `footer` are set apart."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    footer: tuple[tuple[str, ...], ...] = field(default=())
+
+
+Block = Line | Notes | Table
+View = Sequence[Block]
+
+
+def write_text(view: View, file: TextIO, width: int | None = None) -> None:
+    """Write a view for a terminal; colours only if `file` is one, and NO_COLOR is respected.
+
+    Args:
+        view: What to write.
+        file: Where to.
+        width: Columns; None for those of the terminal, or 80 where there is none.
+    """
+    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    for index, block in enumerate(view):
+        if index:
+            console.print()
+        console.print(_rich(block))
+
+
+def write_markdown(view: View, file: TextIO) -> None:
+    """Write a view as Markdown, ready for a pull request."""
+    file.write("\n\n".join(_markdown(block) for block in view) + "\n")
+
+
+class _Path:
+    """A name that gives up its middle when its column is narrow."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Width:
+        return Width(min(len(self.name), NARROWEST), len(self.name))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(shorten(self.name, options.max_width), no_wrap=True)
+
+
+def _rich(block: Block) -> RenderableType:
+    match block:
+        case Line():
+            return Text(block.text, style=block.style)
+        case Notes():
+            return _rich_notes(block)
+        case Table():
+            return _rich_table(block)
+
+
+def _rich_notes(notes: Notes) -> RenderableType:
+    """Each remark as `code: text`, its further lines indented, so that long codes cost no column."""
+    grid = RichTable.grid()
+    for code, text in notes.rows:
+        line = Text(f"{code}: ", style=notes.style)
+        line.append(text, style="none")
+        grid.add_row(Text("! ", style=notes.style), line)
+    return grid
+
+
+def _rich_table(table: Table) -> RenderableType:
+    rich = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in table.columns:
+        justify: JustifyMethod = "right" if column.right else "left"
+        rich.add_column(column.title, justify=justify, no_wrap=not column.wrap, overflow="fold" if column.wrap else "ellipsis")
+    for row in table.rows:
+        rich.add_row(*_rich_cells(table, row))
+    if table.footer:
+        rich.add_section()
+    for row in table.footer:
+        rich.add_row(*_rich_cells(table, row), style="dim")
+    return Padding(rich, 0, expand=False)
+
+
+def _rich_cells(table: Table, row: Sequence[str]) -> list[RenderableType]:
+    return [_Path(cell) if column.path else Text(cell) for column, cell in zip(table.columns, row, strict=True)]
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Line():
+            return f"**{_escaped(block.text)}**" if "bold" in block.style else _escaped(block.text)
+        case Notes():
+            return "\n".join(f"- `{code}`: {_escaped(text)}" for code, text in block.rows)
+        case Table():
+            return _markdown_table(block)
+
+
+def _markdown_table(table: Table) -> str:
+    heads = [_escaped(column.title) for column in table.columns]
+    rules = ["---:" if column.right else "---" for column in table.columns]
+    rows = [[_escaped(cell) for cell in row] for row in (*table.rows, *table.footer)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows))
+
+
+def _escaped(text: str) -> str:
+    """Text whose characters mean themselves in Markdown and inside a cell of a table."""
+    for character in "\\`*_|<>[]":
+        text = text.replace(character, f"\\{character}")
+    return text

@@ -1,0 +1,125 @@
+"""Numbers and names as people read them: the only place where seconds become milliseconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+
+_TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+_LEVELS = "▁▂▃▄▅▆▇█"
+
+
+def seconds(value_s: float | None, *, sign: bool = False) -> str:
+    """A latency in the unit that leaves one to three digits before the point, to four digits: `11.35 ms`.
+
+    Args:
+        value_s: Seconds; None gives a dash.
+        sign: Write the sign of a positive value too.
+    """
+    if value_s is None:
+        return "-"
+    if not math.isfinite(value_s):
+        return "unknown"
+    scale, unit = _time_unit(value_s)
+    return f"{_digits(value_s / scale, sign=sign)} {unit}"
+
+
+def interval_s(ci_s: tuple[float, float], beside_s: float) -> str:
+    """An interval in the unit that `seconds` gives the value beside it: `11.11 to 11.59`."""
+    if not all(map(math.isfinite, ci_s)):
+        return "unknown"
+    scale, _ = _time_unit(beside_s)
+    decimals = len(_digits(beside_s / scale).partition(".")[2])
+    return " to ".join(f"{end_s / scale:.{decimals}f}" for end_s in ci_s)
+
+
+def _time_unit(value_s: float) -> tuple[float, str]:
+    size = abs(value_s)
+    return next((unit for unit in _TIME_UNITS if size >= 0.99995 * unit[0]), _TIME_UNITS[-1])
+
+
+def _digits(value: float, *, sign: bool = False) -> str:
+    """Four significant digits of a number below 1000 (all whole digits of a larger one), without an exponent."""
+    size = abs(value)
+    decimals = 0 if size >= 999.95 else 1 if size >= 99.995 else 2 if size >= 9.9995 else 3
+    return f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
+
+
+def count(value: float) -> str:
+    """A large count in thousands, millions or billions: `568.7 M`."""
+    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * scale:
+            short = value / scale
+            return f"{short:.{1 if short >= 99.95 else 2}f} {unit}"
+    return f"{value:.0f}"
+
+
+def size(value_bytes: int) -> str:
+    """Bytes in decimal units: `16.94 MB`."""
+    return f"{count(value_bytes)}B" if value_bytes >= 1000 else f"{value_bytes} B"
+
+
+def percent(share: float | None, *, sign: bool = False) -> str:
+    """A share: `12.3 %`."""
+    if share is None:
+        return "-"
+    if not math.isfinite(share):
+        return "unknown"
+    return f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %"
+
+
+def times(ratio: float | None) -> str:
+    """A ratio of two numbers: `1.52x`; three decimals where two would say 1.00x of what is not."""
+    if ratio is None or not math.isfinite(ratio):
+        return "unknown"
+    return f"{ratio:.3f}x" if abs(ratio - 1) < 0.095 else f"{ratio:.2f}x"
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 session`, `14 sessions`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def moment(iso: str) -> str:
+    """An ISO 8601 time in UTC to the second: `2026-03-01 09:15:02 UTC`; other text stays as it is."""
+    try:
+        return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except ValueError:
+        return iso
+
+
+def shape(dimensions: Sequence[int]) -> str:
+    """`1x3x224x224`, as `--input` takes it."""
+    return "x".join(map(str, dimensions)) or "scalar"
+
+
+def bar(share: float, width: int = 10) -> str:
+    """A bar for a share from 0 to 1, in eighths of a character, at most `width` characters long."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    return _BLOCKS[8] * (eighths // 8) + _BLOCKS[eighths % 8].strip()
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> tuple[float, str, float]:
+    """Distribution of `values` (n >= 1) between their 1st and 99th percentile.
+
+    Returns:
+        (1st percentile, histogram of `width` characters, 99th percentile).
+    """
+    low, high = (float(end) for end in np.quantile(values, [0.01, 0.99]))
+    if high <= low:
+        return low, _LEVELS[-1], high
+    counts, _ = np.histogram(values, bins=width, range=(low, high))
+    steps = np.ceil(counts / counts.max() * (len(_LEVELS) - 1)).astype(int)
+    return low, "".join(_LEVELS[step] for step in steps), high
+
+
+def shorten(text: str, width: int) -> str:
+    """At most `width` (>= 1) characters of `text`, cut in the middle: the ends of a module path tell most."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"

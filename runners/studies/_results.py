@@ -1,0 +1,60 @@
+"""What every study shares: one folder with the question, the machine, the command, a table and the raw data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from hwbench import __version__
+from hwbench.devices import _host
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def save_study(
+    name: str, *, question: str, rows: Sequence[Mapping[str, object]], command: str, notes: str = "", raw: object = None
+) -> Path:
+    """Write results/NAME: README.md, data.csv with `rows`, and raw.json if there are raw data; prints the table."""
+    folder = RESULTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "data.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    if raw is not None:
+        (folder / "raw.json").write_text(json.dumps(raw))
+    table = markdown(rows)
+    libraries = ", ".join(f"{library} {version(library)}" for library in ("onnxruntime", "torch", "numpy"))
+    text = f"""# {name}
+
+{question}
+
+{table}
+
+{notes}
+
+- machine: {_host.cpu_name()}, {len(_host.physical_cores(_host.affinity()))} cores{", virtual machine" if _host.is_virtual_machine() else ""}, {platform.system()} {platform.release()}
+- versions: hwbench {__version__}, Python {platform.python_version()}, {libraries}
+- date: {datetime.now(UTC).date().isoformat()}
+- repeat: `{command}`
+- data: `data.csv`{", `raw.json` (raw samples)" if raw is not None else ""}
+"""
+    (folder / "README.md").write_text(text)
+    print(table)
+    return folder
+
+
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as a Markdown table."""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([_text(row[name]) for name in names] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,92 @@
+"""False verdicts, sensitivity and interval coverage where the truth is known: thousands of comparisons on the virtual device.
+
+    python -m runners.studies.virtual_truth
+
+Each comparison is what `hwbench compare` does (same code, default settings, 30 s of virtual time) on a device whose
+latencies are given and whose noise is one of the kinds below, between-session offsets included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+
+from hwbench.comparison import compare
+from hwbench.devices._noise import Bimodal, Drift, Noise, SessionOffset, Spikes, Throttling, White
+from hwbench.devices.virtual import Virtual
+from hwbench.measurement import Settings
+from hwbench.profiling import measure_interleaved
+from hwbench.stats import Verdict
+from hwbench.workload import TensorSpec, Workload
+from runners.studies._results import save_study
+
+RUNS = 1000
+LATENCY_S = 0.01
+SETTINGS = Settings(layers=False)
+NOISES: dict[str, tuple[Noise, ...]] = {
+    "white": (White(0.02),),
+    "white + session 0.5 %": (White(0.02), SessionOffset(0.005)),
+    "white + session 1 %": (White(0.02), SessionOffset(0.01)),
+    "drift": (White(0.01), Drift(), SessionOffset(0.005)),
+    "bimodal": (White(0.01), Bimodal(), SessionOffset(0.005)),
+    "spikes": (White(0.01), Spikes(), SessionOffset(0.005)),
+    "throttling": (White(0.01), Throttling(), SessionOffset(0.005)),
+    "all": (White(0.02), Drift(), Bimodal(), Spikes(), SessionOffset(0.005)),
+}
+SPEEDUPS = (1.0, 1.01, 1.02, 1.1)
+
+
+def workload(name: str) -> Workload:
+    """A workload without layers, whose latency the virtual device is told."""
+    data = name.encode()
+    return Workload(name, data, (TensorSpec("x", (1,)),), 1, "fp32", 0, 0, len(data))
+
+
+def one(noise: Sequence[Noise], speedup: float, seed: int) -> dict[str, float | str]:
+    """One comparison of two workloads whose true speed-up is known."""
+    before, after = workload("baseline"), workload("candidate")
+    truth = {before.sha256: LATENCY_S, after.sha256: LATENCY_S / speedup}
+    with Virtual(noise=noise, seed=seed, latencies_s=truth) as device:
+        found = compare(*measure_interleaved(device, [before, after], replace(SETTINGS, seed=seed)))
+        seconds = device.time_s()
+    low, high = found.speedup_ci or (0.0, 0.0)
+    return {"seed": seed, "verdict": found.verdict.value, "low": low, "high": high, "speedup": found.speedup or 0.0, "seconds": seconds}
+
+
+def many(kind: str, speedup: float) -> dict[str, object]:
+    """All runs of one noise kind and one true speed-up, summed up."""
+    runs = [one(NOISES[kind], speedup, seed) for seed in range(RUNS)]
+    verdicts = {verdict.value: sum(run["verdict"] == verdict.value for run in runs) for verdict in Verdict}
+    covered = sum(run["low"] <= speedup <= run["high"] for run in runs)  # type: ignore[operator]
+    wrong = verdicts["SLOWER"] + (verdicts["FASTER"] if speedup == 1 else 0)
+    mean_s = sum(float(run["seconds"]) for run in runs) / RUNS
+    return {
+        "noise": kind,
+        "speedup": speedup,
+        "runs": RUNS,
+        "wrong_verdicts": wrong / RUNS,
+        "called": verdicts["FASTER"] / RUNS,
+        "same": verdicts["SAME"] / RUNS,
+        "unresolved": verdicts["UNRESOLVED"] / RUNS,
+        "coverage_95": covered / RUNS,
+        "mean_virtual_s": round(mean_s, 1),
+    }
+
+
+def main() -> None:
+    """Run everything on all cores and write results/virtual_truth/."""
+    cases = [(kind, speedup) for kind in NOISES for speedup in SPEEDUPS]
+    with ProcessPoolExecutor() as pool:
+        rows = list(pool.map(many, *zip(*cases, strict=True)))
+    save_study(
+        "virtual_truth",
+        question="How often is a verdict false, how often is a true difference called, and do 95 % intervals hold the truth?",
+        rows=rows,
+        command="python -m runners.studies.virtual_truth",
+        notes=f"{RUNS} comparisons per row; true latencies {LATENCY_S} s and {LATENCY_S} s / speed-up; settings {SETTINGS}.",
+    )
+
+
+if __name__ == "__main__":
+    main()

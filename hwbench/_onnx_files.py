@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hwbench._archives import MAX_BYTES
 from hwbench.errors import SchemaError, UnsafeModelError, UsageError, WorkloadError
 from hwbench.workload import Shape, TensorSpec
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from onnx import ModelProto, TensorProto, ValueInfoProto
 
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes of one serialised message
@@ -106,7 +109,7 @@ def _external(tensor: TensorProto, path: Path) -> bytes:
         )
     with target.open("rb") as file:
         file.seek(offset)
-        return file.read(length)
+        return bytes(file.read(length))
 
 
 def fix_inputs(model: ModelProto, given: Sequence[TensorSpec], batch: int | None, name: str) -> tuple[TensorSpec, ...]:
@@ -195,6 +198,13 @@ def _fix(value: ValueInfoProto, symbols: Mapping[str, int], name: str) -> Tensor
     if dtype.kind not in "fiub":
         raise WorkloadError(f"{name}: input {value.name!r} holds {dtype.name}; only numbers can be fed")
     return TensorSpec(value.name, tuple(dim.dim_value for dim in dims), dtype.name)
+
+
+def random_input(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:
+    """Values for one input: standard normal, or zeros and ones for whole numbers, which are valid as indices too."""
+    whole = not spec.dtype.startswith("float")
+    values = random.integers(0, 2, spec.shape) if whole else random.standard_normal(spec.shape)
+    return np.asarray(values).astype(spec.dtype)
 
 
 def dims_text(value: ValueInfoProto) -> str:

@@ -1,9 +1,10 @@
 """ONNX graphs brought to one form, so that a network gives the same layers whichever way it was saved.
 
 Batch normalization is folded into the convolution before it (every runtime does that itself; here it happens before layers
-are named and quantised), constants become initializers, and nodes are named after torch modules: `features.3.conv` for what holds weights,
-`features.3.act/Relu` for the rest. Names come from the weight (`features.3.conv.weight`), which survives fusion, else from the
-scope torch's exporters write down (`pkg.torch.onnx.name_scopes`, or the node name `/features/features.3/conv/Conv`).
+are named and quantised), constants become initializers, and nodes are named after torch modules: `features.3.conv` for
+what holds weights, `features.3.act/Relu` for the rest. Names come from the weight (`features.3.conv.weight`), which
+survives fusion, else from the scope torch's exporters write down (`pkg.torch.onnx.name_scopes`, or the node name
+`/features/features.3/conv/Conv`).
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def _path(node: NodeProto, tensors: set[str], *, by_torch: bool) -> str | None:
     """Module path of a node; empty for the network itself, None where nothing tells it."""
     for name in node.input[1:]:
         if name in tensors and name.endswith(".weight"):
-            return name.removesuffix(".weight")
+            return str(name.removesuffix(".weight"))
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             return _innermost(entry.value)

@@ -11,11 +11,11 @@ import copy
 import inspect
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,9 @@ FAILURES = (
     NameError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
 """What running or exporting someone's module may raise."""
+
+
+_RUNTIME_ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def export_module(module: nn.Module, inputs: Sequence[TensorSpec | Tensor], name
             with torch.no_grad():
                 expected = own(*args)
         except FAILURES as error:
-            raise WorkloadError(f"{name} does not run on inputs {_shapes_text(inputs)}: {_reason(error)}") from error
+            raise WorkloadError(f"{name} does not run on inputs {_text(inputs)}: {reason(error)}") from error
         model = _export(own, args, names, name)
     return _finish(model, args, expected, name, findings)
 
@@ -101,9 +104,9 @@ def export_program(program: Any, inputs: Sequence[TensorSpec], batch: int | None
 
     with quiet():
         try:
-            model = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False).model_proto
+            model = _by_torch_export(program, None)
         except FAILURES as error:
-            raise WorkloadError(f"{name}: torch cannot export the program to ONNX: {_reason(error)}") from error
+            raise WorkloadError(f"{name}: torch cannot export the program to ONNX: {reason(error)}") from error
         _onnx_tidy.tidy(model, name, exported=True)
         specs = _onnx_files.fix_inputs(model, inputs, batch, name)
         args = _arguments(specs, [spec.name for spec in specs], name, seed)
@@ -111,17 +114,15 @@ def export_program(program: Any, inputs: Sequence[TensorSpec], batch: int | None
             with torch.no_grad():
                 expected = program.module()(*args)
         except FAILURES as error:
-            raise WorkloadError(f"{name} does not run on inputs {_shapes_text(specs)}: {_reason(error)}") from error
+            raise WorkloadError(f"{name} does not run on inputs {_text(specs)}: {reason(error)}") from error
     return _finish(model, args, expected, name, ())
 
 
 def _prepared(module: nn.Module) -> tuple[nn.Module, tuple[Finding, ...]]:
     """A copy on the CPU, in eval mode, its floating-point parts in fp32."""
-    import torch
-
-    if isinstance(module, torch.jit.ScriptModule):
-        return (module.eval() if hasattr(module, "training") else module).cpu().float(), ()
-    own = copy.deepcopy(module).cpu().eval()
+    own = copy.deepcopy(module).cpu()
+    if hasattr(own, "training"):  # a frozen TorchScript module has no modes
+        own.eval()
     found = {str(t.dtype).removeprefix("torch.") for t in own.state_dict().values() if t.is_floating_point()} - {"float32"}
     if not found:
         return own, ()
@@ -129,17 +130,22 @@ def _prepared(module: nn.Module) -> tuple[nn.Module, tuple[Finding, ...]]:
     return own.float(), (Finding("converted_to_fp32", text),)
 
 
+def _text(inputs: Sequence[TensorSpec | Tensor]) -> str:
+    return ", ".join("x".join(map(str, given.shape)) for given in inputs) or "none"
+
+
 def _argument_names(module: nn.Module) -> list[str]:
     import torch
 
     if isinstance(module, torch.jit.ScriptModule):
-        return [argument.name for argument in module.forward.schema.arguments[1:]]
+        forward: Any = module.forward
+        return [argument.name for argument in forward.schema.arguments[1:]]
     kinds = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
     return [parameter.name for parameter in inspect.signature(module.forward).parameters.values() if parameter.kind in kinds]
 
 
 def _arguments(inputs: Sequence[TensorSpec | Tensor], names: Sequence[str], name: str, seed: int) -> tuple[Tensor, ...]:
-    """Tensors in the order of the arguments; normal random numbers, or zeros and ones for integers (valid as indices)."""
+    """Tensors in the order of the arguments, drawn at random where only the shape is given."""
     import torch
 
     random = np.random.default_rng(seed)
@@ -149,9 +155,10 @@ def _arguments(inputs: Sequence[TensorSpec | Tensor], names: Sequence[str], name
             tensor = given.detach().cpu()
             tensor = tensor.float() if tensor.is_floating_point() else tensor
         else:
-            drawn = random.standard_normal(given.shape) if given.dtype.startswith("float") else random.integers(0, 2, given.shape)
-            tensor = torch.from_numpy(drawn).to(getattr(torch, given.dtype))
-        key = (given.name if isinstance(given, TensorSpec) else "") or (names[position] if position < len(names) else str(position))
+            tensor = torch.from_numpy(_onnx_files.random_input(given, random))
+        key = (given.name if isinstance(given, TensorSpec) else "") or (
+            names[position] if position < len(names) else str(position)
+        )
         by_name[key] = tensor
     order = [known for known in names if known in by_name] or list(by_name)
     if set(order) != set(by_name) or order != list(names[: len(order)]):
@@ -164,9 +171,8 @@ def _export(module: nn.Module, args: tuple[Tensor, ...], names: Sequence[str], n
     import onnx
     import torch
 
-    options: dict[str, Any] = {"opset_version": OPSET, "verbose": False}
     try:
-        buffer = io.BytesIO()
+        buffer: Any = io.BytesIO()
         torch.onnx.export(
             module,
             args,
@@ -174,44 +180,91 @@ def _export(module: nn.Module, args: tuple[Tensor, ...], names: Sequence[str], n
             dynamo=False,
             input_names=list(names[: len(args)]),
             training=torch.onnx.TrainingMode.PRESERVE,  # eval mode would rename the weights that batch norm is folded into
-            **options,
+            opset_version=OPSET,
+            verbose=False,
         )
         model = onnx.load_model_from_string(buffer.getvalue())
     except FAILURES as traced:
         if isinstance(module, torch.jit.ScriptModule):
-            raise WorkloadError(f"{name}: torch cannot export this TorchScript to ONNX: {_reason(traced)}") from traced
+            raise WorkloadError(f"{name}: torch cannot export this TorchScript to ONNX: {reason(traced)}") from traced
         try:
-            model = torch.onnx.export(module, args, dynamo=True, **options).model_proto
+            model = _by_torch_export(module, args)
         except FAILURES as error:
-            raise WorkloadError(f"{name}: torch cannot export it to ONNX: {_reason(error)}") from error
+            raise WorkloadError(f"{name}: torch cannot export it to ONNX: {reason(error)}") from error
     _onnx_tidy.tidy(model, name, exported=True)
     return model
 
 
-def _finish(
-    model: ModelProto, args: tuple[Tensor, ...], expected: Any, name: str, findings: tuple[Finding, ...]
-) -> Exported:
+def _by_torch_export(module: Any, args: tuple[Tensor, ...] | None) -> ModelProto:
+    import torch
+
+    exported = torch.onnx.export(module, args, dynamo=True, opset_version=OPSET, verbose=False)  # type: ignore[arg-type]
+    if exported is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    model: ModelProto = exported.model_proto
+    return model
+
+
+def _finish(model: ModelProto, args: tuple[Tensor, ...], expected: Any, name: str, findings: tuple[Finding, ...]) -> Exported:
     """Serialise, and compare with torch's outputs."""
     data = _onnx_files.serialise(model, name)
     error = _relative_error(data, args, expected, name)
     if error > EXPORT_TOLERANCE:
-        text = f"the ONNX export differs from torch by up to {error:.2g} of the largest output (at most {EXPORT_TOLERANCE:g} expected)"
+        text = (
+            f"the ONNX export differs from torch by {error:.2g} of the largest output; at most {EXPORT_TOLERANCE:g} was expected"
+        )
         findings += (Finding("export_differs", text),)
     return Exported(data, findings)
 
 
 def _relative_error(data: bytes, args: tuple[Tensor, ...], expected: Any, name: str) -> float:
-    """Largest difference between ONNX Runtime and torch over torch's largest output; infinite if shapes or NaNs differ."""
+    """Largest difference between ONNX Runtime and torch over torch's largest output; infinite where shapes or NaNs differ."""
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    state = ort.capi.onnxruntime_pybind11_state
+    refusals = tuple(getattr(state, kind) for kind in _RUNTIME_ERRORS)
     try:
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        feed = {known.name: arg.numpy() for known, arg in zip(session.get_inputs(), args, strict=True)}
-        outputs = session.run(None, feed)
-    except (RuntimeError, ValueError, *_runtime_errors()) as error:
-        raise WorkloadError(f"{name}: ONNX Runtime cannot run the export: {_reason(error)}") from error
-    references = list(_tensors(expected))
+        outputs = session.run(None, {known.name: arg.numpy() for known, arg in zip(session.get_inputs(), args, strict=True)})
+    except (*refusals, RuntimeError, ValueError, KeyError) as error:
+        raise WorkloadError(f"{name}: ONNX Runtime cannot run the export: {reason(error)}") from error
+    references = [tensor.detach().numpy() for tensor in _tensors(expected)]
     if len(references) != len(outputs):
         return float("inf")
     return max((_difference(np.asarray(out), ref) for out, ref in zip(outputs, references, strict=True)), default=0.0)
+
+
+def _difference(out: NDArray[Any], reference: NDArray[Any]) -> float:
+    if out.shape != reference.shape:
+        return float("inf")
+    ours, theirs = out.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(theirs)
+    if not np.array_equal(ours[~finite], theirs[~finite], equal_nan=True):
+        return float("inf")
+    scale = float(np.abs(theirs[finite]).max(initial=0.0)) or 1.0
+    worst = float(np.abs(ours[finite] - theirs[finite]).max(initial=0.0)) / scale
+    return worst if np.isfinite(worst) else float("inf")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of a module's output, in the order in which the exporters flatten it."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def reason(error: BaseException) -> str:
+    """One line for people: the first line of what went wrong at the bottom of a chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

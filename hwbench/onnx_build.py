@@ -9,7 +9,7 @@ import numpy as np
 
 from hwbench.errors import UnsupportedLayerError, WorkloadError
 from hwbench.onnx_graph import layers, load
-from hwbench.onnx_keys import CONVOLUTIONS, ELEMENTWISE, POOLS
+from hwbench.onnx_keys import CONVOLUTIONS, ELEMENTWISE, POOLS, QUANTIZERS
 from hwbench.workload import LayerKey, Shape
 
 if TYPE_CHECKING:
@@ -55,8 +55,11 @@ class _Builder:
     def __init__(self, key: LayerKey, seed: int) -> None:
         self.key = key
         self.attrs = dict(key.attrs)
-        self.quantised = key.precision == "int8"
+        self.quantised = key.precision == "int8" and key.op not in QUANTIZERS
         self.dtype = np.dtype({"fp16": "float16", "fp64": "float64"}.get(key.precision, "float32"))
+        integer = np.dtype(np.uint8)
+        self.reads = integer if self.quantised or key.op == "DequantizeLinear" else self.dtype
+        self.writes = integer if self.quantised or key.op == "QuantizeLinear" else self.dtype
         self.nodes: list[NodeProto] = []
         self.weights: list[TensorProto] = []
         self._rng = np.random.default_rng(seed)
@@ -100,9 +103,9 @@ class _Builder:
 
         if self.quantised:
             tail = self.node("QuantizeLinear", tail, *self._grid(_SCALE, np.uint8(_ZERO_POINT)))
-        kind = np_dtype_to_tensor_dtype(np.dtype(np.uint8) if self.quantised else self.dtype)
-        inputs = [make_tensor_value_info(f"x{i}", kind, shape) for i, shape in enumerate(self.key.inputs)]
-        output = make_tensor_value_info(tail, kind, self.key.output)
+        reads, writes = np_dtype_to_tensor_dtype(self.reads), np_dtype_to_tensor_dtype(self.writes)
+        inputs = [make_tensor_value_info(f"x{i}", reads, shape) for i, shape in enumerate(self.key.inputs)]
+        output = make_tensor_value_info(tail, writes, self.key.output)
         graph = make_graph(self.nodes, "layer", inputs, [output], self.weights)
         return make_model(graph, opset_imports=[make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
@@ -164,6 +167,10 @@ class _Builder:
         keep = {"keepdims": int(self.attrs["keepdims"])} if "keepdims" in self.attrs else {}
         return self._activated(self.node(self.key.op, self.inputs[0], axes, name="layer", **keep))
 
+    def quantizer(self) -> str:
+        """QuantizeLinear and DequantizeLinear on their own, at the edges of a quantised part."""
+        return self.node(self.key.op, self.inputs[0], *self._grid(_SCALE, np.uint8(_ZERO_POINT)), name="layer")
+
     def clip(self) -> str:
         """Clip on its own, to 0 and 6 (its bounds are not part of the key)."""
         return self.node("Clip", self.inputs[0], *self._bounds(), name="layer")
@@ -204,6 +211,7 @@ class _Builder:
 
 _RECIPES: Mapping[str, Callable[[_Builder], str]] = (
     dict.fromkeys(CONVOLUTIONS, _Builder.convolution)
+    | dict.fromkeys(QUANTIZERS, _Builder.quantizer)
     | dict.fromkeys(ELEMENTWISE, _Builder.elementwise)
     | dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2"), _Builder.reduction)
     | {"Linear": _Builder.linear, "Reshape": _Builder.reshape, "Clip": _Builder.clip}

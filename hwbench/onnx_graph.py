@@ -108,11 +108,11 @@ def infer_shapes(model: ModelProto) -> None:
         if tensor.name not in declared:
             shape = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             skeleton.graph.input.append(shape)
-    onnx.checker.check_model(skeleton)
-    inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True).graph
+    inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(inferred)
     del graph.value_info[:], graph.output[:]
-    graph.value_info.extend(inferred.value_info)
-    graph.output.extend(inferred.output)
+    graph.value_info.extend(inferred.graph.value_info)
+    graph.output.extend(inferred.graph.output)
 
 
 def _check_size(tensor: TensorProto) -> None:

@@ -24,6 +24,7 @@ CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 POOLS = frozenset({"AveragePool", "MaxPool", "LpPool"})
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """Operators that only rename dimensions; their keys are all `Reshape`."""
+QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "PRelu"})
 _PARAMETERS_IMPLIED = frozenset(
     {"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Resize", "Clip"}
@@ -133,6 +134,8 @@ def key_of(
 
 def _plain_attrs(view: GraphView, node: NodeProto, rank: int) -> dict[str, str]:
     """Attributes and constant inputs of an operator without weights, as far as its shapes do not imply them."""
+    if node.op_type in QUANTIZERS:
+        return {}
     given, labels = _beyond_defaults(view, node)
     attrs = {}
     if node.op_type in POOLS or (node.op_type in CONVOLUTIONS and "kernel_shape" in given):

@@ -55,7 +55,8 @@ def with_widths(model: ModelProto, widths: Sequence[int]) -> ModelProto:
     cuts: defaultdict[str, dict[int, NDArray[np.int64]]] = defaultdict(dict)
     for cut in channels.cuts:
         cuts[cut.tensor][cut.axis] = kept(cut.spans)
-    nodes, shapes = [], []
+    nodes: list[NodeProto] = []
+    shapes: list[TensorProto] = []
     for index, node in enumerate(view.nodes):
         layout = channels.layouts.get(view.resolve(node.output[0]))
         if index in channels.depthwise:

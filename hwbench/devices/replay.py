@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 from hwbench.devices.base import Device, Found, Prepared, Samples
 from hwbench.errors import DeviceLostError, UsageError, WorkloadError
@@ -52,7 +51,7 @@ class Replay(Device):
 
     def _open(self) -> None:
         self._now_s = 0.0
-        self._unplayed = {sha256: iter(_sessions(record)) for sha256, record in self._recorded.items()}
+        self._unplayed = {sha256: _sessions(record) for sha256, record in self._recorded.items()}
 
     def _close(self) -> None:
         self._unplayed.clear()
@@ -83,12 +82,9 @@ class Replay(Device):
         return Samples(played, next(iter(self._recorded.values())).clock)
 
 
-def _sessions(record: Measurement) -> list[Iterator[float]]:
+def _sessions(record: Measurement) -> Iterator[Iterator[float]]:
     """Rounds of each session, warm-up first."""
-    return [
-        chain(
-            (value for value, session in zip(record.warmup_s, record.warmup_session, strict=True) if session == number),
-            (value for value, session in zip(record.samples_s, record.session, strict=True) if session == number),
-        )
-        for number in dict.fromkeys(record.session)
-    ]
+    for number in dict.fromkeys(record.session):
+        warm_up = [value for value, session in zip(record.warmup_s, record.warmup_session, strict=True) if session == number]
+        timed = [value for value, session in zip(record.samples_s, record.session, strict=True) if session == number]
+        yield iter(warm_up + timed)

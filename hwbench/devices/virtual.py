@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +168,7 @@ class Virtual(Device):
     ) -> None:
         super().__init__(address)
         options = _options(address)
-        self.law = Law(channel_step=options["step"]) if "step" in options else law
+        self.law = replace(law, channel_step=options["step"]) if "step" in options else law
         self._noise = tuple(options.get("noise", noise))
         self._faults = tuple(options.get("fault", faults))
         self._seed = int(options.get("seed", seed))

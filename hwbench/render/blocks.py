@@ -5,6 +5,7 @@ A view is a list of blocks. It is written once, whatever the format; widths, col
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
@@ -15,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hwbench.render.units import shorten
+from hwbench.render.units import printable, shorten
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
@@ -104,7 +105,7 @@ class _Path:
     """A name that gives up its middle when its column is narrow."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = printable(name)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Width:
         return Width(min(len(self.name), NARROWEST), len(self.name))
@@ -116,7 +117,7 @@ class _Path:
 def _rich(block: Block) -> RenderableType:
     match block:
         case Line():
-            return Text(block.text, style=block.style)
+            return Text(printable(block.text), style=block.style)
         case Notes():
             return _rich_notes(block)
         case Table():
@@ -128,7 +129,7 @@ def _rich_notes(notes: Notes) -> RenderableType:
     grid = RichTable.grid()
     for code, text in notes.rows:
         line = Text(f"{code}: ", style=notes.style)
-        line.append(text, style="none")
+        line.append(printable(text), style="none")
         grid.add_row(Text("! ", style=notes.style), line)
     return grid
 
@@ -148,7 +149,7 @@ def _rich_table(table: Table) -> RenderableType:
 
 
 def _rich_cells(table: Table, row: Sequence[str]) -> list[RenderableType]:
-    return [_Path(cell) if column.path else Text(cell) for column, cell in zip(table.columns, row, strict=True)]
+    return [_Path(cell) if column.path else Text(printable(cell)) for column, cell in zip(table.columns, row, strict=True)]
 
 
 def _markdown(block: Block) -> str:
@@ -170,6 +171,4 @@ def _markdown_table(table: Table) -> str:
 
 def _escaped(text: str) -> str:
     """Text whose characters mean themselves in Markdown and inside a cell of a table."""
-    for character in "\\`*_|<>[]":
-        text = text.replace(character, f"\\{character}")
-    return text
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", printable(text))

@@ -73,15 +73,36 @@ def percent(share: float | None, *, sign: bool = False) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """A ratio of two numbers: `1.52x`; three decimals where two would say 1.00x of what is not."""
-    if ratio is None or not math.isfinite(ratio):
+    """A ratio of two numbers: `1.52x`; with a third decimal near 1, where small differences matter."""
+    if ratio is None:
+        return "-"
+    return f"{ratio:.{_ratio_decimals(ratio)}f}x" if math.isfinite(ratio) else "unknown"
+
+
+def interval(ci: tuple[float, float], beside: float) -> str:
+    """An interval with the decimals that `times` gives the ratio beside it: `1.49 to 1.55`."""
+    if not all(map(math.isfinite, ci)):
         return "unknown"
-    return f"{ratio:.3f}x" if abs(ratio - 1) < 0.095 else f"{ratio:.2f}x"
+    return " to ".join(f"{end:.{_ratio_decimals(beside)}f}" for end in ci)
+
+
+def _ratio_decimals(ratio: float) -> int:
+    return 3 if abs(ratio - 1) < 0.095 else 2
+
+
+def frequency(value_hz: float) -> str:
+    """`2.40 GHz`."""
+    return f"{count(value_hz)}Hz"
 
 
 def plural(number: int, noun: str) -> str:
     """`1 session`, `14 sessions`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def minute(iso: str) -> str:
+    """An ISO 8601 time to the minute, without its zone: `2026-03-01 09:15`."""
+    return moment(iso)[:16]
 
 
 def moment(iso: str) -> str:
@@ -123,3 +144,8 @@ def shorten(text: str, width: int) -> str:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters, which names inside a model file may hold and a terminal obeys."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split()))

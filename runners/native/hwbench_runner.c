@@ -2,7 +2,7 @@
  *
  * It executes a plan (by default from standard input) line by line as the lines arrive, and answers each with exactly one
  * JSON line on standard output: over a pipe it is a server, with a file a batch job. README.md describes both languages.
- * The library is opened with dlopen and none of its headers is needed, so this one file builds for every target. */
+ * ONNX Runtime is opened with dlopen and none of its headers is needed: this one file builds for every target. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,60 +19,58 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PROTOCOL = 1, MAX_MODELS = 1024, MAX_NAME = 64, MAX_DIMS = 16, MAX_THREADS = 1024, MAX_ROUNDS = 100000 };
+enum { PROTOCOL = 1, MAX_MODELS = 1024, MAX_DIMS = 16, MAX_THREADS = 1024, MAX_ROUNDS = 100000 };
 enum { MAX_SECONDS = 1000000, MAX_LOOPS = 1000000000, EVENT_BYTES = 1 << 22 /* more than any event needs */ };
 enum { EXIT_OUTPUT = 1, EXIT_PLAN = 2, EXIT_TARGET = 3, EXIT_MODEL = 4, EXIT_LIMIT = 5 };
 
 /* ---- ONNX Runtime's C API: a table of function pointers that only ever grows at its end, so the index of a function
  * (its position in struct OrtApi of onnxruntime_c_api.h) never changes. All of these exist since version 5 of the API.
- * S(index, name, parameters) returns a status, NULL if all is well; V returns nothing. P is a pointer, Z a size_t. */
-
-/* clang-format off */
+ * F(index, result, name, parameters): a result P is a status, NULL if all is well. P is any pointer. */
 enum { API_VERSION = 5, LOG_WARNING = 2, DEVICE_ALLOCATOR = 0, DEFAULT_MEMORY = 0 };
 typedef const void *P;
-typedef size_t Z;
 typedef void *Handle;
-#define ORT_FUNCTIONS(S, V) \
-  S(2, GetErrorMessage, P) S(3, CreateEnv, int, P, P) S(7, CreateSession, P, P, P, P) S(10, CreateSessionOptions, P) \
-  S(14, EnableProfiling, P, P) S(24, SetIntraOpNumThreads, P, int) S(30, SessionGetInputCount, P, P) \
-  S(31, SessionGetOutputCount, P, P) S(33, SessionGetInputTypeInfo, P, Z, P) S(36, SessionGetInputName, P, Z, P, P) \
-  S(37, SessionGetOutputName, P, Z, P, P) S(48, CreateTensorAsOrtValue, P, P, Z, int, P) \
-  S(51, GetTensorMutableData, P, P) S(55, CastTypeInfoToTensorInfo, P, P) S(60, GetTensorElementType, P, P) \
-  S(61, GetDimensionsCount, P, P) S(62, GetDimensions, P, P, Z) S(65, GetTensorTypeAndShape, P, P) \
-  S(69, CreateCpuMemoryInfo, int, int, P) S(76, AllocatorFree, P, P) S(78, GetAllocatorWithDefaultOptions, P) \
-  V(95, ReleaseSession, P) V(96, ReleaseValue, P) V(98, ReleaseTypeInfo, P) V(99, ReleaseTensorTypeAndShapeInfo, P) \
-  V(100, ReleaseSessionOptions, P) S(110, SessionEndProfiling, P, P, P) S(130, AddSessionConfigEntry, P, P, P) \
-  S(133, RunWithBinding, P, P, P) S(134, CreateIoBinding, P, P) V(135, ReleaseIoBinding, P) S(136, BindInput, P, P, P) \
-  S(138, BindOutputToDevice, P, P, P) S(140, GetBoundOutputValues, P, P, P, P)
-#define DECLARE_S(index, name, ...) P (*name)(__VA_ARGS__);
-#define DECLARE_V(index, name, ...) void (*name)(__VA_ARGS__);
-#define FETCH_S(index, name, ...) ort.name = (P (*)(__VA_ARGS__))table[index];
-#define FETCH_V(index, name, ...) ort.name = (void (*)(__VA_ARGS__))table[index];
-static struct { ORT_FUNCTIONS(DECLARE_S, DECLARE_V) } ort;
+#define ORT_FUNCTIONS(F) \
+  F(2, P, GetErrorMessage, P) F(3, P, CreateEnv, int, P, P) F(7, P, CreateSession, P, P, P, P) \
+  F(10, P, CreateSessionOptions, P) F(14, P, EnableProfiling, P, P) F(24, P, SetIntraOpNumThreads, P, int) \
+  F(30, P, SessionGetInputCount, P, P) F(31, P, SessionGetOutputCount, P, P) \
+  F(33, P, SessionGetInputTypeInfo, P, size_t, P) F(36, P, SessionGetInputName, P, size_t, P, P) \
+  F(37, P, SessionGetOutputName, P, size_t, P, P) F(48, P, CreateTensorAsOrtValue, P, P, size_t, int, P) \
+  F(51, P, GetTensorMutableData, P, P) F(55, P, CastTypeInfoToTensorInfo, P, P) F(60, P, GetTensorElementType, P, P) \
+  F(61, P, GetDimensionsCount, P, P) F(62, P, GetDimensions, P, P, size_t) F(65, P, GetTensorTypeAndShape, P, P) \
+  F(69, P, CreateCpuMemoryInfo, int, int, P) F(76, P, AllocatorFree, P, P) F(78, P, GetAllocatorWithDefaultOptions, P) \
+  F(95, void, ReleaseSession, P) F(96, void, ReleaseValue, P) F(98, void, ReleaseTypeInfo, P) \
+  F(99, void, ReleaseTensorTypeAndShapeInfo, P) F(100, void, ReleaseSessionOptions, P) \
+  F(110, P, SessionEndProfiling, P, P, P) F(130, P, AddSessionConfigEntry, P, P, P) F(133, P, RunWithBinding, P, P, P) \
+  F(134, P, CreateIoBinding, P, P) F(135, void, ReleaseIoBinding, P) F(136, P, BindInput, P, P, P) \
+  F(138, P, BindOutputToDevice, P, P, P) F(140, P, GetBoundOutputValues, P, P, P, P)
+#define DECLARE(index, result, name, ...) result (*name)(__VA_ARGS__);
+#define FETCH(index, result, name, ...) ort.name = (result (*)(__VA_ARGS__))table[index];
+static struct { ORT_FUNCTIONS(DECLARE) } ort;
 
 enum { FLOAT32 = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, BOOL = 9, FLOAT16 = 10, FLOAT64 = 11, TYPES };
 static const struct { const char *name; size_t size; } types[TYPES] = { /* by ONNXTensorElementDataType */
   [FLOAT32] = {"float32", 4}, [FLOAT16] = {"float16", 2}, [FLOAT64] = {"float64", 8}, [INT8] = {"int8", 1},
   [UINT8] = {"uint8", 1}, [INT32] = {"int32", 4}, [INT64] = {"int64", 8}, [BOOL] = {"bool", 1}};
-/* clang-format on */
 
 /* ---- What is loaded, and the settings for what will be. */
-
+typedef struct Tensor {
+  int type;
+  size_t dims, count;
+  int64_t shape[MAX_DIMS];
+} Tensor;
 typedef struct Model {
-  char name[MAX_NAME + 1]; /* empty: a free place */
+  char name[65]; /* empty: a free place */
   int profiled;
   Handle session, binding;
 } Model;
 static Model models[MAX_MODELS];
 static Handle env, allocator, memory; /* NULL until a library is open */
-static int64_t threads = 1, spin, seed;
-static int64_t cpus[CPU_SETSIZE], cpu_count; /* none: not pinned */
-static char *profile;                        /* prefix of the profile files, or NULL */
+static int64_t threads = 1, spin, seed, cpus[CPU_SETSIZE], cpu_count; /* no CPUs: not pinned */
+static char profile[4096]; /* prefix of the profile files; empty: no profiling */
 
 /* ---- Events. */
-
 static FILE *events; /* a private copy of standard output: whatever else is printed there lands on standard error */
-static const char *command = "start";
+static const char *command = "plan"; /* at hand, for error events */
 static volatile sig_atomic_t writing;
 
 static void put_string(const char *text) {
@@ -126,20 +124,12 @@ static void on_limit(int number) {
 }
 
 /* ---- Models. */
-
-typedef struct Tensor {
-  int type;
-  size_t dims, count;
-  int64_t shape[MAX_DIMS];
-} Tensor;
-
 /* Add a tensor to the event at hand. */
 static Tensor put_tensor(size_t index, const char *name, Handle info) {
   Tensor tensor = {.count = 1};
   ORT(GetTensorElementType, info, &tensor.type);
-  if (tensor.type < 0 || tensor.type >= TYPES || types[tensor.type].name == NULL) {
+  if (tensor.type < 0 || tensor.type >= TYPES || types[tensor.type].name == NULL)
     fail(EXIT_MODEL, "'%s' has ONNX element type %d, which is not supported", name, tensor.type);
-  }
   ORT(GetDimensionsCount, info, &tensor.dims);
   if (tensor.dims > MAX_DIMS) fail(EXIT_MODEL, "'%s' has %zu dimensions, above %d", name, tensor.dims, MAX_DIMS);
   ORT(GetDimensions, info, tensor.shape, tensor.dims);
@@ -166,17 +156,17 @@ static void fill(void *data, const Tensor *tensor, uint64_t random) {
     case FLOAT16: ((uint16_t *)data)[k] = (uint16_t)((random >> 63) << 15 | 0x3800 | (random >> 53 & 0x3FF)); break;
     case INT32: ((int32_t *)data)[k] = (int32_t)(random >> 63); break;
     case INT64: ((int64_t *)data)[k] = (int64_t)(random >> 63); break;
-    case BOOL: ((uint8_t *)data)[k] = (uint8_t)(random >> 63); break;
-    default: ((uint8_t *)data)[k] = (uint8_t)(random >> 57);
+    default: ((uint8_t *)data)[k] = (uint8_t)(random >> (tensor->type == BOOL ? 63 : 57));
     }
   }
 }
 
-static void bind_inputs(const Model *model) {
-  size_t count;
-  ORT(SessionGetInputCount, model->session, &count);
-  for (size_t i = 0; i < count; i++) {
-    Handle name, type, info, value, data;
+/* Bind random inputs, told in the event at hand, and outputs, which the first inference allocates for all later ones. */
+static void bind(const Model *model) {
+  size_t inputs, outputs;
+  Handle name, type, info, value, data;
+  ORT(SessionGetInputCount, model->session, &inputs);
+  for (size_t i = 0; i < inputs; i++) {
     ORT(SessionGetInputName, model->session, i, allocator, &name);
     ORT(SessionGetInputTypeInfo, model->session, i, &type);
     ORT(CastTypeInfoToTensorInfo, type, &info);
@@ -190,46 +180,12 @@ static void bind_inputs(const Model *model) {
     ort.ReleaseTypeInfo(type);
     ORT(AllocatorFree, allocator, name);
   }
-}
-
-/* The first inference allocates the outputs; the binding keeps them, so all later ones write to the same place. */
-static void bind_outputs(const Model *model) {
-  size_t count;
-  ORT(SessionGetOutputCount, model->session, &count);
-  for (size_t i = 0; i < count; i++) {
-    Handle name;
+  ORT(SessionGetOutputCount, model->session, &outputs);
+  for (size_t i = 0; i < outputs; i++) {
     ORT(SessionGetOutputName, model->session, i, allocator, &name);
     ORT(BindOutputToDevice, model->binding, name, memory);
     ORT(AllocatorFree, allocator, name);
   }
-}
-
-static void write_file(const char *folder, const char *name, size_t index, const void *data, size_t size) {
-  char path[4096];
-  const int length = snprintf(path, sizeof path, "%s/%s.%zu.bin", folder, name, index);
-  FILE *file = length < (int)sizeof path ? fopen(path, "wb") : NULL;
-  const size_t written = file == NULL ? 0 : fwrite(data, 1, size, file);
-  if (file == NULL || fclose(file) != 0 || written != size) fail(EXIT_TARGET, "cannot write %s: %s", path, strerror(errno));
-}
-
-static void dump(const Model *model, const char *folder) {
-  size_t count;
-  Handle *values;
-  ORT(GetBoundOutputValues, model->binding, allocator, &values, &count);
-  put("{'event':'dumped','name':%s,'outputs':[", model->name);
-  for (size_t i = 0; i < count; i++) {
-    Handle name, info, data;
-    ORT(SessionGetOutputName, model->session, i, allocator, &name);
-    ORT(GetTensorTypeAndShape, values[i], &info);
-    const Tensor tensor = put_tensor(i, name, info);
-    ORT(GetTensorMutableData, values[i], &data);
-    write_file(folder, model->name, i, data, tensor.count * types[tensor.type].size);
-    ort.ReleaseTensorTypeAndShapeInfo(info);
-    ort.ReleaseValue(values[i]);
-    ORT(AllocatorFree, allocator, name);
-  }
-  ORT(AllocatorFree, allocator, values);
-  put("]}\n");
 }
 
 static int64_t now_ns(void) {
@@ -264,46 +220,26 @@ static void pin(Handle options) {
   if (sched_setaffinity(0, sizeof mine, &mine) != 0) fail(EXIT_TARGET, "cannot pin to the CPUs: %s", strerror(errno));
 }
 
-static Handle create_session(const char *path) {
-  Handle session, options;
-  ORT(CreateSessionOptions, &options);
-  ORT(SetIntraOpNumThreads, options, (int)threads);
-  ORT(AddSessionConfigEntry, options, "session.intra_op.allow_spinning", spin ? "1" : "0");
-  if (profile != NULL) ORT(EnableProfiling, options, profile);
-  if (cpu_count > 0) pin(options);
-  ORT(CreateSession, env, path, options, &session);
-  ort.ReleaseSessionOptions(options);
-  return session;
-}
-
 /* ---- Lines of the plan. */
-
 static int64_t whole(const char *text, int64_t least, int64_t most) {
-  char *end = NULL;
+  char *end;
   errno = 0;
-  const int64_t number = text != NULL && *text >= '0' && *text <= '9' ? strtoll(text, &end, 10) : 0;
-  if (end != NULL && *end == '\0' && errno == 0 && number >= least && number <= most) return number;
-  fail(EXIT_PLAN, "expected a whole number from %" PRId64 " to %" PRId64 ", not '%s'", least, most, text ? text : "");
+  const int64_t number = strtoll(text, &end, 10);
+  if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || number < least || number > most)
+    fail(EXIT_PLAN, "expected a whole number from %" PRId64 " to %" PRId64 ", not '%s'", least, most, text);
+  return number;
 }
 
-static Model *find(const char *name) {
-  for (Model *model = models; name != NULL && *name != '\0' && model < models + MAX_MODELS; model++) {
+/* The place of the model of that name, or NULL; the name "" finds a free one. */
+static Model *place_of(const char *name) {
+  for (Model *model = models; model < models + MAX_MODELS; model++)
     if (strcmp(model->name, name) == 0) return model;
-  }
-  fail(EXIT_PLAN, "no model '%s' is loaded", name == NULL ? "" : name);
+  return NULL;
 }
 
-static Model *new_model(const char *name) {
-  static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
-  const size_t length = strlen(name);
-  Model *model = models;
-  if (length == 0 || length > MAX_NAME || strspn(name, allowed) != length) fail(EXIT_PLAN, "not a name: '%s'", name);
-  for (Model *m = models; m < models + MAX_MODELS; m++) {
-    if (strcmp(m->name, name) == 0) fail(EXIT_PLAN, "a model '%s' is loaded already", name);
-    if (*model->name != '\0') model = m;
-  }
-  if (*model->name != '\0') fail(EXIT_PLAN, "more than %d models", MAX_MODELS);
-  strcpy(model->name, name);
+static Model *loaded(const char *name) {
+  Model *model = name == NULL || *name == '\0' ? NULL : place_of(name);
+  if (model == NULL) fail(EXIT_PLAN, "no model '%s' is loaded", name == NULL ? "" : name);
   return model;
 }
 
@@ -315,7 +251,7 @@ static void open_library(const char *path) {
   const Base *(*get_base)(void) = (const Base *(*)(void))dlsym(library, "OrtGetApiBase");
   P *table = get_base == NULL ? NULL : get_base()->get_api(API_VERSION);
   if (table == NULL) fail(EXIT_TARGET, "%s is not ONNX Runtime with version %d of its C API", path, API_VERSION);
-  ORT_FUNCTIONS(FETCH_S, FETCH_V)
+  ORT_FUNCTIONS(FETCH)
   ORT(CreateEnv, LOG_WARNING, "hwbench", &env);
   ORT(GetAllocatorWithDefaultOptions, &allocator);
   ORT(CreateCpuMemoryInfo, DEVICE_ALLOCATOR, DEFAULT_MEMORY, &memory);
@@ -329,28 +265,37 @@ static void set_cpus(char *list) {
     const char *first = strsep(&part, "-");
     int64_t cpu = whole(first, cpu_count == 0 ? 0 : cpus[cpu_count - 1] + 1, CPU_SETSIZE - 1);
     const int64_t last = part == NULL ? cpu : whole(part, cpu, CPU_SETSIZE - 1);
-    for (; cpu <= last; cpu++) {
+    for (; cpu <= last; cpus[cpu_count++] = cpu++) {
       cpu_set_t one;
       CPU_ZERO(&one);
       CPU_SET((size_t)cpu, &one);
       if (sched_setaffinity(0, sizeof one, &one) != 0) fail(EXIT_TARGET, "CPU %d: %s", (int)cpu, strerror(errno));
-      cpus[cpu_count++] = cpu;
     }
   }
 }
 
-static void load(const char *name, const char *path) {
-  if (env == NULL) fail(EXIT_PLAN, "no library is open yet");
-  if (path == NULL) fail(EXIT_PLAN, "expected: load NAME PATH");
-  Model *model = new_model(name);
+static void load(char *path) {
+  const char *name = strsep(&path, " ");
+  Model *model = place_of("");
+  Handle options;
+  int end = 0;
+  if (env == NULL || path == NULL) fail(EXIT_PLAN, "expected: load NAME PATH, after: lib PATH");
+  if (model == NULL) fail(EXIT_PLAN, "%d models are loaded already", MAX_MODELS);
+  if (place_of(name) != NULL || sscanf(name, "%64[A-Za-z0-9_.-]%n", model->name, &end) != 1 || name[end] != '\0')
+    fail(EXIT_PLAN, "'%s' is loaded already, or is no name: 1 to 64 letters, digits, '_', '.' or '-'", name);
   const int64_t start = now_ns();
-  model->session = create_session(path);
+  ORT(CreateSessionOptions, &options);
+  ORT(SetIntraOpNumThreads, options, (int)threads);
+  ORT(AddSessionConfigEntry, options, "session.intra_op.allow_spinning", spin ? "1" : "0");
+  if (*profile != '\0') ORT(EnableProfiling, options, profile);
+  if (cpu_count > 0) pin(options);
+  ORT(CreateSession, env, path, options, &model->session);
+  ort.ReleaseSessionOptions(options);
   const int64_t load_ns = now_ns() - start;
-  model->profiled = profile != NULL;
+  model->profiled = *profile != '\0';
   ORT(CreateIoBinding, model->session, &model->binding);
   put("{'event':'loaded','name':%s,'inputs':[", name);
-  bind_inputs(model);
-  bind_outputs(model);
+  bind(model);
   put("],'load_ns':%d,'first_run_ns':%d}\n", load_ns, time_round(model, 1));
 }
 
@@ -364,6 +309,32 @@ static void unload(Model *model) {
   *model->name = '\0';
 }
 
+/* Write output i of a model to FOLDER/MODEL.i.bin, raw. */
+static void dump(char *folder) {
+  const Model *model = loaded(strsep(&folder, " "));
+  char path[4096];
+  size_t count;
+  Handle *values, name, info, data;
+  if (folder == NULL) fail(EXIT_PLAN, "expected: dump NAME FOLDER");
+  ORT(GetBoundOutputValues, model->binding, allocator, &values, &count);
+  put("{'event':'dumped','name':%s,'outputs':[", model->name);
+  for (size_t i = 0; i < count; i++) {
+    ORT(SessionGetOutputName, model->session, i, allocator, &name);
+    ORT(GetTensorTypeAndShape, values[i], &info);
+    const Tensor tensor = put_tensor(i, name, info);
+    ORT(GetTensorMutableData, values[i], &data);
+    const int length = snprintf(path, sizeof path, "%s/%s.%zu.bin", folder, model->name, i);
+    FILE *file = length < (int)sizeof path ? fopen(path, "wb") : NULL;
+    if (file == NULL || fwrite(data, types[tensor.type].size, tensor.count, file) != tensor.count || fclose(file) != 0)
+      fail(EXIT_TARGET, "cannot write %s: %s", path, strerror(errno));
+    ort.ReleaseTensorTypeAndShapeInfo(info);
+    ort.ReleaseValue(values[i]);
+    ORT(AllocatorFree, allocator, name);
+  }
+  ORT(AllocatorFree, allocator, values);
+  put("]}\n");
+}
+
 static void run(char *arguments) {
   static const Model *order[MAX_ROUNDS];
   static int64_t ns[MAX_ROUNDS];
@@ -371,7 +342,7 @@ static void run(char *arguments) {
   const int64_t loops = whole(strsep(&arguments, " "), 1, MAX_LOOPS);
   do {
     if (rounds == MAX_ROUNDS) fail(EXIT_PLAN, "more than %d rounds in one line", MAX_ROUNDS);
-    order[rounds++] = find(strsep(&arguments, " "));
+    order[rounds++] = loaded(strsep(&arguments, " "));
   } while (arguments != NULL);
   for (size_t i = 0; i < rounds; i++) ns[i] = time_round(order[i], loops);
   put("{'event':'samples','clock':'CLOCK_MONOTONIC','loops':%d,'ns':[%d", loops, ns[0]);
@@ -390,30 +361,23 @@ static void tell_memory(void) {
   put("{'event':'memory','peak_rss_bytes':%d}\n", (int64_t)kib * 1024);
 }
 
-static void set(const char *name, char *value) {
-  if (strcmp(name, "threads") == 0) threads = whole(value, 1, MAX_THREADS);
-  else if (strcmp(name, "spin") == 0) spin = whole(value, 0, 1);
-  else if (strcmp(name, "seed") == 0) seed = whole(value, 0, INT32_MAX);
-  else if (strcmp(name, "limit") == 0) alarm((unsigned)whole(value, 1, MAX_SECONDS));
-  else if (strcmp(name, "cpus") == 0 && value != NULL) set_cpus(value);
-  else if (strcmp(name, "profile") == 0 && value != NULL) {
-    free(profile);
-    profile = strcmp(value, "-") == 0 ? NULL : strdup(value);
-  } else fail(EXIT_PLAN, "unknown command, or one without its value");
-  put("{'event':'set','name':%s}\n", name);
-}
-
-static void execute(char *rest) {
-  command = strsep(&rest, " ");
-  const int is_load = strcmp(command, "load") == 0, is_dump = strcmp(command, "dump") == 0;
-  const char *name = is_load || is_dump ? strsep(&rest, " ") : NULL;
-  if (is_load) load(name == NULL ? "" : name, rest);
-  else if (is_dump && rest != NULL) dump(find(name), rest);
-  else if (strcmp(command, "lib") == 0) open_library(rest == NULL ? "" : rest);
-  else if (strcmp(command, "unload") == 0) unload(find(rest));
-  else if (strcmp(command, "run") == 0) run(rest);
-  else if (strcmp(command, "memory") == 0 && rest == NULL) tell_memory();
-  else set(command, rest);
+static void execute(char *value) {
+  command = strsep(&value, " ");
+#define IS(word) (strcmp(command, word) == 0 && value != NULL)
+  if (IS("lib")) return open_library(value);
+  if (IS("load")) return load(value);
+  if (IS("unload")) return unload(loaded(value));
+  if (IS("run")) return run(value);
+  if (IS("dump")) return dump(value);
+  if (strcmp(command, "memory") == 0 && value == NULL) return tell_memory();
+  if (IS("threads")) threads = whole(value, 1, MAX_THREADS);
+  else if (IS("cpus")) set_cpus(value);
+  else if (IS("spin")) spin = whole(value, 0, 1);
+  else if (IS("seed")) seed = whole(value, 0, INT32_MAX);
+  else if (IS("limit")) alarm((unsigned)whole(value, 1, MAX_SECONDS));
+  else if (IS("profile") && strlen(value) < sizeof profile) strcpy(profile, strcmp(value, "-") == 0 ? "" : value);
+  else fail(EXIT_PLAN, "unknown command, or not with this value");
+  put("{'event':'set','name':%s}\n", command);
 }
 
 int main(int argc, char **argv) {
@@ -433,12 +397,11 @@ int main(int argc, char **argv) {
   put("{'event':'hello','protocol':%d,'pid':%d,'machine':%s,'kernel':%s}\n", (int64_t)PROTOCOL, (int64_t)getpid(),
       host.machine, host.release);
   for (ssize_t length; (length = getline(&line, &capacity, plan)) > 0;) {
-    command = "plan";
-    if (line[length - 1] != '\n') fail(EXIT_PLAN, "the plan ends in the middle of a line");
+    if (line[length - 1] != '\n' || strlen(line) != (size_t)length) fail(EXIT_PLAN, "a line is cut, or has a NUL byte");
     line[length - 1] = '\0';
-    if (strlen(line) != (size_t)length - 1) fail(EXIT_PLAN, "the line has a NUL byte in it");
     if (strcmp(line, "quit") == 0) break;
     execute(line);
+    command = "plan";
   }
   if (ferror(plan)) fail(EXIT_PLAN, "cannot read the plan: %s", strerror(errno));
   put("{'event':'bye'}\n");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 def save_study(
     name: str, *, question: str, rows: Sequence[Mapping[str, object]], command: str, notes: str = "", raw: object = None
 ) -> Path:
-    """Write results/NAME: README.md, data.csv with `rows`, and raw.json if there are raw data; prints the table."""
+    """Write results/NAME: README.md, data.csv with `rows`, and raw.json.gz if there are raw data; prints the table."""
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "data.csv").open("w", newline="") as file:
@@ -27,9 +28,12 @@ def save_study(
         writer.writeheader()
         writer.writerows(rows)
     if raw is not None:
-        (folder / "raw.json").write_text(json.dumps(raw))
+        with gzip.GzipFile(folder / "raw.json.gz", "wb", mtime=0) as packed:
+            packed.write(json.dumps(raw).encode())
     table = markdown(rows)
     libraries = ", ".join(f"{library} {version(library)}" for library in ("onnxruntime", "torch", "numpy"))
+    cores = len(_host.physical_cores(_host.affinity()))
+    machine = f"{_host.cpu_name()}, {cores} cores{', virtual machine' if _host.is_virtual_machine() else ''}"
     text = f"""# {name}
 
 {question}
@@ -38,11 +42,11 @@ def save_study(
 
 {notes}
 
-- machine: {_host.cpu_name()}, {len(_host.physical_cores(_host.affinity()))} cores{", virtual machine" if _host.is_virtual_machine() else ""}, {platform.system()} {platform.release()}
+- machine: {machine}, {platform.system()} {platform.release()}
 - versions: hwbench {__version__}, Python {platform.python_version()}, {libraries}
 - date: {datetime.now(UTC).date().isoformat()}
 - repeat: `{command}`
-- data: `data.csv`{", `raw.json` (raw samples)" if raw is not None else ""}
+- data: `data.csv`{", `raw.json.gz` (raw samples, seconds)" if raw is not None else ""}
 """
     (folder / "README.md").write_text(text)
     print(table)

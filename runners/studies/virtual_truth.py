@@ -51,7 +51,14 @@ def one(noise: Sequence[Noise], speedup: float, seed: int) -> dict[str, float | 
         found = compare(*measure_interleaved(device, [before, after], replace(SETTINGS, seed=seed)))
         seconds = device.time_s()
     low, high = found.speedup_ci or (0.0, 0.0)
-    return {"seed": seed, "verdict": found.verdict.value, "low": low, "high": high, "speedup": found.speedup or 0.0, "seconds": seconds}
+    return {
+        "seed": seed,
+        "verdict": found.verdict.value,
+        "low": low,
+        "high": high,
+        "speedup": found.speedup or 0.0,
+        "seconds": seconds,
+    }
 
 
 def many(kind: str, speedup: float) -> dict[str, object]:

@@ -48,17 +48,18 @@ KEYS = [
     "Linear[1x5x10->1x5x7]{}@int8",
     "Add[1x4x5x5+1x4x5x5->1x4x5x5]{act=Relu}@int8",
     "GlobalAveragePool[1x4x8x8->1x4x1x1]{}@int8",
+    "QuantizeLinear[1x3x8x8->1x3x8x8]{}@int8",
+    "DequantizeLinear[1x10->1x10]{}@fp32",
     "Linear[3x10->3x7]{act=Relu}@fp16",
 ]
 
 
 def _run(data: bytes, key: LayerKey) -> list[np.ndarray]:
     session = onnxruntime().InferenceSession(data, providers=["CPUExecutionProvider"])
-    dtype = {"int8": np.uint8, "fp16": np.float16}.get(key.precision, np.float32)
+    dtypes = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(float)": np.float32}
     rng = np.random.default_rng(0)
-    spread = 255 if dtype is np.uint8 else 3
     feeds = {
-        value.name: (rng.random(shape) * spread + 0.5).astype(dtype)
+        value.name: (rng.random(shape) * (255 if "int" in value.type else 3) + 0.5).astype(dtypes[value.type])
         for value, shape in zip(session.get_inputs(), key.inputs, strict=True)
     }
     return session.run(None, feeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -76,6 +77,22 @@ def test_newer_schema_is_refused(filled: Path) -> None:
     connection.commit()
     connection.close()
     refused(filled, SchemaError, rf"has schema 7, this hwbench reads up to {STORE_SCHEMA}; upgrade it")
+
+
+def test_the_log_of_a_killed_newer_version_stays_beside_its_file(filled: Path, tmp_path: Path) -> None:
+    """Whoever closes a SQLite file last works the log into it; not so before the schema is known."""
+    writer = sqlite3.connect(filled)
+    writer.execute("UPDATE hwbench_store SET schema = 7")
+    writer.commit()
+    (tmp_path / "killed").mkdir()
+    copy = tmp_path / "killed" / "store.db"
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{filled}{suffix}", f"{copy}{suffix}")
+    writer.close()
+    log = Path(f"{copy}-wal").read_bytes()
+    assert log
+    refused(copy, SchemaError, "has schema 7")
+    assert Path(f"{copy}-wal").read_bytes() == log
 
 
 @pytest.mark.parametrize("change", ["DELETE FROM hwbench_store", "UPDATE hwbench_store SET schema = 'x'"])

@@ -1,0 +1,115 @@
+"""What a person reads of a comparison: the verdict, why, and which layers the difference came from."""
+
+from __future__ import annotations
+
+from hwbench.comparison import Comparison, LayerChange, explained_share
+from hwbench.measurement import Measurement
+from hwbench.render.blocks import Block, Column, Line, Table, View
+from hwbench.render.units import count, interval, interval_s, percent, plural, seconds, size, times
+from hwbench.render.views import notes, provenance, where
+from hwbench.stats import Ratio, Verdict
+
+TOP_LAYERS = 15
+"""Layers that are shown unless all are asked for."""
+
+
+def compare_view(comparison: Comparison, *, all_layers: bool = False) -> View:
+    """One comparison: verdict, explanation, both sides, layers by what they saved, provenance.
+
+    Args:
+        comparison: What to show.
+        all_layers: Show every layer, not only the first `TOP_LAYERS`.
+    """
+    baseline, candidate = comparison.baseline, comparison.candidate
+    precision = f" (candidate in {candidate.precision})" if candidate.precision != baseline.precision else ""
+    headline = f"{verdict_text(comparison)}: {candidate.model} against {baseline.model} on {where(baseline)}{precision}"
+    blocks: list[Block] = [Line(headline, "bold"), *notes(comparison.findings), _sides(comparison)]
+    if comparison.layers:
+        blocks += _layers(comparison, len(comparison.layers) if all_layers else TOP_LAYERS)
+    return [*blocks, *(Line(f"{side}: {provenance(record)}", "dim") for side, record in _named(comparison))]
+
+
+def verdict_text(comparison: Comparison) -> str:
+    """The verdict in words, with the speed-up and its interval."""
+    ratio = comparison.ratio
+    if ratio is None:
+        return "not comparable"
+    effect = percent(comparison.baseline.settings.min_effect)
+    match comparison.verdict:
+        case Verdict.SLOWER:
+            return f"{times(ratio.ratio)[:-1]}x slower (95 % interval {interval(ratio.ci, ratio.ratio)})"
+        case Verdict.FASTER:
+            return f"{_speedup(ratio)} faster{_shown(ratio)}"
+        case Verdict.SAME:
+            return f"the same speed to within {effect}: {_speedup(ratio)}{_shown(ratio)}"
+        case _:
+            return f"cannot tell a difference of {effect}: {_speedup(ratio)}{_shown(ratio)}"
+
+
+def _speedup(ratio: Ratio) -> str:
+    return times(1 / ratio.ratio)
+
+
+def _shown(ratio: Ratio) -> str:
+    low, high = ratio.ci
+    return f" (95 % interval {interval((1 / high, 1 / low), 1 / ratio.ratio) if low > 0 else 'unknown'})"
+
+
+def _named(comparison: Comparison) -> tuple[tuple[str, Measurement], ...]:
+    return ("baseline", comparison.baseline), ("candidate", comparison.candidate)
+
+
+def _sides(comparison: Comparison) -> Table:
+    """Both sides beside each other, with baseline over candidate."""
+    first, second = comparison.baseline, comparison.candidate
+    file_ratio = first.file_bytes / second.file_bytes if second.file_bytes else None
+    rows = [
+        ("model", first.model, second.model, ""),
+        ("latency", seconds(first.median_s), seconds(second.median_s), times(comparison.speedup)),
+        ("95 % interval", interval_s(first.median_ci_s, first.median_s), interval_s(second.median_ci_s, second.median_s), ""),
+        ("MACs", count(first.macs), count(second.macs), times(comparison.macs_ratio)),
+        ("parameters", count(first.params), count(second.params), times(comparison.params_ratio)),
+        ("file", size(first.file_bytes), size(second.file_bytes), times(file_ratio)),
+    ]
+    if first.peak_memory_bytes and second.peak_memory_bytes:
+        memory_ratio = first.peak_memory_bytes / second.peak_memory_bytes
+        rows.append(("peak memory", size(first.peak_memory_bytes), size(second.peak_memory_bytes), times(memory_ratio)))
+    columns = (Column(""), Column("baseline", path=True), Column("candidate", path=True), Column("ratio", right=True))
+    return Table(columns, tuple(rows))
+
+
+def _layers(comparison: Comparison, top: int) -> list[Block]:
+    """The layers by what they saved or lost, those left out in one row, and what all explain."""
+    ranked = sorted(comparison.layers, key=lambda change: abs(change.saved_s), reverse=True)
+    shown, hidden = ranked[:top], ranked[top:]
+    columns = (
+        Column("layer", path=True),
+        Column("baseline", right=True),
+        Column("candidate", right=True),
+        Column("saved", right=True),
+        Column("implementation", path=True),
+    )
+    footer = ()
+    if hidden:
+        hidden_s = sum(change.saved_s for change in hidden)
+        name = f"{plural(len(hidden), 'further layer')} (--all-layers)"
+        footer = ((name, "", "", seconds(hidden_s, sign=True), ""),)
+    table = Table(columns, tuple(map(_row, shown)), footer)
+    share = explained_share(comparison)
+    if share is None or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER}:
+        return [table]
+    saved_s = comparison.baseline.median_s - comparison.candidate.median_s
+    difference = f"{seconds(abs(saved_s))} {'saved' if saved_s >= 0 else 'lost'}"
+    return [table, Line(f"The layers account for {percent(share)} of the {difference}.")]
+
+
+def _row(change: LayerChange) -> tuple[str, ...]:
+    before, after = change.baseline_implementation, change.candidate_implementation
+    how = before or after or "" if before == after or not before or not after else f"{before} → {after}"
+    return (
+        change.name,
+        seconds(change.baseline_s),
+        seconds(change.candidate_s),
+        seconds(change.saved_s, sign=True),
+        how,
+    )

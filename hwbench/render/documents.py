@@ -1,0 +1,197 @@
+"""Records as JSON documents (schema 1): plain types, seconds, null for what is not known, never NaN or infinity."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from hwbench.comparison import explained_share
+from hwbench.stats import SHOWN_CONFIDENCE
+
+if TYPE_CHECKING:
+    from hwbench.comparison import Comparison, LayerChange
+    from hwbench.devices.base import Found
+    from hwbench.measurement import DeviceInfo, LayerLatency, Measurement
+    from hwbench.store import Summary
+    from hwbench.workflows.doctor import Diagnosis
+    from hwbench.workflows.selftest import SelfTest
+    from hwbench.workload import Finding
+
+SCHEMA = 1
+
+Document = dict[str, Any]
+
+
+def to_json(document: Document) -> str:
+    """The document as text, ending in a newline; what is not finite becomes null."""
+    return json.dumps(_finite(document), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {str(key): _finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+        case _:
+            return value
+
+
+def profile_document(record: Measurement) -> Document:
+    """One measurement; latencies are null if it was ended before its first sample, layers if none were taken."""
+    measured, profile = bool(record.samples_s), record.profile
+    median_s = record.median_s if measured else None
+    sum_s = None if profile is None else profile.layers_sum_s
+    return {
+        "schema": SCHEMA,
+        "model": record.model,
+        "device": _device(record.device),
+        "median_s": median_s,
+        "median_ci_s": record.median_ci_s if measured else None,
+        "confidence": SHOWN_CONFIDENCE,
+        "samples_s": record.samples_s,
+        "session": record.session,
+        "macs": record.macs,
+        "params": record.params,
+        "file_bytes": record.file_bytes,
+        "peak_memory_bytes": record.peak_memory_bytes,
+        "layers": None if profile is None else [_layer(layer, median_s) for layer in profile.layers],
+        "layers_sum_s": sum_s,
+        "closure": record.closure if measured else None,
+        "rest_s": None if median_s is None or sum_s is None else median_s - sum_s,
+        "rest_cause": None if profile is None else profile.rest_cause,
+        "findings": _findings(record.findings),
+        "record": _provenance(record),
+    }
+
+
+def _layer(layer: LayerLatency, whole_s: float | None) -> Document:
+    return {
+        "name": layer.name,
+        "op": layer.op,
+        "key": None if layer.key is None else str(layer.key),
+        "implementation": layer.implementation,
+        "median_s": layer.median_s,
+        "share": None if whole_s is None else layer.median_s * layer.calls / whole_s,
+        "calls": layer.calls,
+    }
+
+
+def compare_document(comparison: Comparison) -> Document:
+    """One comparison with both sides' samples; its numbers are null where the two are incomparable."""
+    return {
+        "schema": SCHEMA,
+        "baseline": _side(comparison.baseline),
+        "candidate": _side(comparison.candidate),
+        "device": _device(comparison.baseline.device),
+        "speedup": comparison.speedup,
+        "speedup_ci": comparison.speedup_ci,
+        "confidence": SHOWN_CONFIDENCE,
+        "verdict": comparison.verdict.value,
+        "macs_ratio": comparison.macs_ratio,
+        "params_ratio": comparison.params_ratio,
+        "layers": [_change(change) for change in comparison.layers] or None,
+        "explained_share": explained_share(comparison),
+        "findings": _findings(comparison.findings),
+    }
+
+
+def _side(record: Measurement) -> Document:
+    return {
+        "model": record.model,
+        "median_s": record.median_s,
+        "median_ci_s": record.median_ci_s,
+        "samples_s": record.samples_s,
+        "session": record.session,
+        "macs": record.macs,
+        "params": record.params,
+        "file_bytes": record.file_bytes,
+        "peak_memory_bytes": record.peak_memory_bytes,
+        "record": _provenance(record),
+    }
+
+
+def _change(change: LayerChange) -> Document:
+    return {
+        "name": change.name,
+        "baseline_s": change.baseline_s,
+        "candidate_s": change.candidate_s,
+        "saved_s": change.saved_s,
+        "baseline_implementation": change.baseline_implementation,
+        "candidate_implementation": change.candidate_implementation,
+    }
+
+
+def _provenance(record: Measurement) -> Document:
+    """Where the numbers came from."""
+    return {
+        "id": record.id,
+        "group_id": record.group_id,
+        "started_utc": record.started_utc,
+        "complete": record.complete,
+        "model_sha256": record.model_sha256,
+        "inputs": [asdict(spec) for spec in record.inputs],
+        "batch": record.batch,
+        "precision": record.precision,
+        "settings": asdict(record.settings),
+        "clock": record.clock,
+        "loops": record.loops,
+        "hwbench_version": record.hwbench_version,
+        "commit": record.commit,
+    }
+
+
+def selftest_document(outcome: SelfTest) -> Document:
+    """A/A comparisons: each ratio with its interval and verdict."""
+    return {
+        "schema": SCHEMA,
+        "model": outcome.comparisons[0].baseline.model if outcome.comparisons else None,
+        "device": _device(outcome.device),
+        "runs": len(outcome.comparisons),
+        "false_verdicts": outcome.false_verdicts,
+        "covered": outcome.covered,
+        "noise_floor": outcome.noise_floor,
+        "comparisons": [
+            {
+                "ratio": None if c.ratio is None else c.ratio.ratio,
+                "ratio_ci": None if c.ratio is None else c.ratio.ci,
+                "sessions": None if c.ratio is None else c.ratio.sessions,
+                "verdict": c.verdict.value,
+            }
+            for c in outcome.comparisons
+        ],
+    }
+
+
+def doctor_document(diagnosis: Diagnosis) -> Document:
+    """A device's state and what was checked on it."""
+    return {
+        "schema": SCHEMA,
+        "device": _device(diagnosis.device),
+        "conditions": asdict(diagnosis.conditions),
+        "healthy": diagnosis.healthy,
+        "advice": [asdict(item) for item in diagnosis.advice],
+    }
+
+
+def devices_document(found: Sequence[Found]) -> Document:
+    """Every target in reach, ready or not."""
+    return {"schema": SCHEMA, "devices": [asdict(item) for item in found]}
+
+
+def store_document(url: str, summaries: Iterable[Summary]) -> Document:
+    """What a store holds, newest first."""
+    return {"schema": SCHEMA, "store": url, "measurements": [asdict(item) for item in summaries]}
+
+
+def _device(info: DeviceInfo) -> Document:
+    return {**asdict(info), "details": dict(info.details)}
+
+
+def _findings(findings: Iterable[Finding]) -> list[Document]:
+    return [{"code": finding.code, "text": finding.text} for finding in findings]

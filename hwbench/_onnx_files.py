@@ -140,9 +140,19 @@ def fix_inputs(model: ModelProto, given: Sequence[TensorSpec], batch: int | None
         raise UsageError(f"{name} is fixed to its first input {found}; --batch {batch} needs a model exported with that batch")
     del model.graph.value_info[:]
     for value in model.graph.output:
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
     return fixed
+
+
+def input_specs(model: ModelProto, name: str) -> tuple[TensorSpec, ...]:
+    """The inputs of a model whose shapes are fixed.
+
+    Raises:
+        UsageError: A dimension is open.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return tuple(_fix(value, {}, name) for value in model.graph.input if value.name not in constants)
 
 
 def _assign(given: Sequence[TensorSpec], names: Sequence[str], name: str) -> dict[str, Shape]:

@@ -17,7 +17,6 @@ from hwbench.errors import UnsafeModelError
 from hwbench.workload import TensorSpec
 
 _REFUSED = {"INST", "OBJ", "STACK_GLOBAL", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER"}
-_STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER: first pickle of a file written before torch 1.6
 
 _TENSORS = re.compile(
@@ -72,18 +71,25 @@ def imports(data: bytes, name: str) -> set[str]:
 
 def _imports_of_one(stream: io.BytesIO, size: int) -> set[str]:
     found: set[str] = set()
-    strings = ["?", "?"]
+    pushed: list[str | None] = [None, None]  # texts as they come to lie on the stack; protocol 4 imports the last two
+    memo: dict[int, str | None] = {}
     for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name == "GLOBAL":
+        kind = opcode.name
+        if kind == "GLOBAL":
             found.add(str(argument).replace("__builtin__", "builtins").replace(" ", "."))
-        elif opcode.name == "STACK_GLOBAL":
-            found.add(f"{strings[-2]}.{strings[-1]} (protocol 4)")
-        elif opcode.name in _REFUSED:
-            found.add(f"{opcode.name} {argument or ''}".replace(" ", "."))
-        elif opcode.name in _STRINGS:
-            strings.append(str(argument))
-        elif opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"} and int(argument or 0) > size:
-            raise ValueError(f"memo index {argument} in {size} bytes")
+        elif kind == "STACK_GLOBAL":
+            found.add(f"{pushed[-2]}.{pushed[-1]} (pickle protocol 4)")
+        elif kind in _REFUSED:
+            found.add(f"{kind} {argument or ''}".strip())
+        elif kind in {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}:
+            index = len(memo) if argument is None else int(argument)
+            if index > size:
+                raise ValueError(f"memo index {index} in {size} bytes")
+            memo[index] = pushed[-1]
+            continue
+        elif kind in {"GET", "BINGET", "LONG_BINGET"}:
+            argument = memo.get(int(argument or 0))
+        pushed.append(argument if isinstance(argument, str) else None)
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -93,8 +94,8 @@ def convert(file: ModelFile, request: Request, limit_s: float = LIMIT_S) -> Expo
 def _died(name: str, code: int, stderr: str) -> HwbenchError:
     if code < 0:
         return UnsafeModelError(f"{name}: reading it ended the process with signal {-code}; the file is damaged or hostile")
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    return SchemaError(f"{name}: torch cannot read it ({(lines or ['no message'])[-1][:300]}); save the model anew")
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["no message"]
+    return SchemaError(f"{name}: torch cannot read it ({lines[-1][:300]}); save the model anew")
 
 
 def main(folder: str) -> None:
@@ -111,6 +112,9 @@ def main(folder: str) -> None:
         result = {"findings": [asdict(found) for found in exported.findings]}
     except HwbenchError as error:
         result = {"error": type(error).__name__, "message": str(error)}
+    except (*FAILURES, pickle.UnpicklingError, EOFError) as error:
+        message = f"{request.name}: torch cannot read it ({reason(error)}); save the model anew"
+        result = {"error": SchemaError.__name__, "message": message}
     (place / "result.json").write_text(json.dumps(result))
 
 

@@ -215,7 +215,10 @@ def _findings_of(baseline: Measurement, candidate: Measurement) -> tuple[Finding
     both = [finding for finding in baseline.findings if finding in candidate.findings]
     sides = [("baseline", baseline), ("candidate", candidate)]
     single = [
-        Finding(finding.code, f"{side}: {finding.text}") for side, record in sides for finding in record.findings if finding not in both
+        Finding(finding.code, f"{side}: {finding.text}")
+        for side, record in sides
+        for finding in record.findings
+        if finding not in both
     ]
     return (*both, *single)
 

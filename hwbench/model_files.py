@@ -169,7 +169,7 @@ def _keep(cache: Path, data: bytes) -> None:
 
 def _workload(found: Exported, request: Request, precision: str, file_bytes: int | None) -> Workload:
     model = onnx_graph.load(found.onnx)
-    inputs = _onnx_files.fix_inputs(model, (), None, request.name)
+    inputs = _onnx_files.input_specs(model, request.name)
     onnx_graph.name_nodes(model)
     findings = list(found.findings)
     zeros, counts = onnx_graph.zero_share(model), onnx_graph.count(model)

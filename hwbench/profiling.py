@@ -49,7 +49,7 @@ class Watch:
     """Told what happens while measuring; the default hears nothing. Progress bars and the store are watches."""
 
     def started(self, records: Sequence[Measurement]) -> None:
-        """Measuring begins; `records` have no samples yet and `complete=False`."""
+        """The first warm-up is over and samples follow; `records` have none yet and `complete=False`."""
 
     def sampled(self, record: int, session: int, samples_s: Sequence[float], blocks: Sequence[int], *, warm_up: bool) -> None:
         """Samples of workload number `record` arrived."""
@@ -128,9 +128,7 @@ class _Campaign:
         self.begun = self.now()
 
     def run(self) -> tuple[Measurement, ...]:
-        before = self.device.conditions()
-        drafts = self._drafts(before)
-        self.watch.started(drafts)
+        self.drafts = self._drafts(self.device.conditions())
         sessions, longest_s = 0, 0.0
         while not self._enough(sessions, longest_s):
             start = self.now()
@@ -141,7 +139,7 @@ class _Campaign:
                 self.watch.looked(sessions, self.now() - self.begun, so_far)
             longest_s = max(longest_s, self.now() - start)
         after = self.device.conditions()
-        records = tuple(self._finish(draft, track, after) for draft, track in zip(drafts, self.tracks, strict=True))
+        records = tuple(self._finish(draft, track, after) for draft, track in zip(self.drafts, self.tracks, strict=True))
         self.watch.finished(records)
         return records
 
@@ -175,7 +173,7 @@ class _Campaign:
                 self.tracks[index].note(slots[int(index)].findings)
             block_s = self._warm_up(slots, number)
             timed = self._timed(slots, block_s)
-            throttled = self.device.conditions().throttled and self.cool_downs < COOL_DOWNS
+            throttled = self.device.conditions().throttled and self._may_wait()
             for index, (samples_s, blocks) in timed.items():
                 self._keep(index, number, samples_s, blocks, warm_up=bool(throttled))
             if throttled:
@@ -198,7 +196,6 @@ class _Campaign:
         while True:
             for index, values in self._run(slots, WARM_UP_ROUNDS, self.loops or 1).items():
                 seen[index] += values
-                self._keep(index, number, values, (), warm_up=True)
             elapsed_s = self.now() - start
             done = all(stats.settled(values) for values in seen.values())
             if elapsed_s >= bound_s or (done and elapsed_s >= WARM_UP_MIN_S):
@@ -210,6 +207,10 @@ class _Campaign:
         latencies_s = {index: float(np.median(values[-WARM_UP_ROUNDS:])) for index, values in seen.items()}
         if not self.loops:
             self.loops = max(1, math.ceil(self.settings.min_round_s / min(latencies_s.values())))
+            self.drafts = [replace(draft, clock=self.clock, loops=self.loops) for draft in self.drafts]
+            self.watch.started(self.drafts)
+        for index, values in seen.items():
+            self._keep(index, number, values, (), warm_up=True)
         return sum(latencies_s.values()) * self.loops
 
     def _timed(self, slots: dict[int, Prepared], block_s: float) -> dict[int, tuple[list[float], list[int]]]:
@@ -248,8 +249,11 @@ class _Campaign:
             track.block += blocks
         self.watch.sampled(index, session, samples_s, blocks, warm_up=warm_up)
 
+    def _may_wait(self) -> bool:
+        return self.cool_downs < COOL_DOWNS and self.now() - self.begun + COOL_DOWN_S < self.settings.budget_s
+
     def _cool_down(self) -> None:
-        while self.cool_downs < COOL_DOWNS:
+        while self._may_wait():
             self.cool_downs += 1
             self.idle(COOL_DOWN_S)
             if not self.device.conditions().throttled:
@@ -312,8 +316,6 @@ class _Campaign:
     def _finish(self, draft: Measurement, track: _Track, after: Conditions) -> Measurement:
         record = replace(
             draft,
-            clock=self.clock,
-            loops=self.loops,
             samples_s=tuple(track.samples_s),
             session=tuple(track.session),
             block=tuple(track.block),

@@ -73,7 +73,7 @@ class Workload:
         return sha256(self.onnx).hexdigest()
 
 
-_KEY = re.compile(r"(?P<op>[\w.:%-]+)\[(?P<inputs>[^\]]*)->(?P<output>[^\]]*)\]\{(?P<attrs>[^}]*)\}@(?P<precision>\w+)")
+_KEY = re.compile(r"(?P<op>[\w.~%-]+)\[(?P<inputs>[^\]]*)->(?P<output>[^\]]*)\]\{(?P<attrs>[^}]*)\}@(?P<precision>\w+)")
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -79,7 +79,9 @@ class CpuOrt(Device):
             runtime = f"onnxruntime {onnxruntime().__version__}"
         except DeviceUnavailableError as error:
             return [Found(cls.name, _host.cpu_name(), ready=False, hint=str(error))]
-        return [Found(cls.name, f"{_host.cpu_name()}, {len(_host.physical_cores(_host.affinity()))} cores, {runtime}", ready=True)]
+        return [
+            Found(cls.name, f"{_host.cpu_name()}, {len(_host.physical_cores(_host.affinity()))} cores, {runtime}", ready=True)
+        ]
 
     def _open(self) -> None:
         onnxruntime()
@@ -128,11 +130,6 @@ class CpuOrt(Device):
         return _host.doctor(self._cores)
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
-        if workload.precision not in self.precisions:
-            allowed = ", ".join(sorted(self.precisions))
-            raise UnsupportedLayerError(
-                f"ONNX Runtime's CPU kernels do not run {workload.precision}; choose --precision {allowed}"
-            )
         cores = self._pin(settings.threads)
         findings = [] if _host.CAN_PIN else [Finding("not_pinned", "this system cannot pin threads to cores")]
         if settings.isolate:
@@ -194,6 +191,9 @@ class CpuOrt(Device):
 
     def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Per-layer times of `runs` inferences in a profiled session of its own in this process."""
+        return self._guard(lambda: self._profile_layers(prepared, runs))
+
+    def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         workload, cores = prepared.workload, self._pin(prepared.settings.threads)
         options = _profiled(_options(cores), self._path("profile"))
         new = workload.sha256 not in self._graphs

@@ -37,7 +37,7 @@ def verdict_text(comparison: Comparison) -> str:
     effect = percent(comparison.baseline.settings.min_effect)
     match comparison.verdict:
         case Verdict.SLOWER:
-            return f"{times(ratio.ratio)[:-1]}x slower (95 % interval {interval(ratio.ci, ratio.ratio)})"
+            return f"{times(ratio.ratio)} slower (95 % interval {interval(ratio.ci, ratio.ratio)})"
         case Verdict.FASTER:
             return f"{_speedup(ratio)} faster{_shown(ratio)}"
         case Verdict.SAME:
@@ -96,10 +96,10 @@ def _layers(comparison: Comparison, top: int) -> list[Block]:
         footer = ((name, "", "", seconds(hidden_s, sign=True), ""),)
     table = Table(columns, tuple(map(_row, shown)), footer)
     share = explained_share(comparison)
-    if share is None or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER}:
+    if not share or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER}:
         return [table]
-    saved_s = comparison.baseline.median_s - comparison.candidate.median_s
-    difference = f"{seconds(abs(saved_s))} {'saved' if saved_s >= 0 else 'lost'}"
+    whole_s = sum(change.saved_s for change in ranked) / share
+    difference = f"{seconds(abs(whole_s))} {'saved' if whole_s >= 0 else 'lost'}"
     return [table, Line(f"The layers account for {percent(share)} of the {difference}.")]
 
 

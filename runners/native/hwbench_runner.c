@@ -1,7 +1,7 @@
 /* hwbench_runner [--plan FILE]: times ONNX models on a target, through ONNX Runtime's C API.
  *
- * It executes a plan (by default from standard input) line by line as the lines arrive, and answers each with exactly one
- * JSON line on standard output: over a pipe it is a server, with a file a batch job. README.md describes both languages.
+ * It executes a plan (by default from standard input) line by line as the lines arrive, and answers each with exactly
+ * one JSON line on standard output: over a pipe it is a server, with a file a batch job. README.md has both languages.
  * ONNX Runtime is opened with dlopen and none of its headers is needed: this one file builds for every target. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,30 +19,29 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PROTOCOL = 1, MAX_MODELS = 1024, MAX_DIMS = 16, MAX_THREADS = 1024, MAX_ROUNDS = 100000 };
-enum { MAX_SECONDS = 1000000, MAX_LOOPS = 1000000000, EVENT_BYTES = 1 << 22 /* more than any event needs */ };
+enum { MAX_MODELS = 1024, MAX_DIMS = 16, MAX_THREADS = 1024, MAX_ROUNDS = 100000, EVENT_BYTES = 1 << 22 };
 enum { EXIT_OUTPUT = 1, EXIT_PLAN = 2, EXIT_TARGET = 3, EXIT_MODEL = 4, EXIT_LIMIT = 5 };
 
 /* ---- ONNX Runtime's C API: a table of function pointers that only ever grows at its end, so the index of a function
  * (its position in struct OrtApi of onnxruntime_c_api.h) never changes. All of these exist since version 5 of the API.
- * F(index, result, name, parameters): a result P is a status, NULL if all is well. P is any pointer. */
+ * F(index, result, name, parameters): P is any pointer, Out one to a result; a P returned is a status, NULL if well. */
 enum { API_VERSION = 5, LOG_WARNING = 2, DEVICE_ALLOCATOR = 0, DEFAULT_MEMORY = 0 };
 typedef const void *P;
-typedef void *Handle;
+typedef void *Out, *Handle;
 #define ORT_FUNCTIONS(F) \
-  F(2, P, GetErrorMessage, P) F(3, P, CreateEnv, int, P, P) F(7, P, CreateSession, P, P, P, P) \
-  F(10, P, CreateSessionOptions, P) F(14, P, EnableProfiling, P, P) F(24, P, SetIntraOpNumThreads, P, int) \
-  F(30, P, SessionGetInputCount, P, P) F(31, P, SessionGetOutputCount, P, P) \
-  F(33, P, SessionGetInputTypeInfo, P, size_t, P) F(36, P, SessionGetInputName, P, size_t, P, P) \
-  F(37, P, SessionGetOutputName, P, size_t, P, P) F(48, P, CreateTensorAsOrtValue, P, P, size_t, int, P) \
-  F(51, P, GetTensorMutableData, P, P) F(55, P, CastTypeInfoToTensorInfo, P, P) F(60, P, GetTensorElementType, P, P) \
-  F(61, P, GetDimensionsCount, P, P) F(62, P, GetDimensions, P, P, size_t) F(65, P, GetTensorTypeAndShape, P, P) \
-  F(69, P, CreateCpuMemoryInfo, int, int, P) F(76, P, AllocatorFree, P, P) F(78, P, GetAllocatorWithDefaultOptions, P) \
-  F(95, void, ReleaseSession, P) F(96, void, ReleaseValue, P) F(98, void, ReleaseTypeInfo, P) \
-  F(99, void, ReleaseTensorTypeAndShapeInfo, P) F(100, void, ReleaseSessionOptions, P) \
-  F(110, P, SessionEndProfiling, P, P, P) F(130, P, AddSessionConfigEntry, P, P, P) F(133, P, RunWithBinding, P, P, P) \
-  F(134, P, CreateIoBinding, P, P) F(135, void, ReleaseIoBinding, P) F(136, P, BindInput, P, P, P) \
-  F(138, P, BindOutputToDevice, P, P, P) F(140, P, GetBoundOutputValues, P, P, P, P)
+  F(2, P, GetErrorMessage, P) F(3, P, CreateEnv, int, P, Out) F(7, P, CreateSession, P, P, P, Out) \
+  F(10, P, CreateSessionOptions, Out) F(14, P, EnableProfiling, P, P) F(24, P, SetIntraOpNumThreads, P, int) \
+  F(30, P, SessionGetInputCount, P, Out) F(31, P, SessionGetOutputCount, P, Out) \
+  F(33, P, SessionGetInputTypeInfo, P, size_t, Out) F(36, P, SessionGetInputName, P, size_t, P, Out) \
+  F(37, P, SessionGetOutputName, P, size_t, P, Out) F(48, P, CreateTensorAsOrtValue, P, P, size_t, int, Out) \
+  F(51, P, GetTensorMutableData, P, Out) F(55, P, CastTypeInfoToTensorInfo, P, Out) \
+  F(60, P, GetTensorElementType, P, Out) F(61, P, GetDimensionsCount, P, Out) F(62, P, GetDimensions, P, Out, size_t) \
+  F(65, P, GetTensorTypeAndShape, P, Out) F(69, P, CreateCpuMemoryInfo, int, int, Out) F(76, P, AllocatorFree, P, P) \
+  F(78, P, GetAllocatorWithDefaultOptions, Out) F(95, void, ReleaseSession, P) F(96, void, ReleaseValue, P) \
+  F(98, void, ReleaseTypeInfo, P) F(99, void, ReleaseTensorTypeAndShapeInfo, P) F(100, void, ReleaseSessionOptions, P) \
+  F(110, P, SessionEndProfiling, P, P, Out) F(130, P, AddSessionConfigEntry, P, P, P) \
+  F(133, P, RunWithBinding, P, P, P) F(134, P, CreateIoBinding, P, Out) F(135, void, ReleaseIoBinding, P) \
+  F(136, P, BindInput, P, P, P) F(138, P, BindOutputToDevice, P, P, P) F(140, P, GetBoundOutputValues, P, P, Out, Out)
 #define DECLARE(index, result, name, ...) result (*name)(__VA_ARGS__);
 #define FETCH(index, result, name, ...) ort.name = (result (*)(__VA_ARGS__))table[index];
 static struct { ORT_FUNCTIONS(DECLARE) } ort;
@@ -69,16 +68,15 @@ static int64_t threads = 1, spin, seed, cpus[CPU_SETSIZE], cpu_count; /* no CPUs
 static char profile[4096]; /* prefix of the profile files; empty: no profiling */
 
 /* ---- Events. */
+static char event_buffer[EVENT_BYTES]; /* larger than any event: one is sent whole, or not at all */
 static FILE *events; /* a private copy of standard output: whatever else is printed there lands on standard error */
 static const char *command = "plan"; /* at hand, for error events */
 static volatile sig_atomic_t writing;
 
 static void put_string(const char *text) {
   putc('"', events);
-  for (const unsigned char *s = (const unsigned char *)text; *s != '\0'; s++) {
-    if (*s < 0x20 || *s == 0x7F) fprintf(events, "\\u%04x", *s);
-    else fprintf(events, *s == '"' || *s == '\\' ? "\\%c" : "%c", *s);
-  }
+  for (const unsigned char *s = (const unsigned char *)text; *s != '\0'; s++)
+    fprintf(events, *s < 0x20 ? "\\u%04x" : strchr("\"\\", *s) ? "\\%c" : "%c", *s);
   putc('"', events);
 }
 
@@ -117,9 +115,9 @@ static void check(P status, const char *function) {
 
 /* The watchdog. If an event is being written, or cannot be, its reader has stalled: the exit code has to do. */
 static void on_limit(int number) {
-  static const char event[] = "{\"event\":\"error\",\"code\":5,\"where\":\"limit\",\"message\":\"time limit passed\"}\n";
+  static const char text[] = "{\"event\":\"error\",\"code\":5,\"where\":\"limit\",\"message\":\"time limit over\"}\n";
   struct pollfd room = {.fd = fileno(events), .events = POLLOUT};
-  if (number == SIGALRM && !writing && poll(&room, 1, 0) == 1) (void)!write(room.fd, event, sizeof event - 1);
+  if (number == SIGALRM && !writing && poll(&room, 1, 0) == 1) (void)!write(room.fd, text, sizeof text - 1);
   _exit(EXIT_LIMIT);
 }
 
@@ -135,7 +133,7 @@ static Tensor put_tensor(size_t index, const char *name, Handle info) {
   ORT(GetDimensions, info, tensor.shape, tensor.dims);
   put(index == 0 ? "{'name':%s,'type':%s,'shape':[" : ",{'name':%s,'type':%s,'shape':[", name, types[tensor.type].name);
   for (size_t k = 0; k < tensor.dims; k++) {
-    if (tensor.shape[k] < 0) fail(EXIT_MODEL, "dimension %zu of '%s' is dynamic; fix it in the model", k, name);
+    if (tensor.shape[k] < 0) fail(EXIT_MODEL, "dimension %zu of '%s' is dynamic; give it a fixed size", k, name);
     tensor.count *= (size_t)tensor.shape[k];
     put(k == 0 ? "%d" : ",%d", tensor.shape[k]);
   }
@@ -143,9 +141,9 @@ static Tensor put_tensor(size_t index, const char *name, Handle info) {
   return tensor;
 }
 
-/* Fixed random values, equal for equal seeds on every target (Knuth's 64-bit linear congruential generator, from MMIX).
- * Floats are uniform in [-1, 1), half floats in +-[0.5, 1): never subnormal, which some CPUs compute slowly. Wide integers
- * are 0 or 1, as most are masks, or indices into tables of two rows or more; bytes, mostly activations, are 0 to 127. */
+/* Fixed random values, equal for equal seeds on every target (Knuth's 64-bit linear congruential generator, of MMIX).
+ * Floats are uniform in [-1, 1), half floats in +-[0.5, 1): none is subnormal, which some CPUs compute slowly. Wider
+ * integers are 0 or 1, as most are masks, or indices into tables of two rows or more; bytes, activations, 0 to 127. */
 static void fill(void *data, const Tensor *tensor, uint64_t random) {
   for (size_t k = 0; k < tensor->count; k++) {
     random = random * 6364136223846793005u + 1442695040888963407u;
@@ -161,7 +159,7 @@ static void fill(void *data, const Tensor *tensor, uint64_t random) {
   }
 }
 
-/* Bind random inputs, told in the event at hand, and outputs, which the first inference allocates for all later ones. */
+/* Bind random inputs, told in the event at hand, and outputs, which the first inference allocates for all others. */
 static void bind(const Model *model) {
   size_t inputs, outputs;
   Handle name, type, info, value, data;
@@ -198,7 +196,7 @@ static int64_t now_ns(void) {
 static int64_t time_round(const Model *model, int64_t loops) {
   P status = NULL;
   const int64_t start = now_ns();
-  for (int64_t i = 0; i < loops && status == NULL; i++) status = ort.RunWithBinding(model->session, NULL, model->binding);
+  for (int64_t i = 0; i < loops && !status; i++) status = ort.RunWithBinding(model->session, NULL, model->binding);
   const int64_t elapsed = now_ns() - start;
   check(status, "RunWithBinding");
   return elapsed;
@@ -208,8 +206,7 @@ static int64_t time_round(const Model *model, int64_t loops) {
 static void pin(Handle options) {
   char workers[8 * MAX_THREADS] = "";
   size_t end = 0;
-  cpu_set_t mine;
-  CPU_ZERO(&mine);
+  cpu_set_t mine = {{0}};
   if (cpu_count < threads) fail(EXIT_PLAN, "%d threads need as many CPUs, not %d", (int)threads, (int)cpu_count);
   for (int64_t i = 0; i < cpu_count; i++) {
     /* This thread is the pool's first, and ours to pin. For the others ONNX Runtime counts CPUs from 1. */
@@ -223,9 +220,8 @@ static void pin(Handle options) {
 /* ---- Lines of the plan. */
 static int64_t whole(const char *text, int64_t least, int64_t most) {
   char *end;
-  errno = 0;
   const int64_t number = strtoll(text, &end, 10);
-  if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || number < least || number > most)
+  if (*text < '0' || *text > '9' || *end != '\0' || number < least || number > most)
     fail(EXIT_PLAN, "expected a whole number from %" PRId64 " to %" PRId64 ", not '%s'", least, most, text);
   return number;
 }
@@ -262,12 +258,10 @@ static void open_library(const char *path) {
 static void set_cpus(char *list) {
   cpu_count = 0;
   for (char *part = strsep(&list, ","); part != NULL; part = strsep(&list, ",")) {
-    const char *first = strsep(&part, "-");
-    int64_t cpu = whole(first, cpu_count == 0 ? 0 : cpus[cpu_count - 1] + 1, CPU_SETSIZE - 1);
+    int64_t cpu = whole(strsep(&part, "-"), cpu_count == 0 ? 0 : cpus[cpu_count - 1] + 1, CPU_SETSIZE - 1);
     const int64_t last = part == NULL ? cpu : whole(part, cpu, CPU_SETSIZE - 1);
     for (; cpu <= last; cpus[cpu_count++] = cpu++) {
-      cpu_set_t one;
-      CPU_ZERO(&one);
+      cpu_set_t one = {{0}};
       CPU_SET((size_t)cpu, &one);
       if (sched_setaffinity(0, sizeof one, &one) != 0) fail(EXIT_TARGET, "CPU %d: %s", (int)cpu, strerror(errno));
     }
@@ -279,8 +273,8 @@ static void load(char *path) {
   Model *model = place_of("");
   Handle options;
   int end = 0;
-  if (env == NULL || path == NULL) fail(EXIT_PLAN, "expected: load NAME PATH, after: lib PATH");
-  if (model == NULL) fail(EXIT_PLAN, "%d models are loaded already", MAX_MODELS);
+  if (env == NULL || path == NULL || model == NULL)
+    fail(EXIT_PLAN, "expected: load NAME PATH, after: lib PATH, and at most %d at a time", MAX_MODELS);
   if (place_of(name) != NULL || sscanf(name, "%64[A-Za-z0-9_.-]%n", model->name, &end) != 1 || name[end] != '\0')
     fail(EXIT_PLAN, "'%s' is loaded already, or is no name: 1 to 64 letters, digits, '_', '.' or '-'", name);
   const int64_t start = now_ns();
@@ -339,11 +333,10 @@ static void run(char *arguments) {
   static const Model *order[MAX_ROUNDS];
   static int64_t ns[MAX_ROUNDS];
   size_t rounds = 0;
-  const int64_t loops = whole(strsep(&arguments, " "), 1, MAX_LOOPS);
-  do {
-    if (rounds == MAX_ROUNDS) fail(EXIT_PLAN, "more than %d rounds in one line", MAX_ROUNDS);
-    order[rounds++] = loaded(strsep(&arguments, " "));
-  } while (arguments != NULL);
+  const int64_t loops = whole(strsep(&arguments, " "), 1, 1000000000);
+  do order[rounds++] = loaded(strsep(&arguments, " "));
+  while (arguments != NULL && rounds < MAX_ROUNDS);
+  if (arguments != NULL) fail(EXIT_PLAN, "more than %d rounds in one line", MAX_ROUNDS);
   for (size_t i = 0; i < rounds; i++) ns[i] = time_round(order[i], loops);
   put("{'event':'samples','clock':'CLOCK_MONOTONIC','loops':%d,'ns':[%d", loops, ns[0]);
   for (size_t i = 1; i < rounds; i++) put(",%d", ns[i]);
@@ -374,28 +367,28 @@ static void execute(char *value) {
   else if (IS("cpus")) set_cpus(value);
   else if (IS("spin")) spin = whole(value, 0, 1);
   else if (IS("seed")) seed = whole(value, 0, INT32_MAX);
-  else if (IS("limit")) alarm((unsigned)whole(value, 1, MAX_SECONDS));
+  else if (IS("limit")) alarm((unsigned)whole(value, 1, 1000000));
   else if (IS("profile") && strlen(value) < sizeof profile) strcpy(profile, strcmp(value, "-") == 0 ? "" : value);
   else fail(EXIT_PLAN, "unknown command, or not with this value");
   put("{'event':'set','name':%s}\n", command);
 }
 
 int main(int argc, char **argv) {
-  FILE *plan = stdin;
   char *line = NULL;
   size_t capacity = 0;
   struct utsname host;
-  setenv("ORT_DISABLE_TELEMETRY", "1", 1); /* before the library is loaded: it would start a thread, write files, upload */
+  setenv("ORT_DISABLE_TELEMETRY", "1", 1); /* which would start a thread, keep files, upload */
   signal(SIGPIPE, SIG_IGN);
   signal(SIGALRM, on_limit);
   events = fdopen(dup(STDOUT_FILENO), "w");
-  if (events == NULL || setvbuf(events, NULL, _IOFBF, EVENT_BYTES) != 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) return 1;
-  if (argc == 3 && strcmp(argv[1], "--plan") == 0) plan = fopen(argv[2], "r");
-  else if (argc > 1) fail(EXIT_PLAN, "expected no arguments, or --plan FILE; not '%s'", argv[1]);
+  if (events == NULL || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) return EXIT_OUTPUT;
+  setvbuf(events, event_buffer, _IOFBF, sizeof event_buffer);
+  if (argc != 1 && (argc != 3 || strcmp(argv[1], "--plan") != 0)) fail(EXIT_PLAN, "usage: %s [--plan FILE]", argv[0]);
+  FILE *plan = argc == 3 ? fopen(argv[2], "r") : stdin;
   if (plan == NULL) fail(EXIT_PLAN, "cannot read %s: %s", argv[2], strerror(errno));
   uname(&host);
-  put("{'event':'hello','protocol':%d,'pid':%d,'machine':%s,'kernel':%s}\n", (int64_t)PROTOCOL, (int64_t)getpid(),
-      host.machine, host.release);
+  put("{'event':'hello','protocol':1,'pid':%d,'machine':%s,", (int64_t)getpid(), host.machine);
+  put("'kernel':%s}\n", host.release);
   for (ssize_t length; (length = getline(&line, &capacity, plan)) > 0;) {
     if (line[length - 1] != '\n' || strlen(line) != (size_t)length) fail(EXIT_PLAN, "a line is cut, or has a NUL byte");
     line[length - 1] = '\0';

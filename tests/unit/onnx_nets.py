@@ -125,16 +125,33 @@ def vgg() -> onnx.ModelProto:
 
 
 def inception() -> onnx.ModelProto:
-    """Two branches side by side, then squeeze-and-excitation."""
+    """Two branches side by side, then a convolution with squeeze-and-excitation, then a transposed convolution."""
     net = Net(1, 3, 8, 8)
     x = net.conv("x", "stem", 6, act="Relu")
-    a, b = net.conv(x, "left", 4, 1, act="Relu"), net.conv(x, "right", 5, act="Relu")
-    x = net.node("Concat", a, b, axis=1, name="cat")
+    x = net.node("Concat", net.conv(x, "left", 4, 1, act="Relu"), net.conv(x, "right", 5, act="Relu"), axis=1, name="cat")
     net.channels[x] = 9
-    gate = net.conv(net.node("GlobalAveragePool", x), "se.squeeze", 3, 1, bn=False, act="Relu")
-    gate = net.conv(gate, "se.excite", 9, 1, bn=False, act="Sigmoid")
+    x = net.conv(x, "mixed", 7, act="Relu")
+    gate = net.conv(net.node("GlobalAveragePool", x, name="se.pool"), "se.squeeze", 3, 1, bn=False, act="Relu")
+    gate = net.conv(gate, "se.excite", 7, 1, bn=False, act="Sigmoid")
     x = net.node("Mul", x, gate, name="se/Mul")
-    return net.model(net.head(net.conv(x, "last", 8, act="Relu")))
+    parameters = net.random("up.weight", 7, 4, 2, 2), net.random("up.bias", 4)
+    x = net.node("ConvTranspose", x, *parameters, name="up", kernel_shape=[2, 2], strides=[2, 2])
+    net.channels[x] = 4
+    return net.model(net.head(x))
+
+
+def tokens() -> onnx.ModelProto:
+    """A map turned into tokens, then a block of LayerNormalization, MatMul, bias and residual addition, as in ConvNeXt."""
+    net = Net(1, 3, 4, 4)
+    x = net.node("Transpose", net.conv("x", "stem", 6, bn=False), perm=[0, 2, 3, 1], name="permute")
+    scale, shift = net.random("norm.weight", 6), net.random("norm.bias", 6)
+    y = net.node("LayerNormalization", x, scale, shift, name="norm", axis=-1)
+    y = net.node("MatMul", y, net.random("up.weight", 6, 10), name="up")
+    y = net.node("Relu", net.node("Add", y, net.random("up.bias", 10), name="up/Add"), name="act/Relu")
+    y = net.node("MatMul", y, net.random("down.weight", 10, 6), name="down")
+    x = net.node("Add", x, y, name="residual")
+    pooled = net.node("ReduceMean", x, net.constant("axes", np.array([1, 2], np.int64)), name="pool", keepdims=0)
+    return net.model(net.linear(pooled, "fc", 6, 5))
 
 
 def run(model: onnx.ModelProto, seed: int = 0) -> np.ndarray:

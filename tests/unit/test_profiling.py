@@ -19,7 +19,10 @@ QUICK = Settings(layers=False)
 A, B = told("a"), told("b")
 
 
-def virtual(ratio: float = 1.0, noise=(White(0.01), SessionOffset(0.003)), seed: int = 0, **more) -> Virtual:
+ORDINARY = (White(0.01), SessionOffset(0.003))
+
+
+def virtual(ratio: float = 1.0, noise=ORDINARY, seed: int = 0, **more) -> Virtual:
     return Virtual(noise=noise, seed=seed, latencies_s={A.sha256: 0.01, B.sha256: 0.01 * ratio}, **more)
 
 

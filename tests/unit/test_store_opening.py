@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,16 @@ def test_the_tables_exist_in_postgresql_too() -> None:
     for table in tables().store.metadata.sorted_tables:
         statement = str(sa.schema.CreateTable(table).compile(dialect=postgresql.dialect()))
         assert statement.strip().startswith(f"CREATE TABLE {table.name}")
+
+
+def test_a_store_that_another_process_is_creating_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
+    release.start()
+    with open_store(str(path)) as store:
+        assert not other.in_transaction, "it was opened while the other held it"
+        assert store.list() == ()
+    release.join()
+    other.close()

@@ -1,0 +1,84 @@
+"""The command line: `main` turns what happened into one line on standard error and an exit code.
+
+0 fine (compare: FASTER or SAME); 1 SLOWER, or a rule of `--fail-on` was hit; 2 usage, unreadable file, INCOMPARABLE;
+3 device; 4 the runtime cannot run the model; 5 UNRESOLVED; 70 a fault of hwbench itself (EX_SOFTWARE of sysexits.h);
+130 interrupted and 141 reader of the output gone, as shells report SIGINT and SIGPIPE.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+import typer.main
+
+from hwbench.cli.commands import app
+from hwbench.errors import HwbenchError
+
+FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
+_BadCommandLine = typer.BadParameter.__mro__[1]  # click's UsageError; Typer exports only this subclass of it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: What follows the program's name; None for that of this process.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? instead of ending the program
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except _BadCommandLine as error:
+        return _failed(error, 2, words, _usage(error))
+    except HwbenchError as error:
+        return _failed(error, error.exit_code, words, str(error))
+    except KeyboardInterrupt as error:
+        return _failed(error, INTERRUPTED, words, "interrupted")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails once more
+        return READER_GONE
+    except Exception as error:  # noqa: BLE001 - the last line of defence; anything else has its own class
+        return _failed(error, FAULT, words, f"{_first_line(error)}; a fault of hwbench: run again with -v and report it")
+    return code
+
+
+def _run(words: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("hwbench", words) as context:
+            return int(command.invoke(context) or 0)
+    except typer.Exit as done:  # after --help and --version
+        return done.exit_code
+
+
+def _failed(error: BaseException, code: int, words: Sequence[str], text: str) -> int:
+    """Say in one line on standard error what happened; with -v, where."""
+    from hwbench.render.units import printable
+
+    if not {"-v", "--verbose"}.isdisjoint(words):
+        traceback.print_exception(error)
+    notes = getattr(error, "__notes__", ())
+    sys.stderr.write(f"hwbench: error: {printable('; '.join([text, *notes]))}\n")
+    return code
+
+
+def _usage(error: BaseException) -> str:
+    """The parser's message, and where to look the options up."""
+    context = getattr(error, "ctx", None)
+    message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+    return f"{message} (see: {context.command_path if context else 'hwbench'} --help)"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]

@@ -1,0 +1,293 @@
+"""The commands: parse, one workflow, render, exit code. Workflows are imported when a command runs, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import hwbench
+from hwbench.cli.options import (
+    CandidatePrecisionOption,
+    DeviceOption,
+    FailOnOption,
+    Keeping,
+    Layout,
+    MinEffectOption,
+    NoLayersOption,
+    Output,
+    Protocol,
+    Source,
+    StoreOption,
+    VerboseOption,
+    options,
+)
+from hwbench.cli.rules import hits, parse_rule
+from hwbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from hwbench.comparison import Comparison
+    from hwbench.render.blocks import View
+    from hwbench.render.documents import Document
+
+app = typer.Typer(
+    help="How fast is this network on that device, and what would a smaller one gain?",
+    epilog="Example: hwbench compare resnet18.onnx pruned.onnx",
+    add_completion=False,
+)
+store_app = typer.Typer(help="Every measurement ever taken, raw samples included.", epilog="Example: hwbench store list")
+app.add_typer(store_app, name="store")
+
+PROFILE_FIELDS = ("median_s", "macs", "params", "closure")
+COMPARE_FIELDS = ("speedup", "macs_ratio", "params_ratio")
+SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
+MODEL_HELP = "A path (.onnx, .pt, .pt2), zoo:NAME, or module:factory."
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value
+    if asked:
+        typer.echo(f"hwbench {hwbench.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    _help_alone(context)
+
+
+@store_app.callback(invoke_without_command=True)
+def _store(context: typer.Context) -> None:
+    _help_alone(context)
+
+
+def _help_alone(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(epilog="Example: hwbench devices")
+@options
+def devices(output: Output) -> int:
+    """List what can be measured on from here, and what is missing for the rest."""
+    from hwbench.render import documents, views
+
+    found = hwbench.list_devices()
+    return _deliver(output, views.devices_view(found), documents.devices_document(found))
+
+
+@app.command(epilog="Example: hwbench doctor --device cpu")
+@options
+def doctor(output: Output, device: DeviceOption = "cpu") -> int:
+    """Check what would spoil a measurement on a device, and how to mend it."""
+    from hwbench.render import documents, views
+
+    diagnosis = hwbench.doctor(device)
+    return _deliver(output, views.doctor_view(diagnosis), documents.doctor_document(diagnosis))
+
+
+@app.command(epilog="Example: hwbench profile zoo:resnet18 --device cpu --json resnet18.json")
+@options
+def profile(
+    source: Source,
+    how: Protocol,
+    keeping: Keeping,
+    output: Output,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default="zoo:mobilenet_v1")] = None,
+    no_layers: NoLayersOption = False,
+    fail_on: FailOnOption = None,
+) -> int:
+    """Measure one model, end to end and layer by layer.
+
+    Fields of --fail-on: median_s, macs, params, closure.
+    """
+    rules = [parse_rule(text, PROFILE_FIELDS) for text in fail_on or ()]
+    from hwbench.cli.progress import Progress
+    from hwbench.render import documents, views
+    from hwbench.workflows.profile import DEFAULT_MODEL
+
+    model, settings = model or DEFAULT_MODEL, how.settings(hwbench.Settings(), layers=not no_layers)
+    with Progress(f"reading {model}", keeping) as watch:
+        record = hwbench.profile(
+            model, device=how.device, settings=settings, watch=watch, **source.arguments(), **keeping.arguments()
+        )
+    document = documents.profile_document(record)
+    _deliver(output, views.profile_view(record), document)
+    return _report(hits(rules, document), 1)
+
+
+@app.command(epilog='Example: hwbench compare resnet18.pt2 pruned.pt2 --fail-on "speedup<1.3"')
+@options
+def compare(
+    source: Source,
+    how: Protocol,
+    keeping: Keeping,
+    output: Output,
+    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help=MODEL_HELP)],
+    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="The model that is to be faster.")],
+    candidate_precision: CandidatePrecisionOption = None,
+    no_layers: NoLayersOption = False,
+    all_layers: Annotated[bool, typer.Option("--all-layers", help="Show every layer, not only those that differ most.")] = False,
+    min_effect: MinEffectOption = None,
+    fail_on: FailOnOption = None,
+) -> int:
+    """Measure the real speed-up of a candidate, and the layers it came from.
+
+    Exit code: 0 FASTER or SAME, 1 SLOWER or a rule was hit, 2 INCOMPARABLE, 5 UNRESOLVED.
+    Fields of --fail-on: speedup, macs_ratio, params_ratio.
+    """
+    rules = [parse_rule(text, COMPARE_FIELDS) for text in fail_on or ()]
+    from hwbench.cli.progress import Progress
+    from hwbench.render import comparing, documents
+
+    settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
+    with Progress(f"reading {baseline} and {candidate}", keeping) as watch:
+        outcome = hwbench.compare(
+            baseline,
+            candidate,
+            device=how.device,
+            candidate_precision=None if candidate_precision is None else candidate_precision.value,
+            settings=settings,
+            watch=watch,
+            **source.arguments(),
+            **keeping.arguments(),
+        )
+    document = documents.compare_document(outcome)
+    _deliver(output, comparing.compare_view(outcome, all_layers=all_layers), document)
+    return _judge(outcome, hits(rules, document))
+
+
+@app.command(epilog="Example: hwbench selftest --device cpu --runs 10")
+@options
+def selftest(
+    how: Protocol,
+    output: Output,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="What is compared with itself.", show_default="zoo:resnet20")
+    ] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="Number of comparisons.", show_default="5")] = None,
+    min_effect: MinEffectOption = None,
+    fail_on: FailOnOption = None,
+) -> int:
+    """Compare a model with itself: the noise floor of a device, and how often it claims what is not there.
+
+    Fields of --fail-on: false_verdicts, noise_floor.
+    """
+    rules = [parse_rule(text, SELFTEST_FIELDS) for text in fail_on or ()]
+    from hwbench.cli.progress import Progress
+    from hwbench.render import documents, views
+    from hwbench.workflows.selftest import DEFAULT_BUDGET_S, DEFAULT_MODEL, DEFAULT_RUNS
+
+    model, runs = model or DEFAULT_MODEL, runs or DEFAULT_RUNS
+    settings = how.settings(hwbench.Settings(budget_s=DEFAULT_BUDGET_S), min_effect=min_effect)
+    with Progress(f"comparison 1 of {runs}", Keeping(no_save=True)) as watch:
+        outcome = hwbench.selftest(
+            device=how.device,
+            model=model,
+            runs=runs,
+            settings=settings,
+            watch=watch,
+            after_each=lambda done, _: watch.stage(f"comparison {min(done + 1, runs)} of {runs}"),
+        )
+    document = documents.selftest_document(outcome)
+    _deliver(output, views.selftest_view(outcome), document)
+    return _report(hits(rules, document), 1)
+
+
+@store_app.command("list", epilog="Example: hwbench store list --model zoo:resnet18 --limit 5")
+@options
+def store_list(
+    output: Output,
+    store: StoreOption = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Only of this model (name or SHA-256).")] = None,
+    device: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only on this device.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Only the newest.")] = 20,
+) -> int:
+    """List measurements, newest first."""
+    from hwbench.render import documents, views
+
+    with hwbench.open_store(store) as opened:
+        found, url = opened.list(model, device, limit), opened.url
+    return _deliver(output, views.store_view(url, found), documents.store_document(url, found))
+
+
+@store_app.command("show", epilog="Example: hwbench store show 3f9c1a --json -")
+@options
+def store_show(
+    output: Output,
+    record: Annotated[str, typer.Argument(metavar="ID", help="Of the record, or its beginning.")],
+    store: StoreOption = None,
+) -> int:
+    """Show one measurement; its JSON is the whole record."""
+    from hwbench.render import views
+
+    with hwbench.open_store(store) as opened:
+        found = opened.get(record)
+    return _deliver(output, views.profile_view(found), found.to_dict())
+
+
+@store_app.command("export", epilog="Example: hwbench store export measurements.jsonl")
+@options
+def store_export(
+    target: Annotated[str, typer.Argument(metavar="[FILE]", help="JSON lines; - for standard output.")] = "-",
+    store: StoreOption = None,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+) -> int:
+    """Write every record as JSON lines, raw samples included."""
+    with hwbench.open_store(store) as opened:
+        lines = opened.export(sys.stdout if target == "-" else Path(target))
+    sys.stderr.write(f"hwbench: {lines} records written to {'standard output' if target == '-' else target}\n")
+    return 0
+
+
+def _deliver(output: Output, view: View, document: Document) -> int:
+    """Write JSON and the view where they were asked for; returns the exit code of a success."""
+    from hwbench.render.blocks import write_markdown, write_text
+    from hwbench.render.documents import to_json
+
+    if output.json == "-":
+        sys.stdout.write(to_json(document))
+        return 0
+    if output.json is not None:
+        try:
+            Path(output.json).write_text(to_json(document), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write the JSON to {output.json}: {error.strerror or error}; give another file") from error
+    write = write_markdown if output.layout is Layout.md else write_text
+    write(view, sys.stdout)
+    return 0
+
+
+def _judge(outcome: Comparison, broken: Sequence[str]) -> int:
+    """Exit code of a comparison, with a line on standard error for every code but 0."""
+    from hwbench.render.comparing import verdict_text
+
+    verdict = outcome.verdict.value
+    said = f"{verdict}: {verdict_text(outcome)}"
+    if verdict == "INCOMPARABLE":
+        return _report([f"{said}; {outcome.findings[0].text}"], 2)
+    if broken:
+        return _report(broken, 1)
+    match verdict:
+        case "SLOWER":
+            return _report([said], 1)
+        case "UNRESOLVED":
+            return _report([f"{said}; raise --budget or --min-effect"], 5)
+        case _:
+            return 0
+
+
+def _report(lines: Sequence[str], code: int) -> int:
+    """Write lines to standard error; the exit code is `code` if there are any, else 0."""
+    from hwbench.render.units import printable
+
+    for line in lines:
+        sys.stderr.write(f"hwbench: {printable(line)}\n")
+    return code if lines else 0

@@ -1,0 +1,219 @@
+"""Options that several commands share: each defined once, in the group it belongs to, with its check.
+
+A command takes a whole group as one parameter; `options` spreads the group's fields over the command line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
+from functools import wraps
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from hwbench.measurement import Settings
+
+T = TypeVar("T")
+
+
+def options(command: Callable[..., T]) -> Callable[..., T]:
+    """Spread the fields of every parameter that is a dataclass over the command's signature, and gather them again."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    signature = inspect.signature(command)
+    spread: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        own = _parameters(groups[name]) if name in groups else [parameter.replace(annotation=hints[name])]
+        spread += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+
+    @wraps(command)
+    def run(**given: Any) -> T:
+        whole = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        return command(**given, **whole)
+
+    run.__signature__ = signature.replace(parameters=spread)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in spread}
+    return run
+
+
+def _parameters(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [inspect.Parameter(f.name, kind, default=f.default, annotation=hints[f.name]) for f in fields(group)]
+
+
+def share(text: str | float) -> float:
+    """A share above 0 and below 1, written `1%` or `0.01`.
+
+    Raises:
+        typer.BadParameter: It is not.
+    """
+    written = str(text).strip()
+    try:
+        value = float(written.removesuffix("%")) / (100 if written.endswith("%") else 1)
+    except ValueError as error:
+        raise typer.BadParameter(f"{written!r} is not a share; write 1% or 0.01") from error
+    if not 0 < value < 1:
+        raise typer.BadParameter(f"{written!r} is not between 0 and 100 %; write 1% or 0.01")
+    return value
+
+
+def duration(text: str | float) -> float:
+    """A positive, finite number of seconds.
+
+    Raises:
+        typer.BadParameter: It is not.
+    """
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a number of seconds") from error
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{text} is not a positive number of seconds")
+    return value
+
+
+def _writable(target: str | None) -> str | None:
+    """Refuse a file that could not be written *before* anything is measured for it."""
+    if target in {None, "-"}:
+        return target
+    path = Path(str(target))
+    if path.is_dir():
+        raise typer.BadParameter(f"{target!r} is a folder; give a file, or - for standard output")
+    if not path.parent.is_dir():
+        raise typer.BadParameter(f"the folder {str(path.parent)!r} does not exist")
+    return target
+
+
+class Precision(str, Enum):
+    """Precisions of a workload."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class Layout(str, Enum):
+    """How a view is written."""
+
+    text = "text"
+    md = "md"
+
+
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.", rich_help_panel="Output")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="ADDRESS", help="Where to measure; see: hwbench devices.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store", metavar="URL", help="Database or SQLite file.", show_default="$HWBENCH_STORE, else the user's data folder"
+    ),
+]
+MinEffectOption = Annotated[
+    float | None,
+    typer.Option("--min-effect", parser=share, metavar="SHARE", help="Smallest difference that matters.", show_default="1%"),
+]
+FailOnOption = Annotated[
+    list[str] | None,
+    typer.Option("--fail-on", metavar="RULE", help="Exit with 1 where FIELD<NUMBER holds (also <=, >, >=); repeatable."),
+]
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the model files are read."""
+
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="SHAPE", help="1x3x224x224 or NAME=1x3x224x224; repeatable.", rich_help_panel="Model"),
+    ] = None
+    batch: Annotated[int | None, typer.Option(min=1, help="Leading dimension of the inputs.", rich_help_panel="Model")] = None
+    precision: Annotated[Precision, typer.Option(help="Precision to measure in.", rich_help_panel="Model")] = Precision.fp32
+    arch: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:FACTORY", help="Builds the network of a bare state_dict.", rich_help_panel="Model"),
+    ] = None
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Let the model file execute code while it loads.", rich_help_panel="Model")
+    ] = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the workflows."""
+        return {
+            "inputs": tuple(self.inputs or ()),
+            "batch": self.batch,
+            "precision": self.precision.value,
+            "arch": self.arch,
+            "trust_pickle": self.trust_pickle,
+        }
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How to measure."""
+
+    device: DeviceOption = "cpu"
+    threads: Annotated[int, typer.Option(min=1, help="Threads, each pinned to a core of its own.")] = 1
+    isolate: Annotated[bool, typer.Option("--isolate", help="Every session in a fresh process.")] = False
+    budget: Annotated[
+        float | None,
+        typer.Option(parser=duration, metavar="SECONDS", help="Longest time to measure.", show_default="30; selftest: 10 each"),
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of rounds and of random inputs.")] = 0
+
+    def settings(self, base: Settings, *, layers: bool = True, min_effect: float | None = None) -> Settings:
+        """`base` with what was asked for."""
+        return replace(
+            base,
+            threads=self.threads,
+            isolate=self.isolate,
+            budget_s=base.budget_s if self.budget is None else self.budget,
+            seed=self.seed,
+            layers=layers,
+            min_effect=base.min_effect if min_effect is None else min_effect,
+        )
+
+
+CandidatePrecisionOption = Annotated[
+    Precision | None, typer.Option(help="Precision of the candidate, if it differs.", rich_help_panel="Model")
+]
+NoLayersOption = Annotated[bool, typer.Option("--no-layers", help="End-to-end latency only.")]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where records are kept, if at all."""
+
+    store: StoreOption = None
+    no_save: Annotated[bool, typer.Option("--no-save", help="Keep nothing in the store.")] = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the workflows."""
+        return {"store": self.store, "save": not self.no_save}
+
+    def show(self, record_id: str) -> str:
+        """The command that shows a kept record."""
+        elsewhere = f" --store {quote(self.store)}" if self.store else ""
+        return f"hwbench store show {record_id}{elsewhere}"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written, and how."""
+
+    json: Annotated[
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE", callback=_writable, help="Write JSON; - for standard output.", rich_help_panel="Output"
+        ),
+    ] = None
+    layout: Annotated[
+        Layout, typer.Option("--format", help="Text, or Markdown for a pull request.", rich_help_panel="Output")
+    ] = Layout.text
+    verbose: VerboseOption = False

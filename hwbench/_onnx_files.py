@@ -51,10 +51,12 @@ def serialise(model: ModelProto, name: str) -> bytes:
     Raises:
         WorkloadError: They would exceed protobuf's 2 GiB.
     """
-    if (size := model.ByteSize()) > _PROTOBUF_LIMIT:
-        raise WorkloadError(f"{name} needs {size} bytes as one ONNX model; at most {_PROTOBUF_LIMIT} are possible")
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+    from google.protobuf.message import EncodeError
+
+    try:
+        return bytes(model.SerializeToString(deterministic=True))
+    except (EncodeError, ValueError) as error:
+        raise WorkloadError(f"{name} does not fit into one ONNX model of at most {_PROTOBUF_LIMIT} bytes") from error
 
 
 def _messages(message: Any) -> Iterator[Any]:

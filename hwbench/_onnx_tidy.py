@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwbench import _onnx_constants
 from hwbench.errors import WorkloadError
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _HOLDS_WEIGHTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_LABELS = {"Flatten": "Reshape"}  # one exporter writes the one, the other the other
 
 
 def tidy(model: ModelProto, name: str, *, exported: bool) -> None:
     """Bring `model` to the common form, in place.
 
     Args:
-        model: Its nodes are renamed, its documentation is dropped.
+        model: Its input shapes are fixed. Its nodes are renamed, its documentation is dropped.
         name: For messages.
         exported: hwbench exported it itself, so what torch's exporter decomposed may be undone (global average pooling).
 
@@ -42,11 +44,15 @@ def tidy(model: ModelProto, name: str, *, exported: bool) -> None:
     plain = not any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
     if plain:  # a subgraph reads tensors of its parent by name, so where there is one nothing is moved
         _constants_to_initializers(graph)
+        _onnx_constants.fold(model)
+    if exported:
+        _restore_folded_biases(graph)
     _name(model)
     if plain:
         _fold_batch_norm(graph)
         if exported:
-            _restore_global_pool(graph)
+            _restore_global_pool(model)
+            _unshare_biases(graph)
         _drop_unused(graph)
     _drop_documentation(model)
 
@@ -88,7 +94,7 @@ def _name(model: ModelProto) -> None:
         if path is None:
             continue
         bears = node.op_type in _HOLDS_WEIGHTS and any(name in tensors for name in node.input[:2])
-        base = path if bears and path else f"{path}/{node.op_type}".lstrip("/")
+        base = path if bears and path else f"{path}/{_LABELS.get(node.op_type, node.op_type)}".lstrip("/")
         taken[base] += 1
         node.name = base if taken[base] == 1 else f"{base}_{taken[base] - 1}"
 
@@ -172,32 +178,72 @@ def _foldable(conv: NodeProto, norm: NodeProto, tensors: dict[str, TensorProto],
     )
 
 
-def _restore_global_pool(graph: GraphProto) -> None:
+def _restore_folded_biases(graph: GraphProto) -> None:
+    """Torch's exporter folds batch norm too, but drops the bias that this makes where it is zero, as in untrained networks.
+
+    A network's parameters do not depend on their values. Such a convolution bears the scope of the batch norm it absorbed.
+    """
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if (
+            node.op_type != "Conv"
+            or len(node.input) != 2
+            or not node.input[1].endswith(".weight")
+            or node.input[1] not in tensors
+        ):
+            continue
+        path = node.input[1].removesuffix(".weight")
+        scope = next((_innermost(entry.value) for entry in node.metadata_props if entry.key == _SCOPES), path)
+        if scope != path:
+            weight = numpy_helper.to_array(tensors[node.input[1]])
+            node.input.append(f"{path}.folded_bias")
+            graph.initializer.append(numpy_helper.from_array(np.zeros(len(weight), weight.dtype), node.input[2]))
+
+
+def _restore_global_pool(model: ModelProto) -> None:
     """A mean over height and width that keeps both is global average pooling, and runtimes are faster when told so."""
     import onnx
 
+    graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
-    for node in graph.node:
-        if node.op_type != "ReduceMean" or not _integer(node, "keepdims", 1) or ranks.get(node.input[0]) != 4:
-            continue
+    means = [node for node in graph.node if node.op_type == "ReduceMean" and _integer(node, "keepdims", 1)]
+    shapes = _onnx_constants.fixed_shapes(model) if means else {}
+    for node in means:
         axes = tensors.get(node.input[1]) if len(node.input) > 1 else None
-        if axes is None or {int(axis) % 4 for axis in onnx.numpy_helper.to_array(axes).ravel()} != {2, 3}:
+        if axes is None or len(shapes.get(node.input[0], ())) != 4:
+            continue
+        if {int(axis) % 4 for axis in onnx.numpy_helper.to_array(axes).ravel()} != {2, 3}:
             continue
         node.op_type, node.name = "GlobalAveragePool", node.name.replace("ReduceMean", "GlobalAveragePool")
         del node.input[1:]
         del node.attribute[:]
 
 
+def _unshare_biases(graph: GraphProto) -> None:
+    """Exporters let layers share small equal tensors, such as zero biases; here each layer has its own, whatever its values."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    seen: set[str] = set()
+    for node in graph.node:
+        if node.op_type not in _HOLDS_WEIGHTS or len(node.input) < 3 or node.input[2] not in tensors:
+            continue
+        if node.input[2] in seen:
+            own = graph.initializer.add()
+            own.CopyFrom(tensors[node.input[2]])
+            own.name = f"{node.name}.own_bias"
+            node.input[2] = own.name
+        seen.add(node.input[2])
+
+
 def _drop_unused(graph: GraphProto) -> None:
     """Initializers that nothing reads any more, and the inputs that old files list for them."""
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     unused = {tensor.name for tensor in graph.initializer} - used
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    inputs = [value for value in graph.input if value.name not in unused]
-    del graph.initializer[:], graph.input[:]
-    graph.initializer.extend(kept)
-    graph.input.extend(inputs)
+    for items in (graph.initializer, graph.input):
+        for index in reversed(range(len(items))):  # in place: rebuilding the list would copy every weight
+            if items[index].name in unused:
+                del items[index]
 
 
 def _drop_documentation(model: ModelProto) -> None:

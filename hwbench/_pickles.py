@@ -88,7 +88,8 @@ def _imports_of_one(stream: io.BytesIO, size: int) -> set[str]:
             memo[index] = pushed[-1]
             continue
         elif kind in {"GET", "BINGET", "LONG_BINGET"}:
-            argument = memo.get(int(argument or 0))
+            pushed.append(memo.get(int(argument or 0)))
+            continue
         pushed.append(argument if isinstance(argument, str) else None)
     return found
 

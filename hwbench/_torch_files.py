@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from hwbench import errors
-from hwbench._archives import ModelFile
+from hwbench._archives import TRUST, ModelFile
 from hwbench._torch_onnx import FAILURES, Exported, export_module, export_program, reason
 from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError
 from hwbench.ort import TELEMETRY_OFF
@@ -142,7 +142,7 @@ def _convert(kind: str, payload: bytes, kept: tuple[TensorSpec, ...], request: R
     if kind == "script":
         script = torch.jit.load(io.BytesIO(payload), map_location="cpu")  # type: ignore[no-untyped-call]
         return export_module(script, input_shapes(request, kept), request.name, request.seed)
-    found = _unpickle(payload, trust=request.trust_pickle)
+    found = _unpickle(payload, request.name, trust=request.trust_pickle)
     if not isinstance(found, torch.nn.Module):
         found = _with_architecture(found, request)
     return export_module(found, input_shapes(request, ()), request.name, request.seed)
@@ -163,7 +163,7 @@ def input_shapes(request: Request, known: Sequence[TensorSpec]) -> tuple[TensorS
     return tuple(specs)
 
 
-def _unpickle(payload: bytes, *, trust: bool) -> Any:
+def _unpickle(payload: bytes, name: str, *, trust: bool) -> Any:
     import torch
 
     if trust:
@@ -174,8 +174,12 @@ def _unpickle(payload: bytes, *, trust: bool) -> Any:
         torch.nn.functional.relu,
         torch.nn.functional.gelu,
     ]
-    with torch.serialization.safe_globals([*classes, *extra]):
-        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        with torch.serialization.safe_globals([*classes, *extra]):
+            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        cause = " ".join(str(error).partition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].split())
+        raise UnsafeModelError(f"{name}: torch's weights-only reader refuses it ({cause[:200] or 'damaged'}); {TRUST}") from error
 
 
 def _with_architecture(found: Any, request: Request) -> nn.Module:

@@ -107,8 +107,8 @@ def export_program(program: Any, inputs: Sequence[TensorSpec], batch: int | None
             model = _by_torch_export(program, None)
         except FAILURES as error:
             raise WorkloadError(f"{name}: torch cannot export the program to ONNX: {reason(error)}") from error
-        _onnx_tidy.tidy(model, name, exported=True)
         specs = _onnx_files.fix_inputs(model, inputs, batch, name)
+        _onnx_tidy.tidy(model, name, exported=True)
         args = _arguments(specs, [spec.name for spec in specs], name, seed)
         try:
             with torch.no_grad():

@@ -151,7 +151,7 @@ def _cache_file(request: Request) -> Path:
 
     facts = [repr(request), *(version(package) for package in ("hwbench", "torch", "onnx"))]
     folder = Path(__file__).parent
-    sources = [(folder / file).read_bytes() for file in ("zoo.py", "_torch_onnx.py", "_onnx_tidy.py", "_onnx_files.py")]
+    sources = [(folder / file).read_bytes() for file in ("zoo.py", "_torch_onnx.py", "_onnx_tidy.py", "_onnx_constants.py")]
     key = sha256("\n".join(facts).encode() + b"".join(sources)).hexdigest()
     return Path(user_cache_dir("hwbench")) / "onnx" / f"{key[:32]}.bin"
 

@@ -5,7 +5,6 @@ What counts as one layer is said in `hwbench.onnx_fusion`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,15 +14,12 @@ import numpy as np
 from hwbench.errors import WorkloadError
 from hwbench.onnx_fusion import Fusion, fusions
 from hwbench.onnx_keys import CONVOLUTIONS, is_weighted, key_of, precision
+from hwbench.onnx_shapes import infer_shapes
 from hwbench.onnx_view import GraphView
 from hwbench.workload import LayerKey
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto
-
-
-_LARGE = 1024
-"""Elements from which a weight is hidden from shape inference, which needs the values of small ones (axes, shapes) only."""
+    from onnx import ModelProto
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,51 +74,6 @@ def load(data: bytes) -> ModelProto:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WorkloadError(f"not a valid ONNX model of {len(data)} bytes: {reason}; export it again") from error
     return model
-
-
-def infer_shapes(model: ModelProto) -> None:
-    """Check a model and write the shapes of all its tensors into it.
-
-    ONNX's own checker and shape inference copy the whole model several times (10 s for VGG-16); here they see its weights as
-    inputs, which gives the same shapes.
-
-    Raises:
-        onnx.checker.ValidationError: The model breaks the ONNX specification.
-        onnx.shape_inference.InferenceError: Its shapes contradict each other.
-        ValueError: A weight has more or fewer bytes than its shape needs, or lies in another file.
-    """
-    import onnx
-
-    graph = model.graph
-    skeleton = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    skeleton.graph.MergeFrom(onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output))
-    skeleton.graph.value_info.extend(graph.value_info)
-    declared = {value.name for value in graph.input}
-    for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ValueError(f"weight {tensor.name!r} lies in another file, so load the model from its path")
-        if math.prod(tensor.dims) < _LARGE or not tensor.HasField("raw_data"):
-            skeleton.graph.initializer.append(tensor)
-            continue
-        _check_size(tensor)
-        if tensor.name not in declared:
-            shape = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            skeleton.graph.input.append(shape)
-    inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True)
-    onnx.checker.check_model(inferred)
-    del graph.value_info[:], graph.output[:]
-    graph.value_info.extend(inferred.graph.value_info)
-    graph.output.extend(inferred.graph.output)
-
-
-def _check_size(tensor: TensorProto) -> None:
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    width = tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    expected, found = math.prod(tensor.dims) * width, len(tensor.raw_data)
-    if found != expected:
-        shape = "x".join(map(str, tensor.dims))
-        raise ValueError(f"weight {tensor.name!r} has {found} bytes where its shape {shape} needs {expected}")
 
 
 def name_nodes(model: ModelProto) -> ModelProto:

@@ -168,7 +168,7 @@ def _types(model: ModelProto) -> dict[str, tuple[int, tuple[int | None, ...] | N
         tensor = value.type.tensor_type
         shape = None
         if tensor.HasField("shape"):
-            shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+            shape = tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim)
         types[value.name] = (tensor.elem_type, shape)
     types.update((tensor.name, (tensor.data_type, tuple(tensor.dims))) for tensor in graph.initializer)
     return types

@@ -14,7 +14,7 @@ import numpy as np
 
 from hwbench.channels import Channels, Span
 from hwbench.errors import UsageError
-from hwbench.onnx_graph import infer_shapes
+from hwbench.onnx_shapes import infer_shapes
 from hwbench.onnx_view import GraphView, reads
 from hwbench.structure import Structure, group_numbers
 

@@ -185,18 +185,17 @@ class ResNet(nn.Module):
         first = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False) if self.cifar else _imagenet_stem(widths[0])
         self.conv1, self.bn1, self.relu = first, nn.BatchNorm2d(widths[0]), nn.ReLU()
         self.maxpool = nn.Identity() if self.cifar else nn.MaxPool2d(3, 2, 1)
-        cin = widths[0]
-        for stage, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
-            blocks: list[nn.Module] = []
-            for i in range(depth):
-                stride = 2 if stage > 1 and i == 0 else 1
-                cout = width * block.expansion
-                blocks.append(block(cin, width, stride, self._shortcut(cin, cout, stride)))
-                cin = cout
-            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
-        self.stages = len(widths)
+        stages = [self._stage(block, i, depth, widths) for i, depth in enumerate(depths)]
+        self.layer1, self.layer2, self.layer3 = stages[:3]
+        self.layer4 = nn.Identity() if self.cifar else stages[3]
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(cin, classes)
+        self.fc = nn.Linear(widths[-1] * block.expansion, classes)
+
+    def _stage(self, block: type[BasicBlock | Bottleneck], stage: int, depth: int, widths: Sequence[int]) -> nn.Module:
+        cin, cout = widths[0] if stage == 0 else widths[stage - 1] * block.expansion, widths[stage] * block.expansion
+        stride = 1 if stage == 0 else 2
+        first = block(cin, widths[stage], stride, self._shortcut(cin, cout, stride))
+        return nn.Sequential(first, *(block(cout, widths[stage], 1, nn.Identity()) for _ in range(depth - 1)))
 
     def _shortcut(self, cin: int, cout: int, stride: int) -> nn.Module:
         if stride == 1 and cin == cout:
@@ -208,8 +207,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (n, 3, h, w) to logits (n, classes)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for stage in range(1, self.stages + 1):
-            x = self.get_submodule(f"layer{stage}")(x)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: Tensor = self.fc(self.pool(x).flatten(1))
         return logits
 

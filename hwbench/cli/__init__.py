@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import cast
 
 import typer
 import typer.main
@@ -20,7 +21,9 @@ from hwbench.cli.commands import app
 from hwbench.errors import HwbenchError
 
 FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
-_BadCommandLine = typer.BadParameter.__mro__[1]  # click's UsageError; Typer exports only this subclass of it
+_BadCommandLine = cast(
+    "type[Exception]", typer.BadParameter.__mro__[1]
+)  # click's UsageError; Typer exports only this subclass of it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

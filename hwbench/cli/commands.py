@@ -47,7 +47,7 @@ SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
 MODEL_HELP = "A path (.onnx, .pt, .pt2), zoo:NAME, or module:factory."
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value
+def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"hwbench {hwbench.__version__}")
         raise typer.Exit
@@ -96,11 +96,14 @@ def doctor(output: Output, device: DeviceOption = "cpu") -> int:
 @app.command(epilog="Example: hwbench profile zoo:resnet18 --device cpu --json resnet18.json")
 @options
 def profile(
+    *,
     source: Source,
     how: Protocol,
     keeping: Keeping,
     output: Output,
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default="zoo:mobilenet_v1")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Else zoo:mobilenet_v1.", show_default=False)
+    ] = None,
     no_layers: NoLayersOption = False,
     fail_on: FailOnOption = None,
 ) -> int:
@@ -114,7 +117,7 @@ def profile(
     from hwbench.workflows.profile import DEFAULT_MODEL
 
     model, settings = model or DEFAULT_MODEL, how.settings(hwbench.Settings(), layers=not no_layers)
-    with Progress(f"reading {model}", keeping) as watch:
+    with Progress(model, keeping) as watch:
         record = hwbench.profile(
             model, device=how.device, settings=settings, watch=watch, **source.arguments(), **keeping.arguments()
         )
@@ -126,6 +129,7 @@ def profile(
 @app.command(epilog='Example: hwbench compare resnet18.pt2 pruned.pt2 --fail-on "speedup<1.3"')
 @options
 def compare(
+    *,
     source: Source,
     how: Protocol,
     keeping: Keeping,
@@ -148,7 +152,7 @@ def compare(
     from hwbench.render import comparing, documents
 
     settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
-    with Progress(f"reading {baseline} and {candidate}", keeping) as watch:
+    with Progress(f"{baseline} and {candidate}", keeping) as watch:
         outcome = hwbench.compare(
             baseline,
             candidate,
@@ -167,12 +171,13 @@ def compare(
 @app.command(epilog="Example: hwbench selftest --device cpu --runs 10")
 @options
 def selftest(
+    *,
     how: Protocol,
     output: Output,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="What is compared with itself.", show_default="zoo:resnet20")
+        str | None, typer.Option(metavar="MODEL", help="What is compared with itself; zoo:resnet20 if not given.")
     ] = None,
-    runs: Annotated[int | None, typer.Option(min=1, help="Number of comparisons.", show_default="5")] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="Number of comparisons; 5 if not given.")] = None,
     min_effect: MinEffectOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
@@ -187,14 +192,15 @@ def selftest(
 
     model, runs = model or DEFAULT_MODEL, runs or DEFAULT_RUNS
     settings = how.settings(hwbench.Settings(budget_s=DEFAULT_BUDGET_S), min_effect=min_effect)
-    with Progress(f"comparison 1 of {runs}", Keeping(no_save=True)) as watch:
+    with Progress(model, Keeping(no_save=True)) as watch:
+        watch.say(f"comparison 1 of {runs}")
         outcome = hwbench.selftest(
             device=how.device,
             model=model,
             runs=runs,
             settings=settings,
             watch=watch,
-            after_each=lambda done, _: watch.stage(f"comparison {min(done + 1, runs)} of {runs}"),
+            after_each=lambda done, _: watch.say(f"comparison {done + 1} of {runs}"),
         )
     document = documents.selftest_document(outcome)
     _deliver(output, views.selftest_view(outcome), document)
@@ -236,14 +242,15 @@ def store_show(
 @store_app.command("export", epilog="Example: hwbench store export measurements.jsonl")
 @options
 def store_export(
-    target: Annotated[str, typer.Argument(metavar="[FILE]", help="JSON lines; - for standard output.")] = "-",
+    target: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines; - for standard output.")] = "-",
     store: StoreOption = None,
     verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
     """Write every record as JSON lines, raw samples included."""
     with hwbench.open_store(store) as opened:
         lines = opened.export(sys.stdout if target == "-" else Path(target))
-    sys.stderr.write(f"hwbench: {lines} records written to {'standard output' if target == '-' else target}\n")
+    if target != "-":
+        typer.echo(f"{lines} records written to {target}")
     return 0
 
 

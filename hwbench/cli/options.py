@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from shlex import quote
@@ -26,7 +26,7 @@ T = TypeVar("T")
 def options(command: Callable[..., T]) -> Callable[..., T]:
     """Spread the fields of every parameter that is a dataclass over the command's signature, and gather them again."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     signature = inspect.signature(command)
     spread: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
@@ -92,7 +92,7 @@ def _writable(target: str | None) -> str | None:
     return target
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """Precisions of a workload."""
 
     fp32 = "fp32"
@@ -100,7 +100,7 @@ class Precision(str, Enum):
     int8 = "int8"
 
 
-class Layout(str, Enum):
+class Layout(StrEnum):
     """How a view is written."""
 
     text = "text"
@@ -112,12 +112,12 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="ADDRESS", help="
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        "--store", metavar="URL", help="Database or SQLite file.", show_default="$HWBENCH_STORE, else the user's data folder"
+        "--store", metavar="URL", help="Database or SQLite file; else $HWBENCH_STORE, else one in the user's data folder."
     ),
 ]
 MinEffectOption = Annotated[
     float | None,
-    typer.Option("--min-effect", parser=share, metavar="SHARE", help="Smallest difference that matters.", show_default="1%"),
+    typer.Option("--min-effect", parser=share, metavar="SHARE", help="Smallest difference that matters; 1% if not given."),
 ]
 FailOnOption = Annotated[
     list[str] | None,
@@ -163,7 +163,7 @@ class Protocol:
     isolate: Annotated[bool, typer.Option("--isolate", help="Every session in a fresh process.")] = False
     budget: Annotated[
         float | None,
-        typer.Option(parser=duration, metavar="SECONDS", help="Longest time to measure.", show_default="30; selftest: 10 each"),
+        typer.Option(parser=duration, metavar="SECONDS", help="Longest time to measure; 30 if not given (selftest: 10 a run)."),
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="Of the order of rounds and of random inputs.")] = 0
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -28,75 +28,83 @@ BAR = 20
 """Width of the bar in characters."""
 
 
-class Progress(Watch):
-    """A context manager around one workflow.
+class Progress:
+    """A context manager around one workflow; gives the watch to hand to it.
 
     It draws only when told of something, which is between timed rounds: a thread that redraws by the clock would take the
     interpreter away from the rounds themselves. Whatever a model's code prints meanwhile goes to standard error, so that
     standard output holds the result alone.
 
     Args:
-        stage: What happens first.
+        models: What is read first.
         keeping: Where samples go, so that they outlive an interruption.
     """
 
-    def __init__(self, stage: str, keeping: Keeping) -> None:
-        self._stage, self._keeping = stage, keeping
-        self._records: Sequence[Measurement] = ()
-        self._samples, self._session, self._so_far = 0, 0, ""
-        self._begun = self._drawn = time.monotonic()
+    def __init__(self, models: str, keeping: Keeping) -> None:
+        self._keeping = keeping
         self._stack = ExitStack()
-        self._live: Live | None = None
+        self.watch = _Line(models)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> _Line:
         if sys.stderr.isatty():
             console = Console(stderr=True, highlight=False)
-            self._live = self._stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+            self.watch.live = self._stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
         self._stack.enter_context(redirect_stdout(sys.stderr))
-        self._draw()
-        return self
+        self.watch.draw()
+        return self.watch
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
         if error is None:
             return
-        if self._samples and not self._keeping.no_save:
-            error.add_note(f"what was measured is kept: {self._keeping.show(self._records[0].id[:SHORT_ID])}")
+        if self.watch.samples and not self._keeping.no_save:
+            error.add_note(f"what was measured is kept: {self._keeping.show(self.watch.records[0].id[:SHORT_ID])}")
         elif isinstance(error, KeyboardInterrupt):
-            error.add_note("nothing is kept" if self._samples else "nothing was measured yet")
+            error.add_note("nothing is kept" if self.watch.samples else "nothing was measured yet")
 
-    def stage(self, text: str) -> None:
-        """Say what happens next."""
-        self._stage = text
-        self._draw()
+
+class _Line(Watch):
+    """One line that says how far a measurement is."""
+
+    def __init__(self, models: str) -> None:
+        self.live: Live | None = None
+        self.records: Sequence[Measurement] = ()
+        self.samples = 0
+        self._models, self._part, self._doing, self._so_far = models, "", "", ""
+        self._begun = self._drawn = time.monotonic()
+
+    def say(self, part: str) -> None:
+        """Name the part of the work that begins, where it has several."""
+        self._part = part
 
     def started(self, records: Sequence[Measurement]) -> None:
-        self._records, self._session, self._so_far, self._samples = records, 0, "", 0
+        self.records, self.samples, self._doing, self._so_far = records, 0, "first session", ""
         self._begun = time.monotonic()
-        self._draw()
+        self.draw()
 
-    def sampled(self, record: int, session: int, samples_s: Sequence[float], blocks: Sequence[int], *, warm_up: bool) -> None:
-        self._session, self._samples = session, self._samples + len(samples_s)
+    def sampled(self, record: int, session: int, samples_s: Sequence[float], blocks: Sequence[int], *, warm_up: bool) -> None:  # noqa: ARG002
+        self.samples += len(samples_s)
+        self._doing = f"session {session + 1}{', warming up' if warm_up else ''}"
         if time.monotonic() - self._drawn > REDRAW_S:
-            self._draw()
+            self.draw()
 
-    def looked(self, sessions: int, elapsed_s: float, so_far: Estimate | Sequence[Ratio]) -> None:
+    def looked(self, sessions: int, elapsed_s: float, so_far: Estimate | Sequence[Ratio]) -> None:  # noqa: ARG002
         self._so_far = _estimate(so_far) if sessions > 1 else ""
-        self._draw()
+        self.draw()
 
-    def _draw(self) -> None:
-        if self._live is None:
+    def draw(self) -> None:
+        if self.live is None:
             return
         self._drawn = time.monotonic()
-        self._live.update(Text(printable(self._line()), no_wrap=True, overflow="ellipsis"), refresh=True)
+        self.live.update(Text(printable(self._text()), no_wrap=True, overflow="ellipsis"), refresh=True)
 
-    def _line(self) -> str:
-        if not self._records:
-            return f"{self._stage} ..."
-        elapsed_s, budget_s = time.monotonic() - self._begun, self._records[0].settings.budget_s
+    def _text(self) -> str:
+        if not self.records:
+            return f"reading {self._models} ..."
+        elapsed_s, budget_s = time.monotonic() - self._begun, self.records[0].settings.budget_s
         done = bar(elapsed_s / budget_s, BAR).ljust(BAR)
-        said = f"{self._stage}: session {self._session + 1} |{done}| {elapsed_s:.0f} of at most {budget_s:g} s"
-        return f"{said}, {self._so_far}" if self._so_far else said
+        parts = (self._part or self._models, f"{elapsed_s:.0f} of at most {budget_s:g} s |{done}|", self._doing, self._so_far)
+        return "  ".join(filter(None, parts))
 
 
 def _estimate(so_far: Estimate | Sequence[Ratio]) -> str:

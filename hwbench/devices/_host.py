@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ from hwbench.measurement import Conditions
 
 CPUS = Path("/sys/devices/system/cpu")
 CAN_PIN = hasattr(os, "sched_setaffinity")
+LOOK_S = 0.2
+"""Seconds over which cores are watched before some are chosen; the kernel counts in ticks of 10 ms."""
 BUSY_LOAD = 0.5
 """1-minute load per core above which other work disturbs a measurement."""
 
@@ -60,15 +63,41 @@ def physical_cores(allowed: Iterable[int]) -> tuple[int, ...]:
     return tuple(physical.values())
 
 
+def quiet_first(cores: Sequence[int]) -> tuple[int, ...]:
+    """`cores` ordered by how well they serve for measuring: fast before slow, idle before busy, last before first.
+
+    Fast is the cores' own highest frequency (hybrid processors have two kinds); busy is what each did in a moment just now, in
+    steps of a tenth; and the first cores serve most interrupts.
+    """
+    before = _idle_ticks()
+    time.sleep(LOOK_S)
+    after = _idle_ticks()
+    most = max((after.get(core, 0) - before.get(core, 0) for core in cores), default=0) or 1
+
+    def rank(core: int) -> tuple[float, int, int]:
+        idle = (after.get(core, 0) - before.get(core, 0)) / most
+        highest = read(CPUS / f"cpu{core}" / "cpufreq" / "cpuinfo_max_freq") or "0"
+        return -float(highest), -round(10 * idle), -core
+
+    return tuple(sorted(cores, key=rank))
+
+
+def _idle_ticks() -> dict[int, int]:
+    """Ticks each logical core has been idle since boot; empty off Linux."""
+    lines = (read(Path("/proc/stat")) or "").splitlines()
+    fields = [line.split() for line in lines if line.startswith("cpu") and line[3:4].isdigit()]
+    return {int(field[0][3:]): int(field[4]) for field in fields}
+
+
 def choose_cores(threads: int, cores: Sequence[int]) -> tuple[int, ...]:
-    """The last `threads` of `cores`: the first ones serve most interrupts.
+    """The first `threads` of `cores`.
 
     Raises:
         UsageError: There are not that many.
     """
     if not 1 <= threads <= len(cores):
         raise UsageError(f"--threads {threads}: this process may use {len(cores)} physical cores; choose 1 to {len(cores)}")
-    return tuple(cores[-threads:])
+    return tuple(cores[:threads])
 
 
 def governor() -> str | None:
@@ -102,7 +131,7 @@ def conditions(cores: Sequence[int]) -> Conditions:
         load_1m=os.getloadavg()[0],
         battery=None if battery is None else battery.percent / 100,
         charging=None if battery is None else bool(battery.power_plugged),
-        throttled=None,
+        details=(("cores", " ".join(map(str, cores))),),
     )
 
 

@@ -202,14 +202,12 @@ def layout_findings(rows: Iterable[LayerRow], block: int) -> tuple[Finding, ...]
     reorders = [row for row in rows if row.implementation == "reorder"]
     found = []
     if plain:
-        names = ", ".join(row.name for row in plain[:3]) + (", ..." if len(plain) > 3 else "")
-        text = f"{len(plain)} of {len(convolutions)} convolutions run outside the blocked layout ({names}); widths in multiples of {block} keep them in it"
-        found.append(Finding("unblocked_layers", text))
-    if len(reorders) > 2:
-        found.append(
-            Finding(
-                "reorders",
-                f"the runtime inserted {len(reorders)} layout reorders ({', '.join(r.name for r in reorders[:3])}, ...)",
-            )
-        )
+        where = f"{len(plain)} of {len(convolutions)} convolutions run outside the blocked layout ({_names(plain)})"
+        found.append(Finding("unblocked_layers", f"{where}; widths in multiples of {block} keep them in it"))
+    if len(reorders) > 2:  # one at each end is the price of the blocked layout
+        found.append(Finding("reorders", f"the runtime inserted {len(reorders)} layout reorders ({_names(reorders)})"))
     return tuple(found)
+
+
+def _names(rows: Sequence[LayerRow]) -> str:
+    return ", ".join(row.name for row in rows[:3]) + (", ..." if len(rows) > 3 else "")

@@ -22,7 +22,7 @@ import numpy as np
 from hwbench.devices import _host
 from hwbench.devices._lock import DeviceLock
 from hwbench.devices._ort_layers import REST_CAUSE, ExecutedNode, ProfiledRuns, join, layout_findings, read_profile
-from hwbench.devices._runner import RunnerProcess, build_runner, ort_library
+from hwbench.devices._runner import CLOCK, RunnerProcess, build_runner, ort_library
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
 from hwbench.errors import BuildError, DeviceUnavailableError, UnsupportedLayerError, UsageError
 from hwbench.measurement import Conditions, DeviceInfo, Settings
@@ -30,6 +30,8 @@ from hwbench.onnx_graph import layers, load, made_by
 from hwbench.ort import onnxruntime
 from hwbench.workload import Finding, TensorSpec, Workload
 
+MODEL = "model"
+"""What the single model of an isolated session is called in its runner."""
 PROFILE_WARM_UP = 3
 GRAIN_S = 1e-6
 """ONNX Runtime's profiler counts whole microseconds."""
@@ -47,14 +49,6 @@ class _InProcess:
     keep: tuple[Any, ...]  # session and buffers must outlive the binding
 
 
-@dataclass(eq=False)
-class _Isolated:
-    """A session in a process of its own."""
-
-    runner: RunnerProcess
-    model: Path
-
-
 class CpuOrt(Device):
     """The host's CPU; address `cpu`."""
 
@@ -69,7 +63,7 @@ class CpuOrt(Device):
         self._affinity = _host.affinity()
         self._cores = _host.physical_cores(self._affinity)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._isolated: list[_Isolated] = []
+        self._isolated: list[RunnerProcess] = []
         self._graphs: dict[str, list[ExecutedNode]] = {}
 
     @classmethod
@@ -87,13 +81,13 @@ class CpuOrt(Device):
         onnxruntime()
         self._lock.acquire()
         self._affinity = _host.affinity()
-        self._cores = _host.physical_cores(self._affinity)
+        self._cores = _host.quiet_first(_host.physical_cores(self._affinity))
         self._folder = tempfile.TemporaryDirectory(prefix="hwbench-")
         self._node_cost_s: float | None = None
 
     def _close(self) -> None:
-        for isolated in list(self._isolated):
-            self._stop(isolated)
+        for runner in list(self._isolated):
+            self._stop(runner)
         if _host.CAN_PIN:
             os.sched_setaffinity(0, self._affinity)
         if self._folder is not None:
@@ -144,27 +138,28 @@ class CpuOrt(Device):
             os.sched_setaffinity(0, {cores[0]})
         return cores
 
-    def _start(self, workload: Workload, settings: Settings, cores: tuple[int, ...]) -> _Isolated:
+    def _start(self, workload: Workload, settings: Settings, cores: tuple[int, ...]) -> RunnerProcess:
         model = self._path(f"{workload.sha256[:16]}.onnx")
         if not model.exists():
             model.write_bytes(workload.onnx)
-        isolated = _Isolated(RunnerProcess([str(build_runner())]), model)
-        self._isolated.append(isolated)
-        isolated.runner.start(library=ort_library(), threads=settings.threads, cpus=cores, seed=settings.seed)
-        isolated.runner.load("w", model)
-        return isolated
+        runner = RunnerProcess.start([str(build_runner())])
+        self._isolated.append(runner)
+        runner.library(ort_library())
+        runner.configure(threads=settings.threads, cpus=cores, seed=settings.seed)
+        runner.load(MODEL, model)
+        return runner
 
-    def _stop(self, isolated: _Isolated) -> None:
-        self._isolated.remove(isolated)
-        isolated.runner.close()
+    def _stop(self, runner: RunnerProcess) -> None:
+        self._isolated.remove(runner)
+        runner.close()
 
     def _release(self, prepared: Prepared) -> None:
-        if isinstance(prepared.handle, _Isolated):
+        if isinstance(prepared.handle, RunnerProcess):
             self._stop(prepared.handle)
         prepared.handle = None
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
-        if order and isinstance(order[0].handle, _Isolated):
+        if order and isinstance(order[0].handle, RunnerProcess):
             return self._run_isolated(order, loops)
         runs = [prepared.handle.run for prepared in order]
         values_s, now = [], time.perf_counter_ns
@@ -182,12 +177,12 @@ class CpuOrt(Device):
         return Samples(tuple(values_s), "perf_counter")
 
     def _run_isolated(self, order: Sequence[Prepared], loops: int) -> Samples:
-        values_s = [prepared.handle.runner.run(loops, ["w"])[0] / loops for prepared in order]
-        return Samples(tuple(values_s), "CLOCK_MONOTONIC in the runner")
+        values_s = [prepared.handle.run([MODEL], loops).values_s[0] for prepared in order]
+        return Samples(tuple(values_s), f"{CLOCK} in the native runner")
 
     def peak_memory_bytes(self, prepared: Prepared) -> int | None:
         """Peak resident memory of an isolated session; None where the session lives in this process."""
-        return prepared.handle.runner.memory() if isinstance(prepared.handle, _Isolated) else None
+        return prepared.handle.memory() if isinstance(prepared.handle, RunnerProcess) else None
 
     def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Per-layer times of `runs` inferences in a profiled session of its own in this process."""
@@ -292,8 +287,8 @@ def _read_graph(path: Path) -> list[ExecutedNode]:
 
 
 def _profile(session: Any, bound: _InProcess, runs: int) -> ProfiledRuns:
-    """Run a profiled session and read what its profiler wrote."""
-    for _ in range(PROFILE_WARM_UP + runs):
+    """Run a profiled session and read what its profiler wrote; binding has run it once already."""
+    for _ in range(PROFILE_WARM_UP - 1 + runs):
         bound.run()
     trace = Path(session.end_profiling())
     events = json.loads(trace.read_bytes())

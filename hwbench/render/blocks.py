@@ -138,7 +138,8 @@ def _rich_table(table: Table) -> RenderableType:
     rich = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in table.columns:
         justify: JustifyMethod = "right" if column.right else "left"
-        rich.add_column(column.title, justify=justify, no_wrap=not column.wrap, overflow="fold" if column.wrap else "ellipsis")
+        shrinks = column.wrap or column.path
+        rich.add_column(column.title, justify=justify, no_wrap=not shrinks, overflow="fold" if column.wrap else "ellipsis")
     for row in table.rows:
         rich.add_row(*_rich_cells(table, row))
     if table.footer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hwbench.comparison import Comparison, LayerChange, explained_share
-from hwbench.measurement import Measurement
 from hwbench.render.blocks import Block, Column, Line, Table, View
 from hwbench.render.units import count, interval, interval_s, percent, plural, seconds, size, times
 from hwbench.render.views import notes, provenance, where
@@ -26,7 +25,7 @@ def compare_view(comparison: Comparison, *, all_layers: bool = False) -> View:
     blocks: list[Block] = [Line(headline, "bold"), *notes(comparison.findings), _sides(comparison)]
     if comparison.layers:
         blocks += _layers(comparison, len(comparison.layers) if all_layers else TOP_LAYERS)
-    return [*blocks, *(Line(f"{side}: {provenance(record)}", "dim") for side, record in _named(comparison))]
+    return [*blocks, Line(provenance(baseline, candidate), "dim")]
 
 
 def verdict_text(comparison: Comparison) -> str:
@@ -53,10 +52,6 @@ def _speedup(ratio: Ratio) -> str:
 def _shown(ratio: Ratio) -> str:
     low, high = ratio.ci
     return f" (95 % interval {interval((1 / high, 1 / low), 1 / ratio.ratio) if low > 0 else 'unknown'})"
-
-
-def _named(comparison: Comparison) -> tuple[tuple[str, Measurement], ...]:
-    return ("baseline", comparison.baseline), ("candidate", comparison.candidate)
 
 
 def _sides(comparison: Comparison) -> Table:
@@ -89,7 +84,7 @@ def _layers(comparison: Comparison, top: int) -> list[Block]:
         Column("saved", right=True),
         Column("implementation", path=True),
     )
-    footer = ()
+    footer: tuple[tuple[str, ...], ...] = ()
     if hidden:
         hidden_s = sum(change.saved_s for change in hidden)
         name = f"{plural(len(hidden), 'further layer')} (--all-layers)"

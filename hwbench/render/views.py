@@ -61,17 +61,26 @@ def notes(findings: Sequence[Finding]) -> list[Block]:
     return [Notes(tuple((finding.code, finding.text) for finding in findings))] if findings else []
 
 
-def provenance(record: Measurement) -> str:
-    """When and how a record was taken, with which program, and its id."""
+def provenance(*records: Measurement) -> str:
+    """When and how the records of one measurement were taken, with which program, and their ids."""
+    ids = " and ".join(record.id[:SHORT_ID] for record in records)
+    unfinished = "" if records[0].complete else ", ended before it was complete"
+    return f"{_circumstances(records[0])}; record{'s' if len(records) > 1 else ''} {ids}{unfinished}"
+
+
+def _circumstances(record: Measurement) -> str:
     settings = record.settings
+    samples = f"{plural(len(record.samples_s), 'sample')} of {plural(record.loops, 'inference')}"
     inputs = ", ".join(f"{spec.name} {shape(spec.shape)} {spec.dtype}" for spec in record.inputs)
     commit = f" (commit {record.commit[:SHORT_ID]})" if record.commit else ""
-    unfinished = "" if record.complete else "; ended before it was complete"
-    return (
-        f"measured {moment(record.started_utc)} at {record.device.address} for at most {settings.budget_s:g} s, seed {settings.seed}; "
-        f"{plural(len(record.samples_s), 'sample')} of {plural(record.loops, 'inference')} by the clock {record.clock or 'unknown'}; "
-        f"input {inputs}; hwbench {record.hwbench_version}{commit}; record {record.id[:SHORT_ID]}{unfinished}"
+    parts = (
+        f"measured {moment(record.started_utc)} at {record.device.address}",
+        f"for at most {settings.budget_s:g} s with seed {settings.seed}",
+        f"{samples} by the clock {record.clock}" if record.clock else samples,
+        f"input {inputs}",
+        f"hwbench {record.hwbench_version}{commit}",
     )
+    return "; ".join(parts)
 
 
 def _latency(record: Measurement) -> str:
@@ -135,7 +144,7 @@ def selftest_view(outcome: SelfTest) -> View:
         Line(f"{claimed} on {where(first)}; noise floor {percent(outcome.noise_floor)}", "bold"),
         Table(columns, rows),
         Line(f"The truth, a ratio of 1, lay in {outcome.covered} of {runs} intervals."),
-        Line(provenance(first), "dim"),
+        Line(f"Each {_circumstances(first)}", "dim"),
     ]
 
 

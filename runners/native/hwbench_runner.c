@@ -90,9 +90,8 @@ static void put(const char *format, ...) {
     else fprintf(events, "%" PRId64, va_arg(values, int64_t));
   }
   va_end(values);
-  if (strchr(format, '\n') == NULL) return;
-  writing = 1;
-  if (fflush(events) != 0) _exit(EXIT_OUTPUT);
+  writing = strchr(format, '\n') != NULL;
+  if (writing && fflush(events) != 0) _exit(EXIT_OUTPUT);
   writing = 0;
 }
 
@@ -281,12 +280,12 @@ static void load(char *path) {
   ORT(CreateSessionOptions, &options);
   ORT(SetIntraOpNumThreads, options, (int)threads);
   ORT(AddSessionConfigEntry, options, "session.intra_op.allow_spinning", spin ? "1" : "0");
-  if (*profile != '\0') ORT(EnableProfiling, options, profile);
+  ORT(AddSessionConfigEntry, options, "session.force_spinning_stop", "1"); /* between runs all threads sleep */
+  if ((model->profiled = *profile != '\0')) ORT(EnableProfiling, options, profile);
   if (cpu_count > 0) pin(options);
   ORT(CreateSession, env, path, options, &model->session);
   ort.ReleaseSessionOptions(options);
   const int64_t load_ns = now_ns() - start;
-  model->profiled = *profile != '\0';
   ORT(CreateIoBinding, model->session, &model->binding);
   put("{'event':'loaded','name':%s,'inputs':[", name);
   bind(model);
@@ -376,7 +375,7 @@ static void execute(char *value) {
 int main(int argc, char **argv) {
   char *line = NULL;
   size_t capacity = 0;
-  struct utsname host;
+  struct utsname os;
   setenv("ORT_DISABLE_TELEMETRY", "1", 1); /* which would start a thread, keep files, upload */
   signal(SIGPIPE, SIG_IGN);
   signal(SIGALRM, on_limit);
@@ -386,9 +385,8 @@ int main(int argc, char **argv) {
   if (argc != 1 && (argc != 3 || strcmp(argv[1], "--plan") != 0)) fail(EXIT_PLAN, "usage: %s [--plan FILE]", argv[0]);
   FILE *plan = argc == 3 ? fopen(argv[2], "r") : stdin;
   if (plan == NULL) fail(EXIT_PLAN, "cannot read %s: %s", argv[2], strerror(errno));
-  uname(&host);
-  put("{'event':'hello','protocol':1,'pid':%d,'machine':%s,", (int64_t)getpid(), host.machine);
-  put("'kernel':%s}\n", host.release);
+  uname(&os);
+  put("{'event':'hello','protocol':1,'pid':%d,'machine':%s,'kernel':%s}\n", (int64_t)getpid(), os.machine, os.release);
   for (ssize_t length; (length = getline(&line, &capacity, plan)) > 0;) {
     if (line[length - 1] != '\n' || strlen(line) != (size_t)length) fail(EXIT_PLAN, "a line is cut, or has a NUL byte");
     line[length - 1] = '\0';

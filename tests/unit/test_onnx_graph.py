@@ -63,7 +63,7 @@ def test_names_become_unique_and_good_ones_stay() -> None:
         node.name = name
     named = [node.name for node in name_nodes(model).graph.node]
     assert named[:4] == ["kept", "t1/Relu", "kept_1", "t3/Relu"]
-    assert named[5] == "fc1"
+    assert named[6] == "fc1"
     assert all(named)
     assert len(set(named)) == len(named)
 
@@ -75,6 +75,27 @@ def test_dynamic_dimensions_are_named() -> None:
     model.graph.output[0].type.tensor_type.ClearField("shape")
     with pytest.raises(UnsupportedLayerError, match=r"shape \?x\d+.*fixed"):
         layers(load(model.SerializeToString()))
+
+
+def test_shapes_computed_in_the_graph_are_known() -> None:
+    """As exporters write a view and a padding: arithmetic on shapes that ONNX's own inference gives up on."""
+    net = Net(2, 3, 8, 8)
+    x = net.conv("x", "a", 4)
+    index, two = net.constant("index", np.array([0], np.int64)), net.constant("two", np.array([2], np.int64))
+    zeros = net.node(
+        "ConstantOfShape", net.constant("six", np.array([6], np.int64)), value=numpy_helper.from_array(np.int64([0]))
+    )
+    pads = net.node("Concat", zeros, net.constant("ends", np.array([1, 3], np.int64)), axis=0)
+    x = net.node("Pad", x, net.node("Cast", pads, to=onnx.TensorProto.INT64), name="pad")
+    batch = net.node("Gather", net.node("Shape", x), index, axis=0)
+    half = net.constant("half", np.array([4], np.int64))
+    target = net.node("Concat", net.node("Div", batch, two), net.node("Mul", two, half), net.node("Neg", two), axis=0)
+    target = net.node("Max", target, net.constant("least", np.array([1, 1, -1], np.int64)))
+    model = net.model(net.node("Reshape", x, target, name="view"))
+    parts = {layer.name: str(layer.key) for layer in layers(model)}
+    assert parts["pad"] == "Pad[2x4x8x8->2x4x9x11]{pads=0.0.0.0.0.0.1.3}@fp32"
+    assert parts["view"] == "Reshape[2x4x9x11->1x8x99]{}@fp32"
+    assert sorted(parts) == ["a.conv", "pad", "view"]
 
 
 def test_counts_by_hand() -> None:

@@ -100,6 +100,16 @@ def test_what_cannot_be_followed_is_fixed(kind: str) -> None:
     assert [group.name for group in structure.groups] == ["last.conv"]
 
 
+def test_what_is_added_to_something_fixed_is_fixed() -> None:
+    net = Net(1, 4, 8, 8)
+    free, fixed = net.conv("x", "free", 6), net.conv("x", "fixed", 6, group=2)
+    structure = Structure.from_model(net.model(net.head(net.node("Add", free, fixed))))
+    assert structure.groups == ()
+    net = Net(1, 4, 8, 8)
+    structure = Structure.from_model(net.model(net.head(net.node("Add", "x", net.conv("x", "tied", 4)))))
+    assert structure.groups == ()
+
+
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
@@ -150,7 +160,10 @@ def test_hundred_thousand_structures_take_less_than_a_second() -> None:
         x = net.conv(net.conv(x, f"{block}.dw", 32, group=0), f"{block}.pw", 32, 1)
     structure = Structure.from_model(net.model(net.head(x)))
     widths = np.random.default_rng(0).integers(1, 33, (100_000, len(structure.groups)))
-    start = time.perf_counter()
-    sizes = structure.layer_widths(widths)
-    assert time.perf_counter() - start < 1
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        sizes = structure.layer_widths(widths)
+        taken.append(time.perf_counter() - start)
+    assert min(taken) < 1
     assert sizes.shape == (100_000, len(structure.slots), 2)

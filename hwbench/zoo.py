@@ -248,13 +248,12 @@ class VGG16(nn.Module):
             cin = width
         fc6, fc7 = widths[13:]
         self.features = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(7)
         hidden = OrderedDict(fc6=nn.Linear(cin * 49, fc6), relu6=nn.ReLU(), fc7=nn.Linear(fc6, fc7), relu7=nn.ReLU())
         self.classifier = nn.Sequential(OrderedDict(**hidden, fc8=nn.Linear(fc7, classes)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (n, 3, h, w) to logits (n, classes)."""
-        logits: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
+        """Images (n, 3, 224, 224) to logits (n, classes)."""
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
         return logits
 
 

@@ -100,7 +100,7 @@ class _Line(Watch):
 
     def _text(self) -> str:
         if not self.records:
-            return f"reading {self._models} ..."
+            return f"reading {self._models}, warming up ..."
         elapsed_s, budget_s = time.monotonic() - self._begun, self.records[0].settings.budget_s
         done = bar(elapsed_s / budget_s, BAR).ljust(BAR)
         parts = (self._part or self._models, f"{elapsed_s:.0f} of at most {budget_s:g} s |{done}|", self._doing, self._so_far)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def parse_rule(text: str, known: Sequence[str]) -> Rule:
         UsageError: It is no rule, or its field is unknown.
     """
     found = _RULE.fullmatch(text)
-    if found is None:
+    if found is None or math.isinf(float(found["limit"])):
         raise UsageError(f"--fail-on {text!r} is not FIELD<NUMBER (or <=, >, >=); fields: {', '.join(known)}")
     if found["field"] not in known:
         raise UsageError(f"--fail-on {text!r} names an unknown field; known: {', '.join(known)}")

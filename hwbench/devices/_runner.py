@@ -1,7 +1,7 @@
-"""The native runner on a target: how to build it, and a conversation with one.
+"""A conversation with the native runner, on this computer or wherever a `Transport` reaches.
 
-The language is `_runner_protocol`'s; `RunnerProcess` is a conversation over any `Transport`, of which `LocalProcess` is the
-one for this computer. Nothing here passes through a shell.
+Building the program is `_runner_build`'s part and the language `_runner_protocol`'s; their public names are offered here too.
+Nothing passes through a shell.
 """
 
 from __future__ import annotations
@@ -9,130 +9,37 @@ from __future__ import annotations
 import os
 import re
 import select
-import shlex
-import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from hwbench.devices._runner_build import build_runner, ort_library, runner_source
 from hwbench.devices._runner_protocol import (
+    CLOCK,
     MAX_EVENT_BYTES,
     MAX_ROUNDS,
     PROTOCOL,
     expect,
+    latencies,
     one_line,
     parse_event,
     plan_line,
-    round_times,
     tensor_specs,
 )
-from hwbench.errors import (
-    DeviceCommandError,
-    DeviceLostError,
-    DeviceTimeoutError,
-    DeviceUnavailableError,
-    OutputParseError,
-    UsageError,
-)
-from hwbench.ort import TELEMETRY_OFF, onnxruntime
+from hwbench.devices.base import Samples
+from hwbench.errors import DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, OutputParseError, UsageError
+from hwbench.ort import TELEMETRY_OFF
 from hwbench.workload import TensorSpec
 
-_COMPILERS = ("cc", "gcc", "clang")
-_FLAGS = ("-O2", "-Wall", "-Wextra")
-_COMPILE_TIMEOUT_S = 120.0
+__all__ = ["CLOCK", "Loaded", "LocalProcess", "RunnerProcess", "Transport", "build_runner", "ort_library", "runner_source"]
+
 _TAIL_BYTES = 2000
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-
-def runner_source() -> Path:
-    """The runner's C file: in `runners/native` of a checkout, beside this module in an installed wheel.
-
-    Raises:
-        DeviceUnavailableError: It is in neither place.
-    """
-    here = Path(__file__).resolve().parent
-    for source in (here.parents[1] / "runners" / "native" / "hwbench_runner.c", here / "hwbench_runner.c"):
-        if source.is_file():
-            return source
-    raise DeviceUnavailableError(f"the native runner's source is not beside {here}; install hwbench again")
-
-
-def build_runner(cc: str | None = None) -> Path:
-    """Compile the runner, once for each source, compiler and set of flags; later calls find it in the user's cache.
-
-    Args:
-        cc: Compiler with its options, as one would type it (`aarch64-linux-gnu-gcc`); `$CC`, else the first of cc, gcc
-            and clang, if None.
-
-    Returns:
-        The program, for the compiler's target.
-
-    Raises:
-        DeviceUnavailableError: No compiler, or the cache cannot be written.
-        DeviceCommandError: The compiler refused.
-        DeviceTimeoutError: The compiler did not finish.
-    """
-    import platformdirs
-
-    source = runner_source()
-    compiler = _compiler(cc)
-    version = _compile([*compiler, "--version"])
-    identity = "\0".join([source.read_text(encoding="utf-8"), version, *compiler, *_FLAGS])
-    cache = Path(platformdirs.user_cache_dir("hwbench"))
-    program = cache / f"runner-{sha256(identity.encode()).hexdigest()[:16]}"
-    if program.is_file():
-        return program
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            fresh = Path(folder) / "runner"
-            _compile([*compiler, *_FLAGS, "-o", str(fresh), str(source), "-ldl"])
-            fresh.replace(program)
-    except OSError as error:
-        raise DeviceUnavailableError(f"cannot keep the native runner in {cache} ({error}); set XDG_CACHE_HOME") from error
-    return program
-
-
-def _compiler(cc: str | None) -> list[str]:
-    wanted = cc or os.environ.get("CC")
-    candidates = [shlex.split(wanted)] if wanted else [[name] for name in _COMPILERS]
-    for argv in candidates:
-        if argv and shutil.which(argv[0]):
-            return argv
-    sought = wanted or ", ".join(_COMPILERS)
-    raise DeviceUnavailableError(f"no C compiler found ({sought}); install one (apt install gcc) or set CC")
-
-
-def _compile(argv: list[str]) -> str:
-    try:
-        done = subprocess.run(argv, capture_output=True, timeout=_COMPILE_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        raise DeviceUnavailableError(f"cannot start the C compiler {argv[0]} ({error}); set CC to one that works") from error
-    except subprocess.TimeoutExpired as error:
-        raise DeviceTimeoutError(f"{argv[0]} did not finish within {_COMPILE_TIMEOUT_S:.0f} s; try again") from error
-    if done.returncode != 0:
-        tail = _tail(done.stderr)
-        raise DeviceCommandError(f"{shlex.join(argv[:1])} failed ({done.returncode}): {tail}", argv, done.returncode, tail)
-    return done.stdout.decode("utf-8", "replace")
-
-
-def ort_library() -> Path:
-    """The C library inside the installed onnxruntime package, of the same version as the Python module.
-
-    Raises:
-        DeviceUnavailableError: onnxruntime is missing, or its package has no such library.
-    """
-    folder = Path(str(onnxruntime().__file__)).resolve().parent / "capi"
-    found = sorted(folder.glob("libonnxruntime.so*"))
-    if not found:
-        raise DeviceUnavailableError(f"no libonnxruntime.so in {folder}; pip install onnxruntime for Linux")
-    return found[0]
 
 
 def _tail(output: bytes) -> str:
@@ -207,7 +114,7 @@ class LocalProcess:
         deadline = time.monotonic() + timeout_s
         left = memoryview(data)
         while left:
-            _wait(self._stdin, select.POLLOUT, deadline, timeout_s)
+            _wait(self._stdin, select.POLLOUT, deadline)
             try:
                 left = left[os.write(self._stdin, left) :]
             except BrokenPipeError:
@@ -215,7 +122,7 @@ class LocalProcess:
 
     def receive(self, timeout_s: float) -> bytes:
         """See `Transport`."""
-        _wait(self._stdout, select.POLLIN, time.monotonic() + timeout_s, timeout_s)
+        _wait(self._stdout, select.POLLIN, time.monotonic() + timeout_s)
         return os.read(self._stdout, 1 << 16)
 
     def close(self, grace_s: float) -> str:
@@ -235,11 +142,11 @@ class LocalProcess:
         return self._ending
 
 
-def _wait(descriptor: int, event: int, deadline: float, timeout_s: float) -> None:
+def _wait(descriptor: int, event: int, deadline: float) -> None:
     poll = select.poll()
     poll.register(descriptor, event)
     if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise DeviceTimeoutError(f"the native runner did not answer within {timeout_s:g} s; allow it more time")
+        raise DeviceTimeoutError("the native runner did not answer in the time allowed, and was ended; allow it more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,22 +167,37 @@ class Loaded:
 
 
 class RunnerProcess:
-    """A conversation with one runner: one line, one answer. A context manager; `start` it first; for one thread.
+    """A conversation with one runner: one line, one answer. Use as a context manager, from one thread.
 
     Any error ends the runner, as its state is then unknown; from then on every call raises DeviceLostError. A model that
     ONNX Runtime refuses (BuildError) costs no more than starting another one.
 
     Args:
-        argv: Program and arguments; it may begin with a wrapper (numactl, ./ld-linux-aarch64.so.1).
-        transport: What starts `argv`, and where.
+        transport: Where the runner is; closed by this object.
+        timeout_s: Seconds for its first event.
+
+    Raises:
+        OutputParseError: It is no runner, or of another protocol.
     """
 
-    def __init__(self, argv: Sequence[str], transport: Callable[[Sequence[str]], Transport] = LocalProcess) -> None:
-        self._argv = tuple(argv)
-        self._start = transport
-        self._transport: Transport | None = None
+    def __init__(self, transport: Transport, timeout_s: float = 30.0) -> None:
+        self._transport = transport
         self._received = b""
-        self._ending = "it was not started"
+        self._ending: str | None = None
+        hello = self.command(b"", "hello", timeout_s)
+        if hello["protocol"] != PROTOCOL:
+            self.close()
+            raise OutputParseError(f"the runner speaks protocol {hello['protocol']}, hwbench {PROTOCOL}; build it anew")
+        self.machine, self.kernel, self.pid = str(hello["machine"]), str(hello["kernel"]), int(hello["pid"])
+
+    @classmethod
+    def start(cls, argv: Sequence[str], timeout_s: float = 30.0) -> Self:
+        """Start a runner on this computer; `argv` may begin with a wrapper (numactl, an emulator).
+
+        Raises:
+            DeviceUnavailableError: It does not start.
+        """
+        return cls(LocalProcess(argv), timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -285,53 +207,31 @@ class RunnerProcess:
 
     def close(self, grace_s: float = 2.0) -> None:
         """End the runner, after `grace_s` by force, and release what it holds; closing twice is fine."""
-        if self._transport is not None:
-            self._ending = self._transport.close(grace_s)
-            self._transport = None
+        self._ending = self._transport.close(grace_s)
 
-    def start(
-        self,
-        *,
-        library: Path,
-        threads: int = 1,
-        cpus: Sequence[int] = (),
-        spin: bool = True,
-        seed: int = 0,
-        limit_s: int | None = None,
-        timeout_s: float = 30.0,
-    ) -> str:
-        """Start the runner, open ONNX Runtime and make the settings of all models.
+    def library(self, path: Path) -> str:
+        """Open ONNX Runtime's C library, as the runner sees it; before any `load`. Returns its version."""
+        return str(self.command(plan_line("lib", path), "library")["version"])
+
+    def configure(
+        self, *, threads: int = 1, cpus: Sequence[int] = (), spin: bool = True, seed: int = 0, limit_s: int | None = None
+    ) -> None:
+        """Settings of the models loaded from now on.
 
         Args:
-            library: ONNX Runtime's C library, as the runner sees it.
             threads: Threads of each model, the calling one included.
-            cpus: As many CPUs as threads: one each. More: shared by all. None: not pinned.
+            cpus: As many CPUs as threads: one each. More: shared by all. None: the pinning stays as it is.
             spin: Whether idle threads spin during a run; between runs they always sleep.
             seed: Of the random inputs.
-            limit_s: The runner ends itself after this many seconds.
-            timeout_s: Seconds for each step.
-
-        Returns:
-            ONNX Runtime's version.
-
-        Raises:
-            DeviceUnavailableError: The program, the library or a CPU is not to be had.
-            OutputParseError: It is no runner, or of another protocol.
+            limit_s: The runner ends itself this many seconds from now.
         """
-        if self._transport is not None:
-            raise UsageError("the native runner is already started")
-        self._transport, self._received = self._start(self._argv), b""
-        hello = self.command(b"", "hello", timeout_s)
-        if hello["protocol"] != PROTOCOL:
-            self.close()
-            raise OutputParseError(f"the runner speaks protocol {hello['protocol']}, hwbench {PROTOCOL}; build it anew")
-        if limit_s is not None:
-            self.command(plan_line("limit", limit_s), "set", timeout_s)
-        for name, value in (("threads", threads), ("spin", int(spin)), ("seed", seed)):
-            self.command(plan_line(name, value), "set", timeout_s)
+        lines = [plan_line("threads", threads), plan_line("spin", int(spin)), plan_line("seed", seed)]
         if cpus:
-            self.command(plan_line("cpus", ",".join(map(str, sorted(set(cpus))))), "set", timeout_s)
-        return str(self.command(plan_line("lib", library), "library", timeout_s)["version"])
+            lines.append(plan_line("cpus", ",".join(map(str, sorted(set(cpus))))))
+        if limit_s is not None:
+            lines.append(plan_line("limit", limit_s))
+        for line in lines:
+            self.command(line, "set")
 
     def load(self, name: str, path: Path, profile: Path | None = None, timeout_s: float = 120.0) -> Loaded:
         """Create a session for the model file, with inputs and outputs bound, and run it once.
@@ -351,22 +251,18 @@ class RunnerProcess:
         event = self.command(plan_line("load", name, path), "loaded", timeout_s)
         return Loaded(name, event["load_ns"] / 1e9, event["first_run_ns"] / 1e9, tensor_specs(event["inputs"]))
 
-    def run(self, loops: int, order: Sequence[str], timeout_s: float = 120.0) -> tuple[float, ...]:
-        """Time one round of `loops` inferences for each name, in that order.
-
-        Returns:
-            Seconds of each round: divide by `loops` for one inference.
-        """
-        times_s: list[float] = []
+    def run(self, order: Sequence[str], loops: int = 1, timeout_s: float = 120.0) -> Samples:
+        """Time one round of `loops` inferences for each name, in that order; seconds per inference."""
+        values_s: list[float] = []
         for first in range(0, len(order), MAX_ROUNDS):
             names = order[first : first + MAX_ROUNDS]
             event = self.command(plan_line("run", loops, *names), "samples", timeout_s)
             try:
-                times_s += round_times(event, len(names), loops)
+                values_s += latencies(event, len(names), loops)
             except OutputParseError:
                 self.close(grace_s=0)
                 raise
-        return tuple(times_s)
+        return Samples(tuple(values_s), CLOCK)
 
     def dump(self, name: str, folder: Path) -> tuple[TensorSpec, ...]:
         """Write output i of a model to `folder/NAME.i.bin`, raw, and return what they are."""
@@ -390,13 +286,15 @@ class RunnerProcess:
             DeviceTimeoutError: No answer in time, or the runner's own time limit has passed.
             HwbenchError: What the runner objects to, see `expect`.
         """
-        if self._transport is None:
-            raise DeviceLostError(f"there is no native runner ({self._ending}); start another one")
+        if self._ending is not None:
+            raise DeviceLostError(f"the native runner has ended ({self._ending}); start another one")
         deadline = time.monotonic() + timeout_s
         try:
-            self._transport.send(line, timeout_s)
-            event = parse_event(self._next_line(self._transport, deadline))
-            expect(event, answer)
+            unasked = bool(self._received)
+            if not unasked:
+                self._transport.send(line, timeout_s)
+            event = parse_event(self._next_line(deadline))
+            expect(event, "silence" if unasked else answer)
         except DeviceLostError as error:
             self.close()
             raise DeviceLostError(f"{error} ({self._ending})") from error
@@ -405,11 +303,11 @@ class RunnerProcess:
             raise
         return event
 
-    def _next_line(self, transport: Transport, deadline: float) -> bytes:
+    def _next_line(self, deadline: float) -> bytes:
         while b"\n" not in self._received:
             if len(self._received) > MAX_EVENT_BYTES:
                 raise OutputParseError(f"the native runner printed a line of more than {MAX_EVENT_BYTES} bytes")
-            data = transport.receive(max(0.0, deadline - time.monotonic()))
+            data = self._transport.receive(max(0.0, deadline - time.monotonic()))
             if not data:
                 raise DeviceLostError("the native runner ended before it answered")
             self._received += data

@@ -43,7 +43,10 @@ def plan_line(command: str, *values: str | int | Path) -> bytes:
         raise UsageError(f"the native runner cannot take a line break or NUL in {words!r}; rename the file")
     if not all(words) or any(" " in word for word in words[:-1]):
         raise UsageError(f"the native runner cannot take {words!r}: only the last may have spaces, and none may be empty")
-    return os.fsencode(" ".join(words) + "\n")
+    try:
+        return os.fsencode(" ".join(words) + "\n")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the native runner cannot take {words!r} ({error}); rename the file") from error
 
 
 def _is_text(value: object) -> bool:
@@ -124,8 +127,8 @@ def expect(event: Mapping[str, Any], kind: str) -> None:
         raise OutputParseError(f"the native runner answered {event['event']!r} where {kind!r} was expected")
 
 
-def round_times(event: Mapping[str, Any], rounds: int, loops: int) -> tuple[float, ...]:
-    """Seconds of each round of a `samples` event that answers for `rounds` rounds of `loops` inferences.
+def latencies(event: Mapping[str, Any], rounds: int, loops: int) -> tuple[float, ...]:
+    """Seconds of one inference in each round of a `samples` event that answers for `rounds` rounds of `loops`.
 
     Raises:
         OutputParseError: It holds another number of rounds, or is of other loops or another clock.
@@ -133,7 +136,7 @@ def round_times(event: Mapping[str, Any], rounds: int, loops: int) -> tuple[floa
     if (len(event["ns"]), event["loops"], event["clock"]) != (rounds, loops, CLOCK):
         told = f"{len(event['ns'])} samples of {event['loops']} loops on {event['clock']!r}"
         raise OutputParseError(f"the native runner told {told}; expected {rounds} of {loops} on {CLOCK!r}")
-    return tuple(ns / 1e9 for ns in event["ns"])
+    return tuple(ns / (loops * 1e9) for ns in event["ns"])
 
 
 def tensor_specs(tensors: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:

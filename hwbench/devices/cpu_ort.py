@@ -22,7 +22,9 @@ import numpy as np
 from hwbench.devices import _host
 from hwbench.devices._lock import DeviceLock
 from hwbench.devices._ort_layers import REST_CAUSE, ExecutedNode, ProfiledRuns, join, layout_findings, read_profile
-from hwbench.devices._runner import CLOCK, RunnerProcess, build_runner, ort_library
+from hwbench.devices._runner import RunnerProcess
+from hwbench.devices._runner_build import build_runner, ort_library
+from hwbench.devices._runner_protocol import CLOCK
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
 from hwbench.errors import BuildError, DeviceUnavailableError, UnsupportedLayerError, UsageError
 from hwbench.measurement import Conditions, DeviceInfo, Settings

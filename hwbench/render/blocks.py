@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement as Width
-from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 NARROWEST = 12
 """Characters to which a long name may be shortened."""
+WIDE = 100
+"""Columns of a terminal on which nothing is limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,14 @@ class Column:
         right: Align to the right (numbers).
         path: Holds module paths or other names, cut in the middle where the terminal is narrow.
         wrap: Holds sentences, broken over several lines where the terminal is narrow.
+        limit: Most characters on a terminal of less than 100 columns, so that more important ones keep theirs.
     """
 
     title: str
     right: bool = False
     path: bool = False
     wrap: bool = False
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def write_text(view: View, file: TextIO, width: int | None = None) -> None:
     for index, block in enumerate(view):
         if index:
             console.print()
-        console.print(_rich(block))
+        console.print(_rich(block, wide=console.width >= WIDE))
 
 
 def write_markdown(view: View, file: TextIO) -> None:
@@ -114,14 +117,14 @@ class _Path:
         yield Text(shorten(self.name, options.max_width), no_wrap=True)
 
 
-def _rich(block: Block) -> RenderableType:
+def _rich(block: Block, *, wide: bool) -> RenderableType:
     match block:
         case Line():
             return Text(printable(block.text), style=block.style)
         case Notes():
             return _rich_notes(block)
         case Table():
-            return _rich_table(block)
+            return _rich_table(block, wide=wide)
 
 
 def _rich_notes(notes: Notes) -> RenderableType:
@@ -134,19 +137,24 @@ def _rich_notes(notes: Notes) -> RenderableType:
     return grid
 
 
-def _rich_table(table: Table) -> RenderableType:
+def _rich_table(table: Table, *, wide: bool) -> RenderableType:
     rich = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in table.columns:
         justify: JustifyMethod = "right" if column.right else "left"
-        shrinks = column.wrap or column.path
-        rich.add_column(column.title, justify=justify, no_wrap=not shrinks, overflow="fold" if column.wrap else "ellipsis")
+        rich.add_column(
+            column.title,
+            justify=justify,
+            no_wrap=not (column.wrap or column.path),
+            overflow="fold" if column.wrap else "ellipsis",
+            max_width=None if wide else column.limit,
+        )
     for row in table.rows:
         rich.add_row(*_rich_cells(table, row))
     if table.footer:
         rich.add_section()
     for row in table.footer:
         rich.add_row(*_rich_cells(table, row), style="dim")
-    return Padding(rich, 0, expand=False)
+    return rich
 
 
 def _rich_cells(table: Table, row: Sequence[str]) -> list[RenderableType]:

@@ -82,7 +82,7 @@ def _layers(comparison: Comparison, top: int) -> list[Block]:
         Column("baseline", right=True),
         Column("candidate", right=True),
         Column("saved", right=True),
-        Column("implementation", path=True),
+        Column("runs as", path=True, limit=16),
     )
     footer: tuple[tuple[str, ...], ...] = ()
     if hidden:

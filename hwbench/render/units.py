@@ -125,13 +125,13 @@ def bar(share: float, width: int = 10) -> str:
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> tuple[float, str, float]:
-    """Distribution of `values` (n >= 1) between their 1st and 99th percentile.
+    """Distribution of `values` (n >= 1) between their 5th and 95th percentile.
 
     Returns:
-        (1st percentile, histogram of `width` characters, 99th percentile).
+        (5th percentile, histogram of `width` characters, 95th percentile).
     """
-    low, high = (float(end) for end in np.quantile(values, [0.01, 0.99]))
-    if high <= low:
+    low, high = (float(end) for end in np.quantile(values, [0.05, 0.95], method="inverted_cdf"))
+    if high - low <= 1e-9 * high:  # nothing to draw, and no bins narrower than that can be told apart
         return low, _LEVELS[-1], high
     counts, _ = np.histogram(values, bins=width, range=(low, high))
     steps = np.ceil(counts / counts.max() * (len(_LEVELS) - 1)).astype(int)

@@ -99,7 +99,7 @@ def _size_of(record: Measurement) -> str:
 
 def _distribution(record: Measurement) -> str:
     low_s, line, high_s = sparkline(record.samples_s)
-    return f"{seconds(low_s)} {line} {seconds(high_s)} (1st to 99th percentile of {plural(len(record.samples_s), 'sample')})"
+    return f"{seconds(low_s)} {line} {seconds(high_s)} (5th to 95th percentile of {plural(len(record.samples_s), 'sample')})"
 
 
 def _layers(profile: LayerProfile, median_s: float) -> list[Block]:
@@ -114,8 +114,8 @@ def _layers(profile: LayerProfile, median_s: float) -> list[Block]:
     rest = ("rest", "", "", seconds(median_s - sum_s), percent(1 - sum_s / median_s), "")
     columns = (
         Column("layer", path=True),
-        Column("op", path=True),
-        Column("implementation", path=True),
+        Column("op", path=True, limit=12),
+        Column("runs as", path=True, limit=10),
         Column("latency", right=True),
         Column("share", right=True),
         Column(""),

@@ -13,7 +13,7 @@ from hwbench import stats
 from hwbench.devices.cpu_ort import CpuOrt
 from hwbench.measurement import Settings
 from hwbench.model_files import load_workload
-from hwbench.onnx_graph import layer_model
+from hwbench.onnx_graph.build import layer_model
 from hwbench.workload import LayerKey, TensorSpec, Workload
 from runners.studies._results import save_study
 

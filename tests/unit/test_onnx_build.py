@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwbench.errors import UnsupportedLayerError
-from hwbench.onnx_build import layer_model
+from hwbench.onnx_graph.build import layer_model
 from hwbench.onnx_graph import count, layers, load
 from hwbench.ort import onnxruntime
 from hwbench.workload import LayerKey

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from hwbench import database
-from hwbench.database import STORE_SCHEMA, tables
+from hwbench.store.database import STORE_SCHEMA, tables
 from hwbench.errors import SchemaError, UsageError
 from hwbench.store import open_store
 

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from hwbench.errors import UsageError
 from hwbench.onnx_graph import count, layers
 from hwbench.structure import Structure
-from hwbench.surgery import with_widths, without_blocks
+from hwbench.structure.surgery import with_widths, without_blocks
 from tests.unit.onnx_nets import Net, inception, mobilenet, resnet, run, tokens, vgg
 
 MODELS = {build.__name__: build() for build in (mobilenet, resnet, vgg, inception, tokens)}

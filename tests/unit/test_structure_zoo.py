@@ -12,7 +12,7 @@ from hwbench import zoo
 from hwbench.model_files import load_workload
 from hwbench.onnx_graph import layers, load
 from hwbench.structure import Structure
-from hwbench.surgery import with_widths, without_blocks
+from hwbench.structure.surgery import with_widths, without_blocks
 from tests.unit.onnx_nets import run
 
 # Droppable by the rule "output has the shape of the input"; see He et al. 2015, table 1, and Sandler et al. 2018, table 2.

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwbench.onnx_fusion import ACTIVATIONS
-from hwbench.onnx_keys import CONVOLUTIONS, ELEMENTWISE, POOLS, RESHAPES, is_weighted
-from hwbench.onnx_view import GraphView, attributes
+from hwbench.onnx_graph.fusion import ACTIVATIONS
+from hwbench.onnx_graph.keys import CONVOLUTIONS, ELEMENTWISE, POOLS, RESHAPES, is_weighted
+from hwbench.onnx_graph.view import GraphView, attributes
 
 if TYPE_CHECKING:
     from onnx import NodeProto

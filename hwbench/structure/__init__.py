@@ -2,7 +2,7 @@
 
 A *group* is a set of layers whose output channels must shrink together; a *structure* is one width per group. The layers of a
 structure are known without building it: `Structure.keys` for one, `Structure.layer_widths` for a hundred thousand at once.
-Which channels belong together is worked out in `hwbench.channels`; what cannot be followed there is fixed at its width, as are
+Which channels belong together is worked out in `hwbench.structure.channels`; what cannot be followed there is fixed at its width, as are
 the network's inputs and outputs. A concatenation is followed: its reader's channels then come from several groups.
 """
 
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwbench.blocks import Block, blocks
-from hwbench.channels import Channels, Layout
+from hwbench.structure.blocks import Block, blocks
+from hwbench.structure.channels import Channels, Layout
 from hwbench.errors import UsageError
 from hwbench.onnx_graph import Layer, layers
-from hwbench.onnx_keys import is_weighted
-from hwbench.onnx_view import GraphView
+from hwbench.onnx_graph.keys import is_weighted
+from hwbench.onnx_graph.view import GraphView
 from hwbench.workload import LayerKey, Shape
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Structure:
         return tuple(resolved)
 
     def keys(self, widths: Sequence[int]) -> tuple[LayerKey, ...]:
-        """The layers of one structure, in execution order: those of the model that `hwbench.surgery.with_widths` builds.
+        """The layers of one structure, in execution order: those of the model that `hwbench.structure.surgery.with_widths` builds.
 
         Raises:
             UsageError: As `resolve`.

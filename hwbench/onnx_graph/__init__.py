@@ -1,6 +1,6 @@
 """ONNX graph -> ordered layers after fusion, their keys, multiply-accumulates and parameters.
 
-What counts as one layer is said in `hwbench.onnx_fusion`.
+What counts as one layer is said in `hwbench.onnx_graph.fusion`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwbench.errors import WorkloadError
-from hwbench.onnx_fusion import Fusion, fusions
-from hwbench.onnx_keys import CONVOLUTIONS, is_weighted, key_of, precision
-from hwbench.onnx_shapes import infer_shapes
-from hwbench.onnx_view import GraphView
+from hwbench.onnx_graph.fusion import Fusion, fusions
+from hwbench.onnx_graph.keys import CONVOLUTIONS, is_weighted, key_of, precision
+from hwbench.onnx_graph.shapes import infer_shapes
+from hwbench.onnx_graph.view import GraphView
 from hwbench.workload import LayerKey
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from hwbench.database import open_engine, tables, transaction
+from hwbench.store.database import open_engine, tables, transaction
 from hwbench.errors import SchemaError, UsageError
 from hwbench.measurement import Measurement
 

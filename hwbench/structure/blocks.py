@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hwbench.onnx_fusion import ACTIVATIONS
-from hwbench.onnx_keys import is_weighted
-from hwbench.onnx_view import GraphView
+from hwbench.onnx_graph.fusion import ACTIVATIONS
+from hwbench.onnx_graph.keys import is_weighted
+from hwbench.onnx_graph.view import GraphView
 
 
 @dataclass(frozen=True, slots=True)

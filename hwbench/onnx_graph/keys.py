@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.onnx_view import GraphView, attributes
+from hwbench.onnx_graph.view import GraphView, attributes
 from hwbench.workload import LayerKey, Shape
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.channels import Channels, Span
+from hwbench.structure.channels import Channels, Span
 from hwbench.errors import UsageError
-from hwbench.onnx_shapes import infer_shapes
-from hwbench.onnx_view import GraphView, reads
+from hwbench.onnx_graph.shapes import infer_shapes
+from hwbench.onnx_graph.view import GraphView, reads
 from hwbench.structure import Structure, group_numbers
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwbench.onnx_keys import CONVOLUTIONS, is_weighted
-from hwbench.onnx_view import GraphView, attributes
+from hwbench.onnx_graph.keys import CONVOLUTIONS, is_weighted
+from hwbench.onnx_graph.view import GraphView, attributes
 
 if TYPE_CHECKING:
     from onnx import NodeProto

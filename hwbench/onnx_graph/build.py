@@ -9,7 +9,7 @@ import numpy as np
 
 from hwbench.errors import UnsupportedLayerError, WorkloadError
 from hwbench.onnx_graph import layers, load
-from hwbench.onnx_keys import CONVOLUTIONS, ELEMENTWISE, POOLS, QUANTIZERS
+from hwbench.onnx_graph.keys import CONVOLUTIONS, ELEMENTWISE, POOLS, QUANTIZERS
 from hwbench.workload import LayerKey, Shape
 
 if TYPE_CHECKING:

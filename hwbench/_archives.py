@@ -34,10 +34,14 @@ MAX_BYTES = 8 << 30
 MAX_RATIO = 100
 """Largest unpacked size over file size. torch stores members uncompressed (ratio 1); deflate reaches 1,032."""
 
-_SYMBOLIC = re.compile(r"(?:[su]\d+|\d+(?:\.\d+)?|Max|Min|Mod|FloorDiv|PythonMod|CeilDiv|TruncToInt|[-+*/(),<>=\s])*")
+# The form torch writes symbolic sizes in: Add(Mul(Integer(2), Symbol('s77', positive=True, integer=True)), Integer(1)).
+_SYMBOLIC = re.compile(
+    r"(?>Symbol\('[su]\d+'(?:, [a-z]+=True)*\)|\b[su]?\d+\b|[-+(),\s]"
+    r"|\b(?:Integer|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|ModularIndexing)(?=\())*+"
+)
 _SYMBOL = re.compile(r"-?int_oo|[su]\d+")
 _OPERATOR = re.compile(
-    r"torch\.ops\.(aten|prims)\.(?!from_file\b)\w+\.\w+|torch\.sym_(int|float|max|min|not|ite)"
+    r"torch\.ops\.(aten|prims)\.(?!from_file\b)\w+\.\w+|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)|torch\.sym_(int|float|max|min|not|ite)"
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_)|math\.(ceil|floor|trunc)"
 )
 _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
@@ -139,7 +143,13 @@ def _check_sizes(infos: list[zipfile.ZipInfo], size: int, name: str) -> None:
 
 def _member_name(info: zipfile.ZipInfo, name: str) -> str:
     root, _, rest = info.filename.partition("/")
-    if not rest or ".." in (root, *rest.split("/")) or rest.startswith("/") or re.search(r"[\\\x00-\x1f:]", info.filename):
+    if (
+        not root
+        or not rest
+        or ".." in (root, *rest.split("/"))
+        or rest.startswith("/")
+        or re.search(r"[\\\x00-\x1f:]", info.filename)
+    ):
         raise UnsafeModelError(f"{name} holds a member named {info.filename!r}, which reaches outside the archive's folder")
     return rest
 
@@ -204,8 +214,7 @@ def _clean(program: Any, name: str) -> None:
     }
     for holder in _dicts(program):
         if "target" in holder and "inputs" in holder:
-            checks_out = isinstance(holder["target"], str) and _OPERATOR.fullmatch(holder["target"])
-            if not checks_out:
+            if not (isinstance(holder["target"], str) and _OPERATOR.fullmatch(holder["target"])):
                 raise UnsafeModelError(f"{name}: operator {str(holder['target'])[:80]!r} is not one of torch's tensor operators")
             stack = holder["metadata"].get("nn_module_stack", "")
             holder["metadata"] = {"nn_module_stack": stack} if stack else {}

@@ -115,7 +115,7 @@ def _external(tensor: TensorProto, path: Path) -> bytes:
 
 
 def fix_inputs(model: ModelProto, given: Sequence[TensorSpec], batch: int | None, name: str) -> tuple[TensorSpec, ...]:
-    """Give every input of `model` a fixed shape, in place; shapes inside and at the outputs are left to be inferred anew.
+    """Give every input of `model` a fixed shape, in place; where one was open, the shapes inside are to be inferred anew.
 
     Args:
         model: Changed in place.
@@ -133,6 +133,7 @@ def fix_inputs(model: ModelProto, given: Sequence[TensorSpec], batch: int | None
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     wanted = _assign(given, [value.name for value in inputs], name)
+    were_open = any(dim.dim_value < 1 for value in inputs for dim in value.type.tensor_type.shape.dim)
     symbols: dict[str, int] = {}
     for value in inputs:
         _ask(value, wanted.get(value.name), batch, symbols, name)
@@ -140,10 +141,11 @@ def fix_inputs(model: ModelProto, given: Sequence[TensorSpec], batch: int | None
     if batch is not None and (not fixed or fixed[0].shape[:1] != (batch,)):
         found = dims_text(inputs[0]) if inputs else "none"
         raise UsageError(f"{name} is fixed to its first input {found}; --batch {batch} needs a model exported with that batch")
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        for dim in value.type.tensor_type.shape.dim:
-            dim.Clear()
+    if were_open:
+        del model.graph.value_info[:]
+        for value in model.graph.output:
+            for dim in value.type.tensor_type.shape.dim:
+                dim.Clear()
     return fixed
 
 

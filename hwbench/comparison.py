@@ -14,6 +14,8 @@ DISAPPOINTING = 0.5
 """A speed-up that keeps less than this share of what the MACs promised is worth a sentence."""
 FEWER = 1.1
 """MACs ratio from which a network counts as smaller."""
+MAIN_CAUSE = 0.4
+"""Share of the time above what the MACs promised from which a cause is named as the cause."""
 EXPLAINED = 0.5
 """Share of the saved time that the layers must account for, or it is said that they do not."""
 
@@ -144,19 +146,23 @@ def _macs(comparison: Comparison) -> list[Finding]:
 
 
 def _blame(comparison: Comparison) -> str:
-    fallen = [change for change in comparison.layers if change.fell_off_layout]
-    if fallen:
+    """Where the time went that the candidate would not need if latency followed MACs: its heaviest cause, in words."""
+    ratio = comparison.macs_ratio or 1.0
+    excess_s = {c.name: (c.candidate_s or 0.0) - (c.baseline_s or 0.0) / ratio for c in comparison.layers}
+    total_s = sum(max(excess, 0.0) for excess in excess_s.values())
+    if total_s <= 0:
+        return "its layers do not tell why"
+    fallen = [c for c in comparison.layers if c.fell_off_layout]
+    if sum(excess_s[c.name] for c in fallen) > MAIN_CAUSE * total_s:
         block = (fallen[0].baseline_implementation or "").removeprefix("nchwc")
         return f"{len(fallen)} layers fell off the blocked layout because their widths are not multiples of {block}"
-    slower = sorted((c for c in comparison.layers if c.baseline_s and c.saved_s < 0), key=lambda change: change.saved_s)
-    if slower:
-        return f"{len(slower)} layers became slower, most of all {slower[0].name}"
-    if comparison.layers:
-        flat = [c for c in comparison.layers if c.baseline_s and c.candidate_s and c.saved_s < 0.1 * c.baseline_s]
-        if flat:
-            share = sum(change.candidate_s or 0 for change in flat) / comparison.candidate.median_s
-            return f"{len(flat)} layers, {share:.0%} of the candidate's time, hardly changed"
-    return "its layers take time that does not follow their MACs"
+    new = [c for c in comparison.layers if not c.baseline_s]
+    if sum(excess_s[c.name] for c in new) > MAIN_CAUSE * total_s:
+        return f"{len(new)} steps are new in the candidate, such as {max(new, key=lambda c: excess_s[c.name]).name}"
+    worst = sorted(comparison.layers, key=lambda c: excess_s[c.name], reverse=True)[:3]
+    share = sum(excess_s[c.name] for c in worst) / total_s
+    names = ", ".join(c.name for c in worst)
+    return f"most of the time that stayed is spread over the layers, {share:.0%} of it in {names}"
 
 
 def _layout(comparison: Comparison) -> list[Finding]:

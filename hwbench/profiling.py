@@ -54,6 +54,9 @@ class Watch:
     def sampled(self, record: int, session: int, samples_s: Sequence[float], blocks: Sequence[int], *, warm_up: bool) -> None:
         """Samples of workload number `record` arrived."""
 
+    def withdrawn(self, session: int) -> None:
+        """The timed samples of `session` count as warm-up from now on; the session is repeated under the same number."""
+
     def looked(self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]) -> None:
         """A session ended; `so_far` is the latency of a single workload, or the ratios to the first of several."""
 
@@ -172,11 +175,9 @@ class _Campaign:
                 slots[int(index)] = self.device.prepare(self.tracks[index].workload, self.settings)
                 self.tracks[index].note(slots[int(index)].findings)
             block_s = self._warm_up(slots, number)
-            timed = self._timed(slots, block_s)
-            throttled = self.device.conditions().throttled and self._may_wait()
-            for index, (samples_s, blocks) in timed.items():
-                self._keep(index, number, samples_s, blocks, warm_up=bool(throttled))
-            if throttled:
+            self._timed(slots, number, block_s)
+            if self.device.conditions().throttled and self._may_wait():
+                self._withdraw(number)
                 self._cool_down()
                 return False
             if isinstance(self.device, ReportsMemory):
@@ -213,19 +214,16 @@ class _Campaign:
             self._keep(index, number, values, (), warm_up=True)
         return sum(latencies_s.values()) * self.loops
 
-    def _timed(self, slots: dict[int, Prepared], block_s: float) -> dict[int, tuple[list[float], list[int]]]:
-        """The timed blocks of one session: samples and block numbers of each workload."""
-        timed: dict[int, tuple[list[float], list[int]]] = {index: ([], []) for index in slots}
+    def _timed(self, slots: dict[int, Prepared], number: int, block_s: float) -> None:
+        """The timed blocks of one session, handed on chunk by chunk."""
         left = min(MAX_BLOCKS, max(MIN_BLOCKS, round(self.settings.session_s / block_s)))
         chunk = max(1, int(CHUNK_S / block_s))
         while left > 0:
             count = min(chunk, left)
             for index, values in self._run(slots, count, self.loops).items():
-                timed[index][0].extend(values)
-                timed[index][1].extend(range(self.blocks, self.blocks + count))
+                self._keep(index, number, values, range(self.blocks, self.blocks + count), warm_up=False)
             self.blocks += count
             left -= count
-        return timed
 
     def _run(self, slots: dict[int, Prepared], blocks: int, loops: int) -> dict[int, list[float]]:
         """Run `blocks` blocks, each with one round of every workload in random order."""
@@ -248,6 +246,14 @@ class _Campaign:
             track.session += [session] * len(samples_s)
             track.block += blocks
         self.watch.sampled(index, session, samples_s, blocks, warm_up=warm_up)
+
+    def _withdraw(self, session: int) -> None:
+        for track in self.tracks:
+            kept = track.session.index(session)
+            track.warmup_s += track.samples_s[kept:]
+            track.warmup_session += track.session[kept:]
+            del track.samples_s[kept:], track.session[kept:], track.block[kept:]
+        self.watch.withdrawn(session)
 
     def _may_wait(self) -> bool:
         return self.cool_downs < COOL_DOWNS and self.now() - self.begun + COOL_DOWN_S < self.settings.budget_s

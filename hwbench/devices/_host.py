@@ -100,6 +100,11 @@ def choose_cores(threads: int, cores: Sequence[int]) -> tuple[int, ...]:
     return tuple(cores[:threads])
 
 
+def kernel() -> str:
+    """Release of the operating system's kernel."""
+    return platform.release()
+
+
 def governor() -> str | None:
     """Frequency governor of the first core."""
     return read(CPUS / "cpu0" / "cpufreq" / "scaling_governor")

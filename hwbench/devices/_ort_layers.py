@@ -57,12 +57,12 @@ class _Row:
     nodes: list[ExecutedNode] = field(default_factory=list)
 
 
-def read_profile(events: object, skip: int) -> ProfiledRuns:
+def read_profile(events: object, last: int) -> ProfiledRuns:
     """Read the JSON of ONNX Runtime's profiler (Chrome trace events, times in whole microseconds).
 
     Args:
         events: The parsed JSON.
-        skip: Inferences at the beginning that are warm-up.
+        last: How many inferences at the end count; those before are warm-up.
 
     Raises:
         OutputParseError: It is not such a profile, or inferences differ in the nodes they executed.
@@ -79,15 +79,17 @@ def read_profile(events: object, skip: int) -> ProfiledRuns:
             begin = position
             while position < len(kernels) and int(kernels[position]["ts"]) <= end:
                 position += 1
-            if index < skip:
+            if index < len(runs) - last:
                 continue
             whole_s.append(int(run["dur"]) * 1e-6)
             for event in kernels[begin:position]:
                 nodes_s.setdefault(event["name"].removesuffix(KERNEL), []).append(int(event["dur"]) * 1e-6)
     except (KeyError, TypeError, ValueError) as error:
         raise OutputParseError(f"not a profile of ONNX Runtime: {error!r}") from error
-    if not whole_s or not nodes_s or any(len(times) != len(whole_s) for times in nodes_s.values()):
-        raise OutputParseError(f"ONNX Runtime's profile holds {len(whole_s)} inferences that differ in the nodes they executed")
+    if len(whole_s) != last or not nodes_s:
+        raise OutputParseError(f"ONNX Runtime's profile holds {len(runs)} inferences, expected at least {last}")
+    if any(len(times) != last for times in nodes_s.values()):
+        raise OutputParseError("the inferences in ONNX Runtime's profile differ in the nodes they executed")
     return ProfiledRuns(tuple(whole_s), {name: tuple(times) for name, times in nodes_s.items()})
 
 

@@ -114,7 +114,7 @@ def _layers(profile: LayerProfile, median_s: float) -> list[Block]:
     rest = ("rest", "", "", seconds(median_s - sum_s), percent(1 - sum_s / median_s), "")
     columns = (
         Column("layer", path=True),
-        Column("op", path=True, limit=12),
+        Column("op", path=True, limit=13),
         Column("runs as", path=True, limit=10),
         Column("latency", right=True),
         Column("share", right=True),

@@ -19,9 +19,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from hwbench.store.database import open_engine, tables, transaction
 from hwbench.errors import SchemaError, UsageError
 from hwbench.measurement import Measurement
+from hwbench.store.database import open_engine, tables, transaction
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -157,6 +157,15 @@ class Store:
                 raise UsageError(f"no measurement {measurement_id!r} to append to in {self.url}; begin it first")
             for batch in _batches(numbers, samples_s, None if warm_up else blocks):
                 connection.execute(sa.insert(self._tables.samples).values(measurement_id=measurement_id, **batch))
+
+    def withdraw(self, measurement_id: str, session: int) -> None:
+        """Turn the timed samples of one session into warm-up; the session is going to be repeated."""
+        import sqlalchemy as sa
+
+        samples = self._tables.samples
+        of_session = (samples.c.measurement_id == measurement_id, samples.c.session == session)
+        with transaction(self._engine, write=True) as connection:
+            connection.execute(sa.update(samples).where(*of_session).values(blocks=None))
 
     def get(self, prefix: str) -> Measurement:
         """The measurement whose id is, or alone begins with, `prefix`.

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwbench.structure.blocks import Block, blocks
-from hwbench.structure.channels import Channels, Layout
 from hwbench.errors import UsageError
 from hwbench.onnx_graph import Layer, layers
 from hwbench.onnx_graph.keys import is_weighted
 from hwbench.onnx_graph.view import GraphView
+from hwbench.structure.blocks import Block, blocks
+from hwbench.structure.channels import Channels, Layout
 from hwbench.workload import LayerKey, Shape
 
 if TYPE_CHECKING:

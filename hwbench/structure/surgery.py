@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.structure.channels import Channels, Span
 from hwbench.errors import UsageError
 from hwbench.onnx_graph.shapes import infer_shapes
 from hwbench.onnx_graph.view import GraphView, reads
 from hwbench.structure import Structure, group_numbers
+from hwbench.structure.channels import Channels, Span
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -28,6 +28,11 @@ class _Recorder(Watch):
         self.store.append(self.ids[record], session, samples_s, blocks, warm_up=warm_up)
         self.inner.sampled(record, session, samples_s, blocks, warm_up=warm_up)
 
+    def withdrawn(self, session: int) -> None:
+        for measurement_id in self.ids:
+            self.store.withdraw(measurement_id, session)
+        self.inner.withdrawn(session)
+
     def looked(self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]) -> None:
         self.inner.looked(sessions, elapsed_s, so_far)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -27,8 +28,10 @@ needs_compiler = pytest.mark.skipif(
 @cache
 def program() -> Path:
     """The runner, built into a cache of its own and never from a user's."""
+    folder = tempfile.mkdtemp(prefix="hwbench-test-runner-")
+    atexit.register(shutil.rmtree, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", tempfile.mkdtemp(prefix="hwbench-test-"))
+        patch.setenv("XDG_CACHE_HOME", folder)
         patch.delenv("CC", raising=False)
         return build_runner()
 

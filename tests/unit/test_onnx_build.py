@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwbench.errors import UnsupportedLayerError
-from hwbench.onnx_graph.build import layer_model
 from hwbench.onnx_graph import count, layers, load
+from hwbench.onnx_graph.build import layer_model
 from hwbench.ort import onnxruntime
 from hwbench.workload import LayerKey
 

@@ -92,19 +92,19 @@ def profile(runs: int = 3) -> list[dict[str, object]]:
 
 
 def test_profile_is_split_into_inferences_and_warm_up_is_skipped():
-    seen = read_profile(profile(), skip=1)
+    seen = read_profile(profile(), last=2)
     assert seen.whole_s == pytest.approx((50e-6, 50e-6))
     assert seen.nodes_s["a"] == pytest.approx((11e-6, 12e-6))
 
 
 def test_inferences_that_differ_in_nodes_are_refused():
     with pytest.raises(OutputParseError, match="differ"):
-        read_profile([e for e in profile() if not (e["name"] == "b_kernel_time" and e["ts"] == 320)], skip=0)
+        read_profile([e for e in profile() if not (e["name"] == "b_kernel_time" and e["ts"] == 320)], last=3)
 
 
 def test_too_few_inferences_are_refused():
     with pytest.raises(OutputParseError):
-        read_profile(profile(1), skip=1)
+        read_profile(profile(1), last=2)
 
 
 json_values = st.recursive(
@@ -119,4 +119,4 @@ json_values = st.recursive(
 @given(json_values)
 def test_any_other_json_is_refused_in_one_way(value):
     with pytest.raises(OutputParseError):
-        read_profile(value, skip=0)
+        read_profile(value, last=1)

@@ -12,8 +12,12 @@ import pytest
 from hwbench.devices import _runner_build
 from hwbench.devices._runner import build_runner, ort_library, runner_source
 from hwbench.errors import DeviceCommandError, DeviceUnavailableError
-from tests.unit.runner_support import execute, needs_compiler
+from tests.unit.runner_support import conv_model, execute, needs_compiler, with_library
 
+VERSION_OR_OUTPUT = """
+case "$*" in *--version) cat "{version}"; exit;; esac
+for word; do [ "$last" = -o ] && touch "$word"; last="$word"; done; exit 0
+"""
 STRICT = ("-O2", "-Wall", "-Wextra", "-Werror")
 
 
@@ -61,9 +65,14 @@ def test_no_memory_error_or_undefined_behaviour(tmp_path: Path) -> None:
     built = subprocess.run(["cc", *flags, "-o", program, runner_source(), "-ldl"], capture_output=True, timeout=120, check=False)
     if built.returncode != 0:
         pytest.skip("the C compiler has no sanitizers")
-    plan = "memory\ncpus 0\nthreads 1\nseed 5\nprofile /tmp/x\nprofile -\nrun 1 a\n"
-    done = subprocess.run([program], input=plan.encode(), capture_output=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (2, b"")
+    model = conv_model(tmp_path / "m.onnx")
+    lines = ["memory", "seed 5", f"profile {tmp_path}/p", f"load a {model}", "profile -", f"load b {model}"]
+    lines += ["run 2 a b a", f"dump a {tmp_path}", "unload a", f"load a {model}", "run 1 b a", "unload b", '"\\\x01']
+    done = subprocess.run([program], input=with_library(*lines).encode(), capture_output=True, timeout=60, check=False)
+    assert len(done.stdout.splitlines()) == len(lines) + 2
+    assert done.returncode == 2
+    assert b"Sanitizer" not in done.stderr
+    assert b"runtime error" not in done.stderr
 
 
 @needs_compiler
@@ -77,7 +86,7 @@ def test_it_is_built_once() -> None:
 
 
 def test_another_source_compiler_or_version_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = fake_compiler(tmp_path, f'[ "$1" = --version ] && cat {tmp_path}/version && exit; touch "$5"')
+    compiler = fake_compiler(tmp_path, VERSION_OR_OUTPUT.format(version=tmp_path / "version"))
     (tmp_path / "version").write_text("1.0")
     first = build_runner(str(compiler))
     assert build_runner(str(compiler)) == first
@@ -102,7 +111,7 @@ def test_the_environment_names_the_compiler(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DeviceUnavailableError, match="cc, gcc, clang.*apt install gcc"):
+    with pytest.raises(DeviceUnavailableError, match=r"cc, gcc, clang.*apt install gcc"):
         build_runner()
     with pytest.raises(DeviceUnavailableError, match="nocc"):
         build_runner("nocc -O3")
@@ -136,7 +145,7 @@ def test_a_package_without_the_library_is_named(tmp_path: Path, monkeypatch: pyt
         __file__ = str(tmp_path / "__init__.py")
 
     monkeypatch.setattr(_runner_build, "onnxruntime", lambda: Empty)
-    with pytest.raises(DeviceUnavailableError, match="libonnxruntime.so"):
+    with pytest.raises(DeviceUnavailableError, match=r"libonnxruntime\.so"):
         ort_library()
 
 

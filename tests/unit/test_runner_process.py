@@ -169,9 +169,8 @@ def test_an_endless_line_is_refused() -> None:
 
 
 def test_a_reader_that_takes_nothing_times_out() -> None:
-    with impostor(f"say({HELLO!r}); time.sleep(60)") as runner:
-        with pytest.raises(DeviceTimeoutError):
-            runner.run(["model"] * 100_000, timeout_s=0.3)
+    with impostor(f"say({HELLO!r}); time.sleep(60)") as runner, pytest.raises(DeviceTimeoutError):
+        runner.run(["model"] * 100_000, timeout_s=0.3)
 
 
 def test_any_transport_will_do() -> None:

@@ -129,7 +129,7 @@ def test_a_cut_or_damaged_line_never_gives_another_number_of_samples(data: st.Da
 )
 def test_error_events_are_told_apart_in_one_line(code: int, kind: type[HwbenchError]) -> None:
     event = parse_event(json.dumps({"event": "error", "code": code, "where": "load", "message": "no\nsuch\tfile"}).encode())
-    with pytest.raises(kind, match="'load': no such file$") as caught:
+    with pytest.raises(kind, match=r"'load': no such file$") as caught:
         expect(event, "loaded")
     assert type(caught.value) is kind
 

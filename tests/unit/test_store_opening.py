@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from hwbench import database
-from hwbench.store.database import STORE_SCHEMA, tables
 from hwbench.errors import SchemaError, UsageError
 from hwbench.store import open_store
+from hwbench.store.database import STORE_SCHEMA, tables
 
 
 def refused(path: Path, error: type[Exception], match: str) -> None:

@@ -41,8 +41,9 @@ _SYMBOLIC = re.compile(
 )
 _SYMBOL = re.compile(r"-?int_oo|[su]\d+")
 _OPERATOR = re.compile(
-    r"torch\.ops\.(aten|prims)\.(?!from_file\b)\w+\.\w+|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)|torch\.sym_(int|float|max|min|not|ite)"
-    r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_)|math\.(ceil|floor|trunc)"
+    r"torch\.ops\.(aten|prims)\.(?!from_file\b)\w+\.\w+|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)"
+    r"|torch\.sym_(int|float|max|min|not|ite)|math\.(ceil|floor|trunc)"
+    r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_)"
 )
 _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 _PROGRAM_TENSOR = re.compile(r"data/(weights/weight_|constants/tensor_)\d+")

@@ -11,7 +11,9 @@ import copy
 import inspect
 import io
 import logging
+import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,15 +56,23 @@ class Exported:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch's warnings and log lines from the user's terminal: none of them is about what the user asked for."""
-    before = logging.root.manager.disable
+    """Keep torch's warnings and log lines from the user's terminal: none of them is about what the user asked for.
+
+    Its tracing exporter prints the graph of a failure on the process's standard output, past Python (2.13), so that is closed too.
+    """
+    sys.stdout.flush()
+    before, screen, nowhere = logging.root.manager.disable, os.dup(1), os.open(os.devnull, os.O_WRONLY)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
+        os.dup2(nowhere, 1)
         try:
             yield
         finally:
+            os.dup2(screen, 1)
             logging.disable(before)
+            os.close(screen)
+            os.close(nowhere)
 
 
 def export_module(module: nn.Module, inputs: Sequence[TensorSpec | Tensor], name: str, seed: int = 0) -> Exported:
@@ -102,6 +112,8 @@ def export_program(program: Any, inputs: Sequence[TensorSpec], batch: int | None
     """
     import torch
 
+    if any(_is_training(node) for node in program.graph.nodes):
+        raise WorkloadError(f"{name} was exported in training mode; call .eval() on the module and export it again")
     with quiet():
         try:
             model = _by_torch_export(program, None)
@@ -116,6 +128,16 @@ def export_program(program: Any, inputs: Sequence[TensorSpec], batch: int | None
         except FAILURES as error:
             raise WorkloadError(f"{name} does not run on inputs {_text(specs)}: {reason(error)}") from error
     return _finish(model, args, expected, name, ())
+
+
+def _is_training(node: Any) -> bool:
+    """Whether an operator of an exported program is a batch norm or dropout of a module in training mode."""
+    import torch
+
+    aten = torch.ops.aten
+    switches = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.feature_dropout.default: 2}  # position of `training`
+    position = switches.get(node.target) if node.op == "call_function" else None
+    return position is not None and len(node.args) > position and node.args[position] is True
 
 
 def _prepared(module: nn.Module) -> tuple[nn.Module, tuple[Finding, ...]]:

@@ -152,7 +152,7 @@ class Structure:
         return tuple(resolved)
 
     def keys(self, widths: Sequence[int]) -> tuple[LayerKey, ...]:
-        """The layers of one structure, in execution order: those of the model that `hwbench.structure.surgery.with_widths` builds.
+        """The layers of one structure, in execution order: those of the model that `surgery.with_widths` builds.
 
         Raises:
             UsageError: As `resolve`.

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hwbench import onnx_graph
-from hwbench.errors import UnsafeModelError, UsageError
+from hwbench.errors import UnsafeModelError, UsageError, WorkloadError
 from hwbench.model_files import load_workload
 from hwbench.ort import onnxruntime
 from tests.unit.saved_models import SHAPE, TinyNet, plain, save
@@ -114,6 +114,20 @@ def test_the_module_is_left_as_it_was(reference):
     assert load_workload(module, example_inputs=torch.zeros(SHAPE)).sha256 == reference.sha256
     assert module.training
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+
+
+def test_what_cannot_be_traced_goes_through_torch_export_and_nothing_is_printed(capfd):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ChannelShuffle(2))
+    workload = load_workload(module, inputs=SHAPES)
+    assert capfd.readouterr() == ("", "")
+    x = torch.randn(SHAPE)
+    np.testing.assert_allclose(run(workload, x), module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert rows(workload)[0][:2] == ("0", "Conv")
+
+
+def test_a_program_exported_in_training_mode_is_refused(tmp_path):
+    with pytest.raises(WorkloadError, match=r"training mode; call \.eval\(\)"):
+        load_workload(save(TinyNet().train(), "program", tmp_path / "m.pt2", (2, *SHAPE[1:])))
 
 
 class Noisy(nn.Module):

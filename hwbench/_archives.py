@@ -214,14 +214,14 @@ def _clean(program: Any, name: str) -> None:
         "out_spec": _known_tree,
     }
     for holder in _dicts(program):
-        if "target" in holder and "inputs" in holder:
-            if not (isinstance(holder["target"], str) and _OPERATOR.fullmatch(holder["target"])):
-                raise UnsafeModelError(f"{name}: operator {str(holder['target'])[:80]!r} is not one of torch's tensor operators")
+        if isinstance(target := holder.get("target"), str):
+            if not _OPERATOR.fullmatch(target):
+                raise UnsafeModelError(f"{name}: operator {target[:80]!r} is not one of torch's tensor operators")
             stack = holder["metadata"].get("nn_module_stack", "")
             holder["metadata"] = {"nn_module_stack": stack} if stack else {}
         for key, check in checks.items():
-            if isinstance(text := holder.get(key), str) and not check(text):
-                raise UnsafeModelError(f"{name}: {key} {text[:80]!r} is more than shapes and containers need")
+            if key in holder and not (isinstance(holder[key], str) and check(holder[key])):
+                raise UnsafeModelError(f"{name}: {key} {str(holder[key])[:80]!r} is more than shapes and containers need")
         if "as_operator" in holder or "as_custom_obj" in holder:
             raise UnsafeModelError(f"{name}: an argument is a function or a foreign object; only tensors and numbers are read")
         if "treespec_namedtuple_fields" in holder:

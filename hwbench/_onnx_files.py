@@ -60,12 +60,19 @@ def serialise(model: ModelProto, name: str) -> bytes:
 
 
 def _messages(message: Any) -> Iterator[Any]:
-    """Every protobuf message inside `message`, itself first: no tensor can hide from it in a subgraph or a function."""
+    """Every protobuf message inside `message`, itself first: no tensor can hide from it in a subgraph or a function.
+
+    Raises:
+        ValueError: A text is not UTF-8; protobuf hands such a one on as bytes.
+    """
     yield message
     for field, value in message.ListFields():
+        items = value if hasattr(value, "extend") else (value,)  # repeated, or one
         if field.message_type is not None:
-            for item in value if isinstance(value, Sequence) or hasattr(value, "add") else (value,):
+            for item in items:
                 yield from _messages(item)
+        elif field.type == field.TYPE_STRING and any(isinstance(item, bytes) for item in items):
+            raise ValueError(f"{field.name} is not text")
 
 
 def _take_in(model: ModelProto, path: Path) -> None:

@@ -10,6 +10,7 @@ import io
 import pickle
 import pickletools
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,7 +64,9 @@ def imports(data: bytes, name: str) -> set[str]:
     legacy = is_legacy(data)
     for _ in range(5 if legacy else 1):
         try:
-            found |= _imports_of_one(stream, len(data))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pickletools warns of odd escapes in damaged texts
+                found |= _imports_of_one(stream, len(data))
         except (ValueError, OverflowError) as error:
             raise UnsafeModelError(f"{name}: damaged pickle ({error}); save the model anew") from error
     return found

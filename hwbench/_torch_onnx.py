@@ -58,7 +58,7 @@ class Exported:
 def quiet() -> Iterator[None]:
     """Keep torch's warnings and log lines from the user's terminal: none of them is about what the user asked for.
 
-    Its tracing exporter prints the graph of a failure on the process's standard output, past Python (2.13), so that is closed too.
+    Its tracing exporter (2.13) prints the graph of a failure past Python on standard output, so that is closed meanwhile.
     """
     sys.stdout.flush()
     before, screen, nowhere = logging.root.manager.disable, os.dup(1), os.open(os.devnull, os.O_WRONLY)

@@ -33,10 +33,12 @@ MIN_BLOCKS, MAX_BLOCKS = 4, 200
 """Blocks of a session: enough for a median, and not so many that tiny models fill the store."""
 WARM_UP_S, REWARM_UP_S = 1.0, 0.3
 """Bound of the warm-up in the first session, which also wakes the processor, and in later ones."""
-WARM_UP_ROUNDS, WARM_UP_MIN_S = 4, 0.02
+WARM_UP_ROUNDS, WARM_UP_MIN_S = 2, 0.02
 PROFILE_SHARE = 0.2
 """Share of the time that may go to layer profiling."""
-PROFILE_RUNS = 8
+PROFILE_RUNS = (3, 20)
+PROFILE_S = 0.2
+"""Profiled inferences at a time, within these numbers; and the seconds they should take."""
 CONFIRM = 3
 """The reason to stop must have held this many sessions ago too. Stopping at the first lucky moment would make the intervals
 too narrow where the truth is near the smallest effect: simulated coverage falls to 91 %, with this rule it stays above 93 %
@@ -278,7 +280,9 @@ class _Campaign:
         if self.profiled_s > PROFILE_SHARE * (start - self.begun):
             return
         for index, prepared in slots.items():
-            found = self.device.profile_layers(prepared, PROFILE_RUNS)
+            latency_s = self.tracks[index].samples_s[-1]
+            runs = min(max(round(PROFILE_S / latency_s), PROFILE_RUNS[0]), PROFILE_RUNS[1])
+            found = self.device.profile_layers(prepared, runs)
             self.tracks[index].profiles.append(found)
             self.tracks[index].note(found.findings)
         self.profiled_s += self.now() - start
@@ -329,26 +333,31 @@ class _Campaign:
             warmup_session=tuple(track.warmup_session),
             after=after,
             peak_memory_bytes=track.peak_memory_bytes,
-            profile=_profile(track.profiles) if track.profiles else None,
             complete=True,
         )
+        if track.profiles:
+            record = replace(record, profile=_profile(track.profiles, record.median_s))
         return replace(record, findings=(*draft.findings, *track.findings.values(), *of_samples(record)))
 
 
-def _profile(sessions: Sequence[LayerSamples]) -> LayerProfile:
+def _profile(sessions: Sequence[LayerSamples], latency_s: float) -> LayerProfile:
     """Join the profiles of several sessions: per row the geometric mean over sessions of the session medians.
 
-    A row of n runtime nodes carries the profiler's own cost n times; it is taken off here and nowhere else.
+    A row of n runtime nodes carries the profiler's own cost n times; it is taken off here and nowhere else. Each session's rows
+    are taken relative to the unprofiled inferences beside them and then to `latency_s`, the latency of the whole measurement:
+    a machine that was slower while it profiled made both slower.
     """
     logs: dict[str, list[float]] = {}
+    whole: list[float] = []
     for session in sessions:
+        level = math.log(latency_s / float(np.median(session.beside_s))) if session.beside_s else 0.0
+        whole.append(level + math.log(stats.grouped_median(session.whole_s, session.grain_s)))
         for row in session.rows:
-            logs.setdefault(row.name, []).append(math.log(_row_s(row, session)))
+            logs.setdefault(row.name, []).append(level + math.log(_row_s(row, session)))
     layers = tuple(
         LayerLatency(row.name, row.op, row.key, row.implementation, math.exp(float(np.mean(logs[row.name]))), row.calls)
         for row in sessions[-1].rows
     )
-    whole = [math.log(stats.grouped_median(session.whole_s, session.grain_s)) for session in sessions]
     return LayerProfile(layers, math.exp(float(np.mean(whole))), sessions[-1].node_cost_s, sessions[-1].rest_cause)
 
 

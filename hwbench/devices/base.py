@@ -124,6 +124,8 @@ class LayerSamples:
     Attributes:
         rows: The rows in execution order.
         whole_s: Latency of the whole network in each profiled inference, profiler on.
+        beside_s: Latencies of the same network without profiler, from inferences that took turns with the profiled ones; rows
+            are believed relative to these, so that drift between timing and profiling cancels. Empty if there are none.
         node_cost_s: Profiler's own cost inside each node's time, as measured on this device; may be 0.
         rest_cause: What the whole contains beyond its rows, in words.
         grain_s: Grain of the profiler's clock (1e-6 where it counts whole microseconds); 0 if negligible.
@@ -132,6 +134,7 @@ class LayerSamples:
 
     rows: tuple[LayerRow, ...]
     whole_s: tuple[float, ...]
+    beside_s: tuple[float, ...]
     node_cost_s: float
     rest_cause: str
     grain_s: float = 0.0

@@ -26,19 +26,23 @@ from hwbench.devices._runner_protocol import CLOCK
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
 from hwbench.errors import DeviceUnavailableError, OutputParseError, UsageError
 from hwbench.measurement import Conditions, DeviceInfo, Settings
-from hwbench.onnx_graph import layers, load, made_by
+from hwbench.onnx_graph import Layer, layers, load, made_by
 from hwbench.ort import onnxruntime
 from hwbench.workload import Finding, Workload
 
-PROFILE_WARM_UP = 3
+TURN = 4
+"""Inferences in a row when profiled and unprofiled ones alternate."""
 GRAIN_S = 1e-6
 """ONNX Runtime's profiler counts whole microseconds."""
-SHORT_CHAIN, LONG_CHAIN, COST_RUNS = 20, 120, 50
+SHORT_CHAIN, LONG_CHAIN, COST_RUNS = 6, 30, 100
 """Nodes and runs from which the profiler's own cost per node is measured."""
 NOT_PINNED = Finding("not_pinned", "this system cannot pin threads to cores; expect wider intervals")
 IN_PYTHON = Finding(
     "python_calls", "no C compiler for the native runner: each latency holds 1 to 2 us of Python (apt install gcc)"
 )
+
+
+_Parts = tuple[list[ExecutedNode], tuple[Layer, ...], dict[str, Layer]]
 
 
 class Engine(Protocol):
@@ -138,7 +142,7 @@ class CpuOrt(Device):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._sessions: dict[Engine, set[str]] = {}  # engines that live, and what is loaded in each
         self._kinds: dict[Engine, tuple[int, int]] = {}  # threads and seed of those that sessions may share
-        self._graphs: dict[str, list[ExecutedNode]] = {}
+        self._parts: dict[str, _Parts] = {}  # by SHA-256 of the model
         self._node_cost_s: dict[int, float] = {}  # by number of threads
 
     @classmethod
@@ -170,7 +174,7 @@ class CpuOrt(Device):
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
-        self._graphs.clear()
+        self._parts.clear()
         self._node_cost_s.clear()
         self._lock.release()
 
@@ -270,40 +274,53 @@ class CpuOrt(Device):
         return self._guard(lambda: self._profile_layers(prepared, runs))
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        workload, engine = prepared.workload, prepared.handle.engine
-        cores = _host.choose_cores(prepared.settings.threads, self._cores)
-        seen = self._profile(engine, workload, runs)
-        if workload.sha256 not in self._graphs:
-            self._graphs[workload.sha256] = executed_graph(workload.onnx, cores, self._path)
-        if len(cores) not in self._node_cost_s:
-            self._node_cost_s[len(cores)] = self._measure_node_cost_s(engine)
-        model, block = load(workload.onnx), channel_block()
-        parts = layers(model)
-        rows = join(self._graphs[workload.sha256], parts, made_by(model, parts), seen, block)
-        findings = layout_findings(rows, block)
-        return LayerSamples(rows, seen.whole_s, self._node_cost_s[len(cores)], REST_CAUSE, GRAIN_S, findings)
+        handle: _Handle = prepared.handle
+        workload, block = prepared.workload, channel_block()
+        beside_s, seen = self._profile(handle, workload, runs)
+        parts = self._parts_of(workload, _host.choose_cores(prepared.settings.threads, self._cores))
+        if prepared.settings.threads not in self._node_cost_s:
+            self._node_cost_s[prepared.settings.threads] = self._measure_node_cost_s(handle.engine)
+        node_cost_s = self._node_cost_s[prepared.settings.threads]
+        rows = join(*parts, seen, block)
+        return LayerSamples(rows, seen.whole_s, beside_s, node_cost_s, REST_CAUSE, GRAIN_S, layout_findings(rows, block))
 
-    def _profile(self, engine: Engine, workload: Workload, runs: int) -> ProfiledRuns:
-        name = self._load(engine, workload, self._path / "profile")
-        engine.run([name] * (PROFILE_WARM_UP + runs), 1)
-        trace = self._unload(_Handle(engine, name))
+    def _parts_of(self, workload: Workload, cores: Sequence[int]) -> _Parts:
+        """What the runtime executes for a workload and what it was made of, worked out once."""
+        if workload.sha256 not in self._parts:
+            model = load(workload.onnx)
+            found = layers(model)
+            self._parts[workload.sha256] = executed_graph(workload.onnx, cores, self._path), found, made_by(model, found)
+        return self._parts[workload.sha256]
+
+    def _profile(self, plain: _Handle, workload: Workload, runs: int) -> tuple[tuple[float, ...], ProfiledRuns]:
+        """Latencies of `plain` and a profile of the same workload, taken in turns so that both saw the same machine.
+
+        A turn is a few inferences, of which the first finds the other session's data in the caches and is left out.
+        """
+        name = self._load(plain.engine, workload, self._path / "profile")
+        turns = -(-runs // (TURN - 1))
+        order = ([plain.name] * TURN + [name] * TURN) * turns
+        values_s = plain.engine.run(order, 1)
+        trace = self._unload(_Handle(plain.engine, name))
         if trace is None:
             raise OutputParseError("ONNX Runtime wrote no profile")
-        return read_trace(trace, runs)
+        plain_s = [value for value, whose in zip(values_s, order, strict=True) if whose == plain.name]
+        counted = [index for index in range(TURN * turns) if index % TURN]
+        return tuple(plain_s[index] for index in counted), read_trace(trace, TURN * turns).only(counted)
 
     def _measure_node_cost_s(self, engine: Engine) -> float:
         """What the profiler adds inside each node's own time.
 
-        Two chains of trivial nodes differ by 100 nodes. What these take unprofiled is the slope of the latency; what the
-        profiler says they take is the slope of its sums; the difference is the profiler's.
+        Two chains of small convolutions differ in length. What the further nodes take unprofiled is the slope of the latency;
+        what the profiler says they take is the slope of its sums; the difference is the profiler's, including what its work
+        between nodes evicts from the caches (nodes that compute next to nothing would show half of it).
         """
-        plain_s, profiled_s = [], []
+        extra_s = []
         for length in (SHORT_CHAIN, LONG_CHAIN):
             workload = chain_workload(length)
             handle = _Handle(engine, self._load(engine, workload))
-            plain_s.append(median(engine.run([handle.name] * COST_RUNS, 1)))
+            beside_s, seen = self._profile(handle, workload, COST_RUNS)
             self._unload(handle)
-            seen = self._profile(engine, workload, COST_RUNS)
-            profiled_s.append(median(map(sum, zip(*seen.nodes_s.values(), strict=True))))
-        extra_s = (profiled_s[1] - profiled_s[0]) - (plain_s[1] - plain_s[0])
-        return max(0.0, extra_s / (LONG_CHAIN - SHORT_CHAIN))
+            sums_s = map(sum, zip(*seen.nodes_s.values(), strict=True))
+            extra_s.append(median(profiled - plain for profiled, plain in zip(sums_s, beside_s, strict=True)))
+        return max(0.0, (extra_s[1] - extra_s[0]) / (LONG_CHAIN - SHORT_CHAIN))

@@ -257,15 +257,18 @@ class Virtual(Device):
         self._clock.idle(PREPARE_S)
         offset = self._offset()
         layer_s = np.array([self.law.layer_s(layer.key) for layer in session.layers]) * offset
-        nominal_s = np.tile(layer_s, runs)
-        values_s = (nominal_s * self._factors(nominal_s) + NODE_COST_S).reshape(runs, -1)
+        turn_s = np.concatenate([[session.latency_s * session.offset], layer_s])  # unprofiled, then profiled
+        nominal_s = np.tile(turn_s, runs)
+        taken_s = (nominal_s * self._factors(nominal_s)).reshape(runs, -1)
+        beside_s, values_s = taken_s[:, 0], taken_s[:, 1:] + NODE_COST_S
         whole_s = values_s.sum(axis=1) + self.law.network_overhead_s * offset
-        self._clock.load(float(whole_s.sum()))
+        self._clock.load(float(whole_s.sum() + beside_s.sum()))
         rows = tuple(
             LayerRow(layer.name, layer.op, layer.key, "simulated", tuple(column))
             for layer, column in zip(session.layers, values_s.T.tolist(), strict=True)
         )
-        return LayerSamples(rows, tuple(whole_s.tolist()), NODE_COST_S, "the fixed cost of an inference, which no layer has")
+        rest = "the fixed cost of an inference, which no layer has"
+        return LayerSamples(rows, tuple(whole_s.tolist()), tuple(beside_s.tolist()), NODE_COST_S, rest)
 
     def _offset(self) -> float:
         return math.prod((kind.session(self._random) for kind in self._noise), start=1.0)

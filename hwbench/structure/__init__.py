@@ -2,8 +2,8 @@
 
 A *group* is a set of layers whose output channels must shrink together; a *structure* is one width per group. The layers of a
 structure are known without building it: `Structure.keys` for one, `Structure.layer_widths` for a hundred thousand at once.
-Which channels belong together is worked out in `hwbench.structure.channels`; what cannot be followed there is fixed at its width, as are
-the network's inputs and outputs. A concatenation is followed: its reader's channels then come from several groups.
+Which channels belong together is worked out in `hwbench.structure.channels`; what cannot be followed there is fixed at its
+width, as are the network's inputs and outputs. A concatenation is followed: its reader's channels then come from several groups.
 """
 
 from __future__ import annotations

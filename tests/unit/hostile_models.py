@@ -7,7 +7,9 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -46,9 +48,16 @@ def torch_bytes(value: object) -> bytes:
     return buffer.getvalue()
 
 
+@cache
+def saved(how: str) -> dict[str, bytes]:
+    """Members of a good file, as `saved_models.save` makes it."""
+    with TemporaryDirectory() as folder:
+        return members(save(plain(), how, Path(folder) / "m.pt2"))
+
+
 def program(path: Path, change: Callable[[dict[str, Any]], None], **extra: bytes) -> Path:
     """An exported program whose JSON was changed, with extra or replaced members."""
-    content = members(save(plain(), "program", path))
+    content = dict(saved("program"))
     description = json.loads(content["models/model.json"])
     change(description)
     content["models/model.json"] = json.dumps(description).encode()
@@ -72,26 +81,26 @@ def configured(content: dict[str, bytes], kind: str, name: str, path_name: str) 
 
 def _program_with(kind: str, file: str, make: Callable[[Path], bytes]) -> Callable[[Path, Path], Path]:
     def build(folder: Path, mark: Path) -> Path:
-        path = save(plain(), "program", folder / "m.pt2")
-        content = configured(members(path), kind, "evil", file)
-        return pack(path, content | {f"data/{kind}/{file}": make(mark)})
+        content = configured(saved("program"), kind, "evil", file)
+        return pack(folder / "m.pt2", content | {f"data/{kind}/{file}": make(mark)})
 
     return build
 
 
 def _program_samples(folder: Path, mark: Path) -> Path:
-    path = save(plain(), "program", folder / "m.pt2")
-    return pack(path, members(path) | {"data/sample_inputs/model.pt": torch_bytes(((Bomb(mark),), {}))})
+    return pack(folder / "m.pt2", saved("program") | {"data/sample_inputs/model.pt": torch_bytes(((Bomb(mark),), {}))})
 
 
-def _program_expression(folder: Path, mark: Path) -> Path:
-    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+def _program_expression(wrap: Callable[[str], object]) -> Callable[[Path, Path], Path]:
+    def build(folder: Path, mark: Path) -> Path:
+        def change(description: dict[str, Any]) -> None:
+            tensor = next(iter(description["graph_module"]["graph"]["tensor_values"].values()))
+            code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+            tensor["sizes"][0] = {"as_expr": {"expr_str": wrap(code), "hint": None}}
 
-    def change(description: dict[str, Any]) -> None:
-        tensor = next(iter(description["graph_module"]["graph"]["tensor_values"].values()))
-        tensor["sizes"][0] = {"as_expr": {"expr_str": code, "hint": None}}
+        return program(folder / "m.pt2", change)
 
-    return program(folder / "m.pt2", change)
+    return build
 
 
 def _program_operator(folder: Path, mark: Path) -> Path:
@@ -121,22 +130,20 @@ def _program_library(folder: Path, mark: Path) -> Path:
 
 def _script_code(line: str) -> Callable[[Path, Path], Path]:
     def build(folder: Path, mark: Path) -> Path:
-        path = save(plain(), "traced", folder / "m.pt")
-        content = members(path)
+        content = dict(saved("traced"))
         name = next(name for name, data in content.items() if b"class Flatten" in data)
         head, forward, rest = content[name].decode().partition("  def forward(")
         argument = rest.partition("\n    ")[2].partition(":")[0]
         code = f") -> Tensor:\n    {line.format(mark=mark, argument=argument)}\n"
         content[name] = (head + forward + rest.replace(") -> Tensor:\n", code, 1)).encode()
-        return pack(path, content)
+        return pack(folder / "m.pt", content)
 
     return build
 
 
 def _script_member(member: str) -> Callable[[Path, Path], Path]:
     def build(folder: Path, mark: Path) -> Path:
-        path = save(plain(), "traced", folder / "m.pt")
-        return pack(path, members(path) | {member: pickle.dumps(Bomb(mark), protocol=2)})
+        return pack(folder / "m.pt", saved("traced") | {member: pickle.dumps(Bomb(mark), protocol=2)})
 
     return build
 
@@ -176,7 +183,8 @@ BOMBS: dict[str, Callable[[Path, Path], Path]] = {
     "program: pickled constant": _program_with("constants", "tensor_99", lambda mark: torch_bytes(Bomb(mark))),
     "program: opaque constant": _program_with("constants", "opaque_obj_0", lambda mark: pickle.dumps(Bomb(mark))),
     "program: legacy weights": _program_with("weights", "model.pt", lambda mark: torch_bytes({"x": Bomb(mark)})),
-    "program: symbolic expression": _program_expression,
+    "program: symbolic expression": _program_expression(str),
+    "program: list of expressions": _program_expression(lambda code: [code]),
     "program: operator": _program_operator,
     "program: container": _program_container,
     "program: compiled library": _program_library,

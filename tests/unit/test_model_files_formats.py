@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from hwbench import onnx_graph
+from hwbench._torch_onnx import export_program
 from hwbench.errors import UnsafeModelError, UsageError, WorkloadError
 from hwbench.model_files import load_workload
 from hwbench.ort import onnxruntime
@@ -85,7 +86,7 @@ def test_a_pickled_module_of_torch_classes_loads_and_others_are_refused_by_name(
 def test_a_state_dict_needs_its_architecture_and_the_message_has_the_command(reference, tmp_path):
     path = save(TinyNet(), "state_dict", tmp_path / "weights.pt")
     with pytest.raises(UsageError, match=r"hwbench profile .*weights\.pt --arch MODULE:FACTORY"):
-        load_workload(path, inputs=SHAPES)
+        load_workload(path)
     with pytest.raises(UsageError, match=r"do not fit tests\.unit\.saved_models:plain: .*[Mm]issing key"):
         load_workload(path, inputs=SHAPES, arch="tests.unit.saved_models:plain")
 
@@ -125,9 +126,11 @@ def test_what_cannot_be_traced_goes_through_torch_export_and_nothing_is_printed(
     assert rows(workload)[0][:2] == ("0", "Conv")
 
 
-def test_a_program_exported_in_training_mode_is_refused(tmp_path):
-    with pytest.raises(WorkloadError, match=r"training mode; call \.eval\(\)"):
-        load_workload(save(TinyNet().train(), "program", tmp_path / "m.pt2", (2, *SHAPE[1:])))
+def test_a_program_exported_in_training_mode_is_refused():
+    for module in (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Sequential(nn.Linear(16, 4), nn.Dropout())):
+        program = torch.export.export(module.train(), (torch.zeros(2, *SHAPE[1:]),))
+        with pytest.raises(WorkloadError, match=r"training mode; call \.eval\(\)"):
+            export_program(program, (), None, "m")
 
 
 class Noisy(nn.Module):

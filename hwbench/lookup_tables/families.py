@@ -1,0 +1,64 @@
+"""Layer families: keys that differ in nothing but their channel counts share one latency surface over (cin, cout)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from hwbench.workload import LayerKey, Shape
+
+EACH = "each"
+"""Value of the `group` attribute in a family of depthwise convolutions."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Family:
+    """All that a layer key says but its channel counts.
+
+    Attributes:
+        pattern: A key whose channel counts are 0 (and whose group is `each` where it is depthwise).
+    """
+
+    pattern: LayerKey
+
+    @property
+    def kind(self) -> str:
+        """Operator, depthwise convolutions apart: what shares a channel step on one device."""
+        depthwise = self.pattern.attr("group") == EACH
+        return f"{'Depthwise' if depthwise else ''}{self.pattern.op}@{self.pattern.precision}"
+
+    def __str__(self) -> str:
+        return str(self.pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a key lies: its family, and the channels it reads (of its first input) and writes."""
+
+    family: Family
+    cin: int
+    cout: int
+
+
+@lru_cache(maxsize=1 << 16)
+def place_of(key: LayerKey) -> Place:
+    """Family and channel counts of a key.
+
+    Channels are axis 1 of maps and rows, and the last axis of sequences (rank 3) and of linear layers. A layer that reads
+    nothing, or has no such axis, is a family of its own.
+    """
+    output, cout = _split(key.op, key.output)
+    inputs, counts = zip(*(_split(key.op, shape) for shape in key.inputs), strict=True) if key.inputs else ((), ())
+    cin = counts[0] if counts else cout
+    attrs = key.attrs
+    if key.attr("group", "1") == str(cin) and cin > 1:
+        attrs = tuple((dict(attrs) | {"group": EACH}).items())
+    return Place(Family(replace(key, inputs=inputs, output=output, attrs=attrs)), cin, cout)
+
+
+def _split(op: str, shape: Shape) -> tuple[Shape, int]:
+    """A shape with its channel count set to 0, and the count; 1 where there is no channel axis."""
+    if len(shape) < 2:
+        return shape, 1
+    axis = len(shape) - 1 if op == "Linear" or len(shape) == 3 else 1
+    return (*shape[:axis], 0, *shape[axis + 1 :]), shape[axis]

@@ -1,0 +1,78 @@
+"""A wheel works in an empty environment, far from the checkout, and brings the native runner's source."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.needs import needs_compiler
+from tests.unit.models import conv_net
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*argv: str | Path, cwd: Path) -> str:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(cwd),
+        "XDG_CACHE_HOME": str(cwd / "cache"),
+        "XDG_DATA_HOME": str(cwd / "data"),
+    }
+    found = subprocess.run([str(part) for part in argv], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+    assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-2000:]
+    return found.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def wheel(place) -> Path:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], cwd=ROOT, check=True, timeout=120
+    )
+    return next(place.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def python(place, wheel) -> Path:
+    """An environment with the wheel alone; its requirements, too large to install anew, are lent by ours."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place / "venv")], check=True, timeout=120)
+    interpreter = place / "venv" / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", str(interpreter), "install", "-q", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, timeout=120)
+    packages = next((place / "venv" / "lib").glob("python*/site-packages"))
+    (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return interpreter
+
+
+def test_wheel_holds_the_package_and_the_runner_but_no_tests(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "hwbench/devices/hwbench_runner.c" in names
+    assert "hwbench/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests/", "runners/", "results/"))]
+
+
+def test_the_installed_package_is_not_the_checkout(python, place):
+    found = Path(run(python, "-c", "import hwbench; print(hwbench.__file__)", cwd=place).strip())
+    assert found.is_relative_to(place)
+
+
+@needs_compiler
+def test_profile_works_from_the_wheel(python, place):
+    (place / "net.onnx").write_bytes(conv_net())
+    text = run(python.parent / "hwbench", "profile", "net.onnx", "--budget", "2", "--no-save", "--json", "-", cwd=place)
+    record = json.loads(text)
+    assert record["median_s"] > 0
+    assert record["layers"]
+    source = run(python, "-c", "from hwbench.devices._runner_build import runner_source; print(runner_source())", cwd=place)
+    assert Path(source.strip()).is_relative_to(place)

@@ -353,7 +353,7 @@ def _profile(sessions: Sequence[LayerSamples], latency_s: float) -> LayerProfile
         level = math.log(latency_s / float(np.median(session.beside_s))) if session.beside_s else 0.0
         whole.append(level + math.log(stats.grouped_median(session.whole_s, session.grain_s)))
         for row in session.rows:
-            logs.setdefault(row.name, []).append(level + math.log(_row_s(row, session)))
+            logs.setdefault(row.name, []).append(level + math.log(row_s(row, session)))
     layers = tuple(
         LayerLatency(row.name, row.op, row.key, row.implementation, math.exp(float(np.mean(logs[row.name]))), row.calls)
         for row in sessions[-1].rows
@@ -361,7 +361,7 @@ def _profile(sessions: Sequence[LayerSamples], latency_s: float) -> LayerProfile
     return LayerProfile(layers, math.exp(float(np.mean(whole))), sessions[-1].node_cost_s, sessions[-1].rest_cause)
 
 
-def _row_s(row: LayerRow, session: LayerSamples) -> float:
+def row_s(row: LayerRow, session: LayerSamples) -> float:
     """Median latency of one row in one session; never below a tenth of what was read, which no profiler's cost exceeds."""
     read_s = max(stats.grouped_median(row.samples_s, session.grain_s), session.grain_s / 4)
     return max(read_s - row.nodes * session.node_cost_s, 0.1 * read_s)

@@ -146,12 +146,14 @@ class Prediction:
         ci_s: 95 % prediction interval in seconds.
         measured: Keys answered by a measured entry.
         interpolated: Keys answered between measured entries.
+        extrapolated: Keys answered outside the measured range, because that was allowed.
     """
 
     latency_s: float
     ci_s: tuple[float, float]
     measured: tuple[LayerKey, ...] = ()
     interpolated: tuple[LayerKey, ...] = ()
+    extrapolated: tuple[LayerKey, ...] = ()
 
 
 @runtime_checkable

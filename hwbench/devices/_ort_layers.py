@@ -8,6 +8,7 @@ layer that made its output, and a node that writes no original tensor was insert
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ KERNEL = "_kernel_time"
 BLOCKED = "_nchwc"
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
 REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
+_SUFFIX = re.compile(r"(_token_\d+|/duplicated)+$")
 REST_CAUSE = "ONNX Runtime's work between layers and before the first one (scheduling, binding, allocation)"
 
 
@@ -124,18 +126,19 @@ def join(
         raise OutputParseError(
             f"profile and graph of ONNX Runtime disagree: {sorted(unknown)[:3]} were timed but are not in the graph"
         )
-    rows = _rows([node for node in executed if node.name in runs.nodes_s], made_by)
+    rows = _rows([node for node in executed if node.name in runs.nodes_s], layers, made_by)
     _absorb(rows, layers)
     return tuple(_layer_row(row, runs, block) for row in rows)
 
 
-def _rows(executed: Iterable[ExecutedNode], made_by: Mapping[str, Layer]) -> list[_Row]:
+def _rows(executed: Iterable[ExecutedNode], layers: Iterable[Layer], made_by: Mapping[str, Layer]) -> list[_Row]:
+    named = {node: layer for layer in layers for node in layer.nodes}
     by_layer: dict[str, _Row] = {}
     source: dict[str, Layer] = {}  # tensors the runtime invented -> the layer they come from
     inserted: Counter[str] = Counter()
     rows: list[_Row] = []
     for node in executed:
-        layer = _layer_of(node, made_by)
+        layer = _layer_of(node, named, made_by)
         if layer is None:
             near = next((source.get(t) or made_by.get(t) for t in node.inputs if t in source or t in made_by), None)
             label = f"{near.name if near else 'input'}/{node.op}"
@@ -152,13 +155,14 @@ def _rows(executed: Iterable[ExecutedNode], made_by: Mapping[str, Layer]) -> lis
     return rows
 
 
-def _layer_of(node: ExecutedNode, made_by: Mapping[str, Layer]) -> Layer | None:
+def _layer_of(node: ExecutedNode, named: Mapping[str, Layer], made_by: Mapping[str, Layer]) -> Layer | None:
     if node.op in REORDERS:  # ReorderOutput writes an original tensor, but is not the layer that made it
         return None
     for tensor in (*node.outputs, node.name.removesuffix(BLOCKED)):
         if tensor in made_by:
             return made_by[tensor]
-    return None
+    # Quantised nodes write tensors of their own, but keep their names but for a suffix that makes them unique.
+    return named.get(_SUFFIX.sub("", node.name))
 
 
 def _absorb(rows: list[_Row], layers: Sequence[Layer]) -> None:
@@ -188,7 +192,9 @@ def _layer_row(row: _Row, runs: ProfiledRuns, block: int) -> LayerRow:
 
 
 def _main_node(row: _Row, layer: Layer) -> ExecutedNode:
-    return next((node for node in row.nodes if layer.op in node.op), row.nodes[0])
+    """The node that does the layer's work, beside those that only convert for it."""
+    wanted = ("Gemm", "MatMul", "Conv") if layer.op == "Linear" else (layer.op,)
+    return next((node for node in row.nodes if node.op.endswith(wanted)), row.nodes[0])
 
 
 def _implementation(node: ExecutedNode, block: int) -> str:
@@ -196,18 +202,21 @@ def _implementation(node: ExecutedNode, block: int) -> str:
         return "reorder"
     if node.domain == BLOCKED_DOMAIN:
         return f"nchwc{block}"
-    if node.op.endswith("Conv") or node.op == "ConvInteger":
-        return "qlinear" if node.op == "QLinearConv" else "nchw"
-    return node.op
+    return "nchw" if node.op in {"Conv", "FusedConv"} else node.op
 
 
 def layout_findings(rows: Iterable[LayerRow], block: int) -> tuple[Finding, ...]:
     """Convolutions that fell off the blocked layout, and reorders, as findings."""
     rows = list(rows)
-    convolutions = [row for row in rows if row.op == "Conv" and row.implementation.startswith("nchw")]
+    heavy = [row for row in rows if row.op in {"Conv", "Linear"} and row.key is not None and row.key.precision == "int8"]
+    convolutions = [row for row in rows if row.op == "Conv" and row.implementation.startswith("nchw") and row not in heavy]
     plain = [row for row in convolutions if row.implementation == "nchw"]
     reorders = [row for row in rows if row.implementation == "reorder"]
     found = []
+    in_float = [row for row in heavy if not row.implementation.startswith("Q") and "Integer" not in row.implementation]
+    if in_float:
+        where = f"{len(in_float)} of {len(heavy)} quantised layers run in fp32 ({_names(in_float)})"
+        found.append(Finding("fall_back", f"{where}: the runtime has no integer kernel for them as they stand"))
     if plain:
         where = f"{len(plain)} of {len(convolutions)} convolutions run outside the blocked layout ({_names(plain)})"
         found.append(Finding("unblocked_layers", f"{where}; widths in multiples of {block} keep them in it"))

@@ -54,7 +54,9 @@ def decode(data: bytes, name: str) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise OutputParseError(f"{name} is no text ({error.reason} at byte {error.start}); expected a log, JSON or YAML") from error
+        raise OutputParseError(
+            f"{name} is no text ({error.reason} at byte {error.start}); expected a log, JSON or YAML"
+        ) from error
     if "\0" in text:
         raise OutputParseError(f"{name} is no text (it holds zero bytes); expected a log, JSON or YAML")
     return text
@@ -72,26 +74,26 @@ def parse_json(text: str, name: str) -> Any:
         raise OutputParseError(f"{name} is damaged JSON ({error}); was it written to its end?") from error
 
 
-def seconds(value: object, unit_s: float, what: str) -> float:
-    """A positive duration in seconds from a number, or the text of one, in units of `unit_s`.
+def seconds(value: object, per_second: float, what: str) -> float:
+    """A positive duration in seconds from a number, or the text of one, of which `per_second` make a second.
 
     Raises:
         OutputParseError: It is no number, not above 0, or beyond what is believed.
     """
-    number = seconds_or_zero(value, unit_s, what)
+    number = seconds_or_zero(value, per_second, what)
     if number == 0:
         raise OutputParseError(f"{what} is {shown(value)}; expected a time above 0, so this file is damaged")
     return number
 
 
-def seconds_or_zero(value: object, unit_s: float, what: str) -> float:
+def seconds_or_zero(value: object, per_second: float, what: str) -> float:
     """As `seconds`, for a time that may really be 0 (a transfer that did not happen, a spread).
 
     Raises:
         OutputParseError: It is no number, negative, or beyond what is believed.
     """
     try:
-        number = float(value) * unit_s if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        number = float(value) / per_second if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         number = math.nan
     if not 0 <= number <= MAX_SECONDS:
@@ -115,8 +117,9 @@ def whole(value: object, what: str, least: int = 1) -> int:
 
 def shown(value: object) -> str:
     """A foreign value in a message: on one line, and not longer than helps."""
-    text = repr(str(value) if isinstance(value, Path) else value)
-    return text if len(text) <= 80 else f"{text[:76]}..."
+    plain = isinstance(value, str | int | float | Path) or value is None
+    text = repr(str(value) if isinstance(value, Path) else value) if plain else f"a {type(value).__name__}"
+    return text if len(text) <= 120 else f"{text[:116]}..."
 
 
 def _no_number(constant: str) -> NoReturn:

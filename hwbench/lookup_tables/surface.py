@@ -10,7 +10,7 @@ the last channel block is: latency need not grow with width. Its posterior devia
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -208,8 +208,3 @@ def _matern(a: Floats, b: Floats, length: float) -> Floats:
     distance = np.sqrt(3 * np.maximum(squares, 0.0)) / length
     kernel: Floats = (1 + distance) * np.exp(-distance)
     return kernel
-
-
-def merge(points: Sequence[Points]) -> Points:
-    """All points of several sets."""
-    return Points(*(np.concatenate([getattr(p, name) for p in points]) for name in ("cin", "cout", "latency_s", "samples")))

@@ -16,10 +16,11 @@ from hwbench.devices.contract import DeviceContract
 from hwbench.devices.cpu_ort import CpuOrt
 from hwbench.errors import BuildError, DeviceUnavailableError, UsageError
 from hwbench.measurement import Settings
+from hwbench.model_files import load_workload
 from hwbench.profiling import measure
 from hwbench.workload import Workload
 from tests.needs import needs_compiler
-from tests.unit.models import conv_workload
+from tests.unit.models import conv_net, conv_workload
 
 
 class OfCpu(DeviceContract):
@@ -94,6 +95,17 @@ def test_odd_widths_leave_the_blocked_layout_and_are_found():
     assert implementations["features.1.conv"] == "nchw"
 
 
+def test_int8_layers_keep_their_names_and_run_in_integer_kernels(tmp_path):
+    (tmp_path / "net.onnx").write_bytes(conv_net((16, 32), size=32))
+    workload = load_workload(tmp_path / "net.onnx", precision="int8")
+    with CpuOrt() as device:
+        record = measure(device, workload, Settings(budget_s=3))
+    kernels = {layer.name: layer.implementation for layer in record.profile.layers if layer.op in {"Conv", "Linear"}}
+    assert kernels == {"features.0.conv": "QLinearConv", "features.1.conv": "QLinearConv", "fc": "QGemm"}
+    assert "fall_back" not in {finding.code for finding in record.findings}
+    assert record.precision == "int8"
+
+
 def test_profiler_cost_is_measured_and_small():
     with CpuOrt() as device:
         profile = measure(device, conv_workload(), Settings(budget_s=2)).profile
@@ -136,7 +148,7 @@ def test_telemetry_leaves_no_thread_and_no_file(tmp_path):
     """ONNX Runtime's telemetry would start a thread and write a device id and a database under the home folder."""
     code = (
         "from hwbench.devices.cpu_ort import CpuOrt; from hwbench.measurement import Settings\n"
-        "from hwbench.profiling import measure; from tests.unit.models import conv_workload\n"
+        "from hwbench.profiling import measure; from tests.unit.models import conv_net, conv_workload\n"
         "import os\n"
         "with CpuOrt() as device: measure(device, conv_workload(), Settings(budget_s=1))\n"
         "print(len(os.listdir('/proc/self/task')))"

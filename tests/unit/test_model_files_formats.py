@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from hwbench import onnx_graph
-from hwbench._torch_onnx import export_program
 from hwbench.errors import UnsafeModelError, UsageError, WorkloadError
 from hwbench.model_files import load_workload
+from hwbench.model_files.torch_onnx import export_program
 from hwbench.ort import onnxruntime
 from tests.unit.saved_models import SHAPE, TinyNet, plain, save
 

@@ -14,10 +14,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from hwbench import _archives, _torch_files
-from hwbench._torch_files import Request
 from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError
-from hwbench.model_files import load_workload
+from hwbench.model_files import archives, load_workload, torch_files
+from hwbench.model_files.torch_files import Request
 from hwbench.workload import TensorSpec
 from tests.unit.hostile_models import BOMBS, members, pack
 from tests.unit.saved_models import TinyNet, plain, save
@@ -85,13 +84,13 @@ def test_a_script_that_never_ends_is_stopped(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.script(Endless()).save(tmp_path / "m.pt")
-    file = _archives.inspect(tmp_path / "m.pt")
+    file = archives.inspect(tmp_path / "m.pt")
     with pytest.raises(UnsafeModelError, match="within 5 s"):
-        _torch_files.convert(file, Request("m.pt", inputs=(TensorSpec("", (1,)),)), limit_s=5)
+        torch_files.convert(file, Request("m.pt", inputs=(TensorSpec("", (1,)),)), limit_s=5)
 
 
 def test_a_reader_that_dies_is_an_error_and_not_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(_torch_files, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(torch_files, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(UnsafeModelError, match="signal 11"):
         load_workload(save(plain(), "traced", tmp_path / "m.pt"))
 

@@ -8,10 +8,10 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from hwbench._archives import inspect
-from hwbench._torch_files import Request, input_shapes
 from hwbench.errors import UsageError, WorkloadError
 from hwbench.model_files import load_workload, parse_input
+from hwbench.model_files.archives import inspect
+from hwbench.model_files.torch_files import Request, input_shapes
 from hwbench.workload import TensorSpec
 from tests.unit.saved_models import SHAPE, TinyNet, save
 

@@ -11,9 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hwbench import _archives, _pickles
 from hwbench.errors import HwbenchError
-from hwbench.model_files import load_workload
+from hwbench.model_files import archives, load_workload, pickles
 from tests.unit.saved_models import TinyNet, plain, save
 
 STARTS = (b"", b"PK\x03\x04", b"PK\x05\x06", b"\x80\x02", b"\x80\x04", b"\x08\x0a", b"\x08\x0a:\x20")
@@ -96,7 +95,7 @@ def test_mutated_onnx(data):
 def test_mutated_archives_before_torch_sees_them(data):
     how = data.draw(st.sampled_from(["program", "traced", "module", "state_dict", "legacy"]))
     change = mutated(good(how)) if how == "legacy" or data.draw(st.booleans()) else mutated_member(how)
-    load(data.draw(change), _archives.inspect)
+    load(data.draw(change), archives.inspect)
 
 
 @pytest.mark.slow
@@ -110,7 +109,7 @@ def test_mutated_archives_through_torch(data):
 @quick(300)
 @given(st.binary(max_size=120))
 def test_the_pickle_scanner_and_the_shape_reader_take_anything(data):
-    assert isinstance(_pickles.traced_inputs(b"\x80\x02" + data), tuple)
+    assert isinstance(pickles.traced_inputs(b"\x80\x02" + data), tuple)
 
 
 @quick(200)
@@ -118,6 +117,6 @@ def test_the_pickle_scanner_and_the_shape_reader_take_anything(data):
 def test_mutated_traced_inputs_are_shapes_or_nothing(data):
     with zipfile.ZipFile(io.BytesIO(good("traced"))) as archive:
         original = archive.read(next(name for name in archive.namelist() if name.endswith("traced_inputs.pkl")))
-    assert _pickles.traced_inputs(original)[0].shape == (1, 3, 16, 16)
-    for spec in _pickles.traced_inputs(data.draw(mutated(original))):
+    assert pickles.traced_inputs(original)[0].shape == (1, 3, 16, 16)
+    for spec in pickles.traced_inputs(data.draw(mutated(original))):
         assert all(isinstance(size, int) for size in spec.shape)

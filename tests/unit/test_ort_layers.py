@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwbench.devices._ort_layers import ExecutedNode, ProfiledRuns, join, layout_findings, read_profile
+from hwbench.devices.base import LayerRow
 from hwbench.errors import OutputParseError
 from hwbench.onnx_graph import layers, load, made_by
+from hwbench.workload import LayerKey
 from tests.unit.models import conv_net
 
 BLOCKED = "com.microsoft.nchwc"
@@ -76,6 +78,21 @@ def test_plain_convolutions_and_many_reorders_are_findings():
     codes = {finding.code: finding.text for finding in layout_findings(joined(plain), 16)}
     assert "1 of 2 convolutions run outside the blocked layout (features.0.conv)" in codes["unblocked_layers"]
     assert layout_findings(joined(), 16) == ()
+
+
+def test_a_renamed_node_that_writes_a_new_tensor_is_joined_by_its_name():
+    """Quantised convolutions write tensors that the original graph does not have."""
+    renamed = [ExecutedNode("features.0.conv_token_57", "QLinearConv", "com.microsoft", ("q",), ("new",)), *EXECUTED[1:]]
+    first = joined(renamed)[0]
+    assert (first.name, first.implementation) == ("features.0.conv", "QLinearConv")
+
+
+def test_quantised_layers_in_float_kernels_are_a_finding():
+    key = LayerKey("Conv", ((1, 3, 8, 8),), (1, 4, 8, 8), (), "int8")
+    rows = [LayerRow(name, "Conv", key, how, (1e-6,)) for name, how in (("a", "nchw"), ("b", "QLinearConv"), ("c", "nchwc16"))]
+    (finding,) = layout_findings(rows, 16)
+    assert finding.code == "fall_back"
+    assert "2 of 3 quantised layers run in fp32 (a, c)" in finding.text
 
 
 def event(name: str, ts: int, dur: int, cat: str = "Node") -> dict[str, object]:

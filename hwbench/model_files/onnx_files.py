@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench._archives import MAX_BYTES
 from hwbench.errors import SchemaError, UnsafeModelError, UsageError, WorkloadError
+from hwbench.model_files.archives import MAX_BYTES
 from hwbench.workload import Shape, TensorSpec
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwbench import _onnx_constants
 from hwbench.errors import WorkloadError
+from hwbench.model_files import onnx_constants
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -44,7 +44,7 @@ def tidy(model: ModelProto, name: str, *, exported: bool) -> None:
     plain = not any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
     if plain:  # a subgraph reads tensors of its parent by name, so where there is one nothing is moved
         _constants_to_initializers(graph)
-        _onnx_constants.fold(model)
+        onnx_constants.fold(model)
     if exported:
         _restore_folded_biases(graph)
     _name(model)
@@ -209,7 +209,7 @@ def _restore_global_pool(model: ModelProto) -> None:
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     means = [node for node in graph.node if node.op_type == "ReduceMean" and _integer(node, "keepdims", 1)]
-    shapes = _onnx_constants.fixed_shapes(model) if means else {}
+    shapes = onnx_constants.fixed_shapes(model) if means else {}
     for node in means:
         axes = tensors.get(node.input[1]) if len(node.input) > 1 else None
         if axes is None or len(shapes.get(node.input[0], ())) != 4:

@@ -2,9 +2,9 @@
 
     a file (.onnx, .pt2, .pt), zoo:NAME, module:factory, an nn.Module  ->  one self-contained ONNX model  ->  Workload
 
-What a file is, is told by its content. Files are hostile until shown otherwise: `_archives` and `_pickles` check them with
-the standard library alone, `_torch_files` lets torch read what is left in a process of its own, `_onnx_files` keeps external
-data inside the model's folder. `_torch_onnx` exports and compares with torch, `_onnx_tidy` folds and names.
+What a file is, is told by its content. Files are hostile until shown otherwise: `archives` and `pickles` check them with
+the standard library alone, `torch_files` lets torch read what is left in a process of its own, `onnx_files` keeps external
+data inside the model's folder. `torch_onnx` exports and compares with torch, `onnx_tidy` folds and names.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from hwbench import _onnx_files, _onnx_tidy, _quantize, _torch_files, onnx_graph
-from hwbench._archives import inspect
-from hwbench._torch_files import Request
-from hwbench._torch_onnx import Exported, export_module
+from hwbench import onnx_graph
 from hwbench.errors import UsageError
+from hwbench.model_files import onnx_files, onnx_tidy, quantize, torch_files
+from hwbench.model_files.archives import inspect
+from hwbench.model_files.torch_files import Request
+from hwbench.model_files.torch_onnx import Exported, export_module
 from hwbench.workload import Finding, TensorSpec, Workload
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def load_workload(
     elif name.startswith("zoo:"):
         found = _from_zoo(request)
     elif _FACTORY.fullmatch(name) and not Path(name).exists():
-        found = _from_module(_torch_files.from_factory(name), request, None)
+        found = _from_module(torch_files.from_factory(name), request, None)
     else:
         found = _from_file(Path(model), request)
         file_bytes = Path(model).stat().st_size
@@ -111,7 +112,7 @@ def _from_module(module: Any, request: Request, example_inputs: Tensor | Sequenc
             f"cannot load a {type(module).__name__}; expected a path, zoo:NAME, package.module:factory or an nn.Module"
         )
     if example_inputs is None:
-        return export_module(module, _torch_files.input_shapes(request, ()), request.name, request.seed)
+        return export_module(module, torch_files.input_shapes(request, ()), request.name, request.seed)
     tensors = [example_inputs] if isinstance(example_inputs, torch.Tensor) else list(example_inputs)
     if request.inputs or request.batch is not None:
         raise UsageError("example inputs already say shapes and batch; leave out inputs and batch")
@@ -121,11 +122,11 @@ def _from_module(module: Any, request: Request, example_inputs: Tensor | Sequenc
 def _from_file(path: Path, request: Request) -> Exported:
     file = inspect(path, trust_pickle=request.trust_pickle)
     if file.kind != "onnx":
-        return _torch_files.convert(file, request)
-    model = _onnx_files.parse(file.payload, path)
-    _onnx_files.fix_inputs(model, request.inputs, request.batch, request.name)
-    _onnx_tidy.tidy(model, request.name, exported=False)
-    return Exported(_onnx_files.serialise(model, request.name))
+        return torch_files.convert(file, request)
+    model = onnx_files.parse(file.payload, path)
+    onnx_files.fix_inputs(model, request.inputs, request.batch, request.name)
+    onnx_tidy.tidy(model, request.name, exported=False)
+    return Exported(onnx_files.serialise(model, request.name))
 
 
 def _from_zoo(request: Request) -> Exported:
@@ -138,7 +139,7 @@ def _from_zoo(request: Request) -> Exported:
 
     spec = request.name.removeprefix("zoo:")
     module = zoo.build(spec, request.seed)
-    shapes = _torch_files.input_shapes(request, (TensorSpec("", zoo.input_shape(spec)),))
+    shapes = torch_files.input_shapes(request, (TensorSpec("", zoo.input_shape(spec)),))
     exported = export_module(module, shapes, request.name, request.seed)
     if not exported.findings:
         _keep(cache, exported.onnx)
@@ -151,7 +152,8 @@ def _cache_file(request: Request) -> Path:
 
     facts = [repr(request), *(version(package) for package in ("hwbench", "torch", "onnx"))]
     folder = Path(__file__).parent
-    sources = [(folder / file).read_bytes() for file in ("zoo.py", "_torch_onnx.py", "_onnx_tidy.py", "_onnx_constants.py")]
+    files = ("../zoo.py", "torch_onnx.py", "onnx_tidy.py", "onnx_constants.py")
+    sources = [(folder / file).read_bytes() for file in files]
     key = sha256("\n".join(facts).encode() + b"".join(sources)).hexdigest()
     return Path(user_cache_dir("hwbench")) / "onnx" / f"{key[:32]}.bin"
 
@@ -169,7 +171,7 @@ def _keep(cache: Path, data: bytes) -> None:
 
 def _workload(found: Exported, request: Request, precision: str, file_bytes: int | None) -> Workload:
     model = onnx_graph.load(found.onnx)
-    inputs = _onnx_files.input_specs(model, request.name)
+    inputs = onnx_files.input_specs(model, request.name)
     onnx_graph.name_nodes(model)
     findings = list(found.findings)
     zeros, counts = onnx_graph.zero_share(model), onnx_graph.count(model)
@@ -184,10 +186,10 @@ def _workload(found: Exported, request: Request, precision: str, file_bytes: int
     if held != "fp32":
         findings.append(Finding("precision_of_file", f"the file holds {held} already and is measured so"))
     elif precision == "int8":
-        model = onnx_graph.name_nodes(_quantize.quantize(model, inputs, request.name, request.seed))
-        findings.append(_quantize.RANDOM_CALIBRATION)
+        model = onnx_graph.name_nodes(quantize.quantize(model, inputs, request.name, request.seed))
+        findings.append(quantize.RANDOM_CALIBRATION)
         held = precision
-    data = _onnx_files.serialise(model, request.name)
+    data = onnx_files.serialise(model, request.name)
     batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
     size = len(data) if file_bytes is None else file_bytes
     return Workload(request.name, data, inputs, batch, held, counts.macs, counts.params, size, tuple(findings))

@@ -4,7 +4,7 @@ Works with the standard library alone, so that no reader of torch sees a byte be
 handed on as they came: their members are read within bounds, checked one by one, and written into a new archive, so that
 two readers cannot disagree about what is in it. What torch would execute or evaluate is refused or left out:
 
-* pickles (of modules and state dicts): only names on an allow-list (`_pickles`);
+* pickles (of modules and state dicts): only names on an allow-list (`pickles`);
 * exported programs (`.pt2`): `torch.export.load` (2.13) unpickles sample inputs and opaque constants, loads shared libraries
   (`data/aotinductor`), gives symbolic expressions to sympy's `eval` and resolves operator names by attribute. Samples and
   guards are dropped, constants must be raw tensors, operators and expressions must be on an allow-list;
@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwbench import _pickles
 from hwbench.errors import SchemaError, UnsafeModelError, UsageError
+from hwbench.model_files import pickles
 from hwbench.workload import TensorSpec
 
 MAX_BYTES = 8 << 30
@@ -92,7 +92,7 @@ def inspect(path: Path, *, trust_pickle: bool = False) -> ModelFile:
         )
     if data.startswith(b"\x80"):
         _check_pickle(data, str(path), trust_pickle=trust_pickle)
-        if not _pickles.is_legacy(data):
+        if not pickles.is_legacy(data):
             raise SchemaError(f"{path} is a plain pickle; expected a file by torch.export.save, torch.jit.save or torch.save")
         return ModelFile("pickle", data)
     return ModelFile("onnx", data)
@@ -165,7 +165,7 @@ def _pack(members: Mapping[str, bytes]) -> bytes:
 
 def _check_pickle(data: bytes, name: str, *, trust_pickle: bool) -> None:
     if not trust_pickle:
-        _pickles.require(data, name, lambda part: _pickles.is_tensor_part(part) or _pickles.is_module_class(part), TRUST)
+        pickles.require(data, name, lambda part: pickles.is_tensor_part(part) or pickles.is_module_class(part), TRUST)
 
 
 def _script(members: Mapping[str, bytes], name: str) -> ModelFile:
@@ -178,11 +178,11 @@ def _script(members: Mapping[str, bytes], name: str) -> ModelFile:
                     f"{name}: its TorchScript code uses {word[0].decode()!r}, which reaches outside the model; export it anew"
                 )
         elif member in {"data.pkl", "constants.pkl"}:
-            _pickles.require(data, f"{name} ({member})", _pickles.is_script_part, "a TorchScript file never needs that")
+            pickles.require(data, f"{name} ({member})", pickles.is_script_part, "a TorchScript file never needs that")
         elif not (member.startswith(("data/", "constants/")) or member in _ARCHIVE_PARTS):
             continue
         kept[member] = data
-    return ModelFile("script", _pack(kept), _pickles.traced_inputs(members.get("traced_inputs.pkl", b"")))
+    return ModelFile("script", _pack(kept), pickles.traced_inputs(members.get("traced_inputs.pkl", b"")))
 
 
 def _program(members: Mapping[str, bytes], name: str) -> bytes:

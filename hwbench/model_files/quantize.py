@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench._onnx_files import random_input
 from hwbench.errors import WorkloadError
+from hwbench.model_files.onnx_files import random_input
 from hwbench.ort import onnxruntime
 from hwbench.workload import Finding, TensorSpec
 
@@ -28,9 +28,11 @@ RANDOM_CALIBRATION = Finding(
 
 
 def quantize(model: ModelProto, inputs: Sequence[TensorSpec], name: str, seed: int = 0) -> ModelProto:
-    """Static Q/DQ int8: signed activations, signed weights per channel, which ONNX Runtime recommends first for CPUs.
+    """Static Q/DQ int8: unsigned activations, signed weights per channel (U8S8).
 
-    Nodes keep their names. See https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
+    With signed activations ONNX Runtime 1.32 leaves every convolution that a ReLU follows in fp32 on x86 (10 of ResNet-20's 19):
+    a range that starts at zero lets the quantiser drop the ReLU. Nodes keep their names. See
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 
     Args:
         model: fp32, batch normalization folded, input shapes fixed.
@@ -64,7 +66,7 @@ def quantize(model: ModelProto, inputs: Sequence[TensorSpec], name: str, seed: i
                 Random(),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
-                activation_type=QuantType.QInt8,
+                activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
             return onnx.load(target)

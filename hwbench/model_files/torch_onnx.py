@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench import _onnx_files, _onnx_tidy
 from hwbench.errors import UsageError, WorkloadError
+from hwbench.model_files import onnx_files, onnx_tidy
 from hwbench.ort import onnxruntime
 from hwbench.workload import Finding, TensorSpec
 
@@ -119,8 +119,8 @@ def export_program(program: Any, inputs: Sequence[TensorSpec], batch: int | None
             model = _by_torch_export(program, None)
         except FAILURES as error:
             raise WorkloadError(f"{name}: torch cannot export the program to ONNX: {reason(error)}") from error
-        specs = _onnx_files.fix_inputs(model, inputs, batch, name)
-        _onnx_tidy.tidy(model, name, exported=True)
+        specs = onnx_files.fix_inputs(model, inputs, batch, name)
+        onnx_tidy.tidy(model, name, exported=True)
         args = _arguments(specs, [spec.name for spec in specs], name, seed)
         try:
             with torch.no_grad():
@@ -177,7 +177,7 @@ def _arguments(inputs: Sequence[TensorSpec | Tensor], names: Sequence[str], name
             tensor = given.detach().cpu()
             tensor = tensor.float() if tensor.is_floating_point() else tensor
         else:
-            tensor = torch.from_numpy(_onnx_files.random_input(given, random))
+            tensor = torch.from_numpy(onnx_files.random_input(given, random))
         key = (given.name if isinstance(given, TensorSpec) else "") or (
             names[position] if position < len(names) else str(position)
         )
@@ -213,7 +213,7 @@ def _export(module: nn.Module, args: tuple[Tensor, ...], names: Sequence[str], n
             model = _by_torch_export(module, args)
         except FAILURES as error:
             raise WorkloadError(f"{name}: torch cannot export it to ONNX: {reason(error)}") from error
-    _onnx_tidy.tidy(model, name, exported=True)
+    onnx_tidy.tidy(model, name, exported=True)
     return model
 
 
@@ -229,7 +229,7 @@ def _by_torch_export(module: Any, args: tuple[Tensor, ...] | None) -> ModelProto
 
 def _finish(model: ModelProto, args: tuple[Tensor, ...], expected: Any, name: str, findings: tuple[Finding, ...]) -> Exported:
     """Serialise, and compare with torch's outputs."""
-    data = _onnx_files.serialise(model, name)
+    data = onnx_files.serialise(model, name)
     error = _relative_error(data, args, expected, name)
     if error > EXPORT_TOLERANCE:
         text = (

@@ -1,6 +1,6 @@
 """Files of torch to ONNX, in a process of their own.
 
-Even after the checks of `_archives` a file reaches native readers that were not written for hostile input, and TorchScript
+Even after the checks of `archives` a file reaches native readers that were not written for hostile input, and TorchScript
 may loop for ever. So a child process with a time limit loads, runs and exports it; what comes back is an ONNX model.
 """
 
@@ -20,9 +20,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from hwbench import errors
-from hwbench._archives import TRUST, ModelFile
-from hwbench._torch_onnx import FAILURES, Exported, export_module, export_program, reason
 from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError
+from hwbench.model_files.archives import TRUST, ModelFile
+from hwbench.model_files.torch_onnx import FAILURES, Exported, export_module, export_program, reason
 from hwbench.ort import TELEMETRY_OFF
 from hwbench.workload import Finding, TensorSpec
 
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 LIMIT_S = 600.0
 """Time in which a file must have been exported, seconds."""
 
-_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hwbench._torch_files import main; main(sys.argv[2])"
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hwbench.model_files.torch_files import main; main(sys.argv[2])"
+)
 _NESTED = ("state_dict", "model_state_dict", "model", "net")  # where training checkpoints keep the weights
 
 

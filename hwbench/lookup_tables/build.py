@@ -1,0 +1,238 @@
+"""Building a table: pruned versions of a model, measured whole and layer by layer in place, until predictions stop improving.
+
+Why whole networks and not isolated layers: in place a layer has the cache state, layout and fusions it will have in use, one
+network gives a sample of every layer at once, and only whole networks show what lies between layers (`DECISIONS.md`).
+
+Every network is written to the store as soon as it is measured. Proposals depend on nothing but the seed and on networks
+measured before, so the same command goes on where a killed one stopped; only the anchor is measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+
+from hwbench import __version__
+from hwbench.devices.base import Device, MovesTime, Prepared
+from hwbench.errors import UsageError
+from hwbench.lookup_tables.fit import Campaign, Fitted, fit
+from hwbench.lookup_tables.networks import Effort, NetworkSample, measure_network
+from hwbench.lookup_tables.proposals import Grid, first, least_certain
+from hwbench.lookup_tables.records import Provenance, Source
+from hwbench.measurement import Settings
+from hwbench.onnx_graph import load, name_nodes
+from hwbench.store import Store
+from hwbench.structure import Structure
+from hwbench.structure.surgery import with_widths
+from hwbench.workload import Workload
+
+RECORD = "table_build"
+RECORD_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to build.
+
+    Attributes:
+        step: Pruned widths are multiples of it.
+        lower: Smallest share of a width.
+        first: Random networks before the table is asked what it is unsure of.
+        batch: Networks between two such questions.
+        most: Networks at most.
+        gain: Building ends when a batch lowers the cross-validated error by less than this share.
+        anchor_every: Networks between two fresh sessions of the anchor.
+        effort: What each network is given.
+    """
+
+    step: int = 8
+    lower: float = 0.2
+    first: int = 48
+    batch: int = 16
+    most: int = 160
+    gain: float = 0.05
+    anchor_every: int = 6
+    effort: Effort = field(default_factory=Effort)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a build is.
+
+    Attributes:
+        networks: Measured so far, earlier runs included.
+        most: Measured at most.
+        elapsed_s: Of this run.
+        left_s: Time left at most, from the pace so far.
+        rmspe: Cross-validated error of the last fit; None before the first.
+    """
+
+    networks: int
+    most: int
+    elapsed_s: float
+    left_s: float
+    rmspe: float | None
+
+
+def build(
+    device: Device,
+    workload: Workload,
+    settings: Settings,
+    plan: Plan | None = None,
+    store: Store | None = None,
+    watch: Callable[[Progress], None] | None = None,
+) -> Fitted:
+    """Build a table of all pruned versions of one model on an opened device.
+
+    Args:
+        device: It must profile layers.
+        workload: The unpruned model.
+        settings: Threads, isolation, seed, and `budget_s` for this run.
+        plan: How to build.
+        store: Where each measured network is kept, and found again; None keeps nothing.
+        watch: Told after every network.
+
+    Raises:
+        UsageError: The device cannot profile layers, or the model has nothing to prune.
+        DeviceError: The device failed; the same call goes on where it stopped.
+        WorkloadError: The device cannot run the model.
+    """
+    return _Build(device, workload, settings, plan or Plan(), store, watch or (lambda _: None)).run()
+
+
+class _Build:
+    """One build in progress."""
+
+    def __init__(
+        self, device: Device, workload: Workload, settings: Settings, plan: Plan, store: Store | None,
+        watch: Callable[[Progress], None],
+    ) -> None:  # fmt: skip
+        self.device, self.workload, self.settings, self.plan, self.store = device, workload, settings, plan, store
+        self.watch = watch
+        self.model = name_nodes(load(workload.onnx))
+        self.structure = Structure.from_model(self.model)
+        self.names = [slot.layer.name for slot in self.structure.slots]
+        self.grid = Grid(self.structure.widths, plan.step, plan.lower)
+        self.now: Callable[[], float] = device.time_s if isinstance(device, MovesTime) else time.monotonic
+        self.campaign = self._identity()
+        self.samples: list[NetworkSample] = []
+        self.records: list[str] = []
+        self.fresh = 0  # networks measured in this run
+        self.fitted: Fitted | None = None
+
+    def run(self) -> Fitted:
+        self.begun = self.now()
+        self._recall()
+        with self._anchors() as anchor:
+            queue = first(self.grid, self.plan.first, self.settings.seed)
+            errors: list[float] = []
+            while True:
+                start = len(errors) and self.plan.first + (len(errors) - 1) * self.plan.batch
+                whole = self._measure(queue, start, anchor)
+                self.fitted = self._fit(start + len(queue))
+                errors.append(self.fitted.rmspe)
+                if not whole or start + len(queue) >= self.plan.most or self._flat(errors):
+                    return self._fit(self.plan.most)
+                seed = (self.settings.seed, len(errors))
+                queue = least_certain(self.grid, self.fitted.table, self.structure, self.plan.batch, seed)
+
+    def _flat(self, errors: list[float]) -> bool:
+        """Whether the last two batches together gained less than they should."""
+        return len(errors) > 2 and errors[-1] > (1 - self.plan.gain) * errors[-3]
+
+    def _measure(self, queue: list[tuple[int, ...]], start: int, anchor: Callable[[], Prepared]) -> bool:
+        """Measure the networks of one batch that were not; False if the budget ended first."""
+        done = {sample.number for sample in self.samples}
+        for number, widths in enumerate(queue, start):
+            if number in done:
+                continue
+            if self.fresh and self.now() - self.begun > self.settings.budget_s and len(self.samples) >= 3:
+                return False
+            self._keep(self._network(number, widths, anchor()))
+            self.fresh += 1
+            self._tell()
+        return True
+
+    def _network(self, number: int, widths: tuple[int, ...], anchor: Prepared) -> NetworkSample:
+        itself = widths == self.structure.widths
+        data = self.workload.onnx if itself else with_widths(self.model, widths).SerializeToString()
+        pruned = anchor.workload if itself else _pruned(self.workload, data)
+        empty = NetworkSample(number, widths, (), (), ())
+        keys = dict(zip(self.names, self.structure.keys(widths), strict=True))
+        return measure_network(self.device, anchor, pruned, empty, keys, self.plan.effort)
+
+    @contextmanager
+    def _anchors(self) -> Iterator[Callable[[], Prepared]]:
+        """Gives the prepared anchor, in a fresh session after every few networks, each measured like a network."""
+        held: list[Prepared] = []
+        since = 0
+
+        def current() -> Prepared:
+            nonlocal since
+            if not held or since >= self.plan.anchor_every:
+                held.append(self.device.prepare(self.workload, self.settings))
+                if len(held) > 1:
+                    self.device.release(held.pop(0))
+                self._keep(self._network(-1, self.structure.widths, held[0]))
+                since = 0
+            since += 1
+            return held[0]
+
+        try:
+            yield current
+        finally:
+            for prepared in held if self.device.usable else ():
+                self.device.release(prepared)
+
+    def _fit(self, before: int) -> Fitted:
+        """The table of all anchors and of the networks numbered below `before`."""
+        samples = tuple(sample for sample in self.samples if sample.number < before)
+        count = sum(sample.number >= 0 for sample in samples)
+        model = (self.workload.name, self.workload.sha256)
+        source = Source(*model, 0.0, len(self.names), self.plan.step, self.plan.lower, count, tuple(self.records))
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        provenance = Provenance(self.device.info(), self.settings.threads, created, __version__)
+        return fit([Campaign(source, samples)], provenance)
+
+    def _identity(self) -> str:
+        """What two runs must agree in to be one campaign."""
+        info = self.device.info()
+        facts = [
+            RECORD_SCHEMA, self.workload.sha256, info.target_id, info.runtime, self.settings.threads, self.settings.isolate,
+            self.settings.seed, {**asdict(self.plan), "most": 0, "gain": 0},
+        ]  # fmt: skip
+        return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _recall(self) -> None:
+        """Take over what earlier runs of this campaign measured."""
+        if self.store is None:
+            return
+        for record_id, record in self.store.records(RECORD).items():
+            if record.get("campaign") == self.campaign:
+                self.samples.append(NetworkSample.from_dict(record))
+                self.records.append(record_id)
+
+    def _keep(self, sample: NetworkSample) -> None:
+        if self.store is not None:
+            record = {"schema": RECORD_SCHEMA, "campaign": self.campaign, "model": self.workload.name, **sample.to_dict()}
+            self.records.append(self.store.save_record(RECORD, record))
+        self.samples.append(sample)
+
+    def _tell(self) -> None:
+        done = sum(sample.number >= 0 for sample in self.samples)
+        elapsed_s = self.now() - self.begun
+        pace_s = elapsed_s / self.fresh * (self.plan.most - done)
+        left_s = max(0.0, min(pace_s, self.settings.budget_s - elapsed_s))
+        self.watch(Progress(done, self.plan.most, elapsed_s, left_s, None if self.fitted is None else self.fitted.rmspe))
+
+
+def _pruned(workload: Workload, data: bytes) -> Workload:
+    """The workload of a pruned version; its counts are of no use here."""
+    return Workload(
+        workload.name, data, workload.inputs, workload.batch, workload.precision, workload.macs, workload.params, len(data)
+    )

@@ -1,0 +1,164 @@
+"""From measured networks to a table: entries, the scale that makes layers add up to whole networks, and honest errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwbench.lookup_tables.families import Family, place_of
+from hwbench.lookup_tables.networks import NetworkSample
+from hwbench.lookup_tables.records import Calibration, Entry, Metadata, Provenance, Source
+from hwbench.lookup_tables.surface import Floats, Points, Shape, Surface
+from hwbench.lookup_tables.table import LookupTable
+from hwbench.workload import LayerKey
+
+FOLDS = 8
+LEAST_SD = 0.002
+"""Deviation that two sessions of one network have on the quietest machine; no interval is narrower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """All pruned versions of one model that were measured.
+
+    Attributes:
+        source: The model; its latency is found here.
+        samples: The networks, the anchor's own among them.
+    """
+
+    source: Source
+    samples: tuple[NetworkSample, ...]
+
+    @property
+    def level_s(self) -> float:
+        """Latency of the anchor over the whole campaign, seconds."""
+        return math.exp(float(np.mean([math.log(sample.level_s) for sample in self.samples])))
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A table and how it did on the networks it was made of, each left out in turn.
+
+    Attributes:
+        table: The table.
+        errors: Log of measured over predicted latency of each network, shape (n,).
+    """
+
+    table: LookupTable
+    errors: Floats
+
+    @property
+    def rmspe(self) -> float:
+        """Root of the mean squared relative error."""
+        return float(np.sqrt(np.mean(np.expm1(self.errors) ** 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Samples of one family: network, channels read and written, seconds; shape (m,) each."""
+
+    network: NDArray[np.int64]
+    cin: NDArray[np.int64]
+    cout: NDArray[np.int64]
+    latency_s: Floats
+
+    def select(self, chosen: NDArray[np.bool_]) -> _Rows:
+        return _Rows(self.network[chosen], self.cin[chosen], self.cout[chosen], self.latency_s[chosen])
+
+    def points(self) -> Points:
+        """Samples at equal channels merged."""
+        pairs, inverse, counts = np.unique(np.stack([self.cin, self.cout]), axis=1, return_inverse=True, return_counts=True)
+        total_s = np.bincount(inverse.ravel(), self.latency_s, len(counts))
+        return Points(pairs[0].astype(float), pairs[1].astype(float), total_s / counts, counts.astype(float))
+
+
+def fit(campaigns: Sequence[Campaign], provenance: Provenance) -> Fitted:
+    """Make a table of everything measured on one device.
+
+    Args:
+        campaigns: At least one, each with at least one sample.
+        provenance: Device and versions; sources are filled in.
+    """
+    levels_s = [campaign.level_s for campaign in campaigns]
+    sources = [replace(c.source, latency_s=level_s) for c, level_s in zip(campaigns, levels_s, strict=True)]
+    rough = LookupTable(_entries(campaigns, levels_s, [1.0] * len(campaigns)), Metadata(provenance, Calibration()))
+    rows = _rows(campaigns, levels_s)
+    owner = np.array([index for index, c in enumerate(campaigns) for _ in c.samples])
+    whole_s = np.array([s.ratio * level_s for c, level_s in zip(campaigns, levels_s, strict=True) for s in c.samples])
+    depth = np.array([len(s.layers) for c in campaigns for s in c.samples], float)
+    sums_s, own = _left_out(rows, rough.shapes, len(whole_s))
+    scales, per_layer_s = _calibrate(sums_s, whole_s, depth, owner, len(campaigns))
+    predicted_s = scales[owner] * sums_s + per_layer_s * depth
+    errors = np.log(whole_s / predicted_s)
+    genuine = np.array([sample.number >= 0 for c in campaigns for sample in c.samples])
+    chosen = genuine if genuine.sum() > 2 else np.ones_like(genuine)
+    excess = float(np.mean(errors[chosen] ** 2 - (scales[owner] * own / predicted_s)[chosen] ** 2))
+    calibration = Calibration(per_layer_s, max(math.sqrt(max(excess, 0.0)), LEAST_SD), int(chosen.sum()))
+    metadata = Metadata(replace(provenance, sources=tuple(sources)), calibration)
+    return Fitted(LookupTable(_entries(campaigns, levels_s, scales.tolist()), metadata), errors[chosen])
+
+
+def _rows(campaigns: Sequence[Campaign], levels_s: Sequence[float]) -> dict[Family, _Rows]:
+    gathered: dict[Family, list[tuple[int, int, int, float]]] = {}
+    number = 0
+    for campaign, level_s in zip(campaigns, levels_s, strict=True):
+        for sample in campaign.samples:
+            for layer in sample.layers:
+                place = place_of(layer.key)
+                row = (number, place.cin, place.cout, layer.latency_s * level_s / sample.level_s)
+                gathered.setdefault(place.family, []).append(row)
+            number += 1
+    return {family: _Rows(*(np.array(column) for column in zip(*rows, strict=True))) for family, rows in gathered.items()}
+
+
+def _left_out(rows: Mapping[Family, _Rows], shapes: Mapping[Family, Shape], networks: int) -> tuple[Floats, Floats]:
+    """Sum of the layers of every network, predicted without it, and the deviation of that sum, seconds; shape (n,) each."""
+    fold = np.arange(networks) % min(FOLDS, networks) if networks >= FOLDS else np.full(networks, _NO_FOLD)
+    sums_s, variance = np.zeros(networks), np.zeros(networks)
+    for family, every in rows.items():
+        own_s = np.zeros(networks)
+        for number in np.unique(fold):
+            test = fold[every.network] == number
+            seen, asked = every.select(test if number == _NO_FOLD else ~test), every.select(test)
+            latency_s, sd = Surface(seen.points(), shapes[family].step, shapes[family]).at(asked.cin, asked.cout)
+            np.add.at(sums_s, asked.network, latency_s)
+            np.add.at(own_s, asked.network, latency_s * sd)
+        variance += own_s**2
+    return sums_s, np.sqrt(variance)
+
+
+_NO_FOLD = -1
+"""Too few networks to leave any out."""
+
+
+def _calibrate(sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np.int64], models: int) -> tuple[Floats, float]:
+    """Scale of each model's layers and seconds between layers, fitted to relative errors of whole networks."""
+    from scipy.optimize import nnls
+
+    matrix = np.concatenate([(owner[:, None] == np.arange(models)) * sums_s[:, None], depth[:, None]], axis=1)
+    matrix = matrix / whole_s[:, None]
+    size = np.linalg.norm(matrix, axis=0)
+    found = nnls(matrix / size, np.ones_like(whole_s))[0] / size
+    return found[:-1], float(found[-1])
+
+
+def _entries(campaigns: Sequence[Campaign], levels_s: Sequence[float], scales: Sequence[float]) -> dict[LayerKey, Entry]:
+    gathered: dict[LayerKey, list[tuple[float, float]]] = {}
+    for campaign, level_s, scale in zip(campaigns, levels_s, scales, strict=True):
+        for sample in campaign.samples:
+            factor = scale * level_s / sample.level_s
+            for layer in sample.layers:
+                gathered.setdefault(layer.key, []).append((layer.latency_s * factor, layer.sd))
+    return {key: _entry(samples) for key, samples in gathered.items()}
+
+
+def _entry(samples: Iterable[tuple[float, float]]) -> Entry:
+    values_s, sds = np.array(list(samples)).T
+    n, mean_s = len(values_s), float(values_s.mean())
+    within = math.sqrt(float((sds**2).mean()) / n)
+    between = float(values_s.std(ddof=1)) / mean_s / math.sqrt(n) if n > 1 and mean_s > 0 else 0.0
+    return Entry(mean_s, max(within, between), n)

@@ -1,0 +1,180 @@
+"""One pruned network measured for a table: its layers in place, and the whole of it beside the unpruned one (the anchor).
+
+Both come from the same tenth of a second. The whole is a ratio inside blocks, so drift cancels; the layers are divided by the
+level the anchor had in these blocks, so they are seconds of one and the same state of the device, whenever they were taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from hwbench.devices.base import Device, LayerSamples, Prepared, ProfilesLayers
+from hwbench.errors import SchemaError, UsageError
+from hwbench.profiling import row_s
+from hwbench.workload import LayerKey, Workload
+
+WARM_UP_ROUNDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSample:
+    """One layer of one network, profiled in place; what the runtime inserted for it is part of it.
+
+    Attributes:
+        key: The layer.
+        latency_s: Median latency in seconds, profiler's cost taken off; 0 where a neighbour's row holds it.
+        sd: Relative standard error of the median.
+    """
+
+    key: LayerKey
+    latency_s: float
+    sd: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSample:
+    """One network as it was measured.
+
+    Attributes:
+        number: Place in the campaign's order; negative for the anchor itself.
+        widths: One per group.
+        anchor_s: Rounds of the anchor, seconds; they pair with `whole_s`.
+        whole_s: Rounds of the network, profiler off, seconds.
+        layers: In execution order.
+    """
+
+    number: int
+    widths: tuple[int, ...]
+    anchor_s: tuple[float, ...]
+    whole_s: tuple[float, ...]
+    layers: tuple[LayerSample, ...]
+
+    @property
+    def level_s(self) -> float:
+        """Latency of the anchor around this measurement, seconds."""
+        return float(np.median(self.anchor_s))
+
+    @property
+    def ratio(self) -> float:
+        """Latency of the network over that of the anchor."""
+        return math.exp(float(np.median(np.log(self.whole_s) - np.log(self.anchor_s))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {
+            "number": self.number,
+            "widths": list(self.widths),
+            "anchor_s": list(self.anchor_s),
+            "whole_s": list(self.whole_s),
+            "layers": [[str(layer.key), layer.latency_s, layer.sd] for layer in self.layers],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild from `to_dict`'s form.
+
+        Raises:
+            SchemaError: It is damaged.
+        """
+        try:
+            layers = tuple(LayerSample(LayerKey.parse(key), float(value), float(sd)) for key, value, sd in data["layers"])
+            sample = cls(int(data["number"]), tuple(data["widths"]), tuple(data["anchor_s"]), tuple(data["whole_s"]), layers)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SchemaError(f"damaged record of a table build: {error!r}") from error
+        rounds = (*sample.anchor_s, *sample.whole_s)
+        if len(sample.anchor_s) != len(sample.whole_s) or not all(0 < value < math.inf for value in rounds):
+            raise SchemaError("damaged record of a table build: rounds do not pair, or are not positive seconds")
+        return sample
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What one network is given.
+
+    Attributes:
+        blocks: Rounds of network and anchor.
+        runs: Profiled inferences.
+    """
+
+    blocks: int = 8
+    runs: int = 15
+
+
+def measure_network(
+    device: Device, anchor: Prepared, workload: Workload, sample: NetworkSample, keys: Mapping[str, LayerKey], effort: Effort
+) -> NetworkSample:
+    """Measure one pruned network beside the prepared anchor.
+
+    Args:
+        device: An opened device that profiles layers.
+        anchor: The unpruned network, prepared and warm.
+        workload: The pruned network.
+        sample: Its number and widths; the rest is filled in.
+        keys: Keys of its layers by name, in execution order.
+        effort: How much to measure.
+
+    Raises:
+        UsageError: The device cannot profile layers.
+        DeviceError: The device failed.
+        WorkloadError: It cannot run the network.
+    """
+    if not isinstance(device, ProfilesLayers):
+        raise UsageError(f"{device.address} cannot time layers inside a network, which a lookup table needs")
+    itself = workload.sha256 == anchor.workload.sha256
+    prepared = anchor if itself else device.prepare(workload, anchor.settings)
+    try:
+        anchor_s, whole_s = rounds(device, anchor, prepared, effort.blocks, sample.number)
+        profile = device.profile_layers(prepared, effort.runs)
+    finally:
+        if device.usable and not itself:
+            device.release(prepared)
+    return NetworkSample(sample.number, sample.widths, anchor_s, whole_s, layer_samples(profile, keys))
+
+
+def rounds(
+    device: Device, anchor: Prepared, prepared: Prepared, blocks: int, seed: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Rounds of anchor and network in pairs, each pair in random order, seconds."""
+    settings = anchor.settings
+    warm_s = device.run([anchor, prepared] * WARM_UP_ROUNDS).values_s
+    loops = max(1, math.ceil(settings.min_round_s / min(warm_s[-2:])))
+    swapped = np.random.default_rng(abs(seed)).integers(0, 2, blocks).astype(bool)
+    order = [one for swap in swapped for one in ((prepared, anchor) if swap else (anchor, prepared))]
+    pairs = np.array(device.run(order, loops).values_s).reshape(blocks, 2)
+    pairs[swapped] = pairs[swapped][:, ::-1]
+    return tuple(pairs[:, 0].tolist()), tuple(pairs[:, 1].tolist())
+
+
+def layer_samples(profile: LayerSamples, keys: Mapping[str, LayerKey]) -> tuple[LayerSample, ...]:
+    """One sample per layer of the network; rows the runtime inserted count for the layer they serve.
+
+    Args:
+        profile: What the device saw.
+        keys: Keys of the network's layers by name, in execution order.
+    """
+    latency_s = dict.fromkeys(keys, 0.0)
+    variance = dict.fromkeys(keys, 0.0)
+    owner = next(iter(keys))
+    for row in profile.rows:
+        served = row.name if row.key is not None else row.name.rpartition("/")[0]
+        owner = served if served in keys else owner
+        value_s = row_s(row, profile) * row.calls
+        latency_s[owner] += value_s
+        variance[owner] += (value_s * _relative_error(row.samples_s)) ** 2
+    return tuple(
+        LayerSample(key, latency_s[name], math.sqrt(variance[name]) / latency_s[name] if latency_s[name] else 0.0)
+        for name, key in keys.items()
+    )
+
+
+def _relative_error(samples_s: Sequence[float]) -> float:
+    """Relative standard error of the median, from the median absolute deviation (1.2533 is its ratio to the mean's)."""
+    values_s = np.asarray(samples_s)
+    centre = float(np.median(values_s))
+    spread = 1.4826 * float(np.median(np.abs(values_s - centre)))
+    return 1.2533 * spread / math.sqrt(len(values_s)) / centre if centre > 0 else 0.0

@@ -1,0 +1,152 @@
+"""What a lookup table consists of: entries, how they add up to a network, where they came from, and how good they proved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from hwbench.errors import SchemaError
+from hwbench.measurement import DeviceInfo
+
+TABLE_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Measured latency of one layer key.
+
+    Attributes:
+        latency_s: Seconds that the layer adds to a network; 0 where the runtime computes it inside a neighbour.
+        sd: Relative standard error of `latency_s`.
+        samples: Networks it was measured in.
+    """
+
+    latency_s: float
+    sd: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How the layers add up to a network, and how well.
+
+    Attributes:
+        per_layer_s: Seconds between layers, per layer: what the sum of the layers leaves of whole networks.
+        shared_sd: Relative deviation of the error that all layers of one network share (sessions, context, the model's own).
+        networks: Whole networks this rests on; 0 for a table that never saw one.
+    """
+
+    per_layer_s: float = 0.0
+    shared_sd: float = 0.05
+    networks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One model whose pruned versions were measured.
+
+    Attributes:
+        model: As the user gave it.
+        model_sha256: Identity of the unpruned ONNX model, the anchor of all measurements.
+        latency_s: Its latency, against which drift was cancelled.
+        layers: Number of its layers.
+        step: Widths were multiples of it.
+        lower: Smallest share of a width.
+        networks: How many pruned versions.
+        records: Where they are in the store.
+    """
+
+    model: str
+    model_sha256: str
+    latency_s: float
+    layers: int
+    step: int
+    lower: float
+    networks: int
+    records: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """How a table did on random pruned networks that it had not seen, measured end to end.
+
+    Attributes:
+        model: Whose pruned versions they were.
+        networks: How many.
+        bias: Mean relative error (predicted over measured, minus 1).
+        mean_error: Mean absolute relative error.
+        p95_error: 95th percentile of the absolute relative error.
+        rmspe: Root of the mean squared relative error.
+        within_5: Share of networks predicted within 5 %.
+        within_10: Share of networks predicted within 10 %.
+        rank: Spearman's correlation of predicted and measured latencies.
+        coverage: Share of networks whose latency lay in its 95 % interval.
+        noise: Mean absolute relative difference of two sessions of one network: no prediction can be seen to do better.
+    """
+
+    model: str
+    networks: int
+    bias: float
+    mean_error: float
+    p95_error: float
+    rmspe: float
+    within_5: float
+    within_10: float
+    rank: float
+    coverage: float
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a table came from; two tables answer the same question if device, runtime and threads agree.
+
+    Attributes:
+        device: What was measured on.
+        threads: Threads of the runtime.
+        created_utc: ISO 8601 time in UTC.
+        hwbench_version: Version of hwbench that made it.
+        sources: The models it was made with.
+        note: Further provenance of a foreign table (file, publication), for people.
+    """
+
+    device: DeviceInfo
+    threads: int
+    created_utc: str
+    hwbench_version: str
+    sources: tuple[Source, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """All of a table but its entries."""
+
+    provenance: Provenance
+    calibration: Calibration
+    grades: tuple[Grade, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {"schema": TABLE_SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild from `to_dict`'s form.
+
+        Raises:
+            SchemaError: It is of another schema, or damaged.
+        """
+        if data.get("schema") != TABLE_SCHEMA:
+            raise SchemaError(f"lookup table of schema {data.get('schema')!r}; this hwbench reads {TABLE_SCHEMA}")
+        try:
+            given = dict(data["provenance"])
+            details = tuple((str(name), str(value)) for name, value in given["device"]["details"])
+            device = DeviceInfo(**{**given["device"], "details": details})
+            sources = tuple(Source(**{**source, "records": tuple(source["records"])}) for source in given["sources"])
+            provenance = Provenance(**{**given, "device": device, "sources": sources})
+            grades = tuple(Grade(**grade) for grade in data["grades"])
+            return cls(provenance, Calibration(**data["calibration"]), grades)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SchemaError(f"damaged lookup table: {error!r}") from error

@@ -1,0 +1,284 @@
+"""LookupTable: latency of layers by key, of whole networks with an interval, and of what was never measured: an error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from hwbench.errors import MissingEntryError, SchemaError
+from hwbench.lookup_tables.families import Family, place_of
+from hwbench.lookup_tables.records import Calibration, Entry, Grade, Metadata, Provenance
+from hwbench.lookup_tables.surface import Floats, Points, Shape, Surface, find_step
+from hwbench.stats import SHOWN_CONFIDENCE
+from hwbench.workload import LayerKey, Prediction
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from hwbench.lookup_tables.widths import StructureLatency
+    from hwbench.structure import Structure
+
+COLUMNS = ("key", "latency_s", "sd", "samples")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPrediction:
+    """Predicted latency of one layer.
+
+    Attributes:
+        key: The layer.
+        latency_s: Seconds it adds to a network.
+        sd: Relative deviation of that, beyond what all layers of a network share.
+        measured: Whether the key itself has an entry; else the answer lies between entries of its family.
+        extrapolated: Whether it lies outside the measured range.
+    """
+
+    key: LayerKey
+    latency_s: float
+    sd: float
+    measured: bool
+    extrapolated: bool
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """Layer latencies on one device and runtime. Immutable; a `LatencySource` through `for_structure`.
+
+    Attributes:
+        entries: What was measured.
+        metadata: Provenance, calibration and grades.
+        extrapolate: Whether keys outside the measured range are answered, with a wider interval, instead of refused.
+    """
+
+    entries: Mapping[LayerKey, Entry]
+    metadata: Metadata
+    extrapolate: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.entries:
+            raise SchemaError("a lookup table needs at least one entry; measure something first: hwbench table build MODEL")
+        for key, entry in self.entries.items():
+            sound = 0 <= entry.latency_s < math.inf and 0 <= entry.sd < math.inf and entry.samples >= 1
+            if not sound:
+                raise SchemaError(f"entry of {key} holds {entry}; expected finite seconds, none negative, and samples")
+        object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
+
+    @property
+    def provenance(self) -> Provenance:
+        """Device, runtime, settings, models, versions."""
+        return self.metadata.provenance
+
+    @property
+    def calibration(self) -> Calibration:
+        """How layers add up to networks."""
+        return self.metadata.calibration
+
+    @property
+    def grades(self) -> tuple[Grade, ...]:
+        """Outcomes of validations, newest last."""
+        return self.metadata.grades
+
+    def graded(self, grade: Grade) -> LookupTable:
+        """The same table with one more grade; it replaces an earlier one of the same model."""
+        kept = tuple(other for other in self.grades if other.model != grade.model)
+        return replace(self, metadata=replace(self.metadata, grades=(*kept, grade)))
+
+    def extrapolating(self) -> LookupTable:
+        """The same table, answering outside the measured range too."""
+        return replace(self, extrapolate=True)
+
+    @cached_property
+    def families(self) -> Mapping[Family, Points]:
+        """Measured points of every family."""
+        gathered: dict[Family, list[tuple[float, float, float, float]]] = {}
+        for key, entry in self.entries.items():
+            place = place_of(key)
+            gathered.setdefault(place.family, []).append((place.cin, place.cout, entry.latency_s, entry.samples))
+        return {family: Points(*np.array(rows, np.float64).T) for family, rows in gathered.items()}
+
+    @cached_property
+    def steps(self) -> Mapping[str, int]:
+        """Channel step of every kind of layer; 1 where latency has no steps."""
+        kinds: dict[str, list[Points]] = {}
+        for family, points in self.families.items():
+            kinds.setdefault(family.kind, []).append(points)
+        return {kind: find_step(points) for kind, points in kinds.items()}
+
+    @cached_property
+    def surfaces(self) -> Mapping[Family, Surface]:
+        """Latency of every family over its channel counts."""
+        return {family: Surface(points, self.steps[family.kind]) for family, points in self.families.items()}
+
+    @property
+    def shapes(self) -> dict[Family, Shape]:
+        """What was chosen for each surface, to be kept while parts of the data are left out."""
+        return {family: surface.shape for family, surface in self.surfaces.items()}
+
+    def layers(self, keys: Sequence[LayerKey]) -> tuple[LayerPrediction, ...]:
+        """Latency of single layers.
+
+        Raises:
+            MissingEntryError: A layer is of a family without entries, or outside the measured range of its family.
+        """
+        places = [place_of(key) for key in keys]
+        members: dict[Family, list[int]] = {}
+        for index, place in enumerate(places):
+            members.setdefault(place.family, []).append(index)
+        found: list[LayerPrediction | None] = [None] * len(keys)
+        for family, indices in members.items():
+            cin = np.array([places[index].cin for index in indices])
+            cout = np.array([places[index].cout for index in indices])
+            latency_s, sd, inside = self.lookup(family, cin, cout, str(keys[indices[0]]))
+            for order, index in enumerate(indices):
+                measured = keys[index] in self.entries
+                found[index] = LayerPrediction(
+                    keys[index], float(latency_s[order]), float(sd[order]), measured, extrapolated=not inside[order]
+                )
+        return tuple(one for one in found if one is not None)
+
+    def lookup(
+        self, family: Family, cin: NDArray[np.integer], cout: NDArray[np.integer], layer: str
+    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Latencies of many layers of one family.
+
+        Args:
+            family: The family.
+            cin: Channels read, shape (n,).
+            cout: Channels written, shape (n,).
+            layer: What to call it in an error.
+
+        Returns:
+            Seconds, relative deviations, and whether each lies in the measured range; shape (n,) each.
+
+        Raises:
+            MissingEntryError: The family has no entries, or a layer lies outside the measured range.
+        """
+        surface = self.surfaces.get(family)
+        if surface is None:
+            raise MissingEntryError(f"no entry for layer {layer} in the table of {self._where}; measure it: {self._command}")
+        inside = surface.inside(cin, cout)
+        if not self.extrapolate and not inside.all():
+            first = int(np.argmin(inside))
+            low_in, high_in, low_out, high_out = surface.box
+            raise MissingEntryError(
+                f"layer {layer} with {cin[first]} channels in and {cout[first]} out is outside what was measured on "
+                f"{self._where}, {low_in} to {high_in} in and {low_out} to {high_out} out; measure further: {self._command} "
+                "with a smaller --lower, or allow it with --extrapolate"
+            )
+        return *surface.at(cin, cout), inside
+
+    def predict(self, keys: Sequence[LayerKey]) -> Prediction:
+        """Latency of the network made of `keys`, in order, with its 95 % interval.
+
+        Raises:
+            MissingEntryError: As `layers`.
+        """
+        parts = self.layers(keys)
+        total_s = sum(part.latency_s for part in parts) + self.calibration.per_layer_s * len(parts)
+        if not total_s > 0:
+            raise MissingEntryError(f"the {len(parts)} layers given have no latency of their own; expected a whole network")
+        half = _t_quantile(max(self.calibration.networks - 1, 2)) * self.deviation(parts, total_s)
+        return Prediction(
+            latency_s=total_s,
+            ci_s=(total_s * math.exp(-half), total_s * math.exp(half)),
+            measured=tuple(part.key for part in parts if part.measured),
+            interpolated=tuple(part.key for part in parts if not part.measured and not part.extrapolated),
+            extrapolated=tuple(part.key for part in parts if part.extrapolated),
+        )
+
+    def deviation(self, parts: Iterable[LayerPrediction], total_s: float) -> float:
+        """Relative deviation of a network's latency: what all its layers share, and each family's own error.
+
+        Layers of one family are answered by one surface, so their errors add up; those of different families do not.
+        """
+        own: dict[Family, float] = {}
+        for part in parts:
+            family = place_of(part.key).family
+            own[family] = own.get(family, 0.0) + part.latency_s * part.sd
+        return math.hypot(self.calibration.shared_sd, *(value / total_s for value in own.values()))
+
+    def for_structure(self, structure: Structure, step: int | None = None) -> StructureLatency:
+        """This table for the pruned versions of one network: a `LatencySource` that answers 100,000 of them a second.
+
+        Args:
+            structure: Of the network.
+            step: Widths are multiples of it for the most part; others are answered too, more slowly. None: the table's.
+
+        Raises:
+            MissingEntryError: A layer of the unpruned network has no entry.
+        """
+        from hwbench.lookup_tables.widths import StructureLatency
+
+        return StructureLatency(self, structure, step or min((s.step for s in self.provenance.sources), default=8))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Entries as columns `key`, `latency_s`, `sd`, `samples`; everything else in `frame.attrs["hwbench"]`."""
+        import pandas as pd
+
+        rows = [(str(key), entry.latency_s, entry.sd, entry.samples) for key, entry in self.entries.items()]
+        frame = pd.DataFrame(rows, columns=list(COLUMNS))
+        frame.attrs["hwbench"] = self.metadata.to_dict()
+        return frame
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Self:
+        """Rebuild a table from `to_frame`'s form, validating it.
+
+        Raises:
+            SchemaError: Columns or metadata are missing or damaged, a key occurs twice, or a latency is impossible.
+        """
+        missing = [name for name in COLUMNS if name not in frame.columns]
+        if missing or "hwbench" not in frame.attrs:
+            raise SchemaError(f"not a lookup table: {', '.join(missing) or 'metadata'} missing; export it with to_frame()")
+        try:
+            rows = list(zip(*(frame[name].tolist() for name in COLUMNS), strict=True))
+            entries = {LayerKey.parse(key): Entry(float(value), float(sd), int(n)) for key, value, sd, n in rows}
+        except (TypeError, ValueError) as error:
+            raise SchemaError(f"damaged lookup table: {error}") from error
+        if len(entries) != len(rows):
+            raise SchemaError(f"damaged lookup table: {len(rows)} rows hold {len(entries)} different keys")
+        return cls(entries, Metadata.from_dict(frame.attrs["hwbench"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole table as plain JSON types."""
+        rows = [[str(key), entry.latency_s, entry.sd, entry.samples] for key, entry in self.entries.items()]
+        return {"metadata": self.metadata.to_dict(), "entries": rows}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a table from `to_dict`'s form, validating it.
+
+        Raises:
+            SchemaError: As `from_frame`.
+        """
+        import pandas as pd
+
+        try:
+            frame = pd.DataFrame(data["entries"], columns=list(COLUMNS))
+            frame.attrs["hwbench"] = data["metadata"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise SchemaError(f"damaged lookup table: {error!r}") from error
+        return cls.from_frame(frame)
+
+    @property
+    def _where(self) -> str:
+        device = self.provenance.device
+        return f"{device.address} ({device.runtime})"
+
+    @property
+    def _command(self) -> str:
+        return f"hwbench table build MODEL --device {self.provenance.device.address}"
+
+
+@lru_cache(maxsize=256)
+def _t_quantile(degrees: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.5 + SHOWN_CONFIDENCE / 2))

@@ -1,0 +1,166 @@
+"""A lookup table for one network: latencies of a hundred thousand pruned versions a second, as sums of small dense grids.
+
+Every layer depends on the widths of at most two groups (behind a concatenation of several). Its latencies over their allowed
+widths are computed once; layers of the same groups share one grid. A structure is then one addition per pair of groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwbench.errors import MissingEntryError
+from hwbench.lookup_tables.families import Place, place_of
+from hwbench.structure import Dimension, Slot, Structure
+from hwbench.workload import LayerKey, Prediction
+
+if TYPE_CHECKING:
+    from hwbench.lookup_tables.table import LookupTable
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+_OFF = -1
+
+
+class StructureLatency:
+    """A `LatencySource` for the pruned versions of one network, from `LookupTable.for_structure`.
+
+    Args:
+        table: Where latencies come from.
+        structure: Groups and layers of the network.
+        step: Widths that are multiples of it (and the original ones) are on the grid.
+
+    Raises:
+        MissingEntryError: A layer of the unpruned network has no entry.
+    """
+
+    def __init__(self, table: LookupTable, structure: Structure, step: int) -> None:
+        self.table, self.structure = table, structure
+        self._places = [place_of(slot.key(structure.widths)) for slot in structure.slots]
+        for slot, place in zip(structure.slots, self._places, strict=True):
+            table.lookup(place.family, np.array([place.cin]), np.array([place.cout]), f"{slot.layer.name} ({slot.layer.key})")
+        self._groups = [_groups_of(slot) for slot in structure.slots]
+        self._rest_s = table.calibration.per_layer_s * len(structure.slots)
+        self._choices = [_choices(width, step) for width in structure.widths]
+        self._position = np.full((len(structure.widths), max(structure.widths, default=0) + 1), _OFF, np.int64)
+        for group, widths in enumerate(self._choices):
+            self._position[group, widths] = np.arange(len(widths))
+        self._grids: dict[tuple[int, ...], Floats] = {}
+        self._beyond: list[int] = []  # layers that depend on more than two groups
+        for index, groups in enumerate(self._groups):
+            if len(groups) > 2:
+                self._beyond.append(index)
+            else:
+                self._grids[groups] = self._grids.get(groups, 0.0) + self._grid(index, groups)
+        self._fold()
+
+    def predict(self, keys: Sequence[LayerKey]) -> Prediction:
+        """Latency of the network made of `keys`; see `LookupTable.predict`."""
+        return self.table.predict(keys)
+
+    def predict_widths(self, widths: NDArray[np.int64]) -> Floats:
+        """Latencies in seconds, shape (n,), of n structures given by widths of shape (n, groups): those of `predict`.
+
+        Raises:
+            MissingEntryError: A layer lies outside the measured range.
+            UsageError: The array has another shape, or holds a width that is impossible.
+        """
+        wide = np.asarray(widths)
+        if wide.ndim != 2 or wide.shape[1] != len(self._choices) or not np.issubdtype(wide.dtype, np.integer):
+            self.structure.layer_widths(wide)  # says what is wrong
+        bounds = np.array(self.structure.widths)
+        if (wide < 1).any() or (wide > bounds).any():
+            self.structure.layer_widths(wide)
+        position = self._position[np.arange(wide.shape[1]), wide]
+        on = (position != _OFF).all(axis=1)
+        if on.all():
+            return self._summed(wide, position)
+        total_s = np.empty(len(wide))
+        total_s[on] = self._summed(wide[on], position[on])
+        total_s[~on] = self._direct(wide[~on], range(len(self._places))) + self._rest_s
+        return total_s
+
+    def _summed(self, wide: Integers, position: Integers) -> Floats:
+        total_s = np.full(len(wide), self._rest_s)
+        for groups, grid in self._grids.items():
+            total_s += grid[tuple(position[:, group] for group in groups)]
+        if np.isnan(total_s).any():  # a point of a grid that is outside the measured range
+            self._direct(wide[np.isnan(total_s)][:1], range(len(self._places)))
+        return total_s + self._direct(wide, self._beyond) if self._beyond else total_s
+
+    def _direct(self, wide: Integers, layers: Sequence[int]) -> Floats:
+        """Sum of some layers, each different pair of channel counts looked up once."""
+        total_s = np.zeros(len(wide))
+        for index in layers:
+            groups = list(self._groups[index])
+            rows, inverse = np.unique(wide[:, groups], axis=0, return_inverse=True)
+            total_s += self._latencies(index, groups, rows, refuse=True)[inverse.ravel()]
+        return total_s
+
+    def _grid(self, index: int, groups: tuple[int, ...]) -> Floats:
+        """Latencies of one layer over the allowed widths of its groups; NaN where they are outside the measured range."""
+        axes = np.meshgrid(*(self._choices[group] for group in groups), indexing="ij")
+        rows = np.stack([axis.ravel() for axis in axes], axis=1) if groups else np.zeros((1, 0), np.int64)
+        return self._latencies(index, list(groups), rows, refuse=False).reshape([len(self._choices[group]) for group in groups])
+
+    def _latencies(self, index: int, groups: list[int], rows: Integers, *, refuse: bool) -> Floats:
+        """Latencies of one layer for widths (n, len(groups)) of its groups."""
+        slot, place = self.structure.slots[index], self._places[index]
+        full = np.tile(np.array(self.structure.widths, np.int64), (len(rows), 1))
+        full[:, groups] = rows
+        counts = _channels(slot, place, full)
+        if counts is None:
+            return self._one_by_one(slot, full, refuse=refuse)
+        cin, cout = counts
+        surface = self.table.surfaces[place.family]
+        if refuse or self.table.extrapolate:
+            return self.table.lookup(place.family, cin, cout, slot.layer.name)[0]
+        return np.where(surface.inside(cin, cout), surface.at(cin, cout)[0], np.nan)
+
+    def _one_by_one(self, slot: Slot, full: Integers, *, refuse: bool) -> Floats:
+        """The same for a layer whose family changes with the widths."""
+        found = np.full(len(full), np.nan)
+        for row, widths in enumerate(full.tolist()):
+            try:
+                found[row] = self.table.layers([slot.key(widths)])[0].latency_s
+            except MissingEntryError:
+                if refuse:
+                    raise
+        return found
+
+    def _fold(self) -> None:
+        """Add grids of one group, or of none, to a grid of two that holds the group: fewer additions per structure."""
+        for groups in [groups for groups in self._grids if len(groups) < 2]:
+            host = next((pair for pair in self._grids if len(pair) == 2 and set(groups) <= set(pair)), None)
+            if host is not None:
+                grid = self._grids.pop(groups)
+                self._grids[host] = self._grids[host] + (grid[None, :] if groups and host[1] == groups[0] else grid[..., None])
+
+
+def _choices(width: int, step: int) -> Integers:
+    return np.unique(np.append(np.arange(step, width + 1, step), width))
+
+
+def _groups_of(slot: Slot) -> tuple[int, ...]:
+    """Groups whose widths change the layer, ascending."""
+    return tuple(sorted({group for dimension in (*slot.inputs, slot.output) for group, _ in dimension.terms}))
+
+
+def _channels(slot: Slot, place: Place, full: Integers) -> tuple[Integers, Integers] | None:
+    """Channels read and written in structures `full`; None if the keys of the layer are not of one family."""
+    first = slot.inputs[0] if slot.inputs else slot.output
+    cin, cout = _sizes(first, full), _sizes(slot.output, full)
+    least = int(np.argmin(cin + cout))
+    probe = place_of(slot.key(full[least].tolist()))
+    return (cin, cout) if probe == Place(place.family, int(cin[least]), int(cout[least])) else None
+
+
+def _sizes(dimension: Dimension, full: Integers) -> Integers:
+    """Sizes of one channel dimension in structures `full`."""
+    sizes = np.full(len(full), dimension.fixed, np.int64)
+    for group, scale in dimension.terms:
+        sizes += scale * full[:, group]
+    return sizes

@@ -8,14 +8,15 @@ from hwbench.workload import Finding
 
 NOISY = 0.05
 """Spread inside a session above which the host is called noisy; an idle machine stays below 2 %."""
+CLOSES = 0.05
+"""Difference between the layers' sum and the latency above which the layers are doubted; the aim is 2 %."""
 DRIFT = 0.02
 """Change over the measurement that is worth a word, if it is also unlikely to be chance (p < 1 %)."""
 
 
 def of_samples(record: Measurement) -> tuple[Finding, ...]:
     """Everything about the samples of `record` that a reader should know before believing its median."""
-    found = [*_amount(record), *_shape(record), *_conditions(record)]
-    return tuple(found)
+    return (*_amount(record), *_shape(record), *_conditions(record), *_closure(record))
 
 
 def _amount(record: Measurement) -> list[Finding]:
@@ -53,3 +54,10 @@ def _conditions(record: Measurement) -> list[Finding]:
     if record.after.throttled and not any(finding.code == "throttled" for finding in record.findings):
         return [Finding("throttled", "the device was slowing itself down at the end; let it cool and measure again")]
     return []
+
+
+def _closure(record: Measurement) -> list[Finding]:
+    if record.closure is None or abs(record.closure - 1) <= CLOSES:
+        return []
+    text = f"the layers add up to {record.closure:.0%} of the latency; believe their shares with care, or measure again in quiet"
+    return [Finding("layers_do_not_close", text)]

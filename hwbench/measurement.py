@@ -23,7 +23,7 @@ class Settings:
 
     Attributes:
         threads: Threads of the runtime, each pinned to a core of its own.
-        isolate: Every session in a fresh process (the native runner) instead of a fresh object in this process.
+        isolate: Every workload of a session in a process of its own, which also tells its peak memory.
         budget_s: Wall-clock seconds the whole measurement may take.
         min_sessions: Sessions (one `prepare` with a fresh runtime object) before an interval is believed.
         max_sessions: Sessions after which it stops in any case.

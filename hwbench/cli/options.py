@@ -160,7 +160,9 @@ class Protocol:
 
     device: DeviceOption = "cpu"
     threads: Annotated[int, typer.Option(min=1, help="Threads, each pinned to a core of its own.")] = 1
-    isolate: Annotated[bool, typer.Option("--isolate", help="Every session in a fresh process.")] = False
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Each model in a process of its own, which also tells its peak memory.")
+    ] = False
     budget: Annotated[
         float | None,
         typer.Option(parser=duration, metavar="SECONDS", help="Longest time to measure; 30 if not given (selftest: 10 a run)."),

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hwbench.devices._ort_layers import ExecutedNode, ProfiledRuns, read_profile
+from hwbench.devices._ort_layers import ExecutedNode
 from hwbench.devices._ort_python import create_session, session_options
 from hwbench.errors import OutputParseError
+from hwbench.formats.ort_profile import ProfiledRuns, read_profile
 from hwbench.workload import TensorSpec, Workload
 
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from hwbench.devices.base import LayerRow
 from hwbench.errors import OutputParseError
+from hwbench.formats.ort_profile import ProfiledRuns
 from hwbench.onnx_graph import Layer
 from hwbench.workload import Finding
 
-KERNEL = "_kernel_time"
 BLOCKED = "_nchwc"
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
 REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
@@ -37,24 +37,6 @@ class ExecutedNode:
     outputs: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ProfiledRuns:
-    """Node times of the profiled inferences.
-
-    Attributes:
-        whole_s: Latency of each inference.
-        nodes_s: For every executed node, by name, one time per inference.
-    """
-
-    whole_s: tuple[float, ...]
-    nodes_s: Mapping[str, tuple[float, ...]]
-
-    def only(self, runs: Sequence[int]) -> ProfiledRuns:
-        """The same for some of the inferences, by number."""
-        nodes_s = {name: tuple(times[run] for run in runs) for name, times in self.nodes_s.items()}
-        return ProfiledRuns(tuple(self.whole_s[run] for run in runs), nodes_s)
-
-
 @dataclass(slots=True)
 class _Row:
     """A layer row being gathered: the executed nodes that serve one layer."""
@@ -62,48 +44,6 @@ class _Row:
     name: str
     layers: list[Layer] = field(default_factory=list)
     nodes: list[ExecutedNode] = field(default_factory=list)
-
-
-def read_profile(events: object, last: int) -> ProfiledRuns:
-    """Read the JSON of ONNX Runtime's profiler (Chrome trace events, times in whole microseconds).
-
-    Args:
-        events: The parsed JSON.
-        last: How many inferences at the end count; those before are warm-up.
-
-    Raises:
-        OutputParseError: It is not such a profile, or inferences differ in the nodes they executed.
-    """
-    try:
-        runs = [event for event in _list(events) if event["name"] == "model_run"]
-        kernels = [event for event in _list(events) if event["cat"] == "Node" and event["name"].endswith(KERNEL)]
-        runs.sort(key=lambda event: int(event["ts"]))
-        kernels.sort(key=lambda event: int(event["ts"]))
-        whole_s, nodes_s = [], dict[str, list[float]]()
-        position = 0
-        for index, run in enumerate(runs):
-            end = int(run["ts"]) + int(run["dur"])
-            begin = position
-            while position < len(kernels) and int(kernels[position]["ts"]) <= end:
-                position += 1
-            if index < len(runs) - last:
-                continue
-            whole_s.append(int(run["dur"]) * 1e-6)
-            for event in kernels[begin:position]:
-                nodes_s.setdefault(event["name"].removesuffix(KERNEL), []).append(int(event["dur"]) * 1e-6)
-    except (KeyError, TypeError, ValueError) as error:
-        raise OutputParseError(f"not a profile of ONNX Runtime: {error!r}") from error
-    if len(whole_s) != last or not nodes_s:
-        raise OutputParseError(f"ONNX Runtime's profile holds {len(runs)} inferences, expected at least {last}")
-    if any(len(times) != last for times in nodes_s.values()):
-        raise OutputParseError("the inferences in ONNX Runtime's profile differ in the nodes they executed")
-    return ProfiledRuns(tuple(whole_s), {name: tuple(times) for name, times in nodes_s.items()})
-
-
-def _list(events: object) -> list[dict[str, str]]:
-    if not isinstance(events, list):
-        raise TypeError("the top level is not a list")
-    return events
 
 
 def join(

@@ -18,13 +18,14 @@ from typing import ClassVar, Protocol
 from hwbench.devices import _host
 from hwbench.devices._lock import DeviceLock
 from hwbench.devices._ort_graph import chain_workload, channel_block, executed_graph, read_trace
-from hwbench.devices._ort_layers import REST_CAUSE, ExecutedNode, ProfiledRuns, join, layout_findings
+from hwbench.devices._ort_layers import REST_CAUSE, ExecutedNode, join, layout_findings
 from hwbench.devices._ort_python import PythonEngine
 from hwbench.devices._runner import RunnerProcess
 from hwbench.devices._runner_build import build_runner, ort_library
 from hwbench.devices._runner_protocol import CLOCK
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
 from hwbench.errors import DeviceUnavailableError, OutputParseError, UsageError
+from hwbench.formats.ort_profile import ProfiledRuns
 from hwbench.measurement import Conditions, DeviceInfo, Settings
 from hwbench.onnx_graph import Layer, layers, load, made_by
 from hwbench.ort import onnxruntime
@@ -34,8 +35,8 @@ TURN = 4
 """Inferences in a row when profiled and unprofiled ones alternate."""
 GRAIN_S = 1e-6
 """ONNX Runtime's profiler counts whole microseconds."""
-SHORT_CHAIN, LONG_CHAIN, COST_RUNS = 6, 30, 100
-"""Nodes and runs from which the profiler's own cost per node is measured."""
+SHORT_CHAIN, LONG_CHAIN, COST_RUNS = 6, 30, 150
+"""Nodes and runs from which the profiler's own cost is learnt."""
 NOT_PINNED = Finding("not_pinned", "this system cannot pin threads to cores; expect wider intervals")
 IN_PYTHON = Finding(
     "python_calls", "no C compiler for the native runner: each latency holds 1 to 2 us of Python (apt install gcc)"
@@ -143,7 +144,7 @@ class CpuOrt(Device):
         self._sessions: dict[Engine, set[str]] = {}  # engines that live, and what is loaded in each
         self._kinds: dict[Engine, tuple[int, int]] = {}  # threads and seed of those that sessions may share
         self._parts: dict[str, _Parts] = {}  # by SHA-256 of the model
-        self._node_cost_s: dict[int, float] = {}  # by number of threads
+        self._inside: dict[int, float] = {}  # share of the profiler's cost inside the nodes' times, by threads
 
     @classmethod
     def discover(cls) -> list[Found]:
@@ -175,7 +176,7 @@ class CpuOrt(Device):
             self._folder.cleanup()
             self._folder = None
         self._parts.clear()
-        self._node_cost_s.clear()
+        self._inside.clear()
         self._lock.release()
 
     def _info(self) -> DeviceInfo:
@@ -278,9 +279,10 @@ class CpuOrt(Device):
         workload, block = prepared.workload, channel_block()
         beside_s, seen = self._profile(handle, workload, runs)
         parts = self._parts_of(workload, _host.choose_cores(prepared.settings.threads, self._cores))
-        if prepared.settings.threads not in self._node_cost_s:
-            self._node_cost_s[prepared.settings.threads] = self._measure_node_cost_s(handle.engine)
-        node_cost_s = self._node_cost_s[prepared.settings.threads]
+        if prepared.settings.threads not in self._inside:
+            self._inside[prepared.settings.threads] = self._measure_inside(handle.engine)
+        extra_s = median(profiled - plain for profiled, plain in zip(seen.whole_s, beside_s, strict=True))
+        node_cost_s = max(0.0, self._inside[prepared.settings.threads] * extra_s / len(seen.nodes_s))
         rows = join(*parts, seen, block)
         return LayerSamples(rows, seen.whole_s, beside_s, node_cost_s, REST_CAUSE, GRAIN_S, layout_findings(rows, block))
 
@@ -308,19 +310,21 @@ class CpuOrt(Device):
         counted = [index for index in range(TURN * turns) if index % TURN]
         return tuple(plain_s[index] for index in counted), read_trace(trace, TURN * turns).only(counted)
 
-    def _measure_node_cost_s(self, engine: Engine) -> float:
-        """What the profiler adds inside each node's own time.
+    def _measure_inside(self, engine: Engine) -> float:
+        """The share of the profiler's cost that falls inside the nodes' own times; the rest falls between them.
 
-        Two chains of small convolutions differ in length. What the further nodes take unprofiled is the slope of the latency;
-        what the profiler says they take is the slope of its sums; the difference is the profiler's, including what its work
-        between nodes evicts from the caches (nodes that compute next to nothing would show half of it).
+        What the profiler costs a network in all is seen on the network itself, profiled and unprofiled in turns. Which part of
+        it the nodes' times contain is seen on two chains of small convolutions that differ in length: what the further nodes
+        take unprofiled is the slope of the latency, what the profiler says they take is the slope of its sums.
         """
-        extra_s = []
+        inside_s, whole_s = [], []
         for length in (SHORT_CHAIN, LONG_CHAIN):
             workload = chain_workload(length)
             handle = _Handle(engine, self._load(engine, workload))
             beside_s, seen = self._profile(handle, workload, COST_RUNS)
             self._unload(handle)
             sums_s = map(sum, zip(*seen.nodes_s.values(), strict=True))
-            extra_s.append(median(profiled - plain for profiled, plain in zip(sums_s, beside_s, strict=True)))
-        return max(0.0, (extra_s[1] - extra_s[0]) / (LONG_CHAIN - SHORT_CHAIN))
+            inside_s.append(median(profiled - plain for profiled, plain in zip(sums_s, beside_s, strict=True)))
+            whole_s.append(median(profiled - plain for profiled, plain in zip(seen.whole_s, beside_s, strict=True)))
+        share = (inside_s[1] - inside_s[0]) / (whole_s[1] - whole_s[0]) if whole_s[1] > whole_s[0] else 0.0
+        return min(max(share, 0.0), 1.0)

@@ -42,12 +42,12 @@ def parse(text: str, source: str) -> Record:
     """As `read`, for text that is at hand already; `source` names it in messages."""
     if trtexec.SIGNS.search(text):
         return trtexec.parse_log(text, source)
-    if text.lstrip()[:1] in {"[", "{"}:
-        return _from_json(parse_json(text, source), source)
     if tflite_log.SIGNS.search(text):
         return tflite_log.parse(text, source)
     if ofa_yaml.SIGNS.search(text) or "!!python/" in text:
         return ofa_yaml.parse(text, source)
+    if text.lstrip()[:1] in {"[", "{"}:
+        return _from_json(parse_json(text, source), source)
     raise SchemaError(
         f"{source} is of no known format; expected a log of benchmark_model or trtexec, a profile of ONNX Runtime or TensorRT, "
         "or a latency table of once-for-all"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from yaml.nodes import Node  # type: ignore[import-untyped]
 
 _MS = 1e3  # of which make a second
-SIGNS = re.compile(r"^[\"']?[A-Za-z]\w*-input:\d+(?:x\d+)*-output:\d", re.MULTILINE)
+SIGNS = re.compile(r"^[ \t{?\"']*[A-Za-z]\w*-input:\d+(?:x\d+)*-output:\d", re.MULTILINE)
 """What such a file shows and no other format does."""
 MAX_CHARACTERS = 4 << 20
 """Longest text that is parsed; the published tables are 15 to 400 kB."""

@@ -6,7 +6,7 @@ An inference is an event `model_run`; what it executed are the events of categor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,11 @@ class ProfiledRuns:
     whole_s: tuple[float, ...]
     nodes_s: Mapping[str, tuple[float, ...]]
     ops: Mapping[str, str] = field(default_factory=dict)
+
+    def only(self, runs: Sequence[int]) -> ProfiledRuns:
+        """The same for some of the inferences, by number."""
+        nodes_s = {name: tuple(times[run] for run in runs) for name, times in self.nodes_s.items()}
+        return ProfiledRuns(tuple(self.whole_s[run] for run in runs), nodes_s, self.ops)
 
 
 def read_profile(events: object, last: int | None = None) -> ProfiledRuns:

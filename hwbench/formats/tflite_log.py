@@ -28,11 +28,11 @@ _MS, _US = 1e3, 1e6  # of which make a second
 _PREFIX = re.compile(r"(?:\S+ \S+ +\d+ +\d+ [VDIWEF] [^:]*: |native : \S+ |(?:VERBOSE|INFO|WARN(?:ING)?|ERROR): )*")
 _PARAMETER = re.compile(r"([#\w][^:\[\]]{0,80}?)\s*: \[(.*)\]")
 _RUNS = re.compile(r"(Timings \(microseconds\): )?count=(\d+)((?: \w+=[-+.\w]+(?:\(all same\))?)+)")
-_SUMMARY = re.compile(r"Inference timings in us: .*?Warmup \(avg\): (\S+), Inference \(avg\): (\S+)")
+_SUMMARY = re.compile(r"Inference timings in us: .*?Warmup \(avg\): ([^\s,]+), Inference \(avg\): (\S+)")
 _UNKNOWN = re.compile(
     r"(?:Unconsumed|Un(?:known|recogni[sz]ed)) (?:cmdline|command ?line)? ?(?:flags?|arguments?): *(.*\S)", re.IGNORECASE
 )
-_OBSERVED = re.compile(r"(\d+) nodes observed")
+_OBSERVED = re.compile(r"(\d{1,9}) nodes observed")
 _COLUMNS = {"node type", "avg ms", "times called", "name"}
 
 
@@ -157,11 +157,21 @@ def _operators(lines: Sequence[str], start: int, source: str) -> tuple[Operator,
         cells = line.split(",", len(labels) - 1) if comma else re.split(r"\t\s*|\s{2,}", line.strip(), maxsplit=len(labels) - 1)
         if len(cells) != len(labels):
             raise OutputParseError(f"{source}: {shown(line.strip())} has {len(cells)} cells; its table has {len(labels)} columns")
-        rows.append(_operator(dict(zip(labels, map(str.strip, cells), strict=True)), source))
-    observed = next((int(match[1]) for match in map(_OBSERVED.search, lines[start:]) if match and len(match[1]) < 10), None)
-    if not rows or (observed is not None and observed != len(rows)):
-        raise OutputParseError(f"{source} lists {len(rows)} operators of {observed or 'a table'}; the log is cut off or damaged")
-    return tuple(rows)
+        rows.append(dict(zip(labels, map(str.strip, cells), strict=True)))
+    _check_whole(rows, lines[start:], source)
+    return tuple(_operator(row, source) for row in rows)
+
+
+def _check_whole(rows: Sequence[dict[str, str]], lines: Sequence[str], source: str) -> None:
+    """Refuse a table that is cut off: by the number of nodes said below it, and by the running share in its last row."""
+    observed = next(filter(None, map(_OBSERVED.search, lines)), None)
+    if not rows or (observed is not None and int(observed[1]) != len(rows)):
+        raise OutputParseError(f"{source} lists {len(rows)} of {observed[1] if observed else 'its'} operators; is it cut off?")
+    share = rows[-1].get("cdf%", "100%")
+    if re.fullmatch(r"(99\.9\d*|100(\.0\d*)?)%", share) is None:
+        raise OutputParseError(
+            f"{source}: operators up to {shown(rows[-1]['name'])} make up {share} of the whole; is it cut off?"
+        )
 
 
 def _header(lines: Sequence[str], index: int, source: str) -> tuple[list[str], bool]:
@@ -209,7 +219,7 @@ def _ends(lines: Sequence[str], phases: list[Runs], source: str) -> tuple[Runs |
     """Warm-up and timed runs; from the summary alone where the lines about the phases were not printed."""
     if len(phases) > 2:
         raise OutputParseError(f"{source} sums up {len(phases)} phases; expected warm-up and timed runs of one execution")
-    summary = next(filter(None, map(_SUMMARY.search, lines)), None)
+    summary = next(filter(None, map(_SUMMARY.match, map(str.strip, lines))), None)
     if not phases and summary is not None:
         warm_up_s, timed_s = (seconds_or_zero(text, _US, f"{source}: {shown(summary[0])}") for text in summary.groups())
         if timed_s == 0:

@@ -19,9 +19,8 @@ from hashlib import sha256
 
 from hwbench import __version__
 from hwbench.devices.base import Device, MovesTime, Prepared
-from hwbench.errors import UsageError
 from hwbench.lookup_tables.fit import Campaign, Fitted, fit
-from hwbench.lookup_tables.networks import Effort, NetworkSample, measure_network
+from hwbench.lookup_tables.networks import Effort, NetworkSample, PrunedNetwork, measure_network, pruned_workload
 from hwbench.lookup_tables.proposals import Grid, first, least_certain
 from hwbench.lookup_tables.records import Provenance, Source
 from hwbench.measurement import Settings
@@ -83,6 +82,7 @@ def build(
     device: Device,
     workload: Workload,
     settings: Settings,
+    *,
     plan: Plan | None = None,
     store: Store | None = None,
     watch: Callable[[Progress], None] | None = None,
@@ -102,16 +102,22 @@ def build(
         DeviceError: The device failed; the same call goes on where it stopped.
         WorkloadError: The device cannot run the model.
     """
-    return _Build(device, workload, settings, plan or Plan(), store, watch or (lambda _: None)).run()
+    return _Build(device, workload, settings, plan=plan or Plan(), store=store, watch=watch or (lambda _: None)).run()
 
 
 class _Build:
     """One build in progress."""
 
     def __init__(
-        self, device: Device, workload: Workload, settings: Settings, plan: Plan, store: Store | None,
+        self,
+        device: Device,
+        workload: Workload,
+        settings: Settings,
+        *,
+        plan: Plan,
+        store: Store | None,
         watch: Callable[[Progress], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.device, self.workload, self.settings, self.plan, self.store = device, workload, settings, plan, store
         self.watch = watch
         self.model = name_nodes(load(workload.onnx))
@@ -132,12 +138,12 @@ class _Build:
             queue = first(self.grid, self.plan.first, self.settings.seed)
             errors: list[float] = []
             while True:
-                start = len(errors) and self.plan.first + (len(errors) - 1) * self.plan.batch
+                start = self.plan.first + (len(errors) - 1) * self.plan.batch if errors else 0
                 whole = self._measure(queue, start, anchor)
                 self.fitted = self._fit(start + len(queue))
                 errors.append(self.fitted.rmspe)
                 if not whole or start + len(queue) >= self.plan.most or self._flat(errors):
-                    return self._fit(self.plan.most)
+                    return self.fitted
                 seed = (self.settings.seed, len(errors))
                 queue = least_certain(self.grid, self.fitted.table, self.structure, self.plan.batch, seed)
 
@@ -145,7 +151,7 @@ class _Build:
         """Whether the last two batches together gained less than they should."""
         return len(errors) > 2 and errors[-1] > (1 - self.plan.gain) * errors[-3]
 
-    def _measure(self, queue: list[tuple[int, ...]], start: int, anchor: Callable[[], Prepared]) -> bool:
+    def _measure(self, queue: list[tuple[int, ...]], start: int, anchor: Callable[[int], Prepared]) -> bool:
         """Measure the networks of one batch that were not; False if the budget ended first."""
         done = {sample.number for sample in self.samples}
         for number, widths in enumerate(queue, start):
@@ -153,32 +159,33 @@ class _Build:
                 continue
             if self.fresh and self.now() - self.begun > self.settings.budget_s and len(self.samples) >= 3:
                 return False
-            self._keep(self._network(number, widths, anchor()))
+            self._keep(self._network(number, widths, anchor(number)))
             self.fresh += 1
             self._tell()
         return True
 
     def _network(self, number: int, widths: tuple[int, ...], anchor: Prepared) -> NetworkSample:
         itself = widths == self.structure.widths
-        data = self.workload.onnx if itself else with_widths(self.model, widths).SerializeToString()
-        pruned = anchor.workload if itself else _pruned(self.workload, data)
-        empty = NetworkSample(number, widths, (), (), ())
+        pruned = self.workload if itself else pruned_workload(self.workload, with_widths(self.model, widths))
         keys = dict(zip(self.names, self.structure.keys(widths), strict=True))
-        return measure_network(self.device, anchor, pruned, empty, keys, self.plan.effort)
+        return measure_network(self.device, anchor, PrunedNetwork(number, widths, pruned, keys), self.plan.effort)
 
     @contextmanager
-    def _anchors(self) -> Iterator[Callable[[], Prepared]]:
-        """Gives the prepared anchor, in a fresh session after every few networks, each measured like a network."""
+    def _anchors(self) -> Iterator[Callable[[int], Prepared]]:
+        """Gives the prepared anchor for a network's number, in a fresh session after every few networks.
+
+        Each session is measured like a network, under a negative number that tells the network it comes before.
+        """
         held: list[Prepared] = []
         since = 0
 
-        def current() -> Prepared:
+        def current(number: int) -> Prepared:
             nonlocal since
             if not held or since >= self.plan.anchor_every:
                 held.append(self.device.prepare(self.workload, self.settings))
                 if len(held) > 1:
                     self.device.release(held.pop(0))
-                self._keep(self._network(-1, self.structure.widths, held[0]))
+                self._keep(self._network(-1 - number, self.structure.widths, held[0]))
                 since = 0
             since += 1
             return held[0]
@@ -190,8 +197,8 @@ class _Build:
                 self.device.release(prepared)
 
     def _fit(self, before: int) -> Fitted:
-        """The table of all anchors and of the networks numbered below `before`."""
-        samples = tuple(sample for sample in self.samples if sample.number < before)
+        """The table of the networks numbered below `before`, and of the anchors that came before these."""
+        samples = tuple(sample for sample in self.samples if max(sample.number, -1 - sample.number) < before)
         count = sum(sample.number >= 0 for sample in samples)
         model = (self.workload.name, self.workload.sha256)
         source = Source(*model, 0.0, len(self.names), self.plan.step, self.plan.lower, count, tuple(self.records))
@@ -229,10 +236,3 @@ class _Build:
         pace_s = elapsed_s / self.fresh * (self.plan.most - done)
         left_s = max(0.0, min(pace_s, self.settings.budget_s - elapsed_s))
         self.watch(Progress(done, self.plan.most, elapsed_s, left_s, None if self.fitted is None else self.fitted.rmspe))
-
-
-def _pruned(workload: Workload, data: bytes) -> Workload:
-    """The workload of a pruned version; its counts are of no use here."""
-    return Workload(
-        workload.name, data, workload.inputs, workload.batch, workload.precision, workload.macs, workload.params, len(data)
-    )

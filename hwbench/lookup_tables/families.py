@@ -27,6 +27,13 @@ class Family:
         depthwise = self.pattern.attr("group") == EACH
         return f"{'Depthwise' if depthwise else ''}{self.pattern.op}@{self.pattern.precision}"
 
+    def key(self, cin: int, cout: int) -> LayerKey:
+        """The key of this family with the given channel counts; whatever else it reads has as many as it writes."""
+        pattern = self.pattern
+        inputs = tuple(_filled(shape, cout if index else cin) for index, shape in enumerate(pattern.inputs))
+        attrs = tuple((name, str(cin) if (name, value) == ("group", EACH) else value) for name, value in pattern.attrs)
+        return replace(pattern, inputs=inputs, output=_filled(pattern.output, cout), attrs=attrs)
+
     def __str__(self) -> str:
         return str(self.pattern)
 
@@ -62,3 +69,7 @@ def _split(op: str, shape: Shape) -> tuple[Shape, int]:
         return shape, 1
     axis = len(shape) - 1 if op == "Linear" or len(shape) == 3 else 1
     return (*shape[:axis], 0, *shape[axis + 1 :]), shape[axis]
+
+
+def _filled(shape: Shape, channels: int) -> Shape:
+    return tuple(size or channels for size in shape)

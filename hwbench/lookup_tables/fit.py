@@ -96,10 +96,30 @@ def fit(campaigns: Sequence[Campaign], provenance: Provenance) -> Fitted:
     errors = np.log(whole_s / predicted_s)
     genuine = np.array([sample.number >= 0 for c in campaigns for sample in c.samples])
     chosen = genuine if genuine.sum() > 2 else np.ones_like(genuine)
-    excess = float(np.mean(errors[chosen] ** 2 - (scales[owner] * own / predicted_s)[chosen] ** 2))
-    calibration = Calibration(per_layer_s, max(math.sqrt(max(excess, 0.0)), LEAST_SD), int(chosen.sum()))
+    known = (scales[owner] * own / predicted_s) ** 2
+    noise = _session_variance(np.log(whole_s / (scales[owner] * _profiled(rows, len(whole_s)) + per_layer_s * depth))[chosen])
+    # Errors hold two sessions, the network's and the anchor's; what is predicted is one session of the network.
+    shared = max(float(np.mean(errors[chosen] ** 2 - known[chosen])) - noise, noise, LEAST_SD**2)
+    calibration = Calibration(per_layer_s, math.sqrt(shared), int(chosen.sum()))
     metadata = Metadata(replace(provenance, sources=tuple(sources)), calibration)
     return Fitted(LookupTable(_entries(campaigns, levels_s, scales.tolist()), metadata), errors[chosen])
+
+
+def _session_variance(gaps: Floats) -> float:
+    """Variance of the log latency of one network between sessions.
+
+    The layers and the whole of a network come from two sessions of it, so the log ratio of the two, `gaps`, varies twice as
+    much. A robust deviation is used, as single networks do differ in what lies between their layers.
+    """
+    return float((1.4826 * np.median(np.abs(gaps - np.median(gaps)))) ** 2 / 2)
+
+
+def _profiled(rows: Mapping[Family, _Rows], networks: int) -> Floats:
+    """Sum of the profiled layers of every network, seconds, shape (n,)."""
+    sums_s = np.zeros(networks)
+    for every in rows.values():
+        np.add.at(sums_s, every.network, every.latency_s)
+    return sums_s
 
 
 def _rows(campaigns: Sequence[Campaign], levels_s: Sequence[float]) -> dict[Family, _Rows]:

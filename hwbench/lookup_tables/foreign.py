@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from hwbench import formats
 from hwbench.errors import UsageError
-from hwbench.formats.tflite_log import Operator, TfliteLog
+from hwbench.formats import TfliteLog, tflite_log
+from hwbench.formats.tflite_log import Operator
 from hwbench.workload import LayerKey
 
 PIXEL1 = {
@@ -95,8 +95,8 @@ def pixel1_logs(model: str) -> tuple[TfliteLog, ...]:
     if model not in PIXEL1:
         raise UsageError(f"no logs of {model!r} on a Pixel 1; expected one of {', '.join(PIXEL1)}")
     folder = Path(__file__).parent / "data" / "pixel1"
-    found = [formats.read(folder / f"{PIXEL1[model]}_run{number + 1}.txt") for number in range(PIXEL1_REPEATS)]
-    return tuple(log for log in found if isinstance(log, TfliteLog))
+    paths = [folder / f"{PIXEL1[model]}_run{number + 1}.txt" for number in range(PIXEL1_REPEATS)]
+    return tuple(tflite_log.parse(path.read_text("ascii"), path.name) for path in paths)
 
 
 def _network(log: TfliteLog) -> tuple[str | None, list[tuple[str, str]]]:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from hwbench.devices.base import Device, LayerSamples, Prepared, ProfilesLayers
 from hwbench.errors import SchemaError, UsageError
+from hwbench.measurement import Settings
+from hwbench.onnx_graph import count
 from hwbench.profiling import row_s
 from hwbench.workload import LayerKey, Workload
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 WARM_UP_ROUNDS = 2
 
@@ -105,17 +110,30 @@ class Effort:
     runs: int = 15
 
 
-def measure_network(
-    device: Device, anchor: Prepared, workload: Workload, sample: NetworkSample, keys: Mapping[str, LayerKey], effort: Effort
-) -> NetworkSample:
+@dataclass(frozen=True, slots=True)
+class PrunedNetwork:
+    """One network to measure.
+
+    Attributes:
+        number: Place in the campaign's order; negative for the anchor itself.
+        widths: One per group.
+        workload: What is run.
+        keys: Its layers by name, in execution order.
+    """
+
+    number: int
+    widths: tuple[int, ...]
+    workload: Workload
+    keys: Mapping[str, LayerKey]
+
+
+def measure_network(device: Device, anchor: Prepared, network: PrunedNetwork, effort: Effort) -> NetworkSample:
     """Measure one pruned network beside the prepared anchor.
 
     Args:
         device: An opened device that profiles layers.
-        anchor: The unpruned network, prepared and warm.
-        workload: The pruned network.
-        sample: Its number and widths; the rest is filled in.
-        keys: Keys of its layers by name, in execution order.
+        anchor: The unpruned network, prepared.
+        network: The pruned network, or the anchor's own.
         effort: How much to measure.
 
     Raises:
@@ -125,29 +143,33 @@ def measure_network(
     """
     if not isinstance(device, ProfilesLayers):
         raise UsageError(f"{device.address} cannot time layers inside a network, which a lookup table needs")
-    itself = workload.sha256 == anchor.workload.sha256
-    prepared = anchor if itself else device.prepare(workload, anchor.settings)
+    itself = network.workload.sha256 == anchor.workload.sha256
+    prepared = anchor if itself else device.prepare(network.workload, anchor.settings)
     try:
-        anchor_s, whole_s = rounds(device, anchor, prepared, effort.blocks, sample.number)
+        anchor_s, whole_s = rounds(device, anchor, prepared, effort.blocks, network.number)
         profile = device.profile_layers(prepared, effort.runs)
     finally:
         if device.usable and not itself:
             device.release(prepared)
-    return NetworkSample(sample.number, sample.widths, anchor_s, whole_s, layer_samples(profile, keys))
+    return NetworkSample(network.number, network.widths, anchor_s, whole_s, layer_samples(profile, network.keys))
 
 
 def rounds(
     device: Device, anchor: Prepared, prepared: Prepared, blocks: int, seed: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Rounds of anchor and network in pairs, each pair in random order, seconds."""
-    settings = anchor.settings
     warm_s = device.run([anchor, prepared] * WARM_UP_ROUNDS).values_s
-    loops = max(1, math.ceil(settings.min_round_s / min(warm_s[-2:])))
+    loops = loops_for(warm_s[-2:], anchor.settings)
     swapped = np.random.default_rng(abs(seed)).integers(0, 2, blocks).astype(bool)
     order = [one for swap in swapped for one in ((prepared, anchor) if swap else (anchor, prepared))]
     pairs = np.array(device.run(order, loops).values_s).reshape(blocks, 2)
     pairs[swapped] = pairs[swapped][:, ::-1]
     return tuple(pairs[:, 0].tolist()), tuple(pairs[:, 1].tolist())
+
+
+def loops_for(latencies_s: Sequence[float], settings: Settings) -> int:
+    """Inferences in a round, so that the shortest of these latencies fills one."""
+    return max(1, math.ceil(settings.min_round_s / min(latencies_s)))
 
 
 def layer_samples(profile: LayerSamples, keys: Mapping[str, LayerKey]) -> tuple[LayerSample, ...]:
@@ -178,3 +200,10 @@ def _relative_error(samples_s: Sequence[float]) -> float:
     centre = float(np.median(values_s))
     spread = 1.4826 * float(np.median(np.abs(values_s - centre)))
     return 1.2533 * spread / math.sqrt(len(values_s)) / centre if centre > 0 else 0.0
+
+
+def pruned_workload(workload: Workload, model: ModelProto) -> Workload:
+    """The workload of a pruned version of `workload`, its own size counted."""
+    data = model.SerializeToString()
+    counts = count(model)
+    return replace(workload, onnx=data, macs=counts.macs, params=counts.params, file_bytes=len(data), findings=())

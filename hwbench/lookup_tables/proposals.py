@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwbench.errors import UsageError
-from hwbench.lookup_tables.families import place_of
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables.table import LookupTable
@@ -77,22 +76,18 @@ def first(grid: Grid, count: int, seed: int) -> list[tuple[int, ...]]:
 
 
 def least_certain(grid: Grid, table: LookupTable, structure: Structure, count: int, seed: Sequence[int]) -> list[tuple[int, ...]]:
-    """Networks whose layers are known least, among random ones: most relative variance over families, no two too alike.
+    """Networks whose layers are known least, among random ones: most deviation of the sum of their layers.
 
     Half of them; the other half is random, so that what the table believes of itself does not decide alone.
     """
-    rng = np.random.default_rng(list(seed))
+    rng, sure = np.random.default_rng(list(seed)), table.extrapolating()
     drawn = [grid.random(rng) for _ in range(CANDIDATES)]
-    doubts = [_doubt(table, structure, widths) for widths in drawn]
+    doubts = [_doubt(sure, structure, widths) for widths in drawn]
     by_doubt = sorted(range(CANDIDATES), key=lambda index: -doubts[index])[: count // 2]
     rest = [index for index in range(CANDIDATES) if index not in by_doubt][: count - len(by_doubt)]
     return [drawn[index] for index in (*by_doubt, *rest)]
 
 
 def _doubt(table: LookupTable, structure: Structure, widths: tuple[int, ...]) -> float:
-    parts = table.extrapolating().layers(structure.keys(widths))
-    own: dict[object, float] = {}
-    for part in parts:
-        family = place_of(part.key).family
-        own[family] = own.get(family, 0.0) + part.latency_s * part.sd
-    return sum(value**2 for value in own.values()) / sum(part.latency_s for part in parts) ** 2
+    parts = table.layers(structure.keys(widths))
+    return table.deviation(parts, sum(part.latency_s for part in parts))

@@ -33,7 +33,7 @@ class Calibration:
 
     Attributes:
         per_layer_s: Seconds between layers, per layer: what the sum of the layers leaves of whole networks.
-        shared_sd: Relative deviation of the error that all layers of one network share (sessions, context, the model's own).
+        shared_sd: Relative deviation of what all layers of one session of a network share (memory layout, context, the fit itself).
         networks: Whole networks this rests on; 0 for a table that never saw one.
     """
 

@@ -1,4 +1,4 @@
-"""Latency of one layer family over its channel counts, from measured points: a trend that knows channel steps, and what it leaves.
+"""Latency of one layer family over its channel counts: a trend that knows channel steps, and what the trend leaves.
 
 The trend is `1, cin*cout, cin, cout`, the same with channels rounded up to the channel step, and the padded work again where a
 count is no multiple of the step, fitted with coefficients that are not negative (Lawson and Hanson, Solving Least Squares
@@ -48,7 +48,8 @@ class Points:
     @property
     def weight(self) -> Floats:
         """What a residual in seconds is multiplied with: relative error, counting samples."""
-        return np.sqrt(self.samples) / np.maximum(self.latency_s, 0.05 * self.latency_s.max())
+        weight: Floats = np.sqrt(self.samples) / np.maximum(self.latency_s, 0.05 * self.latency_s.max())
+        return weight
 
 
 @dataclass(frozen=True, slots=True)

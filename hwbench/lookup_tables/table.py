@@ -88,11 +88,17 @@ class LookupTable:
     def graded(self, grade: Grade) -> LookupTable:
         """The same table with one more grade; it replaces an earlier one of the same model."""
         kept = tuple(other for other in self.grades if other.model != grade.model)
-        return replace(self, metadata=replace(self.metadata, grades=(*kept, grade)))
+        return self._twin(metadata=replace(self.metadata, grades=(*kept, grade)))
 
     def extrapolating(self) -> LookupTable:
         """The same table, answering outside the measured range too."""
-        return replace(self, extrapolate=True)
+        return self._twin(extrapolate=True)
+
+    def _twin(self, **changes: Any) -> LookupTable:
+        """A changed copy of the same entries, which keeps what was worked out from them."""
+        twin = replace(self, **changes)
+        vars(twin).update({name: value for name, value in vars(self).items() if name in {"families", "steps", "surfaces"}})
+        return twin
 
     @cached_property
     def families(self) -> Mapping[Family, Points]:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench.devices._ort_layers import ExecutedNode, ProfiledRuns, join, layout_findings, read_profile
+from hwbench.devices._ort_layers import ExecutedNode, join, layout_findings
 from hwbench.devices.base import LayerRow
 from hwbench.errors import OutputParseError
+from hwbench.formats.ort_profile import ProfiledRuns, read_profile
 from hwbench.onnx_graph import layers, load, made_by
 from hwbench.workload import LayerKey
 from tests.unit.models import conv_net

@@ -1,0 +1,181 @@
+"""How good a table is: random pruned networks it has not seen, predicted and then measured beside the unpruned one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwbench.devices.base import Device, Prepared
+from hwbench.errors import UsageError
+from hwbench.lookup_tables.networks import WARM_UP_ROUNDS, pruned_workload, rounds
+from hwbench.lookup_tables.proposals import Grid
+from hwbench.lookup_tables.records import Grade, Source
+from hwbench.lookup_tables.table import LookupTable
+from hwbench.measurement import Settings
+from hwbench.onnx_graph import load, name_nodes
+from hwbench.structure import Structure
+from hwbench.structure.surgery import with_widths
+from hwbench.workload import Prediction, Workload
+
+HELD_OUT = 1 << 20
+"""Joins the seed, so that no network of a build is drawn again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One held-out network.
+
+    Attributes:
+        widths: One per group.
+        prediction: What the table says.
+        sessions_s: Its latency in each session, seconds: the ratio to the unpruned network times that one's latency.
+    """
+
+    widths: tuple[int, ...]
+    prediction: Prediction
+    sessions_s: tuple[float, ...]
+
+    @property
+    def measured_s(self) -> float:
+        """Geometric mean over sessions, seconds."""
+        return math.exp(float(np.mean(np.log(self.sessions_s))))
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured latency, minus 1."""
+        return self.prediction.latency_s / self.measured_s - 1
+
+    @property
+    def covered(self) -> bool:
+        """Whether the measured latency lies in the predicted interval."""
+        low_s, high_s = self.prediction.ci_s
+        return low_s <= self.measured_s <= high_s
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Outcome of a validation.
+
+    Attributes:
+        model: Whose pruned versions were measured.
+        trials: The networks.
+        drift: Latency of the unpruned network now over that when the table was made.
+    """
+
+    model: str
+    trials: tuple[Trial, ...]
+    drift: float
+
+    @property
+    def grade(self) -> Grade:
+        """The numbers."""
+        from scipy.stats import rankdata
+
+        errors = np.array([trial.error for trial in self.trials])
+        ranks = [rankdata([t.prediction.latency_s for t in self.trials]), rankdata([t.measured_s for t in self.trials])]
+        rank = float(np.corrcoef(*ranks)[0, 1]) if len(errors) > 1 and min(map(np.ptp, ranks)) > 0 else 1.0
+        return Grade(
+            model=self.model,
+            networks=len(errors),
+            bias=float(errors.mean()),
+            mean_error=float(np.abs(errors).mean()),
+            p95_error=float(np.quantile(np.abs(errors), 0.95)),
+            rmspe=float(np.sqrt((errors**2).mean())),
+            within_5=float((np.abs(errors) <= 0.05).mean()),
+            within_10=float((np.abs(errors) <= 0.1).mean()),
+            rank=rank,
+            coverage=float(np.mean([trial.covered for trial in self.trials])),
+            noise=self.noise,
+        )
+
+    @property
+    def noise(self) -> float:
+        """Mean absolute relative difference of two sessions of one network."""
+        logs = np.log([trial.sessions_s for trial in self.trials])
+        return float(np.abs(np.diff(logs, axis=1)).mean()) if logs.shape[1] > 1 else 0.0
+
+
+def validate(
+    device: Device,
+    table: LookupTable,
+    workload: Workload,
+    settings: Settings,
+    *,
+    networks: int = 12,
+    sessions: int = 2,
+    blocks: int = 8,
+    watch: Callable[[int, int], None] | None = None,
+) -> Validation:
+    """Predict random pruned networks and measure them.
+
+    Args:
+        device: The opened device of the table.
+        table: The table.
+        workload: The unpruned model.
+        settings: Threads, isolation and seed.
+        networks: Pruned networks.
+        sessions: Fresh sessions of each, and of the unpruned one beside it.
+        blocks: Rounds in a session.
+        watch: Told how many of how many measurements are done.
+
+    Raises:
+        MissingEntryError: The table cannot answer for the model.
+        UsageError: Fewer than 1 network or session.
+        DeviceError: The device failed.
+    """
+    if networks < 1 or sessions < 1:
+        raise UsageError(f"nothing to validate with {networks} networks in {sessions} sessions; give at least 1 of each")
+    model = name_nodes(load(workload.onnx))
+    structure = Structure.from_model(model)
+    source = next((s for s in table.provenance.sources if s.model_sha256 == workload.sha256), None)
+    chosen = held_out(structure, source, networks, settings.seed)
+    predictions = [table.predict(structure.keys(widths)) for widths in chosen]
+    ratios = np.zeros((networks, sessions))
+    levels_s = np.zeros(sessions)
+    order = np.random.default_rng([settings.seed, HELD_OUT, 1])
+    for session in range(sessions):
+        anchor = device.prepare(workload, settings)
+        try:
+            device.run([anchor] * WARM_UP_ROUNDS)
+            seen_s = []
+            for done, index in enumerate(order.permutation(networks), session * networks + 1):
+                pruned = pruned_workload(workload, with_widths(model, chosen[index]))
+                anchor_s, whole_s = _session(device, anchor, pruned, blocks, int(index))
+                ratios[index, session] = math.exp(float(np.median(np.log(whole_s) - np.log(anchor_s))))
+                seen_s.append(np.median(anchor_s))
+                if watch is not None:
+                    watch(done, networks * sessions)
+            levels_s[session] = np.median(seen_s)
+        finally:
+            if device.usable:
+                device.release(anchor)
+    level_s = float(np.exp(np.log(levels_s).mean()))
+    table_s = level_s if source is None else source.latency_s
+    trials = tuple(
+        Trial(widths, prediction, tuple((row * table_s).tolist()))
+        for widths, prediction, row in zip(chosen, predictions, ratios, strict=True)
+    )
+    return Validation(workload.name, trials, level_s / table_s)
+
+
+def held_out(structure: Structure, source: Source | None, networks: int, seed: int) -> list[tuple[int, ...]]:
+    """Random structures on the grid of a table that it was not made with."""
+    grid = Grid(structure.widths, source.step if source else 8, source.lower if source else 0.2)
+    rng = np.random.default_rng([seed, HELD_OUT])
+    return [grid.random(rng) for _ in range(networks)]
+
+
+def _session(
+    device: Device, anchor: Prepared, workload: Workload, blocks: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    prepared = device.prepare(workload, anchor.settings)
+    try:
+        anchor_s, whole_s = rounds(device, anchor, prepared, blocks, seed)
+    finally:
+        if device.usable:
+            device.release(prepared)
+    return np.array(anchor_s), np.array(whole_s)

@@ -1,0 +1,230 @@
+"""`hwbench table build` and `hwbench table validate`: a lookup table of a model's pruned versions, and how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwbench.devices import open_device
+from hwbench.errors import UsageError
+from hwbench.lookup_tables import LayerPrediction, LookupTable, Plan, Progress, Validation
+from hwbench.lookup_tables import build as build_on
+from hwbench.lookup_tables import validate as validate_on
+from hwbench.lookup_tables.keeping import check, find_table, save_table
+from hwbench.lookup_tables.steps import channel_steps, grid_step
+from hwbench.measurement import Settings
+from hwbench.model_files import load_workload
+from hwbench.onnx_graph import layers, load, name_nodes
+from hwbench.store import open_store
+from hwbench.workload import Prediction
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_MODEL = "zoo:mobilenet_v1"
+DEFAULT_WIDTHS = "8"
+DEFAULT_LOWER = 0.2
+DEFAULT_BUDGET_S = 60.0
+AUTO = "auto"
+QUICK_NETWORKS = 10
+"""Held-out networks of the validation after each build."""
+FULL_NETWORKS = 40
+
+
+class TableWatch:
+    """Told how far the work is; the default hears nothing."""
+
+    def measured(self, progress: Progress) -> None:
+        """One more network was measured for the table."""
+
+    def validated(self, done: int, total: int) -> None:
+        """One more measurement of the validation is done."""
+
+
+@dataclass(frozen=True)
+class BuiltTable:
+    """Outcome of a build or of a validation.
+
+    Attributes:
+        id: Of the table in the store; None if it was not kept.
+        table: The table, graded.
+        validation: Held-out networks; None if there was none.
+        cross_validated: Error (RMSPE) on the networks of the build, each left out in turn; None for a validation alone.
+    """
+
+    id: str | None
+    table: LookupTable
+    validation: Validation | None
+    cross_validated: float | None
+
+
+def build_table(
+    model: str | Path | nn.Module = DEFAULT_MODEL,
+    *,
+    device: str = "cpu",
+    widths: int | str = DEFAULT_WIDTHS,
+    lower: float = DEFAULT_LOWER,
+    inputs: Sequence[str] = (),
+    example_inputs: Sequence[Any] | None = None,
+    batch: int | None = None,
+    precision: str = "fp32",
+    arch: str | None = None,
+    trust_pickle: bool = False,
+    settings: Settings | None = None,
+    validation: int = QUICK_NETWORKS,
+    store: str | None = None,
+    save: bool = True,
+    watch: TableWatch | None = None,
+) -> BuiltTable:
+    """Build the lookup table of everything that pruning a model can produce, and grade it.
+
+    A build that was killed goes on where it stopped when it is called again with the same arguments.
+
+    Args:
+        model: What `hwbench.profile` takes.
+        device: Address of the device.
+        widths: Pruned widths are multiples of this; `auto` finds the device's channel step first.
+        lower: Smallest share of a width that pruning may keep.
+        inputs: Input shapes as text.
+        example_inputs: Tensors to export a torch module in memory with.
+        batch: Fixes the leading dimension of the inputs.
+        precision: `fp32` or `int8`.
+        arch: `module:factory` that builds the network of a bare state_dict.
+        trust_pickle: Allow the model file to execute code while it loads.
+        settings: How to measure; `budget_s` is for the whole build.
+        validation: Held-out networks to grade it with; 0 for none.
+        store: SQLAlchemy URL of the store.
+        save: Whether to keep networks and table in the store; without it a killed build begins anew.
+        watch: Told about progress.
+
+    Raises:
+        HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
+    """
+    settings, watch = settings or Settings(budget_s=DEFAULT_BUDGET_S), watch or TableWatch()
+    workload = load_workload(
+        model,
+        inputs=inputs,
+        example_inputs=example_inputs,
+        batch=batch,
+        precision=precision,
+        arch=arch,
+        trust_pickle=trust_pickle,
+        seed=settings.seed,
+    )
+    fixed = None if widths == AUTO else _step(widths)
+    with open_device(device) as opened, open_store(store) if save else nullcontext() as kept:
+        step = fixed or grid_step(channel_steps(opened, workload, settings))
+        plan = Plan(step=step, lower=lower)
+        fitted = build_on(opened, workload, settings, plan=plan, store=kept, watch=watch.measured)
+        table, outcome = fitted.table, None
+        if validation:
+            outcome = validate_on(opened, table, workload, settings, networks=validation, watch=watch.validated)
+            table = table.graded(outcome.grade)
+        return BuiltTable(None if kept is None else save_table(kept, table), table, outcome, fitted.rmspe)
+
+
+def validate_table(
+    model: str | Path | nn.Module = DEFAULT_MODEL,
+    *,
+    table: LookupTable | str | None = None,
+    device: str = "cpu",
+    inputs: Sequence[str] = (),
+    example_inputs: Sequence[Any] | None = None,
+    batch: int | None = None,
+    precision: str = "fp32",
+    arch: str | None = None,
+    trust_pickle: bool = False,
+    settings: Settings | None = None,
+    networks: int = FULL_NETWORKS,
+    store: str | None = None,
+    save: bool = True,
+    watch: TableWatch | None = None,
+) -> BuiltTable:
+    """Grade a table on random pruned networks that it has not seen, measured end to end beside the unpruned one.
+
+    Args:
+        model: What `hwbench.profile` takes.
+        table: A table, the beginning of its id, or None for the newest of the device.
+        device: Address of the device.
+        inputs: Input shapes as text.
+        example_inputs: Tensors to export a torch module in memory with.
+        batch: Fixes the leading dimension of the inputs.
+        precision: `fp32` or `int8`.
+        arch: `module:factory` that builds the network of a bare state_dict.
+        trust_pickle: Allow the model file to execute code while it loads.
+        settings: How to measure.
+        networks: Held-out networks.
+        store: SQLAlchemy URL of the store.
+        save: Whether to keep the graded table.
+        watch: Told about progress.
+
+    Raises:
+        StaleTableError: The table was made for another device, runtime or number of threads.
+        MissingEntryError: It does not know a layer of the model.
+        HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
+    """
+    settings, watch = settings or Settings(), watch or TableWatch()
+    workload = load_workload(
+        model,
+        inputs=inputs,
+        example_inputs=example_inputs,
+        batch=batch,
+        precision=precision,
+        arch=arch,
+        trust_pickle=trust_pickle,
+        seed=settings.seed,
+    )
+    with open_store(store) as kept, open_device(device) as opened:
+        found = table if isinstance(table, LookupTable) else find_table(kept, table or device)
+        check(found, opened.info(), settings.threads)
+        outcome = validate_on(opened, found, workload, settings, networks=networks, watch=watch.validated)
+        graded = found.graded(outcome.grade)
+        return BuiltTable(save_table(kept, graded) if save else None, graded, outcome, None)
+
+
+def predict_latency(
+    model: str | Path | nn.Module = DEFAULT_MODEL,
+    *,
+    table: LookupTable | str = "cpu",
+    extrapolate: bool = False,
+    store: str | None = None,
+    **source: Any,
+) -> tuple[Prediction, tuple[LayerPrediction, ...]]:
+    """Predict the latency of a model, as it is, with a table.
+
+    Args:
+        model: What `hwbench.profile` takes.
+        table: A table, the address of the device whose newest one to take, or the beginning of its id.
+        extrapolate: Answer outside the measured range too, with a wider interval.
+        store: SQLAlchemy URL of the store.
+        source: How the model is read, as for `build_table`.
+
+    Returns:
+        The whole network, and its layers in order.
+
+    Raises:
+        MissingEntryError: The table does not know a layer of the model.
+        HwbenchError: The model cannot be read; the message says what to do.
+    """
+    workload = load_workload(model, **source)
+    if isinstance(table, LookupTable):
+        found = table
+    else:
+        with open_store(store) as kept:
+            found = find_table(kept, table)
+    found = found.extrapolating() if extrapolate else found
+    keys = [layer.key for layer in layers(name_nodes(load(workload.onnx)))]
+    return found.predict(keys), found.layers(keys)
+
+
+def _step(widths: int | str) -> int:
+    try:
+        step = int(widths)
+    except ValueError as error:
+        raise UsageError(f"widths {widths!r} are no step; give a whole number (8, 16) or {AUTO}") from error
+    if step < 1:
+        raise UsageError(f"widths must be multiples of at least 1, not {step}; give 8, 16 or {AUTO}")
+    return step

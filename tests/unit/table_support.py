@@ -1,0 +1,41 @@
+"""A small network, a quiet and a noisy simulated device, and tables built on them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from hwbench.devices.virtual import Law, SessionOffset, Virtual, White
+from hwbench.lookup_tables.build import Plan, build
+from hwbench.lookup_tables.fit import Fitted
+from hwbench.lookup_tables.networks import Effort
+from hwbench.measurement import Settings
+from hwbench.model_files import load_workload
+from hwbench.onnx_graph import load, name_nodes
+from hwbench.structure import Structure
+from hwbench.workload import Workload
+
+SETTINGS = Settings(budget_s=1e6, seed=5)
+PLAN = Plan(step=4, lower=0.25, first=24, batch=8, most=40, effort=Effort(blocks=4, runs=8))
+# Layers of resnet20 take microseconds; a slow device keeps the law's parts in proportion.
+LAW = Law(macs_per_s=2e9, bytes_per_s=4e9, layer_overhead_s=2e-6, network_overhead_s=10e-6, channel_step=8)
+
+
+@cache
+def workload(name: str = "zoo:resnet20") -> Workload:
+    return load_workload(name)
+
+
+@cache
+def structure(name: str = "zoo:resnet20") -> Structure:
+    return Structure.from_model(name_nodes(load(workload(name).onnx)))
+
+
+def device(*, quiet: bool = False, seed: int = 1, **arguments: object) -> Virtual:
+    noise = () if quiet else (White(), SessionOffset())
+    return Virtual(law=LAW, noise=noise, seed=seed, **arguments)  # type: ignore[arg-type]
+
+
+@cache
+def built(*, quiet: bool = False) -> Fitted:
+    with device(quiet=quiet) as opened:
+        return build(opened, workload(), SETTINGS, plan=PLAN)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := android,search,report,pytest,lab
-APT := gcc gcc-aarch64-linux-gnu
+APT := gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 STUDIES := $(patsubst runners/studies/%.py,%,$(wildcard runners/studies/[a-z]*.py))
 
 .PHONY: help setup system demo lint test check study clean

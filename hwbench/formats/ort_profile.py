@@ -23,7 +23,7 @@ class ProfiledRuns:
 
     Attributes:
         whole_s: Latency of each inference.
-        nodes_s: For every executed node, by name, one time per inference; 0 is less than half a microsecond.
+        nodes_s: For every executed node, by name, one time per inference; 0 is less than one microsecond.
         ops: Operator of every executed node, by name, where the profile says it.
     """
 

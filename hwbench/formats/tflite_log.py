@@ -177,7 +177,7 @@ def _check_whole(rows: Sequence[dict[str, str]], lines: Sequence[str], source: s
 def _header(lines: Sequence[str], index: int, source: str) -> tuple[list[str], bool]:
     """Labels of a table's columns, and whether commas part them."""
     header = lines[index] if index < len(lines) else ""
-    bracketed = re.findall(r"\[([^\]]+)\]", header)
+    bracketed = re.findall(r"\[([^\[\]]{1,40})\]", header)
     labels = [label.strip().lower().replace("_", " ") for label in bracketed or header.split(",")]
     if not set(labels) >= _COLUMNS or labels[-1] != "name" or len(set(labels)) < len(labels):
         raise OutputParseError(f"{source}: {shown(header.strip())} under 'Run Order' is no header; expected {sorted(_COLUMNS)}")

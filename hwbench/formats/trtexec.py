@@ -1,9 +1,8 @@
 """What NVIDIA's `trtexec` writes: `--exportProfile`, `--exportTimes`, `--exportLayerInfo`, and its log on standard output.
 
 Keys came and went between TensorRT 7 and 11, so a missing one is None, not an error, where the rest still means something.
-TensorRT 11 changed what is timed by default (a CUDA graph, a spinning wait, no transfers): the command line
-belongs to the numbers.
-Layer times include the profiler's own cost, several microseconds a layer, so their sum is more than the latency.
+TensorRT 11 changed what is timed by default (a CUDA graph, a spinning wait, no transfers), so the command line belongs to the
+numbers. Layer times include the profiler's own cost, several microseconds a layer, so their sum is more than the latency.
 
 Layout after samples/common/sampleReporting.cpp of github.com/NVIDIA/TensorRT (Apache-2.0), read, not copied.
 """
@@ -236,7 +235,7 @@ def parse_log(text: str, source: str = "the log") -> TrtLog:
 
 
 def _quantity(text: str, what: str) -> Quantity:
-    parts = dict(re.findall(r"(percentile\(\d{1,3}(?:\.\d+)?%\)|[a-z]+) = (\S+) ms", text))
+    parts = dict(re.findall(r"\b(percentile\(\d{1,3}(?:\.\d+)?%\)|[a-z]+) = (\S+) ms", text))
     if "median" not in parts:
         raise OutputParseError(f"{what} tells no median; expected 'min = .. ms, max = .. ms, mean = .. ms, median = .. ms'")
     values = {name: seconds(value, _MS, what) for name, value in parts.items()}

@@ -22,7 +22,7 @@ from hwbench.devices.base import Device, MovesTime, Prepared
 from hwbench.lookup_tables.fit import Campaign, Fitted, fit
 from hwbench.lookup_tables.networks import Effort, NetworkSample, PrunedNetwork, measure_network, pruned_workload
 from hwbench.lookup_tables.proposals import Grid, first, least_certain
-from hwbench.lookup_tables.records import Provenance, Source
+from hwbench.lookup_tables.records import Provenance, Source, architecture
 from hwbench.measurement import Settings
 from hwbench.onnx_graph import load, name_nodes
 from hwbench.store import Store
@@ -125,6 +125,7 @@ class _Build:
         self.names = [slot.layer.name for slot in self.structure.slots]
         self.grid = Grid(self.structure.widths, plan.step, plan.lower)
         self.now: Callable[[], float] = device.time_s if isinstance(device, MovesTime) else time.monotonic
+        self.architecture = architecture(self.structure)
         self.campaign = self._identity()
         self.samples: list[NetworkSample] = []
         self.records: list[str] = []
@@ -200,7 +201,7 @@ class _Build:
         """The table of the networks numbered below `before`, and of the anchors that came before these."""
         samples = tuple(sample for sample in self.samples if max(sample.number, -1 - sample.number) < before)
         count = sum(sample.number >= 0 for sample in samples)
-        model = (self.workload.name, self.workload.sha256)
+        model = (self.workload.name, self.architecture)
         source = Source(*model, 0.0, len(self.names), self.plan.step, self.plan.lower, count, tuple(self.records))
         created = datetime.now(UTC).isoformat(timespec="seconds")
         provenance = Provenance(self.device.info(), self.settings.threads, created, __version__)
@@ -210,7 +211,7 @@ class _Build:
         """What two runs must agree in to be one campaign."""
         info = self.device.info()
         facts = [
-            RECORD_SCHEMA, self.workload.sha256, info.target_id, info.runtime, self.settings.threads, self.settings.isolate,
+            RECORD_SCHEMA, self.architecture, info.target_id, info.runtime, self.settings.threads, self.settings.isolate,
             self.settings.seed, {**asdict(self.plan), "most": 0, "gain": 0},
         ]  # fmt: skip
         return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -54,8 +54,8 @@ class Grid:
         widths = []
         for original, share in zip(self.originals, shares.tolist(), strict=True):
             aim = original * (self.lower + (1 - self.lower) * share)
-            rounded = max(self.step, round(aim / self.step) * self.step)
-            widths.append(min(rounded, original))
+            rounded = min(max(self.step, round(aim / self.step) * self.step), original)
+            widths.append(original if original - aim < abs(aim - rounded) else rounded)
         return tuple(widths)
 
     def random(self, rng: np.random.Generator) -> tuple[int, ...]:

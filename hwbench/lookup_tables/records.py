@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Self
 
 from hwbench.errors import SchemaError
 from hwbench.measurement import DeviceInfo
+
+if TYPE_CHECKING:
+    from hwbench.structure import Structure
 
 TABLE_SCHEMA = 1
 
@@ -33,7 +37,7 @@ class Calibration:
 
     Attributes:
         per_layer_s: Seconds between layers, per layer: what the sum of the layers leaves of whole networks.
-        shared_sd: Relative deviation of what all layers of one session of a network share (memory layout, context, the fit itself).
+        shared_sd: Relative deviation that the layers of one session of a network share (memory layout, context, fit).
         networks: Whole networks this rests on; 0 for a table that never saw one.
     """
 
@@ -48,7 +52,7 @@ class Source:
 
     Attributes:
         model: As the user gave it.
-        model_sha256: Identity of the unpruned ONNX model, the anchor of all measurements.
+        architecture: SHA-256 of the keys of its unpruned layers: what its weights are does not matter.
         latency_s: Its latency, against which drift was cancelled.
         layers: Number of its layers.
         step: Widths were multiples of it.
@@ -58,13 +62,19 @@ class Source:
     """
 
     model: str
-    model_sha256: str
+    architecture: str
     latency_s: float
     layers: int
     step: int
     lower: float
     networks: int
     records: tuple[str, ...] = ()
+
+
+def architecture(structure: Structure) -> str:
+    """Identity of a network's layers: two models that differ in their weights alone have the same."""
+    text = "\n".join(str(slot.layer.key) for slot in structure.slots)
+    return sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Surface:
     def __init__(self, points: Points, step: int, shape: Shape | None = None) -> None:
         self._points = points
         self._silent = not points.latency_s.any()
-        self._floor_s = LEAST * float(points.latency_s.min())
+        self._floor_s = LEAST * float(np.min(points.latency_s, where=points.latency_s > 0, initial=np.inf))
         self.shape = shape or Shape(step, LENGTHS[-1], 0.0)
         if self._silent:
             return
@@ -123,13 +123,12 @@ class Surface:
         return np.maximum(trend_s * (1 + across @ self._pull), self._floor_s), sd
 
     def _trend_s(self, cin: NDArray[np.generic], cout: NDArray[np.generic]) -> Floats:
-        total: Floats = features(cin, cout, self.step) @ self._costs
+        total: Floats = np.maximum(features(cin, cout, self.step) @ self._costs, self._floor_s)
         return total
 
     def _shares(self, cin: NDArray[np.generic], cout: NDArray[np.generic]) -> Floats:
         """What each cost of the trend contributes, shape (n, costs), adding up to 1."""
-        parts = features(cin, cout, self.step) * self._costs
-        shares: Floats = parts / parts.sum(axis=1, keepdims=True)
+        shares: Floats = features(cin, cout, self.step) * self._costs / self._trend_s(cin, cout)[:, None]
         return shares
 
     def _coordinates(self, cin: NDArray[np.generic], cout: NDArray[np.generic]) -> Floats:

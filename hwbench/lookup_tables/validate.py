@@ -13,7 +13,7 @@ from hwbench.devices.base import Device, Prepared
 from hwbench.errors import UsageError
 from hwbench.lookup_tables.networks import WARM_UP_ROUNDS, pruned_workload, rounds
 from hwbench.lookup_tables.proposals import Grid
-from hwbench.lookup_tables.records import Grade, Source
+from hwbench.lookup_tables.records import Grade, Source, architecture
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.measurement import Settings
 from hwbench.onnx_graph import load, name_nodes
@@ -131,7 +131,7 @@ def validate(
         raise UsageError(f"nothing to validate with {networks} networks in {sessions} sessions; give at least 1 of each")
     model = name_nodes(load(workload.onnx))
     structure = Structure.from_model(model)
-    source = next((s for s in table.provenance.sources if s.model_sha256 == workload.sha256), None)
+    source = next((s for s in table.provenance.sources if s.architecture == architecture(structure)), None)
     chosen = held_out(structure, source, networks, settings.seed)
     predictions = [table.predict(structure.keys(widths)) for widths in chosen]
     ratios = np.zeros((networks, sessions))

@@ -43,7 +43,7 @@ def test_a_narrower_layer_may_be_slower():
     narrow, wide = surface.at(np.array([64, 64]), np.array([24, 32]))[0]
     truth = law(np.array([64, 64]), np.array([24, 32]), 16)
     assert narrow > 1.1 * wide
-    np.testing.assert_allclose([narrow, wide], truth, rtol=0.02)
+    np.testing.assert_allclose([narrow, wide], truth, rtol=0.05)
 
 
 def test_what_no_trend_explains_is_followed_where_it_was_measured():

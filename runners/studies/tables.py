@@ -1,0 +1,116 @@
+"""How well do lookup tables predict pruned networks end to end, and how do older recipes do on the same networks?
+
+python -m runners.studies.tables [NETWORK ...]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwbench.devices.base import Device
+from hwbench.devices.cpu_ort import CpuOrt
+from hwbench.lookup_tables import Plan, build, validate
+from hwbench.measurement import Settings
+from hwbench.model_files import load_workload
+from hwbench.onnx_graph import count, load, name_nodes
+from hwbench.structure import Structure
+from hwbench.structure.surgery import with_widths
+from hwbench.workload import Workload
+from runners.studies._results import save_study
+from runners.studies._table_baselines import forest, isolated, netadapt
+
+INPUTS = {"mobilenet_v1": "1x3x224x224", "mobilenet_v2": "1x3x160x160", "resnet18": "1x3x112x112", "vgg16": "1x3x64x64"}
+HELD_OUT = 60
+SESSIONS = 3
+SETTINGS = Settings(budget_s=60, seed=0)
+PLAN = Plan()
+
+Floats = NDArray[np.float64]
+
+
+def main() -> None:
+    """Build and validate a table of each network; write results/tables/."""
+    rows, raw = [], {}
+    for network in sys.argv[1:] or INPUTS:
+        workload = load_workload(f"zoo:{network}", inputs=(INPUTS[network],))
+        with CpuOrt() as device:
+            found, kept = study(device, network, workload)
+        rows += found
+        raw[network] = kept
+    save_study(
+        "tables",
+        question=(
+            "How well do lookup tables predict randomly pruned networks that they have not seen, end to end? Errors of ratios to "
+            "the unpruned network, measured interleaved; the noise floor is the difference of two sessions of one network."
+        ),
+        rows=rows,
+        command="make study NAME=tables",
+        notes=(
+            "MACs: latency of the unpruned network times the ratio of MACs. Isolated: the sum of the layers, each measured alone. "
+            "NetAdapt: layers measured alone on a grid of widths and interpolated by cubic radial basis functions (Yang et al., "
+            "2018). Forest: a random forest per kind of layer on the table's own samples (nn-Meter, Zhang et al., 2021). The "
+            "last three are scaled to the unpruned network."
+        ),
+        raw=raw,
+    )
+
+
+def study(device: Device, network: str, workload: Workload) -> tuple[list[dict[str, object]], object]:
+    """Rows of one network, and the raw trials."""
+    model = name_nodes(load(workload.onnx))
+    structure = Structure.from_model(model)
+    start = time.monotonic()
+    fitted = build(device, workload, SETTINGS, plan=PLAN)
+    build_s = time.monotonic() - start
+    outcome = validate(device, fitted.table, workload, replace(SETTINGS, seed=1), networks=HELD_OUT, sessions=SESSIONS)
+    grade = outcome.grade
+    chosen = [trial.widths for trial in outcome.trials]
+    measured_s = np.array([trial.measured_s for trial in outcome.trials])
+    level_s = fitted.table.provenance.sources[0].latency_s
+    rivals: Mapping[str, Callable[[], tuple[Floats, float]]] = {
+        "MACs": lambda: (np.array([float(count(with_widths(model, w)).macs) for w in chosen]), float(workload.macs)),
+        "isolated": lambda: isolated(device, structure, chosen, SETTINGS),
+        "NetAdapt": lambda: netadapt(device, structure, chosen, SETTINGS),
+        "forest": lambda: forest(fitted.table, structure, chosen),
+    }
+    networks = fitted.table.provenance.sources[0].networks
+    rows = [_row(network, "hwbench", asdict(grade), networks=networks, build_s=build_s)]
+    for name, rival in rivals.items():
+        start = time.monotonic()
+        values, whole = rival()
+        rows.append(_row(network, name, _numbers(values / whole * level_s, measured_s), build_s=time.monotonic() - start))
+    raw = [{"widths": t.widths, "predicted_s": t.prediction.latency_s, "ci_s": t.prediction.ci_s, "sessions_s": t.sessions_s}
+           for t in outcome.trials]  # fmt: skip
+    return rows, {"trials": raw, "table": fitted.table.to_dict()["metadata"], "drift": outcome.drift}
+
+
+def _numbers(predicted_s: Floats, measured_s: Floats) -> dict[str, float]:
+    from scipy.stats import spearmanr
+
+    errors = predicted_s / measured_s - 1
+    return {
+        "mean_error": float(np.abs(errors).mean()),
+        "p95_error": float(np.quantile(np.abs(errors), 0.95)),
+        "rmspe": float(np.sqrt((errors**2).mean())),
+        "within_5": float((np.abs(errors) <= 0.05).mean()),
+        "within_10": float((np.abs(errors) <= 0.1).mean()),
+        "rank": float(spearmanr(predicted_s, measured_s).statistic),
+    }
+
+
+def _row(
+    network: str, method: str, numbers: Mapping[str, float], networks: int | str = "-", build_s: float = 0.0
+) -> dict[str, object]:
+    names = ("mean_error", "p95_error", "rmspe", "within_5", "within_10", "rank", "coverage", "noise")
+    shown = {name: numbers.get(name, "-") for name in names}
+    return {"network": network, "method": method, "built on": networks, "build_s": round(build_s, 1), **shown}
+
+
+if __name__ == "__main__":
+    main()

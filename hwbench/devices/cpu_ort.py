@@ -24,7 +24,7 @@ from hwbench.devices._runner import RunnerProcess
 from hwbench.devices._runner_build import build_runner, ort_library
 from hwbench.devices._runner_protocol import CLOCK
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
-from hwbench.errors import DeviceUnavailableError, OutputParseError, UsageError
+from hwbench.errors import DeviceError, DeviceUnavailableError, OutputParseError, UsageError
 from hwbench.formats.ort_profile import ProfiledRuns
 from hwbench.measurement import Conditions, DeviceInfo, Settings
 from hwbench.onnx_graph import Layer, layers, load, made_by
@@ -143,6 +143,7 @@ class CpuOrt(Device):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._sessions: dict[Engine, set[str]] = {}  # engines that live, and what is loaded in each
         self._kinds: dict[Engine, tuple[int, int]] = {}  # threads and seed of those that sessions may share
+        self._findings: tuple[Finding, ...] = ()  # that hold for every session
         self._parts: dict[str, _Parts] = {}  # by SHA-256 of the model
         self._inside: dict[int, float] = {}  # share of the profiler's cost inside the nodes' times, by threads
 
@@ -163,11 +164,14 @@ class CpuOrt(Device):
         self._folder = tempfile.TemporaryDirectory(prefix="hwbench-")
         self._path = Path(self._folder.name)
         self._count = 0
+        self._findings = () if _host.CAN_PIN else (NOT_PINNED,)
         try:
             build_runner()
             self._native = True
-        except DeviceUnavailableError:
+        except DeviceError as error:
             self._native = False
+            text = f"timed from Python, which adds 1 to 5 us to each latency: the native runner cannot be built ({error})"
+            self._findings += (Finding("python_calls", text),)
 
     def _close(self) -> None:
         for engine in list(self._sessions):
@@ -217,8 +221,7 @@ class CpuOrt(Device):
         if not settings.isolate:
             self._kinds[engine] = kind
         handle = _Handle(engine, self._load(engine, workload))
-        findings = (() if _host.CAN_PIN else (NOT_PINNED,)) + (() if self._native else (IN_PYTHON,))
-        return Prepared(workload, settings, handle, findings)
+        return Prepared(workload, settings, handle, self._findings)
 
     def _engine(self, cores: tuple[int, ...], seed: int) -> Engine:
         engine: Engine = NativeEngine(self._path, cores, seed) if self._native else PythonEngine(cores, seed)

@@ -55,7 +55,7 @@ class Plan:
     batch: int = 16
     most: int = 160
     gain: float = 0.05
-    anchor_every: int = 6
+    anchor_every: int = 8
     effort: Effort = field(default_factory=Effort)
 
 

@@ -129,7 +129,7 @@ def _rows(campaigns: Sequence[Campaign], levels_s: Sequence[float]) -> dict[Fami
         for sample in campaign.samples:
             for layer in sample.layers:
                 place = place_of(layer.key)
-                row = (number, place.cin, place.cout, layer.latency_s * level_s / sample.level_s)
+                row = (number, place.cin, place.cout, layer.latency_s * sample.ratio * level_s / sample.beside_s)
                 gathered.setdefault(place.family, []).append(row)
             number += 1
     return {family: _Rows(*(np.array(column) for column in zip(*rows, strict=True))) for family, rows in gathered.items()}
@@ -170,7 +170,7 @@ def _entries(campaigns: Sequence[Campaign], levels_s: Sequence[float], scales: S
     gathered: dict[LayerKey, list[tuple[float, float]]] = {}
     for campaign, level_s, scale in zip(campaigns, levels_s, scales, strict=True):
         for sample in campaign.samples:
-            factor = scale * level_s / sample.level_s
+            factor = scale * sample.ratio * level_s / sample.beside_s
             for layer in sample.layers:
                 gathered.setdefault(layer.key, []).append((layer.latency_s * factor, layer.sd))
     return {key: _entry(samples) for key, samples in gathered.items()}

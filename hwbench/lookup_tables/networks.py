@@ -1,7 +1,7 @@
 """One pruned network measured for a table: its layers in place, and the whole of it beside the unpruned one (the anchor).
 
-Both come from the same tenth of a second. The whole is a ratio inside blocks, so drift cancels; the layers are divided by the
-level the anchor had in these blocks, so they are seconds of one and the same state of the device, whenever they were taken.
+The whole is a ratio to the anchor inside blocks, and the layers are relative to unprofiled inferences that took turns with the
+profiled ones. So drift cancels twice, and layers of all networks are seconds of one and the same state of the device.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class NetworkSample:
         widths: One per group.
         anchor_s: Rounds of the anchor, seconds; they pair with `whole_s`.
         whole_s: Rounds of the network, profiler off, seconds.
+        beside_s: Latency of the network, profiler off, among the profiled inferences, seconds.
         layers: In execution order.
     """
 
@@ -57,6 +58,7 @@ class NetworkSample:
     widths: tuple[int, ...]
     anchor_s: tuple[float, ...]
     whole_s: tuple[float, ...]
+    beside_s: float
     layers: tuple[LayerSample, ...]
 
     @property
@@ -76,6 +78,7 @@ class NetworkSample:
             "widths": list(self.widths),
             "anchor_s": list(self.anchor_s),
             "whole_s": list(self.whole_s),
+            "beside_s": self.beside_s,
             "layers": [[str(layer.key), layer.latency_s, layer.sd] for layer in self.layers],
         }
 
@@ -88,10 +91,17 @@ class NetworkSample:
         """
         try:
             layers = tuple(LayerSample(LayerKey.parse(key), float(value), float(sd)) for key, value, sd in data["layers"])
-            sample = cls(int(data["number"]), tuple(data["widths"]), tuple(data["anchor_s"]), tuple(data["whole_s"]), layers)
+            sample = cls(
+                int(data["number"]),
+                tuple(data["widths"]),
+                tuple(data["anchor_s"]),
+                tuple(data["whole_s"]),
+                float(data["beside_s"]),
+                layers,
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise SchemaError(f"damaged record of a table build: {error!r}") from error
-        rounds = (*sample.anchor_s, *sample.whole_s)
+        rounds = (*sample.anchor_s, *sample.whole_s, sample.beside_s)
         if len(sample.anchor_s) != len(sample.whole_s) or not all(0 < value < math.inf for value in rounds):
             raise SchemaError("damaged record of a table build: rounds do not pair, or are not positive seconds")
         return sample
@@ -106,8 +116,8 @@ class Effort:
         runs: Profiled inferences.
     """
 
-    blocks: int = 8
-    runs: int = 15
+    blocks: int = 6
+    runs: int = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +161,8 @@ def measure_network(device: Device, anchor: Prepared, network: PrunedNetwork, ef
     finally:
         if device.usable and not itself:
             device.release(prepared)
-    return NetworkSample(network.number, network.widths, anchor_s, whole_s, layer_samples(profile, network.keys))
+    beside_s = float(np.median(profile.beside_s or whole_s))
+    return NetworkSample(network.number, network.widths, anchor_s, whole_s, beside_s, layer_samples(profile, network.keys))
 
 
 def rounds(

@@ -20,10 +20,6 @@ from onnx import TensorProto, helper
 from hwbench.devices._runner import ort_library
 from hwbench.devices._runner_build import build_runner
 
-needs_compiler = pytest.mark.skipif(
-    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="the native runner needs a C compiler: apt install gcc"
-)
-
 
 @cache
 def program() -> Path:

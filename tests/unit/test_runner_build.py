@@ -12,7 +12,8 @@ import pytest
 from hwbench.devices import _runner_build
 from hwbench.devices._runner import build_runner, ort_library, runner_source
 from hwbench.errors import DeviceCommandError, DeviceUnavailableError
-from tests.unit.runner_support import conv_model, execute, needs_compiler, with_library
+from tests.needs import needs_arm_compiler, needs_compiler
+from tests.unit.runner_support import conv_model, execute, with_library
 
 VERSION_OR_OUTPUT = """
 case "$*" in *--version) cat "{version}"; exit;; esac
@@ -42,16 +43,14 @@ def compile_strictly(compiler: str, program: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("compiler", ["cc", "gcc", "clang"])
+@needs_compiler
+@pytest.mark.parametrize("compiler", [name for name in ("cc", "gcc", "clang") if shutil.which(name)])
 def test_it_builds_without_a_warning(compiler: str, tmp_path: Path) -> None:
-    if not shutil.which(compiler):
-        pytest.skip(f"no {compiler} here")
     compile_strictly(compiler, tmp_path / "runner")
 
 
+@needs_arm_compiler
 def test_it_builds_for_64_bit_arm(tmp_path: Path) -> None:
-    if not shutil.which("aarch64-linux-gnu-gcc"):
-        pytest.skip("no aarch64-linux-gnu-gcc here: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross")
     compile_strictly("aarch64-linux-gnu-gcc", tmp_path / "runner")
     elf = (tmp_path / "runner").read_bytes()[:20]
     assert elf[:4] == b"\x7fELF"

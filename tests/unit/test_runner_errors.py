@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from hwbench.devices._runner_protocol import parse_event
+from tests.needs import needs_compiler
 from tests.unit.runner_support import (
     chain_model,
     conv_model,
     execute,
     identity_model,
-    needs_compiler,
     program,
     save_model,
     with_library,

@@ -13,7 +13,8 @@ import pytest
 from hwbench.devices._runner import RunnerProcess, ort_library
 from hwbench.ort import onnxruntime
 from hwbench.workload import TensorSpec
-from tests.unit.runner_support import chain_model, conv_model, execute, identity_model, needs_compiler, program, with_library
+from tests.needs import needs_compiler
+from tests.unit.runner_support import chain_model, conv_model, execute, identity_model, program, with_library
 
 pytestmark = needs_compiler
 

@@ -13,7 +13,8 @@ import pytest
 
 from hwbench.devices._runner import LocalProcess, RunnerProcess, Transport, ort_library
 from hwbench.errors import BuildError, DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, OutputParseError, UsageError
-from tests.unit.runner_support import chain_model, conv_model, needs_compiler, program
+from tests.needs import needs_compiler
+from tests.unit.runner_support import chain_model, conv_model, program
 
 HELLO = json.dumps({"event": "hello", "protocol": 1, "pid": 1, "machine": "m", "kernel": "k"})
 SAMPLES = json.dumps({"event": "samples", "clock": "CLOCK_MONOTONIC", "loops": 1, "ns": [5]})

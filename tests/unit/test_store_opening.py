@@ -12,9 +12,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from hwbench.store import database
 from hwbench.errors import SchemaError, UsageError
-from hwbench.store import open_store
+from hwbench.store import database, open_store
 from hwbench.store.database import STORE_SCHEMA, tables
 
 

@@ -147,6 +147,8 @@ def _macs(comparison: Comparison) -> list[Finding]:
 
 def _blame(comparison: Comparison) -> str:
     """Where the time went that the candidate would not need if latency followed MACs: its heaviest cause, in words."""
+    if not comparison.layers:
+        return "layers were not measured"
     ratio = comparison.macs_ratio or 1.0
     excess_s = {c.name: (c.candidate_s or 0.0) - (c.baseline_s or 0.0) / ratio for c in comparison.layers}
     total_s = sum(max(excess, 0.0) for excess in excess_s.values())
@@ -158,7 +160,7 @@ def _blame(comparison: Comparison) -> str:
         return f"{len(fallen)} layers fell off the blocked layout because their widths are not multiples of {block}"
     new = [c for c in comparison.layers if not c.baseline_s]
     if sum(excess_s[c.name] for c in new) > MAIN_CAUSE * total_s:
-        return f"{len(new)} steps are new in the candidate, such as {max(new, key=lambda c: excess_s[c.name]).name}"
+        return f"{len(new)} layers are new in the candidate, such as {max(new, key=lambda c: excess_s[c.name]).name}"
     worst = sorted(comparison.layers, key=lambda c: excess_s[c.name], reverse=True)[:3]
     share = sum(excess_s[c.name] for c in worst) / total_s
     names = ", ".join(c.name for c in worst)

@@ -82,12 +82,6 @@ class OutputParseError(MeasurementError):
     """The output of a runtime or profiler is not in the expected form."""
 
 
-class UnstableMeasurementError(MeasurementError):
-    """The samples never settled within the budget."""
-
-    exit_code = 5
-
-
 class LookupTableError(HwbenchError):
     """A lookup table cannot answer."""
 

@@ -39,7 +39,7 @@ class Settings:
     isolate: bool = False
     budget_s: float = 30.0
     min_sessions: int = 8
-    max_sessions: int = 40
+    max_sessions: int = 1000
     session_s: float = 0.6
     min_round_s: float = 500e-6
     target: float = 0.01

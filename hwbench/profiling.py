@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,7 +23,7 @@ import numpy as np
 
 from hwbench import __version__, stats
 from hwbench.devices.base import Device, LayerRow, LayerSamples, MovesTime, Prepared, ProfilesLayers, ReportsMemory
-from hwbench.errors import UsageError
+from hwbench.errors import DeviceError, OutputParseError, UsageError
 from hwbench.findings import of_samples
 from hwbench.measurement import Conditions, LayerLatency, LayerProfile, Measurement, Settings
 from hwbench.workload import Finding, Workload
@@ -139,10 +140,11 @@ class _Campaign:
             start = self.now()
             if self._session(sessions):
                 sessions += 1
+                # The first session also pays for what is done once, and is no measure of those to come.
+                longest_s = max(longest_s, self.now() - start) if sessions > 1 else 0.0
                 so_far = self._so_far()
                 self.resolved.append(self._resolves(so_far))
                 self.watch.looked(sessions, self.now() - self.begun, so_far)
-            longest_s = max(longest_s, self.now() - start)
         after = self.device.conditions()
         records = tuple(self._finish(draft, track, after) for draft, track in zip(self.drafts, self.tracks, strict=True))
         self.watch.finished(records)
@@ -171,11 +173,7 @@ class _Campaign:
 
     def _session(self, number: int) -> bool:
         """One session of every workload; False if it was throttled and has to be repeated."""
-        slots: dict[int, Prepared] = {}
-        try:
-            for index in self.random.permutation(len(self.tracks)):
-                slots[int(index)] = self.device.prepare(self.tracks[index].workload, self.settings)
-                self.tracks[index].note(slots[int(index)].findings)
+        with self._prepared() as slots:
             block_s = self._warm_up(slots, number)
             self._timed(slots, number, block_s)
             if self.device.conditions().throttled and self._may_wait():
@@ -186,11 +184,24 @@ class _Campaign:
                 for index, prepared in slots.items():
                     self.tracks[index].peak_memory_bytes = self.device.peak_memory_bytes(prepared)
             self._layers(slots)
-        finally:
-            if self.device.usable:
-                for prepared in slots.values():
-                    self.device.release(prepared)
         return True
+
+    @contextmanager
+    def _prepared(self) -> Iterator[dict[int, Prepared]]:
+        """Every workload freshly prepared, in random order; released in the end."""
+        slots: dict[int, Prepared] = {}
+        try:
+            for index in self.random.permutation(len(self.tracks)):
+                slots[int(index)] = self.device.prepare(self.tracks[index].workload, self.settings)
+                self.tracks[index].note(slots[int(index)].findings)
+            yield slots
+        except BaseException:
+            for prepared in slots.values():
+                with suppress(DeviceError):  # what went wrong first is what the user should hear of
+                    self.device.release(prepared)
+            raise
+        for prepared in slots.values():
+            self.device.release(prepared)
 
     def _warm_up(self, slots: dict[int, Prepared], number: int) -> float:
         """Run until every workload has settled or the bound is reached; returns the latency of one block in seconds."""
@@ -203,7 +214,7 @@ class _Campaign:
             done = all(stats.settled(values) for values in seen.values())
             if elapsed_s >= bound_s or (done and elapsed_s >= WARM_UP_MIN_S):
                 break
-        if not done and not number:
+        if not done and not number and min(map(len, seen.values())) >= stats.SETTLED_FROM:
             for track in self.tracks:
                 text = f"still changing by over 2 % after {elapsed_s:.1f} s of warm-up; the first samples may be slow"
                 track.note([Finding("not_settled", text)])
@@ -269,7 +280,7 @@ class _Campaign:
         for track in self.tracks:
             track.findings["throttled"] = Finding(
                 "throttled",
-                f"the device slowed itself down; waited {self.cool_downs * COOL_DOWN_S:.0f} s and repeated the session",
+                f"the device slowed itself down; waited {self.cool_downs * COOL_DOWN_S:.0f} s in all for it to cool",
             )
 
     def _layers(self, slots: dict[int, Prepared]) -> None:
@@ -282,7 +293,11 @@ class _Campaign:
         for index, prepared in slots.items():
             latency_s = self.tracks[index].samples_s[-1]
             runs = min(max(round(PROFILE_S / latency_s), PROFILE_RUNS[0]), PROFILE_RUNS[1])
-            found = self.device.profile_layers(prepared, runs)
+            try:
+                found = self.device.profile_layers(prepared, runs)
+            except OutputParseError as error:
+                self.tracks[index].note([Finding("layers_unknown", f"no layer times: {error}")])
+                continue
             self.tracks[index].profiles.append(found)
             self.tracks[index].note(found.findings)
         self.profiled_s += self.now() - start
@@ -337,7 +352,8 @@ class _Campaign:
         )
         if track.profiles:
             record = replace(record, profile=_profile(track.profiles, record.median_s))
-        return replace(record, findings=(*draft.findings, *track.findings.values(), *of_samples(record)))
+        record = replace(record, findings=(*draft.findings, *track.findings.values()))
+        return replace(record, findings=(*record.findings, *of_samples(record)))
 
 
 def _profile(sessions: Sequence[LayerSamples], latency_s: float) -> LayerProfile:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 import numpy as np
 
+from hwbench.errors import MeasurementError
+
 SHOWN_CONFIDENCE = 0.95
 """Confidence of every interval that is shown."""
 
@@ -29,6 +31,9 @@ VERDICT_ALPHA = 0.01
 EFFECT_PRIOR_VARIANCE = 1.0
 """Variance of the prior on (true log ratio / between-session deviation) in `anytime_half_width`: the interval is tightest
 for effects of the size of that deviation, where an early stop is worth most."""
+
+SETTLED_FROM = 8
+"""Warm-up samples from which it can be told whether they have settled."""
 
 
 class Verdict(Enum):
@@ -114,8 +119,13 @@ def latency(samples_s: ArrayLike, session: ArrayLike) -> Estimate:
 
     Returns:
         Geometric mean over sessions of the session medians, with its t interval, in seconds.
+
+    Raises:
+        MeasurementError: There are no samples.
     """
     medians = np.array([np.median(np.log(part)) for part in by_session(samples_s, session)])
+    if not len(medians):
+        raise MeasurementError("no samples were taken, so there is no latency; measure again")
     centre, half = float(medians.mean()), _t_half_width(medians)
     return Estimate(math.exp(centre), (_exp(centre - half), _exp(centre + half)), len(medians))
 
@@ -217,9 +227,9 @@ def settled(samples_s: ArrayLike, tolerance: float = 0.02) -> bool:
         tolerance: Relative difference of the medians that counts as agreement.
     """
     data = np.asarray(samples_s, dtype=np.float64)
-    quarter = len(data) // 4
-    if quarter < 2:
+    if len(data) < SETTLED_FROM:
         return False
+    quarter = len(data) // 4
     late, before = np.median(data[-quarter:]), np.median(data[-2 * quarter : -quarter])
     return bool(abs(late / before - 1) <= tolerance)
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import hwbench
+from hwbench.cli.delivery import deliver, report, write_json
 from hwbench.cli.options import (
     CandidatePrecisionOption,
     DeviceOption,
     FailOnOption,
     Keeping,
-    Layout,
     MinEffectOption,
     NoLayersOption,
     Output,
@@ -26,12 +26,11 @@ from hwbench.cli.options import (
     options,
 )
 from hwbench.cli.rules import hits, parse_rule
-from hwbench.errors import UsageError
+from hwbench.cli.tables import table_app
+from hwbench.errors import IncomparableError
 
 if TYPE_CHECKING:
     from hwbench.comparison import Comparison
-    from hwbench.render.blocks import View
-    from hwbench.render.documents import Document
 
 app = typer.Typer(
     help="How fast is this network on that device, and what would a smaller one gain?",
@@ -39,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
 )
 store_app = typer.Typer(help="Every measurement ever taken, raw samples included.", epilog="Example: hwbench store list")
+app.add_typer(table_app, name="table")
 app.add_typer(store_app, name="store")
 
 PROFILE_FIELDS = ("median_s", "macs", "params", "closure")
@@ -80,7 +80,7 @@ def devices(output: Output) -> int:
     from hwbench.render import documents, views
 
     found = hwbench.list_devices()
-    return _deliver(output, views.devices_view(found), documents.devices_document(found))
+    return deliver(output, views.devices_view(found), documents.devices_document(found))
 
 
 @app.command(epilog="Example: hwbench doctor --device cpu")
@@ -90,7 +90,7 @@ def doctor(output: Output, device: DeviceOption = "cpu") -> int:
     from hwbench.render import documents, views
 
     diagnosis = hwbench.doctor(device)
-    return _deliver(output, views.doctor_view(diagnosis), documents.doctor_document(diagnosis))
+    return deliver(output, views.doctor_view(diagnosis), documents.doctor_document(diagnosis))
 
 
 @app.command(epilog="Example: hwbench profile zoo:resnet18 --device cpu --json resnet18.json")
@@ -114,16 +114,16 @@ def profile(
     rules = [parse_rule(text, PROFILE_FIELDS) for text in fail_on or ()]
     from hwbench.cli.progress import Progress
     from hwbench.render import documents, views
-    from hwbench.workflows.profile import DEFAULT_MODEL
+    from hwbench.workflows.profile import DEFAULT_MODEL, DEFAULT_SETTINGS
 
-    model, settings = model or DEFAULT_MODEL, how.settings(hwbench.Settings(), layers=not no_layers)
+    model, settings = model or DEFAULT_MODEL, how.settings(DEFAULT_SETTINGS, layers=not no_layers)
     with Progress(model, keeping) as watch:
         record = hwbench.profile(
             model, device=how.device, settings=settings, watch=watch, **source.arguments(), **keeping.arguments()
         )
     document = documents.profile_document(record)
-    _deliver(output, views.profile_view(record), document)
-    return _report(hits(rules, document), 1)
+    deliver(output, views.profile_view(record), document)
+    return report(hits(rules, document), 1)
 
 
 @app.command(epilog='Example: hwbench compare resnet18.pt2 pruned.pt2 --fail-on "speedup<1.3"')
@@ -152,19 +152,23 @@ def compare(
     from hwbench.render import comparing, documents
 
     settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
-    with Progress(f"{baseline} and {candidate}", keeping) as watch:
-        outcome = hwbench.compare(
-            baseline,
-            candidate,
-            device=how.device,
-            candidate_precision=None if candidate_precision is None else candidate_precision.value,
-            settings=settings,
-            watch=watch,
-            **source.arguments(),
-            **keeping.arguments(),
-        )
+    try:
+        with Progress(f"{baseline} and {candidate}", keeping) as watch:
+            outcome = hwbench.compare(
+                baseline,
+                candidate,
+                device=how.device,
+                candidate_precision=None if candidate_precision is None else candidate_precision.value,
+                settings=settings,
+                watch=watch,
+                **source.arguments(),
+                **keeping.arguments(),
+            )
+    except IncomparableError as error:
+        write_json(output, documents.incomparable_document(error))
+        raise
     document = documents.compare_document(outcome)
-    _deliver(output, comparing.compare_view(outcome, all_layers=all_layers), document)
+    deliver(output, comparing.compare_view(outcome, all_layers=all_layers), document)
     return _judge(outcome, hits(rules, document))
 
 
@@ -203,8 +207,8 @@ def selftest(
             after_each=lambda done, _: watch.say(f"comparison {done + 1} of {runs}"),
         )
     document = documents.selftest_document(outcome)
-    _deliver(output, views.selftest_view(outcome), document)
-    return _report(hits(rules, document), 1)
+    deliver(output, views.selftest_view(outcome), document)
+    return report(hits(rules, document), 1)
 
 
 @store_app.command("list", epilog="Example: hwbench store list --model zoo:resnet18 --limit 5")
@@ -221,7 +225,7 @@ def store_list(
 
     with hwbench.open_store(store) as opened:
         found, url = opened.list(model, device, limit), opened.url
-    return _deliver(output, views.store_view(url, found), documents.store_document(url, found))
+    return deliver(output, views.store_view(url, found), documents.store_document(url, found))
 
 
 @store_app.command("show", epilog="Example: hwbench store show 3f9c1a --json -")
@@ -236,7 +240,7 @@ def store_show(
 
     with hwbench.open_store(store) as opened:
         found = opened.get(record)
-    return _deliver(output, views.profile_view(found), found.to_dict())
+    return deliver(output, views.profile_view(found), found.to_dict())
 
 
 @store_app.command("export", epilog="Example: hwbench store export measurements.jsonl")
@@ -254,24 +258,6 @@ def store_export(
     return 0
 
 
-def _deliver(output: Output, view: View, document: Document) -> int:
-    """Write JSON and the view where they were asked for; returns the exit code of a success."""
-    from hwbench.render.blocks import write_markdown, write_text
-    from hwbench.render.documents import to_json
-
-    if output.json == "-":
-        sys.stdout.write(to_json(document))
-        return 0
-    if output.json is not None:
-        try:
-            Path(output.json).write_text(to_json(document), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"cannot write the JSON to {output.json}: {error.strerror or error}; give another file") from error
-    write = write_markdown if output.layout is Layout.md else write_text
-    write(view, sys.stdout)
-    return 0
-
-
 def _judge(outcome: Comparison, broken: Sequence[str]) -> int:
     """Exit code of a comparison, with a line on standard error for every code but 0."""
     from hwbench.render.comparing import verdict_text
@@ -279,22 +265,13 @@ def _judge(outcome: Comparison, broken: Sequence[str]) -> int:
     verdict = outcome.verdict.value
     said = f"{verdict}: {verdict_text(outcome)}"
     if verdict == "INCOMPARABLE":
-        return _report([f"{said}; {outcome.findings[0].text}"], 2)
+        return report([f"{said}; {outcome.findings[0].text}"], 2)
     if broken:
-        return _report(broken, 1)
+        return report(broken, 1)
     match verdict:
         case "SLOWER":
-            return _report([said], 1)
+            return report([said], 1)
         case "UNRESOLVED":
-            return _report([f"{said}; raise --budget or --min-effect"], 5)
+            return report([f"{said}; raise --budget or --min-effect"], 5)
         case _:
             return 0
-
-
-def _report(lines: Sequence[str], code: int) -> int:
-    """Write lines to standard error; the exit code is `code` if there are any, else 0."""
-    from hwbench.render.units import printable
-
-    for line in lines:
-        sys.stderr.write(f"hwbench: {printable(line)}\n")
-    return code if lines else 0

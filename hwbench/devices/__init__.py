@@ -47,9 +47,9 @@ def driver_class(name: str) -> type[Device]:
     module, _, attribute = table[name].target.partition(":")
     try:
         found: type[Device] = getattr(import_module(module), attribute)
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         missing = f"; {table[name].install}" if table[name].install else ""
-        raise DeviceUnavailableError(f"device {name!r} needs a library that does not import ({error}){missing}") from error
+        raise DeviceUnavailableError(f"device {name!r} cannot be loaded ({error}){missing}") from error
     return found
 
 

@@ -122,6 +122,12 @@ def stolen_share() -> float | None:
     return ticks[7] / sum(ticks) if ticks and sum(ticks) else None
 
 
+def throttles(cores: Sequence[int]) -> int | None:
+    """How often `cores` have slowed themselves down for heat since boot; None where that is not counted (Intel counts)."""
+    counts = [read(CPUS / f"cpu{core}" / "thermal_throttle" / "core_throttle_count") for core in cores]
+    return sum(map(int, filter(None, counts))) if any(counts) else None
+
+
 def conditions(cores: Sequence[int]) -> Conditions:
     """State of the host now; frequencies are those of `cores`."""
     import psutil

@@ -157,7 +157,7 @@ def layout_findings(rows: Iterable[LayerRow], block: int) -> tuple[Finding, ...]
     if in_float:
         where = f"{len(in_float)} of {len(heavy)} quantised layers run in fp32 ({_names(in_float)})"
         found.append(Finding("fall_back", f"{where}: the runtime has no integer kernel for them as they stand"))
-    if plain:
+    if plain and block > 1:
         where = f"{len(plain)} of {len(convolutions)} convolutions run outside the blocked layout ({_names(plain)})"
         found.append(Finding("unblocked_layers", f"{where}; widths in multiples of {block} keep them in it"))
     if len(reorders) > 2:  # one at each end is the price of the blocked layout

@@ -143,7 +143,7 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
         binding.bind_output(output.name)
     try:
         session.run_with_iobinding(binding)
-    except (errors.Fail, errors.InvalidArgument, errors.RuntimeException, RuntimeError, ValueError) as error:
+    except (errors.Fail, errors.InvalidArgument, errors.NotImplemented, errors.RuntimeException, ValueError) as error:
         raise BuildError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
     results = binding.get_outputs()
     for output, value in zip(session.get_outputs(), results, strict=True):

@@ -99,7 +99,7 @@ class LayerRow:
     """Raw times of one row of the runtime's own profile, joined to the network.
 
     Attributes:
-        name: Module path of the layer; for a row the runtime inserted, that of the layer it serves plus its kind.
+        name: Module path of the layer; for a row the runtime inserted, that of the layer whose output it converts plus its kind.
         op: Operator.
         key: Layer identity; None for inserted rows.
         implementation: Kernel or layout the runtime chose.

@@ -7,9 +7,10 @@ ONNX Runtime runs inside this process instead, and a finding says what Python ad
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -31,6 +32,10 @@ from hwbench.onnx_graph import Layer, layers, load, made_by
 from hwbench.ort import onnxruntime
 from hwbench.workload import Finding, Workload
 
+PATIENCE_S, PATIENCE = 60.0, 10.0
+"""Seconds a request to the runner may take beyond this many times what it should."""
+KEPT_PARTS = 8
+"""Models whose graphs are kept; a table build prepares hundreds."""
 TURN = 4
 """Inferences in a row when profiled and unprofiled ones alternate."""
 GRAIN_S = 1e-6
@@ -76,7 +81,7 @@ class NativeEngine:
     """Sessions in one process of the native runner.
 
     Args:
-        folder: Where model files for it lie.
+        folder: Where a folder for its model files may be made.
         cores: One for each thread.
         seed: Of the random inputs.
     """
@@ -84,13 +89,14 @@ class NativeEngine:
     clock = f"{CLOCK} in the native runner"
 
     def __init__(self, folder: Path, cores: Sequence[int], seed: int) -> None:
-        self._folder = folder
+        self._folder = Path(tempfile.mkdtemp(prefix="models-", dir=folder))
+        self._slowest_s = 0.0  # seconds of an inference, as far as is known
         self._runner = RunnerProcess.start([str(build_runner())])
         try:
             self._runner.library(ort_library())
             self._runner.configure(threads=len(cores), cpus=cores if _host.CAN_PIN else (), seed=seed)
         except BaseException:
-            self._runner.close()
+            self.close()
             raise
 
     def load(self, name: str, workload: Workload, profile: Path | None = None) -> None:
@@ -102,11 +108,13 @@ class NativeEngine:
         path = self._folder / f"{workload.sha256}.onnx"
         if not path.exists():
             path.write_bytes(workload.onnx)
-        self._runner.load(name, path, profile)
+        loaded = self._runner.load(name, path, profile)
+        self._slowest_s = max(self._slowest_s, loaded.first_run_s)
 
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
         """Seconds per inference of one round of `loops` for each name, in that order."""
-        return self._runner.run(order, loops).values_s
+        timeout_s = PATIENCE_S + PATIENCE * self._slowest_s * len(order) * loops
+        return self._runner.run(order, loops, timeout_s).values_s
 
     def unload(self, name: str) -> Path | None:
         """Free a session; the file of its profile, if it was profiled."""
@@ -117,8 +125,9 @@ class NativeEngine:
         return self._runner.memory()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process and remove its model files."""
         self._runner.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @dataclass(eq=False)
@@ -164,6 +173,7 @@ class CpuOrt(Device):
         self._folder = tempfile.TemporaryDirectory(prefix="hwbench-")
         self._path = Path(self._folder.name)
         self._count = 0
+        self._throttles = _host.throttles(self._cores)
         self._findings = () if _host.CAN_PIN else (NOT_PINNED,)
         try:
             build_runner()
@@ -205,7 +215,8 @@ class CpuOrt(Device):
         )
 
     def _conditions(self) -> Conditions:
-        return _host.conditions(self._cores)
+        before, self._throttles = self._throttles, _host.throttles(self._cores)
+        return replace(_host.conditions(self._cores), throttled=None if before is None else before != self._throttles)
 
     def doctor(self) -> list[Advice]:
         """What would spoil a measurement on this computer, with the command that mends it."""
@@ -294,6 +305,8 @@ class CpuOrt(Device):
         if workload.sha256 not in self._parts:
             model = load(workload.onnx)
             found = layers(model)
+            while len(self._parts) >= KEPT_PARTS:
+                del self._parts[next(iter(self._parts))]
             self._parts[workload.sha256] = executed_graph(workload.onnx, cores, self._path), found, made_by(model, found)
         return self._parts[workload.sha256]
 

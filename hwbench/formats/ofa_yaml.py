@@ -18,7 +18,7 @@ from hwbench.formats._files import seconds, seconds_or_zero, shown, whole
 from hwbench.workload import Finding, Shape
 
 if TYPE_CHECKING:
-    from yaml.nodes import Node  # type: ignore[import-untyped]
+    from yaml.nodes import Node
 
 _MS = 1e3  # of which make a second
 SIGNS = re.compile(r"^[ \t{?\"']*[A-Za-z]\w*-input:\d+(?:x\d+)*-output:\d", re.MULTILINE)
@@ -79,7 +79,7 @@ def parse(text: str, source: str = "the table") -> OfaTable:
 
 def _compose(text: str, source: str) -> Node | None:
     """The YAML as nodes of plain text, from which nothing is built."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     if _PYTHON.search(text):
         raise UnsafeModelError(

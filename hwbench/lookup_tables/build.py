@@ -3,23 +3,23 @@
 Why whole networks and not isolated layers: in place a layer has the cache state, layout and fusions it will have in use, one
 network gives a sample of every layer at once, and only whole networks show what lies between layers (`DECISIONS.md`).
 
-Every network is written to the store as soon as it is measured. Proposals depend on nothing but the seed and on networks
-measured before, so the same command goes on where a killed one stopped; only the anchor is measured again.
+Every network is written to the store as soon as it is measured (`ledger`). Proposals depend on nothing but the seed and on
+networks measured before, so the same command goes on where a killed one stopped; only the anchor is measured again.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from hashlib import sha256
 
 from hwbench import __version__
 from hwbench.devices.base import Device, MovesTime, Prepared
-from hwbench.lookup_tables.fit import Campaign, Fitted, fit
+from hwbench.errors import MissingEntryError
+from hwbench.lookup_tables.fit import Fitted, fit
+from hwbench.lookup_tables.ledger import Ledger
 from hwbench.lookup_tables.networks import Effort, NetworkSample, PrunedNetwork, measure_network, pruned_workload
 from hwbench.lookup_tables.proposals import Grid, first, least_certain
 from hwbench.lookup_tables.records import Provenance, Source, architecture
@@ -29,9 +29,6 @@ from hwbench.store import Store
 from hwbench.structure import Structure
 from hwbench.structure.surgery import with_widths
 from hwbench.workload import Workload
-
-RECORD = "table_build"
-RECORD_SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +82,7 @@ def build(
     *,
     plan: Plan | None = None,
     store: Store | None = None,
+    forget: bool = False,
     watch: Callable[[Progress], None] | None = None,
 ) -> Fitted:
     """Build a table of all pruned versions of one model on an opened device.
@@ -94,7 +92,9 @@ def build(
         workload: The unpruned model.
         settings: Threads, isolation, seed, and `budget_s` for this run.
         plan: How to build.
-        store: Where each measured network is kept, and found again; None keeps nothing.
+        store: Where each measured network is kept, and found again; None keeps nothing. Networks of other models found there
+            become part of the table, and what they tell need not be measured again.
+        forget: Leave out all that was measured on the device before.
         watch: Told after every network.
 
     Raises:
@@ -102,7 +102,9 @@ def build(
         DeviceError: The device failed; the same call goes on where it stopped.
         WorkloadError: The device cannot run the model.
     """
-    return _Build(device, workload, settings, plan=plan or Plan(), store=store, watch=watch or (lambda _: None)).run()
+    return _Build(
+        device, workload, settings, plan=plan or Plan(), store=store, forget=forget, watch=watch or (lambda _: None)
+    ).run()
 
 
 class _Build:
@@ -116,36 +118,35 @@ class _Build:
         *,
         plan: Plan,
         store: Store | None,
+        forget: bool,
         watch: Callable[[Progress], None],
     ) -> None:
-        self.device, self.workload, self.settings, self.plan, self.store = device, workload, settings, plan, store
+        self.device, self.workload, self.settings, self.plan = device, workload, settings, plan
         self.watch = watch
         self.model = name_nodes(load(workload.onnx))
         self.structure = Structure.from_model(self.model)
         self.names = [slot.layer.name for slot in self.structure.slots]
         self.grid = Grid(self.structure.widths, plan.step, plan.lower)
         self.now: Callable[[], float] = device.time_s if isinstance(device, MovesTime) else time.monotonic
-        self.architecture = architecture(self.structure)
-        self.campaign = self._identity()
-        self.samples: list[NetworkSample] = []
-        self.records: list[str] = []
+        source = Source(workload.name, architecture(self.structure), 0.0, len(self.names), plan.step, plan.lower, 0)
+        facts = [plan.first, plan.batch, plan.anchor_every, asdict(plan.effort)]
+        self.ledger = Ledger(store, device.info(), settings, source, facts, forget=forget)
         self.fresh = 0  # networks measured in this run
         self.fitted: Fitted | None = None
 
     def run(self) -> Fitted:
         self.begun = self.now()
-        self._recall()
+        count = self.plan.batch if self._known() else self.plan.first
+        queue, start = first(self.grid, count, self.settings.seed), 0
+        errors: list[float] = []
         with self._anchors() as anchor:
-            queue = first(self.grid, self.plan.first, self.settings.seed)
-            errors: list[float] = []
             while True:
-                start = self.plan.first + (len(errors) - 1) * self.plan.batch if errors else 0
                 whole = self._measure(queue, start, anchor)
                 self.fitted = self._fit(start + len(queue))
                 errors.append(self.fitted.rmspe)
                 if not whole or start + len(queue) >= self.plan.most or self._flat(errors):
                     return self.fitted
-                seed = (self.settings.seed, len(errors))
+                seed, start = (self.settings.seed, len(errors)), start + len(queue)
                 queue = least_certain(self.grid, self.fitted.table, self.structure, self.plan.batch, seed)
 
     def _flat(self, errors: list[float]) -> bool:
@@ -154,13 +155,13 @@ class _Build:
 
     def _measure(self, queue: list[tuple[int, ...]], start: int, anchor: Callable[[int], Prepared]) -> bool:
         """Measure the networks of one batch that were not; False if the budget ended first."""
-        done = {sample.number for sample in self.samples}
+        done = {sample.number for sample in self.ledger.samples}
         for number, widths in enumerate(queue, start):
             if number in done:
                 continue
-            if self.fresh and self.now() - self.begun > self.settings.budget_s and len(self.samples) >= 3:
+            if self.fresh and self.now() - self.begun > self.settings.budget_s and len(self.ledger.samples) >= 3:
                 return False
-            self._keep(self._network(number, widths, anchor(number)))
+            self.ledger.keep(self._network(number, widths, anchor(number)))
             self.fresh += 1
             self._tell()
         return True
@@ -186,7 +187,7 @@ class _Build:
                 held.append(self.device.prepare(self.workload, self.settings))
                 if len(held) > 1:
                     self.device.release(held.pop(0))
-                self._keep(self._network(-1 - number, self.structure.widths, held[0]))
+                self.ledger.keep(self._network(-1 - number, self.structure.widths, held[0]))
                 since = 0
             since += 1
             return held[0]
@@ -198,41 +199,26 @@ class _Build:
                 self.device.release(prepared)
 
     def _fit(self, before: int) -> Fitted:
-        """The table of the networks numbered below `before`, and of the anchors that came before these."""
-        samples = tuple(sample for sample in self.samples if max(sample.number, -1 - sample.number) < before)
-        count = sum(sample.number >= 0 for sample in samples)
-        model = (self.workload.name, self.architecture)
-        source = Source(*model, 0.0, len(self.names), self.plan.step, self.plan.lower, count, tuple(self.records))
+        """The table of this campaign's networks numbered below `before`, and of other models measured on the device."""
         created = datetime.now(UTC).isoformat(timespec="seconds")
         provenance = Provenance(self.device.info(), self.settings.threads, created, __version__)
-        return fit([Campaign(source, samples)], provenance)
+        return fit([self.ledger.campaign(before), *self.ledger.others], provenance)
 
-    def _identity(self) -> str:
-        """What two runs must agree in to be one campaign."""
-        info = self.device.info()
-        facts = [
-            RECORD_SCHEMA, self.architecture, info.target_id, info.runtime, self.settings.threads, self.settings.isolate,
-            self.settings.seed, {**asdict(self.plan), "most": 0, "gain": 0},
-        ]  # fmt: skip
-        return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-    def _recall(self) -> None:
-        """Take over what earlier runs of this campaign measured."""
-        if self.store is None:
-            return
-        for record_id, record in self.store.records(RECORD).items():
-            if record.get("campaign") == self.campaign:
-                self.samples.append(NetworkSample.from_dict(record))
-                self.records.append(record_id)
-
-    def _keep(self, sample: NetworkSample) -> None:
-        if self.store is not None:
-            record = {"schema": RECORD_SCHEMA, "campaign": self.campaign, "model": self.workload.name, **sample.to_dict()}
-            self.records.append(self.store.save_record(RECORD, record))
-        self.samples.append(sample)
+    def _known(self) -> bool:
+        """Whether other models' networks already answer for the whole range of this one."""
+        if not self.ledger.others:
+            return False
+        info, created = self.device.info(), datetime.now(UTC).isoformat(timespec="seconds")
+        table = fit(self.ledger.others, Provenance(info, self.settings.threads, created, __version__)).table
+        try:
+            for widths in (self.grid.least, self.structure.widths):
+                table.layers(self.structure.keys(widths))
+        except MissingEntryError:
+            return False
+        return True
 
     def _tell(self) -> None:
-        done = sum(sample.number >= 0 for sample in self.samples)
+        done = sum(sample.number >= 0 for sample in self.ledger.samples)
         elapsed_s = self.now() - self.begun
         pace_s = elapsed_s / self.fresh * (self.plan.most - done)
         left_s = max(0.0, min(pace_s, self.settings.budget_s - elapsed_s))

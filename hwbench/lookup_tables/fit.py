@@ -36,7 +36,7 @@ class Campaign:
     @property
     def level_s(self) -> float:
         """Latency of the anchor over the whole campaign, seconds."""
-        return math.exp(float(np.mean([math.log(sample.level_s) for sample in self.samples])))
+        return float(np.median([sample.level_s for sample in self.samples]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Fitted:
 
     Attributes:
         table: The table.
-        errors: Log of measured over predicted latency of each network, shape (n,).
+        errors: Log of measured over predicted latency of each network of the first campaign, shape (n,).
     """
 
     table: LookupTable
@@ -98,11 +98,13 @@ def fit(campaigns: Sequence[Campaign], provenance: Provenance) -> Fitted:
     chosen = genuine if genuine.sum() > 2 else np.ones_like(genuine)
     known = (scales[owner] * own / predicted_s) ** 2
     noise = _session_variance(np.log(whole_s / (scales[owner] * _profiled(rows, len(whole_s)) + per_layer_s * depth))[chosen])
-    # Errors hold two sessions, the network's and the anchor's; what is predicted is one session of the network.
-    shared = max(float(np.mean(errors[chosen] ** 2 - known[chosen])) - noise, noise, LEAST_SD**2)
+    rounds = np.array([sample.ratio_variance for c in campaigns for sample in c.samples])
+    # Errors hold the scatter of rounds and two sessions, the network's and the anchor's; predicted is one session of the network.
+    shared = max(float(np.mean((errors**2 - known - rounds)[chosen])) - noise, noise, LEAST_SD**2)
     calibration = Calibration(per_layer_s, math.sqrt(shared), int(chosen.sum()))
     metadata = Metadata(replace(provenance, sources=tuple(sources)), calibration)
-    return Fitted(LookupTable(_entries(campaigns, levels_s, scales.tolist()), metadata), errors[chosen])
+    table = LookupTable(_entries(campaigns, levels_s, scales.tolist()), metadata)
+    return Fitted(table, errors[chosen & (owner == 0)])
 
 
 def _session_variance(gaps: Floats) -> float:

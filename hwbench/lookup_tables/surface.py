@@ -23,6 +23,8 @@ STEPS = (1, 4, 8, 16, 32, 64)
 """Channel steps that are considered; kernels are blocked in powers of two."""
 STEP_EVIDENCE = 0.9
 """A step is believed if it leaves less than this share of what is left without any (sum of squares over all families)."""
+STEP_MATTERS = 0.003
+"""Nor is one looked for where the relative error without any is below this."""
 LENGTHS, RATIOS = (0.5, 1.5), (0.0, 0.3, 1.0, 3.0)
 """Choices for the process: length scale in doublings of a width, and variance over that of one sample's noise."""
 TREND_RATIO = 3.0
@@ -109,7 +111,7 @@ class Surface:
 
     def at(self, cin: NDArray[np.integer], cout: NDArray[np.integer]) -> tuple[Floats, Floats]:
         """Predicted latency in seconds and its relative deviation, both of shape (n,)."""
-        if self._silent:
+        if self._silent or not len(cin):
             return np.zeros(len(cin)), np.zeros(len(cin))
         parts = [self._at(cin[i : i + _CHUNK], cout[i : i + _CHUNK]) for i in range(0, len(cin), _CHUNK)]
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
@@ -199,7 +201,8 @@ def find_step(families: Iterable[Points]) -> int:
     seen = [points for points in families if points.latency_s.any() and len(points.cin) >= FEW]
     left = {step: sum(_fit(points, step)[1] for points in seen) for step in STEPS}
     best = min(STEPS, key=left.__getitem__)
-    return best if left[best] < STEP_EVIDENCE * left[1] else 1
+    believed = left[best] < STEP_EVIDENCE * left[1] and left[1] > STEP_MATTERS**2 * sum(p.samples.sum() for p in seen)
+    return best if believed else 1
 
 
 def _matern(a: Floats, b: Floats, length: float) -> Floats:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwbench.devices.base import Device, Prepared
 from hwbench.errors import UsageError
-from hwbench.lookup_tables.networks import WARM_UP_ROUNDS, pruned_workload, rounds
+from hwbench.lookup_tables.networks import WARM_UP_ROUNDS, calm, paired_ratio, pruned_workload, rounds
 from hwbench.lookup_tables.proposals import Grid
 from hwbench.lookup_tables.records import Grade, Source, architecture
 from hwbench.lookup_tables.table import LookupTable
@@ -145,8 +144,8 @@ def validate(
             for done, index in enumerate(order.permutation(networks), session * networks + 1):
                 pruned = pruned_workload(workload, with_widths(model, chosen[index]))
                 anchor_s, whole_s = _session(device, anchor, pruned, blocks, int(index))
-                ratios[index, session] = math.exp(float(np.median(np.log(whole_s) - np.log(anchor_s))))
-                seen_s.append(np.median(anchor_s))
+                ratios[index, session] = paired_ratio(anchor_s, whole_s)
+                seen_s.append(np.median(np.array(anchor_s)[calm(anchor_s, whole_s)]))
                 if watch is not None:
                     watch(done, networks * sessions)
             levels_s[session] = np.median(seen_s)
@@ -171,11 +170,10 @@ def held_out(structure: Structure, source: Source | None, networks: int, seed: i
 
 def _session(
     device: Device, anchor: Prepared, workload: Workload, blocks: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     prepared = device.prepare(workload, anchor.settings)
     try:
-        anchor_s, whole_s = rounds(device, anchor, prepared, blocks, seed)
+        return rounds(device, anchor, prepared, blocks, seed)
     finally:
         if device.usable:
             device.release(prepared)
-    return np.array(anchor_s), np.array(whole_s)

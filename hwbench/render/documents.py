@@ -9,11 +9,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hwbench.comparison import explained_share
-from hwbench.stats import SHOWN_CONFIDENCE
+from hwbench.stats import SHOWN_CONFIDENCE, Verdict
 
 if TYPE_CHECKING:
     from hwbench.comparison import Comparison, LayerChange
     from hwbench.devices.base import Found
+    from hwbench.errors import IncomparableError
     from hwbench.measurement import DeviceInfo, LayerLatency, Measurement
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
@@ -99,6 +100,12 @@ def compare_document(comparison: Comparison) -> Document:
         "explained_share": explained_share(comparison),
         "findings": _findings(comparison.findings),
     }
+
+
+def incomparable_document(error: IncomparableError) -> Document:
+    """What machines are told of two models that were not even measured."""
+    findings = [{"code": "incomparable", "text": str(error)}]
+    return {"schema": SCHEMA, "verdict": Verdict.INCOMPARABLE.value, "speedup": None, "speedup_ci": None, "findings": findings}
 
 
 def _side(record: Measurement) -> Document:

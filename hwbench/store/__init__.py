@@ -1,8 +1,8 @@
 """Every record, durable: measurements with all their raw samples, and other records (comparisons) as JSON.
 
 The store is a SQLite file (WAL mode), or any other database that SQLAlchemy reaches. Samples are written batch by batch while
-a measurement runs, each batch in a transaction of its own: a killed process loses at most the round in flight, and leaves a
-readable record with `complete=False`. Several processes may write at once; a writer waits for the other's transaction.
+a measurement runs, each batch in a transaction of its own: a killed process loses at most the last tenth of a second, and
+leaves a readable record with `complete=False`. Several processes may write at once; a writer waits for the other's transaction.
 """
 
 from __future__ import annotations

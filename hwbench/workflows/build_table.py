@@ -75,6 +75,7 @@ def build_table(
     trust_pickle: bool = False,
     settings: Settings | None = None,
     validation: int = QUICK_NETWORKS,
+    forget: bool = False,
     store: str | None = None,
     save: bool = True,
     watch: TableWatch | None = None,
@@ -96,6 +97,7 @@ def build_table(
         trust_pickle: Allow the model file to execute code while it loads.
         settings: How to measure; `budget_s` is for the whole build.
         validation: Held-out networks to grade it with; 0 for none.
+        forget: Leave out all that was measured for tables on the device before.
         store: SQLAlchemy URL of the store.
         save: Whether to keep networks and table in the store; without it a killed build begins anew.
         watch: Told about progress.
@@ -118,7 +120,7 @@ def build_table(
     with open_device(device) as opened, open_store(store) if save else nullcontext() as kept:
         step = fixed or grid_step(channel_steps(opened, workload, settings))
         plan = Plan(step=step, lower=lower)
-        fitted = build_on(opened, workload, settings, plan=plan, store=kept, watch=watch.measured)
+        fitted = build_on(opened, workload, settings, plan=plan, store=kept, forget=forget, watch=watch.measured)
         table, outcome = fitted.table, None
         if validation:
             outcome = validate_on(opened, table, workload, settings, networks=validation, watch=watch.validated)

@@ -59,7 +59,7 @@ def compare(
         The comparison with both records.
 
     Raises:
-        IncomparableError: The models take inputs of different shapes.
+        IncomparableError: The models take inputs of different shapes or types.
         HwbenchError: A model cannot be read, or the device cannot run it; the message says what to do.
     """
     settings = settings or Settings()
@@ -83,7 +83,7 @@ def compare(
 
 
 def _check_inputs(baseline: Workload, candidate: Workload) -> None:
-    before, after = ([spec.shape for spec in workload.inputs] for workload in (baseline, candidate))
+    before, after = ([(spec.shape, spec.dtype) for spec in workload.inputs] for workload in (baseline, candidate))
     if before != after:
         raise IncomparableError(
             f"{baseline.name} takes inputs {_text(before)} but {candidate.name} takes {_text(after)}; "
@@ -91,5 +91,5 @@ def _check_inputs(baseline: Workload, candidate: Workload) -> None:
         )
 
 
-def _text(shapes: Sequence[tuple[int, ...]]) -> str:
-    return ", ".join("x".join(map(str, shape)) for shape in shapes)
+def _text(inputs: Sequence[tuple[tuple[int, ...], str]]) -> str:
+    return ", ".join(f"{'x'.join(map(str, shape))} {dtype}" for shape, dtype in inputs)

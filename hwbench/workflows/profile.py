@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 DEFAULT_MODEL = "zoo:mobilenet_v1"
+DEFAULT_SETTINGS = Settings(budget_s=10)
+"""A first number within 15 s, export included; a comparison takes up to 30."""
 
 
 def profile(
@@ -55,7 +57,7 @@ def profile(
     Raises:
         HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
     """
-    settings = settings or Settings()
+    settings = settings or DEFAULT_SETTINGS
     workload = load_workload(
         model,
         inputs=inputs,

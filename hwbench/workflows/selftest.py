@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import median
 
 from hwbench.comparison import Comparison, compare
 from hwbench.devices import open_device
+from hwbench.errors import UsageError
 from hwbench.measurement import DeviceInfo, Settings
 from hwbench.model_files import load_workload
 from hwbench.profiling import Watch, measure_interleaved
@@ -42,8 +44,7 @@ class SelfTest:
     @property
     def noise_floor(self) -> float:
         """Smallest relative difference this device resolves: median half-width of the 95 % intervals."""
-        widths = sorted(c.ratio.half_width for c in self.comparisons if c.ratio is not None)
-        return widths[len(widths) // 2]
+        return median(c.ratio.half_width for c in self.comparisons if c.ratio is not None)
 
 
 def selftest(
@@ -68,6 +69,8 @@ def selftest(
     Raises:
         HwbenchError: The model cannot be read, or the device cannot run it.
     """
+    if runs < 1:
+        raise UsageError(f"a self-test needs at least 1 run, not {runs}")
     settings = settings or Settings(budget_s=DEFAULT_BUDGET_S)
     workload = load_workload(model, seed=settings.seed)
     comparisons = []

@@ -27,7 +27,7 @@ from runners.studies._table_baselines import forest, isolated, netadapt
 
 INPUTS = {"mobilenet_v1": "1x3x224x224", "mobilenet_v2": "1x3x160x160", "resnet18": "1x3x112x112", "vgg16": "1x3x64x64"}
 HELD_OUT = 60
-SESSIONS = 3
+SESSIONS, BLOCKS = 3, 16
 SETTINGS = Settings(budget_s=60, seed=0)
 PLAN = Plan()
 
@@ -52,7 +52,7 @@ def main() -> None:
         rows=rows,
         command="make study NAME=tables",
         notes=(
-            "MACs: latency of the unpruned network times the ratio of MACs. Isolated: the sum of the layers, each measured alone. "
+            "MACs: latency of the unpruned network times the ratio of MACs. Isolated: sum of the layers, each measured alone. "
             "NetAdapt: layers measured alone on a grid of widths and interpolated by cubic radial basis functions (Yang et al., "
             "2018). Forest: a random forest per kind of layer on the table's own samples (nn-Meter, Zhang et al., 2021). The "
             "last three are scaled to the unpruned network."
@@ -68,7 +68,9 @@ def study(device: Device, network: str, workload: Workload) -> tuple[list[dict[s
     start = time.monotonic()
     fitted = build(device, workload, SETTINGS, plan=PLAN)
     build_s = time.monotonic() - start
-    outcome = validate(device, fitted.table, workload, replace(SETTINGS, seed=1), networks=HELD_OUT, sessions=SESSIONS)
+    outcome = validate(
+        device, fitted.table, workload, replace(SETTINGS, seed=1), networks=HELD_OUT, sessions=SESSIONS, blocks=BLOCKS
+    )
     grade = outcome.grade
     chosen = [trial.widths for trial in outcome.trials]
     measured_s = np.array([trial.measured_s for trial in outcome.trials])

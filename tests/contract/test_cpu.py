@@ -171,3 +171,11 @@ def test_telemetry_leaves_no_thread_and_no_file(tmp_path):
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip() == "1"
     assert list(home.rglob("*")) == []
+
+
+@needs_compiler
+def test_model_files_go_with_their_engine():
+    with CpuOrt() as device:
+        for width in (8, 16, 24):
+            device.release(device.prepare(conv_workload((width,)), Settings()))
+        assert list(device._path.rglob("*.onnx")) == []

@@ -9,7 +9,7 @@ import pytest
 from hwbench.comparison import compare
 from hwbench.devices._noise import SessionOffset, Throttling, White
 from hwbench.devices.virtual import Fault, Virtual
-from hwbench.errors import DeviceLostError, MeasurementError, UsageError
+from hwbench.errors import DeviceLostError, MeasurementError, OutputParseError, UsageError
 from hwbench.measurement import Measurement, Settings
 from hwbench.profiling import CONFIRM, Watch, measure, measure_interleaved
 from hwbench.stats import Verdict
@@ -168,3 +168,45 @@ def test_bad_requests_are_refused():
             measure_interleaved(device, [], QUICK)
         with pytest.raises(UsageError, match="positive"):
             measure(device, A, replace(QUICK, budget_s=0))
+
+
+def test_what_went_wrong_first_is_what_is_heard(monkeypatch):
+    """A device that fails to release after an interruption must not hide the interruption."""
+
+    def interrupted(self, order, loops):
+        self._release = lambda prepared: (_ for _ in ()).throw(DeviceLostError("gone"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Virtual, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt), virtual() as device:
+        measure(device, A, QUICK)
+
+
+def test_a_profile_that_cannot_be_read_costs_the_layers_not_the_latency(monkeypatch):
+    def unreadable(self, prepared, runs):
+        raise OutputParseError("inferences differ in the nodes they executed")
+
+    monkeypatch.setattr(Virtual, "profile_layers", unreadable)
+    with virtual() as device:
+        record = measure(device, A, replace(QUICK, layers=True, budget_s=5))
+    assert record.profile is None
+    assert "layers_unknown" in {finding.code for finding in record.findings}
+
+
+def test_a_slow_model_is_not_said_to_be_unsettled():
+    with Virtual(noise=(), latencies_s={A.sha256: 0.3}) as device:
+        record = measure(device, A, replace(QUICK, budget_s=20))
+    assert "not_settled" not in {finding.code for finding in record.findings}
+
+
+def test_throttling_is_said_once():
+    with virtual(faults=[Fault("throttled", after_rounds=100)]) as device:
+        record = measure(device, A, replace(QUICK, budget_s=60))
+    assert [finding.code for finding in record.findings].count("throttled") == 1
+
+
+def test_a_larger_budget_resolves_more():
+    """Nothing but the budget bounds the sessions."""
+    with virtual(1.01, noise=(White(0.02), SessionOffset(0.02))) as device:
+        first, _ = measure_interleaved(device, [A, B], replace(QUICK, budget_s=90))
+    assert len(set(first.session)) > 60

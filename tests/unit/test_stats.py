@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwbench import stats
+from hwbench.errors import MeasurementError
 from hwbench.stats import Ratio, Verdict
 
 latencies = st.lists(st.floats(1e-6, 10.0), min_size=8, max_size=60)
@@ -33,6 +34,11 @@ def test_latency_lies_between_extremes_and_inside_its_interval(values):
     assert min(values) <= found.estimate * (1 + 1e-12)
     assert found.estimate <= max(values) * (1 + 1e-12)
     assert found.ci[0] <= found.estimate <= found.ci[1]
+
+
+def test_no_samples_are_no_latency():
+    with pytest.raises(MeasurementError):
+        stats.latency([], [])
 
 
 def test_one_session_gives_no_interval():

@@ -7,20 +7,20 @@ import pytest
 
 from hwbench.devices.virtual import Drift, Fault
 from hwbench.errors import DeviceLostError, SchemaError, UsageError
-from hwbench.lookup_tables.build import RECORD, build
+from hwbench.lookup_tables.build import build
+from hwbench.lookup_tables.ledger import RECORD
 from hwbench.lookup_tables.networks import layer_samples, measure_network
 from hwbench.lookup_tables.proposals import Grid
 from hwbench.lookup_tables.records import architecture
 from hwbench.lookup_tables.steps import channel_steps, grid_step
 from hwbench.store import open_store
-
-from .table_support import LAW, PLAN, SETTINGS, built, device, structure, workload
+from tests.unit.table_support import LAW, PLAN, SETTINGS, built, device, structure, workload
 
 QUICK = replace(PLAN, first=8, batch=4, most=12)
 
 
 def numbers(store) -> list[int]:
-    return sorted(record["number"] for record in store.records(RECORD).values() if record["number"] >= 0)
+    return sorted(record["number"] for record in store.records(RECORD).values() if record.get("number", -1) >= 0)
 
 
 def test_a_killed_build_goes_on_and_measures_nothing_twice(tmp_path):
@@ -55,6 +55,28 @@ def test_an_interrupted_build_proposes_what_an_undisturbed_one_does(tmp_path):
         with device(quiet=True) as opened:
             build(opened, workload(), SETTINGS, plan=QUICK, store=store)
         assert widths_of(store) == undisturbed
+
+
+def test_a_second_model_joins_the_table_of_the_device(tmp_path):
+    with open_store(str(tmp_path / "store.db")) as store, device() as opened:
+        build(opened, workload("zoo:resnet56"), SETTINGS, plan=QUICK, store=store)
+        alone = len(numbers(store))
+        plan = replace(PLAN, most=12, batch=4)  # resnet20 has no layer that resnet56 has not
+        table = build(opened, workload(), SETTINGS, plan=plan, store=store).table
+        assert [source.networks for source in table.provenance.sources] == [12, alone]
+        assert numbers(store)[-1] < plan.first
+    for name in ("zoo:resnet20", "zoo:resnet56"):
+        whole = table.predict(structure(name).keys(structure(name).widths)).latency_s
+        assert whole == pytest.approx(LAW.network_s(structure(name).keys(structure(name).widths)), rel=0.03)
+
+
+def test_what_was_measured_can_be_forgotten(tmp_path):
+    with open_store(str(tmp_path / "store.db")) as store, device() as opened:
+        build(opened, workload(), SETTINGS, plan=QUICK, store=store)
+        for forget, expected in ((False, 1), (True, 2), (False, 2)):
+            fitted = build(opened, workload(), SETTINGS, plan=QUICK, store=store, forget=forget)
+            assert len(numbers(store)) == expected * QUICK.most
+            assert len(fitted.table.provenance.sources) == 1
 
 
 @pytest.mark.parametrize("other", [{"plan": replace(QUICK, step=8)}, {"settings": replace(SETTINGS, threads=2)}])

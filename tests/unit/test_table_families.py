@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from hwbench.lookup_tables.families import place_of
 from hwbench.workload import LayerKey
-
-from .table_support import structure
+from tests.unit.table_support import structure
 
 
 @pytest.mark.parametrize("name", ["zoo:resnet20", "zoo:mobilenet_v2", "zoo:vgg16"])

@@ -11,8 +11,7 @@ from hwbench.errors import MissingEntryError, SchemaError, UsageError
 from hwbench.lookup_tables import Calibration, Entry, LookupTable, Metadata
 from hwbench.lookup_tables.proposals import Grid
 from hwbench.workload import LatencySource, LayerKey
-
-from .table_support import LAW, PLAN, built, structure
+from tests.unit.table_support import LAW, PLAN, built, structure
 
 KEY = "Conv[1x{}x8x8->1x{}x8x8]{{act=Relu,group=1,kernel=1x1,pads=0.0.0.0,strides=1x1}}@fp32"
 

@@ -11,8 +11,7 @@ from hwbench.lookup_tables.validate import Trial, Validation, held_out, validate
 from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table, predict_latency, validate_table
 from hwbench.workload import Prediction
-
-from .table_support import SETTINGS, built, device, structure, workload
+from tests.unit.table_support import SETTINGS, built, device, structure, workload
 
 
 def test_a_good_table_gets_a_good_grade():

@@ -1,0 +1,49 @@
+"""What every command ends with: a view or JSON where they were asked for, lines on standard error, an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwbench.cli.options import Layout, Output
+from hwbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from hwbench.render.blocks import View
+    from hwbench.render.documents import Document
+
+
+def deliver(output: Output, view: View, document: Document) -> int:
+    """Write JSON and the view where they were asked for; returns the exit code of a success."""
+    from hwbench.render.blocks import write_markdown, write_text
+
+    write_json(output, document)
+    if output.json == "-":
+        return 0
+    write = write_markdown if output.layout is Layout.md else write_text
+    write(view, sys.stdout)
+    return 0
+
+
+def write_json(output: Output, document: Document) -> None:
+    """Write JSON where it was asked for, if it was."""
+    from hwbench.render.documents import to_json
+
+    if output.json == "-":
+        sys.stdout.write(to_json(document))
+    elif output.json is not None:
+        try:
+            Path(output.json).write_text(to_json(document), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write the JSON to {output.json}: {error.strerror or error}; give another file") from error
+
+
+def report(lines: Sequence[str], code: int) -> int:
+    """Write lines to standard error; the exit code is `code` if there are any, else 0."""
+    from hwbench.render.units import printable
+
+    for line in lines:
+        sys.stderr.write(f"hwbench: {printable(line)}\n")
+    return code if lines else 0

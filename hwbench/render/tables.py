@@ -1,0 +1,166 @@
+"""Lookup tables for people and for tools: what a build found, what a table holds, what it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from hwbench.lookup_tables.advice import advice
+from hwbench.render.blocks import Block, Column, Line, Table, View
+from hwbench.render.units import bar, count, interval_s, moment, percent, plural, seconds
+from hwbench.render.views import SHORT_ID
+
+if TYPE_CHECKING:
+    from hwbench.lookup_tables import Grade, LayerPrediction, LookupTable
+    from hwbench.render.documents import Document
+    from hwbench.workflows.build_table import BuiltTable
+    from hwbench.workload import Prediction
+
+SCHEMA = 1
+FAMILIES_SHOWN = 20
+
+
+def built_view(outcome: BuiltTable) -> View:
+    """A build or a validation: the grade first, then what the table consists of."""
+    blocks: list[Block] = []
+    if outcome.validation is not None:
+        grade = outcome.validation.grade
+        blocks += [Line(_grade(grade), "bold"), Line(_doubts(grade))]
+        drift = outcome.validation.drift - 1
+        blocks.append(Line(f"The unpruned network is {percent(drift, sign=True)} off its latency when the table was made."))
+    if outcome.cross_validated is not None:
+        left_out = percent(outcome.cross_validated)
+        blocks.append(Line(f"Its own networks, each left out in turn, are predicted with an error of {left_out} (RMSPE)."))
+    blocks += _advice(outcome.table)
+    kept = f"; kept as {outcome.id[:SHORT_ID]}" if outcome.id else "; not kept"
+    return [*blocks, Line(_provenance(outcome.table) + kept, "dim")]
+
+
+def table_view(table: LookupTable) -> View:
+    """A table: grades, advice, its layer families, provenance."""
+    device = table.provenance.device
+    held = (
+        f"{plural(len(table.entries), 'layer')} in {plural(len(table.families), 'geometry').replace('geometrys', 'geometries')}"
+    )
+    blocks: list[Block] = [Line(f"{device.target} ({device.runtime}): {held}", "bold")]
+    blocks += [Line(_grade(grade)) for grade in table.grades]
+    blocks += _advice(table)
+    columns = (
+        Column("layer", path=True),
+        Column("step", right=True),
+        Column("channels in", right=True),
+        Column("channels out", right=True),
+        Column("measured", right=True),
+        Column("fastest", right=True),
+        Column("slowest", right=True),
+    )
+    ordered = sorted(table.families.items(), key=lambda item: -item[1].latency_s.max())
+    rows = []
+    for family, points in ordered[:FAMILIES_SHOWN]:
+        low_in, high_in, low_out, high_out = table.surfaces[family].box
+        ends = (f"{low_in}-{high_in}", f"{low_out}-{high_out}", str(len(points.cin)))
+        ends_s = (seconds(float(points.latency_s.min())), seconds(float(points.latency_s.max())))
+        rows.append((str(family), str(table.steps[family.kind]), *ends, *ends_s))
+    blocks.append(Table(columns, tuple(rows)))
+    if len(ordered) > FAMILIES_SHOWN:
+        blocks.append(Line(f"and {len(ordered) - FAMILIES_SHOWN} more, all faster"))
+    return [*blocks, Line(_provenance(table), "dim")]
+
+
+def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPrediction]) -> View:
+    """A predicted latency and its layers."""
+    shown = interval_s(prediction.ci_s, prediction.latency_s)
+    origins = [_origin(part) for part in parts]
+    counts = [f"{origins.count(origin)} of {plural(len(parts), 'layer')} {origin}" for origin in dict.fromkeys(origins)]
+    largest_s = max(part.latency_s for part in parts)
+    rows = tuple(
+        (str(part.key), _origin(part), seconds(part.latency_s), percent(part.latency_s / prediction.latency_s),
+         bar(part.latency_s / largest_s, 8))
+        for part in parts
+    )  # fmt: skip
+    columns = (Column("layer", path=True), Column("from"), Column("latency", right=True), Column("share", right=True), Column(""))
+    return [
+        Line(f"{model}: {seconds(prediction.latency_s)} predicted (95 % interval {shown})", "bold"),
+        Line(", ".join(counts)),
+        Table(columns, rows),
+    ]
+
+
+def built_document(outcome: BuiltTable) -> Document:
+    """A build or validation as JSON types."""
+    trials = outcome.validation.trials if outcome.validation is not None else ()
+    return {
+        "schema": SCHEMA,
+        "table": outcome.id,
+        "entries": len(outcome.table.entries),
+        "steps": dict(outcome.table.steps),
+        "cross_validated_rmspe": outcome.cross_validated,
+        "grade": None if outcome.validation is None else asdict(outcome.validation.grade),
+        "drift": None if outcome.validation is None else outcome.validation.drift,
+        "networks": [
+            {
+                "widths": list(trial.widths),
+                "predicted_s": trial.prediction.latency_s,
+                "predicted_ci_s": list(trial.prediction.ci_s),
+                "sessions_s": list(trial.sessions_s),
+            }
+            for trial in trials
+        ],
+    }
+
+
+def table_document(table: LookupTable) -> Document:
+    """A whole table as JSON types."""
+    return {"schema": SCHEMA, "steps": dict(table.steps), **table.to_dict()}
+
+
+def prediction_document(model: str, prediction: Prediction, parts: Sequence[LayerPrediction]) -> Document:
+    """A predicted latency as JSON types."""
+    return {
+        "schema": SCHEMA,
+        "model": model,
+        "latency_s": prediction.latency_s,
+        "latency_ci_s": list(prediction.ci_s),
+        "layers": [{"key": str(part.key), "latency_s": part.latency_s, "sd": part.sd, "from": _origin(part)} for part in parts],
+    }
+
+
+def _origin(part: LayerPrediction) -> str:
+    return "extrapolated" if part.extrapolated else "measured" if part.measured else "interpolated"
+
+
+def _grade(grade: Grade) -> str:
+    return (
+        f"{grade.model}: {percent(grade.mean_error)} mean error on {plural(grade.networks, 'held-out pruned network')}, "
+        f"{percent(grade.within_5)} of them within 5 %, rank correlation {grade.rank:.3f}"
+    )
+
+
+def _doubts(grade: Grade) -> str:
+    return (
+        f"RMSPE {percent(grade.rmspe)}, 95th percentile {percent(grade.p95_error)}, bias {percent(grade.bias, sign=True)}; "
+        f"{percent(grade.coverage)} lie in their 95 % intervals; two sessions of one network differ by {percent(grade.noise)}."
+    )
+
+
+def _advice(table: LookupTable) -> list[Block]:
+    lines: list[Block] = []
+    for one in advice(table):
+        slower = "slower than" if one.narrow_s > one.wide_s else "hardly faster than"
+        evidence = f"{one.narrow} channels ({seconds(one.narrow_s)}) are {slower} {one.wide} ({seconds(one.wide_s)})"
+        lines.append(Line(f"{one.kind}: widths in multiples of {one.step}; {evidence} in {one.family} reading {one.cin}."))
+    return lines
+
+
+def _provenance(table: LookupTable) -> str:
+    made = table.provenance
+    models = ", ".join(
+        f"{s.model} ({plural(s.networks, 'pruned version')}, {seconds(s.latency_s)} unpruned)" for s in made.sources
+    )
+    note = f"; {made.note}" if made.note else ""
+    entries = count(len(table.entries))
+    return (
+        f"{entries} entries made {moment(made.created_utc)} on {made.device.address} with {plural(made.threads, 'thread')} "
+        f"from {models or 'foreign records'}; hwbench {made.hwbench_version}{note}"
+    )

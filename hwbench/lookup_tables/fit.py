@@ -17,6 +17,9 @@ from hwbench.lookup_tables.table import LookupTable
 from hwbench.workload import LayerKey
 
 FOLDS = 8
+DISTURBED = 1.25
+"""An anchor slower than this many times its usual latency says that the device does something else: half a core is gone at 2,
+while clock frequencies and neighbours on a shared host move it by 10 to 15 %."""
 LEAST_SD = 0.002
 """Deviation that two sessions of one network have on the quietest machine; no interval is narrower."""
 
@@ -37,6 +40,11 @@ class Campaign:
     def level_s(self) -> float:
         """Latency of the anchor over the whole campaign, seconds."""
         return float(np.median([sample.level_s for sample in self.samples]))
+
+    def undisturbed(self) -> Campaign:
+        """Without networks that were measured while the device was busy with something else; their number is noted."""
+        kept = tuple(sample for sample in self.samples if sample.level_s < DISTURBED * self.level_s)
+        return Campaign(replace(self.source, disturbed=len(self.samples) - len(kept)), kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ def fit(campaigns: Sequence[Campaign], provenance: Provenance) -> Fitted:
         campaigns: At least one, each with at least one sample.
         provenance: Device and versions; sources are filled in.
     """
+    campaigns = [campaign.undisturbed() for campaign in campaigns]
     levels_s = [campaign.level_s for campaign in campaigns]
     sources = [replace(c.source, latency_s=level_s) for c, level_s in zip(campaigns, levels_s, strict=True)]
     rough = LookupTable(_entries(campaigns, levels_s, [1.0] * len(campaigns)), Metadata(provenance, Calibration()))

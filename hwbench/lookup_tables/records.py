@@ -58,6 +58,7 @@ class Source:
         step: Widths were multiples of it.
         lower: Smallest share of a width.
         networks: How many pruned versions.
+        disturbed: Networks left out of the table because the unpruned one beside them was far from its usual latency.
         records: Where they are in the store.
     """
 
@@ -68,6 +69,7 @@ class Source:
     step: int
     lower: float
     networks: int
+    disturbed: int = 0
     records: tuple[str, ...] = ()
 
 

@@ -106,7 +106,7 @@ def validate(
     *,
     networks: int = 12,
     sessions: int = 2,
-    blocks: int = 8,
+    turns: int = 4,
     watch: Callable[[int, int], None] | None = None,
 ) -> Validation:
     """Predict random pruned networks and measure them.
@@ -118,7 +118,7 @@ def validate(
         settings: Threads, isolation and seed.
         networks: Pruned networks.
         sessions: Fresh sessions of each, and of the unpruned one beside it.
-        blocks: Rounds in a session.
+        turns: Of a network and the unpruned one in a session.
         watch: Told how many of how many measurements are done.
 
     Raises:
@@ -143,7 +143,7 @@ def validate(
             seen_s = []
             for done, index in enumerate(order.permutation(networks), session * networks + 1):
                 pruned = pruned_workload(workload, with_widths(model, chosen[index]))
-                anchor_s, whole_s = _session(device, anchor, pruned, blocks, int(index))
+                anchor_s, whole_s = _session(device, anchor, pruned, turns, int(index))
                 ratios[index, session] = paired_ratio(anchor_s, whole_s)
                 seen_s.append(np.median(np.array(anchor_s)[calm(anchor_s, whole_s)]))
                 if watch is not None:
@@ -169,11 +169,11 @@ def held_out(structure: Structure, source: Source | None, networks: int, seed: i
 
 
 def _session(
-    device: Device, anchor: Prepared, workload: Workload, blocks: int, seed: int
+    device: Device, anchor: Prepared, workload: Workload, turns: int, seed: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     prepared = device.prepare(workload, anchor.settings)
     try:
-        return rounds(device, anchor, prepared, blocks, seed)
+        return rounds(device, anchor, prepared, turns, seed)
     finally:
         if device.usable:
             device.release(prepared)

@@ -27,7 +27,7 @@ from runners.studies._table_baselines import forest, isolated, netadapt
 
 INPUTS = {"mobilenet_v1": "1x3x224x224", "mobilenet_v2": "1x3x160x160", "resnet18": "1x3x112x112", "vgg16": "1x3x64x64"}
 HELD_OUT = 60
-SESSIONS, BLOCKS = 3, 16
+SESSIONS, TURNS = 3, 6
 SETTINGS = Settings(budget_s=60, seed=0)
 PLAN = Plan()
 
@@ -69,7 +69,7 @@ def study(device: Device, network: str, workload: Workload) -> tuple[list[dict[s
     fitted = build(device, workload, SETTINGS, plan=PLAN)
     build_s = time.monotonic() - start
     outcome = validate(
-        device, fitted.table, workload, replace(SETTINGS, seed=1), networks=HELD_OUT, sessions=SESSIONS, blocks=BLOCKS
+        device, fitted.table, workload, replace(SETTINGS, seed=1), networks=HELD_OUT, sessions=SESSIONS, turns=TURNS
     )
     grade = outcome.grade
     chosen = [trial.widths for trial in outcome.trials]

@@ -15,7 +15,7 @@ from hwbench.structure import Structure
 from hwbench.workload import Workload
 
 SETTINGS = Settings(budget_s=1e6, seed=5)
-PLAN = Plan(step=4, lower=0.25, first=24, batch=8, most=40, effort=Effort(blocks=4, runs=8))
+PLAN = Plan(step=4, lower=0.25, first=24, batch=8, most=40, effort=Effort(turns=3, runs=8))
 # Layers of resnet20 take microseconds; a slow device keeps the law's parts in proportion.
 LAW = Law(macs_per_s=2e9, bytes_per_s=4e9, layer_overhead_s=2e-6, network_overhead_s=10e-6, channel_step=8)
 

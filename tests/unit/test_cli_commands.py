@@ -221,3 +221,12 @@ def test_store_option_wins_over_the_environment(hwb):
     hwb("profile", "big.onnx", *VIRTUAL, "--no-layers", "--store", "other.db")
     assert not (hwb.folder / "store.db").exists()
     assert len(hwb("store", "list", "--store", "other.db", "--json", "-").json["measurements"]) == 1
+
+
+def test_models_that_take_other_inputs_are_incomparable_for_machines_too(hwb):
+    found = hwb("compare", "big.onnx", "tiny_input.onnx", *VIRTUAL, "--json", "-")
+    assert found.code == 2
+    assert found.json["verdict"] == "INCOMPARABLE"
+    assert found.json["speedup"] is None
+    assert "1x3x16x16" in found.json["findings"][0]["text"]
+    assert found.err.count("\n") == 1

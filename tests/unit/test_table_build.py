@@ -25,7 +25,7 @@ def numbers(store) -> list[int]:
 
 def test_a_killed_build_goes_on_and_measures_nothing_twice(tmp_path):
     with open_store(str(tmp_path / "store.db")) as store:
-        with pytest.raises(DeviceLostError), device(faults=[Fault("lost", 60)]) as failing:
+        with pytest.raises(DeviceLostError), device(faults=[Fault("lost", 100)]) as failing:
             build(failing, workload(), SETTINGS, plan=QUICK, store=store)
         before = numbers(store)
         assert 0 < len(before) < QUICK.most
@@ -49,7 +49,7 @@ def test_an_interrupted_build_proposes_what_an_undisturbed_one_does(tmp_path):
         build(opened, workload(), SETTINGS, plan=QUICK, store=store)
         undisturbed = widths_of(store)
     with open_store(str(tmp_path / "b.db")) as store:
-        with pytest.raises(DeviceLostError), device(quiet=True, faults=[Fault("lost", 150)]) as failing:
+        with pytest.raises(DeviceLostError), device(quiet=True, faults=[Fault("lost", 240)]) as failing:
             build(failing, workload(), SETTINGS, plan=QUICK, store=store)
         assert QUICK.first < len(widths_of(store)) < QUICK.most
         with device(quiet=True) as opened:
@@ -90,8 +90,8 @@ def test_another_question_is_another_campaign(tmp_path, other):
 
 def test_the_budget_ends_a_build_with_a_table():
     with device() as opened:
-        fitted = build(opened, workload(), replace(SETTINGS, budget_s=2.0), plan=PLAN)
-        assert opened.time_s() < 4
+        fitted = build(opened, workload(), replace(SETTINGS, budget_s=4.0), plan=PLAN)
+        assert opened.time_s() < 6
     assert 2 < fitted.table.provenance.sources[0].networks < PLAN.first
 
 

@@ -84,6 +84,14 @@ class Comparison:
         return 1 / high, (1 / low if low > 0 else float("inf"))
 
     @property
+    def verdict_ci(self) -> tuple[float, float] | None:
+        """The 99 % interval of `speedup` that the verdict rests on: it holds however often one looks."""
+        if self.ratio is None:
+            return None
+        low, high = self.ratio.verdict_ci
+        return 1 / high, (1 / low if low > 0 else float("inf"))
+
+    @property
     def macs_ratio(self) -> float | None:
         """MACs of the baseline over those of the candidate; None if one has none."""
         return _over(self.baseline.macs, self.candidate.macs)
@@ -134,14 +142,17 @@ def explain(comparison: Comparison) -> tuple[Finding, ...]:
 
 
 def _macs(comparison: Comparison) -> list[Finding]:
-    ratio, speedup = comparison.macs_ratio, comparison.speedup
-    if ratio is None or speedup is None or ratio < FEWER or speedup - 1 >= DISAPPOINTING * (ratio - 1):
+    ratio, speedup, interval = comparison.macs_ratio, comparison.speedup, comparison.speedup_ci
+    if ratio is None or speedup is None or interval is None or ratio < FEWER:
+        return []
+    at_most = interval[1] if comparison.verdict is Verdict.UNRESOLVED else speedup
+    if at_most - 1 >= DISAPPOINTING * (ratio - 1):
         return []
     outcome = {
         Verdict.SAME: "no faster",
         Verdict.SLOWER: f"{1 / speedup:.2f}x slower",
         Verdict.FASTER: f"only {speedup:.2f}x faster",
-    }.get(comparison.verdict, "no gain that can be told from noise")
+    }.get(comparison.verdict, f"at most {at_most:.2f}x faster")
     return [Finding("macs_without_gain", f"{ratio:.2f}x fewer MACs, {outcome}: {_blame(comparison)}")]
 
 

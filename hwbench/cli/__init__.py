@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(error, error.exit_code, words, str(error))
     except KeyboardInterrupt as error:
         return _failed(error, INTERRUPTED, words, "interrupted")
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # Rich turns the first into the second; nothing else here raises it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails once more
         return READER_GONE
     except Exception as error:  # noqa: BLE001 - the last line of defence; anything else has its own class

@@ -37,7 +37,7 @@ app = typer.Typer(
     epilog="Example: hwbench compare resnet18.onnx pruned.onnx",
     add_completion=False,
 )
-store_app = typer.Typer(help="Every measurement ever taken, raw samples included.", epilog="Example: hwbench store list")
+store_app = typer.Typer(help="Every profile and compare ever taken, raw samples included.", epilog="Example: hwbench store list")
 app.add_typer(table_app, name="table")
 app.add_typer(store_app, name="store")
 
@@ -137,6 +137,9 @@ def compare(
     baseline: Annotated[str, typer.Argument(metavar="BASELINE", help=MODEL_HELP)],
     candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="The model that is to be faster.")],
     candidate_precision: CandidatePrecisionOption = None,
+    candidate_arch: Annotated[
+        str | None, typer.Option(metavar="MODULE:FACTORY", help="--arch of the candidate, if it differs.")
+    ] = None,
     no_layers: NoLayersOption = False,
     all_layers: Annotated[bool, typer.Option("--all-layers", help="Show every layer, not only those that differ most.")] = False,
     min_effect: MinEffectOption = None,
@@ -159,6 +162,7 @@ def compare(
                 candidate,
                 device=how.device,
                 candidate_precision=None if candidate_precision is None else candidate_precision.value,
+                candidate_arch=candidate_arch,
                 settings=settings,
                 watch=watch,
                 **source.arguments(),
@@ -272,6 +276,6 @@ def _judge(outcome: Comparison, broken: Sequence[str]) -> int:
         case "SLOWER":
             return report([said], 1)
         case "UNRESOLVED":
-            return report([f"{said}; raise --budget or --min-effect"], 5)
+            return report([f"{said}; raise --budget"], 5)
         case _:
             return 0

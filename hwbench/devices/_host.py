@@ -63,6 +63,11 @@ def physical_cores(allowed: Iterable[int]) -> tuple[int, ...]:
     return tuple(physical.values())
 
 
+def core_count() -> int:
+    """Physical cores of this computer, whether or not this process may use them."""
+    return len(physical_cores(range(os.cpu_count() or 1)))
+
+
 def quiet_first(cores: Sequence[int]) -> tuple[int, ...]:
     """`cores` ordered by how well they serve for measuring: fast before slow, idle before busy, last before first.
 

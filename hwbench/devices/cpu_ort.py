@@ -163,8 +163,7 @@ class CpuOrt(Device):
             runtime = f"onnxruntime {onnxruntime().__version__}"
         except DeviceUnavailableError as error:
             return [Found(cls.name, _host.cpu_name(), ready=False, hint=str(error))]
-        cores = len(_host.physical_cores(_host.affinity()))
-        return [Found(cls.name, f"{_host.cpu_name()}, {cores} cores, {runtime}", ready=True)]
+        return [Found(cls.name, f"{_host.cpu_name()}, {_host.core_count()} cores, {runtime}", ready=True)]
 
     def _open(self) -> None:
         onnxruntime()
@@ -208,8 +207,8 @@ class CpuOrt(Device):
         }
         return DeviceInfo(
             address=self.address,
-            target=f"{_host.cpu_name()}, {len(self._cores)} cores",
-            target_id=f"{_host.cpu_name()}|{len(self._cores)} cores|{flags}",
+            target=f"{_host.cpu_name()}, {_host.core_count()} cores",
+            target_id=f"{_host.cpu_name()}|{_host.core_count()} cores|{flags}",
             runtime=f"onnxruntime {onnxruntime().__version__}",
             details=tuple(details.items()),
         )

@@ -20,6 +20,10 @@ FOLDS = 8
 DISTURBED = 1.25
 """An anchor slower than this many times its usual latency says that the device does something else: half a core is gone at 2,
 while clock frequencies and neighbours on a shared host move it by 10 to 15 %."""
+FAR, FAR_LEAST = 5.0, 0.005
+"""A network further from the rest than this many robust deviations, and these at least so large, was measured badly."""
+PASSES = 3
+"""Times that such networks are looked for."""
 LEAST_SD = 0.002
 """Deviation that two sessions of one network have on the quietest machine; no interval is narrower."""
 
@@ -41,10 +45,11 @@ class Campaign:
         """Latency of the anchor over the whole campaign, seconds."""
         return float(np.median([sample.level_s for sample in self.samples]))
 
-    def undisturbed(self) -> Campaign:
-        """Without networks that were measured while the device was busy with something else; their number is noted."""
-        kept = tuple(sample for sample in self.samples if sample.level_s < DISTURBED * self.level_s)
-        return Campaign(replace(self.source, disturbed=len(self.samples) - len(kept)), kept)
+    def only(self, chosen: Sequence[bool]) -> Campaign:
+        """The chosen ones of its samples; those left out are counted."""
+        kept = tuple(sample for sample, keep in zip(self.samples, chosen, strict=True) if keep)
+        out = self.source.disturbed + len(self.samples) - len(kept)
+        return Campaign(replace(self.source, disturbed=out), kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,42 +92,75 @@ class _Rows:
 def fit(campaigns: Sequence[Campaign], provenance: Provenance) -> Fitted:
     """Make a table of everything measured on one device.
 
+    Networks that were measured while the device was disturbed are left out and counted in their `Source`: those whose anchor was
+    far too slow, and those whose latency, or the part of it that their layers explain, is far from that of all others.
+
     Args:
         campaigns: At least one, each with at least one sample.
         provenance: Device and versions; sources are filled in.
     """
-    campaigns = [campaign.undisturbed() for campaign in campaigns]
+    kept = list(campaigns)
+    for _ in range(PASSES):
+        fitted, sound = _fit(kept, provenance)
+        if sound.all():
+            break
+        ends = np.cumsum([len(campaign.samples) for campaign in kept])[:-1]
+        kept = [campaign.only(part.tolist()) for campaign, part in zip(kept, np.split(sound, ends), strict=True)]
+    return fitted
+
+
+def _fit(campaigns: Sequence[Campaign], provenance: Provenance) -> tuple[Fitted, NDArray[np.bool_]]:
+    """A table of these networks, and which of them agree with the others."""
     levels_s = [campaign.level_s for campaign in campaigns]
     sources = [replace(c.source, latency_s=level_s) for c, level_s in zip(campaigns, levels_s, strict=True)]
     rough = LookupTable(_entries(campaigns, levels_s, [1.0] * len(campaigns)), Metadata(provenance, Calibration()))
     rows = _rows(campaigns, levels_s)
+    samples = [sample for campaign in campaigns for sample in campaign.samples]
     owner = np.array([index for index, c in enumerate(campaigns) for _ in c.samples])
-    whole_s = np.array([s.ratio * level_s for c, level_s in zip(campaigns, levels_s, strict=True) for s in c.samples])
-    depth = np.array([len(s.layers) for c in campaigns for s in c.samples], float)
-    sums_s, own = _left_out(rows, rough.shapes, len(whole_s))
+    whole_s = np.array([sample.ratio for sample in samples]) * np.array(levels_s)[owner]
+    depth = np.array([len(sample.layers) for sample in samples], float)
+    sums_s, own = _left_out(rows, rough.shapes, len(samples))
     scales, per_layer_s = _calibrate(sums_s, whole_s, depth, owner, len(campaigns))
     predicted_s = scales[owner] * sums_s + per_layer_s * depth
     errors = np.log(whole_s / predicted_s)
-    genuine = np.array([sample.number >= 0 for c in campaigns for sample in c.samples])
+    gaps = np.log(whole_s / (scales[owner] * _profiled(rows, len(samples)) + per_layer_s * depth))
+    genuine = np.array([sample.number >= 0 for sample in samples])
     chosen = genuine if genuine.sum() > 2 else np.ones_like(genuine)
-    known = (scales[owner] * own / predicted_s) ** 2
-    noise = _session_variance(np.log(whole_s / (scales[owner] * _profiled(rows, len(whole_s)) + per_layer_s * depth))[chosen])
-    rounds = np.array([sample.ratio_variance for c in campaigns for sample in c.samples])
     # Errors hold the scatter of rounds and two sessions, the network's and the anchor's; predicted is one session of the network.
+    rounds = np.array([sample.ratio_variance for sample in samples])
+    noise = _deviation(gaps[chosen]) ** 2 / 2  # layers and whole of a network come from two sessions of it
+    known = (scales[owner] * own / predicted_s) ** 2
     shared = max(float(np.mean((errors**2 - known - rounds)[chosen])) - noise, noise, LEAST_SD**2)
     calibration = Calibration(per_layer_s, math.sqrt(shared), int(chosen.sum()))
     metadata = Metadata(replace(provenance, sources=tuple(sources)), calibration)
     table = LookupTable(_entries(campaigns, levels_s, scales.tolist()), metadata)
-    return Fitted(table, errors[chosen & (owner == 0)])
+    calm = np.array([sample.level_s for sample in samples]) < DISTURBED * np.array(levels_s)[owner]
+    return Fitted(table, errors[chosen & (owner == 0)]), _spanning(rows, _near(errors) & _near(gaps) & calm)
 
 
-def _session_variance(gaps: Floats) -> float:
-    """Variance of the log latency of one network between sessions.
+def _spanning(rows: Mapping[Family, _Rows], sound: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The sound networks, and others where the measured range would shrink without them."""
+    kept = sound.copy()
+    for every in rows.values():
+        for counts in (every.cin, every.cout):
+            for end in (counts.min(), counts.max()):
+                holders = every.network[counts == end]
+                if not kept[holders].any():
+                    kept[holders[0]] = True
+    return kept
 
-    The layers and the whole of a network come from two sessions of it, so the log ratio of the two, `gaps`, varies twice as
-    much. A robust deviation is used, as single networks do differ in what lies between their layers.
-    """
-    return float((1.4826 * np.median(np.abs(gaps - np.median(gaps)))) ** 2 / 2)
+
+def _near(values: Floats) -> NDArray[np.bool_]:
+    """Which values are not far from the rest."""
+    if len(values) < FOLDS:
+        return np.ones(len(values), bool)
+    near: NDArray[np.bool_] = np.abs(values - np.median(values)) <= FAR * max(_deviation(values), FAR_LEAST)
+    return near
+
+
+def _deviation(values: Floats) -> float:
+    """Robust standard deviation."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def _profiled(rows: Mapping[Family, _Rows], networks: int) -> Floats:

@@ -58,7 +58,7 @@ class Source:
         step: Widths were multiples of it.
         lower: Smallest share of a width.
         networks: How many pruned versions.
-        disturbed: Networks left out of the table because the unpruned one beside them was far from its usual latency.
+        disturbed: Measurements left out of the table because the device was visibly busy with something else.
         records: Where they are in the store.
     """
 

@@ -183,15 +183,17 @@ def _workload(found: Exported, request: Request, precision: str, file_bytes: int
             )
         )
     held = _precision_of(model)
+    quantised = held == "fp32" and precision == "int8"
     if held != "fp32":
         findings.append(Finding("precision_of_file", f"the file holds {held} already and is measured so"))
-    elif precision == "int8":
+    elif quantised:
         model = onnx_graph.name_nodes(quantize.quantize(model, inputs, request.name, request.seed))
         findings.append(quantize.RANDOM_CALIBRATION)
         held = precision
     data = onnx_files.serialise(model, request.name)
     batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-    size = len(data) if file_bytes is None else file_bytes
+    # External data counts; what was quantised here is no longer the file it was.
+    size = len(data) if file_bytes is None or quantised else max(file_bytes, len(found.onnx))
     return Workload(request.name, data, inputs, batch, held, counts.macs, counts.params, size, tuple(findings))
 
 

@@ -42,7 +42,16 @@ def verdict_text(comparison: Comparison) -> str:
         case Verdict.SAME:
             return f"the same speed to within {effect}: {_speedup(ratio)}{_shown(ratio)}"
         case _:
-            return f"cannot tell a difference of {effect}: {_speedup(ratio)}{_shown(ratio)}"
+            so_far = f"cannot tell from {plural(ratio.sessions, 'session')}"
+            return f"{so_far}: {_speedup(ratio)}{_shown(ratio)}; {_needed(ratio)}"
+
+
+def _needed(ratio: Ratio) -> str:
+    """What the verdict rests on, which is wider than the interval shown."""
+    low, high = ratio.verdict_ci
+    if low <= 0:
+        return "a verdict needs more of them"
+    return f"the 99 % interval that verdicts rest on is {interval((1 / high, 1 / low), 1 / ratio.ratio)}"
 
 
 def _speedup(ratio: Ratio) -> str:
@@ -69,7 +78,7 @@ def _sides(comparison: Comparison) -> Table:
     if first.peak_memory_bytes and second.peak_memory_bytes:
         memory_ratio = first.peak_memory_bytes / second.peak_memory_bytes
         rows.append(("peak memory", size(first.peak_memory_bytes), size(second.peak_memory_bytes), times(memory_ratio)))
-    columns = (Column(""), Column("baseline", path=True), Column("candidate", path=True), Column("ratio", right=True))
+    columns = (Column(""), Column("baseline", path=True), Column("candidate", path=True), Column("gain", right=True))
     return Table(columns, tuple(rows))
 
 

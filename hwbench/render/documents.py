@@ -94,6 +94,7 @@ def compare_document(comparison: Comparison) -> Document:
         "speedup_ci": comparison.speedup_ci,
         "confidence": SHOWN_CONFIDENCE,
         "verdict": comparison.verdict.value,
+        "verdict_ci": comparison.verdict_ci,
         "macs_ratio": comparison.macs_ratio,
         "params_ratio": comparison.params_ratio,
         "layers": [_change(change) for change in comparison.layers] or None,

@@ -23,6 +23,7 @@ from hwbench.render.units import (
     sparkline,
     times,
 )
+from hwbench.workload import Finding
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Found
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
     from hwbench.workflows.selftest import SelfTest
-    from hwbench.workload import Finding
 
+PARTIAL = Finding("partial", "ended before it was complete: fewer samples than asked for, no layers, nothing checked")
 SHORT_ID = 12
 """Characters of a record's id that are shown; `hwbench store show` takes them."""
 
@@ -39,7 +40,7 @@ SHORT_ID = 12
 def profile_view(record: Measurement) -> View:
     """One measurement: latency, findings, distribution, layers, provenance."""
     blocks: list[Block] = [Line(f"{record.model} on {where(record)}: {_latency(record)}", "bold")]
-    blocks += notes(record.findings)
+    blocks += notes((*record.findings, *(() if record.complete else (PARTIAL,))))
     blocks.append(Line(_size_of(record)))
     if record.samples_s:
         blocks.append(Line(_distribution(record)))

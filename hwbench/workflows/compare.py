@@ -31,6 +31,7 @@ def compare(
     precision: str = "fp32",
     candidate_precision: str | None = None,
     arch: str | None = None,
+    candidate_arch: str | None = None,
     trust_pickle: bool = False,
     settings: Settings | None = None,
     store: str | None = None,
@@ -48,7 +49,8 @@ def compare(
         batch: Fixes the leading dimension of the inputs of both.
         precision: `fp32` or `int8`, for both.
         candidate_precision: Precision of the candidate if it differs.
-        arch: `module:factory` that builds the network of a bare state_dict.
+        arch: `module:factory` that builds the network of a bare state_dict, for both.
+        candidate_arch: The same for the candidate if it differs.
         trust_pickle: Allow the model files to execute code while they load.
         settings: How to measure.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
@@ -70,11 +72,14 @@ def compare(
             example_inputs=example_inputs,
             batch=batch,
             precision=chosen,
-            arch=arch,
+            arch=builder,
             trust_pickle=trust_pickle,
             seed=settings.seed,
         )
-        for model, chosen in ((baseline, precision), (candidate, candidate_precision or precision))
+        for model, chosen, builder in (
+            (baseline, precision, arch),
+            (candidate, candidate_precision or precision, candidate_arch or arch),
+        )
     )
     _check_inputs(first, second)
     with open_device(device) as opened, recording(store, save=save, watch=watch) as watching:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -33,7 +32,7 @@ def save_study(
             packed.write(json.dumps(raw).encode())
     table = markdown(rows)
     libraries = ", ".join(f"{library} {version(library)}" for library in ("onnxruntime", "torch", "numpy"))
-    cores = len(_host.physical_cores(range(os.cpu_count() or 1)))
+    cores = _host.core_count()
     machine = f"{_host.cpu_name()}, {cores} cores{', virtual machine' if _host.is_virtual_machine() else ''}"
     text = f"""# {name}
 

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwbench.devices.virtual import SessionOffset, White
+from hwbench.lookup_tables.build import build
+from hwbench.lookup_tables.fit import Campaign, fit
+from hwbench.lookup_tables.ledger import RECORD
+from hwbench.lookup_tables.networks import NetworkSample, calm, paired_ratio
+from hwbench.store import open_store
+from tests.unit.table_support import LAW, PLAN, SETTINGS, built, device, structure, workload
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory):
+    """A noisy campaign's networks."""
+    with open_store(str(tmp_path_factory.mktemp("fit") / "store.db")) as store, device() as opened:
+        table = build(opened, workload(), SETTINGS, plan=PLAN, store=store).table
+        samples = tuple(NetworkSample.from_dict(record) for record in store.records(RECORD).values())
+    return Campaign(table.provenance.sources[0], samples)
+
+
+def error(table) -> float:
+    whole_s = table.predict(structure().keys(structure().widths)).latency_s
+    return whole_s / LAW.network_s(structure().keys(structure().widths)) - 1
+
+
+def slowed(values_s: tuple[float, ...], factor: float) -> tuple[float, ...]:
+    return tuple(factor * value_s for value_s in values_s)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda s: replace(s, anchor_s=slowed(s.anchor_s, 2.0)),
+        lambda s: replace(s, whole_s=slowed(s.whole_s, 1.4)),
+        lambda s: replace(s, beside_s=1.5 * s.beside_s),
+    ],
+    ids=["anchor", "network", "profile"],
+)
+def test_disturbed_networks_are_left_out_and_counted(campaign, spoil):
+    samples = list(campaign.samples)
+    for index in (5, 11, 23):
+        samples[index] = spoil(samples[index])
+    fitted = fit([Campaign(campaign.source, tuple(samples))], built().table.provenance)
+    assert fitted.table.provenance.sources[0].disturbed == campaign.source.disturbed + 3
+    assert abs(error(fitted.table)) < 0.01
+    assert np.abs(fitted.errors).max() < 0.1
+
+
+def test_nothing_is_left_out_of_a_quiet_campaign(campaign):
+    assert campaign.source.disturbed == 0
+    assert fit([campaign], built().table.provenance).table.provenance.sources[0].disturbed == 0
+
+
+def test_networks_round_trip_as_plain_types(campaign):
+    assert [NetworkSample.from_dict(sample.to_dict()) for sample in campaign.samples] == list(campaign.samples)
+
+
+@pytest.mark.parametrize("noise", [(White(0.01),), (White(0.01), SessionOffset(0.01))], ids=["white", "sessions"])
+def test_the_shared_deviation_is_that_of_sessions(noise):
+    with device() as opened:
+        opened._noise = noise
+        opened._start()
+        sd = build(opened, workload(), SETTINGS, plan=PLAN).table.calibration.shared_sd
+    assert 0.5 * (0.01 if len(noise) > 1 else 0.004) < sd < 2 * (0.01 if len(noise) > 1 else 0.004)
+
+
+def test_calm_blocks_are_those_that_took_least():
+    anchor_s, whole_s = (10.0, 30.0, 10.2, 10.1, 10.0, 25.0), (5.0, 5.0, 9.0, 5.05, 5.1, 5.0)
+    assert set(calm(anchor_s, whole_s)) == {0, 3, 4}
+    assert paired_ratio(anchor_s, whole_s) == pytest.approx(0.5, rel=0.02)

@@ -196,9 +196,9 @@ def test_unresolved_and_incomparable_headlines():
         pair.candidate,
         samples_s=tuple(s * (1 + 0.1 * (n % 2)) for s, n in zip(pair.candidate.samples_s, pair.candidate.session, strict=True)),
     )
-    text = verdict_text(compare(pair.baseline, noisy))
-    assert text.startswith("cannot tell from 8 sessions: 0.95")
-    assert "99 % interval that verdicts rest on is 0.84" in text
+    headline = verdict_text(compare(pair.baseline, noisy))
+    assert headline.startswith("cannot tell from 8 sessions: 0.95")
+    assert "99 % interval that verdicts rest on is 0.84" in headline
     assert verdict_text(compare(pair.baseline, replace(pair.candidate, batch=2))) == "not comparable"
     assert "batch" in text(compare_view(compare(pair.baseline, replace(pair.candidate, batch=2))))
 

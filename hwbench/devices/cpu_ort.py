@@ -7,7 +7,6 @@ ONNX Runtime runs inside this process instead, and a finding says what Python ad
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,8 +33,8 @@ from hwbench.workload import Finding, Workload
 
 PATIENCE_S, PATIENCE = 60.0, 10.0
 """Seconds a request to the runner may take beyond this many times what it should."""
-KEPT_PARTS = 8
-"""Models whose graphs are kept; a table build prepares hundreds."""
+KEPT_PARTS, KEPT_MODELS = 8, 4
+"""Models whose graphs and whose files are kept; a table build prepares hundreds, a comparison the same two again and again."""
 TURN = 4
 """Inferences in a row when profiled and unprofiled ones alternate."""
 GRAIN_S = 1e-6
@@ -81,7 +80,7 @@ class NativeEngine:
     """Sessions in one process of the native runner.
 
     Args:
-        folder: Where a folder for its model files may be made.
+        folder: Where model files for it lie; engines may share it.
         cores: One for each thread.
         seed: Of the random inputs.
     """
@@ -89,7 +88,7 @@ class NativeEngine:
     clock = f"{CLOCK} in the native runner"
 
     def __init__(self, folder: Path, cores: Sequence[int], seed: int) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="models-", dir=folder))
+        self._folder = folder
         self._slowest_s = 0.0  # seconds of an inference, as far as is known
         self._runner = RunnerProcess.start([str(build_runner())])
         try:
@@ -100,13 +99,16 @@ class NativeEngine:
             raise
 
     def load(self, name: str, workload: Workload, profile: Path | None = None) -> None:
-        """Write the model where the runner can read it, once, and load it.
+        """Write the model where the runner can read it, unless it lies there from before, and load it.
 
         Raises:
             BuildError: ONNX Runtime refuses the model.
         """
         path = self._folder / f"{workload.sha256}.onnx"
         if not path.exists():
+            older = sorted(self._folder.glob("*.onnx"), key=lambda file: file.stat().st_mtime_ns)
+            for file in older[: max(0, len(older) + 1 - KEPT_MODELS)]:
+                file.unlink()  # what is loaded no longer needs its file
             path.write_bytes(workload.onnx)
         loaded = self._runner.load(name, path, profile)
         self._slowest_s = max(self._slowest_s, loaded.first_run_s)
@@ -125,9 +127,8 @@ class NativeEngine:
         return self._runner.memory()
 
     def close(self) -> None:
-        """End the process and remove its model files."""
+        """End the process."""
         self._runner.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -35,7 +36,7 @@ class Family:
         return replace(pattern, inputs=inputs, output=_filled(pattern.output, cout), attrs=attrs)
 
     def __str__(self) -> str:
-        return str(self.pattern)
+        return re.sub(r"x0(?=[x+\]-])", "xC", str(self.pattern))
 
 
 @dataclass(frozen=True, slots=True)

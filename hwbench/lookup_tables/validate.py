@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hwbench.devices.base import Device, Prepared
+from hwbench.devices.base import Device
 from hwbench.errors import UsageError
 from hwbench.lookup_tables.networks import WARM_UP_ROUNDS, calm, paired_ratio, pruned_workload, rounds
 from hwbench.lookup_tables.proposals import Grid
@@ -133,32 +133,22 @@ def validate(
     source = next((s for s in table.provenance.sources if s.architecture == architecture(structure)), None)
     chosen = held_out(structure, source, networks, settings.seed)
     predictions = [table.predict(structure.keys(widths)) for widths in chosen]
-    ratios = np.zeros((networks, sessions))
-    levels_s = np.zeros(sessions)
+    pruned = [pruned_workload(workload, with_widths(model, widths)) for widths in chosen]
     order = np.random.default_rng([settings.seed, HELD_OUT, 1])
+    ratios, levels_s = np.zeros((networks, sessions)), np.zeros(sessions)
     for session in range(sessions):
-        anchor = device.prepare(workload, settings)
-        try:
-            device.run([anchor] * WARM_UP_ROUNDS)
-            seen_s = []
-            for done, index in enumerate(order.permutation(networks), session * networks + 1):
-                pruned = pruned_workload(workload, with_widths(model, chosen[index]))
-                anchor_s, whole_s = _session(device, anchor, pruned, turns, int(index))
-                ratios[index, session] = paired_ratio(anchor_s, whole_s)
-                seen_s.append(np.median(np.array(anchor_s)[calm(anchor_s, whole_s)]))
-                if watch is not None:
-                    watch(done, networks * sessions)
-            levels_s[session] = np.median(seen_s)
-        finally:
-            if device.usable:
-                device.release(anchor)
-    level_s = float(np.exp(np.log(levels_s).mean()))
-    table_s = level_s if source is None else source.latency_s
+        for done, (index, ratio, level_s) in enumerate(_session(device, workload, pruned, settings, turns=turns, order=order), 1):
+            ratios[index, session] = ratio
+            levels_s[session] += math.log(level_s) / networks
+            if watch is not None:
+                watch(session * networks + done, networks * sessions)
+    now_s = math.exp(float(levels_s.mean()))
+    table_s = now_s if source is None else source.latency_s
     trials = tuple(
         Trial(widths, prediction, tuple((row * table_s).tolist()))
         for widths, prediction, row in zip(chosen, predictions, ratios, strict=True)
     )
-    return Validation(workload.name, trials, level_s / table_s)
+    return Validation(workload.name, trials, now_s / table_s)
 
 
 def held_out(structure: Structure, source: Source | None, networks: int, seed: int) -> list[tuple[int, ...]]:
@@ -169,11 +159,24 @@ def held_out(structure: Structure, source: Source | None, networks: int, seed: i
 
 
 def _session(
-    device: Device, anchor: Prepared, workload: Workload, turns: int, seed: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    prepared = device.prepare(workload, anchor.settings)
+    device: Device, workload: Workload, pruned: Sequence[Workload], settings: Settings, *, turns: int, order: np.random.Generator
+) -> Iterator[tuple[int, float, float]]:
+    """One fresh session of every network in random order beside one of the unpruned one.
+
+    Yields:
+        (index of the network, its latency over that of the unpruned one, latency of that one in seconds).
+    """
+    anchor = device.prepare(workload, settings)
     try:
-        return rounds(device, anchor, prepared, turns, seed)
+        device.run([anchor] * WARM_UP_ROUNDS)
+        for index in order.permutation(len(pruned)).tolist():
+            prepared = device.prepare(pruned[index], settings)
+            try:
+                anchor_s, whole_s = rounds(device, anchor, prepared, turns, index)
+            finally:
+                if device.usable:
+                    device.release(prepared)
+            yield index, paired_ratio(anchor_s, whole_s), float(np.median(np.array(anchor_s)[calm(anchor_s, whole_s)]))
     finally:
         if device.usable:
-            device.release(prepared)
+            device.release(anchor)

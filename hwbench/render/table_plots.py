@@ -61,23 +61,28 @@ def plot_validation(validation: Validation, path: Path) -> None:
 
 
 def _panel(axis: Any, table: LookupTable, family: Family) -> None:
-    """Latency over output channels, for some numbers of channels read; measured layers that read as many as dots."""
+    """Latency over output channels, for some numbers of channels read; measured layers that read as many as dots.
+
+    Where output channels are the same throughout, over channels read.
+    """
     points, surface = table.families[family], table.surfaces[family]
-    _, high_in, low_out, high_out = surface.box
-    cout = np.arange(low_out, high_out + 1)
-    tied = bool((points.cin == points.cout).all())
-    for cin in [0] if tied else _reads(points.cin, high_in):
-        latency_s, _ = surface.at(cout if tied else np.full_like(cout, cin), cout)
-        label = "as many read" if tied else f"{cin} read"
-        (line,) = axis.plot(cout, latency_s * 1e6, lw=1, label=label)
-        near = np.ones(len(points.cin), bool) if tied else points.cin == cin
-        axis.plot(points.cout[near], points.latency_s[near] * 1e6, ".", ms=4, color=line.get_color())
+    low_in, high_in, low_out, high_out = surface.box
+    tied, fixed = bool((points.cin == points.cout).all()), low_out == high_out
+    over = np.arange(low_in, high_in + 1) if fixed else np.arange(low_out, high_out + 1)
+    for cin in [0] if tied or fixed else _reads(points.cin, high_in):
+        read = over if tied or fixed else np.full_like(over, cin)
+        latency_s, _ = surface.at(read, np.full_like(over, high_out) if fixed else over)
+        (line,) = axis.plot(over, latency_s * 1e6, lw=1, label="as many read" if tied else f"{cin} read")
+        near = np.ones(len(points.cin), bool) if tied or fixed else points.cin == cin
+        places = points.cin if fixed else points.cout
+        axis.plot(places[near], points.latency_s[near] * 1e6, ".", ms=4, color=line.get_color())
     axis.set_ylim(bottom=0)
     axis.set_title(str(family), fontsize=6)
-    axis.set_xlabel(f"output channels (step {table.steps[family.kind]})", fontsize=7)
+    axis.set_xlabel(f"{'channels read' if fixed else 'output channels'} (step {table.steps[family.kind]})", fontsize=7)
     axis.set_ylabel("latency (us)", fontsize=7)
     axis.tick_params(labelsize=7)
-    axis.legend(fontsize=6)
+    if not fixed:
+        axis.legend(fontsize=6)
 
 
 def _reads(measured: np.ndarray[Any, np.dtype[np.float64]], most: int) -> Sequence[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwbench.devices import open_device
+from hwbench.devices.base import Device
 from hwbench.errors import UsageError
 from hwbench.lookup_tables import LayerPrediction, LookupTable, Plan, Progress, Validation
 from hwbench.lookup_tables import build as build_on
@@ -19,7 +20,7 @@ from hwbench.measurement import Settings
 from hwbench.model_files import load_workload
 from hwbench.onnx_graph import layers, load, name_nodes
 from hwbench.store import open_store
-from hwbench.workload import Prediction
+from hwbench.workload import Prediction, Workload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,9 +81,7 @@ def build_table(
     save: bool = True,
     watch: TableWatch | None = None,
 ) -> BuiltTable:
-    """Build the lookup table of everything that pruning a model can produce, and grade it.
-
-    A build that was killed goes on where it stopped when it is called again with the same arguments.
+    """Build the lookup table of everything that pruning a model can produce, and grade it; goes on where a killed build stopped.
 
     Args:
         model: What `hwbench.profile` takes.
@@ -99,7 +98,7 @@ def build_table(
         validation: Held-out networks to grade it with; 0 for none.
         forget: Leave out all that was measured for tables on the device before.
         store: SQLAlchemy URL of the store.
-        save: Whether to keep networks and table in the store; without it a killed build begins anew.
+        save: Whether to keep networks and table; without it a killed build begins anew.
         watch: Told about progress.
 
     Raises:
@@ -121,10 +120,7 @@ def build_table(
         step = fixed or grid_step(channel_steps(opened, workload, settings))
         plan = Plan(step=step, lower=lower)
         fitted = build_on(opened, workload, settings, plan=plan, store=kept, forget=forget, watch=watch.measured)
-        table, outcome = fitted.table, None
-        if validation:
-            outcome = validate_on(opened, table, workload, settings, networks=validation, watch=watch.validated)
-            table = table.graded(outcome.grade)
+        table, outcome = _graded(opened, fitted.table, workload, settings, networks=validation, watch=watch)
         return BuiltTable(None if kept is None else save_table(kept, table), table, outcome, fitted.rmspe)
 
 
@@ -182,8 +178,7 @@ def validate_table(
     with open_store(store) as kept, open_device(device) as opened:
         found = table if isinstance(table, LookupTable) else find_table(kept, table or device)
         check(found, opened.info(), settings.threads)
-        outcome = validate_on(opened, found, workload, settings, networks=networks, watch=watch.validated)
-        graded = found.graded(outcome.grade)
+        graded, outcome = _graded(opened, found, workload, settings, networks=networks, watch=watch)
         return BuiltTable(save_table(kept, graded) if save else None, graded, outcome, None)
 
 
@@ -220,6 +215,16 @@ def predict_latency(
     found = found.extrapolating() if extrapolate else found
     keys = [layer.key for layer in layers(name_nodes(load(workload.onnx)))]
     return found.predict(keys), found.layers(keys)
+
+
+def _graded(
+    device: Device, table: LookupTable, workload: Workload, settings: Settings, *, networks: int, watch: TableWatch
+) -> tuple[LookupTable, Validation | None]:
+    """The table with its grade on held-out networks; as it is for none of them."""
+    if not networks:
+        return table, None
+    outcome = validate_on(device, table, workload, settings, networks=networks, watch=watch.validated)
+    return table.graded(outcome.grade), outcome
 
 
 def _step(widths: int | str) -> int:

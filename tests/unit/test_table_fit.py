@@ -7,7 +7,7 @@ import pytest
 
 from hwbench.devices.virtual import SessionOffset, White
 from hwbench.lookup_tables.build import build
-from hwbench.lookup_tables.fit import Campaign, fit
+from hwbench.lookup_tables.fit import LEAST_SD, Campaign, fit
 from hwbench.lookup_tables.ledger import RECORD
 from hwbench.lookup_tables.networks import NetworkSample, calm, paired_ratio
 from hwbench.store import open_store
@@ -47,7 +47,7 @@ def test_disturbed_networks_are_left_out_and_counted(campaign, spoil):
         samples[index] = spoil(samples[index])
     fitted = fit([Campaign(campaign.source, tuple(samples))], built().table.provenance)
     assert fitted.table.provenance.sources[0].disturbed == campaign.source.disturbed + 3
-    assert abs(error(fitted.table)) < 0.01
+    assert abs(error(fitted.table)) < 0.02
     assert np.abs(fitted.errors).max() < 0.1
 
 
@@ -60,13 +60,15 @@ def test_networks_round_trip_as_plain_types(campaign):
     assert [NetworkSample.from_dict(sample.to_dict()) for sample in campaign.samples] == list(campaign.samples)
 
 
-@pytest.mark.parametrize("noise", [(White(0.01),), (White(0.01), SessionOffset(0.01))], ids=["white", "sessions"])
-def test_the_shared_deviation_is_that_of_sessions(noise):
+@pytest.mark.parametrize(
+    ("noise", "least", "most"), [((White(0.01),), LEAST_SD, 0.008), ((White(0.01), SessionOffset(0.01)), 0.005, 0.02)]
+)
+def test_the_shared_deviation_is_that_of_sessions(noise, least, most):
     with device() as opened:
         opened._noise = noise
         opened._start()
         sd = build(opened, workload(), SETTINGS, plan=PLAN).table.calibration.shared_sd
-    assert 0.5 * (0.01 if len(noise) > 1 else 0.004) < sd < 2 * (0.01 if len(noise) > 1 else 0.004)
+    assert least <= sd < most
 
 
 def test_calm_blocks_are_those_that_took_least():

@@ -24,6 +24,10 @@ FAR, FAR_LEAST = 5.0, 0.005
 """A network further from the rest than this many robust deviations, and these at least so large, was measured badly."""
 PASSES = 3
 """Times that such networks are looked for."""
+CONTEXT_EVIDENCE = 3.0
+"""That they do so is believed if it raises the log likelihood of the networks by more than this."""
+CONTEXTS = tuple((np.arange(-12, 25) / 200).tolist())
+"""Choices for how much more a layer costs in a larger network."""
 LEAST_SD = 0.002
 """Deviation that two sessions of one network have on the quietest machine; no interval is narrower."""
 
@@ -120,10 +124,10 @@ def _fit(campaigns: Sequence[Campaign], provenance: Provenance) -> tuple[Fitted,
     whole_s = np.array([sample.ratio for sample in samples]) * np.array(levels_s)[owner]
     depth = np.array([len(sample.layers) for sample in samples], float)
     sums_s, own = _left_out(rows, rough.shapes, len(samples))
-    scales, per_layer_s = _calibrate(sums_s, whole_s, depth, owner, len(campaigns))
-    predicted_s = scales[owner] * sums_s + per_layer_s * depth
+    scales, adding_up = _calibrate(sums_s, whole_s, depth, owner)
+    predicted_s = adding_up.whole_s(scales[owner] * sums_s, depth)
     errors = np.log(whole_s / predicted_s)
-    gaps = np.log(whole_s / (scales[owner] * _profiled(rows, len(samples)) + per_layer_s * depth))
+    gaps = np.log(whole_s / adding_up.whole_s(scales[owner] * _profiled(rows, len(samples)), depth))
     genuine = np.array([sample.number >= 0 for sample in samples])
     chosen = genuine if genuine.sum() > 2 else np.ones_like(genuine)
     # Errors hold the scatter of rounds and two sessions, the network's and the anchor's; predicted is one session of the network.
@@ -131,7 +135,7 @@ def _fit(campaigns: Sequence[Campaign], provenance: Provenance) -> tuple[Fitted,
     noise = _deviation(gaps[chosen]) ** 2 / 2  # layers and whole of a network come from two sessions of it
     known = (scales[owner] * own / predicted_s) ** 2
     shared = max(float(np.mean((errors**2 - known - rounds)[chosen])) - noise, noise, LEAST_SD**2)
-    calibration = Calibration(per_layer_s, math.sqrt(shared), int(chosen.sum()))
+    calibration = replace(adding_up, shared_sd=math.sqrt(shared), networks=int(chosen.sum()))
     metadata = Metadata(replace(provenance, sources=tuple(sources)), calibration)
     table = LookupTable(_entries(campaigns, levels_s, scales.tolist()), metadata)
     calm = np.array([sample.level_s for sample in samples]) < DISTURBED * np.array(levels_s)[owner]
@@ -204,15 +208,26 @@ _NO_FOLD = -1
 """Too few networks to leave any out."""
 
 
-def _calibrate(sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np.int64], models: int) -> tuple[Floats, float]:
-    """Scale of each model's layers and seconds between layers, fitted to relative errors of whole networks."""
+def _calibrate(sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np.int64]) -> tuple[Floats, Calibration]:
+    """Scale of each model's layers, and how they add up, fitted to relative errors of whole networks."""
     from scipy.optimize import nnls
 
-    matrix = np.concatenate([(owner[:, None] == np.arange(models)) * sums_s[:, None], depth[:, None]], axis=1)
-    matrix = matrix / whole_s[:, None]
-    size = np.linalg.norm(matrix, axis=0)
-    found = nnls(matrix / size, np.ones_like(whole_s))[0] / size
-    return found[:-1], float(found[-1])
+    reference_s = float(np.median(sums_s))
+    models = owner[:, None] == np.arange(owner.max() + 1)
+    found: list[tuple[float, float, Floats]] = []
+    for context in CONTEXTS if len(whole_s) >= FOLDS else (0.0,):
+        grown_s = sums_s * (sums_s / reference_s) ** context
+        matrix = np.concatenate([models * grown_s[:, None], depth[:, None]], axis=1) / whole_s[:, None]
+        size = np.linalg.norm(matrix, axis=0)
+        costs, left = nnls(matrix / size, np.ones_like(whole_s))
+        found.append((float(left), context, costs / size))
+    plain, best = min(found, key=lambda one: abs(one[1])), min(found, key=lambda one: one[0])
+    gain = len(whole_s) * math.log(max(plain[0], LEAST_SD) / max(best[0], LEAST_SD))
+    _, context, costs = best if gain > CONTEXT_EVIDENCE else plain
+    # The scale is taken inside the power, where the entries are: scale * (s / r)^c = (k * s) * (k * s / r')^c for r' = k * r.
+    scales = costs[:-1]
+    typical = float(np.median(scales[owner]))
+    return scales, Calibration(float(costs[-1]), context, reference_s * typical)
 
 
 def _entries(campaigns: Sequence[Campaign], levels_s: Sequence[float], scales: Sequence[float]) -> dict[LayerKey, Entry]:

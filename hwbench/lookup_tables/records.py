@@ -7,11 +7,16 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hwbench.errors import SchemaError
 from hwbench.measurement import DeviceInfo
 
 if TYPE_CHECKING:
     from hwbench.structure import Structure
+
+Floats = NDArray[np.float64]
 
 TABLE_SCHEMA = 1
 
@@ -37,13 +42,23 @@ class Calibration:
 
     Attributes:
         per_layer_s: Seconds between layers, per layer: what the sum of the layers leaves of whole networks.
+        context: How much more a layer costs in a larger network, whose data leave less of the caches to it: layers that sum to
+            `reference_s` times x take x to the power `1 + context`.
+        reference_s: Sum of the layers at which they cost what the entries say.
         shared_sd: Relative deviation that the layers of one session of a network share (memory layout, context, fit).
         networks: Whole networks this rests on; 0 for a table that never saw one.
     """
 
     per_layer_s: float = 0.0
+    context: float = 0.0
+    reference_s: float = 1.0
     shared_sd: float = 0.05
     networks: int = 0
+
+    def whole_s(self, sums_s: Floats, layers: NDArray[np.integer] | int) -> Floats:
+        """Latencies of networks whose layers sum to `sums_s` (positive, any shape), seconds."""
+        whole_s: Floats = sums_s * (sums_s / self.reference_s) ** self.context + self.per_layer_s * layers
+        return whole_s
 
 
 @dataclass(frozen=True, slots=True)

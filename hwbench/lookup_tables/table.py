@@ -187,9 +187,10 @@ class LookupTable:
             MissingEntryError: As `layers`.
         """
         parts = self.layers(keys)
-        total_s = sum(part.latency_s for part in parts) + self.calibration.per_layer_s * len(parts)
-        if not total_s > 0:
+        sum_s = sum(part.latency_s for part in parts)
+        if not sum_s > 0:
             raise MissingEntryError(f"the {len(parts)} layers given have no latency of their own; expected a whole network")
+        total_s = float(self.calibration.whole_s(np.array(sum_s), len(parts)))
         half = _t_quantile(max(self.calibration.networks - 1, 2)) * self.deviation(parts, total_s)
         return Prediction(
             latency_s=total_s,

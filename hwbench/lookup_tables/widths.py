@@ -43,7 +43,6 @@ class StructureLatency:
         for slot, place in zip(structure.slots, self._places, strict=True):
             table.lookup(place.family, np.array([place.cin]), np.array([place.cout]), f"{slot.layer.name} ({slot.layer.key})")
         self._groups = [_groups_of(slot) for slot in structure.slots]
-        self._rest_s = table.calibration.per_layer_s * len(structure.slots)
         self._choices = [_choices(width, step) for width in structure.widths]
         self._position = np.full((len(structure.widths), max(structure.widths, default=0) + 1), _OFF, np.int64)
         for group, widths in enumerate(self._choices):
@@ -77,14 +76,15 @@ class StructureLatency:
         position = self._position[np.arange(wide.shape[1]), wide]
         on = (position != _OFF).all(axis=1)
         if on.all():
-            return self._summed(wide, position)
-        total_s = np.empty(len(wide))
-        total_s[on] = self._summed(wide[on], position[on])
-        total_s[~on] = self._direct(wide[~on], range(len(self._places))) + self._rest_s
-        return total_s
+            sums_s = self._summed(wide, position)
+        else:
+            sums_s = np.empty(len(wide))
+            sums_s[on] = self._summed(wide[on], position[on])
+            sums_s[~on] = self._direct(wide[~on], range(len(self._places)))
+        return self.table.calibration.whole_s(sums_s, len(self._places))
 
     def _summed(self, wide: Integers, position: Integers) -> Floats:
-        total_s = np.full(len(wide), self._rest_s)
+        total_s = np.zeros(len(wide))
         for groups, grid in self._grids.items():
             total_s += grid[tuple(position[:, group] for group in groups)]
         if np.isnan(total_s).any():  # a point of a grid that is outside the measured range

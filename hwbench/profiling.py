@@ -22,10 +22,11 @@ from uuid import uuid4
 import numpy as np
 
 from hwbench import __version__, stats
-from hwbench.devices.base import Device, LayerRow, LayerSamples, MovesTime, Prepared, ProfilesLayers, ReportsMemory
+from hwbench.devices.base import Device, LayerSamples, MovesTime, Prepared, ProfilesLayers, ReportsMemory
 from hwbench.errors import DeviceError, OutputParseError, UsageError
 from hwbench.findings import of_samples
-from hwbench.measurement import Conditions, LayerLatency, LayerProfile, Measurement, Settings
+from hwbench.layer_profile import below_resolution, join_sessions
+from hwbench.measurement import Conditions, Measurement, Settings
 from hwbench.workload import Finding, Workload
 
 CHUNK_S = 0.1
@@ -351,36 +352,10 @@ class _Campaign:
             complete=True,
         )
         if track.profiles:
-            record = replace(record, profile=_profile(track.profiles, record.median_s))
+            record = replace(record, profile=join_sessions(track.profiles, record.median_s))
+            track.note(below_resolution(track.profiles))
         record = replace(record, findings=(*draft.findings, *track.findings.values()))
         return replace(record, findings=(*record.findings, *of_samples(record)))
-
-
-def _profile(sessions: Sequence[LayerSamples], latency_s: float) -> LayerProfile:
-    """Join the profiles of several sessions: per row the geometric mean over sessions of the session medians.
-
-    A row of n runtime nodes carries the profiler's own cost n times; it is taken off here and nowhere else. Each session's rows
-    are taken relative to the unprofiled inferences beside them and then to `latency_s`, the latency of the whole measurement:
-    a machine that was slower while it profiled made both slower.
-    """
-    logs: dict[str, list[float]] = {}
-    whole: list[float] = []
-    for session in sessions:
-        level = math.log(latency_s / float(np.median(session.beside_s))) if session.beside_s else 0.0
-        whole.append(level + math.log(stats.grouped_median(session.whole_s, session.grain_s)))
-        for row in session.rows:
-            logs.setdefault(row.name, []).append(level + math.log(row_s(row, session)))
-    layers = tuple(
-        LayerLatency(row.name, row.op, row.key, row.implementation, math.exp(float(np.mean(logs[row.name]))), row.calls)
-        for row in sessions[-1].rows
-    )
-    return LayerProfile(layers, math.exp(float(np.mean(whole))), sessions[-1].node_cost_s, sessions[-1].rest_cause)
-
-
-def row_s(row: LayerRow, session: LayerSamples) -> float:
-    """Median latency of one row in one session; never below a tenth of what was read, which no profiler's cost exceeds."""
-    read_s = max(stats.grouped_median(row.samples_s, session.grain_s), session.grain_s / 4)
-    return max(read_s - row.nodes * session.node_cost_s, 0.1 * read_s)
 
 
 @lru_cache(maxsize=1)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from hwbench.devices.base import Device, LayerSamples, Prepared, ProfilesLayers
 from hwbench.errors import SchemaError, UsageError
+from hwbench.layer_profile import row_s
 from hwbench.measurement import Settings
 from hwbench.onnx_graph import count
-from hwbench.profiling import row_s
 from hwbench.workload import LayerKey, Workload
 
 if TYPE_CHECKING:

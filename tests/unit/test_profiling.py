@@ -210,3 +210,19 @@ def test_a_larger_budget_resolves_more():
     with virtual(1.01, noise=(White(0.02), SessionOffset(0.02))) as device:
         first, _ = measure_interleaved(device, [A, B], replace(QUICK, budget_s=90))
     assert len(set(first.session)) > 60
+
+
+def test_layers_shorter_than_the_profiler_can_tell_are_named(monkeypatch):
+    real = Virtual.profile_layers
+    monkeypatch.setattr(Virtual, "profile_layers", lambda *asked: replace(real(*asked), node_cost_s=1.0))
+    with Virtual(noise=()) as device:
+        record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=5))
+    text = next(finding.text for finding in record.findings if finding.code == "below_resolution")
+    assert f"{len(record.profile.layers)} layers" in text
+    assert all(layer.median_s > 0 for layer in record.profile.layers)
+
+
+def test_layers_that_the_profiler_can_tell_are_not():
+    with Virtual(noise=(White(0.01),)) as device:
+        record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=5))
+    assert "below_resolution" not in {finding.code for finding in record.findings}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hwbench.model_files import load_workload
     from hwbench.stats import Verdict
     from hwbench.store import open_store
+    from hwbench.workflows.build_table import build_table
     from hwbench.workflows.compare import compare
     from hwbench.workflows.doctor import doctor
     from hwbench.workflows.profile import profile
@@ -37,6 +38,7 @@ __all__ = [
     "Measurement",
     "Settings",
     "Verdict",
+    "build_table",
     "compare",
     "doctor",
     "list_devices",
@@ -54,6 +56,7 @@ _HOME = {
     "Measurement": "hwbench.measurement",
     "Settings": "hwbench.measurement",
     "Verdict": "hwbench.stats",
+    "build_table": "hwbench.workflows.build_table",
     "compare": "hwbench.workflows.compare",
     "doctor": "hwbench.workflows.doctor",
     "list_devices": "hwbench.devices",

@@ -126,7 +126,7 @@ def latency(samples_s: ArrayLike, session: ArrayLike) -> Estimate:
     medians = np.array([np.median(np.log(part)) for part in by_session(samples_s, session)])
     if not len(medians):
         raise MeasurementError("no samples were taken, so there is no latency; measure again")
-    centre, half = float(medians.mean()), _t_half_width(medians)
+    centre, half = float(medians.mean()), t_half_width(medians)
     return Estimate(math.exp(centre), (_exp(centre - half), _exp(centre + half)), len(medians))
 
 
@@ -152,7 +152,7 @@ def ratio(
     logs = np.log(_aligned(candidate_s, candidate_block)) - np.log(_aligned(baseline_s, baseline_block))
     sessions = np.asarray(session)[np.argsort(baseline_block, kind="stable")]
     medians = np.array([np.median(part) for part in by_session(logs, sessions)])
-    centre, half = float(medians.mean()), _t_half_width(medians)
+    centre, half = float(medians.mean()), t_half_width(medians)
     wide = anytime_half_width(medians)
     return Ratio(
         ratio=math.exp(centre),
@@ -199,7 +199,8 @@ def anytime_half_width(values: ArrayLike, alpha: float = VERDICT_ALPHA, prior: f
     return t * float(data.std(ddof=1)) / math.sqrt(n)
 
 
-def _t_half_width(values: NDArray[np.float64]) -> float:
+def t_half_width(values: NDArray[np.float64]) -> float:
+    """Half-width of the 95 % t interval for the mean of values of shape (n,), one per session; infinite for fewer than two."""
     n = len(values)
     return math.inf if n < 2 else _t_quantile(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
 

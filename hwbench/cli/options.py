@@ -80,7 +80,7 @@ def duration(text: str | float) -> float:
     return value
 
 
-def _writable(target: str | None) -> str | None:
+def writable(target: str | None) -> str | None:
     """Refuse a file that could not be written *before* anything is measured for it."""
     if target in {None, "-"}:
         return target
@@ -212,7 +212,7 @@ class Output:
     json: Annotated[
         str | None,
         typer.Option(
-            "--json", metavar="FILE", callback=_writable, help="Write JSON; - for standard output.", rich_help_panel="Output"
+            "--json", metavar="FILE", callback=writable, help="Write JSON; - for standard output.", rich_help_panel="Output"
         ),
     ] = None
     layout: Annotated[

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hwbench.cli.delivery import deliver, report
-from hwbench.cli.options import FailOnOption, Keeping, Output, Protocol, Source, StoreOption, VerboseOption, options, share
-from hwbench.cli.rules import hits, parse_rule
+from hwbench.cli.options import (
+    FailOnOption,
+    Keeping,
+    Output,
+    Protocol,
+    Source,
+    StoreOption,
+    VerboseOption,
+    options,
+    share,
+    writable,
+)
+from hwbench.cli.rules import Rule, hits, parse_rule
+
+if TYPE_CHECKING:
+    from hwbench.workflows.build_table import BuiltTable
 
 table_app = typer.Typer(
     help="Latency of every layer that pruning a model can produce.", epilog="Example: hwbench table build zoo:mobilenet_v1"
@@ -24,9 +38,17 @@ ModelArgument = Annotated[
         metavar="MODEL", help="A path (.onnx, .pt, .pt2), zoo:NAME, or module:factory. Else zoo:mobilenet_v1.", show_default=False
     ),
 ]
+TableArgument = Annotated[
+    str, typer.Argument(metavar="TABLE", help="Address of a device, name of an imported table, beginning of an id, or pixel1.")
+]
+FORMATS = ("tflite-log", "ort-profile", "trtexec", "ofa-yaml")
+PlotOption = Annotated[
+    str | None,
+    typer.Option("--plot", metavar="FILE", help="Draw predicted against measured: .png, .pdf or .svg.", callback=writable),
+]
 TableOption = Annotated[
     str | None,
-    typer.Option("--table", metavar="ID", help="Address of a device, for its newest table, or the beginning of an id."),
+    typer.Option("--table", metavar="ID", help="As in: hwbench table list; the newest of a device."),
 ]
 
 
@@ -49,6 +71,7 @@ def build(
     lower: Annotated[float, typer.Option(parser=share, metavar="SHARE", help="Smallest share of a width.")] = 0.2,
     validation: Annotated[int, typer.Option(min=0, help="Held-out networks that grade the table.")] = 10,
     forget: Annotated[bool, typer.Option("--forget", help="Leave out what was measured on the device before.")] = False,
+    picture: PlotOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
     """Build the table of a model; killed, the same command goes on where it stopped. Takes 60 s if --budget is not given.
@@ -58,7 +81,6 @@ def build(
     rules = [parse_rule(text, BUILD_FIELDS + GRADE_FIELDS) for text in fail_on or ()]
     from hwbench.cli.table_progress import TableProgress
     from hwbench.measurement import Settings
-    from hwbench.render import tables
     from hwbench.workflows.build_table import DEFAULT_BUDGET_S, DEFAULT_MODEL, build_table
 
     model = model or DEFAULT_MODEL
@@ -75,9 +97,7 @@ def build(
             **source.arguments(),
             **keeping.arguments(),
         )
-    document = tables.built_document(outcome)
-    deliver(output, tables.built_view(outcome), document)
-    return report(hits(rules, document | (document["grade"] or {})), 1)
+    return _told(output, outcome, rules, picture)
 
 
 @table_app.command(epilog="Example: hwbench table validate zoo:mobilenet_v1 --device cpu --networks 40")
@@ -91,6 +111,7 @@ def validate(
     model: ModelArgument = None,
     table: TableOption = None,
     networks: Annotated[int, typer.Option(min=1, help="Held-out networks.")] = 40,
+    picture: PlotOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
     """Predict random pruned networks that the table has not seen, and measure them end to end.
@@ -100,7 +121,6 @@ def validate(
     rules = [parse_rule(text, GRADE_FIELDS) for text in fail_on or ()]
     from hwbench.cli.table_progress import TableProgress
     from hwbench.measurement import Settings
-    from hwbench.render import tables
     from hwbench.workflows.build_table import DEFAULT_MODEL, validate_table
 
     model = model or DEFAULT_MODEL
@@ -115,16 +135,77 @@ def validate(
             **source.arguments(),
             **keeping.arguments(),
         )
+    return _told(output, outcome, rules, picture)
+
+
+@table_app.command(epilog="Example: hwbench table recalibrate zoo:mobilenet_v1 --device cpu")
+@options
+def recalibrate(
+    *,
+    source: Source,
+    how: Protocol,
+    keeping: Keeping,
+    output: Output,
+    model: ModelArgument = None,
+    table: TableOption = None,
+    networks: Annotated[int, typer.Option(min=1, help="Pruned networks to scale it with.")] = 12,
+    picture: PlotOption = None,
+    fail_on: FailOnOption = None,
+) -> int:
+    """Scale a table to what a few random pruned networks take now: after a reboot, in seconds.
+
+    Fields of --fail-on: mean_error, p95_error, rmspe, within_5, within_10, rank, coverage.
+    """
+    rules = [parse_rule(text, GRADE_FIELDS) for text in fail_on or ()]
+    from hwbench.cli.table_progress import TableProgress
+    from hwbench.measurement import Settings
+    from hwbench.workflows.build_table import DEFAULT_MODEL, recalibrate_table
+
+    model = model or DEFAULT_MODEL
+    with TableProgress(model, keeping) as watch:
+        outcome = recalibrate_table(
+            model,
+            table=table,
+            device=how.device,
+            settings=how.settings(Settings()),
+            networks=networks,
+            watch=watch,
+            **source.arguments(),
+            **keeping.arguments(),
+        )
+    return _told(output, outcome, rules, picture)
+
+
+def _told(output: Output, outcome: BuiltTable, rules: list[Rule], picture: str | None) -> int:
+    """Show what came of a build or a validation, draw it if asked, and judge it by the rules."""
+    from hwbench.render import tables
+    from hwbench.render.table_plots import plot_validation
+
+    if picture is not None and outcome.validation is not None:
+        plot_validation(outcome.validation, Path(picture))
     document = tables.built_document(outcome)
     deliver(output, tables.built_view(outcome), document)
-    return report(hits(rules, document["grade"]), 1)
+    return report(hits(rules, document | (document["grade"] or {})), 1)
 
 
-@table_app.command(epilog="Example: hwbench table show cpu")
+@table_app.command("list", epilog="Example: hwbench table list")
+@options
+def table_list(output: Output, store: StoreOption = None) -> int:
+    """List all tables: those in the store, oldest first, and those that hwbench brings along."""
+    from hwbench.lookup_tables.keeping import list_tables
+    from hwbench.render import tables
+    from hwbench.store import open_store
+
+    with open_store(store) as opened:
+        found = list_tables(opened)
+    return deliver(output, tables.list_view(found), tables.list_document(found))
+
+
+@table_app.command(epilog="Example: hwbench table show pixel1")
 @options
 def show(
     output: Output,
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="Address of a device, or the beginning of an id.")] = "cpu",
+    table: TableArgument = "cpu",
     store: StoreOption = None,
 ) -> int:
     """Show a table: its grades, channel steps, layers and where it came from; its JSON is the whole table."""
@@ -157,11 +238,70 @@ def predict(
     return deliver(output, tables.prediction_view(model, prediction, parts), tables.prediction_document(model, prediction, parts))
 
 
-@table_app.command(epilog="Example: hwbench table plot cpu --out cpu.png")
+@table_app.command("export", epilog="Example: hwbench table export cpu --out cpu.hwtable")
+@options
+def table_export(
+    *,
+    output: Output,
+    table: TableArgument = "cpu",
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="FILE", help="Else named after the device.", callback=writable, show_default=False),
+    ] = None,
+    store: StoreOption = None,
+) -> int:
+    """Write a table as one small file, which hwbench table import reads anywhere."""
+    from hwbench.render import tables
+    from hwbench.workflows.table_files import export_table
+
+    outcome = export_table(table, out=out, store=store)
+    return deliver(output, tables.exported_view(outcome), tables.exported_document(outcome))
+
+
+@table_app.command("import", epilog="Example: hwbench table import tflite-log run1.txt run2.txt --model pruned.onnx --name phone")
+@options
+def table_import(
+    *,
+    files: Annotated[
+        list[str], typer.Argument(metavar="[FORMAT] FILE", help=f"FORMAT: {', '.join(FORMATS)}; told by the content without.")
+    ],
+    source: Source,
+    output: Output,
+    keeping: Keeping,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="What was logged, for files that hold no shapes.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What to find the table by; else the folder of the files.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="The hardware of foreign files, for people.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Where the files do not tell.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="ADDRESS", help="Refuse a table that is not of this device.")
+    ] = None,
+) -> int:
+    """Read a table that was exported, or one network as another tool logged it; networks of one name add up to one table."""
+    from hwbench.render import tables
+    from hwbench.workflows.table_files import import_table
+
+    given = files[0] if files[0] in FORMATS and len(files) > 1 else None
+    outcome = import_table(
+        files[1:] if given else files,
+        format=given,
+        model=model,
+        name=name,
+        target=target,
+        threads=threads,
+        device=device,
+        **source.arguments(),
+        **keeping.arguments(),
+    )
+    return deliver(output, tables.imported_view(outcome), tables.imported_document(outcome))
+
+
+@table_app.command(epilog="Example: hwbench table plot pixel1 --out pixel1.png")
 @options
 def plot(
     *,
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="Address of a device, or the beginning of an id.")] = "cpu",
+    table: TableArgument = "cpu",
     out: Annotated[str, typer.Option("--out", metavar="FILE", help="A .png, .pdf or .svg file.")] = "table.png",
     store: StoreOption = None,
     verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it

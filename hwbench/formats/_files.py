@@ -48,7 +48,7 @@ def decode(data: bytes, name: str) -> str:
         UnsafeModelError: It is a pickle or an archive.
         OutputParseError: It is no text.
     """
-    if data.startswith((b"\x80", b"PK\x03\x04")) or _TEXT_PICKLE.match(data):
+    if is_pickle(data):
         raise UnsafeModelError(f"{name} is a pickle or an archive that may hold one, and is not opened: {_PICKLE_FREE}")
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
@@ -60,6 +60,11 @@ def decode(data: bytes, name: str) -> str:
     if "\0" in text:
         raise OutputParseError(f"{name} is no text (it holds zero bytes); expected a log, JSON or YAML")
     return text
+
+
+def is_pickle(data: bytes) -> bool:
+    """Whether bytes start like a pickle of any protocol, or a ZIP archive (`.pt`, `.npz`), which may hold one."""
+    return data.startswith((b"\x80", b"PK\x03\x04")) or _TEXT_PICKLE.match(data) is not None
 
 
 def parse_json(text: str, name: str) -> Any:

@@ -1,12 +1,16 @@
 """Lookup tables: latency of every layer that pruning a model can produce, on one device, and of whole networks with an interval.
 
-`table` is the record and its answers, `surface` the latency of one layer family over channel counts, `widths` the fast path for
-searches; `build` measures (`networks`, `proposals`, `fit`), `validate` says how good a table is.
+`table` is the record and its answers, `surface` the latency of one layer family over channel counts (`kinds`: what families tell
+each other), `widths` the fast path for searches; `build` measures (`networks`, `proposals`, `fit`), `validate` says how good a
+table is, `recalibrate` follows a device that has changed, `live` asks the device itself. `keeping` finds tables in the store,
+`portable` is the file they travel in, `imports` makes tables of what other tools measured (`reading`, `join`, `foreign`).
 """
 
 from __future__ import annotations
 
 from hwbench.lookup_tables.build import Plan, Progress, build
+from hwbench.lookup_tables.live import LiveLatency
+from hwbench.lookup_tables.recalibrate import recalibrate
 from hwbench.lookup_tables.records import Calibration, Entry, Grade, Metadata, Provenance, Source
 from hwbench.lookup_tables.table import LayerPrediction, LookupTable
 from hwbench.lookup_tables.validate import Validation, validate
@@ -16,6 +20,7 @@ __all__ = [
     "Entry",
     "Grade",
     "LayerPrediction",
+    "LiveLatency",
     "LookupTable",
     "Metadata",
     "Plan",
@@ -24,5 +29,6 @@ __all__ = [
     "Source",
     "Validation",
     "build",
+    "recalibrate",
     "validate",
 ]

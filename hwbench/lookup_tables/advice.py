@@ -11,6 +11,8 @@ from hwbench.lookup_tables.table import LookupTable
 
 WORTH_SAYING = 0.95
 """Share of the wider layer's latency from which being narrower is not worth it."""
+ENOUGH = 12
+"""Different widths that a layer must have been measured at: more than the trend has costs, so that a step is seen, not fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ def advice(table: LookupTable) -> tuple[StepAdvice, ...]:
     """For every kind of layer with a channel step, the width that gains least from being narrower, if it gains little."""
     found = []
     for kind, step in table.steps.items():
-        families = [family for family in table.families if family.kind == kind]
+        families = [family for family, points in table.families.items() if family.kind == kind and len(points.cin) >= ENOUGH]
         cases = [case for family in families for case in _cases(table, family, step)] if step > 1 else []
         if cases:
             found.append(max(cases, key=lambda case: case.narrow_s / case.wide_s))

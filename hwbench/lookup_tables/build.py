@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from statistics import median
 
 from hwbench import __version__
 from hwbench.devices.base import Device, MovesTime, Prepared
 from hwbench.errors import MissingEntryError
-from hwbench.lookup_tables.fit import DISTURBED, Fitted, fit
+from hwbench.lookup_tables.fit import Fitted, fit
 from hwbench.lookup_tables.ledger import Ledger
-from hwbench.lookup_tables.networks import Effort, NetworkSample, PrunedNetwork, measure_network, pruned_workload
+from hwbench.lookup_tables.networks import Effort, NetworkSample, PrunedNetwork, Quiet, measure_network, pruned_workload
 from hwbench.lookup_tables.proposals import Grid, first, least_certain
 from hwbench.lookup_tables.records import Provenance, Source, architecture
 from hwbench.measurement import Settings
@@ -30,9 +29,6 @@ from hwbench.store import Store
 from hwbench.structure import Structure
 from hwbench.structure.surgery import with_widths
 from hwbench.workload import Workload
-
-TRIES = 3
-"""How often a network is measured while the device is disturbed; the calmest counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +83,7 @@ def build(
     plan: Plan | None = None,
     store: Store | None = None,
     forget: bool = False,
+    quiet: Quiet | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> Fitted:
     """Build a table of all pruned versions of one model on an opened device.
@@ -99,6 +96,7 @@ def build(
         store: Where each measured network is kept, and found again; None keeps nothing. Networks of other models found there
             become part of the table, and what they tell need not be measured again.
         forget: Leave out all that was measured on the device before.
+        quiet: What the unpruned network takes while nothing disturbs the device, if that is known already.
         watch: Told after every network.
 
     Raises:
@@ -107,7 +105,14 @@ def build(
         WorkloadError: The device cannot run the model.
     """
     return _Build(
-        device, workload, settings, plan=plan or Plan(), store=store, forget=forget, watch=watch or (lambda _: None)
+        device,
+        workload,
+        settings,
+        plan=plan or Plan(),
+        store=store,
+        forget=forget,
+        quiet=quiet or Quiet(),
+        watch=watch or (lambda _: None),
     ).run()
 
 
@@ -123,10 +128,11 @@ class _Build:
         plan: Plan,
         store: Store | None,
         forget: bool,
+        quiet: Quiet,
         watch: Callable[[Progress], None],
     ) -> None:
         self.device, self.workload, self.settings, self.plan = device, workload, settings, plan
-        self.watch = watch
+        self.watch, self.quiet = watch, quiet
         self.model = name_nodes(load(workload.onnx))
         self.structure = Structure.from_model(self.model)
         self.names = [slot.layer.name for slot in self.structure.slots]
@@ -175,17 +181,7 @@ class _Build:
         pruned = self.workload if itself else pruned_workload(self.workload, with_widths(self.model, widths))
         keys = dict(zip(self.names, self.structure.keys(widths), strict=True))
         network = PrunedNetwork(number, widths, pruned, keys)
-        tries: list[NetworkSample] = []
-        while len(tries) < TRIES:
-            tries.append(measure_network(self.device, anchor, network, self.plan.effort))
-            if tries[-1].level_s < DISTURBED * self._usual_s(tries[-1].level_s):
-                break
-        return min(tries, key=lambda sample: sample.level_s)
-
-    def _usual_s(self, now_s: float) -> float:
-        """Usual latency of the anchor, seconds; `now_s` while too little is known."""
-        levels_s = [sample.level_s for sample in self.ledger.samples]
-        return median(levels_s) if len(levels_s) > 2 else now_s
+        return measure_network(self.device, anchor, network, self.plan.effort, self.quiet)
 
     @contextmanager
     def _anchors(self) -> Iterator[Callable[[int], Prepared]]:

@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 
 from hwbench.errors import UsageError
-from hwbench.formats import TfliteLog, tflite_log
+from hwbench.formats import OfaTable, TfliteLog, tflite_log
+from hwbench.formats.ofa_yaml import OfaRow
 from hwbench.formats.tflite_log import Operator
 from hwbench.workload import LayerKey
 
@@ -97,6 +98,34 @@ def pixel1_logs(model: str) -> tuple[TfliteLog, ...]:
     folder = Path(__file__).parent / "data" / "pixel1"
     paths = [folder / f"{PIXEL1[model]}_run{number + 1}.txt" for number in range(PIXEL1_REPEATS)]
     return tuple(tflite_log.parse(path.read_text("ascii"), path.name) for path in paths)
+
+
+def join_ofa(table: OfaTable) -> tuple[tuple[ForeignEntry, ...], int]:
+    """Entries of a once-for-all table, and how many rows have none.
+
+    Only rows that say all that a key says are joined: the classifier on a map of one pixel, and pooling of the whole map. The
+    file does not tell the kernel of a convolution, and an `expanded_conv` is a block of several layers.
+    """
+    found: dict[LayerKey, list[float]] = {}
+    for row in table.rows:
+        key = _ofa_key(row)
+        if key is not None:
+            found.setdefault(key, []).append(row.mean_s)
+    entries = tuple(ForeignEntry(key, tuple(values_s), len(values_s)) for key, values_s in found.items())
+    return entries, len(table.rows) - sum(entry.calls for entry in entries)
+
+
+def _ofa_key(row: OfaRow) -> LayerKey | None:
+    """The layer of a row: height, width, channels become 1 x channels x height x width."""
+    if row.attrs or not row.input:
+        return None
+    *place, cin = row.input
+    cout = row.output[-1]
+    if row.kind == "Logits" and set(place) <= {1} and set(row.output[:-1]) <= {1}:
+        return LayerKey("Linear", ((1, cin),), (1, cout))
+    if row.kind == "AvgPool2D" and len(row.input) == 3 and row.output in {(1, 1, cin), (cin,)}:
+        return LayerKey("GlobalAveragePool", ((1, cin, *place),), (1, cin, 1, 1))
+    return None
 
 
 def _network(log: TfliteLog) -> tuple[str | None, list[tuple[str, str]]]:

@@ -1,13 +1,18 @@
-"""Tables in the store, and whether one is valid for a device."""
+"""Tables in the store and those that hwbench brings along, and whether one is valid for a device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hwbench.errors import StaleTableError, UsageError
+from hwbench.lookup_tables.imports import ForeignNetwork, table_of
+from hwbench.lookup_tables.shipped import NETWORKS, SHIPPED
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.measurement import DeviceInfo
 from hwbench.store import Store
 
 RECORD = "lookup_table"
+NETWORK = "foreign_network"
 
 
 def save_table(store: Store, table: LookupTable) -> str:
@@ -20,11 +25,11 @@ def save_table(store: Store, table: LookupTable) -> str:
 
 
 def find_table(store: Store, wanted: str) -> LookupTable:
-    """The newest table of a device, or the one whose id begins with `wanted`.
+    """The newest table of a device or of a name, the one whose id begins with `wanted`, or one that hwbench brings along.
 
     Args:
         store: Where to look.
-        wanted: Address of a device (`cpu`), or the beginning of an id.
+        wanted: Address of a device (`cpu`), name of an imported table, beginning of an id, or `pixel1`.
 
     Raises:
         UsageError: There is none, or several ids begin so.
@@ -35,10 +40,51 @@ def find_table(store: Store, wanted: str) -> LookupTable:
     of_device = [data for data in records.values() if _address(data) == wanted]
     if of_device:
         return LookupTable.from_dict(of_device[-1])
+    if not by_id and wanted in SHIPPED:
+        return SHIPPED[wanted]()
     if len(by_id) != 1:
         what = f"{len(by_id)} lookup tables begin" if by_id else "no lookup table of a device, and none whose id begins"
         raise UsageError(f"{what} with {wanted!r} in {store.url}; make one: hwbench table build MODEL --device ADDRESS")
     return LookupTable.from_dict(by_id[0])
+
+
+def list_tables(store: Store) -> dict[str, LookupTable]:
+    """All tables of a store by id, oldest first, then those that hwbench brings along and none of the store hides, by name.
+
+    Raises:
+        SchemaError: A record is damaged.
+    """
+    kept = {record_id: LookupTable.from_dict(data) for record_id, data in store.records(RECORD).items()}
+    names = {table.provenance.device.address for table in kept.values()}
+    return kept | {name: make() for name, make in SHIPPED.items() if name not in names}
+
+
+def add_networks(store: Store | None, name: str, networks: Sequence[ForeignNetwork]) -> LookupTable:
+    """The table of all networks under a name, with these among them; one given before is not counted twice.
+
+    All are those that hwbench brings along, those that were imported earlier, and these.
+
+    Args:
+        store: Where the earlier ones are and these are kept; None for these alone.
+        name: Name of the table.
+        networks: What was read.
+
+    Raises:
+        UsageError: They were measured on something else than the earlier ones.
+        SchemaError: A record is damaged.
+    """
+    known = list(NETWORKS[name]()) if name in NETWORKS else []
+    note = SHIPPED[name]().provenance.note if known else ""
+    if store is None:
+        return table_of([*known, *(network for network in networks if network not in known)], name, note=note)
+    known += [ForeignNetwork.from_dict(data["network"]) for data in store.records(NETWORK).values() if data["name"] == name]
+    if not known and any(_address(data) == name for data in store.records(RECORD).values()):
+        raise UsageError(f"the table {name!r} was not made of imported networks, so none can be added to it; give another --name")
+    new = [network for network in networks if network not in known]
+    table = table_of([*known, *new], name, note=note)
+    for network in new:
+        store.save_record(NETWORK, {"name": name, "network": network.to_dict()})
+    return table
 
 
 def _address(data: dict[str, object]) -> object:

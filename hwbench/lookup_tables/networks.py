@@ -7,7 +7,8 @@ profiled ones. So drift cancels twice, and layers of all networks are seconds of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,13 +25,13 @@ from hwbench.workload import LayerKey, Workload
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-WARM_UP_ROUNDS = 3
-TURN = 3
-"""Rounds of one network in a row, the first of which does not count."""
+TURN_S = 0.02
+"""A turn of one network lasts at least this long and two rounds; its first half does not count. A network that follows
+another finds the caches full of that one's data: the first round of one of 0.8 ms took 24 % longer, the second 3 %."""
+QUIET, QUIET_SHARE = 1.03, 0.2
+"""A turn is quiet if the anchor's takes at most `QUIET` times what the fastest `QUIET_SHARE` of the last ones took."""
 CALM = 0.5
-"""Share of blocks, and of profiled inferences, that count: those that took least time in all. Other programs only ever add
-time, and more to longer rounds: on a busy machine the median over all blocks made an anchor of 11 ms 4 % slower beside a
-pruned network of 5 ms than it is on an idle one."""
+"""Share of profiled inferences that count: those that took least time in all. Other programs only ever add time."""
 MEDIAN_ERROR = 1.2533
 """Standard error of a median over that of a mean, for normal values."""
 
@@ -43,9 +44,32 @@ def calm(*series_s: Sequence[float]) -> NDArray[np.intp]:
 
 
 def paired_ratio(anchor_s: Sequence[float], whole_s: Sequence[float]) -> float:
-    """Latency of a network over that of the anchor, from rounds that took turns."""
-    logs = np.log(whole_s) - np.log(anchor_s)
-    return math.exp(float(np.median(logs[calm(anchor_s, whole_s)])))
+    """Latency of a network over that of the anchor, from turns that followed each other."""
+    return math.exp(float(np.median(np.log(whole_s) - np.log(anchor_s))))
+
+
+class Quiet:
+    """Knows what the anchor takes while nothing disturbs the device.
+
+    Other programs, and other guests of the same host, slow everything down for tenths of a second to minutes, large and small
+    networks by different shares. So turns in which the anchor is slower than usual are not believed.
+
+    Args:
+        recent: Turns it remembers. The fewer, the sooner a device that has become slower for good is believed again.
+        batches: How often as many turns are taken while too few were quiet; then those with the fastest anchor count.
+    """
+
+    def __init__(self, recent: int = 120, batches: int = 4) -> None:
+        self.batches = batches
+        self._recent: deque[float] = deque(maxlen=recent)
+
+    def add(self, anchor_s: Iterable[float]) -> None:
+        """Learn from turns of the anchor, seconds."""
+        self._recent.extend(anchor_s)
+
+    def among(self, anchor_s: Sequence[float]) -> NDArray[np.intp]:
+        """Places of the quiet ones among turns of the anchor, seconds."""
+        return np.flatnonzero(np.array(anchor_s) <= QUIET * np.quantile(self._recent, QUIET_SHARE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +94,8 @@ class NetworkSample:
     Attributes:
         number: Place in the campaign's order; negative for the anchor itself.
         widths: One per group.
-        anchor_s: Rounds of the anchor, seconds; they pair with `whole_s`.
-        whole_s: Rounds of the network, profiler off, seconds.
+        anchor_s: Median latency of each of the anchor's turns, seconds; they pair with `whole_s`.
+        whole_s: Median latency of each of the network's turns, profiler off, seconds.
         beside_s: Latency of the network, profiler off, among the profiled inferences, seconds.
         layers: In execution order.
     """
@@ -86,7 +110,7 @@ class NetworkSample:
     @property
     def level_s(self) -> float:
         """Latency of the anchor around this measurement, seconds."""
-        return float(np.median(np.array(self.anchor_s)[calm(self.anchor_s, self.whole_s)]))
+        return float(np.median(self.anchor_s))
 
     @property
     def ratio(self) -> float:
@@ -95,8 +119,8 @@ class NetworkSample:
 
     @property
     def ratio_variance(self) -> float:
-        """Variance of the log of `ratio` that the scatter of rounds leaves."""
-        logs = (np.log(self.whole_s) - np.log(self.anchor_s))[calm(self.anchor_s, self.whole_s)]
+        """Variance of the log of `ratio` that the scatter of turns leaves."""
+        logs = np.log(self.whole_s) - np.log(self.anchor_s)
         return float((MEDIAN_ERROR * 1.4826 * np.median(np.abs(logs - np.median(logs)))) ** 2 / len(logs))
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,11 +164,11 @@ class Effort:
     """What one network is given.
 
     Attributes:
-        turns: Of network and anchor, each of `TURN` rounds.
+        turns: Of network and anchor.
         runs: Profiled inferences.
     """
 
-    turns: int = 4
+    turns: int = 6
     runs: int = 9
 
 
@@ -165,7 +189,7 @@ class PrunedNetwork:
     keys: Mapping[str, LayerKey]
 
 
-def measure_network(device: Device, anchor: Prepared, network: PrunedNetwork, effort: Effort) -> NetworkSample:
+def measure_network(device: Device, anchor: Prepared, network: PrunedNetwork, effort: Effort, quiet: Quiet) -> NetworkSample:
     """Measure one pruned network beside the prepared anchor.
 
     Args:
@@ -173,6 +197,7 @@ def measure_network(device: Device, anchor: Prepared, network: PrunedNetwork, ef
         anchor: The unpruned network, prepared.
         network: The pruned network, or the anchor's own.
         effort: How much to measure.
+        quiet: Of this anchor.
 
     Raises:
         UsageError: The device cannot profile layers.
@@ -184,7 +209,7 @@ def measure_network(device: Device, anchor: Prepared, network: PrunedNetwork, ef
     itself = network.workload.sha256 == anchor.workload.sha256
     prepared = anchor if itself else device.prepare(network.workload, anchor.settings)
     try:
-        anchor_s, whole_s = rounds(device, anchor, prepared, effort.turns, network.number)
+        anchor_s, whole_s = turns_of(device, anchor, prepared, effort.turns, quiet=quiet, seed=network.number)
         profile = device.profile_layers(prepared, effort.runs)
     finally:
         if device.usable and not itself:
@@ -207,21 +232,41 @@ def _calm_profile(profile: LayerSamples) -> LayerSamples:
     return replace(profile, rows=rows, whole_s=select(profile.whole_s), beside_s=beside_s)
 
 
-def rounds(
-    device: Device, anchor: Prepared, prepared: Prepared, turns: int, seed: int
+def turns_of(
+    device: Device, anchor: Prepared, prepared: Prepared, turns: int, *, quiet: Quiet, seed: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Rounds of anchor and network in turns, each pair of turns in random order, seconds.
+    """Median latencies of quiet turns of anchor and network that follow each other in random order, seconds."""
+    warm_s = device.run([anchor, prepared] * 2).values_s[2:]
+    loops = loops_for(warm_s, anchor.settings)
+    counts = [max(2, math.ceil(TURN_S / (value_s * loops))) for value_s in warm_s]
+    rng = np.random.default_rng(abs(seed))
+    anchor_s: list[float] = []
+    whole_s: list[float] = []
+    for _ in range(quiet.batches):
+        for ours, theirs in _turns(device, [anchor, prepared], counts, loops, rng.integers(0, 2, turns)):
+            anchor_s.append(ours)
+            whole_s.append(theirs)
+        quiet.add(anchor_s[-turns:])
+        chosen = quiet.among(anchor_s)
+        if len(chosen) >= turns:
+            break
+    else:
+        chosen = np.argsort(anchor_s, kind="stable")
+    kept = chosen[:turns].tolist()
+    return tuple(anchor_s[index] for index in kept), tuple(whole_s[index] for index in kept)
 
-    The first round of a turn finds the other network's data in the caches and is left out: a small network alternating round
-    by round with a large one was up to 20 % slower than by itself.
-    """
-    loops = loops_for(device.run([anchor, prepared]).values_s, anchor.settings)
-    swapped = np.random.default_rng(abs(seed)).integers(0, 2, turns).astype(bool)
-    order = [one for swap in swapped for first in ((prepared, anchor) if swap else (anchor, prepared)) for one in [first] * TURN]
-    values_s = np.array(device.run(order, loops).values_s).reshape(turns, 2, TURN)
-    values_s[swapped] = values_s[swapped][:, ::-1]
-    anchor_s, whole_s = values_s[:, 0, 1:].ravel(), values_s[:, 1, 1:].ravel()
-    return tuple(anchor_s.tolist()), tuple(whole_s.tolist())
+
+def _turns(
+    device: Device, pair: Sequence[Prepared], counts: Sequence[int], loops: int, firsts: NDArray[np.integer]
+) -> Iterator[tuple[float, float]]:
+    """One turn of each of a pair per entry of `firsts`, which says who begins; the second half of a turn's rounds counts."""
+    order = [which for first in firsts.tolist() for which in (first, 1 - first)]
+    values_s = device.run([pair[which] for which in order for _ in range(counts[which])], loops).values_s
+    ends = np.cumsum([counts[which] for which in order])
+    medians_s = [float(np.median(values_s[end - (counts[which] + 1) // 2 : end])) for which, end in zip(order, ends, strict=True)]
+    for place, first in enumerate(firsts.tolist()):
+        two = medians_s[2 * place : 2 * place + 2]
+        yield (two[first], two[1 - first])
 
 
 def loops_for(latencies_s: Sequence[float], settings: Settings) -> int:

@@ -3,7 +3,8 @@
 The trend is `1, cin*cout, cin, cout`, the same with channels rounded up to the channel step, and the padded work again where a
 count is no multiple of the step, fitted with coefficients that are not negative (Lawson and Hanson, Solving Least Squares
 Problems, 1974) to relative errors: latencies are sums of costs, so the trend is positive everywhere and tame where nothing was
-measured. What the trend leaves is followed by a Gaussian process (Rasmussen and Williams, Gaussian Processes for Machine
+measured. What few points leave open is decided by what other families of the kind cost (a prior, which `kinds` makes).
+What the trend leaves is followed by a Gaussian process (Rasmussen and Williams, Gaussian Processes for Machine
 Learning, 2006, algorithm 2.1 and section 2.7 for the trend's own uncertainty) on relative residuals, whose kernel sees how full
 the last channel block is: latency need not grow with width. Its posterior deviation says where measuring would help most.
 """
@@ -11,7 +12,7 @@ the last channel block is: latency need not grow with width. Its posterior devia
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -33,6 +34,9 @@ FEW = 6
 """Below so many points nothing can be learned about the process; the two constants below stand in."""
 FEW_SD, NOISE_SD = 0.1, 0.02
 """Relative deviation of a layer half an octave away from a lone point, and of one sample."""
+OUTSIDE_SD = 0.25
+"""Relative deviation for every doubling of a width beyond the measured range, on top of the process's own: layers of the largest
+network on the Pixel 1 are 26 % per doubling off what two smaller ones say (root mean square, see results/pixel1)."""
 LEAST = 0.2
 """No prediction is below this share of the smallest measured latency."""
 _CHUNK = 8192
@@ -55,6 +59,19 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
+class Prior:
+    """What is known of a family before it is measured.
+
+    Attributes:
+        costs: Expected coefficients of `features`, seconds.
+        spread: Relative deviation of families from what is expected of them.
+    """
+
+    costs: tuple[float, ...]
+    spread: float
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """What is chosen once for a surface and kept in cross-validation.
 
@@ -62,11 +79,13 @@ class Shape:
         step: Channel step.
         length: Length scale of the process, in doublings of a width.
         ratio: Its variance over that of one sample's noise.
+        prior: What the trend starts from; None for nothing.
     """
 
     step: int
     length: float
     ratio: float
+    prior: Prior | None = None
 
 
 class Surface:
@@ -75,21 +94,22 @@ class Surface:
     Args:
         points: What was measured.
         step: Channel step of the family's kind.
-        shape: Choices of an earlier fit; None chooses by marginal likelihood.
+        shape: Choices of an earlier fit, its prior among them; None chooses by marginal likelihood.
+        prior: What the family's kind says of it.
     """
 
-    def __init__(self, points: Points, step: int, shape: Shape | None = None) -> None:
+    def __init__(self, points: Points, step: int, shape: Shape | None = None, prior: Prior | None = None) -> None:
         self._points = points
         self._silent = not points.latency_s.any()
         self._floor_s = LEAST * float(np.min(points.latency_s, where=points.latency_s > 0, initial=np.inf))
-        self.shape = shape or Shape(step, LENGTHS[-1], 0.0)
+        self.shape = shape or Shape(step, LENGTHS[-1], 0.0, prior)
         if self._silent:
             return
-        self._costs = _trend(points, step)
+        self._costs, _ = _fit(points, step, self.shape.prior)
         trend_s = self._trend_s(points.cin, points.cout)
         residual = points.latency_s / trend_s - 1
         if shape is None:
-            self.shape = self._choose(residual, step)
+            self.shape = self._choose(residual)
         self._solve(residual)
 
     @property
@@ -122,7 +142,15 @@ class Surface:
         own = self.shape.ratio + TREND_RATIO * (self._shares(cin, cout) ** 2).sum(axis=1)
         explained = ((across @ self._root.T) ** 2).sum(axis=1)
         sd = np.sqrt(self._noise_variance * np.maximum(own - explained, 0.0))
-        return np.maximum(trend_s * (1 + across @ self._pull), self._floor_s), sd
+        beyond = OUTSIDE_SD * self._doublings(cin, cout)
+        return np.maximum(trend_s * (1 + across @ self._pull), self._floor_s), np.hypot(sd, beyond)
+
+    def _doublings(self, cin: NDArray[np.generic], cout: NDArray[np.generic]) -> Floats:
+        """How far points lie outside the measured range, in doublings of a width."""
+        ends = np.log2(np.reshape(self.box, (2, 2)).astype(float))
+        counts = np.log2(np.stack([cin, cout], axis=1).astype(float))
+        distance: Floats = np.linalg.norm(np.maximum(np.maximum(ends[:, 0] - counts, counts - ends[:, 1]), 0.0), axis=1)
+        return distance
 
     def _trend_s(self, cin: NDArray[np.generic], cout: NDArray[np.generic]) -> Floats:
         total: Floats = np.maximum(features(cin, cout, self.step) @ self._costs, self._floor_s)
@@ -142,10 +170,12 @@ class Surface:
         trend: Floats = TREND_RATIO * shares_a @ shares_b.T
         return trend if self.shape.ratio == 0 else trend + self.shape.ratio * _matern(a, b, self.shape.length)
 
-    def _choose(self, residual: Floats, step: int) -> Shape:
+    def _choose(self, residual: Floats) -> Shape:
         if len(residual) < FEW:
-            return Shape(step, LENGTHS[-1], (FEW_SD / NOISE_SD) ** 2)
-        choices = [Shape(step, length, ratio) for ratio in RATIOS for length in (LENGTHS if ratio else LENGTHS[-1:])]
+            return replace(self.shape, length=LENGTHS[-1], ratio=(FEW_SD / NOISE_SD) ** 2)
+        choices = [
+            replace(self.shape, length=length, ratio=ratio) for ratio in RATIOS for length in (LENGTHS if ratio else LENGTHS[-1:])
+        ]
         return max(choices, key=lambda shape: self._evidence(residual, shape))
 
     def _evidence(self, residual: Floats, shape: Shape) -> float:
@@ -181,18 +211,24 @@ def features(cin: NDArray[np.generic], cout: NDArray[np.generic], step: int) -> 
     return np.stack([*plain, work, full_in, full_out, work * (full_in > read), work * (full_out > written)], axis=1)
 
 
-def _trend(points: Points, step: int) -> Floats:
-    return _fit(points, step)[0]
+def _fit(points: Points, step: int, prior: Prior | None = None) -> tuple[Floats, float]:
+    """Coefficients of `features`, none negative, and the sum of squares that they leave.
 
-
-def _fit(points: Points, step: int) -> tuple[Floats, float]:
-    """Coefficients of `features`, none negative, and the sum of squares that they leave."""
+    A prior counts like one measured point, more or less as families stray less or more from theirs than points of a family from
+    any trend: nothing beside many points, while of few it decides what they leave open.
+    """
     from scipy.optimize import nnls
 
     matrix = features(points.cin, points.cout, step) * points.weight[:, None]
+    wanted = points.latency_s * points.weight
     scale = np.linalg.norm(matrix, axis=0)
     scale[scale == 0] = 1.0
-    costs, left = nnls(matrix / scale, points.latency_s * points.weight)
+    matrix /= scale
+    if prior is not None:
+        weight = FEW_SD / prior.spread / np.sqrt(len(points.cin))
+        matrix = np.concatenate([matrix, weight * np.eye(len(scale))])
+        wanted = np.concatenate([wanted, weight * scale * prior.costs])
+    costs, left = nnls(matrix, wanted)
     return costs / scale, float(left) ** 2
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from hwbench.errors import MissingEntryError, SchemaError
 from hwbench.lookup_tables.families import Family, place_of
+from hwbench.lookup_tables.kinds import priors
 from hwbench.lookup_tables.records import Calibration, Entry, Grade, Metadata, Provenance
 from hwbench.lookup_tables.surface import Floats, Points, Shape, Surface, find_step
 from hwbench.stats import SHOWN_CONFIDENCE
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from hwbench.lookup_tables.widths import StructureLatency
     from hwbench.structure import Structure
 
+IMPORTED = "imported"
+"""Detail of a device that says which tool's files a table was read from."""
 COLUMNS = ("key", "latency_s", "sd", "samples")
 
 
@@ -120,15 +123,25 @@ class LookupTable:
     @cached_property
     def surfaces(self) -> Mapping[Family, Surface]:
         """Latency of every family over its channel counts."""
-        return {family: Surface(points, self.steps[family.kind]) for family, points in self.families.items()}
+        known = priors(self.families, self.steps)
+        return {
+            family: Surface(points, self.steps[family.kind], prior=known.get(family)) for family, points in self.families.items()
+        }
 
     @property
     def shapes(self) -> dict[Family, Shape]:
         """What was chosen for each surface, to be kept while parts of the data are left out."""
         return {family: surface.shape for family, surface in self.surfaces.items()}
 
-    def layers(self, keys: Sequence[LayerKey]) -> tuple[LayerPrediction, ...]:
+    def layers(
+        self, keys: Sequence[LayerKey], names: Sequence[str] | None = None, model: str = "MODEL"
+    ) -> tuple[LayerPrediction, ...]:
         """Latency of single layers.
+
+        Args:
+            keys: The layers.
+            names: What they are called in an error, beside their keys: module paths.
+            model: What they are of, for the command in an error.
 
         Raises:
             MissingEntryError: A layer is of a family without entries, or outside the measured range of its family.
@@ -141,7 +154,8 @@ class LookupTable:
         for family, indices in members.items():
             cin = np.array([places[index].cin for index in indices])
             cout = np.array([places[index].cout for index in indices])
-            latency_s, sd, inside = self.lookup(family, cin, cout, str(keys[indices[0]]))
+            called = [str(keys[i]) if names is None else f"{names[i]} ({keys[i]})" for i in indices]
+            latency_s, sd, inside = self.lookup(family, cin, cout, called, model)
             for order, index in enumerate(indices):
                 measured = keys[index] in self.entries
                 found[index] = LayerPrediction(
@@ -150,7 +164,12 @@ class LookupTable:
         return tuple(one for one in found if one is not None)
 
     def lookup(
-        self, family: Family, cin: NDArray[np.integer], cout: NDArray[np.integer], layer: str
+        self,
+        family: Family,
+        cin: NDArray[np.integer],
+        cout: NDArray[np.integer],
+        called: str | Sequence[str],
+        model: str = "MODEL",
     ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Latencies of many layers of one family.
 
@@ -158,7 +177,8 @@ class LookupTable:
             family: The family.
             cin: Channels read, shape (n,).
             cout: Channels written, shape (n,).
-            layer: What to call it in an error.
+            called: What to call them in an error: each by itself, or all the same.
+            model: What they are of, for the command in an error.
 
         Returns:
             Seconds, relative deviations, and whether each lies in the measured range; shape (n,) each.
@@ -168,15 +188,17 @@ class LookupTable:
         """
         surface = self.surfaces.get(family)
         if surface is None:
-            raise MissingEntryError(f"no entry for layer {layer} in the table of {self._where}; measure it: {self._command}")
+            layer = called if isinstance(called, str) else called[0]
+            raise MissingEntryError(f"no entry for layer {layer} in the table of {self._where}; {self._remedy(model)}")
         inside = surface.inside(cin, cout)
         if not self.extrapolate and not inside.all():
             first = int(np.argmin(inside))
+            layer = called if isinstance(called, str) else called[first]
             low_in, high_in, low_out, high_out = surface.box
             raise MissingEntryError(
                 f"layer {layer} with {cin[first]} channels in and {cout[first]} out is outside what was measured on "
-                f"{self._where}, {low_in} to {high_in} in and {low_out} to {high_out} out; measure further: {self._command} "
-                "with a smaller --lower, or allow it with --extrapolate"
+                f"{self._where}, {low_in} to {high_in} in and {low_out} to {high_out} out; {self._remedy(model, further=True)}, "
+                "or allow it with --extrapolate"
             )
         return *surface.at(cin, cout), inside
 
@@ -186,7 +208,14 @@ class LookupTable:
         Raises:
             MissingEntryError: As `layers`.
         """
-        parts = self.layers(keys)
+        return self.total(self.layers(keys))
+
+    def total(self, parts: Sequence[LayerPrediction]) -> Prediction:
+        """Latency of the network made of `parts`, which `layers` gave, with its 95 % interval.
+
+        Raises:
+            MissingEntryError: None of them has a latency of its own.
+        """
         sum_s = sum(part.latency_s for part in parts)
         if not sum_s > 0:
             raise MissingEntryError(f"the {len(parts)} layers given have no latency of their own; expected a whole network")
@@ -279,9 +308,14 @@ class LookupTable:
         device = self.provenance.device
         return f"{device.address} ({device.runtime})"
 
-    @property
-    def _command(self) -> str:
-        return f"hwbench table build MODEL --device {self.provenance.device.address}"
+    def _remedy(self, model: str, *, further: bool = False) -> str:
+        """What would measure a layer that is missing, or further than the table reaches."""
+        device = self.provenance.device
+        tool = dict(device.details).get(IMPORTED)
+        if tool is not None:
+            return f"measure the model there and add it: hwbench table import {tool} FILE --model {model} --name {device.address}"
+        command = f"hwbench table build {model} --device {device.address}"
+        return f"measure further: {command} with a smaller --lower" if further else f"measure it: {command}"
 
 
 @lru_cache(maxsize=256)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hwbench.devices.base import Device
 from hwbench.errors import UsageError
-from hwbench.lookup_tables.networks import WARM_UP_ROUNDS, calm, paired_ratio, pruned_workload, rounds
+from hwbench.lookup_tables.networks import Quiet, paired_ratio, pruned_workload, turns_of
 from hwbench.lookup_tables.proposals import Grid
 from hwbench.lookup_tables.records import Grade, Source, architecture
 from hwbench.lookup_tables.table import LookupTable
@@ -40,8 +40,8 @@ class Trial:
 
     @property
     def measured_s(self) -> float:
-        """Geometric mean over sessions, seconds."""
-        return math.exp(float(np.mean(np.log(self.sessions_s))))
+        """Median over sessions, seconds: a disturbed session only ever takes longer."""
+        return float(np.median(self.sessions_s))
 
     @property
     def error(self) -> float:
@@ -61,11 +61,13 @@ class Validation:
 
     Attributes:
         model: Whose pruned versions were measured.
+        structure: Groups and layers of that model.
         trials: The networks.
         drift: Latency of the unpruned network now over that when the table was made.
     """
 
     model: str
+    structure: Structure
     trials: tuple[Trial, ...]
     drift: float
 
@@ -106,7 +108,8 @@ def validate(
     *,
     networks: int = 12,
     sessions: int = 2,
-    turns: int = 4,
+    turns: int = 6,
+    quiet: Quiet | None = None,
     watch: Callable[[int, int], None] | None = None,
 ) -> Validation:
     """Predict random pruned networks and measure them.
@@ -119,6 +122,7 @@ def validate(
         networks: Pruned networks.
         sessions: Fresh sessions of each, and of the unpruned one beside it.
         turns: Of a network and the unpruned one in a session.
+        quiet: What the unpruned network takes while nothing disturbs the device, if that is known already.
         watch: Told how many of how many measurements are done.
 
     Raises:
@@ -135,9 +139,12 @@ def validate(
     predictions = [table.predict(structure.keys(widths)) for widths in chosen]
     pruned = [pruned_workload(workload, with_widths(model, widths)) for widths in chosen]
     order = np.random.default_rng([settings.seed, HELD_OUT, 1])
+    quiet = quiet or Quiet()
     ratios, levels_s = np.zeros((networks, sessions)), np.zeros(sessions)
     for session in range(sessions):
-        for done, (index, ratio, level_s) in enumerate(_session(device, workload, pruned, settings, turns=turns, order=order), 1):
+        for done, (index, ratio, level_s) in enumerate(
+            _session(device, workload, pruned, settings, turns=turns, quiet=quiet, order=order), 1
+        ):
             ratios[index, session] = ratio
             levels_s[session] += math.log(level_s) / networks
             if watch is not None:
@@ -148,7 +155,13 @@ def validate(
         Trial(widths, prediction, tuple((row * table_s).tolist()))
         for widths, prediction, row in zip(chosen, predictions, ratios, strict=True)
     )
-    return Validation(workload.name, trials, now_s / table_s)
+    return Validation(workload.name, structure, trials, now_s / table_s)
+
+
+def graded(table: LookupTable, validation: Validation) -> LookupTable:
+    """The table with this grade, its intervals widened if the held-out networks were further off than those it was made of."""
+    calibration = replace(table.calibration, shared_sd=max(table.calibration.shared_sd, validation.grade.rmspe))
+    return replace(table, metadata=replace(table.metadata, calibration=calibration)).graded(validation.grade)
 
 
 def held_out(structure: Structure, source: Source | None, networks: int, seed: int) -> list[tuple[int, ...]]:
@@ -159,7 +172,14 @@ def held_out(structure: Structure, source: Source | None, networks: int, seed: i
 
 
 def _session(
-    device: Device, workload: Workload, pruned: Sequence[Workload], settings: Settings, *, turns: int, order: np.random.Generator
+    device: Device,
+    workload: Workload,
+    pruned: Sequence[Workload],
+    settings: Settings,
+    *,
+    turns: int,
+    quiet: Quiet,
+    order: np.random.Generator,
 ) -> Iterator[tuple[int, float, float]]:
     """One fresh session of every network in random order beside one of the unpruned one.
 
@@ -168,15 +188,14 @@ def _session(
     """
     anchor = device.prepare(workload, settings)
     try:
-        device.run([anchor] * WARM_UP_ROUNDS)
         for index in order.permutation(len(pruned)).tolist():
             prepared = device.prepare(pruned[index], settings)
             try:
-                anchor_s, whole_s = rounds(device, anchor, prepared, turns, index)
+                anchor_s, whole_s = turns_of(device, anchor, prepared, turns, quiet=quiet, seed=index)
             finally:
                 if device.usable:
                     device.release(prepared)
-            yield index, paired_ratio(anchor_s, whole_s), float(np.median(np.array(anchor_s)[calm(anchor_s, whole_s)]))
+            yield index, paired_ratio(anchor_s, whole_s), float(np.median(anchor_s))
     finally:
         if device.usable:
             device.release(anchor)

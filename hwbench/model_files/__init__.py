@@ -15,7 +15,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from hwbench import onnx_graph
 from hwbench.errors import UsageError
@@ -50,6 +50,17 @@ def parse_input(text: str) -> TensorSpec:
     if match is None or min(shape) < 1:
         raise UsageError(f"input {text!r} is no shape; expected 1x3x224x224 or NAME=1x3x224x224, every dimension at least 1")
     return TensorSpec(match["name"] or "", shape)
+
+
+class ModelOptions(TypedDict, total=False):
+    """How a model is read: keywords of `load_workload` that every workflow takes too."""
+
+    inputs: Sequence[str]
+    example_inputs: Tensor | Sequence[Tensor] | None
+    batch: int | None
+    precision: str
+    arch: str | None
+    trust_pickle: bool
 
 
 def load_workload(

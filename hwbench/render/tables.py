@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hwbench.lookup_tables.advice import advice
-from hwbench.render.blocks import Block, Column, Line, Table, View
-from hwbench.render.units import bar, count, interval_s, moment, percent, plural, seconds
+from hwbench.lookup_tables.table import IMPORTED
+from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
+from hwbench.render.units import bar, count, interval_s, moment, percent, plural, seconds, size
 from hwbench.render.views import SHORT_ID
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables import Grade, LayerPrediction, LookupTable
     from hwbench.render.documents import Document
     from hwbench.workflows.build_table import BuiltTable
+    from hwbench.workflows.table_files import ExportedTable, ImportedTable
     from hwbench.workload import Prediction
 
 SCHEMA = 1
@@ -87,6 +89,77 @@ def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPre
     ]
 
 
+def list_view(tables: Mapping[str, LookupTable]) -> View:
+    """All tables, one line each."""
+    columns = (Column("id"), Column("device", path=True), Column("models", path=True), Column("made"),
+               Column("entries", right=True), Column("mean error", right=True))  # fmt: skip
+    rows = []
+    for table_id, table in tables.items():
+        made = table.provenance
+        models = ", ".join(dict.fromkeys(source.model.partition("@")[0] for source in made.sources)) or "-"
+        errors = ", ".join(percent(grade.mean_error) for grade in table.grades) or "not graded"
+        facts = (made.device.address, models, moment(made.created_utc))
+        rows.append((table_id[:SHORT_ID], *facts, str(len(table.entries)), errors))
+    return [Table(columns, tuple(rows))]
+
+
+def imported_view(outcome: ImportedTable) -> View:
+    """An imported table: what it is now, how it is used, what to know of the files."""
+    table = outcome.table
+    blocks: list[Block] = [Line(f"{outcome.name}: {plural(len(table.entries), 'layer')} of {_origins(table)}", "bold")]
+    adding_up = table.calibration
+    if adding_up.networks:
+        left_out = percent(adding_up.shared_sd)
+        blocks.append(Line(f"Each network left out in turn, the others predict it with an error of {left_out} (RMS)."))
+    if outcome.findings:
+        blocks.append(Notes(tuple((finding.code, finding.text) for finding in outcome.findings)))
+    kept = f"; kept as {outcome.id[:SHORT_ID]}" if outcome.id else "; not kept"
+    return [*blocks, Line(_provenance(table) + kept, "dim"), Line(f"hwbench table predict MODEL --table {outcome.name}", "dim")]
+
+
+def exported_view(outcome: ExportedTable) -> View:
+    """A table that was written to a file."""
+    table = outcome.table
+    return [
+        Line(f"{outcome.path}: {plural(len(table.entries), 'layer')} of {_origins(table)}, {size(outcome.size_bytes)}", "bold"),
+        Line(f"hwbench table import {outcome.path}", "dim"),
+    ]
+
+
+def list_document(tables: Mapping[str, LookupTable]) -> Document:
+    """All tables as JSON types, without their entries."""
+    rows = [
+        {"id": table_id, "entries": len(table.entries), **{k: v for k, v in table.metadata.to_dict().items() if k != "schema"}}
+        for table_id, table in tables.items()
+    ]
+    return {"schema": SCHEMA, "tables": rows}
+
+
+def imported_document(outcome: ImportedTable) -> Document:
+    """An imported table as JSON types, without its entries."""
+    table = outcome.table
+    return {
+        "schema": SCHEMA,
+        "table": outcome.id,
+        "name": outcome.name,
+        "entries": len(table.entries),
+        "networks": [asdict(source) for source in table.provenance.sources],
+        "left_out_error": table.calibration.shared_sd if table.calibration.networks else None,
+        "findings": [asdict(finding) for finding in outcome.findings],
+    }
+
+
+def exported_document(outcome: ExportedTable) -> Document:
+    """A written table as JSON types."""
+    return {
+        "schema": SCHEMA,
+        "file": str(outcome.path),
+        "size_bytes": outcome.size_bytes,
+        "entries": len(outcome.table.entries),
+        "device": asdict(outcome.table.provenance.device),
+    }
+
+
 def built_document(outcome: BuiltTable) -> Document:
     """A build or validation as JSON types."""
     trials = outcome.validation.trials if outcome.validation is not None else ()
@@ -153,11 +226,20 @@ def _advice(table: LookupTable) -> list[Block]:
     return lines
 
 
+def _origins(table: LookupTable) -> str:
+    """Where layers were measured."""
+    device, networks = table.provenance.device, len(table.provenance.sources)
+    return f"{plural(networks, 'network') if networks else 'foreign records'} on {device.target} ({device.runtime})"
+
+
 def _provenance(table: LookupTable) -> str:
     made = table.provenance
-    models = ", ".join(
-        f"{s.model} ({plural(s.networks, 'pruned version')}, {seconds(s.latency_s)} unpruned)" for s in made.sources
-    )
+    if IMPORTED in dict(made.device.details):
+        models = ", ".join(f"{s.model} ({seconds(s.latency_s)})" for s in made.sources)
+    else:
+        models = ", ".join(
+            f"{s.model} ({plural(s.networks, 'pruned version')}, {seconds(s.latency_s)} unpruned)" for s in made.sources
+        )
     note = f"; {made.note}" if made.note else ""
     entries = count(len(table.entries))
     return (

@@ -160,6 +160,19 @@ class Structure:
         resolved = self.resolve(widths)
         return tuple(slot.key(resolved) for slot in self.slots)
 
+    def widths_of(self, keys: Sequence[LayerKey]) -> tuple[int, ...] | None:
+        """The structure that has the layers `keys`, in execution order; None if there is none."""
+        if len(keys) != len(self.slots):
+            return None
+        found = list(self.widths)
+        for slot, key in zip(self.slots, keys, strict=True):
+            dimension = slot.output
+            if len(dimension.terms) == 1 and dimension.axis < len(key.output):
+                ((group, scale),) = dimension.terms
+                found[group] = (key.output[dimension.axis] - dimension.fixed) // scale
+        possible = all(1 <= width <= most for width, most in zip(found, self.widths, strict=True))
+        return tuple(found) if possible and self.keys(found) == tuple(keys) else None
+
     @cached_property
     def in_group(self) -> NDArray[np.int64]:
         """Group that sets each layer's input channels (its first input's), shape (layers,); `FIXED`, `SEVERAL`."""

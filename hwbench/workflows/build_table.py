@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from hwbench.devices import open_device
 from hwbench.devices.base import Device
@@ -15,9 +14,11 @@ from hwbench.lookup_tables import LayerPrediction, LookupTable, Plan, Progress, 
 from hwbench.lookup_tables import build as build_on
 from hwbench.lookup_tables import validate as validate_on
 from hwbench.lookup_tables.keeping import check, find_table, save_table
+from hwbench.lookup_tables.recalibrate import NETWORKS, recalibrate
 from hwbench.lookup_tables.steps import channel_steps, grid_step
+from hwbench.lookup_tables.validate import graded
 from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
+from hwbench.model_files import ModelOptions, load_workload
 from hwbench.onnx_graph import layers, load, name_nodes
 from hwbench.store import open_store
 from hwbench.workload import Prediction, Workload
@@ -68,18 +69,13 @@ def build_table(
     device: str = "cpu",
     widths: int | str = DEFAULT_WIDTHS,
     lower: float = DEFAULT_LOWER,
-    inputs: Sequence[str] = (),
-    example_inputs: Sequence[Any] | None = None,
-    batch: int | None = None,
-    precision: str = "fp32",
-    arch: str | None = None,
-    trust_pickle: bool = False,
     settings: Settings | None = None,
     validation: int = QUICK_NETWORKS,
     forget: bool = False,
     store: str | None = None,
     save: bool = True,
     watch: TableWatch | None = None,
+    **options: Unpack[ModelOptions],
 ) -> BuiltTable:
     """Build the lookup table of everything that pruning a model can produce, and grade it; goes on where a killed build stopped.
 
@@ -88,33 +84,19 @@ def build_table(
         device: Address of the device.
         widths: Pruned widths are multiples of this; `auto` finds the device's channel step first.
         lower: Smallest share of a width that pruning may keep.
-        inputs: Input shapes as text.
-        example_inputs: Tensors to export a torch module in memory with.
-        batch: Fixes the leading dimension of the inputs.
-        precision: `fp32` or `int8`.
-        arch: `module:factory` that builds the network of a bare state_dict.
-        trust_pickle: Allow the model file to execute code while it loads.
         settings: How to measure; `budget_s` is for the whole build.
         validation: Held-out networks to grade it with; 0 for none.
         forget: Leave out all that was measured for tables on the device before.
         store: SQLAlchemy URL of the store.
         save: Whether to keep networks and table; without it a killed build begins anew.
         watch: Told about progress.
+        options: How the model is read, see `load_workload`.
 
     Raises:
         HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
     """
     settings, watch = settings or Settings(budget_s=DEFAULT_BUDGET_S), watch or TableWatch()
-    workload = load_workload(
-        model,
-        inputs=inputs,
-        example_inputs=example_inputs,
-        batch=batch,
-        precision=precision,
-        arch=arch,
-        trust_pickle=trust_pickle,
-        seed=settings.seed,
-    )
+    workload = load_workload(model, seed=settings.seed, **options)
     fixed = None if widths == AUTO else _step(widths)
     with open_device(device) as opened, open_store(store) if save else nullcontext() as kept:
         step = fixed or grid_step(channel_steps(opened, workload, settings))
@@ -129,17 +111,12 @@ def validate_table(
     *,
     table: LookupTable | str | None = None,
     device: str = "cpu",
-    inputs: Sequence[str] = (),
-    example_inputs: Sequence[Any] | None = None,
-    batch: int | None = None,
-    precision: str = "fp32",
-    arch: str | None = None,
-    trust_pickle: bool = False,
     settings: Settings | None = None,
     networks: int = FULL_NETWORKS,
     store: str | None = None,
     save: bool = True,
     watch: TableWatch | None = None,
+    **options: Unpack[ModelOptions],
 ) -> BuiltTable:
     """Grade a table on random pruned networks that it has not seen, measured end to end beside the unpruned one.
 
@@ -147,17 +124,12 @@ def validate_table(
         model: What `hwbench.profile` takes.
         table: A table, the beginning of its id, or None for the newest of the device.
         device: Address of the device.
-        inputs: Input shapes as text.
-        example_inputs: Tensors to export a torch module in memory with.
-        batch: Fixes the leading dimension of the inputs.
-        precision: `fp32` or `int8`.
-        arch: `module:factory` that builds the network of a bare state_dict.
-        trust_pickle: Allow the model file to execute code while it loads.
         settings: How to measure.
         networks: Held-out networks.
         store: SQLAlchemy URL of the store.
         save: Whether to keep the graded table.
         watch: Told about progress.
+        options: How the model is read, see `load_workload`.
 
     Raises:
         StaleTableError: The table was made for another device, runtime or number of threads.
@@ -165,21 +137,51 @@ def validate_table(
         HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
     """
     settings, watch = settings or Settings(), watch or TableWatch()
-    workload = load_workload(
-        model,
-        inputs=inputs,
-        example_inputs=example_inputs,
-        batch=batch,
-        precision=precision,
-        arch=arch,
-        trust_pickle=trust_pickle,
-        seed=settings.seed,
-    )
+    workload = load_workload(model, seed=settings.seed, **options)
     with open_store(store) as kept, open_device(device) as opened:
         found = table if isinstance(table, LookupTable) else find_table(kept, table or device)
         check(found, opened.info(), settings.threads)
         graded, outcome = _graded(opened, found, workload, settings, networks=networks, watch=watch)
         return BuiltTable(save_table(kept, graded) if save else None, graded, outcome, None)
+
+
+def recalibrate_table(
+    model: str | Path | nn.Module = DEFAULT_MODEL,
+    *,
+    table: LookupTable | str | None = None,
+    device: str = "cpu",
+    settings: Settings | None = None,
+    networks: int = NETWORKS,
+    store: str | None = None,
+    save: bool = True,
+    watch: TableWatch | None = None,
+    **options: Unpack[ModelOptions],
+) -> BuiltTable:
+    """Scale a table to what a few random pruned networks take now: after a reboot, in seconds instead of a minute.
+
+    Args:
+        model: What `hwbench.profile` takes; the table must answer for it.
+        table: A table, the beginning of its id, or None for the newest of the device.
+        device: Address of the device.
+        settings: How to measure.
+        networks: Pruned networks to measure.
+        store: SQLAlchemy URL of the store.
+        save: Whether to keep the scaled table.
+        watch: Told about progress.
+        options: How the model is read, see `load_workload`.
+
+    Raises:
+        StaleTableError: The table was made for another device, runtime or number of threads.
+        MissingEntryError: It does not know a layer of the model.
+        HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
+    """
+    settings, watch = settings or Settings(), watch or TableWatch()
+    workload = load_workload(model, seed=settings.seed, **options)
+    with open_store(store) as kept, open_device(device) as opened:
+        found = table if isinstance(table, LookupTable) else find_table(kept, table or device)
+        check(found, opened.info(), settings.threads)
+        fresh, outcome = recalibrate(opened, found, workload, settings, networks=networks, watch=watch.validated)
+        return BuiltTable(save_table(kept, fresh) if save else None, fresh, outcome, None)
 
 
 def predict_latency(
@@ -188,7 +190,7 @@ def predict_latency(
     table: LookupTable | str = "cpu",
     extrapolate: bool = False,
     store: str | None = None,
-    **source: Any,
+    **options: Unpack[ModelOptions],
 ) -> tuple[Prediction, tuple[LayerPrediction, ...]]:
     """Predict the latency of a model, as it is, with a table.
 
@@ -197,7 +199,7 @@ def predict_latency(
         table: A table, the address of the device whose newest one to take, or the beginning of its id.
         extrapolate: Answer outside the measured range too, with a wider interval.
         store: SQLAlchemy URL of the store.
-        source: How the model is read, as for `build_table`.
+        options: How the model is read, see `load_workload`.
 
     Returns:
         The whole network, and its layers in order.
@@ -206,15 +208,16 @@ def predict_latency(
         MissingEntryError: The table does not know a layer of the model.
         HwbenchError: The model cannot be read; the message says what to do.
     """
-    workload = load_workload(model, **source)
+    workload = load_workload(model, **options)
     if isinstance(table, LookupTable):
         found = table
     else:
         with open_store(store) as kept:
             found = find_table(kept, table)
     found = found.extrapolating() if extrapolate else found
-    keys = [layer.key for layer in layers(name_nodes(load(workload.onnx)))]
-    return found.predict(keys), found.layers(keys)
+    wanted = layers(name_nodes(load(workload.onnx)))
+    parts = found.layers([layer.key for layer in wanted], [layer.name for layer in wanted], workload.name)
+    return found.total(parts), parts
 
 
 def _graded(
@@ -224,7 +227,7 @@ def _graded(
     if not networks:
         return table, None
     outcome = validate_on(device, table, workload, settings, networks=networks, watch=watch.validated)
-    return table.graded(outcome.grade), outcome
+    return graded(table, outcome), outcome
 
 
 def _step(widths: int | str) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from hwbench.comparison import Comparison
 from hwbench.comparison import compare as compare_records
 from hwbench.devices import open_device
 from hwbench.errors import IncomparableError
 from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
+from hwbench.model_files import ModelOptions, load_workload
 from hwbench.profiling import Watch, measure_interleaved
 from hwbench.workflows._recording import recording
 from hwbench.workload import Workload
@@ -25,18 +25,13 @@ def compare(
     candidate: str | Path | nn.Module,
     *,
     device: str = "cpu",
-    inputs: Sequence[str] = (),
-    example_inputs: Sequence[Any] | None = None,
-    batch: int | None = None,
-    precision: str = "fp32",
     candidate_precision: str | None = None,
-    arch: str | None = None,
     candidate_arch: str | None = None,
-    trust_pickle: bool = False,
     settings: Settings | None = None,
     store: str | None = None,
     save: bool = True,
     watch: Watch | None = None,
+    **options: Unpack[ModelOptions],
 ) -> Comparison:
     """Measure two models interleaved and compare them.
 
@@ -44,18 +39,13 @@ def compare(
         baseline: The reference; what `hwbench.profile` takes.
         candidate: The new one; what `hwbench.profile` takes.
         device: Address of the device.
-        inputs: Input shapes as text, for both models.
-        example_inputs: Tensors to export torch modules in memory with, for both.
-        batch: Fixes the leading dimension of the inputs of both.
-        precision: `fp32` or `int8`, for both.
         candidate_precision: Precision of the candidate if it differs.
-        arch: `module:factory` that builds the network of a bare state_dict, for both.
-        candidate_arch: The same for the candidate if it differs.
-        trust_pickle: Allow the model files to execute code while they load.
+        candidate_arch: What builds the network of the candidate's bare state_dict, if it differs.
         settings: How to measure.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
         save: Whether to keep both records in the store.
         watch: Told about progress.
+        options: How both models are read, see `load_workload`.
 
     Returns:
         The comparison with both records.
@@ -65,22 +55,13 @@ def compare(
         HwbenchError: A model cannot be read, or the device cannot run it; the message says what to do.
     """
     settings = settings or Settings()
-    first, second = (
-        load_workload(
-            model,
-            inputs=inputs,
-            example_inputs=example_inputs,
-            batch=batch,
-            precision=chosen,
-            arch=builder,
-            trust_pickle=trust_pickle,
-            seed=settings.seed,
-        )
-        for model, chosen, builder in (
-            (baseline, precision, arch),
-            (candidate, candidate_precision or precision, candidate_arch or arch),
-        )
-    )
+    changed = options.copy()
+    if candidate_precision is not None:
+        changed["precision"] = candidate_precision
+    if candidate_arch is not None:
+        changed["arch"] = candidate_arch
+    first = load_workload(baseline, seed=settings.seed, **options)
+    second = load_workload(candidate, seed=settings.seed, **changed)
     _check_inputs(first, second)
     with open_device(device) as opened, recording(store, save=save, watch=watch) as watching:
         records = measure_interleaved(opened, [first, second], settings, watching)

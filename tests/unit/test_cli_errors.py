@@ -127,18 +127,14 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-c", "import sys; from hwbench.cli import main; sys.exit(main())", *words]
 
 
-def test_help_is_quick_and_loads_nothing_heavy():
+def test_help_loads_nothing_heavy():
     heavy = ("torch", "onnx", "onnxruntime", "pandas", "matplotlib", "numpy", "scipy", "sqlalchemy")
     code = (
-        "import sys, time; begun = time.perf_counter(); from hwbench.cli import main; code = main(['--help']);"
-        f"print(time.perf_counter() - begun, code, [name for name in {heavy!r} if name in sys.modules])"
+        "import sys; from hwbench.cli import main; code = main(['--help']);"
+        f"print(code, [name for name in {heavy!r} if name in sys.modules])"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True) for _ in range(3)
-    ]
-    last = [run.stdout.splitlines()[-1].split(maxsplit=2) for run in runs]
-    assert {tuple(words[1:]) for words in last} == {("0", "[]")}
-    assert min(float(words[0]) for words in last) < 0.4
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.splitlines()[-1] == "0 []"
 
 
 @pytest.mark.parametrize(

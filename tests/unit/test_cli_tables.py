@@ -49,7 +49,7 @@ def test_an_unknown_layer_names_the_command_that_measures_it(built):
     hwb, _ = built
     outcome = hwb("table", "predict", "tiny_input.onnx", "--table", "virtual:noise=none")
     assert outcome.code == 2
-    assert "hwbench table build MODEL --device virtual:noise=none" in outcome.error
+    assert "hwbench table build tiny_input.onnx --device virtual:noise=none" in outcome.error
 
 
 def test_a_validation_can_fail_a_pipeline(built):
@@ -62,6 +62,15 @@ def test_a_validation_can_fail_a_pipeline(built):
     other = hwb("table", "validate", "big.onnx", "--device", "virtual:step=4", "--table", "virtual:noise=none")
     assert other.code == 2
     assert "hwbench table build" in other.error
+
+
+def test_a_table_is_recalibrated(built):
+    hwb, document = built
+    outcome = hwb("table", "recalibrate", "big.onnx", *DEVICE, "--networks", "3", "--json", "-")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.json["table"] != document["table"]
+    assert outcome.json["grade"]["networks"] == 3
+    assert outcome.json["entries"] == document["entries"]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +97,10 @@ def test_a_picture_is_written(built):
     hwb, _ = built
     assert hwb("table", "plot", "virtual:noise=none", "--out", "layers.png").code == 0
     assert (hwb.folder / "layers.png").read_bytes().startswith(b"\x89PNG")
+    words = ("table", "validate", "big.onnx", *DEVICE, "--networks", "2")
+    assert hwb(*words, "--plot", "truth.png").code == 0
+    assert (hwb.folder / "truth.png").read_bytes().startswith(b"\x89PNG")
+    assert hwb(*words, "--plot", "nowhere/truth.png").code == 2
     wrong = hwb("table", "plot", "virtual:noise=none", "--out", "layers.xyz")
     assert wrong.code == 2
     assert ".png" in wrong.error

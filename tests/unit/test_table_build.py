@@ -9,7 +9,7 @@ from hwbench.devices.virtual import Drift, Fault
 from hwbench.errors import DeviceLostError, SchemaError, UsageError
 from hwbench.lookup_tables.build import build
 from hwbench.lookup_tables.ledger import RECORD
-from hwbench.lookup_tables.networks import layer_samples, measure_network
+from hwbench.lookup_tables.networks import Quiet, layer_samples, measure_network
 from hwbench.lookup_tables.proposals import Grid
 from hwbench.lookup_tables.records import architecture
 from hwbench.lookup_tables.steps import channel_steps, grid_step
@@ -25,7 +25,7 @@ def numbers(store) -> list[int]:
 
 def test_a_killed_build_goes_on_and_measures_nothing_twice(tmp_path):
     with open_store(str(tmp_path / "store.db")) as store:
-        with pytest.raises(DeviceLostError), device(faults=[Fault("lost", 100)]) as failing:
+        with pytest.raises(DeviceLostError), device(faults=[Fault("lost", 60)]) as failing:
             build(failing, workload(), SETTINGS, plan=QUICK, store=store)
         before = numbers(store)
         assert 0 < len(before) < QUICK.most
@@ -49,7 +49,7 @@ def test_an_interrupted_build_proposes_what_an_undisturbed_one_does(tmp_path):
         build(opened, workload(), SETTINGS, plan=QUICK, store=store)
         undisturbed = widths_of(store)
     with open_store(str(tmp_path / "b.db")) as store:
-        with pytest.raises(DeviceLostError), device(quiet=True, faults=[Fault("lost", 240)]) as failing:
+        with pytest.raises(DeviceLostError), device(quiet=True, faults=[Fault("lost", 190)]) as failing:
             build(failing, workload(), SETTINGS, plan=QUICK, store=store)
         assert QUICK.first < len(widths_of(store)) < QUICK.most
         with device(quiet=True) as opened:
@@ -125,7 +125,7 @@ def test_a_device_without_layers_is_refused():
     with device() as opened:
         blind = object.__new__(type("Blind", (), {"address": "blind"}))
         with pytest.raises(UsageError, match="blind cannot time layers"):
-            measure_network(blind, opened.prepare(workload(), SETTINGS), None, PLAN.effort)
+            measure_network(blind, opened.prepare(workload(), SETTINGS), None, PLAN.effort, Quiet())
 
 
 def test_damaged_checkpoints_are_refused(tmp_path):

@@ -39,7 +39,7 @@ def test_the_numbers_of_a_grade():
     def trial(predicted_s: float, *sessions_s: float) -> Trial:
         return Trial((1,), Prediction(predicted_s, (0.9 * predicted_s, 1.1 * predicted_s)), sessions_s)
 
-    grade = Validation("m", (trial(1.0, 1.0, 1.0), trial(2.1, 2.0, 2.0), trial(3.6, 3.0, 3.0)), 1.0).grade
+    grade = Validation("m", structure(), (trial(1.0, 1.0, 1.0), trial(2.1, 2.0, 2.0), trial(3.6, 3.0, 3.0)), 1.0).grade
     assert grade.bias == pytest.approx((0 + 0.05 + 0.2) / 3)
     assert grade.rmspe == pytest.approx(np.sqrt((0.05**2 + 0.2**2) / 3))
     assert (grade.within_10, grade.coverage) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
@@ -62,7 +62,7 @@ def test_tables_are_found_by_device_and_id(tmp_path):
     table = built().table
     with open_store(str(tmp_path / "store.db")) as store:
         first = save_table(store, table)
-        grade = Validation("m", (Trial((1,), Prediction(1.0, (0.9, 1.1)), (1.0,)),), 1.0).grade
+        grade = Validation("m", structure(), (Trial((1,), Prediction(1.0, (0.9, 1.1)), (1.0,)),), 1.0).grade
         second = save_table(store, table.graded(grade))
         assert find_table(store, "virtual").grades == (grade,)
         assert find_table(store, first[:12]) == table

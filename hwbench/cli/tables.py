@@ -74,7 +74,7 @@ def build(
     picture: PlotOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
-    """Build the table of a model; killed, the same command goes on where it stopped. Takes 60 s if --budget is not given.
+    """Build the table of a model; killed, the same command goes on where it stopped. Takes about a minute without --budget.
 
     Fields of --fail-on: cross_validated_rmspe, mean_error, p95_error, rmspe, within_5, within_10, rank, coverage.
     """

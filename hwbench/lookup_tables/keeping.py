@@ -43,8 +43,8 @@ def find_table(store: Store, wanted: str) -> LookupTable:
     if not by_id and wanted in SHIPPED:
         return SHIPPED[wanted]()
     if len(by_id) != 1:
-        what = f"{len(by_id)} lookup tables begin" if by_id else "no lookup table of a device, and none whose id begins"
-        raise UsageError(f"{what} with {wanted!r} in {store.url}; make one: hwbench table build MODEL --device ADDRESS")
+        what = f"{len(by_id)} lookup tables have ids that begin with {wanted!r}" if by_id else f"no lookup table {wanted!r}"
+        raise UsageError(f"{what} in {store.url}; see: hwbench table list; make one: hwbench table build MODEL --device ADDRESS")
     return LookupTable.from_dict(by_id[0])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -70,5 +71,7 @@ def scale(table: LookupTable, factor: float, drift: float) -> LookupTable:
     old, made = table.calibration, table.provenance
     calibration = replace(old, per_layer_s=old.per_layer_s * factor, reference_s=old.reference_s * factor)
     sources: tuple[Source, ...] = tuple(replace(source, latency_s=source.latency_s * drift) for source in made.sources)
-    provenance = replace(made, sources=sources)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    note = f"{made.note}; recalibrated from {made.created_utc}".removeprefix("; ")
+    provenance = replace(made, sources=sources, created_utc=created, note=note)
     return LookupTable(entries, replace(table.metadata, provenance=provenance, calibration=calibration, grades=()))

@@ -109,7 +109,8 @@ class Grade:
         within_10: Share of networks predicted within 10 %.
         rank: Spearman's correlation of predicted and measured latencies.
         coverage: Share of networks whose latency lay in its 95 % interval.
-        noise: Mean absolute relative difference of two sessions of one network: no prediction can be seen to do better.
+        noise: Mean absolute relative difference of two sessions of one network: no prediction can be seen to do better. 0 if each
+            had one session.
     """
 
     model: str

@@ -211,9 +211,10 @@ def _grade(grade: Grade) -> str:
 
 
 def _doubts(grade: Grade) -> str:
+    floor = f"; two sessions of one network differ by {percent(grade.noise)}" if grade.noise else ""
     return (
         f"RMSPE {percent(grade.rmspe)}, 95th percentile {percent(grade.p95_error)}, bias {percent(grade.bias, sign=True)}; "
-        f"{percent(grade.coverage)} lie in their 95 % intervals; two sessions of one network differ by {percent(grade.noise)}."
+        f"{percent(grade.coverage)} lie in their 95 % intervals{floor}."
     )
 
 

@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := android,search,report,pytest,lab
-APT := gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+APT := gcc libc6-dev g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross adb qemu-user-static iproute2 util-linux dpkg
+PROGRAMS := cc g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch64-static ip unshare dpkg-deb
 STUDIES := $(patsubst runners/studies/%.py,%,$(wildcard runners/studies/[a-z]*.py))
 
 .PHONY: help setup system demo lint test check study clean
@@ -25,9 +26,10 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[$(EXTRAS)]" --group dev
 	touch $@
 
-# C compilers for the native runner, for this computer and for 64-bit Arm. Without them the tests that need them are skipped by name.
+# C compilers for the native runner, for this computer and for 64-bit Arm; adb, and what a phone-like peer for it is made of. Without
+# them the tests that need them are skipped by name.
 system:
-	@command -v cc >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null && exit 0; \
+	@missing=; for program in $(PROGRAMS); do command -v $$program >/dev/null || missing=yes; done; test -n "$$missing" || exit 0; \
 	command -v apt-get >/dev/null || { echo "no apt-get: install by hand if missing: $(APT)" >&2; exit 0; }; \
 	if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; \
 	else echo "not root and no sudo: tests that need these are skipped: $(APT)" >&2; exit 0; fi; \

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class Progress:
         if sys.stderr.isatty():
             console = Console(stderr=True, highlight=False)
             self.watch.live = self._stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+            self._stack.enter_context(_noted_on(self.watch))
         self._stack.enter_context(redirect_stdout(sys.stderr))
         self.watch.draw()
         return self.watch
@@ -63,6 +65,29 @@ class Progress:
             error.add_note("nothing is kept" if self.watch.samples else "nothing was measured yet")
 
 
+@contextmanager
+def _noted_on(line: _Line) -> Iterator[None]:
+    """Show on the line what the library logs: what it fetches, builds or copies before it can measure."""
+    logger, handler = logging.getLogger("hwbench"), _Notes(line)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Notes(logging.Handler):
+    def __init__(self, line: _Line) -> None:
+        super().__init__(logging.INFO)
+        self._line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._line.note(record.getMessage())
+
+
 class _Line(Watch):
     """One line that says how far a measurement is."""
 
@@ -70,12 +95,18 @@ class _Line(Watch):
         self.live: Live | None = None
         self.records: Sequence[Measurement] = ()
         self.samples = 0
+        self._before = f"reading {models}, warming up"
         self._models, self._part, self._doing, self._so_far = models, "", "", ""
         self._begun = self._drawn = time.monotonic()
 
     def say(self, part: str) -> None:
         """Name the part of the work that begins, where it has several."""
         self._part = part
+
+    def note(self, doing: str) -> None:
+        """Say what is being done before samples come."""
+        self._before = doing
+        self.draw()
 
     def started(self, records: Sequence[Measurement]) -> None:
         self.records, self.samples, self._doing, self._so_far = records, 0, "first session", ""
@@ -100,7 +131,7 @@ class _Line(Watch):
 
     def _text(self) -> str:
         if not self.records:
-            return f"reading {self._models}, warming up ..."
+            return f"{self._before} ..."
         elapsed_s, budget_s = time.monotonic() - self._begun, self.records[0].settings.budget_s
         done = bar(elapsed_s / budget_s, BAR).ljust(BAR)
         parts = (self._part or self._models, f"{elapsed_s:.0f} of at most {budget_s:g} s |{done}|", self._doing, self._so_far)

@@ -21,6 +21,11 @@ class Driver:
 
 DRIVERS: dict[str, Driver] = {
     "cpu": Driver("hwbench.devices.cpu_ort:CpuOrt", "this computer's CPU through ONNX Runtime", "pip install onnxruntime"),
+    "android": Driver(
+        "hwbench.devices.android_adb:Android",
+        "phones and boards over adb, through ONNX Runtime",
+        'pip install "hwbench[android]"',
+    ),
     "virtual": Driver("hwbench.devices.virtual:Virtual", "a simulated device with a known latency law, for tests"),
 }
 

@@ -17,6 +17,8 @@ CPUS = Path("/sys/devices/system/cpu")
 CAN_PIN = hasattr(os, "sched_setaffinity")
 LOOK_S = 0.2
 """Seconds over which cores are watched before some are chosen; the kernel counts in ticks of 10 ms."""
+ISA_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+"""Instruction sets that decide which kernels a runtime picks, as /proc/cpuinfo calls them."""
 BUSY_LOAD = 0.5
 """1-minute load per core above which other work disturbs a measurement."""
 
@@ -40,12 +42,11 @@ def cpu_name() -> str:
 
 def cpu_flags() -> tuple[str, ...]:
     """Instruction sets that decide which kernels a runtime picks."""
-    wanted = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
     for line in (read(Path("/proc/cpuinfo")) or "").splitlines():
         label, _, value = line.partition(":")
         if label.strip() in {"flags", "Features"}:
             present = set(value.split())
-            return tuple(flag for flag in wanted if flag in present)
+            return tuple(flag for flag in ISA_FLAGS if flag in present)
     return ()
 
 

@@ -37,17 +37,18 @@ class PythonEngine:
     Args:
         cores: One for each thread.
         seed: Of the random inputs.
+        folder: For files in passing.
     """
 
     clock = "perf_counter"
 
-    def __init__(self, cores: Sequence[int], seed: int) -> None:
-        self._cores, self._seed, self._affinity = tuple(cores), seed, _host.affinity()
+    def __init__(self, cores: Sequence[int], seed: int, folder: Path) -> None:
+        self._cores, self._seed, self._folder, self._affinity = tuple(cores), seed, folder, _host.affinity()
         self._sessions: dict[str, _Session] = {}
         if _host.CAN_PIN:
             os.sched_setaffinity(0, {self._cores[0]})
 
-    def load(self, name: str, workload: Workload, profile: Path | None = None) -> None:
+    def load(self, name: str, workload: Workload, *, profile: bool = False) -> None:
         """Create a session called `name`, and run it once.
 
         Raises:
@@ -55,9 +56,9 @@ class PythonEngine:
             UnsupportedLayerError: It has no kernel for a layer.
         """
         options = session_options(self._cores)
-        if profile is not None:
+        if profile:
             options.enable_profiling = True
-            options.profile_file_prefix = str(profile)
+            options.profile_file_prefix = str(self._folder / "profile")
         self._sessions[name] = _bind(create_session(workload.onnx, options), workload, self._seed)
 
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
@@ -77,10 +78,21 @@ class PythonEngine:
                 gc.enable()
         return tuple(values_s)
 
-    def unload(self, name: str) -> Path | None:
-        """Free a session; the file of its profile, if it was profiled."""
+    def unload(self, name: str) -> bytes | None:
+        """Free a session; its profile, if it was profiled."""
         session = self._sessions.pop(name).session
-        return Path(session.end_profiling()) if session.get_session_options().enable_profiling else None
+        return _take(Path(session.end_profiling())) if session.get_session_options().enable_profiling else None
+
+    def graph(self, workload: Workload) -> bytes:
+        """The ONNX graph that is executed for a workload."""
+        path, weights = self._folder / "graph.onnx", self._folder / "graph.weights"
+        options = session_options(self._cores)
+        options.optimized_model_filepath = str(path)
+        # Weights go into a file of their own, which need not be read back.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights.name)
+        create_session(workload.onnx, options)
+        weights.unlink(missing_ok=True)
+        return _take(path)
 
     def memory(self) -> int | None:
         """Unknown: the process holds more than the model."""
@@ -91,6 +103,13 @@ class PythonEngine:
         self._sessions.clear()
         if _host.CAN_PIN:
             os.sched_setaffinity(0, self._affinity)
+
+
+def _take(path: Path) -> bytes:
+    """Content of a file that is not needed any more."""
+    data = path.read_bytes()
+    path.unlink()
+    return data
 
 
 def session_options(cores: Sequence[int]) -> Any:

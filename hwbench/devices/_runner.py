@@ -12,9 +12,9 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath, PurePosixPath
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -22,6 +22,7 @@ from hwbench.devices._runner_build import build_runner, ort_library, runner_sour
 from hwbench.devices._runner_protocol import (
     CLOCK,
     MAX_EVENT_BYTES,
+    MAX_FILE_BYTES,
     MAX_ROUNDS,
     PROTOCOL,
     expect,
@@ -39,6 +40,10 @@ from hwbench.workload import TensorSpec
 __all__ = ["CLOCK", "Loaded", "LocalProcess", "RunnerProcess", "Transport", "build_runner", "ort_library", "runner_source"]
 
 _TAIL_BYTES = 2000
+ANSWER_S = 30.0
+"""Seconds in which a runner answers what costs it next to nothing."""
+SLOWEST_LINK = 1e6
+"""Bytes per second that the way to a runner carries at least."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -182,7 +187,7 @@ class RunnerProcess:
 
     def __init__(self, transport: Transport, timeout_s: float = 30.0) -> None:
         self._transport = transport
-        self._received = b""
+        self._received = bytearray()
         self._ending: str | None = None
         hello = self.command(b"", "hello", timeout_s)
         if hello["protocol"] != PROTOCOL:
@@ -209,13 +214,11 @@ class RunnerProcess:
         """End the runner, after `grace_s` by force, and release what it holds; closing twice is fine."""
         self._ending = self._transport.close(grace_s)
 
-    def library(self, path: Path) -> str:
+    def library(self, path: PurePath) -> str:
         """Open ONNX Runtime's C library, as the runner sees it; before any `load`. Returns its version."""
         return str(self.command(plan_line("lib", path), "library")["version"])
 
-    def configure(
-        self, *, threads: int = 1, cpus: Sequence[int] = (), spin: bool = True, seed: int = 0, limit_s: int | None = None
-    ) -> None:
+    def configure(self, *, threads: int = 1, cpus: Sequence[int] = (), spin: bool = True, seed: int = 0) -> None:
         """Settings of the models loaded from now on.
 
         Args:
@@ -223,23 +226,62 @@ class RunnerProcess:
             cpus: As many CPUs as threads: one each. More: shared by all. None: the pinning stays as it is.
             spin: Whether idle threads spin during a run; between runs they always sleep.
             seed: Of the random inputs.
-            limit_s: The runner ends itself this many seconds from now.
         """
         lines = [plan_line("threads", threads), plan_line("spin", int(spin)), plan_line("seed", seed)]
         if cpus:
             lines.append(plan_line("cpus", ",".join(map(str, sorted(set(cpus))))))
-        if limit_s is not None:
-            lines.append(plan_line("limit", limit_s))
         for line in lines:
             self.command(line, "set")
 
-    def load(self, name: str, path: Path, profile: Path | None = None, timeout_s: float = 120.0) -> Loaded:
+    def limit(self, seconds: int) -> None:
+        """The runner ends itself this many seconds from now, unless told otherwise before."""
+        self.command(plan_line("limit", seconds), "set")
+
+    def put(self, data: bytes, path: PurePath) -> None:
+        """Write a file where the runner is; it is there whole or not at all.
+
+        Raises:
+            DeviceUnavailableError: The runner cannot write it.
+        """
+        self.command(plan_line("put", len(data), path) + data, "set", ANSWER_S + len(data) / SLOWEST_LINK)
+
+    def get(self, path: PurePath) -> bytes:
+        """Content of a file where the runner is.
+
+        Raises:
+            DeviceUnavailableError: The runner cannot read it, or it has 64 MiB or more.
+        """
+        size = int(self.command(plan_line("get", path), "file")["bytes"])
+        try:
+            if size >= MAX_FILE_BYTES:
+                raise OutputParseError(f"the native runner announced a file of {size} bytes, above {MAX_FILE_BYTES}")
+            self._gather(lambda: len(self._received) >= size, time.monotonic() + ANSWER_S + size / SLOWEST_LINK)
+        except BaseException:
+            self.close(grace_s=0)
+            raise
+        data = bytes(self._received[:size])
+        del self._received[:size]
+        return data
+
+    def delete(self, path: PurePath) -> None:
+        """Remove a file where the runner is, if it is there."""
+        self.command(plan_line("delete", path), "set")
+
+    def load(
+        self,
+        name: str,
+        path: PurePath,
+        profile: PurePath | None = None,
+        graph: PurePath | None = None,
+        timeout_s: float = 120.0,
+    ) -> Loaded:
         """Create a session for the model file, with inputs and outputs bound, and run it once.
 
         Args:
             name: What to call it: 1 to 64 letters, digits, `_`, `.` or `-`.
             path: The model file, as the runner sees it.
             profile: Prefix of the profile that ONNX Runtime writes until `unload`; none if None.
+            graph: File for the graph that it executes, larger weights left out; none if None.
             timeout_s: Seconds it may take.
 
         Raises:
@@ -248,6 +290,7 @@ class RunnerProcess:
         if not _NAME.fullmatch(name):
             raise UsageError(f"{name!r} cannot name a model; use 1 to 64 letters, digits, '_', '.' or '-'")
         self.command(plan_line("profile", profile or "-"), "set")
+        self.command(plan_line("graph", graph or "-"), "set")
         event = self.command(plan_line("load", name, path), "loaded", timeout_s)
         return Loaded(name, event["load_ns"] / 1e9, event["first_run_ns"] / 1e9, tensor_specs(event["inputs"]))
 
@@ -264,20 +307,24 @@ class RunnerProcess:
                 raise
         return Samples(tuple(values_s), CLOCK)
 
-    def dump(self, name: str, folder: Path) -> tuple[TensorSpec, ...]:
+    def dump(self, name: str, folder: PurePath) -> tuple[TensorSpec, ...]:
         """Write output i of a model to `folder/NAME.i.bin`, raw, and return what they are."""
         return tensor_specs(self.command(plan_line("dump", name, folder), "dumped")["outputs"])
 
-    def unload(self, name: str) -> Path | None:
-        """Free a model. Returns its profile file, if it was profiled."""
+    def unload(self, name: str) -> PurePosixPath | None:
+        """Free a model. Returns its profile file, where the runner is, if it was profiled."""
         profile = self.command(plan_line("unload", name), "unloaded")["profile"]
-        return Path(profile) if profile else None
+        return PurePosixPath(profile) if profile else None
 
     def memory(self) -> int:
         """Peak resident memory of the runner in bytes."""
-        return int(self.command(plan_line("memory"), "memory")["peak_rss_bytes"])
+        status = self.get(PurePosixPath("/proc/self/status"))
+        found = re.search(rb"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+        if found is None:
+            raise OutputParseError(f"/proc/self/status of the native runner does not tell VmHWM: {status[:160]!r}")
+        return int(found[1]) * 1024
 
-    def command(self, line: bytes, answer: str, timeout_s: float = 30.0) -> dict[str, Any]:
+    def command(self, line: bytes, answer: str, timeout_s: float | None = None) -> dict[str, Any]:
         """Send one line of a plan (see `plan_line`) and return the event of kind `answer` that answers it.
 
         Raises:
@@ -288,6 +335,7 @@ class RunnerProcess:
         """
         if self._ending is not None:
             raise DeviceLostError(f"the native runner has ended ({self._ending}); start another one")
+        timeout_s = ANSWER_S if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
         try:
             unasked = bool(self._received)
@@ -298,18 +346,26 @@ class RunnerProcess:
         except DeviceLostError as error:
             self.close()
             raise DeviceLostError(f"{error} ({self._ending})") from error
-        except BaseException as error:
-            self.close(grace_s=0.0 if isinstance(error, DeviceTimeoutError) else 2.0)
+        except DeviceTimeoutError as error:
+            self.close(grace_s=0.0)
+            asked = line.split(maxsplit=1)[0].decode() if line else "start"
+            raise DeviceTimeoutError(f"{error} (asked to {asked})") from error
+        except BaseException:
+            self.close()
             raise
         return event
 
     def _next_line(self, deadline: float) -> bytes:
-        while b"\n" not in self._received:
-            if len(self._received) > MAX_EVENT_BYTES:
-                raise OutputParseError(f"the native runner printed a line of more than {MAX_EVENT_BYTES} bytes")
+        self._gather(lambda: b"\n" in self._received or len(self._received) > MAX_EVENT_BYTES, deadline)
+        line, end, self._received = self._received.partition(b"\n")
+        if not end:
+            raise OutputParseError(f"the native runner printed a line of more than {MAX_EVENT_BYTES} bytes")
+        return bytes(line)
+
+    def _gather(self, enough: Callable[[], bool], deadline: float) -> None:
+        """Receive until there is enough."""
+        while not enough():
             data = self._transport.receive(max(0.0, deadline - time.monotonic()))
             if not data:
                 raise DeviceLostError("the native runner ended before it answered")
             self._received += data
-        line, _, self._received = self._received.partition(b"\n")
-        return line

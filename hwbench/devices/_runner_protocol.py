@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, NoReturn
 
 from hwbench.errors import (
@@ -30,9 +30,11 @@ MAX_ROUNDS = 100_000
 """Rounds in one plan line; the runner's own limit."""
 MAX_EVENT_BYTES = 1 << 22
 """Length of the longest event."""
+MAX_FILE_BYTES = 1 << 26
+"""Size from which the runner sends no file."""
 
 
-def plan_line(command: str, *values: str | int | Path) -> bytes:
+def plan_line(command: str, *values: str | int | PurePath) -> bytes:
     """One line of a plan. Only the last value may hold spaces: it is the rest of the line.
 
     Raises:
@@ -53,8 +55,12 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 63
+    return _is_size(value) and value != 0
 
 
 def _is_samples(value: object) -> bool:
@@ -69,7 +75,7 @@ def _is_tensor(value: object) -> bool:
     if not isinstance(value, dict) or value.keys() != {"name", "type", "shape"}:
         return False
     shape = value["shape"]
-    sizes = isinstance(shape, list) and all(size == 0 or _is_positive(size) for size in shape)
+    sizes = isinstance(shape, list) and all(map(_is_size, shape))
     return sizes and _is_text(value["name"]) and _is_text(value["type"])
 
 
@@ -81,7 +87,7 @@ _EVENTS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
     "samples": {"clock": _is_text, "loops": _is_positive, "ns": _is_samples},
     "dumped": {"name": _is_text, "outputs": _is_tensors},
     "unloaded": {"name": _is_text, "profile": _is_text},
-    "memory": {"peak_rss_bytes": _is_positive},
+    "file": {"bytes": _is_size},
     "bye": {},
     "error": {"code": _is_positive, "where": _is_text, "message": _is_text},
 }

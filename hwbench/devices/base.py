@@ -16,8 +16,9 @@ Optional abilities are protocols below; a driver has one by having its methods.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
@@ -308,10 +309,10 @@ class ReportsMemory(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """The target needs things put on it first, and can be cleaned of them."""
+    """The target needs things put on it first, and can be cleaned of them. The device is closed, before and after."""
 
-    def setup(self) -> None:
-        """Put everything there."""
+    def setup(self, files: Mapping[str, Path] | None = None) -> None:
+        """Put everything there, of which the user may supply some `files`, by the driver's names for them."""
         ...
 
     def clean(self) -> None:

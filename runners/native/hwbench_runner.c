@@ -1,8 +1,7 @@
-/* hwbench_runner [--plan FILE]: times ONNX models on a target, through ONNX Runtime's C API.
- *
- * It executes a plan (by default from standard input) line by line as the lines arrive, and answers each with exactly
- * one JSON line on standard output: over a pipe it is a server, with a file a batch job. README.md has both languages.
- * ONNX Runtime is opened with dlopen and none of its headers is needed: this one file builds for every target. */
+/* hwbench_runner <PLAN: times ONNX models on a target, through ONNX Runtime's C API.
+ * It executes the plan line by line as the lines arrive, and answers each with exactly one JSON line on standard output: over
+ * a pipe it is a server, with a file a batch job. README.md has both languages. ONNX Runtime is opened with dlopen and none of
+ * its headers is needed: this one file builds for every target. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -26,48 +25,39 @@ enum { EXIT_OUTPUT = 1, EXIT_PLAN = 2, EXIT_TARGET = 3, EXIT_MODEL = 4, EXIT_LIM
  * (its position in struct OrtApi of onnxruntime_c_api.h) never changes. All of these exist since version 5 of the API.
  * F(index, result, name, parameters): P is any pointer, Out one to a result; a P returned is a status, NULL if well. */
 enum { API_VERSION = 5, LOG_WARNING = 2, DEVICE_ALLOCATOR = 0, DEFAULT_MEMORY = 0 };
-typedef const void *P;
-typedef void *Out, *Handle;
+typedef const void *P; typedef void *Out, *Handle;
 #define ORT_FUNCTIONS(F) \
   F(2, P, GetErrorMessage, P) F(3, P, CreateEnv, int, P, Out) F(7, P, CreateSession, P, P, P, Out) \
-  F(10, P, CreateSessionOptions, Out) F(14, P, EnableProfiling, P, P) F(24, P, SetIntraOpNumThreads, P, int) \
-  F(30, P, SessionGetInputCount, P, Out) F(31, P, SessionGetOutputCount, P, Out) \
+  F(10, P, CreateSessionOptions, Out) F(11, P, SetOptimizedModelFilePath, P, P) F(14, P, EnableProfiling, P, P) \
+  F(24, P, SetIntraOpNumThreads, P, int) F(30, P, SessionGetInputCount, P, Out) F(31, P, SessionGetOutputCount, P, Out) \
   F(33, P, SessionGetInputTypeInfo, P, size_t, Out) F(36, P, SessionGetInputName, P, size_t, P, Out) \
   F(37, P, SessionGetOutputName, P, size_t, P, Out) F(48, P, CreateTensorAsOrtValue, P, P, size_t, int, Out) \
-  F(51, P, GetTensorMutableData, P, Out) F(55, P, CastTypeInfoToTensorInfo, P, Out) \
-  F(60, P, GetTensorElementType, P, Out) F(61, P, GetDimensionsCount, P, Out) F(62, P, GetDimensions, P, Out, size_t) \
-  F(65, P, GetTensorTypeAndShape, P, Out) F(69, P, CreateCpuMemoryInfo, int, int, Out) F(76, P, AllocatorFree, P, P) \
-  F(78, P, GetAllocatorWithDefaultOptions, Out) F(95, void, ReleaseSession, P) F(96, void, ReleaseValue, P) \
-  F(98, void, ReleaseTypeInfo, P) F(99, void, ReleaseTensorTypeAndShapeInfo, P) F(100, void, ReleaseSessionOptions, P) \
-  F(110, P, SessionEndProfiling, P, P, Out) F(130, P, AddSessionConfigEntry, P, P, P) \
-  F(133, P, RunWithBinding, P, P, P) F(134, P, CreateIoBinding, P, Out) F(135, void, ReleaseIoBinding, P) \
-  F(136, P, BindInput, P, P, P) F(138, P, BindOutputToDevice, P, P, P) F(140, P, GetBoundOutputValues, P, P, Out, Out)
+  F(51, P, GetTensorMutableData, P, Out) F(55, P, CastTypeInfoToTensorInfo, P, Out) F(60, P, GetTensorElementType, P, Out) \
+  F(61, P, GetDimensionsCount, P, Out) F(62, P, GetDimensions, P, Out, size_t) F(65, P, GetTensorTypeAndShape, P, Out) \
+  F(69, P, CreateCpuMemoryInfo, int, int, Out) F(76, P, AllocatorFree, P, P) F(78, P, GetAllocatorWithDefaultOptions, Out) \
+  F(95, void, ReleaseSession, P) F(96, void, ReleaseValue, P) F(98, void, ReleaseTypeInfo, P) \
+  F(99, void, ReleaseTensorTypeAndShapeInfo, P) F(100, void, ReleaseSessionOptions, P) \
+  F(110, P, SessionEndProfiling, P, P, Out) F(130, P, AddSessionConfigEntry, P, P, P) F(133, P, RunWithBinding, P, P, P) \
+  F(134, P, CreateIoBinding, P, Out) F(135, void, ReleaseIoBinding, P) F(136, P, BindInput, P, P, P) \
+  F(138, P, BindOutputToDevice, P, P, P) F(140, P, GetBoundOutputValues, P, P, Out, Out)
 #define DECLARE(index, result, name, ...) result (*name)(__VA_ARGS__);
 #define FETCH(index, result, name, ...) ort.name = (result (*)(__VA_ARGS__))table[index];
 static struct { ORT_FUNCTIONS(DECLARE) } ort;
 
 enum { FLOAT32 = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, BOOL = 9, FLOAT16 = 10, FLOAT64 = 11, TYPES };
 static const struct { const char *name; size_t size; } types[TYPES] = { /* by ONNXTensorElementDataType */
-  [FLOAT32] = {"float32", 4}, [FLOAT16] = {"float16", 2}, [FLOAT64] = {"float64", 8}, [INT8] = {"int8", 1},
-  [UINT8] = {"uint8", 1}, [INT32] = {"int32", 4}, [INT64] = {"int64", 8}, [BOOL] = {"bool", 1}};
+  [FLOAT32] = {"float32", 4}, [FLOAT16] = {"float16", 2}, [FLOAT64] = {"float64", 8}, [INT8] = {"int8", 1}, [BOOL] = {"bool", 1},
+  [UINT8] = {"uint8", 1}, [INT32] = {"int32", 4}, [INT64] = {"int64", 8}};
 
 /* ---- What is loaded, and the settings for what will be. */
-typedef struct Tensor {
-  int type;
-  size_t dims, count;
-  int64_t shape[MAX_DIMS];
-} Tensor;
-typedef struct Model {
-  char name[65]; /* empty: a free place */
-  int profiled;
-  Handle session, binding;
-} Model;
+typedef struct { int type; size_t dims, count; int64_t shape[MAX_DIMS]; } Tensor;
+typedef struct { char name[65]; int profiled; Handle session, binding; } Model; /* without a name: a free place */
 static Model models[MAX_MODELS];
 static Handle env, allocator, memory; /* NULL until a library is open */
 static int64_t threads = 1, spin, seed, cpus[CPU_SETSIZE], cpu_count; /* no CPUs: not pinned */
-static char profile[4096]; /* prefix of the profile files; empty: no profiling */
+static char profile[4096], graph[4096]; /* prefix of profiles, file for executed graphs; empty: none are written */
+static unsigned char block[1 << 26]; /* of a file; the kernel gives it memory as far as it is used */
 
-/* ---- Events. */
 static char event_buffer[EVENT_BYTES]; /* larger than any event: one is sent whole, or not at all */
 static FILE *events; /* a private copy of standard output: whatever else is printed there lands on standard error */
 static const char *command = "plan"; /* at hand, for error events */
@@ -120,7 +110,6 @@ static void on_limit(int number) {
   _exit(EXIT_LIMIT);
 }
 
-/* ---- Models. */
 /* Add a tensor to the event at hand. */
 static Tensor put_tensor(size_t index, const char *name, Handle info) {
   Tensor tensor = {.count = 1};
@@ -140,9 +129,8 @@ static Tensor put_tensor(size_t index, const char *name, Handle info) {
   return tensor;
 }
 
-/* Fixed random values, equal for equal seeds on every target (Knuth's 64-bit linear congruential generator, of MMIX).
- * Floats are uniform in [-1, 1), half floats in +-[0.5, 1): none is subnormal, which some CPUs compute slowly. Wider
- * integers are 0 or 1, as most are masks, or indices into tables of two rows or more; bytes, activations, 0 to 127. */
+/* Fixed random values, equal for equal seeds on every target; README.md says which. No float is subnormal, which some CPUs
+ * compute slowly. Wider integers are 0 or 1, as most are masks, or indices into tables of two rows or more. */
 static void fill(void *data, const Tensor *tensor, uint64_t random) {
   for (size_t k = 0; k < tensor->count; k++) {
     random = random * 6364136223846793005u + 1442695040888963407u;
@@ -173,8 +161,7 @@ static void bind(const Model *model) {
     ORT(GetTensorMutableData, value, &data);
     fill(data, &tensor, (uint64_t)seed << 32 | i);
     ORT(BindInput, model->binding, name, value);
-    ort.ReleaseValue(value); /* the binding keeps it */
-    ort.ReleaseTypeInfo(type);
+    ort.ReleaseValue(value), ort.ReleaseTypeInfo(type); /* the binding keeps the value */
     ORT(AllocatorFree, allocator, name);
   }
   ORT(SessionGetOutputCount, model->session, &outputs);
@@ -216,7 +203,6 @@ static void pin(Handle options) {
   if (sched_setaffinity(0, sizeof mine, &mine) != 0) fail(EXIT_TARGET, "cannot pin to the CPUs: %s", strerror(errno));
 }
 
-/* ---- Lines of the plan. */
 static int64_t whole(const char *text, int64_t least, int64_t most) {
   char *end;
   const int64_t number = strtoll(text, &end, 10);
@@ -282,6 +268,8 @@ static void load(char *path) {
   ORT(AddSessionConfigEntry, options, "session.intra_op.allow_spinning", spin ? "1" : "0");
   ORT(AddSessionConfigEntry, options, "session.force_spinning_stop", "1"); /* between runs all threads sleep */
   if ((model->profiled = *profile != '\0')) ORT(EnableProfiling, options, profile);
+  if (*graph != '\0') ORT(SetOptimizedModelFilePath, options, graph);
+  ORT(AddSessionConfigEntry, options, "session.optimized_model_external_initializers_file_name", "hwbench.weights");
   if (cpu_count > 0) pin(options);
   ORT(CreateSession, env, path, options, &model->session);
   ort.ReleaseSessionOptions(options);
@@ -316,8 +304,8 @@ static void dump(char *folder) {
     ORT(GetTensorTypeAndShape, values[i], &info);
     const Tensor tensor = put_tensor(i, name, info);
     ORT(GetTensorMutableData, values[i], &data);
-    const int length = snprintf(path, sizeof path, "%s/%s.%zu.bin", folder, model->name, i);
-    FILE *file = length < (int)sizeof path ? fopen(path, "wb") : NULL;
+    const int end = snprintf(path, sizeof path, "%s/%s.%zu.bin", folder, model->name, i);
+    FILE *file = end < (int)sizeof path ? fopen(path, "wb") : NULL;
     if (file == NULL || fwrite(data, types[tensor.type].size, tensor.count, file) != tensor.count || fclose(file) != 0)
       fail(EXIT_TARGET, "cannot write %s: %s", path, strerror(errno));
     ort.ReleaseTensorTypeAndShapeInfo(info);
@@ -333,8 +321,7 @@ static void run(char *arguments) {
   static int64_t ns[MAX_ROUNDS];
   size_t rounds = 0;
   const int64_t loops = whole(strsep(&arguments, " "), 1, 1000000000);
-  do order[rounds++] = loaded(strsep(&arguments, " "));
-  while (arguments != NULL && rounds < MAX_ROUNDS);
+  do order[rounds++] = loaded(strsep(&arguments, " ")); while (arguments != NULL && rounds < MAX_ROUNDS);
   if (arguments != NULL) fail(EXIT_PLAN, "more than %d rounds in one line", MAX_ROUNDS);
   for (size_t i = 0; i < rounds; i++) ns[i] = time_round(order[i], loops);
   put("{'event':'samples','clock':'CLOCK_MONOTONIC','loops':%d,'ns':[%d", loops, ns[0]);
@@ -342,15 +329,29 @@ static void run(char *arguments) {
   put("]}\n");
 }
 
-/* The high-water mark of this program alone: getrusage's starts at that of the process that called exec. */
-static void tell_memory(void) {
-  char line[256];
-  long kib = 0;
-  FILE *file = fopen("/proc/self/status", "r");
-  while (file != NULL && kib == 0 && fgets(line, sizeof line, file) != NULL) sscanf(line, "VmHWM: %ld kB", &kib);
-  if (kib <= 0) fail(EXIT_TARGET, "/proc/self/status does not tell VmHWM");
-  fclose(file);
-  put("{'event':'memory','peak_rss_bytes':%d}\n", (int64_t)kib * 1024);
+/* Keep the bytes that follow in the plan; under the file's own name only when all of them are on the disk. */
+static void put_file(char *path) {
+  char part[4096];
+  int64_t left = whole(strsep(&path, " "), 0, INT64_MAX - 1);
+  FILE *file = path != NULL && snprintf(part, sizeof part, "%s.part", path) < (int)sizeof part ? fopen(part, "wb") : NULL;
+  for (size_t got = 1; file != NULL && left > 0 && got > 0; left -= (int64_t)got) {
+    got = fread(block, 1, left < 1 << 16 ? (size_t)left : 1 << 16, stdin);
+    if (fwrite(block, 1, got, file) != got) break;
+  }
+  if (file == NULL || left > 0 || fflush(file) != 0 || fsync(fileno(file)) != 0 || fclose(file) != 0 || rename(part, path) != 0)
+    fail(feof(stdin) || path == NULL ? EXIT_PLAN : EXIT_TARGET, "cannot write %s: %s", path == NULL ? "a file" : path, strerror(errno));
+}
+
+/* The content follows its event. */
+static void get_file(const char *path) {
+  FILE *file = fopen(path, "rb");
+  const size_t length = file == NULL ? 0 : fread(block, 1, sizeof block, file);
+  if (file == NULL || ferror(file) || length == sizeof block || fclose(file) != 0)
+    fail(EXIT_TARGET, "cannot read %s, or not in %zu bytes: %s", path, sizeof block, strerror(errno));
+  put("{'event':'file','bytes':%d}\n", (int64_t)length);
+  writing = 1;
+  if (fwrite(block, 1, length, events) != length || fflush(events) != 0) _exit(EXIT_OUTPUT);
+  writing = 0;
 }
 
 static void execute(char *value) {
@@ -361,13 +362,16 @@ static void execute(char *value) {
   if (IS("unload")) return unload(loaded(value));
   if (IS("run")) return run(value);
   if (IS("dump")) return dump(value);
-  if (strcmp(command, "memory") == 0 && value == NULL) return tell_memory();
-  if (IS("threads")) threads = whole(value, 1, MAX_THREADS);
+  if (IS("get")) return get_file(value);
+  if (IS("put")) put_file(value);
+  else if (IS("threads")) threads = whole(value, 1, MAX_THREADS);
   else if (IS("cpus")) set_cpus(value);
   else if (IS("spin")) spin = whole(value, 0, 1);
   else if (IS("seed")) seed = whole(value, 0, INT32_MAX);
   else if (IS("limit")) alarm((unsigned)whole(value, 1, 1000000));
   else if (IS("profile") && strlen(value) < sizeof profile) strcpy(profile, strcmp(value, "-") == 0 ? "" : value);
+  else if (IS("graph") && strlen(value) < sizeof graph) strcpy(graph, strcmp(value, "-") == 0 ? "" : value);
+  else if (IS("delete")) remove(value);
   else fail(EXIT_PLAN, "unknown command, or not with this value");
   put("{'event':'set','name':%s}\n", command);
 }
@@ -377,24 +381,20 @@ int main(int argc, char **argv) {
   size_t capacity = 0;
   struct utsname os;
   setenv("ORT_DISABLE_TELEMETRY", "1", 1); /* which would start a thread, keep files, upload */
-  signal(SIGPIPE, SIG_IGN);
-  signal(SIGALRM, on_limit);
+  signal(SIGPIPE, SIG_IGN), signal(SIGALRM, on_limit);
   events = fdopen(dup(STDOUT_FILENO), "w");
-  if (events == NULL || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) return EXIT_OUTPUT;
-  setvbuf(events, event_buffer, _IOFBF, sizeof event_buffer);
-  if (argc != 1 && (argc != 3 || strcmp(argv[1], "--plan") != 0)) fail(EXIT_PLAN, "usage: %s [--plan FILE]", argv[0]);
-  FILE *plan = argc == 3 ? fopen(argv[2], "r") : stdin;
-  if (plan == NULL) fail(EXIT_PLAN, "cannot read %s: %s", argv[2], strerror(errno));
+  if (events == NULL || dup2(STDERR_FILENO, STDOUT_FILENO) < 0 || setvbuf(events, event_buffer, _IOFBF, EVENT_BYTES) != 0)
+    return EXIT_OUTPUT;
+  if (argc != 1) fail(EXIT_PLAN, "usage: %s <PLAN", argv[0]);
   uname(&os);
   put("{'event':'hello','protocol':1,'pid':%d,'machine':%s,'kernel':%s}\n", (int64_t)getpid(), os.machine, os.release);
-  for (ssize_t length; (length = getline(&line, &capacity, plan)) > 0;) {
+  for (ssize_t length; (length = getline(&line, &capacity, stdin)) > 0; command = "plan") {
     if (line[length - 1] != '\n' || strlen(line) != (size_t)length) fail(EXIT_PLAN, "a line is cut, or has a NUL byte");
     line[length - 1] = '\0';
     if (strcmp(line, "quit") == 0) break;
     execute(line);
-    command = "plan";
   }
-  if (ferror(plan)) fail(EXIT_PLAN, "cannot read the plan: %s", strerror(errno));
+  if (ferror(stdin)) fail(EXIT_PLAN, "cannot read the plan: %s", strerror(errno));
   put("{'event':'bye'}\n");
   _exit(0);
 }

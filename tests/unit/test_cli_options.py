@@ -49,6 +49,7 @@ def test_settings_keep_what_was_not_asked_for():
 
 
 def test_groups_turn_into_arguments_of_the_workflows():
+    from hwbench.model_files import ModelOptions
     from hwbench.workflows import compare, profile
 
     given = Source(inputs=["1x3x8x8"], precision=Precision.int8).arguments() | Keeping(no_save=True).arguments()
@@ -56,7 +57,7 @@ def test_groups_turn_into_arguments_of_the_workflows():
     assert given["precision"] == "int8"
     assert given["save"] is False
     for workflow in (profile.profile, compare.compare):
-        assert set(given) <= set(inspect.signature(workflow).parameters)
+        assert set(given) <= set(inspect.signature(workflow).parameters) | set(ModelOptions.__annotations__)
 
 
 @pytest.mark.parametrize(("store", "command"), [(None, "hwbench store show ab"), ("x y", "hwbench store show ab --store 'x y'")])

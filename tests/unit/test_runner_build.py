@@ -65,7 +65,7 @@ def test_no_memory_error_or_undefined_behaviour(tmp_path: Path) -> None:
     if built.returncode != 0:
         pytest.skip("the C compiler has no sanitizers")
     model = conv_model(tmp_path / "m.onnx")
-    lines = ["memory", "seed 5", f"profile {tmp_path}/p", f"load a {model}", "profile -", f"load b {model}"]
+    lines = ["seed 5", f"graph {tmp_path}/g", f"profile {tmp_path}/p", f"load a {model}", "profile -", f"load b {model}"]
     lines += ["run 2 a b a", f"dump a {tmp_path}", "unload a", f"load a {model}", "run 1 b a", "unload b", '"\\\x01']
     done = subprocess.run([program], input=with_library(*lines).encode(), capture_output=True, timeout=60, check=False)
     assert len(done.stdout.splitlines()) == len(lines) + 2

@@ -66,35 +66,57 @@ def failure(plan: str | bytes, *arguments: str) -> tuple[int, str, str]:
         ("run 1 m", "run"),
         ("unload m", "unload"),
         ("dump m", "dump"),
-        ("memory now", "memory"),
+        ("put 4", "put"),
+        ("put -1 /tmp/x", "put"),
+        ("put 9223372036854775807 /tmp/x", "put"),
+        ("get", "get"),
+        ("graph", "graph"),
         ("load m m.onnx", "load"),
         ("quit now", "quit"),
         ('"\\\x01\x1f', '"\\\x01\x1f'),
     ],
 )
 def test_a_wrong_line_is_an_error_of_the_plan(line: str, where: str) -> None:
-    assert failure(f"memory\n{line}\nmemory\n")[:2] == (2, where)
+    assert failure(f"seed 1\n{line}\nseed 1\n")[:2] == (2, where)
 
 
-@pytest.mark.parametrize("plan", [b"memory\nmem", b"mem\0ory\n", b"\0"])
+@pytest.mark.parametrize("plan", [b"seed 1\nse", b"se\0ed 1\n", b"\0"])
 def test_a_cut_line_is_never_carried_out(plan: bytes) -> None:
     assert failure(plan)[:2] == (2, "plan")
 
 
-@pytest.mark.parametrize("arguments", [["--bogus"], ["--plan"], ["--plan", "/nowhere"], ["a", "b", "c"]])
+@pytest.mark.parametrize("arguments", [["--bogus"], ["plan"], ["a", "b", "c"]])
 def test_a_wrong_argument_is_fatal(arguments: list[str]) -> None:
-    assert failure("memory\n", *arguments)[0] == 2
+    assert failure("seed 1\n", *arguments)[0] == 2
 
 
 def test_a_plan_may_be_a_file(tmp_path: Path) -> None:
     plan = tmp_path / "plan"
-    plan.write_text("memory\n")
-    code, events = execute("", "--plan", str(plan))
-    assert (code, [event["event"] for event in events]) == (0, ["hello", "memory", "bye"])
+    plan.write_text("seed 1\n")
+    with plan.open() as file:
+        done = subprocess.run([program()], stdin=file, capture_output=True, timeout=60, check=True)
+    assert [parse_event(line)["event"] for line in done.stdout.splitlines()] == ["hello", "set", "bye"]
+
+
+def test_a_file_that_cannot_be_had_or_kept_is_an_error_of_the_target(tmp_path: Path) -> None:
+    assert failure("get /nowhere\n")[:2] == (3, "get")
+    assert failure(f"get {tmp_path}\n")[:2] == (3, "get")
+    assert failure(b"put 4 /nowhere/x\nabcd")[:2] == (3, "put")
+    assert failure(b"put 4 /" + 5000 * b"x" + b"\nabcd")[:2] == (3, "put")
+    assert failure(f"put 4 {tmp_path}\nabcd")[:2] == (3, "put")
+
+
+def test_half_a_file_never_has_the_name_of_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a file"
+    assert failure(f"put 5 {path}\nabcd")[:2] == (2, "put")
+    assert not path.exists()
+    path.write_text("older")
+    assert failure(f"put 5 {path}\nabcd")[:2] == (2, "put")
+    assert path.read_text() == "older"
 
 
 def test_quit_ends_before_what_follows() -> None:
-    code, events = execute("memory\nquit\nnonsense\n")
+    code, events = execute("seed 1\nquit\nnonsense\n")
     assert (code, events[-1]) == (0, {"event": "bye"})
 
 
@@ -204,7 +226,7 @@ def test_the_limit_ends_a_round_in_progress(tmp_path: Path) -> None:
 
 
 def test_the_limit_ends_a_runner_whose_reader_has_stalled() -> None:
-    plan = b"limit 1\n" + 10_000 * b"memory\n"
+    plan = b"limit 1\n" + 10_000 * b"seed 1\n"
     with subprocess.Popen([program()], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         try:
@@ -221,7 +243,7 @@ def test_a_runner_that_nobody_reads_ends() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
-        process.stdin.write(b"memory\n")
+        process.stdin.write(b"seed 1\n")
         process.stdin.flush()
         assert process.wait(timeout=10) == 1
 

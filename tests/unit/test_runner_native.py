@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from hwbench.devices._runner import RunnerProcess, ort_library
 from hwbench.ort import onnxruntime
 from hwbench.workload import TensorSpec
 from tests.needs import needs_compiler
+from tests.unit.models import conv_net
 from tests.unit.runner_support import chain_model, conv_model, execute, identity_model, program, with_library
 
 pytestmark = needs_compiler
@@ -126,7 +129,35 @@ def test_unloading_frees_the_name_and_tells_the_profile(tmp_path: Path) -> None:
         assert process.unload("m") is None
     assert profile is not None
     assert profile.name.startswith("a profile")
-    assert profile.read_text().count("model_run") == 4
+    assert Path(profile).read_text().count("model_run") == 4
+
+
+def test_files_travel_through_the_conversation(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(1_000_003)
+    with RunnerProcess.start([str(program())]) as process:
+        for content in (data, b"", b"\n"):
+            process.put(content, tmp_path / "a file")
+            assert (tmp_path / "a file").read_bytes() == content
+            assert process.get(tmp_path / "a file") == content
+        process.delete(tmp_path / "a file")
+        process.delete(tmp_path / "a file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_graph_is_the_one_that_is_executed(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(conv_net())
+    wanted = tmp_path / "graph.onnx"
+    with runner() as process:
+        process.load("m", tmp_path / "m.onnx", profile=tmp_path / "profile", graph=wanted)
+        executed = {node.name for node in onnx.load_model_from_string(process.get(wanted)).graph.node}
+        process.run(["m"])
+        profile = process.unload("m")
+        assert profile is not None
+        events = json.loads(process.get(profile))
+        wanted.unlink()
+        process.load("m", tmp_path / "m.onnx")
+    assert {event["name"].removesuffix("_kernel_time") for event in events if event["cat"] == "Node"} == executed
+    assert not wanted.exists(), "a setting holds for one load"
 
 
 def test_loading_and_unloading_does_not_pile_up_memory(tmp_path: Path) -> None:

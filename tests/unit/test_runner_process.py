@@ -87,7 +87,7 @@ def test_a_runner_that_takes_too_long_is_killed(tmp_path: Path) -> None:
 @needs_compiler
 def test_the_runners_own_limit_is_a_timeout() -> None:
     with real() as runner:
-        runner.configure(limit_s=1)
+        runner.limit(1)
         time.sleep(1.5)
         with pytest.raises(DeviceTimeoutError, match="'limit'"):
             runner.memory()
@@ -161,6 +161,34 @@ def test_a_cut_answer_is_no_answer() -> None:
     script = f"say({HELLO!r}); ask(); sys.stdout.write({SAMPLES!r}); sys.stdout.flush()"
     with impostor(script) as runner, pytest.raises(DeviceLostError, match="before it answered"):
         runner.run(["m"])
+
+
+FILE = json.dumps({"event": "file", "bytes": 5})
+
+
+def test_a_file_that_looks_like_events_is_only_a_file() -> None:
+    content = b"{\n}\n\0"
+    answer = FILE.encode() + b"\n" + content
+    script = f"say({HELLO!r}); ask(); os.write(1, {answer!r}); ask(); say({SAMPLES!r}); ask()"
+    with impostor(script) as runner:
+        assert runner.get(Path("/x")) == content
+        assert runner.run(["m"]).values_s == (5e-9,)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (FILE.replace("5", str(1 << 40)), OutputParseError),
+        (FILE.replace("5", "-1"), OutputParseError),
+        (FILE + "\n123", DeviceLostError),
+    ],
+)
+def test_a_false_or_cut_file_ends_the_conversation(answer: str, error: type[Exception]) -> None:
+    with impostor(f"say({HELLO!r}); ask(); say({answer!r})") as runner:
+        with pytest.raises(error):
+            runner.get(Path("/x"))
+        with pytest.raises(DeviceLostError):
+            runner.run(["m"])
 
 
 def test_an_endless_line_is_refused() -> None:

@@ -73,7 +73,7 @@ def test_other_loops_or_another_clock_are_refused() -> None:
         b'{"event":["samples"]}',
         b'{"event":"bye","x":1}',
         b'{"event":"set","name":"a","name":"b"}',
-        b'{"event":"memory","peak_rss_bytes":' + b"9" * 5000 + b"}",
+        b'{"event":"file","bytes":' + b"9" * 5000 + b"}",
         b'{"event":"samples","clock":"CLOCK_MONOTONIC","loops":1,"ns":[1',
         b"[" * 100_000,
         b'{"event":"set","name":"a"}{"event":"bye"}',

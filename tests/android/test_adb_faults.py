@@ -1,0 +1,100 @@
+"""Whatever goes wrong on the way: every operation ends in time, with the right result or a typed error, and leaves nothing."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from hwbench.devices._adb import Adb
+from hwbench.errors import DeviceLostError, HwbenchError
+from tests.android.pyadbd import PyAdbd
+from tests.android.pyadbd_faults import KINDS, Fault, Faults
+from tests.android.pyadbd_support import soon
+
+TIMEOUT_S = 0.3
+"""Of an operation with faults; one without takes some milliseconds."""
+SEEDS = range(5)
+
+
+def _run(adb: Adb, folder: Path, data: bytes, timeout_s: float) -> None:
+    done = adb.run(["sh", "-c", "cat; echo err >&2; exit 3"], stdin=data, timeout_s=timeout_s, check=False)
+    assert (done.code, done.stdout, done.stderr) == (3, data, b"err\n")
+
+
+def _push(adb: Adb, folder: Path, data: bytes, timeout_s: float) -> None:
+    remote = folder / "pushed"
+    before = remote.read_bytes() if remote.exists() else None
+    try:
+        adb.push(data, str(remote), timeout_s=timeout_s)
+    except HwbenchError:
+        assert (remote.read_bytes() if remote.exists() else None) in {before, data}
+        raise
+    assert remote.read_bytes() == data
+
+
+def _pull(adb: Adb, folder: Path, data: bytes, timeout_s: float) -> None:
+    (folder / "pulled").write_bytes(data)
+    assert adb.pull(str(folder / "pulled"), limit_bytes=len(data), timeout_s=timeout_s) == data
+
+
+def _talk(adb: Adb, folder: Path, data: bytes, timeout_s: float) -> None:
+    process = adb.start(["cat"], timeout_s=timeout_s)
+    try:
+        for word in (data[:100], data):
+            process.send(word, timeout_s)
+            received = b""
+            while len(received) < len(word):
+                received += process.receive(timeout_s)
+                assert word.startswith(received)
+    finally:
+        process.close(0.1)
+
+
+def _connect(adb: Adb, folder: Path, data: bytes, timeout_s: float) -> None:
+    adb.close()
+    assert adb.run(["echo", "again"], timeout_s=timeout_s).stdout == b"again\n"
+
+
+OPERATIONS: dict[str, Callable[[Adb, Path, bytes, float], None]] = {
+    "run": _run,
+    "push": _push,
+    "pull": _pull,
+    "talk": _talk,
+    "connect": _connect,
+}
+
+
+def _plan(kind: str, seed: int) -> list[Fault]:
+    """One fault of that kind early on, and sometimes others after it."""
+    chance = random.Random(f"{kind} {seed}")
+    others = [Fault(chance.choice(KINDS), chance.randrange(2, 20), 0.05) for _ in range(seed % 3)]
+    return [Fault(kind, 1 + seed, chance.choice((0.05, 1.5 * TIMEOUT_S))), *others]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_with_faults(operation: str, kind: str, adb: Adb, adbd: PyAdbd, tmp_path: Path) -> None:
+    act, happened = OPERATIONS[operation], 0
+    for seed in SEEDS:
+        data = random.Random(seed).randbytes(300_000 if seed % 2 else 70_000)
+        adbd.faults = Faults(_plan(kind, seed), seed)
+        started = time.monotonic()
+        try:
+            act(adb, tmp_path, data, TIMEOUT_S)
+        except HwbenchError as error:
+            assert "\n" not in str(error)
+        assert time.monotonic() - started < 5 * TIMEOUT_S + 2
+        happened += len(adbd.faults.happened)
+        adbd.faults, adbd.trusted = Faults(), None
+        assert soon(lambda: adbd.listening)
+        with suppress(DeviceLostError):  # the connection may have been lost just after the operation had ended well
+            adb.run(["true"], timeout_s=20.0)
+        act(adb, tmp_path, data, 20.0)
+        assert soon(lambda: not adbd.running())
+        assert {path.name for path in tmp_path.iterdir()} <= {"home", "pushed", "pulled"}
+    assert happened

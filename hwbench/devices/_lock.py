@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -62,9 +63,24 @@ class DeviceLock:
             raise
         self._file = file
 
+    def folder(self) -> Path:
+        """An empty folder for whoever holds the lock, gone with it; what a killed holder left there is removed.
+
+        Raises:
+            UsageError: The cache folder cannot be written.
+        """
+        folder = self.path.with_suffix(".files")
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise UsageError(f"cannot make the folder {folder}: {error.strerror}; set XDG_CACHE_HOME") from error
+        return folder
+
     def release(self) -> None:
         """Give the lock back; without it, nothing happens."""
         if self._file is not None:
+            shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
             os.ftruncate(self._file, 0)
             fcntl.flock(self._file, fcntl.LOCK_UN)  # not left to close(): a child process may have inherited the file
             os.close(self._file)

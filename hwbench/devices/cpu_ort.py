@@ -7,7 +7,6 @@ ONNX Runtime runs inside this process instead, and a finding says what Python ad
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +38,6 @@ class CpuOrt(OrtDevice):
             raise UsageError(f"device 'cpu' takes no address, got 'cpu:{address}'")
         super().__init__(address)
         self._lock = DeviceLock(self.name)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def discover(cls) -> list[Found]:
@@ -54,8 +52,7 @@ class CpuOrt(OrtDevice):
         onnxruntime()
         self._lock.acquire()
         self._cores = _host.quiet_first(_host.physical_cores(_host.affinity()))
-        self._folder = tempfile.TemporaryDirectory(prefix="hwbench-")
-        self._path = Path(self._folder.name)
+        self._path = self._lock.folder()
         self._throttles = _host.throttles(self._cores)
         self._findings = () if _host.CAN_PIN else (NOT_PINNED,)
         try:
@@ -68,9 +65,6 @@ class CpuOrt(OrtDevice):
 
     def _close(self) -> None:
         self._free()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
         self._lock.release()
 
     def _info(self) -> DeviceInfo:

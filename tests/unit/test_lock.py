@@ -109,3 +109,18 @@ def test_unwritable_folder_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "file"))
     with pytest.raises(UsageError, match=r"cannot create the lock file .*XDG_CACHE_HOME"), DeviceLock("cpu"):
         pass
+
+
+def test_what_a_killed_holder_left_is_removed():
+    lock = DeviceLock("bench")
+    with lock:
+        folder = lock.folder()
+        (folder / "model.onnx").write_bytes(b"x")
+        killed = folder.with_name("copy")
+        folder.rename(killed)
+    assert not folder.exists()
+    killed.rename(folder)
+    with lock:
+        assert lock.folder() == folder
+        assert not list(folder.iterdir())
+    assert not folder.exists()

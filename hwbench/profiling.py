@@ -333,7 +333,7 @@ class _Campaign:
                 profile=None,
                 started_utc=started,
                 hwbench_version=__version__,
-                commit=_commit(),
+                commit=commit(),
                 complete=False,
             )
             for track in self.tracks
@@ -359,7 +359,7 @@ class _Campaign:
 
 
 @lru_cache(maxsize=1)
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the checkout that hwbench runs from; None for an installed package."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():

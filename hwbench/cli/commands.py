@@ -11,6 +11,7 @@ import typer
 
 import hwbench
 from hwbench.cli.delivery import deliver, report, write_json
+from hwbench.cli.devices import devices_app
 from hwbench.cli.options import (
     CandidatePrecisionOption,
     DeviceOption,
@@ -27,6 +28,7 @@ from hwbench.cli.options import (
 )
 from hwbench.cli.rules import hits, parse_rule
 from hwbench.cli.tables import table_app
+from hwbench.cli.tflite import Tflite
 from hwbench.errors import IncomparableError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ app = typer.Typer(
     add_completion=False,
 )
 store_app = typer.Typer(help="Every profile and compare ever taken, raw samples included.", epilog="Example: hwbench store list")
+app.add_typer(devices_app, name="devices")
 app.add_typer(table_app, name="table")
 app.add_typer(store_app, name="store")
 
@@ -73,16 +76,6 @@ def _help_alone(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command(epilog="Example: hwbench devices")
-@options
-def devices(output: Output) -> int:
-    """List what can be measured on from here, and what is missing for the rest."""
-    from hwbench.render import documents, views
-
-    found = hwbench.list_devices()
-    return deliver(output, views.devices_view(found), documents.devices_document(found))
-
-
 @app.command(epilog="Example: hwbench doctor --device cpu")
 @options
 def doctor(output: Output, device: DeviceOption = "cpu") -> int:
@@ -99,6 +92,7 @@ def profile(
     *,
     source: Source,
     how: Protocol,
+    tflite: Tflite,
     keeping: Keeping,
     output: Output,
     model: Annotated[
@@ -118,9 +112,12 @@ def profile(
 
     model, settings = model or DEFAULT_MODEL, how.settings(DEFAULT_SETTINGS, layers=not no_layers)
     with Progress(model, keeping) as watch:
-        record = hwbench.profile(
-            model, device=how.device, settings=settings, watch=watch, **source.arguments(), **keeping.arguments()
-        )
+        if tflite.measures(model):
+            record = tflite.profile(model, source, how, keeping=keeping, settings=settings, watch=watch)
+        else:
+            record = hwbench.profile(
+                model, device=how.device, settings=settings, watch=watch, **source.arguments(), **keeping.arguments()
+            )
     document = documents.profile_document(record)
     deliver(output, views.profile_view(record), document)
     return report(hits(rules, document), 1)

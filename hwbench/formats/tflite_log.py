@@ -32,6 +32,12 @@ _SUMMARY = re.compile(r"Inference timings in us: .*?Warmup \(avg\): ([^\s,]+), I
 _UNKNOWN = re.compile(
     r"(?:Unconsumed|Un(?:known|recogni[sz]ed)) (?:cmdline|command ?line)? ?(?:flags?|arguments?): *(.*\S)", re.IGNORECASE
 )
+_DELEGATE = re.compile(
+    r"(?:Explicitly applied (.{1,60}?) delegate, and|Though (.{1,60}?) delegate is explicitly applied,)"
+    r" the model graph will (.{1,120})"
+)
+_XNNPACK = re.compile(r"Created TensorFlow Lite XNNPACK delegate for CPU")
+_REPLACED = re.compile(r"Replacing (\d{1,9}) out of (\d{1,9}) node\(s\) with delegate \(([^()]{1,60})\)")
 _OBSERVED = re.compile(r"(\d{1,9}) nodes observed")
 _COLUMNS = {"node type", "avg ms", "times called", "name"}
 
@@ -134,7 +140,7 @@ def parse(text: str, source: str = "the log") -> TfliteLog:
     parameters = tuple((match[1], match[2]) for match in map(_PARAMETER.fullmatch, map(str.strip, lines)) if match)
     flags = tuple(match[1] for match in map(_UNKNOWN.search, lines) if match)
     log = TfliteLog(source, parameters, warm_up, timed, profiled if operators else None, operators)
-    return replace(log, findings=tuple(_findings(log, flags, len(tables))))
+    return replace(log, findings=(*_findings(log, flags, len(tables)), *_delegates(lines)))
 
 
 def _without_initialization(lines: Sequence[str]) -> Iterator[str]:
@@ -248,3 +254,19 @@ def _findings(log: TfliteLog, flags: Sequence[str], tables: int) -> Iterator[Fin
         yield Finding(
             "more_tables", f"the log holds {tables} tables of operators; the first is the network, the others were not read"
         )
+
+
+def _delegates(lines: Sequence[str]) -> Iterator[Finding]:
+    """Who really computed: a delegate that was asked for may take all operators, some, or none, and one may come unasked."""
+    asked = {}
+    for match in filter(None, map(_DELEGATE.search, lines)):
+        asked[match[1] or match[2]] = match[3].rstrip(". ")
+    for name, fate in asked.items():
+        code = "delegate" if "completely" in fate else "not_delegated" if fate.startswith("not ") else "partly_delegated"
+        yield Finding(code, f"the {name} delegate was asked for: the model graph will {fate}")
+    if "XNNPACK" not in asked and any(map(_XNNPACK.search, lines)):
+        yield Finding("xnnpack", "the runtime applied its XNNPACK delegate by itself; without it: use_xnnpack=false")
+    for match in filter(None, map(_REPLACED.search, lines)):
+        if match[1] != match[2]:
+            text = f"{match[3]} took {match[1]} of {match[2]} operators; TensorFlow Lite's own kernels ran the rest"
+            yield Finding("partly_delegated", text)

@@ -146,3 +146,45 @@ def test_a_log_cut_off_in_its_table_is_refused():
         tflite_log.parse(cut)
     with pytest.raises(OutputParseError, match="no timings"):
         tflite_log.parse(OLD[: OLD.index("native : benchmark_tflite_model.cc:440")], "x.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        (
+            "INFO: Explicitly applied GPU delegate, and the model graph will be completely executed by the delegate.",
+            "delegate",
+            "completely executed",
+        ),
+        (
+            "Explicitly applied NNAPI delegate, and the model graph will be partially executed by the delegate w/ 44 kernels.",
+            "partly_delegated",
+            "partially executed by the delegate w/ 44",
+        ),
+        (
+            "Though EXTERNAL delegate is explicitly applied, the model graph will not be executed by the delegate.",
+            "not_delegated",
+            "EXTERNAL",
+        ),
+        (
+            "VERBOSE: Replacing 30 out of 31 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 2 partitions.",
+            "partly_delegated",
+            "TfLiteXNNPackDelegate took 30 of 31",
+        ),
+        ("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.", "xnnpack", "by itself"),
+    ],
+)
+def test_who_computed_is_a_finding(line: str, code: str, words: str):
+    assert words in codes(tflite_log.parse(NEW.replace("Initialized session", f"{line}\nInitialized session", 1)))[code]
+
+
+def test_a_delegate_that_was_asked_for_did_not_come_by_itself():
+    lines = (
+        "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
+        "VERBOSE: Replacing 31 out of 31 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 1 partitions.\n"
+        "INFO: Explicitly applied XNNPACK delegate, and the model graph will be completely executed by the delegate.\n"
+    )
+    found = codes(tflite_log.parse(lines + NEW))
+    assert {"xnnpack", "partly_delegated"}.isdisjoint(found)
+    assert "completely" in found["delegate"]
+    assert {"delegate", "xnnpack"}.isdisjoint(codes(tflite_log.parse(NEW)))

@@ -1,0 +1,93 @@
+"""`hwbench profile model.tflite`: the options that only a TensorFlow Lite model has, and what they exclude."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hwbench.cli.options import Keeping, Protocol, Source
+from hwbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from hwbench.measurement import Measurement, Settings
+    from hwbench.profiling import Watch
+
+_PANEL = "TensorFlow Lite"
+
+
+@dataclass(frozen=True)
+class Tflite:
+    """How a TensorFlow Lite model is measured on a phone."""
+
+    benchmark_model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TensorFlow Lite's program, built for the phone; for .tflite.", rich_help_panel=_PANEL),
+    ] = None
+    tflite_flag: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A flag of benchmark_model: use_xnnpack=false; repeatable.", rich_help_panel=_PANEL
+        ),
+    ] = None
+    save_log: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep what it printed, for: hwbench table import.", rich_help_panel=_PANEL),
+    ] = None
+
+    def measures(self, model: str) -> bool:
+        """Whether `model` is for TensorFlow Lite.
+
+        Raises:
+            UsageError: It is, and its program is not given; or it is not, and an option here is.
+        """
+        if model.lower().endswith(".tflite"):
+            if self.benchmark_model is None:
+                raise UsageError(
+                    f"{model}: TensorFlow Lite models are measured by TensorFlow Lite's own program on a phone; "
+                    "give --device android:SERIAL and --benchmark-model FILE, built for it"
+                )
+            return True
+        if self != Tflite():
+            raise UsageError(f"{model} is no .tflite file; --benchmark-model, --tflite-flag and --save-log are for those alone")
+        return False
+
+    def profile(
+        self, model: str, source: Source, how: Protocol, *, keeping: Keeping, settings: Settings, watch: Watch
+    ) -> Measurement:
+        """Measure it.
+
+        Raises:
+            UsageError: An option was given that means nothing here.
+        """
+        from hwbench.workflows.profile_tflite import profile_tflite
+
+        if source != Source():
+            raise UsageError("--input, --batch, --precision, --arch and --trust-pickle change an ONNX model; a .tflite is fixed")
+        if how.isolate:
+            raise UsageError("--isolate: every session of benchmark_model is a process of its own already; leave it out")
+        if self.benchmark_model is None:
+            raise UsageError("--benchmark-model FILE is missing")
+        return profile_tflite(
+            model,
+            self.benchmark_model,
+            device=how.device,
+            flags=_flags(self.tflite_flag or ()),
+            settings=settings,
+            save_log=self.save_log,
+            watch=watch,
+            **keeping.arguments(),
+        )
+
+
+def _flags(given: list[str] | tuple[()]) -> dict[str, str]:
+    """`NAME=VALUE`, with or without leading dashes, by name."""
+    flags: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.removeprefix("--").partition("=")
+        if not name or not equals or name in flags:
+            raise UsageError(f"--tflite-flag {text!r}: expected NAME=VALUE, each name once, as in use_xnnpack=false")
+        flags[name] = value
+    return flags

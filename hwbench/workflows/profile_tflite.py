@@ -1,0 +1,315 @@
+"""`hwbench profile model.tflite`: latency of a TensorFlow Lite model on a phone, by the user's `benchmark_model`.
+
+A `.tflite` file is no ONNX workload, and its program times and sums up by itself; so it is measured beside the devices, into the
+same record. A session is one execution of the program, a fresh process; its one sample is the mean over the inferences that
+it timed, as every version prints it. The operators come from an execution of their own, so that profiling costs the latency
+nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from hwbench import __version__, stats
+from hwbench.devices._tflite import Invocation, TflitePhone
+from hwbench.devices._tflite_file import TfliteModel, read_model, read_program
+from hwbench.errors import OutputParseError, UsageError
+from hwbench.findings import of_samples
+from hwbench.formats.tflite_log import Operator, TfliteLog
+from hwbench.measurement import Conditions, LayerLatency, LayerProfile, Measurement, Settings
+from hwbench.profiling import CONFIRM, COOL_DOWN_S, COOL_DOWNS, REWARM_UP_S, WARM_UP_S, Watch, commit
+from hwbench.workflows._recording import recording
+from hwbench.workflows.profile import DEFAULT_SETTINGS
+from hwbench.workload import Finding
+
+SUFFIX = ".tflite"
+CLOCK = "benchmark_model's own, its mean over the inferences of one execution"
+LOOK_RUNS = 3
+"""Inferences of the first execution, which only tells how many the others should time."""
+RUNS = (3, 1000)
+"""Fewest and most inferences of a session."""
+WARM_SHARE = 0.25
+"""Share of a session that is warm-up."""
+LOOK_S, START_S, PATIENCE = 300.0, 30.0, 10.0
+"""Seconds that the first execution may take; later ones: seconds to start, and so many times what is expected of them."""
+HASTE = 1.1
+"""Sessions are planned to take this many times less than the budget allows."""
+SPIKE = 0.02
+"""Share of a session's mean that is its slowest inference's doing alone, above which it is worth a word."""
+REST_CAUSE = "what the interpreter does between operators, and what operators take beyond whole microseconds"
+
+
+def profile_tflite(
+    model: str | Path,
+    benchmark_model: str | Path,
+    *,
+    device: str = "android",
+    flags: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
+    save_log: str | Path | None = None,
+    store: str | None = None,
+    save: bool = True,
+    watch: Watch | None = None,
+) -> Measurement:
+    """Measure a TensorFlow Lite model on a phone, end to end and operator by operator.
+
+    Args:
+        model: The `.tflite` file.
+        benchmark_model: TensorFlow Lite's benchmark program, built for the phone.
+        device: Address of the phone, `android[:SERIAL|HOST:PORT][,cluster=..][,mode=..]`.
+        flags: Further flags of the program by name (`use_xnnpack`: `false`); one that it does not know is an error.
+        settings: How to measure; `isolate` changes nothing, since every session is a process of its own.
+        save_log: Folder for what the program printed, one file per execution; `layers.log` can be imported into a table.
+        store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
+        save: Whether to keep the record in the store.
+        watch: Told about progress.
+
+    Returns:
+        The record; its layers have the operators' names and no key, as the program tells no shapes.
+
+    Raises:
+        UsageError: A file is not what it should be, is for another processor, or a flag is not known.
+        WorkloadError: The model is damaged, or TensorFlow Lite cannot run it.
+        DeviceError: The phone or the program failed; samples taken before were given to `watch`.
+        OutputParseError: What the program printed cannot be read.
+    """
+    driver, _, place = device.partition(":")
+    if driver != "android":
+        raise UsageError(f"TensorFlow Lite models are measured on phones; give --device android[:SERIAL] instead of {device!r}")
+    settings = settings or DEFAULT_SETTINGS
+    if settings.budget_s <= 0:
+        raise UsageError(f"the budget must be a positive number of seconds, not {settings.budget_s:g}")
+    found, program, logs = read_model(Path(model)), read_program(Path(benchmark_model)), _Logs.at(save_log)
+    with TflitePhone(place, program, settings.threads, flags) as phone, recording(store, save=save, watch=watch) as watching:
+        return _Profile(phone, found, settings, logs, watching).run()
+
+
+class _Logs:
+    """Where the logs go, if anywhere."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    @classmethod
+    def at(cls, folder: str | Path | None) -> _Logs:
+        """Make the folder before anything is measured for it."""
+        if folder is not None:
+            try:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"cannot make the folder {str(folder)!r} for logs ({error})") from error
+        return cls(None if folder is None else Path(folder))
+
+    def keep(self, name: str, text: str) -> None:
+        if self._folder is None:
+            return
+        try:
+            (self._folder / f"{name}.log").write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write a log to {str(self._folder)!r} ({error})") from error
+
+
+class _Profile:
+    """One measurement in progress."""
+
+    def __init__(self, phone: TflitePhone, model: TfliteModel, settings: Settings, logs: _Logs, watch: Watch) -> None:
+        self.phone, self.model, self.settings, self.logs, self.watch = phone, model, settings, logs, watch
+        self.begun = time.monotonic()
+        self.samples_s: list[float] = []
+        self.warmup: list[tuple[int, float]] = []  # session, seconds
+        self.spikes: list[float] = []  # what the slowest inference adds to the mean, relative
+        self.findings: dict[str, Finding] = {finding.code: finding for finding in phone.findings}
+        self.resolved: list[bool] = []
+        self.cool_downs = 0
+
+    def run(self) -> Measurement:
+        self.graph = self.phone.place_model(self.model)
+        begun = time.monotonic()
+        before = self.phone.conditions()
+        beside_s = time.monotonic() - begun
+        self._plan(self._execute("look", LOOK_RUNS, 1, LOOK_S, warm_s=WARM_UP_S), beside_s)
+        draft = self._draft(before)
+        self.watch.started([draft])
+        while not self._enough():
+            self._session(len(self.samples_s))
+        profile = self._layers() if self.settings.layers else None
+        record = self._finish(draft, profile, self.phone.conditions())
+        self.watch.finished([record])
+        return record
+
+    @property
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self.begun
+
+    def _execute(self, name: str, runs: int, warm_ups: int, timeout_s: float, *, warm_s: float = 0.0, **more: str) -> Invocation:
+        """Run the program once; it takes exactly `runs` timed inferences, which versions without `min_secs` do anyhow."""
+        flags = {"num_runs": runs, "min_secs": 0, "warmup_runs": warm_ups, "warmup_min_secs": f"{warm_s:g}", **more}
+        done = self.phone.run(self.graph, flags, timeout_s)
+        self.logs.keep(name, done.text)
+        for finding in done.log.findings:
+            self.findings.setdefault(finding.code, finding)
+        timed = done.log.timed
+        if timed is None or timed.count != runs:
+            told = "no inference" if timed is None else f"{timed.count} inferences"
+            raise OutputParseError(
+                f"benchmark_model timed {told} where {runs} were asked for; measure with fewer at a time: --budget"
+            )
+        return done
+
+    def _plan(self, look: Invocation, beside_s: float) -> None:
+        """Fix for all sessions how many inferences warm up and how many are timed, so that enough sessions fit the budget.
+
+        Args:
+            look: The first execution.
+            beside_s: Seconds that asking the phone for its state takes.
+        """
+        latency_s = _mean_s(look.log)
+        inside_s = latency_s * LOOK_RUNS + _warm_up_s(look.log)
+        start_s = max(0.0, look.wall_s - inside_s) + beside_s  # a process, the model loaded, the phone's state
+        left_s = self.settings.budget_s - self._elapsed_s
+        each_s = max(0.0, left_s / (self.settings.min_sessions + 1) / HASTE - start_s)  # the one is for the operators
+        timed_s = min(self.settings.session_s, (1 - WARM_SHARE) * each_s)
+        self.runs = min(max(round(timed_s / latency_s), RUNS[0]), RUNS[1])
+        self.warm_ups = max(1, math.ceil(min(REWARM_UP_S, WARM_SHARE * each_s) / latency_s))
+        self.session_s = start_s + (self.runs + self.warm_ups) * latency_s
+
+    @property
+    def _timeout_s(self) -> float:
+        return START_S + PATIENCE * self.session_s
+
+    def _enough(self) -> bool:
+        sessions, settings = len(self.samples_s), self.settings
+        if sessions < 2:  # one session has no interval, whatever the budget
+            return False
+        ahead_s = self.session_s * (2 if settings.layers else 1)
+        if sessions >= settings.max_sessions or self._elapsed_s + ahead_s > settings.budget_s:
+            return True
+        return sessions >= max(settings.min_sessions, CONFIRM + 1) and self.resolved[-1] and self.resolved[-1 - CONFIRM]
+
+    def _session(self, number: int) -> None:
+        done = self._execute(f"session-{number + 1:02d}", self.runs, self.warm_ups, self._timeout_s)
+        if done.log.warm_up is not None:
+            self._warmed(number, done.log.warm_up.mean_s)
+        mean_s = _mean_s(done.log)
+        if self.phone.conditions().throttled and self._may_wait():
+            self._warmed(number, mean_s)
+            self._cool_down()
+            return
+        slowest_s = (done.log.timed.max_s if done.log.timed else None) or mean_s
+        self.spikes.append((slowest_s / mean_s - 1) / self.runs)
+        self.samples_s.append(mean_s)
+        self.watch.sampled(0, number, [mean_s], [number], warm_up=False)
+        so_far = stats.latency(self.samples_s, range(len(self.samples_s)))
+        self.resolved.append(so_far.half_width <= self.settings.target)
+        self.watch.looked(number + 1, self._elapsed_s, so_far)
+
+    def _warmed(self, session: int, value_s: float) -> None:
+        self.warmup.append((session, value_s))
+        self.watch.sampled(0, session, [value_s], (), warm_up=True)
+
+    def _may_wait(self) -> bool:
+        return self.cool_downs < COOL_DOWNS and self._elapsed_s + COOL_DOWN_S < self.settings.budget_s
+
+    def _cool_down(self) -> None:
+        while self._may_wait():
+            self.cool_downs += 1
+            time.sleep(COOL_DOWN_S)
+            if not self.phone.conditions().throttled:
+                break
+        waited_s = self.cool_downs * COOL_DOWN_S
+        text = f"the phone slowed itself down; waited {waited_s:.0f} s in all for it to cool, and repeated the session"
+        self.findings["throttled"] = Finding("throttled", text)
+
+    def _layers(self) -> LayerProfile | None:
+        """The operators, from an execution of their own."""
+        done = self._execute("layers", self.runs, self.warm_ups, self._timeout_s, enable_op_profiling="true")
+        if not done.log.operators:
+            text = "no layer times: this benchmark_model printed no table of operators; build it with profiling"
+            self.findings["layers_unknown"] = Finding("layers_unknown", text)
+            return None
+        return LayerProfile(_rows(done.log.operators), _mean_s(done.log), 0.0, REST_CAUSE)
+
+    def _draft(self, before: Conditions) -> Measurement:
+        model = self.model
+        return Measurement(
+            id=uuid4().hex,
+            group_id=uuid4().hex,
+            model=model.name,
+            model_sha256=model.sha256,
+            inputs=model.inputs,
+            batch=model.batch,
+            precision=model.precision,
+            macs=model.macs,
+            params=model.params,
+            file_bytes=len(model.data),
+            peak_memory_bytes=None,
+            device=self.phone.info(),
+            settings=self.settings,
+            clock=CLOCK,
+            loops=self.runs,
+            samples_s=(),
+            session=(),
+            block=(),
+            warmup_s=(),
+            warmup_session=(),
+            before=before,
+            after=before,
+            findings=(),
+            profile=None,
+            started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            hwbench_version=__version__,
+            commit=commit(),
+            complete=False,
+        )
+
+    def _finish(self, draft: Measurement, profile: LayerProfile | None, after: Conditions) -> Measurement:
+        numbers = tuple(range(len(self.samples_s)))
+        spiked = [share for share in self.spikes if share > SPIKE]
+        if spiked:
+            text = (
+                f"one slow inference raised the mean of {len(spiked)} of {len(self.spikes)} sessions, by up to {max(spiked):.0%}"
+            )
+            self.findings["spikes"] = Finding("spikes", text)
+        record = replace(
+            draft,
+            samples_s=tuple(self.samples_s),
+            session=numbers,
+            block=numbers,
+            warmup_s=tuple(value_s for _, value_s in self.warmup),
+            warmup_session=tuple(session for session, _ in self.warmup),
+            after=after,
+            findings=tuple(self.findings.values()),
+            profile=profile,
+            complete=True,
+        )
+        return replace(record, findings=(*record.findings, *of_samples(record)))
+
+
+def _mean_s(log: TfliteLog) -> float:
+    if log.timed is None:
+        raise OutputParseError(f"{log.source} holds no timed inference; was it written to its end?")
+    return log.timed.mean_s
+
+
+def _warm_up_s(log: TfliteLog) -> float:
+    return 0.0 if log.warm_up is None else log.warm_up.mean_s * (log.warm_up.count or 1)
+
+
+def _rows(operators: Sequence[Operator]) -> tuple[LayerLatency, ...]:
+    """Operators as layers, each by a name of its own; one below the log's resolution has no latency and is a finding instead."""
+    seen: dict[str, int] = {}
+    rows = []
+    for operator in operators:
+        name = operator.name or operator.kind
+        seen[name] = seen.get(name, 0) + 1
+        own = name if seen[name] == 1 else f"{name} ({seen[name]})"
+        runs_as = "delegate" if "delegate" in operator.kind.lower() else "tflite"
+        if operator.mean_s is not None and operator.calls:
+            rows.append(LayerLatency(own, operator.kind, None, runs_as, operator.mean_s, operator.calls))
+    return tuple(rows)

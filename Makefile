@@ -7,13 +7,14 @@ APT := gcc libc6-dev g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-a
 PROGRAMS := cc g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch64-static ip unshare dpkg-deb
 STUDIES := $(patsubst runners/studies/%.py,%,$(wildcard runners/studies/[a-z]*.py))
 
-.PHONY: help setup system demo lint test check study clean
+.PHONY: help setup system demo lint test hil check study clean
 
 help:
 	@echo "make setup   .venv with hwbench (editable), all extras but tensorrt, and the development tools"
 	@echo "make demo    set up, then profile and compare two networks on this computer's CPU"
 	@echo "make test    set up, then run all tests"
 	@echo "make lint    set up, then ruff, mypy --strict and import-linter"
+	@echo "make hil DEVICE=...     contract tests, selftest, profile, compare and a table on a real device"
 	@echo "make check   lint and test: what CI runs"
 	@echo "make study NAME=...   repeat one study of results/ ($(STUDIES))"
 
@@ -48,6 +49,10 @@ lint: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+hil: setup
+	@test -n "$(DEVICE)" || { echo "make hil DEVICE=cuda:0, or another address of: hwbench devices" >&2; exit 2; }
+	$(BIN)/python -m pytest tests/hil -m hil --device $(DEVICE)
 
 check: lint test
 

@@ -207,9 +207,24 @@ def t_half_width(values: NDArray[np.float64]) -> float:
 
 @lru_cache(maxsize=256)
 def _t_quantile(degrees: int) -> float:
-    from scipy.special import stdtrit
+    low, high = 1.0, 64.0  # 12.7 with one degree of freedom, 1.96 with many
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_inside(middle, degrees) < SHOWN_CONFIDENCE else (low, middle)
+    return (low + high) / 2
 
-    return float(stdtrit(degrees, 0.5 + SHOWN_CONFIDENCE / 2))
+
+def _t_inside(t: float, degrees: int) -> float:
+    """Probability that Student's t lies within +-t: the finite series of Abramowitz and Stegun (1964), 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(degrees))
+    odd = degrees % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0 if degrees == 1 else term
+    for k in range(2 + odd, degrees - 1, 2):
+        term *= (k - 1) / k * math.cos(angle) ** 2
+        total += term
+    series = math.sin(angle) * total
+    return 2 / math.pi * (angle + series) if odd else series
 
 
 def grouped_median(values_s: Sequence[float], grain_s: float) -> float:
@@ -250,11 +265,29 @@ def drift(samples_s: ArrayLike, session: ArrayLike) -> tuple[float, float]:
     medians = np.array([np.median(part) for part in by_session(samples_s, session)])
     if len(medians) < 4:
         return 0.0, 1.0
-    from scipy.stats import kendalltau, theilslopes
+    first, second = np.triu_indices(len(medians), 1)
+    changes = medians[second] - medians[first]
+    slope = float(np.median(changes / (second - first)))  # Theil and Sen's
+    return slope * (len(medians) - 1) / float(np.median(medians)), _kendall_p(medians, int(np.sign(changes).sum()))
 
-    order = np.arange(len(medians))
-    slope = float(theilslopes(medians, order)[0])
-    return slope * (len(medians) - 1) / float(np.median(medians)), float(kendalltau(order, medians).pvalue)
+
+def _kendall_p(values: NDArray[np.float64], score: int) -> float:
+    """Two-sided p value of Kendall's tau against the order of the values; `score` is pairs that rise less pairs that fall.
+
+    Exact for few values without ties, from the number of permutations by inversions; else the normal approximation with the
+    variance for ties (Kendall, Rank Correlation Methods, 1970, chapters 4 and 5).
+    """
+    n = len(values)
+    ties = np.unique(values, return_counts=True)[1].tolist()
+    pairs = n * (n - 1) // 2
+    if n <= 33 and max(ties) == 1:
+        ways = np.ones(1)
+        for size in range(2, n + 1):
+            ways = np.convolve(ways, np.full(size, 1 / size))
+        tail = float(ways[: (pairs - abs(score)) // 2 + 1].sum())
+        return min(1.0, 2 * tail)
+    variance = (n * (n - 1) * (2 * n + 5) - sum(t * (t - 1) * (2 * t + 5) for t in ties)) / 18
+    return math.erfc(abs(score) / math.sqrt(2 * variance)) if variance > 0 else 1.0
 
 
 def modes(samples_s: ArrayLike) -> tuple[float, float, float] | None:

@@ -27,6 +27,7 @@ from hwbench.cli.options import (
     options,
 )
 from hwbench.cli.rules import hits, parse_rule
+from hwbench.cli.search import search_app
 from hwbench.cli.tables import table_app
 from hwbench.cli.tflite import Tflite
 from hwbench.errors import IncomparableError
@@ -42,6 +43,7 @@ app = typer.Typer(
 store_app = typer.Typer(help="Every profile and compare ever taken, raw samples included.", epilog="Example: hwbench store list")
 app.add_typer(devices_app, name="devices")
 app.add_typer(table_app, name="table")
+app.add_typer(search_app, name="search")
 app.add_typer(store_app, name="store")
 
 PROFILE_FIELDS = ("median_s", "macs", "params", "closure")

@@ -26,6 +26,7 @@ DRIVERS: dict[str, Driver] = {
         "phones and boards over adb, through ONNX Runtime",
         'pip install "hwbench[android]"',
     ),
+    "cuda": Driver("hwbench.devices.nvidia_torch:Cuda", "NVIDIA GPUs through PyTorch and CUDA graphs", "pip install torch"),
     "virtual": Driver("hwbench.devices.virtual:Virtual", "a simulated device with a known latency law, for tests"),
 }
 

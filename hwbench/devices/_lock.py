@@ -36,10 +36,8 @@ class DeviceLock:
     @property
     def path(self) -> Path:
         """The file; named after this computer too, since a home folder may be shared by several."""
-        import platformdirs
-
         name = f"{platform.node()}-{self.address}"
-        return Path(platformdirs.user_cache_dir("hwbench")) / "locks" / f"{quote(name, safe='')}.lock"
+        return _cache_folder() / "locks" / f"{quote(name, safe='')}.lock"
 
     def acquire(self) -> None:
         """Take the lock.
@@ -110,3 +108,12 @@ class DeviceLock:
             os.ftruncate(file, 0)
             os.pwrite(file, str(os.getpid()).encode(), 0)
             return
+
+
+def _cache_folder() -> Path:
+    """The user's cache folder, also on a bare GPU machine that has torch and no platformdirs."""
+    try:
+        import platformdirs
+    except ImportError:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwbench"
+    return Path(platformdirs.user_cache_dir("hwbench"))

@@ -12,6 +12,7 @@ import select
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath, PurePosixPath
@@ -241,9 +242,10 @@ class RunnerProcess:
         """Write a file where the runner is; it is there whole or not at all.
 
         Raises:
-            DeviceUnavailableError: The runner cannot write it.
+            DeviceUnavailableError: The runner cannot write it, or other bytes than these arrived.
         """
-        self.command(plan_line("put", len(data), path) + data, "set", ANSWER_S + len(data) / SLOWEST_LINK)
+        line = plan_line("put", len(data), zlib.adler32(data), path)
+        self.command(line + data, "set", ANSWER_S + len(data) / SLOWEST_LINK)
 
     def get(self, path: PurePath) -> bytes:
         """Content of a file where the runner is.

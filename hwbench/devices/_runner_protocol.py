@@ -22,7 +22,7 @@ from hwbench.errors import (
 )
 from hwbench.workload import TensorSpec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the protocol spoken here; the runner's first event tells its own."""
 CLOCK = "CLOCK_MONOTONIC"
 """The runner's clock: a sample is the difference of two readings on the target."""

@@ -226,7 +226,7 @@ def _calibrate(sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np
     _, context, costs = best if gain > CONTEXT_EVIDENCE else plain
     # The scale is taken inside the power, where the entries are: scale * (s / r)^c = (k * s) * (k * s / r')^c for r' = k * r.
     scales = costs[:-1]
-    typical = float(np.median(scales[owner]))
+    typical = float(np.median(scales[owner])) or 1.0  # 0 where layers explain nothing: any reference will do, but 0
     return scales, Calibration(float(costs[-1]), context, reference_s * typical)
 
 

@@ -53,7 +53,7 @@ class StructureLatency:
             if len(groups) > 2:
                 self._beyond.append(index)
             else:
-                self._grids[groups] = self._grids.get(groups, 0.0) + self._grid(index, groups)
+                self._grids[groups] = self._grids.get(groups, 0.0) + self._grid(index, groups, self._choices)
         self._fold()
 
     def predict(self, keys: Sequence[LayerKey]) -> Prediction:
@@ -81,6 +81,30 @@ class StructureLatency:
             sums_s = np.empty(len(wide))
             sums_s[on] = self._summed(wide[on], position[on])
             sums_s[~on] = self._direct(wide[~on], range(len(self._places)))
+        return self.whole_s(sums_s)
+
+    @property
+    def scopes(self) -> list[tuple[int, ...]]:
+        """The groups that each layer depends on, ascending."""
+        return self._groups
+
+    def addends(self, choices: Sequence[Integers]) -> dict[tuple[int, ...], Floats]:
+        """What layers add, by the groups they depend on, over all combinations of those groups' `choices`; what bounds a search.
+
+        Args:
+            choices: Allowed widths of every group.
+
+        Returns:
+            Seconds; infinite outside the measured range.
+        """
+        found: dict[tuple[int, ...], Floats] = {}
+        for index, groups in enumerate(self._groups):
+            grid = self._grid(index, groups, choices)
+            found[groups] = found.get(groups, 0.0) + np.where(np.isnan(grid), np.inf, grid)
+        return found
+
+    def whole_s(self, sums_s: Floats) -> Floats:
+        """Latencies of networks whose layers add up to `sums_s`, seconds."""
         return self.table.calibration.whole_s(sums_s, len(self._places))
 
     def _summed(self, wide: Integers, position: Integers) -> Floats:
@@ -100,11 +124,11 @@ class StructureLatency:
             total_s += self._latencies(index, groups, rows, refuse=True)[inverse.ravel()]
         return total_s
 
-    def _grid(self, index: int, groups: tuple[int, ...]) -> Floats:
-        """Latencies of one layer over the allowed widths of its groups; NaN where they are outside the measured range."""
-        axes = np.meshgrid(*(self._choices[group] for group in groups), indexing="ij")
+    def _grid(self, index: int, groups: tuple[int, ...], choices: Sequence[Integers]) -> Floats:
+        """Latencies of one layer over the choices of its groups; NaN where they are outside the measured range."""
+        axes = np.meshgrid(*(choices[group] for group in groups), indexing="ij")
         rows = np.stack([axis.ravel() for axis in axes], axis=1) if groups else np.zeros((1, 0), np.int64)
-        return self._latencies(index, list(groups), rows, refuse=False).reshape([len(self._choices[group]) for group in groups])
+        return self._latencies(index, list(groups), rows, refuse=False).reshape([len(choices[group]) for group in groups])
 
     def _latencies(self, index: int, groups: list[int], rows: Integers, *, refuse: bool) -> Floats:
         """Latencies of one layer for widths (n, len(groups)) of its groups."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from hwbench import onnx_graph
 from hwbench.errors import UsageError
-from hwbench.model_files import onnx_files, onnx_tidy, quantize, torch_files
+from hwbench.model_files import half, onnx_files, onnx_tidy, quantize, torch_files
 from hwbench.model_files.archives import inspect
 from hwbench.model_files.torch_files import Request
 from hwbench.model_files.torch_onnx import Exported, export_module
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor, nn
 
-PRECISIONS = ("fp32", "int8")
-"""What `load_workload` can put into a model. A file that is fp16 or int8 already is measured as it is."""
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+"""What `load_workload` can put into a model. A file that is in half precision or int8 already is measured as it is."""
 MANY_ZEROS = 0.5
 """Share of exact zeros from which weights look pruned but are stored, and computed, densely."""
 
@@ -82,8 +82,8 @@ def load_workload(
         inputs: Input shapes as text, `1x3x224x224` or `NAME=1x3x224x224`; needed where the model does not hold them.
         example_inputs: Tensors to export an nn.Module with, instead of `inputs`.
         batch: Leading dimension of every input.
-        precision: `fp32`, or `int8` to quantise statically with random calibration inputs. A file that is quantised or fp16
-            already stays so, and the workload says what it is.
+        precision: `fp32`; `fp16` or `bf16` to cast weights, inputs and outputs; or `int8` to quantise statically with random
+            calibration inputs. A file that is quantised or in half precision already stays so, and the workload says what it is.
         arch: `package.module:factory` that builds the network whose weights the file holds.
         trust_pickle: Let pickles run code.
         seed: Of the zoo's weights and of random inputs.
@@ -92,7 +92,7 @@ def load_workload(
         UsageError: Unknown name or precision, missing or misfitting shapes, no such file.
         UnsafeModelError: The file would execute code, reaches outside its folder, or unpacks beyond bounds.
         SchemaError: The file is damaged or of no known kind.
-        WorkloadError: The network cannot be run, exported or quantised.
+        WorkloadError: The network cannot be run, exported, cast or quantised.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not offered; expected one of {', '.join(PRECISIONS)}")
@@ -194,18 +194,26 @@ def _workload(found: Exported, request: Request, precision: str, file_bytes: int
             )
         )
     held = _precision_of(model)
-    quantised = held == "fp32" and precision == "int8"
+    converted = held == "fp32" != precision
     if held != "fp32":
         findings.append(Finding("precision_of_file", f"the file holds {held} already and is measured so"))
-    elif quantised:
-        model = onnx_graph.name_nodes(quantize.quantize(model, inputs, request.name, request.seed))
-        findings.append(quantize.RANDOM_CALIBRATION)
+    elif converted:
+        model = onnx_graph.name_nodes(_converted(model, inputs, request, precision))
+        inputs = onnx_files.input_specs(model, request.name)
+        findings.append(quantize.RANDOM_CALIBRATION if precision == "int8" else half.finding(precision))
         held = precision
     data = onnx_files.serialise(model, request.name)
     batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-    # External data counts; what was quantised here is no longer the file it was.
-    size = len(data) if file_bytes is None or quantised else max(file_bytes, len(found.onnx))
+    # External data counts; what was converted here is no longer the file it was.
+    size = len(data) if file_bytes is None or converted else max(file_bytes, len(found.onnx))
     return Workload(request.name, data, inputs, batch, held, counts.macs, counts.params, size, tuple(findings))
+
+
+def _converted(model: ModelProto, inputs: Sequence[TensorSpec], request: Request, precision: str) -> ModelProto:
+    """An fp32 model in another precision."""
+    if precision == "int8":
+        return quantize.quantize(model, inputs, request.name, request.seed)
+    return half.halve(model, request.name, precision)
 
 
 def _precision_of(model: ModelProto) -> str:
@@ -213,6 +221,7 @@ def _precision_of(model: ModelProto) -> str:
 
     if any(node.op_type in _QUANTISED for node in model.graph.node):
         return "int8"
-    halves = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
-    weights = [tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1]
-    return "fp16" if any(kind in halves for kind in weights) else "fp32"
+    weights = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
+    if TensorProto.FLOAT16 in weights:
+        return "fp16"
+    return "bf16" if TensorProto.BFLOAT16 in weights else "fp32"

@@ -216,7 +216,7 @@ def _fix(value: ValueInfoProto, symbols: Mapping[str, int], name: str) -> Tensor
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     except (KeyError, TypeError, ValueError) as error:
         raise WorkloadError(f"{name}: input {value.name!r} has an unknown element type") from error
-    if dtype.kind not in "fiub":
+    if dtype.kind not in "fiub" and dtype.name != "bfloat16":  # numpy has no such type of its own
         raise WorkloadError(f"{name}: input {value.name!r} holds {dtype.name}; only numbers can be fed")
     return TensorSpec(value.name, tuple(dim.dim_value for dim in dims), dtype.name)
 

@@ -144,9 +144,9 @@ def _convert(kind: str, payload: bytes, kept: tuple[TensorSpec, ...], request: R
     if kind == "script":
         script = torch.jit.load(io.BytesIO(payload), map_location="cpu")  # type: ignore[no-untyped-call]
         return export_module(script, input_shapes(request, kept), request.name, request.seed)
-    found = _unpickle(payload, request.name, trust=request.trust_pickle)
+    found = unpickle(payload, request.name, trust=request.trust_pickle)
     if not isinstance(found, torch.nn.Module):
-        found = _with_architecture(found, request)
+        found = with_architecture(found, request)
     return export_module(found, input_shapes(request, ()), request.name, request.seed)
 
 
@@ -165,7 +165,12 @@ def input_shapes(request: Request, known: Sequence[TensorSpec]) -> tuple[TensorS
     return tuple(specs)
 
 
-def _unpickle(payload: bytes, name: str, *, trust: bool) -> Any:
+def unpickle(payload: bytes, name: str, *, trust: bool) -> Any:
+    """What a pickle of torch holds: a module of torch.nn classes, or weights.
+
+    Raises:
+        UnsafeModelError: It holds anything else, and is not trusted.
+    """
     import torch
 
     if trust:
@@ -184,27 +189,52 @@ def _unpickle(payload: bytes, name: str, *, trust: bool) -> Any:
         raise UnsafeModelError(f"{name}: torch's weights-only reader refuses it ({cause[:200] or 'damaged'}); {TRUST}") from error
 
 
-def _with_architecture(found: Any, request: Request) -> nn.Module:
-    """The network of `--arch` with the weights that the file holds."""
+def with_architecture(found: Any, request: Request) -> nn.Module:
+    """The network of `--arch` with the weights that the file holds.
+
+    Raises:
+        SchemaError: It holds no weights.
+        UsageError: There is no architecture, or the weights do not fit it.
+    """
+    weights = _weights_in(found, request.name)
+    if request.arch is None:
+        command = f"hwbench profile {request.name} --arch MODULE:FACTORY --input 1x3x224x224"
+        held = f"{len(weights)} tensors, first {next(iter(weights))!r}"
+        raise UsageError(f"{request.name} holds weights alone ({held}); say what builds the network: {command}")
+    module = from_factory(request.arch)
+    load_weights(module, weights, request.name, request.arch)
+    return module
+
+
+def load_weights(module: nn.Module, found: Any, name: str, arch: str) -> None:
+    """Put the weights that a file holds into a network.
+
+    Args:
+        module: The network.
+        found: What was read from the file: a state dict, or a checkpoint with one.
+        name: Of the file, for messages.
+        arch: Of the network, for messages.
+
+    Raises:
+        SchemaError: The file holds no weights.
+        UsageError: They do not fit.
+    """
+    weights = _weights_in(found, name)
+    try:
+        module.load_state_dict(weights)
+    except FAILURES as error:
+        text = " ".join(str(error).split())
+        raise UsageError(f"the weights of {name} do not fit {arch}: {text[:300]}") from error
+
+
+def _weights_in(found: Any, name: str) -> dict[str, Any]:
     import torch
 
     if isinstance(found, Mapping):
         found = next((found[key] for key in _NESTED if isinstance(found.get(key), Mapping)), found)
     if not isinstance(found, Mapping) or not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise SchemaError(f"{request.name} holds a {type(found).__name__}; expected a module or a state_dict")
-    if request.arch is None:
-        command = f"hwbench profile {request.name} --arch MODULE:FACTORY --input 1x3x224x224"
-        first = next(iter(found))
-        raise UsageError(
-            f"{request.name} holds weights alone ({len(found)} tensors, first {first!r}); say what builds the network: {command}"
-        )
-    module = from_factory(request.arch)
-    try:
-        module.load_state_dict(dict(found))
-    except FAILURES as error:
-        text = " ".join(str(error).split())
-        raise UsageError(f"the weights of {request.name} do not fit {request.arch}: {text[:300]}") from error
-    return module
+        raise SchemaError(f"{name} holds a {type(found).__name__}; expected a module or a state_dict")
+    return dict(found)
 
 
 def from_factory(text: str) -> nn.Module:

@@ -83,11 +83,11 @@ def geometry(view: GraphView, node: NodeProto) -> Geometry:
 
 
 def precision(view: GraphView, tensor: str) -> str:
-    """Precision of a key by the element type of a tensor: `fp32`, `fp16`, `int8`, or the ONNX name of a rarer type."""
+    """Precision of a key by the element type of a tensor: `fp32`, `fp16`, `bf16`, `int8`, or the ONNX name of a rarer type."""
     from onnx import TensorProto
 
     name = str(TensorProto.DataType.Name(view.element_type(tensor)))
-    names = {"FLOAT": "fp32", "FLOAT16": "fp16", "UINT8": "int8", "INT8": "int8"}
+    names = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "UINT8": "int8", "INT8": "int8"}
     return names.get(name, name.lower())
 
 

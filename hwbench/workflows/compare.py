@@ -68,8 +68,12 @@ def compare(
     return compare_records(*records)
 
 
+_FLOATS = {"float16": "float32", "bfloat16": "float32"}
+"""A network in half precision takes its inputs in it; precisions may differ in a comparison."""
+
+
 def _check_inputs(baseline: Workload, candidate: Workload) -> None:
-    before, after = ([(spec.shape, spec.dtype) for spec in workload.inputs] for workload in (baseline, candidate))
+    before, after = ([(spec.shape, _FLOATS.get(spec.dtype, spec.dtype)) for spec in w.inputs] for w in (baseline, candidate))
     if before != after:
         raise IncomparableError(
             f"{baseline.name} takes inputs {_text(before)} but {candidate.name} takes {_text(after)}; "

@@ -148,8 +148,7 @@ static void fill(void *data, const Tensor *tensor, uint64_t random) {
 
 /* Bind random inputs, told in the event at hand, and outputs, which the first inference allocates for all others. */
 static void bind(const Model *model) {
-  size_t inputs, outputs;
-  Handle name, type, info, value, data;
+  size_t inputs, outputs; Handle name, type, info, value, data;
   ORT(SessionGetInputCount, model->session, &inputs);
   for (size_t i = 0; i < inputs; i++) {
     ORT(SessionGetInputName, model->session, i, allocator, &name);
@@ -256,8 +255,7 @@ static void set_cpus(char *list) {
 static void load(char *path) {
   const char *name = strsep(&path, " ");
   Model *model = place_of("");
-  Handle options;
-  int end = 0;
+  Handle options; int end = 0;
   if (env == NULL || path == NULL || model == NULL)
     fail(EXIT_PLAN, "expected: load NAME PATH, after: lib PATH, and at most %d at a time", MAX_MODELS);
   if (place_of(name) != NULL || sscanf(name, "%64[A-Za-z0-9_.-]%n", model->name, &end) != 1 || name[end] != '\0')
@@ -294,8 +292,7 @@ static void unload(Model *model) {
 static void dump(char *folder) {
   const Model *model = loaded(strsep(&folder, " "));
   char path[4096];
-  size_t count;
-  Handle *values, name, info, data;
+  size_t count; Handle *values, name, info, data;
   if (folder == NULL) fail(EXIT_PLAN, "expected: dump NAME FOLDER");
   ORT(GetBoundOutputValues, model->binding, allocator, &values, &count);
   put("{'event':'dumped','name':%s,'outputs':[", model->name);
@@ -329,15 +326,19 @@ static void run(char *arguments) {
   put("]}\n");
 }
 
-/* Keep the bytes that follow in the plan; under the file's own name only when all of them are on the disk. */
+/* Keep the bytes that follow in the plan; under the file's own name only when all of them are on the disk, and are those whose
+ * Adler-32 (RFC 1950) the plan tells. */
 static void put_file(char *path) {
   char part[4096];
-  int64_t left = whole(strsep(&path, " "), 0, INT64_MAX - 1);
+  int64_t left = whole(strsep(&path, " "), 0, INT64_MAX - 1), low = 1, high = 0;
+  const int64_t sum = path == NULL ? 0 : whole(strsep(&path, " "), 0, UINT32_MAX);
   FILE *file = path != NULL && snprintf(part, sizeof part, "%s.part", path) < (int)sizeof part ? fopen(part, "wb") : NULL;
   for (size_t got = 1; file != NULL && left > 0 && got > 0; left -= (int64_t)got) {
     got = fread(block, 1, left < 1 << 16 ? (size_t)left : 1 << 16, stdin);
+    for (size_t i = 0; i < got; i++) low = (low + block[i]) % 65521, high = (high + low) % 65521;
     if (fwrite(block, 1, got, file) != got) break;
   }
+  if (file != NULL && left == 0 && (high << 16 | low) != sum) fail(EXIT_TARGET, "%s arrived damaged; send it again", path);
   if (file == NULL || left > 0 || fflush(file) != 0 || fsync(fileno(file)) != 0 || fclose(file) != 0 || rename(part, path) != 0)
     fail(feof(stdin) || path == NULL ? EXIT_PLAN : EXIT_TARGET, "cannot write %s: %s", path == NULL ? "a file" : path, strerror(errno));
 }
@@ -377,8 +378,7 @@ static void execute(char *value) {
 }
 
 int main(int argc, char **argv) {
-  char *line = NULL;
-  size_t capacity = 0;
+  char *line = NULL; size_t capacity = 0;
   struct utsname os;
   setenv("ORT_DISABLE_TELEMETRY", "1", 1); /* which would start a thread, keep files, upload */
   signal(SIGPIPE, SIG_IGN), signal(SIGALRM, on_limit);
@@ -387,7 +387,7 @@ int main(int argc, char **argv) {
     return EXIT_OUTPUT;
   if (argc != 1) fail(EXIT_PLAN, "usage: %s <PLAN", argv[0]);
   uname(&os);
-  put("{'event':'hello','protocol':1,'pid':%d,'machine':%s,'kernel':%s}\n", (int64_t)getpid(), os.machine, os.release);
+  put("{'event':'hello','protocol':2,'pid':%d,'machine':%s,'kernel':%s}\n", (int64_t)getpid(), os.machine, os.release);
   for (ssize_t length; (length = getline(&line, &capacity, stdin)) > 0; command = "plan") {
     if (line[length - 1] != '\n' || strlen(line) != (size_t)length) fail(EXIT_PLAN, "a line is cut, or has a NUL byte");
     line[length - 1] = '\0';

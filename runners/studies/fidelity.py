@@ -16,9 +16,10 @@ import numpy as np
 
 from hwbench import stats
 from hwbench.devices import _host
+from hwbench.devices._ort_engine import Engine, NativeEngine
 from hwbench.devices._ort_python import PythonEngine
-from hwbench.devices._runner_build import ort_library
-from hwbench.devices.cpu_ort import Engine, NativeEngine
+from hwbench.devices._runner import RunnerProcess
+from hwbench.devices._runner_build import build_runner, ort_library
 from hwbench.model_files import load_workload
 from hwbench.onnx_graph.build import layer_model
 from hwbench.workload import LayerKey, TensorSpec, Workload
@@ -63,6 +64,13 @@ class CLoop:
         self.process.communicate(timeout=10)
 
 
+def native(model: Path, folder: Path, core: int) -> NativeEngine:
+    """The engine of the CPU driver, with one model file."""
+    runner = RunnerProcess.start([str(build_runner())])
+    runner.library(ort_library())
+    return NativeEngine(runner, lambda _runner, _workload: model, folder, cores=[core], threads=1, seed=0)
+
+
 def study(program: Path, folder: Path, core: int, workload: Workload) -> list[dict[str, object]]:
     """Interleave both engines and the C loop over `SESSIONS` fresh sessions of each."""
     random = np.random.default_rng(0)
@@ -72,7 +80,7 @@ def study(program: Path, folder: Path, core: int, workload: Workload) -> list[di
     session: list[int] = []
     loops = 0
     for number in range(SESSIONS):
-        engines: dict[str, Engine] = {"native runner": NativeEngine(folder, [core], 0), "Python": PythonEngine([core], 0)}
+        engines: dict[str, Engine] = {"native runner": native(model, folder, core), "Python": PythonEngine([core], 0, folder)}
         for engine in engines.values():
             engine.load("m", workload)
         loops = loops or max(1, round(ROUND_S / min(engines["native runner"].run(["m"] * 5, 3))))

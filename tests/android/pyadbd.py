@@ -15,6 +15,7 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -30,6 +31,15 @@ FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
 
 class StreamEndError(Exception):
     """The host has closed the stream, or the connection is gone."""
+
+
+@dataclass
+class Talk:
+    """A command, the input it was given and what it printed."""
+
+    command: str
+    heard: bytearray = field(default_factory=bytearray)
+    said: bytearray = field(default_factory=bytearray)
 
 
 class Stream:
@@ -162,9 +172,7 @@ class Connection:
             self.streams[second].okay()
         elif name == "WRTE":
             stream = self.streams[second]
-            if self.daemon.is_push(data) and self.daemon.faults.due("corrupt_push"):
-                data = data[:64] + self.daemon.faults.flipped(data[64:])
-            stream.take(data)
+            stream.take(self.daemon.faults.taken(data))
             self.send("OKAY", stream.local, stream.remote)
         elif name == "CLSE":
             self.streams[second].close()
@@ -247,6 +255,8 @@ class PyAdbd:
         self._faults, self._planning = Faults(), threading.Lock()
         self.opened: list[str] = []
         """Services asked for so far."""
+        self.talks: list[Talk] = []
+        """What its commands heard and said so far, on their own side of every fault; to be emptied now and then."""
         self.connections: set[Connection] = set()
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
@@ -342,10 +352,6 @@ class PyAdbd:
 
     def forget_keys(self) -> None:
         self.trusted = []
-
-    @staticmethod
-    def is_push(data: bytes) -> bool:
-        return data.startswith(b"DATA") and len(data) > 64
 
     def path(self, remote: str) -> Path:
         """Where a path of the phone lies here."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 IN_PACKETS = ("drop", "delay", "truncate", "corrupt", "wrong_id", "cut")
 """Faults of a packet on its way to the host."""
-IN_CONDUCT = ("refuse", "unauthorised", "reboot", "corrupt_push")
-"""Faults of the phone: it refuses the next service, forgets the host's key, goes away for a while, or takes in damaged data."""
+IN_CONDUCT = ("refuse", "unauthorised", "reboot", "corrupt_push", "corrupt_put")
+"""Faults of the phone: it refuses the next service, forgets the host's key, goes away for a while, or takes in damaged
+contents of a file: one of the file service, or one given to a runner."""
 KINDS = IN_PACKETS + IN_CONDUCT
 
 
@@ -91,6 +92,16 @@ class Faults:
         elif fault.kind == "cut":
             raise CutConnectionError(packet[: self._random.randrange(len(packet))])
         return packet
+
+    def taken(self, data: bytes) -> bytes:
+        """What arrives of a packet's data from the host, which holds the contents of a file or the beginning of them."""
+        if data.startswith(b"DATA"):
+            kind, first = "corrupt_push", 64
+        elif data[5:9] == b"put ":  # behind the head of a frame of the shell service
+            kind, first = "corrupt_put", data.find(b"\n") + 1
+        else:
+            return data
+        return data[:first] + self.flipped(data[first:]) if len(data) > first and self.due(kind) else data
 
     def flipped(self, data: bytes) -> bytes:
         """`data` with one bit of it changed."""

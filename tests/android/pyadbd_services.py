@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from tests.android.pyadbd import PyAdbd, Stream, StreamEndError
+from tests.android.pyadbd import PyAdbd, Stream, StreamEndError, Talk
 
 Service = Callable[[Stream, PyAdbd], None]
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
@@ -58,10 +58,14 @@ def shell(stream: Stream, daemon: PyAdbd, *, command: str, framed: bool, termina
         outputs, feed = {process.stdout.fileno(): _STDOUT}, process.stdin.fileno()
         if framed:
             outputs[process.stderr.fileno()] = _STDERR
-    feeding = threading.Thread(target=_feed, args=(stream, process, feed, framed), name="pyadbd stdin", daemon=True)
+    talk = Talk(command)
+    daemon.talks.append(talk)
+    feeding = threading.Thread(target=_feed, args=(stream, process, feed, framed, talk), name="pyadbd stdin", daemon=True)
     feeding.start()
     try:
         for kind, data in _output(outputs):
+            if kind == _STDOUT:
+                talk.said += data
             stream.write(struct.pack("<BI", kind, len(data)) + data if framed else data)
         code = process.wait()
         if framed:
@@ -99,7 +103,7 @@ def _output(outputs: dict[int, int]):
                     selector.unregister(key.fd)
 
 
-def _feed(stream: Stream, process: subprocess.Popen[bytes], descriptor: int, framed: bool) -> None:
+def _feed(stream: Stream, process: subprocess.Popen[bytes], descriptor: int, framed: bool, talk: Talk) -> None:
     try:
         while True:
             if framed:
@@ -113,6 +117,7 @@ def _feed(stream: Stream, process: subprocess.Popen[bytes], descriptor: int, fra
                 data = stream.read_some()
                 if not data:
                     break
+            talk.heard += data
             while data:
                 data = data[os.write(descriptor, data) :]
     except (StreamEndError, OSError):

@@ -12,7 +12,7 @@ import pytest
 
 from hwbench.devices import _ort_engine, _runner
 from hwbench.devices.android_adb import Android
-from hwbench.errors import DeviceError, MeasurementError
+from hwbench.errors import DeviceError, DeviceUnavailableError, MeasurementError
 from hwbench.measurement import Settings
 from tests.android.phone_support import fake, on
 from tests.android.pyadbd_faults import Fault, Faults
@@ -84,3 +84,16 @@ def test_a_fault_is_an_error_or_nothing_and_leaves_nothing_behind(
     assert phone.changeable() == before
     assert soon(lambda: phone.adbd.running() == [])
     assert not (Path(phone.home) / "hwbench/run").exists()
+
+
+def test_a_model_that_arrives_damaged_is_refused_and_sent_again(phone: FakePhone) -> None:
+    workload = conv_workload((24, 8))
+    phone.adbd.faults = Faults([Fault("corrupt_put", 1)])
+    with Android(on(phone.address)) as device, pytest.raises(DeviceUnavailableError, match="damaged; send it again"):
+        device.prepare(workload, Settings())
+    assert [fault.kind for fault in phone.adbd.faults.happened] == ["corrupt_put"]
+    model = Path(phone.home) / f"hwbench/models/{workload.sha256}.onnx"
+    assert not model.exists()
+    with Android(on(phone.address)) as device:
+        assert device.run([device.prepare(workload, Settings())]).values_s[0] > 0
+    assert model.read_bytes() == workload.onnx

@@ -141,7 +141,7 @@ def test_an_exit_status_is_explained(code: int, cause: str) -> None:
     assert explain_exit(42) == "exit status 42"
 
 
-HELLO = b'{"event":"hello","protocol":1,"pid":5,"machine":"aarch64","kernel":"6.1"}\n'
+HELLO = b'{"event":"hello","protocol":2,"pid":5,"machine":"aarch64","kernel":"6.1"}\n'
 LIBRARY_EVENT = b'{"event":"library","version":"1.2.3"}\n'
 BYE = b'{"event":"bye"}\n'
 

@@ -178,7 +178,7 @@ def test_int8_is_put_into_the_model_and_kept_by_a_file_that_has_it(reference, tm
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"precision": "fp16"}, "fp32, int8"),
+        ({"precision": "fp8"}, "fp32, fp16, bf16, int8"),
         ({"batch": 0}, "at least 1"),
         ({"inputs": ["1x3xw"]}, "expected 1x3x224x224"),
         ({"inputs": ["1x0x4"]}, "at least 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.unit.runner_support import (
 )
 
 pytestmark = needs_compiler
+ABCD = f"put 4 {zlib.adler32(b'abcd')}"
 
 
 def failure(plan: str | bytes, *arguments: str) -> tuple[int, str, str]:
@@ -67,8 +69,10 @@ def failure(plan: str | bytes, *arguments: str) -> tuple[int, str, str]:
         ("unload m", "unload"),
         ("dump m", "dump"),
         ("put 4", "put"),
-        ("put -1 /tmp/x", "put"),
-        ("put 9223372036854775807 /tmp/x", "put"),
+        ("put -1 1 /tmp/x", "put"),
+        ("put 9223372036854775807 1 /tmp/x", "put"),
+        ("put 0 1", "put"),
+        ("put 0 4294967296 /tmp/x", "put"),
         ("get", "get"),
         ("graph", "graph"),
         ("load m m.onnx", "load"),
@@ -101,17 +105,26 @@ def test_a_plan_may_be_a_file(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_had_or_kept_is_an_error_of_the_target(tmp_path: Path) -> None:
     assert failure("get /nowhere\n")[:2] == (3, "get")
     assert failure(f"get {tmp_path}\n")[:2] == (3, "get")
-    assert failure(b"put 4 /nowhere/x\nabcd")[:2] == (3, "put")
-    assert failure(b"put 4 /" + 5000 * b"x" + b"\nabcd")[:2] == (3, "put")
-    assert failure(f"put 4 {tmp_path}\nabcd")[:2] == (3, "put")
+    assert failure(f"{ABCD} /nowhere/x\nabcd")[:2] == (3, "put")
+    assert failure(f"{ABCD} /{5000 * 'x'}\nabcd")[:2] == (3, "put")
+    assert failure(f"{ABCD} {tmp_path}\nabcd")[:2] == (3, "put")
 
 
 def test_half_a_file_never_has_the_name_of_the_whole(tmp_path: Path) -> None:
     path = tmp_path / "a file"
-    assert failure(f"put 5 {path}\nabcd")[:2] == (2, "put")
+    assert failure(f"put 5 1 {path}\nabcd")[:2] == (2, "put")
     assert not path.exists()
     path.write_text("older")
-    assert failure(f"put 5 {path}\nabcd")[:2] == (2, "put")
+    assert failure(f"put 5 1 {path}\nabcd")[:2] == (2, "put")
+    assert path.read_text() == "older"
+
+
+def test_a_file_that_arrived_damaged_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a file"
+    path.write_text("older")
+    code, where, message = failure(f"{ABCD} {path}\nabce")
+    assert (code, where) == (3, "put")
+    assert "damaged" in message
     assert path.read_text() == "older"
 
 

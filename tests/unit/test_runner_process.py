@@ -16,7 +16,7 @@ from hwbench.errors import BuildError, DeviceLostError, DeviceTimeoutError, Devi
 from tests.needs import needs_compiler
 from tests.unit.runner_support import chain_model, conv_model, program
 
-HELLO = json.dumps({"event": "hello", "protocol": 1, "pid": 1, "machine": "m", "kernel": "k"})
+HELLO = json.dumps({"event": "hello", "protocol": 2, "pid": 1, "machine": "m", "kernel": "k"})
 SAMPLES = json.dumps({"event": "samples", "clock": "CLOCK_MONOTONIC", "loops": 1, "ns": [5]})
 
 
@@ -120,7 +120,7 @@ def test_the_last_words_of_a_dead_process_are_quoted_in_one_line() -> None:
 
 @pytest.mark.parametrize(
     "greeting",
-    ["hello", "{}", SAMPLES, HELLO.replace('"protocol": 1', '"protocol": 2'), HELLO.replace("1", "NaN"), HELLO[:-5]],
+    ["hello", "{}", SAMPLES, HELLO.replace('"protocol": 2', '"protocol": 1'), HELLO.replace("1", "NaN"), HELLO[:-5]],
 )
 def test_a_program_that_is_no_runner_is_refused(greeting: str) -> None:
     with pytest.raises(OutputParseError):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hwbench.devices.virtual import SessionOffset, White
+from hwbench.errors import MissingEntryError
 from hwbench.lookup_tables.build import build
 from hwbench.lookup_tables.fit import LEAST_SD, Campaign, fit
 from hwbench.lookup_tables.ledger import RECORD
@@ -75,3 +76,11 @@ def test_calm_blocks_are_those_that_took_least():
     anchor_s, whole_s = (10.0, 30.0, 10.2, 10.1, 10.0, 25.0), (5.0, 5.0, 9.0, 5.05, 5.1, 5.0)
     assert set(calm(anchor_s, whole_s)) == {0, 3, 4}
     assert paired_ratio(anchor_s, whole_s) == pytest.approx(0.5, rel=0.02)
+
+
+def test_a_table_whose_layers_explain_nothing_answers_nothing(campaign):
+    same = [replace(sample, whole_s=sample.anchor_s, beside_s=sample.level_s) for sample in campaign.samples]
+    fitted = fit([Campaign(campaign.source, tuple(same))], built().table.provenance)
+    assert fitted.rmspe < 0.1  # a constant is what there is
+    with pytest.raises(MissingEntryError):
+        fitted.table.predict(structure().keys(structure().widths))

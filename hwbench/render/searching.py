@@ -1,0 +1,120 @@
+"""The result of a search for people and for tools."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
+from hwbench.render.comparing import verdict_text
+from hwbench.render.documents import compare_document
+from hwbench.render.units import count, percent, plural, seconds, size
+from hwbench.render.views import SHORT_ID
+
+if TYPE_CHECKING:
+    from hwbench.render.documents import Document
+    from hwbench.search.base import Outcome, Trial
+    from hwbench.workflows.run_search import SearchResult
+
+SCHEMA = 1
+
+
+def search_view(result: SearchResult) -> View:
+    """The network found beside its original and the baselines, and how fast it really is."""
+    best = result.best.outcome
+    headline = f"{result.model}: {_of(best)} found by {result.plan.method} in {plural(len(result.trials), 'trial')}"
+    blocks: list[Block] = [Line(headline, "bold")]
+    if result.comparison is not None:
+        blocks.append(Line(f"measured: {verdict_text(result.comparison)}", "bold"))
+    titles = (result.objective, "latency", "of original", "MACs", "parameters", "size")
+    columns = (Column("network"), *(Column(title, right=True) for title in titles))
+    rows = [_row("original", result.original, result.original), _row(result.plan.method, best, result.original)]
+    rows += [_row(name, None if trial is None else trial.outcome, result.original) for name, trial in result.baselines.items()]
+    blocks.append(Table(columns, tuple(rows)))
+    blocks += [Line(text) for text in (_tuning(result), _shape(result.best))]
+    failed = sum(trial.error is not None for trial in result.trials)
+    notes = [(finding.code, finding.text) for finding in result.findings]
+    if failed:
+        last = next(trial.error for trial in reversed(result.trials) if trial.error)
+        notes.append(("trials_failed", f"{plural(failed, 'trial')} of {len(result.trials)} failed, the last with {last}"))
+    if result.layers:
+        text = "; ".join(f"{name}: {reason}" for name, reason in result.layers)
+        notes.append(("kept_layers", text))
+    if notes:
+        blocks.append(Notes(tuple(notes)))
+    where = f"written to {result.out}" if result.out is not None else "not written; give --out DIR"
+    resumed = f"; went on after {plural(result.resumed, 'trial')}" if result.resumed else ""
+    return [*blocks, Line(f"search {result.key[:SHORT_ID]} with seed {result.plan.seed}{resumed}; {where}", "dim")]
+
+
+def _of(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "nothing"
+    if outcome.latency_s is None:
+        return f"{count(outcome.macs)} MACs"
+    return f"{seconds(outcome.latency_s)} predicted"
+
+
+def _row(name: str, outcome: Outcome | None, original: Outcome) -> tuple[str, ...]:
+    if outcome is None:
+        return (name, "failed", "-", "-", "-", "-", "-")
+    share = None
+    if outcome.latency_s is not None and original.latency_s:
+        share = outcome.latency_s / original.latency_s
+    return (
+        name,
+        percent(outcome.quality),
+        seconds(outcome.latency_s),
+        percent(share),
+        count(outcome.macs),
+        count(outcome.params),
+        size(outcome.size_bytes),
+    )
+
+
+def _tuning(result: SearchResult) -> str:
+    if result.quality is None:
+        return "Not tuned: there are no labelled images."
+    how = {"none": "not tuned", "ce": "tuned by labels", "kd": "tuned by the original's answers", "features": "tuned by features"}
+    accuracy = f"accuracy {percent(result.quality)} on test images, the original {percent(result.original_quality)}"
+    return f"Result {how[result.tuned]}: {accuracy}."
+
+
+def _shape(best: Trial) -> str:
+    candidate = best.candidate
+    if candidate.dropped:
+        return f"dropped: {', '.join(candidate.dropped)}"
+    if candidate.shares is not None:
+        return f"kept shares of weights: {' '.join(f'{share:.2f}' for share in candidate.shares)}"
+    return f"widths: {' '.join(map(str, candidate.widths or ()))}"
+
+
+def search_document(result: SearchResult) -> Document:
+    """A search as JSON types."""
+    return {
+        "schema": SCHEMA,
+        "search": result.key,
+        "model": result.model,
+        "plan": asdict(result.plan),
+        "objective": result.objective,
+        "limit": result.limit if math.isfinite(result.limit) else None,
+        "original": asdict(result.original),
+        "best": result.best.to_dict(),
+        "predicted_ratio": _ratio(result),
+        "measured": None if result.comparison is None else compare_document(result.comparison),
+        "tuned": result.tuned,
+        "quality": result.quality,
+        "original_quality": result.original_quality,
+        "baselines": {name: None if trial is None else trial.to_dict() for name, trial in result.baselines.items()},
+        "trials": [trial.to_dict() for trial in result.trials],
+        "resumed": result.resumed,
+        "kept_layers": dict(result.layers),
+        "out": None if result.out is None else str(result.out),
+        "findings": [asdict(finding) for finding in result.findings],
+    }
+
+
+def _ratio(result: SearchResult) -> float | None:
+    best_s, original_s = result.best.outcome.latency_s if result.best.outcome else None, result.original.latency_s
+    return None if best_s is None or not original_s else best_s / original_s

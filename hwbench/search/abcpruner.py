@@ -1,0 +1,165 @@
+"""ABCPruner (Lin et al., IJCAI 2020, arXiv 2001.08565): an artificial bee colony searches the widths, within a budget.
+
+A food source is a structure, written as one *code* g per group: its width is g tenths of the original. Three kinds of bees
+visit sources in turn: *employed* ones try a neighbour of each, *onlookers* neighbours of those drawn by fitness, a *scout*
+replaces the source that failed to improve most often. A neighbour moves two random codes (one, where there is one) towards
+or away from another source, x + r (x - x_k) with r uniform in (-1, 1) (Karaboga 2005); it replaces its source if it is fitter.
+
+The published search has no cost; here every structure is repaired to the budget before it is proposed. Not taken over from
+github.com/lmbxmu/ABCPruner: a last code that never changes, two mutated codes that may be one, a scout that never draws the top
+code, truncation, which favours small codes, and widths of 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwbench.errors import UsageError
+from hwbench.search.base import Candidate, Search, Trial
+
+if TYPE_CHECKING:
+    from hwbench.search.budget import Budget
+    from hwbench.search.costs import Integers
+
+SOURCES, CYCLES, LIMIT = 10, 10, 5
+"""As in the authors' code; the paper reports 3, 2 and 2."""
+ALPHA = 0.7
+"""Largest share of a width (recommended by the paper)."""
+TENTHS = 10
+LEVELS = 64
+"""How finely the factor of a repair is found."""
+
+
+def code_choices(widths: Sequence[int], step: int, alpha: float = ALPHA) -> tuple[Integers, ...]:
+    """The widths that codes 1 to 10 * alpha stand for: the nearest multiple of `step` to each tenth, at least one channel.
+
+    Args:
+        widths: The original ones.
+        step: Channel step of the device; 1 for the published search. Groups less than four steps wide keep single channels.
+        alpha: Largest share of a width.
+
+    Raises:
+        UsageError: `alpha` allows no code, or is more than 1.
+    """
+    codes = np.arange(1, math.floor(TENTHS * alpha + 1e-9) + 1)
+    if not len(codes) or alpha > 1:
+        raise UsageError(f"alpha {alpha:g} leaves no widths to choose from; expected 0.1 to 1")
+    found = []
+    for width in widths:
+        own = step if width >= 4 * step else 1
+        rounded = np.floor(codes * width / TENTHS / own + 0.5).astype(np.int64) * own
+        found.append(np.unique(np.clip(rounded, min(own, width), width)))
+    return tuple(found)
+
+
+class AbcPruner(Search):
+    """The colony.
+
+    Args:
+        budget: Limit on the cost of every proposed structure, and the widths that codes stand for (`code_choices`).
+        seed: Of all random choices.
+        sources: Food sources.
+        cycles: Rounds of employed bees, onlookers and scout.
+        limit: Failures after which a source is given up.
+
+    Raises:
+        UsageError: The colony is too small to have neighbours, or has nothing to prune.
+    """
+
+    name = "abcpruner"
+
+    def __init__(
+        self, budget: Budget, *, seed: int = 0, sources: int = SOURCES, cycles: int = CYCLES, limit: int = LIMIT
+    ) -> None:
+        super().__init__()
+        if sources < 2 or cycles < 1 or limit < 1:
+            raise UsageError(f"{sources} sources, {cycles} cycles, limit {limit}: expected at least 2, 1 and 1")
+        if not budget.choices:
+            raise UsageError("the network has no group of channels that can be pruned")
+        self.budget = budget
+        self._random = np.random.default_rng(seed)
+        self._sources, self._limit = sources, limit
+        self._food: list[Integers] = []  # places of the widths in the choices
+        self._fitness: list[float] = []
+        self._failures: list[int] = []
+        self._phases = ["sources", *["employed", "onlookers", "scout"] * cycles]
+        self._bees: list[tuple[int, Integers]] = []  # the source that each open candidate would replace, and where it is
+
+    @property
+    def finished(self) -> bool:
+        """Whether all cycles are over."""
+        return not self._phases
+
+    def _next(self) -> list[Candidate]:
+        phase = self._phases[0]
+        every = range(self._sources)
+        if phase == "sources":
+            bees = [(index, self._anywhere()) for index in every]
+        elif phase == "scout":
+            worst = int(np.argmax(self._failures))
+            bees = [(worst, self._anywhere())]
+        else:
+            visited = every if phase == "employed" else self._random.choice(self._sources, self._sources, p=self._odds())
+            bees = [(int(index), self._neighbour(int(index))) for index in visited]
+        self._bees = bees
+        return [Candidate(self._number(), self._widths(places), note=phase) for _, places in bees]
+
+    def _learn(self, trials: Sequence[Trial]) -> None:
+        phase = self._phases.pop(0)
+        for (index, places), trial in zip(self._bees, trials, strict=True):
+            fitness = 0.0 if trial.outcome is None else self.rank(trial.outcome)
+            if phase == "sources":
+                self._food.append(places)
+                self._fitness.append(fitness)
+                self._failures.append(0)
+            elif phase == "scout" or fitness > self._fitness[index]:
+                self._food[index], self._fitness[index], self._failures[index] = places, fitness, 0
+            else:
+                self._failures[index] += 1
+        if self._phases[:1] == ["scout"] and max(self._failures) < self._limit:
+            self._phases.pop(0)  # no source is exhausted
+
+    def _odds(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Chance of each source to be visited by an onlooker: 0.9 fitness / greatest fitness + 0.1 (authors' code), normed."""
+        fitness = np.array(self._fitness)
+        weights = 0.9 * fitness / max(fitness.max(), 1e-12) + 0.1
+        return np.asarray(weights / weights.sum())
+
+    def _anywhere(self) -> Integers:
+        return self._repaired(np.array([self._random.integers(len(grid)) for grid in self.budget.choices], np.int64))
+
+    def _neighbour(self, index: int) -> Integers:
+        here = self._food[index]
+        other = self._food[int(self._random.choice([one for one in range(self._sources) if one != index]))]
+        moved = self._random.choice(len(here), min(2, len(here)), replace=False)
+        there = here.astype(np.float64)
+        there[moved] += self._random.uniform(-1, 1, len(moved)) * (here - other)[moved]
+        last = np.array([len(grid) - 1 for grid in self.budget.choices])
+        return self._repaired(np.clip(np.floor(there + 0.5), 0, last).astype(np.int64))
+
+    def _repaired(self, places: Integers) -> Integers:
+        """The structure shrunk to the budget: all codes by one factor, the largest that fits."""
+        if self.budget.fits(self._widths(places)):
+            return places
+        low, high = 0, LEVELS
+        while high - low > 1:
+            level = (low + high) // 2
+            if self.budget.fits(self._widths(self._scaled(places, level))):
+                low = level
+            else:
+                high = level
+        shrunk = self._scaled(places, low)
+        return shrunk if self.budget.fits(self._widths(shrunk)) else self._least()
+
+    def _scaled(self, places: Integers, level: int) -> Integers:
+        return np.asarray(places * level // LEVELS, np.int64)
+
+    def _least(self) -> Integers:
+        return np.array([int(np.searchsorted(g, w)) for g, w in zip(self.budget.choices, self.budget.least[1], strict=True)])
+
+    def _widths(self, places: Integers) -> tuple[int, ...]:
+        return tuple(int(grid[place]) for grid, place in zip(self.budget.choices, places, strict=True))

@@ -1,0 +1,170 @@
+"""AMC's agent: deep deterministic policy gradient (Lillicrap et al. 2016) with the settings of He et al. 2018.
+
+Actor and critic have two hidden layers of 300; exploration draws from a normal distribution truncated to [0, 1] around the
+actor's action, whose width decays; the reward of a whole episode goes to each of its steps, less a moving average of the rewards.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from hwbench.search.costs import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """As published (paper, section 4; github.com/mit-han-lab/amc).
+
+    Attributes:
+        hidden: Neurons of each hidden layer.
+        actor_rate: Adam's rate for the actor.
+        critic_rate: For the critic.
+        batch: Transitions per update.
+        replay: Transitions kept, per step of an episode.
+        tau: Share of the networks that goes into their targets at each update.
+        discount: Of later values.
+        sigma: Width of the exploration after the warm-up.
+        decay: Its factor per episode.
+        baseline: Weight of a batch's mean reward in the moving average.
+    """
+
+    hidden: int = 300
+    actor_rate: float = 1e-4
+    critic_rate: float = 1e-3
+    batch: int = 64
+    replay: int = 100
+    tau: float = 0.01
+    discount: float = 1.0
+    sigma: float = 0.5
+    decay: float = 0.95
+    baseline: float = 0.5
+
+
+PUBLISHED = AgentSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One step of an episode: what was seen, what was done (as realised), what was seen next."""
+
+    state: Floats
+    action: float
+    following: Floats
+    last: bool
+
+
+class _Actor(nn.Sequential):
+    def __init__(self, states: int, hidden: int) -> None:
+        super().__init__(
+            nn.Linear(states, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1), nn.Sigmoid()
+        )
+
+
+class _Critic(nn.Module):
+    def __init__(self, states: int, hidden: int) -> None:
+        super().__init__()
+        self.state, self.action = nn.Linear(states, hidden), nn.Linear(1, hidden)
+        self.inner, self.value = nn.Linear(hidden, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, states: Tensor, actions: Tensor) -> Tensor:
+        """(n, states) and (n, 1) to values (n, 1)."""
+        joined = torch.relu(self.state(states) + self.action(actions))
+        found: Tensor = self.value(torch.relu(self.inner(joined)))
+        return found
+
+
+class Ddpg:
+    """The agent. All its randomness comes from `seed`; torch's global state is left alone.
+
+    Args:
+        states: Features of a state.
+        steps: Steps of an episode.
+        warm_up: Episodes of uniform actions, during which nothing is learnt.
+        seed: Of weights, exploration and replay.
+        settings: The rest.
+    """
+
+    def __init__(self, states: int, steps: int, *, warm_up: int, seed: int, settings: AgentSettings = PUBLISHED) -> None:
+        self.settings, self._steps, self._warm_up = settings, steps, warm_up
+        self._random = np.random.default_rng(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.actor, self.critic = _Actor(states, settings.hidden), _Critic(states, settings.hidden)
+        self._actor_target, self._critic_target = deepcopy(self.actor), deepcopy(self.critic)
+        self._actor_steps = torch.optim.Adam(self.actor.parameters(), settings.actor_rate)
+        self._critic_steps = torch.optim.Adam(self.critic.parameters(), settings.critic_rate)
+        self._memory: deque[tuple[Transition, float]] = deque(maxlen=settings.replay * steps)
+        self._baseline: float | None = None
+        self.episodes = 0
+
+    @property
+    def exploring(self) -> bool:
+        """Whether actions are still drawn uniformly."""
+        return self.episodes < self._warm_up
+
+    def act(self, state: Floats) -> float:
+        """An action in [0, 1], with exploration."""
+        if self.exploring:
+            return float(self._random.uniform())
+        with torch.no_grad():
+            mean = float(self.actor(torch.as_tensor(state, dtype=torch.float32)))
+        sigma = self.settings.sigma * self.settings.decay ** (self.episodes - self._warm_up)
+        return _truncated_normal(self._random, mean, sigma)
+
+    def learn(self, episode: Sequence[Transition], reward: float) -> None:
+        """Take in a whole episode, then update once for each of its steps; during the warm-up only remember."""
+        self._memory.extend((transition, reward) for transition in episode)
+        self.episodes += 1
+        if not self.exploring:
+            for _ in episode:
+                self._update()
+
+    def _update(self) -> None:
+        settings = self.settings
+        drawn = self._random.integers(len(self._memory), size=settings.batch)
+        picked = [self._memory[int(index)] for index in drawn]
+        states, following = (_tensor([getattr(t, name) for t, _ in picked]) for name in ("state", "following"))
+        actions, rewards, goes_on = (
+            _tensor(values)[:, None]
+            for values in ([t.action for t, _ in picked], [r for _, r in picked], [not t.last for t, _ in picked])
+        )
+        mean = float(rewards.mean())
+        known = mean if self._baseline is None else self._baseline
+        self._baseline = known + settings.baseline * (mean - known)
+        with torch.no_grad():
+            ahead = self._critic_target(following, self._actor_target(following))
+            target = rewards - self._baseline + settings.discount * goes_on * ahead
+        _descend(self._critic_steps, self.critic, nn.functional.mse_loss(self.critic(states, actions), target))
+        _descend(self._actor_steps, self.actor, -self.critic(states, self.actor(states)).mean())
+        for target_net, net in ((self._actor_target, self.actor), (self._critic_target, self.critic)):
+            with torch.no_grad():
+                for slow, fast in zip(target_net.parameters(), net.parameters(), strict=True):
+                    slow.lerp_(fast, settings.tau)
+
+
+def _descend(optimizer: torch.optim.Optimizer, net: nn.Module, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward(inputs=list(net.parameters()))  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _tensor(values: Sequence[object]) -> Tensor:
+    return torch.as_tensor(np.array(values, np.float32))
+
+
+def _truncated_normal(random: np.random.Generator, mean: float, sigma: float) -> float:
+    """A draw from N(mean, sigma) on [0, 1], by the inverse of its distribution."""
+    from scipy.special import ndtr, ndtri
+
+    low, high = ndtr((0 - mean) / sigma), ndtr((1 - mean) / sigma)
+    drawn = mean + sigma * ndtri(low + random.uniform() * (high - low))
+    return float(min(max(drawn, 0.0), 1.0))

@@ -1,0 +1,203 @@
+"""The nouns of every search: candidate, outcome, trial, and the two roles, Search and Objective."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
+
+from hwbench.errors import SchemaError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A proposed network: the original with other widths, with blocks left out, or with single weights set to zero.
+
+    Attributes:
+        number: Counts the proposals of one search, from 0.
+        widths: One per prunable group; None where widths stay.
+        dropped: Names of the blocks left out.
+        shares: Kept share of the single weights of each layer (fine-grained pruning); None where all stay.
+        task: `network` to judge it as a result, `score` to tell its distance alone (PRACTISE).
+        note: How the search came to it, for people.
+    """
+
+    number: int
+    widths: tuple[int, ...] | None = None
+    dropped: tuple[str, ...] = ()
+    shares: tuple[float, ...] | None = None
+    task: str = "network"
+    note: str = ""
+
+    @property
+    def network(self) -> tuple[object, ...]:
+        """What is asked about which network: equal for two candidates with the same outcome."""
+        return self.task, self.widths, self.dropped, self.shares
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a candidate turned out to be.
+
+    Attributes:
+        quality: What the objective measures, in [0, 1], the more the better: accuracy, kept weight; None for a score.
+        latency_s: Predicted seconds of one inference; None where the search had no source of latency.
+        macs: Multiply-accumulates.
+        params: Weights and biases.
+        size_bytes: Bytes of the weights.
+        distance: Mean squared distance of its features to those of the original; None where it was not asked for.
+    """
+
+    quality: float | None
+    latency_s: float | None
+    macs: int
+    params: int
+    size_bytes: int
+    distance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A candidate with its outcome, or with the error that kept it from having one; never both.
+
+    Raises:
+        UsageError: Both were given, or neither.
+    """
+
+    candidate: Candidate
+    outcome: Outcome | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.outcome is None) == (self.error is None):
+            raise UsageError(f"trial {self.candidate.number} needs an outcome or an error, and not both")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild from `to_dict`'s form.
+
+        Raises:
+            SchemaError: It is damaged.
+        """
+        try:
+            given = dict(data["candidate"])
+            for name in ("widths", "dropped", "shares"):
+                given[name] = None if given[name] is None else tuple(given[name])
+            outcome = None if data["outcome"] is None else Outcome(**data["outcome"])
+            return cls(Candidate(**given), outcome, data["error"])
+        except (KeyError, TypeError) as error:
+            raise SchemaError(f"damaged trial of a search: {error!r}; start the search anew with --fresh") from error
+
+
+class Objective(Protocol):
+    """Whoever evaluates candidates. It may raise: the loop around it turns that into a failed trial."""
+
+    name: str
+    """What `Outcome.quality` is: `accuracy`, `kept L1 weight`."""
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        """Quality and cost of one candidate; the same for the same candidate, whatever was evaluated before."""
+        ...
+
+    def original(self) -> Outcome:
+        """Quality and cost of the unpruned network."""
+        ...
+
+
+class Search(ABC):
+    """A seeded state machine. Its next proposals depend on its arguments and on the trials it observed, on nothing else.
+
+    Subclasses implement `_next` and `_learn`, and say when they are `finished`.
+
+    Attributes:
+        name: As in `SEARCHES`.
+        trials: What was observed, in order.
+    """
+
+    name: str = ""
+
+    def __init__(self) -> None:
+        self.trials: list[Trial] = []
+        self._open: list[Candidate] = []
+        self._proposed = 0
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether there is nothing more to propose."""
+
+    @abstractmethod
+    def _next(self) -> list[Candidate]:
+        """The next batch, numbered by `_number`; evaluated in any order, even at once."""
+
+    @abstractmethod
+    def _learn(self, trials: Sequence[Trial]) -> None:
+        """Take in the outcomes of the last batch, in its order."""
+
+    def rank(self, outcome: Outcome) -> float:
+        """What the search maximises; the quality, unless it says otherwise."""
+        return float("-inf") if outcome.quality is None else outcome.quality
+
+    def propose(self) -> list[Candidate]:
+        """The next candidates; the same again until they were observed, none once the search is finished."""
+        if not self._open and not self.finished:
+            self._open = self._next()
+        return list(self._open)
+
+    def observe(self, trials: Sequence[Trial]) -> None:
+        """Take in what became of the candidates proposed last, all of them.
+
+        Raises:
+            UsageError: They are not the trials of the candidates that were proposed.
+        """
+        if [trial.candidate for trial in trials] != self._open or not trials:
+            given = [trial.candidate.number for trial in trials]
+            raise UsageError(f"trials {given} observed where {[one.number for one in self._open]} were proposed")
+        self._open = []
+        self.trials += trials
+        self._learn(trials)
+
+    def eligible(self, trial: Trial) -> bool:
+        """Whether a trial may be the result: it did not fail, and is a network to keep."""
+        return trial.outcome is not None
+
+    def best(self) -> Trial | None:
+        """The trial that ranks highest, the earliest of equals; None before there is one."""
+        return max(filter(self.eligible, self.trials), key=self._rank_of, default=None)
+
+    def _rank_of(self, trial: Trial) -> float:
+        return float("-inf") if trial.outcome is None else self.rank(trial.outcome)
+
+    def state(self) -> dict[str, Any]:
+        """All that it takes to go on, as plain JSON types."""
+        return {"search": self.name, "trials": [trial.to_dict() for trial in self.trials]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Bring a new search to where another with the same arguments was.
+
+        Raises:
+            UsageError: This search has begun already.
+            SchemaError: The state is damaged, or the other had other arguments or another version.
+        """
+        if self.trials:
+            raise UsageError("only a new search can be restored, and this one has observed trials")
+        if state.get("search") != self.name:
+            raise SchemaError(f"the state is of the search {state.get('search')!r}, not of {self.name!r}")
+        kept = [Trial.from_dict(one) for one in state["trials"]]
+        while kept:
+            asked = self.propose()
+            told = kept[: len(asked)]
+            if not asked or [one.candidate for one in told] != asked:
+                raise SchemaError(f"trial {kept[0].candidate.number} of the state was proposed by another search; start anew")
+            self.observe(told)
+            del kept[: len(asked)]
+
+    def _number(self) -> int:
+        """The number of one more candidate."""
+        self._proposed += 1
+        return self._proposed - 1

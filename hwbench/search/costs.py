@@ -1,0 +1,254 @@
+"""What a pruned network costs: latency, multiply-accumulates, parameters or bytes, of any widths and as a sum of small grids.
+
+A layer depends on the widths of few groups, mostly two. So the cost of a structure is a sum of *addends*, one per set of groups,
+each a dense grid over the allowed widths of those groups; for a latency a monotone function of that sum. The budget rests on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from hwbench.structure import Slot, Structure
+    from hwbench.workload import LatencySource
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Addends = Mapping[tuple[int, ...], Floats]
+"""By the groups they depend on, ascending: cost over the product of the groups' choices; inf where it is not known."""
+
+
+LARGEST_GRID = 2**22
+"""Points of one grid, 32 MB: layers behind a concatenation of many groups would need more."""
+
+
+class Cost(Protocol):
+    """One kind of cost of the pruned versions of a network."""
+
+    name: str
+    """`latency`, `MACs`, `parameters`, `size`."""
+    unit: str
+    """`s`, `bytes`, or nothing."""
+
+    def of(self, widths: Integers) -> Floats:
+        """Costs, shape (n,), of structures of shape (n, groups)."""
+        ...
+
+    def addends(self, choices: Sequence[Integers]) -> Addends:
+        """The cost as grids over the allowed widths of each group."""
+        ...
+
+    def whole(self, sums: Floats) -> Floats:
+        """Costs of structures whose addends sum to `sums`."""
+        ...
+
+
+@runtime_checkable
+class Additive(Protocol):
+    """A `LatencySource` that is a sum over layers: a lookup table for one network. A live device is none."""
+
+    @property
+    def scopes(self) -> Sequence[tuple[int, ...]]:
+        """The groups that each layer depends on."""
+        ...
+
+    def addends(self, choices: Sequence[Integers]) -> Addends:
+        """As `Cost.addends`, seconds."""
+        ...
+
+    def whole_s(self, sums_s: Floats) -> Floats:
+        """As `Cost.whole`, seconds."""
+        ...
+
+
+class Latency:
+    """Seconds of one inference.
+
+    Args:
+        source: Where latencies come from; `addends` need one that is `Additive`.
+    """
+
+    name, unit = "latency", "s"
+
+    def __init__(self, source: LatencySource) -> None:
+        self.source = source
+
+    def of(self, widths: Integers) -> Floats:
+        """Seconds, shape (n,)."""
+        return self.source.predict_widths(widths)
+
+    def addends(self, choices: Sequence[Integers]) -> Addends:
+        """Seconds that layers add.
+
+        Raises:
+            UsageError: The source answers whole networks only.
+        """
+        additive = self._additive
+        for groups in additive.scopes:
+            check_size(groups, choices)
+        return additive.addends(choices)
+
+    def whole(self, sums: Floats) -> Floats:
+        """Seconds of networks whose layers sum to `sums`."""
+        return self._additive.whole_s(sums)
+
+    @property
+    def _additive(self) -> Additive:
+        if not isinstance(self.source, Additive):
+            raise UsageError("a live device answers whole networks only, and AMC bounds every single step; give it a --table")
+        return self.source
+
+
+class Counted:
+    """Costs that follow from the shapes of layers alone.
+
+    Args:
+        structure: Of the network.
+        weights: Cost of all weights (and multiply-accumulates) of each layer, shape (layers,).
+        biases: Cost of what each layer has once per output channel, shape (layers,).
+        name: What it is.
+        unit: In what.
+    """
+
+    def __init__(self, structure: Structure, weights: Floats, biases: Floats, name: str, unit: str) -> None:
+        self.structure, self.name, self.unit = structure, name, unit
+        self.weights, self.biases = weights, biases
+        self._full = structure.layer_widths(np.array([structure.widths], np.int64))[0].astype(np.float64)
+        self._depthwise = np.array([slot.depthwise for slot in structure.slots], bool)
+
+    def of(self, widths: Integers) -> Floats:
+        """Costs, shape (n,)."""
+        area, outputs = self.left(self.structure.layer_widths(np.asarray(widths)))
+        costs: Floats = area @ self.weights + outputs @ self.biases
+        return costs
+
+    def left(self, channels: Integers) -> tuple[Floats, Floats]:
+        """Share of the weights, and of the output channels, of each layer with channels of shape (n, layers, 2)."""
+        shares = channels / self._full
+        outputs = shares[..., 1]
+        return outputs * np.where(self._depthwise, 1.0, shares[..., 0]), outputs
+
+    def addends(self, choices: Sequence[Integers]) -> Addends:
+        """Costs of layers, gathered by the groups they depend on."""
+        found: dict[tuple[int, ...], Floats] = {}
+        for index, slot in enumerate(self.structure.slots):
+            if not self.weights[index] and not self.biases[index]:
+                continue
+            groups = groups_of(slot)
+            rows = on_grid(groups, choices, self.structure.widths)
+            area, outputs = self.left(self.structure.layer_widths(rows))
+            costs = area[:, index] * self.weights[index] + outputs[:, index] * self.biases[index]
+            found[groups] = found.get(groups, 0.0) + costs.reshape([len(choices[group]) for group in groups])
+        return found
+
+    def whole(self, sums: Floats) -> Floats:
+        """The sums themselves."""
+        return sums
+
+
+def macs(structure: Structure) -> Counted:
+    """Multiply-accumulates of convolutions and linear layers."""
+    found = np.array([slot.layer.macs for slot in structure.slots], np.float64)
+    return Counted(structure, found, np.zeros_like(found), "MACs", "")
+
+
+def params(structure: Structure) -> Counted:
+    """Weights and biases."""
+    biases = np.array([_biases(slot) for slot in structure.slots], np.float64)
+    every = np.array([slot.layer.params for slot in structure.slots], np.float64)
+    return Counted(structure, every - biases, biases, "parameters", "")
+
+
+def size(structure: Structure) -> Counted:
+    """Bytes of weights and biases as they are stored, densely."""
+    counted = params(structure)
+    width = np.array([_ELEMENT_BYTES.get(slot.layer.key.precision, 4) for slot in structure.slots], np.float64)
+    return Counted(structure, counted.weights * width, counted.biases * width, "size", "bytes")
+
+
+class KeptWeights:
+    """Bytes of the weights that are not zero, where single weights are pruned: what a sparse file format would store.
+
+    A decision is one layer with weights; its width counts kept weights in thousandths.
+
+    Args:
+        weights: Weights of each layer, shape (layers,).
+        rest: Parameters that are never pruned (biases).
+        element_bytes: Bytes of one of them.
+    """
+
+    name, unit = "size", "bytes"
+
+    def __init__(self, weights: Sequence[int], rest: int, element_bytes: int = 4) -> None:
+        self._bytes = np.array(weights, np.float64) * element_bytes / WHOLE
+        self._rest = float(rest * element_bytes)
+
+    def of(self, widths: Integers) -> Floats:
+        """Bytes, shape (n,)."""
+        found: Floats = np.asarray(widths) @ self._bytes + self._rest
+        return found
+
+    def addends(self, choices: Sequence[Integers]) -> Addends:
+        """Bytes of each layer, and those of the rest."""
+        return {(): np.array(self._rest)} | {(i,): one * self._bytes[i] for i, one in enumerate(choices)}
+
+    def whole(self, sums: Floats) -> Floats:
+        """The sums themselves."""
+        return sums
+
+
+WHOLE = 1000
+"""Width of a decision about single weights: all of them."""
+_ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+
+
+def _biases(slot: Slot) -> int:
+    """Parameters that a layer has once per output channel: its biases; all of a layer that multiplies nothing."""
+    key = slot.layer.key
+    if not slot.layer.macs:
+        return slot.layer.params
+    axis = 1 if "Conv" in key.op else -1
+    cin, cout = key.inputs[0][axis], key.output[axis]
+    kernel = math.prod(map(int, key.attr("kernel", "1").split("x")))
+    return cout if slot.layer.params - cout * cin // int(key.attr("group", "1")) * kernel == cout else 0
+
+
+def groups_of(slot: Slot) -> tuple[int, ...]:
+    """Groups whose widths change a layer, ascending."""
+    return tuple(sorted({group for dimension in (*slot.inputs, slot.output) for group, _ in dimension.terms}))
+
+
+def on_grid(groups: tuple[int, ...], choices: Sequence[Integers], widths: Sequence[int]) -> Integers:
+    """Structures, shape (product of the groups' choices, all groups): every combination of them, the other groups unpruned.
+
+    Raises:
+        UsageError: They are too many.
+    """
+    points = check_size(groups, choices)
+    axes = np.meshgrid(*(choices[group] for group in groups), indexing="ij")
+    rows = np.tile(np.array(widths, np.int64), (points, 1))
+    for group, axis in zip(groups, axes, strict=True):
+        rows[:, group] = axis.ravel()
+    return rows
+
+
+def check_size(groups: Sequence[int], choices: Sequence[Integers]) -> int:
+    """Number of combinations of the groups' choices.
+
+    Raises:
+        UsageError: They are more than a grid can hold.
+    """
+    points = math.prod(len(choices[group]) for group in groups)
+    if points > LARGEST_GRID:
+        raise UsageError(
+            f"{len(groups)} groups meet in one layer, {points:.1e} combinations of widths where AMC's bound holds at most "
+            f"{LARGEST_GRID:.1e}; search with abcpruner"
+        )
+    return points

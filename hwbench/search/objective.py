@@ -1,0 +1,205 @@
+"""Objectives: what a candidate is worth, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from hwbench.errors import UsageError
+from hwbench.search import costs
+from hwbench.search.base import Candidate, Outcome
+from hwbench.search.costs import WHOLE, Floats, KeptWeights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwbench.pruning import Pruned
+    from hwbench.structure import Structure
+    from hwbench.workload import LatencySource
+
+
+class DroppedLatency(Protocol):
+    """Tells the latency of a network without some of its blocks."""
+
+    def latency_s(self, dropped: tuple[str, ...]) -> float:
+        """Seconds without the blocks `dropped`."""
+        ...
+
+
+class Prices:
+    """Costs of any candidate of one network.
+
+    Args:
+        structure: Of the network.
+        source: Of latencies; None where none is known.
+        blocks: Of latencies without blocks; None where none is known.
+    """
+
+    def __init__(self, structure: Structure, source: LatencySource | None = None, blocks: DroppedLatency | None = None) -> None:
+        self.structure, self._source, self._blocks = structure, source, blocks
+        counted = [costs.macs(structure), costs.params(structure), costs.size(structure)]
+        self._weights = np.stack([one.weights for one in counted], axis=1)
+        self._biases = np.stack([one.biases for one in counted], axis=1)
+        self._left = counted[0].left
+        every = [slot.layer for slot in structure.slots]
+        self._whole = sum(layer.params for layer in every)
+        self._kept = weights_cost(structure)
+        self._in_blocks = {
+            block.name: [i for i, layer in enumerate(every) if layer.name in block.nodes] for block in structure.blocks
+        }
+
+    def outcome(self, candidate: Candidate, quality: float | None, distance: float | None = None) -> Outcome:
+        """The candidate's outcome, of that quality.
+
+        Raises:
+            UsageError: Its widths are impossible, or it leaves out a block that is none.
+            MissingEntryError: The table does not know a layer of it.
+        """
+        widths = np.array([candidate.widths or self.structure.widths], np.int64)
+        area, outputs = (left[0] for left in self._left(self.structure.layer_widths(widths)))
+        if candidate.dropped:
+            gone = [index for name in candidate.dropped for index in self._layers_of(name)]
+            area[gone] = outputs[gone] = 0
+        macs, params, size_bytes = (area @ self._weights + outputs @ self._biases).tolist()
+        if candidate.shares is not None:
+            size_bytes = self._kept.of(np.array([candidate.shares]) * WHOLE)[0]
+        latency_s = self._latency_s(candidate, widths)
+        return Outcome(quality, latency_s, round(macs), round(params), round(size_bytes), distance)
+
+    def _latency_s(self, candidate: Candidate, widths: costs.Integers) -> float | None:
+        if candidate.dropped:
+            return None if self._blocks is None else self._blocks.latency_s(candidate.dropped)
+        if self._source is not None:
+            return float(self._source.predict_widths(widths)[0])
+        return self._blocks.latency_s(()) if self._blocks is not None and candidate.widths is None else None
+
+    def _layers_of(self, block: str) -> list[int]:
+        if block not in self._in_blocks:
+            raise UsageError(f"{block!r} is no block that can be left out; those are {', '.join(self._in_blocks) or 'none'}")
+        return self._in_blocks[block]
+
+
+def weights_cost(structure: Structure) -> KeptWeights:
+    """Size of a network whose single weights are pruned, one decision per layer with weights."""
+    weights = [slot.layer.params for slot in structure.slots if slot.layer.macs]
+    rest = sum(slot.layer.params for slot in structure.slots if not slot.layer.macs)
+    return KeptWeights(weights, rest)
+
+
+class KeptWeight:
+    """Share of the weights, by absolute value, that widths keep: what pruning goes by where there are no images to test with.
+
+    The channels of a group are ordered by the sum of |W| over all that makes and reads them, the heaviest kept first. Of each
+    layer the shares of its kept outputs and of its kept inputs are multiplied, and all layers count alike.
+
+    Args:
+        module: The network.
+        prices: Its costs.
+
+    Raises:
+        UsageError: A layer of the structure is no module with weights.
+    """
+
+    name = "kept L1 weight"
+
+    def __init__(self, module: nn.Module, prices: Prices) -> None:
+        self.prices = prices
+        structure = prices.structure
+        weights = {slot.layer.name: _absolute(module, slot.layer.name) for slot in structure.slots if slot.layer.macs}
+        order = [_order(weights, structure, index) for index in range(len(structure.groups))]
+        sides = [
+            (weights[slot.layer.name].sum(axis=axis), group)
+            for slot, *groups in zip(structure.slots, structure.out_group, structure.in_group, strict=True)
+            if slot.layer.macs and not slot.depthwise
+            for axis, group in zip((1, 0), groups, strict=True)
+        ]
+        longest = max(structure.widths, default=0) + 1
+        self._kept = np.ones((len(sides), longest))
+        self._group = np.array([max(group, 0) for _, group in sides], np.int64)
+        for row, (sums, group) in enumerate(sides):
+            if group >= 0 and len(sums) % structure.widths[group] == 0:
+                channels = sums.reshape(structure.widths[group], -1).sum(axis=1)[order[group]]
+                self._kept[row, : len(channels) + 1] = np.concatenate([[0.0], np.cumsum(channels) / max(channels.sum(), 1e-300)])
+        self._rows = np.arange(len(sides))
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        """Kept weight and costs.
+
+        Raises:
+            UsageError: The candidate leaves out blocks or single weights, about which this says nothing.
+        """
+        if candidate.widths is None:
+            raise UsageError("kept weight is an objective for widths alone; give images with --data")
+        shares = self._kept[self._rows, np.asarray(candidate.widths)[self._group]].reshape(-1, 2).prod(axis=1)
+        return self.prices.outcome(candidate, float(shares.mean()))
+
+    def original(self) -> Outcome:
+        """All the weight."""
+        return self.prices.outcome(Candidate(0), 1.0)
+
+
+def _absolute(module: nn.Module, name: str) -> Floats:
+    """|W| of a layer summed over its kernel, shape (outputs, inputs)."""
+    try:
+        weight = module.get_submodule(name).weight
+        found = weight.detach().abs().flatten(2).sum(dim=2) if weight.ndim > 2 else weight.detach().abs()  # type: ignore[operator]
+    except AttributeError as error:
+        raise UsageError(f"the network has no layer with weights called {name!r}, so it cannot be pruned") from error
+    return np.asarray(found.double().cpu().numpy())
+
+
+def _order(weights: Mapping[str, Floats], structure: Structure, group: int) -> costs.Integers:
+    """The channels of a group, the heaviest first."""
+    width = structure.widths[group]
+    total = np.zeros(width)
+    for names, axis in ((structure.groups[group].producers, 1), (structure.groups[group].consumers, 0)):
+        for name in names:
+            sums = weights[name].sum(axis=axis)
+            if len(sums) % width == 0:  # not behind a concatenation
+                total += sums.reshape(width, -1).sum(axis=1)
+    return np.argsort(-total, kind="stable")
+
+
+class Judged:
+    """Quality of the pruned network itself: its accuracy on held-out images, or what a function of the user's says.
+
+    Args:
+        prices: Costs.
+        original: The unpruned network.
+        prune: Makes the pruned network of a candidate, trained as far as the search asks for; the same for the same candidate.
+        judge: Quality of a network, in [0, 1].
+        name: What that is.
+        distance: Distance of a candidate's features to those of the original; None where no search asks for it.
+    """
+
+    def __init__(
+        self,
+        prices: Prices,
+        original: nn.Module,
+        prune: Callable[[Candidate], Pruned],
+        judge: Callable[[nn.Module], float],
+        *,
+        name: str = "accuracy",
+        distance: Callable[[Candidate], float] | None = None,
+    ) -> None:
+        self.prices, self.prune, self._judge, self.name, self._distance = prices, prune, judge, name, distance
+        self._original = original
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        """Prune, judge, price.
+
+        Raises:
+            UsageError: The quality is no number in [0, 1].
+        """
+        if candidate.task == "score" and self._distance is not None:
+            return self.prices.outcome(candidate, None, self._distance(candidate))
+        quality = float(self._judge(self.prune(candidate).module))
+        if not 0 <= quality <= 1:
+            raise UsageError(f"the {self.name} of candidate {candidate.number} is {quality}; expected a number from 0 to 1")
+        return self.prices.outcome(candidate, quality)
+
+    def original(self) -> Outcome:
+        """The unpruned network, judged likewise."""
+        return self.prices.outcome(Candidate(0), float(self._judge(self._original)))

@@ -1,0 +1,112 @@
+"""PRACTISE (Wang and Wu, CVPR 2023): drop whole blocks, those first that cost most time for what they are hard to do without.
+
+The score of a block is `R / tau`: recoverability R, the distance of the network's features without the block to those with it,
+after adaptors were trained; and tau, the share of latency that goes with it. The lowest are dropped first, until the budget is
+met.
+
+The authors' code (github.com/DoctorKey/Practise) measures the original once and each candidate later, so that drift lands in the
+score, and drops a block *first* whose tau came out negative. Here tau has an interval, and a block whose interval reaches 0 is
+never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hwbench.errors import UsageError
+from hwbench.search.base import Candidate, Search, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What leaving out a block saves, as a share of the latency (tau), with its 95 % interval."""
+
+    share: float
+    low: float
+    high: float
+
+
+class BlockLatency(Protocol):
+    """Latencies of a network without some of its blocks."""
+
+    def gain(self, block: str) -> Gain:
+        """What leaving out one block saves."""
+        ...
+
+    def latency_s(self, dropped: Sequence[str]) -> float:
+        """Seconds without the blocks `dropped`."""
+        ...
+
+
+class Practise(Search):
+    """First the scores of all blocks that may go, at once; then the one network without the lowest.
+
+    Args:
+        blocks: Those that can be dropped.
+        latency: What that saves.
+        limit_s: Seconds that the network may take.
+
+    Attributes:
+        gains: By block.
+        spared: Blocks that are never dropped, as their gain may be none.
+
+    Raises:
+        UsageError: The limit cannot be reached; the message has the least that can.
+    """
+
+    name = "practise"
+
+    def __init__(self, blocks: Sequence[str], latency: BlockLatency, limit_s: float) -> None:
+        super().__init__()
+        self.gains: Mapping[str, Gain] = {block: latency.gain(block) for block in blocks}
+        self.spared = tuple(block for block, gain in self.gains.items() if gain.low <= 0)
+        self._droppable = tuple(block for block in blocks if block not in self.spared)
+        self._latency, self._limit_s = latency, limit_s
+        least_s, original_s = latency.latency_s(self._droppable), latency.latency_s(())
+        if least_s > limit_s:
+            raise UsageError(
+                f"latency {limit_s:.4g} s cannot be reached by dropping blocks: without all {len(self._droppable)} that may go "
+                f"it is {least_s:.4g} s, {least_s / original_s:.1%} of the original; ask for no less, or search with amc"
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the resulting network was observed."""
+        return any(trial.candidate.task == "network" for trial in self.trials)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Score of every block that was scored, the lowest first."""
+        found = {
+            trial.candidate.dropped[0]: trial.outcome.distance / self.gains[trial.candidate.dropped[0]].share
+            for trial in self.trials
+            if trial.candidate.task == "score" and trial.outcome is not None and trial.outcome.distance is not None
+        }
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    def eligible(self, trial: Trial) -> bool:
+        """Only the network in the end is a result."""
+        return trial.candidate.task == "network" and trial.outcome is not None
+
+    def _next(self) -> list[Candidate]:
+        if not self.trials and self._droppable and self._limit_s < self._latency.latency_s(()):
+            return [
+                Candidate(self._number(), dropped=(block,), task="score", note=f"without {block}") for block in self._droppable
+            ]
+        return [Candidate(self._number(), dropped=self._chosen(), note="lowest scores")]
+
+    def _learn(self, trials: Sequence[Trial]) -> None:
+        """Scores are read from the trials."""
+
+    def _chosen(self) -> tuple[str, ...]:
+        """Blocks of the lowest scores, as many as the budget takes."""
+        chosen: list[str] = []
+        order = list(self.scores)
+        while self._latency.latency_s(chosen) > self._limit_s:
+            if not order:
+                failed = next((f"; {trial.candidate.note}: {trial.error}" for trial in self.trials if trial.error), "")
+                raise UsageError(f"only {len(chosen)} blocks have a score, too few for {self._limit_s:.4g} s{failed}")
+            chosen.append(order.pop(0))
+        return tuple(block for block in self.gains if block in chosen)

@@ -1,0 +1,32 @@
+"""Fine-grained pruning (AMC's Algorithm 1): the smallest weights of each layer become zero, which saves bytes but no time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwbench.structure import Structure
+
+
+def weighted_layers(structure: Structure) -> tuple[str, ...]:
+    """The layers that decisions are about, in execution order."""
+    return tuple(slot.layer.name for slot in structure.slots if slot.layer.macs)
+
+
+def without_smallest(module: nn.Module, layers: Sequence[str], shares: Sequence[float]) -> nn.Module:
+    """A copy of a network in which of each layer only that share of its weights, the largest by absolute value, is not zero."""
+    pruned = copy.deepcopy(module)
+    for layer, share in zip(layers, shares, strict=True):
+        weight = pruned.get_submodule(layer).weight
+        flat = weight.detach().flatten()  # type: ignore[operator]
+        gone = len(flat) - round(share * len(flat))
+        with torch.no_grad():
+            flat[flat.abs().argsort(stable=True)[:gone]] = 0
+            weight.copy_(flat.view_as(weight))  # type: ignore[operator,arg-type]
+    return pruned

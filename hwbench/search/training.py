@@ -1,0 +1,314 @@
+"""Training a network: from scratch, or fine-tuning a pruned one by labels, its original's answers, or its original's features.
+
+    tune(module, data.train, cross_entropy, Schedule(steps=500, rate=0.1))
+    tune(pruned, data.train, Distillation(original), Schedule(steps=500))
+    tune(pruned, few_images, FeatureDistance(original, feature_layer(original, x)), Schedule(steps=2000))
+
+Everything random comes from the schedule's seed; torch's global state is left as it was. A network learns where it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hwbench.errors import MeasurementError, UsageError
+from hwbench.search.data import Images
+
+_POOLING = (
+    nn.Identity, nn.Dropout, nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool1d,
+)  # fmt: skip
+
+
+class Loss(Protocol):
+    """What is made small: of a network, images (n, c, h, w) and labels (n,), a scalar."""
+
+    needs_labels: bool
+
+    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of one batch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Stochastic gradient descent with steps.
+
+    The defaults are PRACTISE's (Wang and Wu 2023, section 4; its public code): momentum 0.9, weight decay 1e-4, rate 0.02, a
+    tenth of it after 40 % and again after 80 % of the steps, batches of 64.
+
+    Attributes:
+        steps: Batches in all.
+        rate: Learning rate at the start.
+        batch: Images per batch.
+        momentum: Nesterov's is not used.
+        weight_decay: Also of biases and normalization.
+        milestones: Shares of the steps after which the rate is multiplied by `decay`.
+        decay: The factor.
+        shift: Images are moved at random by up to this many pixels, and filled with zeros.
+        mirror: Images are mirrored at random, left to right.
+        seed: Of order, shifts, mirroring and dropout.
+    """
+
+    steps: int
+    rate: float = 0.02
+    batch: int = 64
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    milestones: tuple[float, ...] = (0.4, 0.8)
+    decay: float = 0.1
+    shift: int = 0
+    mirror: bool = False
+    seed: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of one step, counted from 0."""
+        return self.rate * self.decay ** sum(step >= share * self.steps for share in self.milestones)
+
+
+class CrossEntropy:
+    """Cross-entropy of the labels."""
+
+    needs_labels = True
+
+    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the batch."""
+        return functional.cross_entropy(logits_of(module(images)), labels)
+
+
+class Distillation:
+    """Knowledge distillation (Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2).
+
+    `share * T^2 * KL(teacher / T, student / T) + (1 - share) * cross-entropy`: the factor keeps the gradients' size at any T.
+
+    Args:
+        teacher: The unpruned network; it is run in eval mode.
+        temperature: T, softens both distributions.
+        share: Of the teacher's part; at 1 labels are not needed.
+    """
+
+    def __init__(self, teacher: nn.Module, *, temperature: float = 4.0, share: float = 0.9) -> None:
+        if temperature <= 0 or not 0 <= share <= 1:
+            raise UsageError(
+                f"distillation takes a temperature above 0 and a share from 0 to 1, not {temperature:g} and {share:g}"
+            )
+        self.teacher = _frozen(teacher)
+        self.temperature, self.share, self.needs_labels = temperature, share, share < 1
+
+    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the batch."""
+        with torch.no_grad():
+            told = functional.log_softmax(logits_of(self.teacher(images)) / self.temperature, 1)
+        logits = logits_of(module(images))
+        answer = functional.log_softmax(logits / self.temperature, 1)
+        soft = functional.kl_div(answer, told, log_target=True, reduction="batchmean") * self.temperature**2
+        return soft if self.share == 1 else self.share * soft + (1 - self.share) * functional.cross_entropy(logits, labels)
+
+
+class FeatureDistance:
+    """Mean squared distance of one layer's output to that of the unpruned network (PRACTISE, equation 3); needs no labels.
+
+    Args:
+        teacher: The unpruned network; it is run in eval mode.
+        layer: Path of a module that both networks have; see `feature_layer`.
+    """
+
+    needs_labels = False
+
+    def __init__(self, teacher: nn.Module, layer: str) -> None:
+        self.teacher, self.layer = _frozen(teacher), layer
+
+    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002 - all losses are called alike
+        """The mean over the batch and the features."""
+        with torch.no_grad():
+            wanted = features(self.teacher, self.layer, images)
+        return functional.mse_loss(features(module, self.layer, images), wanted)
+
+
+cross_entropy = CrossEntropy()
+
+
+def tune(
+    module: nn.Module,
+    images: Images,
+    loss: Loss,
+    schedule: Schedule,
+    *,
+    parameters: Iterable[nn.Parameter] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Train a network in place.
+
+    Args:
+        module: Its mode is restored in the end.
+        images: To learn from.
+        loss: `cross_entropy`, a `Distillation` or a `FeatureDistance`.
+        schedule: How.
+        parameters: To train these alone, all else frozen and in eval mode (as adaptors are); all by default, in train mode.
+        progress: Called after each step with its number, from 1, and its loss.
+
+    Returns:
+        Loss of every step.
+
+    Raises:
+        UsageError: There are no images, or no labels where the loss needs them.
+        MeasurementError: The loss is no longer finite.
+    """
+    if not len(images) or (loss.needs_labels and images.labels is None):
+        raise UsageError(
+            f"{len(images)} images {'without labels ' * (images.labels is None)}given; training needs labelled images"
+        )
+    chosen = list(module.parameters() if parameters is None else parameters)
+    device, losses = next(module.parameters()).device, []
+    generator = torch.Generator().manual_seed(schedule.seed)
+    optimizer = torch.optim.SGD(chosen, schedule.rate, schedule.momentum, weight_decay=schedule.weight_decay)
+    with _modes(module, train=parameters is None, only=chosen), torch.random.fork_rng(_gpus(device)):
+        torch.manual_seed(schedule.seed)
+        for step, (batch, labels) in enumerate(_endless(images, schedule, generator), 1):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate_at(step - 1)
+            value = loss(module, _augmented(batch, schedule, generator).to(device), labels.to(device))
+            optimizer.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(float(value.detach()))
+            if not torch.isfinite(value.detach()):
+                raise MeasurementError(
+                    f"training diverged at step {step} of {schedule.steps}; lower the rate of {schedule.rate:g}"
+                )
+            if progress is not None:
+                progress(step, losses[-1])
+            if step == schedule.steps:
+                break
+    return losses
+
+
+def accuracy(module: nn.Module, images: Images, *, batch: int = 256) -> float:
+    """Share of images, 0 to 1, whose label the network answers; in eval mode, its mode is restored.
+
+    Raises:
+        UsageError: There are no labelled images.
+    """
+    if not len(images) or images.labels is None:
+        raise UsageError("accuracy needs labelled images; give --data a folder with one sub-folder per class")
+    device, right = next(module.parameters()).device, 0
+    with _modes(module, train=False), torch.no_grad():
+        for inputs, labels in images.batches(batch):
+            right += int((logits_of(module(inputs.to(device))).argmax(1).cpu() == labels).sum())
+    return right / len(images)
+
+
+def distance(module: nn.Module, images: Images, loss: Loss, *, batch: int = 64) -> float:
+    """Mean of a loss over all images in eval mode, without training; of a `FeatureDistance`, PRACTISE's recoverability."""
+    device, total = next(module.parameters()).device, 0.0
+    with _modes(module, train=False), torch.no_grad():
+        for inputs, labels in images.batches(batch):
+            total += float(loss(module, inputs.to(device), labels.to(device))) * len(inputs)
+    return total / max(len(images), 1)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in whatever a classifier returns: a tensor, a tuple that starts with them, or a mapping that names them."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        return logits_of(output.get("logits", next(iter(output.values()))))
+    if hasattr(output, "logits"):
+        return logits_of(output.logits)
+    if isinstance(output, (tuple, list)) and output:
+        return logits_of(output[0])
+    raise UsageError(f"a classifier must return logits; this one returned a {type(output).__name__}")
+
+
+def features(module: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """Output of the module at path `layer`."""
+    caught: list[Tensor] = []
+
+    def catch(_part: nn.Module, _inputs: Any, output: Any) -> None:
+        caught.append(logits_of(output))
+
+    handle = module.get_submodule(layer).register_forward_hook(catch)
+    try:
+        module(images)
+    finally:
+        handle.remove()
+    return caught[-1]
+
+
+def feature_layer(module: nn.Module, images: Tensor) -> str:
+    """Path of the module that writes the last feature map before global pooling, or the last token sequence.
+
+    Raises:
+        UsageError: No module writes one.
+    """
+    finished: list[str] = []
+
+    def note(path: str, part: nn.Module) -> Any:
+        def hook(_part: nn.Module, _inputs: Any, output: Any) -> None:
+            value = output[0] if isinstance(output, tuple) else output
+            if isinstance(value, Tensor) and value.ndim >= 3 and not isinstance(part, _POOLING):
+                finished.append(path)
+
+        return part.register_forward_hook(hook)
+
+    handles = [note(path, part) for path, part in module.named_modules() if path]
+    try:
+        with _modes(module, train=False), torch.no_grad():
+            module(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not finished:
+        raise UsageError(f"{type(module).__name__} has no module that writes a feature map; name the layer to compare")
+    return finished[-1]
+
+
+def _frozen(teacher: nn.Module) -> nn.Module:
+    return copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
+
+
+def _gpus(device: torch.device) -> list[int]:
+    return [device.index or 0] if device.type == "cuda" else []
+
+
+def _endless(images: Images, schedule: Schedule, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from images.batches(schedule.batch, generator)
+
+
+def _augmented(batch: Tensor, schedule: Schedule, generator: torch.Generator) -> Tensor:
+    if schedule.mirror:
+        flipped = torch.rand(len(batch), generator=generator) < 0.5
+        batch = torch.where(flipped[:, None, None, None], batch.flip(3), batch)
+    if schedule.shift:
+        reach, (height, width) = schedule.shift, batch.shape[2:]
+        padded = functional.pad(batch, [reach] * 4)
+        corners = torch.randint(2 * reach + 1, (len(batch), 2), generator=generator)
+        batch = torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, corners, strict=True)])
+    return batch
+
+
+@contextmanager
+def _modes(module: nn.Module, *, train: bool, only: Iterable[nn.Parameter] | None = None) -> Iterator[None]:
+    """Put a network into one mode, with these parameters alone to be learned; bring back what was."""
+    modes = {part: part.training for part in module.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.train(train)
+    if only is not None:
+        module.requires_grad_(requires_grad=False)
+        for parameter in only:
+            parameter.requires_grad_()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        for parameter, flag in wanted.items():
+            parameter.requires_grad_(flag)

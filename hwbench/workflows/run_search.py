@@ -1,0 +1,308 @@
+"""`hwbench search`: a smaller network within a budget, and how fast it really is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from hwbench.comparison import Comparison
+from hwbench.devices import open_device
+from hwbench.errors import UsageError
+from hwbench.lookup_tables import LookupTable
+from hwbench.measurement import Settings
+from hwbench.model_files import ModelOptions
+from hwbench.profiling import Watch
+from hwbench.search.base import Outcome, Search, Trial
+from hwbench.search.practise import Practise
+from hwbench.store import open_store
+from hwbench.workflows.run_search_ground import Ground
+from hwbench.workflows.run_search_latency import Latencies, find_latencies
+from hwbench.workflows.run_search_log import Log, Loop
+from hwbench.workflows.run_search_measure import measure_result
+from hwbench.workflows.run_search_plan import Plan
+from hwbench.workflows.run_search_subject import Subject, read_subject
+from hwbench.workload import Finding
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwbench.pruning import Pruned
+
+__all__ = ["Plan", "SearchResult", "SearchWatch", "run_search"]
+
+RECORD = "search"
+ROUNDS = 3
+"""Searches at most, each with a budget corrected by what the result of the one before measured."""
+MISSED = 1.02
+"""A result that measures more than this times its budget missed it."""
+SHORTER = 4
+"""A search with a corrected budget takes this part of the first one's trials, but `FEWEST` at least."""
+FEWEST = 20
+
+
+class SearchWatch(Watch):
+    """Told how far a search is; the default hears nothing."""
+
+    def say(self, doing: str) -> None:
+        """A part of the work begins."""
+
+    def tried(self, part: str, search: Search, trial: Trial) -> None:
+        """One more trial is known; `search.best()` is the best of those before its batch."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        key: Identity of the search in the store.
+        model: What was searched.
+        plan: What was asked for.
+        objective: What `Outcome.quality` is.
+        original: The unpruned network.
+        best: The network found.
+        limit: The budget, in the unit of its cost; infinite without one.
+        trials: All trials of the search, corrected budgets included.
+        baselines: Best trial of each baseline, by name.
+        resumed: Trials taken over from an earlier run of the same search.
+        layers: Layers that were kept whole, each with its reason.
+        comparison: Original and result, measured interleaved; None where no device was given.
+        tuned: How the result was trained in the end, `none` if it was not.
+        quality: Of the result after that, on images that neither training nor search saw; None without images.
+        original_quality: Of the original on the same images.
+        out: Where the network was written; None if it was not.
+        findings: What to know of all this.
+    """
+
+    key: str
+    model: str
+    plan: Plan
+    objective: str
+    original: Outcome
+    best: Trial
+    limit: float
+    trials: tuple[Trial, ...]
+    baselines: Mapping[str, Trial | None]
+    resumed: int
+    layers: tuple[tuple[str, str], ...]
+    comparison: Comparison | None
+    tuned: str
+    quality: float | None
+    original_quality: float | None
+    out: Path | None
+    findings: tuple[Finding, ...]
+
+
+def run_search(
+    model: str | Path | nn.Module,
+    plan: Plan,
+    *,
+    device: str | None = None,
+    table: LookupTable | str | None = None,
+    settings: Settings | None = None,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    store: str | None = None,
+    save: bool = True,
+    watch: SearchWatch | None = None,
+    **options: Unpack[ModelOptions],
+) -> SearchResult:
+    """Search for a smaller network; a killed search goes on where it stopped when the same one is asked for again.
+
+    Args:
+        model: `zoo:NAME`, `package.module:factory`, a pickled module, or an nn.Module.
+        plan: What to search for.
+        device: Address of the device: its latencies steer the search, and the result is measured on it. `cpu` if neither a device
+            nor a table is given and the plan asks for latency.
+        table: A lookup table, its name or the beginning of its id, instead of that of the device.
+        settings: How to measure.
+        out: Folder for the network found, its recipe, the log, and the original if it was trained here.
+        fresh: Do not go on from an earlier run.
+        store: SQLAlchemy URL of the store.
+        save: Whether to keep trials and measurements there; without it a killed search begins anew.
+        watch: Told about progress.
+        options: How the model is read, see `load_workload`.
+
+    Raises:
+        UsageError: The budget cannot be reached (the message has the least that can), or no trial succeeded.
+        HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
+    """
+    watch, settings = watch or SearchWatch(), settings or Settings(seed=plan.seed, layers=False)
+    with ExitStack() as stack:
+        kept = stack.enter_context(open_store(store)) if save else None
+        watch.say("reading the network")
+        subject = read_subject(model, plan, kept, watch.say, **options)
+        address = device or (None if table is not None or not _wants_latency(plan) else "cpu")
+        opened = stack.enter_context(open_device(address)) if address is not None else None
+        places = Latencies(opened, address, table, kept, store if save else None, settings)
+        ground, source_id = find_latencies(subject, plan, places, watch)
+        log = Log(kept, plan.key(subject.name, subject.prunable.sha256, source_id), fresh=fresh)
+        run = _Run(ground, log, watch, settings, places)
+        result = run.result(Path(out) if out is not None else None)
+        if kept is not None:
+            kept.save_record(RECORD, _summary(result))
+        return result
+
+
+def _wants_latency(plan: Plan) -> bool:
+    return plan.method == "practise" or plan.reward == "latency" or (plan.limit is not None and plan.limit.kind == "latency")
+
+
+class _Run:
+    """One search: rounds with corrected budgets, the baselines, and what follows."""
+
+    def __init__(self, ground: Ground, log: Log, watch: SearchWatch, settings: Settings, places: Latencies) -> None:
+        self.ground, self.log, self.watch, self.settings, self.places = ground, log, watch, settings, places
+        self.plan, self.subject = ground.plan, ground.subject
+        self.objective = ground.objective()
+        self.loop = Loop(log, self.plan.budget_s, watch.tried)
+        self.trials: list[Trial] = []
+
+    def result(self, out: Path | None) -> SearchResult:
+        """Search, measure, tune, write."""
+        limit = self.plan.limit.of(self.ground.original()) if self.plan.limit is not None else math.inf
+        best, pruned, comparison = self._rounds(limit)
+        beside = self._baselines(limit)
+        how = self.ground.tuned(pruned, self.watch.say)
+        quality, original_quality = self._reported(pruned)
+        result = SearchResult(
+            key=self.log.key,
+            model=self.subject.name,
+            plan=self.plan,
+            objective=self.objective.name,
+            original=self.objective.original(),
+            best=best,
+            limit=limit,
+            trials=tuple(self.trials),
+            baselines=beside,
+            resumed=self.log.resumed,
+            layers=tuple((one.name, one.reason) for one in self.subject.prunable.kept),
+            comparison=comparison,
+            tuned=how,
+            quality=quality,
+            original_quality=original_quality,
+            out=out,
+            findings=tuple(self.ground.findings),
+        )
+        if out is not None:
+            self.watch.say(f"writing {out}")
+            write(result, pruned, self.subject, out)
+        return result
+
+    def _rounds(self, limit: float) -> tuple[Trial, Pruned, Comparison | None]:
+        """Search, and search again with a corrected budget as long as the result misses its own when it is measured."""
+        asked = limit
+        for number in range(ROUNDS):
+            best = self._search(limit, number)
+            pruned = self.ground.prune(best.candidate)
+            if self.places.device is None:
+                return best, pruned, None
+            self.watch.say("measuring the result beside the original")
+            comparison = measure_result(self.subject, pruned, self.places, self.settings, self.watch)
+            over = _over(comparison, self.plan, asked)
+            if over <= MISSED or number == ROUNDS - 1:
+                break
+            limit *= 0.995 / over
+        if over > MISSED:
+            text = f"the result measures {over - 1:.1%} over its budget, although the budget was corrected {ROUNDS - 1} times"
+            self.ground.findings.append(Finding("budget_missed", text))
+        elif number:
+            text = (
+                f"the budget was corrected {number} times to {limit / asked:.1%} of what was asked, as results measured too slow"
+            )
+            self.ground.findings.append(Finding("budget_corrected", text))
+        return best, pruned, comparison
+
+    def _search(self, limit: float, number: int) -> Trial:
+        """One search; the best of its trials, and of earlier ones that keep to the limit as well."""
+        plan = self.plan
+        trials = plan.trials
+        if number:
+            trials = max(FEWEST, (plan.trials or len(self.trials)) // SHORTER)
+        part = plan.method if not number else f"{plan.method}, corrected {number}"
+        search = self.ground.search(limit, seed=plan.seed + number, trials=trials)
+        if isinstance(search, Practise) and search.spared and not number:
+            text = f"never dropped, as the interval of what they save reaches 0: {', '.join(search.spared)}"
+            self.ground.findings.append(Finding("blocks_spared", text))
+        fixed = plan.baselines and plan.method != "practise"
+        self.loop.run(part, search, self.objective, share=0.5 if fixed else 1.0)
+        self.trials += search.trials
+        earlier = [trial for trial in self.trials if search.eligible(trial) and self._keeps(trial, limit)]
+        best = max(earlier, key=lambda trial: search.rank(trial.outcome) if trial.outcome else -math.inf, default=None)
+        if best is None:
+            failed = [trial for trial in self.trials if trial.error]
+            why = f"the last failed with {failed[-1].error}" if failed else "time was up before the first; raise --budget"
+            raise UsageError(f"none of {len(self.trials)} trials of {part} gave a network: {why}")
+        return best
+
+    def _keeps(self, trial: Trial, limit: float) -> bool:
+        outcome, kind = trial.outcome, self.plan.limit.kind if self.plan.limit else None
+        if outcome is None:
+            return False
+        costs = {"latency": outcome.latency_s, "macs": outcome.macs, "params": outcome.params, "size": outcome.size_bytes}
+        cost = costs[kind] if kind is not None else 0
+        return cost is not None and cost <= limit * (1 + 1e-6)
+
+    def _baselines(self, limit: float) -> dict[str, Trial | None]:
+        found: dict[str, Trial | None] = {}
+        trials = sum(trial.candidate.note not in {"uniform", "shallow", "deep"} for trial in self.trials)
+        for search in self.ground.baselines(limit, trials=max(trials, 1)):
+            self.watch.say(f"baseline {search.name}")
+            self.loop.run(search.name, search, self.objective)
+            found[search.name] = search.best()
+        return found
+
+    def _reported(self, pruned: Pruned) -> tuple[float | None, float | None]:
+        """Accuracy of the result and of the original on images that nothing else has seen."""
+        from hwbench.search.training import accuracy
+
+        data = self.subject.data
+        if data is None or not data.classes:
+            return None, None
+        return accuracy(pruned.module, data.test), accuracy(self.subject.prunable.module, data.test)
+
+
+def _summary(result: SearchResult) -> dict[str, Any]:
+    """What the store keeps of a search that came to its end, beside its trials and measurements."""
+    measured = result.comparison
+    return {
+        "search": result.key,
+        "model": result.model,
+        "plan": asdict(result.plan),
+        "best": result.best.to_dict(),
+        "quality": result.quality,
+        "measurements": [] if measured is None else [measured.baseline.id, measured.candidate.id],
+    }
+
+
+def _over(comparison: Comparison, plan: Plan, asked: float) -> float:
+    """Measured latency over the budget."""
+    if plan.limit is None or plan.limit.kind != "latency" or comparison.ratio is None:
+        return 0.0
+    if plan.limit.share is not None:
+        return comparison.ratio.ratio / plan.limit.share
+    return comparison.candidate.median_s / asked
+
+
+def write(result: SearchResult, pruned: Pruned, subject: Subject, out: Path) -> None:
+    """Write the network found, its recipe and the log; the original too if it was trained here.
+
+    Raises:
+        UsageError: The folder cannot be written.
+    """
+    from hwbench.pruning import save
+    from hwbench.pruning.files import write_network
+
+    try:
+        save(pruned, out, subject.example)
+        if subject.trained:
+            write_network(subject.prunable.module, out / "original", subject.example)
+        lines = [json.dumps(trial.to_dict()) for trial in result.trials]
+        (out / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write the network to {out}: {error.strerror or error}; give another --out") from error

@@ -1,0 +1,120 @@
+"""What leaving out blocks of a network saves: from a lookup table, or measured interleaved with the original."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwbench import stats
+from hwbench.lookup_tables.networks import pruned_workload
+from hwbench.onnx_graph import layers
+from hwbench.profiling import measure_interleaved
+from hwbench.search.practise import Gain
+from hwbench.structure.surgery import without_blocks
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from hwbench.devices.base import Device
+    from hwbench.lookup_tables import LookupTable
+    from hwbench.measurement import Settings
+    from hwbench.store import Store
+    from hwbench.workload import LayerKey, Workload
+
+RECORD = "search_gains"
+BLOCK_S = 4.0
+"""Seconds that the measurement of one block's gain may take."""
+
+
+class TableGains:
+    """Gains by a lookup table.
+
+    The latencies with and without a block share their errors, all but those of the block's own layers; so the interval is that of
+    the layers that go, taken by themselves.
+    """
+
+    def __init__(self, table: LookupTable, model: ModelProto) -> None:
+        self._table, self._model = table, model
+        self.latency_s = cache(lambda dropped: table.predict(self._keys(dropped)).latency_s)
+
+    def gain(self, block: str) -> Gain:
+        """What leaving out one block saves."""
+        whole_s = self.latency_s(())
+        share = 1 - self.latency_s((block,)) / whole_s
+        gone = list((Counter(self._keys(())) - Counter(self._keys((block,)))).elements())
+        parts = self._table.layers(gone)
+        own_s = sum(part.latency_s for part in parts)
+        if not own_s > 0:
+            return Gain(share, min(share, 0.0), share)
+        half = abs(share) * _quantile(self._table) * self._table.deviation(parts, own_s)
+        return Gain(share, share - half, share + half)
+
+    def _keys(self, dropped: Sequence[str]) -> tuple[LayerKey, ...]:
+        model = without_blocks(self._model, dropped) if dropped else self._model
+        return tuple(layer.key for layer in layers(model))
+
+
+def _quantile(table: LookupTable) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(table.calibration.networks - 1, 2), 0.5 + stats.SHOWN_CONFIDENCE / 2))
+
+
+@dataclass(frozen=True)
+class MeasuredGains:
+    """Gains that were measured; several blocks save what each of them saves.
+
+    Attributes:
+        original_s: Latency with all blocks.
+        gains: By block.
+    """
+
+    original_s: float
+    gains: Mapping[str, Gain]
+
+    def gain(self, block: str) -> Gain:
+        """What leaving out one block saves."""
+        return self.gains[block]
+
+    def latency_s(self, dropped: Sequence[str]) -> float:
+        """Seconds without the blocks `dropped`."""
+        return self.original_s * (1 - sum(self.gains[block].share for block in dropped))
+
+
+def measured_gains(
+    device: Device, workload: Workload, model: ModelProto, blocks: Sequence[str], settings: Settings
+) -> MeasuredGains:
+    """Measure a network with and without each of its blocks, all interleaved, and every one against the original.
+
+    Raises:
+        DeviceError: The device failed.
+    """
+    candidates = [pruned_workload(workload, without_blocks(model, [block])) for block in blocks]
+    how = replace(settings, layers=False, budget_s=BLOCK_S * (len(blocks) + 1))
+    original, *others = measure_interleaved(device, [workload, *candidates], how)
+    found = {}
+    for block, record in zip(blocks, others, strict=True):
+        ratio = stats.ratio(original.samples_s, record.samples_s, original.session, original.block, record.block)
+        low, high = ratio.ci
+        found[block] = Gain(1 - ratio.ratio, 1 - high, 1 - low)
+    return MeasuredGains(float(np.median(original.samples_s)), found)
+
+
+def kept_gains(store: Store | None, key: str) -> MeasuredGains | None:
+    """Gains that an earlier run of the same search measured."""
+    for data in store.records(RECORD).values() if store is not None else ():
+        if data.get("search") == key:
+            return MeasuredGains(float(data["original_s"]), {block: Gain(**gain) for block, gain in data["gains"].items()})
+    return None
+
+
+def keep_gains(store: Store | None, key: str, found: MeasuredGains) -> None:
+    """Keep gains for a run that goes on."""
+    if store is not None:
+        gains = {block: asdict(gain) for block, gain in found.gains.items()}
+        store.save_record(RECORD, {"search": key, "original_s": found.original_s, "gains": gains})

@@ -1,0 +1,277 @@
+"""The ground a search stands on: where latencies come from, what a candidate is worth, and the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from hwbench.errors import UsageError
+from hwbench.search import costs
+from hwbench.search.abcpruner import AbcPruner, code_choices
+from hwbench.search.amc_walk import channel_geometry, weight_geometry
+from hwbench.search.baselines import baselines
+from hwbench.search.budget import FINE_STEP, Budget, channel_choices
+from hwbench.search.costs import WHOLE, Cost, Integers, Latency
+from hwbench.search.objective import Judged, KeptWeight, Prices, weights_cost
+from hwbench.search.practise import BlockLatency, Practise
+from hwbench.workload import Finding, LatencySource
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwbench.pruning import Calibration, Pruned
+    from hwbench.search.base import Candidate, Objective, Search
+    from hwbench.search.data import Data, Images
+    from hwbench.search.training import FeatureDistance, Loss
+    from hwbench.workflows.run_search_plan import Plan
+    from hwbench.workflows.run_search_subject import Subject
+
+BATCH = 64
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 300, 50
+"""Training images that layers are re-fitted on (AMC's code: 60 batches of 50; the positions sampled of each matter more)."""
+SYNTHETIC_IMAGES = 256
+"""Smooth noise where there are no images at all."""
+WEIGHT_SHARES = 50
+"""Choices of the kept share of one layer's single weights."""
+
+
+@dataclass
+class Ground:
+    """All that a search needs but its own state.
+
+    Attributes:
+        subject: The network.
+        plan: What was asked for.
+        source: Of latencies; None for a budget that needs none.
+        blocks: What dropping blocks saves, for PRACTISE.
+        step: Channel step.
+        findings: What to know of the result.
+    """
+
+    subject: Subject
+    plan: Plan
+    source: LatencySource | None
+    blocks: BlockLatency | None
+    step: int
+    findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.prices = Prices(self.subject.structure, self.source, self.blocks)
+        self.train = None if self.subject.data is None else self._few(self.subject.data)
+        self._calibration: Calibration | None = None
+
+    def _few(self, data: Data) -> Data:
+        if self.plan.images is None:
+            return data
+        return replace(data, train=data.train.few(self.plan.images, self.plan.seed))
+
+    def cost(self) -> Cost:
+        """What the budget is of."""
+        structure, kind = self.subject.structure, self.plan.limit.kind if self.plan.limit else "macs"
+        if kind == "latency":
+            if self.source is None:
+                raise UsageError("a latency budget needs a --table or a --device")
+            return Latency(self.source)
+        if self.plan.single_weights:
+            return weights_cost(structure)
+        return {"macs": costs.macs, "params": costs.params, "size": costs.size}[kind](structure)
+
+    def original(self) -> float:
+        """Cost of the original."""
+        if self.plan.method == "practise":
+            return self._practise_latency().latency_s(())
+        import numpy as np
+
+        cost = self.cost()
+        whole = (
+            [WHOLE] * len(weight_geometry(self.subject.structure)) if self.plan.single_weights else self.subject.structure.widths
+        )
+        return float(cost.of(np.array([whole], np.int64))[0])
+
+    def search(self, limit: float, *, seed: int, trials: int | None) -> Search:
+        """A new search within that limit.
+
+        Raises:
+            UsageError: The limit cannot be reached.
+        """
+        plan, structure = self.plan, self.subject.structure
+        if plan.method == "practise":
+            return Practise([block.name for block in structure.blocks], self._practise_latency(), limit)
+        budget = self.budget(limit)
+        if plan.method == "abcpruner":
+            cycles = plan.cycles if trials is None else max(1, round((trials - plan.sources) / (2 * plan.sources + 1)))
+            return AbcPruner(budget, seed=seed, sources=plan.sources, cycles=cycles, limit=plan.patience)
+        from hwbench.search.amc import EPISODES, Amc
+
+        geometry = (weight_geometry if plan.single_weights else channel_geometry)(structure)
+        episodes = trials or EPISODES
+        return Amc(budget, geometry, seed=seed, episodes=episodes, reward=plan.reward, single_weights=plan.single_weights)
+
+    def baselines(self, limit: float, *, trials: int) -> list[Search]:
+        """Hand-made policies and as many random networks, within that limit; none for searches of other things than widths."""
+        if not self.plan.baselines or self.plan.method == "practise" or self.plan.single_weights or limit == math.inf:
+            return []
+        budget = Budget(self.cost(), limit, *self._grids())
+        return list(baselines(budget, seed=self.plan.seed, trials=trials))
+
+    def budget(self, limit: float) -> Budget:
+        """The limit, over the widths that the method chooses from."""
+        return Budget(self.cost(), limit, *(self._codes() if self.plan.method == "abcpruner" else self._grids()))
+
+    def _grids(self) -> list[tuple[Integers, ...]]:
+        import numpy as np
+
+        structure, plan = self.subject.structure, self.plan
+        if plan.single_weights:
+            shares = np.unique(np.linspace(WHOLE / WEIGHT_SHARES, WHOLE, WEIGHT_SHARES).round().astype(np.int64))
+            return [tuple(shares for _ in weight_geometry(structure))]
+        steps = dict.fromkeys([self.step, min(FINE_STEP, self.step)])
+        return [self._fixed(channel_choices(structure.widths, step, plan.lower)) for step in steps]
+
+    def _codes(self) -> list[tuple[Integers, ...]]:
+        steps = dict.fromkeys([self.step, min(FINE_STEP, self.step), 1])
+        return [self._fixed(code_choices(self.subject.structure.widths, step, self.plan.alpha)) for step in steps]
+
+    def _fixed(self, choices: tuple[Integers, ...]) -> tuple[Integers, ...]:
+        """Groups that torch cannot cut keep their width."""
+        import numpy as np
+
+        prunable = self.subject.prunable
+        return tuple(
+            np.array([group.width]) if group.name in prunable.fixed else grid
+            for group, grid in zip(prunable.structure.groups, choices, strict=True)
+        )
+
+    def _practise_latency(self) -> BlockLatency:
+        if self.blocks is None:
+            raise UsageError("practise needs to know what blocks cost; give a --table or a --device")
+        return self.blocks
+
+    def objective(self) -> Objective:
+        """Who judges candidates: images if there are any, else the weight they keep."""
+        plan, prunable = self.plan, self.subject.prunable
+        if plan.evaluate is not None:
+            from hwbench.search.data import imported
+
+            return Judged(
+                self.prices, prunable.module, self.prune, imported(plan.evaluate), name=plan.evaluate, distance=self._distance
+            )
+        if self.train is not None and self.train.classes:
+            return Judged(self.prices, prunable.module, self.prune, self.accuracy, distance=self._distance)
+        if plan.method == "practise":
+            text = "there are no labelled images, so networks were judged by how much of the original's features they keep"
+            self.findings.append(Finding("objective_features", f"{text}; give --data to judge them by accuracy"))
+            return Judged(
+                self.prices, prunable.module, self.prune, self._kept_features, name="kept features", distance=self._distance
+            )
+        text = "there are no images, so networks were judged by the L1 weight they keep, not by accuracy; give --data for that"
+        self.findings.append(Finding("objective_kept_weight", text))
+        return KeptWeight(prunable.module, self.prices)
+
+    def accuracy(self, module: nn.Module) -> float:
+        """Accuracy on images held out from training."""
+        from hwbench.search.training import accuracy
+
+        if self.train is None:
+            raise UsageError("accuracy needs images; give --data")
+        return accuracy(module, self.train.validation)
+
+    def prune(self, candidate: Candidate) -> Pruned:
+        """The network of a candidate, trained as far as the method asks for; the same each time."""
+        from hwbench.pruning import Pruned
+        from hwbench.search.single_weights import weighted_layers, without_smallest
+        from hwbench.search.training import Schedule, cross_entropy, tune
+
+        plan, prunable = self.plan, self.subject.prunable
+        if candidate.dropped:
+            return prunable.without(candidate.dropped)
+        if candidate.shares is not None:
+            layers = weighted_layers(self.subject.structure)
+            return Pruned(without_smallest(prunable.module, layers, candidate.shares), prunable.recipe({}))
+        colony = plan.method == "abcpruner"
+        refit = not colony if plan.reconstruct is None else plan.reconstruct
+        pruned = prunable.slim(
+            candidate.widths or self.subject.structure.widths,
+            importance=plan.importance or ("random" if colony else "l1"),  # type: ignore[arg-type]
+            seed=plan.seed,
+            calibration=self._images() if refit and self.train is not None else None,
+        )
+        epochs = (2.0 if colony else 0.0) if plan.trial_epochs is None else plan.trial_epochs
+        if epochs and self.train is not None and self.train.classes:
+            steps = math.ceil(epochs * len(self.train.train) / BATCH)
+            tune(pruned.module, self.train.train, cross_entropy, Schedule(steps, batch=BATCH, seed=plan.seed))
+        return pruned
+
+    def _images(self) -> Calibration | None:
+        """What layers are re-fitted on: features of the unpruned network, gathered once."""
+        import torch
+
+        if self._calibration is None and self.train is not None:
+            batches = torch.split(self.train.train.first(CALIBRATION_IMAGES), CALIBRATION_BATCH)
+            self._calibration = self.subject.prunable.calibrate(batches, seed=self.plan.seed)
+        return self._calibration
+
+    def tuned(self, pruned: Pruned, say: Callable[[str], None]) -> str:
+        """Train the result in place.
+
+        Returns:
+            How: `none`, `ce`, `kd` or `features`.
+        """
+        from hwbench.search.training import Distillation, Schedule, cross_entropy, tune
+
+        plan = self.plan
+        kind = plan.tune or ("features" if plan.method == "practise" else "ce")
+        if self.train is None or not plan.tune_epochs or (kind != "features" and not self.train.classes):
+            return "none"
+        original = self.subject.prunable.module
+        losses: dict[str, Callable[[], Loss | None]] = {
+            "none": lambda: None,
+            "ce": lambda: cross_entropy,
+            "kd": lambda: Distillation(original),
+            "features": self._feature_distance,
+        }
+        if kind not in losses:
+            raise UsageError(f"unknown tuning {kind!r}; expected one of {', '.join(losses)}")
+        loss = losses[kind]()
+        if loss is not None:
+            say("tuning the result")
+            steps = plan.tune_epochs * math.ceil(len(self.train.train) / BATCH)
+            tune(pruned.module, self.train.train, loss, Schedule(steps, batch=BATCH, seed=plan.seed))
+        return kind
+
+    def _feature_distance(self) -> FeatureDistance:
+        from hwbench.search.training import FeatureDistance, feature_layer
+
+        module = self.subject.prunable.module
+        return FeatureDistance(module, feature_layer(module, self.subject.example[0]))
+
+    def _small_set(self) -> Images:
+        from hwbench.search.data import synthetic
+
+        if self.train is not None:
+            return self.train.train
+        shape = self.subject.workload.inputs[0].shape[1:]
+        return synthetic(self.plan.images or SYNTHETIC_IMAGES, shape, seed=self.plan.seed)
+
+    def _distance(self, candidate: Candidate) -> float:
+        """PRACTISE's recoverability: distance of the features without a block, after its adaptors were trained."""
+        from hwbench.pruning.adaptors import adaptor_places, insert
+        from hwbench.search.training import Schedule, distance, tune
+
+        pruned = self.subject.prunable.without(candidate.dropped).module
+        places = adaptor_places(self.subject.model, self.subject.structure, self.subject.prunable.module)[candidate.dropped[0]]
+        images, loss = self._small_set(), self._feature_distance()
+        weights = insert(pruned, places)
+        if weights:
+            tune(pruned, images, loss, Schedule(self.plan.adaptor_steps, seed=self.plan.seed), parameters=weights)
+        return distance(pruned, images, loss)
+
+    def _kept_features(self, module: nn.Module) -> float:
+        """Share of the features' mean square that the distance to the original's leaves, at least 0."""
+        from hwbench.search.training import distance, features
+
+        loss, images = self._feature_distance(), self._small_set()
+        power = float(features(loss.teacher, loss.layer, images.first(64)).square().mean())
+        return max(0.0, 1 - distance(module, images, loss) / power) if power > 0 else 0.0

@@ -1,0 +1,31 @@
+"""The result of a search beside its original, measured interleaved on the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hwbench.comparison import Comparison, compare
+from hwbench.errors import UsageError
+from hwbench.model_files import load_workload
+from hwbench.profiling import Watch, measure_interleaved
+from hwbench.workflows._recording import recording
+
+if TYPE_CHECKING:
+    from hwbench.measurement import Settings
+    from hwbench.pruning import Pruned
+    from hwbench.workflows.run_search_latency import Latencies
+    from hwbench.workflows.run_search_subject import Subject
+
+
+def measure_result(subject: Subject, pruned: Pruned, places: Latencies, settings: Settings, watch: Watch) -> Comparison:
+    """Measure and compare the very network that is going to be delivered.
+
+    Raises:
+        DeviceError: The device failed.
+    """
+    if places.device is None:
+        raise UsageError("there is no device to measure on; give --device")
+    smaller = replace(load_workload(pruned.module, example_inputs=subject.example), name=f"{subject.name}, pruned")
+    with recording(places.url, save=places.store is not None, watch=watch) as watching:
+        return compare(*measure_interleaved(places.device, [subject.workload, smaller], settings, watching))

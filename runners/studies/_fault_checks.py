@@ -1,0 +1,189 @@
+"""What the runner on the phone really printed, against what hwbench kept: every number, and whose it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hwbench.devices._ort_graph import block_workload, chain_workload
+from hwbench.devices.base import Samples
+from hwbench.lookup_tables import Plan
+from hwbench.lookup_tables.ledger import RECORD
+from hwbench.lookup_tables.networks import Effort, NetworkSample, Quiet, pruned_workload, turns_of
+from hwbench.lookup_tables.proposals import Grid, first
+from hwbench.measurement import Settings
+from hwbench.model_files import load_workload
+from hwbench.onnx_graph import load, name_nodes
+from hwbench.store import Store, open_store
+from hwbench.structure import Structure
+from hwbench.structure.surgery import with_widths
+from hwbench.workload import Workload
+from tests.android.pyadbd import Talk
+
+STEP, LOWER = 4, 0.25
+"""Of the tables."""
+
+
+class WrongError(Exception):
+    """What was kept is not what was printed."""
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """One answer of the runner with latencies.
+
+    Attributes:
+        whose: SHA-256 of each round's model.
+        values_s: Seconds per inference of each round.
+    """
+
+    whose: tuple[str, ...]
+    values_s: tuple[float, ...]
+
+
+def printed(talks: Sequence[Talk]) -> list[Rounds]:
+    """All timed rounds in the order in which they were printed, but those of profiled sessions and of hwbench's own networks."""
+    own = {block_workload().sha256, *(workload.sha256 for workload in map(chain_workload, (6, 30)))}
+    rounds = [item for talk in list(talks) if "hwbench_runner" in talk.command for item in _rounds(talk)]
+    return [item for item in rounds if "" not in item.whose and not own & set(item.whose)]
+
+
+def _rounds(talk: Talk) -> Iterator[Rounds]:
+    models: dict[str, str] = {}
+    profiled = False
+    events = _events(bytes(talk.said))
+    next(events, None)  # its greeting
+    for line, event in zip(_lines(bytes(talk.heard)), events, strict=False):
+        command, _, value = line.partition(" ")
+        if command == "profile":
+            profiled = value != "-"
+        elif command == "load" and event["event"] == "loaded":
+            name, _, path = value.partition(" ")
+            models[name] = "" if profiled else Path(path).stem
+        elif command == "run" and event["event"] == "samples":
+            loops, *names = value.split(" ")
+            values_s = tuple(ns / (int(loops) * 1e9) for ns in event["ns"])
+            yield Rounds(tuple(models[name] for name in names), values_s)
+
+
+def _lines(heard: bytes) -> Iterator[str]:
+    """The lines of a plan, without the contents of files."""
+    while b"\n" in heard:
+        line, _, heard = heard.partition(b"\n")
+        if line.startswith(b"put "):
+            heard = heard[int(line.split(b" ")[1]) :]
+        yield line.decode()
+
+
+def _events(said: bytes) -> Iterator[dict[str, Any]]:
+    """The events of a runner, without the contents of files; the last one may be cut."""
+    while b"\n" in said:
+        line, _, said = said.partition(b"\n")
+        event = json.loads(line)
+        if event["event"] == "file":
+            said = said[event["bytes"] :]
+        yield event
+
+
+def check_measurements(store: Store, rounds: Sequence[Rounds], *, complete: bool) -> int:
+    """Compare the samples of every measurement of a store, warm-up too, with what was printed for its model.
+
+    Returns:
+        How many samples there are.
+
+    Raises:
+        WrongError: They differ, some are missing from a complete use, or a record says that it is complete and is not.
+    """
+    kept = 0
+    for summary in store.list():
+        record = store.get(summary.id)
+        ours = [
+            value
+            for number in sorted({*record.warmup_session, *record.session})
+            for values, sessions in ((record.warmup_s, record.warmup_session), (record.samples_s, record.session))
+            for value, session in zip(values, sessions, strict=True)
+            if session == number
+        ]
+        theirs = [
+            value for item in rounds for value, sha in zip(item.values_s, item.whose, strict=True) if sha == record.model_sha256
+        ]
+        if ours != theirs[: len(ours)] or (complete and len(ours) != len(theirs)):
+            raise WrongError(f"{len(ours)} samples were kept, {len(theirs)} printed, and they differ")
+        if complete != record.complete:
+            raise WrongError(f"the record says complete={record.complete}, the end was otherwise")
+        kept += len(ours)
+    return kept
+
+
+class _Replay:
+    """A device that answers with what was printed, and objects to any other question than the one that was asked."""
+
+    def __init__(self, rounds: Sequence[Rounds]) -> None:
+        self.left = list(rounds)
+
+    def run(self, order: Sequence[Any], loops: int = 1) -> Samples:
+        whose = tuple(item.workload.sha256 for item in order)
+        if not self.left or self.left[0].whose != whose:
+            raise WrongError(f"{len(whose)} rounds were kept of a network that were not printed for it")
+        del loops  # the seconds are per inference
+        return Samples(self.left.pop(0).values_s, "printed")
+
+
+def networks(store: Store) -> list[NetworkSample]:
+    """The networks that a store holds of a table's build, oldest first."""
+    return [NetworkSample.from_dict(record) for record in store.records(RECORD).values()]
+
+
+def check_networks(model: Path, samples: Sequence[NetworkSample], fresh: int, rounds: Sequence[Rounds]) -> int:
+    """Work out the last `fresh` networks of a build again from what was printed, and compare.
+
+    Returns:
+        How many rounds there are.
+
+    Raises:
+        WrongError: They differ, or another network was measured last than the first unfinished one.
+    """
+    numbers = [sample.number for sample in samples if sample.number >= 0]
+    if len(numbers) != len(set(numbers)):
+        raise WrongError(f"networks {numbers} are in the store, one of them twice")
+    workload = load_workload(model)
+    named = name_nodes(load(workload.onnx))
+    structure = Structure.from_model(named)
+    quiet, replay, settings = Quiet(), _Replay(rounds), Settings()
+    anchor: Any = SimpleNamespace(workload=workload, settings=settings)
+
+    def network(widths: tuple[int, ...]) -> Workload:
+        return workload if widths == structure.widths else pruned_workload(workload, with_widths(named, widths))
+
+    for sample in samples[len(samples) - fresh :]:
+        prepared: Any = SimpleNamespace(workload=network(sample.widths), settings=settings)
+        device: Any = replay
+        again = turns_of(device, anchor, prepared, Effort().turns, quiet=quiet, seed=sample.number)
+        if again != (sample.anchor_s, sample.whole_s):
+            raise WrongError(f"network {sample.number} was kept with other latencies than were printed")
+    following = first(Grid(structure.widths, STEP, LOWER), Plan().first, settings.seed)[len(numbers) :]
+    unfinished = {sha for item in replay.left for sha in item.whose} - {workload.sha256}
+    if not unfinished <= {network(widths).sha256 for widths in following[:1]}:
+        raise WrongError("the network that was measured last is not the first of the unfinished ones")
+    return sum(len(item.values_s) for item in rounds)
+
+
+def check_store(path: Path, task: str, model: Path, known: int, talks: Sequence[Talk], *, complete: bool) -> tuple[int, int]:
+    """Check all that a use added to a store; how many numbers of the runner are in it, and how many networks.
+
+    Raises:
+        WrongError: See `check_measurements` and `check_networks`.
+        HwbenchError: The store is damaged.
+    """
+    rounds = printed(talks)
+    if not path.exists():
+        return 0, 0
+    with open_store(str(path)) as store:
+        if task != "table":
+            return check_measurements(store, rounds, complete=complete), 0
+        samples = networks(store)
+        return check_networks(model, samples, len(samples) - known, rounds), len(samples)

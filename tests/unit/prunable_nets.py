@@ -1,0 +1,224 @@
+"""Small torch classifiers in the manner of torchvision and transformers, for tests of pruning."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ConvNormActivation(nn.Sequential):
+    """As torchvision writes it: unnamed children."""
+
+    def __init__(
+        self, cin: int, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.SiLU
+    ) -> None:
+        conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(cout), act())
+
+
+class SqueezeExcitation(nn.Module):
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1, self.fc2 = nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.fc2(functional.relu(self.fc1(self.avgpool(x)))))
+
+
+class MBConv(nn.Module):
+    """EfficientNet's block."""
+
+    def __init__(self, cin: int, cout: int, expansion: int = 3) -> None:
+        super().__init__()
+        wide = cin * expansion
+        self.use_res_connect = cin == cout
+        self.block = nn.Sequential(
+            ConvNormActivation(cin, wide, 1),
+            ConvNormActivation(wide, wide, 3, groups=wide),
+            SqueezeExcitation(wide, 4),
+            ConvNormActivation(wide, cout, 1, act=nn.Identity),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.block(x)
+        return x + y if self.use_res_connect else y
+
+
+class Efficient(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(ConvNormActivation(3, 12, stride=2), MBConv(12, 12), MBConv(12, 16), MBConv(16, 16))
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(16, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.adaptive_avg_pool2d(self.features(x), 1)
+        return self.classifier(torch.flatten(x, 1))
+
+
+class Dense(nn.Module):
+    """DenseNet: every layer reads the concatenation of all before it; batch norm stands before the convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(width) for width in (8, 14, 20)])
+        self.convs = nn.ModuleList([nn.Conv2d(width, 6, 3, 1, 1, bias=False) for width in (8, 14, 20)])
+        self.norm = nn.BatchNorm2d(26)
+        self.classifier = nn.Linear(26 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [self.conv0(x)]
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            parts.append(conv(functional.relu(norm(torch.cat(parts, 1)))))
+        x = functional.adaptive_avg_pool2d(functional.relu(self.norm(torch.cat(parts, 1))), 4)
+        return self.classifier(x.flatten(1))
+
+
+class Grouped(nn.Module):
+    """ResNeXt: the middle convolution has groups, so it and what feeds it keep their channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 12, 3, padding=1)
+        self.conv2 = nn.Conv2d(12, 12, 3, padding=1, groups=3)
+        self.conv3 = nn.Conv2d(12, 10, 1)
+        self.fc = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.conv2(functional.relu(self.conv1(x))))
+        return self.fc(functional.relu(self.conv3(x)).mean((2, 3)))
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self._split(self.query(x)), self._split(self.key(x)), self._split(self.value(x))
+        scores = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
+        return self.out((scores @ v).transpose(1, 2).flatten(2))
+
+
+class Encoder(nn.Module):
+    """A layer of a vision transformer: two residual branches in one forward, tuple out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, 2)
+        self.intermediate, self.output = nn.Linear(width, 24), nn.Linear(24, width)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        return (x + self.dropout(self.output(functional.gelu(self.intermediate(self.norm2(x))))),)
+
+
+class Vision(nn.Module):
+    """A vision transformer with a learned position per patch and a class token, as transformers returns it: a dictionary."""
+
+    def __init__(self, *, token: bool = False) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(3, 16, 4, 4)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, 16)) if token else None
+        self.position = nn.Parameter(torch.randn(1, 16 + token, 16) * 0.1)
+        self.layer = nn.ModuleList([Encoder(16) for _ in range(2)])
+        self.layernorm = nn.LayerNorm(16)
+        self.classifier = nn.Linear(16, 5)
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        x = self.projection(pixel_values).flatten(2).transpose(1, 2)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        x = x + self.position
+        for layer in self.layer:
+            (x,) = layer(x)
+        x = self.layernorm(x)
+        pooled = x[:, 0] if self.cls_token is not None else x.mean(1)
+        return {"logits": self.classifier(pooled)}
+
+
+class Bert(nn.Module):
+    """Post-norm encoder over token ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(30, 16)
+        self.attention = Attention(16, 2)
+        self.norm = nn.LayerNorm(16)
+        self.dense1, self.dense2 = nn.Linear(16, 24), nn.Linear(24, 16)
+        self.classifier = nn.Linear(16, 5)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.word_embeddings(input_ids)
+        x = self.norm(x + self.attention(x))
+        x = x + self.dense2(functional.gelu(self.dense1(x)))
+        return self.classifier(torch.tanh(x[:, 0]))
+
+
+def lively(module: nn.Module, seed: int = 0) -> nn.Module:
+    """In eval mode, every bias and normalization drawn at random, so that nothing is the same by being zero or one."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for layer in module.modules():
+            for name in ("bias", "running_mean"):
+                value = getattr(layer, name, None)
+                if isinstance(value, Tensor):
+                    value.normal_(0, 0.2)
+            if hasattr(layer, "running_var") or isinstance(layer, nn.LayerNorm):
+                layer.weight.uniform_(0.5, 1.5)
+            if isinstance(getattr(layer, "running_var", None), Tensor):
+                layer.running_var.uniform_(0.5, 2)
+    return module.eval()
+
+
+class Residual(nn.Module):
+    """A block that is a module of its own and returns a tuple, as layers of transformers do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(width, 6, 3, padding=1), nn.Conv2d(6, width, 3, padding=1)
+
+    def forward(self, x: Tensor, _mask: Tensor | None = None) -> tuple[Tensor]:
+        return (x + self.two(functional.relu(self.one(x))),)
+
+
+class Stack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.ModuleList([Residual(8) for _ in range(3)])
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.stem(x))
+        for block in self.blocks:
+            x = block(x, None)[0]
+        return self.head(x.mean((2, 3)))
+
+
+class Shared(nn.Module):
+    """One convolution used twice: the graph has two layers where torch has one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 6, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.twice(functional.relu(self.twice(functional.relu(self.stem(x))))))
+        return self.head(functional.relu(self.last(x)).mean((2, 3)))
+
+
+def is_dense_layer(part: nn.Module) -> bool:
+    return isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and (part.groups == 1 or part.groups != part.in_channels))

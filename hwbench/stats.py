@@ -311,6 +311,8 @@ def modes(samples_s: ArrayLike) -> tuple[float, float, float] | None:
     edge = max(2, math.ceil(0.1 * n))
     split = edge + int(np.argmin(within[edge - 1 : n - edge]))
     gap = float(logs[split:].mean() - logs[:split].mean())
+    if logs[split] == logs[split - 1]:  # a coarse clock; where samples do differ, one part is too small
+        return None
     if gap < 0.02 or gap <= 4 * math.sqrt(max(float(within[split - 1]), 0.0)):
         return None
     low, high = every[every < logs[split]], every[every >= logs[split]]

@@ -88,12 +88,15 @@ class OrtDevice(Device):
     def _load(self, engine: Engine, workload: Workload, *, profile: bool = False) -> str:
         self._count += 1
         name = f"session{self._count}"
+        learn = profile and workload.sha256 not in self._parts
         try:
-            engine.load(name, workload, profile=profile)
+            graph = engine.load(name, workload, profile=profile, graph=learn)
         except BaseException:  # the runner ends with the first model it cannot load
             self._drop(engine)
             raise
         self._sessions[engine].add(name)
+        if graph is not None:
+            self._learn(workload, graph)
         return name
 
     def _release(self, prepared: Prepared) -> None:
@@ -138,23 +141,29 @@ class OrtDevice(Device):
         handle: Handle = prepared.handle
         workload, threads = prepared.workload, prepared.settings.threads
         beside_s, seen = self._profile(handle, workload, runs)
-        self._block = self._block or channel_block(handle.engine.graph(block_workload()))
+        executed, found, maker = self._parts[workload.sha256]
         if threads not in self._inside:
             self._inside[threads] = self._measure_inside(handle.engine)
+        self._block = self._block or self._channel_block(handle.engine)
         extra_s = median(profiled - plain for profiled, plain in zip(seen.whole_s, beside_s, strict=True))
         node_cost_s = max(0.0, self._inside[threads] * extra_s / len(seen.nodes_s))
-        rows = join(*self._parts_of(workload, handle.engine), seen, self._block)
+        rows = join(executed, found, maker, seen, self._block)
         return LayerSamples(rows, seen.whole_s, beside_s, node_cost_s, REST_CAUSE, GRAIN_S, layout_findings(rows, self._block))
 
-    def _parts_of(self, workload: Workload, engine: Engine) -> _Parts:
+    def _learn(self, workload: Workload, graph: bytes) -> None:
         """What the runtime executes for a workload and what it was made of, worked out once."""
-        if workload.sha256 not in self._parts:
-            model = load(workload.onnx)
-            found = layers(model)
-            while len(self._parts) >= KEPT_PARTS:
-                del self._parts[next(iter(self._parts))]
-            self._parts[workload.sha256] = executed_nodes(engine.graph(workload)), found, made_by(model, found)
-        return self._parts[workload.sha256]
+        model = load(workload.onnx)
+        found = layers(model)
+        while len(self._parts) >= KEPT_PARTS:
+            del self._parts[next(iter(self._parts))]
+        self._parts[workload.sha256] = executed_nodes(graph), found, made_by(model, found)
+
+    def _channel_block(self, engine: Engine) -> int:
+        """Channels that the runtime keeps side by side."""
+        handle = Handle(engine, "block")
+        graph = engine.load(handle.name, block_workload(), graph=True)
+        engine.unload(handle.name)
+        return channel_block(graph or b"")
 
     def _profile(self, plain: Handle, workload: Workload, runs: int) -> tuple[tuple[float, ...], ProfiledRuns]:
         """Latencies of `plain` and a profile of the same workload, taken in turns so that both saw the same machine.

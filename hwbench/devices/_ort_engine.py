@@ -23,8 +23,11 @@ class Engine(Protocol):
 
     clock: str
 
-    def load(self, name: str, workload: Workload, *, profile: bool = False) -> None:
+    def load(self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False) -> bytes | None:
         """Create a session and run it once.
+
+        Returns:
+            The ONNX graph that is executed, if asked for; larger weights may be missing.
 
         Raises:
             BuildError: ONNX Runtime refuses the model.
@@ -37,10 +40,6 @@ class Engine(Protocol):
 
     def unload(self, name: str) -> bytes | None:
         """Free a session; its profile, if it was profiled."""
-        ...
-
-    def graph(self, workload: Workload) -> bytes:
-        """The ONNX graph that is executed for a workload; larger weights may be missing."""
         ...
 
     def memory(self) -> int | None:
@@ -88,9 +87,16 @@ class NativeEngine:
             self.close()
             raise
 
-    def load(self, name: str, workload: Workload, *, profile: bool = False) -> None:
+    def load(self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False) -> bytes | None:
         """See `Engine`."""
-        self._load(name, workload, profile=self._folder / "profile" if profile else None)
+        self._renew(PATIENCE_S)
+        path, written = self._place(self._runner, workload), self._folder / "graph.onnx"
+        loaded = self._runner.load(name, path, self._folder / "profile" if profile else None, written if graph else None)
+        self._slowest_s = max(self._slowest_s, loaded.first_run_s)
+        if not graph:
+            return None
+        self._runner.delete(self._folder / "hwbench.weights")
+        return self._take(written)
 
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
         """See `Engine`."""
@@ -103,14 +109,6 @@ class NativeEngine:
         profile = self._runner.unload(name)
         return None if profile is None else self._take(profile)
 
-    def graph(self, workload: Workload) -> bytes:
-        """See `Engine`."""
-        path = self._folder / "graph.onnx"
-        self._load("graph", workload, graph=path)
-        self._runner.unload("graph")
-        self._runner.delete(self._folder / "hwbench.weights")
-        return self._take(path)
-
     def memory(self) -> int | None:
         """See `Engine`."""
         return self._runner.memory()
@@ -118,11 +116,6 @@ class NativeEngine:
     def close(self) -> None:
         """End the process."""
         self._runner.close()
-
-    def _load(self, name: str, workload: Workload, profile: PurePath | None = None, graph: PurePath | None = None) -> None:
-        self._renew(PATIENCE_S)
-        path = self._place(self._runner, workload)
-        self._slowest_s = max(self._slowest_s, self._runner.load(name, path, profile, graph).first_run_s)
 
     def _take(self, path: PurePath) -> bytes:
         """Content of a file that is not needed any more."""

@@ -48,8 +48,11 @@ class PythonEngine:
         if _host.CAN_PIN:
             os.sched_setaffinity(0, {self._cores[0]})
 
-    def load(self, name: str, workload: Workload, *, profile: bool = False) -> None:
+    def load(self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False) -> bytes | None:
         """Create a session called `name`, and run it once.
+
+        Returns:
+            The ONNX graph that is executed, if asked for.
 
         Raises:
             BuildError: ONNX Runtime refuses the model.
@@ -59,7 +62,14 @@ class PythonEngine:
         if profile:
             options.enable_profiling = True
             options.profile_file_prefix = str(self._folder / "profile")
+        path, weights = self._folder / "graph.onnx", self._folder / "graph.weights"
+        if graph:
+            options.optimized_model_filepath = str(path)
+            # Weights go into a file of their own, which need not be read back.
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights.name)
         self._sessions[name] = _bind(create_session(workload.onnx, options), workload, self._seed)
+        weights.unlink(missing_ok=True)
+        return _take(path) if graph else None
 
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
         """Seconds per inference of one round of `loops` for each name, in that order."""
@@ -82,17 +92,6 @@ class PythonEngine:
         """Free a session; its profile, if it was profiled."""
         session = self._sessions.pop(name).session
         return _take(Path(session.end_profiling())) if session.get_session_options().enable_profiling else None
-
-    def graph(self, workload: Workload) -> bytes:
-        """The ONNX graph that is executed for a workload."""
-        path, weights = self._folder / "graph.onnx", self._folder / "graph.weights"
-        options = session_options(self._cores)
-        options.optimized_model_filepath = str(path)
-        # Weights go into a file of their own, which need not be read back.
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights.name)
-        create_session(workload.onnx, options)
-        weights.unlink(missing_ok=True)
-        return _take(path)
 
     def memory(self) -> int | None:
         """Unknown: the process holds more than the model."""

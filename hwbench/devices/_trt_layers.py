@@ -77,24 +77,23 @@ def engine_layers(text: str, node_names: Sequence[str]) -> tuple[EngineLayer, ..
     found = []
     for layer, raw in zip(parsed.layers, data["Layers"], strict=True):
         details = raw if isinstance(raw, dict) else {}
-        nodes = () if layer.kind == "Reformat" else tuple(dict.fromkeys(node for part in layer.origins for node in _nodes(part, places)))
+        origins = () if layer.kind == "Reformat" else layer.origins
+        nodes = tuple(dict.fromkeys(node for origin in origins for node in _nodes(origin, places)))
         tactic = details.get("TacticName")
         found.append(EngineLayer(layer.name, layer.kind, nodes, _precision(details), tactic if isinstance(tactic, str) else ""))
     return tuple(found)
 
 
-def _nodes(origin: str, places: Mapping[str, int]) -> Iterable[str]:
+def _nodes(origin: str, places: Mapping[str, int]) -> Sequence[str]:
     """ONNX nodes in one part of an engine layer's name or metadata; what names none of ours gives none."""
     if origin in places:
         return (origin,)
-    if foreign := _FOREIGN.search(origin):  # a part of the network in one piece, told by its ends
-        ends = [places[name] for name in foreign.groups() if name in places]
-        if len(ends) == 2:
-            names = list(places)
-            return names[min(ends) : max(ends) + 1]
-    bare = re.sub(r"PWN\(|\)$", "", origin) if "PWN(" in origin else origin
-    parts = [part.strip().strip("()") if part.strip() not in places else part.strip() for part in bare.split(",")]
-    return [part for part in parts if part in places]
+    if foreign := _FOREIGN.search(origin):  # a part of the network in one piece, told by its ends, which may bear a number
+        first, last = (places.get(name, places.get(re.sub(r"_\d+$", "", name))) for name in foreign.groups())
+        return () if first is None or last is None else list(places)[min(first, last) : max(first, last) + 1]
+    if origin.startswith("PWN("):  # a chain of pointwise operators
+        return [name for name in re.split(r"PWN\(|, |\)+(?:, |$)", origin) if name in places]
+    return ()
 
 
 def _precision(details: Mapping[str, Any]) -> str:

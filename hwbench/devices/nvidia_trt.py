@@ -35,10 +35,6 @@ UUID_CHARACTERS = 8
 """Fewest of a UUID that name a GPU; a shorter number is CUDA's index."""
 SHORT_CHAIN, LONG_CHAIN, COST_RUNS = 6, 30, 60
 CLOCKS = {"gpu": "cuda_event, one run ahead", "request": "perf_counter, submit to done"}
-_INSTALL = {
-    "TensorRT": "pip install tensorrt (or tensorrt-rtx for GeForce and RTX GPUs)",
-    "cuda-bindings": "pip install cuda-bindings",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +107,7 @@ class NvidiaTrt(Device):
         """The GPUs that CUDA shows; what is missing, if there is none or no TensorRT."""
         summary = "NVIDIA GPUs through TensorRT"
         seen = _cuda.probe()
-        absent = _missing()
+        absent = _missing(seen.cuda)
         if not seen.ok:
             hint = "; ".join(filter(None, (seen.reason, seen.remedy, *absent)))
             return [Found(cls.name, summary, ready=False, hint=f"{hint} ({PROVEN})")]
@@ -122,7 +118,7 @@ class NvidiaTrt(Device):
 
     def _open(self) -> None:
         seen = _cuda.probe()
-        absent = _missing()
+        absent = _missing(seen.cuda)
         if not seen.ok:
             raise DeviceUnavailableError("; ".join(filter(None, (f"{self.address}: {seen.reason}", seen.remedy, *absent))))
         self._gpu = gpu = _choose(seen.devices, self._wanted.place)
@@ -342,13 +338,18 @@ def _pace(values_s: Sequence[float], submit_s: Sequence[float]) -> tuple[Finding
     return (Finding("launch_bound", text),)
 
 
-def _missing() -> list[str]:
-    """Libraries that are not installed, each with the command that installs it; nothing is imported."""
+def _missing(cuda: tuple[int, int] | None) -> list[str]:
+    """Libraries that are not installed, each with the command that installs the one for this driver; nothing is imported.
+
+    Args:
+        cuda: Newest CUDA version that the driver serves; None if unknown.
+    """
+    major = 12 if cuda is not None and cuda < (13, 0) else 13
     absent = []
-    if not any(_is_there(module) for module in MODULES):
-        absent.append(f"TensorRT is not installed: {_INSTALL['TensorRT']}")
+    if not any(map(_is_there, MODULES)):
+        absent.append(f"TensorRT is not installed: pip install tensorrt-cu{major} (or, for RTX GPUs, tensorrt-rtx)")
     if not _is_there("cuda.bindings"):
-        absent.append(f"cuda-bindings is not installed: {_INSTALL['cuda-bindings']}")
+        absent.append(f'cuda-bindings is not installed: pip install "cuda-bindings=={major}.*"')
     return absent
 
 

@@ -8,8 +8,9 @@ once when a `Prunable` is made, so that a search never meets a network that does
     pruned = prunable.slim([48] * len(prunable.structure.groups), calibration=[images])
     save(pruned, folder, images[:1])
 
-`surgeon` cuts modules, `recipe` is what was cut, as data, `importance` picks channels, `reconstruction` re-fits weights,
-`dropping` leaves blocks out, `adaptors` are PRACTISE's, `files` writes and reads.
+`surgeon` cuts modules, `recipe` is what was cut, as data, `importance` picks channels, `reconstruction` and `normalization` make
+up for those that went, `probing` tries out, `kept` says what cannot be pruned, `dropping` leaves blocks out, `adaptors` are
+PRACTISE's, `files` writes and reads.
 """
 
 from __future__ import annotations

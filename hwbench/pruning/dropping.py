@@ -6,7 +6,7 @@ loses its branch: the layers of the branch become `Vanish`, which returns `NOTHI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,10 @@ class Nothing:
         if name.startswith("__"):
             raise AttributeError(name)
         return lambda *_args, **_named: NOTHING
+
+    def __iter__(self) -> Iterator[Nothing]:
+        """Unpacked as attention's answer is, which comes with its weights."""
+        return iter((self, self))
 
     def __mul__(self, _other: Any) -> Nothing:
         return self

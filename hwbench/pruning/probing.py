@@ -94,7 +94,8 @@ class Blocks:
             whole = all(node.startswith((f"{block.name}.", f"{block.name}/")) for node in block.nodes)
             ways += [(Replacement(block.name, by),) for by in ((SKIP, f"{SKIP}-tuple") if whole else (VANISH,))]
         if set(block.layers) <= set(self._modules):
-            ways.append(tuple(Replacement(name, VANISH) for name in block.layers))
+            outer = [name for name in block.layers if not any(name.startswith(f"{other}.") for other in block.layers)]
+            ways.append(tuple(Replacement(name, VANISH) for name in outer))
         return ways
 
     def _agrees(self, ways: Mapping[str, tuple[Replacement, ...]]) -> bool:

@@ -15,15 +15,15 @@ digits were told apart in 10 % of cases as cut, in 42 % re-fitted, in 80 % with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwbench.errors import UsageError
-from hwbench.pruning.surgeon import device_of, weight_of
+from hwbench.pruning.normalization import BATCH_NORMS, Correction, Spread
+from hwbench.pruning.surgeon import device_of, evaluating, weight_of
 
 POSITIONS = 10
 """Sampled positions per image and layer (AMC, section 4.1: 10 of every image, 3,000 images)."""
@@ -34,7 +34,6 @@ RIDGE = 1e-4
 repeat each other or images are few. Large enough for single precision, too small to matter elsewhere."""
 
 Batch = Tensor | Sequence[Tensor]
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Moments:
@@ -115,7 +114,7 @@ class Calibration:
         self._batches: list[list[Tensor]] = []
         self.moments = {path: Moments() for path in layers if can_refit(module.get_submodule(path))}
         generator = torch.Generator().manual_seed(seed)
-        norms = [path for path, part in module.named_modules() if isinstance(part, _BATCH_NORMS) and part.track_running_stats]
+        norms = [path for path, part in module.named_modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
         self.spreads = {path: Spread() for path in norms if renormalized}
         watchers = {path: _Watcher(moments, positions, generator) for path, moments in self.moments.items()}
         hooks: list[tuple[str, Any]] = [*watchers.items(), *self.spreads.items()]
@@ -165,7 +164,7 @@ class Calibration:
         handles = []
         for path, before in self.spreads.items():
             layer: nn.BatchNorm2d = pruned.get_submodule(path)  # type: ignore[assignment]
-            handles.append(layer.register_forward_pre_hook(_Correction(layer, before, kept.get(path))))
+            handles.append(layer.register_forward_pre_hook(Correction(layer, before, kept.get(path))))
         try:
             with evaluating(pruned), torch.no_grad():
                 for batch in self._batches:
@@ -173,70 +172,6 @@ class Calibration:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-class Spread:
-    """Mean and variance of what arrives at a normalization, per channel, over all batches."""
-
-    def __init__(self) -> None:
-        self._count, self._sum, self._squares = 0, torch.zeros(()), torch.zeros(())
-
-    def __call__(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Forward hook: take in what the layer reads."""
-        channels = inputs[0].detach().movedim(1, 0).flatten(1).double().cpu()
-        self._count += channels.shape[1]
-        self._sum, self._squares = self._sum + channels.sum(1), self._squares + channels.square().sum(1)
-
-    @property
-    def mean(self) -> Tensor:
-        """Shape (channels,)."""
-        return self._sum / self._count
-
-    @property
-    def variance(self) -> Tensor:
-        """Shape (channels,)."""
-        return (self._squares / self._count - self.mean.square()).clamp_min(0)
-
-
-class _Correction(Spread):
-    """Forward hook of a pruned network's normalization: its output gets the mean and spread that the original's has."""
-
-    def __init__(self, layer: nn.BatchNorm2d, before: Spread, kept: Tensor | None) -> None:
-        super().__init__()
-        chosen = torch.arange(len(before.mean)) if kept is None else kept
-        self._wanted = before.mean[chosen], before.variance[chosen]
-        self._running = (_running(layer.running_mean), _running(layer.running_var))
-
-    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Take in what the layer reads, and set its statistics before it runs."""
-        super().__call__(layer, inputs)
-        (mean, variance), (running_mean, running_var) = self._wanted, self._running
-        norm: nn.BatchNorm2d = layer  # type: ignore[assignment]
-        ratio = (self.variance + norm.eps) / (variance + norm.eps)
-        _running(norm.running_mean, self.mean - (mean - running_mean) * ratio.sqrt())
-        _running(norm.running_var, ((running_var + norm.eps) * ratio - norm.eps).clamp_min(0))
-
-
-def _running(buffer: Tensor | None, value: Tensor | None = None) -> Tensor:
-    """A running statistic as it was, in double precision; it becomes `value` if one is given."""
-    if buffer is None:
-        raise UsageError("batch normalization without running statistics cannot be corrected; calibrate with renormalized=0")
-    was = buffer.detach().double().cpu()
-    if value is not None:
-        buffer.copy_(value)
-    return was
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """A network in eval mode for a while; the mode of each of its parts comes back."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def can_refit(layer: nn.Module) -> bool:

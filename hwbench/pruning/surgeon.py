@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -107,3 +108,15 @@ def is_dense(layer: nn.Module) -> bool:
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's parameters are; the CPU if it has none."""
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A network in eval mode for a while; the mode of each of its parts comes back."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

@@ -20,6 +20,7 @@ import numpy as np
 
 from hwbench.errors import UsageError
 from hwbench.search.base import Candidate, Search, Trial
+from hwbench.search.budget import FINE_STEP, WIDE_ENOUGH
 
 if TYPE_CHECKING:
     from hwbench.search.budget import Budget
@@ -39,7 +40,8 @@ def code_choices(widths: Sequence[int], step: int, alpha: float = ALPHA) -> tupl
 
     Args:
         widths: The original ones.
-        step: Channel step of the device; 1 for the published search. Groups less than four steps wide keep single channels.
+        step: Channel step of the device; 1 for the published search. Groups less than four steps wide are cut by 4 channels
+            instead, and those less than 16 wide by single ones.
         alpha: Largest share of a width.
 
     Raises:
@@ -50,7 +52,7 @@ def code_choices(widths: Sequence[int], step: int, alpha: float = ALPHA) -> tupl
         raise UsageError(f"alpha {alpha:g} leaves no widths to choose from; expected 0.1 to 1")
     found = []
     for width in widths:
-        own = step if width >= 4 * step else 1
+        own = step if width >= WIDE_ENOUGH * step else min(FINE_STEP, step) if width >= WIDE_ENOUGH * FINE_STEP else 1
         rounded = np.floor(codes * width / TENTHS / own + 0.5).astype(np.int64) * own
         found.append(np.unique(np.clip(rounded, min(own, width), width)))
     return tuple(found)

@@ -67,6 +67,7 @@ class Budget:
         cost: What is limited.
         limit: The most it may be; infinite for no limit.
         grids: Allowed widths of every group, ascending. The coarsest first: the first on which the limit can be reached is used.
+        original: Cost of the unpruned network, for messages.
 
     Attributes:
         choices: The grid in use.
@@ -75,7 +76,7 @@ class Budget:
         UsageError: The limit cannot be reached; the message has the least that can.
     """
 
-    def __init__(self, cost: Cost, limit: float, *grids: tuple[Integers, ...]) -> None:
+    def __init__(self, cost: Cost, limit: float, *grids: tuple[Integers, ...], original: float | None = None) -> None:
         if not limit > 0:
             raise UsageError(f"a budget of {limit:g} {cost.unit or cost.name} was given; expected a positive number")
         self.cost, self.limit = cost, limit
@@ -86,14 +87,9 @@ class Budget:
             if limit == math.inf or self.least[0] <= limit * (1 + SLACK):
                 return
         raise UsageError(
-            f"{cost.name} {_text(limit, cost)} cannot be reached: the least on this grid is {_text(self.least[0], cost)}, "
-            f"{self.least[0] / self.original:.1%} of the original; ask for no less"
+            f"{cost.name} {_text(limit, cost)} cannot be reached: the least on this grid is {_text(self.least[0], cost)}"
+            f"{'' if original is None else f', {self.least[0] / original:.1%} of the original'}; ask for no less"
         )
-
-    @cached_property
-    def original(self) -> float:
-        """Cost of the unpruned network."""
-        return float(self.cost.of(np.array([[grid[-1] for grid in self.choices]], np.int64))[0])
 
     @cached_property
     def least(self) -> tuple[float, tuple[int, ...]]:
@@ -160,7 +156,14 @@ def _known(cost: Cost, grid: tuple[Integers, ...]) -> tuple[Integers, ...]:
         for axis, group in enumerate(groups):
             others = tuple(place for place in range(len(groups)) if place != axis)
             kept[group] &= np.isfinite(table).any(axis=others)
-    return tuple(widths[mask] for widths, mask in zip(grid, kept, strict=True))
+    known = tuple(widths[mask] for widths, mask in zip(grid, kept, strict=True))
+    if not all(map(len, known)):
+        group = next(place for place, widths in enumerate(known) if not len(widths))
+        raise UsageError(
+            f"the table knows none of the widths {grid[group].tolist()} of group {group}; build one that reaches further, with a "
+            "smaller --lower"
+        )
+    return known
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,3 +31,18 @@ def without_smallest(module: nn.Module, layers: Sequence[str], shares: Sequence[
             flat[flat.abs().argsort(stable=True)[:gone]] = 0
             weight.copy_(flat.view_as(weight))  # type: ignore[operator,arg-type]
     return pruned
+
+
+@contextmanager
+def zeros_kept(module: nn.Module, layers: Sequence[str]) -> Iterator[None]:
+    """Let the zeros among the weights of these layers stay zero while the network is trained."""
+    handles = []
+    for layer in layers:
+        weight = module.get_submodule(layer).weight
+        kept = (weight.detach() != 0).to(weight.dtype)  # type: ignore[operator,arg-type]
+        handles.append(weight.register_hook(kept.mul))  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

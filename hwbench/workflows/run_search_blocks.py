@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +39,14 @@ class TableGains:
 
     def __init__(self, table: LookupTable, model: ModelProto) -> None:
         self._table, self._model = table, model
-        self.latency_s = cache(lambda dropped: table.predict(self._keys(dropped)).latency_s)
+        self._known: dict[tuple[str, ...], float] = {}
+
+    def latency_s(self, dropped: Sequence[str]) -> float:
+        """Seconds without the blocks `dropped`."""
+        blocks = tuple(sorted(dropped))
+        if blocks not in self._known:
+            self._known[blocks] = self._table.predict(self._keys(blocks)).latency_s
+        return self._known[blocks]
 
     def gain(self, block: str) -> Gain:
         """What leaving out one block saves."""

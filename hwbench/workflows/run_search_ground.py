@@ -99,6 +99,8 @@ class Ground:
         plan, structure = self.plan, self.subject.structure
         if plan.method == "practise":
             return Practise([block.name for block in structure.blocks], self._practise_latency(), limit)
+        if not structure.groups:
+            raise UsageError(f"{self.subject.name} has no group of channels that can be pruned")
         budget = self.budget(limit)
         if plan.method == "abcpruner":
             cycles = plan.cycles if trials is None else max(1, round((trials - plan.sources) / (2 * plan.sources + 1)))
@@ -118,7 +120,8 @@ class Ground:
 
     def budget(self, limit: float) -> Budget:
         """The limit, over the widths that the method chooses from."""
-        return Budget(self.cost(), limit, *(self._codes() if self.plan.method == "abcpruner" else self._grids()))
+        grids = self._codes() if self.plan.method == "abcpruner" else self._grids()
+        return Budget(self.cost(), limit, *grids, original=self.original())
 
     def _grids(self) -> list[tuple[Integers, ...]]:
         import numpy as np
@@ -219,6 +222,7 @@ class Ground:
         Returns:
             How: `none`, `ce`, `kd` or `features`.
         """
+        from hwbench.search.single_weights import weighted_layers, zeros_kept
         from hwbench.search.training import Distillation, Schedule, cross_entropy, tune
 
         plan = self.plan
@@ -238,7 +242,9 @@ class Ground:
         if loss is not None:
             say("tuning the result")
             steps = plan.tune_epochs * math.ceil(len(self.train.train) / BATCH)
-            tune(pruned.module, self.train.train, loss, Schedule(steps, batch=BATCH, seed=plan.seed))
+            layers = weighted_layers(self.subject.structure) if plan.single_weights else ()
+            with zeros_kept(pruned.module, layers):
+                tune(pruned.module, self.train.train, loss, Schedule(steps, batch=BATCH, seed=plan.seed))
         return kind
 
     def _feature_distance(self) -> FeatureDistance:

@@ -13,6 +13,7 @@ from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.keeping import check, find_table, save_table
 from hwbench.lookup_tables.steps import grid_step
 from hwbench.lookup_tables.table import IMPORTED
+from hwbench.search.abcpruner import TENTHS
 from hwbench.search.budget import FINE_STEP, WIDE_ENOUGH
 from hwbench.workflows.build_table import DEFAULT_BUDGET_S, TableWatch
 from hwbench.workflows.run_search_blocks import TableGains, keep_gains, kept_gains, measured_gains
@@ -95,7 +96,7 @@ def _table(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) 
         return _checked(find_table(places.store, places.table), places)
     if places.device is None or places.address is None:
         return None
-    return _of_device(places) if _usable(subject, places) else _built(subject, places, plan, watch)
+    return _of_device(places) if _usable(subject, places, plan) else _built(subject, places, plan, watch)
 
 
 def _checked(table: LookupTable, places: Latencies) -> LookupTable:
@@ -112,7 +113,7 @@ def _of_device(places: Latencies) -> LookupTable:
     return table
 
 
-def _usable(subject: Subject, places: Latencies) -> bool:
+def _usable(subject: Subject, places: Latencies, plan: Plan) -> bool:
     """Whether the store has a table of the device that knows the network's layers."""
     try:
         table = _of_device(places)
@@ -120,7 +121,15 @@ def _usable(subject: Subject, places: Latencies) -> bool:
     except (UsageError, StaleTableError, LookupTableError):
         return False
     step = table_step(subject.structure, grid_step(table.steps))
-    return any(source.model == subject.name and source.step <= step for source in table.provenance.sources)
+    return any(
+        source.model == subject.name and source.step <= step and source.lower <= lower_of(plan)
+        for source in table.provenance.sources
+    )
+
+
+def lower_of(plan: Plan) -> float:
+    """Least share of a width that the search may ask for."""
+    return 1 / TENTHS if plan.method == "abcpruner" else plan.lower
 
 
 def table_step(structure: Structure, step: int) -> int:
@@ -143,7 +152,7 @@ def _built(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) 
     step = table_step(subject.structure, own)
     tell: Callable[[Progress], None] = _Telling(watch).measured
     made = build(
-        places.device, subject.workload, settings, plan=TablePlan(step=step, lower=plan.lower), store=places.store, watch=tell
+        places.device, subject.workload, settings, plan=TablePlan(step=step, lower=lower_of(plan)), store=places.store, watch=tell
     )
     if places.store is not None:
         save_table(places.store, made.table)

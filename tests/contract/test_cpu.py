@@ -29,7 +29,7 @@ from tests.unit.models import conv_net, conv_workload
 def blocked_channels() -> int:
     """Channels in a block of this computer's blocked layout, as ONNX Runtime in this process has it."""
     with tempfile.TemporaryDirectory() as folder:
-        return channel_block(PythonEngine([0], 0, Path(folder)).graph(block_workload()))
+        return channel_block(PythonEngine([0], 0, Path(folder)).load("block", block_workload(), graph=True))
 
 
 class OfCpu(DeviceContract):

@@ -39,7 +39,13 @@ def amc(seed: int) -> Search:
 
 def colony(seed: int) -> Search:
     tight = budget()
-    return AbcPruner(Budget(tight.cost, tight.limit, code_choices(table_support.structure().widths, 4)), seed=seed, sources=4, cycles=3, limit=2)
+    return AbcPruner(
+        Budget(tight.cost, tight.limit, code_choices(table_support.structure().widths, 4)),
+        seed=seed,
+        sources=4,
+        cycles=3,
+        limit=2,
+    )
 
 
 def practise(seed: int) -> Search:

@@ -19,6 +19,7 @@ from hwbench.workflows.doctor import doctor
 from hwbench.workflows.profile import profile
 from hwbench.workflows.selftest import selftest
 from hwbench.workload import Workload
+from tests.nvidia.trt_nets import convolutions
 from tests.unit.models import conv_workload
 
 pytestmark = [pytest.mark.hil, pytest.mark.timeout(600)]
@@ -35,7 +36,7 @@ class TestContract(DeviceContract):
         return open_device(self.address)
 
     def make_workload(self) -> Workload:
-        return conv_workload((16, 16), size=16)
+        return convolutions((16, 16), 16)  # nothing that a runtime may leave out, such as Flatten
 
     def make_slow_workload(self) -> Workload | None:
         return conv_workload((256,) * 12, size=112, name="slow")  # a GPU takes the small one in some 10 us

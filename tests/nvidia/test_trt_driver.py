@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import pytest
 
 from hwbench.devices.nvidia_trt import Address, NvidiaTrt
 from hwbench.errors import BuildError, DeviceUnavailableError, UnsupportedLayerError, UsageError
+from hwbench.layer_profile import join_sessions
 from hwbench.measurement import Settings
 from hwbench.model_files import load_workload
-from hwbench.profiling import measure
 from hwbench.workload import Workload
 from tests.nvidia import fake_trt, wheels
-from tests.nvidia.test_trt_contract import convolutions
+from tests.nvidia.trt_nets import convolutions
 from tests.nvidia.trt_support import UUID, use_fakes
 from tests.unit.models import conv_net
 
@@ -170,7 +171,9 @@ def test_gpu_clock_tells_the_gpus_time_and_request_clock_more(monkeypatch):
     found = {}
     for latency in ("gpu", "request"):
         with NvidiaTrt(f"0,latency={latency}") as device:
-            samples = device.run([device.prepare(model, SETTINGS)] * 21, loops=4)
+            prepared = device.prepare(model, SETTINGS)
+            assert prepared.findings == ()
+            samples = device.run([prepared] * 21, loops=4)
             found[latency] = sorted(samples.values_s)[10]
             assert samples.clock.startswith({"gpu": "cuda_event", "request": "perf_counter"}[latency])
             assert device.info().target_id == f"NVIDIA Paper GPU|{UUID}|latency {latency}"
@@ -190,12 +193,13 @@ def test_an_engine_that_cannot_be_captured_runs_and_says_so(monkeypatch):
 def test_the_profilers_cost_is_learnt_and_layers_close(version, monkeypatch):
     use_fakes(monkeypatch, version)
     with NvidiaTrt() as device:
-        record = measure(device, convolutions((32, 32, 32, 32), 32), Settings(budget_s=2, min_sessions=2, session_s=0.1))
-    cost_s = record.profile.node_cost_s
-    assert fake_trt.PROFILER_S / 2 < cost_s < 1.5 * fake_trt.PROFILER_S
-    assert [layer.name for layer in record.profile.layers] == [f"features.{index}" for index in range(4)]
-    assert 0.7 < record.closure < 1.3
-    assert record.profile.layers[0].implementation.startswith("fp32 CaskConvolution sm90_features.0")
+        prepared = device.prepare(convolutions((32, 32, 32, 32), 32), SETTINGS)
+        latency_s = statistics.median(device.run([prepared] * 41, loops=4).values_s)
+        profile = join_sessions([device.profile_layers(prepared, 20) for _ in range(2)], latency_s)
+    assert fake_trt.PROFILER_S / 2 < profile.node_cost_s < 1.5 * fake_trt.PROFILER_S
+    assert [layer.name for layer in profile.layers] == [f"features.{index}" for index in range(4)]
+    assert 0.7 < profile.layers_sum_s / latency_s < 1.3
+    assert profile.layers[0].implementation.startswith("fp32 CaskConvolution sm90_features.0")
 
 
 def test_addresses():

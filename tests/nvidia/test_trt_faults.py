@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -16,11 +17,11 @@ from hwbench.devices.nvidia_trt import PROVEN, NvidiaTrt
 from hwbench.errors import DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, OutputParseError
 from hwbench.measurement import Settings
 from tests.nvidia import wheels
-from tests.nvidia.test_trt_contract import convolutions
+from tests.nvidia.trt_nets import convolutions
 from tests.nvidia.trt_support import PAPER, use_fakes
 
 VERSION = "11.4.0.106"
-PATIENCE_S = 90.0
+PATIENCE_S = 30.0
 """Far more than any limit set here, far less than the ten minutes that a hanging child sleeps."""
 
 
@@ -137,14 +138,15 @@ def test_without_a_driver_nothing_of_tensorrt_is_touched(monkeypatch):
         NvidiaTrt().open()
 
 
-def test_a_missing_library_is_named_with_its_command(monkeypatch):
-    monkeypatch.setattr(_cuda, "probe", lambda: _cuda.Probe(ok=True, devices=(PAPER,)))
+@pytest.mark.parametrize(("cuda", "major"), [((12, 8), 12), ((13, 1), 13), (None, 13)])
+def test_a_missing_library_is_named_with_its_command(cuda, major, monkeypatch):
+    monkeypatch.setattr(_cuda, "probe", lambda: _cuda.Probe(ok=True, devices=(PAPER,), cuda=cuda))
     monkeypatch.setattr(nvidia_trt, "find_spec", lambda name: None)
     (found,) = NvidiaTrt.discover()
     assert (found.address, found.ready) == ("tensorrt:0", False)
-    for command in ("pip install tensorrt", "pip install cuda-bindings"):
+    for command in (f"pip install tensorrt-cu{major}", f'pip install "cuda-bindings=={major}.*"'):
         assert command in found.hint
-        with pytest.raises(DeviceUnavailableError, match=command):
+        with pytest.raises(DeviceUnavailableError, match=re.escape(command)):
             NvidiaTrt().open()
 
 

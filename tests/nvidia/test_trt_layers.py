@@ -69,7 +69,7 @@ def test_a_kernel_of_several_convolutions_is_a_group_whose_time_is_not_divided()
     assert [finding.code for finding in findings(rows)] == ["fused_layers"]
 
 
-@pytest.mark.parametrize("name", ["{ForeignNode[features.0.conv...fc]}", "ForeignNode[features.0.conv...fc]"])
+@pytest.mark.parametrize("name", ["{ForeignNode[features.0.conv...fc_154]}", "ForeignNode[features.0.conv...fc]"])
 def test_a_part_compiled_in_one_piece_is_one_group(name):
     engine = engine_layers(info(name), NODES)
     (row,) = join(engine, LAYERS, timed(engine))

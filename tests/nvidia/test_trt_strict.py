@@ -54,7 +54,7 @@ sys.modules["tensorrt"] = trt; sys.modules["cuda.bindings.runtime"] = cuda; sys.
 from pathlib import Path
 from hwbench.devices import _trt_build, _trt_cuda, _trt_session
 from hwbench.errors import BuildError
-from tests.nvidia.test_trt_contract import convolutions
+from tests.nvidia.trt_nets import convolutions
 library, gpu_side = _trt_build.Library(), _trt_cuda.Cuda()
 recipe = _trt_build.Recipe("0" * 64, "fp32", 3, fresh=0)
 plan, _ = _trt_build.Builder(library, {}, Path("/nowhere")).plan(convolutions((8,), 8).onnx, recipe)

@@ -21,5 +21,5 @@ def use_fakes(monkeypatch: pytest.MonkeyPatch, version: str, fault: str = "") ->
         monkeypatch.setenv(name, environment[name])
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setattr(_cuda, "probe", lambda: _cuda.Probe(ok=True, devices=(PAPER,), cuda=(13, 0)))
-    monkeypatch.setattr(nvidia_trt, "_missing", list)
+    monkeypatch.setattr(nvidia_trt, "_missing", lambda cuda: [])
     monkeypatch.setattr(NvidiaTrt, "child", (sys.executable, "-m", "tests.nvidia.fake_child"))

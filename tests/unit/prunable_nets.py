@@ -14,7 +14,7 @@ class ConvNormActivation(nn.Sequential):
         self, cin: int, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.SiLU
     ) -> None:
         conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
-        super().__init__(conv, nn.BatchNorm2d(cout), act())
+        super().__init__(conv, nn.BatchNorm2d(cout), act() if act is nn.Identity else act(inplace=True))
 
 
 class SqueezeExcitation(nn.Module):
@@ -91,6 +91,38 @@ class Grouped(nn.Module):
         return self.fc(functional.relu(self.conv3(x)).mean((2, 3)))
 
 
+class Transposed(nn.Module):
+    """Transposed convolutions, a slope and a normalization per channel, and a linear layer that reads a flattened map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 3, 2, 1)
+        self.slope = nn.PReLU(8, init=0.1)
+        self.up = nn.ConvTranspose2d(8, 6, 2, 2)
+        self.norm = nn.InstanceNorm2d(6, affine=True)
+        self.fc1 = nn.Linear(6 * 16 * 16, 12)
+        self.norm1 = nn.BatchNorm1d(12)
+        self.fc2 = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.up(self.slope(self.down(x)))))
+        return self.fc2(functional.relu(self.norm1(self.fc1(x.flatten(1)))))
+
+
+class Signal(nn.Module):
+    """One-dimensional, with a depth-wise convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv1d(2, 8, 5, padding=2), nn.BatchNorm1d(8)
+        self.conv2, self.conv3 = nn.Conv1d(8, 8, 3, groups=8), nn.Conv1d(8, 10, 1)
+        self.fc = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(functional.relu(self.norm1(self.conv1(x))))
+        return self.fc(functional.relu(self.conv3(functional.relu(x))).mean(2))
+
+
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -144,6 +176,33 @@ class Vision(nn.Module):
         x = self.layernorm(x)
         pooled = x[:, 0] if self.cls_token is not None else x.mean(1)
         return {"logits": self.classifier(pooled)}
+
+
+class EncoderBlock(nn.Module):
+    """As torchvision's vision transformer writes it, around torch's own attention."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.self_attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 24), nn.GELU(), nn.Dropout(0.1), nn.Linear(24, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.ln_1(x)
+        y, _ = self.self_attention(y, y, y, need_weights=False)
+        x = y + x
+        return x + self.mlp(self.ln_2(x))
+
+
+class VisionEncoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_proj = nn.Conv2d(3, 16, 4, 4)
+        self.layers = nn.Sequential(EncoderBlock(16), EncoderBlock(16))
+        self.ln, self.head = nn.LayerNorm(16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.ln(self.layers(self.conv_proj(x).flatten(2).transpose(1, 2))).mean(1))
 
 
 class Bert(nn.Module):

@@ -23,7 +23,11 @@ class GridCost:
     def __init__(self, choices, seed: int) -> None:
         random = np.random.default_rng(seed)
         self.choices = choices
-        self.grids = {groups: random.uniform(0.1, 1, [len(choices[g]) for g in groups]) for groups in SCOPES}
+        self.grids = {
+            groups: random.uniform(0.1, 1, [len(choices[g]) for g in groups])
+            for groups in SCOPES
+            if max(groups, default=-1) < len(choices)
+        }
 
     def addends(self, choices):
         places = [np.searchsorted(known, asked) for known, asked in zip(self.choices, choices, strict=True)]
@@ -67,7 +71,7 @@ class Width:
             return Outcome(None, 1.0, 1, 1, 1, distance=float(len(candidate.dropped[0]) + candidate.number))
         if candidate.widths is None:
             return Outcome(0.5, 1.0, 1, 1, 1)
-        widths = np.array(candidate.widths) / table_support.structure().widths
+        widths = np.array(candidate.widths) / 100
         return Outcome(float(np.average(widths, weights=np.arange(1, len(widths) + 1))), 1.0, 10, 10, 10)
 
     def original(self) -> Outcome:

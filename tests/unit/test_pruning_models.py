@@ -28,16 +28,21 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "grouped": nets.Grouped,
     "vision": nets.Vision,
     "vision with a class token": lambda: nets.Vision(token=True),
+    "encoder": nets.VisionEncoder,
     "bert": nets.Bert,
     "stack": nets.Stack,
     "shared": nets.Shared,
+    "transposed": nets.Transposed,
+    "signal": nets.Signal,
 }
 STATISTICS = {"vision"}  # layer normalization sees the pruned channels, so that cutting is not the same as being blind to them
 
 
 def example(name: str) -> Tensor:
     generator = torch.Generator().manual_seed(2)
-    return torch.randint(0, 30, (1, 7), generator=generator) if name == "bert" else torch.randn(1, 3, 16, 16, generator=generator)
+    if name == "bert":
+        return torch.randint(0, 30, (1, 7), generator=generator)
+    return torch.randn(1, *((2, 20) if name == "signal" else (3, 16, 16)), generator=generator)
 
 
 @cache
@@ -77,10 +82,11 @@ def test_cutting_channels_computes_what_being_blind_to_them_does(name: str) -> N
     blind = copy.deepcopy(whole.module)
     for (path, side), kept in pruned.recipe.kept_positions(blind).items():
         if side == IN:
-            weight = blind.get_submodule(path).weight.data
-            unseen = torch.ones(weight.shape[1], dtype=torch.bool)
+            layer = blind.get_submodule(path)
+            weight = layer.weight.data.movedim(0, 1) if not getattr(layer, "transposed", False) else layer.weight.data
+            unseen = torch.ones(len(weight), dtype=torch.bool)
             unseen[kept] = False
-            weight[:, unseen] = 0
+            weight[unseen] = 0
     torch.testing.assert_close(answer(pruned.module, example(name)), answer(blind, example(name)), rtol=1e-4, atol=1e-5)
 
 
@@ -89,6 +95,7 @@ def test_cutting_channels_computes_what_being_blind_to_them_does(name: str) -> N
     [
         ("efficient", ["features.1.block", "features.3.block"]),
         ("vision", ["layer.0.attention", "layer.0", "layer.1.attention", "layer.1"]),
+        ("encoder", ["layers.0", "layers.0.mlp", "layers.1", "layers.1.mlp"]),
         ("bert", ["attention", "Add_2"]),
         ("stack", ["blocks.0", "blocks.1", "blocks.2"]),
     ],
@@ -140,7 +147,9 @@ def test_every_layer_is_in_a_group_or_kept() -> None:
         assert not said & in_groups
 
 
-def test_the_structure_of_another_network_is_refused() -> None:
+def test_the_structure_of_the_same_network_is_taken_and_of_another_refused() -> None:
+    known = prunable("efficient").structure
+    assert Prunable(nets.lively(nets.Efficient()), (example("efficient"),), structure=known).structure == known
     with pytest.raises(UsageError, match="is not that of Efficient"):
         Prunable(nets.lively(nets.Efficient()), (example("efficient"),), structure=prunable("dense").structure)
 

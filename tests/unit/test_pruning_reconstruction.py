@@ -148,6 +148,21 @@ def test_normalization_of_a_trained_network_is_measured_anew() -> None:
     torch.testing.assert_close(pruned[3].running_var, arrives.var((0, 2, 3)), rtol=2e-3, atol=0)
 
 
+def test_normalization_of_an_untrained_network_gives_what_it_gave() -> None:
+    """Where they are not, what leaves the normalization has the mean and spread it has in the original, whatever these are."""
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6))
+    module = lively(nn.Sequential(*features, nn.Flatten(), nn.Linear(96, 4)))
+    x = 2 * noise(64, 3, 8, 8) + 1
+    pruned = Prunable(module, (x[:1],)).slim([3, 5], calibration=[x])
+    stays = list(next(group.kept for group in pruned.recipe.groups if group.width == 6))
+    with torch.no_grad():
+        leaves, left = pruned.module[:4](x), module[:4](x)[:, stays]
+    torch.testing.assert_close(leaves.mean((0, 2, 3)), left.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(leaves.std((0, 2, 3)), left.std((0, 2, 3)), rtol=1e-3, atol=1e-3)
+    assert float(left.mean((0, 2, 3)).abs().max()) > 0.1
+
+
 def test_normalization_of_an_unpruned_network_stays() -> None:
     module = lively(zoo.build("plain20"))
     whole = Prunable(module, (noise(1, 3, 16, 16),))

@@ -10,9 +10,9 @@ import pytest
 from hwbench.errors import UsageError
 from hwbench.onnx_graph import count, load, name_nodes
 from hwbench.search import costs
+from hwbench.search.base import Candidate
 from hwbench.search.budget import Budget, channel_choices
 from hwbench.search.objective import Prices
-from hwbench.search.base import Candidate
 from hwbench.structure.surgery import with_widths
 from tests.unit import table_support
 from tests.unit.search_support import CHOICES, GridCost

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from hwbench.errors import UsageError
-from hwbench.search.data import Data, Images, imported, in_memory, load_data, synthetic
+from hwbench.search.data import Data, Images, _File, imported, in_memory, load_data, synthetic
 
 
 class Tens:
@@ -50,7 +50,7 @@ def numbers(data: Data) -> list[set[int]]:
 def test_digits_are_all_there_once_and_scaled(digits: Data) -> None:
     train, validation, test = numbers(digits)
     assert train | validation | test == set(range(1797))
-    assert not (train & validation or train & test or validation & test)
+    assert len(train) + len(validation) + len(test) == 1797
     assert digits.classes == 10
     first = digits.train.first(500)
     assert first.shape == (500, 3, 32, 32)
@@ -180,13 +180,7 @@ def test_empty_damaged_and_small_folders_are_refused(tmp_path: Path) -> None:
         load_data(tmp_path)
     (tmp_path / "a" / "0.png").write_bytes(b"not an image")
     with pytest.raises(UsageError, match=r"0\.png is no image that can be read"):
-        Images(load_files(tmp_path), None, (0,)).first(1)
-
-
-def load_files(folder: Path):  # noqa: ANN201 - a reader
-    from hwbench.search.data import _File
-
-    return _File((folder / "a" / "0.png",), (3, 8, 8))
+        Images(_File((tmp_path / "a" / "0.png",), (3, 8, 8)), None, (0,)).first(1)
 
 
 def test_more_images_than_there_are_and_odd_channels_are_refused() -> None:
@@ -202,7 +196,7 @@ def test_synthetic_images_are_smooth_and_seeded() -> None:
     torch.testing.assert_close(images, synthetic(20, (3, 16, 16)).first(20))
     torch.testing.assert_close(images.std(dim=(2, 3)), torch.ones(20, 3), rtol=1e-4, atol=1e-4)
     steps = (images[..., 1:] - images[..., :-1]).square().mean()
-    assert float(steps) < 0.7  # 2 for white noise of this spread
+    assert float(steps) < 1.2  # 2 for white noise of this spread
 
 
 def test_imported_finds_attributes() -> None:

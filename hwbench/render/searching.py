@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hwbench.workflows.run_search import SearchResult
 
 SCHEMA = 1
+KEPT_SHOWN = 3
 
 
 def search_view(result: SearchResult) -> View:
@@ -39,13 +41,19 @@ def search_view(result: SearchResult) -> View:
         last = next(trial.error for trial in reversed(result.trials) if trial.error)
         notes.append(("trials_failed", f"{plural(failed, 'trial')} of {len(result.trials)} failed, the last with {last}"))
     if result.layers:
-        text = "; ".join(f"{name}: {reason}" for name, reason in result.layers)
-        notes.append(("kept_layers", text))
+        notes.append(("kept_layers", _kept(result.layers)))
     if notes:
         blocks.append(Notes(tuple(notes)))
     where = f"written to {result.out}" if result.out is not None else "not written; give --out DIR"
     resumed = f"; went on after {plural(result.resumed, 'trial')}" if result.resumed else ""
     return [*blocks, Line(f"search {result.key[:SHORT_ID]} with seed {result.plan.seed}{resumed}; {where}", "dim")]
+
+
+def _kept(layers: Sequence[tuple[str, str]]) -> str:
+    """What could not be pruned, the first few with their reasons."""
+    shown = "; ".join(f"{name}: {reason}" for name, reason in layers[:KEPT_SHOWN])
+    rest = len(layers) - KEPT_SHOWN
+    return f"{shown}; and {rest} more, see --json" if rest > 0 else shown
 
 
 def _of(outcome: Outcome | None) -> str:

@@ -7,8 +7,9 @@ A search never trains, measures, prints or writes: an `Objective` evaluates its 
 trials it observed: a search that is given the same outcomes again proposes the same candidates again, which is how a killed one
 goes on.
 
-`base` holds the nouns; `costs` and `budget` what a network may cost; `amc` (with `amc_agent`, `amc_env`), `abcpruner` and
-`practise` (with `adaptors`) are the searches of the papers, `baselines` what they are held against; `objective` evaluates.
+`base` holds the nouns; `costs` and `budget` what a network may cost; `amc` (with `amc_walk`, `amc_agent`, `amc_env`), `abcpruner`
+and `practise` are the searches of the papers, `baselines` what they are held against; `objective` evaluates, with `data`,
+`training` and `single_weights`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One search: what it does, its source, and how many trials it takes if the user does not say.
+    """One search.
 
     Attributes:
         target: `module:Class`, imported when it is asked for.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, Self
 
-from hwbench.errors import SchemaError, UsageError
+from hwbench.errors import MeasurementError, SchemaError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,9 @@ class Outcome:
         params: Weights and biases.
         size_bytes: Bytes of the weights.
         distance: Mean squared distance of its features to those of the original; None where it was not asked for.
+
+    Raises:
+        MeasurementError: A number is not finite.
     """
 
     quality: float | None
@@ -55,6 +59,11 @@ class Outcome:
     params: int
     size_bytes: int
     distance: float | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.quality, self.latency_s, self.distance)
+        if not all(value is None or math.isfinite(value) for value in given):
+            raise MeasurementError(f"quality, latency and distance of a network are {given}; expected finite numbers")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -133,6 +134,7 @@ def run_search(
         HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
     """
     watch, settings = watch or SearchWatch(), settings or Settings(seed=plan.seed, layers=False)
+    begun = time.monotonic()
     with ExitStack() as stack:
         kept = stack.enter_context(open_store(store)) if save else None
         watch.say("reading the network")
@@ -141,7 +143,7 @@ def run_search(
         opened = stack.enter_context(open_device(address)) if address is not None else None
         places = Latencies(opened, address, table, kept, store if save else None, settings)
         ground, source_id = find_latencies(subject, plan, places, watch)
-        log = Log(kept, plan.key(subject.name, subject.prunable.sha256, source_id), fresh=fresh)
+        log = Log(kept, plan.key(subject.name, subject.prunable.sha256, source_id), fresh=fresh, begun=begun)
         run = _Run(ground, log, watch, settings, places)
         result = run.result(Path(out) if out is not None else None)
         if kept is not None:

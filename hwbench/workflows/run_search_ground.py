@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from hwbench.errors import UsageError
+from hwbench.errors import MeasurementError, UsageError
 from hwbench.search import costs
 from hwbench.search.abcpruner import AbcPruner, code_choices
 from hwbench.search.amc_walk import channel_geometry, weight_geometry
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hwbench.pruning import Calibration, Pruned
     from hwbench.search.base import Candidate, Objective, Search
     from hwbench.search.data import Data, Images
-    from hwbench.search.training import FeatureDistance, Loss
+    from hwbench.search.training import FeatureDistance, Loss, Schedule
     from hwbench.workflows.run_search_plan import Plan
     from hwbench.workflows.run_search_subject import Subject
 
@@ -33,6 +33,8 @@ CALIBRATION_IMAGES, CALIBRATION_BATCH = 300, 50
 """Training images that layers are re-fitted on (AMC's code: 60 batches of 50; the positions sampled of each matter more)."""
 SYNTHETIC_IMAGES = 256
 """Smooth noise where there are no images at all."""
+RATES = 3
+"""Learning rates that training tries, each a tenth of the one before."""
 WEIGHT_SHARES = 50
 """Choices of the kept share of one layer's single weights."""
 
@@ -223,7 +225,7 @@ class Ground:
             How: `none`, `ce`, `kd` or `features`.
         """
         from hwbench.search.single_weights import weighted_layers, zeros_kept
-        from hwbench.search.training import Distillation, Schedule, cross_entropy, tune
+        from hwbench.search.training import Distillation, Schedule, cross_entropy
 
         plan = self.plan
         kind = plan.tune or ("features" if plan.method == "practise" else "ce")
@@ -239,12 +241,17 @@ class Ground:
         if kind not in losses:
             raise UsageError(f"unknown tuning {kind!r}; expected one of {', '.join(losses)}")
         loss = losses[kind]()
-        if loss is not None:
-            say("tuning the result")
-            steps = plan.tune_epochs * math.ceil(len(self.train.train) / BATCH)
-            layers = weighted_layers(self.subject.structure) if plan.single_weights else ()
-            with zeros_kept(pruned.module, layers):
-                tune(pruned.module, self.train.train, loss, Schedule(steps, batch=BATCH, seed=plan.seed))
+        if loss is None:
+            return kind
+        say("tuning the result")
+        steps = plan.tune_epochs * math.ceil(len(self.train.train) / BATCH)
+        layers = weighted_layers(self.subject.structure) if plan.single_weights else ()
+        with zeros_kept(pruned.module, layers):
+            try:
+                train_calmly(pruned.module, self.train.train, loss, Schedule(steps, batch=BATCH, seed=plan.seed))
+            except MeasurementError as error:
+                self.findings.append(Finding("not_tuned", f"the result was left as it is: {error}"))
+                return "none"
         return kind
 
     def _feature_distance(self) -> FeatureDistance:
@@ -262,17 +269,22 @@ class Ground:
         return synthetic(self.plan.images or SYNTHETIC_IMAGES, shape, seed=self.plan.seed)
 
     def _distance(self, candidate: Candidate) -> float:
-        """PRACTISE's recoverability: distance of the features without a block, after its adaptors were trained."""
+        """PRACTISE's recoverability: the least distance of the features without a block that adaptors were seen to reach."""
         from hwbench.pruning.adaptors import adaptor_places, insert
-        from hwbench.search.training import Schedule, distance, tune
+        from hwbench.search.training import Schedule, distance
 
         pruned = self.subject.prunable.without(candidate.dropped).module
         places = adaptor_places(self.subject.model, self.subject.structure, self.subject.prunable.module)[candidate.dropped[0]]
         images, loss = self._small_set(), self._feature_distance()
+        untrained = distance(pruned, images, loss)
         weights = insert(pruned, places)
-        if weights:
-            tune(pruned, images, loss, Schedule(self.plan.adaptor_steps, seed=self.plan.seed), parameters=weights)
-        return distance(pruned, images, loss)
+        if not weights:
+            return untrained
+        try:
+            train_calmly(pruned, images, loss, Schedule(self.plan.adaptor_steps, seed=self.plan.seed), weights)
+        except MeasurementError:
+            return untrained  # that of adaptors which stay identities
+        return min(untrained, distance(pruned, images, loss))
 
     def _kept_features(self, module: nn.Module) -> float:
         """Share of the features' mean square that the distance to the original's leaves, at least 0."""
@@ -281,3 +293,25 @@ class Ground:
         loss, images = self._feature_distance(), self._small_set()
         power = float(features(loss.teacher, loss.layer, images.first(64)).square().mean())
         return max(0.0, 1 - distance(module, images, loss) / power) if power > 0 else 0.0
+
+
+def train_calmly(
+    module: nn.Module, images: Images, loss: Loss, schedule: Schedule, parameters: Sequence[nn.Parameter] | None = None
+) -> None:
+    """Train a network in place; where that diverges, begin again with a tenth of the rate, twice at most.
+
+    Raises:
+        MeasurementError: It diverged at every rate; the network is as it was.
+    """
+    from hwbench.search.training import tune
+
+    before = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    for retry in range(RATES):
+        try:
+            tune(module, images, loss, replace(schedule, rate=schedule.rate / 10**retry), parameters=parameters)
+        except MeasurementError:
+            module.load_state_dict(before)
+            if retry == RATES - 1:
+                raise
+        else:
+            return

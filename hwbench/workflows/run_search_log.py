@@ -22,12 +22,13 @@ class Log:
         store: Where they are kept; None to keep them in memory alone.
         key: Identity of the search.
         fresh: Do not go on from earlier trials.
+        begun: When the run began, by `time.monotonic`, where reading, training and building a table came first.
     """
 
-    def __init__(self, store: Store | None, key: str, *, fresh: bool = False) -> None:
+    def __init__(self, store: Store | None, key: str, *, fresh: bool = False, begun: float | None = None) -> None:
         self._store, self.key = store, key
         self._known: dict[tuple[str, int], Trial] = {}
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() if begun is None else begun
         self.run = 0
         earlier = [] if store is None else [data for data in store.records(RECORD).values() if data.get("search") == key]
         if earlier:

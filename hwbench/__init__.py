@@ -1,10 +1,11 @@
 """hwbench: how fast is this network on that device, and what would a smaller one gain?
 
-    model file -> layers -> measure on the device -> compare
+    model file -> layers -> measure on the device -> lookup table -> search -> pruned model -> compare
 
 Where to look: `workflows` (what a user asks for, one file each), `profiling` (the measuring core), `stats` (intervals and
 verdicts), `devices` (drivers; `devices/base.py` says how to write one), `model_files` (safe loading), `onnx_graph` (layers and
-their keys), `structure` (what can be pruned), `measurement` and `comparison` (the records), `store`, `render` and `cli`.
+their keys), `structure` (what can be pruned), `lookup_tables` (latency without measuring), `pruning` and `search` (a smaller
+network within a budget), `measurement` and `comparison` (the records), `store`, `render` and `cli`.
 
     import hwbench
     print(hwbench.profile("zoo:resnet18").median_s)
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hwbench.workflows.compare import compare
     from hwbench.workflows.doctor import doctor
     from hwbench.workflows.profile import profile
+    from hwbench.workflows.run_search import run_search
     from hwbench.workflows.selftest import selftest
 
 __version__ = "0.1.0"
@@ -46,6 +48,7 @@ __all__ = [
     "open_device",
     "open_store",
     "profile",
+    "run_search",
     "selftest",
 ]
 
@@ -64,6 +67,7 @@ _HOME = {
     "open_device": "hwbench.devices",
     "open_store": "hwbench.store",
     "profile": "hwbench.workflows.profile",
+    "run_search": "hwbench.workflows.run_search",
     "selftest": "hwbench.workflows.selftest",
 }
 

@@ -27,9 +27,7 @@ DRIVERS: dict[str, Driver] = {
         'pip install "hwbench[android]"',
     ),
     "cuda": Driver("hwbench.devices.nvidia_torch:Cuda", "NVIDIA GPUs through PyTorch and CUDA graphs", "pip install torch"),
-    "tensorrt": Driver(
-        "hwbench.devices.nvidia_trt:NvidiaTrt", "NVIDIA GPUs through TensorRT", 'pip install "hwbench[tensorrt]"'
-    ),
+    "tensorrt": Driver("hwbench.devices.nvidia_trt:NvidiaTrt", "NVIDIA GPUs through TensorRT", 'pip install "hwbench[tensorrt]"'),
     "virtual": Driver("hwbench.devices.virtual:Virtual", "a simulated device with a known latency law, for tests"),
 }
 

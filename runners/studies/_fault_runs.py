@@ -11,8 +11,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from hwbench.devices import _ort_device, _ort_engine, _phone, _runner
-from hwbench.devices._adb import Adb
+from hwbench.devices import _ort_device, _ort_engine, _runner
+from hwbench.devices._adb import Adb, connect
 from hwbench.errors import DeviceError, MeasurementError
 from hwbench.measurement import Settings
 from hwbench.workflows.build_table import build_table
@@ -103,9 +103,9 @@ def _hasten() -> None:
     _ort_engine.PATIENCE_S = _runner.ANSWER_S = LIMIT_S
     _ort_device.COST_RUNS = 12
     runner = _runner.RunnerProcess
-    for function in (Adb.run, Adb.script, Adb.start, Adb.push, _phone.connect, runner.__init__, runner.load, runner.run):
+    for function in (Adb.run, Adb.script, Adb.start, Adb.push, connect, runner.__init__, runner.load, runner.run):
         wanted = inspect.signature(function).parameters["timeout_s"]
         if wanted.kind is wanted.KEYWORD_ONLY:
-            function.__kwdefaults__["timeout_s"] = LIMIT_S
+            function.__kwdefaults__ = (function.__kwdefaults__ or {}) | {"timeout_s": LIMIT_S}
         else:
             function.__defaults__ = (*(function.__defaults__ or ())[:-1], LIMIT_S)

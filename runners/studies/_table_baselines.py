@@ -32,11 +32,12 @@ def isolated(device: Device, structure: Structure, chosen: Widths, settings: Set
 
 
 def netadapt(device: Device, structure: Structure, chosen: Widths, settings: Settings) -> tuple[Floats, float]:
-    """NetAdapt's recipe (Yang et al., ECCV 2018): layers on a grid of widths, cubic radial basis functions in between."""
+    """NetAdapt's recipe (Yang et al., ECCV 2018): layers with weights on a grid of widths, cubic radial basis functions in between."""
     from scipy.interpolate import RBFInterpolator
 
     ranges: dict[Family, list[tuple[int, int]]] = {}
-    networks = [structure.keys(widths) for widths in (*chosen, structure.widths)]
+    weighted = [[key for key in structure.keys(widths) if key.op in {"Conv", "Linear"}] for widths in (*chosen, structure.widths)]
+    networks = [tuple(keys) for keys in weighted]
     for key in (key for keys in networks for key in keys):
         place = place_of(key)
         ranges.setdefault(place.family, []).append((place.cin, place.cout))

@@ -32,7 +32,7 @@ def isolated(device: Device, structure: Structure, chosen: Widths, settings: Set
 
 
 def netadapt(device: Device, structure: Structure, chosen: Widths, settings: Settings) -> tuple[Floats, float]:
-    """NetAdapt's recipe (Yang et al., ECCV 2018): layers with weights on a grid of widths, cubic radial basis functions in between."""
+    """NetAdapt's recipe (Yang et al., ECCV 2018): weighted layers on a grid of widths, cubic radial basis functions between."""
     from scipy.interpolate import RBFInterpolator
 
     ranges: dict[Family, list[tuple[int, int]]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,23 +119,10 @@ def validate(
 
     Fields of --fail-on: mean_error, p95_error, rmspe, within_5, within_10, rank, coverage.
     """
-    rules = [parse_rule(text, GRADE_FIELDS) for text in fail_on or ()]
-    from hwbench.cli.table_progress import TableProgress
-    from hwbench.measurement import Settings
-    from hwbench.workflows.build_table import DEFAULT_MODEL, validate_table
+    from hwbench.workflows.build_table import validate_table
 
-    model = model or DEFAULT_MODEL
-    with TableProgress(model, keeping) as watch:
-        outcome = validate_table(
-            model,
-            table=table,
-            device=how.device,
-            settings=how.settings(Settings()),
-            networks=networks,
-            watch=watch,
-            **source.arguments(),
-            **keeping.arguments(),
-        )
+    rules = [parse_rule(text, GRADE_FIELDS) for text in fail_on or ()]
+    outcome = _with_table(validate_table, model, table, networks, source=source, how=how, keeping=keeping)
     return _told(output, outcome, rules, picture)
 
 
@@ -156,14 +144,31 @@ def recalibrate(
 
     Fields of --fail-on: mean_error, p95_error, rmspe, within_5, within_10, rank, coverage.
     """
+    from hwbench.workflows.build_table import recalibrate_table
+
     rules = [parse_rule(text, GRADE_FIELDS) for text in fail_on or ()]
+    outcome = _with_table(recalibrate_table, model, table, networks, source=source, how=how, keeping=keeping)
+    return _told(output, outcome, rules, picture)
+
+
+def _with_table(
+    workflow: Callable[..., BuiltTable],
+    model: str | None,
+    table: str | None,
+    networks: int,
+    *,
+    source: Source,
+    how: Protocol,
+    keeping: Keeping,
+) -> BuiltTable:
+    """Measure held-out networks of a model with a table that exists."""
     from hwbench.cli.table_progress import TableProgress
     from hwbench.measurement import Settings
-    from hwbench.workflows.build_table import DEFAULT_MODEL, recalibrate_table
+    from hwbench.workflows.build_table import DEFAULT_MODEL
 
     model = model or DEFAULT_MODEL
     with TableProgress(model, keeping) as watch:
-        outcome = recalibrate_table(
+        return workflow(
             model,
             table=table,
             device=how.device,
@@ -173,7 +178,6 @@ def recalibrate(
             **source.arguments(),
             **keeping.arguments(),
         )
-    return _told(output, outcome, rules, picture)
 
 
 def _told(output: Output, outcome: BuiltTable, rules: list[Rule], picture: str | None) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -20,7 +21,7 @@ from hwbench.lookup_tables.validate import graded
 from hwbench.measurement import Settings
 from hwbench.model_files import ModelOptions, load_workload
 from hwbench.onnx_graph import layers, load, name_nodes
-from hwbench.store import open_store
+from hwbench.store import Store, open_store
 from hwbench.workload import Prediction, Workload
 
 if TYPE_CHECKING:
@@ -139,9 +140,7 @@ def validate_table(
     """
     settings, watch = settings or Settings(), watch or TableWatch()
     workload = load_workload(model, seed=settings.seed, **options)
-    with open_store(store) as kept, open_device(device) as opened:
-        found = table if isinstance(table, LookupTable) else find_table(kept, table or device)
-        check(found, opened.info(), settings.threads)
+    with _at_hand(table, device, settings, store) as (kept, opened, found):
         graded, outcome = _graded(opened, found, workload, settings, networks=networks, watch=watch)
         return BuiltTable(save_table(kept, graded) if save else None, graded, outcome, None)
 
@@ -178,9 +177,7 @@ def recalibrate_table(
     """
     settings, watch = settings or Settings(), watch or TableWatch()
     workload = load_workload(model, seed=settings.seed, **options)
-    with open_store(store) as kept, open_device(device) as opened:
-        found = table if isinstance(table, LookupTable) else find_table(kept, table or device)
-        check(found, opened.info(), settings.threads)
+    with _at_hand(table, device, settings, store) as (kept, opened, found):
         fresh, outcome = recalibrate(opened, found, workload, settings, networks=networks, watch=watch.validated)
         return BuiltTable(save_table(kept, fresh) if save else None, fresh, outcome, None)
 
@@ -219,6 +216,17 @@ def predict_latency(
     wanted = layers(name_nodes(load(workload.onnx)))
     parts = found.layers([layer.key for layer in wanted], [layer.name for layer in wanted], workload.name)
     return found.total(parts), parts
+
+
+@contextmanager
+def _at_hand(
+    table: LookupTable | str | None, device: str, settings: Settings, store: str | None
+) -> Iterator[tuple[Store, Device, LookupTable]]:
+    """The opened store and device, and the table, which is the device's own."""
+    with open_store(store) as kept, open_device(device) as opened:
+        found = table if isinstance(table, LookupTable) else find_table(kept, table or device)
+        check(found, opened.info(), settings.threads)
+        yield kept, opened, found
 
 
 def _graded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from hwbench.devices._adb import Adb, connect
 from tests.android.pyadbd import PyAdbd
 from tests.android.pyadbd_clients import AdbServer, adb_programs
 from tests.android.pyadbd_support import free_port, soon
+
+# adbd ends what it started by SIGHUP; a test run under nohup would hand down that it is ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -107,7 +107,8 @@ def profile(
 
     Fields of --fail-on: median_s, macs, params, closure.
     """
-    rules = [parse_rule(text, PROFILE_FIELDS) for text in fail_on or ()]
+    fields = tuple(field for field in PROFILE_FIELDS if field != "closure" or not no_layers)
+    rules = [parse_rule(text, fields) for text in fail_on or ()]
     from hwbench.cli.progress import Progress
     from hwbench.render import documents, views
     from hwbench.workflows.profile import DEFAULT_MODEL, DEFAULT_SETTINGS

@@ -139,6 +139,9 @@ def test_fail_on_of_compare(hwb, rules, code, lines):
 def test_fail_on_of_profile_and_selftest(hwb):
     assert hwb("profile", "big.onnx", *VIRTUAL, "--fail-on", "median_s>1").code == 0
     assert hwb("profile", "big.onnx", *VIRTUAL, "--fail-on", "median_s>1e-9").code == 1
+    unmeasured = hwb("profile", "big.onnx", *VIRTUAL, "--no-layers", "--fail-on", "closure<0.9")
+    assert unmeasured.code == 2
+    assert "closure" in unmeasured.error
     selftest = ("selftest", "--model", "big.onnx", "--runs", "1", *VIRTUAL)
     assert hwb(*selftest, "--fail-on", "noise_floor>0.5").code == 0
     assert hwb(*selftest, "--fail-on", "noise_floor<0.5").code == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hwbench.devices._adb import Adb, connect
 from tests.android.pyadbd import PyAdbd
 from tests.android.pyadbd_clients import AdbServer, adb_programs
-from tests.android.pyadbd_support import free_port, soon
+from tests.android.pyadbd_support import soon
 
 # adbd ends what it started by SIGHUP; a test run under nohup would hand down that it is ignored.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -24,11 +25,14 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A home of its own (but the user's cache: what is built there costs seconds), no adb server, no thread left behind."""
     monkeypatch.setenv("XDG_CACHE_HOME", platformdirs.user_cache_dir())
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
+    held = socket.socket()  # bound and not listening: nobody answers there, and nobody else is given the port meanwhile
+    held.bind(("127.0.0.1", 0))
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(held.getsockname()[1]))
     for name in ("ADB_SERVER_SOCKET", "ADB_VENDOR_KEYS", "ANDROID_SERIAL", "ANDROID_ADB_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     before = set(threading.enumerate())
     yield
+    held.close()
     assert soon(lambda: set(threading.enumerate()) <= before), "a thread was left behind"
 
 

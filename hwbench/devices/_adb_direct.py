@@ -111,11 +111,12 @@ class DirectStream:
         remote: The phone's number for it; 0 until it has accepted.
         writable: The phone has taken the last packet.
         ended: The phone has closed it.
+        agreed: It closed it by its own number, not by none.
     """
 
     def __init__(self, link: DirectLink, local: int) -> None:
         self._link, self._local = link, local
-        self.remote, self.writable, self.ended = 0, False, False
+        self.remote, self.writable, self.ended, self.agreed = 0, False, False, False
         self._box: deque[bytes] = deque()
         self._boxed, self._owes, self._closed = 0, False, False
 
@@ -154,16 +155,23 @@ class DirectStream:
         return data
 
     def close(self) -> None:
-        """See `Stream`: the phone kills what runs behind it. If it cannot be told, the whole connection is closed."""
+        """See `Stream`: the phone kills what runs behind it. If it cannot be told, the whole connection is closed.
+
+        A packet that was not acknowledged may mean that the phone knows no stream of that number, as the number came damaged (TCP
+        packets are not checked above their own 16 bits); then nothing but the end of the connection reaches what runs behind it.
+        """
         if self._closed:
             return
         self._closed = True
         self._link.forget(self._local)
-        if not self.ended and not self._link.closed:
-            try:
-                self._link.send("CLSE", self._local, self.remote, b"", time.monotonic() + 1.0)
-            except DeviceError:
-                self._link.close()
+        if self.agreed or self._link.closed:
+            return
+        if not self.writable:
+            return self._link.close()
+        try:
+            self._link.send("CLSE", self._local, self.remote, b"", time.monotonic() + 1.0)
+        except DeviceError:
+            self._link.close()
 
 
 class DirectLink:
@@ -269,7 +277,7 @@ class DirectLink:
         elif command == "WRTE" and stream.remote == remote and remote:
             stream.put(data, deadline)
         elif command == "CLSE" and remote in {0, stream.remote}:
-            stream.ended = True
+            stream.ended, stream.agreed = True, remote == stream.remote
         else:
             self.broken(f"a {command} packet that does not fit stream {local}")
 

@@ -99,3 +99,18 @@ def test_an_operation_with_faults(operation: str, kind: str, adb: Adb, adbd: PyA
         assert soon(lambda: not adbd.running())
         assert {path.name for path in tmp_path.iterdir()} <= {"home", "pushed", "pulled"}
     assert happened
+
+
+@pytest.mark.parametrize("talks", [True, False], ids=["that is talked to", "in silence"])
+def test_a_service_whose_number_came_damaged_is_not_left_running(talks: bool, adb: Adb, adbd: PyAdbd) -> None:
+    """The phone does not know the number, so closing the stream does not reach the service: only hanging up does."""
+    adb.close()
+    adbd.faults = Faults([Fault("wrong_id", 2)], seed=1)  # the first answers the greeting
+    process = adb.start(["cat"], timeout_s=TIMEOUT_S)
+    assert adbd.faults.happened
+    if talks:
+        with pytest.raises(DeviceLostError):
+            process.send(b"word", TIMEOUT_S)
+            process.receive(TIMEOUT_S)
+    process.close(0.1)
+    assert soon(lambda: not adbd.running())

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +29,8 @@ from tests.unit.models import conv_net, conv_workload
 
 def blocked_channels() -> int:
     """Channels in a block of this computer's blocked layout, as ONNX Runtime in this process has it."""
-    with tempfile.TemporaryDirectory() as folder:
-        return channel_block(PythonEngine([0], 0, Path(folder)).load("block", block_workload(), graph=True))
+    with tempfile.TemporaryDirectory() as folder, closing(PythonEngine([0], 0, Path(folder))) as engine:
+        return channel_block(engine.load("block", block_workload(), graph=True))
 
 
 class OfCpu(DeviceContract):

@@ -26,8 +26,12 @@ PASSES = 3
 """Times that such networks are looked for."""
 CONTEXT_EVIDENCE = 3.0
 """That they do so is believed if it raises the log likelihood of the networks by more than this."""
-CONTEXTS = tuple((np.arange(-12, 25) / 200).tolist())
+CONTEXTS = tuple((np.arange(-12, 33) / 100).tolist())
 """Choices for how much more a layer costs in a larger network."""
+BENDS = tuple((np.arange(-10, 6) / 50).tolist())
+"""Choices for how that levels off."""
+LEAST_GROWTH = 0.3
+"""Networks whose layers sum to 1 % more take at least so many per cent more: what is smaller is never slower."""
 LEAST_SD = 0.002
 """Deviation that two sessions of one network have on the quietest machine; no interval is narrower."""
 
@@ -210,24 +214,39 @@ _NO_FOLD = -1
 
 def _calibrate(sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np.int64]) -> tuple[Floats, Calibration]:
     """Scale of each model's layers, and how they add up, fitted to relative errors of whole networks."""
-    from scipy.optimize import nnls
-
     reference_s = float(np.median(sums_s))
+    size = np.log(sums_s / reference_s)
     models = owner[:, None] == np.arange(owner.max() + 1)
-    found: list[tuple[float, float, Floats]] = []
-    for context in CONTEXTS if len(whole_s) >= FOLDS else (0.0,):
-        grown_s = sums_s * (sums_s / reference_s) ** context
-        matrix = np.concatenate([models * grown_s[:, None], depth[:, None]], axis=1) / whole_s[:, None]
-        size = np.linalg.norm(matrix, axis=0)
-        costs, left = nnls(matrix / size, np.ones_like(whole_s))
-        found.append((float(left), context, costs / size))
-    plain, best = min(found, key=lambda one: abs(one[1])), min(found, key=lambda one: one[0])
-    gain = len(whole_s) * math.log(max(plain[0], LEAST_SD) / max(best[0], LEAST_SD))
-    _, context, costs = best if gain > CONTEXT_EVIDENCE else plain
-    # The scale is taken inside the power, where the entries are: scale * (s / r)^c = (k * s) * (k * s / r')^c for r' = k * r.
+
+    def tried(context: float, bend: float) -> tuple[float, float, float, Floats]:
+        grown_s = sums_s * np.exp(context * size + bend * size**2)
+        return *_add_up(models * grown_s[:, None], depth, whole_s), context, bend
+
+    # The scale is taken inside the curve, where the entries are: scale * curve(s / r) = curve'(k * s / r') for r' = k * r.
+    best = tried(0.0, 0.0)
+    if len(whole_s) >= FOLDS:
+        for bends in ((0.0,), BENDS):
+            monotone = [
+                (c, b) for c in CONTEXTS for b in bends if 1 + c + 2 * b * (size.max() if b < 0 else size.min()) > LEAST_GROWTH
+            ]
+            found = min((tried(*pair) for pair in monotone), key=lambda one: one[0])
+            gain = len(whole_s) * math.log(max(best[0], LEAST_SD) / max(found[0], LEAST_SD))
+            best = found if gain > CONTEXT_EVIDENCE else best
+    _, costs, context, bend = best
     scales = costs[:-1]
     typical = float(np.median(scales[owner])) or 1.0  # 0 where layers explain nothing: any reference will do, but 0
-    return scales, Calibration(float(costs[-1]), context, reference_s * typical)
+    span = (float(size.min()), float(size.max())) if bend else (0.0, 0.0)
+    return scales, Calibration(float(costs[-1]), context, bend, span, reference_s * typical)
+
+
+def _add_up(grown_s: Floats, depth: Floats, whole_s: Floats) -> tuple[float, Floats]:
+    """Least squares of relative errors: what is left (norm), and the scale of every model and the seconds per layer, none negative."""
+    from scipy.optimize import nnls
+
+    matrix = np.concatenate([grown_s, depth[:, None]], axis=1) / whole_s[:, None]
+    length = np.linalg.norm(matrix, axis=0)
+    costs, left = nnls(matrix / length, np.ones_like(whole_s))
+    return float(left), costs / length
 
 
 def _entries(campaigns: Sequence[Campaign], levels_s: Sequence[float], scales: Sequence[float]) -> dict[LayerKey, Entry]:

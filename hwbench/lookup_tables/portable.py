@@ -32,6 +32,8 @@ PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".joblib"})
 LATENCY_DIGITS, SD_DIGITS = 6, 3
 """Significant digits kept: a hundredth of what the best measured entry is known to."""
 MAX_CHANNELS, MAX_RANK = 1 << 24, 8
+MAX_SPAN = 30.0
+"""Networks e**30 times smaller or larger than others do not exist."""
 _GZIP = b"\x1f\x8b"
 
 
@@ -211,6 +213,8 @@ def _check_metadata(metadata: Metadata, source: str) -> None:
         and adding_up.reference_s > 0
         and adding_up.per_layer_s >= 0
         and -1 < adding_up.context <= 1
+        and -1 < adding_up.bend <= 1
+        and -MAX_SPAN <= adding_up.span[0] <= adding_up.span[1] <= MAX_SPAN
         and 0 <= adding_up.shared_sd <= 1
         and adding_up.networks >= 0
         and all(one.step >= 1 for one in metadata.provenance.sources)

@@ -43,7 +43,10 @@ class Calibration:
     Attributes:
         per_layer_s: Seconds between layers, per layer: what the sum of the layers leaves of whole networks.
         context: How much more a layer costs in a larger network, whose data leave less of the caches to it: layers that sum to
-            `reference_s` times x take x to the power `1 + context`.
+            `reference_s` times e**x take e**(context * x + bend * x**2) times that sum.
+        bend: How that levels off: below 0 where small networks stay in a cache from one inference to the next and large ones
+            never do.
+        span: Smallest and largest x of the networks; beyond it nothing bends further.
         reference_s: Sum of the layers at which they cost what the entries say.
         shared_sd: Relative deviation that the layers of one session of a network share (memory layout, context, fit).
         networks: Whole networks this rests on; 0 for a table that never saw one.
@@ -51,13 +54,18 @@ class Calibration:
 
     per_layer_s: float = 0.0
     context: float = 0.0
+    bend: float = 0.0
+    span: tuple[float, float] = (0.0, 0.0)
     reference_s: float = 1.0
     shared_sd: float = 0.05
     networks: int = 0
 
     def whole_s(self, sums_s: Floats, layers: NDArray[np.integer] | int) -> Floats:
-        """Latencies of networks whose layers sum to `sums_s` (positive, any shape), seconds."""
-        whole_s: Floats = sums_s * (sums_s / self.reference_s) ** self.context + self.per_layer_s * layers
+        """Latencies of networks whose layers sum to `sums_s` (any shape; 0 where layers explain nothing), seconds."""
+        size = np.log(np.maximum(sums_s / self.reference_s, np.finfo(float).tiny))
+        whole_s: Floats = (
+            sums_s * np.exp(self.context * size + self.bend * np.clip(size, *self.span) ** 2) + self.per_layer_s * layers
+        )
         return whole_s
 
 
@@ -175,6 +183,7 @@ class Metadata:
             sources = tuple(Source(**{**source, "records": tuple(source["records"])}) for source in given["sources"])
             provenance = Provenance(**{**given, "device": device, "sources": sources})
             grades = tuple(Grade(**grade) for grade in data["grades"])
-            return cls(provenance, Calibration(**data["calibration"]), grades)
+            adding_up = dict(data["calibration"])
+            return cls(provenance, Calibration(**{**adding_up, "span": tuple(adding_up["span"])}), grades)
         except (KeyError, TypeError, ValueError) as error:
             raise SchemaError(f"damaged lookup table: {error!r}") from error

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from hwbench.lookup_tables.build import build
 from hwbench.lookup_tables.fit import LEAST_SD, Campaign, fit
 from hwbench.lookup_tables.ledger import RECORD
 from hwbench.lookup_tables.networks import NetworkSample, calm, paired_ratio
+from hwbench.lookup_tables.records import Metadata
 from hwbench.store import open_store
 from tests.unit.table_support import LAW, PLAN, SETTINGS, built, device, structure, workload
 
@@ -84,3 +87,24 @@ def test_a_table_whose_layers_explain_nothing_answers_nothing(campaign):
     assert fitted.rmspe < 0.1  # a constant is what there is
     with pytest.raises(MissingEntryError):
         fitted.table.predict(structure().keys(structure().widths))
+
+
+def cached(sample: NetworkSample) -> NetworkSample:
+    """The network as on a device where small ones stay in a cache, large ones never do, and the step between is smooth."""
+    factor = 1 - 0.5 / (1 + math.exp(4 * (math.log(sample.ratio) + 0.9)))
+    layers = tuple(replace(layer, latency_s=factor * layer.latency_s) for layer in sample.layers)
+    return replace(sample, whole_s=slowed(sample.whole_s, factor), beside_s=factor * sample.beside_s, layers=layers)
+
+
+def test_networks_that_stay_in_a_cache_bend_the_way_layers_add_up(campaign, monkeypatch):
+    plain = fit([campaign], built().table.provenance)
+    bent = Campaign(campaign.source, tuple(cached(sample) for sample in campaign.samples))
+    fitted = fit([bent], built().table.provenance)
+    assert plain.table.calibration.bend == 0
+    assert fitted.table.calibration.bend < 0
+    monkeypatch.setattr("hwbench.lookup_tables.fit.BENDS", (0.0,))
+    assert fitted.rmspe < 0.8 * fit([bent], built().table.provenance).rmspe
+    restored = Metadata.from_dict(json.loads(json.dumps(fitted.table.metadata.to_dict())))
+    assert restored == fitted.table.metadata
+    sums_s = np.geomspace(1e-6, 1.0, 1000)  # far beyond the networks on both sides
+    assert (np.diff(fitted.table.calibration.whole_s(sums_s, 20)) > 0).all()

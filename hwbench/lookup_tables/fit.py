@@ -240,7 +240,7 @@ def _calibrate(sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np
 
 
 def _add_up(grown_s: Floats, depth: Floats, whole_s: Floats) -> tuple[float, Floats]:
-    """Least squares of relative errors: what is left (norm), and the scale of every model and the seconds per layer, none negative."""
+    """Least squares of relative errors: what is left (norm), then the scale of every model and the seconds per layer."""
     from scipy.optimize import nnls
 
     matrix = np.concatenate([grown_s, depth[:, None]], axis=1) / whole_s[:, None]

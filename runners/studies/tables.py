@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from hwbench.devices.base import Device
 from hwbench.devices.cpu_ort import CpuOrt
 from hwbench.lookup_tables import Plan, build, validate
 from hwbench.lookup_tables.networks import Quiet
-from hwbench.lookup_tables.validate import Trial, graded
+from hwbench.lookup_tables.validate import graded
 from hwbench.measurement import Settings
 from hwbench.model_files import load_workload
 from hwbench.onnx_graph import count, load, name_nodes
@@ -27,9 +29,10 @@ from hwbench.structure import Structure
 from hwbench.structure.surgery import with_widths
 from hwbench.workflows.build_table import DEFAULT_BUDGET_S, QUICK_NETWORKS
 from hwbench.workload import Workload
-from runners.studies._results import save_study
+from runners.studies._results import load_raw, save_study
 from runners.studies._table_baselines import forest, isolated, netadapt
 
+NAME = "tables"
 INPUTS = {"mobilenet_v1": "1x3x224x224", "mobilenet_v2": "1x3x160x160", "resnet18": "1x3x112x112", "vgg16": "1x3x64x64"}
 HELD_OUT, SESSIONS = 50, 4
 SETTINGS = Settings(budget_s=DEFAULT_BUDGET_S, seed=0)
@@ -41,33 +44,31 @@ Floats = NDArray[np.float64]
 
 
 def main() -> None:
-    """Build and validate a table of each network; write results/tables/."""
-    rows: list[dict[str, object]] = []
-    raw: dict[str, object] = {}
-    trials: list[Trial] = []
-    for network in sys.argv[1:] or INPUTS:
-        workload = _workload(network)
+    """Build and validate a table of each network; write results/tables/, where networks not asked for stay as they are."""
+    asked = sys.argv[1:] or list(INPUTS)
+    raw: dict[str, Any] = load_raw(NAME) if sys.argv[1:] else {}
+    for network in asked:
         with CpuOrt() as device:
-            found, tried, raw[network] = study(device, network, workload)
-        rows += found
-        trials += tried
-        _save(rows, trials, raw)  # an hour's work is not lost with its last network
+            raw[network] = study(device, network, _workload(network))
+        _save({name: raw[name] for name in INPUTS if name in raw})  # an hour's work is not lost with its last network
 
 
-def _save(rows: list[dict[str, object]], trials: list[Trial], raw: dict[str, object]) -> None:
-    measured_s = np.array([trial.measured_s for trial in trials])
-    numbers = _numbers(np.array([trial.prediction.latency_s for trial in trials]), measured_s)
-    covered = float(np.mean([trial.covered for trial in trials]))
+def _save(raw: Mapping[str, Any]) -> None:
+    trials = [trial for kept in raw.values() for trial in kept["trials"]]
+    measured_s = np.array([median(trial["sessions_s"]) for trial in trials])
+    numbers = _numbers(np.array([trial["predicted_s"] for trial in trials]), measured_s)
+    low_s, high_s = np.array([trial["ci_s"] for trial in trials]).T
+    covered = float(np.mean((low_s <= measured_s) & (measured_s <= high_s)))
     total = _row(f"all {len(trials)}", "hwbench", numbers | {"rank": "-", "coverage": covered})
     save_study(
-        "tables",
+        NAME,
         question=(
             "How well do lookup tables predict randomly pruned networks that they have not seen, end to end? Errors of ratios to "
             "the unpruned network, measured interleaved; the truth is the median of four sessions. Noise is the mean difference "
             "of two sessions of one network, rank_floor the rank correlation of two sessions of all."
         ),
-        rows=[*rows, total],
-        command="make study NAME=tables",
+        rows=[*(row for kept in raw.values() for row in kept["rows"]), total],
+        command=f"make study NAME={NAME}",
         notes=(
             "build_s holds the build, and the validation with ten networks that comes with it. MACs: latency of the unpruned "
             "network times the ratio of MACs. Isolated: sum of the layers, each measured alone. "
@@ -88,8 +89,8 @@ def _workload(network: str) -> Workload:
     return load_workload(module, inputs=(INPUTS[network],))
 
 
-def study(device: Device, network: str, workload: Workload) -> tuple[list[dict[str, object]], tuple[Trial, ...], object]:
-    """Rows of one network, its trials, and what is kept of them."""
+def study(device: Device, network: str, workload: Workload) -> dict[str, object]:
+    """What is kept of one network: its rows, its trials and what the table says of itself."""
     from scipy.stats import spearmanr
 
     model = name_nodes(load(workload.onnx))
@@ -118,9 +119,9 @@ def study(device: Device, network: str, workload: Workload) -> tuple[list[dict[s
         start = time.monotonic()
         values, whole = rival()
         rows.append(_row(network, name, _numbers(values / whole * level_s, measured_s), build_s=time.monotonic() - start))
-    raw = [{"widths": t.widths, "predicted_s": t.prediction.latency_s, "ci_s": t.prediction.ci_s, "sessions_s": t.sessions_s}
+    trials = [{"widths": t.widths, "predicted_s": t.prediction.latency_s, "ci_s": t.prediction.ci_s, "sessions_s": t.sessions_s}
            for t in outcome.trials]  # fmt: skip
-    return rows, outcome.trials, {"trials": raw, "table": table.to_dict()["metadata"], "drift": outcome.drift}
+    return {"rows": rows, "trials": trials, "table": table.to_dict()["metadata"], "drift": outcome.drift}
 
 
 def _numbers(predicted_s: Floats, measured_s: Floats) -> dict[str, float]:

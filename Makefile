@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := android,search,report,pytest,lab
-APT := gcc libc6-dev g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross adb qemu-user-static iproute2 util-linux dpkg
-PROGRAMS := cc g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch64-static ip unshare dpkg-deb
+TEST_PACKAGES := g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross adb qemu-user-static iproute2 util-linux dpkg postgresql chromium
+TEST_PROGRAMS := g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch64-static ip unshare dpkg-deb pg_ctlcluster chromium
 STUDIES := $(patsubst runners/studies/%.py,%,$(wildcard runners/studies/[a-z]*.py))
 
-.PHONY: help setup system demo lint test hil check study clean
+.PHONY: help setup compiler system demo lint test hil check docs study clean
 
 help:
 	@echo "make setup   .venv with hwbench (editable), all extras but tensorrt, and the development tools"
@@ -16,9 +16,10 @@ help:
 	@echo "make lint    set up, then ruff, mypy --strict and import-linter"
 	@echo "make hil DEVICE=...     contract tests, selftest, profile, compare and a table on a real device"
 	@echo "make check   lint and test: what CI runs"
+	@echo "make docs    set up, then the documentation as HTML in build/docs; warnings are errors"
 	@echo "make study NAME=...   repeat one study of results/ ($(STUDIES))"
 
-setup: $(VENV)/.done system
+setup: $(VENV)/.done compiler
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hwbench needs Python >= 3.11; call: make PYTHON=python3.11 ..." >&2; exit 1; }
@@ -27,15 +28,23 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[$(EXTRAS)]" --group dev
 	touch $@
 
-# C compilers for the native runner, for this computer and for 64-bit Arm; adb, and what a phone-like peer for it is made of. Without
-# them the tests that need them are skipped by name.
-system:
-	@missing=; for program in $(PROGRAMS); do command -v $$program >/dev/null || missing=yes; done; test -n "$$missing" || exit 0; \
-	command -v apt-get >/dev/null || { echo "no apt-get: install by hand if missing: $(APT)" >&2; exit 0; }; \
-	if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; \
-	else echo "not root and no sudo: tests that need these are skipped: $(APT)" >&2; exit 0; fi; \
-	$$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install -y -qq $(APT) >/dev/null \
-	|| echo "could not install: $(APT); tests that need them are skipped" >&2
+# A C compiler for the native runner; without it the CPU is timed from Python.
+compiler:
+	$(call install,cc,gcc libc6-dev)
+
+# Compilers for 64-bit Arm; adb, and what a phone-like peer for it is made of; a database server; a browser. Without them the tests that
+# need them are skipped by name.
+system: compiler
+	$(call install,$(TEST_PROGRAMS),$(TEST_PACKAGES))
+
+define install
+@missing=; for program in $(1); do command -v $$program >/dev/null || missing=yes; done; test -n "$$missing" || exit 0; \
+command -v apt-get >/dev/null || { echo "no apt-get: install by hand if missing: $(2)" >&2; exit 0; }; \
+if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; \
+else echo "not root and no sudo: what needs these is left out: $(2)" >&2; exit 0; fi; \
+$$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install -y -qq $(2) >/dev/null \
+|| echo "could not install: $(2); what needs them is left out" >&2
+endef
 
 demo: setup
 	$(BIN)/hwbench profile zoo:mobilenet_v1 --device cpu
@@ -47,7 +56,7 @@ lint: setup
 	$(BIN)/mypy -p hwbench -p runners
 	$(BIN)/lint-imports
 
-test: setup
+test: setup system
 	$(BIN)/python -m pytest
 
 hil: setup
@@ -55,6 +64,10 @@ hil: setup
 	$(BIN)/python -m pytest tests/hil -m hil --device $(DEVICE)
 
 check: lint test
+
+docs: setup
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo build/docs/index.html
 
 study: setup
 	@test -n "$(NAME)" || { echo "make study NAME=one of: $(STUDIES)" >&2; exit 2; }

@@ -10,6 +10,8 @@ from hwbench.measurement import LayerLatency, Measurement
 from hwbench.stats import Ratio, Verdict
 from hwbench.workload import Finding
 
+RECORD = "comparison"
+"""Kind of the store's record that says in which order interleaved measurements were given, the baseline first."""
 DISAPPOINTING = 0.5
 """A speed-up that keeps less than this share of what the MACs promised is worth a sentence."""
 FEWER = 1.1

@@ -98,5 +98,9 @@ class SchemaError(HwbenchError):
     """A stored or exchanged file is damaged, or of a schema this version does not read."""
 
 
+class StoreUnavailableError(HwbenchError):
+    """The server of the store cannot be reached, or does not take what is written; nothing of that is half-written."""
+
+
 class IncomparableError(HwbenchError):
     """Two measurements differ in more than the model, so their ratio means nothing."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,25 +10,27 @@ import typer
 import hwbench
 from hwbench.cli.delivery import deliver, report, write_json
 from hwbench.cli.devices import devices_app
+from hwbench.cli.lab import lab_app, on
 from hwbench.cli.options import (
     CandidatePrecisionOption,
     DeviceOption,
     FailOnOption,
     Keeping,
+    LabOption,
     MinEffectOption,
     NoLayersOption,
     Output,
     Protocol,
     Source,
-    StoreOption,
-    VerboseOption,
     options,
 )
+from hwbench.cli.report import report_command
 from hwbench.cli.rules import hits, parse_rule
 from hwbench.cli.search import search_app
+from hwbench.cli.store import store_app
 from hwbench.cli.tables import table_app
 from hwbench.cli.tflite import Tflite
-from hwbench.errors import IncomparableError
+from hwbench.errors import IncomparableError, UsageError
 
 if TYPE_CHECKING:
     from hwbench.comparison import Comparison
@@ -40,11 +40,12 @@ app = typer.Typer(
     epilog="Example: hwbench compare resnet18.onnx pruned.onnx",
     add_completion=False,
 )
-store_app = typer.Typer(help="Every profile and compare ever taken, raw samples included.", epilog="Example: hwbench store list")
 app.add_typer(devices_app, name="devices")
+app.add_typer(lab_app, name="lab")
 app.add_typer(table_app, name="table")
 app.add_typer(search_app, name="search")
 app.add_typer(store_app, name="store")
+app.command("report", epilog="Example: hwbench report --since 7d -o report.html")(report_command)
 
 PROFILE_FIELDS = ("median_s", "macs", "params", "closure")
 COMPARE_FIELDS = ("speedup", "macs_ratio", "params_ratio")
@@ -65,11 +66,6 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    _help_alone(context)
-
-
-@store_app.callback(invoke_without_command=True)
-def _store(context: typer.Context) -> None:
     _help_alone(context)
 
 
@@ -100,6 +96,7 @@ def profile(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Else zoo:mobilenet_v1.", show_default=False)
     ] = None,
+    lab: LabOption = None,
     no_layers: NoLayersOption = False,
     fail_on: FailOnOption = None,
 ) -> int:
@@ -116,9 +113,11 @@ def profile(
     model, settings = model or DEFAULT_MODEL, how.settings(DEFAULT_SETTINGS, layers=not no_layers)
     with Progress(model, keeping) as watch:
         if tflite.measures(model):
+            if lab is not None:
+                raise UsageError(f"{model} is measured by TensorFlow Lite's own program, which no lab runs; leave out --lab")
             record = tflite.profile(model, source, how, keeping=keeping, settings=settings, watch=watch)
         else:
-            record = hwbench.profile(
+            record = on(lab, hwbench.profile)(
                 model, device=how.device, settings=settings, watch=watch, **source.arguments(), **keeping.arguments()
             )
     document = documents.profile_document(record)
@@ -140,6 +139,7 @@ def compare(
     candidate_arch: Annotated[
         str | None, typer.Option(metavar="MODULE:FACTORY", help="--arch of the candidate, if it differs.")
     ] = None,
+    lab: LabOption = None,
     no_layers: NoLayersOption = False,
     all_layers: Annotated[bool, typer.Option("--all-layers", help="Show every layer, not only those that differ most.")] = False,
     min_effect: MinEffectOption = None,
@@ -157,7 +157,7 @@ def compare(
     settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
     try:
         with Progress(f"{baseline} and {candidate}", keeping) as watch:
-            outcome = hwbench.compare(
+            outcome = on(lab, hwbench.compare)(
                 baseline,
                 candidate,
                 device=how.device,
@@ -213,53 +213,6 @@ def selftest(
     document = documents.selftest_document(outcome)
     deliver(output, views.selftest_view(outcome), document)
     return report(hits(rules, document), 1)
-
-
-@store_app.command("list", epilog="Example: hwbench store list --model zoo:resnet18 --limit 5")
-@options
-def store_list(
-    output: Output,
-    store: StoreOption = None,
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Only of this model (name or SHA-256).")] = None,
-    device: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only on this device.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Only the newest.")] = 20,
-) -> int:
-    """List measurements, newest first."""
-    from hwbench.render import documents, views
-
-    with hwbench.open_store(store) as opened:
-        found, url = opened.list(model, device, limit), opened.url
-    return deliver(output, views.store_view(url, found), documents.store_document(url, found))
-
-
-@store_app.command("show", epilog="Example: hwbench store show 3f9c1a --json -")
-@options
-def store_show(
-    output: Output,
-    record: Annotated[str, typer.Argument(metavar="ID", help="Of the record, or its beginning.")],
-    store: StoreOption = None,
-) -> int:
-    """Show one measurement; its JSON is the whole record."""
-    from hwbench.render import views
-
-    with hwbench.open_store(store) as opened:
-        found = opened.get(record)
-    return deliver(output, views.profile_view(found), found.to_dict())
-
-
-@store_app.command("export", epilog="Example: hwbench store export measurements.jsonl")
-@options
-def store_export(
-    target: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines; - for standard output.")] = "-",
-    store: StoreOption = None,
-    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
-) -> int:
-    """Write every record as JSON lines, raw samples included."""
-    with hwbench.open_store(store) as opened:
-        lines = opened.export(sys.stdout if target == "-" else Path(target))
-    if target != "-":
-        typer.echo(f"{lines} records written to {target}")
-    return 0
 
 
 def _judge(outcome: Comparison, broken: Sequence[str]) -> int:

@@ -16,24 +16,23 @@ if TYPE_CHECKING:
 
 
 def deliver(output: Output, view: View, document: Document) -> int:
-    """Write JSON and the view where they were asked for; returns the exit code of a success."""
+    """Write the view to standard output, or JSON instead, and JSON to a file if asked; returns the exit code of a success."""
     from hwbench.render.blocks import write_markdown, write_text
 
     write_json(output, document)
-    if output.json == "-":
-        return 0
-    write = write_markdown if output.layout is Layout.md else write_text
-    write(view, sys.stdout)
+    if not output.for_machines:
+        write = write_markdown if output.layout is Layout.md else write_text
+        write(view, sys.stdout)
     return 0
 
 
 def write_json(output: Output, document: Document) -> None:
-    """Write JSON where it was asked for, if it was."""
+    """Write JSON where it was asked for, if it was: to standard output, to a file, or to both."""
     from hwbench.render.documents import to_json
 
-    if output.json == "-":
+    if output.for_machines:
         sys.stdout.write(to_json(document))
-    elif output.json is not None:
+    if output.json is not None and output.json != "-":
         try:
             Path(output.json).write_text(to_json(document), encoding="utf-8")
         except OSError as error:

@@ -102,14 +102,21 @@ class Precision(StrEnum):
 
 
 class Layout(StrEnum):
-    """How a view is written."""
+    """What standard output holds."""
 
     text = "text"
     md = "md"
+    json = "json"
 
 
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.", rich_help_panel="Output")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="ADDRESS", help="Where to measure; see: hwbench devices.")]
+LabOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lab", metavar="HOST:PORT", help="Measure in a lab, on devices that --device means: 'android:*', 'soc=Tensor G3'."
+    ),
+]
 StoreOption = Annotated[
     str | None,
     typer.Option(
@@ -201,8 +208,10 @@ class Keeping:
         return {"store": self.store, "save": not self.no_save}
 
     def show(self, record_id: str) -> str:
-        """The command that shows a kept record."""
-        elsewhere = f" --store {quote(self.store)}" if self.store else ""
+        """The command that shows a kept record; without the password of the store."""
+        from hwbench.store import redacted
+
+        elsewhere = f" --store {quote(redacted(self.store))}" if self.store else ""
         return f"hwbench store show {record_id}{elsewhere}"
 
 
@@ -213,10 +222,15 @@ class Output:
     json: Annotated[
         str | None,
         typer.Option(
-            "--json", metavar="FILE", callback=writable, help="Write JSON; - for standard output.", rich_help_panel="Output"
+            "--json", metavar="FILE", callback=writable, help="JSON as a file too; - is --format json.", rich_help_panel="Output"
         ),
     ] = None
     layout: Annotated[
-        Layout, typer.Option("--format", help="Text, or Markdown for a pull request.", rich_help_panel="Output")
+        Layout, typer.Option("--format", help="What to print: md is Markdown for a pull request.", rich_help_panel="Output")
     ] = Layout.text
     verbose: VerboseOption = False
+
+    @property
+    def for_machines(self) -> bool:
+        """Whether standard output holds JSON and nothing else."""
+        return self.json == "-" or self.layout is Layout.json

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from hwbench.cli.options import Keeping
+from hwbench.errors import StoreUnavailableError
 from hwbench.profiling import Watch
 from hwbench.render.units import bar, interval, interval_s, printable, seconds, times
 from hwbench.render.views import SHORT_ID
@@ -57,7 +58,7 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
-        if error is None:
+        if error is None or isinstance(error, StoreUnavailableError):  # which says itself what is kept where
             return
         if self.watch.samples and not self._keeping.no_save:
             error.add_note(f"what was measured is kept: {self._keeping.show(self.watch.records[0].id[:SHORT_ID])}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +20,7 @@ search_app = typer.Typer(
     epilog="Example: hwbench search amc zoo:mobilenet_v1 --table pixel1 --latency 0.55",
 )
 FIELDS = ("predicted_ratio", "quality")
-MODEL_HELP = "zoo:NAME, module:factory, or a pickled module. Else zoo:mobilenet_v1."
-DEFAULT_MODEL = "zoo:mobilenet_v1"
+MODEL_HELP = "zoo:NAME, module:factory, or a pickled module. Else one from the zoo."
 ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 
 
@@ -51,6 +50,10 @@ class Budget:
         typer.Option(parser=duration, metavar="SECONDS", help="Longest time to search.", rich_help_panel="Budget"),
     ] = None
     trials: Annotated[int | None, typer.Option(min=1, help="Networks to try.", rich_help_panel="Budget")] = None
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Judge so many at once, a process and a thread each; same result.", rich_help_panel="Budget"),
+    ] = None
 
     def limit(self) -> Limit | None:
         """The one limit on the network.
@@ -92,7 +95,9 @@ class Learning:
     tune: Annotated[
         str | None, typer.Option(metavar="HOW", help="none, ce, kd or features, for the result.", rich_help_panel="Images")
     ] = None
-    tune_epochs: Annotated[int, typer.Option(min=0, help="Of the result.", rich_help_panel="Images")] = 10
+    tune_epochs: Annotated[int | None, typer.Option(min=0, help="Of the result.", rich_help_panel="Images")] = None
+    tune_steps: Annotated[int | None, typer.Option(min=0, help="Batches instead of epochs.", rich_help_panel="Images")] = None
+    temperature: Annotated[float, typer.Option(help="Of knowledge distillation (kd).", rich_help_panel="Images")] = 4.0
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Write the network found here.", callback=_folder, rich_help_panel="Output")
     ] = None
@@ -100,13 +105,46 @@ class Learning:
 
     def plan(self) -> dict[str, Any]:
         """Fields of the plan."""
-        names = ("seed", "data", "images", "evaluate", "weights", "train_epochs", "tune", "tune_epochs")
-        return {name: getattr(self, name) for name in names}
+        places = {"device", "table", "threads", "out", "fresh"}
+        return {name: value for name, value in vars(self).items() if name not in places}
 
 
 LowerOption = Annotated[float, typer.Option(parser=share, metavar="SHARE", help="Smallest share of a width.")]
 StepOption = Annotated[int | None, typer.Option(min=1, help="Widths are multiples of it; else the device's channel step.")]
-NoBaselinesOption = Annotated[bool, typer.Option("--no-baselines", help="Leave out hand-made policies and random search.")]
+BaselinesOption = Annotated[
+    bool, typer.Option(" /--no-baselines", show_default=False, help="Leave out hand-made policies and random search.")
+]
+
+
+@dataclass(frozen=True)
+class Amc:
+    """Reinforcement learning picks every width (AMC, He et al. 2018); uniform, shallow, deep and random ones beside it."""
+
+    reward: Annotated[str, typer.Option(help="error (with a budget), macs, params or latency.")] = "error"
+    single_weights: Annotated[bool, typer.Option("--single-weights", help="Prune single weights, for --size.")] = False
+    lower: LowerOption = 0.2
+    step: StepOption = None
+    baselines: BaselinesOption = True
+
+
+@dataclass(frozen=True)
+class Abcpruner:
+    """An artificial bee colony picks every width (ABCPruner, Lin et al. 2020), within the budget."""
+
+    alpha: Annotated[float, typer.Option(min=0.1, max=1.0, help="Largest share of a width.")] = 0.7
+    sources: Annotated[int, typer.Option(min=2, help="Food sources.")] = 10
+    cycles: Annotated[int, typer.Option(min=1, help="Cycles of the colony.")] = 10
+    patience: Annotated[int, typer.Option(min=1, help="Failures before a source is given up.")] = 5
+    trial_epochs: Annotated[float, typer.Option(min=0.0, help="Training of each network before it is judged.")] = 2.0
+    step: StepOption = None
+    baselines: BaselinesOption = True
+
+
+@dataclass(frozen=True)
+class Practise:
+    """Whole blocks are dropped, with few images or none (PRACTISE, Wang and Wu 2023)."""
+
+    adaptor_steps: Annotated[int, typer.Option(min=1, help="Iterations for the score of one block.")] = 1000
 
 
 @search_app.callback(invoke_without_command=True)
@@ -115,125 +153,51 @@ def _searches(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@search_app.command(epilog="Example: hwbench search amc zoo:plain20 --data digits --device cpu --latency 0.6 --out pruned")
-@options
-def amc(
-    *,
-    source: Source,
-    budget: Budget,
-    learning: Learning,
-    keeping: Keeping,
-    output: Output,
-    model: ModelArgument = None,
-    reward: Annotated[str, typer.Option(help="error (with a budget), macs, params or latency.")] = "error",
-    single_weights: Annotated[bool, typer.Option("--single-weights", help="Prune single weights, for --size.")] = False,
-    lower: LowerOption = 0.2,
-    step: StepOption = None,
-    no_baselines: NoBaselinesOption = False,
-    fail_on: FailOnOption = None,
-) -> int:
-    """Reinforcement learning picks every width (AMC, He et al. 2018); uniform, shallow, deep and random ones beside it."""
-    return _search(
-        "amc",
-        model,
-        _Asked(source, budget, learning, keeping, output, fail_on),
-        reward=reward,
-        single_weights=single_weights,
-        lower=lower,
-        step=step,
-        baselines=not no_baselines,
-    )
+def _add(method: type[Amc | Abcpruner | Practise], default: str, example: str) -> None:
+    """The command of a search, whose own options are the fields of `method`."""
+    name = method.__name__.lower()
+
+    def search(
+        *,
+        source: Source,
+        budget: Budget,
+        learning: Learning,
+        keeping: Keeping,
+        output: Output,
+        own: Amc | Abcpruner | Practise,
+        model: ModelArgument = None,
+        fail_on: FailOnOption = None,
+    ) -> int:
+        rules = [parse_rule(text, FIELDS) for text in fail_on or ()]
+        from hwbench.cli.search_progress import SearchProgress
+        from hwbench.measurement import Settings
+        from hwbench.render import searching
+        from hwbench.workflows.run_search import Plan, run_search
+
+        fields: dict[str, Any] = {"trials": budget.trials, "budget_s": budget.budget, **learning.plan(), **asdict(own)}
+        plan = Plan(name, budget.limit(), **fields)
+        with SearchProgress(model or default, keeping) as watch:
+            result = run_search(
+                model or default,
+                plan,
+                device=learning.device,
+                table=learning.table,
+                settings=Settings(threads=learning.threads, seed=learning.seed, layers=False),
+                out=learning.out,
+                fresh=learning.fresh,
+                jobs=budget.jobs,
+                watch=watch,
+                **source.arguments(),
+                **keeping.arguments(),
+            )
+        document = searching.search_document(result)
+        deliver(output, searching.search_view(result), document)
+        return report(hits(rules, document), 1)
+
+    search.__annotations__["own"] = method
+    search_app.command(name, help=method.__doc__, epilog=f"Example: hwbench search {name} {example}")(options(search))
 
 
-@search_app.command(epilog="Example: hwbench search abcpruner zoo:plain20 --data digits --device cpu --latency 0.5")
-@options
-def abcpruner(
-    *,
-    source: Source,
-    budget: Budget,
-    learning: Learning,
-    keeping: Keeping,
-    output: Output,
-    model: ModelArgument = None,
-    alpha: Annotated[float, typer.Option(min=0.1, max=1.0, help="Largest share of a width.")] = 0.7,
-    sources: Annotated[int, typer.Option(min=2, help="Food sources.")] = 10,
-    cycles: Annotated[int, typer.Option(min=1, help="Cycles of the colony.")] = 10,
-    patience: Annotated[int, typer.Option(min=1, help="Failures before a source is given up.")] = 5,
-    trial_epochs: Annotated[float, typer.Option(min=0.0, help="Training of each network before it is judged.")] = 2.0,
-    step: StepOption = None,
-    no_baselines: NoBaselinesOption = False,
-    fail_on: FailOnOption = None,
-) -> int:
-    """An artificial bee colony picks every width (ABCPruner, Lin et al. 2020), within the budget."""
-    return _search(
-        "abcpruner",
-        model,
-        _Asked(source, budget, learning, keeping, output, fail_on),
-        alpha=alpha,
-        sources=sources,
-        cycles=cycles,
-        patience=patience,
-        trial_epochs=trial_epochs,
-        step=step,
-        baselines=not no_baselines,
-    )
-
-
-@search_app.command(epilog="Example: hwbench search practise zoo:resnet20 --data digits --images 500 --device cpu --latency 0.8")
-@options
-def practise(
-    *,
-    source: Source,
-    budget: Budget,
-    learning: Learning,
-    keeping: Keeping,
-    output: Output,
-    model: ModelArgument = None,
-    adaptor_steps: Annotated[int, typer.Option(min=1, help="Iterations for the score of one block.")] = 1000,
-    fail_on: FailOnOption = None,
-) -> int:
-    """Whole blocks are dropped, with few images or none (PRACTISE, Wang and Wu 2023)."""
-    asked = _Asked(source, budget, learning, keeping, output, fail_on)
-    return _search("practise", model or "zoo:resnet20", asked, adaptor_steps=adaptor_steps)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The options that all methods share."""
-
-    source: Source
-    budget: Budget
-    learning: Learning
-    keeping: Keeping
-    output: Output
-    fail_on: list[str] | None
-
-
-def _search(method: str, model: str | None, asked: _Asked, **own: Any) -> int:
-    """Run one search and show what it found; `own` are fields of the plan that the method alone has."""
-    budget, learning, keeping = asked.budget, asked.learning, asked.keeping
-    rules = [parse_rule(text, FIELDS) for text in asked.fail_on or ()]
-    from hwbench.cli.search_progress import SearchProgress
-    from hwbench.measurement import Settings
-    from hwbench.render import searching
-    from hwbench.workflows.run_search import Plan, run_search
-
-    model = model or DEFAULT_MODEL
-    plan = Plan(method, budget.limit(), trials=budget.trials, budget_s=budget.budget, **learning.plan(), **own)
-    settings = Settings(threads=learning.threads, seed=learning.seed, layers=False)
-    with SearchProgress(model, keeping) as watch:
-        result = run_search(
-            model,
-            plan,
-            device=learning.device,
-            table=learning.table,
-            settings=settings,
-            out=learning.out,
-            fresh=learning.fresh,
-            watch=watch,
-            **asked.source.arguments(),
-            **keeping.arguments(),
-        )
-    document = searching.search_document(result)
-    deliver(asked.output, searching.search_view(result), document)
-    return report(hits(rules, document), 1)
+_add(Amc, "zoo:mobilenet_v1", "zoo:plain20 --data digits --device cpu --latency 0.6 --out pruned")
+_add(Abcpruner, "zoo:mobilenet_v1", "zoo:plain20 --data digits --device cpu --latency 0.5 --jobs 4")
+_add(Practise, "zoo:resnet20", "zoo:resnet20 --data digits --images 500 --device cpu --latency 0.8")

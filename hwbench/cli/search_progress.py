@@ -16,7 +16,7 @@ from hwbench.render.units import percent, plural, printable, seconds
 from hwbench.workflows.run_search import SearchWatch
 
 if TYPE_CHECKING:
-    from hwbench.search.base import Search, Trial
+    from hwbench.search.base import Trial
 
 
 class SearchProgress:
@@ -57,9 +57,8 @@ class _Line(SearchWatch):
     def say(self, doing: str) -> None:
         self._draw(f"{doing} ...")
 
-    def tried(self, part: str, search: Search, trial: Trial) -> None:
+    def tried(self, part: str, trial: Trial, best: Trial | None) -> None:
         self.trials += 1
-        best = search.best()
         outcome = best.outcome if best is not None else None
         so_far = ""
         if outcome is not None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hwbench.cli.delivery import deliver, report
+from hwbench.cli.lab import on
 from hwbench.cli.options import (
     FailOnOption,
     Keeping,
+    LabOption,
     Output,
     Protocol,
     Source,
@@ -68,6 +70,7 @@ def build(
     keeping: Keeping,
     output: Output,
     model: ModelArgument = None,
+    lab: LabOption = None,
     widths: Annotated[str, typer.Option(metavar="STEP", help="Pruned widths are multiples of it; auto finds it first.")] = "8",
     lower: Annotated[float, typer.Option(parser=share, metavar="SHARE", help="Smallest share of a width.")] = 0.2,
     validation: Annotated[int, typer.Option(min=0, help="Held-out networks that grade the table.")] = 10,
@@ -86,7 +89,7 @@ def build(
 
     model = model or DEFAULT_MODEL
     with TableProgress(model, keeping) as watch:
-        outcome = build_table(
+        outcome = on(lab, build_table)(
             model,
             device=how.device,
             widths=widths,

@@ -161,11 +161,11 @@ class DirectStream:
         packets are not checked above their own 16 bits); then nothing but the end of the connection reaches what runs behind it.
         """
         if self._closed:
-            return
+            return None
         self._closed = True
         self._link.forget(self._local)
         if self.agreed or self._link.closed:
-            return
+            return None
         if not self.writable:
             return self._link.close()
         try:

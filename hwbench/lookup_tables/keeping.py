@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hwbench.errors import StaleTableError, UsageError
 from hwbench.lookup_tables.imports import ForeignNetwork, table_of
 from hwbench.lookup_tables.shipped import NETWORKS, SHIPPED
 from hwbench.lookup_tables.table import LookupTable
+from hwbench.lookup_tables.validate import Validation
 from hwbench.measurement import DeviceInfo
 from hwbench.store import Store
 
 RECORD = "lookup_table"
+VALIDATION = "table_validation"
 NETWORK = "foreign_network"
 
 
-def save_table(store: Store, table: LookupTable) -> str:
-    """Keep a table.
+def save_table(store: Store, table: LookupTable, validation: Validation | None = None) -> str:
+    """Keep a table, and the held-out networks of its newest grade if there were any.
 
     Returns:
         Its new id.
     """
-    return store.save_record(RECORD, table.to_dict())
+    table_id = store.save_record(RECORD, table.to_dict())
+    if validation is not None:
+        networks = [
+            {
+                "widths": trial.widths,
+                "predicted_s": trial.prediction.latency_s,
+                "predicted_ci_s": trial.prediction.ci_s,
+                "sessions_s": trial.sessions_s,
+            }
+            for trial in validation.trials
+        ]
+        facts = {"table": table_id, "model": validation.model, "drift": validation.drift, "networks": networks}
+        store.save_record(VALIDATION, facts)
+    return table_id
 
 
-def find_table(store: Store, wanted: str) -> LookupTable:
+def find_table(store: Store, wanted: str, target_id: str | None = None) -> LookupTable:
     """The newest table of a device or of a name, the one whose id begins with `wanted`, or one that hwbench brings along.
 
     Args:
         store: Where to look.
         wanted: Address of a device (`cpu`), name of an imported table, beginning of an id, or `pixel1`.
+        target_id: Of the device at that address here, where it is opened: a shared store holds tables of every host's `cpu`.
 
     Raises:
-        UsageError: There is none, or several ids begin so.
+        UsageError: There is none, several ids begin so, or several devices have that address and no `target_id` tells them apart.
         SchemaError: The record is damaged.
     """
     records = store.records(RECORD)
     by_id = [data for record_id, data in records.items() if record_id.startswith(wanted)]
-    of_device = [data for data in records.values() if _address(data) == wanted]
+    of_device = {record_id: data for record_id, data in records.items() if _device(data).get("address") == wanted}
     if of_device:
-        return LookupTable.from_dict(of_device[-1])
+        return _newest(store, wanted, of_device, target_id)
     if not by_id and wanted in SHIPPED:
         return SHIPPED[wanted]()
     if len(by_id) != 1:
@@ -78,7 +95,7 @@ def add_networks(store: Store | None, name: str, networks: Sequence[ForeignNetwo
     if store is None:
         return table_of([*known, *(network for network in networks if network not in known)], name, note=note)
     known += [ForeignNetwork.from_dict(data["network"]) for data in store.records(NETWORK).values() if data["name"] == name]
-    if not known and any(_address(data) == name for data in store.records(RECORD).values()):
+    if not known and any(_device(data).get("address") == name for data in store.records(RECORD).values()):
         raise UsageError(f"the table {name!r} was not made of imported networks, so none can be added to it; give another --name")
     new = [network for network in networks if network not in known]
     table = table_of([*known, *new], name, note=note)
@@ -87,11 +104,23 @@ def add_networks(store: Store | None, name: str, networks: Sequence[ForeignNetwo
     return table
 
 
-def _address(data: dict[str, object]) -> object:
-    value: object = data
-    for name in ("metadata", "provenance", "device", "address"):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+def _newest(store: Store, address: str, tables: Mapping[str, Mapping[str, Any]], target_id: str | None) -> LookupTable:
+    """The newest of the tables of one address that are of one device."""
+    newest = {str(_device(data).get("target_id")): record_id for record_id, data in tables.items()}
+    if len(newest) > 1 and target_id not in newest:
+        ids = ", ".join(f"{record_id[:12]} ({_device(tables[record_id]).get('target')})" for record_id in newest.values())
+        raise UsageError(
+            f"{store.url} holds tables of {len(newest)} devices with the address {address!r}: {ids}; name one by its id"
+        )
+    return LookupTable.from_dict(tables[newest.get(str(target_id), next(reversed(newest.values())))])
+
+
+def _device(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The device that a record of a table names; empty in a damaged one."""
+    value: Any = data
+    for name in ("metadata", "provenance", "device"):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def check(table: LookupTable, info: DeviceInfo, threads: int) -> None:

@@ -98,6 +98,7 @@ class NetworkSample:
         whole_s: Median latency of each of the network's turns, profiler off, seconds.
         beside_s: Latency of the network, profiler off, among the profiled inferences, seconds.
         layers: In execution order.
+        by: Which of several devices of one kind measured it; empty where there is one.
     """
 
     number: int
@@ -106,6 +107,7 @@ class NetworkSample:
     whole_s: tuple[float, ...]
     beside_s: float
     layers: tuple[LayerSample, ...]
+    by: str = ""
 
     @property
     def level_s(self) -> float:
@@ -132,6 +134,7 @@ class NetworkSample:
             "whole_s": list(self.whole_s),
             "beside_s": self.beside_s,
             "layers": [[str(layer.key), layer.latency_s, layer.sd] for layer in self.layers],
+            "by": self.by,
         }
 
     @classmethod
@@ -150,6 +153,7 @@ class NetworkSample:
                 tuple(data["whole_s"]),
                 float(data["beside_s"]),
                 layers,
+                str(data.get("by", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SchemaError(f"damaged record of a table build: {error!r}") from error

@@ -5,11 +5,13 @@ A view is a list of blocks. It is written once, whatever the format; widths, col
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement as Width
 from rich.table import Table as RichTable
@@ -24,6 +26,12 @@ NARROWEST = 12
 """Characters to which a long name may be shortened."""
 WIDE = 100
 """Columns of a terminal on which nothing is limited."""
+FOLDED = 20
+"""Rows from which a table is folded in Markdown: a pull request is read for its first lines."""
+_MARKS = re.compile(r"([\\`*_|<>\[\]~&#$])")
+"""Characters that mean something in Markdown, wherever they stand."""
+_LIST_MARK = re.compile(r"^(?:(?=[-+])|(\d+)(?=[.)](?:\s|$)))")
+"""Where a line would begin a list: before a dash or plus, or between a number and its point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +93,15 @@ View = Sequence[Block]
 
 
 def write_text(view: View, file: TextIO, width: int | None = None) -> None:
-    """Write a view for a terminal; colours only if `file` is one, and NO_COLOR is respected.
+    """Write a view for a terminal; colours and bold only if `file` is one and NO_COLOR is not set (https://no-color.org).
 
     Args:
         view: What to write.
         file: Where to.
         width: Columns; None for those of the terminal, or 80 where there is none.
     """
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    plain = bool(os.environ.get("NO_COLOR"))  # Rich alone would leave out colours, but write bold
+    console = Console(file=file, width=width, color_system=None if plain else "auto", highlight=False, markup=False, emoji=False)
     for index, block in enumerate(view):
         if index:
             console.print()
@@ -111,10 +120,11 @@ class _Path:
         self.name = printable(name)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Width:
-        return Width(min(len(self.name), NARROWEST), len(self.name))
+        columns = cell_len(self.name)
+        return Width(min(columns, NARROWEST), columns)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(shorten(self.name, options.max_width), no_wrap=True)
+        yield Text(shorten(self.name, max(options.max_width, 1)), no_wrap=True)
 
 
 def _rich(block: Block, *, wide: bool) -> RenderableType:
@@ -131,8 +141,7 @@ def _rich_notes(notes: Notes) -> RenderableType:
     """Each remark as `code: text`, its further lines indented, so that long codes cost no column."""
     grid = RichTable.grid()
     for code, text in notes.rows:
-        line = Text(f"{code}: ", style=notes.style)
-        line.append(printable(text), style="none")
+        line = Text.assemble((f"{code}: ", notes.style), printable(text))
         grid.add_row(Text("! ", style=notes.style), line)
     return grid
 
@@ -142,7 +151,7 @@ def _rich_table(table: Table, *, wide: bool) -> RenderableType:
     for column in table.columns:
         justify: JustifyMethod = "right" if column.right else "left"
         rich.add_column(
-            column.title,
+            printable(column.title),
             justify=justify,
             no_wrap=not (column.wrap or column.path),
             overflow="fold" if column.wrap else "ellipsis",
@@ -164,7 +173,8 @@ def _rich_cells(table: Table, row: Sequence[str]) -> list[RenderableType]:
 def _markdown(block: Block) -> str:
     match block:
         case Line():
-            return f"**{_escaped(block.text)}**" if "bold" in block.style else _escaped(block.text)
+            text = _escaped(block.text)
+            return f"**{text}**" if "bold" in block.style else _LIST_MARK.sub(r"\1\\", text)
         case Notes():
             return "\n".join(f"- `{code}`: {_escaped(text)}" for code, text in block.rows)
         case Table():
@@ -175,9 +185,12 @@ def _markdown_table(table: Table) -> str:
     heads = [_escaped(column.title) for column in table.columns]
     rules = ["---:" if column.right else "---" for column in table.columns]
     rows = [[_escaped(cell) for cell in row] for row in (*table.rows, *table.footer)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows))
+    written = "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows))
+    if len(table.rows) <= FOLDED:
+        return written
+    return f"<details><summary>{len(table.rows)} rows</summary>\n\n{written}\n\n</details>"
 
 
 def _escaped(text: str) -> str:
     """Text whose characters mean themselves in Markdown and inside a cell of a table."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", printable(text))
+    return _MARKS.sub(r"\\\1", printable(text))

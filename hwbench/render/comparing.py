@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hwbench.comparison import Comparison, LayerChange, explained_share
 from hwbench.render.blocks import Block, Column, Line, Table, View
-from hwbench.render.units import count, interval, interval_s, percent, plural, seconds, size, times
+from hwbench.render.units import count, interval, interval_s, percent, plural, seconds, size, sparkline, times
 from hwbench.render.views import notes, provenance, where
 from hwbench.stats import Ratio, Verdict
 
+if TYPE_CHECKING:
+    from hwbench.measurement import Measurement
+
 TOP_LAYERS = 15
 """Layers that are shown unless all are asked for."""
+SPARK = 16
+"""Columns of a distribution, so that two stand side by side in 80."""
 
 
 def compare_view(comparison: Comparison, *, all_layers: bool = False) -> View:
@@ -71,6 +78,7 @@ def _sides(comparison: Comparison) -> Table:
         ("model", first.model, second.model, ""),
         ("latency", seconds(first.median_s), seconds(second.median_s), times(comparison.speedup)),
         ("95 % interval", interval_s(first.median_ci_s, first.median_s), interval_s(second.median_ci_s, second.median_s), ""),
+        *zip(("samples", "middle 90 %"), _spread(first), _spread(second), ("", ""), strict=True),
         ("MACs", count(first.macs), count(second.macs), times(comparison.macs_ratio)),
         ("parameters", count(first.params), count(second.params), times(comparison.params_ratio)),
         ("file", size(first.file_bytes), size(second.file_bytes), times(file_ratio)),
@@ -80,6 +88,12 @@ def _sides(comparison: Comparison) -> Table:
         rows.append(("peak memory", size(first.peak_memory_bytes), size(second.peak_memory_bytes), times(memory_ratio)))
     columns = (Column(""), Column("baseline", path=True), Column("candidate", path=True), Column("gain", right=True))
     return Table(columns, tuple(rows))
+
+
+def _spread(record: Measurement) -> tuple[str, str]:
+    """Distribution of the samples, and what lies between their 5th and 95th percentile."""
+    low_s, line, high_s = sparkline(record.samples_s, SPARK)
+    return line, interval_s((low_s, high_s), record.median_s)
 
 
 def _layers(comparison: Comparison, top: int) -> list[Block]:

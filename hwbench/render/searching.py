@@ -82,9 +82,9 @@ def _row(name: str, outcome: Outcome | None, original: Outcome) -> tuple[str, ..
 
 
 def _tuning(result: SearchResult) -> str:
-    if result.quality is None:
-        return "Not tuned: there are no labelled images."
     how = {"none": "not tuned", "ce": "tuned by labels", "kd": "tuned by the original's answers", "features": "tuned by features"}
+    if result.quality is None:
+        return f"Result {how[result.tuned]}: there are no labelled images to tell its accuracy."
     accuracy = f"accuracy {percent(result.quality)} on test images, the original {percent(result.original_quality)}"
     return f"Result {how[result.tuned]}: {accuracy}."
 

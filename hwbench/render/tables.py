@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hwbench.lookup_tables.advice import advice
 from hwbench.lookup_tables.table import IMPORTED
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
-from hwbench.render.units import bar, count, interval_s, moment, percent, plural, seconds, size
+from hwbench.render.units import bar, count, interval_s, layer, moment, percent, plural, seconds, size, sparkline
 from hwbench.render.views import SHORT_ID
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 FAMILIES_SHOWN = 20
+ENOUGH = 8
+"""Held-out networks from which the distribution of their errors is drawn."""
 
 
 def built_view(outcome: BuiltTable) -> View:
@@ -29,6 +31,10 @@ def built_view(outcome: BuiltTable) -> View:
     if outcome.validation is not None:
         grade = outcome.validation.grade
         blocks += [Line(_grade(grade), "bold"), Line(_doubts(grade))]
+        if grade.networks >= ENOUGH:
+            low, line, high = sparkline([trial.error for trial in outcome.validation.trials])
+            ends = f"{percent(low, sign=True)} {line} {percent(high, sign=True)}"
+            blocks.append(Line(f"{ends} (5th to 95th percentile of the errors)"))
         drift = outcome.validation.drift - 1
         blocks.append(Line(f"The unpruned network is {percent(drift, sign=True)} off its latency when the table was made."))
     if outcome.cross_validated is not None:
@@ -51,9 +57,9 @@ def table_view(table: LookupTable) -> View:
     columns = (
         Column("layer", path=True),
         Column("step", right=True),
-        Column("channels in", right=True),
-        Column("channels out", right=True),
-        Column("measured", right=True),
+        Column("in", right=True),
+        Column("out", right=True),
+        Column("points", right=True),
         Column("fastest", right=True),
         Column("slowest", right=True),
     )
@@ -63,7 +69,7 @@ def table_view(table: LookupTable) -> View:
         low_in, high_in, low_out, high_out = table.surfaces[family].box
         ends = (f"{low_in}-{high_in}", f"{low_out}-{high_out}", str(len(points.cin)))
         ends_s = (seconds(float(points.latency_s.min())), seconds(float(points.latency_s.max())))
-        rows.append((str(family), str(table.steps[family.kind]), *ends, *ends_s))
+        rows.append((layer(family.pattern), str(table.steps[family.kind]), *ends, *ends_s))
     blocks.append(Table(columns, tuple(rows)))
     if len(ordered) > FAMILIES_SHOWN:
         blocks.append(Line(f"and {len(ordered) - FAMILIES_SHOWN} more, all faster"))
@@ -77,7 +83,7 @@ def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPre
     counts = [f"{origins.count(origin)} of {plural(len(parts), 'layer')} {origin}" for origin in dict.fromkeys(origins)]
     largest_s = max(part.latency_s for part in parts)
     rows = tuple(
-        (str(part.key), _origin(part), seconds(part.latency_s), percent(part.latency_s / prediction.latency_s),
+        (layer(part.key), _origin(part), seconds(part.latency_s), percent(part.latency_s / prediction.latency_s),
          bar(part.latency_s / largest_s, 8))
         for part in parts
     )  # fmt: skip
@@ -223,7 +229,9 @@ def _advice(table: LookupTable) -> list[Block]:
     for one in advice(table):
         slower = "slower than" if one.narrow_s > one.wide_s else "hardly faster than"
         evidence = f"{one.narrow} channels ({seconds(one.narrow_s)}) are {slower} {one.wide} ({seconds(one.wide_s)})"
-        lines.append(Line(f"{one.kind}: widths in multiples of {one.step}; {evidence} in {one.family} reading {one.cin}."))
+        lines.append(
+            Line(f"{one.kind}: widths in multiples of {one.step}; {evidence} in {layer(one.family.pattern)}, reading {one.cin}.")
+        )
     return lines
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.cells import cell_len
+
+if TYPE_CHECKING:
+    from hwbench.workload import LayerKey
 
 _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 _BLOCKS = " ▏▎▍▌▋▊▉█"
@@ -118,6 +123,24 @@ def shape(dimensions: Sequence[int]) -> str:
     return "x".join(map(str, dimensions)) or "scalar"
 
 
+def layer(key: LayerKey) -> str:
+    """A layer key in short, `Conv 3x3/2 at 56x56, 64 to 128, Relu`; without channels where it stands for all of them.
+
+    It leaves out what seldom tells two layers of a network apart; the key itself is in the JSON.
+    """
+    reads, *_ = key.inputs or (key.output,)
+    axis = -1 if key.op == "Linear" or len(reads) == 3 else 1
+    group, stride = key.attr("group", "1"), key.attr("strides").partition("x")[0]
+    channels = (reads[axis], key.output[axis]) if min(len(reads), len(key.output)) > 1 else (0, 0)
+    depthwise = group not in {"1", ""} and group in {"each", str(channels[0])}
+    window = key.attr("kernel") + (f"/{stride}" if stride not in {"", "1"} else "")
+    maps = f"at {shape(key.output[2:])}" if len(key.output) > 2 else ""
+    words = " ".join(filter(None, ("Depthwise" if depthwise else key.op, window, maps)))
+    kept = depthwise or (channels[0] == channels[1] and key.op not in {"Conv", "Linear"})
+    counts = "" if 0 in channels else str(channels[1]) if kept else f"{channels[0]} to {channels[1]}"
+    return ", ".join(filter(None, (words, counts, key.attr("act"), "Add" if key.attr("add") else "")))
+
+
 def bar(share: float, width: int = 10) -> str:
     """A bar for a share from 0 to 1, in eighths of a character, at most `width` characters long."""
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
@@ -131,7 +154,7 @@ def sparkline(values: Sequence[float], width: int = 24) -> tuple[float, str, flo
         (5th percentile, histogram of `width` characters, 95th percentile).
     """
     low, high = (float(end) for end in np.quantile(values, [0.05, 0.95], method="inverted_cdf"))
-    if high - low <= 1e-9 * high:  # nothing to draw, and no bins narrower than that can be told apart
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # nothing to draw, and no bins narrower than that can be told apart
         return low, _LEVELS[-1], high
     counts, _ = np.histogram(values, bins=width, range=(low, high))
     steps = np.ceil(counts / counts.max() * (len(_LEVELS) - 1)).astype(int)
@@ -139,11 +162,26 @@ def sparkline(values: Sequence[float], width: int = 24) -> tuple[float, str, flo
 
 
 def shorten(text: str, width: int) -> str:
-    """At most `width` (>= 1) characters of `text`, cut in the middle: the ends of a module path tell most."""
-    if len(text) <= width:
+    """At most `width` (>= 1) columns of `text`, cut in the middle: the ends of a module path tell most.
+
+    Columns are those of a terminal, on which Chinese characters take two and combining ones none.
+    """
+    if cell_len(text) <= width:
         return text
-    head = (width - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+    head = _fitting(text, (width - 1) // 2)
+    tail = _fitting(reversed(text), width - 1 - cell_len(head))[::-1]
+    return f"{head}…{tail}"
+
+
+def _fitting(characters: Iterable[str], width: int) -> str:
+    """The first characters, as many as `width` columns take."""
+    taken, used = "", 0
+    for character in characters:
+        used += cell_len(character)
+        if used > width:
+            break
+        taken += character
+    return taken
 
 
 def printable(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, Self
 
@@ -175,9 +175,9 @@ class Search(ABC):
         """Whether a trial may be the result: it did not fail, and is a network to keep."""
         return trial.outcome is not None
 
-    def best(self) -> Trial | None:
-        """The trial that ranks highest, the earliest of equals; None before there is one."""
-        return max(filter(self.eligible, self.trials), key=self._rank_of, default=None)
+    def best(self, trials: Iterable[Trial] | None = None) -> Trial | None:
+        """The one of these trials, of those observed if none are given, that ranks highest, the earliest of equals."""
+        return max(filter(self.eligible, self.trials if trials is None else trials), key=self._rank_of, default=None)
 
     def _rank_of(self, trial: Trial) -> float:
         return float("-inf") if trial.outcome is None else self.rank(trial.outcome)

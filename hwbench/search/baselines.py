@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 STRENGTHS = 1000
 """How finely the strength of a policy is tuned to the budget."""
+BATCH = 32
+"""Random structures proposed at once."""
+GOLDEN = 0.6180339887498949
+"""Its multiples, less their whole parts, are spread evenly over 0 to 1, however many are taken (Weyl 1916)."""
 POLICIES = ("uniform", "shallow", "deep")
 
 
@@ -68,10 +72,14 @@ class Policy(Search):
         return tuple(rows[fitting[np.argmax(costs[fitting])]].tolist())
 
     def _snapped(self, shares: Floats) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+        """Shares on the grid. Groups round up at shares of their own, so that they grow one by one and the budget is used up."""
         columns = []
         for group, choices in enumerate(self._budget.choices):
-            nearest = np.abs(shares[:, group, None] * choices[-1] - choices).argmin(axis=1)
-            columns.append(choices[nearest])
+            wanted = shares[:, group] * choices[-1]
+            lower = np.clip(np.searchsorted(choices, wanted, side="right") - 1, 0, None)
+            upper = np.minimum(lower + 1, len(choices) - 1)
+            way = (wanted - choices[lower]) / np.maximum(choices[upper] - choices[lower], 1)
+            columns.append(choices[np.where(way > (group + 1) * GOLDEN % 1, upper, lower)])
         return np.stack(columns, axis=1)
 
 
@@ -97,14 +105,17 @@ class RandomSearch(Search):
         return len(self.trials) >= self._count
 
     def _next(self) -> list[Candidate]:
-        decided: list[int] = []
-        for choices in self._budget.choices:
-            wish = self._random.uniform(0, 1) * choices[-1]
-            decided.append(self._budget.bounded(decided, wish))
-        return [Candidate(self._number(), tuple(decided), note=self.name)]
+        left = self._count - len(self.trials)
+        return [Candidate(self._number(), self._widths(), note=self.name) for _ in range(min(BATCH, left))]
 
     def _learn(self, trials: Sequence[Trial]) -> None:
         """Nothing is learnt."""
+
+    def _widths(self) -> tuple[int, ...]:
+        decided: list[int] = []
+        for choices in self._budget.choices:
+            decided.append(self._budget.bounded(decided, self._random.uniform(0, 1) * choices[-1]))
+        return tuple(decided)
 
 
 def baselines(budget: Budget, *, seed: int, trials: int) -> Sequence[Search]:

@@ -1,30 +1,49 @@
 """Every record, durable: measurements with all their raw samples, and other records (comparisons) as JSON.
 
-The store is a SQLite file (WAL mode), or any other database that SQLAlchemy reaches. Samples are written batch by batch while
+The store is a SQLite file (WAL mode), or a PostgreSQL database that several hosts share. Samples are written batch by batch while
 a measurement runs, each batch in a transaction of its own: a killed process loses at most the last tenth of a second, and
 leaves a readable record with `complete=False`. Several processes may write at once; a writer waits for the other's transaction.
+What a shared store does not take, because its server went away, goes into the local one (`rescue`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
 from uuid import uuid4
 
-import numpy as np
-
-from hwbench.errors import SchemaError, UsageError
+from hwbench.errors import UsageError
 from hwbench.measurement import Measurement
-from hwbench.store.database import open_engine, tables, transaction
+from hwbench.store import transfer
+from hwbench.store.address import is_file, local_address, redacted, without_secrets
+from hwbench.store.database import open_engine, reading, tables, write
+from hwbench.store.rescue import Rescue, Step
+from hwbench.store.rows import batches, dump, find_measurement, load, plain, replace_measurement
+from hwbench.store.transfer import MEASUREMENT, Check, Fate, Key, Parcel, Taken
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+__all__ = [
+    "MEASUREMENT",
+    "Check",
+    "Fate",
+    "Key",
+    "Parcel",
+    "Store",
+    "Summary",
+    "Taken",
+    "local_address",
+    "open_store",
+    "redacted",
+]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +71,34 @@ class Summary:
     complete: bool
 
 
-def open_store(address: str | None = None) -> Store:
-    """Open a store, creating it where there is none.
+def open_store(address: str | None = None, *, create: bool = True) -> Store:
+    """Open a store.
 
     Args:
-        address: SQLAlchemy URL or path of a SQLite file; else `$HWBENCH_STORE`; else a file in the user's data folder.
+        address: Path of a SQLite file, or URL of one or of a PostgreSQL database; else `$HWBENCH_STORE`; else a file in the
+            user's data folder.
+        create: Whether to make one where there is none.
 
     Raises:
-        UsageError: The address is no such URL, is a folder, or cannot be read and written.
-        SchemaError: What is there is damaged, of a newer schema or not a store; it is left untouched.
+        UsageError: The address is no such URL, is a folder, or cannot be read and written; or there is no store.
+        StoreUnavailableError: The server cannot be reached.
+        SchemaError: What is there is damaged, of another schema or not a store; it is left untouched.
     """
-    return Store(open_engine(address))
+    return Store(open_engine(address, create=create))
 
 
 class Store:
-    """An open store, from `open_store`; a context manager.
+    """An open store, from `open_store`; a context manager. It may be used from several threads, but not across a fork.
 
-    Every method raises `UsageError` where the database cannot be reached or written, and `SchemaError` where it is damaged.
+    Every method raises `StoreUnavailableError` where the server went away, `UsageError` where the database cannot be read or
+    written otherwise, and `SchemaError` where it is damaged. Whatever was being written is then not in it at all; what a shared
+    store did not take is in the local one, as a note of the error says.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._tables = tables()
+        self._rescue = None if is_file(engine.url) else Rescue(self.url, open_store)
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +109,7 @@ class Store:
     @property
     def url(self) -> str:
         """Where the store is, without a password."""
-        return self._engine.url.render_as_string(hide_password=True)
+        return without_secrets(self._engine.url)
 
     def close(self) -> None:
         """Give the connections back; the records are safe without it."""
@@ -92,38 +117,15 @@ class Store:
 
     def save(self, measurement: Measurement) -> None:
         """Insert a measurement, or replace the one of the same id, in one transaction."""
-        import sqlalchemy as sa
-
-        data = measurement.to_dict()
-        series = {name: data.pop(name) for name in ("samples_s", "session", "block", "warmup_s", "warmup_session")}
-        warm_up = _batches(series["warmup_session"], series["warmup_s"], None)
-        timed = _batches(series["session"], series["samples_s"], series["block"])
-        measurements, samples = self._tables.measurements, self._tables.samples
-        with transaction(self._engine, write=True) as connection:
-            connection.execute(sa.delete(samples).where(samples.c.measurement_id == measurement.id))
-            connection.execute(sa.delete(measurements).where(measurements.c.id == measurement.id))
-            connection.execute(
-                sa.insert(measurements).values(
-                    id=measurement.id,
-                    model=measurement.model,
-                    model_sha256=measurement.model_sha256,
-                    device=measurement.device.address,
-                    target=measurement.device.target,
-                    started_utc=measurement.started_utc,
-                    complete=measurement.complete,
-                    record=_dump(data),
-                )
-            )
-            for batch in (*warm_up, *timed):
-                connection.execute(sa.insert(samples).values(measurement_id=measurement.id, **batch))
+        self._put(measurement, last=True)
 
     def begin(self, measurement: Measurement) -> None:
         """Save a measurement whose samples are still to come (`append`); it stays `complete=False` until `finish`."""
-        self.save(replace(measurement, complete=False))
+        self._put(replace(measurement, complete=False), last=False)
 
     def finish(self, measurement: Measurement) -> None:
         """Replace what was begun by the whole record."""
-        self.save(replace(measurement, complete=True))
+        self._put(replace(measurement, complete=True), last=True)
 
     def append(
         self,
@@ -150,22 +152,30 @@ class Store:
 
         if not warm_up and len(samples_s) != len(blocks):
             raise UsageError(f"{len(samples_s)} samples came with {len(blocks)} block numbers; give one for each sample")
-        numbers = [session] * len(samples_s)
-        with transaction(self._engine, write=True) as connection:
-            known = sa.select(self._tables.measurements.c.id).where(self._tables.measurements.c.id == measurement_id)
-            if connection.execute(known).first() is None:
+        found = batches([session] * len(samples_s), samples_s, None if warm_up else blocks)
+        rows = [{"measurement_id": measurement_id, **batch} for batch in found]
+        known = sa.select(self._tables.measurements.c.id).where(self._tables.measurements.c.id == measurement_id)
+
+        def work(connection: sa.Connection) -> None:
+            if connection.execute(known.with_for_update(read=True)).first() is None:
                 raise UsageError(f"no measurement {measurement_id!r} to append to in {self.url}; begin it first")
-            for batch in _batches(numbers, samples_s, None if warm_up else blocks):
-                connection.execute(sa.insert(self._tables.samples).values(measurement_id=measurement_id, **batch))
+            if rows:
+                connection.execute(sa.insert(self._tables.samples), rows)
+
+        samples_s, blocks = tuple(samples_s), tuple(blocks)
+        self._write(work, measurement_id, lambda local: local.append(measurement_id, session, samples_s, blocks, warm_up=warm_up))
 
     def withdraw(self, measurement_id: str, session: int) -> None:
         """Turn the timed samples of one session into warm-up; the session is going to be repeated."""
         import sqlalchemy as sa
 
         samples = self._tables.samples
-        of_session = (samples.c.measurement_id == measurement_id, samples.c.session == session)
-        with transaction(self._engine, write=True) as connection:
-            connection.execute(sa.update(samples).where(*of_session).values(blocks=None))
+        changed = sa.update(samples).where(samples.c.measurement_id == measurement_id, samples.c.session == session)
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(changed.values(blocks=None))
+
+        self._write(work, measurement_id, lambda local: local.withdraw(measurement_id, session))
 
     def get(self, prefix: str) -> Measurement:
         """The measurement whose id is, or alone begins with, `prefix`.
@@ -176,20 +186,16 @@ class Store:
         """
         import sqlalchemy as sa
 
-        measurements, samples = self._tables.measurements, self._tables.samples
-        with transaction(self._engine) as connection:
-            wanted = sa.select(measurements.c.id, measurements.c.record)
-            found = connection.execute(wanted.where(measurements.c.id == prefix)).all()
-            if not found:
-                starting = wanted.where(measurements.c.id.startswith(prefix, autoescape=True))
-                found = connection.execute(starting.order_by(measurements.c.id).limit(2)).all()
-            if len(found) != 1:
-                what = f"{found[0].id[:12]}, {found[1].id[:12]}, ... all begin" if found else "no measurement begins"
-                raise UsageError(f"{what} with {prefix!r} in {self.url}; see: hwbench store list")
-            batches = sa.select(samples).where(samples.c.measurement_id == found[0].id).order_by(samples.c.number)
-            rows = connection.execute(batches).all()
-        data = _load(found[0].record, f"measurement {found[0].id} in {self.url}")
-        return Measurement.from_dict({**data, **_series(rows)})
+        ids, prefix = self._tables.measurements.c.id, plain(prefix)
+        with reading(self._engine) as connection:
+            following = connection.execute(sa.select(ids).where(ids >= prefix).order_by(ids).limit(2)).scalars()
+            found = [record_id for record_id in following if record_id.startswith(prefix)]
+            clear = len(found) == 1 or prefix in found
+            measurement = find_measurement(connection, found[0]) if clear else None
+        if measurement is None:
+            what = f"{found[0][:12]}, {found[1][:12]}, ... all begin" if found else "no measurement begins"
+            raise UsageError(f"{what} with {prefix!r} in {self.url}; see: hwbench store list")
+        return measurement
 
     def list(self, model: str | None = None, device: str | None = None, limit: int | None = None) -> tuple[Summary, ...]:
         """Stored measurements, newest first, optionally of one model (name or SHA-256) or device (address) alone."""
@@ -202,10 +208,10 @@ class Store:
         columns = [table.c[name] for name in Summary.__dataclass_fields__ if name != "samples"]
         query = sa.select(*columns, count.scalar_subquery().label("samples"))
         if model is not None:
-            query = query.where(sa.or_(table.c.model == model, table.c.model_sha256 == model))
+            query = query.where(sa.or_(table.c.model == plain(model), table.c.model_sha256 == plain(model)))
         if device is not None:
-            query = query.where(table.c.device == device)
-        with transaction(self._engine) as connection:
+            query = query.where(table.c.device == plain(device))
+        with reading(self._engine) as connection:
             rows = connection.execute(query.order_by(table.c.started_utc.desc(), table.c.id).limit(limit)).all()
         return tuple(Summary(**{**row._asdict(), "samples": int(row.samples)}) for row in rows)
 
@@ -215,13 +221,10 @@ class Store:
         Returns:
             Its new id.
         """
-        import sqlalchemy as sa
-
-        record_id, now = uuid4().hex, datetime.now(UTC).isoformat()
-        with transaction(self._engine, write=True) as connection:
-            values = {"id": record_id, "kind": kind, "created_utc": now, "record": _dump(data)}
-            connection.execute(sa.insert(self._tables.records).values(values))
-        return record_id
+        parcel = Parcel((kind, uuid4().hex), dict(data), datetime.now(UTC).isoformat())
+        work = partial(transfer.insert_records, parcels=[parcel])
+        self._write(work, parcel.key[1], lambda local: local.take([parcel]), whole=True, last=True)
+        return parcel.key[1]
 
     def records(self, kind: str) -> dict[str, dict[str, Any]]:
         """All records of one kind by id, oldest first."""
@@ -229,9 +232,9 @@ class Store:
 
         table = self._tables.records
         query = sa.select(table.c.id, table.c.record).where(table.c.kind == kind).order_by(table.c.created_utc, table.c.id)
-        with transaction(self._engine) as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(query).all()
-        return {row.id: _load(row.record, f"{kind} {row.id} in {self.url}") for row in rows}
+        return {row.id: load(row.record, f"{kind} {row.id} in {self.url}") for row in rows}
 
     def export(self, target: Path | TextIO) -> int:
         """Write everything as JSON lines `{"kind": ..., "id": ..., "record": {...}}`, raw samples included.
@@ -258,7 +261,7 @@ class Store:
     def _export(self, file: TextIO) -> int:
         lines = 0
         for kind, record_id, record in self._everything():
-            file.write(_dump({"kind": kind, "id": record_id, "record": record}) + "\n")
+            file.write(dump({"kind": kind, "id": record_id, "record": record}) + "\n")
             lines += 1
         return lines
 
@@ -266,54 +269,47 @@ class Store:
         import sqlalchemy as sa
 
         for summary in reversed(self.list()):
-            yield "measurement", summary.id, self.get(summary.id).to_dict()
-        with transaction(self._engine) as connection:
+            yield MEASUREMENT, summary.id, self.get(summary.id).to_dict()
+        with reading(self._engine) as connection:
             kinds = connection.execute(sa.select(self._tables.records.c.kind).distinct()).scalars().all()
         for kind in sorted(kinds):
             for record_id, record in self.records(kind).items():
                 yield kind, record_id, record
 
+    def keys(self) -> Sequence[Key]:
+        """Kind and id of every record: measurements first, each kind by id."""
+        return transfer.keys(self._engine)
 
-def _batches(sessions: Sequence[int], values_s: Sequence[float], blocks: Sequence[int] | None) -> Iterator[dict[str, Any]]:
-    """Rows of consecutive samples of one session; without blocks they are warm-up."""
-    for session, group in groupby(range(len(sessions)), key=sessions.__getitem__):
-        places = list(group)
-        part = slice(places[0], places[-1] + 1)
-        yield {
-            "session": session,
-            "count": len(places),
-            "values_s": np.array(values_s[part], "<f8").tobytes(),
-            "blocks": None if blocks is None else np.array(blocks[part], "<i8").tobytes(),
-        }
+    def marks(self, wanted: Sequence[Key]) -> dict[Key, str]:
+        """A digest of the content of each of these records that is there, taken in the database.
 
+        Two stores whose digests are equal hold the same; unequal ones may, if different versions of hwbench wrote them.
+        """
+        return transfer.marks(self._engine, wanted)
 
-def _series(rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """The fields of a measurement that the batches hold."""
-    series: dict[str, list[Any]] = {name: [] for name in ("samples_s", "session", "block", "warmup_s", "warmup_session")}
-    for row in rows:
-        values_s = np.frombuffer(row.values_s, "<f8").tolist()
-        if row.blocks is None:
-            series["warmup_s"] += values_s
-            series["warmup_session"] += [row.session] * len(values_s)
-        else:
-            series["samples_s"] += values_s
-            series["session"] += [row.session] * len(values_s)
-            series["block"] += np.frombuffer(row.blocks, "<i8").tolist()
-    return series
+    def read(self, wanted: Sequence[Key], check: Check) -> Iterator[Parcel | Taken]:
+        """These records, ready for `take` of another store.
 
+        Args:
+            wanted: Kinds and ids.
+            check: Raises SchemaError where the data of a record of a kind cannot be believed; measurements are checked anyway.
 
-def _dump(data: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(data, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise SchemaError(f"a record cannot be stored as JSON ({error}); it needs finite numbers and plain types") from error
+        Returns:
+            Each record, or in place of one that is damaged why it is refused.
+        """
+        return transfer.read(self._engine, wanted, check)
 
+    def take(self, parcels: Sequence[Parcel]) -> Sequence[Taken]:
+        """Insert records of another store that are new here; see `transfer.take`."""
+        return transfer.take(self._engine, parcels)
 
-def _load(text: str, what: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise SchemaError(f"{what} is damaged: {error}") from error
-    if not isinstance(data, dict):
-        raise SchemaError(f"{what} is damaged: expected a JSON object, not {type(data).__name__}")
-    return data
+    def _put(self, measurement: Measurement, *, last: bool) -> None:
+        work = partial(replace_measurement, measurement=measurement)
+        self._write(work, measurement.id, lambda local: local.save(measurement), whole=True, last=last)
+
+    def _write(
+        self, work: Callable[[sa.Connection], T], record_id: str, step: Step, *, whole: bool = False, last: bool = False
+    ) -> T:
+        """Write in one transaction; `step` does it in the local store, should the database fail (`Rescue.attempt`)."""
+        writing = partial(write, self._engine, work)
+        return writing() if self._rescue is None else self._rescue.attempt(writing, record_id, step, whole=whole, last=last)

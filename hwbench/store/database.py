@@ -1,30 +1,59 @@
-"""The database under the store: its address, its tables, its schema version, and its transactions.
+"""The database under the store: its tables, its schema version, and its transactions.
 
 SQLite files run in WAL mode, so readers never wait. Writers take the lock at the beginning of a transaction (`BEGIN
 IMMEDIATE`): taking it later fails at once when two of them meet, whatever the time-out (https://sqlite.org/isolation.html).
 `synchronous=NORMAL` keeps every committed transaction when a process is killed; only a power failure can cost the last ones.
+
+In PostgreSQL a reader works on one snapshot (REPEATABLE READ), so that a record and its samples belong together. A writer sees
+what others committed (READ COMMITTED), locks the rows it replaces, and does its work again where two have met.
 """
 
 from __future__ import annotations
 
-import os
+import logging
+import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hwbench.errors import SchemaError, UsageError
+from hwbench.store.address import default_address, file_of, is_file, parse, shown
+from hwbench.store.faults import collided, damaged, first_line, translated
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+T = TypeVar("T")
+
 STORE_SCHEMA = 1
 BUSY_S = 60.0
 """Seconds to wait for the transaction of another process; each takes milliseconds."""
+TRIES = 12
+"""How often a transaction that met another one is done in all; the pauses between add up to some seconds."""
+PATIENCE: Mapping[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "client_encoding": "utf8",
+    "application_name": "hwbench",
+    "prepare_threshold": None,
+}
+"""How a PostgreSQL is connected to, where the URL does not say otherwise
+(https://www.postgresql.org/docs/current/libpq-connect.html): a host that vanished is noticed within half a minute, and nothing is
+prepared on the server, which poolers of connections do not stand."""
+FORGOTTEN_S = 300
+"""Seconds after which the server ends a transaction whose client says nothing more: a host that lost power holds no locks."""
+
+_SILENCE = logging.NullHandler()
+"""What psycopg logs when a connection breaks would otherwise stand on standard error beside the one line of our error."""
 
 SQLITE_MAGIC = b"SQLite format 3\0"
 """How every SQLite file begins (https://sqlite.org/fileformat.html)."""
@@ -54,22 +83,23 @@ def tables() -> Tables:
 
     meta = MetaData()
     key = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
+    text = Text().with_variant(Text(collation="C"), "postgresql")  # the order of SQLite, whatever the server's language
     return Tables(
         Table("hwbench_store", meta, Column("schema", Integer, nullable=False)),
         Table(
             "hwbench_measurements",
             meta,
-            Column("id", Text, primary_key=True),
-            *(Column(name, Text, nullable=False, index=True) for name in ("model", "model_sha256", "device", "started_utc")),
-            Column("target", Text, nullable=False),
+            Column("id", text, primary_key=True),
+            *(Column(name, text, nullable=False, index=True) for name in ("model", "model_sha256", "device", "started_utc")),
+            Column("target", text, nullable=False),
             Column("complete", Boolean, nullable=False),
-            Column("record", Text, nullable=False),
+            Column("record", text, nullable=False),
         ),
         Table(
             "hwbench_samples",
             meta,
             Column("number", key, primary_key=True, autoincrement=True),
-            Column("measurement_id", Text, ForeignKey("hwbench_measurements.id"), nullable=False, index=True),
+            Column("measurement_id", text, ForeignKey("hwbench_measurements.id"), nullable=False, index=True),
             Column("session", Integer, nullable=False),
             Column("count", Integer, nullable=False),
             Column("values_s", LargeBinary, nullable=False),
@@ -78,40 +108,42 @@ def tables() -> Tables:
         Table(
             "hwbench_records",
             meta,
-            Column("id", Text, primary_key=True),
-            Column("kind", Text, nullable=False, index=True),
-            Column("created_utc", Text, nullable=False),
-            Column("record", Text, nullable=False),
+            Column("id", text, primary_key=True),
+            Column("kind", text, nullable=False, index=True),
+            Column("created_utc", text, nullable=False),
+            Column("record", text, nullable=False),
         ),
     )
 
 
-def open_engine(address: str | None = None) -> sa.Engine:
-    """Connect to a store, creating it where there is none.
+def open_engine(address: str | None = None, *, create: bool = True) -> sa.Engine:
+    """Connect to a store.
 
     Args:
-        address: SQLAlchemy URL or path of a SQLite file; else `$HWBENCH_STORE`; else a file in the user's data folder.
+        address: Path of a SQLite file, or URL of one or of a PostgreSQL database; else `$HWBENCH_STORE`; else a file in the
+            user's data folder.
+        create: Whether to make a store where there is none.
 
     Raises:
-        UsageError: The address is no such URL, is a folder, or cannot be read and written.
-        SchemaError: What is there is damaged, of a newer schema or not a store; it is left untouched.
+        UsageError: The address is no such URL, is a folder, or cannot be read and written; or there is no store.
+        StoreUnavailableError: The server cannot be reached.
+        SchemaError: What is there is damaged, of another schema or not a store; it is left untouched.
     """
     import sqlalchemy as sa
 
-    url = _url(address or os.environ.get("HWBENCH_STORE") or _default())
-    path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"} else None
-    try:
-        engine = sa.create_engine(url, connect_args={} if path is None else {"timeout": BUSY_S})
-    except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
-        remedy = "pip install 'hwbench[lab]' brings PostgreSQL's; or give a path"
-        raise UsageError(f"no driver for the store {_shown(url)} ({_line(error)}); {remedy}") from error
+    url = parse(address or default_address())
+    path = file_of(url)
     if path is not None:
         _check_file(path, url)
-    if url.get_backend_name() == "sqlite":
-        sa.event.listen(engine, "connect", _on_connect)
-        sa.event.listen(engine, "begin", _on_begin)
+        if not create and not path.exists():
+            raise _no_store(url)
     try:
-        _ensure_schema(engine)
+        engine = _engine(url)
+    except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
+        remedy = "pip install 'hwbench[lab]' brings PostgreSQL's; or give a path"
+        raise UsageError(f"no driver for the store {shown(url)} ({first_line(error)}); {remedy}") from error
+    try:
+        _ensure_schema(engine, create=create)
     except BaseException:
         engine.dispose()
         raise
@@ -119,43 +151,74 @@ def open_engine(address: str | None = None) -> sa.Engine:
 
 
 @contextmanager
-def transaction(engine: sa.Engine, *, write: bool = False) -> Iterator[sa.Connection]:
-    """One transaction, rolled back if its block fails.
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that only reads, on one state of the store.
 
     Raises:
-        UsageError: The database cannot be reached, read or written, or another process holds it for too long.
-        SchemaError: It is damaged.
+        HwbenchError: The database cannot be reached or read (`faults.translated`).
     """
     import sqlalchemy as sa
 
+    options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     try:
-        with engine.execution_options(hwbench_write=write).begin() as connection:
+        with engine.execution_options(**({} if is_file(engine.url) else options)).begin() as connection:
             yield connection
     except sa.exc.DBAPIError as error:
-        raise _translated(engine.url, error) from error
+        raise translated(engine.url, error) from error
 
 
-def _default() -> str:
-    import platformdirs
+def write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    """Do `work` in one transaction, wholly or not at all; where it met another transaction, again.
 
-    folder = platformdirs.user_data_path("hwbench")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot create the data folder {folder}: {error.strerror}; give --store or HWBENCH_STORE") from error
-    return str(folder / "store.db")
-
-
-def _url(address: str) -> sa.URL:
+    Raises:
+        HwbenchError: The database cannot be reached or written, or another process holds it for too long; its cause is then the
+            database's error (`faults.translated`).
+    """
     import sqlalchemy as sa
 
-    if "://" not in address:
-        return sa.URL.create("sqlite", database=str(Path(address).expanduser().absolute()))
-    try:
-        url = sa.make_url(address)
-    except (sa.exc.ArgumentError, ValueError) as error:
-        raise UsageError(f"{address.partition('://')[0]}://... is no database URL; example: sqlite:////data/store.db") from error
-    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+    level = {} if is_file(engine.url) else {"isolation_level": "READ COMMITTED"}
+    writer = engine.execution_options(hwbench_write=True, **level)
+    attempt = 1
+    while True:
+        try:
+            with writer.begin() as connection:
+                return work(connection)
+        except sa.exc.DBAPIError as error:
+            if attempt == TRIES or not collided(error):
+                raise translated(engine.url, error) from error
+        time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - so that two that met do not meet again
+        attempt += 1
+
+
+def digest(engine: sa.Engine, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """SHA-256 of a column in hexadecimal, taken where the data are; NULL of NULL."""
+    import sqlalchemy as sa
+
+    if is_file(engine.url):
+        return sa.func.hwbench_sha256(column)
+    octets = column if isinstance(column.type, sa.LargeBinary) else sa.func.convert_to(column, "UTF8")
+    return sa.func.encode(sa.func.sha256(octets), "hex")
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    """An engine that has not connected yet; its errors do not repeat the data."""
+    import sqlalchemy as sa
+
+    if is_file(url):
+        waiting = {"timeout": BUSY_S} if file_of(url) is not None else {}
+        engine = sa.create_engine(url, connect_args=waiting, hide_parameters=True)
+        sa.event.listen(engine, "connect", _on_sqlite_connect)
+        sa.event.listen(engine, "begin", _on_sqlite_begin)
+    else:
+        patience = {name: value for name, value in PATIENCE.items() if name not in url.query}
+        engine = sa.create_engine(url, connect_args=patience, pool_pre_ping=True, hide_parameters=True)
+        sa.event.listen(engine, "connect", _on_postgresql_connect)
+        logging.getLogger("psycopg").addHandler(_SILENCE)
+    return engine
+
+
+def _no_store(url: sa.URL) -> UsageError:
+    return UsageError(f"there is no store at {shown(url)}; give the address of one, or measure something first")
 
 
 def _check_file(path: Path, url: sa.URL) -> None:
@@ -176,7 +239,7 @@ def _check_file(path: Path, url: sa.URL) -> None:
     if not head:
         return
     if head != SQLITE_MAGIC:  # SQLite itself would write over a file shorter than a page
-        raise _damaged(url, "not a SQLite file")
+        raise damaged(url, "not a SQLite file")
     reader = sa.create_engine(
         "sqlite://", creator=lambda: sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S),
         poolclass=sa.NullPool,
@@ -185,48 +248,56 @@ def _check_file(path: Path, url: sa.URL) -> None:
         with reader.connect() as connection:
             verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
             if verdict != "ok":
-                raise _damaged(url, str(verdict).splitlines()[-1])
+                raise damaged(url, str(verdict).splitlines()[-1])
             _version(connection, url)
     except sa.exc.DBAPIError as error:
-        raise _translated(url, error) from error
+        raise translated(url, error) from error
 
 
 def _version(connection: sa.Connection, url: sa.URL) -> int | None:
-    """The schema of the store, which this version reads; None where there is no store yet."""
+    """The schema of the store, which this version reads and writes; None where there is no store yet."""
     import sqlalchemy as sa
 
-    store = tables().store
-    names = sa.inspect(connection).get_table_names()
-    if store.name not in names:
-        if names and url.get_backend_name() == "sqlite":
-            raise SchemaError(f"{_shown(url)} is a database of another program (it has {names[0]!r}); give another --store")
+    store, there = tables().store, sa.inspect(connection)
+    if not there.has_table(store.name):
+        names = there.get_table_names() if is_file(url) else ()  # a server's database may well have other tables
+        if names:
+            raise SchemaError(f"{shown(url)} is a database of another program (it has {names[0]!r}); give another --store")
         return None
     versions = connection.execute(sa.select(store.c.schema)).scalars().all()
     if len(versions) != 1 or not isinstance(versions[0], int) or versions[0] < 1:
-        raise _damaged(url, f"its schema is {versions!r}")
-    if versions[0] > STORE_SCHEMA:
+        raise damaged(url, f"its schema is {versions!r}")
+    if versions[0] != STORE_SCHEMA:
+        newer = versions[0] > STORE_SCHEMA
+        way = "upgrade it (pip install -U hwbench)" if newer else "use the older hwbench that made it"
         raise SchemaError(
-            f"the store {_shown(url)} has schema {versions[0]}, this hwbench reads up to {STORE_SCHEMA}; "
-            "upgrade it (pip install -U hwbench) or give another --store"
+            f"the store {shown(url)} has schema {versions[0]}, this hwbench reads {'up to ' if newer else ''}{STORE_SCHEMA}; "
+            f"{way} or give another --store"
         )
     return versions[0]
 
 
-def _ensure_schema(engine: sa.Engine) -> None:
+def _ensure_schema(engine: sa.Engine, *, create: bool) -> None:
     """Create the tables where there are none; of several processes that try at once, one does."""
-    import sqlalchemy as sa
-
-    with transaction(engine) as connection:
+    with reading(engine) as connection:
         if _version(connection, engine.url) is not None:
             return
-    if engine.dialect.name == "sqlite":
+    if not create:
+        raise _no_store(engine.url)
+    if is_file(engine.url):
         _switch_to_wal(engine)
-    with transaction(engine, write=True) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('hwbench_store'))"))
-        if _version(connection, engine.url) is None:
-            tables().store.metadata.create_all(connection)
-            connection.execute(sa.insert(tables().store).values(schema=STORE_SCHEMA))
+    write(engine, _create)
+
+
+def _create(connection: sa.Connection) -> None:
+    import sqlalchemy as sa
+
+    url = connection.engine.url
+    if not is_file(url):
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('hwbench_store'))"))
+    if _version(connection, url) is None:
+        tables().store.metadata.create_all(connection)
+        connection.execute(sa.insert(tables().store).values(schema=STORE_SCHEMA))
 
 
 def _switch_to_wal(engine: sa.Engine) -> None:
@@ -240,42 +311,29 @@ def _switch_to_wal(engine: sa.Engine) -> None:
                 connection.cursor().execute("PRAGMA journal_mode=WAL")
         except (sqlite3.OperationalError, sa.exc.DBAPIError) as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
-                raise _translated(engine.url, error) from error
+                raise translated(engine.url, error) from error
             time.sleep(0.01)
         else:
             return
 
 
-def _on_connect(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the module's own transactions begin too late; see _on_begin
+def _on_sqlite_connect(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the module's own transactions begin too late; see _on_sqlite_begin
     for pragma in ("foreign_keys=ON", "synchronous=NORMAL"):
         connection.execute(f"PRAGMA {pragma}").close()
+    connection.create_function("hwbench_sha256", 1, _sha256, deterministic=True)
 
 
-def _on_begin(connection: sa.Connection) -> None:
+def _on_sqlite_begin(connection: sa.Connection) -> None:
     write = connection.get_execution_options().get("hwbench_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def _translated(url: sa.URL, error: Exception) -> SchemaError | UsageError:
-    """What a failure of the database means to the user."""
-    reason = _line(getattr(error, "orig", None) or error)
-    if any(sign in reason for sign in ("malformed", "not a database", "no such table", "no such column", 'relation "hwbench_')):
-        return _damaged(url, reason)
-    if "locked" in reason:
-        return UsageError(f"another process has held the store {_shown(url)} for {BUSY_S:.0f} s; end it or give another --store")
-    return UsageError(f"the store {_shown(url)} cannot be used: {reason}; check that it can be written, or give another --store")
+def _on_postgresql_connect(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{BUSY_S:.0f}s'; SET idle_in_transaction_session_timeout = '{FORGOTTEN_S}s'")
+    connection.commit()
 
 
-def _damaged(url: sa.URL, reason: str) -> SchemaError:
-    return SchemaError(
-        f"the store {_shown(url)} is damaged ({reason}) and was left untouched; move it away or give another --store"
-    )
-
-
-def _shown(url: sa.URL) -> str:
-    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
-
-
-def _line(error: object) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _sha256(value: str | bytes | None) -> str | None:
+    return None if value is None else sha256(value.encode() if isinstance(value, str) else value).hexdigest()

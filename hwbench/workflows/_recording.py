@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from hwbench import stats
+from hwbench.comparison import RECORD
 from hwbench.measurement import Measurement
 from hwbench.profiling import Watch
 from hwbench.store import Store, open_store
@@ -39,6 +40,9 @@ class _Recorder(Watch):
     def finished(self, records: Sequence[Measurement]) -> None:
         for record in records:
             self.store.finish(record)
+        if len(records) > 1:
+            order = {"group_id": records[0].group_id, "measurements": [record.id for record in records]}
+            self.store.save_record(RECORD, order)
         self.inner.finished(records)
 
 

@@ -99,13 +99,13 @@ def build_table(
     """
     settings, watch = settings or Settings(budget_s=DEFAULT_BUDGET_S), watch or TableWatch()
     workload = load_workload(model, seed=settings.seed, **options)
-    fixed = None if widths == AUTO else _step(widths)
+    fixed = None if widths == AUTO else width_step(widths)
     with open_device(device) as opened, open_store(store) if save else nullcontext() as kept:
         step = fixed or grid_step(channel_steps(opened, workload, settings))
         plan = Plan(step=step, lower=lower)
         fitted = build_on(opened, workload, settings, plan=plan, store=kept, forget=forget, watch=watch.measured)
         table, outcome = _graded(opened, fitted.table, workload, settings, networks=validation, watch=watch)
-        return BuiltTable(None if kept is None else save_table(kept, table), table, outcome, fitted.rmspe)
+        return BuiltTable(None if kept is None else save_table(kept, table, outcome), table, outcome, fitted.rmspe)
 
 
 def validate_table(
@@ -142,7 +142,7 @@ def validate_table(
     workload = load_workload(model, seed=settings.seed, **options)
     with _at_hand(table, device, settings, store) as (kept, opened, found):
         graded, outcome = _graded(opened, found, workload, settings, networks=networks, watch=watch)
-        return BuiltTable(save_table(kept, graded) if save else None, graded, outcome, None)
+        return BuiltTable(save_table(kept, graded, outcome) if save else None, graded, outcome, None)
 
 
 def recalibrate_table(
@@ -179,7 +179,7 @@ def recalibrate_table(
     workload = load_workload(model, seed=settings.seed, **options)
     with _at_hand(table, device, settings, store) as (kept, opened, found):
         fresh, outcome = recalibrate(opened, found, workload, settings, networks=networks, watch=watch.validated)
-        return BuiltTable(save_table(kept, fresh) if save else None, fresh, outcome, None)
+        return BuiltTable(save_table(kept, fresh, outcome) if save else None, fresh, outcome, None)
 
 
 def predict_latency(
@@ -224,8 +224,9 @@ def _at_hand(
 ) -> Iterator[tuple[Store, Device, LookupTable]]:
     """The opened store and device, and the table, which is the device's own."""
     with open_store(store) as kept, open_device(device) as opened:
-        found = table if isinstance(table, LookupTable) else find_table(kept, table or device)
-        check(found, opened.info(), settings.threads)
+        info = opened.info()
+        found = table if isinstance(table, LookupTable) else find_table(kept, table or device, info.target_id)
+        check(found, info, settings.threads)
         yield kept, opened, found
 
 
@@ -239,7 +240,12 @@ def _graded(
     return graded(table, outcome), outcome
 
 
-def _step(widths: int | str) -> int:
+def width_step(widths: int | str) -> int:
+    """The step that widths are multiples of.
+
+    Raises:
+        UsageError: It is none.
+    """
     try:
         step = int(widths)
     except ValueError as error:

@@ -62,7 +62,7 @@ def compare(
         changed["arch"] = candidate_arch
     first = load_workload(baseline, seed=settings.seed, **options)
     second = load_workload(candidate, seed=settings.seed, **changed)
-    _check_inputs(first, second)
+    check_inputs(first, second)
     with open_device(device) as opened, recording(store, save=save, watch=watch) as watching:
         records = measure_interleaved(opened, [first, second], settings, watching)
     return compare_records(*records)
@@ -72,7 +72,12 @@ _FLOATS = {"float16": "float32", "bfloat16": "float32"}
 """A network in half precision takes its inputs in it; precisions may differ in a comparison."""
 
 
-def _check_inputs(baseline: Workload, candidate: Workload) -> None:
+def check_inputs(baseline: Workload, candidate: Workload) -> None:
+    """Refuse two models that cannot be fed the same.
+
+    Raises:
+        IncomparableError: Their inputs differ in shape or type.
+    """
     before, after = ([(spec.shape, _FLOATS.get(spec.dtype, spec.dtype)) for spec in w.inputs] for w in (baseline, candidate))
     if before != after:
         raise IncomparableError(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -18,10 +19,11 @@ from hwbench.lookup_tables import LookupTable
 from hwbench.measurement import Settings
 from hwbench.model_files import ModelOptions
 from hwbench.profiling import Watch
-from hwbench.search.base import Outcome, Search, Trial
+from hwbench.search.base import Objective, Outcome, Trial
 from hwbench.search.practise import Practise
 from hwbench.store import open_store
 from hwbench.workflows.run_search_ground import Ground
+from hwbench.workflows.run_search_jobs import judging
 from hwbench.workflows.run_search_latency import Latencies, find_latencies
 from hwbench.workflows.run_search_log import Log, Loop
 from hwbench.workflows.run_search_measure import measure_result
@@ -44,6 +46,8 @@ MISSED = 1.02
 SHORTER = 4
 """A search with a corrected budget takes this part of the first one's trials, but `FEWEST` at least."""
 FEWEST = 20
+SCORING = 0.5
+"""Share of the time left that PRACTISE may take for the scores of all blocks, where it has a limit."""
 
 
 class SearchWatch(Watch):
@@ -52,8 +56,8 @@ class SearchWatch(Watch):
     def say(self, doing: str) -> None:
         """A part of the work begins."""
 
-    def tried(self, part: str, search: Search, trial: Trial) -> None:
-        """One more trial is known; `search.best()` is the best of those before its batch."""
+    def tried(self, part: str, trial: Trial, best: Trial | None) -> None:
+        """One more trial of a part of the search is known, and the best so far."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def run_search(
     settings: Settings | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
+    jobs: int | None = None,
     store: str | None = None,
     save: bool = True,
     watch: SearchWatch | None = None,
@@ -124,6 +129,8 @@ def run_search(
         settings: How to measure.
         out: Folder for the network found, its recipe, the log, and the original if it was trained here.
         fresh: Do not go on from an earlier run.
+        jobs: Processes of one thread each that judge candidates at once, where the method proposes several; the result does not
+            depend on how many. None to judge them in this process, with all its threads.
         store: SQLAlchemy URL of the store.
         save: Whether to keep trials and measurements there; without it a killed search begins anew.
         watch: Told about progress.
@@ -144,10 +151,14 @@ def run_search(
         places = Latencies(opened, address, table, kept, store if save else None, settings)
         ground, source_id = find_latencies(subject, plan, places, watch)
         log = Log(kept, plan.key(subject.name, subject.prunable.sha256, source_id), fresh=fresh, begun=begun)
-        run = _Run(ground, log, watch, settings, places)
+        if plan.method == "practise" and plan.budget_s is not None:
+            ground.limit_scoring(log.once, SCORING * (plan.budget_s - log.elapsed_s))
+        objective = ground.objective()
+        loop = Loop(log, plan.budget_s, stack.enter_context(judging(objective, jobs)), watch.tried)
+        run = _Run(ground, objective, loop, watch, places)
         result = run.result(Path(out) if out is not None else None)
         if kept is not None:
-            kept.save_record(RECORD, _summary(result))
+            kept.save_record(RECORD, _summary(result, run))
         return result
 
 
@@ -158,11 +169,9 @@ def _wants_latency(plan: Plan) -> bool:
 class _Run:
     """One search: rounds with corrected budgets, the baselines, and what follows."""
 
-    def __init__(self, ground: Ground, log: Log, watch: SearchWatch, settings: Settings, places: Latencies) -> None:
-        self.ground, self.log, self.watch, self.settings, self.places = ground, log, watch, settings, places
+    def __init__(self, ground: Ground, objective: Objective, loop: Loop, watch: SearchWatch, places: Latencies) -> None:
+        self.ground, self.objective, self.loop, self.watch, self.places = ground, objective, loop, watch, places
         self.plan, self.subject = ground.plan, ground.subject
-        self.objective = ground.objective()
-        self.loop = Loop(log, self.plan.budget_s, watch.tried)
         self.trials: list[Trial] = []
 
     def result(self, out: Path | None) -> SearchResult:
@@ -170,10 +179,11 @@ class _Run:
         limit = self.plan.limit.of(self.ground.original()) if self.plan.limit is not None else math.inf
         best, pruned, comparison = self._rounds(limit)
         beside = self._baselines(limit)
-        how = self.ground.tuned(pruned, self.watch.say)
+        left_s = None if self.plan.budget_s is None else self.plan.budget_s - self.loop.log.elapsed_s
+        how = self.ground.tuned(pruned, self.watch.say, left_s)
         quality, original_quality = self._reported(pruned)
         result = SearchResult(
-            key=self.log.key,
+            key=self.loop.log.key,
             model=self.subject.name,
             plan=self.plan,
             objective=self.objective.name,
@@ -182,7 +192,7 @@ class _Run:
             limit=limit,
             trials=tuple(self.trials),
             baselines=beside,
-            resumed=self.log.resumed,
+            resumed=self.loop.log.resumed,
             layers=tuple((one.name, one.reason) for one in self.subject.prunable.kept),
             comparison=comparison,
             tuned=how,
@@ -205,7 +215,7 @@ class _Run:
             if self.places.device is None:
                 return best, pruned, None
             self.watch.say("measuring the result beside the original")
-            comparison = measure_result(self.subject, pruned, self.places, self.settings, self.watch)
+            comparison = measure_result(self.subject, pruned, self.places, self.watch)
             over = _over(comparison, self.plan, asked)
             if over <= MISSED or number == ROUNDS - 1:
                 break
@@ -232,13 +242,12 @@ class _Run:
             text = f"never dropped, as the interval of what they save reaches 0: {', '.join(search.spared)}"
             self.ground.findings.append(Finding("blocks_spared", text))
         fixed = plan.baselines and plan.method != "practise"
-        self.loop.run(part, search, self.objective, share=0.5 if fixed else 1.0)
-        self.trials += search.trials
-        earlier = [trial for trial in self.trials if search.eligible(trial) and self._keeps(trial, limit)]
-        best = max(earlier, key=lambda trial: search.rank(trial.outcome) if trial.outcome else -math.inf, default=None)
+        most = None if plan.method == "practise" else trials
+        self.trials += self.loop.run(part, search, share=0.5 if fixed else 1.0, most=most)
+        best = search.best(trial for trial in self.trials if self._keeps(trial, limit))
         if best is None:
             failed = [trial for trial in self.trials if trial.error]
-            why = f"the last failed with {failed[-1].error}" if failed else "time was up before the first; raise --budget"
+            why = f"the last failed with {failed[-1].error}" if failed else "time was up before there was one; raise --budget"
             raise UsageError(f"none of {len(self.trials)} trials of {part} gave a network: {why}")
         return best
 
@@ -255,8 +264,7 @@ class _Run:
         trials = sum(trial.candidate.note not in {"uniform", "shallow", "deep"} for trial in self.trials)
         for search in self.ground.baselines(limit, trials=max(trials, 1)):
             self.watch.say(f"baseline {search.name}")
-            self.loop.run(search.name, search, self.objective)
-            found[search.name] = search.best()
+            found[search.name] = search.best(self.loop.run(search.name, search))
         return found
 
     def _reported(self, pruned: Pruned) -> tuple[float | None, float | None]:
@@ -269,7 +277,7 @@ class _Run:
         return accuracy(pruned.module, data.test), accuracy(self.subject.prunable.module, data.test)
 
 
-def _summary(result: SearchResult) -> dict[str, Any]:
+def _summary(result: SearchResult, run: _Run) -> dict[str, Any]:
     """What the store keeps of a search that came to its end, beside its trials and measurements."""
     measured = result.comparison
     return {
@@ -278,6 +286,15 @@ def _summary(result: SearchResult) -> dict[str, Any]:
         "plan": asdict(result.plan),
         "best": result.best.to_dict(),
         "quality": result.quality,
+        "original_quality": result.original_quality,
+        "objective": result.objective,
+        "original": asdict(result.original),
+        "groups": [(group.name, group.width) for group in run.subject.structure.groups],
+        "baselines": {name: None if trial is None else trial.to_dict() for name, trial in result.baselines.items()},
+        "findings": [asdict(finding) for finding in result.findings],
+        "device": run.places.address,
+        "table": run.places.table if isinstance(run.places.table, str) else None,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "measurements": [] if measured is None else [measured.baseline.id, measured.candidate.id],
     }
 

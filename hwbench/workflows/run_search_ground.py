@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -11,18 +13,20 @@ from hwbench.errors import MeasurementError, UsageError
 from hwbench.search import costs
 from hwbench.search.abcpruner import AbcPruner, code_choices
 from hwbench.search.amc_walk import channel_geometry, weight_geometry
+from hwbench.search.base import Candidate
 from hwbench.search.baselines import baselines
 from hwbench.search.budget import FINE_STEP, Budget, channel_choices
 from hwbench.search.costs import WHOLE, Cost, Integers, Latency
 from hwbench.search.objective import Judged, KeptWeight, Prices, weights_cost
 from hwbench.search.practise import BlockLatency, Practise
+from hwbench.workflows.run_search_plan import TUNE_EPOCHS, TUNE_STEPS
 from hwbench.workload import Finding, LatencySource
 
 if TYPE_CHECKING:
     from torch import nn
 
     from hwbench.pruning import Calibration, Pruned
-    from hwbench.search.base import Candidate, Objective, Search
+    from hwbench.search.base import Objective, Search
     from hwbench.search.data import Data, Images
     from hwbench.search.training import FeatureDistance, Loss, Schedule
     from hwbench.workflows.run_search_plan import Plan
@@ -35,6 +39,8 @@ SYNTHETIC_IMAGES = 256
 """Smooth noise where there are no images at all."""
 RATES = 3
 """Learning rates that training tries, each a tenth of the one before."""
+STEPS_TRIED, FEWEST_STEPS = 5, 10
+"""Steps of training that tell how long one takes, and those that are taken however little time is left."""
 WEIGHT_SHARES = 50
 """Choices of the kept share of one layer's single weights."""
 
@@ -63,6 +69,7 @@ class Ground:
         self.prices = Prices(self.subject.structure, self.source, self.blocks)
         self.train = None if self.subject.data is None else self._few(self.subject.data)
         self._calibration: Calibration | None = None
+        self._adaptor_steps = self.plan.adaptor_steps
 
     def _few(self, data: Data) -> Data:
         if self.plan.images is None:
@@ -105,7 +112,7 @@ class Ground:
             raise UsageError(f"{self.subject.name} has no group of channels that can be pruned")
         budget = self.budget(limit)
         if plan.method == "abcpruner":
-            cycles = plan.cycles if trials is None else max(1, round((trials - plan.sources) / (2 * plan.sources + 1)))
+            cycles = plan.cycles if trials is None else max(1, math.ceil((trials - plan.sources) / (2 * plan.sources + 1)))
             return AbcPruner(budget, seed=seed, sources=plan.sources, cycles=cycles, limit=plan.patience)
         from hwbench.search.amc import EPISODES, Amc
 
@@ -114,11 +121,10 @@ class Ground:
         return Amc(budget, geometry, seed=seed, episodes=episodes, reward=plan.reward, single_weights=plan.single_weights)
 
     def baselines(self, limit: float, *, trials: int) -> list[Search]:
-        """Hand-made policies and as many random networks, within that limit; none for searches of other things than widths."""
+        """Hand-made policies and as many random networks, of the same widths; none for searches of other things than widths."""
         if not self.plan.baselines or self.plan.method == "practise" or self.plan.single_weights or limit == math.inf:
             return []
-        budget = Budget(self.cost(), limit, *self._grids())
-        return list(baselines(budget, seed=self.plan.seed, trials=trials))
+        return list(baselines(self.budget(limit), seed=self.plan.seed, trials=trials))
 
     def budget(self, limit: float) -> Budget:
         """The limit, over the widths that the method chooses from."""
@@ -218,41 +224,56 @@ class Ground:
             self._calibration = self.subject.prunable.calibrate(batches, seed=self.plan.seed)
         return self._calibration
 
-    def tuned(self, pruned: Pruned, say: Callable[[str], None]) -> str:
-        """Train the result in place.
+    def tuned(self, pruned: Pruned, say: Callable[[str], None], left_s: float | None = None) -> str:
+        """Train the result in place: by features on whatever images there are, else on labelled ones.
+
+        Args:
+            pruned: The result.
+            say: Told what is done.
+            left_s: Seconds left for PRACTISE's steps, which are many; None for as long as they take.
 
         Returns:
-            How: `none`, `ce`, `kd` or `features`.
+            How, one of `TUNINGS`.
         """
         from hwbench.search.single_weights import weighted_layers, zeros_kept
         from hwbench.search.training import Distillation, Schedule, cross_entropy
 
-        plan = self.plan
+        plan, module = self.plan, self.subject.prunable.module
         kind = plan.tune or ("features" if plan.method == "practise" else "ce")
-        if self.train is None or not plan.tune_epochs or (kind != "features" and not self.train.classes):
+        if kind == "none" or (kind != "features" and (self.train is None or not self.train.classes)):
             return "none"
-        original = self.subject.prunable.module
-        losses: dict[str, Callable[[], Loss | None]] = {
-            "none": lambda: None,
+        losses: dict[str, Callable[[], Loss]] = {
             "ce": lambda: cross_entropy,
-            "kd": lambda: Distillation(original),
+            "kd": lambda: Distillation(module, temperature=plan.temperature),
             "features": self._feature_distance,
         }
-        if kind not in losses:
-            raise UsageError(f"unknown tuning {kind!r}; expected one of {', '.join(losses)}")
-        loss = losses[kind]()
-        if loss is None:
-            return kind
+        images, loss = self._small_set(), losses[kind]()
+        steps = self._steps(images, loss, left_s)
+        if not steps:
+            return "none"
         say("tuning the result")
-        steps = plan.tune_epochs * math.ceil(len(self.train.train) / BATCH)
         layers = weighted_layers(self.subject.structure) if plan.single_weights else ()
         with zeros_kept(pruned.module, layers):
             try:
-                train_calmly(pruned.module, self.train.train, loss, Schedule(steps, batch=BATCH, seed=plan.seed))
+                train_calmly(pruned.module, images, loss, Schedule(steps, batch=BATCH, seed=plan.seed))
             except MeasurementError as error:
                 self.findings.append(Finding("not_tuned", f"the result was left as it is: {error}"))
                 return "none"
         return kind
+
+    def _steps(self, images: Images, loss: Loss, left_s: float | None) -> int:
+        """Batches that the result is tuned on."""
+        from hwbench.search.training import Schedule
+
+        plan = self.plan
+        if plan.tune_steps is not None:
+            return plan.tune_steps
+        if plan.method == "practise" and plan.tune_epochs is None:
+            if left_s is None:
+                return TUNE_STEPS
+            network = copy.deepcopy(self.subject.prunable.module)
+            return fitting_steps(left_s, TUNE_STEPS, lambda steps: train_calmly(network, images, loss, Schedule(steps)))
+        return (TUNE_EPOCHS if plan.tune_epochs is None else plan.tune_epochs) * math.ceil(len(images) / BATCH)
 
     def _feature_distance(self) -> FeatureDistance:
         from hwbench.search.training import FeatureDistance, feature_layer
@@ -268,7 +289,22 @@ class Ground:
         shape = self.subject.workload.inputs[0].shape[1:]
         return synthetic(self.plan.images or SYNTHETIC_IMAGES, shape, seed=self.plan.seed)
 
-    def _distance(self, candidate: Candidate) -> float:
+    def limit_scoring(self, keep: Callable[[Callable[[], int]], int], limit_s: float) -> None:
+        """Take as many iterations for the score of each block as fit into `limit_s` seconds; `keep` remembers how many."""
+        blocks = self.subject.structure.blocks
+        if not blocks:
+            return
+        first = Candidate(0, dropped=(blocks[0].name,), task="score")
+
+        def found() -> int:
+            return fitting_steps(limit_s / len(blocks), self.plan.adaptor_steps, lambda steps: self._distance(first, steps))
+
+        self._adaptor_steps = keep(found)
+        if self._adaptor_steps < self.plan.adaptor_steps:
+            text = f"{self._adaptor_steps} iterations for the score of each block, not {self.plan.adaptor_steps}, to save time"
+            self.findings.append(Finding("fewer_steps", f"{text}; give a longer --budget for all"))
+
+    def _distance(self, candidate: Candidate, steps: int | None = None) -> float:
         """PRACTISE's recoverability: the least distance of the features without a block that adaptors were seen to reach."""
         from hwbench.pruning.adaptors import adaptor_places, insert
         from hwbench.search.training import Schedule, distance
@@ -281,7 +317,7 @@ class Ground:
         if not weights:
             return untrained
         try:
-            train_calmly(pruned, images, loss, Schedule(self.plan.adaptor_steps, seed=self.plan.seed), weights)
+            train_calmly(pruned, images, loss, Schedule(steps or self._adaptor_steps, seed=self.plan.seed), weights)
         except MeasurementError:
             return untrained  # that of adaptors which stay identities
         return min(untrained, distance(pruned, images, loss))
@@ -293,6 +329,25 @@ class Ground:
         loss, images = self._feature_distance(), self._small_set()
         power = float(features(loss.teacher, loss.layer, images.first(64)).square().mean())
         return max(0.0, 1 - distance(module, images, loss) / power) if power > 0 else 0.0
+
+
+def fitting_steps(limit_s: float, most: int, train: Callable[[int], object]) -> int:
+    """Steps of training that fit into a time, by what a few of them take: `FEWEST_STEPS` at least, `most` at most.
+
+    Args:
+        limit_s: Seconds.
+        most: Steps.
+        train: Trains for so many steps, on trial.
+    """
+
+    def seconds(steps: int) -> float:
+        begun = time.perf_counter()
+        train(steps)
+        return time.perf_counter() - begun
+
+    once_s = seconds(1)
+    each_s = max(seconds(1 + STEPS_TRIED) - once_s, 1e-6) / STEPS_TRIED
+    return min(most, max(FEWEST_STEPS, int((limit_s - once_s) / each_s)))
 
 
 def train_calmly(

@@ -92,11 +92,15 @@ def _table(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) 
             from hwbench.store import open_store
 
             with open_store(places.url) as store:
-                return _checked(find_table(store, places.table), places)
-        return _checked(find_table(places.store, places.table), places)
+                return _checked(find_table(store, places.table, _target(places)), places)
+        return _checked(find_table(places.store, places.table, _target(places)), places)
     if places.device is None or places.address is None:
         return None
     return _of_device(places) if _usable(subject, places, plan) else _built(subject, places, plan, watch)
+
+
+def _target(places: Latencies) -> str | None:
+    return None if places.device is None else places.device.info().target_id
 
 
 def _checked(table: LookupTable, places: Latencies) -> LookupTable:
@@ -108,7 +112,7 @@ def _checked(table: LookupTable, places: Latencies) -> LookupTable:
 def _of_device(places: Latencies) -> LookupTable:
     if places.store is None or places.address is None or places.device is None:
         raise UsageError("no table is kept; give one with --table")
-    table = find_table(places.store, places.address)
+    table = find_table(places.store, places.address, _target(places))
     check(table, places.device.info(), places.settings.threads)
     return table
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hwbench.errors import SchemaError
-from hwbench.search.base import Candidate, Objective, Outcome, Search, Trial
+from hwbench.search.base import Candidate, Search, Trial
 
 if TYPE_CHECKING:
     from hwbench.store import Store
+    from hwbench.workflows.run_search_jobs import Judge
 
 RECORD = "search_trial"
+DECISION = "search_decision"
 
 
 class Log:
@@ -58,6 +61,17 @@ class Log:
             )
         return known
 
+    def once(self, decide: Callable[[], int]) -> int:
+        """A number that hangs on how fast things are just now: decided once, and the same when the search goes on."""
+        earlier = [] if self._store is None else self._store.records(DECISION).values()
+        for data in earlier:
+            if data.get("search") == self.key and data["run"] == self.run:
+                return int(data["value"])
+        value = decide()
+        if self._store is not None:
+            self._store.save_record(DECISION, {"search": self.key, "run": self.run, "value": value})
+        return value
+
     def keep(self, part: str, trial: Trial) -> None:
         """Note a trial."""
         self._known[part, trial.candidate.number] = trial
@@ -67,50 +81,69 @@ class Log:
 
 
 class Loop:
-    """Drives searches: proposals to the objective, trials to the log, until they are finished or time is up.
+    """Drives searches: proposals to a judge, trials to the log, until they are finished or time is up.
 
     Args:
         log: Of the search.
-        limit_s: Seconds on the log's clock after which nothing new is evaluated; None for no limit.
-        told: Called after each trial with the search's part, the search and the trial.
+        limit_s: Seconds on the log's clock after which nothing new is judged; None for no limit.
+        judge: Judges candidates.
+        told: Called after each trial with the search's part, the trial and the best so far.
     """
 
-    def __init__(self, log: Log, limit_s: float | None, told: Callable[[str, Search, Trial], None]) -> None:
-        self._log, self._limit_s, self._told = log, limit_s, told
+    def __init__(
+        self, log: Log, limit_s: float | None, judge: Judge, told: Callable[[str, Trial, Trial | None], None] = lambda *_: None
+    ) -> None:
+        self.log, self._limit_s, self._judge, self._told = log, limit_s, judge, told
 
-    def run(self, part: str, search: Search, objective: Objective, share: float = 1.0) -> None:
+    def run(self, part: str, search: Search, *, share: float = 1.0, most: int | None = None) -> list[Trial]:
         """Run one search.
 
         Args:
             part: Its name in the log.
             search: A new one.
-            objective: Who evaluates.
             share: Of the time left that it may take.
+            most: Trials after which it ends, finished or not.
+
+        Returns:
+            All trials, also those of a last batch that the search did not observe, as its time was up before it was whole.
         """
-        end_s = None if self._limit_s is None else self._log.elapsed_s + share * (self._limit_s - self._log.elapsed_s)
-        seen: dict[object, Outcome] = {}
+        end_s = None if self._limit_s is None else self.log.elapsed_s + share * (self._limit_s - self.log.elapsed_s)
+        found: list[Trial] = []
+        seen: dict[object, Trial] = {}
         while not search.finished:
-            trials: list[Trial] = []
-            for candidate in search.propose():
-                trial = self._log.recall(part, candidate)
+            batch = search.propose()
+            begun = len(found)
+            for trial in self._batch(part, batch[: None if most is None else most - begun], seen, end_s):
+                found.append(trial)
+                self._told(part, trial, search.best(found))
+            if len(found) - begun < len(batch):
+                break
+            search.observe(found[begun:])
+        return found
+
+    def _batch(self, part: str, batch: Sequence[Candidate], seen: dict[object, Trial], end_s: float | None) -> Iterator[Trial]:
+        """Trials of a batch in its order; no network is judged twice."""
+        judged = self._judge(self._due(part, batch, seen, end_s))
+        for candidate in batch:
+            trial = self.log.recall(part, candidate)
+            if trial is None:
+                known = seen.get(candidate.network)
+                trial = replace(known, candidate=candidate) if known is not None else next(judged, None)
                 if trial is None:
-                    if end_s is not None and self._log.elapsed_s > end_s:
-                        return
-                    trial = _tried(objective, candidate, seen)
-                    self._log.keep(part, trial)
-                if trial.outcome is not None:
-                    seen[candidate.network] = trial.outcome
-                trials.append(trial)
-                self._told(part, search, trial)
-            search.observe(trials)
+                    return
+                self.log.keep(part, trial)
+            seen[candidate.network] = trial
+            yield trial
 
-
-def _tried(objective: Objective, candidate: Candidate, seen: dict[object, Outcome]) -> Trial:
-    """One trial; whatever goes wrong in it is its error, and no network is evaluated twice."""
-    known = seen.get(candidate.network)
-    if known is not None:
-        return Trial(candidate, known)
-    try:
-        return Trial(candidate, objective.evaluate(candidate))
-    except Exception as error:  # noqa: BLE001 - one failed trial must not end the search
-        return Trial(candidate, error=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+    def _due(
+        self, part: str, batch: Sequence[Candidate], seen: Mapping[object, Trial], end_s: float | None
+    ) -> Iterator[Candidate]:
+        """Candidates that nobody has judged yet, as long as there is time."""
+        coming: set[object] = set()
+        for candidate in batch:
+            network = candidate.network
+            if self.log.recall(part, candidate) is None and network not in seen and network not in coming:
+                if end_s is not None and self.log.elapsed_s > end_s:
+                    return
+                yield candidate
+            coming.add(network)

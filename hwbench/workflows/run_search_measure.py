@@ -12,13 +12,12 @@ from hwbench.profiling import Watch, measure_interleaved
 from hwbench.workflows._recording import recording
 
 if TYPE_CHECKING:
-    from hwbench.measurement import Settings
     from hwbench.pruning import Pruned
     from hwbench.workflows.run_search_latency import Latencies
     from hwbench.workflows.run_search_subject import Subject
 
 
-def measure_result(subject: Subject, pruned: Pruned, places: Latencies, settings: Settings, watch: Watch) -> Comparison:
+def measure_result(subject: Subject, pruned: Pruned, places: Latencies, watch: Watch) -> Comparison:
     """Measure and compare the very network that is going to be delivered.
 
     Raises:
@@ -28,4 +27,4 @@ def measure_result(subject: Subject, pruned: Pruned, places: Latencies, settings
         raise UsageError("there is no device to measure on; give --device")
     smaller = replace(load_workload(pruned.module, example_inputs=subject.example), name=f"{subject.name}, pruned")
     with recording(places.url, save=places.store is not None, watch=watch) as watching:
-        return compare(*measure_interleaved(places.device, [subject.workload, smaller], settings, watching))
+        return compare(*measure_interleaved(places.device, [subject.workload, smaller], places.settings, watching))

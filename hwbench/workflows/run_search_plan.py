@@ -13,6 +13,14 @@ from hwbench.search import SEARCHES
 
 KINDS = ("latency", "macs", "params", "size")
 """What a budget can be of."""
+REWARDS = ("error", "macs", "params", "latency")
+"""AMC's; all but the first know a cost."""
+TUNINGS = ("none", "ce", "kd", "features")
+"""None; by labels (cross-entropy), by the original's answers (knowledge distillation), by its features."""
+TUNE_EPOCHS = 10
+TUNE_STEPS = 2000
+"""PRACTISE's iterations for the network in the end (Wang and Wu 2023, section 4)."""
+IMPORTANCES = ("l1", "l2", "random")
 _UNITS = {
     "latency": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
     "macs": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
@@ -76,7 +84,7 @@ class Plan:
         seed: Of everything random.
         step: Channel step of the grid; None for that of the device.
         lower: Least share of a width.
-        reward: AMC's, one of `REWARDS`.
+        reward: One of `REWARDS`.
         single_weights: AMC prunes single weights, not channels.
         baselines: Whether AMC and ABCPruner are held against hand-made policies and random search.
         alpha: ABCPruner's largest share of a width.
@@ -92,8 +100,10 @@ class Plan:
         train_epochs: Of the original, where it comes untrained.
         trial_epochs: Of each candidate before it is judged; None for the method's own.
         adaptor_steps: PRACTISE's iterations for the score of one block.
-        tune: Training of the result: `none`, `ce`, `kd` or `features`; None for the method's own.
-        tune_epochs: Of the result.
+        tune: Training of the result, one of `TUNINGS`; None for the method's own.
+        tune_epochs: Of the result; None for `TUNE_EPOCHS`, and for `TUNE_STEPS` batches of PRACTISE, whose images are few.
+        tune_steps: Batches instead of epochs.
+        temperature: Of knowledge distillation.
     """
 
     method: str
@@ -120,7 +130,9 @@ class Plan:
     trial_epochs: float | None = None
     adaptor_steps: int = 1000
     tune: str | None = None
-    tune_epochs: int = 10
+    tune_epochs: int | None = None
+    tune_steps: int | None = None
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         if self.method not in SEARCHES:
@@ -133,6 +145,20 @@ class Plan:
             raise UsageError("single weights are pruned by amc, for a size budget only: no ordinary runtime gets faster by it")
         if self.method == "practise" and self.limit is not None and self.limit.kind != "latency":
             raise UsageError(f"practise drops blocks for latency; give --latency instead of --{self.limit.kind}")
+        self._check_choices()
+
+    def _check_choices(self) -> None:
+        """Refuse, before anything is trained or measured, what would only be noticed after it."""
+        choices = (("tuning", self.tune, TUNINGS), ("reward", self.reward, REWARDS), ("importance", self.importance, IMPORTANCES))
+        for what, given, known in choices:
+            if given is not None and given not in known:
+                raise UsageError(f"unknown {what} {given!r}; expected one of {', '.join(known)}")
+        if self.tune in {"ce", "kd"} and self.data is None:
+            raise UsageError(f"tuning by {self.tune!r} learns from labelled images; give --data, or --tune features")
+        if not self.temperature > 0:
+            raise UsageError(f"a temperature of {self.temperature:g} was given; expected a number above 0")
+        if self.tune_epochs is not None and self.tune_steps is not None:
+            raise UsageError("epochs and steps of tuning were given; give one of them")
 
     def key(self, *facts: str) -> str:
         """Identity of the search of these `facts` (network, table): a killed one is found by it.

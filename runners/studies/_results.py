@@ -1,26 +1,40 @@
-"""What every study shares: one folder with the question, the machine, the command, a table and the raw data."""
+"""What every study shares: one folder with the question, the machine, the command, a table, a picture and the raw data."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from hwbench import __version__
 from hwbench.devices import _host
 
 RESULTS = Path(__file__).parents[2] / "results"
+PICTURE = "picture.png"
 
 
 def save_study(
-    name: str, *, question: str, rows: Sequence[Mapping[str, object]], command: str, notes: str = "", raw: object = None
+    name: str,
+    *,
+    question: str,
+    rows: Sequence[Mapping[str, object]],
+    command: str,
+    answer: str = "",
+    notes: str = "",
+    raw: object = None,
+    picture: Any = None,
 ) -> Path:
-    """Write results/NAME: README.md, data.csv with `rows`, and raw.json.gz if there are raw data; prints the table."""
+    """Write results/NAME: README.md, data.csv with `rows`, raw.json.gz if there are raw data, picture.png if there is a figure.
+
+    Prints the answer and the table.
+    """
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "data.csv").open("w", newline="") as file:
@@ -30,26 +44,27 @@ def save_study(
     if raw is not None:
         with gzip.GzipFile(folder / "raw.json.gz", "wb", mtime=0) as packed:
             packed.write(json.dumps(raw).encode())
+    if picture is not None:
+        picture.savefig(folder / PICTURE, dpi=100)
     table = markdown(rows)
     libraries = ", ".join(f"{library} {version(library)}" for library in ("onnxruntime", "torch", "numpy"))
     cores = _host.core_count()
     machine = f"{_host.cpu_name()}, {cores} cores{', virtual machine' if _host.is_virtual_machine() else ''}"
+    parts = [question, f"**{answer}**" if answer else "", f"![{name}]({PICTURE})" if picture is not None else "", table, notes]
+    body = "\n\n".join(part for part in parts if part)
     text = f"""# {name}
 
-{question}
-
-{table}
-
-{notes}
+{body}
 
 - machine: {machine}, {platform.system()} {platform.release()}
 - versions: hwbench {__version__}, Python {platform.python_version()}, {libraries}
 - date: {datetime.now(UTC).date().isoformat()}
+- load at the end: {os.getloadavg()[0]:.1f} (programs that wanted to run, 1-minute average, this one included)
 - repeat: `{command}`
 - data: `data.csv`{", `raw.json.gz` (raw samples, seconds)" if raw is not None else ""}
 """
     (folder / "README.md").write_text(text)
-    print(table)
+    print(answer, table, sep="\n" if answer else "")
     return folder
 
 
@@ -62,3 +77,9 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
 
 def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def load_raw(name: str) -> Any:
+    """Raw data that results/NAME holds, to go on from; an empty dictionary where it holds none."""
+    path = RESULTS / name / "raw.json.gz"
+    return json.loads(gzip.decompress(path.read_bytes())) if path.exists() else {}

@@ -136,7 +136,7 @@ def overhead(phone: Rig, folder: Path, model: str) -> list[Row]:
     asked_s = seen["samples"] - seen["measuring"] + seen["set"] + seen["file"]
     note = f"{wall_s:.0f} s, {networks} sessions of networks, {measured} layers"
     parts = f"loading models there {loading_s:.1f} s, transport {asked_s:.1f} s, computing here {fixed_s - asked_s:.1f} s"
-    ten_minutes = (fixed_s + loading_s * TEN_MINUTES_S / wall_s) / TEN_MINUTES_S
+    loading = loading_s / wall_s
     return [
         {
             "what": f"build of {model}: not measuring, share",
@@ -145,10 +145,10 @@ def overhead(phone: Rig, folder: Path, model: str) -> list[Row]:
             "all": f"{note}: {parts}",
         },
         {
-            "what": "the same on a phone that takes ten minutes for it",
-            "value": ten_minutes,
+            "what": "the same networks on a phone that takes ten minutes for them: share of transport and computing here",
+            "value": fixed_s / TEN_MINUTES_S,
             "goal": "<= 0.05",
-            "all": "extrapolated",
+            "all": f"extrapolated; ONNX Runtime on the phone takes another {loading:.3f} to load the models",
         },
         {
             "what": "adb trips per 100 layers",

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from hwbench.devices._runner_build import build_runner, ort_library
 from hwbench.model_files import load_workload
 from hwbench.onnx_graph.build import layer_model
 from hwbench.workload import LayerKey, TensorSpec, Workload
+from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
 
 SESSIONS, BLOCKS = 24, 30
@@ -130,11 +133,41 @@ def main() -> None:
     save_study(
         "fidelity",
         question="How far are the CPU driver's samples from the plainest C loop over the same ONNX Runtime?",
+        answer=answer(rows),
         rows=rows,
         raw=raw,
+        picture=draw(rows),
         command="make study NAME=fidelity",
         notes=f"Engine over C loop, 95 % intervals over {SESSIONS} sessions (fresh processes, {BLOCKS} interleaved rounds each).",
     )
+
+
+def answer(rows: Sequence[dict[str, Any]]) -> str:
+    """What each engine reads over what the C loop reads, at every latency."""
+    engines = dict.fromkeys(row["engine"] for row in rows)
+    parts = [", ".join(in_words(row) for row in rows if row["engine"] == engine) for engine in engines]
+    return "; ".join(f"{engine} over C loop: {part}" for engine, part in zip(engines, parts, strict=True)) + "."
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """One ratio with its interval, and where."""
+    return f"{row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f}) at {row['c_loop_us']:.0f} us"
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> Any:
+    """Engines over the C loop, by latency."""
+    furthest = max(abs(row["ratio"] - 1) for row in rows if row["engine"] == "native runner")
+    title = f"The native runner reads what the plainest C loop reads, within {furthest:.1%}"
+    drawn, axes = figure(title, xlabel="latency in the C loop (us)", ylabel="engine over C loop")
+    for colour, engine in zip(COLOURS, ("native runner", "Python"), strict=False):
+        some = [row for row in rows if row["engine"] == engine]
+        errors = [[row["ratio"] - row["ratio_low"] for row in some], [row["ratio_high"] - row["ratio"] for row in some]]
+        x = [row["c_loop_us"] for row in some]
+        axes.errorbar(x, [row["ratio"] for row in some], yerr=errors, fmt="o", capsize=3, color=colour, label=engine)
+    axes.axhline(1, color="black", lw=0.8)
+    axes.set_xscale("log")
+    axes.legend()
+    return drawn
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import pytest
@@ -70,6 +71,46 @@ def disturb(parameters: list[nn.Parameter]) -> None:
 def test_where_adaptors_stand(spec: str, block: str, after: tuple[str, ...], before: tuple[str, ...]) -> None:
     found = prunable(spec).adaptors([block])
     assert (set(found.after), set(found.before)) == (set(after), set(before))
+
+
+def resnet_rule(block: str, depths: Sequence[int], last: str) -> tuple[set[str], set[str]]:
+    """Wang and Wu 2023, section 3.2: behind what wrote into the stage before the block, in front of what reads it after."""
+    stage, place = int(block[5]), int(block[7:])
+    after = {f"layer{stage}.{earlier}.{last}" for earlier in range(place)}
+    before = {f"layer{stage}.{later}.conv1" for later in range(place + 1, depths[stage - 1])}
+    if place and (stage > 1 or last == "conv3"):
+        after.add(f"layer{stage}.0.downsample.conv")
+    if stage < len(depths):
+        before |= {f"layer{stage + 1}.0.conv1", f"layer{stage + 1}.0.downsample.conv"}
+    return after, before
+
+
+def mobilenet_rule(block: str) -> tuple[set[str], set[str]]:
+    """Behind the projections of the blocks of that width before it, in front of the expansions up to the first of another."""
+    stages = [0, 1, *[2] * 2, *[3] * 3, *[4] * 4, *[5] * 3, *[6] * 3, 7]  # Sandler et al. 2018, table 2
+    place = int(block.removeprefix("features."))
+    first, after = stages.index(stages[place]), stages.index(stages[place] + 1)
+    return {f"features.{i}.project.conv" for i in range(first, place)}, {
+        f"features.{i}.expand.conv" for i in range(place + 1, after + 1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("spec", "rule"),
+    [
+        ("resnet34@0.125,classes=10", lambda block: resnet_rule(block, (3, 4, 6, 3), "conv2")),
+        ("resnet50@0.125,classes=10", lambda block: resnet_rule(block, (3, 4, 6, 3), "conv3")),
+        ("mobilenet_v2@0.35,classes=10", mobilenet_rule),
+    ],
+)
+def test_adaptors_of_every_block_stand_where_the_paper_puts_them(
+    spec: str, rule: Callable[[str], tuple[set[str], set[str]]]
+) -> None:
+    whole = prunable(spec)
+    assert len(whole.structure.blocks) >= 10
+    for block in whole.structure.blocks:
+        found = whole.adaptors([block.name])
+        assert (set(found.after), set(found.before)) == rule(block.name), block.name
 
 
 def test_dropped_blocks_get_no_adaptors_themselves() -> None:

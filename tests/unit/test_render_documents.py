@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hwbench.render.documents import compare_document, doctor_document, profile_document, selftest_document, to_json
 from hwbench.workflows.doctor import Diagnosis
 from hwbench.workflows.selftest import SelfTest
+from tests.unit.render_support import patiently
 from tests.unit.test_render_views import CPU, NOW, compared, layers, record
 
 VALUES = st.recursive(
@@ -26,6 +27,7 @@ def refuse(name: str) -> None:
 
 
 @given(st.dictionaries(st.text(), VALUES))
+@patiently
 def test_json_never_holds_what_is_not_finite(document):
     json.loads(to_json(document), parse_constant=refuse)
 

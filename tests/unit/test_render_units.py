@@ -7,12 +7,14 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from hwbench.render.units import (
     bar,
     count,
     interval,
     interval_s,
+    layer,
     minute,
     moment,
     percent,
@@ -25,6 +27,8 @@ from hwbench.render.units import (
     sparkline,
     times,
 )
+from hwbench.workload import LayerKey
+from tests.unit.render_support import patiently
 
 SCALES = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -35,6 +39,7 @@ def parsed(text: str) -> float:
 
 
 @given(st.floats(min_value=1e-9, max_value=900.0))
+@patiently
 def test_seconds_are_right_to_four_digits(value_s):
     text = seconds(value_s)
     assert parsed(text) == pytest.approx(value_s, rel=5.1e-4)
@@ -97,7 +102,26 @@ def test_small_things():
     assert (shape((1, 3, 8, 8)), shape(())) == ("1x3x8x8", "scalar")
 
 
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("Conv[1x3x224x224->1x32x112x112]{act=Relu,group=1,kernel=3x3,strides=2x2}@fp32", "Conv 3x3/2 at 112x112, 3 to 32, Relu"),
+        ("Conv[1x32x56x56->1x32x56x56]{group=32,kernel=3x3,strides=1x1}@fp32", "Depthwise 3x3 at 56x56, 32"),
+        ("Conv[1x32x56x56->1x32x56x56]{group=4,kernel=3x3,strides=1x1}@fp32", "Conv 3x3 at 56x56, 32 to 32"),
+        ("Conv[1x0x56x56->1x0x56x56]{group=each,kernel=3x3,strides=1x1}@fp32", "Depthwise 3x3 at 56x56"),
+        ("Conv[1x0x7x7->1x0x7x7]{act=Relu,add=1,group=1,kernel=1x1,strides=1x1}@fp32", "Conv 1x1 at 7x7, Relu, Add"),
+        ("Linear[1x1024->1x1000]{}@fp32", "Linear, 1024 to 1000"),
+        ("GlobalAveragePool[1x512x7x7->1x512x1x1]{}@fp32", "GlobalAveragePool at 1x1, 512"),
+        ("Shape[->4]{}@fp32", "Shape"),
+        ("Softmax[8->8]{axis=0}@fp32", "Softmax"),
+    ],
+)
+def test_layers_in_short(key, text):
+    assert layer(LayerKey.parse(key)) == text
+
+
 @given(st.floats(allow_nan=False), st.integers(1, 40))
+@patiently
 def test_a_bar_is_never_too_long(share, width):
     assert len(bar(share, width)) <= width
 
@@ -107,10 +131,18 @@ def test_bars_grow():
 
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=50))
+@patiently
 def test_a_sparkline_fits_any_sample(values):
     low, line, high = sparkline(values)
     assert min(values) <= low <= high <= max(values)
     assert len(line) in {1, 24}
+
+
+def test_a_sparkline_of_errors_may_lie_on_both_sides_of_zero():
+    low, line, high = sparkline([-0.02, -0.02, 0.0, 0.01], 8)
+    assert (low, high) == (-0.02, 0.01)
+    assert line[0] == "█"
+    assert sparkline([-0.5, -0.5])[1] == "█"
 
 
 def test_a_sparkline_is_highest_where_most_samples_are():
@@ -120,16 +152,25 @@ def test_a_sparkline_is_highest_where_most_samples_are():
 
 
 @given(st.text(max_size=60), st.integers(1, 40))
+@patiently
 def test_shortening_keeps_both_ends(text, width):
     short = shorten(text, width)
-    assert len(short) == min(len(text), width)
-    if len(text) > width:
-        head, tail = short.split("…", 1) if "…" not in text else (short[: (width - 1) // 2], "")
+    assert cell_len(short) <= width
+    if short == text:
+        assert cell_len(text) <= width
+    else:
+        head, tail = short.split("…", 1) if "…" not in text else ("", "")
         assert text.startswith(head)
         assert text.endswith(tail)
 
 
+def test_a_short_name_uses_the_width_it_has():
+    assert shorten("features.0.conv", 9) == "feat…conv"
+    assert shorten("编码器编码器", 7) == "编…码器"
+
+
 @given(st.text(max_size=40))
+@patiently
 def test_printable_text_is_one_line_without_control_characters(text):
     assert printable(text).isprintable()
     assert printable("plain text, 1.5x → ok") == "plain text, 1.5x → ok"

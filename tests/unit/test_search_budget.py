@@ -11,11 +11,13 @@ from hwbench.errors import UsageError
 from hwbench.onnx_graph import count, load, name_nodes
 from hwbench.search import costs
 from hwbench.search.base import Candidate
+from hwbench.search.baselines import Policy
 from hwbench.search.budget import Budget, channel_choices
 from hwbench.search.objective import Prices
 from hwbench.structure.surgery import with_widths
 from tests.unit import table_support
 from tests.unit.search_support import CHOICES, GridCost
+from tests.unit.search_support import budget as share_of
 
 
 def brute(cost, decided):
@@ -136,3 +138,13 @@ def test_grids_beyond_memory_are_refused():
     choices = [np.arange(1, 200)] * 4
     with pytest.raises(UsageError, match="abcpruner"):
         costs.check_size((0, 1, 2, 3), choices)
+
+
+@pytest.mark.parametrize("policy", ["uniform", "shallow", "deep"])
+def test_policies_use_their_budget_up_and_keep_their_shape(policy):
+    tight = share_of(0.5)
+    widths = np.array(Policy(tight, policy).propose()[0].widths)
+    assert 0.8 < float(tight.cost.of(widths[None])[0]) / tight.limit <= 1
+    shares = widths / np.array([grid[-1] for grid in tight.choices])
+    trend = np.polyfit(np.linspace(0, 1, len(shares)), shares, 1)[0]
+    assert {"uniform": abs(trend) < 0.25, "shallow": trend > 0.4, "deep": trend < -0.4}[policy], (widths, trend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from hwbench.store import open_store
 from hwbench.structure import Structure
 from hwbench.structure.surgery import without_blocks
 from hwbench.workflows.run_search_blocks import TableGains
+from hwbench.workflows.run_search_jobs import tried
 from hwbench.workflows.run_search_log import Log, Loop
 from tests.unit.search_support import CHOICES, GridCost, Width
 from tests.unit.tiny_net import example, table, tiny
@@ -99,7 +101,26 @@ def test_time_before_the_first_trial_and_before_a_kill_counts(tmp_path):
 def test_time_budget_ends_a_search_with_what_there_is():
     search = RandomSearch(Budget(GridCost(CHOICES, 0), 1e9, CHOICES), trials=10**7)
     told = []
-    Loop(Log(None, "key"), 0.3, lambda part, _, trial: told.append((part, trial))).run("random", search, Width())
-    assert 1 <= len(search.trials) < 10**6
-    assert search.best() is not None
-    assert [trial for _, trial in told] == search.trials
+    loop = Loop(Log(None, "key"), 0.3, partial(map, partial(tried, Width())), lambda *one: told.append(one))
+    found = loop.run("random", search)
+    assert 1 <= len(found) < 10**6
+    assert search.trials == found[: len(search.trials)]
+    assert told[-1] == ("random", found[-1], search.best(found))
+    assert [trial for _, trial, _ in told] == found
+
+
+@pytest.mark.parametrize("most", [0, 3, 32, 40])
+def test_a_number_of_trials_ends_a_search_in_the_middle_of_a_batch(most):
+    search = RandomSearch(Budget(GridCost(CHOICES, 0), 1e9, CHOICES), trials=100)
+    found = Loop(Log(None, "key"), None, partial(map, partial(tried, Width()))).run("random", search, most=most)
+    assert len(found) == most
+
+
+def test_no_network_is_judged_twice():
+    objective = Width(fails=frozenset({0}))
+    search = RandomSearch(Budget(GridCost(CHOICES[:2], 0), 1e9, CHOICES[:2]), trials=60)
+    found = Loop(Log(None, "key"), None, partial(map, partial(tried, objective))).run("random", search)
+    assert len(found) == 60
+    assert objective.calls == len({trial.candidate.network for trial in found}) <= 12
+    failed = found[0].candidate.network
+    assert all(trial.error == "RuntimeError: as asked" for trial in found if trial.candidate.network == failed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 
 from hwbench.errors import UsageError
 from hwbench.measurement import Settings
+from hwbench.render.searching import search_view
 from hwbench.search.base import Candidate
 from hwbench.store import open_store
+from hwbench.workflows import run_search_ground
 from hwbench.workflows.run_search import SearchWatch, run_search
 from hwbench.workflows.run_search_log import RECORD
 from hwbench.workflows.run_search_plan import Limit, Plan
@@ -21,7 +24,7 @@ QUICK = Settings(budget_s=1.0, layers=False)
 SMALL = {
     "amc": {"trials": 10},
     "abcpruner": {"sources": 3, "cycles": 2, "patience": 1},
-    "practise": {"adaptor_steps": 2, "images": 16},
+    "practise": {"adaptor_steps": 2, "images": 16, "tune": "none"},
 }
 
 
@@ -39,7 +42,7 @@ class Killed(SearchWatch):
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def tried(self, part, search, trial) -> None:
+    def tried(self, part, trial, best) -> None:
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
@@ -112,8 +115,6 @@ def fussy(module) -> float:
 
 
 def test_failed_trials_are_counted_and_do_not_end_the_search(tmp_path):
-    from hwbench.render.searching import search_view
-
     result = search(plan(evaluate="tests.unit.test_search_run:fussy", trials=16, baselines=False), tmp_path / "s.db")
     failed = [trial for trial in result.trials if trial.error]
     assert len(result.trials) == 16
@@ -143,6 +144,43 @@ def test_result_is_tuned_on_data_and_written(tmp_path):
     program = torch.export.load(tmp_path / "out" / "network.pt2").module()
     assert program(example()).shape == (1, 10)
     assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == len(result.trials)
+
+
+def test_a_number_of_trials_is_kept_to_whatever_the_method_counts_by(tmp_path):
+    result = search(plan("abcpruner", trials=5), tmp_path / "s.db")
+    assert len(result.trials) == 5
+    assert result.best in result.trials
+
+
+def test_time_that_is_up_in_the_first_batch_leaves_what_was_found(tmp_path):
+    slow = plan("abcpruner", sources=1000, evaluate="tests.unit.test_search_run:dawdling", budget_s=0.3, baselines=False)
+    result = search(slow, tmp_path / "s.db")
+    assert 0 < len(result.trials) < 1000
+    assert result.best in result.trials
+
+
+def dawdling(module) -> float:
+    time.sleep(0.02)
+    return 0.5
+
+
+def test_practise_is_tuned_without_images_and_counts_steps(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(run_search_ground, "train_calmly", lambda *words: steps.append(words[3].steps))
+    few = Plan("practise", Limit("latency", share=0.7), images=16, adaptor_steps=2)
+    for more, expected in (({}, 2000), ({"tune_steps": 7}, 7), ({"tune_epochs": 3}, 3), ({"tune_epochs": 0}, None)):
+        steps.clear()
+        result = search(replace(few, **more), tmp_path / "s.db")
+        assert result.tuned == ("none" if expected is None else "features")
+        assert steps[-1] == (2 if expected is None else expected)
+    assert "there are no labelled images to tell its accuracy" in str(search_view(result))
+
+
+def test_the_temperature_is_that_of_the_distillation(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(run_search_ground, "train_calmly", lambda *words: given.append(words[2].temperature))
+    search(plan(data="digits", images=20, tune="kd", temperature=2.5, baselines=False, trials=1), tmp_path / "s.db")
+    assert given == [2.5]
 
 
 def test_single_weights_stay_zero_while_tuned(tmp_path):
@@ -203,3 +241,43 @@ def test_other_limits_are_refused(kind, text):
 def test_impossible_plans_are_refused(arguments, said):
     with pytest.raises(UsageError, match=said):
         Plan(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"tune": "hard"}, "unknown tuning 'hard'; expected one of none, ce, kd, features"),
+        ({"reward": "joy"}, "unknown reward 'joy'"),
+        ({"importance": "l3"}, "unknown importance 'l3'"),
+        ({"tune": "kd"}, "learns from labelled images; give --data"),
+        ({"temperature": 0.0}, "temperature of 0"),
+        ({"tune_epochs": 1, "tune_steps": 1}, "give one of them"),
+    ],
+)
+def test_what_would_be_noticed_in_the_end_is_refused_at_once(wrong, said):
+    with pytest.raises(UsageError, match=said):
+        plan(**wrong)
+
+
+def test_practise_takes_as_many_steps_as_its_time_allows_and_the_same_when_it_goes_on(tmp_path, monkeypatch):
+    steps: list[int] = []
+    monkeypatch.setattr(run_search_ground, "train_calmly", lambda *words: steps.append(words[3].steps))
+    given = iter([17])
+    monkeypatch.setattr(run_search_ground, "fitting_steps", lambda *_: next(given))
+    asked = plan("practise", adaptor_steps=500, budget_s=100.0)
+    with pytest.raises(KeyboardInterrupt):
+        search(asked, tmp_path / "s.db", watch=Killed(2))
+    result = search(asked, tmp_path / "s.db")
+    assert steps == [17, 17, 17]
+    assert "17 iterations for the score of each block, not 500" in result.findings[0].text
+
+
+@pytest.mark.parametrize(("limit_s", "expected"), [(10.0, 80), (1000.0, 500), (0.1, 10)])
+def test_steps_that_fit_are_told_by_a_few(limit_s, expected, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(run_search_ground.time, "perf_counter", lambda: now[0])
+
+    def train(steps: int) -> None:
+        now[0] += 1.9 + 0.1 * steps  # so long before the first
+
+    assert run_search_ground.fitting_steps(limit_s, 500, train) == expected

@@ -71,6 +71,22 @@ def test_tables_are_found_by_device_and_id(tmp_path):
             find_table(store, "cpu")
 
 
+def test_tables_of_two_devices_of_one_address_are_told_apart(tmp_path):
+    table = built().table
+    made = table.provenance
+    other_device = replace(made.device, target="the other", target_id="other")
+    other = replace(table, metadata=replace(table.metadata, provenance=replace(made, device=other_device)))
+    with open_store(str(tmp_path / "store.db")) as store:
+        save_table(store, table)
+        second = save_table(store, other)
+        with pytest.raises(UsageError, match=rf"2 devices.*{second[:12]} \(the other\).*by its id"):
+            find_table(store, "virtual")
+        assert find_table(store, "virtual", made.device.target_id) == table
+        assert find_table(store, "virtual", "other") == find_table(store, second) == other
+        with pytest.raises(UsageError, match="2 devices"):
+            find_table(store, "virtual", "a third")
+
+
 def test_a_table_is_for_one_device_runtime_and_thread_count():
     table = built().table
     info = table.provenance.device

@@ -1,4 +1,4 @@
-"""Which store is opened, and what is refused and left as it was."""
+"""Which file is opened, and what is refused and left as it was."""
 
 from __future__ import annotations
 
@@ -149,7 +149,9 @@ def test_unwritable_place_is_named() -> None:
         open_store("/proc/store.db")
 
 
-@pytest.mark.parametrize("address", ["nosuch://host/db", "://x", "sqlite+nosuch:///x.db", "postgresql://host:port/db"])
+@pytest.mark.parametrize(
+    "address", ["nosuch://host/db", "mysql://host/db", "://x", "sqlite+nosuch:///x.db", "postgresql://host:port/db"]
+)
 def test_unknown_url_is_refused(address: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_store(address)
@@ -160,13 +162,6 @@ def test_missing_driver_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(UsageError, match=r"pip install 'hwbench\[lab\]'"):
         open_store("postgresql://host/db")
-
-
-def test_passwords_are_not_shown() -> None:
-    with pytest.raises(UsageError) as caught:
-        open_store("postgresql://me:secret@127.0.0.1:1/db?connect_timeout=1")
-    assert "secret" not in str(caught.value)
-    assert "127.0.0.1" in str(caught.value)
 
 
 def test_a_writer_that_never_ends_is_told(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

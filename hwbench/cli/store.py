@@ -1,0 +1,121 @@
+"""`hwbench store`: what was measured, here or in the store that a team shares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import hwbench
+from hwbench.cli.delivery import deliver, report
+from hwbench.cli.options import Output, StoreOption, VerboseOption, options
+
+if TYPE_CHECKING:
+    from hwbench.workflows.sync_store import Syncing
+
+store_app = typer.Typer(help="Every profile and compare ever taken, raw samples included.", epilog="Example: hwbench store list")
+
+BAR = 20
+"""Width of the bar in characters."""
+
+
+@store_app.callback(invoke_without_command=True)
+def _store(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@store_app.command("list", epilog="Example: hwbench store list --model zoo:resnet18 --limit 5")
+@options
+def store_list(
+    output: Output,
+    store: StoreOption = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Only of this model (name or SHA-256).")] = None,
+    device: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only on this device.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Only the newest.")] = 20,
+) -> int:
+    """List measurements, newest first."""
+    from hwbench.render import documents, views
+
+    with hwbench.open_store(store) as opened:
+        found, url = opened.list(model, device, limit), opened.url
+    return deliver(output, views.store_view(url, found), documents.store_document(url, found))
+
+
+@store_app.command("show", epilog="Example: hwbench store show 3f9c1a --json -")
+@options
+def store_show(
+    output: Output,
+    record: Annotated[str, typer.Argument(metavar="ID", help="Of the record, or its beginning.")],
+    store: StoreOption = None,
+) -> int:
+    """Show one measurement; its JSON is the whole record."""
+    from hwbench.render import views
+
+    with hwbench.open_store(store) as opened:
+        found = opened.get(record)
+    return deliver(output, views.profile_view(found), found.to_dict())
+
+
+@store_app.command("export", epilog="Example: hwbench store export measurements.jsonl")
+@options
+def store_export(
+    target: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines; - for standard output.")] = "-",
+    store: StoreOption = None,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+) -> int:
+    """Write every record as JSON lines, raw samples included."""
+    with hwbench.open_store(store) as opened:
+        lines = opened.export(sys.stdout if target == "-" else Path(target))
+    if target != "-":
+        typer.echo(f"{lines} records written to {target}")
+    return 0
+
+
+@store_app.command("sync", epilog="Example: hwbench store sync --to postgresql+psycopg://team@host/hwbench")
+@options
+def store_sync(
+    output: Output,
+    target: Annotated[
+        str | None, typer.Option("--to", metavar="URL", help="Store to bring records to; $HWBENCH_STORE if not given.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="URL", help="Store they come from; the one of this computer if not given.")
+    ] = None,
+) -> int:
+    """Bring the records of one store into another; killed or repeated, it brings only what is new.
+
+    Exit code: 0 fine, 2 records were left out, being damaged or in conflict with others of their id.
+    """
+    from hwbench.render import syncing
+    from hwbench.workflows.sync_store import sync_store
+
+    with _progress() as watch:
+        done = sync_store(target, source, watch=watch)
+    deliver(output, syncing.synced_view(done), syncing.synced_document(done))
+    return report(syncing.refusals(done), 2)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Syncing], None] | None]:
+    """A line on standard error that says how far a transfer is, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from hwbench.render.units import bar
+
+    with Live(console=Console(stderr=True, highlight=False), auto_refresh=False, transient=True) as live:
+
+        def draw(now: Syncing) -> None:
+            done = bar(now.done / now.total, BAR).ljust(BAR)
+            live.update(Text(f"{now.done:,} of {now.total:,} records |{done}| {now.new:,} new", no_wrap=True), refresh=True)
+
+        yield draw

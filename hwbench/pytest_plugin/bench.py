@@ -1,0 +1,123 @@
+"""What the fixtures do: measure on the opened device as `hwbench profile` and `hwbench compare` do, and keep the records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+import pytest
+
+from hwbench.comparison import Comparison
+from hwbench.comparison import compare as compare_records
+from hwbench.errors import IncomparableError, UsageError
+from hwbench.measurement import Measurement, Settings
+from hwbench.model_files import ModelOptions, load_workload
+from hwbench.profiling import measure, measure_interleaved
+from hwbench.pytest_plugin.options import OPTIONS
+from hwbench.pytest_plugin.summary import PROPERTY, measured
+from hwbench.workflows._recording import recording
+from hwbench.workflows.profile import DEFAULT_SETTINGS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwbench.devices.base import Device
+
+
+class Bench:
+    """Measures on one device for one test, and notes each result for the summary.
+
+    Args:
+        item: The test.
+        device: The device, opened; it is opened again where it failed in an earlier test.
+    """
+
+    def __init__(self, item: pytest.Item, device: Device) -> None:
+        self._item, self._device = item, device
+        self._options = item.config.stash[OPTIONS]
+        self._profiled = ""
+
+    def profile(
+        self,
+        model: str | Path | nn.Module,
+        *,
+        settings: Settings | None = None,
+        quick: bool = False,
+        **options: Unpack[ModelOptions],
+    ) -> Measurement:
+        """Measure the one workload of a test.
+
+        Args:
+            model: What is measured, as in `hwbench.profile`.
+            settings: How to measure; None for the defaults and the options of the run.
+            quick: Only see that it runs: as few samples as make a record, no layers, nothing kept.
+            options: How the model is read, see `load_workload`.
+
+        Raises:
+            UsageError: The test has measured a workload before.
+            HwbenchError: The model cannot be read, or the device cannot run it.
+        """
+        if self._profiled:
+            raise UsageError(
+                f"hw_benchmark has measured {self._profiled} in this test already; give every workload a test of its own "
+                "(pytest.mark.parametrize)"
+            )
+        settings = settings or self._options.settings(DEFAULT_SETTINGS)
+        if quick:
+            settings = replace(settings, min_sessions=2, max_sessions=2, session_s=0.0, layers=False)
+        workload = load_workload(model, seed=settings.seed, **options)
+        self._profiled = workload.name
+        with recording(self._options.store, save=not quick, watch=None) as watch:
+            record = measure(self._ready(), workload, settings, watch)
+        self.note(measured(record, saved=not quick))
+        return record
+
+    def compare(
+        self,
+        baseline: str | Path | nn.Module,
+        candidate: str | Path | nn.Module,
+        *,
+        candidate_precision: str | None = None,
+        candidate_arch: str | None = None,
+        settings: Settings | None = None,
+        narrow: bool = False,
+        **options: Unpack[ModelOptions],
+    ) -> Comparison:
+        """Compare two models interleaved; arguments as in `hwbench.compare`.
+
+        Measuring stops when it is known whether the candidate is faster at all. Whether it is by a given factor is nearly
+        always known, too, once the interval is half as wide as the smallest effect: that is what `narrow` aims at.
+
+        Raises:
+            IncomparableError: The models take inputs of different shapes.
+            HwbenchError: A model cannot be read, or the device cannot run it.
+        """
+        settings = settings or self._options.settings(Settings())
+        if narrow:
+            settings = replace(settings, target=min(settings.target, settings.min_effect / 2))
+        changed = options.copy()
+        if candidate_precision is not None:
+            changed["precision"] = candidate_precision
+        if candidate_arch is not None:
+            changed["arch"] = candidate_arch
+        first = load_workload(baseline, seed=settings.seed, **options)
+        second = load_workload(candidate, seed=settings.seed, **changed)
+        before, after = ([spec.shape for spec in workload.inputs] for workload in (first, second))
+        if before != after:
+            raise IncomparableError(
+                f"{first.name} takes inputs of shapes {before} but {second.name} {after}; give both the same with inputs or batch"
+            )
+        with recording(self._options.store, save=True, watch=None) as watch:
+            records = measure_interleaved(self._ready(), [first, second], settings, watch)
+        return compare_records(*records)
+
+    def note(self, line: str) -> None:
+        """Add a line to the summary."""
+        self._item.user_properties.append((PROPERTY, line))
+
+    def _ready(self) -> Device:
+        if not self._device.usable:
+            self._device.close()
+            self._device.open()
+        return self._device

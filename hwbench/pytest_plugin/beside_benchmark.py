@@ -1,0 +1,132 @@
+"""`hw_benchmark` beside pytest-benchmark: the device's seconds become the rounds of its table, through its public interface.
+
+pytest-benchmark times a call by reading a timer before and after it. It is given a timer that stands still but for the
+recorded latency of one sample, and a call that moves it on: one round for each sample. So its table, saved files, comparisons
+and histograms hold seconds of the device and not of this computer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import pytest
+
+from hwbench.errors import HwbenchError, MeasurementError
+from hwbench.pytest_plugin.options import OPTIONS
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+    from torch import nn
+
+    from hwbench.devices.base import Device
+    from hwbench.measurement import Measurement, Settings
+    from hwbench.model_files import ModelOptions
+
+
+class DeviceClock:
+    """A clock that plays samples back: 0 before a round, the sample after it, so that no sum rounds their difference."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        self._samples_s: Iterator[float] = iter(())
+
+    def device_seconds(self) -> float:
+        """The timer; its name is what saved files say of it."""
+        return self._now_s
+
+    def load(self, samples_s: tuple[float, ...]) -> None:
+        """Play these samples; again from the first where --benchmark-cprofile asks for more rounds."""
+        self._samples_s = cycle(samples_s)
+
+    def rewind(self) -> None:
+        """Before a round."""
+        self._now_s = 0.0
+
+    def advance(self) -> None:
+        """The round."""
+        self._now_s = next(self._samples_s)
+
+
+_CLOCK = pytest.StashKey[DeviceClock]()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give a clock to each test that measures.
+
+    pytest-benchmark reads its timer from the marker closest to the test; the one put there repeats the test's own.
+    """
+    if "hw_benchmark" not in getattr(item, "fixturenames", ()):
+        return
+    clock = item.stash[_CLOCK] = DeviceClock()
+    own = item.get_closest_marker("benchmark")
+    args, kwargs = (own.args, own.kwargs) if own is not None else ((), {})
+    marker = pytest.mark.benchmark.with_args(*args, **{**kwargs, "timer": clock.device_seconds})
+    item.add_marker(marker, append=False)
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Let pytest-benchmark warn where a run is compared with one on another device."""
+    options = config.stash[OPTIONS]
+    if options.device_named:
+        machine_info["hwbench_device"] = options.device
+
+
+@pytest.fixture
+def hw_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, hw_device: Device) -> Callable[..., Measurement]:
+    """Measure the workload of a test: `hw_benchmark(model)`, with the arguments of `hwbench.profile`, gives its Measurement.
+
+    The samples are rounds of pytest-benchmark too. With --benchmark-disable it is only seen that the workload runs.
+    """
+    from hwbench.pytest_plugin.bench import Bench
+
+    clock = request.node.stash.get(_CLOCK, None)
+    if clock is None:
+        pytest.fail("hw_benchmark must be an argument of the test or of a fixture, not asked for by getfixturevalue")
+    bench, option = Bench(request.node, hw_device), request.config.getoption
+    disabled = option("benchmark_disable") and not option("benchmark_enable")  # xdist disables the table, not the measurement
+
+    def measure(
+        model: str | Path | nn.Module, *, settings: Settings | None = None, **options: Unpack[ModelOptions]
+    ) -> Measurement:
+        try:
+            record = bench.profile(model, settings=settings, quick=disabled, **options)
+        except HwbenchError:
+            _publish_failure(benchmark)
+            raise
+        _publish(benchmark, clock, record)
+        return record
+
+    return measure
+
+
+def _publish(benchmark: BenchmarkFixture, clock: DeviceClock, record: Measurement) -> None:
+    """Hand the samples over, and what a saved file should say of them."""
+    low_s, high_s = record.median_ci_s
+    benchmark.extra_info["hwbench"] = {
+        "record": record.id,
+        "model": record.model,
+        "model_sha256": record.model_sha256,
+        "device": record.device.address,
+        "target": record.device.target,
+        "runtime": record.device.runtime,
+        "clock": record.clock,
+        "median_s": record.median_s,
+        "median_ci_s": [low_s, high_s],
+        "findings": [finding.code for finding in record.findings],
+    }
+    clock.load(record.samples_s)
+    benchmark.pedantic(clock.advance, setup=clock.rewind, rounds=len(record.samples_s))  # type: ignore[no-untyped-call]
+
+
+def _publish_failure(benchmark: BenchmarkFixture) -> None:
+    """Make it a benchmark that failed, and not one that was never used, of which pytest-benchmark would warn."""
+
+    def fail() -> None:
+        raise MeasurementError("the workload was not measured")
+
+    with suppress(MeasurementError):
+        benchmark.pedantic(fail)  # type: ignore[no-untyped-call]

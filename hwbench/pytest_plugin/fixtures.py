@@ -1,0 +1,91 @@
+"""The fixtures `hw_device`, `hw_compare` and `assert_faster`; `hw_benchmark` depends on pytest-benchmark and has two files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from hwbench.pytest_plugin.options import OPTIONS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwbench.comparison import Comparison
+    from hwbench.devices.base import Device
+
+
+def _lifetime(fixture_name: str, config: pytest.Config) -> Literal["function", "session"]:  # noqa: ARG001 - pytest names them
+    """How long the device stays open; workers of xdist share it, and give it back after each test."""
+    return "function" if hasattr(config, "workerinput") else "session"
+
+
+@pytest.fixture(scope=_lifetime)
+def hw_device(pytestconfig: pytest.Config) -> Iterator[Device]:
+    """The device of `--hwbench-device`, opened once for all tests; an error says what is missing where it cannot be opened.
+
+    Another run of pytest on this computer that measures on it is waited for (`--hwbench-wait`).
+    """
+    from hwbench.devices import open_device
+    from hwbench.devices._lock import DeviceLock
+    from hwbench.errors import HwbenchError
+
+    options = pytestconfig.stash[OPTIONS]
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(DeviceLock(f"{options.device} (pytest)", options.wait_s))
+            device = stack.enter_context(open_device(options.device))
+        except HwbenchError as error:
+            pytest.fail(f"no device to measure on: {error}", pytrace=False)
+        yield device
+
+
+@pytest.fixture
+def hw_compare(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..., Comparison]:
+    """Compare two models: `hw_compare(baseline, candidate)`, with the arguments of `hwbench.compare`, gives its Comparison."""
+    from hwbench.pytest_plugin.bench import Bench
+    from hwbench.pytest_plugin.summary import compared
+
+    bench = Bench(request.node, hw_device)
+
+    def compare(baseline: str | Path | nn.Module, candidate: str | Path | nn.Module, **options: Any) -> Comparison:
+        found = bench.compare(baseline, candidate, **options)
+        bench.note(compared(found))
+        return found
+
+    return compare
+
+
+@pytest.fixture
+def assert_faster(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..., Comparison]:
+    """Fail unless the candidate is faster: `assert_faster(baseline, candidate, at_least=1.3)` asks for a speed-up of 1.3.
+
+    Without `at_least` any gain beyond the smallest effect that matters will do. A speed-up that falls short by less than that
+    effect passes, so that `at_least=1` asks for no loss. Where the samples do not answer, the test neither passes nor fails:
+    it ends as `--hwbench-unresolved` says. Further arguments are those of `hwbench.compare`; the Comparison is returned.
+    """
+    from hwbench.pytest_plugin.bench import Bench
+    from hwbench.pytest_plugin.summary import compared
+    from hwbench.pytest_plugin.verdicts import Question
+
+    bench, unresolved = Bench(request.node, hw_device), request.config.stash[OPTIONS].unresolved
+
+    def check(
+        baseline: str | Path | nn.Module, candidate: str | Path | nn.Module, at_least: float | None = None, **options: Any
+    ) -> Comparison:
+        __tracebackhide__ = True  # a failure is shown at the line of the test
+        question = Question(at_least)
+        found = bench.compare(baseline, candidate, narrow=at_least is not None, **options)
+        answer = question.answer(found.ratio, found.baseline.settings.min_effect)
+        bench.note(compared(found, question.told(answer)))
+        if answer is None:
+            outcome = pytest.xfail.Exception if unresolved == "xfail" else pytest.fail.Exception
+            raise outcome(question.open_text(found))  # raised, since --runxfail turns a call of pytest.xfail into nothing
+        if not answer:
+            pytest.fail(question.complaint(found))
+        return found
+
+    return check

@@ -1,0 +1,31 @@
+"""`hw_benchmark` where pytest-benchmark is not there: measured and kept, without its table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwbench.devices.base import Device
+    from hwbench.measurement import Measurement, Settings
+    from hwbench.model_files import ModelOptions
+
+
+@pytest.fixture
+def hw_benchmark(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..., Measurement]:
+    """Measure the workload of a test: `hw_benchmark(model)`, with the arguments of `hwbench.profile`, gives its Measurement."""
+    from hwbench.pytest_plugin.bench import Bench
+
+    bench = Bench(request.node, hw_device)
+
+    def benchmark(
+        model: str | Path | nn.Module, *, settings: Settings | None = None, **options: Unpack[ModelOptions]
+    ) -> Measurement:
+        return bench.profile(model, settings=settings, **options)
+
+    return benchmark

@@ -1,0 +1,101 @@
+"""The commands that repeat what a store holds, from its records alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from hwbench.lookup_tables.table import IMPORTED
+from hwbench.measurement import Settings
+from hwbench.render.units import shape
+from hwbench.workflows.build_table import DEFAULT_LOWER, DEFAULT_WIDTHS
+from hwbench.workflows.profile import DEFAULT_SETTINGS
+from hwbench.workflows.run_search_plan import Plan
+
+if TYPE_CHECKING:
+    from hwbench.lookup_tables import LookupTable
+    from hwbench.measurement import Measurement
+
+
+def profile_command(record: Measurement) -> str:
+    """What measures one model again."""
+    precision = [] if record.precision == "fp32" else ["--precision", record.precision]
+    return _joined(["profile", record.model, *_where(record), *precision, *_how(record, DEFAULT_SETTINGS)])
+
+
+def compare_command(baseline: Measurement, candidate: Measurement) -> str:
+    """What compares two models again."""
+    precision = [] if baseline.precision == "fp32" else ["--precision", baseline.precision]
+    if candidate.precision != baseline.precision:
+        precision += ["--candidate-precision", candidate.precision]
+    effect = baseline.settings.min_effect
+    least = [] if effect == Settings().min_effect else ["--min-effect", f"{effect:g}"]
+    words = ["compare", baseline.model, candidate.model, *_where(baseline), *precision, *least]
+    return _joined([*words, *_how(baseline, Settings())])
+
+
+def table_command(table: LookupTable) -> str:
+    """What builds a table again; for one of another tool's files, what shows it."""
+    made = table.provenance
+    if not made.sources or IMPORTED in dict(made.device.details):
+        return _joined(["table", "show", made.device.address])
+    source = made.sources[0]
+    words = ["table", "build", source.model, "--device", made.device.address]
+    words += [] if str(source.step) == DEFAULT_WIDTHS else ["--widths", str(source.step)]
+    words += [] if source.lower == DEFAULT_LOWER else ["--lower", f"{source.lower:g}"]
+    return _joined([*words, *_threads(made.threads)])
+
+
+_APART = ("method", "limit", "single_weights", "baselines", "importance", "reconstruct")
+"""Fields of a plan that the command line writes in another way, or has no option for."""
+
+
+def search_command(record: Mapping[str, Any]) -> str:
+    """What searches again, from the record of a search that ended."""
+    plan = record["plan"]
+    words = ["search", plan["method"], record["model"]]
+    for name in ("device", "table"):
+        words += [f"--{name}", record[name]] if record.get(name) else []
+    limit = plan["limit"]
+    if limit is not None:
+        words += [f"--{limit['kind']}", _amount(limit)]
+    for field in fields(Plan):
+        if field.name not in _APART and plan.get(field.name, field.default) != field.default:
+            words += [f"--{field.name.removesuffix('_s').replace('_', '-')}", str(plan[field.name])]
+    words += ["--single-weights"] if plan.get("single_weights") else []
+    words += ["--no-baselines"] if not plan.get("baselines", True) and plan["method"] != "practise" else []
+    return _joined(words)
+
+
+def _amount(limit: Mapping[str, Any]) -> str:
+    """A budget as `--latency` and its like take it: a share, or an amount in the unit that is one of each kind."""
+    if limit["share"] is not None:
+        return f"{limit['share']:g}"
+    unit = {"latency": "s", "size": "B"}.get(limit["kind"], "")
+    return f"{limit['amount']:.10g}{unit}"
+
+
+def _where(record: Measurement) -> list[str]:
+    inputs: list[str] = []
+    for spec in record.inputs:
+        name = "" if len(record.inputs) == 1 else f"{spec.name}="
+        inputs += ["--input", name + shape(spec.shape)]
+    return ["--device", record.device.address, *inputs]
+
+
+def _how(record: Measurement, usual: Settings) -> list[str]:
+    settings = record.settings
+    words = [*_threads(settings.threads), *(["--isolate"] if settings.isolate else [])]
+    words += [] if settings.budget_s == usual.budget_s else ["--budget", f"{settings.budget_s:g}"]
+    words += [] if settings.seed == usual.seed else ["--seed", str(settings.seed)]
+    return words if settings.layers else [*words, "--no-layers"]
+
+
+def _threads(threads: int) -> list[str]:
+    return [] if threads == 1 else ["--threads", str(threads)]
+
+
+def _joined(words: list[str]) -> str:
+    return shlex.join(["hwbench", *words])

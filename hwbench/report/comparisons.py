@@ -1,0 +1,271 @@
+"""Pages of comparisons: verdict and interval, both sets of samples, and the layers the difference came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hwbench import stats
+from hwbench.comparison import Comparison, LayerChange, explained_share
+from hwbench.measurement import Measurement
+from hwbench.render.comparing import verdict_text
+from hwbench.render.units import interval, interval_s, minute, percent
+from hwbench.render.views import SHORT_ID, provenance, where
+from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
+from hwbench.report.numbers import (
+    count_number,
+    latency_number,
+    layer_macs,
+    sample_set,
+    seconds_number,
+    session_medians,
+    share_number,
+    size_number,
+    source_of,
+    speedup_number,
+    times_number,
+)
+from hwbench.stats import Verdict
+
+
+def compare_address(comparison: Comparison) -> str:
+    """Address of its page; each candidate has one comparison."""
+    return f"compare/{comparison.candidate.id[:SHORT_ID]}"
+
+
+def compare_source(comparison: Comparison, commands: Mapping[str, str]) -> Source:
+    """Provenance of both records."""
+    candidate = comparison.candidate
+    return source_of(comparison.baseline, candidate, command=commands.get(candidate.id))
+
+
+def comparisons_figure(comparisons: Sequence[Comparison], commands: Mapping[str, str]) -> Figure:
+    """All comparisons, each with its speed-up."""
+    columns = (
+        Column("candidate"),
+        Column("baseline"),
+        Column("device", minor=True),
+        Column("speed-up", numeric=True),
+        Column("verdict"),
+        Column("fewer MACs", numeric=True, minor=True),
+        Column("measured (UTC)", minor=True),
+    )
+    rows = tuple(
+        (
+            Link(one.candidate.model, compare_address(one)),
+            one.baseline.model,
+            one.baseline.device.address,
+            speedup_number(one),
+            one.verdict.value,
+            times_number(one.macs_ratio),
+            minute(one.baseline.started_utc),
+        )
+        for one in comparisons
+    )
+    shown = [
+        row
+        for one in comparisons
+        for row in _interval_rows(one, f"{one.candidate.model} · {one.baseline.device.address}", compare_address(one))[:1]
+    ]
+    text = (
+        "Speed-up of each candidate over the baseline that it was interleaved with: a dot, and a line for its 95 % interval. "
+        "Right of 1 is faster. The scale is logarithmic."
+    )
+    chart = {"kind": "intervals", "label": "speed-up", "unit": "x", "log": True, "reference": 1, "rows": shown}
+    sources = tuple(compare_source(one, commands) for one in comparisons)
+    return Figure("Comparisons", text, Table(columns, rows, sources), (chart,) if shown else ())
+
+
+def compare_page(comparison: Comparison, commands: Mapping[str, str], pages: Mapping[str, str], drawn: int) -> Page:
+    """One comparison.
+
+    Args:
+        comparison: What to show.
+        commands: What repeats each record that `hwbench compare` did not make, by id.
+        pages: Addresses of the pages of models, by id of record.
+        drawn: Samples that a picture holds of each side at most.
+    """
+    baseline, candidate = comparison.baseline, comparison.candidate
+    facts: list[tuple[str, Cell]] = [("speed-up", speedup_number(comparison)), ("verdict", comparison.verdict.value)]
+    for name, record in (("baseline", baseline), ("candidate", candidate)):
+        facts.append((f"{name} latency", latency_number(record)))
+    facts += [("fewer MACs", times_number(comparison.macs_ratio)), ("fewer parameters", times_number(comparison.params_ratio))]
+    facts += [("smallest effect", share_number(baseline.settings.min_effect))]
+    figures = [_speedup(comparison)] if comparison.ratio is not None else []
+    figures += [_samples(comparison, drawn), _sides(comparison, pages)]
+    if comparison.layers:
+        figures.append(_layers(comparison))
+    return Page(
+        id=compare_address(comparison),
+        title=f"{candidate.model} against {baseline.model}",
+        lead=f"{_sentence(verdict_text(comparison))} on {where(baseline)}.",
+        facts=tuple(facts),
+        findings=tuple((finding.code, finding.text) for finding in comparison.findings),
+        figures=tuple(figures),
+        closing=provenance(baseline, candidate),
+        source=compare_source(comparison, commands),
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _interval_rows(comparison: Comparison, name: str, page: str = "") -> list[dict[str, Any]]:
+    """The shown interval, and the wider one that the verdict rests on."""
+    speedup, ci, verdict_ci = comparison.speedup, comparison.speedup_ci, comparison.verdict_ci
+    if speedup is None or ci is None or verdict_ci is None:
+        return []
+    found = []
+    for confidence, (low, high) in (("95 %", ci), ("99 %", verdict_ci)):
+        text = f"{speedup_number(comparison).text}, {confidence} interval {interval((low, high), speedup)}"
+        found.append({"name": name, "value": speedup, "low": low, "high": high, "text": text, "page": page})
+    return found
+
+
+def _speedup(comparison: Comparison) -> Figure:
+    """Both intervals beside the effect that matters, and the speed-up of each session."""
+    columns = (
+        Column("session"),
+        Column("baseline", numeric=True),
+        Column("candidate", numeric=True),
+        Column("speed-up", numeric=True),
+    )
+    before, after = session_medians(comparison.baseline), session_medians(comparison.candidate)
+    speedups = _session_speedups(comparison)
+    rows = tuple(
+        (Number(session, str(session)), seconds_number(before[session]), seconds_number(after[session]), times_number(speedup))
+        for session, speedup in speedups.items()
+    )
+    effect = comparison.baseline.settings.min_effect
+    shown, verdict = _interval_rows(comparison, "shown (95 %)")[0], _interval_rows(comparison, "verdict (99 %)")[1]
+    chart = {
+        "kind": "intervals",
+        "label": "speed-up",
+        "unit": "x",
+        "reference": 1,
+        "band": [1 - effect, 1 / (1 - effect)],
+        "rows": [shown, {**verdict, "name": "verdict (99 %)"}],
+        "ticks": list(speedups.values()),
+    }
+    text = (
+        f"The interval that is shown, and the wider one that the verdict rests on. Shaded: less than {percent(effect)} "
+        "either way, which does not matter. Ticks: the single sessions. The table has medians of both sides; the speed-up is "
+        "taken inside blocks."
+    )
+    return Figure("Interval", text, Table(columns, rows), (chart,))
+
+
+def _session_speedups(comparison: Comparison) -> dict[int, float]:
+    """Speed-up of each session, from the ratios inside its blocks."""
+    baseline, candidate = comparison.baseline, comparison.candidate
+    found = {}
+    for session in dict.fromkeys(baseline.session):
+        one, other = _of_session(baseline, session), _of_session(candidate, session)
+        ratio = stats.ratio(one.samples_s, other.samples_s, one.session, one.block, other.block)
+        found[session] = 1 / ratio.ratio
+    return found
+
+
+def _of_session(record: Measurement, session: int) -> Measurement:
+    places = [index for index, number in enumerate(record.session) if number == session]
+    return replace(
+        record,
+        samples_s=tuple(record.samples_s[index] for index in places),
+        session=(session,) * len(places),
+        block=tuple(record.block[index] for index in places),
+    )
+
+
+def _samples(comparison: Comparison, drawn: int) -> Figure:
+    sides = (("baseline", comparison.baseline), ("candidate", comparison.candidate))
+    columns = (
+        Column("side"),
+        Column("model"),
+        Column("latency", numeric=True),
+        Column("95 % interval", numeric=True),
+        Column("sessions", numeric=True),
+        Column("samples", numeric=True),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for name, record in sides:
+        counts = [Number(number, f"{number:,}") for number in (len(set(record.session)), len(record.samples_s))]
+        rows.append((name, record.model, latency_number(record), interval_s(record.median_ci_s, record.median_s), *counts))
+    chart = {"kind": "distribution", "label": "latency", "sets": [sample_set(record, drawn, name) for name, record in sides]}
+    text = "Bars count the samples of each side, ticks below them are the medians of the sessions, the 95 % intervals are shaded."
+    return Figure("Samples", text, Table(columns, tuple(rows)), (chart,))
+
+
+def _sides(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
+    first, second = comparison.baseline, comparison.candidate
+    columns = (Column(""), Column("baseline", numeric=True), Column("candidate", numeric=True), Column("gain", numeric=True))
+    rows: list[tuple[Cell, ...]] = [
+        ("model", _model_link(first, pages), _model_link(second, pages), ""),
+        ("latency", latency_number(first), latency_number(second), speedup_number(comparison)),
+        ("MACs", count_number(first.macs), count_number(second.macs), times_number(comparison.macs_ratio)),
+        ("parameters", count_number(first.params), count_number(second.params), times_number(comparison.params_ratio)),
+        (
+            "file",
+            size_number(first.file_bytes),
+            size_number(second.file_bytes),
+            times_number(_over(first.file_bytes, second.file_bytes)),
+        ),
+    ]
+    memory = first.peak_memory_bytes, second.peak_memory_bytes
+    if memory[0] and memory[1]:
+        rows.append(("peak memory", *map(size_number, memory), times_number(_over(*memory))))
+    return Figure("Sides", "What each side is. The gain is baseline over candidate.", Table(columns, tuple(rows)))
+
+
+def _model_link(record: Measurement, pages: Mapping[str, str]) -> Cell:
+    return Link(record.model, pages[record.id]) if record.id in pages else record.model
+
+
+def _over(before: int | None, after: int | None) -> float | None:
+    return before / after if before and after else None
+
+
+def _layers(comparison: Comparison) -> Figure:
+    columns = (
+        Column("layer"),
+        Column("baseline", numeric=True),
+        Column("candidate", numeric=True),
+        Column("saved", numeric=True),
+        Column("baseline MACs", numeric=True, minor=True),
+        Column("candidate MACs", numeric=True, minor=True),
+        Column("runs as", minor=True),
+    )
+    before, after = _macs(comparison.baseline), _macs(comparison.candidate)
+    rows = tuple(
+        (
+            change.name,
+            seconds_number(change.baseline_s),
+            seconds_number(change.candidate_s),
+            seconds_number(change.saved_s, sign=True),
+            count_number(before.get(change.name)),
+            count_number(after.get(change.name)),
+            _how(change),
+        )
+        for change in comparison.layers
+    )
+    savings = {"kind": "savings", "label": "saved", "name": 0, "value": 3}
+    work = {"kind": "work", "name": 0, "before": [4, 1], "after": [5, 2]}
+    share = explained_share(comparison)
+    resolved = share is not None and comparison.verdict in {Verdict.FASTER, Verdict.SLOWER}
+    explained = f" All layers together account for {percent(share)} of the difference." if resolved else ""
+    text = (
+        "Above, what each layer saved (right) or lost (left), in the order of the network. Below, the same layers by their MACs "
+        "and their latency: a line leads from the baseline (ring) to the candidate (dot); one that runs level saved work but no "
+        f"time.{explained}"
+    )
+    return Figure("Layer by layer", text, Table(columns, rows), (savings, work))
+
+
+def _macs(record: Measurement) -> dict[str, int | None]:
+    return {} if record.profile is None else {layer.name: layer_macs(layer.key) for layer in record.profile.layers}
+
+
+def _how(change: LayerChange) -> str:
+    before, after = change.baseline_implementation or "absent", change.candidate_implementation or "absent"
+    return before if before == after else f"{before} → {after}"

@@ -1,0 +1,190 @@
+"""What a store holds of interest to the report, put together: measurements, comparisons, tables and searches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from hwbench.comparison import RECORD as COMPARISON
+from hwbench.comparison import Comparison, compare
+from hwbench.errors import SchemaError, UsageError
+from hwbench.lookup_tables.keeping import RECORD as TABLE
+from hwbench.lookup_tables.keeping import VALIDATION
+from hwbench.lookup_tables.table import LookupTable
+from hwbench.search.base import Outcome, Trial
+from hwbench.workflows.run_search import RECORD as SEARCH
+from hwbench.workflows.run_search_log import RECORD as TRIAL
+
+if TYPE_CHECKING:
+    from hwbench.measurement import Measurement
+    from hwbench.store import Store
+
+_AGO = re.compile(r"(\d{1,6})d")
+
+
+@dataclass(frozen=True)
+class KeptTable:
+    """A lookup table.
+
+    Attributes:
+        id: In the store.
+        table: The newest of its device.
+        validation: Held-out networks of its last validation; empty where none was kept.
+        earlier: How many tables of the device came before it.
+    """
+
+    id: str
+    table: LookupTable
+    validation: Mapping[str, Any]
+    earlier: int
+
+
+@dataclass(frozen=True)
+class KeptSearch:
+    """A search that came to its end.
+
+    Attributes:
+        summary: What the store keeps of its end.
+        best: The network found.
+        original: What it began with; None in a record of a version that did not keep it.
+        trials: (part of the search, trial), in order.
+    """
+
+    summary: Mapping[str, Any]
+    best: Trial
+    original: Outcome | None
+    trials: tuple[tuple[str, Trial], ...]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything the report tells of, newest first.
+
+    Attributes:
+        measurements: All of them, those of comparisons included.
+        comparisons: Of every interleaved pair that was measured to its end.
+        tables: The newest of each device.
+        searches: Those that came to their end.
+    """
+
+    measurements: tuple[Measurement, ...]
+    comparisons: tuple[Comparison, ...]
+    tables: tuple[KeptTable, ...]
+    searches: tuple[KeptSearch, ...]
+
+    @property
+    def newest_utc(self) -> str:
+        """Time of the newest record, which dates the report: one store always gives the same page."""
+        dates = [record.started_utc for record in self.measurements]
+        dates += [kept.table.provenance.created_utc for kept in self.tables]
+        dates += [str(kept.summary.get("created_utc") or "") for kept in self.searches]
+        return max(dates, key=_utc)
+
+
+def read(store: Store, since: str | None = None) -> Contents:
+    """Gather what a store holds.
+
+    Args:
+        store: An open store.
+        since: Only what was measured from then on: a date (`2026-03-01`, or with a time), or `7d` for the last seven days.
+
+    Raises:
+        UsageError: `since` is neither, or nothing is left.
+        SchemaError: A record is damaged.
+    """
+    after = parse_since(since) if since is not None else datetime.min.replace(tzinfo=UTC)
+    ids = [summary.id for summary in store.list() if _utc(summary.started_utc) >= after]
+    measurements = tuple(map(store.get, ids))
+    found = Contents(measurements, _comparisons(store, measurements), _tables(store, after), _searches(store, after))
+    if not (found.measurements or found.tables or found.searches):
+        when = f" since {since}" if since is not None else ""
+        remedy = "give an earlier --since, or none" if since is not None and store.list(limit=1) else "measure something first"
+        raise UsageError(f"nothing to report in {store.url}{when}; {remedy}: hwbench profile zoo:mobilenet_v1")
+    return found
+
+
+def parse_since(text: str) -> datetime:
+    """The moment that `7d` or a date means.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    ago = _AGO.fullmatch(text.strip())
+    try:
+        moment = datetime.now(UTC) - timedelta(days=int(ago[1])) if ago else datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"--since {text!r} is no date; write 2026-03-01, or 7d for the last seven days") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _utc(iso: str) -> datetime:
+    """A recorded time; the earliest there is for a record without one."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _comparisons(store: Store, measurements: Iterable[Measurement]) -> tuple[Comparison, ...]:
+    """Every candidate against the baseline it was interleaved with."""
+    order = {data["group_id"]: data["measurements"] for data in store.records(COMPARISON).values()}
+    groups: dict[str, list[Measurement]] = {}
+    for record in measurements:
+        if record.complete and record.samples_s:
+            groups.setdefault(record.group_id, []).append(record)
+    found = []
+    for group_id, records in groups.items():
+        baseline, *candidates = _baseline_first(records, order.get(group_id))
+        found += [compare(baseline, candidate) for candidate in candidates]
+    return tuple(found)
+
+
+def _baseline_first(records: list[Measurement], order: list[str] | None) -> list[Measurement]:
+    """Records of one group in the order they were given in; where that was not kept, the one with most work comes first."""
+    if order is not None and {record.id for record in records} <= set(order):
+        return sorted(records, key=lambda record: order.index(record.id))
+    return sorted(records, key=lambda record: (-record.macs, -record.params, record.id))
+
+
+def _tables(store: Store, after: datetime) -> tuple[KeptTable, ...]:
+    validations = {data["table"]: data for data in store.records(VALIDATION).values()}
+    newest: dict[str, KeptTable] = {}
+    for table_id, data in store.records(TABLE).items():
+        table = LookupTable.from_dict(data)
+        address = table.provenance.device.address
+        earlier = newest[address].earlier + 1 if address in newest else 0
+        newest[address] = KeptTable(table_id, table, validations.get(table_id, {}), earlier)
+    kept = [one for one in newest.values() if _utc(one.table.provenance.created_utc) >= after]
+    return tuple(sorted(kept, key=lambda one: _utc(one.table.provenance.created_utc), reverse=True))
+
+
+def _searches(store: Store, after: datetime) -> tuple[KeptSearch, ...]:
+    trials: dict[str, dict[int, list[tuple[str, Trial]]]] = {}
+    for data in store.records(TRIAL).values():
+        runs = trials.setdefault(str(data.get("search")), {})
+        runs.setdefault(int(data["run"]), []).append((str(data["part"]), Trial.from_dict(data["trial"])))
+    summaries = {str(data.get("search")): data for data in store.records(SEARCH).values()}
+    found = []
+    for key, summary in sorted(summaries.items(), key=lambda item: _utc(str(item[1].get("created_utc"))), reverse=True):
+        if summary.get("created_utc") is not None and _utc(str(summary["created_utc"])) < after:
+            continue
+        runs = trials.get(key, {})
+        found.append(_search(summary, runs[max(runs)] if runs else []))
+    return tuple(found)
+
+
+def _search(summary: Mapping[str, Any], trials: list[tuple[str, Trial]]) -> KeptSearch:
+    original = summary.get("original")
+    try:
+        return KeptSearch(
+            summary,
+            Trial.from_dict(summary["best"]),
+            None if original is None else Outcome(**original),
+            tuple(trials),
+        )
+    except (KeyError, TypeError) as error:
+        raise SchemaError(f"damaged record of a search: {error!r}; search again with --fresh") from error

@@ -1,0 +1,221 @@
+"""Pages of models: one for every model as it was measured on one device, with its layers and its earlier measurements."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hwbench.measurement import LayerLatency, LayerProfile, Measurement
+from hwbench.render.documents import profile_document
+from hwbench.render.units import interval_s, minute, percent, plural, seconds
+from hwbench.render.views import PARTIAL, SHORT_ID, provenance, where
+from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
+from hwbench.report.numbers import (
+    count_number,
+    latency_number,
+    layer_macs,
+    sample_set,
+    seconds_number,
+    session_medians,
+    share_number,
+    size_number,
+    source_of,
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model on one device, measured in one way.
+
+    Attributes:
+        records: Its measurements, newest first.
+        commands: What repeats each of those that `hwbench profile` did not make, by id.
+    """
+
+    records: tuple[Measurement, ...]
+    commands: Mapping[str, str]
+
+    @property
+    def newest(self) -> Measurement:
+        """The measurement that speaks for it: the newest that is complete, else the newest."""
+        return next((record for record in self.records if record.complete and record.samples_s), self.records[0])
+
+    @property
+    def page(self) -> str:
+        """Address of its page."""
+        return f"model/{self.newest.id[:SHORT_ID]}"
+
+    def source(self, record: Measurement | None = None) -> Source:
+        """Provenance of one of its measurements."""
+        record = record or self.newest
+        return source_of(record, command=self.commands.get(record.id))
+
+
+def models_of(records: Sequence[Measurement], commands: Mapping[str, str]) -> tuple[Model, ...]:
+    """Group measurements by what was measured and how; newest first."""
+    groups: dict[object, list[Measurement]] = {}
+    for record in records:
+        groups.setdefault(_identity(record), []).append(record)
+    return tuple(Model(tuple(group), commands) for group in groups.values())
+
+
+def _identity(record: Measurement) -> object:
+    shapes = tuple((spec.name, spec.shape) for spec in record.inputs)
+    how = (record.settings.threads, record.settings.isolate)
+    device = (record.device.address, record.device.target_id, record.device.runtime)
+    return record.model, record.model_sha256, record.precision, device, shapes, how
+
+
+def models_figure(models: Sequence[Model]) -> Figure:
+    """All models, each with its latency."""
+    columns = (
+        Column("model"),
+        Column("device"),
+        Column("precision", minor=True),
+        Column("latency", numeric=True),
+        Column("MACs", numeric=True),
+        Column("parameters", numeric=True, minor=True),
+        Column("measured (UTC)", minor=True),
+        Column("findings"),
+    )
+    rows, shown = [], []
+    for model in models:
+        record = model.newest
+        findings = ", ".join(dict.fromkeys(finding.code for finding in record.findings)) or "none"
+        facts: tuple[Cell, ...] = (Link(record.model, model.page), record.device.address, record.precision)
+        numbers = (latency_number(record), count_number(record.macs), count_number(record.params))
+        rows.append((*facts, *numbers, minute(record.started_utc), findings if record.complete else f"partial, {findings}"))
+        if record.samples_s:
+            shown.append(_interval_row(record, f"{record.model} · {record.device.address}", model.page))
+    text = (
+        "The newest measurement of each model on each device: a dot for the latency, a line for its 95 % interval, "
+        "often narrower than the dot. The scale is logarithmic."
+    )
+    chart = {"kind": "intervals", "label": "latency", "unit": "s", "log": True, "rows": shown}
+    table = Table(columns, tuple(rows), tuple(model.source() for model in models))
+    return Figure("Models", text, table, (chart,) if shown else ())
+
+
+def _interval_row(record: Measurement, name: str, page: str = "") -> Mapping[str, object]:
+    low_s, high_s = record.median_ci_s
+    shown = f"{seconds(record.median_s)}, 95 % interval {interval_s((low_s, high_s), record.median_s)}"
+    return {"name": name, "value": record.median_s, "low": low_s, "high": high_s, "text": shown, "page": page}
+
+
+def model_page(model: Model, drawn: int) -> Page:
+    """One model: its latency, distribution, layers and earlier measurements.
+
+    Args:
+        model: What to show.
+        drawn: Samples that the picture of the distribution holds at most.
+    """
+    record = model.newest
+    document = profile_document(record)
+    facts: list[tuple[str, Cell]] = [("latency", latency_number(record))]
+    if record.samples_s:
+        facts.append(("95 % interval", interval_s(record.median_ci_s, record.median_s)))
+    facts += [
+        ("MACs", count_number(record.macs)),
+        ("parameters", count_number(record.params)),
+        ("file", size_number(record.file_bytes)),
+    ]
+    if record.peak_memory_bytes is not None:
+        facts.append(("peak memory", size_number(record.peak_memory_bytes)))
+    if document["closure"] is not None:
+        facts.append(("layers add up to", share_number(document["closure"], "sum of the layers over the latency")))
+    figures = [_distribution(record, drawn)] if record.samples_s else []
+    layered = next((one for one in model.records if one.profile is not None and one.samples_s), None)
+    if layered is not None and layered.profile is not None:
+        figures.append(_waterfall(layered, layered.profile, model.source(layered)))
+    if len(model.records) > 1:
+        figures.append(_history(model))
+    findings = (*record.findings, *(() if record.complete else (PARTIAL,)))
+    return Page(
+        id=model.page,
+        title=record.model,
+        lead=where(record),
+        facts=tuple(facts),
+        findings=tuple((finding.code, finding.text) for finding in findings),
+        figures=tuple(figures),
+        closing=provenance(record),
+        source=model.source(),
+    )
+
+
+def _distribution(record: Measurement, drawn: int) -> Figure:
+    columns = (Column("session"), Column("median", numeric=True), Column("samples", numeric=True))
+    counts = Counter(record.session)
+    rows = tuple(
+        (Number(session, str(session)), seconds_number(median_s), Number(counts[session], str(counts[session])))
+        for session, median_s in session_medians(record).items()
+    )
+    text = "Bars count the samples; the ticks below them are the medians of the sessions, which give the 95 % interval (shaded)."
+    chart = {"kind": "distribution", "label": "latency", "sets": [sample_set(record, drawn)]}
+    return Figure("Distribution", text, Table(columns, rows), (chart,))
+
+
+def _waterfall(record: Measurement, profile: LayerProfile, source: Source) -> Figure:
+    """Layers in order of execution, each beginning where the one before it ends, and the rest."""
+    columns = (
+        Column("layer"),
+        Column("op", minor=True),
+        Column("runs as", minor=True),
+        Column("latency", numeric=True),
+        Column("share", numeric=True),
+        Column("MACs", numeric=True, minor=True),
+        Column("key", minor=True),
+    )
+    median_s = record.median_s
+    rows = [_layer_row(layer, median_s) for layer in profile.layers]
+    rest_s = median_s - profile.layers_sum_s
+    rest: tuple[Cell, ...] = ("rest", "", "", seconds_number(rest_s, profile.rest_cause), share_number(rest_s / median_s), "", "")
+    closing = f"The layers add up to {percent(profile.layers_sum_s / median_s)} of the latency; the rest is {profile.rest_cause}."
+    text = f"From the first layer to the last, each bar begins where the one before it ends. {closing}"
+    chart = {"kind": "waterfall", "label": "latency", "total": median_s, "name": 0, "value": 3}
+    return Figure("Layers", text, Table(columns, (*rows, rest)), (chart,), source)
+
+
+def _layer_row(layer: LayerLatency, median_s: float) -> tuple[Cell, ...]:
+    latency_s = layer.median_s * layer.calls
+    calls = f"{plural(layer.calls, 'call')} of {seconds(layer.median_s)} each; " if layer.calls > 1 else ""
+    note = f"{calls}median over the profiled inferences, which has no interval of its own"
+    key = "" if layer.key is None else str(layer.key)
+    share = share_number(latency_s / median_s)
+    return (
+        layer.name,
+        layer.op,
+        layer.implementation,
+        seconds_number(latency_s, note),
+        share,
+        count_number(layer_macs(layer.key)),
+        key,
+    )
+
+
+def _history(model: Model) -> Figure:
+    columns = (
+        Column("measured (UTC)"),
+        Column("latency", numeric=True),
+        Column("sessions", numeric=True),
+        Column("samples", numeric=True, minor=True),
+        Column("record", minor=True),
+        Column("findings"),
+    )
+    rows = tuple(
+        (
+            minute(record.started_utc),
+            latency_number(record),
+            Number(len(set(record.session)), str(len(set(record.session)))),
+            Number(len(record.samples_s), str(len(record.samples_s))),
+            record.id[:SHORT_ID],
+            ", ".join(finding.code for finding in record.findings) or "none",
+        )
+        for record in model.records
+    )
+    shown = [
+        _interval_row(record, f"{minute(record.started_utc)} · {record.id[:4]}") for record in model.records if record.samples_s
+    ]
+    chart = {"kind": "intervals", "label": "latency", "unit": "s", "rows": shown}
+    text = "Every measurement of this model here, newest first. Before claiming a difference, interleave: hwbench compare."
+    return Figure("History", text, Table(columns, rows, tuple(map(model.source, model.records))), (chart,) if shown else ())

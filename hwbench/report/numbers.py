@@ -1,0 +1,130 @@
+"""Numbers of records as the report writes them: value, text in its unit, interval, provenance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwbench import stats
+from hwbench.comparison import Comparison
+from hwbench.measurement import Measurement
+from hwbench.render.units import count, interval, interval_s, moment, percent, plural, seconds, size, times
+from hwbench.report.commands import profile_command
+from hwbench.report.nouns import Number, Source
+
+if TYPE_CHECKING:
+    from hwbench.workload import LayerKey
+
+DIGITS = 5
+"""Significant digits of what is only drawn: a picture has no more."""
+
+
+def source_of(*records: Measurement, command: str | None = None) -> Source:
+    """Provenance of one measurement, or of several that were interleaved; `command` if it was not `hwbench profile`."""
+    first = records[0]
+    return Source(
+        records=tuple(record.id for record in records),
+        device=first.device.address,
+        target=first.device.target,
+        runtime=first.device.runtime,
+        date=moment(first.started_utc),
+        command=command or profile_command(first),
+    )
+
+
+def latency_number(record: Measurement, source: Source | None = None) -> Number:
+    """A measured latency; a dash where no sample was taken."""
+    if not record.samples_s:
+        return Number(None, "-", "no sample was taken", source)
+    found = stats.latency(record.samples_s, record.session)
+    shown = f"95 % interval {interval_s(found.ci, found.estimate)}, {plural(found.sessions, 'session')}"
+    return Number(found.estimate, seconds(found.estimate), shown, source)
+
+
+def speedup_number(comparison: Comparison, source: Source | None = None) -> Number:
+    """A measured speed-up; a dash where the two are incomparable."""
+    ratio, speedup = comparison.ratio, comparison.speedup
+    if ratio is None or speedup is None:
+        return Number(None, "-", "not comparable", source)
+    ci, verdict_ci = comparison.speedup_ci or (0.0, 0.0), comparison.verdict_ci or (0.0, 0.0)
+    rests = f"the verdict rests on the 99 % interval {interval(verdict_ci, speedup)}"
+    note = f"95 % interval {interval(ci, speedup)}, {plural(ratio.sessions, 'session')}; {rests}"
+    return Number(speedup, times(speedup), note, source)
+
+
+def seconds_number(value_s: float | None, note: str = "", *, sign: bool = False) -> Number:
+    """Seconds without an interval of their own."""
+    return Number(value_s, seconds(value_s, sign=sign), note)
+
+
+def count_number(value: float | None, note: str = "") -> Number:
+    """A count that is known exactly."""
+    return Number(value, "-" if value is None else count(value), note)
+
+
+def size_number(value_bytes: int | None) -> Number:
+    """Bytes."""
+    return Number(value_bytes, "-" if value_bytes is None else size(value_bytes))
+
+
+def share_number(share: float | None, note: str = "", *, sign: bool = False) -> Number:
+    """A share of something."""
+    return Number(share, percent(share, sign=sign), note)
+
+
+def times_number(ratio: float | None, note: str = "") -> Number:
+    """A ratio."""
+    return Number(ratio, times(ratio), note)
+
+
+def layer_macs(key: LayerKey | None) -> int | None:
+    """Multiply-accumulates of one layer, from its key: each weight is used once per position; None where none are counted.
+
+    The same numbers as `onnx_graph` counts on the network itself.
+    """
+    if key is None or key.op not in {"Conv", "ConvTranspose", "Linear"} or not key.inputs:
+        return None
+    read, written = key.inputs[0], key.output
+    if key.op == "Linear":
+        return math.prod(read) * written[-1]
+    taps = math.prod(map(int, key.attr("kernel", "1").split("x")))
+    group = int(key.attr("group", "1"))
+    if key.op == "Conv":
+        return math.prod(written) * (read[1] // group) * taps
+    return math.prod(read) * (written[1] // group) * taps
+
+
+def thinned(samples_s: Sequence[float], most: int) -> list[float]:
+    """At most `most` (>= 2) of the samples, sorted, evenly by rank with both ends, and rounded: enough to draw them."""
+    ordered = np.sort(samples_s)
+    ranks = np.arange(len(ordered)) if len(ordered) <= most else np.linspace(0, len(ordered) - 1, most).round().astype(int)
+    return rounded(ordered[ranks])
+
+
+def rounded(values: Any) -> list[float]:
+    """Values of shape (n,) with as many digits as a picture shows."""
+    return [float(f"{value:.{DIGITS}g}") for value in np.asarray(values, np.float64).tolist()]
+
+
+def sample_set(record: Measurement, most: int, name: str = "") -> Mapping[str, Any]:
+    """One set of samples as the picture of distributions takes it: its samples, session medians, latency and interval."""
+    found = stats.latency(record.samples_s, record.session)
+    return {
+        "name": name,
+        "samples": thinned(record.samples_s, most),
+        "sessions": rounded(list(session_medians(record).values())),
+        "estimate": found.estimate,
+        "ci": found.ci,
+        "text": f"{seconds(found.estimate)}, 95 % interval {interval_s(found.ci, found.estimate)}",
+    }
+
+
+def session_medians(record: Measurement) -> dict[int, float]:
+    """Median latency of each session, seconds."""
+    by_session: dict[int, list[float]] = {}
+    for session, sample_s in zip(record.session, record.samples_s, strict=True):
+        by_session.setdefault(session, []).append(sample_s)
+    return {session: float(np.median(values)) for session, values in by_session.items()}

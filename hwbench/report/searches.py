@@ -1,0 +1,236 @@
+"""Pages of searches: reward over trials, what was kept of each layer, and the result beside the original and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hwbench.render.comparing import verdict_text
+from hwbench.render.units import minute, moment, percent, plural, seconds
+from hwbench.render.views import SHORT_ID
+from hwbench.report.commands import search_command
+from hwbench.report.comparisons import compare_address
+from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
+from hwbench.report.numbers import count_number, rounded, seconds_number, share_number, size_number, speedup_number
+from hwbench.search.base import Outcome, Trial
+
+if TYPE_CHECKING:
+    from hwbench.comparison import Comparison
+    from hwbench.report.contents import KeptSearch
+
+
+def search_address(search: KeptSearch) -> str:
+    """Address of its page."""
+    return f"search/{search.summary['search'][:SHORT_ID]}"
+
+
+def search_source(search: KeptSearch, comparison: Comparison | None) -> Source:
+    """Provenance of a search; its device is that of the measured result, if that was measured."""
+    summary = search.summary
+    date = moment(str(summary["created_utc"])) if summary.get("created_utc") else "unknown"
+    command = search_command(summary)
+    if comparison is None:
+        steered = summary.get("table") or summary.get("device") or "unknown"
+        return Source((summary["search"],), str(steered), "not measured: predicted by a table", "-", date, command)
+    device = comparison.baseline.device
+    return Source((summary["search"],), device.address, device.target, device.runtime, date, command)
+
+
+def measured_of(search: KeptSearch, comparisons: Sequence[Comparison]) -> Comparison | None:
+    """The comparison of its result with the original, if it was measured."""
+    pair = search.summary["measurements"]
+    return next((one for one in comparisons if [one.baseline.id, one.candidate.id] == pair), None)
+
+
+def searches_figure(searches: Sequence[KeptSearch], comparisons: Sequence[Comparison]) -> Figure:
+    """All searches."""
+    columns = (
+        Column("model"),
+        Column("method"),
+        Column("quality", numeric=True),
+        Column("of original latency", numeric=True),
+        Column("measured speed-up", numeric=True),
+        Column("trials", numeric=True, minor=True),
+        Column("ended (UTC)", minor=True),
+    )
+    rows, sources = [], []
+    for search in searches:
+        summary, comparison = search.summary, measured_of(search, comparisons)
+        link = Link(summary["model"], search_address(search))
+        trials = Number(len(search.trials), str(len(search.trials)))
+        speedup = Number(None, "not measured") if comparison is None else speedup_number(comparison)
+        date = minute(str(summary["created_utc"])) if summary.get("created_utc") else "unknown"
+        numbers = (_quality(search, search.best.outcome), _of_original(search, search.best.outcome), speedup, trials)
+        rows.append((link, summary["plan"]["method"], *numbers, date))
+        sources.append(search_source(search, comparison))
+    return Figure("Searches", "The network that each search chose.", Table(columns, tuple(rows), tuple(sources)))
+
+
+def search_page(search: KeptSearch, comparisons: Sequence[Comparison]) -> Page:
+    """One search."""
+    summary, plan, best = search.summary, search.summary["plan"], search.best.outcome
+    comparison = measured_of(search, comparisons)
+    facts: list[tuple[str, Cell]] = [
+        (_objective(search), _quality(search, best)),
+        ("of original latency", _of_original(search, best)),
+    ]
+    if best is not None:
+        facts += [
+            ("predicted latency", _predicted(best)),
+            ("MACs", count_number(best.macs)),
+            ("parameters", count_number(best.params)),
+        ]
+    if comparison is not None:
+        facts += [
+            ("measured speed-up", speedup_number(comparison)),
+            ("comparison", Link(comparison.verdict.value, compare_address(comparison))),
+        ]
+    if summary.get("quality") is not None:
+        facts.append(("accuracy on test images", share_number(summary["quality"])))
+    if summary.get("original_quality") is not None:
+        facts.append(("accuracy of the original", share_number(summary["original_quality"])))
+    figures = [_trials(search), *_kept(search), _networks(search)]
+    failed = [trial.error for _, trial in search.trials if trial.error]
+    findings = [(finding["code"], finding["text"]) for finding in summary.get("findings", ())]
+    if failed:
+        findings.append(
+            ("trials_failed", f"{plural(len(failed), 'trial')} of {len(search.trials)} failed, the last with {failed[-1]}")
+        )
+    measured = (
+        f" Measured: {verdict_text(comparison)}." if comparison is not None else " Its latency was predicted, not measured."
+    )
+    return Page(
+        id=search_address(search),
+        title=f"{plan['method']} on {summary['model']}",
+        lead=f"The best of {plural(len(search.trials), 'trial')}, baselines included.{measured}",
+        facts=tuple(facts),
+        findings=tuple(findings),
+        figures=tuple(figures),
+        closing=f"search {summary['search'][:SHORT_ID]} with seed {plan['seed']}",
+        source=search_source(search, comparison),
+    )
+
+
+def _objective(search: KeptSearch) -> str:
+    return str(search.summary.get("objective") or "quality")
+
+
+def _quality(search: KeptSearch, outcome: Outcome | None) -> Number:
+    return share_number(None if outcome is None else outcome.quality, _objective(search))
+
+
+def _of_original(search: KeptSearch, outcome: Outcome | None) -> Number:
+    original = search.original
+    if outcome is None or original is None or outcome.latency_s is None or not original.latency_s:
+        return Number(None, "-")
+    return share_number(
+        outcome.latency_s / original.latency_s, f"{seconds(outcome.latency_s)} of {seconds(original.latency_s)}, predicted"
+    )
+
+
+def _predicted(outcome: Outcome) -> Number:
+    return seconds_number(outcome.latency_s, "predicted by a lookup table")
+
+
+def _reward(plan: Mapping[str, Any]) -> tuple[str, Callable[[Outcome], float | None]]:
+    """What the search maximised, by name, as a function of an outcome."""
+    if plan["method"] != "amc" or plan.get("reward", "error") == "error":
+        return "quality", lambda outcome: outcome.quality
+    from hwbench.search.amc import REWARDS
+
+    return f"reward ({plan['reward']})", REWARDS[plan["reward"]]
+
+
+def _trials(search: KeptSearch) -> Figure:
+    """Reward of every trial, the best so far, and the baselines."""
+    columns = (
+        Column("trial"),
+        Column("part"),
+        Column("how", minor=True),
+        Column("reward", numeric=True),
+        Column("latency", numeric=True),
+        Column("of original", numeric=True, minor=True),
+        Column("MACs", numeric=True, minor=True),
+        Column("state"),
+    )
+    name, reward = _reward(search.summary["plan"])
+    rows, points = [], []
+    for number, (part, trial) in enumerate(search.trials):
+        outcome = trial.outcome
+        value = None if outcome is None or trial.candidate.task != "network" else reward(outcome)
+        state = "failed" if outcome is None else "chosen" if _same(trial, search.best) else "scored" if value is None else "done"
+        shown = Number(
+            value, "-" if value is None else percent(value) if name == "quality" else f"{value:.4f}", trial.error or name
+        )
+        rest = (seconds_number(None), Number(None, "-"), count_number(None))
+        if outcome is not None:
+            rest = (_predicted(outcome), _of_original(search, outcome), count_number(outcome.macs))
+        rows.append((Number(number, str(number)), part, trial.candidate.note or "-", shown, *rest, state))
+        if value is not None:
+            text = f"trial {number} ({part}): {shown.text}, {rest[0].text}"
+            points.append({"x": number, "y": rounded([value])[0], "part": part, "chosen": state == "chosen", "text": text})
+    baselines = ", and those it is held against" if len({part for part, _ in search.trials}) > 1 else ""
+    best = "the line is the best so far of the search itself, the ring what was chosen"
+    text = f"Each dot is one network that was tried{baselines}; {best}."
+    own = [part for part, _ in search.trials if part.startswith(search.summary["plan"]["method"])]
+    chart = {"kind": "trials", "label": name, "own": sorted(set(own)), "points": points, "percent": name == "quality"}
+    return Figure("Trials", text, Table(columns, tuple(rows)), (chart,) if points else ())
+
+
+def _same(trial: Trial, best: Trial) -> bool:
+    return trial.candidate == best.candidate and trial.outcome == best.outcome
+
+
+def _kept(search: KeptSearch) -> list[Figure]:
+    """The share of each layer's channels that stays, or the blocks that go."""
+    candidate, groups = search.best.candidate, search.summary.get("groups")
+    if candidate.dropped:
+        rows: list[tuple[Cell, ...]] = [(name,) for name in candidate.dropped]
+        return [Figure("Dropped blocks", "These blocks were left out.", Table((Column("block"),), tuple(rows)))]
+    if candidate.shares is not None:
+        rows = [(Number(index, str(index)), share_number(share)) for index, share in enumerate(candidate.shares)]
+        kept = Table((Column("layer"), Column("kept weights", numeric=True)), tuple(rows))
+        chart = {"kind": "shares", "label": "kept share", "name": 0, "value": 1}
+        return [Figure("Kept weights", "Share of single weights that stay, layer by layer.", kept, (chart,))]
+    if candidate.widths is None or not groups:
+        return []
+    rows = [
+        (name, count_number(width), count_number(stays), share_number(stays / width))
+        for (name, width), stays in zip(groups, candidate.widths, strict=True)
+    ]
+    columns = (
+        Column("layer"),
+        Column("channels", numeric=True),
+        Column("kept", numeric=True),
+        Column("preserve ratio", numeric=True),
+    )
+    chart = {"kind": "shares", "label": "preserve ratio", "name": 0, "value": 3}
+    text = "Share of the channels that stay; layers that must shrink together are one row, named after the first of them."
+    return [Figure("Preserve ratios", text, Table(columns, tuple(rows)), (chart,))]
+
+
+def _networks(search: KeptSearch) -> Figure:
+    """Original, result and the best of each baseline."""
+    columns = (
+        Column("network"),
+        Column(_objective(search), numeric=True),
+        Column("latency", numeric=True),
+        Column("of original", numeric=True),
+        Column("MACs", numeric=True),
+        Column("parameters", numeric=True, minor=True),
+        Column("weights", numeric=True, minor=True),
+    )
+    found: dict[str, Outcome | None] = {} if search.original is None else {"original": search.original}
+    found[search.summary["plan"]["method"]] = search.best.outcome
+    for name, trial in (search.summary.get("baselines") or {}).items():
+        found[name] = None if trial is None else Trial.from_dict(trial).outcome
+    rows: list[tuple[Cell, ...]] = []
+    for name, outcome in found.items():
+        if outcome is None:
+            rows.append((name, *([Number(None, "failed")] * 6)))
+            continue
+        costs = (count_number(outcome.macs), count_number(outcome.params), size_number(outcome.size_bytes))
+        rows.append((name, _quality(search, outcome), _predicted(outcome), _of_original(search, outcome), *costs))
+    return Figure(
+        "Networks", "What was found, beside the original and the baselines. Latencies are predicted.", Table(columns, tuple(rows))
+    )

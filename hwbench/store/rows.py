@@ -1,0 +1,187 @@
+"""Records as rows of the tables, and back; what a row holds is checked before it is believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwbench.errors import SchemaError
+from hwbench.measurement import Measurement
+from hwbench.store.address import shown
+from hwbench.store.database import tables
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+SERIES = ("samples_s", "session", "block", "warmup_s", "warmup_session")
+"""Fields of a measurement that are kept as batches of samples, not in its record."""
+
+
+def find_measurement(connection: sa.Connection, record_id: str, *, lock: bool = False) -> Measurement | None:
+    """The measurement of this id, with its samples in the order they came; None where there is none.
+
+    Args:
+        connection: In a transaction.
+        record_id: Whole id.
+        lock: Let nobody change it until the end of the transaction.
+
+    Raises:
+        SchemaError: It is damaged, or of a schema this version does not read.
+    """
+    import sqlalchemy as sa
+
+    measurements, samples = tables().measurements, tables().samples
+    row = sa.select(measurements.c.record).where(measurements.c.id == record_id)
+    record = connection.execute(row.with_for_update() if lock else row).scalar()
+    if record is None:
+        return None
+    parts = (samples.c.session, samples.c.count.label("size"), samples.c.values_s, samples.c.blocks)
+    query = sa.select(*parts).where(samples.c.measurement_id == record_id).order_by(samples.c.number)
+    what = f"measurement {record_id} in {shown(connection.engine.url)}"
+    data = load(record, what)
+    try:
+        return Measurement.from_dict({**data, **_series(connection.execute(query).all())})
+    except SchemaError as error:
+        raise SchemaError(f"{what}: {error}") from error
+
+
+def insert_measurement(connection: sa.Connection, measurement: Measurement) -> None:
+    """Insert a measurement with its samples; the database refuses if one of its id is there.
+
+    Raises:
+        SchemaError: It holds what JSON does not.
+    """
+    import sqlalchemy as sa
+
+    row, batches = _rows_of(measurement)
+    connection.execute(sa.insert(tables().measurements).values(row))
+    if batches:
+        connection.execute(sa.insert(tables().samples), batches)
+
+
+def replace_measurement(connection: sa.Connection, measurement: Measurement) -> None:
+    """Insert a measurement with its samples, or replace the one of the same id.
+
+    Raises:
+        SchemaError: It holds what JSON does not.
+    """
+    import sqlalchemy as sa
+
+    measurements, samples = tables().measurements, tables().samples
+    same = measurements.c.id == measurement.id
+    if connection.execute(sa.select(measurements.c.id).where(same).with_for_update()).first() is None:
+        insert_measurement(connection, measurement)
+        return
+    row, batches = _rows_of(measurement)
+    connection.execute(sa.delete(samples).where(samples.c.measurement_id == measurement.id))
+    connection.execute(sa.update(measurements).where(same).values(row))
+    if batches:
+        connection.execute(sa.insert(samples), batches)
+
+
+def batches(sessions: Sequence[int], values_s: Sequence[float], blocks: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+    """Rows of consecutive samples of one session; without blocks they are warm-up."""
+    for session, group in groupby(range(len(sessions)), key=sessions.__getitem__):
+        places = list(group)
+        part = slice(places[0], places[-1] + 1)
+        yield {
+            "session": session,
+            "count": len(places),
+            "values_s": np.array(values_s[part], "<f8").tobytes(),
+            "blocks": None if blocks is None else np.array(blocks[part], "<i8").tobytes(),
+        }
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """JSON in ASCII, which every database holds unchanged.
+
+    Raises:
+        SchemaError: The data are not JSON's.
+    """
+    try:
+        return json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SchemaError(f"a record cannot be stored as JSON ({error}); it needs finite numbers and plain types") from error
+
+
+def load(text: str, what: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        SchemaError: It is none, or holds numbers that JSON does not have.
+    """
+    try:
+        data = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"{what} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise SchemaError(f"{what} is damaged: expected a JSON object, not {type(data).__name__}")
+    return data
+
+
+def plain(text: str) -> str:
+    """Text for a column that every database holds: names of files may be no Unicode, and PostgreSQL knows no NUL.
+
+    The record itself has the original.
+    """
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def columns(measurement: Measurement) -> dict[str, Any]:
+    """What lists show of a measurement.
+
+    Raises:
+        SchemaError: It is not text where it has to be.
+    """
+    device = measurement.device
+    texts = {
+        "id": measurement.id,
+        "model": measurement.model,
+        "model_sha256": measurement.model_sha256,
+        "device": device.address,
+        "target": device.target,
+        "started_utc": measurement.started_utc,
+    }
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise SchemaError(f"the {name} of measurement {measurement.id!r} is {text!r}; expected text")
+    return {name: plain(text) for name, text in texts.items()} | {"complete": bool(measurement.complete)}
+
+
+def _rows_of(measurement: Measurement) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row of a measurement and those of its samples, warm-up first.
+
+    Raises:
+        SchemaError: It holds what JSON does not.
+    """
+    data = measurement.to_dict()
+    series = {name: data.pop(name) for name in SERIES}
+    row = columns(measurement) | {"record": dump(data)}
+    warm_up = batches(series["warmup_session"], series["warmup_s"], None)
+    timed = batches(series["session"], series["samples_s"], series["block"])
+    return row, [{"measurement_id": row["id"], **batch} for batch in (*warm_up, *timed)]
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _series(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """The fields of a measurement that the batches hold."""
+    series: dict[str, list[Any]] = {name: [] for name in SERIES}
+    for row in rows:
+        if any(part is not None and len(part) != 8 * row.size for part in (row.values_s, row.blocks)):
+            raise SchemaError(f"a batch of session {row.session} does not hold {row.size} samples")
+        values_s = np.frombuffer(row.values_s, "<f8").tolist()
+        if row.blocks is None:
+            series["warmup_s"] += values_s
+            series["warmup_session"] += [row.session] * len(values_s)
+        else:
+            series["samples_s"] += values_s
+            series["session"] += [row.session] * len(values_s)
+            series["block"] += np.frombuffer(row.blocks, "<i8").tolist()
+    return series

@@ -1,0 +1,132 @@
+"""`hwbench store sync`: bring the records of one store into another, such as those of this computer into the team's."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from hwbench.errors import HwbenchError, SchemaError, UsageError
+from hwbench.store import Fate, Key, Parcel, Store, Taken, local_address, open_store
+
+BATCH = 32
+"""Records that travel at once: a killed transfer loses no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Syncing:
+    """How far a transfer is.
+
+    Attributes:
+        done: Records looked at.
+        total: Records of the source.
+        new: Records brought so far.
+    """
+
+    done: int
+    total: int
+    new: int
+
+
+@dataclass(slots=True)
+class Synced:
+    """What a transfer did.
+
+    Attributes:
+        source: URL of the store that records came from, without secrets.
+        target: URL of the one they went to.
+        new: Number of records that were not there, by kind.
+        updated: Number of unfinished measurements that were replaced by a later state.
+        known: Number of records that were there already.
+        refused: Records that were left out, and why: damaged ones, and those whose id is taken by other content.
+    """
+
+    source: str
+    target: str
+    new: Counter[str] = field(default_factory=Counter)
+    updated: int = 0
+    known: int = 0
+    refused: list[Taken] = field(default_factory=list)
+
+    def note(self, taken: Taken) -> None:
+        """Count the fate of one record."""
+        match taken.fate:
+            case Fate.NEW:
+                self.new[taken.key[0]] += 1
+            case Fate.UPDATED:
+                self.updated += 1
+            case Fate.KNOWN:
+                self.known += 1
+            case Fate.REFUSED:
+                self.refused.append(taken)
+
+
+def sync_store(target: str | None = None, source: str | None = None, *, watch: Callable[[Syncing], None] | None = None) -> Synced:
+    """Bring all records of one store into another that are not there yet.
+
+    It may be killed and repeated, and several may run at once. Records keep their ids; nothing is changed in the source.
+
+    Args:
+        target: URL or path of the store to bring them to; None for `$HWBENCH_STORE`.
+        source: URL or path of the store they come from; None for the one of this computer.
+        watch: Told after every few records.
+
+    Raises:
+        UsageError: Both are one store, there is no source, or a store cannot be read or written.
+        StoreUnavailableError: A server went away; what was brought before stays, and the same call goes on from there.
+        SchemaError: A store is damaged or of another schema.
+    """
+    with open_store(source or local_address(), create=False) as ours, open_store(target) as theirs:
+        if ours.url == theirs.url:
+            raise UsageError(f"{ours.url} is both source and target; name the shared store: --to URL, or set HWBENCH_STORE to it")
+        done, wanted = Synced(ours.url, theirs.url), ours.keys()
+        for start in range(0, len(wanted), BATCH):
+            part = wanted[start : start + BATCH]
+            for taken in _brought(ours, theirs, part):
+                done.note(taken)
+            if watch is not None:
+                watch(Syncing(start + len(part), len(wanted), done.new.total()))
+        return done
+
+
+def _brought(ours: Store, theirs: Store, part: Sequence[Key]) -> list[Taken]:
+    """Bring what differs."""
+    mine, there = ours.marks(part), theirs.marks(part)
+    changed = [key for key in part if mine.get(key) != there.get(key)]
+    same = [Taken(key, Fate.KNOWN) for key in part if mine.get(key) == there.get(key)]
+    found = list(ours.read(changed, _check)) if changed else []
+    parcels = [one for one in found if isinstance(one, Parcel)]
+    return [*same, *(one for one in found if isinstance(one, Taken)), *theirs.take(parcels)]
+
+
+def _check(kind: str, data: Mapping[str, Any]) -> None:
+    """Read a record as whoever will use it; a kind that nothing here reads is only JSON."""
+    reader = _readers().get(kind)
+    if reader is None:
+        return
+    try:
+        reader(data)
+    except SchemaError:
+        raise
+    except (HwbenchError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SchemaError(f"damaged {kind}: {type(error).__name__}: {error}") from error
+
+
+@cache
+def _readers() -> dict[str, Callable[[Mapping[str, Any]], object]]:
+    from hwbench.lookup_tables import LookupTable, keeping, ledger
+    from hwbench.lookup_tables.imports import ForeignNetwork
+    from hwbench.lookup_tables.networks import NetworkSample
+    from hwbench.search.base import Trial
+    from hwbench.workflows import run_search_log, run_search_subject
+
+    return {
+        keeping.RECORD: LookupTable.from_dict,
+        keeping.NETWORK: lambda data: ForeignNetwork.from_dict(data["network"]),
+        ledger.RECORD: lambda data: None if data.get("forget") else NetworkSample.from_dict(data),
+        run_search_log.RECORD: lambda data: (Trial.from_dict(data["trial"]), int(data["run"]), float(data["elapsed_s"])),
+        run_search_subject.RECORD: lambda data: (data["key"], base64.b64decode(data["state"], validate=True)),
+    }

@@ -1,0 +1,109 @@
+"""What studies of searches share: rows that outlive a kill, the ground they stand on, networks tested beside each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwbench.devices.cpu_ort import CpuOrt
+from hwbench.measurement import Settings
+from hwbench.model_files import load_workload
+from hwbench.stats import t_half_width
+from hwbench.store import open_store
+from hwbench.workflows.build_table import build_table
+from hwbench.workflows.run_search import SearchWatch
+from hwbench.workflows.run_search_latency import Latencies, find_latencies
+from hwbench.workflows.run_search_subject import read_subject
+from runners.studies._groups import Row, measured, rows_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwbench.search.base import Trial
+    from hwbench.workflows.run_search_ground import Ground
+    from hwbench.workflows.run_search_plan import Plan
+
+DEVICE = "cpu"
+RECORD = "study_rows"
+TABLE, STEP, LOWER = Settings(budget_s=240), 4, 0.1
+"""How tables are built: searches choose from multiples of so many channels, down to this share."""
+SETTINGS = Settings(budget_s=10, layers=False)
+"""How networks of one group are measured, interleaved."""
+
+
+def once(study: str, facts: Mapping[str, Any], make: Callable[[], list[Row]]) -> list[Row]:
+    """Rows of a study, from the store where an earlier run left them: the same command goes on where a killed one stopped."""
+    key = json.dumps([study, facts], sort_keys=True)
+    with open_store() as store:
+        for kept in store.records(RECORD).values():
+            if kept["key"] == key:
+                return list(kept["rows"])
+        rows = make()
+        store.save_record(RECORD, {"key": key, "rows": rows})
+    return rows
+
+
+def build(model: str, size: str) -> None:
+    """Build the lookup table of this CPU for a network, once; searches find it in the store."""
+
+    def made() -> list[Row]:
+        table = build_table(model, device=DEVICE, widths=STEP, lower=LOWER, settings=TABLE, validation=0, inputs=(size,)).table
+        return [{"networks": sum(source.networks for source in table.provenance.sources)}]
+
+    once("table", {"model": model, "size": size}, made)
+
+
+def ground_of(model: str, plan: Plan, size: str, table: str | None = None) -> Ground:
+    """The trained original, with the lookup table of this CPU or what its blocks were measured to save."""
+    build(model, size)
+    with open_store() as store, CpuOrt() as device:
+        subject = read_subject(model, plan, store, print, inputs=(size,))
+        ground, _ = find_latencies(subject, plan, Latencies(device, DEVICE, table, store, None, SETTINGS), SearchWatch())
+    return ground
+
+
+def pruned(ground: Ground, trials: Mapping[str, Trial | None]) -> dict[str, nn.Module]:
+    """The networks of these trials, as they were judged."""
+    return {name: ground.prune(trial.candidate).module for name, trial in trials.items() if trial is not None}
+
+
+def tested(ground: Ground, modules: Mapping[str, nn.Module], **common: object) -> list[Row]:
+    """The original and these networks measured interleaved, with their accuracies: one row each."""
+    from hwbench.search.training import accuracy
+
+    subject = ground.subject
+    if subject.data is None:
+        raise RuntimeError(f"{subject.name} was read without images")
+    every = {"original": subject.prunable.module, **modules}
+    workloads = {name: load_workload(module, example_inputs=subject.example) for name, module in every.items()}
+    with CpuOrt() as device:
+        rows = rows_of(measured(device, workloads, SETTINGS), **common)
+    for row in rows:
+        row["validation"] = accuracy(every[row["name"]], subject.data.validation)
+        row["test"] = accuracy(every[row["name"]], subject.data.test)
+    return rows
+
+
+def column(rows: Iterable[Row], name: str, field: str) -> list[float]:
+    """One field of all rows of a name, in order."""
+    return [float(row[field]) for row in rows if row["name"] == name]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % t interval."""
+    found = np.array(values, np.float64)
+    return float(found.mean()), t_half_width(found)
+
+
+def ahead(rows: Sequence[Row], one: str, other: str, field: str = "test") -> tuple[float, float]:
+    """By how much one name is ahead of another in a field, paired over the seeds: mean and half-width of its 95 % t interval."""
+    pairs = zip(column(rows, one, field), column(rows, other, field), strict=True)
+    return interval([a - b for a, b in pairs])
+
+
+def points_text(found: tuple[float, float]) -> str:
+    """A difference of accuracies for a sentence: `+3.1 ± 0.8 points`."""
+    return f"{100 * found[0]:+.1f} ± {100 * found[1]:.1f} points"

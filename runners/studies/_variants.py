@@ -1,0 +1,37 @@
+"""Variants of a network that studies compare: narrower ones, and how small the file of one becomes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hwbench.lookup_tables.networks import pruned_workload
+from hwbench.onnx_graph import load, name_nodes
+from hwbench.structure import Structure
+from hwbench.structure.surgery import with_widths
+from hwbench.workload import Workload
+
+if TYPE_CHECKING:
+    from torch import nn
+
+INPUT = "1x{channels}x{side}x{side}"
+
+
+def narrowed(workload: Workload, change: Callable[[int], int]) -> Workload:
+    """The network with every width that can be pruned changed; the first channels are kept."""
+    model = name_nodes(load(workload.onnx))
+    widths = [change(width) for width in Structure.from_model(model).widths]
+    return pruned_workload(workload, with_widths(model, widths))
+
+
+def exported(module: nn.Module, channels: int, side: int) -> Workload:
+    """The workload of a torch network that takes one image."""
+    from hwbench.model_files import load_workload
+
+    return load_workload(module, inputs=(INPUT.format(channels=channels, side=side),))
+
+
+def zipped_bytes(workload: Workload) -> int:
+    """Size of the model's file after zlib, as zip and gzip do it, at its usual level."""
+    return len(zlib.compress(workload.onnx))

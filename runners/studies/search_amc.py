@@ -1,0 +1,92 @@
+"""Does AMC find better networks of half the latency than hand-made policies and as many random tries, before tuning?
+
+python -m runners.studies.search_amc
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from hwbench.search.baselines import POLICIES
+from hwbench.workflows.run_search import Plan, run_search
+from hwbench.workflows.run_search_plan import Limit
+from runners.studies._groups import RATIOS, Row
+from runners.studies._pictures import COLOURS, figure
+from runners.studies._results import save_study
+from runners.studies._searches import DEVICE, ahead, column, ground_of, interval, once, points_text, pruned, tested
+
+STUDY = "search_amc"
+MODEL, SIZE = "zoo:plain20", "1x3x16x16"
+SHARE, TRIALS, SEEDS = 0.5, 200, 6
+OTHERS = (*POLICIES, "random")
+
+
+def plan_of(seed: int) -> Plan:
+    """The search of one seed, which is also that of the original's weights, its training and its images."""
+    return Plan("amc", Limit("latency", share=SHARE), trials=TRIALS, seed=seed, data="digits", tune="none", lower=0.1)
+
+
+def main() -> None:
+    """Search with every seed and write results/search_amc/ after each."""
+    rows: list[Row] = []
+    for seed in range(SEEDS):
+        facts = {"seed": seed, "model": MODEL, "size": SIZE, "share": SHARE, "trials": TRIALS}
+        rows += once(STUDY, facts, partial(one_seed, seed))
+        save(rows)
+
+
+def one_seed(seed: int) -> list[Row]:
+    """One search with its baselines; all networks tested and measured beside their original."""
+    plan = plan_of(seed)
+    ground = ground_of(MODEL, plan, SIZE)
+    result = run_search(MODEL, plan, table=DEVICE, inputs=(SIZE,))
+    rows = tested(ground, pruned(ground, {"amc": result.best, **result.baselines}), seed=seed)
+    curve = [trial.outcome.quality for trial in result.trials if trial.outcome is not None]
+    return [row | {"curve": curve if row["name"] == "amc" else None} for row in rows]
+
+
+def save(rows: Sequence[Row]) -> None:
+    """Write what is there."""
+    seeds = len(column(rows, "amc", "test"))
+    said = ", ".join(f"{points_text(ahead(rows, 'amc', other))} against {other}" for other in OTHERS)
+    worse = [other for other in OTHERS if ahead(rows, "amc", other)[0] <= 0]
+    ratios = {name: interval(column(rows, name, "ratio"))[0] for name in ("amc", *OTHERS)}
+    save_study(
+        STUDY,
+        question=(
+            "At half the latency, are the networks that AMC finds better before tuning than uniform, shallow and deep policies "
+            "and the best of as many random ones?"
+        ),
+        answer=f"AMC's accuracy on test images, before tuning, over {seeds} seeds: {said}."
+        + (f" It does not win against {' and '.join(worse)}." if worse else ""),
+        rows=[{name: value for name, value in row.items() if name != "curve"} for row in rows],
+        raw=[row["curve"] for row in rows if row["name"] == "amc"],
+        picture=draw(rows),
+        command=f"make study NAME={STUDY}",
+        notes=(
+            f"Plain-20 trained on digits of {SIZE}, with another seed for weights, training and images each; {TRIALS} trials; "
+            "widths by L1 norm, layers re-fitted by least squares, normalization corrected. All keep to half the latency by the "
+            f"same lookup table; measured they take, on average, {', '.join(f'{n} {r:.3f}' for n, r in ratios.items())}. "
+            "validation: accuracy on the images that steered the search; test: on images it never saw; ± is half the 95 % t "
+            f"interval over seeds, paired by seed. {RATIOS} raw: AMC's validation accuracy, trial by trial."
+        ),
+    )
+
+
+def draw(rows: Sequence[Row]) -> Any:
+    """Accuracy of each policy, seed by seed."""
+    drawn, axes = figure(f"Plain-20 at {SHARE:.0%} latency, before tuning", xlabel="", ylabel="accuracy on test images")
+    names = ("amc", *OTHERS)
+    for place, (colour, name) in enumerate(zip(COLOURS, names, strict=False)):
+        values = column(rows, name, "test")
+        mean, half = interval(values)
+        axes.plot([place] * len(values), values, "o", ms=4, color=colour, alpha=0.5)
+        axes.errorbar([place + 0.2], [mean], yerr=[half if half < 1 else 0], fmt="s", ms=6, capsize=3, color=colour)
+    axes.set_xticks(range(len(names)), names)
+    return drawn
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Is a search guided by latency worth more than one guided by MACs, where both results take the same time?
+
+python -m runners.studies.search_guidance
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from hwbench.workflows.run_search import Plan, run_search
+from hwbench.workflows.run_search_plan import Limit
+from runners.studies._groups import RATIOS, Row
+from runners.studies._pictures import COLOURS, figure
+from runners.studies._results import save_study
+from runners.studies._searches import DEVICE, ahead, column, ground_of, interval, once, points_text, pruned, tested
+from runners.studies.search_amc import MODEL, SIZE
+
+STUDY = "search_guidance"
+SHARE, TRIALS, SEEDS = 0.4, 200, 5
+"""Share of the MACs; what latency that comes to is the other search's budget."""
+
+
+def main() -> None:
+    """Search with every seed and write results/search_guidance/ after each."""
+    rows: list[Row] = []
+    for seed in range(SEEDS):
+        facts = {"seed": seed, "model": MODEL, "size": SIZE, "share": SHARE, "trials": TRIALS}
+        rows += once(STUDY, facts, partial(one_seed, seed))
+        save(rows)
+
+
+def one_seed(seed: int) -> list[Row]:
+    """A search for fewer MACs, then one for the latency that its result has."""
+    by_macs = plan_of(Limit("macs", share=SHARE), seed)
+    ground = ground_of(MODEL, by_macs, SIZE)
+    first = run_search(MODEL, by_macs, table=DEVICE, inputs=(SIZE,))
+    limit_s = first.best.outcome.latency_s if first.best.outcome is not None else None
+    if limit_s is None:
+        raise RuntimeError("the search for fewer MACs gave no latency")
+    second = run_search(MODEL, plan_of(Limit("latency", amount=limit_s), seed), table=DEVICE, inputs=(SIZE,))
+    return tested(ground, pruned(ground, {"MACs": first.best, "latency": second.best}), seed=seed)
+
+
+def plan_of(limit: Limit, seed: int) -> Plan:
+    """AMC within that limit."""
+    return Plan("amc", limit, trials=TRIALS, seed=seed, data="digits", tune="none", lower=0.1, baselines=False)
+
+
+def save(rows: Sequence[Row]) -> None:
+    """Write what is there."""
+    seeds = len(column(rows, "latency", "test"))
+    gain, slower = ahead(rows, "latency", "MACs"), ahead(rows, "latency", "MACs", "ratio")
+    save_study(
+        STUDY,
+        question="At the same latency, is AMC guided by latency better than AMC guided by MACs, before tuning?",
+        answer=(
+            f"Guided by latency: {points_text(gain)} of accuracy on test images over {seeds} seeds, where the measured latency "
+            f"differs by {points_text(slower)} of the original's."
+        ),
+        rows=rows,
+        picture=draw(rows),
+        command=f"make study NAME={STUDY}",
+        notes=(
+            f"Plain-20 on digits as in `results/search_amc/`, {TRIALS} trials each. The search for {SHARE:.0%} of the MACs comes "
+            "first; the latency of its result by the lookup table is the budget of the other. validation: accuracy on the "
+            f"images that steered the searches; test: on images they never saw. {RATIOS}"
+        ),
+    )
+
+
+def draw(rows: Sequence[Row]) -> Any:
+    """Accuracy over measured latency."""
+    drawn, axes = figure(
+        "AMC by latency and by MACs, before tuning",
+        xlabel="measured latency (ratio to the original)",
+        ylabel="accuracy on test images",
+    )
+    for colour, name in zip(COLOURS, ("latency", "MACs"), strict=False):
+        ratios, accuracies = column(rows, name, "ratio"), column(rows, name, "test")
+        axes.plot(ratios, accuracies, "o", ms=5, color=colour, label=f"guided by {name}: {interval(accuracies)[0]:.1%}")
+    for place in range(len(column(rows, "latency", "ratio"))):
+        ends = [[column(rows, name, field)[place] for name in ("MACs", "latency")] for field in ("ratio", "test")]
+        axes.plot(*ends, color="grey", lw=0.6)
+    axes.legend()
+    return drawn
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""With few images, is dropping blocks better than pruning filters at the same latency, and are they the same blocks each time?
+
+python -m runners.studies.search_practise
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hwbench.devices.cpu_ort import CpuOrt
+from hwbench.search.baselines import Policy
+from hwbench.workflows.run_search import Plan, run_search
+from hwbench.workflows.run_search_blocks import measured_gains
+from hwbench.workflows.run_search_jobs import judging
+from hwbench.workflows.run_search_log import Log, Loop
+from hwbench.workflows.run_search_plan import Limit
+from runners.studies._groups import RATIOS, Row
+from runners.studies._pictures import COLOURS, figure
+from runners.studies._results import save_study
+from runners.studies._searches import DEVICE, LOWER, SETTINGS, ahead, column, ground_of, interval, once, points_text, tested
+
+if TYPE_CHECKING:
+    from hwbench.search.base import Candidate
+    from hwbench.workflows.run_search_ground import Ground
+
+STUDY = "search_practise"
+MODEL, SIZE, SHARE = "zoo:resnet20", "1x3x16x16", 0.62
+IMAGES, SEEDS = (50, 200, 500), 3
+SCORING, TUNING = 100, 30
+"""Iterations for the score of a block, and for tuning a network."""
+REPEATS, REPEAT_IMAGES = 20, 50
+EQUAL, TRIES = 0.02, 3
+"""How near the measured latency of filters must come to that without blocks, and networks tried for it."""
+FILTERS = {"filters": False, "filters, re-fitted": True}
+
+
+def plan_of(method: str, images: int, seed: int) -> Plan:
+    """A search with few images; all networks are tuned alike."""
+    limit = Limit("latency", share=SHARE)
+    return Plan(
+        method,
+        limit,
+        seed=seed,
+        lower=LOWER,
+        data="digits",
+        images=images,
+        adaptor_steps=SCORING,
+        tune="features",
+        tune_steps=TUNING,
+    )
+
+
+def main() -> None:
+    """Repeat the choice of blocks, compare with filters for every number of images, write results/search_practise/."""
+    facts = {"model": MODEL, "size": SIZE, "share": SHARE, "scoring": SCORING, "tuning": TUNING}
+    rows: list[Row] = []
+    for seed in range(SEEDS):
+        for images in IMAGES:
+            rows += once(STUDY, {**facts, "seed": seed, "images": images}, partial(compared, images, seed))
+    chosen: list[Row] = []
+    for repeat in range(REPEATS):
+        chosen += once(STUDY, {**facts, "repeat": repeat, "images": REPEAT_IMAGES}, partial(repeated, repeat))
+        save(rows, chosen)
+
+
+def compared(images: int, seed: int) -> list[Row]:
+    """Blocks dropped, and filters pruned to the latency that was measured of that; tuned and tested alike."""
+    filters = ground_of(MODEL, plan_of("amc", images, seed), SIZE)
+    plan = plan_of("practise", images, seed)
+    blocks = ground_of(MODEL, plan, SIZE, DEVICE)
+    best = run_search(MODEL, replace(plan, tune="none"), table=DEVICE, inputs=(SIZE,)).best
+    networks = {"PRACTISE": blocks.prune(best.candidate)}
+    ratio = column(tested(blocks, {name: one.module for name, one in networks.items()}), "PRACTISE", "ratio")[0]
+    uniform = as_fast(filters, ratio)
+    for name, refitted in FILTERS.items():
+        networks[name] = replace(filters, plan=replace(filters.plan, reconstruct=refitted)).prune(uniform)
+    for network in networks.values():
+        blocks.tuned(network, print)
+    modules = {name: network.module for name, network in networks.items()}
+    return tested(blocks, modules, images=images, seed=seed, dropped=" ".join(best.candidate.dropped))
+
+
+def as_fast(ground: Ground, ratio: float) -> Candidate:
+    """All filters cut to one share, so that the network measures that ratio to its original: the nearest of a few tries."""
+    tried, wanted = [], ratio
+    for _ in range(TRIES):
+        uniform = Policy(ground.budget(wanted * ground.original()), "uniform").propose()[0]
+        is_ratio = column(tested(ground, {"filters": ground.prune(uniform).module}), "filters", "ratio")[0]
+        tried.append((abs(is_ratio / ratio - 1), uniform))
+        if tried[-1][0] <= EQUAL:
+            break
+        wanted *= ratio / is_ratio
+    return min(tried, key=lambda one: one[0])[1]
+
+
+def repeated(repeat: int) -> list[Row]:
+    """The blocks that are dropped from one network: with other images, in another order, and all blocks measured again."""
+    first = ground_of(MODEL, plan_of("practise", REPEAT_IMAGES, 0), SIZE, DEVICE)
+    subject, names = first.subject, [block.name for block in first.subject.structure.blocks]
+    with CpuOrt() as device:
+        gains = measured_gains(device, subject.workload, subject.model, names, replace(SETTINGS, seed=repeat))
+    again = replace(first, plan=replace(first.plan, seed=repeat), blocks=gains)
+    search = again.search(SHARE * again.original(), seed=repeat, trials=None)
+    with judging(again.objective(), None) as judge:
+        best = search.best(Loop(Log(None, ""), None, judge).run("practise", search))
+    if best is None:
+        raise RuntimeError(f"no blocks were dropped; {len(names)} could have been")
+    return [{"repeat": repeat, "dropped": " ".join(best.candidate.dropped), "spared": " ".join(getattr(search, "spared", ()))}]
+
+
+def save(rows: Sequence[Row], chosen: Sequence[Row]) -> None:
+    """Write what is there."""
+    (blocks, same), *_ = Counter(row["dropped"] for row in chosen).most_common(1) or [("-", 0)]
+    said = "; ".join(f"{points_text(ahead(rows, 'PRACTISE', name))} against {name}" for name in FILTERS)
+    slower = ", ".join(f"{name} {interval(column(rows, name, 'ratio'))[0]:.3f}" for name in ("PRACTISE", *FILTERS))
+    save_study(
+        STUDY,
+        question=(
+            "With 50 to 500 images, is dropping blocks better than pruning filters at the same measured latency, and are they "
+            "the same blocks each time?"
+        ),
+        answer=(
+            f"PRACTISE on test images, over {len(column(rows, 'PRACTISE', 'test'))} cases: {said}. The same blocks ({blocks}) in "
+            f"{same} of {len(chosen)} repeats."
+        ),
+        rows=rows,
+        raw={"repeats": list(chosen)},
+        picture=draw(rows),
+        command=f"make study NAME={STUDY}",
+        notes=(
+            f"ResNet-20 trained on digits of {SIZE}, with a seed each for weights, training and images; {SCORING} iterations for "
+            f"the score of a block, {TUNING} for tuning, by the features of the original and on the same few images, for all. "
+            "filters: all groups cut to one share, by L1 norm, to the latency that was measured of the network without blocks; "
+            f"re-fitted: layers re-fitted to the images by least squares before tuning. Measured, on average: {slower}. {RATIOS} "
+            f"Repeats: one network, {REPEAT_IMAGES} images, other images, order and measurement of the blocks each time."
+        ),
+    )
+
+
+def draw(rows: Sequence[Row]) -> Any:
+    """Accuracy over the number of images."""
+    drawn, axes = figure(
+        f"ResNet-20 at about {SHARE:.0%} of the latency", xlabel="images to tune on", ylabel="accuracy on test images"
+    )
+    for place, (colour, name) in enumerate(zip(COLOURS, ("PRACTISE", *FILTERS), strict=False)):
+        for row in rows:
+            if row["name"] == name:
+                axes.plot([row["images"] * 1.03 ** (place - 1)], [row["test"]], "o", ms=4, color=colour, alpha=0.5)
+        counts = sorted({row["images"] for row in rows})
+        means = [interval(column([r for r in rows if r["images"] == n], name, "test"))[0] for n in counts]
+        axes.plot(counts, means, color=colour, lw=1, label=name)
+    axes.set_xscale("log")
+    axes.set_xticks(IMAGES, [str(count) for count in IMAGES])
+    axes.legend()
+    return drawn
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The driver and the search of the documentation do what their pages say, held to the contracts of all others."""
+
+from __future__ import annotations
+
+from inspect import signature
+
+import pytest
+
+from hwbench.devices.base import Device
+from hwbench.devices.contract import DeviceContract
+from hwbench.devices.virtual import Virtual
+from hwbench.measurement import Settings
+from hwbench.profiling import measure
+from hwbench.search.base import Search
+from hwbench.workload import Workload
+from tests.contract import test_searches as promises
+from tests.docs.pages import blocks, module
+from tests.unit.models import conv_workload
+from tests.unit.search_support import Width, budget, drive
+
+DRIVER, SEARCH = module("drivers.md", 0), module("searches.md", 0)
+TESTS = [test for name, test in vars(promises).items() if name.startswith("test_")]
+PROMISES = [test for test in TESTS if list(signature(test).parameters) == ["make"]]
+
+
+class TestReference(DeviceContract):
+    def make_device(self) -> Device:
+        return DRIVER.Reference()
+
+    def make_workload(self) -> Workload:
+        return conv_workload((4,), size=8)
+
+    def make_slow_workload(self) -> Workload:
+        return conv_workload((32, 32), size=32, name="slow")
+
+
+def test_the_driver_measures_with_intervals():
+    with DRIVER.Reference() as device:
+        record = measure(device, conv_workload((4,), size=8), Settings(budget_s=2.0, session_s=0.05, max_sessions=4))
+    low_s, high_s = record.median_ci_s
+    assert 0 < low_s < record.median_s < high_s
+    assert record.device.address == "reference"
+
+
+def test_the_contract_on_the_page_is_the_contract_here():
+    assert "class TestReference(DeviceContract)" in blocks("drivers.md", "python")[1]
+
+
+def test_a_recording_is_played_back(capsys):
+    workload = conv_workload((4,), size=8)
+    with Virtual() as device:
+        recorded = measure(device, workload, Settings(max_sessions=3))
+    exec(blocks("devices/virtual.md", "python")[0], {"recorded": recorded, "workload": workload})
+    assert capsys.readouterr().out.startswith(f"({recorded.warmup_s[0]}, ")
+
+
+def hill_climb(seed: int = 0, trials: int = 12) -> Search:
+    return SEARCH.HillClimb(budget(), seed=seed, trials=trials)
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+def test_the_search_keeps_what_every_search_promises(promise):
+    promise(hill_climb)
+
+
+@pytest.mark.parametrize("batches", [1, 5])
+def test_the_search_goes_on_after_it_was_killed(batches):
+    promises.test_restored_search_goes_on_as_if_nothing_had_been(hill_climb, batches)
+
+
+def test_the_search_climbs():
+    search = hill_climb(trials=60)
+    first = drive(search)[0].outcome.quality
+    assert search.best().outcome.quality > first
+
+
+def test_the_loop_on_the_page_drives_it(capsys):
+    names = {"search": hill_climb(), "objective": Width(), "Trial": SEARCH.Trial}
+    exec(blocks("searches.md", "python")[1], names)
+    assert "Trial(candidate=Candidate(" in capsys.readouterr().out

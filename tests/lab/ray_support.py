@@ -1,0 +1,115 @@
+"""A lab of real processes on this computer: a head and hosts, each started as a user would, and all ended with the block."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HWBENCH = str(Path(sys.executable).with_name("hwbench"))
+START_S, CALL_S, STOP_S = 120.0, 240.0, 60.0
+TOKEN = "token-of-the-tests-only-" + "0" * 16
+
+
+@dataclass
+class RealLab:
+    """A running lab.
+
+    Attributes:
+        folder: For logs, caches and stores.
+        address: Of its head.
+        hosts: The process of each host, by name.
+    """
+
+    folder: Path
+    address: str
+    hosts: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = {"XDG_CACHE_HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder), "HWBENCH_LAB_TOKEN": TOKEN}
+        return {**os.environ, **own, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+    def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        """Start a process that serves, and wait for what it says when it does."""
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen([HWBENCH, "lab", *words], stdout=file, stderr=file, env=self.environment)
+        until = time.monotonic() + START_S
+        while self.address not in log.read_text():
+            if process.poll() is not None or time.monotonic() > until:
+                process.kill()
+                raise AssertionError(f"{name} did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.05)
+        return process
+
+    def join(self, name: str, *devices: str) -> None:
+        """Have a host join with these devices."""
+        words = [word for device in devices for word in ("--device", device)]
+        self.hosts[name] = self.start(name, "join", self.address, "--host", "127.0.0.1", "--name", name, *words)
+
+    def kill_host(self, name: str) -> None:
+        """What a power cut does: every process of the host is gone at once."""
+        process = self.hosts.pop(name)
+        family = [process, *psutil.Process(process.pid).children(recursive=True)]
+        for one in family:
+            one.send_signal(signal.SIGKILL)
+        process.wait(STOP_S)
+
+    def popen(self, *words: str) -> subprocess.Popen[str]:
+        """Begin a command of a client."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([HWBENCH, *words], stdout=pipe, stderr=pipe, text=True, env=self.environment, cwd=self.folder)
+
+    def call(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command of a client."""
+        return subprocess.run(
+            [HWBENCH, *words], capture_output=True, text=True, timeout=CALL_S, env=self.environment | environment, cwd=self.folder
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What `hwbench lab status` says."""
+        found = self.call("lab", "status", self.address, "--json", "-")
+        assert found.returncode == 0, found.stderr
+        return dict(json.loads(found.stdout))
+
+    def await_devices(self, count: int) -> dict[str, Any]:
+        """The status once so many devices are free."""
+        until = time.monotonic() + START_S
+        while True:
+            status = self.status()
+            free = [device for device in status["devices"] if device["state"] == "free"]
+            if len(free) == count:
+                return status
+            assert time.monotonic() < until, f"{len(free)} of {count} devices are free: {status}"
+
+
+@contextmanager
+def real_lab(folder: Path) -> Iterator[RealLab]:
+    """A head; hosts are up to the caller."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    lab = RealLab(folder, f"127.0.0.1:{port}")
+    head = lab.start("head", "start", "--port", str(port))
+    try:
+        yield lab
+    finally:
+        for process in (*lab.hosts.values(), head):
+            process.terminate()
+        for process in (*lab.hosts.values(), head):
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()

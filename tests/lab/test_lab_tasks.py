@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from hwbench import errors
+from hwbench.devices.virtual import Fault, Throttling
+from hwbench.errors import BuildError, DeviceError, DeviceLostError, SchemaError, UnsupportedLayerError
+from hwbench.lab.bench import Bench
+from hwbench.lab.tasks import Task, TaskKind, described, failed, result_of, workload_of
+from hwbench.measurement import Measurement, Settings
+from runners.studies._lab_simulation import Specimen
+from tests.lab.lab_support import LAW, SETTINGS, task
+from tests.unit.models import conv_workload
+
+NET = conv_workload((16, 24, 32))
+MODELS = {NET.sha256: NET.onnx}
+NETWORK = Task(
+    "3", TaskKind.NETWORK, (described(NET),), SETTINGS, 60.0,
+    {"number": 3, "widths": [8, 12, 16], "effort": {"turns": 3, "runs": 4}, "anchor_every": 2},
+)  # fmt: skip
+
+
+def test_tasks_and_workloads_survive_json():
+    told = json.loads(json.dumps(NETWORK.to_dict()))
+    assert Task.from_dict(told).to_dict() == told
+    assert workload_of(told["workloads"][0], NET.onnx) == NET
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "shell"},
+        {"run": "rm"},
+        {"settings": {"threads": 1, "program": "sh"}},
+        {"arguments": {"call": print}},
+        {"workloads": [3]},
+        {"limit_s": "long"},
+    ],
+)
+def test_whatever_is_none_of_hwbenchs_tasks_is_refused(change):
+    with pytest.raises(SchemaError, match="hosts do nothing but measure, network, steps"):
+        Task.from_dict(NETWORK.to_dict() | change)
+
+
+def test_another_model_than_was_meant_is_refused():
+    with pytest.raises(SchemaError, match=rf"not {NET.sha256[:12]}\.\.\., and was refused"):
+        workload_of(described(NET), NET.onnx + b"\0")
+    with Specimen(law=LAW) as device:
+        outcome = Bench(device, "d").carry_out(NETWORK, {NET.sha256: NET.onnx[:-1]})
+    with pytest.raises(SchemaError, match="was refused"):
+        result_of(outcome)
+
+
+@pytest.mark.parametrize("error", [BuildError("no kernel"), UnsupportedLayerError("no Conv"), DeviceLostError("gone")])
+def test_an_error_arrives_as_what_it_was(error):
+    with pytest.raises(type(error), match=str(error)):
+        result_of(failed(error))
+
+
+def test_an_error_that_is_none_of_hwbenchs_arrives_as_one_of_the_device():
+    for name in ("SystemExit", "DeviceCommandError", "__doc__", "Sequence"):
+        assert hasattr(errors, name) or name == "SystemExit"
+        with pytest.raises(DeviceError, match="text"):
+            result_of({"error": name, "text": "text"})
+
+
+def test_a_network_is_measured_beside_an_anchor_that_stays_for_a_while():
+    with Specimen(law=LAW) as device:
+        bench = Bench(device, "d")
+        numbers = [
+            [one["number"] for one in result_of(bench.carry_out(
+                replace(NETWORK, arguments={**NETWORK.arguments, "number": number}), MODELS))["samples"]]
+            for number in range(4)
+        ]  # fmt: skip
+        assert numbers == [[-1, 0], [1], [-3, 2], [3]]
+        assert len(device._live) == 1
+        bench.clear()
+        assert not device._live
+
+
+def test_a_measurement_and_the_channel_steps():
+    measure = Task("m", TaskKind.MEASURE, (described(NET),), Settings(budget_s=2.0), 60.0)
+    steps = replace(measure, kind=TaskKind.STEPS)
+    with Specimen(law=LAW) as device:
+        bench = Bench(device, "d")
+        bench.carry_out(NETWORK, MODELS)
+        (record,) = result_of(bench.carry_out(measure, MODELS))["records"]
+        assert Measurement.from_dict(json.loads(json.dumps(record))).model_sha256 == NET.sha256
+        assert result_of(bench.carry_out(steps, MODELS))["steps"]["Conv@fp32"] == LAW.channel_step
+        assert not device._live  # the anchor would disturb others' work
+
+
+@pytest.mark.parametrize("kind", ["lost", "timeout", "nan", "zero", "miscount"])
+def test_a_device_that_fails_or_answers_nonsense_is_at_fault_and_not_the_task(kind):
+    with Specimen(law=LAW, faults=[Fault(kind)]) as device, pytest.raises(DeviceError):
+        Bench(device, "d").carry_out(NETWORK, MODELS)
+
+
+def test_a_model_that_cannot_be_built_is_the_tasks_fault():
+    with Specimen(law=LAW, faults=[Fault("build")]) as device:
+        outcome = Bench(device, "d").carry_out(NETWORK, MODELS)
+        with pytest.raises(BuildError):
+            result_of(outcome)
+        assert device.usable
+
+
+def test_what_a_device_measured_while_it_became_hot_is_not_believed():
+    with Specimen(law=LAW, noise=[Throttling(after_s=0.1, recovery_s=3)]) as device:
+        bench = Bench(device, "d")
+        assert bench.carry_out(NETWORK, MODELS) is None
+        assert bench.hot()
+        bench.rest(5.0)
+        assert not bench.hot()
+
+
+def test_damaged_arguments_are_the_tasks_fault():
+    with Specimen(law=LAW) as device:
+        outcome = Bench(device, "d").carry_out(replace(NETWORK, arguments={"number": "x"}), MODELS)
+    with pytest.raises(SchemaError, match="damaged task"):
+        result_of(outcome)
+
+
+def test_a_task_names_its_models():
+    assert NETWORK.models == (NET.sha256,)
+    assert task("t").models == ("0" * 64,)

@@ -218,7 +218,7 @@ def _calibrate(sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np
     size = np.log(sums_s / reference_s)
     models = owner[:, None] == np.arange(owner.max() + 1)
 
-    def tried(context: float, bend: float) -> tuple[float, float, float, Floats]:
+    def tried(context: float, bend: float) -> tuple[float, Floats, float, float]:
         grown_s = sums_s * np.exp(context * size + bend * size**2)
         return *_add_up(models * grown_s[:, None], depth, whole_s), context, bend
 

@@ -109,8 +109,8 @@ def test_a_service_whose_number_came_damaged_is_not_left_running(talks: bool, ad
     process = adb.start(["cat"], timeout_s=TIMEOUT_S)
     assert adbd.faults.happened
     if talks:
+        process.send(b"word", TIMEOUT_S)
         with pytest.raises(DeviceLostError):
-            process.send(b"word", TIMEOUT_S)
             process.receive(TIMEOUT_S)
     process.close(0.1)
     assert soon(lambda: not adbd.running())

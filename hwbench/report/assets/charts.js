@@ -58,13 +58,21 @@ function intervals(chart, figure, width) {
   });
 }
 
-/** Room for the first interval, the single sessions and what they are held against; wider intervals run out of the picture. */
+/** Room for the sessions, for what they are held against, and for intervals that are no wider than that; others run out of the picture. */
 function nearDomain(chart) {
-  const ends = [chart.rows[0].low, chart.rows[0].high, chart.reference, ...chart.band, ...chart.ticks].filter(
-    (end) => end !== null,
-  );
-  const [low, high] = [Math.min(...ends), Math.max(...ends)];
-  return [low - 0.12 * (high - low), high + 0.12 * (high - low)];
+  const [low, high] = extent([chart.rows[0].value, chart.reference, ...chart.band, ...chart.ticks]);
+  const reach = high - low;
+  const [least, most] = extent([low, high, ...reached([chart.rows[0].low, chart.rows[0].high], low - reach, high + reach)]);
+  return [least - 0.1 * (most - least), most + 0.1 * (most - least)];
+}
+
+function extent(values) {
+  return [Math.min(...values), Math.max(...values)];
+}
+
+/** The ends of an interval as far as they lie within reach; an end that is missing is out of reach. */
+function reached([low, high], least, most) {
+  return [Math.max(low ?? least, least), Math.min(high ?? most, most)];
 }
 
 /** Sets of samples below each other: bars, ticks for the sessions, a shaded interval. */
@@ -95,7 +103,7 @@ function distribution(chart, figure, width) {
     y: { axis: null, domain: [-0.2, 1.05] },
     fy: faceted ? { label: null, axis: "left", padding: 0.15, domain: chart.sets.map((set) => set.name) } : undefined,
     marks: [
-      Plot.rect(sets, { x1: "x1", x2: "x2", ...side, fill: colour, fillOpacity: 0.28 }),
+      Plot.rect(sets, { x1: "x1", x2: "x2", ...side, fill: colour, fillOpacity: 0.28, clip: true }),
       Plot.rectY(bars, { x1: "x1", x2: "x2", y: "y", ...side, fill: colour, fillOpacity: 0.85, insetLeft: 0.5, insetRight: 0.5 }),
       Plot.ruleY([0], { stroke: GRID }),
       Plot.ruleX(sets, { x: "x", ...side, stroke: "currentColor", strokeWidth: 1.5 }),
@@ -106,14 +114,15 @@ function distribution(chart, figure, width) {
   });
 }
 
-/** Where most samples, all sessions and all intervals lie: within some interquartile ranges of the quartiles. */
+/** Where most samples, all sessions and all but the widest intervals lie: within some interquartile ranges of the quartiles. */
 function domainOf(sets) {
   const ends = sets.flatMap(({ samples, ci, sessions }) => {
     const [first, lower, upper, last] = [0, 0.25, 0.75, 1].map((share) => samples[Math.round(share * (samples.length - 1))]);
     const reach = REACH * (upper - lower);
-    return [Math.max(first, lower - reach), Math.min(last, upper + reach), ...sessions, ...ci.filter(Number.isFinite)];
+    const near = [Math.max(first, lower - reach), Math.min(last, upper + reach)];
+    return [...near, ...sessions, ...reached(ci, near[0] - reach / 4, near[1] + reach / 4)];
   });
-  const [low, high] = [Math.min(...ends), Math.max(...ends)];
+  const [low, high] = extent(ends);
   const room = (high - low || low * 0.01) * 0.04;
   return [low - room, high + room];
 }

@@ -20,23 +20,20 @@ function curve(chart, figure, width) {
   const steps = [];
   for (let at = Math.ceil(first / chart.step) * chart.step; at <= last; at += chart.step) steps.push(at);
   const colour = (d) => (d.order ? BASE : ACCENT);
+  const ends = (order) => points.filter((point) => point.order === order).slice(-1);
+  const name = { x: "x", y: "y", text: "name", textAnchor: "end", fill: "currentColor" };
   const drawn = framed(`Latency of ${chart.title}`, width, {
     height: 210,
     marginLeft: 48,
     marginRight: 12,
-    x: { label: chart.axis, ticks: 5 },
+    x: { label: chart.axis, ticks: Math.min(5, last - first || 1), tickFormat: plainTick },
     y: { label: unit, zero: true, grid: true, ticks: 4, tickFormat: plainTick },
     marks: [
       chart.step > 1 && steps.length <= 48 ? Plot.ruleX(steps, { stroke: GRID }) : null,
       Plot.areaY(points, { x: "x", y1: "low", y2: "high", z: "name", fill: colour, fillOpacity: 0.18 }),
       Plot.lineY(points, { x: "x", y: "y", z: "name", stroke: colour, strokeWidth: 1.5 }),
       Plot.dot(dots, { x: "x", y: "y", r: 2.2, fill: colour }),
-      chart.lines.length > 1
-        ? Plot.text(
-            chart.lines.map((line, order) => ({ x: line.x.at(-1), y: line.y.at(-1) / scale, name: line.name, order })),
-            { x: "x", y: "y", text: "name", textAnchor: "end", dy: -10, fill: "currentColor" },
-          )
-        : null,
+      ...(chart.lines.length > 1 ? [0, 1].map((order) => Plot.text(ends(order), { ...name, dy: order ? 12 : -10 })) : []),
       tip(dots, Plot.pointer, { x: "x", y: "y" }),
     ],
   });

@@ -53,8 +53,8 @@ KEPT = 0.1
 """Share of the parameters that both ways of pruning keep."""
 STEP = 4
 """Narrower widths are multiples of this, as the blocked layout asks for (`results/odd_widths/`)."""
-LAYER = Settings(budget_s=18, layers=False)
-WHOLE = Settings(budget_s=110, session_s=1.2, layers=False)
+LAYER = Settings(budget_s=36, session_s=0.4, layers=False)
+WHOLE = Settings(budget_s=80, session_s=1.2, layers=False)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from hwbench.lookup_tables.advice import advice
 from hwbench.render.table_plots import PANELS, READ
 from hwbench.render.tables import FAMILIES_SHOWN
-from hwbench.render.units import interval_s, minute, moment, percent, plural, seconds
+from hwbench.render.units import interval_s, layer, minute, moment, percent, plural, seconds
 from hwbench.render.views import SHORT_ID
 from hwbench.report.commands import table_command
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
@@ -184,8 +184,8 @@ def _curves(table: LookupTable) -> Figure:
         ends = (Number(high_in, f"{low_in} to {high_in}"), Number(high_out, f"{low_out} to {high_out}"))
         step, measured = table.steps[family.kind], len(points.cin)
         extremes = (seconds_number(float(points.latency_s.min())), seconds_number(float(points.latency_s.max())))
-        rows.append((str(family), Number(step, str(step)), *ends, Number(measured, str(measured)), *extremes))
-    charts = tuple(_curve(table, family) for family in ordered[:PANELS])
+        rows.append((layer(family.pattern), Number(step, str(step)), *ends, Number(measured, str(measured)), *extremes))
+    charts = tuple(_curve(table, family) for family in [family for family in ordered if _varies(table, family)][:PANELS])
     hidden = len(ordered) - FAMILIES_SHOWN
     left_out = f" The table leaves out {hidden} more geometries, all faster." if hidden > 0 else ""
     text = (
@@ -193,6 +193,12 @@ def _curves(table: LookupTable) -> Figure:
         f"deviations). Vertical rules stand at the channel steps.{left_out}"
     )
     return Figure("Latency over width", text, Table(columns, tuple(rows)), charts)
+
+
+def _varies(table: LookupTable, family: Family) -> bool:
+    """Whether it was measured at more than one width: a single point draws no curve."""
+    low_in, high_in, low_out, high_out = table.surfaces[family].box
+    return (low_in, low_out) != (high_in, high_out)
 
 
 def _curve(table: LookupTable, family: Family) -> dict[str, Any]:
@@ -221,7 +227,7 @@ def _curve(table: LookupTable, family: Family) -> dict[str, Any]:
             }
         )
     axis = "channels read" if fixed else "output channels"
-    return {"kind": "curve", "title": str(family), "axis": axis, "step": table.steps[family.kind], "lines": lines}
+    return {"kind": "curve", "title": layer(family.pattern), "axis": axis, "step": table.steps[family.kind], "lines": lines}
 
 
 def _reads(measured: np.ndarray[Any, np.dtype[np.float64]], most: int) -> list[int]:
@@ -236,9 +242,8 @@ def _steps(table: LookupTable) -> Figure:
         one, evidence = said.get(kind), "" if step > 1 else "latency has no steps"
         if one is not None:
             slower = "slower than" if one.narrow_s > one.wide_s else "hardly faster than"
-            evidence = (
-                f"{one.narrow} channels ({seconds(one.narrow_s)}) are {slower} {one.wide} ({seconds(one.wide_s)}) in {one.family}"
-            )
+            narrow, wide = f"{one.narrow} channels ({seconds(one.narrow_s)})", f"{one.wide} ({seconds(one.wide_s)})"
+            evidence = f"{narrow} are {slower} {wide} in {layer(one.family.pattern)}"
         rows.append((kind, Number(step, str(step)), evidence))
     columns = (Column("kind of layer"), Column("step", numeric=True), Column("evidence"))
     return Figure("Channel steps", "Widths that are multiples of the step waste nothing.", Table(columns, tuple(rows)))

@@ -7,7 +7,7 @@ TEST_PACKAGES := g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64
 TEST_PROGRAMS := g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch64-static ip unshare dpkg-deb pg_ctlcluster chromium
 STUDIES := $(patsubst runners/studies/%.py,%,$(wildcard runners/studies/[a-z]*.py))
 
-.PHONY: help setup compiler system demo lint test hil check docs study clean
+.PHONY: help setup compiler system demo lint test hil check docs lab-demo study clean
 
 help:
 	@echo "make setup   .venv with hwbench (editable), all extras but tensorrt, and the development tools"
@@ -17,6 +17,7 @@ help:
 	@echo "make hil DEVICE=...     contract tests, selftest, profile, compare and a table on a real device"
 	@echo "make check   lint and test: what CI runs"
 	@echo "make docs    set up, then the documentation as HTML in build/docs; warnings are errors"
+	@echo "make lab-demo  PostgreSQL, a lab of 3 hosts with 8 simulated devices, a table built over them while one host is killed"
 	@echo "make study NAME=...   repeat one study of results/ ($(STUDIES))"
 
 setup: $(VENV)/.done compiler
@@ -68,6 +69,9 @@ check: lint test
 docs: setup
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 	@echo build/docs/index.html
+
+lab-demo: setup system
+	$(BIN)/python -m runners.lab_demo
 
 study: setup
 	@test -n "$(NAME)" || { echo "make study NAME=one of: $(STUDIES)" >&2; exit 2; }

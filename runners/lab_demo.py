@@ -1,4 +1,4 @@
-"""`make lab-demo`: PostgreSQL, a lab of three hosts with eight virtual devices, and a table built over them while one host is killed.
+"""`make lab-demo`: PostgreSQL, a lab of three hosts with eight virtual devices, and a table built while one host is killed.
 
 Everything runs on this computer's loopback, in temporary folders, and is gone afterwards.
 """
@@ -47,7 +47,8 @@ def _show(lab: RealLab, store: str) -> int:
         print(f"$ hwbench lab join {lab.address} --name {host} --device {' --device '.join(devices)}")
     lab.await_devices(seed)
     _status(lab)
-    words = ["table", "build", MODEL, "--lab", lab.address, "--device", "virtual:*", "--store", store, "--validation", "6"]
+    words = ["table", "build", MODEL, "--lab", lab.address, "--device", "virtual:*", "--store", store]
+    words += ["--validation", "6", "--budget", "600"]
     print(f"$ hwbench table build {MODEL} --lab {lab.address} --device 'virtual:*' --store postgresql://... &")
     begun = time.monotonic()
     client = lab.popen(*words)

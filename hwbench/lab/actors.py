@@ -107,8 +107,7 @@ class PoolActor:
     async def leave(self, names: Sequence[str]) -> None:
         """Take devices out of the lab."""
         for name in names:
-            if name in self._pool.members:
-                self._pool.leave(name, self._pool.members[name].incarnation)
+            self._pool.leave(name)
         self._ring()
 
     async def offer(self, wanted: str, model: bytes) -> None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 from hwbench.errors import DeviceUnavailableError, UsageError
 from hwbench.lab.actors import answer
 from hwbench.lab.kinds import info_from, kind_id, one_kind
-from hwbench.lab.nodes import connect, pool_of
+from hwbench.lab.nodes import connect, disconnect, pool_of
 from hwbench.lab.tasks import Outcome, Task
 from hwbench.measurement import DeviceInfo
 from hwbench.workload import Workload
@@ -41,12 +41,10 @@ def open_lab(address: str) -> Iterator[Lab]:
         UsageError: There is no token.
     """
     connect(address)
-    import ray
-
     try:
         yield Lab(address, pool_of(address))
     finally:
-        ray.shutdown()
+        disconnect()
 
 
 class Lab:

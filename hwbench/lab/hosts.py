@@ -21,6 +21,7 @@ from hwbench.lab.actors import NAMESPACE, POOL, POOL_RESOURCE, DeviceActor, Pool
 from hwbench.lab.nodes import (
     START_S,
     connect,
+    disconnect,
     environment,
     find_pool,
     head_words,
@@ -35,6 +36,8 @@ from hwbench.lab.records import Rules
 LOOK_S = 2.0
 """Seconds between two looks at the devices' processes."""
 POLL_S = 0.2
+TRIES = 3
+"""Ray gives a host half a minute to start, which a busy one may not make."""
 AGAIN_S, AGAIN_MOST_S = 2.0, 300.0
 """Wait before the process of a device is started again; doubled each time it ended within that time."""
 
@@ -57,9 +60,11 @@ def serve_head(host: str, port: int, say: Say, rules: Rules | None = None) -> No
     environment()
     with _until_told(), TemporaryDirectory() as folder:
         log = Path(folder) / "ray.log"
-        with ray_node(head_words(host, port), log) as process:
+        with ray_node(head_words(host, port), log) as process, ExitStack() as stack:
             address = f"{host}:{port}"
             connect(address, process, log)
+            _heed_signals()
+            stack.callback(disconnect)  # first, as Ray ends a process that loses its node
             import ray
 
             if find_pool() is not None:
@@ -101,10 +106,7 @@ def serve_host(address: str, devices: Sequence[str], say: Say, *, own: str | Non
     wanted = {resource(one): 1.0 for one in names}
     with _until_told(), TemporaryDirectory() as folder, ExitStack() as stack:
         log = Path(folder) / "ray.log"
-        with DeviceLock("ray", wait_s=START_S):  # of two that start at once on one computer, Ray lets one fail
-            process = stack.enter_context(ray_node(host_words(address, own, wanted), log))
-            connect(address, process, log)
-            _await_node(process, wanted, log)
+        process = _join(stack, address, own, wanted, log)
         pool = pool_of(address)
         say(f"{host} joined the lab at {address} with {', '.join(names.values())}")
         try:
@@ -113,6 +115,33 @@ def serve_host(address: str, devices: Sequence[str], say: Say, *, own: str | Non
         finally:
             with suppress(DeviceError):
                 answer(pool.leave.remote(list(names)))
+
+
+def _join(stack: ExitStack, address: str, own: str | None, wanted: Mapping[str, float], log: Path) -> subprocess.Popen[bytes]:
+    """Ray's processes of this computer, in the lab, until the stack is closed.
+
+    Raises:
+        DeviceUnavailableError: They do not start, or the lab refuses.
+    """
+    for left in reversed(range(TRIES)):
+        with ExitStack() as attempt:
+            attempt.enter_context(DeviceLock("ray", wait_s=TRIES * START_S))  # of two that start at once, Ray lets one fail
+            node = ExitStack()
+            attempt.push(node)
+            process = node.enter_context(ray_node(host_words(address, own, wanted), log))
+            try:
+                connect(address, process, log)
+                _heed_signals()
+                _await_node(process, wanted, log)
+            except DeviceUnavailableError:
+                disconnect()
+                if not left or process.poll() is None:
+                    raise
+            else:
+                stack.push(node.pop_all())
+                stack.callback(disconnect)  # first, as Ray ends a process that loses its node
+                return process
+    raise DeviceUnavailableError(f"Ray did not start here {TRIES} times ({tail(log)})")
 
 
 def _await_node(process: subprocess.Popen[bytes], wanted: Mapping[str, float], log: Path) -> None:
@@ -160,6 +189,13 @@ class _Keeper:
         self.serving = self._actor.serve.remote(self._pool)
         self._begun = time.monotonic()
 
+    def stop(self) -> None:
+        """End it for good."""
+        import ray
+
+        if self._actor is not None:
+            ray.kill(self._actor)
+
     def look(self) -> None:
         """Start it again if it ended, after a while.
 
@@ -190,23 +226,33 @@ def _supervise(pool: Any, names: dict[str, str], process: subprocess.Popen[bytes
     keepers = [_Keeper(pool, name, address) for name, address in names.items()]
     for keeper in keepers:
         keeper.start()
-    while process.poll() is None:
+    try:
+        while process.poll() is None:
+            for keeper in keepers:
+                keeper.look()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_S)
+    finally:
         for keeper in keepers:
-            keeper.look()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(LOOK_S)
+            keeper.stop()
 
 
 @contextmanager
 def _until_told() -> Iterator[None]:
     """Ends quietly on SIGTERM and SIGINT."""
-
-    def told(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, told)
+    before = signal.getsignal(signal.SIGTERM)
+    _heed_signals()
     try:
         with suppress(KeyboardInterrupt):
             yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _heed_signals() -> None:
+    """End on SIGTERM as on SIGINT; to be said again after connecting, as Ray then has a process abort."""
+
+    def told(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, told)

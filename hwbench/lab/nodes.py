@@ -24,7 +24,7 @@ from hwbench.errors import DeviceUnavailableError, UsageError
 
 TOKEN, TOKEN_FILE = "HWBENCH_LAB_TOKEN", "HWBENCH_LAB_TOKEN_FILE"
 PORT = 6380
-START_S = 60.0
+START_S = 120.0
 """Longest wait for Ray's processes to answer."""
 POLL_S, ANSWER_S = 0.2, 5.0
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
@@ -146,14 +146,15 @@ def connect(address: str, process: subprocess.Popen[bytes] | None = None, log: P
         DeviceUnavailableError: The lab cannot be reached, or refuses the token.
     """
     variables = environment()
-    os.environ.update(variables)  # Ray reads them once, when it is imported
+    os.environ.update(variables)
     try:
         import ray
     except ImportError as error:
         raise DeviceUnavailableError(f"a lab needs Ray ({error}); pip install 'hwbench[lab]'") from error
     from hwbench.lab.actors import NAMESPACE
-    from hwbench.lab.ray_start import keep_loopback
+    from hwbench.lab.ray_start import heed_variables, keep_loopback
 
+    heed_variables()
     keep_loopback()
     until_s = time.monotonic() + (START_S if process is not None else 0.0)
     while (reason := _refusal(address, variables["RAY_AUTH_TOKEN"])) is not None:
@@ -168,6 +169,13 @@ def connect(address: str, process: subprocess.Popen[bytes] | None = None, log: P
         line = str(error).strip().partition("\n")[0]
         text = f"this computer has not joined the lab at {address} ({line}); on it: hwbench lab join {address}"
         raise DeviceUnavailableError(text) from error
+
+
+def disconnect() -> None:
+    """Undo `connect`, or what there is of it."""
+    import ray
+
+    ray.shutdown()
 
 
 def _refusal(address: str, token: str) -> str | None:

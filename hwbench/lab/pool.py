@@ -61,6 +61,9 @@ class Pool:
         member = self._standing(name, incarnation)
         if member is None:
             return Lease(expelled=True)
+        held = self.jobs.get(member.job)
+        if hot and member.held and held is not None:  # counted, or one that heats whatever it does would be tried for ever
+            self._failed(held, next(iter(member.held)), member, "it slowed itself down under load")
         self._return(member)
         self._turn(member, State.HOT if hot else State.FREE)
         job = None if hot else self._neediest(member)
@@ -94,9 +97,9 @@ class Pool:
         if member is not None:
             self._expel(member, reason)
 
-    def leave(self, name: str, incarnation: int) -> None:
-        """The device is taken out of the lab."""
-        if self._standing(name, incarnation) is not None:
+    def leave(self, name: str) -> None:
+        """The device is taken out of the lab, whatever its state; what it holds goes elsewhere."""
+        if name in self.members:
             self._expel(self.members[name], "left")
             del self.members[name]
 

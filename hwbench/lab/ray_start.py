@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+from typing import Any
 
 from hwbench.errors import DeviceUnavailableError
 
@@ -26,6 +27,15 @@ def keep_loopback() -> None:
     if not hasattr(services, "resolve_ip_for_localhost"):
         raise DeviceUnavailableError("this version of Ray cannot be kept to this computer; pip install 'ray[default]==2.60.0'")
     services.resolve_ip_for_localhost = _as_it_is
+
+
+def heed_variables() -> None:
+    """Have Ray read its variables again, in a process that had imported it before they were set."""
+    from ray import _raylet
+
+    core: Any = _raylet  # its types leave these out
+    core.Config.initialize("")
+    core.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def end_with_parent() -> None:

@@ -55,8 +55,8 @@ FORGOTTEN_S = 300
 _SILENCE = logging.NullHandler()
 """What psycopg logs when a connection breaks would otherwise stand on standard error beside the one line of our error."""
 
-SQLITE_MAGIC = b"SQLite format 3\0"
-"""How every SQLite file begins (https://sqlite.org/fileformat.html)."""
+PAGE_BYTES = 4096
+"""A store holds at least one page of SQLite's default size (https://sqlite.org/pragma.html#pragma_page_size)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,11 @@ def _no_store(url: sa.URL) -> UsageError:
 
 
 def _check_file(path: Path, url: sa.URL) -> None:
-    """Look at an existing file through a read-only connection, so that nothing in it changes before it is known to be ours."""
+    """Look at an existing file through a read-only connection, so that nothing in it changes before it is known to be ours.
+
+    Only SQLite may open the file: whoever closes it in this process drops all locks that other connections of the process hold on
+    it, and another process then works their log into the file (https://sqlite.org/howtocorrupt.html, section 2.2).
+    """
     import sqlalchemy as sa
 
     if path.is_dir():
@@ -230,15 +234,14 @@ def _check_file(path: Path, url: sa.URL) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"the folder {path.parent} of the store does not exist; create it or give another --store")
     try:
-        with path.open("rb") as file:
-            head = file.read(len(SQLITE_MAGIC))
+        size_bytes = path.stat().st_size
     except FileNotFoundError:
         return
     except OSError as error:
         raise UsageError(f"the store {path} cannot be read: {error.strerror}; give another --store") from error
-    if not head:
+    if not size_bytes:
         return
-    if head != SQLITE_MAGIC:  # SQLite itself would write over a file shorter than a page
+    if size_bytes < PAGE_BYTES:  # SQLite itself would write over it
         raise damaged(url, "not a SQLite file")
     reader = sa.create_engine(
         "sqlite://", creator=lambda: sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S),

@@ -128,8 +128,8 @@ class Loop:
             trial = self.log.recall(part, candidate)
             if trial is None:
                 known = seen.get(candidate.network)
-                trial = replace(known, candidate=candidate) if known is not None else next(judged, None)
-                if trial is None:
+                trial = next(judged, None) if known is None else replace(known, candidate=candidate)
+                if trial is None or (known is not None and self._is_over(end_s)):
                     return
                 self.log.keep(part, trial)
             seen[candidate.network] = trial
@@ -143,7 +143,10 @@ class Loop:
         for candidate in batch:
             network = candidate.network
             if self.log.recall(part, candidate) is None and network not in seen and network not in coming:
-                if end_s is not None and self.log.elapsed_s > end_s:
+                if self._is_over(end_s):
                     return
                 yield candidate
             coming.add(network)
+
+    def _is_over(self, end_s: float | None) -> bool:
+        return end_s is not None and self.log.elapsed_s > end_s

@@ -50,8 +50,9 @@ def one_seed(seed: int) -> list[Row]:
 def save(rows: Sequence[Row]) -> None:
     """Write what is there."""
     seeds = len(column(rows, "amc", "test"))
-    said = ", ".join(f"{points_text(ahead(rows, 'amc', other))} against {other}" for other in OTHERS)
-    worse = [other for other in OTHERS if ahead(rows, "amc", other)[0] <= 0]
+    gains = {other: ahead(rows, "amc", other) for other in OTHERS}
+    equal = [other for other, (mean, half) in gains.items() if mean <= half]
+    said = ", ".join(f"{points_text(gain)} against {other}" for other, gain in gains.items())
     ratios = {name: interval(column(rows, name, "ratio"))[0] for name in ("amc", *OTHERS)}
     save_study(
         STUDY,
@@ -60,7 +61,7 @@ def save(rows: Sequence[Row]) -> None:
             "and the best of as many random ones?"
         ),
         answer=f"AMC's accuracy on test images, before tuning, over {seeds} seeds: {said}."
-        + (f" It does not win against {' and '.join(worse)}." if worse else ""),
+        + (f" No advantage over {' and '.join(equal)} can be told." if equal else ""),
         rows=[{name: value for name, value in row.items() if name != "curve"} for row in rows],
         raw=[row["curve"] for row in rows if row["name"] == "amc"],
         picture=draw(rows),

@@ -109,7 +109,9 @@ def repeated(repeat: int) -> list[Row]:
         best = search.best(Loop(Log(None, ""), None, judge).run("practise", search))
     if best is None:
         raise RuntimeError(f"no blocks were dropped; {len(names)} could have been")
-    return [{"repeat": repeat, "dropped": " ".join(best.candidate.dropped), "spared": " ".join(getattr(search, "spared", ()))}]
+    shares = {block: gain.share for block, gain in gains.gains.items()}
+    distances = {trial.candidate.note: trial.outcome.distance for trial in search.trials if trial.outcome is not None}
+    return [{"repeat": repeat, "dropped": " ".join(best.candidate.dropped), "gains": shares, "distances": distances}]
 
 
 def save(rows: Sequence[Row], chosen: Sequence[Row]) -> None:
@@ -144,7 +146,7 @@ def save(rows: Sequence[Row], chosen: Sequence[Row]) -> None:
 def draw(rows: Sequence[Row]) -> Any:
     """Accuracy over the number of images."""
     drawn, axes = figure(
-        f"ResNet-20 at about {SHARE:.0%} of the latency", xlabel="images to tune on", ylabel="accuracy on test images"
+        f"ResNet-20, blocks dropped for {SHARE:.0%} of the latency", xlabel="images to tune on", ylabel="accuracy on test images"
     )
     for place, (colour, name) in enumerate(zip(COLOURS, ("PRACTISE", *FILTERS), strict=False)):
         for row in rows:
@@ -155,6 +157,7 @@ def draw(rows: Sequence[Row]) -> Any:
         axes.plot(counts, means, color=colour, lw=1, label=name)
     axes.set_xscale("log")
     axes.set_xticks(IMAGES, [str(count) for count in IMAGES])
+    axes.minorticks_off()
     axes.legend()
     return drawn
 

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 HWBENCH = str(Path(sys.executable).with_name("hwbench"))
-START_S, CALL_S, STOP_S = 120.0, 240.0, 60.0
+START_S, CALL_S, STOP_S = 280.0, 280.0, 60.0
 TOKEN = "token-of-the-tests-only-" + "0" * 16
 
 
@@ -30,11 +30,13 @@ class RealLab:
         folder: For logs, caches and stores.
         address: Of its head.
         hosts: The process of each host, by name.
+        head: That of the head.
     """
 
     folder: Path
     address: str
     hosts: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    head: subprocess.Popen[bytes] | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,7 +49,7 @@ class RealLab:
         with log.open("wb") as file:
             process = subprocess.Popen([HWBENCH, "lab", *words], stdout=file, stderr=file, env=self.environment)
         until = time.monotonic() + START_S
-        while self.address not in log.read_text():
+        while f" at {self.address}" not in (said := log.read_text()) or "error:" in said:
             if process.poll() is not None or time.monotonic() > until:
                 process.kill()
                 raise AssertionError(f"{name} did not start: {log.read_text()[-2000:]}")
@@ -66,6 +68,10 @@ class RealLab:
         for one in family:
             one.send_signal(signal.SIGKILL)
         process.wait(STOP_S)
+
+    def head_family(self) -> list[psutil.Process]:
+        """All processes of the head."""
+        return [] if self.head is None else psutil.Process(self.head.pid).children(recursive=True)
 
     def popen(self, *words: str) -> subprocess.Popen[str]:
         """Begin a command of a client."""
@@ -88,11 +94,12 @@ class RealLab:
         """The status once so many devices are free."""
         until = time.monotonic() + START_S
         while True:
-            status = self.status()
+            found = self.call("lab", "status", self.address, "--json", "-")
+            status = json.loads(found.stdout) if found.returncode == 0 else {"devices": []}
             free = [device for device in status["devices"] if device["state"] == "free"]
             if len(free) == count:
                 return status
-            assert time.monotonic() < until, f"{len(free)} of {count} devices are free: {status}"
+            assert time.monotonic() < until, f"{len(free)} of {count} devices are free: {status} {found.stderr}"
 
 
 @contextmanager
@@ -102,7 +109,7 @@ def real_lab(folder: Path) -> Iterator[RealLab]:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     lab = RealLab(folder, f"127.0.0.1:{port}")
-    head = lab.start("head", "start", "--port", str(port))
+    head = lab.head = lab.start("head", "start", "--port", str(port))
     try:
         yield lab
     finally:

@@ -183,6 +183,16 @@ def test_what_nobody_comes_for_is_forgotten():
     assert (lab.pool.members, lab.pool.jobs) == ({}, {})
 
 
+def test_a_device_that_leaves_is_gone_and_its_work_goes_elsewhere():
+    lab = Lab()
+    one, two = lab.join("android:A1@x", "android:A2@y")
+    lab.submit("t")
+    lab.pool.lease("android:A1@x", one)
+    lab.pool.leave("android:A1@x")
+    assert list(lab.pool.members) == ["android:A2@y"]
+    assert ids(lab.pool.lease("android:A2@y", two)) == ["t"]
+
+
 def test_the_status_says_who_holds_what():
     lab = Lab()
     (one,) = lab.join("android:A1@x")

@@ -88,7 +88,8 @@ def test_a_table_of_two_kinds_is_refused(lab):
 
 def test_a_table_outlives_its_client_and_a_host(lab):
     store = lab.folder / "store.db"
-    words = ["table", "build", "net.onnx", *ours(lab), "--device", "virtual:seed=*", "--validation", "4", "--json", "-"]
+    words = ["table", "build", "net.onnx", *ours(lab), "--device", "virtual:seed=*", "--validation", "4", "--budget", "900"]
+    words += ["--json", "-"]
     client = lab.popen(*words)
     until = time.monotonic() + 120
     while not (store.exists() and networks(store)):
@@ -106,6 +107,15 @@ def test_a_table_outlives_its_client_and_a_host(lab):
     assert {"virtual:seed=1@rack1", "virtual:seed=2@rack1", "virtual:seed=3@rack2"} <= {record["by"] for record in found}
     gone = {device["name"]: device for device in lab.status()["devices"]}["virtual:seed=4@rack3"]
     assert gone["state"] == "failed"
+
+
+def test_the_pool_may_be_lost(lab):
+    pools = [one for one in lab.head_family() if one.is_running() and "PoolActor" in " ".join(one.cmdline())]
+    assert len(pools) == 1
+    pools[0].kill()
+    lab.await_devices(4)
+    found = lab.call("profile", "net.onnx", *ours(lab), "--device", "*@rack2", "--budget", "2")
+    assert found.returncode == 0, found.stderr
 
 
 def test_a_host_that_is_ended_leaves(lab):

@@ -35,6 +35,9 @@ def test_a_killed_writer_loses_at_most_the_round_in_flight(address: str, rounds:
 def test_a_damaged_store_of_a_killed_writer_is_left_untouched(tmp_path: Path) -> None:
     """Its write-ahead log must not be worked into the file by whoever looks at it."""
     path, log = tmp_path / "store.db", tmp_path / "store.db-wal"
+    with open_store(str(path)) as store:  # pages that the log of the writer does not hold
+        for number in range(200):
+            store.save_record("comparison", {"number": number, "text": "x" * 500})
     with running(append_forever, str(path)) as (writer, pipe):
         for _ in range(20):
             pipe.recv()
@@ -46,6 +49,21 @@ def test_a_damaged_store_of_a_killed_writer_is_left_untouched(tmp_path: Path) ->
     with pytest.raises(SchemaError, match="left untouched"):
         open_store(str(path))
     assert (path.read_bytes(), log.read_bytes()) == before
+
+
+def test_a_store_opened_twice_keeps_its_locks(tmp_path: Path) -> None:
+    """Else another process that leaves believes itself the last one, and takes the log away from under this one."""
+    path, log = tmp_path / "store.db", tmp_path / "store.db-wal"
+    with open_store(str(path)) as first:
+        first.save_record("comparison", {"number": 1})
+        with open_store(str(path)) as second:
+            assert len(second.records("comparison")) == 1
+        together(write_much, [(str(path), "other", 2)])
+        assert log.exists()
+        first.save_record("comparison", {"number": 2})
+    with open_store(str(path)) as store:
+        assert len(store.records("comparison")) == 2
+        assert len(store.get("other").samples_s) > 0
 
 
 def test_eight_processes_create_it_at_once(address: str) -> None:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from hwbench.cli import main
+from hwbench.errors import UsageError
 
 COMMAND = ("search", "amc", "zoo:mobilenet_v1", "--table", "pixel1", "--latency", "0.55", "--trials", "5")
 
@@ -87,3 +88,36 @@ def test_pickled_module_and_weights_are_searched(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["best"] == first["best"]
     assert main([*words, "--weights", str(tmp_path / "net.pt")]) == 2
     assert "holds a Sequential; expected a module or a state_dict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "expected"),
+    [
+        (
+            ("abcpruner", "--latency", "0.5", "--no-baselines", "--patience", "3"),
+            "zoo:mobilenet_v1",
+            {"patience": 3, "baselines": False},
+        ),
+        (
+            ("practise", "--latency", "0.5", "--tune-steps", "9", "--adaptor-steps", "7"),
+            "zoo:resnet20",
+            {"tune_steps": 9, "adaptor_steps": 7},
+        ),
+        (
+            ("amc", "--macs", "0.5", "--data", "digits", "--tune", "kd", "--temperature", "2", "--lower", "10%", "--trials", "5"),
+            "zoo:mobilenet_v1",
+            {"tune": "kd", "temperature": 2.0, "lower": 0.1, "trials": 5, "baselines": True},
+        ),
+    ],
+)
+def test_options_reach_the_search(words, model, expected, monkeypatch):
+    given = {}
+
+    def caught(model, plan, **places):
+        given.update(places, model=model, plan=plan)
+        raise UsageError("caught")
+
+    monkeypatch.setattr("hwbench.workflows.run_search.run_search", caught)
+    assert main(["search", *words, "--jobs", "3", "--seed", "4"]) == 2
+    assert (given["model"], given["jobs"], given["plan"].seed, given["plan"].method) == (model, 3, 4, words[0])
+    assert {name: getattr(given["plan"], name) for name in expected} == expected

@@ -47,6 +47,13 @@ def test_every_shape_joins_back_to_modules(file, inserted, kind):
     assert sum(row.nodes for row in rows) == len(engine)
 
 
+@pytest.mark.parametrize("ends", ["Bindings", "I/O Tensors"], ids=["to 10.x", "from 11.x on"])
+def test_the_ends_of_the_network_go_by_two_names(ends):
+    data = json.loads((DATA / "engine_10.json").read_text())
+    plain = {"Layers": data["Layers"]}
+    assert engine_layers(json.dumps({**plain, ends: ["x", "y"]}), NODES) == engine_layers(json.dumps(plain), NODES)
+
+
 def test_two_kernels_of_one_layer_are_one_row():
     engine = engine_layers((DATA / "engine_rtx.json").read_text(), NODES)
     fc = next(row for row in join(engine, LAYERS, timed(engine)) if row.name == "fc")

@@ -34,7 +34,7 @@ from hwbench.workflows.build_table import (
     TableWatch,
     width_step,
 )
-from hwbench.workflows.compare import check_inputs
+from hwbench.workflows.compare import load_pair
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workload import Workload
 
@@ -112,15 +112,8 @@ def compare(
         HwbenchError: The lab cannot be reached, or whatever comparing here raises.
     """
     settings = settings or Settings()
-    changed = options.copy()
-    if candidate_precision is not None:
-        changed["precision"] = candidate_precision
-    if candidate_arch is not None:
-        changed["arch"] = candidate_arch
-    first = load_workload(baseline, seed=settings.seed, **options)
-    second = load_workload(candidate, seed=settings.seed, **changed)
-    check_inputs(first, second)
-    return compare_records(*_measured(lab, device, [first, second], settings, store=store, save=save, watch=watch))
+    pair = load_pair(baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options)
+    return compare_records(*_measured(lab, device, pair, settings, store=store, save=save, watch=watch))
 
 
 def build_table(
@@ -171,7 +164,7 @@ def build_table(
         fitted = build.run()
         outcome = build.grade(fitted.table, validation, watch=watch.validated) if validation else None
         table = fitted.table if outcome is None else graded(fitted.table, outcome)
-        return BuiltTable(None if kept is None else save_table(kept, table), table, outcome, fitted.rmspe)
+        return BuiltTable(None if kept is None else save_table(kept, table, outcome), table, outcome, fitted.rmspe)
 
 
 def _measured(

@@ -32,8 +32,8 @@ PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".joblib"})
 LATENCY_DIGITS, SD_DIGITS = 6, 3
 """Significant digits kept: a hundredth of what the best measured entry is known to."""
 MAX_CHANNELS, MAX_RANK = 1 << 24, 8
-MAX_SPAN = 30.0
-"""Networks e**30 times smaller or larger than others do not exist."""
+MAX_SPAN = 10.0
+"""Networks e**10 times smaller or larger than others of one table do not exist; with it no curve leaves what a float can hold."""
 _GZIP = b"\x1f\x8b"
 
 
@@ -215,6 +215,7 @@ def _check_metadata(metadata: Metadata, source: str) -> None:
         and -1 < adding_up.context <= 1
         and -1 < adding_up.bend <= 1
         and -MAX_SPAN <= adding_up.span[0] <= adding_up.span[1] <= MAX_SPAN
+        and all(1 + adding_up.context + 2 * adding_up.bend * end > 0 for end in adding_up.span)  # larger networks take longer
         and 0 <= adding_up.shared_sd <= 1
         and adding_up.networks >= 0
         and all(one.step >= 1 for one in metadata.provenance.sources)

@@ -55,17 +55,36 @@ def compare(
         HwbenchError: A model cannot be read, or the device cannot run it; the message says what to do.
     """
     settings = settings or Settings()
+    pair = load_pair(baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options)
+    with open_device(device) as opened, recording(store, save=save, watch=watch) as watching:
+        records = measure_interleaved(opened, pair, settings, watching)
+    return compare_records(*records)
+
+
+def load_pair(
+    baseline: str | Path | nn.Module,
+    candidate: str | Path | nn.Module,
+    candidate_precision: str | None,
+    candidate_arch: str | None,
+    *,
+    seed: int,
+    **options: Unpack[ModelOptions],
+) -> tuple[Workload, Workload]:
+    """Read two models that are to be compared; see `compare`.
+
+    Raises:
+        IncomparableError: The models take inputs of different shapes or types.
+        HwbenchError: A model cannot be read; the message says what to do.
+    """
     changed = options.copy()
     if candidate_precision is not None:
         changed["precision"] = candidate_precision
     if candidate_arch is not None:
         changed["arch"] = candidate_arch
-    first = load_workload(baseline, seed=settings.seed, **options)
-    second = load_workload(candidate, seed=settings.seed, **changed)
+    first = load_workload(baseline, seed=seed, **options)
+    second = load_workload(candidate, seed=seed, **changed)
     check_inputs(first, second)
-    with open_device(device) as opened, recording(store, save=save, watch=watch) as watching:
-        records = measure_interleaved(opened, [first, second], settings, watching)
-    return compare_records(*records)
+    return first, second
 
 
 _FLOATS = {"float16": "float32", "bfloat16": "float32"}

@@ -153,7 +153,6 @@ def main() -> None:
             **{f"{kind} lost" if kind in {"pool", "client"} else kind: count for kind, count in sorted(struck.items())},
             "tables whole": sum(one.whole for one in runs),
             "wrong numbers": sum(one.wrong for one in runs),
-            "hangs": 0,
             "worst table error": max(one.off for one in runs),
             "measured again": sum(one.repeated for one in runs),
         }

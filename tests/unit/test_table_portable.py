@@ -151,6 +151,10 @@ def _finite(value: object) -> bool:
         (lambda c: c["families"][0][1][4].__setitem__(0, 0), "samples"),
         (lambda c: c["families"].append(c["families"][0]), "twice"),
         (lambda c: c["metadata"]["calibration"].update(reference_s=0.0), "impossible"),
+        (lambda c: c["metadata"]["calibration"].update(bend=1.0, span=[-0.1, 30.0]), "impossible"),  # e**900 times the sum
+        (lambda c: c["metadata"]["calibration"].update(bend=-0.5, span=[-0.1, 3.0]), "impossible"),  # larger networks are faster
+        (lambda c: c["metadata"]["calibration"].update(bend=0.5, span=[-3.0, 0.1]), "impossible"),
+        (lambda c: c["metadata"]["calibration"].update(bend=0.1, span=[1.0, -1.0]), "impossible"),
         (lambda c: c["metadata"]["provenance"].update(threads="one"), "wrong type"),
         (lambda c: c["metadata"].update(schema=9), "schema 9"),
         (lambda c: c.pop("others"), "others"),

@@ -10,13 +10,14 @@ import pytest
 
 from hwbench.comparison import Comparison
 from hwbench.comparison import compare as compare_records
-from hwbench.errors import IncomparableError, UsageError
+from hwbench.errors import UsageError
 from hwbench.measurement import Measurement, Settings
 from hwbench.model_files import ModelOptions, load_workload
 from hwbench.profiling import measure, measure_interleaved
 from hwbench.pytest_plugin.options import OPTIONS
 from hwbench.pytest_plugin.summary import PROPERTY, measured
 from hwbench.workflows._recording import recording
+from hwbench.workflows.compare import load_pair
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 
 if TYPE_CHECKING:
@@ -96,20 +97,9 @@ class Bench:
         settings = settings or self._options.settings(Settings())
         if narrow:
             settings = replace(settings, target=min(settings.target, settings.min_effect / 2))
-        changed = options.copy()
-        if candidate_precision is not None:
-            changed["precision"] = candidate_precision
-        if candidate_arch is not None:
-            changed["arch"] = candidate_arch
-        first = load_workload(baseline, seed=settings.seed, **options)
-        second = load_workload(candidate, seed=settings.seed, **changed)
-        before, after = ([spec.shape for spec in workload.inputs] for workload in (first, second))
-        if before != after:
-            raise IncomparableError(
-                f"{first.name} takes inputs of shapes {before} but {second.name} {after}; give both the same with inputs or batch"
-            )
+        pair = load_pair(baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options)
         with recording(self._options.store, save=True, watch=None) as watch:
-            records = measure_interleaved(self._ready(), [first, second], settings, watch)
+            records = measure_interleaved(self._ready(), pair, settings, watch)
         return compare_records(*records)
 
     def note(self, line: str) -> None:

@@ -117,9 +117,7 @@ def test_networks_with_other_inputs_are_refused_before_measuring(suite):
     suite.tests('def test(hw_compare): hw_compare("net.onnx", "small.onnx")')
     result = suite.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["*IncomparableError: net.onnx takes inputs *x* float32 but small.onnx takes *x3x8x8 float32*"]
-    )
+    result.stdout.fnmatch_lines(["*IncomparableError: net.onnx takes inputs *x* float32 but small.onnx takes *x3x8x8 float32*"])
     assert not suite.kept()
 
 

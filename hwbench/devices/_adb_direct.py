@@ -27,6 +27,7 @@ _HEADER = struct.Struct("<6I")
 _VERSION = 0x01000000
 _MIN_PAYLOAD, _MAX_PAYLOAD = 1 << 12, 1 << 20
 _TOKEN, _SIGNATURE, _PUBLIC_KEY = 1, 2, 3
+_CLOSE_S = 1.0  # adbd acknowledges within a round trip
 BOX_BYTES = 16 << 20
 """Bytes that a stream takes ahead of its reader."""
 
@@ -157,21 +158,25 @@ class DirectStream:
     def close(self) -> None:
         """See `Stream`: the phone kills what runs behind it. If it cannot be told, the whole connection is closed.
 
-        A packet that was not acknowledged may mean that the phone knows no stream of that number, as the number came damaged (TCP
+        A packet that is not acknowledged may mean that the phone knows no stream of that number, as the number came damaged (TCP
         packets are not checked above their own 16 bits); then nothing but the end of the connection reaches what runs behind it.
+        The acknowledgement may also just be on its way, as of a short command's input, which may come after the command's end.
         """
         if self._closed:
-            return None
+            return
         self._closed = True
-        self._link.forget(self._local)
-        if self.agreed or self._link.closed:
-            return None
-        if not self.writable:
-            return self._link.close()
+        deadline = time.monotonic() + _CLOSE_S
         try:
-            self._link.send("CLSE", self._local, self.remote, b"", time.monotonic() + 1.0)
+            while not (self.writable or self.ended):
+                self._link.pump(deadline)
+            if not self.ended:
+                self._link.send("CLSE", self._local, self.remote, b"", deadline)
+            elif not self.agreed:
+                self._link.close()
         except DeviceError:
             self._link.close()
+        finally:
+            self._link.forget(self._local)
 
 
 class DirectLink:

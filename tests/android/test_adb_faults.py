@@ -12,7 +12,7 @@ import pytest
 
 from hwbench.devices._adb import Adb
 from hwbench.errors import DeviceLostError, HwbenchError
-from tests.android.pyadbd import PyAdbd
+from tests.android.pyadbd import PyAdbd, Stream
 from tests.android.pyadbd_faults import KINDS, Fault, Faults
 from tests.android.pyadbd_support import soon
 
@@ -114,3 +114,20 @@ def test_a_service_whose_number_came_damaged_is_not_left_running(talks: bool, ad
             process.receive(TIMEOUT_S)
     process.close(0.1)
     assert soon(lambda: not adbd.running())
+
+
+def test_a_command_that_ends_before_its_input_is_acknowledged_leaves_others_alone(
+    adb: Adb, adbd: PyAdbd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = adb.start(["cat"], timeout_s=TIMEOUT_S)
+    take = Stream.take
+
+    def take_and_dawdle(self: Stream, data: bytes) -> None:
+        take(self, data)  # from here on the command may run and end; the packet is acknowledged afterwards
+        time.sleep(0.2)
+
+    monkeypatch.setattr(Stream, "take", take_and_dawdle)
+    assert adb.run(["true"], timeout_s=20.0).code == 0
+    other.send(b"still here", 20.0)
+    assert other.receive(20.0) == b"still here"
+    other.close(20.0)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwbench.cli.delivery import deliver, report
-from hwbench.cli.options import FailOnOption, Keeping, Output, Source, duration, options, share
+from hwbench.cli.lab import on
+from hwbench.cli.options import FailOnOption, Keeping, LabOption, Output, Source, duration, options, share
 from hwbench.cli.rules import hits, parse_rule
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def _add(method: type[Amc | Abcpruner | Practise], default: str, example: str) -
         own: Amc | Abcpruner | Practise,
         model: ModelArgument = None,
         fail_on: FailOnOption = None,
+        lab: LabOption = None,
     ) -> int:
         rules = [parse_rule(text, FIELDS) for text in fail_on or ()]
         from hwbench.cli.search_progress import SearchProgress
@@ -177,7 +179,7 @@ def _add(method: type[Amc | Abcpruner | Practise], default: str, example: str) -
         fields: dict[str, Any] = {"trials": budget.trials, "budget_s": budget.budget, **learning.plan(), **asdict(own)}
         plan = Plan(name, budget.limit(), **fields)
         with SearchProgress(model or default, keeping) as watch:
-            result = run_search(
+            result = on(lab, run_search)(
                 model or default,
                 plan,
                 device=learning.device,

@@ -1,28 +1,24 @@
-"""What a user asks of a lab: a profile, a comparison, a table; arguments and records are those of the same things done here."""
+"""What a user asks of a lab: a profile, a comparison, a table, a search; with the arguments and records of the same done here."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from hwbench.comparison import Comparison
 from hwbench.comparison import compare as compare_records
-from hwbench.errors import MeasurementError
-from hwbench.lab.client import RayCrew, open_lab
-from hwbench.lab.tables import Request, TableBuild
-from hwbench.lab.tasks import Task, TaskKind, described, digest, result_of
-from hwbench.lookup_tables import Plan
+from hwbench.lab.client import open_lab
+from hwbench.lab.meter import LabMeter
+from hwbench.lookup_tables import LookupTable, Plan
 from hwbench.lookup_tables.keeping import save_table
-from hwbench.lookup_tables.steps import grid_step
 from hwbench.lookup_tables.validate import graded
 from hwbench.measurement import Measurement, Settings
 from hwbench.model_files import ModelOptions, load_workload
 from hwbench.profiling import Watch
 from hwbench.store import open_store
+from hwbench.workflows._recording import recording
 from hwbench.workflows.build_table import (
     AUTO,
     DEFAULT_BUDGET_S,
@@ -41,10 +37,8 @@ from hwbench.workload import Workload
 if TYPE_CHECKING:
     from torch import nn
 
-logger = logging.getLogger(__name__)
-
-SLOW, SLOW_S = 4.0, 300.0
-"""A measurement hangs after so many times its budget, and these seconds: it may wait for a device to cool."""
+    from hwbench.workflows.run_search import SearchResult, SearchWatch
+    from hwbench.workflows.run_search_plan import Plan as SearchPlan
 
 
 def profile(
@@ -159,12 +153,73 @@ def build_table(
         opened.crew(device, f"table of {workload.name}", of_one_kind=True) as crew,
         open_store(store) if save else nullcontext() as kept,
     ):
-        plan = Plan(step=fixed or _grid_step(crew, workload, settings), lower=lower)
-        build = TableBuild(crew, Request(workload, settings, plan), kept, forget=forget, watch=watch.measured)
+        meter = LabMeter(crew)
+        plan = Plan(step=fixed or meter.channel_step(workload, settings), lower=lower)
+        build = meter.table(workload, settings, plan, kept, watch.measured, forget=forget)
         fitted = build.run()
         outcome = build.grade(fitted.table, validation, watch=watch.validated) if validation else None
         table = fitted.table if outcome is None else graded(fitted.table, outcome)
         return BuiltTable(None if kept is None else save_table(kept, table, outcome), table, outcome, fitted.rmspe)
+
+
+def run_search(
+    lab: str,
+    model: str | Path | nn.Module,
+    plan: SearchPlan,
+    *,
+    device: str | None = None,
+    table: LookupTable | str | None = None,
+    settings: Settings | None = None,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    jobs: int | None = None,
+    store: str | None = None,
+    save: bool = True,
+    watch: SearchWatch | None = None,
+    **options: Unpack[ModelOptions],
+) -> SearchResult:
+    """Search with latencies of devices of a lab, which are of one kind; else as `hwbench.run_search`.
+
+    All of them build the lookup table; one measures the result, or what the blocks of a network cost. Candidates are judged on
+    this computer, by `jobs` processes: networks are code, and no host runs a client's code.
+
+    Args:
+        lab: Address of the lab.
+        model: What `hwbench.run_search` takes.
+        plan: What to search for.
+        device: Which devices: `android:*`, `soc=Tensor G3`; those called `cpu` if None.
+        table: A lookup table instead of that of the devices.
+        settings: How to measure.
+        out: Folder for the network found.
+        fresh: Do not go on from an earlier run.
+        jobs: Processes that judge candidates at once.
+        store: SQLAlchemy URL of the store.
+        save: Whether to keep trials and measurements.
+        watch: Told about progress.
+        options: How the model is read, see `load_workload`.
+
+    Raises:
+        UsageError: The devices are of several kinds, or the budget cannot be reached.
+        HwbenchError: The lab cannot be reached, or whatever searching here raises.
+    """
+    from hwbench.workflows.run_search import run_search as search
+
+    wanted = device or "cpu"
+    with open_lab(lab) as opened, opened.crew(wanted, f"search in {model}", of_one_kind=True) as crew:
+        return search(
+            model,
+            plan,
+            device=LabMeter(crew),
+            table=table,
+            settings=settings,
+            out=out,
+            fresh=fresh,
+            jobs=jobs,
+            store=store,
+            save=save,
+            watch=watch,
+            **options,
+        )
 
 
 def _measured(
@@ -176,32 +231,12 @@ def _measured(
     store: str | None,
     save: bool,
     watch: Watch | None,
-) -> list[Measurement]:
+) -> tuple[Measurement, ...]:
     """Records of workloads measured interleaved on one device of the lab."""
     title = " and ".join(workload.name for workload in workloads)
-    descriptions = tuple(described(workload) for workload in workloads)
-    task = Task("measure", TaskKind.MEASURE, descriptions, settings, SLOW * settings.budget_s + SLOW_S)
-    job = digest("measure", descriptions, asdict(settings), device)
-    with open_lab(lab) as opened, opened.crew(device, f"measuring {title}") as crew:
-        logger.info("waiting in the queue of the lab at %s", lab)
-        records: list[Measurement] = []
-        for _, outcome in crew.carry_out(job, [task], *workloads):
-            records = [Measurement.from_dict(record) for record in result_of(outcome)["records"]]
-            if [record.model_sha256 for record in records] != [workload.sha256 for workload in workloads]:
-                raise MeasurementError(f"{outcome['by']} measured other models than it was asked to; update hwbench there")
-            if save:
-                with open_store(store) as kept:
-                    for record in records:
-                        kept.save(record)
-        if watch is not None:
-            watch.finished(records)
-        return records
-
-
-def _grid_step(crew: RayCrew, workload: Workload, settings: Settings) -> int:
-    """Channel step of the kind, asked of one device."""
-    task = Task("steps", TaskKind.STEPS, (described(workload),), settings, SLOW_S)
-    job = digest("steps", crew.info.target_id, crew.info.runtime, workload.sha256, settings.threads)
-    for _, outcome in crew.carry_out(job, [task], workload):
-        return grid_step(result_of(outcome)["steps"])
-    raise MeasurementError("the lab did not tell the channel step; give --widths 8")
+    with (
+        open_lab(lab) as opened,
+        opened.crew(device, f"measuring {title}") as crew,
+        recording(store, save=save, watch=watch) as watching,
+    ):
+        return LabMeter(crew).measure(workloads, settings, watching)

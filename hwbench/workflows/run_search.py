@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from hwbench.comparison import Comparison
-from hwbench.devices import open_device
 from hwbench.errors import UsageError
 from hwbench.lookup_tables import LookupTable
 from hwbench.measurement import Settings
@@ -27,6 +26,7 @@ from hwbench.workflows.run_search_jobs import judging
 from hwbench.workflows.run_search_latency import Latencies, find_latencies
 from hwbench.workflows.run_search_log import Log, Loop
 from hwbench.workflows.run_search_measure import measure_result
+from hwbench.workflows.run_search_meter import Meter, metered
 from hwbench.workflows.run_search_plan import Plan
 from hwbench.workflows.run_search_subject import Subject, read_subject
 from hwbench.workload import Finding
@@ -108,7 +108,7 @@ def run_search(
     model: str | Path | nn.Module,
     plan: Plan,
     *,
-    device: str | None = None,
+    device: str | Meter | None = None,
     table: LookupTable | str | None = None,
     settings: Settings | None = None,
     out: str | Path | None = None,
@@ -124,8 +124,8 @@ def run_search(
     Args:
         model: `zoo:NAME`, `package.module:factory`, a pickled module, or an nn.Module.
         plan: What to search for.
-        device: Address of the device: its latencies steer the search, and the result is measured on it. `cpu` if neither a device
-            nor a table is given and the plan asks for latency.
+        device: Address of the device, or another `Meter`: its latencies steer the search, and the result is measured on it. `cpu`
+            if neither a device nor a table is given and the plan asks for latency.
         table: A lookup table, its name or the beginning of its id, instead of that of the device.
         settings: How to measure.
         out: Folder for the network found, its recipe, the log, and the original if it was trained here.
@@ -147,9 +147,9 @@ def run_search(
         kept = stack.enter_context(open_store(store)) if save else None
         watch.say("reading the network")
         subject = read_subject(model, plan, kept, watch.say, **options)
-        address = device or (None if table is not None or not _wants_latency(plan) else "cpu")
-        opened = stack.enter_context(open_device(address)) if address is not None else None
-        places = Latencies(opened, address, table, kept, store if save else None, settings)
+        given = device or (None if table is not None or not _wants_latency(plan) else "cpu")
+        meter = None if given is None else stack.enter_context(metered(given))
+        places = Latencies(meter, table, kept, store if save else None, settings)
         ground, source_id = find_latencies(subject, plan, places, watch)
         log = Log(kept, plan.key(subject.name, subject.prunable.sha256, source_id), fresh=fresh, begun=begun)
         if plan.method == "practise" and plan.budget_s is not None:
@@ -213,7 +213,7 @@ class _Run:
         for number in range(ROUNDS):
             best = self._search(limit, number)
             pruned = self.ground.prune(best.candidate)
-            if self.places.device is None:
+            if self.places.meter is None:
                 return best, pruned, None
             self.watch.say("measuring the result beside the original")
             comparison = measure_result(self.subject, pruned, self.places, self.watch)
@@ -293,7 +293,7 @@ def _summary(result: SearchResult, run: _Run) -> dict[str, Any]:
         "groups": [(group.name, group.width) for group in run.subject.structure.groups],
         "baselines": {name: None if trial is None else trial.to_dict() for name, trial in result.baselines.items()},
         "findings": [asdict(finding) for finding in result.findings],
-        "device": run.places.address,
+        "device": None if run.places.meter is None else run.places.meter.address,
         "table": run.places.table if isinstance(run.places.table, str) else None,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "measurements": [] if measured is None else [measured.baseline.id, measured.candidate.id],

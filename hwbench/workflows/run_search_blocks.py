@@ -12,17 +12,17 @@ import numpy as np
 from hwbench import stats
 from hwbench.lookup_tables.networks import pruned_workload
 from hwbench.onnx_graph import layers
-from hwbench.profiling import measure_interleaved
+from hwbench.profiling import Watch
 from hwbench.search.practise import Gain
 from hwbench.structure.surgery import without_blocks
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from hwbench.devices.base import Device
     from hwbench.lookup_tables import LookupTable
     from hwbench.measurement import Settings
     from hwbench.store import Store
+    from hwbench.workflows.run_search_meter import Meter
     from hwbench.workload import LayerKey, Workload
 
 RECORD = "search_gains"
@@ -93,16 +93,16 @@ class MeasuredGains:
 
 
 def measured_gains(
-    device: Device, workload: Workload, model: ModelProto, blocks: Sequence[str], settings: Settings
+    meter: Meter, workload: Workload, model: ModelProto, blocks: Sequence[str], settings: Settings
 ) -> MeasuredGains:
     """Measure a network with and without each of its blocks, all interleaved, and every one against the original.
 
     Raises:
-        DeviceError: The device failed.
+        DeviceError: Measuring failed.
     """
     candidates = [pruned_workload(workload, without_blocks(model, [block])) for block in blocks]
     how = replace(settings, layers=False, budget_s=BLOCK_S * (len(blocks) + 1))
-    original, *others = measure_interleaved(device, [workload, *candidates], how)
+    original, *others = meter.measure([workload, *candidates], how, Watch())
     found = {}
     for block, record in zip(blocks, others, strict=True):
         ratio = stats.ratio(original.samples_s, record.samples_s, original.session, original.block, record.block)

@@ -21,13 +21,13 @@ from hwbench.workflows.run_search_ground import Ground
 from hwbench.workload import Finding
 
 if TYPE_CHECKING:
-    from hwbench.devices.base import Device
     from hwbench.lookup_tables import Progress
     from hwbench.measurement import Settings
     from hwbench.search.practise import BlockLatency
     from hwbench.store import Store
     from hwbench.structure import Structure
     from hwbench.workflows.run_search import SearchWatch
+    from hwbench.workflows.run_search_meter import Meter
     from hwbench.workflows.run_search_plan import Plan
     from hwbench.workflows.run_search_subject import Subject
 
@@ -41,16 +41,14 @@ class Latencies:
     """What there is to tell latencies by.
 
     Attributes:
-        device: Opened; None to measure nothing.
-        address: Its address.
+        meter: What to measure with; None to measure nothing.
         table: The table named by the user; None for that of the device.
         store: Where tables are kept; None for nowhere.
         url: Of the store.
         settings: How to measure.
     """
 
-    device: Device | None
-    address: str | None
+    meter: Meter | None
     table: LookupTable | str | None
     store: Store | None
     url: str | None
@@ -65,7 +63,7 @@ def find_latencies(subject: Subject, plan: Plan, places: Latencies, watch: Searc
         MissingEntryError: It does not know a layer of the network.
         UsageError: There is no such table.
     """
-    if plan.method == "practise" and places.table is None and places.device is not None:
+    if plan.method == "practise" and places.table is None and places.meter is not None:
         return _measured_blocks(subject, plan, places, watch)
     table = _table(subject, places, plan, watch)
     if table is None:
@@ -94,27 +92,25 @@ def _table(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) 
             with open_store(places.url) as store:
                 return _checked(find_table(store, places.table, _target(places)), places)
         return _checked(find_table(places.store, places.table, _target(places)), places)
-    if places.device is None or places.address is None:
+    if places.meter is None:
         return None
     return _of_device(places) if _usable(subject, places, plan) else _built(subject, places, plan, watch)
 
 
 def _target(places: Latencies) -> str | None:
-    return None if places.device is None else places.device.info().target_id
+    return None if places.meter is None else places.meter.info().target_id
 
 
 def _checked(table: LookupTable, places: Latencies) -> LookupTable:
-    if places.device is not None:
-        check(table, places.device.info(), places.settings.threads)
+    if places.meter is not None:
+        check(table, places.meter.info(), places.settings.threads)
     return table
 
 
 def _of_device(places: Latencies) -> LookupTable:
-    if places.store is None or places.address is None or places.device is None:
+    if places.store is None or places.meter is None:
         raise UsageError("no table is kept; give one with --table")
-    table = find_table(places.store, places.address, _target(places))
-    check(table, places.device.info(), places.settings.threads)
-    return table
+    return _checked(find_table(places.store, places.meter.address, _target(places)), places)
 
 
 def _usable(subject: Subject, places: Latencies, plan: Plan) -> bool:
@@ -144,20 +140,16 @@ def table_step(structure: Structure, step: int) -> int:
 def _built(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) -> LookupTable:
     """Build the table of the network on the device, with what was measured there before."""
     from hwbench.lookup_tables import Plan as TablePlan
-    from hwbench.lookup_tables import build
-    from hwbench.lookup_tables.steps import channel_steps
 
-    if places.device is None:
+    if places.meter is None:
         raise UsageError("a table is built on a device; give --device")
     limit_s = DEFAULT_BUDGET_S if plan.budget_s is None else min(DEFAULT_BUDGET_S, TABLE_SHARE * plan.budget_s)
     settings = replace(places.settings, budget_s=limit_s)
     watch.say("building the lookup table of the device")
-    own = plan.step or grid_step(channel_steps(places.device, subject.workload, settings))
+    own = plan.step or places.meter.channel_step(subject.workload, settings)
     step = table_step(subject.structure, own)
     tell: Callable[[Progress], None] = _Telling(watch).measured
-    made = build(
-        places.device, subject.workload, settings, plan=TablePlan(step=step, lower=lower_of(plan)), store=places.store, watch=tell
-    )
+    made = places.meter.build_table(subject.workload, settings, TablePlan(step=step, lower=lower_of(plan)), places.store, tell)
     if places.store is not None:
         save_table(places.store, made.table)
     return made.table
@@ -173,17 +165,17 @@ class _Telling(TableWatch):
 
 def _measured_blocks(subject: Subject, plan: Plan, places: Latencies, watch: SearchWatch) -> tuple[Ground, str]:
     names = [block.name for block in subject.structure.blocks]
-    if places.device is None or not names:
+    if places.meter is None or not names:
         raise UsageError(
             f"{subject.name} has no block that keeps its shape, so none can be dropped; search with amc or abcpruner"
         )
-    info = places.device.info()
+    info = places.meter.info()
     identity = f"measured on {info.target_id} {info.runtime}"
     key = plan.key(subject.name, subject.prunable.sha256, identity)
     found = kept_gains(places.store, key)
     if found is None:
         watch.say(f"measuring what each of {len(names)} blocks costs")
-        found = measured_gains(places.device, subject.workload, subject.model, names, places.settings)
+        found = measured_gains(places.meter, subject.workload, subject.model, names, places.settings)
         keep_gains(places.store, key, found)
     blocks: BlockLatency = found
     return Ground(subject, plan, None, blocks, plan.step or USUAL_STEP), identity

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hwbench.comparison import Comparison, compare
 from hwbench.errors import UsageError
 from hwbench.model_files import load_workload
-from hwbench.profiling import Watch, measure_interleaved
+from hwbench.profiling import Watch
 from hwbench.workflows._recording import recording
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ def measure_result(subject: Subject, pruned: Pruned, places: Latencies, watch: W
     Raises:
         DeviceError: The device failed.
     """
-    if places.device is None:
+    if places.meter is None:
         raise UsageError("there is no device to measure on; give --device")
     smaller = replace(load_workload(pruned.module, example_inputs=subject.example), name=f"{subject.name}, pruned")
     with recording(places.url, save=places.store is not None, watch=watch) as watching:
-        return compare(*measure_interleaved(places.device, [subject.workload, smaller], places.settings, watching))
+        return compare(*places.meter.measure([subject.workload, smaller], places.settings, watching))

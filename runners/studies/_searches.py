@@ -16,6 +16,7 @@ from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table
 from hwbench.workflows.run_search import SearchWatch
 from hwbench.workflows.run_search_latency import Latencies, find_latencies
+from hwbench.workflows.run_search_meter import DeviceMeter
 from hwbench.workflows.run_search_subject import read_subject
 from runners.studies._groups import Row, measured, rows_of
 
@@ -61,7 +62,9 @@ def ground_of(model: str, plan: Plan, size: str, table: str | None = None) -> Gr
     build(model, size)
     with open_store() as store, CpuOrt() as device:
         subject = read_subject(model, plan, store, print, inputs=(size,))
-        ground, _ = find_latencies(subject, plan, Latencies(device, DEVICE, table, store, None, SETTINGS), SearchWatch())
+        ground, _ = find_latencies(
+            subject, plan, Latencies(DeviceMeter(device, DEVICE), table, store, None, SETTINGS), SearchWatch()
+        )
     return ground
 
 

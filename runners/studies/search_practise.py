@@ -11,12 +11,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hwbench.devices.cpu_ort import CpuOrt
 from hwbench.search.baselines import Policy
 from hwbench.workflows.run_search import Plan, run_search
 from hwbench.workflows.run_search_blocks import measured_gains
 from hwbench.workflows.run_search_jobs import judging
 from hwbench.workflows.run_search_log import Log, Loop
+from hwbench.workflows.run_search_meter import metered
 from hwbench.workflows.run_search_plan import Limit
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
@@ -101,8 +101,8 @@ def repeated(repeat: int) -> list[Row]:
     """The blocks that are dropped from one network: with other images, in another order, and all blocks measured again."""
     first = ground_of(MODEL, plan_of("practise", REPEAT_IMAGES, 0), SIZE, DEVICE)
     subject, names = first.subject, [block.name for block in first.subject.structure.blocks]
-    with CpuOrt() as device:
-        gains = measured_gains(device, subject.workload, subject.model, names, replace(SETTINGS, seed=repeat))
+    with metered(DEVICE) as meter:
+        gains = measured_gains(meter, subject.workload, subject.model, names, replace(SETTINGS, seed=repeat))
     again = replace(first, plan=replace(first.plan, seed=repeat), blocks=gains)
     search = again.search(SHARE * again.original(), seed=repeat, trials=None)
     with judging(again.objective(), None) as judge:

@@ -109,6 +109,27 @@ def test_a_table_outlives_its_client_and_a_host(lab):
     assert gone["state"] == "failed"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("amc", "zoo:plain20", "--trials", "6", "--no-baselines", "--jobs", "2"), ("practise", "zoo:resnet20", "--adaptor-steps", "1")],
+    ids=["widths by a table", "blocks as measured"],
+)
+def test_a_search_has_its_latencies_from_the_lab(lab, words):
+    given = ["--latency", "0.7", "--input", "1x3x16x16", "--budget", "240", "--tune", "none", "--json", "-"]
+    found = lab.call("search", *words, *given, *ours(lab), "--device", "virtual:seed=*", "--out", str(lab.folder / words[0]))
+    assert found.returncode == 0, found.stderr
+    document = json.loads(found.stdout)
+    assert document["measured"]["baseline"]["device"]["address"].startswith("virtual:seed=")
+    assert document["measured"]["ratio"]["ratio"] < 0.75
+    assert (lab.folder / words[0] / "network.onnx").is_file()
+
+
+def test_a_search_is_steered_by_devices_of_one_kind(lab):
+    mixed = lab.call("search", "amc", "zoo:plain20", "--latency", "0.5", *ours(lab), "--device", "virtual:*")
+    assert mixed.returncode == 2
+    assert "virtual:step=8@rack2" in mixed.stderr
+
+
 def test_the_pool_may_be_lost(lab):
     pools = [one for one in lab.head_family() if one.is_running() and "PoolActor" in " ".join(one.cmdline())]
     assert len(pools) == 1

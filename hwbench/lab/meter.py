@@ -1,0 +1,104 @@
+"""Devices of a lab to measure with as with one device: networks interleaved on any of them, tables with all of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from hwbench.errors import MeasurementError
+from hwbench.lab.tables import Request, TableBuild
+from hwbench.lab.tasks import Task, TaskKind, described, digest, result_of
+from hwbench.lookup_tables.steps import grid_step
+from hwbench.measurement import Measurement
+from hwbench.profiling import Watch
+
+if TYPE_CHECKING:
+    from hwbench.lab.tables import Crew
+    from hwbench.lookup_tables import Plan, Progress
+    from hwbench.lookup_tables.fit import Fitted
+    from hwbench.measurement import DeviceInfo, Settings
+    from hwbench.store import Store
+    from hwbench.workload import Workload
+
+logger = logging.getLogger(__name__)
+
+SLOW, SLOW_S = 4.0, 300.0
+"""A measurement hangs after so many times its budget, and these seconds: it may wait for a device to cool."""
+
+
+class LabMeter:
+    """Some devices of a lab, as `workflows.run_search_meter.Meter` describes.
+
+    Args:
+        crew: The devices; of one kind for all but `measure`.
+    """
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+
+    @property
+    def address(self) -> str:
+        """The words that the devices were asked for by."""
+        return self._crew.info.address
+
+    def info(self) -> DeviceInfo:
+        """What the devices have in common."""
+        return self._crew.info
+
+    def channel_step(self, workload: Workload, settings: Settings) -> int:
+        """Channel step of the kind, asked of one device.
+
+        Raises:
+            DeviceError: No device is left.
+        """
+        task = Task("steps", TaskKind.STEPS, (described(workload),), settings, SLOW_S)
+        job = digest("steps", self.info().target_id, self.info().runtime, workload.sha256, settings.threads)
+        for _, outcome in self._crew.carry_out(job, [task], workload):
+            return grid_step(result_of(outcome)["steps"])
+        raise MeasurementError("the lab did not tell the channel step; give --widths 8")
+
+    def table(
+        self,
+        workload: Workload,
+        settings: Settings,
+        plan: Plan,
+        store: Store | None,
+        watch: Callable[[Progress], None],
+        *,
+        forget: bool = False,
+    ) -> TableBuild:
+        """A table in the making, with all devices at once."""
+        return TableBuild(self._crew, Request(workload, settings, plan), store, forget=forget, watch=watch)
+
+    def build_table(
+        self, workload: Workload, settings: Settings, plan: Plan, store: Store | None, watch: Callable[[Progress], None]
+    ) -> Fitted:
+        """Build a lookup table with all devices at once.
+
+        Raises:
+            DeviceError: No device is left; the same call goes on where it stopped.
+            WorkloadError: The devices cannot run the model.
+        """
+        return self.table(workload, settings, plan, store, watch).run()
+
+    def measure(self, workloads: Sequence[Workload], settings: Settings, watch: Watch) -> tuple[Measurement, ...]:
+        """Records of workloads measured interleaved on one of the devices; `watch` is told when they are there.
+
+        Raises:
+            DeviceError: No device is left.
+            WorkloadError: The device cannot run one of the workloads.
+            MeasurementError: It measured something else.
+        """
+        descriptions = tuple(described(workload) for workload in workloads)
+        task = Task("measure", TaskKind.MEASURE, descriptions, settings, SLOW * settings.budget_s + SLOW_S)
+        job = digest("measure", descriptions, asdict(settings), self.address)
+        logger.info("waiting in the queue of the lab")
+        for _, outcome in self._crew.carry_out(job, [task], *workloads):
+            records = tuple(Measurement.from_dict(record) for record in result_of(outcome)["records"])
+            if [record.model_sha256 for record in records] != [workload.sha256 for workload in workloads]:
+                raise MeasurementError(f"{outcome['by']} measured other models than it was asked to; update hwbench there")
+            watch.finished(records)
+            return records
+        raise MeasurementError("the lab did not tell what it measured; repeat the command")

@@ -41,6 +41,8 @@ RATES = 3
 """Learning rates that training tries, each a tenth of the one before."""
 STEPS_TRIED, FEWEST_STEPS = 5, 10
 """Steps of training that tell how long one takes, and those that are taken however little time is left."""
+USED = 0.95
+"""Of a budget, which is spare where the widest network takes less."""
 WEIGHT_SHARES = 50
 """Choices of the kept share of one layer's single weights."""
 
@@ -111,6 +113,7 @@ class Ground:
         if not structure.groups:
             raise UsageError(f"{self.subject.name} has no group of channels that can be pruned")
         budget = self.budget(limit)
+        self._check_use(budget)
         if plan.method == "abcpruner":
             cycles = plan.cycles if trials is None else max(1, math.ceil((trials - plan.sources) / (2 * plan.sources + 1)))
             return AbcPruner(budget, seed=seed, sources=plan.sources, cycles=cycles, limit=plan.patience)
@@ -119,6 +122,16 @@ class Ground:
         geometry = (weight_geometry if plan.single_weights else channel_geometry)(structure)
         episodes = trials or EPISODES
         return Amc(budget, geometry, seed=seed, episodes=episodes, reward=plan.reward, single_weights=plan.single_weights)
+
+    def _check_use(self, budget: Budget) -> None:
+        """Say so where not even the widest network of the grid uses the budget up."""
+        import numpy as np
+
+        widest = float(budget.cost.of(np.array([[grid[-1] for grid in budget.choices]], np.int64))[0])
+        if widest < USED * budget.limit < math.inf and not any(one.code == "budget_unused" for one in self.findings):
+            text = f"even the widest network to choose from takes only {widest / budget.limit:.0%} of the budget"
+            advice = "; give a larger --alpha" if self.plan.method == "abcpruner" and self.plan.alpha < 1 else ""
+            self.findings.append(Finding("budget_unused", text + advice))
 
     def baselines(self, limit: float, *, trials: int) -> list[Search]:
         """Hand-made policies and as many random networks, of the same widths; none for searches of other things than widths."""

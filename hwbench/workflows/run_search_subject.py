@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import math
 from collections.abc import Callable
@@ -96,6 +97,8 @@ def read_subject(
     data = None
     if plan.data is not None:
         data = load_data(plan.data, workload.inputs[0].shape[1:], seed=plan.seed)
+        if data.classes and plan.evaluate is None:
+            _check_classes(module, example, data, name)
     trained = from_zoo and data is not None and plan.weights is None and data.classes > 0
     if trained and data is not None:
         say(f"training the original on {data.name}")
@@ -129,6 +132,21 @@ def _examples(workload: Workload, seed: int) -> tuple[Tensor, ...]:
             raise UsageError(f"input {spec.name} is {spec.dtype}; searches prune networks of images, whose inputs are float32")
         found.append(torch.randn(spec.shape, generator=generator).to(kind))
     return tuple(found)
+
+
+def _check_classes(module: nn.Module, example: tuple[Tensor, ...], data: Data, name: str) -> None:
+    """Refuse images of more classes than the network can tell apart, before it is trained on them."""
+    import torch
+
+    from hwbench.search.training import logits_of
+
+    with torch.no_grad():
+        outputs = logits_of(copy.deepcopy(module).eval()(*example)).shape[-1]
+    if data.classes > outputs:
+        raise UsageError(
+            f"the images of {data.name} are of {data.classes} classes, but {name} tells {outputs} apart; give a network with "
+            f"{data.classes} outputs (module:factory), or other images"
+        )
 
 
 def train_original(module: nn.Module, data: Data, plan: Plan, store: Store | None, name: str) -> None:

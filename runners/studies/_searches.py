@@ -11,6 +11,7 @@ import numpy as np
 from hwbench.devices.cpu_ort import CpuOrt
 from hwbench.measurement import Settings
 from hwbench.model_files import load_workload
+from hwbench.search.baselines import Policy
 from hwbench.stats import t_half_width
 from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table
@@ -23,7 +24,7 @@ from runners.studies._groups import Row, measured, rows_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from hwbench.search.base import Trial
+    from hwbench.search.base import Candidate, Trial
     from hwbench.workflows.run_search_ground import Ground
     from hwbench.workflows.run_search_plan import Plan
 
@@ -31,6 +32,8 @@ DEVICE = "cpu"
 RECORD = "study_rows"
 TABLE, STEP, LOWER = Settings(budget_s=240), 4, 0.1
 """How tables are built: searches choose from multiples of so many channels, down to this share."""
+EQUAL, TRIES = 0.02, 3
+"""How near the measured latencies of networks that are compared come to each other, and networks tried for it."""
 SETTINGS = Settings(budget_s=10, layers=False)
 """How networks of one group are measured, interleaved."""
 
@@ -88,6 +91,19 @@ def tested(ground: Ground, modules: Mapping[str, nn.Module], **common: object) -
         row["validation"] = accuracy(every[row["name"]], subject.data.validation)
         row["test"] = accuracy(every[row["name"]], subject.data.test)
     return rows
+
+
+def as_fast(ground: Ground, policy: str, ratio: float) -> Candidate:
+    """The network of a hand-made policy that measures that ratio to its original: the nearest of a few tries."""
+    tried, wanted = [], ratio
+    for _ in range(TRIES):
+        candidate = Policy(ground.budget(wanted * ground.original()), policy).propose()[0]
+        is_ratio = column(tested(ground, {policy: ground.prune(candidate).module}), policy, "ratio")[0]
+        tried.append((abs(is_ratio / ratio - 1), candidate))
+        if tried[-1][0] <= EQUAL:
+            break
+        wanted *= ratio / is_ratio
+    return min(tried, key=lambda one: one[0])[1]
 
 
 def column(rows: Iterable[Row], name: str, field: str) -> list[float]:

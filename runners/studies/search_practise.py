@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hwbench.search.baselines import Policy
 from hwbench.workflows.run_search import Plan, run_search
 from hwbench.workflows.run_search_blocks import measured_gains
 from hwbench.workflows.run_search_jobs import judging
@@ -21,11 +20,22 @@ from hwbench.workflows.run_search_plan import Limit
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
-from runners.studies._searches import DEVICE, LOWER, SETTINGS, ahead, column, ground_of, interval, once, points_text, tested
+from runners.studies._searches import (
+    DEVICE,
+    LOWER,
+    SETTINGS,
+    ahead,
+    as_fast,
+    column,
+    ground_of,
+    interval,
+    once,
+    points_text,
+    tested,
+)
 
 if TYPE_CHECKING:
-    from hwbench.search.base import Candidate
-    from hwbench.workflows.run_search_ground import Ground
+    pass
 
 STUDY = "search_practise"
 MODEL, SIZE, SHARE = "zoo:resnet20", "1x3x16x16", 0.62
@@ -33,8 +43,6 @@ IMAGES, SEEDS = (50, 200, 500), 3
 SCORING, TUNING = 100, 30
 """Iterations for the score of a block, and for tuning a network."""
 REPEATS, REPEAT_IMAGES = 20, 50
-EQUAL, TRIES = 0.02, 3
-"""How near the measured latency of filters must come to that without blocks, and networks tried for it."""
 FILTERS = {"filters": False, "filters, re-fitted": True}
 
 
@@ -75,26 +83,13 @@ def compared(images: int, seed: int) -> list[Row]:
     best = run_search(MODEL, replace(plan, tune="none"), table=DEVICE, inputs=(SIZE,)).best
     networks = {"PRACTISE": blocks.prune(best.candidate)}
     ratio = column(tested(blocks, {name: one.module for name, one in networks.items()}), "PRACTISE", "ratio")[0]
-    uniform = as_fast(filters, ratio)
+    uniform = as_fast(filters, "uniform", ratio)
     for name, refitted in FILTERS.items():
         networks[name] = replace(filters, plan=replace(filters.plan, reconstruct=refitted)).prune(uniform)
     for network in networks.values():
         blocks.tuned(network, print)
     modules = {name: network.module for name, network in networks.items()}
     return tested(blocks, modules, images=images, seed=seed, dropped=" ".join(best.candidate.dropped))
-
-
-def as_fast(ground: Ground, ratio: float) -> Candidate:
-    """All filters cut to one share, so that the network measures that ratio to its original: the nearest of a few tries."""
-    tried, wanted = [], ratio
-    for _ in range(TRIES):
-        uniform = Policy(ground.budget(wanted * ground.original()), "uniform").propose()[0]
-        is_ratio = column(tested(ground, {"filters": ground.prune(uniform).module}), "filters", "ratio")[0]
-        tried.append((abs(is_ratio / ratio - 1), uniform))
-        if tried[-1][0] <= EQUAL:
-            break
-        wanted *= ratio / is_ratio
-    return min(tried, key=lambda one: one[0])[1]
 
 
 def repeated(repeat: int) -> list[Row]:

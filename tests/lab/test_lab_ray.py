@@ -111,7 +111,10 @@ def test_a_table_outlives_its_client_and_a_host(lab):
 
 @pytest.mark.parametrize(
     "words",
-    [("amc", "zoo:plain20", "--trials", "6", "--no-baselines", "--jobs", "2"), ("practise", "zoo:resnet20", "--adaptor-steps", "1")],
+    [
+        ("amc", "zoo:plain20", "--trials", "6", "--no-baselines", "--jobs", "2"),
+        ("practise", "zoo:resnet20", "--adaptor-steps", "1"),
+    ],
     ids=["widths by a table", "blocks as measured"],
 )
 def test_a_search_has_its_latencies_from_the_lab(lab, words):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from hwbench.errors import UsageError
 from hwbench.measurement import Settings
@@ -87,6 +88,21 @@ def test_missed_budget_is_corrected_and_searched_again(tmp_path):
     assert "budget_corrected" in {finding.code for finding in result.findings}
     assert result.comparison.ratio.ratio <= 0.6 * 1.03
     assert len(result.trials) > 10
+
+
+def test_images_of_more_classes_than_the_network_has_are_refused(tmp_path):
+    for name in map(str, range(11)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("L", (8, 8), 20 * number).save(tmp_path / "images" / name / f"{number}.png")
+    with pytest.raises(UsageError, match="of 11 classes, but zoo:plain20 tells 10 apart; give a network with 11 outputs"):
+        run_search("zoo:plain20", Plan("amc", Limit("macs", share=0.5), data=str(tmp_path / "images")), store=None, save=False)
+
+
+def test_a_budget_that_no_network_uses_up_is_said(tmp_path):
+    spare = search(plan("abcpruner", latency=0.95, alpha=0.3), tmp_path / "s.db")
+    (said,) = (finding for finding in spare.findings if finding.code == "budget_unused")
+    assert said.text.endswith("of the budget; give a larger --alpha")
 
 
 def test_unreachable_budget_names_the_least(tmp_path):

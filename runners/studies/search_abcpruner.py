@@ -17,7 +17,7 @@ from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
 from runners.studies._searches import DEVICE, ahead, column, ground_of, interval, once, points_text, pruned, tested
-from runners.studies.search_amc import MODEL, SIZE
+from runners.studies.search_amc import DATA, MODEL, SIZE
 
 STUDY = "search_abcpruner"
 SHARE, SEEDS, EPOCHS = 0.5, 5, 0.25
@@ -41,7 +41,7 @@ def one_seed(seed: int) -> list[Row]:
         "abcpruner",
         Limit("latency", share=SHARE),
         seed=seed,
-        data="digits",
+        data=DATA,
         tune="none",
         trial_epochs=EPOCHS,
         sources=SOURCES,

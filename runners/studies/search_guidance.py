@@ -15,7 +15,7 @@ from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
 from runners.studies._searches import DEVICE, ahead, column, ground_of, interval, once, points_text, pruned, tested
-from runners.studies.search_amc import MODEL, SIZE
+from runners.studies.search_amc import DATA, MODEL, SIZE
 
 STUDY = "search_guidance"
 SHARE, TRIALS, SEEDS = 0.4, 200, 5
@@ -45,7 +45,7 @@ def one_seed(seed: int) -> list[Row]:
 
 def plan_of(limit: Limit, seed: int) -> Plan:
     """AMC within that limit."""
-    return Plan("amc", limit, trials=TRIALS, seed=seed, data="digits", tune="none", lower=0.1, baselines=False)
+    return Plan("amc", limit, trials=TRIALS, seed=seed, data=DATA, tune="none", lower=0.1, baselines=False)
 
 
 def save(rows: Sequence[Row]) -> None:

@@ -18,7 +18,6 @@ from hwbench.measurement import Measurement, Settings
 from hwbench.model_files import ModelOptions, load_workload
 from hwbench.profiling import Watch
 from hwbench.store import open_store
-from hwbench.workflows._recording import recording
 from hwbench.workflows.build_table import (
     AUTO,
     DEFAULT_BUDGET_S,
@@ -32,6 +31,7 @@ from hwbench.workflows.build_table import (
 )
 from hwbench.workflows.compare import load_pair
 from hwbench.workflows.profile import DEFAULT_SETTINGS
+from hwbench.workflows.recording import recording
 from hwbench.workload import Workload
 
 if TYPE_CHECKING:

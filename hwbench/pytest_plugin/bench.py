@@ -16,9 +16,9 @@ from hwbench.model_files import ModelOptions, load_workload
 from hwbench.profiling import measure, measure_interleaved
 from hwbench.pytest_plugin.options import OPTIONS
 from hwbench.pytest_plugin.summary import PROPERTY, measured
-from hwbench.workflows._recording import recording
 from hwbench.workflows.compare import load_pair
 from hwbench.workflows.profile import DEFAULT_SETTINGS
+from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:
     from torch import nn

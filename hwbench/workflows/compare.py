@@ -13,7 +13,7 @@ from hwbench.errors import IncomparableError
 from hwbench.measurement import Settings
 from hwbench.model_files import ModelOptions, load_workload
 from hwbench.profiling import Watch, measure_interleaved
-from hwbench.workflows._recording import recording
+from hwbench.workflows.recording import recording
 from hwbench.workload import Workload
 
 if TYPE_CHECKING:

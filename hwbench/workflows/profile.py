@@ -9,7 +9,7 @@ from hwbench.devices import open_device
 from hwbench.measurement import Measurement, Settings
 from hwbench.model_files import ModelOptions, load_workload
 from hwbench.profiling import Watch, measure
-from hwbench.workflows._recording import recording
+from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:
     from torch import nn

@@ -24,8 +24,8 @@ from hwbench.findings import of_samples
 from hwbench.formats.tflite_log import Operator, TfliteLog
 from hwbench.measurement import Conditions, LayerLatency, LayerProfile, Measurement, Settings
 from hwbench.profiling import CONFIRM, COOL_DOWN_S, COOL_DOWNS, REWARM_UP_S, WARM_UP_S, Watch, commit
-from hwbench.workflows._recording import recording
 from hwbench.workflows.profile import DEFAULT_SETTINGS
+from hwbench.workflows.recording import recording
 from hwbench.workload import Finding
 
 SUFFIX = ".tflite"

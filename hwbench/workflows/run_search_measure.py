@@ -9,7 +9,7 @@ from hwbench.comparison import Comparison, compare
 from hwbench.errors import UsageError
 from hwbench.model_files import load_workload
 from hwbench.profiling import Watch
-from hwbench.workflows._recording import recording
+from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:
     from hwbench.pruning import Pruned

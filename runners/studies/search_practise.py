@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 STUDY = "search_practise"
 MODEL, SIZE, SHARE = "zoo:resnet20", "1x3x16x16", 0.73
-"""The share lies between what two and what three blocks leave, and filters can be pruned to it; not to the half that four leave."""
+"""Between what two and what three blocks leave, which filters can be pruned to; not to the half that four leave."""
 IMAGES, SEEDS = (50, 200, 500), 3
 SCORING, TUNING = 100, 30
 """Iterations for the score of a block, and for tuning a network."""
@@ -131,8 +131,9 @@ def save(rows: Sequence[Row], chosen: Sequence[Row]) -> None:
         picture=draw(rows),
         command=f"make study NAME={STUDY}",
         notes=(
-            f"ResNet-20 trained on printed digits of {SIZE}, with a seed each for weights, training and images; {SCORING} iterations for "
-            f"the score of a block, {TUNING} for tuning, by the features of the original and on the same few images, for all. "
+            f"ResNet-20 trained on printed digits of {SIZE}, with a seed each for weights, training and images; {SCORING} "
+            f"iterations for the score of a block, {TUNING} for tuning, by the features of the original and on the same few "
+            "images, for all. "
             "filters: all groups cut to one share, by L1 norm, to the latency that was measured of the network without blocks; "
             f"re-fitted: layers re-fitted to the images by least squares before tuning. Measured, on average: {slower}. {RATIOS} "
             f"Repeats: one network, {REPEAT_IMAGES} images, other images, order and measurement of the blocks each time."

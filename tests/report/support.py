@@ -14,10 +14,10 @@ from hwbench.devices.virtual import Virtual
 from hwbench.measurement import DeviceInfo, Settings
 from hwbench.onnx_graph import count, load
 from hwbench.profiling import measure
-from hwbench.workflows._recording import recording
 from hwbench.workflows.build_table import build_table
 from hwbench.workflows.compare import compare
 from hwbench.workflows.profile import profile
+from hwbench.workflows.recording import recording
 from hwbench.workflows.run_search import run_search
 from hwbench.workflows.run_search_plan import Limit, Plan
 from hwbench.workload import TensorSpec, Workload

@@ -145,7 +145,7 @@ def test_partial_records_are_shown_as_such(url, tmp_path):
     from hwbench.errors import DeviceLostError
     from hwbench.measurement import Settings
     from hwbench.profiling import measure
-    from hwbench.workflows._recording import recording
+    from hwbench.workflows.recording import recording
     from tests.unit.models import told
 
     shutil.copy(url, tmp_path / "store.db")

@@ -18,7 +18,7 @@ from hwbench.measurement import Settings
 from hwbench.profiling import Watch, measure
 from hwbench.store import open_store
 from hwbench.store.database import write
-from hwbench.workflows._recording import recording
+from hwbench.workflows.recording import recording
 from hwbench.workflows.sync_store import sync_store
 from tests.store.postgresql import Server
 from tests.store.records import begun, measurement

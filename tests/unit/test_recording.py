@@ -12,7 +12,7 @@ from hwbench.errors import DeviceLostError
 from hwbench.measurement import Settings
 from hwbench.profiling import Watch, measure, measure_interleaved
 from hwbench.store import open_store
-from hwbench.workflows._recording import recording
+from hwbench.workflows.recording import recording
 from tests.unit.models import told
 
 A, B = told("a"), told("b")

@@ -123,6 +123,7 @@ class Amc:
 
     reward: Annotated[str, typer.Option(help="error (with a budget), macs, params or latency.")] = "error"
     single_weights: Annotated[bool, typer.Option("--single-weights", help="Prune single weights, for --size.")] = False
+    explore: Annotated[str, typer.Option(help="At first: nearby uniform pruning, or everywhere, as published.")] = "nearby"
     lower: LowerOption = 0.2
     step: StepOption = None
     baselines: BaselinesOption = True

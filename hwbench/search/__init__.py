@@ -39,3 +39,5 @@ SEARCHES: dict[str, Method] = {
     ),
     "practise": Method("hwbench.search.practise:Practise", "whole blocks are dropped, with few images", "Wang and Wu, CVPR 2023"),
 }
+EXPLORATIONS = ("nearby", "everywhere")
+"""Where AMC's agent explores at first: around uniform pruning, or among all widths, as published; see `amc_agent`."""

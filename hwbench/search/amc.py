@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hwbench.errors import UsageError
-from hwbench.search.amc_agent import PUBLISHED, AgentSettings, Ddpg, Transition
+from hwbench.search import EXPLORATIONS
+from hwbench.search.amc_agent import PUBLISHED, AgentSettings, Ddpg, Transition, nearby
 from hwbench.search.amc_walk import SIZE, Walk
 from hwbench.search.base import Candidate, Outcome, Search, Trial
+from hwbench.search.baselines import uniform
 from hwbench.search.costs import WHOLE
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 EPISODES, WARM_UP = 400, 100
 """As published: 100 episodes of exploration and 300 of exploitation."""
+
+
+MIDDLE = (0.02, 0.98)
+"""Within which an actor's first action must lie, as its sigmoid is flat outside."""
 
 
 def _error(outcome: Outcome) -> float:
@@ -48,10 +54,11 @@ class Amc(Search):
         geometry: Of each decision (`amc_walk.channel_geometry`, or `weight_geometry` for single weights).
         seed: Of all random choices.
         episodes: Candidates to propose.
-        warm_up: Episodes of uniform actions at the start; at most a quarter of all.
+        warm_up: Episodes at the start from which nothing is learnt yet; at most a quarter of all.
         reward: One of `REWARDS`.
         single_weights: Decisions are shares of single weights of each layer, not widths (Algorithm 1).
-        agent: Settings of the agent.
+        explore: `nearby`, around uniform pruning, or `everywhere`, as published; without a limit always the latter.
+        agent: Settings of the agent; None for those of `explore`.
 
     Raises:
         UsageError: There is no such reward, or nothing to decide.
@@ -69,16 +76,22 @@ class Amc(Search):
         warm_up: int = WARM_UP,
         reward: str = "error",
         single_weights: bool = False,
-        agent: AgentSettings = PUBLISHED,
+        explore: str = EXPLORATIONS[0],
+        agent: AgentSettings | None = None,
     ) -> None:
         super().__init__()
         if reward not in REWARDS:
             raise UsageError(f"unknown reward {reward!r}; expected one of {', '.join(REWARDS)}")
+        if explore not in EXPLORATIONS:
+            raise UsageError(f"unknown exploration {explore!r}; expected one of {', '.join(EXPLORATIONS)}")
         if not len(geometry):
             raise UsageError("the network has no group of channels that can be pruned")
         self._reward, self._episodes, self._single = REWARDS[reward], episodes, single_weights
         self._walk = Walk(budget, geometry)
-        self._agent = Ddpg(SIZE, len(geometry), warm_up=min(warm_up, episodes // 4), seed=seed, settings=agent)
+        first = min(warm_up, episodes // 4)
+        start = _uniform_share(budget) if explore == "nearby" and budget.limit < math.inf else None
+        settings = agent or (PUBLISHED if start is None else nearby(episodes - first))
+        self._agent = Ddpg(SIZE, len(geometry), warm_up=first, seed=seed, start=start, settings=settings)
         self._path: list[Transition] = []
 
     @property
@@ -106,3 +119,10 @@ class Amc(Search):
         outcome = trials[0].outcome
         if outcome is not None:  # a failed trial teaches nothing
             self._agent.learn(self._path, self.rank(outcome))
+
+
+def _uniform_share(budget: Budget) -> float:
+    """Mean share of the widths that uniform pruning within the budget keeps."""
+    widths = uniform(budget)
+    share = sum(width / int(grid[-1]) for width, grid in zip(widths, budget.choices, strict=True)) / len(widths)
+    return min(max(share, MIDDLE[0]), MIDDLE[1])

@@ -83,6 +83,12 @@ class Policy(Search):
         return np.stack(columns, axis=1)
 
 
+def uniform(budget: Budget) -> tuple[int, ...]:
+    """Widths of the uniform policy."""
+    widths = Policy(budget, "uniform").propose()[0].widths
+    return widths or ()
+
+
 class RandomSearch(Search):
     """Structures whose every width is drawn at random, bounded as AMC's actions are: what its agent starts from.
 

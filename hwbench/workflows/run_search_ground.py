@@ -120,8 +120,15 @@ class Ground:
         from hwbench.search.amc import EPISODES, Amc
 
         geometry = (weight_geometry if plan.single_weights else channel_geometry)(structure)
-        episodes = trials or EPISODES
-        return Amc(budget, geometry, seed=seed, episodes=episodes, reward=plan.reward, single_weights=plan.single_weights)
+        return Amc(
+            budget,
+            geometry,
+            seed=seed,
+            episodes=trials or EPISODES,
+            reward=plan.reward,
+            single_weights=plan.single_weights,
+            explore=plan.explore,
+        )
 
     def _check_use(self, budget: Budget) -> None:
         """Say so where not even the widest network of the grid uses the budget up."""

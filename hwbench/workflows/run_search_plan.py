@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from hwbench.errors import UsageError
-from hwbench.search import SEARCHES
+from hwbench.search import EXPLORATIONS, SEARCHES
 
 KINDS = ("latency", "macs", "params", "size")
 """What a budget can be of."""
@@ -86,6 +86,7 @@ class Plan:
         lower: Least share of a width.
         reward: One of `REWARDS`.
         single_weights: AMC prunes single weights, not channels.
+        explore: Where AMC's agent explores at first: `nearby` uniform pruning, or `everywhere`, as published.
         baselines: Whether AMC and ABCPruner are held against hand-made policies and random search.
         alpha: ABCPruner's largest share of a width.
         sources: Its food sources.
@@ -115,6 +116,7 @@ class Plan:
     lower: float = 0.2
     reward: str = "error"
     single_weights: bool = False
+    explore: str = EXPLORATIONS[0]
     baselines: bool = True
     alpha: float = 0.7
     sources: int = 10
@@ -149,7 +151,12 @@ class Plan:
 
     def _check_choices(self) -> None:
         """Refuse, before anything is trained or measured, what would only be noticed after it."""
-        choices = (("tuning", self.tune, TUNINGS), ("reward", self.reward, REWARDS), ("importance", self.importance, IMPORTANCES))
+        choices = (
+            ("tuning", self.tune, TUNINGS),
+            ("reward", self.reward, REWARDS),
+            ("exploration", self.explore, EXPLORATIONS),
+            ("importance", self.importance, IMPORTANCES),
+        )
         for what, given, known in choices:
             if given is not None and given not in known:
                 raise UsageError(f"unknown {what} {given!r}; expected one of {', '.join(known)}")

@@ -20,7 +20,7 @@ from runners.studies._searches import DEVICE, ahead, column, ground_of, interval
 from runners.studies.search_amc import DATA, MODEL, SIZE
 
 STUDY = "search_abcpruner"
-SHARE, SEEDS, EPOCHS = 0.5, 5, 0.25
+SHARE, SEEDS, EPOCHS = 0.5, range(10, 15), 0.1
 SOURCES, CYCLES, PATIENCE = 10, 10, 5
 """Of the authors' code."""
 
@@ -28,9 +28,9 @@ SOURCES, CYCLES, PATIENCE = 10, 10, 5
 def main() -> None:
     """Search with every seed and write results/search_abcpruner/ after each."""
     rows: list[Row] = []
-    for seed in range(SEEDS):
+    for seed in SEEDS:
         colony = [SOURCES, CYCLES, PATIENCE]
-        facts = {"seed": seed, "model": MODEL, "size": SIZE, "share": SHARE, "colony": colony, "epochs": EPOCHS}
+        facts = {"seed": seed, "model": MODEL, "size": SIZE, "data": DATA, "share": SHARE, "colony": colony, "epochs": EPOCHS}
         rows += once(STUDY, facts, partial(one_seed, seed))
         save(rows)
 

@@ -18,15 +18,15 @@ from runners.studies._searches import DEVICE, ahead, column, ground_of, interval
 from runners.studies.search_amc import DATA, MODEL, SIZE
 
 STUDY = "search_guidance"
-SHARE, TRIALS, SEEDS = 0.4, 200, 5
+SHARE, TRIALS, SEEDS = 0.4, 200, range(10, 15)
 """Share of the MACs; what latency that comes to is the other search's budget."""
 
 
 def main() -> None:
     """Search with every seed and write results/search_guidance/ after each."""
     rows: list[Row] = []
-    for seed in range(SEEDS):
-        facts = {"seed": seed, "model": MODEL, "size": SIZE, "share": SHARE, "trials": TRIALS}
+    for seed in SEEDS:
+        facts = {"seed": seed, "model": MODEL, "size": SIZE, "data": DATA, "share": SHARE, "trials": TRIALS}
         rows += once(STUDY, facts, partial(one_seed, seed))
         save(rows)
 

@@ -11,9 +11,10 @@ from scipy.stats import truncnorm
 
 from hwbench.errors import UsageError
 from hwbench.search.amc import REWARDS, Amc
-from hwbench.search.amc_agent import AgentSettings, Ddpg, Transition, _truncated_normal
+from hwbench.search.amc_agent import NARROWED, NEAR, PUBLISHED, AgentSettings, Ddpg, Transition, _truncated_normal, nearby
 from hwbench.search.amc_walk import FEATURES, Walk, channel_geometry, weight_geometry
 from hwbench.search.base import Outcome, Trial
+from hwbench.search.baselines import uniform
 from hwbench.search.budget import Budget
 from hwbench.search.objective import weights_cost
 from tests.unit import table_support
@@ -105,6 +106,35 @@ def test_agent_learns_which_actions_pay():
         agent.learn([Transition(state, action, state, last=True)], -abs(action - 0.8))
     with torch.no_grad():
         assert float(agent.actor(torch.full((11,), 0.5))) == pytest.approx(0.8, abs=0.12)
+
+
+def test_agent_with_a_start_explores_around_it():
+    agent = Ddpg(11, 1, warm_up=400, seed=0, start=0.3, settings=nearby(100))
+    assert agent.act(np.zeros(11)) == 0.3
+    with torch.no_grad():
+        assert torch.allclose(agent.actor(torch.rand(20, 11)), torch.tensor(0.3), atol=0.02)
+    path = [Transition(np.zeros(11), 0.3, np.ones(11), last=True)]
+    drawn = []
+    for _ in range(400):
+        agent.learn(path, -0.5)
+        drawn.append(agent.act(np.zeros(11)))
+    expected = truncnorm((0 - 0.3) / NEAR, (1 - 0.3) / NEAR, 0.3, NEAR)
+    assert np.mean(drawn) == pytest.approx(expected.mean(), abs=4 * NEAR / 20)
+    assert nearby(100).sigma * nearby(100).decay ** 100 == pytest.approx(NARROWED * NEAR)
+
+
+def test_search_begins_at_uniform_pruning_unless_it_explores_everywhere_or_has_no_limit():
+    geometry, limit = channel_geometry(table_support.structure()), budget()
+    search = Amc(limit, geometry, seed=1)
+    shares = [width / grid[-1] for width, grid in zip(uniform(limit), limit.choices, strict=True)]
+    assert search._agent._start == pytest.approx(np.mean(shares))
+    assert limit.fits(search.propose()[0].widths)
+    free = Budget(limit.cost, math.inf, limit.choices)
+    for elsewhere in (Amc(limit, geometry, seed=1, explore="everywhere"), Amc(free, geometry, seed=1)):
+        assert elsewhere._agent.settings == PUBLISHED
+        assert elsewhere._agent._start is None
+    with pytest.raises(UsageError, match="unknown exploration 'here'; expected one of nearby, everywhere"):
+        Amc(limit, geometry, explore="here")
 
 
 def test_global_random_state_is_left_alone():

@@ -16,10 +16,11 @@ from hwbench.errors import DeviceUnavailableError, UsageError
 from hwbench.lab.reconcile import reconciled, scales_of, widened
 from hwbench.lab.tasks import Outcome, Task, TaskKind, described, digest, result_of
 from hwbench.lookup_tables import LookupTable, Plan, Progress, Provenance, Source, Validation
+from hwbench.lookup_tables.build import refine
 from hwbench.lookup_tables.fit import Fitted, fit
 from hwbench.lookup_tables.ledger import Ledger
 from hwbench.lookup_tables.networks import Effort, NetworkSample
-from hwbench.lookup_tables.proposals import Grid, first, least_certain
+from hwbench.lookup_tables.proposals import Grid, first
 from hwbench.lookup_tables.records import architecture
 from hwbench.lookup_tables.validate import Trial, held_out
 from hwbench.measurement import DeviceInfo, Settings
@@ -112,16 +113,8 @@ class TableBuild:
             WorkloadError: The devices cannot run the model.
         """
         plan, seed = self.request.plan, self.request.settings.seed
-        queue, start, errors = first(self.grid, plan.first, seed), 0, list[float]()
-        while True:
-            whole = self._measure(queue, start)
-            self._fitted = self._fit(start + len(queue))
-            errors.append(self._fitted.rmspe)
-            flat = len(errors) > 2 and errors[-1] > (1 - plan.gain) * errors[-3]
-            if not whole or flat or start + len(queue) >= plan.most:
-                return self._fitted
-            start += len(queue)
-            queue = least_certain(self.grid, self._fitted.table, self.structure, plan.batch, (seed, len(errors)))
+        queue = first(self.grid, plan.first, seed)
+        return refine(self.grid, self.structure, plan, seed, queue, measure=self._measure, fitted=self._fit)
 
     def grade(
         self, table: LookupTable, networks: int, *, sessions: int = 2, watch: Callable[[int, int], None] | None = None
@@ -204,7 +197,8 @@ class TableBuild:
         created = datetime.now(UTC).isoformat(timespec="seconds")
         provenance = Provenance(self.crew.info, self.request.settings.threads, created, __version__)
         fitted = fit([replace(ours, samples=reconciled(ours.samples, scales)), *self.ledger.others], provenance)
-        return replace(fitted, table=widened(fitted.table, scales))
+        self._fitted = replace(fitted, table=widened(fitted.table, scales))
+        return self._fitted
 
     def _tell(self) -> None:
         if self._watch is None:

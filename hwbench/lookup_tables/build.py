@@ -10,10 +10,11 @@ networks measured before, so the same command goes on where a killed one stopped
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from hwbench import __version__
 from hwbench.devices.base import Device, MovesTime, Prepared
@@ -116,6 +117,42 @@ def build(
     ).run()
 
 
+def refine(
+    grid: Grid,
+    structure: Structure,
+    plan: Plan,
+    seed: int,
+    queue: Sequence[tuple[int, ...]],
+    *,
+    measure: Callable[[Sequence[tuple[int, ...]], int], bool],
+    fitted: Callable[[int], Fitted],
+) -> Fitted:
+    """Measure batch after batch, each of the networks that the table is least certain of.
+
+    Args:
+        grid: Widths to choose from.
+        structure: Of the model.
+        plan: Batches, most networks, least gain.
+        seed: Of the choices.
+        queue: The first batch.
+        measure: Measures a batch whose first network has that number; False if time was up before all were.
+        fitted: The table of the networks numbered below that.
+
+    Returns:
+        The last fit: when time was up, the plan was done, or two batches together gained less than they should.
+    """
+    start, errors = 0, list[float]()
+    while True:
+        whole = measure(queue, start)
+        start += len(queue)
+        found = fitted(start)
+        errors.append(found.rmspe)
+        flat = len(errors) > 2 and errors[-1] > (1 - plan.gain) * errors[-3]
+        if not whole or flat or start >= plan.most:
+            return found
+        queue = least_certain(grid, found.table, structure, plan.batch, (seed, len(errors)))
+
+
 class _Build:
     """One build in progress."""
 
@@ -146,24 +183,12 @@ class _Build:
 
     def run(self) -> Fitted:
         self.begun = self.now()
-        count = self.plan.batch if self._known() else self.plan.first
-        queue, start = first(self.grid, count, self.settings.seed), 0
-        errors: list[float] = []
+        queue = first(self.grid, self.plan.batch if self._known() else self.plan.first, self.settings.seed)
         with self._anchors() as anchor:
-            while True:
-                whole = self._measure(queue, start, anchor)
-                self.fitted = self._fit(start + len(queue))
-                errors.append(self.fitted.rmspe)
-                if not whole or start + len(queue) >= self.plan.most or self._flat(errors):
-                    return self.fitted
-                seed, start = (self.settings.seed, len(errors)), start + len(queue)
-                queue = least_certain(self.grid, self.fitted.table, self.structure, self.plan.batch, seed)
+            measure = partial(self._measure, anchor)
+            return refine(self.grid, self.structure, self.plan, self.settings.seed, queue, measure=measure, fitted=self._fit)
 
-    def _flat(self, errors: list[float]) -> bool:
-        """Whether the last two batches together gained less than they should."""
-        return len(errors) > 2 and errors[-1] > (1 - self.plan.gain) * errors[-3]
-
-    def _measure(self, queue: list[tuple[int, ...]], start: int, anchor: Callable[[int], Prepared]) -> bool:
+    def _measure(self, anchor: Callable[[int], Prepared], queue: Sequence[tuple[int, ...]], start: int) -> bool:
         """Measure the networks of one batch that were not; False if the budget ended first."""
         done = {sample.number for sample in self.ledger.samples}
         for number, widths in enumerate(queue, start):
@@ -213,7 +238,8 @@ class _Build:
         """The table of this campaign's networks numbered below `before`, and of other models measured on the device."""
         created = datetime.now(UTC).isoformat(timespec="seconds")
         provenance = Provenance(self.device.info(), self.settings.threads, created, __version__)
-        return fit([self.ledger.campaign(before), *self.ledger.others], provenance)
+        self.fitted = fit([self.ledger.campaign(before), *self.ledger.others], provenance)
+        return self.fitted
 
     def _known(self) -> bool:
         """Whether other models' networks already answer for the whole range of this one."""

@@ -75,9 +75,9 @@ def save(rows: Sequence[Row]) -> None:
         command=f"make study NAME={STUDY}",
         notes=(
             f"Plain-20 trained on printed digits of {SIZE}, another seed for weights, training and splits each; {TRIALS} trials; "
-            "widths by L1 norm, layers re-fitted by least squares, normalization corrected. AMC, the agent as published and random "
-            "keep to half the latency by the same lookup table; the policies are as large as makes them measure what AMC's "
-            "network measures. "
+            "widths by L1 norm, layers re-fitted by least squares, normalization corrected. AMC, the agent as published and "
+            "random keep to half the latency by the same lookup table; the policies are as large as makes them measure what "
+            "AMC's network measures. "
             f"Measured, on average: {', '.join(f'{n} {r:.3f}' for n, r in ratios.items())}. "
             "validation: accuracy on the images that steered the search; test: on images it never saw; ± is half the 95 % t "
             f"interval over seeds, paired by seed. {RATIOS} raw: AMC's validation accuracy, trial by trial."

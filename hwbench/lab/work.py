@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from hwbench.comparison import Comparison
 from hwbench.comparison import compare as compare_records
 from hwbench.lab.client import open_lab
 from hwbench.lab.meter import LabMeter
-from hwbench.lookup_tables import LookupTable, Plan
+from hwbench.lookup_tables import Plan
 from hwbench.lookup_tables.keeping import save_table
 from hwbench.lookup_tables.validate import graded
 from hwbench.measurement import Measurement, Settings
@@ -37,7 +37,7 @@ from hwbench.workload import Workload
 if TYPE_CHECKING:
     from torch import nn
 
-    from hwbench.workflows.run_search import SearchResult, SearchWatch
+    from hwbench.workflows.run_search import SearchResult
     from hwbench.workflows.run_search_plan import Plan as SearchPlan
 
 
@@ -163,20 +163,7 @@ def build_table(
 
 
 def run_search(
-    lab: str,
-    model: str | Path | nn.Module,
-    plan: SearchPlan,
-    *,
-    device: str | None = None,
-    table: LookupTable | str | None = None,
-    settings: Settings | None = None,
-    out: str | Path | None = None,
-    fresh: bool = False,
-    jobs: int | None = None,
-    store: str | None = None,
-    save: bool = True,
-    watch: SearchWatch | None = None,
-    **options: Unpack[ModelOptions],
+    lab: str, model: str | Path | nn.Module, plan: SearchPlan, *, device: str | None = None, **options: Any
 ) -> SearchResult:
     """Search with latencies of devices of a lab, which are of one kind; else as `hwbench.run_search`.
 
@@ -188,15 +175,7 @@ def run_search(
         model: What `hwbench.run_search` takes.
         plan: What to search for.
         device: Which devices: `android:*`, `soc=Tensor G3`; those called `cpu` if None.
-        table: A lookup table instead of that of the devices.
-        settings: How to measure.
-        out: Folder for the network found.
-        fresh: Do not go on from an earlier run.
-        jobs: Processes that judge candidates at once.
-        store: SQLAlchemy URL of the store.
-        save: Whether to keep trials and measurements.
-        watch: Told about progress.
-        options: How the model is read, see `load_workload`.
+        options: All else that `hwbench.run_search` takes.
 
     Raises:
         UsageError: The devices are of several kinds, or the budget cannot be reached.
@@ -204,22 +183,8 @@ def run_search(
     """
     from hwbench.workflows.run_search import run_search as search
 
-    wanted = device or "cpu"
-    with open_lab(lab) as opened, opened.crew(wanted, f"search in {model}", of_one_kind=True) as crew:
-        return search(
-            model,
-            plan,
-            device=LabMeter(crew),
-            table=table,
-            settings=settings,
-            out=out,
-            fresh=fresh,
-            jobs=jobs,
-            store=store,
-            save=save,
-            watch=watch,
-            **options,
-        )
+    with open_lab(lab) as opened, opened.crew(device or "cpu", f"search in {model}", of_one_kind=True) as crew:
+        return search(model, plan, device=LabMeter(crew), **options)
 
 
 def _measured(

@@ -121,7 +121,7 @@ def profile(
                 model, device=how.device, settings=settings, watch=watch, **source.arguments(), **keeping.arguments()
             )
     document = documents.profile_document(record)
-    deliver(output, views.profile_view(record), document)
+    deliver(output, views.profile_view(record, kept=not keeping.no_save), document)
     return report(hits(rules, document), 1)
 
 
@@ -172,7 +172,7 @@ def compare(
         write_json(output, documents.incomparable_document(error))
         raise
     document = documents.compare_document(outcome)
-    deliver(output, comparing.compare_view(outcome, all_layers=all_layers), document)
+    deliver(output, comparing.compare_view(outcome, all_layers=all_layers, kept=not keeping.no_save), document)
     return _judge(outcome, hits(rules, document))
 
 

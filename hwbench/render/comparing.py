@@ -19,12 +19,13 @@ SPARK = 16
 """Columns of a distribution, so that two stand side by side in 80."""
 
 
-def compare_view(comparison: Comparison, *, all_layers: bool = False) -> View:
+def compare_view(comparison: Comparison, *, all_layers: bool = False, kept: bool = True) -> View:
     """One comparison: verdict, explanation, both sides, layers by what they saved, provenance.
 
     Args:
         comparison: What to show.
         all_layers: Show every layer, not only the first `TOP_LAYERS`.
+        kept: Whether a store has it.
     """
     baseline, candidate = comparison.baseline, comparison.candidate
     precision = f" (candidate in {candidate.precision})" if candidate.precision != baseline.precision else ""
@@ -32,7 +33,7 @@ def compare_view(comparison: Comparison, *, all_layers: bool = False) -> View:
     blocks: list[Block] = [Line(headline, "bold"), *notes(comparison.findings), _sides(comparison)]
     if comparison.layers:
         blocks += _layers(comparison, len(comparison.layers) if all_layers else TOP_LAYERS)
-    return [*blocks, Line(provenance(baseline, candidate), "dim")]
+    return [*blocks, Line(provenance(baseline, candidate, kept=kept), "dim")]
 
 
 def verdict_text(comparison: Comparison) -> str:

@@ -37,8 +37,13 @@ SHORT_ID = 12
 """Characters of a record's id that are shown; `hwbench store show` takes them."""
 
 
-def profile_view(record: Measurement) -> View:
-    """One measurement: latency, findings, distribution, layers, provenance."""
+def profile_view(record: Measurement, *, kept: bool = True) -> View:
+    """One measurement: latency, findings, distribution, layers, provenance.
+
+    Args:
+        record: What to show.
+        kept: Whether a store has it.
+    """
     blocks: list[Block] = [Line(f"{record.model} on {where(record)}: {_latency(record)}", "bold")]
     blocks += notes((*record.findings, *(() if record.complete else (PARTIAL,))))
     blocks.append(Line(_size_of(record)))
@@ -46,7 +51,7 @@ def profile_view(record: Measurement) -> View:
         blocks.append(Line(_distribution(record)))
     if record.samples_s and record.profile is not None:
         blocks += _layers(record.profile, record.median_s)
-    blocks.append(Line(provenance(record), "dim"))
+    blocks.append(Line(provenance(record, kept=kept), "dim"))
     return blocks
 
 
@@ -62,11 +67,11 @@ def notes(findings: Sequence[Finding]) -> list[Block]:
     return [Notes(tuple((finding.code, finding.text) for finding in findings))] if findings else []
 
 
-def provenance(*records: Measurement) -> str:
-    """When and how the records of one measurement were taken, with which program, and their ids."""
-    ids = " and ".join(record.id[:SHORT_ID] for record in records)
+def provenance(*records: Measurement, kept: bool = True) -> str:
+    """When and how the records of one measurement were taken, with which program, and their ids if a store has them."""
+    ids = f"record{'s' if len(records) > 1 else ''} {' and '.join(record.id[:SHORT_ID] for record in records)}"
     unfinished = "" if records[0].complete else ", ended before it was complete"
-    return f"{_circumstances(records[0])}; record{'s' if len(records) > 1 else ''} {ids}{unfinished}"
+    return f"{_circumstances(records[0])}; {ids if kept else 'kept nowhere'}{unfinished}"
 
 
 def _circumstances(record: Measurement) -> str:

@@ -101,6 +101,14 @@ def test_interrupting_says_what_is_kept(hwb, monkeypatch, after, save):
     assert expected in found.error
 
 
+@pytest.mark.parametrize("words", [("profile", "big.onnx"), ("compare", "big.onnx", "small.onnx")])
+def test_no_record_is_named_that_was_not_kept(hwb, words):
+    assert "; record" in hwb(*words, *VIRTUAL).out.replace("\n", " ")
+    loose = hwb(*words, *VIRTUAL, "--no-save").out.replace("\n", " ")
+    assert "; record" not in loose
+    assert "kept nowhere" in loose
+
+
 def test_traceback_only_with_v(hwb):
     plain, verbose = (hwb("profile", "missing.onnx", *VIRTUAL, *more) for more in ((), ("-v",)))
     assert "Traceback" not in plain.err

@@ -64,7 +64,7 @@ class Ledger:
     def _recall(self, store: Store) -> None:
         """Take over what earlier runs measured on this device."""
         found: dict[str, tuple[Source, list[str], list[NetworkSample]]] = {}
-        for record_id, record in store.records(RECORD).items():
+        for record_id, record in store.records(RECORD, holding=self._device).items():
             if record.get("device") != self._device:
                 continue
             if record.get("forget"):

@@ -107,7 +107,8 @@ class Amc(Search):
         note = "exploring" if self._agent.exploring else "agent"
         state, self._path = self._walk.reset(), []
         while not self._walk.done:
-            following = self._walk.step(self._agent.act(state))
+            start = None if self.trials else self._agent.start
+            following = self._walk.step(self._agent.act(state) if start is None else start)
             self._path.append(Transition(state, float(following[-1]), following, self._walk.done))
             state = following
         decided = tuple(self._walk.decided)

@@ -4,9 +4,9 @@ Actor and critic have two hidden layers of 300; exploration draws from a normal 
 actor's action, whose width decays; the reward of a whole episode goes to each of its steps, less a moving average of the rewards.
 
 The published agent first draws actions from all of [0, 1]. Within a tight budget nearly all networks so drawn are bad, and few
-episodes do not find the way out. So an agent can be given an action to start from, that of the uniform policy: it begins with it
-and explores around it, and its actor gives it at first, as the last layer's weights are near 0 then (Lillicrap et al. 2016,
-section 7).
+episodes do not find the way out. So an agent can be given an action to start from, that of the uniform policy: the search begins
+with it and explores around it, and the actor gives it at first, as the last layer's weights are near 0 then (Lillicrap et al.
+2016, section 7).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Ddpg:
         steps: Steps of an episode.
         warm_up: Episodes during which nothing is learnt.
         seed: Of weights, exploration and replay.
-        start: Action that all begins with, in (0, 1); None to draw those of the warm-up uniformly.
+        start: Action that the warm-up explores around, and the actor's first, in (0, 1); None to draw all uniformly.
         settings: The rest.
     """
 
@@ -126,7 +126,7 @@ class Ddpg:
         start: float | None = None,
         settings: AgentSettings = PUBLISHED,
     ) -> None:
-        self.settings, self._steps, self._warm_up, self._start = settings, steps, warm_up, start
+        self.settings, self._steps, self._warm_up, self.start = settings, steps, warm_up, start
         self._random = np.random.default_rng(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -145,10 +145,10 @@ class Ddpg:
 
     def act(self, state: Floats) -> float:
         """An action in [0, 1], with exploration."""
-        if self.exploring and self._start is None:
-            return float(self._random.uniform())
-        if self.exploring and self._start is not None:
-            return _truncated_normal(self._random, self._start, self.settings.sigma) if self.episodes else self._start
+        if self.exploring:
+            if self.start is None:
+                return float(self._random.uniform())
+            return _truncated_normal(self._random, self.start, self.settings.sigma)
         with torch.no_grad():
             mean = float(self.actor(torch.as_tensor(state, dtype=torch.float32)))
         sigma = self.settings.sigma * self.settings.decay ** (self.episodes - self._warm_up)

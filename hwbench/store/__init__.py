@@ -226,12 +226,20 @@ class Store:
         self._write(work, parcel.key[1], lambda local: local.take([parcel]), whole=True, last=True)
         return parcel.key[1]
 
-    def records(self, kind: str) -> dict[str, dict[str, Any]]:
-        """All records of one kind by id, oldest first."""
+    def records(self, kind: str, holding: str = "") -> dict[str, dict[str, Any]]:
+        """All records of one kind by id, oldest first.
+
+        Args:
+            kind: As they were saved.
+            holding: Only those in whose text this stands somewhere, such as the identity that they belong to; a shared store has
+                those of many searches and tables, and all the others would travel in vain.
+        """
         import sqlalchemy as sa
 
         table = self._tables.records
         query = sa.select(table.c.id, table.c.record).where(table.c.kind == kind).order_by(table.c.created_utc, table.c.id)
+        if holding:
+            query = query.where(table.c.record.contains(holding, autoescape=True))
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
         return {row.id: load(row.record, f"{kind} {row.id} in {self.url}") for row in rows}

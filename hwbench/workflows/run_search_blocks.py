@@ -113,7 +113,7 @@ def measured_gains(
 
 def kept_gains(store: Store | None, key: str) -> MeasuredGains | None:
     """Gains that an earlier run of the same search measured."""
-    for data in store.records(RECORD).values() if store is not None else ():
+    for data in store.records(RECORD, holding=key).values() if store is not None else ():
         if data.get("search") == key:
             return MeasuredGains(float(data["original_s"]), {block: Gain(**gain) for block, gain in data["gains"].items()})
     return None

@@ -33,7 +33,8 @@ class Log:
         self._known: dict[tuple[str, int], Trial] = {}
         self._begun = time.monotonic() if begun is None else begun
         self.run = 0
-        earlier = [] if store is None else [data for data in store.records(RECORD).values() if data.get("search") == key]
+        found = {} if store is None else store.records(RECORD, holding=key)
+        earlier = [data for data in found.values() if data.get("search") == key]
         if earlier:
             self.run = max(int(data["run"]) for data in earlier) + int(fresh)
         for data in earlier:
@@ -63,7 +64,7 @@ class Log:
 
     def once(self, decide: Callable[[], int]) -> int:
         """A number that hangs on how fast things are just now: decided once, and the same when the search goes on."""
-        earlier = [] if self._store is None else self._store.records(DECISION).values()
+        earlier = [] if self._store is None else self._store.records(DECISION, holding=self.key).values()
         for data in earlier:
             if data.get("search") == self.key and data["run"] == self.run:
                 return int(data["value"])

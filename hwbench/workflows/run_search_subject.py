@@ -158,7 +158,7 @@ def train_original(module: nn.Module, data: Data, plan: Plan, store: Store | Non
 
     facts = (name, fingerprint(module), data.name, str(len(data.train)), str(plan.train_epochs), str(plan.seed))
     key = sha256("\n".join(facts).encode()).hexdigest()
-    for record in store.records(RECORD).values() if store is not None else ():
+    for record in store.records(RECORD, holding=key).values() if store is not None else ():
         if record.get("key") == key:
             kept = io.BytesIO(base64.b64decode(record["state"]))
             module.load_state_dict(torch.load(kept, map_location="cpu", weights_only=True))

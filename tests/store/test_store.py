@@ -112,6 +112,8 @@ class TestStore:
             (second, {"speedup": 2.5, "layers": [None]}),
         ]
         assert store.records("nothing") == {}
+        assert list(store.records("comparison", holding="[null]")) == [second]
+        assert store.records("comparison", holding="speed%2") == {}
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), object()])
     def test_no_number_that_json_does_not_have(self, store: Store, bad: object) -> None:

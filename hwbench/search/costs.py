@@ -186,7 +186,7 @@ class KeptWeights:
 
     name, unit = "size", "bytes"
 
-    def __init__(self, weights: Sequence[int], rest: int, element_bytes: int = 4) -> None:
+    def __init__(self, weights: Sequence[float] | Floats, rest: float, element_bytes: int = 4) -> None:
         self._bytes = np.array(weights, np.float64) * element_bytes / WHOLE
         self._rest = float(rest * element_bytes)
 

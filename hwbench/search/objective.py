@@ -83,9 +83,9 @@ class Prices:
 
 def weights_cost(structure: Structure) -> KeptWeights:
     """Size of a network whose single weights are pruned, one decision per layer with weights."""
-    weights = [slot.layer.params for slot in structure.slots if slot.layer.macs]
-    rest = sum(slot.layer.params for slot in structure.slots if not slot.layer.macs)
-    return KeptWeights(weights, rest)
+    counted = costs.params(structure)
+    prunable = np.array([bool(slot.layer.macs) for slot in structure.slots])
+    return KeptWeights(counted.weights[prunable], counted.biases.sum() + counted.weights[~prunable].sum())
 
 
 class KeptWeight:

@@ -16,7 +16,7 @@ from hwbench.workflows.run_search_plan import Limit
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
-from runners.studies._searches import DEVICE, ahead, column, ground_of, interval, once, points_text, pruned, tested
+from runners.studies._searches import DEVICE, ahead, column, ground_of, interval, once, pays, points_text, pruned, tested
 from runners.studies.search_amc import DATA, MODEL, SIZE
 
 STUDY = "search_abcpruner"
@@ -59,22 +59,24 @@ def save(rows: Sequence[Row]) -> None:
     """Write what is there."""
     seeds = len(column(rows, "abcpruner", "test"))
     steered, unseen = (points_text(ahead(rows, "abcpruner", "random", field)) for field in ("validation", "test"))
+    won, chance = pays(rows, "abcpruner", "random")
     curves = [row["fitness"] for row in rows if row["name"] == "abcpruner"]
     save_study(
         STUDY,
         question="Does the colony find better structures than as many random ones of the same space, at half the latency?",
         answer=(
             f"Against random structures, over {seeds} seeds: {steered} of accuracy on the images that steer the search, "
-            f"{unseen} on test images."
+            f"{unseen} on test images, ahead in {won} of them (chance {chance:.0%} if it were no better)."
         ),
         rows=[{name: value for name, value in row.items() if name != "fitness"} for row in rows],
         raw=curves,
         picture=draw(curves, rows),
         command=f"make study NAME={STUDY}",
         notes=(
-            f"Plain-20 on digits of {SIZE}; {SOURCES} sources, {CYCLES} cycles, limit {PATIENCE}; random filters inherited, each "
+            f"Plain-20 on printed digits of {SIZE}; {SOURCES} sources, {CYCLES} cycles, limit {PATIENCE}; random filters inherited, each "
             f"structure trained for {EPOCHS} epochs, also those of the baselines, which choose from the same codes. {RATIOS} "
-            "raw: accuracy of the colony's structures, trial by trial. ± is half the 95 % t interval over seeds, paired by seed."
+            "raw: accuracy of the colony's structures, trial by trial. ± is half the 95 % t interval over seeds, paired by seed; "
+            "the chance by Wilcoxon's signed ranks."
         ),
     )
 

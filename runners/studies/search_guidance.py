@@ -14,7 +14,7 @@ from hwbench.workflows.run_search_plan import Limit
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
-from runners.studies._searches import DEVICE, ahead, column, ground_of, interval, once, points_text, pruned, tested
+from runners.studies._searches import DEVICE, ahead, column, ground_of, interval, once, pays, points_text, pruned, tested
 from runners.studies.search_amc import DATA, MODEL, SIZE
 
 STUDY = "search_guidance"
@@ -52,20 +52,21 @@ def save(rows: Sequence[Row]) -> None:
     """Write what is there."""
     seeds = len(column(rows, "latency", "test"))
     gain, slower = ahead(rows, "latency", "MACs"), ahead(rows, "latency", "MACs", "ratio")
+    won, chance = pays(rows, "latency", "MACs")
     save_study(
         STUDY,
         question="At the same latency, is AMC guided by latency better than AMC guided by MACs, before tuning?",
         answer=(
-            f"Guided by latency: {points_text(gain)} of accuracy on test images over {seeds} seeds, where the measured latency "
-            f"differs by {points_text(slower)} of the original's."
+            f"Guided by latency: {points_text(gain)} of accuracy on test images, ahead in {won} of {seeds} seeds (chance {chance:.0%} "
+            f"if it made no difference), where the measured latency differs by {points_text(slower)} of the original's."
         ),
         rows=rows,
         picture=draw(rows),
         command=f"make study NAME={STUDY}",
         notes=(
-            f"Plain-20 on digits as in `results/search_amc/`, {TRIALS} trials each. The search for {SHARE:.0%} of the MACs comes "
+            f"Plain-20 on printed digits as in `results/search_amc/`, {TRIALS} trials each. The search for {SHARE:.0%} of the MACs comes "
             "first; the latency of its result by the lookup table is the budget of the other. validation: accuracy on the "
-            f"images that steered the searches; test: on images they never saw. {RATIOS}"
+            f"images that steered the searches; test: on images they never saw; the chance by Wilcoxon's signed ranks. {RATIOS}"
         ),
     )
 

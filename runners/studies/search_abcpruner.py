@@ -73,8 +73,9 @@ def save(rows: Sequence[Row]) -> None:
         picture=draw(curves, rows),
         command=f"make study NAME={STUDY}",
         notes=(
-            f"Plain-20 on printed digits of {SIZE}; {SOURCES} sources, {CYCLES} cycles, limit {PATIENCE}; random filters inherited, "
-            f"each structure trained for {EPOCHS} epochs, also those of the baselines, which choose from the same codes. {RATIOS} "
+            f"Plain-20 on printed digits of {SIZE}; {SOURCES} sources, {CYCLES} cycles, limit {PATIENCE}; random filters "
+            f"inherited, each structure trained for {EPOCHS} epochs, also those of the baselines, which choose from the same "
+            f"codes. {RATIOS} "
             "raw: accuracy of the colony's structures, trial by trial. ± is half the 95 % t interval over seeds, paired by seed; "
             "the chance by Wilcoxon's signed ranks."
         ),

@@ -58,14 +58,15 @@ def save(rows: Sequence[Row]) -> None:
         question="At the same latency, is AMC guided by latency better than AMC guided by MACs, before tuning?",
         answer=(
             f"Guided by latency: {points_text(gain)} of accuracy on test images, ahead in {won} of {seeds} seeds (chance "
-            f"{chance:.0%} if it made no difference), where the measured latency differs by {points_text(slower)} of the original's."
+            f"{chance:.0%} if it made no difference), where the measured latency differs by {points_text(slower)} of the "
+            "original's."
         ),
         rows=rows,
         picture=draw(rows),
         command=f"make study NAME={STUDY}",
         notes=(
-            f"Plain-20 on printed digits as in `results/search_amc/`, {TRIALS} trials each. The search for {SHARE:.0%} of the MACs "
-            "comes first; the latency of its result by the lookup table is the budget of the other. validation: accuracy on the "
+            f"Plain-20 on printed digits as in `results/search_amc/`, {TRIALS} trials each. The search for {SHARE:.0%} of the "
+            "MACs comes first; the latency of its result by the lookup table is the budget of the other. validation: accuracy on the "
             f"images that steered the searches; test: on images they never saw; the chance by Wilcoxon's signed ranks. {RATIOS}"
         ),
     )

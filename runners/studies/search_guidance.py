@@ -67,7 +67,8 @@ def save(rows: Sequence[Row]) -> None:
         notes=(
             f"Plain-20 on printed digits as in `results/search_amc/`, {TRIALS} trials each. The search for {SHARE:.0%} of the "
             "MACs comes first; the latency of its result by the lookup table is the budget of the other. validation: accuracy on "
-            f"the images that steered the searches; test: on images they never saw; the chance by Wilcoxon's signed ranks. {RATIOS}"
+            "the images that steered the searches; test: on images they never saw; the chance by Wilcoxon's signed ranks. "
+            f"{RATIOS}"
         ),
     )
 

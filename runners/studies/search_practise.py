@@ -136,8 +136,7 @@ def save(rows: Sequence[Row], chosen: Sequence[Row]) -> None:
             "images, for all. "
             "filters: all groups cut to one share, by L1 norm, to the latency that was measured of the network without blocks; "
             f"re-fitted: layers re-fitted to the images by least squares before tuning. Measured, on average: {slower}. {RATIOS} "
-            "With 30 iterations of tuning, PRACTISE was 3.3 ± 2.0 points behind filters, 4.7 ± 1.5 behind re-fitted ones, everything "
-            f"else alike. Repeats: one network, {REPEAT_IMAGES} images, other images, order and measurement of the blocks each time."
+            f"Repeats: one network, {REPEAT_IMAGES} images, other images, order and measurement of the blocks each time."
         ),
     )
 

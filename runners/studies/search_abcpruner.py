@@ -20,7 +20,7 @@ from runners.studies._searches import DEVICE, ahead, column, ground_of, interval
 from runners.studies.search_amc import DATA, MODEL, SIZE
 
 STUDY = "search_abcpruner"
-SHARE, SEEDS, EPOCHS = 0.5, range(10, 15), 0.1
+SHARE, SEEDS, EPOCHS = 0.5, range(10, 14), 0.6
 SOURCES, CYCLES, PATIENCE = 10, 10, 5
 """Of the authors' code."""
 

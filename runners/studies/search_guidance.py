@@ -18,7 +18,7 @@ from runners.studies._searches import DEVICE, ahead, column, ground_of, interval
 from runners.studies.search_amc import DATA, MODEL, SIZE
 
 STUDY = "search_guidance"
-SHARE, TRIALS, SEEDS = 0.4, 200, range(10, 15)
+SHARE, TRIALS, SEEDS = 0.25, 200, range(10, 15)
 """Share of the MACs; what latency that comes to is the other search's budget."""
 
 

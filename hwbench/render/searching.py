@@ -66,7 +66,7 @@ def _of(outcome: Outcome | None) -> str:
 
 def _row(name: str, outcome: Outcome | None, original: Outcome) -> tuple[str, ...]:
     if outcome is None:
-        return (name, "failed", "-", "-", "-", "-", "-")
+        return (name, "no result", "-", "-", "-", "-", "-")
     share = None
     if outcome.latency_s is not None and original.latency_s:
         share = outcome.latency_s / original.latency_s

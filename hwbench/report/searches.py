@@ -227,7 +227,7 @@ def _networks(search: KeptSearch) -> Figure:
     rows: list[tuple[Cell, ...]] = []
     for name, outcome in found.items():
         if outcome is None:
-            rows.append((name, *([Number(None, "failed")] * 6)))
+            rows.append((name, *([Number(None, "no result")] * 6)))
             continue
         costs = (count_number(outcome.macs), count_number(outcome.params), size_number(outcome.size_bytes))
         rows.append((name, _quality(search, outcome), _predicted(outcome), _of_original(search, outcome), *costs))

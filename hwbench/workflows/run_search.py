@@ -262,10 +262,16 @@ class _Run:
 
     def _baselines(self, limit: float) -> dict[str, Trial | None]:
         found: dict[str, Trial | None] = {}
+        untried: list[str] = []
         trials = sum(trial.candidate.note not in {"uniform", "shallow", "deep"} for trial in self.trials)
         for search in self.ground.baselines(limit, trials=max(trials, 1)):
             self.watch.say(f"baseline {search.name}")
-            found[search.name] = search.best(self.loop.run(search.name, search))
+            tried = self.loop.run(search.name, search)
+            found[search.name] = search.best(tried)
+            untried += [] if tried else [search.name]
+        if untried:
+            text = f"time was up before {', '.join(untried)} could be tried, so the result stands beside less than it should"
+            self.ground.findings.append(Finding("baselines_untried", f"{text}; give a longer --budget"))
         return found
 
     def _reported(self, pruned: Pruned) -> tuple[float | None, float | None]:

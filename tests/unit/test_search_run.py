@@ -16,7 +16,7 @@ from hwbench.search.base import Candidate
 from hwbench.store import open_store
 from hwbench.workflows import run_search_ground
 from hwbench.workflows.run_search import SearchWatch, run_search
-from hwbench.workflows.run_search_log import RECORD, Log
+from hwbench.workflows.run_search_log import RECORD, Log, Loop
 from hwbench.workflows.run_search_plan import Limit, Plan
 from tests.unit.tiny_net import DEVICE, example, table, tiny
 
@@ -78,6 +78,15 @@ def test_budget_is_kept_by_prediction_and_by_measurement(tmp_path):
     for trial in result.baselines.values():
         assert trial.outcome.latency_s <= result.limit * (1 + 1e-9)
     assert [finding.code for finding in result.findings] == ["objective_kept_weight"]
+
+
+def test_baselines_for_which_time_was_up_are_said(monkeypatch, tmp_path):
+    real = Loop.run
+    monkeypatch.setattr(Loop, "run", lambda self, part, *rest, **more: real(self, part, *rest, **more) if part == "amc" else [])
+    result = search(plan(), tmp_path / "s.db")
+    (said,) = (finding.text for finding in result.findings if finding.code == "baselines_untried")
+    assert said.startswith("time was up before uniform, shallow, deep, random could be tried")
+    assert "no result" in str(search_view(result))
 
 
 def test_missed_budget_is_corrected_and_searched_again(tmp_path):

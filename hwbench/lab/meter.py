@@ -57,7 +57,7 @@ class LabMeter:
         job = digest("steps", self.info().target_id, self.info().runtime, workload.sha256, settings.threads)
         for _, outcome in self._crew.carry_out(job, [task], workload):
             return grid_step(result_of(outcome)["steps"])
-        raise MeasurementError("the lab did not tell the channel step; give --widths 8")
+        raise MeasurementError("the lab did not tell the channel step; give it: --widths 8, or --step 8 of a search")
 
     def table(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hwbench.structure import Structure
+
+
+EXACT = 1e-6
+"""Of a weight: what floating point may take from a share that is a whole number of weights. Other shares round down, to keep to
+the size."""
 
 
 def weighted_layers(structure: Structure) -> tuple[str, ...]:
@@ -26,7 +32,7 @@ def without_smallest(module: nn.Module, layers: Sequence[str], shares: Sequence[
     for layer, share in zip(layers, shares, strict=True):
         weight = pruned.get_submodule(layer).weight
         flat = weight.detach().flatten()  # type: ignore[operator]
-        gone = len(flat) - round(share * len(flat))
+        gone = len(flat) - math.floor(share * len(flat) + EXACT)
         with torch.no_grad():
             flat[flat.abs().argsort(stable=True)[:gone]] = 0
             weight.copy_(flat.view_as(weight))  # type: ignore[operator,arg-type]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwbench.workflows.run_search import Plan, run_search
 from hwbench.workflows.run_search_blocks import measured_gains
@@ -34,9 +34,6 @@ from runners.studies._searches import (
     tested,
 )
 from runners.studies.search_amc import DATA
-
-if TYPE_CHECKING:
-    pass
 
 STUDY = "search_practise"
 MODEL, SIZE, SHARE = "zoo:resnet20", "1x3x16x16", 0.73

@@ -122,8 +122,8 @@ def test_unreachable_budget_names_the_least(tmp_path):
 
 
 def test_a_search_whose_every_trial_fails_says_why(tmp_path):
-    with pytest.raises(UsageError, match=r"none of 10 trials of amc gave a network.*broken of candidate [0-9] is 2.0"):
-        search(plan(evaluate="tests.unit.test_search_run:broken"), tmp_path / "s.db")
+    with pytest.raises(UsageError, match=r"none of 10 trials of amc gave a network.*broken of candidate 9 is 2.0"):
+        search(plan(evaluate="tests.unit.test_search_run:broken", explore="everywhere"), tmp_path / "s.db")
 
 
 def broken(module) -> float:
@@ -213,8 +213,8 @@ def test_single_weights_stay_zero_while_tuned(tmp_path):
     weights = [value for value in state.values() if value.ndim > 1]
     biases = result.original.params - sum(value.numel() for value in weights)  # normalization is part of them, none is pruned
     kept = sum(int(value.count_nonzero()) for value in weights) + biases
-    assert kept <= 0.3 * result.original.params + len(weights) / 2  # each layer rounds to whole weights
-    assert result.best.outcome.size_bytes == pytest.approx(4 * kept, abs=4 * len(weights) / 2)
+    assert kept <= 0.3 * result.original.params
+    assert 4 * kept <= result.best.outcome.size_bytes + 1 <= 4 * (kept + len(weights)) + 1  # each layer keeps whole weights
 
 
 @pytest.mark.parametrize("kind", ["macs", "params", "size"])

@@ -17,22 +17,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hwbench.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from hwbench.comparison import Comparison
     from hwbench.devices import list_devices, open_device
     from hwbench.errors import HwbenchError
-    from hwbench.measurement import Measurement, Settings
-    from hwbench.model_files import load_workload
+    from hwbench.network.intake import load_workload
+    from hwbench.records.comparison import Comparison
+    from hwbench.records.measurement import Measurement, Settings
     from hwbench.stats import Verdict
     from hwbench.store import open_store
     from hwbench.workflows.build_table import build_table
     from hwbench.workflows.compare import compare
     from hwbench.workflows.doctor import doctor
     from hwbench.workflows.profile import profile
-    from hwbench.workflows.run_search import run_search
+    from hwbench.workflows.search.run import run_search
     from hwbench.workflows.selftest import selftest
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
@@ -54,20 +54,20 @@ __all__ = [
 
 # Resolved on first use, so that `import hwbench` stays instant.
 _HOME = {
-    "Comparison": "hwbench.comparison",
+    "Comparison": "hwbench.records.comparison",
     "HwbenchError": "hwbench.errors",
-    "Measurement": "hwbench.measurement",
-    "Settings": "hwbench.measurement",
+    "Measurement": "hwbench.records.measurement",
+    "Settings": "hwbench.records.measurement",
     "Verdict": "hwbench.stats",
     "build_table": "hwbench.workflows.build_table",
     "compare": "hwbench.workflows.compare",
     "doctor": "hwbench.workflows.doctor",
     "list_devices": "hwbench.devices",
-    "load_workload": "hwbench.model_files",
+    "load_workload": "hwbench.network.intake",
     "open_device": "hwbench.devices",
     "open_store": "hwbench.store",
     "profile": "hwbench.workflows.profile",
-    "run_search": "hwbench.workflows.run_search",
+    "run_search": "hwbench.workflows.search.run",
     "selftest": "hwbench.workflows.selftest",
 }
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from hwbench.lookup_tables.ledger import RECORD
+from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.store import open_store
 from tests.lab.ray_support import RealLab, real_lab
 from tests.store.postgresql import Server, missing

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.needs import needs_compiler
-from tests.unit.models import conv_net
+from tests.support.models import conv_net
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,5 +74,5 @@ def test_profile_works_from_the_wheel(python, place):
     record = json.loads(text)
     assert record["median_s"] > 0
     assert record["layers"]
-    source = run(python, "-c", "from hwbench.devices._runner_build import runner_source; print(runner_source())", cwd=place)
+    source = run(python, "-c", "from hwbench.devices.shared.runner.build import runner_source; print(runner_source())", cwd=place)
     assert Path(source.strip()).is_relative_to(place)

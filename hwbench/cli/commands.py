@@ -33,7 +33,7 @@ from hwbench.cli.tflite import Tflite
 from hwbench.errors import IncomparableError, UsageError
 
 if TYPE_CHECKING:
-    from hwbench.comparison import Comparison
+    from hwbench.records.comparison import Comparison
 
 app = typer.Typer(
     help="How fast is this network on that device, and what would a smaller one gain?",

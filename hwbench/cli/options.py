@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 if TYPE_CHECKING:
-    from hwbench.measurement import Settings
+    from hwbench.records.measurement import Settings
 
 T = TypeVar("T")
 

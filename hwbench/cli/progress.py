@@ -16,13 +16,13 @@ from rich.text import Text
 
 from hwbench.cli.options import Keeping
 from hwbench.errors import StoreUnavailableError
-from hwbench.profiling import Watch
+from hwbench.measuring.sessions import Watch
 from hwbench.render.units import bar, interval, interval_s, printable, seconds, times
 from hwbench.render.views import SHORT_ID
 from hwbench.stats import Estimate, Ratio
 
 if TYPE_CHECKING:
-    from hwbench.measurement import Measurement
+    from hwbench.records.measurement import Measurement
 
 REDRAW_S = 0.25
 """Seconds between two redraws."""

@@ -14,7 +14,7 @@ from hwbench.cli.options import FailOnOption, Keeping, LabOption, Output, Source
 from hwbench.cli.rules import hits, parse_rule
 
 if TYPE_CHECKING:
-    from hwbench.workflows.run_search_plan import Limit
+    from hwbench.workflows.search.plan import Limit
 
 search_app = typer.Typer(
     help="Find a smaller network that keeps to a budget, and measure what it gains.",
@@ -62,7 +62,7 @@ class Budget:
         Raises:
             typer.BadParameter: There are several.
         """
-        from hwbench.workflows.run_search_plan import KINDS, Limit
+        from hwbench.workflows.search.plan import KINDS, Limit
 
         given = [(kind, getattr(self, kind)) for kind in KINDS if getattr(self, kind) is not None]
         if len(given) > 1:
@@ -173,9 +173,9 @@ def _add(method: type[Amc | Abcpruner | Practise], default: str, example: str) -
     ) -> int:
         rules = [parse_rule(text, FIELDS) for text in fail_on or ()]
         from hwbench.cli.search_progress import SearchProgress
-        from hwbench.measurement import Settings
+        from hwbench.records.measurement import Settings
         from hwbench.render import searching
-        from hwbench.workflows.run_search import Plan, run_search
+        from hwbench.workflows.search.run import Plan, run_search
 
         fields: dict[str, Any] = {"trials": budget.trials, "budget_s": budget.budget, **learning.plan(), **asdict(own)}
         plan = Plan(name, budget.limit(), **fields)

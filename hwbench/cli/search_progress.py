@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hwbench.cli.options import Keeping
 from hwbench.render.units import percent, plural, printable, seconds
-from hwbench.workflows.run_search import SearchWatch
+from hwbench.workflows.search.run import SearchWatch
 
 if TYPE_CHECKING:
     from hwbench.search.base import Trial

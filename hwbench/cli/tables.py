@@ -84,7 +84,7 @@ def build(
     """
     rules = [parse_rule(text, BUILD_FIELDS + GRADE_FIELDS) for text in fail_on or ()]
     from hwbench.cli.table_progress import TableProgress
-    from hwbench.measurement import Settings
+    from hwbench.records.measurement import Settings
     from hwbench.workflows.build_table import DEFAULT_BUDGET_S, DEFAULT_MODEL, build_table
 
     model = model or DEFAULT_MODEL
@@ -166,7 +166,7 @@ def _with_table(
 ) -> BuiltTable:
     """Measure held-out networks of a model with a table that exists."""
     from hwbench.cli.table_progress import TableProgress
-    from hwbench.measurement import Settings
+    from hwbench.records.measurement import Settings
     from hwbench.workflows.build_table import DEFAULT_MODEL
 
     model = model or DEFAULT_MODEL
@@ -199,7 +199,7 @@ def _told(output: Output, outcome: BuiltTable, rules: list[Rule], picture: str |
 @options
 def table_list(output: Output, store: StoreOption = None) -> int:
     """List all tables: those in the store, oldest first, and those that hwbench brings along."""
-    from hwbench.lookup_tables.keeping import list_tables
+    from hwbench.lookup_tables.repository import list_tables
     from hwbench.render import tables
     from hwbench.store import open_store
 
@@ -216,7 +216,7 @@ def show(
     store: StoreOption = None,
 ) -> int:
     """Show a table: its grades, channel steps, layers and where it came from; its JSON is the whole table."""
-    from hwbench.lookup_tables.keeping import find_table
+    from hwbench.lookup_tables.repository import find_table
     from hwbench.render import tables
     from hwbench.store import open_store
 
@@ -314,7 +314,7 @@ def plot(
     verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
     """Draw latency against width for the heaviest layers of a table."""
-    from hwbench.lookup_tables.keeping import find_table
+    from hwbench.lookup_tables.repository import find_table
     from hwbench.render.table_plots import plot_table
     from hwbench.store import open_store
 

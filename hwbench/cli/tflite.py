@@ -12,8 +12,8 @@ from hwbench.cli.options import Keeping, Protocol, Source
 from hwbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from hwbench.measurement import Measurement, Settings
-    from hwbench.profiling import Watch
+    from hwbench.measuring.sessions import Watch
+    from hwbench.records.measurement import Measurement, Settings
 
 _PANEL = "TensorFlow Lite"
 

@@ -20,15 +20,17 @@ class Driver:
 
 
 DRIVERS: dict[str, Driver] = {
-    "cpu": Driver("hwbench.devices.cpu_ort:CpuOrt", "this computer's CPU through ONNX Runtime", "pip install onnxruntime"),
+    "cpu": Driver("hwbench.devices.ort.cpu:CpuOrt", "this computer's CPU through ONNX Runtime", "pip install onnxruntime"),
     "android": Driver(
-        "hwbench.devices.android_adb:Android",
+        "hwbench.devices.android.device:Android",
         "phones and boards over adb, through ONNX Runtime",
         'pip install "hwbench[android]"',
     ),
-    "cuda": Driver("hwbench.devices.nvidia_torch:Cuda", "NVIDIA GPUs through PyTorch and CUDA graphs", "pip install torch"),
-    "tensorrt": Driver("hwbench.devices.nvidia_trt:NvidiaTrt", "NVIDIA GPUs through TensorRT", 'pip install "hwbench[tensorrt]"'),
-    "virtual": Driver("hwbench.devices.virtual:Virtual", "a simulated device with a known latency law, for tests"),
+    "cuda": Driver("hwbench.devices.nvidia.cuda:Cuda", "NVIDIA GPUs through PyTorch and CUDA graphs", "pip install torch"),
+    "tensorrt": Driver(
+        "hwbench.devices.nvidia.tensorrt:NvidiaTrt", "NVIDIA GPUs through TensorRT", 'pip install "hwbench[tensorrt]"'
+    ),
+    "virtual": Driver("hwbench.devices.virtual.device:Virtual", "a simulated device with a known latency law, for tests"),
 }
 
 

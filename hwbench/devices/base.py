@@ -23,8 +23,11 @@ from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from hwbench.errors import DeviceError, DeviceUnavailableError, MeasurementError, UnsupportedLayerError, UsageError
-from hwbench.measurement import Conditions, DeviceInfo, Settings
-from hwbench.workload import Finding, LayerKey, Workload
+from hwbench.network.workload import Workload
+from hwbench.records.device import Conditions, DeviceInfo
+from hwbench.records.findings import Finding
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.measurement import Settings
 
 T = TypeVar("T")
 

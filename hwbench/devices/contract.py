@@ -29,8 +29,8 @@ import pytest
 
 from hwbench.devices.base import Device, Found, MovesTime, ProfilesLayers
 from hwbench.errors import DeviceUnavailableError, UnsupportedLayerError, UsageError, WorkloadError
-from hwbench.measurement import Settings
-from hwbench.workload import Workload
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 
 ROUNDS = 9
 LOOPS = 16
@@ -195,7 +195,7 @@ class DeviceContract(ABC):
         assert len(device.run([device.prepare(workload, self.settings)]).values_s) == 1
 
     def test_layer_profile_covers_every_layer_once(self, device: Device) -> None:
-        from hwbench.onnx_graph import layers, load, name_nodes
+        from hwbench.network.graph import layers, load, name_nodes
 
         if not isinstance(device, ProfilesLayers):
             pytest.skip(f"{device.name} does not profile layers")

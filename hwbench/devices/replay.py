@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from hwbench.devices.base import Device, Found, Prepared, Samples
 from hwbench.errors import DeviceLostError, UsageError, WorkloadError
-from hwbench.measurement import Conditions, DeviceInfo, Measurement, Settings
-from hwbench.workload import Workload
+from hwbench.network.workload import Workload
+from hwbench.records.device import Conditions, DeviceInfo
+from hwbench.records.measurement import Measurement, Settings
 
 
 class Replay(Device):

@@ -21,7 +21,7 @@ from hwbench.lab.pool import Pool
 from hwbench.lab.records import Lease, Rules
 from hwbench.lab.serving import Service
 from hwbench.lab.tasks import Outcome, Task
-from hwbench.measurement import DeviceInfo
+from hwbench.records.device import DeviceInfo
 
 NAMESPACE = "hwbench"
 POOL = "pool"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from hwbench.devices.base import Device, MovesTime, Prepared
 from hwbench.errors import DeviceError, DeviceLostError, HwbenchError, MeasurementError, SchemaError
 from hwbench.lab.tasks import Outcome, Task, TaskKind, digest, failed, workload_of
-from hwbench.lookup_tables.networks import Effort, NetworkSample, PrunedNetwork, Quiet, measure_network, pruned_workload
-from hwbench.lookup_tables.steps import channel_steps
-from hwbench.onnx_graph import load, name_nodes
-from hwbench.profiling import measure_interleaved
-from hwbench.structure import Structure
-from hwbench.structure.surgery import with_widths
-from hwbench.workload import Workload
+from hwbench.lookup_tables.making.networks import Effort, NetworkSample, PrunedNetwork, Quiet, measure_network, pruned_workload
+from hwbench.lookup_tables.making.steps import channel_steps
+from hwbench.measuring.sessions import measure_interleaved
+from hwbench.network.graph import load, name_nodes
+from hwbench.network.structure import Structure
+from hwbench.network.structure.surgery import with_widths
+from hwbench.network.workload import Workload
 
 if TYPE_CHECKING:
     from onnx import ModelProto

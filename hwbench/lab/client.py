@@ -18,8 +18,8 @@ from hwbench.lab.actors import answer
 from hwbench.lab.kinds import info_from, kind_id, one_kind
 from hwbench.lab.nodes import connect, disconnect, pool_of
 from hwbench.lab.tasks import Outcome, Task
-from hwbench.measurement import DeviceInfo
-from hwbench.workload import Workload
+from hwbench.network.workload import Workload
+from hwbench.records.device import DeviceInfo
 
 LISTEN_S = 1.0
 """How long the pool is waited for at a time; it takes a client for gone that does not ask for a while."""

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from hwbench.devices import driver_class, list_devices
-from hwbench.devices._lock import DeviceLock
+from hwbench.devices.shared.lock import DeviceLock
 from hwbench.errors import DeviceError, DeviceUnavailableError, UsageError
 from hwbench.lab.actors import NAMESPACE, POOL, POOL_RESOURCE, DeviceActor, PoolActor, answer, resource
 from hwbench.lab.nodes import (

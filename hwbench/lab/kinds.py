@@ -9,7 +9,7 @@ from typing import Any
 
 from hwbench.errors import UsageError
 from hwbench.lab.tasks import digest
-from hwbench.measurement import DeviceInfo
+from hwbench.records.device import DeviceInfo
 
 SPECIMEN = frozenset({"serial", "uuid", "seed"})
 """Details that tell one specimen of a kind from the others; every other fact must agree."""

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 from hwbench.errors import MeasurementError
 from hwbench.lab.tables import Request, TableBuild
 from hwbench.lab.tasks import Task, TaskKind, described, digest, result_of
-from hwbench.lookup_tables.steps import grid_step
-from hwbench.measurement import Measurement
-from hwbench.profiling import Watch
+from hwbench.lookup_tables.making.steps import grid_step
+from hwbench.measuring.sessions import Watch
+from hwbench.records.measurement import Measurement
 
 if TYPE_CHECKING:
     from hwbench.lab.tables import Crew
     from hwbench.lookup_tables import Plan, Progress
-    from hwbench.lookup_tables.fit import Fitted
-    from hwbench.measurement import DeviceInfo, Settings
+    from hwbench.lookup_tables.making.fit import Fitted
+    from hwbench.network.workload import Workload
+    from hwbench.records.device import DeviceInfo
+    from hwbench.records.measurement import Settings
     from hwbench.store import Store
-    from hwbench.workload import Workload
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from hwbench.errors import DeviceLostError, UsageError
 from hwbench.lab.kinds import Selector, kind_id
 from hwbench.lab.records import Job, Lease, Member, Rules, State
 from hwbench.lab.tasks import Outcome, Task, failed
-from hwbench.measurement import DeviceInfo
+from hwbench.records.device import DeviceInfo
 
 
 class Pool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hwbench.lookup_tables import LookupTable
-from hwbench.lookup_tables.networks import NetworkSample
+from hwbench.lookup_tables.making.networks import NetworkSample
 
 
 @dataclass(frozen=True, slots=True)

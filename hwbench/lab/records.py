@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from hwbench.lab.kinds import Selector
 from hwbench.lab.tasks import Outcome, Task
-from hwbench.measurement import DeviceInfo
+from hwbench.records.device import DeviceInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from hwbench.devices import open_device
-from hwbench.devices._lock import DeviceLock
 from hwbench.devices.base import Device
+from hwbench.devices.shared.lock import DeviceLock
 from hwbench.errors import DeviceError
 from hwbench.lab.bench import Bench
 from hwbench.lab.records import Lease
 from hwbench.lab.tasks import Outcome, Task
-from hwbench.measurement import DeviceInfo
+from hwbench.records.device import DeviceInfo
 
 logger = logging.getLogger(__name__)
 

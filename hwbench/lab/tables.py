@@ -1,6 +1,6 @@
 """A lookup table built by several devices of one kind at once.
 
-The networks are those that one device would be given (`hwbench.lookup_tables.build`): first random ones, then in batches those of
+The networks are those that one device would be given (`hwbench.lookup_tables.making.build`): first random ones, then in batches those of
 which the table is least certain. Each is kept in the store as soon as it is known, so the same call goes on after a killed one.
 """
 
@@ -11,23 +11,24 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from hwbench import __version__
 from hwbench.errors import DeviceUnavailableError, UsageError
 from hwbench.lab.reconcile import reconciled, scales_of, widened
 from hwbench.lab.tasks import Outcome, Task, TaskKind, described, digest, result_of
 from hwbench.lookup_tables import LookupTable, Plan, Progress, Provenance, Source, Validation
-from hwbench.lookup_tables.build import refine
-from hwbench.lookup_tables.fit import Fitted, fit
-from hwbench.lookup_tables.ledger import Ledger
-from hwbench.lookup_tables.networks import Effort, NetworkSample
-from hwbench.lookup_tables.proposals import Grid, first
+from hwbench.lookup_tables.making.build import refine
+from hwbench.lookup_tables.making.fit import Fitted, fit
+from hwbench.lookup_tables.making.journal import Ledger
+from hwbench.lookup_tables.making.networks import Effort, NetworkSample
+from hwbench.lookup_tables.making.proposals import Grid, first
+from hwbench.lookup_tables.making.validate import Trial, held_out
 from hwbench.lookup_tables.records import architecture
-from hwbench.lookup_tables.validate import Trial, held_out
-from hwbench.measurement import DeviceInfo, Settings
-from hwbench.onnx_graph import load, name_nodes
+from hwbench.network.graph import load, name_nodes
+from hwbench.network.structure import Structure
+from hwbench.network.workload import Workload
+from hwbench.records.device import DeviceInfo
+from hwbench.records.measurement import Settings
 from hwbench.store import Store
-from hwbench.structure import Structure
-from hwbench.workload import Workload
+from hwbench.version import __version__
 
 LIMIT_S = 120.0
 """A network that takes longer hangs; on a slow phone one takes some seconds."""

@@ -15,8 +15,10 @@ from typing import Any, Self
 
 from hwbench import errors
 from hwbench.errors import DeviceError, HwbenchError, SchemaError
-from hwbench.measurement import Settings
-from hwbench.workload import Finding, TensorSpec, Workload
+from hwbench.network.workload import Workload
+from hwbench.records.findings import Finding
+from hwbench.records.measurement import Settings
+from hwbench.records.tensors import TensorSpec
 
 Outcome = dict[str, Any]
 """What became of a task: `{"result": ..., "by": DEVICE, "took_s": ...}`, or `{"error": CLASS, "text": ...}`."""

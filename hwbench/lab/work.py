@@ -7,16 +7,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from hwbench.comparison import Comparison
-from hwbench.comparison import compare as compare_records
 from hwbench.lab.client import open_lab
 from hwbench.lab.meter import LabMeter
 from hwbench.lookup_tables import Plan
-from hwbench.lookup_tables.keeping import save_table
-from hwbench.lookup_tables.validate import graded
-from hwbench.measurement import Measurement, Settings
-from hwbench.model_files import ModelOptions, load_workload
-from hwbench.profiling import Watch
+from hwbench.lookup_tables.making.validate import graded
+from hwbench.lookup_tables.repository import save_table
+from hwbench.measuring.sessions import Watch
+from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.workload import Workload
+from hwbench.records.comparison import Comparison
+from hwbench.records.comparison import compare as compare_records
+from hwbench.records.measurement import Measurement, Settings
 from hwbench.store import open_store
 from hwbench.workflows.build_table import (
     AUTO,
@@ -32,13 +33,12 @@ from hwbench.workflows.build_table import (
 from hwbench.workflows.compare import load_pair
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workflows.recording import recording
-from hwbench.workload import Workload
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hwbench.workflows.run_search import SearchResult
-    from hwbench.workflows.run_search_plan import Plan as SearchPlan
+    from hwbench.workflows.search.plan import Plan as SearchPlan
+    from hwbench.workflows.search.run import SearchResult
 
 
 def profile(
@@ -181,7 +181,7 @@ def run_search(
         UsageError: The devices are of several kinds, or the budget cannot be reached.
         HwbenchError: The lab cannot be reached, or whatever searching here raises.
     """
-    from hwbench.workflows.run_search import run_search as search
+    from hwbench.workflows.search.run import run_search as search
 
     with open_lab(lab) as opened, opened.crew(device or "cpu", f"search in {model}", of_one_kind=True) as crew:
         return search(model, plan, device=LabMeter(crew), **options)

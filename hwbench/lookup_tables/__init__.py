@@ -8,12 +8,12 @@ table is, `recalibrate` follows a device that has changed, `live` asks the devic
 
 from __future__ import annotations
 
-from hwbench.lookup_tables.build import Plan, Progress, build
 from hwbench.lookup_tables.live import LiveLatency
-from hwbench.lookup_tables.recalibrate import recalibrate
+from hwbench.lookup_tables.making.build import Plan, Progress, build
+from hwbench.lookup_tables.making.recalibrate import recalibrate
+from hwbench.lookup_tables.making.validate import Validation, validate
 from hwbench.lookup_tables.records import Calibration, Entry, Grade, Metadata, Provenance, Source
 from hwbench.lookup_tables.table import LayerPrediction, LookupTable
-from hwbench.lookup_tables.validate import Validation, validate
 
 __all__ = [
     "Calibration",

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from hwbench.workload import LayerKey, Shape
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.tensors import Shape
 
 EACH = "each"
 """Value of the `group` attribute in a family of depthwise convolutions."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from hwbench.lookup_tables.families import EACH, Family
 from hwbench.lookup_tables.surface import FEW_SD, Floats, Points, Prior, features
-from hwbench.workload import Shape
+from hwbench.records.tensors import Shape
 
 
 def priors(families: Mapping[Family, Points], steps: Mapping[str, int]) -> dict[Family, Prior]:

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from hwbench.devices.base import Device, Prepared
 from hwbench.errors import MissingEntryError, UsageError
-from hwbench.lookup_tables.networks import Quiet, paired_ratio, pruned_workload, turns_of
-from hwbench.measurement import Settings
-from hwbench.onnx_graph import load, name_nodes
+from hwbench.lookup_tables.making.networks import Quiet, paired_ratio, pruned_workload, turns_of
+from hwbench.network.graph import load, name_nodes
+from hwbench.network.structure import Structure
+from hwbench.network.structure.surgery import with_widths
+from hwbench.network.workload import Workload
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.measurement import Settings
+from hwbench.records.prediction import Prediction
 from hwbench.stats import t_half_width
-from hwbench.structure import Structure
-from hwbench.structure.surgery import with_widths
-from hwbench.workload import LayerKey, Prediction, Workload
 
 if TYPE_CHECKING:
     from types import TracebackType

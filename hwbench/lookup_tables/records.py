@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwbench.errors import SchemaError
-from hwbench.measurement import DeviceInfo
+from hwbench.records.device import DeviceInfo
 
 if TYPE_CHECKING:
-    from hwbench.structure import Structure
+    from hwbench.network.structure import Structure
 
 Floats = NDArray[np.float64]
 

@@ -16,15 +16,16 @@ from hwbench.lookup_tables.families import Family, place_of
 from hwbench.lookup_tables.kinds import priors
 from hwbench.lookup_tables.records import Calibration, Entry, Grade, Metadata, Provenance
 from hwbench.lookup_tables.surface import Floats, Points, Shape, Surface, find_step
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.prediction import Prediction
 from hwbench.stats import SHOWN_CONFIDENCE
-from hwbench.workload import LayerKey, Prediction
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
     from hwbench.lookup_tables.widths import StructureLatency
-    from hwbench.structure import Structure
+    from hwbench.network.structure import Structure
 
 IMPORTED = "imported"
 """Detail of a device that says which tool's files a table was read from."""

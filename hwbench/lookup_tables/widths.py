@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from hwbench.errors import MissingEntryError
 from hwbench.lookup_tables.families import Place, place_of
-from hwbench.structure import Dimension, Slot, Structure
-from hwbench.workload import LayerKey, Prediction
+from hwbench.network.structure import Dimension, Slot, Structure
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.prediction import Prediction
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables.table import LookupTable

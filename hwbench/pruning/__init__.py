@@ -1,6 +1,6 @@
 """Pruning of torch networks: widths per group, or blocks to drop, to a smaller network that stands by itself.
 
-What can be pruned is said by the network's ONNX structure (`hwbench.structure`), the same that tables and searches use; where the
+What can be pruned is said by the network's ONNX structure (`hwbench.network.structure`), the same that tables and searches use; where the
 channels lie in torch is found by `coupling`, the one door to Torch-Pruning. Both must agree, and what they agree on is tried out
 once when a `Prunable` is made, so that a search never meets a network that does not fit its own layer keys.
 
@@ -23,9 +23,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from hwbench import onnx_graph
 from hwbench.errors import UsageError
-from hwbench.model_files import load_workload
+from hwbench.network import graph
+from hwbench.network.intake import load_workload
+from hwbench.network.structure import Structure
 from hwbench.pruning import importance as importances
 from hwbench.pruning.adaptors import Adaptors, adaptor_places
 from hwbench.pruning.coupling import Coupled, couple
@@ -36,7 +37,6 @@ from hwbench.pruning.probing import Blocks, misfit
 from hwbench.pruning.recipe import GroupCut, Pruned, Recipe, fingerprint
 from hwbench.pruning.reconstruction import POSITIONS, RENORMALIZED, Batch, Calibration
 from hwbench.pruning.surgeon import CHANNELS, IN, OUT, weight_of
-from hwbench.structure import Structure
 
 __all__ = [
     "Adaptors",
@@ -79,7 +79,7 @@ class Prunable:
         self.module = copy.deepcopy(module)
         self.name = name or type(module).__name__
         self._inputs = tuple(tensor.detach().cpu() for tensor in example_inputs)
-        model = onnx_graph.load(load_workload(module, example_inputs=self._inputs).onnx)
+        model = graph.load(load_workload(module, example_inputs=self._inputs).onnx)
         found = Structure.from_model(model)
         if structure is not None:
             _check_same(found, structure, self.name)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hwbench.onnx_graph.fusion import ACTIVATIONS
-from hwbench.onnx_graph.keys import CONVOLUTIONS
-from hwbench.onnx_graph.view import GraphView
-from hwbench.structure import Structure
-from hwbench.structure.blocks import Block
-from hwbench.structure.channels import Channels
+from hwbench.network.graph.fusion import ACTIVATIONS
+from hwbench.network.graph.keys import CONVOLUTIONS
+from hwbench.network.graph.view import GraphView
+from hwbench.network.structure import Structure
+from hwbench.network.structure.blocks import Block
+from hwbench.network.structure.channels import Channels
 
 if TYPE_CHECKING:
     from onnx import ModelProto

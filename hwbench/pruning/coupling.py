@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hwbench.errors import UsageError
-from hwbench.model_files.torch_onnx import FAILURES, quiet, reason
+from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
+from hwbench.network.structure import Group, Structure
 from hwbench.pruning.surgeon import CHANNELS, CONVOLUTIONS, IN, NORMALIZATIONS, OUT, Place, is_dense, is_depthwise, size_of
-from hwbench.structure import Group, Structure
 
 
 class _UncertainError(Exception):

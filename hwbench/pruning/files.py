@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hwbench.errors import SchemaError, UsageError, WorkloadError
-from hwbench.model_files import load_workload
-from hwbench.model_files.archives import inspect
-from hwbench.model_files.torch_onnx import FAILURES, quiet, reason
+from hwbench.network.intake import load_workload
+from hwbench.network.intake.archives import inspect
+from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
 from hwbench.pruning.recipe import Pruned, Recipe
 
 PROGRAM, GRAPH, RECIPE = "network.pt2", "network.onnx", "recipe.json"

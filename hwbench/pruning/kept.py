@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwbench.onnx_graph.keys import is_weighted
-from hwbench.onnx_graph.view import GraphView, attributes
-from hwbench.structure.channels import Channels, Layout
+from hwbench.network.graph.keys import is_weighted
+from hwbench.network.graph.view import GraphView, attributes
+from hwbench.network.structure.channels import Channels, Layout
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hwbench.model_files.torch_onnx import FAILURES, quiet, reason
-from hwbench.ort import onnxruntime
+from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
+from hwbench.network.ort import onnxruntime
+from hwbench.network.structure import Structure
+from hwbench.network.structure.blocks import Block
+from hwbench.network.structure.surgery import without_blocks
 from hwbench.pruning.dropping import SKIP, VANISH, Replacement, replace_modules
 from hwbench.pruning.surgeon import IN, OUT, is_dense, size_of
-from hwbench.structure import Structure
-from hwbench.structure.blocks import Block
-from hwbench.structure.surgery import without_blocks
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Unpack
 
 import pytest
 
-from hwbench.comparison import Comparison
-from hwbench.comparison import compare as compare_records
 from hwbench.errors import UsageError
-from hwbench.measurement import Measurement, Settings
-from hwbench.model_files import ModelOptions, load_workload
-from hwbench.profiling import measure, measure_interleaved
+from hwbench.measuring.sessions import measure, measure_interleaved
+from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.pytest_plugin.options import OPTIONS
 from hwbench.pytest_plugin.summary import PROPERTY, measured
+from hwbench.records.comparison import Comparison
+from hwbench.records.comparison import compare as compare_records
+from hwbench.records.measurement import Measurement, Settings
 from hwbench.workflows.compare import load_pair
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workflows.recording import recording

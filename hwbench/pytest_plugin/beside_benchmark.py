@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hwbench.devices.base import Device
-    from hwbench.measurement import Measurement, Settings
-    from hwbench.model_files import ModelOptions
+    from hwbench.network.intake import ModelOptions
+    from hwbench.records.measurement import Measurement, Settings
 
 
 class DeviceClock:

@@ -14,8 +14,8 @@ from hwbench.pytest_plugin.options import OPTIONS
 if TYPE_CHECKING:
     from torch import nn
 
-    from hwbench.comparison import Comparison
     from hwbench.devices.base import Device
+    from hwbench.records.comparison import Comparison
 
 
 def _lifetime(fixture_name: str, config: pytest.Config) -> Literal["function", "session"]:  # noqa: ARG001 - pytest names them
@@ -30,7 +30,7 @@ def hw_device(pytestconfig: pytest.Config) -> Iterator[Device]:
     Another run of pytest on this computer that measures on it is waited for (`--hwbench-wait`).
     """
     from hwbench.devices import open_device
-    from hwbench.devices._lock import DeviceLock
+    from hwbench.devices.shared.lock import DeviceLock
     from hwbench.errors import HwbenchError
 
     options = pytestconfig.stash[OPTIONS]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from hwbench.measurement import Settings
+    from hwbench.records.measurement import Settings
 
 UNRESOLVED = ("xfail", "fail")
 

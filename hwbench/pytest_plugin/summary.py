@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from hwbench.comparison import Comparison
-    from hwbench.measurement import Measurement
     from hwbench.pytest_plugin.options import Options
+    from hwbench.records.comparison import Comparison
+    from hwbench.records.measurement import Measurement
 
 PROPERTY = "hwbench"
 

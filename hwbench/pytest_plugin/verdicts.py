@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from shutil import get_terminal_size
 
-from hwbench.comparison import Comparison, LayerChange
 from hwbench.errors import UsageError
+from hwbench.records.comparison import Comparison, LayerChange
 from hwbench.render.blocks import Block, Column, Line, Table, write_text
 from hwbench.render.comparing import verdict_text
 from hwbench.render.units import interval, plural, seconds, times

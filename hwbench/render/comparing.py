@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hwbench.comparison import Comparison, LayerChange, explained_share
+from hwbench.records.comparison import Comparison, LayerChange, explained_share
 from hwbench.render.blocks import Block, Column, Line, Table, View
 from hwbench.render.units import count, interval, interval_s, percent, plural, seconds, size, sparkline, times
 from hwbench.render.views import notes, provenance, where
 from hwbench.stats import Ratio, Verdict
 
 if TYPE_CHECKING:
-    from hwbench.measurement import Measurement
+    from hwbench.records.measurement import Measurement
 
 TOP_LAYERS = 15
 """Layers that are shown unless all are asked for."""

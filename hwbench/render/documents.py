@@ -8,18 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from hwbench.comparison import explained_share
+from hwbench.records.comparison import explained_share
 from hwbench.stats import SHOWN_CONFIDENCE, Verdict
 
 if TYPE_CHECKING:
-    from hwbench.comparison import Comparison, LayerChange
     from hwbench.devices.base import Found
     from hwbench.errors import IncomparableError
-    from hwbench.measurement import DeviceInfo, LayerLatency, Measurement
+    from hwbench.records.comparison import Comparison, LayerChange
+    from hwbench.records.device import DeviceInfo
+    from hwbench.records.findings import Finding
+    from hwbench.records.measurement import LayerLatency, Measurement
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
     from hwbench.workflows.selftest import SelfTest
-    from hwbench.workload import Finding
 
 SCHEMA = 1
 

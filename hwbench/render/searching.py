@@ -16,7 +16,7 @@ from hwbench.render.views import SHORT_ID
 if TYPE_CHECKING:
     from hwbench.render.documents import Document
     from hwbench.search.base import Outcome, Trial
-    from hwbench.workflows.run_search import SearchResult
+    from hwbench.workflows.search.run import SearchResult
 
 SCHEMA = 1
 KEPT_SHOWN = 3

@@ -14,10 +14,10 @@ from hwbench.render.views import SHORT_ID
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables import Grade, LayerPrediction, LookupTable
+    from hwbench.records.prediction import Prediction
     from hwbench.render.documents import Document
     from hwbench.workflows.build_table import BuiltTable
     from hwbench.workflows.table_files import ExportedTable, ImportedTable
-    from hwbench.workload import Prediction
 
 SCHEMA = 1
 FAMILIES_SHOWN = 20

@@ -11,7 +11,7 @@ import numpy as np
 from rich.cells import cell_len
 
 if TYPE_CHECKING:
-    from hwbench.workload import LayerKey
+    from hwbench.records.layer_key import LayerKey
 
 _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 _BLOCKS = " ▏▎▍▌▋▊▉█"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hwbench import stats
+from hwbench.records.findings import Finding
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
 from hwbench.render.units import (
     bar,
@@ -23,11 +24,11 @@ from hwbench.render.units import (
     sparkline,
     times,
 )
-from hwbench.workload import Finding
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Found
-    from hwbench.measurement import Conditions, LayerProfile, Measurement
+    from hwbench.records.device import Conditions
+    from hwbench.records.measurement import LayerProfile, Measurement
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
     from hwbench.workflows.selftest import SelfTest

@@ -8,15 +8,15 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from hwbench.lookup_tables.table import IMPORTED
-from hwbench.measurement import Settings
+from hwbench.records.measurement import Settings
 from hwbench.render.units import shape
 from hwbench.workflows.build_table import DEFAULT_LOWER, DEFAULT_WIDTHS
 from hwbench.workflows.profile import DEFAULT_SETTINGS
-from hwbench.workflows.run_search_plan import Plan
+from hwbench.workflows.search.plan import Plan
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables import LookupTable
-    from hwbench.measurement import Measurement
+    from hwbench.records.measurement import Measurement
 
 
 def profile_command(record: Measurement) -> str:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from hwbench import stats
-from hwbench.comparison import Comparison, LayerChange, explained_share
-from hwbench.measurement import Measurement
+from hwbench.records.comparison import Comparison, LayerChange, explained_share
+from hwbench.records.measurement import Measurement
 from hwbench.render.comparing import verdict_text
 from hwbench.render.units import interval, interval_s, minute, percent
 from hwbench.render.views import SHORT_ID, provenance, where

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from hwbench.comparison import RECORD as COMPARISON
-from hwbench.comparison import Comparison, compare
 from hwbench.errors import SchemaError, UsageError
-from hwbench.lookup_tables.keeping import RECORD as TABLE
-from hwbench.lookup_tables.keeping import VALIDATION
+from hwbench.lookup_tables.repository import RECORD as TABLE
+from hwbench.lookup_tables.repository import VALIDATION
 from hwbench.lookup_tables.table import LookupTable
+from hwbench.records.comparison import RECORD as COMPARISON
+from hwbench.records.comparison import Comparison, compare
 from hwbench.search.base import Outcome, Trial
-from hwbench.workflows.run_search import RECORD as SEARCH
-from hwbench.workflows.run_search_log import RECORD as TRIAL
+from hwbench.workflows.search.journal import RECORD as TRIAL
+from hwbench.workflows.search.run import RECORD as SEARCH
 
 if TYPE_CHECKING:
-    from hwbench.measurement import Measurement
+    from hwbench.records.measurement import Measurement
     from hwbench.store import Store
 
 _AGO = re.compile(r"(\d{1,6})d")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hwbench.measurement import LayerLatency, LayerProfile, Measurement
+from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement
 from hwbench.render.documents import profile_document
 from hwbench.render.units import interval_s, minute, percent, plural, seconds
 from hwbench.render.views import PARTIAL, SHORT_ID, provenance, where

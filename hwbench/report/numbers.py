@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench import stats
-from hwbench.comparison import Comparison
-from hwbench.measurement import Measurement
+from hwbench.records.comparison import Comparison
+from hwbench.records.measurement import Measurement
 from hwbench.render.units import count, interval, interval_s, moment, percent, plural, seconds, size, times
 from hwbench.report.commands import profile_command
 from hwbench.report.nouns import Number, Source
 
 if TYPE_CHECKING:
-    from hwbench.workload import LayerKey
+    from hwbench.records.layer_key import LayerKey
 
 DIGITS = 5
 """Significant digits of what is only drawn: a picture has no more."""

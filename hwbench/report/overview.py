@@ -14,7 +14,7 @@ from hwbench.report.searches import search_page, searches_figure
 from hwbench.report.tables import table_page, tables_figure
 
 if TYPE_CHECKING:
-    from hwbench.measurement import DeviceInfo
+    from hwbench.records.device import DeviceInfo
     from hwbench.report.contents import Contents
 
 

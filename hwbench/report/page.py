@@ -15,10 +15,10 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from hwbench import __version__
 from hwbench.errors import SchemaError
 from hwbench.render.units import moment, seconds
 from hwbench.report.nouns import encode
+from hwbench.version import __version__
 
 if TYPE_CHECKING:
     from hwbench.report.contents import Contents

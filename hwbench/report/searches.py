@@ -15,7 +15,7 @@ from hwbench.report.numbers import count_number, rounded, seconds_number, share_
 from hwbench.search.base import Outcome, Trial
 
 if TYPE_CHECKING:
-    from hwbench.comparison import Comparison
+    from hwbench.records.comparison import Comparison
     from hwbench.report.contents import KeptSearch
 
 
@@ -136,7 +136,7 @@ def _reward(plan: Mapping[str, Any]) -> tuple[str, Callable[[Outcome], float | N
     """What the search maximised, by name, as a function of an outcome."""
     if plan["method"] != "amc" or plan.get("reward", "error") == "error":
         return "quality", lambda outcome: outcome.quality
-    from hwbench.search.amc import REWARDS
+    from hwbench.search.amc.search import REWARDS
 
     return f"reward ({plan['reward']})", REWARDS[plan["reward"]]
 

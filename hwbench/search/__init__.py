@@ -33,11 +33,13 @@ class Method:
 
 
 SEARCHES: dict[str, Method] = {
-    "amc": Method("hwbench.search.amc:Amc", "reinforcement learning picks every width", "He et al., ECCV 2018"),
+    "amc": Method("hwbench.search.amc.search:Amc", "reinforcement learning picks every width", "He et al., ECCV 2018"),
     "abcpruner": Method(
-        "hwbench.search.abcpruner:AbcPruner", "an artificial bee colony picks every width", "Lin et al., IJCAI 2020"
+        "hwbench.search.abcpruner.search:AbcPruner", "an artificial bee colony picks every width", "Lin et al., IJCAI 2020"
     ),
-    "practise": Method("hwbench.search.practise:Practise", "whole blocks are dropped, with few images", "Wang and Wu, CVPR 2023"),
+    "practise": Method(
+        "hwbench.search.practise.search:Practise", "whole blocks are dropped, with few images", "Wang and Wu, CVPR 2023"
+    ),
 }
 EXPLORATIONS = ("nearby", "everywhere")
 """Where AMC's agent explores at first: around uniform pruning, or among all widths, as published; see `amc_agent`."""

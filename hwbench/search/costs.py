@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from hwbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from hwbench.structure import Slot, Structure
-    from hwbench.workload import LatencySource
+    from hwbench.network.structure import Slot, Structure
+    from hwbench.records.prediction import LatencySource
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -15,9 +15,9 @@ from hwbench.search.costs import WHOLE, Floats, KeptWeights
 if TYPE_CHECKING:
     from torch import nn
 
+    from hwbench.network.structure import Structure
     from hwbench.pruning import Pruned
-    from hwbench.structure import Structure
-    from hwbench.workload import LatencySource
+    from hwbench.records.prediction import LatencySource
 
 
 class DroppedLatency(Protocol):

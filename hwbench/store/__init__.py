@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
 from uuid import uuid4
 
 from hwbench.errors import UsageError
-from hwbench.measurement import Measurement
+from hwbench.records.measurement import Measurement
 from hwbench.store import transfer
 from hwbench.store.address import is_file, local_address, redacted, without_secrets
 from hwbench.store.database import open_engine, reading, tables, write

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench.errors import SchemaError
-from hwbench.measurement import Measurement
+from hwbench.records.measurement import Measurement
 from hwbench.store.address import shown
 from hwbench.store.database import tables
 

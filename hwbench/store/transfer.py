@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import SchemaError
-from hwbench.measurement import Measurement
+from hwbench.records.measurement import Measurement
 from hwbench.store.database import digest, reading, tables, write
 from hwbench.store.rows import columns, dump, find_measurement, insert_measurement, load, replace_measurement
 

@@ -14,15 +14,16 @@ from hwbench.errors import UsageError
 from hwbench.lookup_tables import LayerPrediction, LookupTable, Plan, Progress, Validation
 from hwbench.lookup_tables import build as build_on
 from hwbench.lookup_tables import validate as validate_on
-from hwbench.lookup_tables.keeping import check, find_table, save_table
-from hwbench.lookup_tables.recalibrate import NETWORKS, recalibrate
-from hwbench.lookup_tables.steps import channel_steps, grid_step
-from hwbench.lookup_tables.validate import graded
-from hwbench.measurement import Settings
-from hwbench.model_files import ModelOptions, load_workload
-from hwbench.onnx_graph import layers, load, name_nodes
+from hwbench.lookup_tables.making.recalibrate import NETWORKS, recalibrate
+from hwbench.lookup_tables.making.steps import channel_steps, grid_step
+from hwbench.lookup_tables.making.validate import graded
+from hwbench.lookup_tables.repository import check, find_table, save_table
+from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
+from hwbench.records.prediction import Prediction
 from hwbench.store import Store, open_store
-from hwbench.workload import Prediction, Workload
 
 if TYPE_CHECKING:
     from torch import nn

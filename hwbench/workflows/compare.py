@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from hwbench.comparison import Comparison
-from hwbench.comparison import compare as compare_records
 from hwbench.devices import open_device
 from hwbench.errors import IncomparableError
-from hwbench.measurement import Settings
-from hwbench.model_files import ModelOptions, load_workload
-from hwbench.profiling import Watch, measure_interleaved
+from hwbench.measuring.sessions import Watch, measure_interleaved
+from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.workload import Workload
+from hwbench.records.comparison import Comparison
+from hwbench.records.comparison import compare as compare_records
+from hwbench.records.measurement import Settings
 from hwbench.workflows.recording import recording
-from hwbench.workload import Workload
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hwbench.devices import open_device
 from hwbench.devices.base import Advice
-from hwbench.measurement import Conditions, DeviceInfo
+from hwbench.records.device import Conditions, DeviceInfo
 
 
 @dataclass(frozen=True)

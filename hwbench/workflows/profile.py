@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from hwbench.devices import open_device
-from hwbench.measurement import Measurement, Settings
-from hwbench.model_files import ModelOptions, load_workload
-from hwbench.profiling import Watch, measure
+from hwbench.measuring.sessions import Watch, measure
+from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.records.measurement import Measurement, Settings
 from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:

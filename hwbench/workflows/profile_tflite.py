@@ -16,17 +16,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-from hwbench import __version__, stats
-from hwbench.devices._tflite import Invocation, TflitePhone
-from hwbench.devices._tflite_file import TfliteModel, read_model, read_program
+from hwbench import stats
+from hwbench.devices.android.tflite import Invocation, TflitePhone
+from hwbench.devices.android.tflite_file import TfliteModel, read_model, read_program
+from hwbench.devices.android.tflite_log import Operator, TfliteLog
 from hwbench.errors import OutputParseError, UsageError
-from hwbench.findings import of_samples
-from hwbench.formats.tflite_log import Operator, TfliteLog
-from hwbench.measurement import Conditions, LayerLatency, LayerProfile, Measurement, Settings
-from hwbench.profiling import CONFIRM, COOL_DOWN_S, COOL_DOWNS, REWARM_UP_S, WARM_UP_S, Watch, commit
+from hwbench.measuring.sample_findings import of_samples
+from hwbench.measuring.sessions import CONFIRM, COOL_DOWN_S, COOL_DOWNS, REWARM_UP_S, WARM_UP_S, Watch, commit
+from hwbench.records.device import Conditions
+from hwbench.records.findings import Finding
+from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement, Settings
+from hwbench.version import __version__
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workflows.recording import recording
-from hwbench.workload import Finding
 
 SUFFIX = ".tflite"
 CLOCK = "benchmark_model's own, its mean over the inferences of one execution"

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from hwbench import stats
-from hwbench.comparison import RECORD
-from hwbench.measurement import Measurement
-from hwbench.profiling import Watch
+from hwbench.measuring.sessions import Watch
+from hwbench.records.comparison import RECORD
+from hwbench.records.measurement import Measurement
 from hwbench.store import Store, open_store
 
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 
-from hwbench.comparison import Comparison, compare
 from hwbench.devices import open_device
 from hwbench.errors import UsageError
-from hwbench.measurement import DeviceInfo, Settings
-from hwbench.model_files import load_workload
-from hwbench.profiling import Watch, measure_interleaved
+from hwbench.measuring.sessions import Watch, measure_interleaved
+from hwbench.network.intake import load_workload
+from hwbench.records.comparison import Comparison, compare
+from hwbench.records.device import DeviceInfo
+from hwbench.records.measurement import Settings
 from hwbench.stats import Verdict
 
 DEFAULT_MODEL = "zoo:resnet20"

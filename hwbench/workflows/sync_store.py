@@ -10,7 +10,11 @@ from functools import cache
 from typing import Any
 
 from hwbench.errors import HwbenchError, SchemaError, UsageError
+from hwbench.lookup_tables import repository
+from hwbench.lookup_tables.making import journal as making_journal
 from hwbench.store import Fate, Key, Parcel, Store, Taken, local_address, open_store
+from hwbench.workflows.search import journal as search_journal
+from hwbench.workflows.search import subject
 
 BATCH = 32
 """Records that travel at once: a killed transfer loses no more."""
@@ -117,16 +121,15 @@ def _check(kind: str, data: Mapping[str, Any]) -> None:
 
 @cache
 def _readers() -> dict[str, Callable[[Mapping[str, Any]], object]]:
-    from hwbench.lookup_tables import LookupTable, keeping, ledger
-    from hwbench.lookup_tables.imports import ForeignNetwork
-    from hwbench.lookup_tables.networks import NetworkSample
+    from hwbench.lookup_tables import LookupTable
+    from hwbench.lookup_tables.exchange.imports import ForeignNetwork
+    from hwbench.lookup_tables.making.networks import NetworkSample
     from hwbench.search.base import Trial
-    from hwbench.workflows import run_search_log, run_search_subject
 
     return {
-        keeping.RECORD: LookupTable.from_dict,
-        keeping.NETWORK: lambda data: ForeignNetwork.from_dict(data["network"]),
-        ledger.RECORD: lambda data: None if data.get("forget") else NetworkSample.from_dict(data),
-        run_search_log.RECORD: lambda data: (Trial.from_dict(data["trial"]), int(data["run"]), float(data["elapsed_s"])),
-        run_search_subject.RECORD: lambda data: (data["key"], base64.b64decode(data["state"], validate=True)),
+        repository.RECORD: LookupTable.from_dict,
+        repository.NETWORK: lambda data: ForeignNetwork.from_dict(data["network"]),
+        making_journal.RECORD: lambda data: None if data.get("forget") else NetworkSample.from_dict(data),
+        search_journal.RECORD: lambda data: (Trial.from_dict(data["trial"]), int(data["run"]), float(data["elapsed_s"])),
+        subject.RECORD: lambda data: (data["key"], base64.b64decode(data["state"], validate=True)),
     }

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hwbench import formats
 from hwbench.devices import drivers, open_device
 from hwbench.errors import DeviceUnavailableError, StaleTableError, UsageError
-from hwbench.formats import Record
-from hwbench.formats._files import read_text
 from hwbench.lookup_tables import LookupTable
-from hwbench.lookup_tables.keeping import add_networks, check, find_table, save_table
-from hwbench.lookup_tables.portable import PICKLES, SUFFIX, is_packed, read_bytes, read_table, write_table
-from hwbench.lookup_tables.reading import KINDS, WITH_MODEL, kind_of, network_of
-from hwbench.lookup_tables.shipped import target_of
-from hwbench.model_files import load_workload
+from hwbench.lookup_tables.exchange import formats
+from hwbench.lookup_tables.exchange.formats import Record
+from hwbench.lookup_tables.exchange.portable import PICKLES, SUFFIX, is_packed, read_bytes, read_table, write_table
+from hwbench.lookup_tables.exchange.reading import KINDS, WITH_MODEL, kind_of, network_of
+from hwbench.lookup_tables.exchange.shipped import target_of
+from hwbench.lookup_tables.repository import add_networks, check, find_table, save_table
+from hwbench.network.intake import load_workload
+from hwbench.records.findings import Finding
+from hwbench.records.untrusted import read_text
 from hwbench.store import open_store
-from hwbench.workload import Finding
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 

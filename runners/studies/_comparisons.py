@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from hwbench.comparison import compare
 from hwbench.devices.base import Device
-from hwbench.measurement import Measurement, Settings
-from hwbench.profiling import measure_interleaved
-from hwbench.workload import Workload
+from hwbench.measuring.sessions import measure_interleaved
+from hwbench.network.workload import Workload
+from hwbench.records.comparison import compare
+from hwbench.records.measurement import Measurement, Settings
 
 
 def one(device: Device, baseline: Workload, candidate: Workload, settings: Settings, seed: int) -> dict[str, object]:

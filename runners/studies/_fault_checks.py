@@ -9,20 +9,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hwbench.devices._ort_graph import block_workload, chain_workload
 from hwbench.devices.base import Samples
+from hwbench.devices.shared.ort.graph import block_workload, chain_workload
 from hwbench.lookup_tables import Plan
-from hwbench.lookup_tables.ledger import RECORD
-from hwbench.lookup_tables.networks import Effort, NetworkSample, Quiet, pruned_workload, turns_of
-from hwbench.lookup_tables.proposals import Grid, first
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
-from hwbench.onnx_graph import load, name_nodes
+from hwbench.lookup_tables.making.journal import RECORD
+from hwbench.lookup_tables.making.networks import Effort, NetworkSample, Quiet, pruned_workload, turns_of
+from hwbench.lookup_tables.making.proposals import Grid, first
+from hwbench.network.graph import load, name_nodes
+from hwbench.network.intake import load_workload
+from hwbench.network.structure import Structure
+from hwbench.network.structure.surgery import with_widths
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from hwbench.store import Store, open_store
-from hwbench.structure import Structure
-from hwbench.structure.surgery import with_widths
-from hwbench.workload import Workload
-from tests.android.pyadbd import Talk
+from tests.devices.android.pyadbd import Talk
 
 STEP, LOWER = 4, 0.25
 """Of the tables."""

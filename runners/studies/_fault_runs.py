@@ -11,10 +11,11 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from hwbench.devices import _ort_device, _ort_engine, _runner
-from hwbench.devices._adb import Adb, connect
+from hwbench.devices.android.adb.client import Adb, connect
+from hwbench.devices.shared.ort import device, engine
+from hwbench.devices.shared.runner import process
 from hwbench.errors import DeviceError, MeasurementError
-from hwbench.measurement import Settings
+from hwbench.records.measurement import Settings
 from hwbench.workflows.build_table import build_table
 from hwbench.workflows.compare import compare
 from hwbench.workflows.profile import profile
@@ -24,7 +25,7 @@ LIMIT_S = 2.5
 """All of the driver's time limits, which are 10 s and more: what is lost on the way costs the study that long."""
 BOUND_S = 40.0
 """A use that takes longer hangs."""
-PRELOAD = [__name__, "onnx", "onnx.checker", "sqlalchemy.dialects.sqlite", "scipy.optimize", "tests.android.pyadbd_phone"]
+PRELOAD = [__name__, "onnx", "onnx.checker", "sqlalchemy.dialects.sqlite", "scipy.optimize", "tests.devices.android.pyadbd_phone"]
 BRIEF = Settings(budget_s=0.5, min_sessions=2, max_sessions=2, session_s=0.03)
 UNPROFILED = Settings(budget_s=0.5, min_sessions=2, max_sessions=2, session_s=0.03, layers=False)
 
@@ -100,9 +101,9 @@ def _workflow(use: Use, device: str, store: str) -> Any:
 
 def _hasten() -> None:
     """Shorten the driver's time limits, and the calibration of its layer times, in this process."""
-    _ort_engine.PATIENCE_S = _runner.ANSWER_S = LIMIT_S
-    _ort_device.COST_RUNS = 12
-    runner = _runner.RunnerProcess
+    engine.PATIENCE_S = process.ANSWER_S = LIMIT_S
+    device.COST_RUNS = 12
+    runner = process.RunnerProcess
     for function in (Adb.run, Adb.script, Adb.start, Adb.push, connect, runner.__init__, runner.load, runner.run):
         wanted = inspect.signature(function).parameters["timeout_s"]
         if wanted.kind is wanted.KEYWORD_ONLY:

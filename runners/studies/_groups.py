@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hwbench.comparison import Comparison, compare
 from hwbench.devices.base import Device
-from hwbench.measurement import Settings
-from hwbench.profiling import measure_interleaved
-from hwbench.workload import Workload
+from hwbench.measuring.sessions import measure_interleaved
+from hwbench.network.workload import Workload
+from hwbench.records.comparison import Comparison, compare
+from hwbench.records.measurement import Settings
 
 Row = dict[str, Any]
 RATIOS = (

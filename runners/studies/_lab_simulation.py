@@ -14,15 +14,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hwbench.devices.virtual import Fault, Law, Noise, Virtual
+from hwbench.devices.virtual.device import Fault, Law, Noise, Virtual
 from hwbench.errors import DeviceError, UsageError
 from hwbench.lab.bench import Bench
 from hwbench.lab.kinds import kind_id, kind_of
 from hwbench.lab.pool import Pool
 from hwbench.lab.records import Rules
 from hwbench.lab.tasks import Outcome, Task
-from hwbench.measurement import DeviceInfo
-from hwbench.workload import Workload
+from hwbench.network.workload import Workload
+from hwbench.records.device import DeviceInfo
 
 ASK_S, BACK_S, TICK_S = 5.0, 5.0, 1.0
 NOTICED_S = (0.1, 20.0)

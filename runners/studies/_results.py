@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import __version__
-from hwbench.devices import _host
+from hwbench.devices.shared import host
 
 RESULTS = Path(__file__).parents[2] / "results"
 PICTURE = "picture.png"
@@ -48,8 +48,8 @@ def save_study(
         picture.savefig(folder / PICTURE, dpi=100)
     table = markdown(rows)
     libraries = ", ".join(f"{library} {version(library)}" for library in ("onnxruntime", "torch", "numpy"))
-    cores = _host.core_count()
-    machine = f"{_host.cpu_name()}, {cores} cores{', virtual machine' if _host.is_virtual_machine() else ''}"
+    cores = host.core_count()
+    machine = f"{host.cpu_name()}, {cores} cores{', virtual machine' if host.is_virtual_machine() else ''}"
     parts = [question, f"**{answer}**" if answer else "", f"![{name}]({PICTURE})" if picture is not None else "", table, notes]
     body = "\n\n".join(part for part in parts if part)
     text = f"""# {name}

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.network.intake import load_workload
+from hwbench.records.measurement import Settings
 from hwbench.search.baselines import Policy
 from hwbench.stats import t_half_width
 from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table
-from hwbench.workflows.run_search import SearchWatch
-from hwbench.workflows.run_search_latency import Latencies, find_latencies
-from hwbench.workflows.run_search_meter import DeviceMeter
-from hwbench.workflows.run_search_subject import read_subject
+from hwbench.workflows.search.latency import Latencies, find_latencies
+from hwbench.workflows.search.meter import DeviceMeter
+from hwbench.workflows.search.run import SearchWatch
+from hwbench.workflows.search.subject import read_subject
 from runners.studies._groups import Row, measured, rows_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from hwbench.search.base import Candidate, Trial
-    from hwbench.workflows.run_search_ground import Ground
-    from hwbench.workflows.run_search_plan import Plan
+    from hwbench.workflows.search.context import Ground
+    from hwbench.workflows.search.plan import Plan
 
 DEVICE = "cpu"
 RECORD = "study_rows"

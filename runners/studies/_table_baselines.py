@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from hwbench.devices.base import Device
 from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.families import Family, place_of
-from hwbench.measurement import Settings
-from hwbench.onnx_graph.build import layer_model
-from hwbench.structure import Structure
-from hwbench.workload import LayerKey, TensorSpec, Workload
+from hwbench.network.graph.build import layer_model
+from hwbench.network.structure import Structure
+from hwbench.network.workload import Workload
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.measurement import Settings
+from hwbench.records.tensors import TensorSpec
 
 Floats = NDArray[np.float64]
 Widths = Sequence[Sequence[int]]

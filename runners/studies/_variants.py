@@ -6,11 +6,11 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hwbench.lookup_tables.networks import pruned_workload
-from hwbench.onnx_graph import load, name_nodes
-from hwbench.structure import Structure
-from hwbench.structure.surgery import with_widths
-from hwbench.workload import Workload
+from hwbench.lookup_tables.making.networks import pruned_workload
+from hwbench.network.graph import load, name_nodes
+from hwbench.network.structure import Structure
+from hwbench.network.structure.surgery import with_widths
+from hwbench.network.workload import Workload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +27,7 @@ def narrowed(workload: Workload, change: Callable[[int], int]) -> Workload:
 
 def exported(module: nn.Module, channels: int, side: int) -> Workload:
     """The workload of a torch network that takes one image."""
-    from hwbench.model_files import load_workload
+    from hwbench.network.intake import load_workload
 
     return load_workload(module, inputs=(INPUT.format(channels=channels, side=side),))
 

@@ -19,16 +19,16 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from hwbench.devices.android_adb import Android
+from hwbench.devices.android.device import Android
 from hwbench.errors import HwbenchError
 from runners.studies._fault_checks import WrongError, check_store
 from runners.studies._fault_runs import BOUND_S, LIMIT_S, PRELOAD, Ending, Use, carry_out
 from runners.studies._results import markdown, save_study
-from tests.android.phone_support import fake, on
-from tests.android.pyadbd_faults import Fault, Faults
-from tests.android.pyadbd_phone import FakePhone
-from tests.android.pyadbd_support import soon
-from tests.unit.models import conv_net
+from tests.devices.android.phone_support import fake, on
+from tests.devices.android.pyadbd_faults import Fault, Faults
+from tests.devices.android.pyadbd_phone import FakePhone
+from tests.devices.android.pyadbd_support import soon
+from tests.support.models import conv_net
 
 FAULTS, USES, LONGEST_S = 1000, 200, 690.0
 """Ends when there were so many faults in at least so many uses, or after so many seconds."""

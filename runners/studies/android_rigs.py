@@ -20,20 +20,20 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hwbench.devices._adb import Adb
-from hwbench.devices._runner import RunnerProcess
+from hwbench.devices.android.adb.client import Adb
 from hwbench.devices.base import Samples
-from hwbench.lookup_tables.ledger import RECORD
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
-from hwbench.onnx_graph import layers, load
+from hwbench.devices.shared.runner.process import RunnerProcess
+from hwbench.lookup_tables.making.journal import RECORD
+from hwbench.network.graph import layers, load
+from hwbench.network.intake import load_workload
+from hwbench.records.measurement import Settings
 from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table
 from runners.studies._results import save_study
-from tests.android.phone_support import on, rig
-from tests.android.pyadbd_clients import AdbServer, adb_programs
-from tests.android.rig import Rig, phone
-from tests.android.rig_support import own_key
+from tests.devices.android.phone_support import on, rig
+from tests.devices.android.pyadbd_clients import AdbServer, adb_programs
+from tests.devices.android.rig import Rig, phone
+from tests.devices.android.rig_support import own_key
 
 MODEL, LARGE = "zoo:resnet20", "zoo:mobilenet_v1"
 SMALL = "1x3x8x8"

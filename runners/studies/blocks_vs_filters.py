@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench import stats
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.workload import Workload
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from runners.studies._groups import RATIOS, Row, by_name, measured, raw_of, rows_of, said
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
@@ -92,7 +92,7 @@ def main() -> None:
 
 def trained(data: Data, seed: int) -> nn.Module:
     """A network trained on all images of the training set."""
-    from hwbench import zoo
+    from hwbench.network import zoo
     from hwbench.search.training import Schedule, cross_entropy, tune
 
     module = zoo.build(NETWORK, seed)

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
-from hwbench.profiling import measure
-from hwbench.zoo import NETWORKS
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.measuring.sessions import measure
+from hwbench.network.intake import load_workload
+from hwbench.network.zoo import NETWORKS
+from hwbench.records.measurement import Settings
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
 

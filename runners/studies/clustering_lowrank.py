@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.workload import Workload
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from runners.studies._groups import RATIOS, Row, by_name, measured, raw_of, rows_of, said
 from runners.studies._pictures import COLOURS, figure, points
 from runners.studies._results import save_study
@@ -38,7 +38,7 @@ SETTINGS = Settings(budget_s=130, session_s=1.2, layers=False)
 
 def main() -> None:
     """Measure all variants and write results/clustering_lowrank/."""
-    from hwbench import zoo
+    from hwbench.network import zoo
 
     module = zoo.build(NETWORK)
     modules = {"as it is": module}

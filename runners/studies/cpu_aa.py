@@ -5,9 +5,9 @@ python -m runners.studies.cpu_aa
 
 from __future__ import annotations
 
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.network.intake import load_workload
+from hwbench.records.measurement import Settings
 from hwbench.stats import Verdict
 from runners.studies._comparisons import one
 from runners.studies._results import save_study

@@ -13,12 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
-from hwbench.profiling import measure
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.measuring.sessions import measure
+from hwbench.network.intake import load_workload
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from hwbench.stats import Ratio, anytime_half_width, by_session, latency
-from hwbench.workload import Workload
 from runners.studies._comparisons import one
 from runners.studies._results import save_study
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.workload import Workload
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from runners.studies._groups import SMALL_MACS, Row, measured, raw_of, rows_of
 from runners.studies._pictures import COLOURS, errors_of, figure
 from runners.studies._results import save_study

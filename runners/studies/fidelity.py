@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 
 from hwbench import stats
-from hwbench.devices import _host
-from hwbench.devices._ort_engine import Engine, NativeEngine
-from hwbench.devices._ort_python import PythonEngine
-from hwbench.devices._runner import RunnerProcess
-from hwbench.devices._runner_build import build_runner, ort_library
-from hwbench.model_files import load_workload
-from hwbench.onnx_graph.build import layer_model
-from hwbench.workload import LayerKey, TensorSpec, Workload
+from hwbench.devices.ort.python_engine import PythonEngine
+from hwbench.devices.shared import host
+from hwbench.devices.shared.ort.engine import Engine, NativeEngine
+from hwbench.devices.shared.runner.build import build_runner, ort_library
+from hwbench.devices.shared.runner.process import RunnerProcess
+from hwbench.network.graph.build import layer_model
+from hwbench.network.intake import load_workload
+from hwbench.network.workload import Workload
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.tensors import TensorSpec
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
 
@@ -123,7 +125,7 @@ def row(workload: Workload, engine: str, seen: dict[str, list[float]], session: 
 def main() -> None:
     """Run the three models and write results/fidelity/."""
     workloads = [*(one_layer(name, text) for name, text in KEYS.items()), load_workload("zoo:mobilenet_v1")]
-    core = _host.quiet_first(_host.physical_cores(_host.affinity()))[0]
+    core = host.quiet_first(host.physical_cores(host.affinity()))[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         program = folder / "c_loop"

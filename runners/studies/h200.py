@@ -21,20 +21,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hwbench.devices._ort_graph import chain_workload
 from hwbench.devices.base import Device
-from hwbench.devices.nvidia_torch import Cuda
+from hwbench.devices.nvidia.cuda import Cuda
+from hwbench.devices.shared.ort.graph import chain_workload
 from hwbench.errors import HwbenchError
-from hwbench.lookup_tables.networks import Effort, PrunedNetwork, Quiet, measure_network, pruned_workload
-from hwbench.lookup_tables.proposals import Grid, first
-from hwbench.measurement import Measurement, Settings
-from hwbench.model_files import half, onnx_files, onnx_tidy
-from hwbench.onnx_graph import count, load, name_nodes
-from hwbench.profiling import measure, measure_interleaved
+from hwbench.lookup_tables.making.networks import Effort, PrunedNetwork, Quiet, measure_network, pruned_workload
+from hwbench.lookup_tables.making.proposals import Grid, first
+from hwbench.measuring.sessions import measure, measure_interleaved
+from hwbench.network.graph import count, load, name_nodes
+from hwbench.network.intake import half, onnx_files, onnx_normalise
+from hwbench.network.structure import Structure
+from hwbench.network.structure.surgery import with_widths
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Measurement, Settings
 from hwbench.stats import ratio
-from hwbench.structure import Structure
-from hwbench.structure.surgery import with_widths
-from hwbench.workload import Workload
 from runners.studies._results import RESULTS, markdown
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ def network(name: str, batch: int = 1, precision: str = "fp32", size: int | None
     """A network of the zoo as a workload; ONNX Runtime, which checks an export elsewhere, is not needed."""
     import torch
 
-    from hwbench import zoo
+    from hwbench.network import zoo
 
     channels, height, width = (3, size, size) if size else zoo.input_shape(name)[1:]
     buffer = io.BytesIO()
@@ -67,7 +67,7 @@ def network(name: str, batch: int = 1, precision: str = "fp32", size: int | None
         export: Any = torch.onnx.export  # takes a buffer too, which its types do not say
         export(zoo.build(name), (image,), buffer, opset_version=18, dynamo=False)
     model = onnx_files.parse(buffer.getvalue(), Path(name))
-    onnx_tidy.tidy(model, name, exported=True)
+    onnx_normalise.tidy(model, name, exported=True)
     model = name_nodes(load(model.SerializeToString()))
     model = model if precision == "fp32" else half.halve(model, name, precision)
     data, counts = onnx_files.serialise(model, name), count(model)
@@ -96,8 +96,8 @@ def bare_loop(workload: Workload) -> Callable[[], float]:
     """Seconds per inference of `LOOPS` replays of a CUDA graph between two events, written out with torch alone."""
     import torch
 
-    from hwbench.devices._torch_graph import to_torch
-    from hwbench.devices._torch_session import on_gpu, place, random_input
+    from hwbench.devices.nvidia.torch_graph import to_torch
+    from hwbench.devices.nvidia.torch_session import on_gpu, place, random_input
 
     cuda: Any = torch.cuda
     device, stream = place(0), cuda.Stream()

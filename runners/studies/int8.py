@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
-from hwbench.workload import Workload
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.network.intake import load_workload
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from runners.studies._groups import RATIOS, Row, measured, raw_of, rows_of, said
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study

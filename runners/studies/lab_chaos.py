@@ -16,19 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hwbench.devices.virtual import Fault, Law, Noise, SessionOffset, Throttling, White
+from hwbench.devices.virtual.device import Fault, Law, Noise, SessionOffset, Throttling, White
 from hwbench.errors import DeviceError
 from hwbench.lab.tables import Request, TableBuild
 from hwbench.lookup_tables import Plan
-from hwbench.lookup_tables.fit import Fitted
-from hwbench.lookup_tables.ledger import RECORD
-from hwbench.lookup_tables.networks import Effort, NetworkSample
-from hwbench.measurement import Settings
+from hwbench.lookup_tables.making.fit import Fitted
+from hwbench.lookup_tables.making.journal import RECORD
+from hwbench.lookup_tables.making.networks import Effort, NetworkSample
+from hwbench.network.structure import Structure
+from hwbench.records.measurement import Settings
 from hwbench.store import Store, open_store
-from hwbench.structure import Structure
 from runners.studies._lab_simulation import Agent, Chaos, ClientKilled, Simulation, Specimen
 from runners.studies._results import save_study
-from tests.unit.models import conv_workload
+from tests.support.models import conv_workload
 
 RUNS = 200
 DEVICES, HOSTS = 6, 3

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import psutil
 
-from hwbench.devices.virtual import LAW
-from hwbench.lookup_tables.ledger import RECORD
-from hwbench.lookup_tables.networks import NetworkSample
-from hwbench.onnx_graph import load, name_nodes
+from hwbench.devices.virtual.device import LAW
+from hwbench.lookup_tables.making.journal import RECORD
+from hwbench.lookup_tables.making.networks import NetworkSample
+from hwbench.network.graph import load, name_nodes
+from hwbench.network.structure import Structure
 from hwbench.store import open_store
-from hwbench.structure import Structure
 from runners.studies._results import save_study
 from tests.lab.ray_support import RealLab, real_lab
-from tests.unit.models import conv_net
+from tests.support.models import conv_net
 
 RUNS = 4
 HOSTS = {

@@ -20,7 +20,8 @@ import numpy as np
 
 from hwbench.lab.pool import Pool
 from hwbench.lab.tasks import Task, TaskKind
-from hwbench.measurement import DeviceInfo, Settings
+from hwbench.records.device import DeviceInfo
+from hwbench.records.measurement import Settings
 from hwbench.store import open_store
 from runners.studies._results import save_study
 

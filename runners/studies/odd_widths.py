@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hwbench.comparison import Comparison
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.lookup_tables.foreign import PIXEL1
-from hwbench.lookup_tables.shipped import PIXEL1_TARGET, pixel1_networks
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
-from hwbench.workload import Workload
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.lookup_tables.exchange.foreign import PIXEL1
+from hwbench.lookup_tables.exchange.shipped import PIXEL1_TARGET, pixel1_networks
+from hwbench.network.intake import load_workload
+from hwbench.network.workload import Workload
+from hwbench.records.comparison import Comparison
+from hwbench.records.measurement import Settings
 from runners.studies._groups import RATIOS, Row, by_name, measured, raw_of, rows_of, said
 from runners.studies._pictures import COLOURS, figure, points
 from runners.studies._results import save_study

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.workload import Workload
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from runners.studies._groups import RATIOS, Row, by_name, measured, raw_of, rows_of, said
 from runners.studies._pictures import COLOURS, figure, points
 from runners.studies._results import save_study
@@ -65,7 +65,7 @@ def main() -> None:
 
 def workloads() -> dict[str, Workload]:
     """The whole network, its exits, all of them at once, and its widths."""
-    from hwbench import zoo
+    from hwbench.network import zoo
 
     whole = zoo.build(NETWORK)
     made: dict[str, nn.Module] = {"whole": whole}

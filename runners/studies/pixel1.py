@@ -11,12 +11,12 @@ from itertools import combinations
 import numpy as np
 
 from hwbench.lookup_tables import LayerPrediction, LookupTable
+from hwbench.lookup_tables.exchange.foreign import PIXEL1
+from hwbench.lookup_tables.exchange.imports import ForeignNetwork, table_of
+from hwbench.lookup_tables.exchange.shipped import pixel1_networks
 from hwbench.lookup_tables.families import place_of
-from hwbench.lookup_tables.foreign import PIXEL1
-from hwbench.lookup_tables.imports import ForeignNetwork, table_of
-from hwbench.lookup_tables.shipped import pixel1_networks
 from hwbench.lookup_tables.surface import Surface
-from hwbench.model_files import load_workload
+from hwbench.network.intake import load_workload
 from runners.studies._results import save_study
 
 

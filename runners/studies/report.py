@@ -13,13 +13,13 @@ from shutil import which
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hwbench.measurement import Settings
+from hwbench.records.measurement import Settings
 from hwbench.report import make_report
 from hwbench.workflows.build_table import build_table
 from hwbench.workflows.compare import compare
 from hwbench.workflows.profile import profile
-from hwbench.workflows.run_search import run_search
-from hwbench.workflows.run_search_plan import Limit, Plan
+from hwbench.workflows.search.plan import Limit, Plan
+from hwbench.workflows.search.run import run_search
 from runners.studies._results import RESULTS, save_study
 
 if TYPE_CHECKING:

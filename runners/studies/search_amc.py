@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from hwbench.search.baselines import POLICIES
-from hwbench.workflows.run_search import Plan, run_search
-from hwbench.workflows.run_search_plan import Limit
+from hwbench.workflows.search.plan import Limit
+from hwbench.workflows.search.run import Plan, run_search
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study

@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
-from hwbench.workflows.run_search import Plan, SearchResult, run_search
-from hwbench.workflows.run_search_plan import Limit
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.network.intake import load_workload
+from hwbench.records.measurement import Settings
+from hwbench.workflows.search.plan import Limit
+from hwbench.workflows.search.run import Plan, SearchResult, run_search
 from runners.studies._groups import Row, measured, rows_of
 from runners.studies._pictures import COLOURS, figure, points
 from runners.studies._results import save_study

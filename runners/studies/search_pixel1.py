@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from hwbench.lookup_tables.foreign import PIXEL1
-from hwbench.lookup_tables.imports import table_of
-from hwbench.lookup_tables.shipped import PIXEL1_TARGET, pixel1, pixel1_networks
-from hwbench.model_files import load_workload
-from hwbench.onnx_graph import load, name_nodes
+from hwbench.lookup_tables.exchange.foreign import PIXEL1
+from hwbench.lookup_tables.exchange.imports import table_of
+from hwbench.lookup_tables.exchange.shipped import PIXEL1_TARGET, pixel1, pixel1_networks
+from hwbench.network.graph import load, name_nodes
+from hwbench.network.intake import load_workload
+from hwbench.network.structure import Structure
 from hwbench.search.base import Candidate, Outcome
 from hwbench.search.baselines import RandomSearch
 from hwbench.search.budget import Budget, channel_choices
 from hwbench.search.costs import Latency
 from hwbench.search.objective import Prices
-from hwbench.structure import Structure
 from runners.studies._groups import Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
@@ -48,7 +48,7 @@ def main() -> None:
 
 def reward_us() -> list[float]:
     """Microseconds of one reward, beyond whatever the accuracy costs: prediction, all other costs, and the reward itself."""
-    from hwbench.search.amc import REWARDS
+    from hwbench.search.amc.search import REWARDS
 
     model = next(iter(PIXEL1))
     structure = Structure.from_model(name_nodes(load(load_workload(model).onnx)))

@@ -11,12 +11,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from hwbench.workflows.run_search import Plan, run_search
-from hwbench.workflows.run_search_blocks import measured_gains
-from hwbench.workflows.run_search_jobs import judging
-from hwbench.workflows.run_search_log import Log, Loop
-from hwbench.workflows.run_search_meter import metered
-from hwbench.workflows.run_search_plan import Limit
+from hwbench.workflows.search.blocks import measured_gains
+from hwbench.workflows.search.jobs import judging
+from hwbench.workflows.search.journal import Log, Loop
+from hwbench.workflows.search.meter import metered
+from hwbench.workflows.search.plan import Limit
+from hwbench.workflows.search.run import Plan, run_search
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
-from hwbench.onnx_graph import load
-from hwbench.workload import Workload
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.network.graph import load
+from hwbench.network.intake import load_workload
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from runners.studies._groups import RATIOS, Row, measured, raw_of, rows_of, said
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study

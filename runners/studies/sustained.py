@@ -17,9 +17,9 @@ import numpy as np
 
 from hwbench import stats
 from hwbench.devices.base import Device, Prepared
-from hwbench.devices.cpu_ort import CpuOrt
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
+from hwbench.devices.ort.cpu import CpuOrt
+from hwbench.network.intake import load_workload
+from hwbench.records.measurement import Settings
 from runners.studies._groups import Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study

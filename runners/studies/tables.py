@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from hwbench import zoo
 from hwbench.devices.base import Device
-from hwbench.devices.cpu_ort import CpuOrt
+from hwbench.devices.ort.cpu import CpuOrt
 from hwbench.lookup_tables import Plan, build, validate
-from hwbench.lookup_tables.networks import Quiet
-from hwbench.lookup_tables.validate import graded
-from hwbench.measurement import Settings
-from hwbench.model_files import load_workload
-from hwbench.onnx_graph import count, load, name_nodes
-from hwbench.structure import Structure
-from hwbench.structure.surgery import with_widths
+from hwbench.lookup_tables.making.networks import Quiet
+from hwbench.lookup_tables.making.validate import graded
+from hwbench.network import zoo
+from hwbench.network.graph import count, load, name_nodes
+from hwbench.network.intake import load_workload
+from hwbench.network.structure import Structure
+from hwbench.network.structure.surgery import with_widths
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from hwbench.workflows.build_table import DEFAULT_BUDGET_S, QUICK_NETWORKS
-from hwbench.workload import Workload
 from runners.studies._results import load_raw, save_study
 from runners.studies._table_baselines import forest, isolated, netadapt
 

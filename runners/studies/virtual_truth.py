@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
-from hwbench.comparison import compare
-from hwbench.devices._noise import Bimodal, Drift, Noise, SessionOffset, Spikes, Throttling, White
-from hwbench.devices.virtual import Virtual
-from hwbench.measurement import Settings
-from hwbench.profiling import measure_interleaved
+from hwbench.devices.virtual.device import Virtual
+from hwbench.devices.virtual.noise import Bimodal, Drift, Noise, SessionOffset, Spikes, Throttling, White
+from hwbench.measuring.sessions import measure_interleaved
+from hwbench.network.workload import Workload
+from hwbench.records.comparison import compare
+from hwbench.records.measurement import Settings
+from hwbench.records.tensors import TensorSpec
 from hwbench.stats import Verdict
-from hwbench.workload import TensorSpec, Workload
 from runners.studies._results import save_study
 
 RUNS = 1000

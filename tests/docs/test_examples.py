@@ -8,15 +8,15 @@ import pytest
 
 from hwbench.devices.base import Device
 from hwbench.devices.contract import DeviceContract
-from hwbench.devices.virtual import Virtual
-from hwbench.measurement import Settings
-from hwbench.profiling import measure
+from hwbench.devices.virtual.device import Virtual
+from hwbench.measuring.sessions import measure
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from hwbench.search.base import Search
-from hwbench.workload import Workload
-from tests.contract import test_searches as promises
 from tests.docs.pages import blocks, module
-from tests.unit.models import conv_workload
-from tests.unit.search_support import Width, budget, drive
+from tests.search import test_search_contract as promises
+from tests.support.models import conv_workload
+from tests.support.search_support import Width, budget, drive
 
 DRIVER, SEARCH = module("drivers.md", 0), module("searches.md", 0)
 TESTS = [test for name, test in vars(promises).items() if name.startswith("test_")]

@@ -15,9 +15,9 @@ from hwbench.render import documents, searching
 from hwbench.render import tables as table_documents
 from hwbench.workflows.selftest import SelfTest
 from tests.docs.pages import DOCS, blocks, page
-from tests.unit import table_support
-from tests.unit.render_support import found
-from tests.unit.test_render_views import CPU, compared, record
+from tests.render.test_render_views import CPU, compared, record
+from tests.support import table_support
+from tests.support.render_support import found
 
 PACKAGE = Path(hwbench.__file__).parent
 
@@ -113,6 +113,6 @@ def test_commands_on_the_pages_exist():
 
 
 def test_the_zoo_is_complete_on_its_page():
-    from hwbench import zoo
+    from hwbench.network import zoo
 
     assert set(zoo.NETWORKS) <= set(re.findall(r"\w+", page("command-line.md")))

@@ -11,16 +11,16 @@ from hwbench.devices import open_device
 from hwbench.devices.base import Device, ProfilesLayers
 from hwbench.devices.contract import DeviceContract
 from hwbench.errors import DeviceUnavailableError
-from hwbench.measurement import Settings
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
 from hwbench.stats import Verdict
 from hwbench.workflows.build_table import build_table
 from hwbench.workflows.compare import compare
 from hwbench.workflows.doctor import doctor
 from hwbench.workflows.profile import profile
 from hwbench.workflows.selftest import selftest
-from hwbench.workload import Workload
-from tests.nvidia.trt_nets import convolutions
-from tests.unit.models import conv_workload
+from tests.devices.nvidia.trt_nets import convolutions
+from tests.support.models import conv_workload
 
 pytestmark = [pytest.mark.hil, pytest.mark.timeout(600)]
 MODEL = "zoo:resnet18"

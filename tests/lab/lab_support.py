@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hwbench.devices.virtual import Law, SessionOffset, White
+from hwbench.devices.virtual.device import Law, SessionOffset, White
 from hwbench.lab.pool import Pool
 from hwbench.lab.records import Rules
 from hwbench.lab.tasks import Task, TaskKind
 from hwbench.lookup_tables import Plan
-from hwbench.lookup_tables.networks import Effort
-from hwbench.measurement import DeviceInfo, Settings
+from hwbench.lookup_tables.making.networks import Effort
+from hwbench.records.device import DeviceInfo
+from hwbench.records.measurement import Settings
 from runners.studies._lab_simulation import Agent, Simulation, Specimen
 
 LAW = Law(macs_per_s=2e8, bytes_per_s=4e8, layer_overhead_s=2e-6, network_overhead_s=10e-6, channel_step=8)

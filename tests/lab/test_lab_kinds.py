@@ -6,7 +6,7 @@ import pytest
 
 from hwbench.errors import UsageError
 from hwbench.lab.kinds import Selector, kind_id, kind_of, one_kind
-from hwbench.measurement import DeviceInfo
+from hwbench.records.device import DeviceInfo
 from tests.lab.lab_support import PIXEL
 
 TWIN = replace(PIXEL, address="android:A2", details=(("serial", "A2"), ("mode", "burst")))

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.lab.ray_support import real_lab
-from tests.unit.models import conv_net
+from tests.support.models import conv_net
 
 pytest.importorskip("ray", reason="a lab needs Ray: pip install 'hwbench[lab]'")
 

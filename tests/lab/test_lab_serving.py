@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hwbench.devices._lock import DeviceLock
-from hwbench.devices.virtual import Fault, Throttling
+from hwbench.devices.shared.lock import DeviceLock
+from hwbench.devices.virtual.device import Fault, Throttling
 from hwbench.errors import DeviceUnavailableError, UsageError
 from hwbench.lab.nodes import TOKEN, TOKEN_FILE, environment, make_token
 from hwbench.lab.pool import Pool
@@ -12,7 +12,7 @@ from hwbench.lab.serving import BACK_S, Service
 from hwbench.lab.tasks import Task, TaskKind, described
 from runners.studies._lab_simulation import Specimen
 from tests.lab.lab_support import LAW, SETTINGS, Clock
-from tests.unit.models import conv_workload
+from tests.support.models import conv_workload
 
 NET = conv_workload((16, 24, 32))
 

@@ -9,12 +9,12 @@ from hwbench.errors import UnsupportedLayerError, UsageError
 from hwbench.lab.reconcile import reconciled, scales_of, widened
 from hwbench.lab.tables import Request, TableBuild
 from hwbench.lab.tasks import failed
-from hwbench.lookup_tables.ledger import RECORD
+from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.store import open_store
 from runners.studies._lab_simulation import ClientKilled
 from runners.studies.lab_chaos import run
 from tests.lab.lab_support import LAW, PLAN, SETTINGS, simulated
-from tests.unit.models import conv_workload
+from tests.support.models import conv_workload
 
 NET = conv_workload((16, 24, 32))
 REQUEST = Request(NET, SETTINGS, PLAN)

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from hwbench import errors
-from hwbench.devices.virtual import Fault, Throttling
+from hwbench.devices.virtual.device import Fault, Throttling
 from hwbench.errors import BuildError, DeviceError, DeviceLostError, SchemaError, UnsupportedLayerError
 from hwbench.lab.bench import Bench
 from hwbench.lab.tasks import Task, TaskKind, described, failed, result_of, workload_of
-from hwbench.measurement import Measurement, Settings
+from hwbench.records.measurement import Measurement, Settings
 from runners.studies._lab_simulation import Specimen
 from tests.lab.lab_support import LAW, SETTINGS, task
-from tests.unit.models import conv_workload
+from tests.support.models import conv_workload
 
 NET = conv_workload((16, 24, 32))
 MODELS = {NET.sha256: NET.onnx}

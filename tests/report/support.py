@@ -9,20 +9,22 @@ from typing import Any
 
 import onnx
 
-from hwbench.devices._noise import SessionOffset, White
-from hwbench.devices.virtual import Virtual
-from hwbench.measurement import DeviceInfo, Settings
-from hwbench.onnx_graph import count, load
-from hwbench.profiling import measure
+from hwbench.devices.virtual.device import Virtual
+from hwbench.devices.virtual.noise import SessionOffset, White
+from hwbench.measuring.sessions import measure
+from hwbench.network.graph import count, load
+from hwbench.network.workload import Workload
+from hwbench.records.device import DeviceInfo
+from hwbench.records.measurement import Settings
+from hwbench.records.tensors import TensorSpec
 from hwbench.workflows.build_table import build_table
 from hwbench.workflows.compare import compare
 from hwbench.workflows.profile import profile
 from hwbench.workflows.recording import recording
-from hwbench.workflows.run_search import run_search
-from hwbench.workflows.run_search_plan import Limit, Plan
-from hwbench.workload import TensorSpec, Workload
-from tests.unit.models import conv_net
-from tests.unit.tiny_net import DEVICE, example, table, tiny
+from hwbench.workflows.search.plan import Limit, Plan
+from hwbench.workflows.search.run import run_search
+from tests.support.models import conv_net
+from tests.support.tiny_net import DEVICE, example, table, tiny
 
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><!--\u202e&amp;"
 QUICK = Settings(budget_s=3.0)

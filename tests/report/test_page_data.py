@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from hwbench.cli import main
-from hwbench.lookup_tables.keeping import find_table
+from hwbench.lookup_tables.repository import find_table
 from hwbench.render.documents import compare_document, profile_document
 from hwbench.report import make_report
 from hwbench.report.numbers import layer_macs

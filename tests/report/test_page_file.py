@@ -141,12 +141,12 @@ def test_sample_sets_shrink_before_the_page_grows(url, report, monkeypatch):
 def test_partial_records_are_shown_as_such(url, tmp_path):
     import shutil
 
-    from hwbench.devices.virtual import Fault, Virtual
+    from hwbench.devices.virtual.device import Fault, Virtual
     from hwbench.errors import DeviceLostError
-    from hwbench.measurement import Settings
-    from hwbench.profiling import measure
+    from hwbench.measuring.sessions import measure
+    from hwbench.records.measurement import Settings
     from hwbench.workflows.recording import recording
-    from tests.unit.models import told
+    from tests.support.models import told
 
     shutil.copy(url, tmp_path / "store.db")
     workload = told("broken")

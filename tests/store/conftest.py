@@ -11,7 +11,7 @@ import pytest
 from hwbench.store import Store, open_store
 from tests.store.postgresql import Server, missing
 from tests.store.records import MEASURED, OTHERS, begun, measurement
-from tests.unit.cli_support import CommandLine
+from tests.support.cli_support import CommandLine
 
 KINDS = ("sqlite", "postgresql")
 

@@ -8,10 +8,13 @@ from dataclasses import replace
 import sqlalchemy as sa
 from hypothesis import strategies as st
 
-from hwbench.measurement import Conditions, DeviceInfo, LayerLatency, LayerProfile, Measurement, Settings
+from hwbench.records.device import Conditions, DeviceInfo
+from hwbench.records.findings import Finding
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement, Settings
+from hwbench.records.tensors import TensorSpec
 from hwbench.store import Store, open_store
 from hwbench.workflows.sync_store import BATCH
-from hwbench.workload import Finding, LayerKey, TensorSpec
 
 SECONDS = st.floats(min_value=5e-324, max_value=1e300)
 """Any latency that can be stored."""

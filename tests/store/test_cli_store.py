@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hwbench.measurement import Measurement
+from hwbench.records.measurement import Measurement
 from hwbench.store import open_store
 from tests.store.postgresql import Server
 from tests.store.records import change, measurement
-from tests.unit.cli_support import CommandLine
-from tests.unit.models import conv_net
+from tests.support.cli_support import CommandLine
+from tests.support.models import conv_net
 
 VIRTUAL = ("--device", "virtual", "--budget", "5", "--no-layers")
 

@@ -11,18 +11,18 @@ import pytest
 import sqlalchemy as sa
 
 from hwbench import store as store_module
-from hwbench.devices._noise import White
-from hwbench.devices.virtual import Virtual
+from hwbench.devices.virtual.device import Virtual
+from hwbench.devices.virtual.noise import White
 from hwbench.errors import HwbenchError, SchemaError, StoreUnavailableError
-from hwbench.measurement import Settings
-from hwbench.profiling import Watch, measure
+from hwbench.measuring.sessions import Watch, measure
+from hwbench.records.measurement import Settings
 from hwbench.store import open_store
 from hwbench.store.database import write
 from hwbench.workflows.recording import recording
 from hwbench.workflows.sync_store import sync_store
 from tests.store.postgresql import Server
 from tests.store.records import begun, measurement
-from tests.unit.models import told
+from tests.support.models import told
 
 
 def name_of(address: str) -> str:

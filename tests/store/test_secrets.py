@@ -13,7 +13,7 @@ from hwbench.errors import HwbenchError, StoreUnavailableError, UsageError
 from hwbench.store import open_store, redacted
 from tests.store.postgresql import PASSWORD, Server
 from tests.store.records import measurement
-from tests.unit.cli_support import CommandLine
+from tests.support.cli_support import CommandLine
 
 SECRET = "hunter2xyz"
 WRONG = [

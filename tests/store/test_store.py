@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwbench.errors import SchemaError, UsageError
-from hwbench.measurement import Measurement
+from hwbench.records.measurement import Measurement
 from hwbench.store import Store, rows
 from tests.store.records import SECONDS, begun, change, measurement
 

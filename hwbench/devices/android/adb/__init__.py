@@ -1,0 +1,1 @@
+"""The way to a phone: adb without its command-line program."""

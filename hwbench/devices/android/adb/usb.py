@@ -1,0 +1,112 @@
+"""Phones on USB, through adb-shell's transport and libusb; both optional, so their absence is a hint and never a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar
+
+from hwbench.devices.android.adb.link import left_s, one_line
+from hwbench.errors import DeviceLostError, DeviceTimeoutError, DeviceUnavailableError
+
+T = TypeVar("T")
+
+NO_PERMISSIONS = "no permissions"
+
+
+@dataclass(frozen=True, slots=True)
+class UsbPhone:
+    """An adb interface on USB.
+
+    Attributes:
+        serial: The phone's serial; `usb:BUS-PORT` if this user may not ask it.
+        state: `device`, or `no permissions`.
+        device: adb-shell's UsbTransport, not yet connected.
+    """
+
+    serial: str
+    state: str
+    device: Any
+
+
+def usb_phones() -> tuple[list[UsbPhone], str]:
+    """The phones on USB, and what is missing to see any; empty if nothing is."""
+    try:
+        usb_error = _usb_error()
+    except ImportError as error:
+        return [], f"USB is not searched ({one_line(str(error))}): pip install 'hwbench[android]'"
+    except OSError as error:
+        return [], f"USB is not searched ({one_line(str(error))}): install libusb (apt install libusb-1.0-0)"
+    try:
+        from adb_shell.transport.usb_transport import UsbTransport
+
+        return [_phone(device) for device in UsbTransport.find_all_adb_devices()], ""
+    except usb_error as error:
+        return [], f"USB cannot be searched ({one_line(repr(error))}); look at it with: adb devices"
+
+
+def _usb_error() -> type[Exception]:
+    error: type[Exception] = import_module("usb1").USBError
+    return error
+
+
+def _phone(device: Any) -> UsbPhone:
+    try:
+        return UsbPhone(device.serial_number, "device", device)
+    except _usb_error():
+        return UsbPhone(f"usb:{'-'.join(map(str, device.port_path))}", NO_PERMISSIONS, device)
+
+
+class UsbPipe:
+    """A phone's adb interface; see `_adb_direct.Pipe`.
+
+    Args:
+        phone: Which one.
+        deadline: Until when to try.
+
+    Raises:
+        DeviceUnavailableError: It belongs to another process, or may not be opened.
+    """
+
+    def __init__(self, phone: UsbPhone, deadline: float) -> None:
+        self._device = phone.device
+        try:
+            self._device.connect(left_s(deadline))
+        except _usb_error() as error:
+            self._device.close()
+            cause = type(error).__name__
+            hint = "look at it with: adb devices"
+            if cause == "USBErrorBusy":
+                hint = "another process holds it, usually an adb server; once that lists it (adb devices) hwbench goes through it"
+            raise DeviceUnavailableError(f"phone {phone.serial} cannot be opened on USB ({cause}); {hint}") from error
+
+    def write(self, data: bytes, deadline: float) -> None:
+        """See `Pipe`."""
+        view = memoryview(data)
+        while view:
+            view = view[self._transfer(lambda part=view: self._device.bulk_write(bytes(part), left_s(deadline))) :]  # type: ignore[misc]
+
+    def read(self, size: int, deadline: float) -> bytes:
+        """See `Pipe`."""
+        data = b""
+        while len(data) < size:
+            wanted = size - len(data)
+            data += self._transfer(lambda wanted=wanted: self._device.bulk_read(wanted, left_s(deadline)))  # type: ignore[misc]
+        return data
+
+    @staticmethod
+    def _transfer(action: Callable[[], T]) -> T:
+        from adb_shell.exceptions import UsbReadFailedError, UsbWriteFailedError
+
+        try:
+            return action()
+        except (UsbReadFailedError, UsbWriteFailedError) as error:
+            cause = repr(error.args[-1])
+            if "Timeout" in cause or "TIMEOUT" in cause:
+                raise DeviceTimeoutError("the phone did not answer on USB in the time allowed; allow more") from error
+            raise DeviceLostError(f"the phone was lost on USB ({one_line(cause)}); plug it in again") from error
+
+    def close(self) -> None:
+        """See `Pipe`."""
+        self._device.close()

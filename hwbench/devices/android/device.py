@@ -1,0 +1,151 @@
+"""Android phones, and Linux boards that adb reaches, through ONNX Runtime: no app, no root, nothing left behind.
+
+The native runner and ONNX Runtime are copied to the phone once, with all they need. From then on everything that has to do
+with a session passes through the one stream of its runner: models, times, profiles and graphs. So a table of hundreds of
+networks costs a handful of round trips, and what is measured is the phone's processor and nothing of the way to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hwbench.devices.android import phone_checks as checks
+from hwbench.devices.android.adb.client import phones
+from hwbench.devices.android.bundle import build_bundle, ndk_bundle
+from hwbench.devices.android.phone import Address, Phone, erase
+from hwbench.devices.base import Advice, Found
+from hwbench.devices.shared.ort.device import OrtDevice
+from hwbench.devices.shared.ort.engine import Engine, NativeEngine
+from hwbench.devices.shared.runner.protocol import CLOCK
+from hwbench.errors import DeviceUnavailableError, UsageError
+from hwbench.records.device import Conditions, DeviceInfo
+from hwbench.records.measurement import Settings
+
+PROVEN = (
+    "proven against Google's adbd and real ARM64 code under emulation; not yet on a phone in the hand; "
+    "prove it on yours: hwbench selftest --device "
+)
+
+
+class Android(OrtDevice):
+    """A phone; address `android[:SERIAL|HOST:PORT][,cluster=...][,mode=...][,build=...]`, see `_phone.Address`."""
+
+    name = "android"
+
+    def __init__(self, address: str = "") -> None:
+        super().__init__(address)
+        self._wanted = Address.parse(address)
+        self._opened: Phone | None = None
+
+    @classmethod
+    def discover(cls) -> list[Found]:
+        """Phones that an adb server lists or that are on USB, ready or not; those on the network are found by their address."""
+        found = []
+        for phone in phones():
+            address = f"{cls.name}:{phone.address}" if phone.address else cls.name
+            facts = (phone.model or "Android phone", phone.soc, phone.android and f"Android {phone.android}", phone.state)
+            hint = phone.hint or PROVEN + address
+            found.append(Found(address, ", ".join(filter(None, facts)), ready=not phone.hint, hint=hint))
+        hint = f"plug a phone in and switch on USB debugging, or name one: android:HOST:PORT; {PROVEN}android:SERIAL"
+        return found or [Found(cls.name, "Android phones over adb", ready=False, hint=hint)]
+
+    @property
+    def _phone(self) -> Phone:
+        if self._opened is None:
+            raise DeviceUnavailableError(f"device {self.address} is not open; use it in a with block")
+        return self._opened
+
+    def _open(self) -> None:
+        self._opened = Phone(self._wanted)
+
+    def _close(self) -> None:
+        self._free()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _info(self) -> DeviceInfo:
+        phone, who = self._phone, self._phone.identity
+        cpus = " ".join(map(str, phone.cluster.cpus))
+        details = {
+            "serial": who.serial or phone.adb.serial,
+            "android": who.android,
+            "build": who.build,
+            "kernel": who.kernel,
+            "cores": who.cores,
+            "cluster": f"{phone.cluster.name} ({cpus})",
+            "mode": self._wanted.mode,
+            "isa": who.features,
+            "engine": "native runner",
+            "bundle": f"{self._wanted.build} {phone.bundle.digest}",
+            "graph_optimisation": "all",
+            "execution": "sequential",
+            "memory_arena": "on",
+            "spinning": "stopped between runs",
+        }
+        return DeviceInfo(
+            address=self.address,
+            target=", ".join(filter(None, (who.model, who.soc, f"{phone.cluster.name} cluster"))),
+            target_id="|".join((who.model, who.soc, who.machine, who.cores, f"{phone.cluster.name} {cpus}", self._wanted.mode)),
+            runtime=phone.bundle.runtime,
+            details=tuple((name, value) for name, value in details.items() if value),
+        )
+
+    def _conditions(self) -> Conditions:
+        return self._phone.state().conditions(self._phone.cluster.cpus, self._phone.caps_hz)
+
+    def doctor(self) -> list[Advice]:
+        """Ten things that would spoil a measurement on this phone, with what mends each."""
+        return self._guard(self._doctor)
+
+    def _doctor(self) -> list[Advice]:
+        phone = self._phone
+        switched = checks.switches(phone.adb.script(checks.SETTINGS).stdout)
+        return checks.advice(phone.identity, phone.cluster, phone.state(), switched)
+
+    def _engine(self, settings: Settings) -> Engine:
+        phone, threads = self._phone, settings.threads
+        cpus = phone.cluster.cpus
+        if not 1 <= threads <= len(cpus):
+            others = ", ".join(f"{cluster.name} {len(cluster.cpus)}" for cluster in phone.identity.clusters.values())
+            raise UsageError(
+                f"--threads {threads}: the {phone.cluster.name} cluster has {len(cpus)} cores online ({others}); "
+                f"choose 1 to {len(cpus)}, or another cluster: android:{phone.adb.serial},cluster=NAME"
+            )
+        return NativeEngine(
+            phone.runner(),
+            phone.place,
+            phone.folder,
+            cores=cpus[-threads:],
+            threads=threads,
+            seed=settings.seed,
+            clock=f"{CLOCK} in the native runner on the device",
+            leased=True,
+        )
+
+    def setup(self, files: Mapping[str, Path] | None = None) -> None:
+        """Make the bundle and put it on the phone; without a phone in sight, make it for later.
+
+        Args:
+            files: `aar` and `ndk`: Android's own build of ONNX Runtime, and the folder of the NDK that compiles a runner for it.
+
+        Raises:
+            UsageError: Only one of them, or they are not what they should be.
+        """
+        given = dict(files or {})
+        if given and given.keys() != {"aar", "ndk"}:
+            raise UsageError(f"--aar and --ndk go together; got {', '.join(sorted(given))} alone")
+        if given:
+            ndk_bundle(given["aar"], given["ndk"])
+        else:
+            build_bundle()
+        if self._wanted.place or any(not phone.hint for phone in phones()):
+            with self:
+                pass
+
+    def clean(self) -> None:
+        """Restore the phone's settings and remove everything that hwbench ever put there."""
+        if self._opened is not None:
+            raise UsageError(f"{self.address} is open; close it before it is cleaned")
+        erase(self._wanted)

@@ -1,0 +1,249 @@
+"""One engine ready to run: its buffers, its CUDA graph, its timing and its layer profile. Runs in the child process only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from hwbench.devices.nvidia.trt_build import Library
+from hwbench.devices.nvidia.trt_cuda import CaptureError, Cuda, Event
+from hwbench.errors import BuildError, DeviceLostError, OutputParseError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TURN = 4
+"""Inferences in a row when profiled and unprofiled ones alternate; the first of each turn is not counted."""
+_NUMPY = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+
+
+class Context:
+    """An execution context with inputs and outputs of its own.
+
+    Args:
+        library: TensorRT.
+        cuda: The GPU.
+        engine: Deserialised; may serve several contexts.
+        seed: Of the random inputs.
+
+    Raises:
+        BuildError: The engine has dimensions that are not fixed, or inputs that the host must give.
+    """
+
+    def __init__(self, library: Library, cuda: Cuda, engine: Any, seed: int) -> None:
+        import numpy as np
+
+        self._library, self._cuda = library, cuda
+        self._buffers: list[int] = []
+        self.trt = engine.create_execution_context()
+        if self.trt is None:
+            raise DeviceLostError(f"{library.version} makes no execution context: {library.said()}")
+        random = np.random.default_rng(seed)
+        try:
+            for index in range(engine.num_io_tensors):
+                self._bind(engine, engine.get_tensor_name(index), random)
+            cuda.settle()
+        except BaseException:
+            self.free()
+            raise
+
+    def _bind(self, engine: Any, name: str, random: Any) -> None:
+        trt = self._library.trt
+        shape = tuple(engine.get_tensor_shape(name))
+        kind = engine.get_tensor_dtype(name)
+        if min(shape, default=1) < 0 or engine.get_tensor_location(name) == trt.TensorLocation.HOST:
+            raise BuildError(
+                f"tensor {name!r} of shape {shape} is not fixed when the engine is built; fix every dimension (--input)"
+            )
+        address = self._cuda.allocate(max(1, prod(shape)) * max(1, int(kind.itemsize or 8)))
+        self._buffers.append(address)
+        if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+            self._cuda.upload(address, _random(kind.name, shape, random))
+        if not self.trt.set_tensor_address(name, address):
+            raise DeviceLostError(f"{self._library.version} does not take the address of tensor {name!r}: {self._library.said()}")
+
+    def enqueue(self) -> None:
+        """Put one inference on the stream."""
+        if not self.trt.execute_async_v3(self._cuda.stream):
+            raise DeviceLostError(f"{self._library.version} does not run the engine: {self._library.said()}")
+
+    def free(self) -> None:
+        """Give the buffers back; the context goes with its last reference."""
+        while self._buffers:
+            self._cuda.free(self._buffers.pop())
+        self.trt = None
+
+
+class Session:
+    """An engine with one context that is timed; what it launches is a CUDA graph wherever it can be captured.
+
+    Args:
+        library: TensorRT.
+        cuda: The GPU.
+        plan: Serialised engine.
+        seed: Of the random inputs.
+    """
+
+    def __init__(self, library: Library, cuda: Cuda, plan: bytes, seed: int) -> None:
+        self._library, self._cuda, self._seed = library, cuda, seed
+        self._engine = library.runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise BuildError(f"{library.version} cannot load the engine: {library.said() or 'it does not say why'}")
+        self._context = Context(library, cuda, self._engine, seed)
+        self._graph: Any = None
+        self.uncaptured = ""
+        """Why there is no CUDA graph; empty if there is one."""
+        self._context.enqueue()  # what TensorRT does once must not be captured
+        cuda.drain()
+        try:
+            self._graph = cuda.capture(self._context.enqueue)
+        except CaptureError as error:
+            self.uncaptured = str(error)
+
+    def launch(self) -> None:
+        """Put one inference on the stream."""
+        if self._graph is None:
+            self._context.enqueue()
+        else:
+            self._cuda.launch(self._graph)
+
+    def free(self) -> None:
+        """Give everything back."""
+        self._cuda.drain()
+        if self._graph is not None:
+            self._cuda.discard(self._graph)
+            self._graph = None
+        self._context.free()
+        self._engine = None
+
+    def layers(self) -> str:
+        """The engine inspector's JSON."""
+        inspector = self._engine.create_engine_inspector()
+        text = inspector.get_engine_information(self._library.trt.LayerInformationFormat.JSON) if inspector else None
+        if not text:
+            raise OutputParseError(f"{self._library.version} does not tell the layers of its engine: {self._library.said()}")
+        return str(text)
+
+    def profile(self, runs: int, clock: Clock) -> dict[str, Any]:
+        """Layer times of `runs` inferences in a context of their own, taking turns with unprofiled ones in the timed context.
+
+        Returns:
+            `layers`: per inference [name, seconds] pairs in order; `whole_s` and `beside_s`: latency of each profiled and each
+            unprofiled inference.
+        """
+        context, profiler = Context(self._library, self._cuda, self._engine, self._seed), _profiler(self._library.trt)
+        seen: dict[str, Any] = {"layers": [], "whole_s": [], "beside_s": []}
+        try:
+            context.trt.profiler = profiler
+            context.trt.enqueue_emits_profile = False
+            begin, end = self._cuda.event(), self._cuda.event()
+            while len(seen["whole_s"]) < runs:
+                seen["beside_s"] += clock([self] * TURN, 1)[0][1:]
+                for turn in range(TURN):
+                    profiler.rows = []
+                    whole_s = self._profiled(context, begin, end)
+                    if turn:
+                        seen["whole_s"].append(whole_s)
+                        seen["layers"].append(profiler.rows)
+        finally:
+            context.free()
+        return {name: values[:runs] for name, values in seen.items()}
+
+    def _profiled(self, context: Context, begin: Event, end: Event) -> float:
+        self._cuda.record(begin)
+        context.enqueue()
+        self._cuda.record(end)
+        self._cuda.wait(end)
+        if not context.trt.report_to_profiler():
+            raise OutputParseError(f"{self._library.version} reports no layer times: {self._library.said()}")
+        return self._cuda.seconds(begin, end)
+
+
+Clock = Callable[[Sequence[Session], int], tuple[list[float], list[float]]]
+"""Times one round of so many inferences per entry; seconds per inference, and seconds to submit one."""
+
+
+def gpu_clock(cuda: Cuda) -> Clock:
+    """Latency on the GPU: events around each round, which is enqueued while the one before it runs.
+
+    So the time to launch is not in it, as in trtexec; before the first round one inference runs ahead.
+    """
+    events = [(cuda.event(), cuda.event()) for _ in range(2)]
+
+    def time_rounds(order: Sequence[Session], loops: int) -> tuple[list[float], list[float]]:
+        values_s: list[float] = []
+        submit_s: list[float] = []
+        if order:
+            order[0].launch()
+        for index, session in enumerate(order):
+            begin, end = events[index % 2]
+            started = time.perf_counter()
+            cuda.record(begin)
+            for _ in range(loops):
+                session.launch()
+            cuda.record(end)
+            submit_s.append((time.perf_counter() - started) / loops)
+            if index:
+                values_s.append(_elapsed(cuda, events[(index - 1) % 2]) / loops)
+        if order:
+            values_s.append(_elapsed(cuda, events[(len(order) - 1) % 2]) / loops)
+        return values_s, submit_s
+
+    return time_rounds
+
+
+def request_clock(cuda: Cuda) -> Clock:
+    """Latency as a caller sees it: from submitting to an idle GPU until it is done, by the host's clock, without transfers."""
+
+    def time_rounds(order: Sequence[Session], loops: int) -> tuple[list[float], list[float]]:
+        values_s: list[float] = []
+        cuda.drain()
+        for session in order:
+            started = time.perf_counter()
+            for _ in range(loops):
+                session.launch()
+                cuda.drain()
+            values_s.append((time.perf_counter() - started) / loops)
+        return values_s, []
+
+    return time_rounds
+
+
+def _elapsed(cuda: Cuda, pair: tuple[Event, Event]) -> float:
+    cuda.wait(pair[1])
+    return cuda.seconds(*pair)
+
+
+def _profiler(trt: Any) -> Any:
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)  # pybind11 wants it so
+            self.rows: list[tuple[str, float]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.rows.append((layer_name, ms / 1e3))
+
+    return Profiler()
+
+
+def _random(kind: str, shape: tuple[int, ...], random: Any) -> NDArray[Any]:
+    """Values of the right kind and of ordinary size: zeros and denormals would distort."""
+    import numpy as np
+
+    if kind == "BF16":  # numpy has none: the upper half of a float32
+        return np.ascontiguousarray(random.standard_normal(shape, dtype=np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    if kind not in _NUMPY:
+        raise BuildError(f"an input of type {kind} cannot be filled; expected one of {', '.join(_NUMPY)}")
+    if kind in {"FLOAT", "HALF"}:
+        return np.asarray(random.standard_normal(shape, dtype=np.float32), dtype=_NUMPY[kind])
+    return np.asarray(random.integers(0, 2, shape), dtype=_NUMPY[kind])

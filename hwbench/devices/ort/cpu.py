@@ -1,0 +1,118 @@
+"""This computer's CPU through ONNX Runtime.
+
+The sessions of all workloads of one block live in one process of the native runner, which times runs in C and does nothing
+between them; every new session is a new process. With `isolate` each workload has a process of its own. Without a C compiler
+ONNX Runtime runs inside this process instead, and a finding says what Python adds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hwbench.devices.base import Advice, Found
+from hwbench.devices.ort.python_engine import PythonEngine
+from hwbench.devices.shared import host
+from hwbench.devices.shared.lock import DeviceLock
+from hwbench.devices.shared.ort.device import OrtDevice
+from hwbench.devices.shared.ort.engine import Engine, NativeEngine
+from hwbench.devices.shared.runner.build import build_runner, ort_library
+from hwbench.devices.shared.runner.process import RunnerProcess
+from hwbench.errors import DeviceError, DeviceUnavailableError, UsageError
+from hwbench.network.ort import onnxruntime
+from hwbench.network.workload import Workload
+from hwbench.records.device import Conditions, DeviceInfo
+from hwbench.records.findings import Finding
+from hwbench.records.measurement import Settings
+
+KEPT_MODELS = 4
+"""Models whose files are kept; a table build prepares hundreds, a comparison the same two again and again."""
+NOT_PINNED = Finding("not_pinned", "this system cannot pin threads to cores; expect wider intervals")
+
+
+class CpuOrt(OrtDevice):
+    """The host's CPU; address `cpu`."""
+
+    name = "cpu"
+
+    def __init__(self, address: str = "") -> None:
+        if address:
+            raise UsageError(f"device 'cpu' takes no address, got 'cpu:{address}'")
+        super().__init__(address)
+        self._lock = DeviceLock(self.name)
+
+    @classmethod
+    def discover(cls) -> list[Found]:
+        """This computer, if onnxruntime imports."""
+        try:
+            runtime = f"onnxruntime {onnxruntime().__version__}"
+        except DeviceUnavailableError as error:
+            return [Found(cls.name, host.cpu_name(), ready=False, hint=str(error))]
+        return [Found(cls.name, f"{host.cpu_name()}, {host.core_count()} cores, {runtime}", ready=True)]
+
+    def _open(self) -> None:
+        onnxruntime()
+        self._lock.acquire()
+        self._cores = host.quiet_first(host.physical_cores(host.affinity()))
+        self._path = self._lock.folder()
+        self._throttles = host.throttles(self._cores)
+        self._findings = () if host.CAN_PIN else (NOT_PINNED,)
+        try:
+            build_runner()
+            self._native = True
+        except DeviceError as error:
+            self._native = False
+            text = f"timed from Python, which adds 1 to 5 us to each latency: the native runner cannot be built ({error})"
+            self._findings += (Finding("python_calls", text),)
+
+    def _close(self) -> None:
+        self._free()
+        self._lock.release()
+
+    def _info(self) -> DeviceInfo:
+        flags = " ".join(host.cpu_flags())
+        details = {
+            "isa": flags,
+            "engine": "native runner" if self._native else "Python",
+            "kernel": host.kernel(),
+            "graph_optimisation": "all",
+            "execution": "sequential",
+            "memory_arena": "on",
+            "spinning": "stopped between runs",
+            "virtual_machine": str(host.is_virtual_machine()).lower(),
+        }
+        return DeviceInfo(
+            address=self.address,
+            target=f"{host.cpu_name()}, {host.core_count()} cores",
+            target_id=f"{host.cpu_name()}|{host.core_count()} cores|{flags}",
+            runtime=f"onnxruntime {onnxruntime().__version__}",
+            details=tuple(details.items()),
+        )
+
+    def _conditions(self) -> Conditions:
+        before, self._throttles = self._throttles, host.throttles(self._cores)
+        return replace(host.conditions(self._cores), throttled=None if before is None else before != self._throttles)
+
+    def doctor(self) -> list[Advice]:
+        """What would spoil a measurement on this computer, with the command that mends it."""
+        return host.doctor(self._cores)
+
+    def _engine(self, settings: Settings) -> Engine:
+        cores = host.choose_cores(settings.threads, self._cores)
+        if self._native:
+            runner = RunnerProcess.start([str(build_runner())])
+            runner.library(ort_library())
+            pinned = cores if host.CAN_PIN else ()
+            return NativeEngine(runner, self._place, self._path, cores=pinned, threads=len(cores), seed=settings.seed)
+        if settings.isolate:
+            raise DeviceUnavailableError("--isolate needs a C compiler for the native runner: apt install gcc, or set CC")
+        return PythonEngine(cores, settings.seed, self._path)
+
+    def _place(self, runner: RunnerProcess, workload: Workload) -> Path:  # noqa: ARG002 - it reads our own files
+        path = self._path / f"{workload.sha256}.onnx"
+        if not path.exists():
+            older = sorted(self._path.glob("*.onnx"), key=lambda file: file.stat().st_mtime_ns)
+            for file in older[: max(0, len(older) + 1 - KEPT_MODELS)]:
+                file.unlink()  # what is loaded no longer needs its file
+            path.write_bytes(workload.onnx)
+        return path

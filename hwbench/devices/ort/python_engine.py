@@ -1,0 +1,172 @@
+"""ONNX Runtime inside this process: the engine where no C compiler is at hand for the native runner.
+
+Python's part of a call is 1 to 2 us on top of what the native runner times (study `results/fidelity/`).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwbench.devices.shared import host
+from hwbench.errors import BuildError, UnsupportedLayerError
+from hwbench.network.ort import onnxruntime
+from hwbench.network.workload import Workload
+from hwbench.records.tensors import TensorSpec
+
+
+@dataclass(eq=False)
+class _Session:
+    """A session with its inputs and outputs bound."""
+
+    session: Any
+    run: Callable[[], None]
+    keep: tuple[Any, ...]  # the buffers must outlive the binding
+
+
+class PythonEngine:
+    """Sessions in this process, their calling thread pinned to the first of `cores`.
+
+    Args:
+        cores: One for each thread.
+        seed: Of the random inputs.
+        folder: For files in passing.
+    """
+
+    clock = "perf_counter"
+
+    def __init__(self, cores: Sequence[int], seed: int, folder: Path) -> None:
+        self._cores, self._seed, self._folder, self._affinity = tuple(cores), seed, folder, host.affinity()
+        self._sessions: dict[str, _Session] = {}
+        if host.CAN_PIN:
+            os.sched_setaffinity(0, {self._cores[0]})
+
+    def load(self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False) -> bytes | None:
+        """Create a session called `name`, and run it once.
+
+        Returns:
+            The ONNX graph that is executed, if asked for.
+
+        Raises:
+            BuildError: ONNX Runtime refuses the model.
+            UnsupportedLayerError: It has no kernel for a layer.
+        """
+        options = session_options(self._cores)
+        if profile:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self._folder / "profile")
+        path, weights = self._folder / "graph.onnx", self._folder / "graph.weights"
+        if graph:
+            options.optimized_model_filepath = str(path)
+            # Weights go into a file of their own, which need not be read back.
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights.name)
+        self._sessions[name] = _bind(create_session(workload.onnx, options), workload, self._seed)
+        weights.unlink(missing_ok=True)
+        return _take(path) if graph else None
+
+    def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
+        """Seconds per inference of one round of `loops` for each name, in that order."""
+        runs = [self._sessions[name].run for name in order]
+        values_s, now = [], time.perf_counter_ns
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            for run in runs:
+                start = now()
+                for _ in range(loops):
+                    run()
+                values_s.append((now() - start) * 1e-9 / loops)
+        finally:
+            if collecting:
+                gc.enable()
+        return tuple(values_s)
+
+    def unload(self, name: str) -> bytes | None:
+        """Free a session; its profile, if it was profiled."""
+        session = self._sessions.pop(name).session
+        return _take(Path(session.end_profiling())) if session.get_session_options().enable_profiling else None
+
+    def memory(self) -> int | None:
+        """Unknown: the process holds more than the model."""
+        return None
+
+    def close(self) -> None:
+        """Free all sessions and undo the pinning."""
+        self._sessions.clear()
+        if host.CAN_PIN:
+            os.sched_setaffinity(0, self._affinity)
+
+
+def _take(path: Path) -> bytes:
+    """Content of a file that is not needed any more."""
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
+def session_options(cores: Sequence[int]) -> Any:
+    """Options of every session: one thread per core, pinned; sequential; all graph optimisations."""
+    options = onnxruntime().SessionOptions()
+    options.intra_op_num_threads = len(cores)
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Threads spin while a run lasts and sleep between runs, so that two sessions do not take each other's cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if len(cores) > 1 and host.CAN_PIN:
+        rest = ";".join(str(core + 1) for core in cores[1:])  # the calling thread is the first; processors count from 1
+        options.add_session_config_entry("session.intra_op_thread_affinities", rest)
+    return options
+
+
+def create_session(model: bytes, options: Any) -> Any:
+    """An InferenceSession on the CPU, its failures as errors of the model."""
+    ort = onnxruntime()
+    errors = ort.capi.onnxruntime_pybind11_state
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except errors.NotImplemented as error:
+        raise UnsupportedLayerError(f"ONNX Runtime has no CPU kernel for a layer of the model: {_first_line(error)}") from error
+    except (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.RuntimeException) as error:
+        raise BuildError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]
+
+
+def random_input(spec: TensorSpec, seed: int) -> np.ndarray[Any, Any]:
+    """Values for one input: floats uniform in [-1, 1), integers 0 or 1 (valid as index, token and mask); never denormal."""
+    random = np.random.default_rng(seed)
+    kind = np.dtype(spec.dtype)
+    if kind.kind == "f":
+        return random.uniform(-1, 1, spec.shape).astype(kind)
+    return random.integers(0, 2, spec.shape).astype(kind)
+
+
+def _bind(session: Any, workload: Workload, seed: int) -> _Session:
+    ort = onnxruntime()
+    errors = ort.capi.onnxruntime_pybind11_state
+    binding = session.io_binding()
+    values = [ort.OrtValue.ortvalue_from_numpy(random_input(spec, seed)) for spec in workload.inputs]
+    for spec, value in zip(workload.inputs, values, strict=True):
+        binding.bind_ortvalue_input(spec.name, value)
+    for output in session.get_outputs():
+        binding.bind_output(output.name)
+    try:
+        session.run_with_iobinding(binding)
+    except (errors.Fail, errors.InvalidArgument, errors.NotImplemented, errors.RuntimeException, ValueError) as error:
+        raise BuildError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
+    results = binding.get_outputs()
+    for output, value in zip(session.get_outputs(), results, strict=True):
+        binding.bind_ortvalue_output(output.name, value)  # later runs write into the same buffers
+    # The wrapper around this call costs 0.35 us of checks on every run; below it is the same entry point.
+    run = partial(session._sess.run_with_iobinding, binding._iobinding, None)  # noqa: SLF001
+    return _Session(session, run, (binding, values, results))

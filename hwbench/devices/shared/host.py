@@ -1,0 +1,234 @@
+"""The computer hwbench runs on, as an instrument: identity, conditions, cores to pin to, and what would spoil a measurement."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hwbench.devices.base import Advice
+from hwbench.errors import UsageError
+from hwbench.records.device import Conditions
+
+CPUS = Path("/sys/devices/system/cpu")
+CAN_PIN = hasattr(os, "sched_setaffinity")
+LOOK_S = 0.2
+"""Seconds over which cores are watched before some are chosen; the kernel counts in ticks of 10 ms."""
+ISA_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+"""Instruction sets that decide which kernels a runtime picks, as /proc/cpuinfo calls them."""
+BUSY_LOAD = 0.5
+"""1-minute load per core above which other work disturbs a measurement."""
+
+
+def read(path: Path) -> str | None:
+    """Content of a small file of /sys or /proc without surrounding space; None if it is not there or not readable."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    for line in (read(Path("/proc/cpuinfo")) or "").splitlines():
+        label, _, value = line.partition(":")
+        if label.strip() in {"model name", "Hardware"} and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """Instruction sets that decide which kernels a runtime picks."""
+    for line in (read(Path("/proc/cpuinfo")) or "").splitlines():
+        label, _, value = line.partition(":")
+        if label.strip() in {"flags", "Features"}:
+            present = set(value.split())
+            return tuple(flag for flag in ISA_FLAGS if flag in present)
+    return ()
+
+
+def affinity() -> frozenset[int]:
+    """Logical cores that the calling thread may use."""
+    return frozenset(os.sched_getaffinity(0)) if CAN_PIN else frozenset(range(os.cpu_count() or 1))
+
+
+def physical_cores(allowed: Iterable[int]) -> tuple[int, ...]:
+    """One logical core of each physical core among `allowed`."""
+    physical: dict[str, int] = {}
+    for core in sorted(allowed):
+        siblings = read(CPUS / f"cpu{core}" / "topology" / "thread_siblings_list") or str(core)
+        physical.setdefault(siblings, core)
+    return tuple(physical.values())
+
+
+def core_count() -> int:
+    """Physical cores of this computer, whether or not this process may use them."""
+    return len(physical_cores(range(os.cpu_count() or 1)))
+
+
+def quiet_first(cores: Sequence[int]) -> tuple[int, ...]:
+    """`cores` ordered by how well they serve for measuring: fast before slow, idle before busy, last before first.
+
+    Fast is the cores' own highest frequency (hybrid processors have two kinds); busy is what each did in a moment just now, in
+    steps of a tenth; and the first cores serve most interrupts.
+    """
+    before = _idle_ticks()
+    time.sleep(LOOK_S)
+    after = _idle_ticks()
+    most = max((after.get(core, 0) - before.get(core, 0) for core in cores), default=0) or 1
+
+    def rank(core: int) -> tuple[float, int, int]:
+        idle = (after.get(core, 0) - before.get(core, 0)) / most
+        highest = read(CPUS / f"cpu{core}" / "cpufreq" / "cpuinfo_max_freq") or "0"
+        return -float(highest), -round(10 * idle), -core
+
+    return tuple(sorted(cores, key=rank))
+
+
+def _idle_ticks() -> dict[int, int]:
+    """Ticks each logical core has been idle since boot; empty off Linux."""
+    lines = (read(Path("/proc/stat")) or "").splitlines()
+    fields = [line.split() for line in lines if line.startswith("cpu") and line[3:4].isdigit()]
+    return {int(field[0][3:]): int(field[4]) for field in fields}
+
+
+def choose_cores(threads: int, cores: Sequence[int]) -> tuple[int, ...]:
+    """The first `threads` of `cores`.
+
+    Raises:
+        UsageError: There are not that many.
+    """
+    if not 1 <= threads <= len(cores):
+        raise UsageError(f"--threads {threads}: this process may use {len(cores)} physical cores; choose 1 to {len(cores)}")
+    return tuple(cores[:threads])
+
+
+def kernel() -> str:
+    """Release of the operating system's kernel."""
+    return platform.release()
+
+
+def governor() -> str | None:
+    """Frequency governor of the first core."""
+    return read(CPUS / "cpu0" / "cpufreq" / "scaling_governor")
+
+
+def is_virtual_machine() -> bool:
+    """Whether the processor says that a hypervisor stands below it."""
+    return " hypervisor " in f" {read(Path('/proc/cpuinfo')) or ''} ".replace("\n", " ")
+
+
+def stolen_share() -> float | None:
+    """Share of time since boot that the hypervisor gave to others; None off Linux."""
+    first = (read(Path("/proc/stat")) or "").partition("\n")[0].split()
+    ticks = [int(value) for value in first[1:9]] if len(first) >= 9 else []
+    return ticks[7] / sum(ticks) if ticks and sum(ticks) else None
+
+
+def throttles(cores: Sequence[int]) -> int | None:
+    """How often `cores` have slowed themselves down for heat since boot; None where that is not counted (Intel counts)."""
+    counts = [read(CPUS / f"cpu{core}" / "thermal_throttle" / "core_throttle_count") for core in cores]
+    return sum(map(int, filter(None, counts))) if any(counts) else None
+
+
+def conditions(cores: Sequence[int]) -> Conditions:
+    """State of the host now; frequencies are those of `cores`."""
+    import psutil
+
+    frequencies = [read(CPUS / f"cpu{core}" / "cpufreq" / "scaling_cur_freq") for core in cores]
+    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    return Conditions(
+        at_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        frequency_hz=tuple(float(value) * 1e3 for value in frequencies if value) or None,
+        governor=governor(),
+        temperature_c=_temperature_c(),
+        load_1m=os.getloadavg()[0],
+        battery=None if battery is None else battery.percent / 100,
+        charging=None if battery is None else bool(battery.power_plugged),
+        details=(("cores", " ".join(map(str, cores))),),
+    )
+
+
+def _temperature_c() -> float | None:
+    import psutil
+
+    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    readings = [sensor.current for name in ("coretemp", "k10temp", "cpu_thermal") for sensor in sensors.get(name, [])]
+    return max(readings, default=None)
+
+
+def doctor(cores: Sequence[int]) -> list[Advice]:
+    """What would spoil a measurement on this computer."""
+    load_1m, count = os.getloadavg()[0], os.cpu_count() or 1
+    stolen, turbo, state = stolen_share(), _turbo(), conditions(cores)
+    return [
+        _advice(
+            "pinning", CAN_PIN, "threads can be pinned to cores", "this system has no sched_setaffinity: expect wider intervals"
+        ),
+        _advice(
+            "spare_core",
+            count > 1,
+            f"{count} logical cores",
+            "with a single core every other process disturbs: use a larger machine",
+        ),
+        _advice(
+            "load",
+            load_1m < BUSY_LOAD * count,
+            f"1-minute load {load_1m:.2f} on {count} cores",
+            "stop other work; the busiest: ps -eo pcpu,comm --sort=-pcpu | head",
+        ),
+        _advice(
+            "governor",
+            governor() in {None, "performance"},
+            f"frequency governor {governor() or 'not visible'}",
+            "sudo cpupower frequency-set --governor performance",
+        ),
+        _advice(
+            "turbo",
+            turbo is not True,
+            f"turbo {_known(turbo)}",
+            "echo 1 | sudo tee /sys/devices/system/cpu/intel_pstate/no_turbo",
+        ),
+        _advice(
+            "virtual_machine",
+            not is_virtual_machine(),
+            "a hypervisor shares this processor" if is_virtual_machine() else "no hypervisor",
+            "neighbours add noise that no setting removes: give more --budget, or measure on bare metal",
+        ),
+        _advice(
+            "stolen_time",
+            stolen is None or stolen < 0.01,
+            "stolen time not visible" if stolen is None else f"{stolen:.2%} of time stolen by the hypervisor since boot",
+            "choose an instance with dedicated cores",
+        ),
+        _advice(
+            "temperature",
+            state.temperature_c is None or state.temperature_c < 85,
+            f"temperature {'not visible' if state.temperature_c is None else f'{state.temperature_c:.0f} C'}",
+            "let it cool; check the fan",
+        ),
+        _advice(
+            "power",
+            state.charging is not False,
+            f"mains power {_known(state.charging)}",
+            "plug the charger in: batteries lower the clock",
+        ),
+    ]
+
+
+def _advice(code: str, ok: bool, text: str, remedy: str) -> Advice:
+    return Advice(code, ok, text, "" if ok else remedy)
+
+
+def _known(value: bool | None) -> str:
+    return "not visible" if value is None else "on" if value else "off"
+
+
+def _turbo() -> bool | None:
+    no_turbo, boost = read(CPUS / "intel_pstate" / "no_turbo"), read(CPUS / "cpufreq" / "boost")
+    if no_turbo is not None:
+        return no_turbo == "0"
+    return None if boost is None else boost == "1"

@@ -1,0 +1,131 @@
+"""Where ONNX Runtime's sessions live: the interface, and the native runner on this computer or on a target far away."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+from typing import Protocol
+
+from hwbench.devices.shared.runner.process import RunnerProcess
+from hwbench.devices.shared.runner.protocol import CLOCK
+from hwbench.network.workload import Workload
+
+PATIENCE_S, PATIENCE = 60.0, 10.0
+"""Seconds a request to the runner may take beyond this many times what it should."""
+LEASE_S = 600.0
+"""Seconds that a runner out of reach outlives its last request."""
+
+
+class Engine(Protocol):
+    """Where ONNX Runtime's sessions live, by name."""
+
+    clock: str
+
+    def load(self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False) -> bytes | None:
+        """Create a session and run it once.
+
+        Returns:
+            The ONNX graph that is executed, if asked for; larger weights may be missing.
+
+        Raises:
+            BuildError: ONNX Runtime refuses the model.
+        """
+        ...
+
+    def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
+        """Seconds per inference of one round of `loops` for each name, in that order."""
+        ...
+
+    def unload(self, name: str) -> bytes | None:
+        """Free a session; its profile, if it was profiled."""
+        ...
+
+    def memory(self) -> int | None:
+        """Peak resident memory of the process in bytes; None if it holds more than the sessions."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+class NativeEngine:
+    """Sessions in one process of the native runner, here or far away: all that passes between it and us is their conversation.
+
+    Args:
+        runner: The process, its library open; ended by this object.
+        place: Makes sure that a model file lies where the runner can read it; where that is.
+        folder: Where the runner may write files in passing.
+        cores: One for each thread; none: threads are not pinned.
+        threads: Of each session.
+        seed: Of the random inputs.
+        clock: Name of the clock.
+        leased: The runner ends itself when nothing was asked of it for a while, as it must where it may be cut off from us.
+    """
+
+    def __init__(
+        self,
+        runner: RunnerProcess,
+        place: Callable[[RunnerProcess, Workload], PurePath],
+        folder: PurePath,
+        *,
+        cores: Sequence[int],
+        threads: int,
+        seed: int,
+        clock: str = f"{CLOCK} in the native runner",
+        leased: bool = False,
+    ) -> None:
+        self.clock = clock
+        self._runner, self._place, self._folder, self._leased = runner, place, folder, leased
+        self._slowest_s = 0.0  # seconds of an inference, as far as is known
+        self._ends_s = 0.0  # when the lease ends, by the monotonic clock
+        try:
+            self._runner.configure(threads=threads, cpus=cores, seed=seed)
+        except BaseException:
+            self.close()
+            raise
+
+    def load(self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False) -> bytes | None:
+        """See `Engine`."""
+        self._renew(PATIENCE_S)
+        path, written = self._place(self._runner, workload), self._folder / "graph.onnx"
+        loaded = self._runner.load(name, path, self._folder / "profile" if profile else None, written if graph else None)
+        self._slowest_s = max(self._slowest_s, loaded.first_run_s)
+        if not graph:
+            return None
+        self._runner.delete(self._folder / "hwbench.weights")
+        return self._take(written)
+
+    def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
+        """See `Engine`."""
+        timeout_s = PATIENCE_S + PATIENCE * self._slowest_s * len(order) * loops
+        self._renew(timeout_s)
+        return self._runner.run(order, loops, timeout_s).values_s
+
+    def unload(self, name: str) -> bytes | None:
+        """See `Engine`."""
+        profile = self._runner.unload(name)
+        return None if profile is None else self._take(profile)
+
+    def memory(self) -> int | None:
+        """See `Engine`."""
+        return self._runner.memory()
+
+    def close(self) -> None:
+        """End the process."""
+        self._runner.close()
+
+    def _take(self, path: PurePath) -> bytes:
+        """Content of a file that is not needed any more."""
+        data = self._runner.get(path)
+        self._runner.delete(path)
+        return data
+
+    def _renew(self, timeout_s: float) -> None:
+        """Make sure that the lease outlives a request of `timeout_s`."""
+        if self._leased and time.monotonic() + timeout_s > self._ends_s:
+            lease_s = math.ceil(timeout_s + LEASE_S)
+            self._runner.limit(lease_s)
+            self._ends_s = time.monotonic() + lease_s - 1

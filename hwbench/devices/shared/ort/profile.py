@@ -1,0 +1,103 @@
+"""Profiles of ONNX Runtime (`SessionOptions.enable_profiling`): Chrome trace events, times in whole microseconds.
+
+An inference is an event `model_run`; what it executed are the events of category `Node` within it whose names end in
+`_kernel_time`. Nodes are those of the optimised graph, which is not the one the runtime was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hwbench.errors import OutputParseError
+from hwbench.records.untrusted import shown, whole
+
+KERNEL = "_kernel_time"
+_US = 1e6  # of which make a second
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledRuns:
+    """Node times of the profiled inferences.
+
+    Attributes:
+        whole_s: Latency of each inference.
+        nodes_s: For every executed node, by name, one time per inference; 0 is less than one microsecond.
+        ops: Operator of every executed node, by name, where the profile says it.
+    """
+
+    whole_s: tuple[float, ...]
+    nodes_s: Mapping[str, tuple[float, ...]]
+    ops: Mapping[str, str] = field(default_factory=dict)
+
+    def only(self, runs: Sequence[int]) -> ProfiledRuns:
+        """The same for some of the inferences, by number."""
+        nodes_s = {name: tuple(times[run] for run in runs) for name, times in self.nodes_s.items()}
+        return ProfiledRuns(tuple(self.whole_s[run] for run in runs), nodes_s, self.ops)
+
+
+def read_profile(events: object, last: int | None = None) -> ProfiledRuns:
+    """Read the JSON of ONNX Runtime's profiler.
+
+    Args:
+        events: The parsed JSON.
+        last: How many inferences at the end count; those before are warm-up. None: all, the cold first one included.
+
+    Raises:
+        OutputParseError: It is not such a profile, or inferences differ in the nodes they executed.
+    """
+    try:
+        runs = _spans(event for event in _dicts(events) if event["name"] == "model_run")
+        kernels = _spans(event for event in _dicts(events) if event["cat"] == "Node" and event["name"].endswith(KERNEL))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise OutputParseError(f"not a profile of ONNX Runtime: {shown(repr(error))}") from error
+    last = len(runs) if last is None else last
+    nodes_s: dict[str, list[float]] = {}
+    position = 0
+    for number, run in enumerate(runs):
+        while position < len(kernels) and kernels[position].start <= run.start + run.length:
+            node = kernels[position]
+            position += 1
+            if number >= len(runs) - last:
+                nodes_s.setdefault(node.name.removesuffix(KERNEL), []).append(node.length / _US)
+    whole_s = tuple(run.length / _US for run in runs[len(runs) - last :]) if last <= len(runs) else ()
+    if not whole_s or not nodes_s:
+        raise OutputParseError(f"ONNX Runtime's profile holds {len(runs)} inferences, expected at least {last or 1}")
+    if not all(whole_s):
+        raise OutputParseError("ONNX Runtime's profile holds an inference of 0 microseconds, so it is damaged; profile again")
+    if any(len(times) != last for times in nodes_s.values()):
+        raise OutputParseError("the inferences in ONNX Runtime's profile differ in the nodes they executed")
+    ops = {kernel.name.removesuffix(KERNEL): kernel.op for kernel in kernels}
+    return ProfiledRuns(whole_s, {name: tuple(times) for name, times in nodes_s.items()}, {name: ops[name] for name in nodes_s})
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """One event: what it is, when it started, how long it took (microseconds)."""
+
+    name: str
+    op: str
+    start: int
+    length: int
+
+
+def _spans(events: Iterable[Mapping[str, Any]]) -> list[_Span]:
+    """Events in order of time."""
+    what = "a time in ONNX Runtime's profile"
+    spans = [
+        _Span(event["name"], _op(event), whole(event["ts"], what, least=0), whole(event["dur"], what, least=0))
+        for event in events
+    ]
+    return sorted(spans, key=lambda span: span.start)
+
+
+def _op(event: Mapping[str, Any]) -> str:
+    arguments = event.get("args")
+    return str(arguments.get("op_name", "")) if isinstance(arguments, dict) else ""
+
+
+def _dicts(events: object) -> list[dict[str, Any]]:
+    if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
+        raise TypeError("the top level is not a list of events")
+    return events

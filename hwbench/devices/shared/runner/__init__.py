@@ -1,0 +1,1 @@
+"""The native runner: built, started, and spoken to."""

@@ -1,0 +1,104 @@
+"""The native runner as a program: where its source is, how it is built, and which library it opens on this computer."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+from hwbench.devices.shared.runner.protocol import one_line
+from hwbench.errors import DeviceCommandError, DeviceTimeoutError, DeviceUnavailableError
+from hwbench.network.ort import onnxruntime
+
+_COMPILERS = ("cc", "gcc", "clang")
+_FLAGS = ("-O2", "-Wall", "-Wextra")
+_COMPILE_TIMEOUT_S = 120.0
+
+
+def runner_source() -> Path:
+    """The runner's C file: in `runners/native` of a checkout, beside this module in an installed wheel.
+
+    Raises:
+        DeviceUnavailableError: It is in neither place.
+    """
+    here = Path(__file__).resolve().parent
+    for source in (here.parents[3] / "runners" / "native" / "hwbench_runner.c", here / "hwbench_runner.c"):
+        if source.is_file():
+            return source
+    raise DeviceUnavailableError(f"the native runner's source is not beside {here}; install hwbench again")
+
+
+def build_runner(cc: str | None = None) -> Path:
+    """Compile the runner, once for each source, compiler and set of flags; later calls find it in the user's cache.
+
+    Args:
+        cc: Compiler with its options, as one would type it (`aarch64-linux-gnu-gcc`); `$CC`, else the first of cc, gcc
+            and clang, if None.
+
+    Returns:
+        The program, for the compiler's target.
+
+    Raises:
+        DeviceUnavailableError: No compiler, or the cache cannot be written.
+        DeviceCommandError: The compiler refused.
+        DeviceTimeoutError: The compiler did not finish.
+    """
+    import platformdirs
+
+    source = runner_source()
+    compiler = _compiler(cc)
+    version = _compile([*compiler, "--version"])
+    identity = "\0".join([source.read_text(encoding="utf-8"), version, *compiler, *_FLAGS])
+    cache = Path(platformdirs.user_cache_dir("hwbench"))
+    program = cache / f"runner-{sha256(identity.encode()).hexdigest()[:16]}"
+    if program.is_file():
+        return program
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            fresh = Path(folder) / "runner"
+            _compile([*compiler, *_FLAGS, "-o", str(fresh), str(source), "-ldl"])
+            fresh.replace(program)
+    except OSError as error:
+        raise DeviceUnavailableError(f"cannot keep the native runner in {cache} ({error}); set XDG_CACHE_HOME") from error
+    return program
+
+
+def _compiler(cc: str | None) -> list[str]:
+    wanted = cc or os.environ.get("CC")
+    candidates = [shlex.split(wanted)] if wanted else [[name] for name in _COMPILERS]
+    for argv in candidates:
+        if argv and shutil.which(argv[0]):
+            return argv
+    sought = wanted or ", ".join(_COMPILERS)
+    raise DeviceUnavailableError(f"no C compiler found ({sought}); install one (apt install gcc) or set CC")
+
+
+def _compile(argv: list[str]) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=_COMPILE_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise DeviceUnavailableError(f"cannot start the C compiler {argv[0]} ({error}); set CC to one that works") from error
+    except subprocess.TimeoutExpired as error:
+        raise DeviceTimeoutError(f"{argv[0]} did not finish within {_COMPILE_TIMEOUT_S:.0f} s; try again") from error
+    if done.returncode != 0:
+        tail = one_line(done.stderr[-2000:].decode("utf-8", "replace"))
+        raise DeviceCommandError(f"{shlex.join(argv[:1])} failed ({done.returncode}): {tail}", argv, done.returncode, tail)
+    return done.stdout.decode("utf-8", "replace")
+
+
+def ort_library() -> Path:
+    """The C library inside the installed onnxruntime package, of the same version as the Python module.
+
+    Raises:
+        DeviceUnavailableError: onnxruntime is missing, or its package has no such library.
+    """
+    folder = Path(str(onnxruntime().__file__)).resolve().parent / "capi"
+    found = sorted(folder.glob("libonnxruntime.so*"))
+    if not found:
+        raise DeviceUnavailableError(f"no libonnxruntime.so in {folder}; pip install onnxruntime for Linux")
+    return found[0]

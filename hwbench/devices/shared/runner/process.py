@@ -1,0 +1,373 @@
+"""A conversation with the native runner, on this computer or wherever a `Transport` reaches.
+
+Building the program is `_runner_build`'s part and the language `_runner_protocol`'s; their public names are offered here too.
+Nothing passes through a shell.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import subprocess
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath, PurePosixPath
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from hwbench.devices.base import Samples
+from hwbench.devices.shared.runner.build import build_runner, ort_library, runner_source
+from hwbench.devices.shared.runner.protocol import (
+    CLOCK,
+    MAX_EVENT_BYTES,
+    MAX_FILE_BYTES,
+    MAX_ROUNDS,
+    PROTOCOL,
+    expect,
+    latencies,
+    one_line,
+    parse_event,
+    plan_line,
+    tensor_specs,
+)
+from hwbench.errors import DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, OutputParseError, UsageError
+from hwbench.network.ort import TELEMETRY_OFF
+from hwbench.records.tensors import TensorSpec
+
+__all__ = ["CLOCK", "Loaded", "LocalProcess", "RunnerProcess", "Transport", "build_runner", "ort_library", "runner_source"]
+
+_TAIL_BYTES = 2000
+ANSWER_S = 30.0
+"""Seconds in which a runner answers what costs it next to nothing."""
+SLOWEST_LINK = 1e6
+"""Bytes per second that the way to a runner carries at least."""
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def _tail(output: bytes) -> str:
+    return one_line(output[-_TAIL_BYTES:].decode("utf-8", "replace"))
+
+
+class Transport(Protocol):
+    """A byte stream to and from one runner, wherever it runs."""
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Send all of `data`; silently if the runner is gone, as its last words can still be received.
+
+        Raises:
+            DeviceTimeoutError: It was not taken in time.
+        """
+        ...
+
+    def receive(self, timeout_s: float) -> bytes:
+        """The next bytes; none at the end of the stream.
+
+        Raises:
+            DeviceTimeoutError: Nothing came in time.
+        """
+        ...
+
+    def close(self, grace_s: float) -> str:
+        """End the runner: by the end of its input, after `grace_s` by force. Closing twice is fine.
+
+        Returns:
+            How it ended and the last that it said to people, in one line.
+        """
+        ...
+
+
+class LocalProcess:
+    """A runner on this computer: pipes for plan and events, a temporary file for what it says to people.
+
+    Args:
+        argv: Program and arguments.
+
+    Raises:
+        DeviceUnavailableError: It does not start.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._ending: str | None = None
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process
+        try:
+            self.process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                bufsize=0,
+                env=os.environ | TELEMETRY_OFF,
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise DeviceUnavailableError(f"cannot start the native runner {argv[0]} ({error}); build it anew") from error
+        os.set_blocking(self._stdin, False)
+
+    @property
+    def _stdin(self) -> int:
+        return self.process.stdin.fileno() if self.process.stdin else -1
+
+    @property
+    def _stdout(self) -> int:
+        return self.process.stdout.fileno() if self.process.stdout else -1
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """See `Transport`."""
+        deadline = time.monotonic() + timeout_s
+        left = memoryview(data)
+        while left:
+            _wait(self._stdin, select.POLLOUT, deadline)
+            try:
+                left = left[os.write(self._stdin, left) :]
+            except BrokenPipeError:
+                return
+
+    def receive(self, timeout_s: float) -> bytes:
+        """See `Transport`."""
+        _wait(self._stdout, select.POLLIN, time.monotonic() + timeout_s)
+        return os.read(self._stdout, 1 << 16)
+
+    def close(self, grace_s: float) -> str:
+        """See `Transport`."""
+        if self._ending is None:
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            try:
+                self.process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            self._ending = f"exit status {self.process.returncode}; {_tail(self._stderr.read()) or 'no message'}"
+            self._stderr.close()
+        return self._ending
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise DeviceTimeoutError("the native runner did not answer in the time allowed, and was ended; allow it more")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the runner tells of a model it has loaded.
+
+    Attributes:
+        name: The name it goes by in `run`.
+        load_s: Seconds to create the session.
+        first_run_s: Seconds of the first inference, which allocates.
+        inputs: Its inputs, filled with fixed random values.
+    """
+
+    name: str
+    load_s: float
+    first_run_s: float
+    inputs: tuple[TensorSpec, ...]
+
+
+class RunnerProcess:
+    """A conversation with one runner: one line, one answer. Use as a context manager, from one thread.
+
+    Any error ends the runner, as its state is then unknown; from then on every call raises DeviceLostError. A model that
+    ONNX Runtime refuses (BuildError) costs no more than starting another one.
+
+    Args:
+        transport: Where the runner is; closed by this object.
+        timeout_s: Seconds for its first event.
+
+    Raises:
+        OutputParseError: It is no runner, or of another protocol.
+    """
+
+    def __init__(self, transport: Transport, timeout_s: float = 30.0) -> None:
+        self._transport = transport
+        self._received = bytearray()
+        self._ending: str | None = None
+        hello = self.command(b"", "hello", timeout_s)
+        if hello["protocol"] != PROTOCOL:
+            self.close()
+            raise OutputParseError(f"the runner speaks protocol {hello['protocol']}, hwbench {PROTOCOL}; build it anew")
+        self.machine, self.kernel, self.pid = str(hello["machine"]), str(hello["kernel"]), int(hello["pid"])
+
+    @classmethod
+    def start(cls, argv: Sequence[str], timeout_s: float = 30.0) -> Self:
+        """Start a runner on this computer; `argv` may begin with a wrapper (numactl, an emulator).
+
+        Raises:
+            DeviceUnavailableError: It does not start.
+        """
+        return cls(LocalProcess(argv), timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self, grace_s: float = 2.0) -> None:
+        """End the runner, after `grace_s` by force, and release what it holds; closing twice is fine."""
+        self._ending = self._transport.close(grace_s)
+
+    def library(self, path: PurePath) -> str:
+        """Open ONNX Runtime's C library, as the runner sees it; before any `load`. Returns its version."""
+        return str(self.command(plan_line("lib", path), "library")["version"])
+
+    def configure(self, *, threads: int = 1, cpus: Sequence[int] = (), spin: bool = True, seed: int = 0) -> None:
+        """Settings of the models loaded from now on.
+
+        Args:
+            threads: Threads of each model, the calling one included.
+            cpus: As many CPUs as threads: one each. More: shared by all. None: the pinning stays as it is.
+            spin: Whether idle threads spin during a run; between runs they always sleep.
+            seed: Of the random inputs.
+        """
+        lines = [plan_line("threads", threads), plan_line("spin", int(spin)), plan_line("seed", seed)]
+        if cpus:
+            lines.append(plan_line("cpus", ",".join(map(str, sorted(set(cpus))))))
+        for line in lines:
+            self.command(line, "set")
+
+    def limit(self, seconds: int) -> None:
+        """The runner ends itself this many seconds from now, unless told otherwise before."""
+        self.command(plan_line("limit", seconds), "set")
+
+    def put(self, data: bytes, path: PurePath) -> None:
+        """Write a file where the runner is; it is there whole or not at all.
+
+        Raises:
+            DeviceUnavailableError: The runner cannot write it, or other bytes than these arrived.
+        """
+        line = plan_line("put", len(data), zlib.adler32(data), path)
+        self.command(line + data, "set", ANSWER_S + len(data) / SLOWEST_LINK)
+
+    def get(self, path: PurePath) -> bytes:
+        """Content of a file where the runner is.
+
+        Raises:
+            DeviceUnavailableError: The runner cannot read it, or it has 64 MiB or more.
+        """
+        size = int(self.command(plan_line("get", path), "file")["bytes"])
+        try:
+            if size >= MAX_FILE_BYTES:
+                raise OutputParseError(f"the native runner announced a file of {size} bytes, above {MAX_FILE_BYTES}")
+            self._gather(lambda: len(self._received) >= size, time.monotonic() + ANSWER_S + size / SLOWEST_LINK)
+        except BaseException:
+            self.close(grace_s=0)
+            raise
+        data = bytes(self._received[:size])
+        del self._received[:size]
+        return data
+
+    def delete(self, path: PurePath) -> None:
+        """Remove a file where the runner is, if it is there."""
+        self.command(plan_line("delete", path), "set")
+
+    def load(
+        self,
+        name: str,
+        path: PurePath,
+        profile: PurePath | None = None,
+        graph: PurePath | None = None,
+        timeout_s: float = 120.0,
+    ) -> Loaded:
+        """Create a session for the model file, with inputs and outputs bound, and run it once.
+
+        Args:
+            name: What to call it: 1 to 64 letters, digits, `_`, `.` or `-`.
+            path: The model file, as the runner sees it.
+            profile: Prefix of the profile that ONNX Runtime writes until `unload`; none if None.
+            graph: File for the graph that it executes, larger weights left out; none if None.
+            timeout_s: Seconds it may take.
+
+        Raises:
+            BuildError: ONNX Runtime refuses the model, or it has dynamic dimensions or inputs that are not numbers.
+        """
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"{name!r} cannot name a model; use 1 to 64 letters, digits, '_', '.' or '-'")
+        self.command(plan_line("profile", profile or "-"), "set")
+        self.command(plan_line("graph", graph or "-"), "set")
+        event = self.command(plan_line("load", name, path), "loaded", timeout_s)
+        return Loaded(name, event["load_ns"] / 1e9, event["first_run_ns"] / 1e9, tensor_specs(event["inputs"]))
+
+    def run(self, order: Sequence[str], loops: int = 1, timeout_s: float = 120.0) -> Samples:
+        """Time one round of `loops` inferences for each name, in that order; seconds per inference."""
+        values_s: list[float] = []
+        for first in range(0, len(order), MAX_ROUNDS):
+            names = order[first : first + MAX_ROUNDS]
+            event = self.command(plan_line("run", loops, *names), "samples", timeout_s)
+            try:
+                values_s += latencies(event, len(names), loops)
+            except OutputParseError:
+                self.close(grace_s=0)
+                raise
+        return Samples(tuple(values_s), CLOCK)
+
+    def dump(self, name: str, folder: PurePath) -> tuple[TensorSpec, ...]:
+        """Write output i of a model to `folder/NAME.i.bin`, raw, and return what they are."""
+        return tensor_specs(self.command(plan_line("dump", name, folder), "dumped")["outputs"])
+
+    def unload(self, name: str) -> PurePosixPath | None:
+        """Free a model. Returns its profile file, where the runner is, if it was profiled."""
+        profile = self.command(plan_line("unload", name), "unloaded")["profile"]
+        return PurePosixPath(profile) if profile else None
+
+    def memory(self) -> int:
+        """Peak resident memory of the runner in bytes."""
+        status = self.get(PurePosixPath("/proc/self/status"))
+        found = re.search(rb"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+        if found is None:
+            raise OutputParseError(f"/proc/self/status of the native runner does not tell VmHWM: {status[:160]!r}")
+        return int(found[1]) * 1024
+
+    def command(self, line: bytes, answer: str, timeout_s: float | None = None) -> dict[str, Any]:
+        """Send one line of a plan (see `plan_line`) and return the event of kind `answer` that answers it.
+
+        Raises:
+            OutputParseError: The answer breaks the protocol.
+            DeviceLostError: The runner is gone.
+            DeviceTimeoutError: No answer in time, or the runner's own time limit has passed.
+            HwbenchError: What the runner objects to, see `expect`.
+        """
+        if self._ending is not None:
+            raise DeviceLostError(f"the native runner has ended ({self._ending}); start another one")
+        timeout_s = ANSWER_S if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
+        try:
+            unasked = bool(self._received)
+            if not unasked:
+                self._transport.send(line, timeout_s)
+            event = parse_event(self._next_line(deadline))
+            expect(event, "silence" if unasked else answer)
+        except DeviceLostError as error:
+            self.close()
+            raise DeviceLostError(f"{error} ({self._ending})") from error
+        except DeviceTimeoutError as error:
+            self.close(grace_s=0.0)
+            asked = line.split(maxsplit=1)[0].decode() if line else "start"
+            raise DeviceTimeoutError(f"{error} (asked to {asked})") from error
+        except BaseException:
+            self.close()
+            raise
+        return event
+
+    def _next_line(self, deadline: float) -> bytes:
+        self._gather(lambda: b"\n" in self._received or len(self._received) > MAX_EVENT_BYTES, deadline)
+        line, end, self._received = self._received.partition(b"\n")
+        if not end:
+            raise OutputParseError(f"the native runner printed a line of more than {MAX_EVENT_BYTES} bytes")
+        return bytes(line)
+
+    def _gather(self, enough: Callable[[], bool], deadline: float) -> None:
+        """Receive until there is enough."""
+        while not enough():
+            data = self._transport.receive(max(0.0, deadline - time.monotonic()))
+            if not data:
+                raise DeviceLostError("the native runner ended before it answered")
+            self._received += data

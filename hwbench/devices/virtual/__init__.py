@@ -1,0 +1,1 @@
+"""A simulated device with a known latency law, for tests."""

@@ -1,0 +1,1 @@
+"""Tables and logs that come from elsewhere, and the portable file."""

@@ -1,0 +1,180 @@
+"""Tables of what other tools measured: layers of whole networks, merged by key, and how they add up to those networks.
+
+A network is kept as it was read, with all its averages; the table is made anew from all networks of one name, so that one more
+improves what the others say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import chain
+from statistics import median
+from typing import Any, Self
+
+import numpy as np
+
+from hwbench.errors import MissingEntryError, SchemaError, UsageError
+from hwbench.lookup_tables.exchange.foreign import ForeignEntry
+from hwbench.lookup_tables.records import Calibration, Entry, Metadata, Provenance, Source
+from hwbench.lookup_tables.table import IMPORTED, LookupTable
+from hwbench.records.device import DeviceInfo
+from hwbench.records.layer_key import LayerKey
+from hwbench.version import __version__
+
+STEP = 8
+"""Widths of the grid that searches use with an imported table, whose networks have no step of their own."""
+LONE_SD = 0.04
+"""Relative error of an entry that rests on one average: so much does the same layer differ between two networks on the Pixel 1
+(root mean square, see results/pixel1)."""
+LEAST_SD = 0.005
+"""No entry is surer than this, however well repeats agree: they share the phone, its state and the tool's rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignNetwork:
+    """One network as another tool measured it.
+
+    Attributes:
+        model: As the user gave it; empty for a list of layers that is of no network.
+        format: What was read: `tflite-log`, ...
+        files: Where from.
+        entries: Its layers.
+        layers: How many layers it has.
+        whole_s: Latency of the network end to end, seconds; None where no file tells.
+        target: The hardware, for people.
+        runtime: Inference engine, as far as the files tell.
+        threads: Threads of the runtime.
+    """
+
+    model: str
+    format: str
+    files: tuple[str, ...]
+    entries: tuple[ForeignEntry, ...]
+    layers: int
+    whole_s: float | None
+    target: str
+    runtime: str
+    threads: int
+
+    @property
+    def layers_s(self) -> float:
+        """Sum of all its layers, seconds."""
+        return sum(entry.median_s * entry.calls for entry in self.entries)
+
+    @property
+    def keys(self) -> list[LayerKey]:
+        """A key for every call of a layer that has a latency."""
+        return [entry.key for entry in self.entries for _ in range(entry.calls)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        rows = [[str(entry.key), list(entry.samples_s), entry.calls] for entry in self.entries]
+        return {**asdict(replace(self, entries=())), "entries": rows}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Rebuild from `to_dict`'s form.
+
+        Raises:
+            SchemaError: It is damaged.
+        """
+        try:
+            entries = tuple(ForeignEntry(LayerKey.parse(key), tuple(values), calls) for key, values, calls in data["entries"])
+            return cls(**{**data, "files": tuple(data["files"]), "entries": entries})
+        except (KeyError, TypeError, ValueError) as error:
+            raise SchemaError(f"damaged imported network: {error!r}; import it again under another --name") from error
+
+
+def table_of(networks: Sequence[ForeignNetwork], name: str, note: str = "", version: str = __version__) -> LookupTable:
+    """The table of networks that another tool measured on one device.
+
+    Args:
+        networks: At least one.
+        name: What the table is found by; stands for the address of the device.
+        note: Where the files came from, for people, beside their names.
+        version: Of hwbench.
+
+    Raises:
+        UsageError: They were measured on different hardware, with different runtimes or numbers of threads.
+    """
+    first = networks[0]
+    for other in networks[1:]:
+        for what in ("target", "runtime", "threads"):
+            mine, yours = getattr(first, what), getattr(other, what)
+            if mine != yours:
+                raise UsageError(
+                    f"{other.files[0]} was measured with {what} {yours!r}, but the table {name!r} with {mine!r}; "
+                    "import it under another --name"
+                )
+    details = ((IMPORTED, first.format),)
+    device = DeviceInfo(name, first.target, f"imported:{name}", first.runtime, details)
+    sources = tuple(_source(network) for network in networks if network.model)
+    files = ", ".join(dict.fromkeys(chain.from_iterable(network.files for network in networks)))
+    text = "; ".join(filter(None, (note, f"read from {files}")))
+    made = Provenance(device, first.threads, datetime.now(UTC).isoformat(), version, sources, text)
+    table = _bare(networks, made)
+    errors = _left_out(networks, made)
+    if not errors:
+        return table
+    return replace(table, metadata=Metadata(made, replace(table.calibration, shared_sd=_rms(errors), networks=len(errors))))
+
+
+def _bare(networks: Sequence[ForeignNetwork], made: Provenance) -> LookupTable:
+    """Entries and how they add up, not how well.
+
+    What the layers leave of whole networks is spread over the layers. Where they are more than the whole, because profiling slows
+    layers down, all are scaled down.
+    """
+    told = [(network.whole_s, network) for network in networks if network.whole_s is not None and network.layers_s > 0]
+    rest_s = median((whole_s - network.layers_s) / network.layers for whole_s, network in told) if told else 0.0
+    scale = 1.0 if rest_s >= 0 else median(whole_s / network.layers_s for whole_s, network in told)
+    gathered: dict[LayerKey, list[ForeignEntry]] = {}
+    for entry in chain.from_iterable(network.entries for network in networks):
+        gathered.setdefault(entry.key, []).append(entry)
+    entries = {key: _entry(found, scale) for key, found in gathered.items()}
+    return LookupTable(entries, Metadata(made, Calibration(per_layer_s=max(rest_s, 0.0), networks=0)))
+
+
+def _entry(found: Iterable[ForeignEntry], scale: float) -> Entry:
+    """One entry of all averages of a key.
+
+    The standard error of a median is 1.25 times that of a mean (Kendall and Stuart, The Advanced Theory of Statistics, volume 1,
+    section 10.11); repeats are files, for layers of one file share its state.
+    """
+    found = list(found)
+    values_s = np.array([value for entry in found for value in entry.samples_s])
+    repeats = sum(math.ceil(entry.n / entry.calls) for entry in found)
+    middle_s = float(np.median(values_s))
+    if repeats < 2 or middle_s == 0:
+        return Entry(middle_s * scale, LONE_SD if middle_s else 0.0, repeats)
+    spread = 1.25 * float(values_s.std(ddof=1)) / middle_s / math.sqrt(repeats)
+    return Entry(middle_s * scale, max(spread, LEAST_SD), repeats)
+
+
+def _left_out(networks: Sequence[ForeignNetwork], made: Provenance) -> list[float]:
+    """Log of measured over predicted latency of every network, left out in turn, that the others can answer for."""
+    errors = []
+    for network in networks:
+        rest = [other for other in networks if other is not network]
+        if network.whole_s is None or not rest:
+            continue
+        try:
+            predicted = _bare(rest, made).extrapolating().predict(network.keys)
+        except MissingEntryError:
+            continue
+        errors.append(math.log(network.whole_s / predicted.latency_s))
+    return errors
+
+
+def _rms(values: Sequence[float]) -> float:
+    return math.sqrt(sum(value**2 for value in values) / len(values))
+
+
+def _source(network: ForeignNetwork) -> Source:
+    identity = sha256("\n".join(map(str, network.keys)).encode()).hexdigest()
+    latency_s = network.layers_s if network.whole_s is None else network.whole_s
+    return Source(network.model, identity, latency_s, network.layers, STEP, 1.0, networks=1, records=network.files)

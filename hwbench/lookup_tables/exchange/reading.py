@@ -1,0 +1,201 @@
+"""From files of other tools to networks: which reader, which join, and what the files do not tell and the user has to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from hwbench.errors import UsageError
+from hwbench.lookup_tables.exchange.foreign import ForeignEntry, join_ofa, join_tflite
+from hwbench.lookup_tables.exchange.formats import (
+    OfaTable,
+    ProfiledRuns,
+    Record,
+    TfliteLog,
+    TrtLayers,
+    TrtLog,
+    TrtProfile,
+    TrtTimes,
+)
+from hwbench.lookup_tables.exchange.imports import ForeignNetwork
+from hwbench.lookup_tables.exchange.join import WARM_UP, join_rows, ort_rows, trt_rows
+from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.workload import Workload
+from hwbench.records.findings import Finding
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "tflite-log": (TfliteLog,),
+    "ort-profile": (ProfiledRuns,),
+    "trtexec": (TrtProfile, TrtLayers, TrtTimes, TrtLog),
+    "ofa-yaml": (OfaTable,),
+}
+"""What can be imported, and what its files are read as."""
+WITH_MODEL = frozenset(KINDS) - {"ofa-yaml"}
+"""Formats whose files hold no shapes."""
+UNCLOSED = 0.1
+"""Layers further from the whole network than this are worth a word; those of the Pixel 1 are within 1 %."""
+_THREADS = ("Num threads", "num_threads", "Number of threads")
+
+
+def kind_of(records: Sequence[tuple[str, Record]]) -> str:
+    """Format of files that were read.
+
+    Args:
+        records: Name and content of each.
+
+    Raises:
+        UsageError: They are of several formats.
+    """
+    found = {name: next(kind for kind, types in KINDS.items() if isinstance(record, types)) for name, record in records}
+    if len(set(found.values())) > 1:
+        what = ", ".join(f"{name} ({kind})" for name, kind in found.items())
+        raise UsageError(f"files of several formats: {what}; import those of each format by themselves")
+    return next(iter(found.values()))
+
+
+def network_of(
+    records: Sequence[tuple[str, Record]], workload: Workload | None, *, target: str, threads: int | None
+) -> tuple[ForeignNetwork, tuple[Finding, ...]]:
+    """The network that files of one format are about, and what to know of them.
+
+    Args:
+        records: Name and content of each file.
+        workload: The network; None only where the files hold shapes.
+        target: The hardware, for people.
+        threads: Threads of the runtime, where the files do not tell.
+
+    Raises:
+        UsageError: A file that is needed is missing, the files are not of the model, or do not tell the threads and nobody did.
+    """
+    kind = kind_of(records)
+    found = [record for _, record in records]
+    findings = tuple(dict.fromkeys(finding for record in found for finding in getattr(record, "findings", ())))
+    if kind == "ofa-yaml":
+        network, left = _read_ofa([r for r in found if isinstance(r, OfaTable)], target=target, threads=threads)
+        text = f"{left} of {left + sum(e.calls for e in network.entries)} rows are blocks, or do not say all that a layer is"
+        return network, (*findings, Finding("not_mapped", text)) if left else findings
+    if workload is None:
+        raise UsageError(f"files of {kind} hold no shapes; say what was measured with --model, its widths included")
+    if kind == "tflite-log":
+        network = read_tflite([r for r in found if isinstance(r, TfliteLog)], workload, target=target, threads=threads)
+    elif kind == "ort-profile":
+        named = [(name, record) for name, record in records if isinstance(record, ProfiledRuns)]
+        network = _read_ort(named, workload, target=target, threads=threads)
+    else:
+        network = _read_trt(records, workload, target=target, threads=threads)
+    return network, (*findings, *_closure(network))
+
+
+def _closure(network: ForeignNetwork) -> tuple[Finding, ...]:
+    """Whether the layers are not all there is, as a finding."""
+    if network.whole_s is None or abs(network.layers_s / network.whole_s - 1) < UNCLOSED:
+        return ()
+    share = network.layers_s / network.whole_s
+    text = f"the layers sum to {share:.0%} of the whole network; profile on a device that does nothing else"
+    return (Finding("unclosed", text),)
+
+
+def read_tflite(logs: Sequence[TfliteLog], workload: Workload, *, target: str, threads: int | None = None) -> ForeignNetwork:
+    """One network from repeated logs of `benchmark_model`.
+
+    Raises:
+        UsageError: The logs are not of the model, were made with different threads, or do not tell them and nobody did.
+    """
+    entries = join_tflite(logs, [layer.key for layer in layers(_graph(workload))])
+    told = {log.source: _threads(log) for log in logs}
+    if len(set(told.values())) > 1:
+        raise UsageError(f"logs made with different threads: {told}; import each by itself under a --name of its own")
+    phases = [log.timed or log.profiled for log in logs]
+    whole_s = median(phase.mean_s for phase in phases if phase is not None) if any(phases) else None
+    threads = _agreed(next(iter(told.values())), threads, logs[0].source)
+    files = tuple(log.source for log in logs)
+    runtime = "TensorFlow Lite benchmark_model"
+    return ForeignNetwork(
+        workload.name, "tflite-log", files, entries, sum(entry.calls for entry in entries), whole_s, target, runtime, threads
+    )
+
+
+def _threads(log: TfliteLog) -> int | None:
+    told = dict(log.parameters)
+    text = next((told[name] for name in _THREADS if name in told), "")
+    return int(text) if text.isdecimal() and int(text) > 0 else None
+
+
+def _agreed(told: int | None, given: int | None, source: str) -> int:
+    """Number of threads, from the file or from the user."""
+    if told is None and given is None:
+        raise UsageError(f"{source} does not tell the number of threads; say it with --threads")
+    if None not in (told, given) and told != given:
+        raise UsageError(f"{source} was made with {told} threads, not {given}; leave --threads out")
+    return given if told is None else told  # type: ignore[return-value]
+
+
+def _read_ort(
+    profiles: Sequence[tuple[str, ProfiledRuns]], workload: Workload, *, target: str, threads: int | None
+) -> ForeignNetwork:
+    graph = _graph(workload)
+    joined = [join_rows(ort_rows(runs, name), graph, name) for name, runs in profiles]
+    whole_s = median(value_s for _, runs in profiles for value_s in runs.whole_s[WARM_UP:])
+    files = tuple(name for name, _ in profiles)
+    threads = _agreed(None, threads, files[0])
+    entries = _merged([[_centred(entry) for entry in entries] for entries in joined])
+    return ForeignNetwork(
+        workload.name, "ort-profile", files, entries, len(layers(graph)), whole_s, target, "onnxruntime profile", threads
+    )
+
+
+def _read_trt(records: Sequence[tuple[str, Record]], workload: Workload, *, target: str, threads: int | None) -> ForeignNetwork:
+    files = tuple(name for name, _ in records)
+    by_type = {type(record): record for _, record in records}
+    profile, engine = by_type.get(TrtProfile), by_type.get(TrtLayers)
+    if len(by_type) < len(records) or not isinstance(profile, TrtProfile):
+        raise UsageError(
+            f"{', '.join(files)}: expected one file of trtexec --exportProfile, and at most one each of --exportLayerInfo, "
+            "--exportTimes and the log"
+        )
+    rows = trt_rows(profile, engine if isinstance(engine, TrtLayers) else None)
+    graph = _graph(workload)
+    entries = join_rows(rows, graph, profile.source)
+    times, log = by_type.get(TrtTimes), by_type.get(TrtLog)
+    whole_s = median(times.compute_s) if isinstance(times, TrtTimes) else None
+    whole_s = log.compute.median_s if isinstance(log, TrtLog) and whole_s is None else whole_s
+    version = log.version if isinstance(log, TrtLog) else None
+    runtime = version or "TensorRT trtexec"
+    return ForeignNetwork(workload.name, "trtexec", files, entries, len(layers(graph)), whole_s, target, runtime, threads or 1)
+
+
+def _read_ofa(tables: Sequence[OfaTable], *, target: str, threads: int | None) -> tuple[ForeignNetwork, int]:
+    joined = [join_ofa(table) for table in tables]
+    entries = _merged([list(found) for found, _ in joined])
+    files = tuple(table.source for table in tables)
+    if not entries:
+        raise UsageError(
+            f"no row of {', '.join(files)} says all that a layer is (blocks and convolutions without a kernel are left out), so "
+            "there is nothing to import; measure the layers: hwbench table build MODEL --device ADDRESS"
+        )
+    threads = _agreed(None, threads, files[0])
+    network = ForeignNetwork("", "ofa-yaml", files, entries, len(entries), None, target, "once-for-all latency table", threads)
+    return network, sum(left for _, left in joined)
+
+
+def _centred(entry: ForeignEntry) -> ForeignEntry:
+    """One average per call of a file: inferences of one session are no repeats of it."""
+    return ForeignEntry(entry.key, (entry.median_s,) * entry.calls, entry.calls)
+
+
+def _merged(joined: Sequence[Sequence[ForeignEntry]]) -> tuple[ForeignEntry, ...]:
+    """Entries of several files about the same layers."""
+    found: dict[str, ForeignEntry] = {}
+    for entry in (entry for entries in joined for entry in entries):
+        known = found.get(str(entry.key))
+        samples_s = entry.samples_s if known is None else (*known.samples_s, *entry.samples_s)
+        found[str(entry.key)] = ForeignEntry(entry.key, samples_s, entry.calls if known is None else known.calls)
+    return tuple(found.values())
+
+
+def _graph(workload: Workload) -> ModelProto:
+    return name_nodes(load(workload.onnx))

@@ -1,0 +1,1 @@
+"""How a table is made: networks proposed, measured, fitted, validated, recalibrated."""

@@ -1,0 +1,262 @@
+"""Building a table: pruned versions of a model, measured whole and layer by layer in place, until predictions stop improving.
+
+Why whole networks and not isolated layers: in place a layer has the cache state, layout and fusions it will have in use, one
+network gives a sample of every layer at once, and only whole networks show what lies between layers (`DECISIONS.md`).
+
+Every network is written to the store as soon as it is measured (`ledger`). Proposals depend on nothing but the seed and on
+networks measured before, so the same command goes on where a killed one stopped; only the anchor is measured again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+
+from hwbench.devices.base import Device, MovesTime, Prepared
+from hwbench.errors import MissingEntryError
+from hwbench.lookup_tables.making.fit import Fitted, fit
+from hwbench.lookup_tables.making.journal import Ledger
+from hwbench.lookup_tables.making.networks import Effort, NetworkSample, PrunedNetwork, Quiet, measure_network, pruned_workload
+from hwbench.lookup_tables.making.proposals import Grid, first, least_certain
+from hwbench.lookup_tables.records import Provenance, Source, architecture
+from hwbench.network.graph import load, name_nodes
+from hwbench.network.structure import Structure
+from hwbench.network.structure.surgery import with_widths
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Settings
+from hwbench.store import Store
+from hwbench.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to build.
+
+    Attributes:
+        step: Pruned widths are multiples of it.
+        lower: Smallest share of a width.
+        first: Random networks before the table is asked what it is unsure of.
+        batch: Networks between two such questions.
+        most: Networks at most.
+        gain: Building ends when a batch lowers the cross-validated error by less than this share.
+        anchor_every: Networks between two fresh sessions of the anchor.
+        effort: What each network is given.
+    """
+
+    step: int = 8
+    lower: float = 0.2
+    first: int = 48
+    batch: int = 16
+    most: int = 160
+    gain: float = 0.05
+    anchor_every: int = 8
+    effort: Effort = field(default_factory=Effort)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a build is.
+
+    Attributes:
+        networks: Measured so far, earlier runs included.
+        most: Measured at most.
+        elapsed_s: Of this run.
+        left_s: Time left at most, from the pace so far.
+        rmspe: Cross-validated error of the last fit; None before the first.
+    """
+
+    networks: int
+    most: int
+    elapsed_s: float
+    left_s: float
+    rmspe: float | None
+
+
+def build(
+    device: Device,
+    workload: Workload,
+    settings: Settings,
+    *,
+    plan: Plan | None = None,
+    store: Store | None = None,
+    forget: bool = False,
+    quiet: Quiet | None = None,
+    watch: Callable[[Progress], None] | None = None,
+) -> Fitted:
+    """Build a table of all pruned versions of one model on an opened device.
+
+    Args:
+        device: It must profile layers.
+        workload: The unpruned model.
+        settings: Threads, isolation, seed, and `budget_s` for this run.
+        plan: How to build.
+        store: Where each measured network is kept, and found again; None keeps nothing. Networks of other models found there
+            become part of the table, and what they tell need not be measured again.
+        forget: Leave out all that was measured on the device before.
+        quiet: What the unpruned network takes while nothing disturbs the device, if that is known already.
+        watch: Told after every network.
+
+    Raises:
+        UsageError: The device cannot profile layers, or the model has nothing to prune.
+        DeviceError: The device failed; the same call goes on where it stopped.
+        WorkloadError: The device cannot run the model.
+    """
+    return _Build(
+        device,
+        workload,
+        settings,
+        plan=plan or Plan(),
+        store=store,
+        forget=forget,
+        quiet=quiet or Quiet(),
+        watch=watch or (lambda _: None),
+    ).run()
+
+
+def refine(
+    grid: Grid,
+    structure: Structure,
+    plan: Plan,
+    seed: int,
+    queue: Sequence[tuple[int, ...]],
+    *,
+    measure: Callable[[Sequence[tuple[int, ...]], int], bool],
+    fitted: Callable[[int], Fitted],
+) -> Fitted:
+    """Measure batch after batch, each of the networks that the table is least certain of.
+
+    Args:
+        grid: Widths to choose from.
+        structure: Of the model.
+        plan: Batches, most networks, least gain.
+        seed: Of the choices.
+        queue: The first batch.
+        measure: Measures a batch whose first network has that number; False if time was up before all were.
+        fitted: The table of the networks numbered below that.
+
+    Returns:
+        The last fit: when time was up, the plan was done, or two batches together gained less than they should.
+    """
+    start, errors = 0, list[float]()
+    while True:
+        whole = measure(queue, start)
+        start += len(queue)
+        found = fitted(start)
+        errors.append(found.rmspe)
+        flat = len(errors) > 2 and errors[-1] > (1 - plan.gain) * errors[-3]
+        if not whole or flat or start >= plan.most:
+            return found
+        queue = least_certain(grid, found.table, structure, plan.batch, (seed, len(errors)))
+
+
+class _Build:
+    """One build in progress."""
+
+    def __init__(
+        self,
+        device: Device,
+        workload: Workload,
+        settings: Settings,
+        *,
+        plan: Plan,
+        store: Store | None,
+        forget: bool,
+        quiet: Quiet,
+        watch: Callable[[Progress], None],
+    ) -> None:
+        self.device, self.workload, self.settings, self.plan = device, workload, settings, plan
+        self.watch, self.quiet = watch, quiet
+        self.model = name_nodes(load(workload.onnx))
+        self.structure = Structure.from_model(self.model)
+        self.names = [slot.layer.name for slot in self.structure.slots]
+        self.grid = Grid(self.structure.widths, plan.step, plan.lower)
+        self.now: Callable[[], float] = device.time_s if isinstance(device, MovesTime) else time.monotonic
+        source = Source(workload.name, architecture(self.structure), 0.0, len(self.names), plan.step, plan.lower, 0)
+        facts = [plan.first, plan.batch, plan.anchor_every, asdict(plan.effort)]
+        self.ledger = Ledger(store, device.info(), settings, source, facts, forget=forget)
+        self.fresh = 0  # networks measured in this run
+        self.fitted: Fitted | None = None
+
+    def run(self) -> Fitted:
+        self.begun = self.now()
+        queue = first(self.grid, self.plan.batch if self._known() else self.plan.first, self.settings.seed)
+        with self._anchors() as anchor:
+            measure = partial(self._measure, anchor)
+            return refine(self.grid, self.structure, self.plan, self.settings.seed, queue, measure=measure, fitted=self._fit)
+
+    def _measure(self, anchor: Callable[[int], Prepared], queue: Sequence[tuple[int, ...]], start: int) -> bool:
+        """Measure the networks of one batch that were not; False if the budget ended first."""
+        done = {sample.number for sample in self.ledger.samples}
+        for number, widths in enumerate(queue, start):
+            if number in done:
+                continue
+            if self.fresh and self.now() - self.begun > self.settings.budget_s and len(self.ledger.samples) >= 3:
+                return False
+            self.ledger.keep(self._network(number, widths, anchor(number)))
+            self.fresh += 1
+            self._tell()
+        return True
+
+    def _network(self, number: int, widths: tuple[int, ...], anchor: Prepared) -> NetworkSample:
+        itself = widths == self.structure.widths
+        pruned = self.workload if itself else pruned_workload(self.workload, with_widths(self.model, widths))
+        keys = dict(zip(self.names, self.structure.keys(widths), strict=True))
+        network = PrunedNetwork(number, widths, pruned, keys)
+        return measure_network(self.device, anchor, network, self.plan.effort, self.quiet)
+
+    @contextmanager
+    def _anchors(self) -> Iterator[Callable[[int], Prepared]]:
+        """Gives the prepared anchor for a network's number, in a fresh session after every few networks.
+
+        Each session is measured like a network, under a negative number that tells the network it comes before.
+        """
+        held: list[Prepared] = []
+        since = 0
+
+        def current(number: int) -> Prepared:
+            nonlocal since
+            if not held or since >= self.plan.anchor_every:
+                held.append(self.device.prepare(self.workload, self.settings))
+                if len(held) > 1:
+                    self.device.release(held.pop(0))
+                self.ledger.keep(self._network(-1 - number, self.structure.widths, held[0]))
+                since = 0
+            since += 1
+            return held[0]
+
+        try:
+            yield current
+        finally:
+            for prepared in held if self.device.usable else ():
+                self.device.release(prepared)
+
+    def _fit(self, before: int) -> Fitted:
+        """The table of this campaign's networks numbered below `before`, and of other models measured on the device."""
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        provenance = Provenance(self.device.info(), self.settings.threads, created, __version__)
+        self.fitted = fit([self.ledger.campaign(before), *self.ledger.others], provenance)
+        return self.fitted
+
+    def _known(self) -> bool:
+        """Whether other models' networks already answer for the whole range of this one."""
+        if not self.ledger.others:
+            return False
+        info, created = self.device.info(), datetime.now(UTC).isoformat(timespec="seconds")
+        table = fit(self.ledger.others, Provenance(info, self.settings.threads, created, __version__)).table
+        try:
+            for widths in (self.grid.least, self.structure.widths):
+                table.layers(self.structure.keys(widths))
+        except MissingEntryError:
+            return False
+        return True
+
+    def _tell(self) -> None:
+        done = sum(sample.number >= 0 for sample in self.ledger.samples)
+        elapsed_s = self.now() - self.begun
+        pace_s = elapsed_s / self.fresh * (self.plan.most - done)
+        left_s = max(0.0, min(pace_s, self.settings.budget_s - elapsed_s))
+        self.watch(Progress(done, self.plan.most, elapsed_s, left_s, None if self.fitted is None else self.fitted.rmspe))

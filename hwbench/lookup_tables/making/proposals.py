@@ -1,0 +1,93 @@
+"""Which pruned networks to measure: random ones first, then those the table is least sure of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from hwbench.lookup_tables.table import LookupTable
+    from hwbench.network.structure import Structure
+
+CANDIDATES = 200
+"""Random networks among which the least certain are looked for."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Widths that pruning may choose.
+
+    Attributes:
+        originals: Unpruned widths, one per group.
+        step: Pruned widths are multiples of it.
+        lower: Smallest share of a width.
+
+    Raises:
+        UsageError: The step or the share is impossible.
+    """
+
+    originals: tuple[int, ...]
+    step: int
+    lower: float
+
+    def __post_init__(self) -> None:
+        if self.step < 1:
+            raise UsageError(f"widths must be multiples of at least 1, not {self.step}")
+        if not 0 < self.lower < 1:
+            raise UsageError(f"the lower bound of a width is a share between 0 and 1, not {self.lower:g}")
+        if not self.originals:
+            raise UsageError("the network has nothing to prune, so there is no table to build for it")
+
+    @property
+    def least(self) -> tuple[int, ...]:
+        """The smallest structure."""
+        return self.at(np.zeros(len(self.originals)))
+
+    def at(self, shares: NDArray[np.float64]) -> tuple[int, ...]:
+        """The structure at shares of shape (groups,) of the way from the smallest to the unpruned one."""
+        widths = []
+        for original, share in zip(self.originals, shares.tolist(), strict=True):
+            aim = original * (self.lower + (1 - self.lower) * share)
+            rounded = min(max(self.step, round(aim / self.step) * self.step), original)
+            widths.append(original if original - aim < abs(aim - rounded) else rounded)
+        return tuple(widths)
+
+    def random(self, rng: np.random.Generator) -> tuple[int, ...]:
+        """One structure: a level for the whole network, and how far single groups stray from it, both at random.
+
+        Groups drawn independently would all give networks of middling latency; searches go to both ends.
+        """
+        level, stray = rng.uniform(0, 1), rng.uniform(0.2, 1)
+        shares = level + stray * rng.uniform(-1, 1, len(self.originals))
+        reflected = np.abs(shares)
+        return self.at(np.clip(np.where(reflected > 1, 2 - reflected, reflected), 0, 1))
+
+
+def first(grid: Grid, count: int, seed: int) -> list[tuple[int, ...]]:
+    """The first networks of a campaign: the smallest one, then random ones; the same for the same seed."""
+    rng = np.random.default_rng([seed, 0])
+    return [grid.least, *(grid.random(rng) for _ in range(count - 1))]
+
+
+def least_certain(grid: Grid, table: LookupTable, structure: Structure, count: int, seed: Sequence[int]) -> list[tuple[int, ...]]:
+    """Networks whose layers are known least, among random ones: most deviation of the sum of their layers.
+
+    Half of them; the other half is random, so that what the table believes of itself does not decide alone.
+    """
+    rng, sure = np.random.default_rng(list(seed)), table.extrapolating()
+    drawn = [grid.random(rng) for _ in range(CANDIDATES)]
+    doubts = [_doubt(sure, structure, widths) for widths in drawn]
+    by_doubt = sorted(range(CANDIDATES), key=lambda index: -doubts[index])[: count // 2]
+    rest = [index for index in range(CANDIDATES) if index not in by_doubt][: count - len(by_doubt)]
+    return [drawn[index] for index in (*by_doubt, *rest)]
+
+
+def _doubt(table: LookupTable, structure: Structure, widths: tuple[int, ...]) -> float:
+    parts = table.layers(structure.keys(widths))
+    return table.deviation(parts, sum(part.latency_s for part in parts))

@@ -1,0 +1,79 @@
+"""The channel step of a device, found with a few small layers before a table is built: grid points belong where the steps are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hwbench.devices.base import Device, Prepared
+from hwbench.errors import UnsupportedLayerError
+from hwbench.lookup_tables.families import Family, place_of
+from hwbench.lookup_tables.making.networks import loops_for
+from hwbench.lookup_tables.surface import Points, find_step
+from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.graph.build import layer_model
+from hwbench.network.workload import Workload
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.measurement import Settings
+from hwbench.records.tensors import TensorSpec
+
+PROBES = range(32, 97, 4)
+"""Channels of the probed layers: steps of 4 to 32 show in them."""
+ROUNDS = 15
+USUAL = 8
+"""Step of the grid on a device whose latency has no steps."""
+
+
+def grid_step(steps: Mapping[str, int]) -> int:
+    """Step that widths should keep to, given those of each kind of layer."""
+    return max((step for step in steps.values() if step > 1), default=USUAL)
+
+
+def channel_steps(device: Device, workload: Workload, settings: Settings) -> dict[str, int]:
+    """Channel step of each kind of weighted layer in a model, from isolated layers of equally many channels in and out.
+
+    Args:
+        device: An opened device.
+        workload: The model whose heaviest layer of each kind is probed.
+        settings: Threads and seed.
+
+    Raises:
+        DeviceError: The device failed.
+    """
+    heaviest: dict[str, tuple[int, Family]] = {}
+    for layer in layers(name_nodes(load(workload.onnx))):
+        family = place_of(layer.key).family
+        if layer.macs > heaviest.get(family.kind, (0, family))[0]:
+            heaviest[family.kind] = layer.macs, family
+    return {kind: _step(device, family, settings) for kind, (_, family) in heaviest.items()}
+
+
+def _step(device: Device, family: Family, settings: Settings) -> int:
+    prepared: list[Prepared] = []
+    try:
+        workloads = [_layer(family.key(channels, channels)) for channels in PROBES]
+        prepared += (device.prepare(workload, settings) for workload in workloads)  # kept one by one, to be released
+        latency_s = _latencies(device, prepared, settings)
+    except UnsupportedLayerError:
+        return 1
+    finally:
+        for one in prepared if device.usable else ():
+            device.release(one)
+    counts = np.array(PROBES, np.float64)
+    return find_step([Points(counts, counts, latency_s, np.ones_like(counts))])
+
+
+def _latencies(device: Device, prepared: list[Prepared], settings: Settings) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Median latency of each, all interleaved in random order, seconds."""
+    rng = np.random.default_rng(settings.seed)
+    order = rng.permuted(np.tile(np.arange(len(prepared)), (ROUNDS, 1)), axis=1).ravel()
+    loops = loops_for(device.run(prepared).values_s, settings)
+    values_s = np.array(device.run([prepared[index] for index in order], loops).values_s)
+    return np.array([np.median(values_s[order == index]) for index in range(len(prepared))])
+
+
+def _layer(key: LayerKey) -> Workload:
+    data = layer_model(key)
+    inputs = tuple(TensorSpec(f"x{index}", shape) for index, shape in enumerate(key.inputs))
+    return Workload(str(key), data, inputs, key.output[0], key.precision, 0, 0, len(data))

@@ -1,0 +1,143 @@
+"""Tables in the store and those that hwbench brings along, and whether one is valid for a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hwbench.errors import StaleTableError, UsageError
+from hwbench.lookup_tables.exchange.imports import ForeignNetwork, table_of
+from hwbench.lookup_tables.exchange.shipped import NETWORKS, SHIPPED
+from hwbench.lookup_tables.making.validate import Validation
+from hwbench.lookup_tables.table import LookupTable
+from hwbench.records.device import DeviceInfo
+from hwbench.store import Store
+
+RECORD = "lookup_table"
+VALIDATION = "table_validation"
+NETWORK = "foreign_network"
+
+
+def save_table(store: Store, table: LookupTable, validation: Validation | None = None) -> str:
+    """Keep a table, and the held-out networks of its newest grade if there were any.
+
+    Returns:
+        Its new id.
+    """
+    table_id = store.save_record(RECORD, table.to_dict())
+    if validation is not None:
+        networks = [
+            {
+                "widths": trial.widths,
+                "predicted_s": trial.prediction.latency_s,
+                "predicted_ci_s": trial.prediction.ci_s,
+                "sessions_s": trial.sessions_s,
+            }
+            for trial in validation.trials
+        ]
+        facts = {"table": table_id, "model": validation.model, "drift": validation.drift, "networks": networks}
+        store.save_record(VALIDATION, facts)
+    return table_id
+
+
+def find_table(store: Store, wanted: str, target_id: str | None = None) -> LookupTable:
+    """The newest table of a device or of a name, the one whose id begins with `wanted`, or one that hwbench brings along.
+
+    Args:
+        store: Where to look.
+        wanted: Address of a device (`cpu`), name of an imported table, beginning of an id, or `pixel1`.
+        target_id: Of the device at that address here, where it is opened: a shared store holds tables of every host's `cpu`.
+
+    Raises:
+        UsageError: There is none, several ids begin so, or several devices have that address and no `target_id` tells them apart.
+        SchemaError: The record is damaged.
+    """
+    records = store.records(RECORD)
+    by_id = [data for record_id, data in records.items() if record_id.startswith(wanted)]
+    of_device = {record_id: data for record_id, data in records.items() if _device(data).get("address") == wanted}
+    if of_device:
+        return _newest(store, wanted, of_device, target_id)
+    if not by_id and wanted in SHIPPED:
+        return SHIPPED[wanted]()
+    if len(by_id) != 1:
+        what = f"{len(by_id)} lookup tables have ids that begin with {wanted!r}" if by_id else f"no lookup table {wanted!r}"
+        raise UsageError(f"{what} in {store.url}; see: hwbench table list; make one: hwbench table build MODEL --device ADDRESS")
+    return LookupTable.from_dict(by_id[0])
+
+
+def list_tables(store: Store) -> dict[str, LookupTable]:
+    """All tables of a store by id, oldest first, then those that hwbench brings along and none of the store hides, by name.
+
+    Raises:
+        SchemaError: A record is damaged.
+    """
+    kept = {record_id: LookupTable.from_dict(data) for record_id, data in store.records(RECORD).items()}
+    names = {table.provenance.device.address for table in kept.values()}
+    return kept | {name: make() for name, make in SHIPPED.items() if name not in names}
+
+
+def add_networks(store: Store | None, name: str, networks: Sequence[ForeignNetwork]) -> LookupTable:
+    """The table of all networks under a name, with these among them; one given before is not counted twice.
+
+    All are those that hwbench brings along, those that were imported earlier, and these.
+
+    Args:
+        store: Where the earlier ones are and these are kept; None for these alone.
+        name: Name of the table.
+        networks: What was read.
+
+    Raises:
+        UsageError: They were measured on something else than the earlier ones.
+        SchemaError: A record is damaged.
+    """
+    known = list(NETWORKS[name]()) if name in NETWORKS else []
+    note = SHIPPED[name]().provenance.note if known else ""
+    if store is None:
+        return table_of([*known, *(network for network in networks if network not in known)], name, note=note)
+    known += [ForeignNetwork.from_dict(data["network"]) for data in store.records(NETWORK).values() if data["name"] == name]
+    if not known and any(_device(data).get("address") == name for data in store.records(RECORD).values()):
+        raise UsageError(f"the table {name!r} was not made of imported networks, so none can be added to it; give another --name")
+    new = [network for network in networks if network not in known]
+    table = table_of([*known, *new], name, note=note)
+    for network in new:
+        store.save_record(NETWORK, {"name": name, "network": network.to_dict()})
+    return table
+
+
+def _newest(store: Store, address: str, tables: Mapping[str, Mapping[str, Any]], target_id: str | None) -> LookupTable:
+    """The newest of the tables of one address that are of one device."""
+    newest = {str(_device(data).get("target_id")): record_id for record_id, data in tables.items()}
+    if len(newest) > 1 and target_id not in newest:
+        ids = ", ".join(f"{record_id[:12]} ({_device(tables[record_id]).get('target')})" for record_id in newest.values())
+        raise UsageError(
+            f"{store.url} holds tables of {len(newest)} devices with the address {address!r}: {ids}; name one by its id"
+        )
+    return LookupTable.from_dict(tables[newest.get(str(target_id), next(reversed(newest.values())))])
+
+
+def _device(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The device that a record of a table names; empty in a damaged one."""
+    value: Any = data
+    for name in ("metadata", "provenance", "device"):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def check(table: LookupTable, info: DeviceInfo, threads: int) -> None:
+    """Refuse a table that was made for something else.
+
+    Raises:
+        StaleTableError: Device, runtime or number of threads differ.
+    """
+    made = table.provenance
+    facts = (
+        ("device", made.device.target_id, info.target_id),
+        ("runtime", made.device.runtime, info.runtime),
+        ("number of threads", str(made.threads), str(threads)),
+    )
+    for what, then, now in facts:
+        if then != now:
+            raise StaleTableError(
+                f"the table was made for {what} {then!r}, but this is {now!r}; build one: "
+                f"hwbench table build MODEL --device {info.address}"
+            )

@@ -1,0 +1,1 @@
+"""The measuring core: sessions, warm-up, interleaved blocks, layer profiles, when to stop."""

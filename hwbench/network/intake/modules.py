@@ -1,0 +1,90 @@
+"""Models as torch modules, for whoever changes them: pruning needs the layers, not only what they compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwbench.errors import UsageError
+from hwbench.network.intake import torch_files
+from hwbench.network.intake.archives import inspect
+from hwbench.network.intake.torch_files import Request
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LOST = {
+    "onnx": "an ONNX graph",
+    "program": "an exported program (torch.export)",
+    "script": "TorchScript",
+}
+"""Files whose networks run, but have no modules left that could be pruned."""
+
+
+def load_module(
+    model: str | Path | nn.Module,
+    *,
+    weights: str | Path | None = None,
+    arch: str | None = None,
+    trust_pickle: bool = False,
+    seed: int = 0,
+) -> nn.Module:
+    """The module of a model, in eval mode.
+
+    Args:
+        model: `zoo:NAME`, `package.module:factory`, a pickled module of torch.nn classes or a state dict with `arch`, or an
+            nn.Module, which is copied.
+        weights: File with a state dict to load into it.
+        arch: `package.module:factory` that builds the network of a bare state dict.
+        trust_pickle: Let pickles run code.
+        seed: Of the zoo's weights.
+
+    Raises:
+        UsageError: The model holds no layers that could be pruned, or the weights do not fit it.
+        UnsafeModelError: A file would execute code.
+        SchemaError: A file is damaged.
+    """
+    import copy
+
+    import torch
+
+    if isinstance(model, torch.nn.Module):
+        module = copy.deepcopy(model)
+    elif not isinstance(model, str | Path):
+        raise UsageError(
+            f"cannot load a {type(model).__name__}; expected zoo:NAME, package.module:factory, a file or an nn.Module"
+        )
+    elif str(model).startswith("zoo:"):
+        from hwbench.network import zoo
+
+        module = zoo.build(str(model).removeprefix("zoo:"), seed)
+    elif ":" in str(model) and not Path(model).exists():
+        module = torch_files.from_factory(str(model))
+    else:
+        module = _from_file(Path(model), arch, trust_pickle=trust_pickle)
+    if weights is not None:
+        _load_weights(module, Path(weights), trust_pickle=trust_pickle)
+    return module.eval()
+
+
+def _from_file(path: Path, arch: str | None, *, trust_pickle: bool) -> nn.Module:
+    import torch
+
+    file = inspect(path, trust_pickle=trust_pickle)
+    if file.kind in LOST:
+        raise UsageError(
+            f"{path} holds {LOST[file.kind]}, whose layers cannot be pruned any more; give the module itself: zoo:NAME, "
+            "package.module:factory with --weights FILE, or a pickled module"
+        )
+    found = torch_files.unpickle(file.payload, str(path), trust=trust_pickle)
+    if isinstance(found, torch.nn.Module):
+        return found
+    return torch_files.with_architecture(found, Request(str(path), arch=arch))
+
+
+def _load_weights(module: nn.Module, path: Path, *, trust_pickle: bool) -> None:
+    file = inspect(path, trust_pickle=trust_pickle)
+    if file.kind in LOST:
+        raise UsageError(f"{path} holds {LOST[file.kind]}; --weights takes a state dict: torch.save(module.state_dict(), FILE)")
+    found = torch_files.unpickle(file.payload, str(path), trust=trust_pickle)
+    torch_files.load_weights(module, found, str(path), type(module).__name__)

@@ -1,0 +1,272 @@
+"""What can be pruned in a network, and which layers any pruned version of it has, computed from the ONNX graph alone.
+
+A *group* is a set of layers whose output channels must shrink together; a *structure* is one width per group. The layers of a
+structure are known without building it: `Structure.keys` for one, `Structure.layer_widths` for a hundred thousand at once.
+Which channels belong together is worked out in `hwbench.network.structure.channels`; what cannot be followed there is fixed at its
+width, as are the network's inputs and outputs. A concatenation is followed: its reader's channels then come from several groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import index as as_integer
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwbench.errors import UsageError
+from hwbench.network.graph import Layer, layers
+from hwbench.network.graph.keys import is_weighted
+from hwbench.network.graph.view import GraphView
+from hwbench.network.structure.blocks import Block, blocks
+from hwbench.network.structure.channels import Channels, Layout
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.tensors import Shape
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+FIXED = -1
+SEVERAL = -2
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Layers whose output channels shrink together.
+
+    Attributes:
+        name: Module path of the first producer.
+        width: Original number of channels.
+        producers: Convolutions and linear layers that make the channels.
+        followers: Depth-wise convolutions that hand them on.
+        consumers: Convolutions and linear layers that read them, depth-wise ones apart.
+    """
+
+    name: str
+    width: int
+    producers: tuple[str, ...]
+    followers: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """Size of one channel dimension: `fixed + sum(scale * width[group])` over `terms`, pairs of group and scale."""
+
+    axis: int
+    fixed: int
+    terms: tuple[tuple[int, int], ...]
+
+    def size(self, widths: Sequence[int]) -> int:
+        """Its size in one structure."""
+        return self.fixed + sum(scale * widths[group] for group, scale in self.terms)
+
+    @property
+    def group(self) -> int:
+        """The one group it depends on; `FIXED` for none, `SEVERAL` behind a concatenation."""
+        groups = {group for group, _ in self.terms}
+        return FIXED if not groups else groups.pop() if len(groups) == 1 else SEVERAL
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Place of one layer in every structure of a network.
+
+    Attributes:
+        layer: The layer in the original network.
+        inputs: Channel dimension of each activation it reads.
+        output: Channel dimension of the one it writes.
+        depthwise: Whether its `group` attribute equals its input channels.
+    """
+
+    layer: Layer
+    inputs: tuple[Dimension, ...]
+    output: Dimension
+    depthwise: bool
+
+    def key(self, widths: Sequence[int]) -> LayerKey:
+        """Identity of the layer in the structure `widths`."""
+        key = self.layer.key
+        inputs = tuple(_resized(shape, dim, widths) for shape, dim in zip(key.inputs, self.inputs, strict=True))
+        attrs = key.attrs
+        if self.depthwise:
+            attrs = tuple((dict(attrs) | {"group": str(self.inputs[0].size(widths))}).items())
+        return replace(key, inputs=inputs, output=_resized(key.output, self.output, widths), attrs=attrs)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Prunable groups, droppable blocks and layers of one network.
+
+    Attributes:
+        groups: In the order of their first producers.
+        blocks: Residual blocks that can be dropped, in graph order.
+        slots: One per layer, in execution order.
+    """
+
+    groups: tuple[Group, ...]
+    blocks: tuple[Block, ...]
+    slots: tuple[Slot, ...]
+
+    @classmethod
+    def from_model(cls, model: ModelProto) -> Structure:
+        """Work out the structure of a loaded model whose nodes are named.
+
+        Raises:
+            UnsupportedLayerError: A tensor's shape is not fixed.
+        """
+        view = GraphView(model)
+        channels = Channels(view)
+        number = group_numbers(channels)
+        depthwise = {view.nodes[index].name for index in channels.depthwise}
+        slots = []
+        for layer in layers(model):
+            inputs = tuple(_dimension(channels, number, channels.layouts[name]) for name in layer.inputs)
+            output = _dimension(channels, number, channels.layouts[layer.output])
+            slots.append(Slot(layer, inputs, output, layer.name in depthwise))
+        return cls(_groups(view, channels, number), blocks(view), tuple(slots))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The original widths."""
+        return tuple(group.width for group in self.groups)
+
+    def resolve(self, widths: Sequence[int]) -> tuple[int, ...]:
+        """Check one structure.
+
+        Raises:
+            UsageError: Another number of widths than groups, or one that is no whole number from 1 to the original.
+        """
+        if len(widths) != len(self.groups):
+            raise UsageError(f"{len(widths)} widths given, expected {len(self.groups)}: one per prunable group")
+        resolved = []
+        for group, width in zip(self.groups, widths, strict=True):
+            try:
+                resolved.append(as_integer(width))
+            except TypeError as error:
+                raise UsageError(f"width {width!r} of group {group.name} is no whole number") from error
+            if not 1 <= resolved[-1] <= group.width:
+                raise UsageError(f"width {width} of group {group.name} is out of range, expected 1 to {group.width}")
+        return tuple(resolved)
+
+    def keys(self, widths: Sequence[int]) -> tuple[LayerKey, ...]:
+        """The layers of one structure, in execution order: those of the model that `surgery.with_widths` builds.
+
+        Raises:
+            UsageError: As `resolve`.
+        """
+        resolved = self.resolve(widths)
+        return tuple(slot.key(resolved) for slot in self.slots)
+
+    def widths_of(self, keys: Sequence[LayerKey]) -> tuple[int, ...] | None:
+        """The structure that has the layers `keys`, in execution order; None if there is none."""
+        if len(keys) != len(self.slots):
+            return None
+        found = list(self.widths)
+        for slot, key in zip(self.slots, keys, strict=True):
+            dimension = slot.output
+            if len(dimension.terms) == 1 and dimension.axis < len(key.output):
+                ((group, scale),) = dimension.terms
+                found[group] = (key.output[dimension.axis] - dimension.fixed) // scale
+        possible = all(1 <= width <= most for width, most in zip(found, self.widths, strict=True))
+        return tuple(found) if possible and self.keys(found) == tuple(keys) else None
+
+    @cached_property
+    def in_group(self) -> NDArray[np.int64]:
+        """Group that sets each layer's input channels (its first input's), shape (layers,); `FIXED`, `SEVERAL`."""
+        return np.array([_ends(slot)[0].group for slot in self.slots], np.int64)
+
+    @cached_property
+    def out_group(self) -> NDArray[np.int64]:
+        """Group that sets each layer's output channels, shape (layers,); `FIXED` or `SEVERAL`."""
+        return np.array([slot.output.group for slot in self.slots], np.int64)
+
+    def layer_widths(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Input and output channels of every layer in many structures at once.
+
+        A flattened map counts its positions: VGG-16's first linear layer reads 49 channels per width.
+
+        Args:
+            widths: Shape (n, groups).
+
+        Returns:
+            Shape (n, layers, 2): channels of the first input, channels of the output.
+
+        Raises:
+            UsageError: The array has another shape, is not of integers, or holds a width out of range.
+        """
+        wide = np.asarray(widths)
+        expected = np.array(self.widths, np.int64)
+        if wide.ndim != 2 or wide.shape[1] != len(expected) or not np.issubdtype(wide.dtype, np.integer):
+            raise UsageError(f"widths are {wide.dtype} of shape {wide.shape}, expected integers of shape (n, {len(expected)})")
+        outside = np.argwhere((wide < 1) | (wide > expected))
+        if len(outside):
+            row, group = outside[0]
+            self.resolve(wide[row].tolist())
+        group, scale, fixed, rest = self._affine
+        padded = np.concatenate([wide, np.zeros((len(wide), 1), np.int64)], axis=1)
+        sizes = padded[:, group] * scale + fixed
+        for place, further, factor in rest:
+            sizes[:, place] += factor * wide[:, further]
+        return sizes.reshape(len(wide), len(self.slots), 2)
+
+    @cached_property
+    def _affine(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[tuple[int, int, int]]]:
+        """Per channel count: first group (-1: none), its scale, what is fixed; and (place, group, scale) of further terms."""
+        dimensions = [dimension for slot in self.slots for dimension in _ends(slot)]
+        first = [dimension.terms[0] if dimension.terms else (FIXED, 0) for dimension in dimensions]
+        rest = [(place, *term) for place, dimension in enumerate(dimensions) for term in dimension.terms[1:]]
+        group, scale = np.array(first, np.int64).reshape(-1, 2).T
+        return group, scale, np.array([dimension.fixed for dimension in dimensions], np.int64), rest
+
+
+def group_numbers(channels: Channels) -> dict[int, int]:
+    """Number of each prunable group, by the representative of its channels, in the order of their first producers."""
+    roots = (channels.root(maker) for _, maker in sorted(channels.made.items()) if not channels.is_fixed(maker))
+    return {root: number for number, root in enumerate(dict.fromkeys(roots))}
+
+
+def _ends(slot: Slot) -> tuple[Dimension, Dimension]:
+    return (slot.inputs[0] if slot.inputs else slot.output), slot.output
+
+
+def _resized(shape: Shape, dimension: Dimension, widths: Sequence[int]) -> Shape:
+    if not dimension.terms:
+        return shape
+    return (*shape[: dimension.axis], dimension.size(widths), *shape[dimension.axis + 1 :])
+
+
+def _dimension(channels: Channels, number: dict[int, int], layout: Layout) -> Dimension:
+    fixed, terms = 0, dict[int, int]()
+    for maker, repeat in layout.spans:
+        group = number.get(channels.root(maker))
+        if group is None:
+            fixed += repeat * channels.width(maker)
+        else:
+            terms[group] = terms.get(group, 0) + repeat
+    return Dimension(layout.axis, fixed, tuple(sorted(terms.items())))
+
+
+def _groups(view: GraphView, channels: Channels, number: dict[int, int]) -> tuple[Group, ...]:
+    producers: list[list[str]] = [[] for _ in number]
+    followers: list[list[str]] = [[] for _ in number]
+    consumers: list[list[str]] = [[] for _ in number]
+    for index in view.active:
+        node = view.nodes[index]
+        if not is_weighted(view, node):
+            continue
+        roots = [channels.root(maker) for maker, _ in channels.layouts[view.resolve(node.input[0])].spans]
+        readers = followers if index in channels.depthwise else consumers
+        for root in dict.fromkeys(roots):
+            if root in number:
+                readers[number[root]].append(node.name)
+        made = channels.root(channels.made[index]) if index in channels.made else None
+        if made in number:
+            producers[number[made]].append(node.name)
+    return tuple(
+        Group(producers[place][0], channels.width(root), *map(tuple, (producers[place], followers[place], consumers[place])))
+        for root, place in number.items()
+    )

@@ -1,0 +1,1 @@
+"""What is kept and named: measurements, devices, findings, layer keys. Pure data."""

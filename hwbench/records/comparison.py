@@ -1,0 +1,248 @@
+"""Two interleaved measurements -> ratio, verdict, and the layers that explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hwbench import stats
+from hwbench.records.findings import Finding
+from hwbench.records.measurement import LayerLatency, Measurement
+from hwbench.stats import Ratio, Verdict
+
+RECORD = "comparison"
+"""Kind of the store's record that says in which order interleaved measurements were given, the baseline first."""
+DISAPPOINTING = 0.5
+"""A speed-up that keeps less than this share of what the MACs promised is worth a sentence."""
+FEWER = 1.1
+"""MACs ratio from which a network counts as smaller."""
+MAIN_CAUSE = 0.4
+"""Share of the time above what the MACs promised from which a cause is named as the cause."""
+EXPLAINED = 0.5
+"""Share of the saved time that the layers must account for, or it is said that they do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChange:
+    """One layer on both sides, matched by module path; None on the side where it is absent.
+
+    Attributes:
+        name: Module path.
+        baseline_s: Seconds per inference in the baseline.
+        candidate_s: Seconds per inference in the candidate.
+        baseline_implementation: How the baseline's runtime executed it.
+        candidate_implementation: How the candidate's runtime executed it.
+    """
+
+    name: str
+    baseline_s: float | None
+    candidate_s: float | None
+    baseline_implementation: str | None
+    candidate_implementation: str | None
+
+    @property
+    def saved_s(self) -> float:
+        """Seconds per inference that the candidate saves here; negative where it is slower."""
+        return (self.baseline_s or 0.0) - (self.candidate_s or 0.0)
+
+    @property
+    def fell_off_layout(self) -> bool:
+        """Whether the layer left the runtime's blocked layout."""
+        before, after = self.baseline_implementation or "", self.candidate_implementation
+        return before.startswith("nchwc") and after == "nchw"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a candidate gains over a baseline.
+
+    Attributes:
+        baseline: Record of the reference.
+        candidate: Record of the new one.
+        ratio: Candidate over baseline; None if they are incomparable.
+        verdict: What may be claimed.
+        layers: Layer by layer, in the baseline's order, then those only the candidate has; empty without layer times.
+        findings: Explanations and reasons to distrust, those of both records included.
+    """
+
+    baseline: Measurement
+    candidate: Measurement
+    ratio: Ratio | None
+    verdict: Verdict
+    layers: tuple[LayerChange, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def speedup(self) -> float | None:
+        """Baseline over candidate; above 1 is faster."""
+        return None if self.ratio is None else 1 / self.ratio.ratio
+
+    @property
+    def speedup_ci(self) -> tuple[float, float] | None:
+        """95 % interval of `speedup`."""
+        if self.ratio is None:
+            return None
+        low, high = self.ratio.ci
+        return 1 / high, (1 / low if low > 0 else float("inf"))
+
+    @property
+    def verdict_ci(self) -> tuple[float, float] | None:
+        """The 99 % interval of `speedup` that the verdict rests on: it holds however often one looks."""
+        if self.ratio is None:
+            return None
+        low, high = self.ratio.verdict_ci
+        return 1 / high, (1 / low if low > 0 else float("inf"))
+
+    @property
+    def macs_ratio(self) -> float | None:
+        """MACs of the baseline over those of the candidate; None if one has none."""
+        return _over(self.baseline.macs, self.candidate.macs)
+
+    @property
+    def params_ratio(self) -> float | None:
+        """Parameters of the baseline over those of the candidate; None if one has none."""
+        return _over(self.baseline.params, self.candidate.params)
+
+
+def compare(baseline: Measurement, candidate: Measurement) -> Comparison:
+    """Compare two records of one interleaved measurement.
+
+    Records that disagree in more than the model, or were not interleaved, give the verdict INCOMPARABLE and say why.
+    """
+    reasons = differences(baseline, candidate)
+    changes = _match(baseline, candidate)
+    shared = _findings_of(baseline, candidate)
+    if reasons:
+        finding = Finding("incomparable", f"not comparable: {'; '.join(reasons)}")
+        return Comparison(baseline, candidate, None, Verdict.INCOMPARABLE, changes, (finding, *shared))
+    ratio = stats.ratio(baseline.samples_s, candidate.samples_s, baseline.session, baseline.block, candidate.block)
+    verdict = ratio.verdict(baseline.settings.min_effect)
+    bare = Comparison(baseline, candidate, ratio, verdict, changes, ())
+    return Comparison(baseline, candidate, ratio, verdict, changes, (*explain(bare), *shared))
+
+
+def differences(baseline: Measurement, candidate: Measurement) -> list[str]:
+    """What besides the model differs between two records, in words; precision may differ and is a finding instead."""
+    pairs = {
+        "device": (baseline.device.target_id, candidate.device.target_id),
+        "runtime": (baseline.device.runtime, candidate.device.runtime),
+        "input shapes": ([spec.shape for spec in baseline.inputs], [spec.shape for spec in candidate.inputs]),
+        "batch": (baseline.batch, candidate.batch),
+        "threads": (baseline.settings.threads, candidate.settings.threads),
+        "isolation": (baseline.settings.isolate, candidate.settings.isolate),
+        "clock": (baseline.clock, candidate.clock),
+    }
+    found = [f"{name} {before} against {after}" for name, (before, after) in pairs.items() if before != after]
+    if baseline.group_id != candidate.group_id:
+        found.append("measured one after the other, not interleaved")
+    return found
+
+
+def explain(comparison: Comparison) -> tuple[Finding, ...]:
+    """Sentences that explain a comparison, as findings."""
+    return (*_macs(comparison), *_layout(comparison), *_unexplained(comparison), *_precision(comparison))
+
+
+def _macs(comparison: Comparison) -> list[Finding]:
+    ratio, speedup, interval = comparison.macs_ratio, comparison.speedup, comparison.speedup_ci
+    if ratio is None or speedup is None or interval is None or ratio < FEWER:
+        return []
+    at_most = interval[1] if comparison.verdict is Verdict.UNRESOLVED else speedup
+    if at_most - 1 >= DISAPPOINTING * (ratio - 1):
+        return []
+    outcome = {
+        Verdict.SAME: "no faster",
+        Verdict.SLOWER: f"{1 / speedup:.2f}x slower",
+        Verdict.FASTER: f"only {speedup:.2f}x faster",
+    }.get(comparison.verdict, f"at most {at_most:.2f}x faster")
+    return [Finding("macs_without_gain", f"{ratio:.2f}x fewer MACs, {outcome}: {_blame(comparison)}")]
+
+
+def _blame(comparison: Comparison) -> str:
+    """Where the time went that the candidate would not need if latency followed MACs: its heaviest cause, in words."""
+    if not comparison.layers:
+        return "layers were not measured"
+    ratio = comparison.macs_ratio or 1.0
+    excess_s = {c.name: (c.candidate_s or 0.0) - (c.baseline_s or 0.0) / ratio for c in comparison.layers}
+    total_s = sum(max(excess, 0.0) for excess in excess_s.values())
+    if total_s <= 0:
+        return "its layers do not tell why"
+    fallen = [c for c in comparison.layers if c.fell_off_layout]
+    if sum(excess_s[c.name] for c in fallen) > MAIN_CAUSE * total_s:
+        block = (fallen[0].baseline_implementation or "").removeprefix("nchwc")
+        return f"{len(fallen)} layers fell off the blocked layout because their widths are not multiples of {block}"
+    new = [c for c in comparison.layers if not c.baseline_s]
+    if sum(excess_s[c.name] for c in new) > MAIN_CAUSE * total_s:
+        return f"{len(new)} layers are new in the candidate, such as {max(new, key=lambda c: excess_s[c.name]).name}"
+    worst = sorted(comparison.layers, key=lambda c: excess_s[c.name], reverse=True)[:3]
+    share = sum(excess_s[c.name] for c in worst) / total_s
+    names = ", ".join(c.name for c in worst)
+    return f"most of the time that stayed is spread over the layers, {share:.0%} of it in {names}"
+
+
+def _layout(comparison: Comparison) -> list[Finding]:
+    fallen = [change.name for change in comparison.layers if change.fell_off_layout]
+    if not fallen:
+        return []
+    names = ", ".join(fallen[:3]) + (", ..." if len(fallen) > 3 else "")
+    return [Finding("fell_off_layout", f"{len(fallen)} layers left the blocked layout in the candidate: {names}")]
+
+
+def _unexplained(comparison: Comparison) -> list[Finding]:
+    share = explained_share(comparison)
+    if share is None or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER} or EXPLAINED <= share <= 2 - EXPLAINED:
+        return []
+    return [Finding("layers_do_not_explain", f"the layers account for {share:.0%} of the difference; the rest lies between them")]
+
+
+def _precision(comparison: Comparison) -> list[Finding]:
+    before, after = comparison.baseline.precision, comparison.candidate.precision
+    return [] if before == after else [Finding("precision_differs", f"baseline runs in {before}, candidate in {after}")]
+
+
+def explained_share(comparison: Comparison) -> float | None:
+    """Share of the end-to-end difference that the layer rows add up to; None without layer times or difference."""
+    if not comparison.layers or comparison.ratio is None:
+        return None
+    saved_s = comparison.baseline.median_s * (1 - comparison.ratio.ratio)
+    return sum(change.saved_s for change in comparison.layers) / saved_s if saved_s else None
+
+
+def _match(baseline: Measurement, candidate: Measurement) -> tuple[LayerChange, ...]:
+    """Match layers by module path, which pruning keeps when it changes widths or drops blocks."""
+    if baseline.profile is None or candidate.profile is None:
+        return ()
+    before, after = _by_name(baseline.profile.layers), _by_name(candidate.profile.layers)
+    names = [*before, *(name for name in after if name not in before)]
+    return tuple(_change(name, before.get(name), after.get(name)) for name in names)
+
+
+def _change(name: str, before: LayerLatency | None, after: LayerLatency | None) -> LayerChange:
+    return LayerChange(
+        name,
+        None if before is None else before.median_s * before.calls,
+        None if after is None else after.median_s * after.calls,
+        None if before is None else before.implementation,
+        None if after is None else after.implementation,
+    )
+
+
+def _by_name(layers: Sequence[LayerLatency]) -> dict[str, LayerLatency]:
+    return {layer.name: layer for layer in layers}
+
+
+def _findings_of(baseline: Measurement, candidate: Measurement) -> tuple[Finding, ...]:
+    """Findings of both records, each saying whose it is; what both share is said once."""
+    both = [finding for finding in baseline.findings if finding in candidate.findings]
+    sides = [("baseline", baseline), ("candidate", candidate)]
+    single = [
+        Finding(finding.code, f"{side}: {finding.text}")
+        for side, record in sides
+        for finding in record.findings
+        if finding not in both
+    ]
+    return (*both, *single)
+
+
+def _over(before: int, after: int) -> float | None:
+    return before / after if before and after else None

@@ -1,0 +1,239 @@
+"""The record of a measurement: raw samples, how they were taken, on what, under which conditions, and what to distrust.
+
+All records are frozen. Statistics are computed on request from the raw samples (`hwbench.stats`) and never stored as the
+only copy. Latencies are in seconds of one inference at the workload's batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from hwbench import stats
+from hwbench.errors import SchemaError
+from hwbench.records.device import Conditions, DeviceInfo
+from hwbench.records.findings import Finding
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.tensors import TensorSpec
+
+MEASUREMENT_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to measure. The first block must agree for two measurements to be comparable; the second is the protocol.
+
+    Attributes:
+        threads: Threads of the runtime, each pinned to a core of its own.
+        isolate: Every workload of a session in a process of its own, which also tells its peak memory.
+        budget_s: Wall-clock seconds the whole measurement may take.
+        min_sessions: Sessions (one `prepare` with a fresh runtime object) before an interval is believed.
+        max_sessions: Sessions after which it stops in any case.
+        session_s: Seconds of timed rounds aimed at per session, over all workloads together.
+        min_round_s: Inferences are looped within a round until it lasts this long, so that the clock's grain vanishes.
+        target: Relative half-width of the 95 % interval at which measuring stops.
+        min_effect: Smallest relative difference that matters; a smaller one is SAME.
+        seed: Of the order of rounds and of random inputs.
+        layers: Whether to take per-layer times as well, where the device can.
+    """
+
+    threads: int = 1
+    isolate: bool = False
+    budget_s: float = 30.0
+    min_sessions: int = 8
+    max_sessions: int = 1000
+    session_s: float = 0.6
+    min_round_s: float = 500e-6
+    target: float = 0.01
+    min_effect: float = 0.01
+    seed: int = 0
+    layers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LayerLatency:
+    """Measured latency of one layer of one network.
+
+    Attributes:
+        name: Module path (`features.3.conv`).
+        op: Operator of the layer, as its key says.
+        key: Identity after fusion; None for a row the runtime inserted for itself and that has no layer.
+        implementation: How the driver saw it executed: `nchwc16`, `nchw`, `reorder`, ...
+        median_s: Median latency per call.
+        calls: Calls per inference.
+    """
+
+    name: str
+    op: str
+    key: LayerKey | None
+    implementation: str
+    median_s: float
+    calls: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerProfile:
+    """Per-layer latencies of one network, and what they leave unexplained.
+
+    Attributes:
+        layers: One row per layer of the network in order, plus the rows the runtime inserted.
+        profiled_s: Median latency of the whole network while the profiler was on.
+        node_cost_s: Profiler's own cost inside each node's time, measured; already taken off the rows.
+        rest_cause: What the difference to the unprofiled latency consists of, in words.
+    """
+
+    layers: tuple[LayerLatency, ...]
+    profiled_s: float
+    node_cost_s: float
+    rest_cause: str
+
+    @property
+    def layers_sum_s(self) -> float:
+        """Sum of median times calls over all rows, seconds."""
+        return sum(layer.median_s * layer.calls for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All raw samples of one workload on one device, and everything needed to believe or doubt them.
+
+    Attributes:
+        id: Unique name (UUID4, hexadecimal).
+        group_id: Shared by measurements that were interleaved; their `block` numbers pair them.
+        model: Name of the model as the user gave it.
+        model_sha256: Identity of the ONNX model.
+        inputs: Names, shapes and types of the inputs.
+        batch: Inferences' batch; latencies are for the whole batch.
+        precision: `fp32`, `fp16` or `int8`.
+        macs: Multiply-accumulates per inference (conv + linear).
+        params: Parameters.
+        file_bytes: Size of the model file.
+        peak_memory_bytes: Peak memory of the process that ran it alone; None unless isolated.
+        device: The device.
+        settings: How it was measured.
+        clock: Name of the clock the samples came from.
+        loops: Inferences in one sample (a sample is their mean latency).
+        samples_s: Every timed sample in order, seconds.
+        session: Session number of each sample.
+        block: Block number of each sample, unique within the measurement; samples of interleaved workloads pair by it.
+        warmup_s: Warm-up samples, kept apart.
+        warmup_session: Session number of each warm-up sample.
+        before: Conditions before the first session.
+        after: Conditions after the last session.
+        findings: Reasons to distrust the record, and facts that explain it.
+        profile: Per-layer latencies; None where not asked for or not to be had.
+        started_utc: ISO 8601 time in UTC.
+        hwbench_version: Version of hwbench that took it.
+        commit: Git commit of the hwbench checkout, if it was one.
+        complete: False while sessions are still being added (a killed run leaves it so).
+    """
+
+    id: str
+    group_id: str
+    model: str
+    model_sha256: str
+    inputs: tuple[TensorSpec, ...]
+    batch: int
+    precision: str
+    macs: int
+    params: int
+    file_bytes: int
+    peak_memory_bytes: int | None
+    device: DeviceInfo
+    settings: Settings
+    clock: str
+    loops: int
+    samples_s: tuple[float, ...] = field(repr=False)
+    session: tuple[int, ...] = field(repr=False)
+    block: tuple[int, ...] = field(repr=False)
+    warmup_s: tuple[float, ...] = field(repr=False)
+    warmup_session: tuple[int, ...] = field(repr=False)
+    before: Conditions
+    after: Conditions
+    findings: tuple[Finding, ...]
+    profile: LayerProfile | None
+    started_utc: str
+    hwbench_version: str
+    commit: str | None
+    complete: bool = True
+
+    @property
+    def median_s(self) -> float:
+        """Latency in seconds: geometric mean over sessions of the session medians."""
+        return stats.latency(self.samples_s, self.session).estimate
+
+    @property
+    def median_ci_s(self) -> tuple[float, float]:
+        """95 % interval of `median_s` in seconds, sessions being the unit of resampling."""
+        return stats.latency(self.samples_s, self.session).ci
+
+    @property
+    def closure(self) -> float | None:
+        """Sum of the layers over the unprofiled latency; None without layers."""
+        return None if self.profile is None else self.profile.layers_sum_s / self.median_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain JSON types; layer keys become text."""
+        data = asdict(self)
+        data["schema"] = MEASUREMENT_SCHEMA
+        if self.profile is not None:
+            for row, layer in zip(data["profile"]["layers"], self.profile.layers, strict=True):
+                row["key"] = None if layer.key is None else str(layer.key)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a record from `to_dict`'s form, validating it.
+
+        Raises:
+            SchemaError: If fields are missing or unknown, of another schema, or do not fit together.
+        """
+        if data.get("schema") != MEASUREMENT_SCHEMA:
+            raise SchemaError(f"measurement of schema {data.get('schema')!r}; this hwbench reads {MEASUREMENT_SCHEMA}")
+        try:
+            record = cls(**_fields_from(data))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise SchemaError(f"damaged measurement record: {error}") from error
+        if not len(record.samples_s) == len(record.session) == len(record.block):
+            raise SchemaError("damaged measurement record: samples, sessions and blocks differ in number")
+        if not all(0 < sample < float("inf") for sample in record.samples_s):
+            raise SchemaError("damaged measurement record: a sample is not a positive finite number of seconds")
+        return record
+
+
+def _fields_from(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON types back to the types of `Measurement`'s fields."""
+    values = {f.name: data[f.name] for f in fields(Measurement)}
+    unknown = set(data) - set(values) - {"schema"}
+    if unknown:
+        raise KeyError(f"unknown fields {sorted(unknown)}")
+    for name in ("samples_s", "warmup_s"):
+        values[name] = tuple(map(float, values[name]))
+    for name in ("session", "block", "warmup_session"):
+        values[name] = tuple(map(int, values[name]))
+    values["inputs"] = tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in values["inputs"])
+    values["findings"] = tuple(Finding(**finding) for finding in values["findings"])
+    values["device"] = DeviceInfo(**_with_pairs(values["device"]))
+    values["settings"] = Settings(**values["settings"])
+    for name in ("before", "after"):
+        values[name] = _conditions_from(values[name])
+    if values["profile"] is not None:
+        values["profile"] = _profile_from(values["profile"])
+    return values
+
+
+def _with_pairs(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {**data, "details": tuple((str(name), str(value)) for name, value in data["details"])}
+
+
+def _conditions_from(data: Mapping[str, Any]) -> Conditions:
+    values = _with_pairs(data)
+    if values["frequency_hz"] is not None:
+        values["frequency_hz"] = tuple(values["frequency_hz"])
+    return Conditions(**values)
+
+
+def _profile_from(data: Mapping[str, Any]) -> LayerProfile:
+    rows = [{**row, "key": None if row["key"] is None else LayerKey.parse(row["key"])} for row in data["layers"]]
+    return LayerProfile(**{**data, "layers": tuple(LayerLatency(**row) for row in rows)})

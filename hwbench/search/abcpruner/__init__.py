@@ -1,0 +1,1 @@
+"""ABCPruner: an artificial bee colony picks every width (Lin et al., IJCAI 2020)."""

@@ -1,0 +1,129 @@
+"""AMC (He et al., ECCV 2018, arXiv 1802.03494): reinforcement learning picks each group's preserve ratio, within a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hwbench.errors import UsageError
+from hwbench.search import EXPLORATIONS
+from hwbench.search.amc.agent import PUBLISHED, AgentSettings, Ddpg, Transition, nearby
+from hwbench.search.amc.walk import SIZE, Walk
+from hwbench.search.base import Candidate, Outcome, Search, Trial
+from hwbench.search.baselines import uniform
+from hwbench.search.costs import WHOLE
+
+if TYPE_CHECKING:
+    from hwbench.search.budget import Budget
+    from hwbench.search.costs import Floats
+
+EPISODES, WARM_UP = 400, 100
+"""As published: 100 episodes of exploration and 300 of exploitation."""
+
+
+MIDDLE = (0.02, 0.98)
+"""Within which an actor's first action must lie, as its sigmoid is flat outside."""
+
+
+def _error(outcome: Outcome) -> float:
+    return 1.0 if outcome.quality is None else 1 - outcome.quality
+
+
+def _latency(outcome: Outcome) -> float:
+    if outcome.latency_s is None:
+        raise UsageError("the reward by latency needs a latency; give a --table or a --device")
+    return outcome.latency_s
+
+
+REWARDS: Mapping[str, Callable[[Outcome], float]] = {
+    "error": lambda outcome: -_error(outcome),
+    "macs": lambda outcome: -_error(outcome) * math.log(outcome.macs),
+    "params": lambda outcome: -_error(outcome) * math.log(outcome.params),
+    "latency": lambda outcome: -_error(outcome) * math.log(_latency(outcome) * 1e9),
+}
+"""R_err, for a search within a budget, and R_FLOPs, R_Param and its like for latency (in nanoseconds, so that the logarithm is
+positive and of the size of the others'), for one that trades cost for error by itself (paper, section 3.4)."""
+
+
+class Amc(Search):
+    """One episode, which is one candidate, at a time.
+
+    Args:
+        budget: Limit and widths; an infinite limit with a reward that knows the cost.
+        geometry: Of each decision (`amc_walk.channel_geometry`, or `weight_geometry` for single weights).
+        seed: Of all random choices.
+        episodes: Candidates to propose.
+        warm_up: Episodes at the start from which nothing is learnt yet; at most a quarter of all.
+        reward: One of `REWARDS`.
+        single_weights: Decisions are shares of single weights of each layer, not widths (Algorithm 1).
+        explore: `nearby`, around uniform pruning, or `everywhere`, as published; without a limit always the latter.
+        agent: Settings of the agent; None for those of `explore`.
+
+    Raises:
+        UsageError: There is no such reward, or nothing to decide.
+    """
+
+    name = "amc"
+
+    def __init__(
+        self,
+        budget: Budget,
+        geometry: Floats,
+        *,
+        seed: int = 0,
+        episodes: int = EPISODES,
+        warm_up: int = WARM_UP,
+        reward: str = "error",
+        single_weights: bool = False,
+        explore: str = EXPLORATIONS[0],
+        agent: AgentSettings | None = None,
+    ) -> None:
+        super().__init__()
+        if reward not in REWARDS:
+            raise UsageError(f"unknown reward {reward!r}; expected one of {', '.join(REWARDS)}")
+        if explore not in EXPLORATIONS:
+            raise UsageError(f"unknown exploration {explore!r}; expected one of {', '.join(EXPLORATIONS)}")
+        if not len(geometry):
+            raise UsageError("the network has no group of channels that can be pruned")
+        self._reward, self._episodes, self._single = REWARDS[reward], episodes, single_weights
+        self._walk = Walk(budget, geometry)
+        first = min(warm_up, episodes // 4)
+        start = _uniform_share(budget) if explore == "nearby" and budget.limit < math.inf else None
+        settings = agent or (PUBLISHED if start is None else nearby(episodes - first))
+        self._agent = Ddpg(SIZE, len(geometry), warm_up=first, seed=seed, start=start, settings=settings)
+        self._path: list[Transition] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether all episodes are over."""
+        return len(self.trials) >= self._episodes
+
+    def rank(self, outcome: Outcome) -> float:
+        """The reward."""
+        return self._reward(outcome)
+
+    def _next(self) -> list[Candidate]:
+        note = "exploring" if self._agent.exploring else "agent"
+        state, self._path = self._walk.reset(), []
+        while not self._walk.done:
+            start = None if self.trials else self._agent.start
+            following = self._walk.step(self._agent.act(state) if start is None else start)
+            self._path.append(Transition(state, float(following[-1]), following, self._walk.done))
+            state = following
+        decided = tuple(self._walk.decided)
+        if self._single:
+            return [Candidate(self._number(), shares=tuple(width / WHOLE for width in decided), note=note)]
+        return [Candidate(self._number(), decided, note=note)]
+
+    def _learn(self, trials: Sequence[Trial]) -> None:
+        outcome = trials[0].outcome
+        if outcome is not None:  # a failed trial teaches nothing
+            self._agent.learn(self._path, self.rank(outcome))
+
+
+def _uniform_share(budget: Budget) -> float:
+    """Mean share of the widths that uniform pruning within the budget keeps."""
+    widths = uniform(budget)
+    share = sum(width / int(grid[-1]) for width, grid in zip(widths, budget.choices, strict=True)) / len(widths)
+    return min(max(share, MIDDLE[0]), MIDDLE[1])

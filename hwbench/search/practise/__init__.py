@@ -1,0 +1,1 @@
+"""PRACTISE: whole blocks are dropped, with few images (Wang and Wu, CVPR 2023)."""

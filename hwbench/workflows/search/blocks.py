@@ -1,0 +1,127 @@
+"""What leaving out blocks of a network saves: from a lookup table, or measured interleaved with the original."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwbench import stats
+from hwbench.lookup_tables.making.networks import pruned_workload
+from hwbench.measuring.sessions import Watch
+from hwbench.network.graph import layers
+from hwbench.network.structure.surgery import without_blocks
+from hwbench.search.practise.search import Gain
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from hwbench.lookup_tables import LookupTable
+    from hwbench.network.workload import Workload
+    from hwbench.records.layer_key import LayerKey
+    from hwbench.records.measurement import Settings
+    from hwbench.store import Store
+    from hwbench.workflows.search.meter import Meter
+
+RECORD = "search_gains"
+BLOCK_S = 4.0
+"""Seconds that the measurement of one block's gain may take."""
+
+
+class TableGains:
+    """Gains by a lookup table.
+
+    The latencies with and without a block share their errors, all but those of the block's own layers; so the interval is that of
+    the layers that go, taken by themselves.
+    """
+
+    def __init__(self, table: LookupTable, model: ModelProto) -> None:
+        self._table, self._model = table, model
+        self._known: dict[tuple[str, ...], float] = {}
+
+    def latency_s(self, dropped: Sequence[str]) -> float:
+        """Seconds without the blocks `dropped`."""
+        blocks = tuple(sorted(dropped))
+        if blocks not in self._known:
+            self._known[blocks] = self._table.predict(self._keys(blocks)).latency_s
+        return self._known[blocks]
+
+    def gain(self, block: str) -> Gain:
+        """What leaving out one block saves."""
+        whole_s = self.latency_s(())
+        share = 1 - self.latency_s((block,)) / whole_s
+        gone = list((Counter(self._keys(())) - Counter(self._keys((block,)))).elements())
+        parts = self._table.layers(gone)
+        own_s = sum(part.latency_s for part in parts)
+        if not own_s > 0:
+            return Gain(share, min(share, 0.0), share)
+        half = abs(share) * _quantile(self._table) * self._table.deviation(parts, own_s)
+        return Gain(share, share - half, share + half)
+
+    def _keys(self, dropped: Sequence[str]) -> tuple[LayerKey, ...]:
+        model = without_blocks(self._model, dropped) if dropped else self._model
+        return tuple(layer.key for layer in layers(model))
+
+
+def _quantile(table: LookupTable) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(table.calibration.networks - 1, 2), 0.5 + stats.SHOWN_CONFIDENCE / 2))
+
+
+@dataclass(frozen=True)
+class MeasuredGains:
+    """Gains that were measured; several blocks save what each of them saves.
+
+    Attributes:
+        original_s: Latency with all blocks.
+        gains: By block.
+    """
+
+    original_s: float
+    gains: Mapping[str, Gain]
+
+    def gain(self, block: str) -> Gain:
+        """What leaving out one block saves."""
+        return self.gains[block]
+
+    def latency_s(self, dropped: Sequence[str]) -> float:
+        """Seconds without the blocks `dropped`."""
+        return self.original_s * (1 - sum(self.gains[block].share for block in dropped))
+
+
+def measured_gains(
+    meter: Meter, workload: Workload, model: ModelProto, blocks: Sequence[str], settings: Settings
+) -> MeasuredGains:
+    """Measure a network with and without each of its blocks, all interleaved, and every one against the original.
+
+    Raises:
+        DeviceError: Measuring failed.
+    """
+    candidates = [pruned_workload(workload, without_blocks(model, [block])) for block in blocks]
+    how = replace(settings, layers=False, budget_s=BLOCK_S * (len(blocks) + 1))
+    original, *others = meter.measure([workload, *candidates], how, Watch())
+    found = {}
+    for block, record in zip(blocks, others, strict=True):
+        ratio = stats.ratio(original.samples_s, record.samples_s, original.session, original.block, record.block)
+        low, high = ratio.ci
+        found[block] = Gain(1 - ratio.ratio, 1 - high, 1 - low)
+    return MeasuredGains(float(np.median(original.samples_s)), found)
+
+
+def kept_gains(store: Store | None, key: str) -> MeasuredGains | None:
+    """Gains that an earlier run of the same search measured."""
+    for data in store.records(RECORD, holding=key).values() if store is not None else ():
+        if data.get("search") == key:
+            return MeasuredGains(float(data["original_s"]), {block: Gain(**gain) for block, gain in data["gains"].items()})
+    return None
+
+
+def keep_gains(store: Store | None, key: str, found: MeasuredGains) -> None:
+    """Keep gains for a run that goes on."""
+    if store is not None:
+        gains = {block: asdict(gain) for block, gain in found.gains.items()}
+        store.save_record(RECORD, {"search": key, "original_s": found.original_s, "gains": gains})

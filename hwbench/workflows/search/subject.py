@@ -1,0 +1,171 @@
+"""The network of a search: read, trained where it comes untrained, and taken apart into what can be pruned."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from hwbench.errors import UsageError
+from hwbench.network.graph import load, name_nodes
+from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.intake.modules import load_module
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import Tensor, nn
+
+    from hwbench.network.structure import Structure
+    from hwbench.network.workload import Workload
+    from hwbench.pruning import Prunable
+    from hwbench.search.data import Data
+    from hwbench.store import Store
+    from hwbench.workflows.search.plan import Plan
+
+RECORD = "trained_network"
+TRAIN_RATE, BATCH = 0.05, 64
+"""Learning rate and images per batch of an original that is trained from scratch."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is searched.
+
+    Attributes:
+        name: As the user gave it.
+        prunable: The network.
+        workload: The same as ONNX; its latency is the original's.
+        model: Its graph, loaded and named.
+        example: Inputs of batch 1.
+        data: Images, all of them; None without.
+        trained: Whether the original was trained here.
+    """
+
+    name: str
+    prunable: Prunable
+    workload: Workload
+    model: ModelProto
+    example: tuple[Tensor, ...]
+    data: Data | None
+    trained: bool
+
+    @property
+    def structure(self) -> Structure:
+        """What can be pruned."""
+        return self.prunable.structure
+
+
+def read_subject(
+    model: str | Path | nn.Module, plan: Plan, store: Store | None, say: Callable[[str], None], **options: Unpack[ModelOptions]
+) -> Subject:
+    """Read a network and its images, and train it on them if it comes from the zoo, untrained.
+
+    Args:
+        model: `zoo:NAME`, `package.module:factory`, a pickled module, or an nn.Module.
+        plan: Of the search.
+        store: Where trained networks are kept; None to train anew.
+        say: Told what is done.
+        options: How the model is read.
+
+    Raises:
+        UsageError: The model cannot be pruned, or the images do not fit it.
+        HwbenchError: It cannot be read or exported.
+    """
+    from hwbench.pruning import Prunable
+    from hwbench.search.data import load_data
+
+    if options.get("precision", "fp32") != "fp32":
+        raise UsageError("networks are pruned in fp32; quantise the result: hwbench compare ORIGINAL RESULT --precision int8")
+    name = str(model) if isinstance(model, str | Path) else type(model).__name__
+    module = load_module(
+        model,
+        weights=plan.weights,
+        arch=options.get("arch"),
+        trust_pickle=options.get("trust_pickle", False),
+        seed=plan.seed,
+    )
+    from_zoo = isinstance(model, str) and model.startswith("zoo:")
+    workload = load_workload(model if from_zoo else module, seed=plan.seed, **_reading(options, from_zoo=from_zoo))
+    workload = replace(workload, name=name)
+    example = _examples(workload, plan.seed)
+    data = None
+    if plan.data is not None:
+        data = load_data(plan.data, workload.inputs[0].shape[1:], seed=plan.seed)
+        if data.classes and plan.evaluate is None:
+            _check_classes(module, example, data, name)
+    trained = from_zoo and data is not None and plan.weights is None and data.classes > 0
+    if trained and data is not None:
+        say(f"training the original on {data.name}")
+        train_original(module, data, plan, store, name)
+    return Subject(
+        name=name,
+        prunable=Prunable(module, example, name=name),
+        workload=workload,
+        model=name_nodes(load(workload.onnx)),
+        example=example,
+        data=data,
+        trained=trained,
+    )
+
+
+def _reading(options: ModelOptions, *, from_zoo: bool) -> ModelOptions:
+    kept: ModelOptions = {"inputs": options.get("inputs", ()), "batch": options.get("batch")}
+    if not from_zoo and options.get("example_inputs") is not None:
+        kept = {"example_inputs": options["example_inputs"]}
+    return kept
+
+
+def _examples(workload: Workload, seed: int) -> tuple[Tensor, ...]:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for spec in workload.inputs:
+        kind = getattr(torch, spec.dtype)
+        if not kind.is_floating_point:
+            raise UsageError(f"input {spec.name} is {spec.dtype}; searches prune networks of images, whose inputs are float32")
+        found.append(torch.randn(spec.shape, generator=generator).to(kind))
+    return tuple(found)
+
+
+def _check_classes(module: nn.Module, example: tuple[Tensor, ...], data: Data, name: str) -> None:
+    """Refuse images of more classes than the network can tell apart, before it is trained on them."""
+    import torch
+
+    from hwbench.search.training import logits_of
+
+    with torch.no_grad():
+        outputs = logits_of(copy.deepcopy(module).eval()(*example)).shape[-1]
+    if data.classes > outputs:
+        raise UsageError(
+            f"the images of {data.name} are of {data.classes} classes, but {name} tells {outputs} apart; give a network with "
+            f"{data.classes} outputs (module:factory), or other images"
+        )
+
+
+def train_original(module: nn.Module, data: Data, plan: Plan, store: Store | None, name: str) -> None:
+    """Train an untrained network in place, or take the weights that an earlier search of it kept."""
+    import torch
+
+    from hwbench.pruning import fingerprint
+    from hwbench.search.training import Schedule, cross_entropy, tune
+
+    facts = (name, fingerprint(module), data.name, str(len(data.train)), str(plan.train_epochs), str(plan.seed))
+    key = sha256("\n".join(facts).encode()).hexdigest()
+    for record in store.records(RECORD, holding=key).values() if store is not None else ():
+        if record.get("key") == key:
+            kept = io.BytesIO(base64.b64decode(record["state"]))
+            module.load_state_dict(torch.load(kept, map_location="cpu", weights_only=True))
+            return
+    steps = plan.train_epochs * math.ceil(len(data.train) / BATCH)
+    tune(module, data.train, cross_entropy, Schedule(steps, rate=TRAIN_RATE, batch=BATCH, shift=2, seed=plan.seed))
+    if store is not None:
+        written = io.BytesIO()
+        torch.save(module.state_dict(), written)
+        store.save_record(RECORD, {"key": key, "model": name, "state": base64.b64encode(written.getvalue()).decode()})

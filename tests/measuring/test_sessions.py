@@ -1,0 +1,228 @@
+"""The measuring core, on the virtual device, where the truth is known and time costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hwbench.devices.virtual.device import Fault, Virtual
+from hwbench.devices.virtual.noise import SessionOffset, Throttling, White
+from hwbench.errors import DeviceLostError, MeasurementError, OutputParseError, UsageError
+from hwbench.measuring.sessions import CONFIRM, Watch, measure, measure_interleaved
+from hwbench.records.comparison import compare
+from hwbench.records.measurement import Measurement, Settings
+from hwbench.stats import Verdict
+from tests.support.models import conv_workload, told
+
+QUICK = Settings(layers=False)
+A, B = told("a"), told("b")
+
+
+ORDINARY = (White(0.01), SessionOffset(0.003))
+
+
+def virtual(ratio: float = 1.0, noise=ORDINARY, seed: int = 0, **more) -> Virtual:
+    return Virtual(noise=noise, seed=seed, latencies_s={A.sha256: 0.01, B.sha256: 0.01 * ratio}, **more)
+
+
+class Recorder(Watch):
+    def __init__(self):
+        self.samples, self.warm, self.sessions, self.done = [[], []], 0, 0, ()
+
+    def sampled(self, record, session, samples_s, blocks, *, warm_up):
+        assert warm_up or len(samples_s) == len(blocks)
+        self.warm += warm_up * len(samples_s)
+        self.samples[record] += [] if warm_up else samples_s
+
+    def looked(self, sessions, elapsed_s, so_far):
+        self.sessions = sessions
+
+    def finished(self, records):
+        self.done = records
+
+
+def test_latency_and_interval_are_near_the_truth():
+    with virtual() as device:
+        record = measure(device, A, QUICK)
+    assert record.median_s == pytest.approx(0.01, rel=0.01)
+    assert record.median_ci_s[0] * 0.995 < 0.01 < record.median_ci_s[1] * 1.005
+    assert record.complete
+    assert record.clock == "virtual"
+
+
+def test_record_survives_json():
+    with Virtual() as device:
+        record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=5))
+    assert Measurement.from_dict(record.to_dict()) == record
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(0.97, Verdict.FASTER), (1.03, Verdict.SLOWER), (1.0, Verdict.SAME), (1.004, Verdict.SAME)]
+)
+def test_verdicts_are_right(ratio, verdict):
+    for seed in range(5):
+        with virtual(ratio, seed=seed) as device:
+            found = compare(*measure_interleaved(device, [A, B], replace(QUICK, seed=seed)))
+        assert found.verdict is verdict
+        assert found.speedup_ci[0] - 0.004 < 1 / ratio < found.speedup_ci[1] + 0.004
+
+
+def test_a_small_budget_leaves_it_unresolved_and_says_so():
+    with virtual(noise=(White(0.3), SessionOffset(0.05))) as device:
+        found = compare(*measure_interleaved(device, [A, B], replace(QUICK, budget_s=3)))
+    assert found.verdict is Verdict.UNRESOLVED
+    assert "too_few_samples" in {finding.code for finding in found.findings}
+
+
+def test_false_verdicts_and_coverage_over_many_comparisons():
+    """The study results/virtual_truth/ does this with 1,000 runs for every kind of noise."""
+    runs, false, covered = 120, 0, 0
+    for seed in range(runs):
+        with virtual(seed=seed, noise=(White(0.02), SessionOffset(0.01))) as device:
+            found = compare(*measure_interleaved(device, [A, B], replace(QUICK, seed=seed)))
+        false += found.verdict in {Verdict.FASTER, Verdict.SLOWER}
+        covered += found.speedup_ci[0] <= 1 <= found.speedup_ci[1]
+    assert false <= 2
+    assert covered / runs >= 0.88
+
+
+def test_stops_early_when_it_is_clear_and_not_before_the_minimum():
+    with virtual(0.8, noise=(White(0.005),)) as device:
+        first, _ = measure_interleaved(device, [A, B], QUICK)
+        assert device.time_s() < QUICK.budget_s / 2
+    assert CONFIRM < QUICK.min_sessions <= len(set(first.session)) <= QUICK.min_sessions + 2
+
+
+def test_keeps_to_the_budget():
+    with virtual(1.01, noise=(White(0.1), SessionOffset(0.03))) as device:
+        measure_interleaved(device, [A, B], replace(QUICK, budget_s=10))
+        assert device.time_s() <= 10.5
+
+
+def test_two_sessions_are_taken_even_if_the_budget_is_too_small_for_an_interval():
+    with virtual() as device:
+        assert set(measure(device, A, replace(QUICK, budget_s=0.01)).session) == {0, 1}
+
+
+def test_blocks_pair_samples_and_sessions_number_them():
+    with virtual() as device:
+        first, second = measure_interleaved(device, [A, B], replace(QUICK, budget_s=5))
+    assert first.block == second.block == tuple(range(len(first.samples_s)))
+    assert list(first.session) == sorted(first.session)
+    assert first.group_id == second.group_id
+    assert first.id != second.id
+
+
+def test_short_models_are_looped_and_samples_stay_per_inference():
+    with Virtual(latencies_s={A.sha256: 20e-6}, noise=(White(0.01),)) as device:
+        record = measure(device, A, replace(QUICK, budget_s=5))
+    assert record.loops == pytest.approx(QUICK.min_round_s / 20e-6, abs=2)
+    assert record.median_s == pytest.approx(20e-6, rel=0.01)
+
+
+def test_same_seed_same_samples():
+    def once(seed):
+        with virtual() as device:
+            return measure(device, A, replace(QUICK, seed=seed, budget_s=4)).samples_s
+
+    assert once(1) == once(1)
+
+
+def test_a_lost_device_keeps_what_was_sampled():
+    seen = Recorder()
+    with virtual(faults=[Fault("lost", after_rounds=200)]) as device, pytest.raises(DeviceLostError):
+        measure_interleaved(device, [A, B], QUICK, seen)
+    assert len(seen.samples[0]) == len(seen.samples[1]) > 20
+    assert not seen.done
+
+
+@pytest.mark.parametrize("kind", ["nan", "zero", "miscount"])
+def test_impossible_samples_never_become_a_number(kind):
+    with virtual(faults=[Fault(kind, after_rounds=100)]) as device, pytest.raises(MeasurementError):
+        measure(device, A, QUICK)
+
+
+def test_throttled_sessions_are_repeated_after_cooling():
+    noise = (White(0.005), Throttling(after_s=3.0, factor=1.5, recovery_s=10.0))
+    with virtual(noise=noise) as device:
+        record = measure(device, A, replace(QUICK, budget_s=120, target=0.0005, max_sessions=8))
+    assert record.median_s == pytest.approx(0.01, rel=0.01)
+    assert max(record.samples_s) < 0.0125
+    assert "throttled" in {finding.code for finding in record.findings}
+
+
+def test_layers_close_on_the_unprofiled_latency():
+    with Virtual(noise=(White(0.01),)) as device:
+        record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=8))
+        truth = {layer.name: device.law.layer_s(layer.key) for layer in record.profile.layers}
+    assert [layer.name for layer in record.profile.layers][:2] == ["features.0.conv", "features.1.conv"]
+    for layer in record.profile.layers:
+        assert layer.median_s == pytest.approx(truth[layer.name], rel=0.05)
+    assert record.closure == pytest.approx(sum(truth.values()) / record.median_s, rel=0.02)
+
+
+def test_bad_requests_are_refused():
+    with virtual() as device:
+        with pytest.raises(UsageError, match="no workload"):
+            measure_interleaved(device, [], QUICK)
+        with pytest.raises(UsageError, match="positive"):
+            measure(device, A, replace(QUICK, budget_s=0))
+
+
+def test_what_went_wrong_first_is_what_is_heard(monkeypatch):
+    """A device that fails to release after an interruption must not hide the interruption."""
+
+    def interrupted(self, order, loops):
+        self._release = lambda prepared: (_ for _ in ()).throw(DeviceLostError("gone"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Virtual, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt), virtual() as device:
+        measure(device, A, QUICK)
+
+
+def test_a_profile_that_cannot_be_read_costs_the_layers_not_the_latency(monkeypatch):
+    def unreadable(self, prepared, runs):
+        raise OutputParseError("inferences differ in the nodes they executed")
+
+    monkeypatch.setattr(Virtual, "profile_layers", unreadable)
+    with virtual() as device:
+        record = measure(device, A, replace(QUICK, layers=True, budget_s=5))
+    assert record.profile is None
+    assert "layers_unknown" in {finding.code for finding in record.findings}
+
+
+def test_a_slow_model_is_not_said_to_be_unsettled():
+    with Virtual(noise=(), latencies_s={A.sha256: 0.3}) as device:
+        record = measure(device, A, replace(QUICK, budget_s=20))
+    assert "not_settled" not in {finding.code for finding in record.findings}
+
+
+def test_throttling_is_said_once():
+    with virtual(faults=[Fault("throttled", after_rounds=100)]) as device:
+        record = measure(device, A, replace(QUICK, budget_s=60))
+    assert [finding.code for finding in record.findings].count("throttled") == 1
+
+
+def test_a_larger_budget_resolves_more():
+    """Nothing but the budget bounds the sessions."""
+    with virtual(1.01, noise=(White(0.02), SessionOffset(0.02))) as device:
+        first, _ = measure_interleaved(device, [A, B], replace(QUICK, budget_s=90))
+    assert len(set(first.session)) > 60
+
+
+def test_layers_shorter_than_the_profiler_can_tell_are_named(monkeypatch):
+    real = Virtual.profile_layers
+    monkeypatch.setattr(Virtual, "profile_layers", lambda *asked: replace(real(*asked), node_cost_s=1.0))
+    with Virtual(noise=()) as device:
+        record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=5))
+    text = next(finding.text for finding in record.findings if finding.code == "below_resolution")
+    assert f"{len(record.profile.layers)} layers" in text
+    assert all(layer.median_s > 0 for layer in record.profile.layers)
+
+
+def test_layers_that_the_profiler_can_tell_are_not():
+    with Virtual(noise=(White(0.01),)) as device:
+        record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=5))
+    assert "below_resolution" not in {finding.code for finding in record.findings}

@@ -1,0 +1,236 @@
+"""Hostile and broken files give one clear error and execute nothing, whichever reader they aim at."""
+
+import io
+import os
+import pickle
+import struct
+import sys
+import warnings
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError
+from hwbench.network.intake import archives, load_workload, torch_files
+from hwbench.network.intake.torch_files import Request
+from hwbench.records.tensors import TensorSpec
+from tests.support.hostile_models import BOMBS, members, pack
+from tests.support.saved_models import TinyNet, plain, save
+
+SHAPES = ["1x3x16x16"]
+# What a bomb aims at is not read at all, or is data to its reader; the model around it may still be used.
+DISARMED = {"program: sample inputs", "script: debug record", "script: traced inputs"}
+# Bombs whose readers the installed torch protects by itself; the others must go off in a reader that trusts them.
+DUDS = {
+    "program: operator", "program: compiled library", "script: data.pkl", "script: constants.pkl", "script: traced inputs",
+    "script: debug record", "script: maps a file", "program: list of expressions",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_nothing_in_a_model_file_is_executed(bomb, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    mark = tmp_path / "mark"
+    path = BOMBS[bomb](tmp_path, mark)
+    if bomb in DISARMED:
+        assert load_workload(path, inputs=SHAPES).macs > 0
+    else:
+        with pytest.raises(HwbenchError) as caught:
+            load_workload(path, inputs=SHAPES)
+        assert isinstance(caught.value, UnsafeModelError | SchemaError)
+        assert caught.value.exit_code == 2
+        assert "\n" not in str(caught.value)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("bomb", sorted(set(BOMBS) - DUDS))
+def test_the_bombs_are_live(bomb, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    mark = tmp_path / "mark"
+    path = BOMBS[bomb](tmp_path, mark)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if bomb.startswith("program"):
+                torch.export.load(path)
+            elif bomb.startswith("script"):
+                torch.jit.load(path)(torch.zeros(1, 3, 16, 16))
+            elif bomb.startswith("plain"):
+                pickle.loads(path.read_bytes())
+            else:
+                torch.load(path, weights_only=False)
+        except Exception:
+            assert mark.exists()
+    assert mark.exists()
+
+
+def test_the_refusal_names_what_the_pickle_would_run(tmp_path):
+    path = BOMBS["pickled module"](tmp_path, tmp_path / "mark")
+    with pytest.raises(UnsafeModelError, match=r"builtins\.eval.*--trust-pickle"):
+        load_workload(path, inputs=SHAPES)
+
+
+def test_a_script_that_never_ends_is_stopped(tmp_path):
+    class Endless(torch.nn.Module):
+        def forward(self, x):
+            while bool(x.sum() < 1e30):
+                x = x * 1
+            return x
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Endless()).save(tmp_path / "m.pt")
+    file = archives.inspect(tmp_path / "m.pt")
+    with pytest.raises(UnsafeModelError, match="within 5 s"):
+        torch_files.convert(file, Request("m.pt", inputs=(TensorSpec("", (1,)),)), limit_s=5)
+
+
+def test_a_reader_that_dies_is_an_error_and_not_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_files, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    with pytest.raises(UnsafeModelError, match="signal 11"):
+        load_workload(save(plain(), "traced", tmp_path / "m.pt"))
+
+
+@pytest.mark.parametrize("name", ["../evil", "m/../../evil", "/etc/evil", "m/a\\..\\b", "C:/evil", "m//evil", "noroot"])
+def test_members_that_reach_outside_are_refused(name, tmp_path):
+    path = save(TinyNet(), "traced", tmp_path / "m.pt")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"x")
+    with pytest.raises(UnsafeModelError, match="outside the archive"):
+        load_workload(path)
+    assert not (tmp_path.parent / "evil").exists()
+
+
+def test_two_members_of_one_name_are_refused(tmp_path):
+    path = save(TinyNet(), "traced", tmp_path / "m.pt")
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr("m/data.pkl", b"x")
+    with pytest.raises(UnsafeModelError, match="two members"):
+        load_workload(path)
+
+
+def test_zip_bombs_are_refused_before_they_unpack(tmp_path):
+    with zipfile.ZipFile(tmp_path / "deflate.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data.pkl", bytes(20_000_000))
+    with pytest.raises(UnsafeModelError, match="unpack to 20000000"):
+        load_workload(tmp_path / "deflate.pt")
+    with zipfile.ZipFile(tmp_path / "lzma.pt", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("m/data.pkl", bytes(1000))
+    with pytest.raises(UnsafeModelError, match="method 14"):
+        load_workload(tmp_path / "lzma.pt")
+
+
+def test_a_declared_size_does_not_hide_a_bomb(tmp_path):
+    path = tmp_path / "liar.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data.pkl", bytes(20_000_000))
+    data = path.read_bytes().replace(struct.pack("<L", 20_000_000), struct.pack("<L", 1000))
+    path.write_bytes(data)
+    with pytest.raises(SchemaError, match="damaged"):
+        load_workload(path)
+
+
+def _nothing(path):
+    path.write_bytes(b"")
+
+
+def _text(path):
+    path.write_text("weights: 1, 2, 3\n")
+
+
+def _other_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/b.txt", "hello")
+
+
+def _empty_zip(path):
+    path.write_bytes(b"PK\x05\x06" + bytes(18))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "says"),
+    [
+        (lambda path: None, UsageError, "no such model file"),
+        (lambda path: path.mkdir(), UsageError, "not a regular file"),
+        (os.mkfifo, UsageError, "not a regular file"),
+        (_nothing, UsageError, "0 bytes"),
+        (_text, SchemaError, "neither a valid ONNX model nor a file of torch"),
+        (_other_zip, SchemaError, "not a model of torch"),
+        (_empty_zip, SchemaError, "not a model of torch"),
+        (lambda path: path.write_bytes(save(plain(), "traced", path).read_bytes()[:-200]), SchemaError, "damaged"),
+        (lambda path: path.write_bytes(save(plain(), "onnx", path).read_bytes()[:-200]), SchemaError, "neither a valid ONNX"),
+        (lambda path: torch.save([1, 2], path), SchemaError, "expected a module or a state_dict"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="no mkfifo")
+def test_what_is_no_model_gets_one_line(make, kind, says, tmp_path):
+    path = tmp_path / "model.pt"
+    make(path)
+    with pytest.raises(kind) as caught:
+        load_workload(path, inputs=SHAPES)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def external(path, location, **facts):
+    """An ONNX model that adds a constant whose data lies at `location`."""
+    constant = numpy_helper.from_array(np.zeros(4, np.float32), "c")
+    constant.ClearField("raw_data")
+    constant.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, **facts}.items():
+        constant.external_data.add(key=key, value=str(value))
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "c"], ["y"])], "g", value[:1], value[1:], [constant])
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString())
+    return path
+
+
+def test_external_data_in_the_folder_is_taken_in(tmp_path):
+    (tmp_path / "data.bin").write_bytes(bytes(8) + np.arange(4, dtype=np.float32).tobytes())
+    workload = load_workload(external(tmp_path / "m.onnx", "data.bin", offset=8, length=16))
+    model = onnx.load_model_from_string(workload.onnx)
+    assert numpy_helper.to_array(model.graph.initializer[0]).tolist() == [0, 1, 2, 3]
+    assert model.graph.initializer[0].data_location == TensorProto.DEFAULT
+
+
+@pytest.mark.parametrize(
+    "location", ["../secret", "/etc/hostname", "sub/../../secret", "link", "linked/secret", "missing", "", "C:secret"]
+)
+def test_external_data_outside_the_folder_is_refused(location, tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(16))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "linked").symlink_to(tmp_path)
+    with pytest.raises(UnsafeModelError, match="folder"):
+        load_workload(external(folder / "m.onnx", location))
+
+
+@pytest.mark.parametrize(
+    "facts", [{"offset": -1}, {"length": 17}, {"offset": 8, "length": 16}, {"length": "9" * 30}, {"offset": "x"}]
+)
+def test_external_data_beyond_its_file_is_refused(facts, tmp_path):
+    (tmp_path / "data.bin").write_bytes(bytes(16))
+    with pytest.raises(SchemaError, match=r"offset|needs bytes"):
+        load_workload(external(tmp_path / "m.onnx", "data.bin", **facts))
+
+
+def test_a_model_exported_in_training_mode_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        training = torch.onnx.TrainingMode.TRAINING
+        torch.onnx.export(plain().train(), (torch.zeros(2, 3, 8, 8),), buffer, dynamo=False, training=training)
+    (tmp_path / "m.onnx").write_bytes(buffer.getvalue())
+    with pytest.raises(HwbenchError, match=r"training mode; call \.eval\(\)"):
+        load_workload(tmp_path / "m.onnx")
+
+
+def test_a_repacked_archive_is_as_good_as_the_first(tmp_path):
+    path = save(plain(), "traced", tmp_path / "m.pt")
+    assert load_workload(pack(tmp_path / "again.pt", members(path))).macs == load_workload(plain(), inputs=SHAPES).macs

@@ -1,0 +1,120 @@
+"""Input shapes: from the file where it holds them, else from the user; open dimensions are never guessed."""
+
+import warnings
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from hwbench.errors import UsageError, WorkloadError
+from hwbench.network.intake import load_workload, parse_input
+from hwbench.network.intake.archives import inspect
+from hwbench.network.intake.torch_files import Request, input_shapes
+from hwbench.records.tensors import TensorSpec
+from tests.support.saved_models import SHAPE, TinyNet, save
+
+
+def test_input_texts():
+    assert parse_input("1x3x224x224") == TensorSpec("", (1, 3, 224, 224))
+    assert parse_input("data.0=8") == TensorSpec("data.0", (8,))
+    for text in ("", "x", "1x", "1x-3", "a=b", "1 x 3", "0"):
+        with pytest.raises(UsageError, match="no shape"):
+            parse_input(text)
+
+
+def two_inputs(path, left=("n", 3), right=("n", 3)):
+    """An ONNX model that adds two inputs of the given dimensions; None is an open dimension without a name."""
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in (("a", left), ("b", right))]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, left)
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["y"])], "g", inputs, [output])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def shapes(workload):
+    return {spec.name: spec.shape for spec in workload.inputs}
+
+
+def test_a_named_dimension_is_fixed_once_for_all_inputs(tmp_path):
+    path = two_inputs(tmp_path / "m.onnx")
+    assert shapes(load_workload(path, batch=4)) == {"a": (4, 3), "b": (4, 3)}
+    assert shapes(load_workload(path, inputs=["2x3"])) == {"a": (2, 3), "b": (2, 3)}
+    assert shapes(load_workload(path, inputs=["b=5x3"])) == {"a": (5, 3), "b": (5, 3)}
+    assert load_workload(path, inputs=["b=5x3"]).batch == 5
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "options", "says"),
+    [
+        (("n", 3), ("n", 3), {}, "'a' has open dimensions: [n, 3]; fix them with --input a="),
+        ((1, None), (1, None), {"batch": 1}, "open dimensions: [1, ?]"),
+        (("n", 3), ("n", 3), {"inputs": ["2x3", "3x3"]}, "'n' is asked to be 2 and 3"),
+        ((1, 3), (1, 3), {"inputs": ["2x3"]}, "is fixed to [1, 3]"),
+        ((1, 3), (1, 3), {"batch": 2}, "--batch 2 needs a model exported with that batch"),
+        ((1, 3), (1, 3), {"inputs": ["1x3x1"]}, "not those of (1, 3, 1)"),
+        ((1, 3), (1, 3), {"inputs": ["c=1x3"]}, "has the inputs a, b"),
+        ((1, 3), (1, 3), {"inputs": ["1x3"] * 3}, "has the inputs a, b"),
+    ],
+)
+def test_onnx_shapes_that_stay_open_or_do_not_fit(left, right, options, says, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        load_workload(two_inputs(tmp_path / "m.onnx", left, right), **options)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shape_the_network_cannot_take_is_an_error_of_the_model(tmp_path):
+    path = two_inputs(tmp_path / "m.onnx", (None, 3), (None, 3))
+    with pytest.raises(WorkloadError):
+        load_workload(path, inputs=["a=2x3", "b=5x3"])
+
+
+def test_traced_torchscript_keeps_its_shapes_and_a_batch_or_a_shape_of_the_user_wins(tmp_path):
+    path = save(TinyNet(), "traced", tmp_path / "m.pt")
+    assert load_workload(path, batch=2).inputs[0].shape == (2, *SHAPE[1:])
+    kept = inspect(path).inputs
+    assert [spec.shape for spec in kept] == [SHAPE]
+    asked = Request("m", (parse_input("1x3x32x32"),), batch=5)
+    assert input_shapes(asked, kept)[0].shape == (5, 3, 32, 32)
+
+
+def test_scripted_torchscript_has_no_shapes(tmp_path):
+    with pytest.raises(UsageError, match=r"does not say the shape of its input; give it with --input"):
+        load_workload(save(TinyNet(), "scripted", tmp_path / "m.pt"))
+
+
+def test_an_exported_program_with_an_open_batch_is_fixed(tmp_path):
+    path = tmp_path / "m.pt2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        open_batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
+        torch.export.save(torch.export.export(TinyNet(), (torch.zeros(2, *SHAPE[1:]),), dynamic_shapes=open_batch), path)
+    workload = load_workload(path, batch=3)
+    assert workload.inputs[0].shape == (3, *SHAPE[1:])
+    assert workload.macs == 3 * load_workload(TinyNet(), example_inputs=(torch.zeros(SHAPE),)).macs
+
+
+class Mixed(nn.Module):
+    """Indices and floats, the second argument optional."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4)
+
+    def forward(self, tokens, weights=None):
+        found = self.embedding(tokens)
+        return found if weights is None else found * weights
+
+
+def test_example_inputs_carry_their_types_and_arguments_go_by_name():
+    tokens = torch.tensor([[1, 2, 3]])
+    workload = load_workload(Mixed(), example_inputs=(tokens, torch.rand(1, 3, 4)))
+    assert [(spec.name, spec.dtype) for spec in workload.inputs] == [("tokens", "int64"), ("weights", "float32")]
+    assert len(load_workload(Mixed(), example_inputs=tokens).inputs) == 1
+
+
+def test_a_module_that_does_not_run_on_the_inputs_says_why():
+    with pytest.raises(WorkloadError, match=r"does not run on inputs 1x4x16x16: RuntimeError: .*channels"):
+        load_workload(TinyNet(), inputs=["1x4x16x16"])

@@ -1,0 +1,93 @@
+"""A cost made of random grids, whose truth is found by trying everything; and searches on a table of the simulated device."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from hwbench.search.base import Candidate, Outcome, Search, Trial
+from hwbench.search.budget import Budget, channel_choices
+from hwbench.search.costs import Latency
+from tests.support import table_support
+
+SCOPES = ((), (0,), (0, 1), (1, 2), (0, 3), (2, 3), (1, 3))
+
+
+class GridCost:
+    """Random costs, neither monotone nor products; its whole is the square of the sum plus one."""
+
+    name, unit = "latency", "s"
+
+    def __init__(self, choices, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.choices = choices
+        self.grids = {
+            groups: random.uniform(0.1, 1, [len(choices[g]) for g in groups])
+            for groups in SCOPES
+            if max(groups, default=-1) < len(choices)
+        }
+
+    def addends(self, choices):
+        places = [np.searchsorted(known, asked) for known, asked in zip(self.choices, choices, strict=True)]
+        return {groups: grid[np.ix_(*(places[g] for g in groups))] if groups else grid for groups, grid in self.grids.items()}
+
+    def of(self, widths):
+        places = np.stack([np.searchsorted(known, column) for known, column in zip(self.choices, widths.T, strict=True)])
+        return self.whole(sum(grid[tuple(places[list(groups)])] for groups, grid in self.grids.items()))
+
+    def whole(self, sums):
+        return np.asarray(sums) ** 2 + 1
+
+    def everything(self) -> Iterator[tuple[int, ...]]:
+        return itertools.product(*(map(int, grid) for grid in self.choices))
+
+
+CHOICES = (np.array([4, 8, 16]), np.array([8, 16, 24, 32]), np.array([4, 8]), np.array([8, 16, 20]))
+
+
+def budget(share: float = 0.6, step: int = 4) -> Budget:
+    """A latency budget for ResNet-20 on the simulated device."""
+    structure = table_support.structure()
+    cost = Latency(table_support.built(quiet=True).table.for_structure(structure, step))
+    limit = share * float(cost.of(np.array([structure.widths]))[0])
+    return Budget(cost, limit, channel_choices(structure.widths, step))
+
+
+class Width:
+    """An objective that likes wide layers, the last ones most; it fails where it is told to, and counts."""
+
+    name = "width"
+
+    def __init__(self, fails: frozenset[int] = frozenset()) -> None:
+        self.fails, self.calls = fails, 0
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        self.calls += 1
+        if candidate.number in self.fails:
+            raise RuntimeError("as asked")
+        if candidate.task == "score":
+            return Outcome(None, 1.0, 1, 1, 1, distance=float(len(candidate.dropped[0]) + candidate.number))
+        if candidate.widths is None:
+            return Outcome(0.5, 1.0, 1, 1, 1)
+        widths = np.array(candidate.widths) / 100
+        return Outcome(float(np.average(widths, weights=np.arange(1, len(widths) + 1))), 1.0, 10, 10, 10)
+
+    def original(self) -> Outcome:
+        return Outcome(1.0, 1.0, 10, 10, 10)
+
+
+def drive(search: Search, objective: Width | None = None, batches: int = 10**6) -> list[Trial]:
+    """Propose and observe until the search is finished, or for some batches."""
+    objective = objective or Width()
+    while not search.finished and batches > 0:
+        trials = []
+        for candidate in search.propose():
+            try:
+                trials.append(Trial(candidate, objective.evaluate(candidate)))
+            except RuntimeError as error:
+                trials.append(Trial(candidate, error=str(error)))
+        search.observe(trials)
+        batches -= 1
+    return search.trials

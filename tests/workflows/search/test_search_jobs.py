@@ -1,0 +1,108 @@
+"""Candidates judged by several processes: the same outcomes as by one, and nothing lost where one dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from subprocess import PIPE, Popen
+
+import pytest
+
+from hwbench.errors import UsageError
+from hwbench.search.base import Candidate, Outcome
+from hwbench.workflows.search.jobs import judging, tried
+from hwbench.workflows.search.plan import Limit, Plan
+from hwbench.workflows.search.run import run_search
+from tests.support.paths import ROOT
+from tests.support.search_support import Width
+from tests.support.tiny_net import example, table, tiny
+
+KILLED = """
+import time
+from hwbench.search.base import Candidate
+from hwbench.workflows.search.jobs import judging
+from tests.support.search_support import Width
+with judging(Width(), 1) as judge:
+    print(len(list(judge(iter([Candidate(0)])))), flush=True)
+    time.sleep(600)
+"""
+
+
+class Deadly(Width):
+    """Ends its process at one candidate."""
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        if candidate.number == 5:
+            os._exit(1)
+        return super().evaluate(candidate)
+
+
+class Foreign(Width):
+    """Cannot be pickled."""
+
+    def __reduce__(self):
+        raise TypeError("no way to pickle me")
+
+
+class Missing(Width):
+    """Cannot be made again elsewhere."""
+
+    def __reduce__(self):
+        return missing, ()
+
+
+def missing() -> None:
+    raise ImportError("not here")
+
+
+def numbered(count: int) -> list[Candidate]:
+    return [Candidate(number, (4 + number, 8)) for number in range(count)]
+
+
+def test_trials_come_in_order_as_those_of_one_process_and_none_is_begun_too_early():
+    objective, candidates, taken = Width(fails=frozenset({3})), numbered(12), []
+
+    def taking():
+        for candidate in candidates:
+            taken.append(candidate)
+            yield candidate
+
+    with judging(objective, 2) as judge:
+        first = next(judge(taking()))
+        found = list(judge(iter(candidates)))
+    assert found == [tried(objective, candidate) for candidate in candidates]
+    assert found[0] == first
+    assert taken == candidates[:4]
+
+
+def test_a_process_that_dies_costs_its_trials_alone():
+    with judging(Deadly(), 1) as judge:
+        found = list(judge(iter(numbered(12))))
+    assert [trial.candidate.number for trial in found] == list(range(12))
+    failed = [trial.candidate.number for trial in found if trial.error]
+    assert 5 in failed
+    assert len(failed) <= 3
+    assert "search with fewer --jobs" in found[5].error
+
+
+@pytest.mark.parametrize(("objective", "said"), [(Foreign(), "no way to pickle me"), (Missing(), "cannot be started .not here")])
+def test_networks_that_cannot_travel_are_refused_before_the_search(objective, said):
+    with pytest.raises(UsageError, match=said), judging(objective, 1):
+        pass
+
+
+def test_judges_end_with_a_search_that_is_killed():
+    root = ROOT
+    with Popen([sys.executable, "-c", KILLED], stdout=PIPE, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}) as process:
+        assert process.stdout.readline() == b"1\n"
+        process.kill()
+        process.communicate(timeout=60)  # the pipe ends when nobody holds it any more
+
+
+def test_a_search_finds_the_same_with_any_number_of_jobs():
+    asked = Plan(
+        "abcpruner", Limit("latency", share=0.7), sources=3, cycles=1, trial_epochs=0.5, data="digits", images=40, tune="none"
+    )
+    results = [run_search(tiny(), asked, table=table(), example_inputs=example(), save=False, jobs=jobs) for jobs in (None, 2)]
+    first, second = ((one.trials, one.best, one.baselines, one.quality) for one in results)
+    assert first == second

@@ -1,4 +1,7 @@
-"""How the site is built (`make docs`): Sphinx, Markdown through MyST, API from docstrings. Nothing is fetched, then or later."""
+"""How the site is built (`make docs`): Sphinx, Markdown through MyST, API from docstrings.
+
+Nothing is fetched, then or later.
+"""
 
 from __future__ import annotations
 

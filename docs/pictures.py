@@ -18,7 +18,9 @@ from rich.text import Text
 
 FOLDER = Path(__file__).parent / "img"
 COMMANDS = {"compare": "hwbench compare zoo:mobilenet_v1 zoo:mobilenet_v1@0.7"}
-_WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # Rich refers to one on the network; a reader may have none
+_WEB_FONT = re.compile(
+    r"@font-face \{.*?\}\s*", re.DOTALL
+)  # Rich refers to one on the network; a reader may have none
 
 
 def main() -> None:
@@ -37,7 +39,10 @@ def picture(command: str, name: str) -> str:
 
 
 def shown(command: str) -> str:
-    """Standard output of a command on a pseudo-terminal; the exit code is part of the answer and no error."""
+    """Standard output of a command on a pseudo-terminal.
+
+    The exit code is part of the answer and no error.
+    """
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     environment |= {"COLUMNS": "80", "TERM": "xterm-256color"}

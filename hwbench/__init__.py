@@ -1,11 +1,13 @@
 """hwbench: how fast is this network on that device, and what would a smaller one gain?
 
-    model file -> layers -> measure on the device -> lookup table -> search -> pruned model -> compare
+    model file -> layers -> measure on the device -> lookup table -> search -> pruned model ->
+    compare
 
-Where to look: `workflows` (what a user asks for, one file each), `profiling` (the measuring core), `stats` (intervals and
-verdicts), `devices` (drivers; `devices/base.py` says how to write one), `model_files` (safe loading), `onnx_graph` (layers and
-their keys), `structure` (what can be pruned), `lookup_tables` (latency without measuring), `pruning` and `search` (a smaller
-network within a budget), `measurement` and `comparison` (the records), `store`, `render` and `cli`.
+Where to look: `workflows` (what a user asks for, one file each), `profiling` (the measuring core),
+`stats` (intervals and verdicts), `devices` (drivers; `devices/base.py` says how to write one),
+`model_files` (safe loading), `onnx_graph` (layers and their keys), `structure` (what can be
+pruned), `lookup_tables` (latency without measuring), `pruning` and `search` (a smaller network
+within a budget), `measurement` and `comparison` (the records), `store`, `render` and `cli`.
 
     import hwbench
     print(hwbench.profile("zoo:resnet18").median_s)

@@ -99,7 +99,10 @@ class SchemaError(HwbenchError):
 
 
 class StoreUnavailableError(HwbenchError):
-    """The server of the store cannot be reached, or does not take what is written; nothing of that is half-written."""
+    """The server of the store cannot be reached, or does not take what is written.
+
+    Nothing of that is half-written.
+    """
 
 
 class IncomparableError(HwbenchError):

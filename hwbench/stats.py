@@ -1,8 +1,9 @@
 """Statistics of latencies: pure functions on seconds, with sessions as the unit of resampling.
 
-Two sessions of one model (fresh runtime objects) differ by up to 1 % for as long as they live, because memory is laid out
-anew. Rounds inside a session therefore do not add evidence about the model beyond that session: each session is reduced to
-one number (the median of its log latencies, or of its log ratios inside blocks), and intervals are taken over sessions.
+Two sessions of one model (fresh runtime objects) differ by up to 1 % for as long as they live,
+because memory is laid out anew. Rounds inside a session therefore do not add evidence about the
+model beyond that session: each session is reduced to one number (the median of its log latencies,
+or of its log ratios inside blocks), and intervals are taken over sessions.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Ratio:
     """Latency of the candidate over that of the baseline.
 
     Attributes:
-        ratio: Geometric mean over sessions of the session's median ratio inside blocks; below 1 is faster.
+        ratio: Geometric mean over sessions of the session's median ratio inside blocks; below 1 is
+            faster.
         ci: 95 % t interval.
         verdict_ci: 99 % interval that holds under any number of looks; verdicts rest on it.
         sessions: Sessions it rests on.
@@ -85,8 +87,8 @@ class Ratio:
     def verdict(self, min_effect: float) -> Verdict:
         """What may be claimed: two gates for a difference, one for equality.
 
-        FASTER or SLOWER if `verdict_ci` excludes 1 *and* the ratio is beyond `min_effect`; SAME if the interval lies inside
-        that effect; else UNRESOLVED.
+        FASTER or SLOWER if `verdict_ci` excludes 1 *and* the ratio is beyond `min_effect`; SAME if
+        the interval lies inside that effect; else UNRESOLVED.
         """
         low, high = self.verdict_ci
         effect = 1 + min_effect
@@ -139,8 +141,9 @@ def ratio(
 ) -> Ratio:
     """Ratio of candidate to baseline from interleaved samples.
 
-    A ratio is taken inside each block, where both ran within milliseconds of each other, so that drift cancels; a session
-    gives the median of its log ratios, and both intervals are over sessions.
+    A ratio is taken inside each block, where both ran within milliseconds of each other, so that
+    drift cancels; a session gives the median of its log ratios, and both intervals are over
+    sessions.
 
     Args:
         baseline_s: Samples (n,) in seconds.
@@ -149,7 +152,9 @@ def ratio(
         baseline_block: Block numbers (n,), unique over the whole measurement.
         candidate_block: Block numbers (n,); each must occur among the baseline's.
     """
-    logs = np.log(_aligned(candidate_s, candidate_block)) - np.log(_aligned(baseline_s, baseline_block))
+    logs = np.log(_aligned(candidate_s, candidate_block)) - np.log(
+        _aligned(baseline_s, baseline_block)
+    )
     sessions = np.asarray(session)[np.argsort(baseline_block, kind="stable")]
     medians = np.array([np.median(part) for part in by_session(logs, sessions)])
     centre, half = float(medians.mean()), t_half_width(medians)
@@ -170,14 +175,17 @@ def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
 
 
-def anytime_half_width(values: ArrayLike, alpha: float = VERDICT_ALPHA, prior: float = EFFECT_PRIOR_VARIANCE) -> float:
+def anytime_half_width(
+    values: ArrayLike, alpha: float = VERDICT_ALPHA, prior: float = EFFECT_PRIOR_VARIANCE
+) -> float:
     """Half-width of an interval for a normal mean of unknown variance that stays valid however often one looks.
 
-    The Bayes factor of the t statistic under a normal prior on the effect size (Gonen et al., The Bayesian two-sample t
-    test, 2005) is, with the right-Haar prior on the scale, a martingale under the null (Hendriksen, de Heide and Grunwald,
-    Optional stopping with Bayes factors, 2021), so that the set of means for which it stays below 1 / alpha covers the truth
-    at all times with probability 1 - alpha (Ville's inequality). With r = 1 + n*prior and K = (sqrt(r) / alpha)^(2 / n) it is
-    t^2 < (n - 1)(K - 1) / (1 - K / r).
+    The Bayes factor of the t statistic under a normal prior on the effect size (Gonen et al., The
+    Bayesian two-sample t test, 2005) is, with the right-Haar prior on the scale, a martingale under
+    the null (Hendriksen, de Heide and Grunwald, Optional stopping with Bayes factors, 2021), so
+    that the set of means for which it stays below 1 / alpha covers the truth at all times with
+    probability 1 - alpha (Ville's inequality). With r = 1 + n*prior and K = (sqrt(r) / alpha)^(2 /
+    n) it is t^2 < (n - 1)(K - 1) / (1 - K / r).
 
     Args:
         values: One number per session, shape (n,).
@@ -200,7 +208,10 @@ def anytime_half_width(values: ArrayLike, alpha: float = VERDICT_ALPHA, prior: f
 
 
 def t_half_width(values: NDArray[np.float64]) -> float:
-    """Half-width of the 95 % t interval for the mean of values of shape (n,), one per session; infinite for fewer than two."""
+    """Half-width of the 95 % t interval for the mean of values of shape (n,), one per session.
+
+    Infinite for fewer than two.
+    """
     n = len(values)
     return math.inf if n < 2 else _t_quantile(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
 
@@ -210,7 +221,9 @@ def _t_quantile(degrees: int) -> float:
     low, high = 1.0, 64.0  # 12.7 with one degree of freedom, 1.96 with many
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_inside(middle, degrees) < SHOWN_CONFIDENCE else (low, middle)
+        low, high = (
+            (middle, high) if _t_inside(middle, degrees) < SHOWN_CONFIDENCE else (low, middle)
+        )
     return (low + high) / 2
 
 
@@ -230,9 +243,14 @@ def _t_inside(t: float, degrees: int) -> float:
 def grouped_median(values_s: Sequence[float], grain_s: float) -> float:
     """Median of values that a clock of grain `grain_s` seconds has rounded: interpolated inside the middle grain.
 
-    A plain median of whole microseconds would be wrong by up to half of one, which is 10 % of a 5 us layer.
+    A plain median of whole microseconds would be wrong by up to half of one, which is 10 % of a 5
+    us layer.
     """
-    return float(median_grouped(values_s, interval=grain_s)) if grain_s > 0 else float(np.median(values_s))
+    return (
+        float(median_grouped(values_s, interval=grain_s))
+        if grain_s > 0
+        else float(np.median(values_s))
+    )
 
 
 def settled(samples_s: ArrayLike, tolerance: float = 0.02) -> bool:
@@ -253,14 +271,17 @@ def settled(samples_s: ArrayLike, tolerance: float = 0.02) -> bool:
 def spread(samples_s: ArrayLike, session: ArrayLike) -> float:
     """Typical relative spread inside a session: median over sessions of 1.4826 * MAD / median (a robust deviation)."""
     parts = by_session(samples_s, session)
-    return float(np.median([1.4826 * np.median(np.abs(p - np.median(p))) / np.median(p) for p in parts]))
+    return float(
+        np.median([1.4826 * np.median(np.abs(p - np.median(p))) / np.median(p) for p in parts])
+    )
 
 
 def drift(samples_s: ArrayLike, session: ArrayLike) -> tuple[float, float]:
     """Trend of the session medians over the measurement.
 
     Returns:
-        (relative change from first to last session along the fitted line, p value of Kendall's tau against no trend).
+        (relative change from first to last session along the fitted line, p value of Kendall's tau
+        against no trend).
     """
     medians = np.array([np.median(part) for part in by_session(samples_s, session)])
     if len(medians) < 4:
@@ -268,14 +289,19 @@ def drift(samples_s: ArrayLike, session: ArrayLike) -> tuple[float, float]:
     first, second = np.triu_indices(len(medians), 1)
     changes = medians[second] - medians[first]
     slope = float(np.median(changes / (second - first)))  # Theil and Sen's
-    return slope * (len(medians) - 1) / float(np.median(medians)), _kendall_p(medians, int(np.sign(changes).sum()))
+    return slope * (len(medians) - 1) / float(np.median(medians)), _kendall_p(
+        medians, int(np.sign(changes).sum())
+    )
 
 
 def _kendall_p(values: NDArray[np.float64], score: int) -> float:
-    """Two-sided p value of Kendall's tau against the order of the values; `score` is pairs that rise less pairs that fall.
+    """Two-sided p value of Kendall's tau against the order of the values.
 
-    Exact for few values without ties, from the number of permutations by inversions; else the normal approximation with the
-    variance for ties (Kendall, Rank Correlation Methods, 1970, chapters 4 and 5).
+    `score` is pairs that rise less pairs that fall.
+
+    Exact for few values without ties, from the number of permutations by inversions; else the
+    normal approximation with the variance for ties (Kendall, Rank Correlation Methods, 1970,
+    chapters 4 and 5).
     """
     n = len(values)
     ties = np.unique(values, return_counts=True)[1].tolist()
@@ -293,9 +319,10 @@ def _kendall_p(values: NDArray[np.float64], score: int) -> float:
 def modes(samples_s: ArrayLike) -> tuple[float, float, float] | None:
     """Two modes of a bimodal sample, or None if one mode describes it.
 
-    The samples are split where that reduces the variance of their logs the most. The split counts if each part holds at least
-    10 % of the samples, and the parts' centres are over 2 % and over 4 of their pooled deviations apart (Ashman's D > 4 with
-    equal deviations; Ashman, Bird and Zepf 1994 ask for D > 2, which splits skewed single modes too).
+    The samples are split where that reduces the variance of their logs the most. The split counts
+    if each part holds at least 10 % of the samples, and the parts' centres are over 2 % and over 4
+    of their pooled deviations apart (Ashman's D > 4 with equal deviations; Ashman, Bird and Zepf
+    1994 ask for D > 2, which splits skewed single modes too).
 
     Returns:
         (lower mode in seconds, upper mode in seconds, share of samples in the upper mode).
@@ -303,7 +330,9 @@ def modes(samples_s: ArrayLike) -> tuple[float, float, float] | None:
     every = np.sort(np.log(np.asarray(samples_s, dtype=np.float64)))
     if len(every) < 20:
         return None
-    logs = every[int(0.01 * len(every)) : len(every) - int(0.05 * len(every))]  # rare long rounds are spikes, not a mode
+    logs = every[
+        int(0.01 * len(every)) : len(every) - int(0.05 * len(every))
+    ]  # rare long rounds are spikes, not a mode
     n = len(logs)
     size = np.arange(1, n)
     sums, squares = np.cumsum(logs), np.cumsum(logs**2)
@@ -311,7 +340,9 @@ def modes(samples_s: ArrayLike) -> tuple[float, float, float] | None:
     edge = max(2, math.ceil(0.1 * n))
     split = edge + int(np.argmin(within[edge - 1 : n - edge]))
     gap = float(logs[split:].mean() - logs[:split].mean())
-    if logs[split] == logs[split - 1]:  # a coarse clock; where samples do differ, one part is too small
+    if (
+        logs[split] == logs[split - 1]
+    ):  # a coarse clock; where samples do differ, one part is too small
         return None
     if gap < 0.02 or gap <= 4 * math.sqrt(max(float(within[split - 1]), 0.0)):
         return None
@@ -322,7 +353,8 @@ def modes(samples_s: ArrayLike) -> tuple[float, float, float] | None:
 def spikes(samples_s: ArrayLike) -> tuple[int, float]:
     """Rounds far beyond the rest: how many exceed the upper quartile by 3 interquartile ranges and by 10 %, and the longest (s).
 
-    The fence is Tukey's outer one (Exploratory Data Analysis, 1977). They are counted, never dropped.
+    The fence is Tukey's outer one (Exploratory Data Analysis, 1977). They are counted, never
+    dropped.
     """
     data = np.asarray(samples_s, dtype=np.float64)
     low, high = np.quantile(data, [0.25, 0.75])

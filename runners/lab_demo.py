@@ -31,7 +31,10 @@ def main() -> int:
         return 2
     server = Server()
     try:
-        with tempfile.TemporaryDirectory(prefix="hwbench-lab-") as folder, real_lab(Path(folder)) as lab:
+        with (
+            tempfile.TemporaryDirectory(prefix="hwbench-lab-") as folder,
+            real_lab(Path(folder)) as lab,
+        ):
             return _show(lab, server.database())
     finally:
         server.remove()
@@ -44,17 +47,39 @@ def _show(lab: RealLab, store: str) -> int:
         devices = [f"virtual:seed={seed + index}" for index in range(count)]
         seed += count
         lab.join(host, *devices)
-        print(f"$ hwbench lab join {lab.address} --name {host} --device {' --device '.join(devices)}")
+        print(
+            f"$ hwbench lab join {lab.address} --name {host} --device {' --device '.join(devices)}"
+        )
     lab.await_devices(seed)
     _status(lab)
-    words = ["table", "build", MODEL, "--lab", lab.address, "--device", "virtual:*", "--store", store]
+    words = [
+        "table",
+        "build",
+        MODEL,
+        "--lab",
+        lab.address,
+        "--device",
+        "virtual:*",
+        "--store",
+        store,
+    ]
     words += ["--validation", "6", "--budget", "600"]
-    print(f"$ hwbench table build {MODEL} --lab {lab.address} --device 'virtual:*' --store postgresql://... &")
+    print(
+        f"$ hwbench table build {MODEL} --lab {lab.address} --device 'virtual:*' --store"
+        " postgresql://... &"
+    )
     begun = time.monotonic()
     client = lab.popen(*words)
-    while len(_measured(store)) < KILL_AT and client.poll() is None and time.monotonic() - begun < LIMIT_S:
+    while (
+        len(_measured(store)) < KILL_AT
+        and client.poll() is None
+        and time.monotonic() - begun < LIMIT_S
+    ):
         time.sleep(0.1)
-    print(f"\n# {len(_measured(store))} networks are in the store; every process of rack3 is killed now\n")
+    print(
+        f"\n# {len(_measured(store))} networks are in the store; every process of rack3 is killed"
+        " now\n"
+    )
     lab.kill_host("rack3")
     _status(lab)
     out, err = client.communicate(timeout=LIMIT_S)
@@ -62,7 +87,10 @@ def _show(lab: RealLab, store: str) -> int:
     _status(lab)
     found = _measured(store)
     once = sorted(found) == list(range(len(found))) and set(found.values()) == {1}
-    print(f"{len(found)} networks are in the store, each {'once' if once else 'NOT ONCE'}; {time.monotonic() - begun:.0f} s")
+    print(
+        f"{len(found)} networks are in the store, each {'once' if once else 'NOT ONCE'};"
+        f" {time.monotonic() - begun:.0f} s"
+    )
     return 0 if client.returncode == 0 and once else 1
 
 

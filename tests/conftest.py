@@ -6,7 +6,8 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# Small layers on several threads wait for each other more than they compute: on two busy cores tests took ten times as long.
+# Small layers on several threads wait for each other more than they compute: on two busy cores
+# tests took ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long an example takes says nothing on a busy machine.

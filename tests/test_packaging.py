@@ -25,7 +25,14 @@ def run(*argv: str | Path, cwd: Path) -> str:
         "XDG_CACHE_HOME": str(cwd / "cache"),
         "XDG_DATA_HOME": str(cwd / "data"),
     }
-    found = subprocess.run([str(part) for part in argv], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+    found = subprocess.run(
+        [str(part) for part in argv],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-2000:]
     return found.stdout
 
@@ -38,17 +45,38 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(place) -> Path:
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], cwd=ROOT, check=True, timeout=120
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)],
+        cwd=ROOT,
+        check=True,
+        timeout=120,
     )
     return next(place.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")
 def python(place, wheel) -> Path:
-    """An environment with the wheel alone; its requirements, too large to install anew, are lent by ours."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place / "venv")], check=True, timeout=120)
+    """An environment with the wheel alone.
+
+    Its requirements, too large to install anew, are lent by ours.
+    """
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(place / "venv")],
+        check=True,
+        timeout=120,
+    )
     interpreter = place / "venv" / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", str(interpreter), "install", "-q", "--no-deps", "--no-index", str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(interpreter),
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        str(wheel),
+    ]
     subprocess.run(install, check=True, timeout=120)
     packages = next((place / "venv" / "lib").glob("python*/site-packages"))
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -70,9 +98,24 @@ def test_the_installed_package_is_not_the_checkout(python, place):
 @needs_compiler
 def test_profile_works_from_the_wheel(python, place):
     (place / "net.onnx").write_bytes(conv_net())
-    text = run(python.parent / "hwbench", "profile", "net.onnx", "--budget", "2", "--no-save", "--json", "-", cwd=place)
+    text = run(
+        python.parent / "hwbench",
+        "profile",
+        "net.onnx",
+        "--budget",
+        "2",
+        "--no-save",
+        "--json",
+        "-",
+        cwd=place,
+    )
     record = json.loads(text)
     assert record["median_s"] > 0
     assert record["layers"]
-    source = run(python, "-c", "from hwbench.devices.shared.runner.build import runner_source; print(runner_source())", cwd=place)
+    source = run(
+        python,
+        "-c",
+        "from hwbench.devices.shared.runner.build import runner_source; print(runner_source())",
+        cwd=place,
+    )
     assert Path(source.strip()).is_relative_to(place)

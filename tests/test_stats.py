@@ -23,7 +23,10 @@ def sessions(count: int, each: int) -> list[int]:
 @given(latencies, st.floats(0.01, 100.0))
 def test_latency_scales_with_its_unit(values, factor):
     session = [i % 4 for i in range(len(values))]
-    once, scaled = stats.latency(values, session), stats.latency([v * factor for v in values], session)
+    once, scaled = (
+        stats.latency(values, session),
+        stats.latency([v * factor for v in values], session),
+    )
     assert scaled.estimate == pytest.approx(once.estimate * factor, rel=1e-9)
     assert scaled.half_width == pytest.approx(once.half_width, rel=1e-6, abs=1e-12)
 
@@ -72,7 +75,10 @@ def test_drift_shared_by_both_sides_cancels():
 
 
 def test_intervals_cover_the_truth_between_sessions():
-    """Sessions carry an offset that rounds cannot average out; the interval must be as wide as that demands."""
+    """Sessions carry an offset that rounds cannot average out.
+
+    The interval must be as wide as that demands.
+    """
     rng, hits, runs = np.random.default_rng(1), 0, 1500
     for _ in range(runs):
         offset = np.repeat(rng.normal(0, 0.01, 8), 20)
@@ -135,7 +141,9 @@ def test_drift_is_found_and_flat_is_not():
 
 
 def test_equal_samples_are_not_torn_into_two_modes():
-    assert stats.modes([1.0] * 172 + [2.0] * 28) is None  # the clock is coarse, and the upper part is just too small
+    assert (
+        stats.modes([1.0] * 172 + [2.0] * 28) is None
+    )  # the clock is coarse, and the upper part is just too small
 
 
 def test_two_modes_are_told_from_one():
@@ -143,7 +151,9 @@ def test_two_modes_are_told_from_one():
     one = rng.lognormal(0, 0.02, 400)
     assert stats.modes(one) is None
     assert stats.modes(rng.lognormal(0, 0.2, 400)) is None
-    low, high, share = stats.modes(np.concatenate([one[:300], 1.15 * one[300:]])) or pytest.fail("missed")
+    low, high, share = stats.modes(np.concatenate([one[:300], 1.15 * one[300:]])) or pytest.fail(
+        "missed"
+    )
     assert high / low == pytest.approx(1.15, abs=0.01)
     assert share == pytest.approx(0.25, abs=0.05)
 

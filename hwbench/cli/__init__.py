@@ -1,8 +1,9 @@
 """The command line: `main` turns what happened into one line on standard error and an exit code.
 
-0 fine (compare: FASTER or SAME); 1 SLOWER, or a rule of `--fail-on` was hit; 2 usage, unreadable file, INCOMPARABLE;
-3 device; 4 the runtime cannot run the model; 5 UNRESOLVED; 70 a fault of hwbench itself (EX_SOFTWARE of sysexits.h);
-130 interrupted and 141 reader of the output gone, as shells report SIGINT and SIGPIPE.
+0 fine (compare: FASTER or SAME); 1 SLOWER, or a rule of `--fail-on` was hit; 2 usage, unreadable
+file, INCOMPARABLE; 3 device; 4 the runtime cannot run the model; 5 UNRESOLVED; 70 a fault of
+hwbench itself (EX_SOFTWARE of sysexits.h); 130 interrupted and 141 reader of the output gone, as
+shells report SIGINT and SIGPIPE.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? instead of ending the program
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal without Unicode shows ? instead of ending the program
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -48,11 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(error, error.exit_code, words, str(error))
     except KeyboardInterrupt as error:
         return _failed(error, INTERRUPTED, words, "interrupted")
-    except (BrokenPipeError, SystemExit):  # Rich turns the first into the second; nothing else here raises it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails once more
+    except (
+        BrokenPipeError,
+        SystemExit,
+    ):  # Rich turns the first into the second; nothing else here raises it
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the flush at exit fails once more
         return READER_GONE
-    except Exception as error:  # noqa: BLE001 - the last line of defence; anything else has its own class
-        return _failed(error, FAULT, words, f"{_first_line(error)}; a fault of hwbench: run again with -v and report it")
+    except Exception as error:
+        return _failed(
+            error,
+            FAULT,
+            words,
+            f"{_first_line(error)}; a fault of hwbench: run again with -v and report it",
+        )
     return code
 
 

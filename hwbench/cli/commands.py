@@ -1,4 +1,7 @@
-"""The commands: parse, one workflow, render, exit code. Workflows are imported when a command runs, so that help is instant."""
+"""The commands: parse, one workflow, render, exit code.
+
+Workflows are imported when a command runs, so that help is instant.
+"""
 
 from __future__ import annotations
 
@@ -62,8 +65,11 @@ def _version(asked: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[  # noqa: ARG001 - handled by its callback
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     _help_alone(context)
@@ -94,7 +100,10 @@ def profile(
     keeping: Keeping,
     output: Output,
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Else zoo:mobilenet_v1.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help=f"{MODEL_HELP} Else zoo:mobilenet_v1.", show_default=False
+        ),
     ] = None,
     lab: LabOption = None,
     no_layers: NoLayersOption = False,
@@ -114,11 +123,21 @@ def profile(
     with Progress(model, keeping) as watch:
         if tflite.measures(model):
             if lab is not None:
-                raise UsageError(f"{model} is measured by TensorFlow Lite's own program, which no lab runs; leave out --lab")
-            record = tflite.profile(model, source, how, keeping=keeping, settings=settings, watch=watch)
+                raise UsageError(
+                    f"{model} is measured by TensorFlow Lite's own program, which no lab runs;"
+                    " leave out --lab"
+                )
+            record = tflite.profile(
+                model, source, how, keeping=keeping, settings=settings, watch=watch
+            )
         else:
             record = on(lab, hwbench.profile)(
-                model, device=how.device, settings=settings, watch=watch, **source.arguments(), **keeping.arguments()
+                model,
+                device=how.device,
+                settings=settings,
+                watch=watch,
+                **source.arguments(),
+                **keeping.arguments(),
             )
     document = documents.profile_document(record)
     deliver(output, views.profile_view(record, kept=not keeping.no_save), document)
@@ -134,14 +153,20 @@ def compare(
     keeping: Keeping,
     output: Output,
     baseline: Annotated[str, typer.Argument(metavar="BASELINE", help=MODEL_HELP)],
-    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="The model that is to be faster.")],
+    candidate: Annotated[
+        str, typer.Argument(metavar="CANDIDATE", help="The model that is to be faster.")
+    ],
     candidate_precision: CandidatePrecisionOption = None,
     candidate_arch: Annotated[
-        str | None, typer.Option(metavar="MODULE:FACTORY", help="--arch of the candidate, if it differs.")
+        str | None,
+        typer.Option(metavar="MODULE:FACTORY", help="--arch of the candidate, if it differs."),
     ] = None,
     lab: LabOption = None,
     no_layers: NoLayersOption = False,
-    all_layers: Annotated[bool, typer.Option("--all-layers", help="Show every layer, not only those that differ most.")] = False,
+    all_layers: Annotated[
+        bool,
+        typer.Option("--all-layers", help="Show every layer, not only those that differ most."),
+    ] = False,
     min_effect: MinEffectOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
@@ -161,7 +186,9 @@ def compare(
                 baseline,
                 candidate,
                 device=how.device,
-                candidate_precision=None if candidate_precision is None else candidate_precision.value,
+                candidate_precision=(
+                    None if candidate_precision is None else candidate_precision.value
+                ),
                 candidate_arch=candidate_arch,
                 settings=settings,
                 watch=watch,
@@ -172,7 +199,11 @@ def compare(
         write_json(output, documents.incomparable_document(error))
         raise
     document = documents.compare_document(outcome)
-    deliver(output, comparing.compare_view(outcome, all_layers=all_layers, kept=not keeping.no_save), document)
+    deliver(
+        output,
+        comparing.compare_view(outcome, all_layers=all_layers, kept=not keeping.no_save),
+        document,
+    )
     return _judge(outcome, hits(rules, document))
 
 
@@ -183,9 +214,14 @@ def selftest(
     how: Protocol,
     output: Output,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="What is compared with itself; zoo:resnet20 if not given.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="What is compared with itself; zoo:resnet20 if not given."
+        ),
     ] = None,
-    runs: Annotated[int | None, typer.Option(min=1, help="Number of comparisons; 5 if not given.")] = None,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="Number of comparisons; 5 if not given.")
+    ] = None,
     min_effect: MinEffectOption = None,
     fail_on: FailOnOption = None,
 ) -> int:

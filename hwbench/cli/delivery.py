@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def deliver(output: Output, view: View, document: Document) -> int:
-    """Write the view to standard output, or JSON instead, and JSON to a file if asked; returns the exit code of a success."""
+    """Write the view to standard output, or JSON instead, and JSON to a file if asked.
+
+    Returns the exit code of a success.
+    """
     from hwbench.render.blocks import write_markdown, write_text
 
     write_json(output, document)
@@ -36,7 +39,10 @@ def write_json(output: Output, document: Document) -> None:
         try:
             Path(output.json).write_text(to_json(document), encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"cannot write the JSON to {output.json}: {error.strerror or error}; give another file") from error
+            raise UsageError(
+                f"cannot write the JSON to {output.json}: {error.strerror or error}; give another"
+                " file"
+            ) from error
 
 
 def report(lines: Sequence[str], code: int) -> int:

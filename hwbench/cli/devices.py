@@ -13,7 +13,9 @@ from hwbench.cli.options import Keeping, Output, VerboseOption, options
 
 devices_app = typer.Typer(epilog="Example: hwbench devices")
 
-AddressArgument = Annotated[str, typer.Argument(metavar="ADDRESS", help="Of the device, such as android:SERIAL.")]
+AddressArgument = Annotated[
+    str, typer.Argument(metavar="ADDRESS", help="Of the device, such as android:SERIAL.")
+]
 
 
 @devices_app.callback(invoke_without_command=True)
@@ -34,17 +36,28 @@ def setup(
     *,
     address: AddressArgument,
     aar: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="onnxruntime-android-VERSION.aar: Android's own build, with --ndk.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="onnxruntime-android-VERSION.aar: Android's own build, with --ndk."
+        ),
     ] = None,
-    ndk: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Android's NDK, which compiles the runner for it.")] = None,
-    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+    ndk: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Android's NDK, which compiles the runner for it."),
+    ] = None,
+    verbose: VerboseOption = False,
 ) -> int:
-    """Put ahead of time on a device what a measurement needs there; otherwise the first measurement does."""
+    """Put ahead of time on a device what a measurement needs there.
+
+    Otherwise the first measurement does.
+    """
     from hwbench.cli.progress import Progress
     from hwbench.workflows.devices import setup_device
 
     with Progress(address, Keeping(no_save=True)):
-        setup_device(address, {name: path for name, path in (("aar", aar), ("ndk", ndk)) if path is not None})
+        setup_device(
+            address, {name: path for name, path in (("aar", aar), ("ndk", ndk)) if path is not None}
+        )
     typer.echo(f"{address} is set up")
     return 0
 
@@ -54,7 +67,7 @@ def setup(
 def clean(
     *,
     address: AddressArgument,
-    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+    verbose: VerboseOption = False,
 ) -> int:
     """Restore a device's settings and remove everything that hwbench ever put there."""
     from hwbench.workflows.devices import clean_device

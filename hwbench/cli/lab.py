@@ -27,7 +27,9 @@ T = TypeVar("T")
 REDRAW_S = 1.0
 """Seconds between two redraws of the live view."""
 
-AddressArgument = Annotated[str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the lab, as hwbench lab start says.")]
+AddressArgument = Annotated[
+    str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the lab, as hwbench lab start says.")
+]
 
 
 @lab_app.callback(invoke_without_command=True)
@@ -40,9 +42,11 @@ def _lab(context: typer.Context) -> None:
 @options
 def start(
     *,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="This computer's, as the others reach it.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="This computer's, as the others reach it.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the lab.")] = 6380,
-    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+    verbose: VerboseOption = False,
 ) -> int:
     """Be the head of a lab until ended: it holds the queue, and measures nothing itself."""
     from hwbench.lab.hosts import serve_head
@@ -51,17 +55,24 @@ def start(
     return 0
 
 
-@lab_app.command(epilog="Example: hwbench lab join 192.0.2.7:6380 --device android:SERIAL --device cpu")
+@lab_app.command(
+    epilog="Example: hwbench lab join 192.0.2.7:6380 --device android:SERIAL --device cpu"
+)
 @options
 def join(
     *,
     address: AddressArgument,
     device: Annotated[
-        list[str] | None, typer.Option(metavar="ADDRESS", help="To offer; repeatable; else all that are ready.")
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="To offer; repeatable; else all that are ready."),
     ] = None,
-    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="This computer's, as the others reach it.")] = None,
-    name: Annotated[str | None, typer.Option(help="What the lab calls this computer; else its host name.")] = None,
-    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="This computer's, as the others reach it.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What the lab calls this computer; else its host name.")
+    ] = None,
+    verbose: VerboseOption = False,
 ) -> int:
     """Offer this computer's devices to a lab until ended; that is also how they leave it."""
     from hwbench.lab.hosts import serve_host

@@ -1,6 +1,7 @@
 """Options that several commands share: each defined once, in the group it belongs to, with its check.
 
-A command takes a whole group as one parameter; `options` spreads the group's fields over the command line.
+A command takes a whole group as one parameter; `options` spreads the group's fields over the
+command line.
 """
 
 from __future__ import annotations
@@ -30,12 +31,19 @@ def options(command: Callable[..., T]) -> Callable[..., T]:
     signature = inspect.signature(command)
     spread: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
-        own = _parameters(groups[name]) if name in groups else [parameter.replace(annotation=hints[name])]
+        own = (
+            _parameters(groups[name])
+            if name in groups
+            else [parameter.replace(annotation=hints[name])]
+        )
         spread += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
 
     @wraps(command)
     def run(**given: Any) -> T:
-        whole = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        whole = {
+            name: group(**{f.name: given.pop(f.name) for f in fields(group)})
+            for name, group in groups.items()
+        }
         return command(**given, **whole)
 
     run.__signature__ = signature.replace(parameters=spread)  # type: ignore[attr-defined]
@@ -46,7 +54,10 @@ def options(command: Callable[..., T]) -> Callable[..., T]:
 def _parameters(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     kind = inspect.Parameter.KEYWORD_ONLY
-    return [inspect.Parameter(f.name, kind, default=f.default, annotation=hints[f.name]) for f in fields(group)]
+    return [
+        inspect.Parameter(f.name, kind, default=f.default, annotation=hints[f.name])
+        for f in fields(group)
+    ]
 
 
 def share(text: str | float) -> float:
@@ -109,27 +120,47 @@ class Layout(StrEnum):
     json = "json"
 
 
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.", rich_help_panel="Output")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="ADDRESS", help="Where to measure; see: hwbench devices.")]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Show the traceback of an error.", rich_help_panel="Output"
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="ADDRESS", help="Where to measure; see: hwbench devices.")
+]
 LabOption = Annotated[
     str | None,
     typer.Option(
-        "--lab", metavar="HOST:PORT", help="Measure in a lab, on devices that --device means: 'android:*', 'soc=Tensor G3'."
+        "--lab",
+        metavar="HOST:PORT",
+        help="Measure in a lab, on devices that --device means: 'android:*', 'soc=Tensor G3'.",
     ),
 ]
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        "--store", metavar="URL", help="Database or SQLite file; else $HWBENCH_STORE, else one in the user's data folder."
+        "--store",
+        metavar="URL",
+        help="Database or SQLite file; else $HWBENCH_STORE, else one in the user's data folder.",
     ),
 ]
 MinEffectOption = Annotated[
     float | None,
-    typer.Option("--min-effect", parser=share, metavar="SHARE", help="Smallest difference that matters; 1% if not given."),
+    typer.Option(
+        "--min-effect",
+        parser=share,
+        metavar="SHARE",
+        help="Smallest difference that matters; 1% if not given.",
+    ),
 ]
 FailOnOption = Annotated[
     list[str] | None,
-    typer.Option("--fail-on", metavar="RULE", help="Exit with 1 where FIELD<NUMBER holds (also <=, >, >=); repeatable."),
+    typer.Option(
+        "--fail-on",
+        metavar="RULE",
+        help="Exit with 1 where FIELD<NUMBER holds (also <=, >, >=); repeatable.",
+    ),
 ]
 
 
@@ -139,16 +170,35 @@ class Source:
 
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="SHAPE", help="1x3x224x224 or NAME=1x3x224x224; repeatable.", rich_help_panel="Model"),
+        typer.Option(
+            "--input",
+            metavar="SHAPE",
+            help="1x3x224x224 or NAME=1x3x224x224; repeatable.",
+            rich_help_panel="Model",
+        ),
     ] = None
-    batch: Annotated[int | None, typer.Option(min=1, help="Leading dimension of the inputs.", rich_help_panel="Model")] = None
-    precision: Annotated[Precision, typer.Option(help="Precision to measure in.", rich_help_panel="Model")] = Precision.fp32
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Leading dimension of the inputs.", rich_help_panel="Model"),
+    ] = None
+    precision: Annotated[
+        Precision, typer.Option(help="Precision to measure in.", rich_help_panel="Model")
+    ] = Precision.fp32
     arch: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:FACTORY", help="Builds the network of a bare state_dict.", rich_help_panel="Model"),
+        typer.Option(
+            metavar="MODULE:FACTORY",
+            help="Builds the network of a bare state_dict.",
+            rich_help_panel="Model",
+        ),
     ] = None
     trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Let the model file execute code while it loads.", rich_help_panel="Model")
+        bool,
+        typer.Option(
+            "--trust-pickle",
+            help="Let the model file execute code while it loads.",
+            rich_help_panel="Model",
+        ),
     ] = False
 
     def arguments(self) -> dict[str, Any]:
@@ -167,17 +217,31 @@ class Protocol:
     """How to measure."""
 
     device: DeviceOption = "cpu"
-    threads: Annotated[int, typer.Option(min=1, help="Threads, each pinned to a core of its own.")] = 1
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads, each pinned to a core of its own.")
+    ] = 1
     isolate: Annotated[
-        bool, typer.Option("--isolate", help="Each model in a process of its own, which also tells its peak memory.")
+        bool,
+        typer.Option(
+            "--isolate",
+            help="Each model in a process of its own, which also tells its peak memory.",
+        ),
     ] = False
     budget: Annotated[
         float | None,
-        typer.Option(parser=duration, metavar="SECONDS", help="Longest time to measure; 30 if not given (selftest: 10 a run)."),
+        typer.Option(
+            parser=duration,
+            metavar="SECONDS",
+            help="Longest time to measure; 30 if not given (selftest: 10 a run).",
+        ),
     ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of rounds and of random inputs.")] = 0
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the order of rounds and of random inputs.")
+    ] = 0
 
-    def settings(self, base: Settings, *, layers: bool = True, min_effect: float | None = None) -> Settings:
+    def settings(
+        self, base: Settings, *, layers: bool = True, min_effect: float | None = None
+    ) -> Settings:
         """`base` with what was asked for."""
         return replace(
             base,
@@ -191,7 +255,8 @@ class Protocol:
 
 
 CandidatePrecisionOption = Annotated[
-    Precision | None, typer.Option(help="Precision of the candidate, if it differs.", rich_help_panel="Model")
+    Precision | None,
+    typer.Option(help="Precision of the candidate, if it differs.", rich_help_panel="Model"),
 ]
 NoLayersOption = Annotated[bool, typer.Option("--no-layers", help="End-to-end latency only.")]
 
@@ -222,11 +287,20 @@ class Output:
     json: Annotated[
         str | None,
         typer.Option(
-            "--json", metavar="FILE", callback=writable, help="JSON as a file too; - is --format json.", rich_help_panel="Output"
+            "--json",
+            metavar="FILE",
+            callback=writable,
+            help="JSON as a file too; - is --format json.",
+            rich_help_panel="Output",
         ),
     ] = None
     layout: Annotated[
-        Layout, typer.Option("--format", help="What to print: md is Markdown for a pull request.", rich_help_panel="Output")
+        Layout,
+        typer.Option(
+            "--format",
+            help="What to print: md is Markdown for a pull request.",
+            rich_help_panel="Output",
+        ),
     ] = Layout.text
     verbose: VerboseOption = False
 

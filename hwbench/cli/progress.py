@@ -33,9 +33,9 @@ BAR = 20
 class Progress:
     """A context manager around one workflow; gives the watch to hand to it.
 
-    It draws only when told of something, which is between timed rounds: a thread that redraws by the clock would take the
-    interpreter away from the rounds themselves. Whatever a model's code prints meanwhile goes to standard error, so that
-    standard output holds the result alone.
+    It draws only when told of something, which is between timed rounds: a thread that redraws by
+    the clock would take the interpreter away from the rounds themselves. Whatever a model's code
+    prints meanwhile goes to standard error, so that standard output holds the result alone.
 
     Args:
         models: What is read first.
@@ -50,18 +50,30 @@ class Progress:
     def __enter__(self) -> _Line:
         if sys.stderr.isatty():
             console = Console(stderr=True, highlight=False)
-            self.watch.live = self._stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+            self.watch.live = self._stack.enter_context(
+                Live(console=console, auto_refresh=False, transient=True)
+            )
             self._stack.enter_context(_noted_on(self.watch))
         self._stack.enter_context(redirect_stdout(sys.stderr))
         self.watch.draw()
         return self.watch
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stack.close()
-        if error is None or isinstance(error, StoreUnavailableError):  # which says itself what is kept where
+        if error is None or isinstance(
+            error, StoreUnavailableError
+        ):  # which says itself what is kept where
             return
         if self.watch.samples and not self._keeping.no_save:
-            error.add_note(f"what was measured is kept: {self._keeping.show(self.watch.records[0].id[:SHORT_ID])}")
+            error.add_note(
+                "what was measured is kept:"
+                f" {self._keeping.show(self.watch.records[0].id[:SHORT_ID])}"
+            )
         elif isinstance(error, KeyboardInterrupt):
             error.add_note("nothing is kept" if self.watch.samples else "nothing was measured yet")
 
@@ -114,13 +126,21 @@ class _Line(Watch):
         self._begun = time.monotonic()
         self.draw()
 
-    def sampled(self, record: int, session: int, samples_s: Sequence[float], blocks: Sequence[int], *, warm_up: bool) -> None:  # noqa: ARG002
+    def sampled(
+        self,
+        record: int,
+        session: int,
+        samples_s: Sequence[float],
+        blocks: Sequence[int],
+        *,
+        warm_up: bool,
+    ) -> None:
         self.samples += len(samples_s)
         self._doing = f"session {session + 1}{', warming up' if warm_up else ''}"
         if time.monotonic() - self._drawn > REDRAW_S:
             self.draw()
 
-    def looked(self, sessions: int, elapsed_s: float, so_far: Estimate | Sequence[Ratio]) -> None:  # noqa: ARG002
+    def looked(self, sessions: int, elapsed_s: float, so_far: Estimate | Sequence[Ratio]) -> None:
         self._so_far = _estimate(so_far) if sessions > 1 else ""
         self.draw()
 
@@ -128,14 +148,21 @@ class _Line(Watch):
         if self.live is None:
             return
         self._drawn = time.monotonic()
-        self.live.update(Text(printable(self._text()), no_wrap=True, overflow="ellipsis"), refresh=True)
+        self.live.update(
+            Text(printable(self._text()), no_wrap=True, overflow="ellipsis"), refresh=True
+        )
 
     def _text(self) -> str:
         if not self.records:
             return f"{self._before} ..."
         elapsed_s, budget_s = time.monotonic() - self._begun, self.records[0].settings.budget_s
         done = bar(elapsed_s / budget_s, BAR).ljust(BAR)
-        parts = (self._part or self._models, f"{elapsed_s:.0f} of at most {budget_s:g} s |{done}|", self._doing, self._so_far)
+        parts = (
+            self._part or self._models,
+            f"{elapsed_s:.0f} of at most {budget_s:g} s |{done}|",
+            self._doing,
+            self._so_far,
+        )
         return "  ".join(filter(None, parts))
 
 

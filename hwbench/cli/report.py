@@ -13,13 +13,24 @@ from hwbench.cli.options import StoreOption, VerboseOption, writable
 def report_command(
     *,
     since: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Only what was measured from then on: 2026-03-01, or 7d for seven days.")
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="Only what was measured from then on: 2026-03-01, or 7d for seven days.",
+        ),
     ] = None,
     target: Annotated[
-        str, typer.Option("--out", "-o", metavar="FILE", help="The page; - for standard output.", callback=writable)
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="The page; - for standard output.",
+            callback=writable,
+        ),
     ] = "report.html",
     store: StoreOption = None,
-    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+    verbose: VerboseOption = False,
 ) -> int:
     """Write everything in a store as one self-contained HTML page: models, comparisons, tables, searches."""
     from hwbench.render.units import plural, size
@@ -31,8 +42,18 @@ def report_command(
         return 0
     made.save(target)
     held = made.contents
-    counts = ((held.measurements, "measurement"), (held.comparisons, "comparison"), (held.tables, "lookup table"))
+    counts = (
+        (held.measurements, "measurement"),
+        (held.comparisons, "comparison"),
+        (held.tables, "lookup table"),
+    )
     told = [plural(len(records), noun) for records, noun in counts if records]
-    told += [f"{len(held.searches)} search{'es' if len(held.searches) > 1 else ''}"] if held.searches else []
-    typer.echo(f"{target}: {', '.join(told)}; {size(len(made.html.encode()))}, opens in any browser")
+    told += (
+        [f"{len(held.searches)} search{'es' if len(held.searches) > 1 else ''}"]
+        if held.searches
+        else []
+    )
+    typer.echo(
+        f"{target}: {', '.join(told)}; {size(len(made.html.encode()))}, opens in any browser"
+    )
     return 0

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from hwbench.errors import UsageError
 
-_RULE = re.compile(r"\s*(?P<field>\w+)\s*(?P<sign><=|>=|<|>)\s*(?P<limit>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
+_RULE = re.compile(
+    r"\s*(?P<field>\w+)\s*(?P<sign><=|>=|<|>)\s*(?P<limit>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,10 @@ class Rule:
     limit: float
 
     def hit(self, values: Mapping[str, float | None]) -> bool:
-        """Whether the rule holds; a value that is not known hits it, since a gate must not open without evidence."""
+        """Whether the rule holds.
+
+        A value that is not known hits it, since a gate must not open without evidence.
+        """
         value = values[self.field]
         if value is None:
             return True
@@ -57,7 +62,9 @@ def parse_rule(text: str, known: Sequence[str]) -> Rule:
     """
     found = _RULE.fullmatch(text)
     if found is None or math.isinf(float(found["limit"])):
-        raise UsageError(f"--fail-on {text!r} is not FIELD<NUMBER (or <=, >, >=); fields: {', '.join(known)}")
+        raise UsageError(
+            f"--fail-on {text!r} is not FIELD<NUMBER (or <=, >, >=); fields: {', '.join(known)}"
+        )
     if found["field"] not in known:
         raise UsageError(f"--fail-on {text!r} names an unknown field; known: {', '.join(known)}")
     return Rule(found["field"], found["sign"], float(found["limit"]))
@@ -65,7 +72,11 @@ def parse_rule(text: str, known: Sequence[str]) -> Rule:
 
 def hits(rules: Sequence[Rule], values: Mapping[str, float | None]) -> list[str]:
     """What to say of each rule that was hit."""
-    return [f"{rule.field} is {_text(values[rule.field])}, which --fail-on {rule} forbids" for rule in rules if rule.hit(values)]
+    return [
+        f"{rule.field} is {_text(values[rule.field])}, which --fail-on {rule} forbids"
+        for rule in rules
+        if rule.hit(values)
+    ]
 
 
 def _text(value: float | None) -> str:

@@ -35,14 +35,25 @@ class SearchProgress:
     def __enter__(self) -> SearchWatch:
         if sys.stderr.isatty():
             console = Console(stderr=True, highlight=False)
-            self.watch.live = self._stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+            self.watch.live = self._stack.enter_context(
+                Live(console=console, auto_refresh=False, transient=True)
+            )
         self._stack.enter_context(redirect_stdout(sys.stderr))
         return self.watch
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stack.close()
         if error is not None and self.watch.trials:
-            kept = "nothing is kept" if self._keeping.no_save else "the same command goes on from there"
+            kept = (
+                "nothing is kept"
+                if self._keeping.no_save
+                else "the same command goes on from there"
+            )
             error.add_note(f"{plural(self.watch.trials, 'trial')} so far; {kept}")
 
 
@@ -64,8 +75,13 @@ class _Line(SearchWatch):
         if outcome is not None:
             so_far = f", best so far {percent(outcome.quality)}"
             so_far += f" at {seconds(outcome.latency_s)}" if outcome.latency_s is not None else ""
-        self._draw(f"{part}: trial {trial.candidate.number + 1}{' failed' if trial.error else ''}{so_far}")
+        self._draw(
+            f"{part}: trial {trial.candidate.number + 1}{' failed' if trial.error else ''}{so_far}"
+        )
 
     def _draw(self, text: str) -> None:
         if self.live is not None:
-            self.live.update(Text(printable(f"{self._model}  {text}"), no_wrap=True, overflow="ellipsis"), refresh=True)
+            self.live.update(
+                Text(printable(f"{self._model}  {text}"), no_wrap=True, overflow="ellipsis"),
+                refresh=True,
+            )

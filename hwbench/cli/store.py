@@ -17,7 +17,10 @@ from hwbench.cli.options import Output, StoreOption, VerboseOption, options
 if TYPE_CHECKING:
     from hwbench.workflows.sync_store import Syncing
 
-store_app = typer.Typer(help="Every profile and compare ever taken, raw samples included.", epilog="Example: hwbench store list")
+store_app = typer.Typer(
+    help="Every profile and compare ever taken, raw samples included.",
+    epilog="Example: hwbench store list",
+)
 
 BAR = 20
 """Width of the bar in characters."""
@@ -34,8 +37,12 @@ def _store(context: typer.Context) -> None:
 def store_list(
     output: Output,
     store: StoreOption = None,
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Only of this model (name or SHA-256).")] = None,
-    device: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only on this device.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Only of this model (name or SHA-256).")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Only on this device.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Only the newest.")] = 20,
 ) -> int:
     """List measurements, newest first."""
@@ -64,9 +71,11 @@ def store_show(
 @store_app.command("export", epilog="Example: hwbench store export measurements.jsonl")
 @options
 def store_export(
-    target: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines; - for standard output.")] = "-",
+    target: Annotated[
+        str, typer.Argument(metavar="FILE", help="JSON lines; - for standard output.")
+    ] = "-",
     store: StoreOption = None,
-    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+    verbose: VerboseOption = False,
 ) -> int:
     """Write every record as JSON lines, raw samples included."""
     with hwbench.open_store(store) as opened:
@@ -76,20 +85,31 @@ def store_export(
     return 0
 
 
-@store_app.command("sync", epilog="Example: hwbench store sync --to postgresql+psycopg://team@host/hwbench")
+@store_app.command(
+    "sync", epilog="Example: hwbench store sync --to postgresql+psycopg://team@host/hwbench"
+)
 @options
 def store_sync(
     output: Output,
     target: Annotated[
-        str | None, typer.Option("--to", metavar="URL", help="Store to bring records to; $HWBENCH_STORE if not given.")
+        str | None,
+        typer.Option(
+            "--to", metavar="URL", help="Store to bring records to; $HWBENCH_STORE if not given."
+        ),
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="URL", help="Store they come from; the one of this computer if not given.")
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URL",
+            help="Store they come from; the one of this computer if not given.",
+        ),
     ] = None,
 ) -> int:
     """Bring the records of one store into another; killed or repeated, it brings only what is new.
 
-    Exit code: 0 fine, 2 records were left out, being damaged or in conflict with others of their id.
+    Exit code: 0 fine, 2 records were left out, being damaged or in conflict with others of their
+    id.
     """
     from hwbench.render import syncing
     from hwbench.workflows.sync_store import sync_store
@@ -112,10 +132,17 @@ def _progress() -> Iterator[Callable[[Syncing], None] | None]:
 
     from hwbench.render.units import bar
 
-    with Live(console=Console(stderr=True, highlight=False), auto_refresh=False, transient=True) as live:
+    with Live(
+        console=Console(stderr=True, highlight=False), auto_refresh=False, transient=True
+    ) as live:
 
         def draw(now: Syncing) -> None:
             done = bar(now.done / now.total, BAR).ljust(BAR)
-            live.update(Text(f"{now.done:,} of {now.total:,} records |{done}| {now.new:,} new", no_wrap=True), refresh=True)
+            live.update(
+                Text(
+                    f"{now.done:,} of {now.total:,} records |{done}| {now.new:,} new", no_wrap=True
+                ),
+                refresh=True,
+            )
 
         yield draw

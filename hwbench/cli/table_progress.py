@@ -38,15 +38,26 @@ class TableProgress:
     def __enter__(self) -> TableWatch:
         if sys.stderr.isatty():
             console = Console(stderr=True, highlight=False)
-            self.watch.live = self._stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+            self.watch.live = self._stack.enter_context(
+                Live(console=console, auto_refresh=False, transient=True)
+            )
         self._stack.enter_context(redirect_stdout(sys.stderr))
         self.watch.draw("reading, preparing ...")
         return self.watch
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stack.close()
         if error is not None and self.watch.networks:
-            kept = "nothing is kept" if self._keeping.no_save else "the same command goes on from there"
+            kept = (
+                "nothing is kept"
+                if self._keeping.no_save
+                else "the same command goes on from there"
+            )
             error.add_note(f"{plural(self.watch.networks, 'network')} measured so far; {kept}")
 
 
@@ -62,11 +73,17 @@ class _Line(TableWatch):
         self.networks = progress.networks
         done = bar(progress.networks / progress.most, BAR).ljust(BAR)
         error = "" if progress.rmspe is None else f", error {percent(progress.rmspe)} so far"
-        self.draw(f"{progress.networks} of at most {progress.most} networks |{done}| at most {progress.left_s:.0f} s left{error}")
+        self.draw(
+            f"{progress.networks} of at most {progress.most} networks |{done}| at most"
+            f" {progress.left_s:.0f} s left{error}"
+        )
 
     def validated(self, done: int, total: int) -> None:
         self.draw(f"validating |{bar(done / total, BAR).ljust(BAR)}|")
 
     def draw(self, text: str) -> None:
         if self.live is not None:
-            self.live.update(Text(printable(f"{self._model}  {text}"), no_wrap=True, overflow="ellipsis"), refresh=True)
+            self.live.update(
+                Text(printable(f"{self._model}  {text}"), no_wrap=True, overflow="ellipsis"),
+                refresh=True,
+            )

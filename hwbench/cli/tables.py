@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from hwbench.workflows.build_table import BuiltTable
 
 table_app = typer.Typer(
-    help="Latency of every layer that pruning a model can produce.", epilog="Example: hwbench table build zoo:mobilenet_v1"
+    help="Latency of every layer that pruning a model can produce.",
+    epilog="Example: hwbench table build zoo:mobilenet_v1",
 )
 
 BUILD_FIELDS = ("cross_validated_rmspe",)
@@ -38,20 +39,33 @@ GRADE_FIELDS = ("mean_error", "p95_error", "rmspe", "within_5", "within_10", "ra
 ModelArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="MODEL", help="A path (.onnx, .pt, .pt2), zoo:NAME, or module:factory. Else zoo:mobilenet_v1.", show_default=False
+        metavar="MODEL",
+        help="A path (.onnx, .pt, .pt2), zoo:NAME, or module:factory. Else zoo:mobilenet_v1.",
+        show_default=False,
     ),
 ]
 TableArgument = Annotated[
-    str, typer.Argument(metavar="TABLE", help="Address of a device, name of an imported table, beginning of an id, or pixel1.")
+    str,
+    typer.Argument(
+        metavar="TABLE",
+        help="Address of a device, name of an imported table, beginning of an id, or pixel1.",
+    ),
 ]
 FORMATS = ("tflite-log", "ort-profile", "trtexec", "ofa-yaml")
 PlotOption = Annotated[
     str | None,
-    typer.Option("--plot", metavar="FILE", help="Draw predicted against measured: .png, .pdf or .svg.", callback=writable),
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        help="Draw predicted against measured: .png, .pdf or .svg.",
+        callback=writable,
+    ),
 ]
 TableOption = Annotated[
     str | None,
-    typer.Option("--table", metavar="ID", help="As in: hwbench table list; the newest of a device."),
+    typer.Option(
+        "--table", metavar="ID", help="As in: hwbench table list; the newest of a device."
+    ),
 ]
 
 
@@ -61,7 +75,9 @@ def _tables(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@table_app.command(epilog="Example: hwbench table build zoo:mobilenet_v1 --device cpu --widths auto")
+@table_app.command(
+    epilog="Example: hwbench table build zoo:mobilenet_v1 --device cpu --widths auto"
+)
 @options
 def build(
     *,
@@ -71,16 +87,30 @@ def build(
     output: Output,
     model: ModelArgument = None,
     lab: LabOption = None,
-    widths: Annotated[str, typer.Option(metavar="STEP", help="Pruned widths are multiples of it; auto finds it first.")] = "8",
-    lower: Annotated[float, typer.Option(parser=share, metavar="SHARE", help="Smallest share of a width.")] = 0.2,
-    validation: Annotated[int, typer.Option(min=0, help="Held-out networks that grade the table.")] = 10,
-    forget: Annotated[bool, typer.Option("--forget", help="Leave out what was measured on the device before.")] = False,
+    widths: Annotated[
+        str,
+        typer.Option(
+            metavar="STEP", help="Pruned widths are multiples of it; auto finds it first."
+        ),
+    ] = "8",
+    lower: Annotated[
+        float, typer.Option(parser=share, metavar="SHARE", help="Smallest share of a width.")
+    ] = 0.2,
+    validation: Annotated[
+        int, typer.Option(min=0, help="Held-out networks that grade the table.")
+    ] = 10,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Leave out what was measured on the device before.")
+    ] = False,
     picture: PlotOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
-    """Build the table of a model; killed, the same command goes on where it stopped. Takes about a minute without --budget.
+    """Build the table of a model; killed, the same command goes on where it stopped.
 
-    Fields of --fail-on: cross_validated_rmspe, mean_error, p95_error, rmspe, within_5, within_10, rank, coverage.
+    Takes about a minute without --budget.
+
+    Fields of --fail-on: cross_validated_rmspe, mean_error, p95_error, rmspe, within_5, within_10,
+    rank, coverage.
     """
     rules = [parse_rule(text, BUILD_FIELDS + GRADE_FIELDS) for text in fail_on or ()]
     from hwbench.cli.table_progress import TableProgress
@@ -104,7 +134,9 @@ def build(
     return _told(output, outcome, rules, picture)
 
 
-@table_app.command(epilog="Example: hwbench table validate zoo:mobilenet_v1 --device cpu --networks 40")
+@table_app.command(
+    epilog="Example: hwbench table validate zoo:mobilenet_v1 --device cpu --networks 40"
+)
 @options
 def validate(
     *,
@@ -125,7 +157,9 @@ def validate(
     from hwbench.workflows.build_table import validate_table
 
     rules = [parse_rule(text, GRADE_FIELDS) for text in fail_on or ()]
-    outcome = _with_table(validate_table, model, table, networks, source=source, how=how, keeping=keeping)
+    outcome = _with_table(
+        validate_table, model, table, networks, source=source, how=how, keeping=keeping
+    )
     return _told(output, outcome, rules, picture)
 
 
@@ -150,7 +184,9 @@ def recalibrate(
     from hwbench.workflows.build_table import recalibrate_table
 
     rules = [parse_rule(text, GRADE_FIELDS) for text in fail_on or ()]
-    outcome = _with_table(recalibrate_table, model, table, networks, source=source, how=how, keeping=keeping)
+    outcome = _with_table(
+        recalibrate_table, model, table, networks, source=source, how=how, keeping=keeping
+    )
     return _told(output, outcome, rules, picture)
 
 
@@ -215,7 +251,10 @@ def show(
     table: TableArgument = "cpu",
     store: StoreOption = None,
 ) -> int:
-    """Show a table: its grades, channel steps, layers and where it came from; its JSON is the whole table."""
+    """Show a table: its grades, channel steps, layers and where it came from.
+
+    Its JSON is the whole table.
+    """
     from hwbench.lookup_tables.repository import find_table
     from hwbench.render import tables
     from hwbench.store import open_store
@@ -233,7 +272,9 @@ def predict(
     output: Output,
     model: ModelArgument = None,
     table: TableOption = None,
-    extrapolate: Annotated[bool, typer.Option("--extrapolate", help="Answer outside the measured range too.")] = False,
+    extrapolate: Annotated[
+        bool, typer.Option("--extrapolate", help="Answer outside the measured range too.")
+    ] = False,
     store: StoreOption = None,
 ) -> int:
     """Predict the latency of a model without its device."""
@@ -241,8 +282,14 @@ def predict(
     from hwbench.workflows.build_table import DEFAULT_MODEL, predict_latency
 
     model = model or DEFAULT_MODEL
-    prediction, parts = predict_latency(model, table=table or "cpu", extrapolate=extrapolate, store=store, **source.arguments())
-    return deliver(output, tables.prediction_view(model, prediction, parts), tables.prediction_document(model, prediction, parts))
+    prediction, parts = predict_latency(
+        model, table=table or "cpu", extrapolate=extrapolate, store=store, **source.arguments()
+    )
+    return deliver(
+        output,
+        tables.prediction_view(model, prediction, parts),
+        tables.prediction_document(model, prediction, parts),
+    )
 
 
 @table_app.command("export", epilog="Example: hwbench table export cpu --out cpu.hwtable")
@@ -253,7 +300,13 @@ def table_export(
     table: TableArgument = "cpu",
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="FILE", help="Else named after the device.", callback=writable, show_default=False),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Else named after the device.",
+            callback=writable,
+            show_default=False,
+        ),
     ] = None,
     store: StoreOption = None,
 ) -> int:
@@ -265,27 +318,53 @@ def table_export(
     return deliver(output, tables.exported_view(outcome), tables.exported_document(outcome))
 
 
-@table_app.command("import", epilog="Example: hwbench table import tflite-log run1.txt run2.txt --model pruned.onnx --name phone")
+@table_app.command(
+    "import",
+    epilog=(
+        "Example: hwbench table import tflite-log run1.txt run2.txt --model pruned.onnx --name"
+        " phone"
+    ),
+)
 @options
 def table_import(
     *,
     files: Annotated[
-        list[str], typer.Argument(metavar="[FORMAT] FILE", help=f"FORMAT: {', '.join(FORMATS)}; told by the content without.")
+        list[str],
+        typer.Argument(
+            metavar="[FORMAT] FILE",
+            help=f"FORMAT: {', '.join(FORMATS)}; told by the content without.",
+        ),
     ],
     source: Source,
     output: Output,
     keeping: Keeping,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="MODEL", help="What was logged, for files that hold no shapes.")
+        str | None,
+        typer.Option(
+            "--model", metavar="MODEL", help="What was logged, for files that hold no shapes."
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="What to find the table by; else the folder of the files.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="The hardware of foreign files, for people.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Where the files do not tell.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="What to find the table by; else the folder of the files."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="The hardware of foreign files, for people.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Where the files do not tell.")
+    ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="ADDRESS", help="Refuse a table that is not of this device.")
+        str | None,
+        typer.Option(
+            "--device", metavar="ADDRESS", help="Refuse a table that is not of this device."
+        ),
     ] = None,
 ) -> int:
-    """Read a table that was exported, or one network as another tool logged it; networks of one name add up to one table."""
+    """Read a table that was exported, or one network as another tool logged it.
+
+    Networks of one name add up to one table.
+    """
     from hwbench.render import tables
     from hwbench.workflows.table_files import import_table
 
@@ -309,9 +388,11 @@ def table_import(
 def plot(
     *,
     table: TableArgument = "cpu",
-    out: Annotated[str, typer.Option("--out", metavar="FILE", help="A .png, .pdf or .svg file.")] = "table.png",
+    out: Annotated[
+        str, typer.Option("--out", metavar="FILE", help="A .png, .pdf or .svg file.")
+    ] = "table.png",
     store: StoreOption = None,
-    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+    verbose: VerboseOption = False,
 ) -> int:
     """Draw latency against width for the heaviest layers of a table."""
     from hwbench.lookup_tables.repository import find_table

@@ -24,17 +24,27 @@ class Tflite:
 
     benchmark_model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="TensorFlow Lite's program, built for the phone; for .tflite.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="FILE",
+            help="TensorFlow Lite's program, built for the phone; for .tflite.",
+            rich_help_panel=_PANEL,
+        ),
     ] = None
     tflite_flag: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE", help="A flag of benchmark_model: use_xnnpack=false; repeatable.", rich_help_panel=_PANEL
+            metavar="NAME=VALUE",
+            help="A flag of benchmark_model: use_xnnpack=false; repeatable.",
+            rich_help_panel=_PANEL,
         ),
     ] = None
     save_log: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Keep what it printed, for: hwbench table import.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep what it printed, for: hwbench table import.",
+            rich_help_panel=_PANEL,
+        ),
     ] = None
 
     def measures(self, model: str) -> bool:
@@ -46,16 +56,27 @@ class Tflite:
         if model.lower().endswith(".tflite"):
             if self.benchmark_model is None:
                 raise UsageError(
-                    f"{model}: TensorFlow Lite models are measured by TensorFlow Lite's own program on a phone; "
-                    "give --device android:SERIAL and --benchmark-model FILE, built for it"
+                    f"{model}: TensorFlow Lite models are measured by TensorFlow Lite's own program"
+                    " on a phone; give --device android:SERIAL and --benchmark-model FILE, built"
+                    " for it"
                 )
             return True
         if self != Tflite():
-            raise UsageError(f"{model} is no .tflite file; --benchmark-model, --tflite-flag and --save-log are for those alone")
+            raise UsageError(
+                f"{model} is no .tflite file; --benchmark-model, --tflite-flag and --save-log are"
+                " for those alone"
+            )
         return False
 
     def profile(
-        self, model: str, source: Source, how: Protocol, *, keeping: Keeping, settings: Settings, watch: Watch
+        self,
+        model: str,
+        source: Source,
+        how: Protocol,
+        *,
+        keeping: Keeping,
+        settings: Settings,
+        watch: Watch,
     ) -> Measurement:
         """Measure it.
 
@@ -65,9 +86,15 @@ class Tflite:
         from hwbench.workflows.profile_tflite import profile_tflite
 
         if source != Source():
-            raise UsageError("--input, --batch, --precision, --arch and --trust-pickle change an ONNX model; a .tflite is fixed")
+            raise UsageError(
+                "--input, --batch, --precision, --arch and --trust-pickle change an ONNX model; a"
+                " .tflite is fixed"
+            )
         if how.isolate:
-            raise UsageError("--isolate: every session of benchmark_model is a process of its own already; leave it out")
+            raise UsageError(
+                "--isolate: every session of benchmark_model is a process of its own already; leave"
+                " it out"
+            )
         if self.benchmark_model is None:
             raise UsageError("--benchmark-model FILE is missing")
         return profile_tflite(
@@ -88,6 +115,9 @@ def _flags(given: list[str] | tuple[()]) -> dict[str, str]:
     for text in given:
         name, equals, value = text.removeprefix("--").partition("=")
         if not name or not equals or name in flags:
-            raise UsageError(f"--tflite-flag {text!r}: expected NAME=VALUE, each name once, as in use_xnnpack=false")
+            raise UsageError(
+                f"--tflite-flag {text!r}: expected NAME=VALUE, each name once, as in"
+                " use_xnnpack=false"
+            )
         flags[name] = value
     return flags

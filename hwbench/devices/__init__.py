@@ -1,4 +1,7 @@
-"""Devices: the table of drivers, and how to open or list targets. Importing this loads no driver and no runtime."""
+"""Devices: the table of drivers, and how to open or list targets.
+
+Importing this loads no driver and no runtime.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +23,39 @@ class Driver:
 
 
 DRIVERS: dict[str, Driver] = {
-    "cpu": Driver("hwbench.devices.ort.cpu:CpuOrt", "this computer's CPU through ONNX Runtime", "pip install onnxruntime"),
+    "cpu": Driver(
+        "hwbench.devices.ort.cpu:CpuOrt",
+        "this computer's CPU through ONNX Runtime",
+        "pip install onnxruntime",
+    ),
     "android": Driver(
         "hwbench.devices.android.device:Android",
         "phones and boards over adb, through ONNX Runtime",
         'pip install "hwbench[android]"',
     ),
-    "cuda": Driver("hwbench.devices.nvidia.cuda:Cuda", "NVIDIA GPUs through PyTorch and CUDA graphs", "pip install torch"),
-    "tensorrt": Driver(
-        "hwbench.devices.nvidia.tensorrt:NvidiaTrt", "NVIDIA GPUs through TensorRT", 'pip install "hwbench[tensorrt]"'
+    "cuda": Driver(
+        "hwbench.devices.nvidia.cuda:Cuda",
+        "NVIDIA GPUs through PyTorch and CUDA graphs",
+        "pip install torch",
     ),
-    "virtual": Driver("hwbench.devices.virtual.device:Virtual", "a simulated device with a known latency law, for tests"),
+    "tensorrt": Driver(
+        "hwbench.devices.nvidia.tensorrt:NvidiaTrt",
+        "NVIDIA GPUs through TensorRT",
+        'pip install "hwbench[tensorrt]"',
+    ),
+    "virtual": Driver(
+        "hwbench.devices.virtual.device:Virtual",
+        "a simulated device with a known latency law, for tests",
+    ),
 }
 
 
 def drivers() -> dict[str, Driver]:
     """All drivers: the built-in table, and those of other packages (entry-point group `hwbench.devices`)."""
     found = {
-        point.name: Driver(point.value, f"from package {point.dist.name if point.dist else point.value}")
+        point.name: Driver(
+            point.value, f"from package {point.dist.name if point.dist else point.value}"
+        )
         for point in entry_points(group="hwbench.devices")
     }
     return found | DRIVERS
@@ -48,17 +66,22 @@ def driver_class(name: str) -> type[Device]:
 
     Raises:
         UsageError: There is no such driver.
-        DeviceUnavailableError: The driver's library is not installed; the message has the command that installs it.
+        DeviceUnavailableError: The driver's library is not installed; the message has the command
+            that installs it.
     """
     table = drivers()
     if name not in table:
-        raise UsageError(f"unknown device {name!r}; known: {', '.join(sorted(table))} (see: hwbench devices)")
+        raise UsageError(
+            f"unknown device {name!r}; known: {', '.join(sorted(table))} (see: hwbench devices)"
+        )
     module, _, attribute = table[name].target.partition(":")
     try:
         found: type[Device] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         missing = f"; {table[name].install}" if table[name].install else ""
-        raise DeviceUnavailableError(f"device {name!r} cannot be loaded ({error}){missing}") from error
+        raise DeviceUnavailableError(
+            f"device {name!r} cannot be loaded ({error}){missing}"
+        ) from error
     return found
 
 

@@ -1,13 +1,17 @@
 """Device, the target of every measurement, and how to write a driver for a new one.
 
-A driver is one file with one subclass of `Device` and one line in `hwbench.devices.DRIVERS` (or, in another package, one
-entry point in the group `hwbench.devices`). It implements the underscored methods; this class does the bookkeeping that all
-drivers share: opening twice, using a closed or broken device, exact sample counts, impossible samples. A driver:
+A driver is one file with one subclass of `Device` and one line in `hwbench.devices.DRIVERS` (or, in
+another package, one entry point in the group `hwbench.devices`). It implements the underscored
+methods; this class does the bookkeeping that all drivers share: opening twice, using a closed or
+broken device, exact sample counts, impossible samples. A driver:
 
-1. never averages, filters, warms up, retries, sleeps or converts precision: `_run` returns exactly the samples asked for;
-2. raises `DeviceUnavailableError` from `_open` with what is missing and the command that would mend it;
-3. raises `WorkloadError` (`BuildError`, `UnsupportedLayerError`) from `_prepare` when the model is at fault: the device stays
-   usable; any `DeviceError` later means that the device itself failed: the object is broken from then on;
+1. never averages, filters, warms up, retries, sleeps or converts precision: `_run` returns exactly
+   the samples asked for;
+2. raises `DeviceUnavailableError` from `_open` with what is missing and the command that would mend
+   it;
+3. raises `WorkloadError` (`BuildError`, `UnsupportedLayerError`) from `_prepare` when the model is
+   at fault: the device stays usable; any `DeviceError` later means that the device itself failed:
+   the object is broken from then on;
 4. proves itself by subclassing `hwbench.devices.contract.DeviceContract` in its tests.
 
 Optional abilities are protocols below; a driver has one by having its methods.
@@ -22,7 +26,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
-from hwbench.errors import DeviceError, DeviceUnavailableError, MeasurementError, UnsupportedLayerError, UsageError
+from hwbench.errors import (
+    DeviceError,
+    DeviceUnavailableError,
+    MeasurementError,
+    UnsupportedLayerError,
+    UsageError,
+)
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
@@ -103,7 +113,8 @@ class LayerRow:
     """Raw times of one row of the runtime's own profile, joined to the network.
 
     Attributes:
-        name: Module path of the layer; for a row the runtime inserted, that of the layer whose output it converts plus its kind.
+        name: Module path of the layer; for a row the runtime inserted, that of the layer whose
+            output it converts plus its kind.
         op: Operator.
         key: Layer identity; None for inserted rows.
         implementation: Kernel or layout the runtime chose.
@@ -128,11 +139,14 @@ class LayerSamples:
     Attributes:
         rows: The rows in execution order.
         whole_s: Latency of the whole network in each profiled inference, profiler on.
-        beside_s: Latencies of the same network without profiler, from inferences that took turns with the profiled ones; rows
-            are believed relative to these, so that drift between timing and profiling cancels. Empty if there are none.
-        node_cost_s: Profiler's own cost inside each node's time, as measured on this device; may be 0.
+        beside_s: Latencies of the same network without profiler, from inferences that took turns
+            with the profiled ones; rows are believed relative to these, so that drift between
+            timing and profiling cancels. Empty if there are none.
+        node_cost_s: Profiler's own cost inside each node's time, as measured on this device; may be
+            0.
         rest_cause: What the whole contains beyond its rows, in words.
-        grain_s: Grain of the profiler's clock (1e-6 where it counts whole microseconds); 0 if negligible.
+        grain_s: Grain of the profiler's clock (1e-6 where it counts whole microseconds); 0 if
+            negligible.
         findings: Fall-backs, reorders and the like.
     """
 
@@ -146,10 +160,13 @@ class LayerSamples:
 
 
 class Device(ABC):
-    """A target with a runtime. Use as a context manager; not safe for use by several threads at once.
+    """A target with a runtime.
+
+    Use as a context manager; not safe for use by several threads at once.
 
     Args:
-        address: Address within the driver, after the colon (`SERIAL` of `android:SERIAL`); empty if there is none.
+        address: Address within the driver, after the colon (`SERIAL` of `android:SERIAL`); empty if
+            there is none.
     """
 
     name: ClassVar[str]
@@ -164,14 +181,20 @@ class Device(ABC):
     @classmethod
     @abstractmethod
     def discover(cls) -> list[Found]:
-        """Targets of this kind within reach, or one unready `Found` that says what is missing. Never raises."""
+        """Targets of this kind within reach, or one unready `Found` that says what is missing.
+
+        Never raises.
+        """
 
     @abstractmethod
     def _open(self) -> None: ...
 
     @abstractmethod
     def _close(self) -> None:
-        """Release everything, also after a failed `_open` or a broken device; never raises for a device that is gone."""
+        """Release everything, also after a failed `_open` or a broken device.
+
+        Never raises for a device that is gone.
+        """
 
     @abstractmethod
     def _info(self) -> DeviceInfo: ...
@@ -218,7 +241,12 @@ class Device(ABC):
     def __enter__(self) -> Self:
         return self.open()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def info(self) -> DeviceInfo:
@@ -238,7 +266,9 @@ class Device(ABC):
         """
         if workload.precision not in self.precisions:
             known = ", ".join(sorted(self.precisions))
-            raise UnsupportedLayerError(f"{self.address} does not run {workload.precision}; it runs {known} (--precision)")
+            raise UnsupportedLayerError(
+                f"{self.address} does not run {workload.precision}; it runs {known} (--precision)"
+            )
         return self._guard(lambda: self._prepare(workload, settings))
 
     def release(self, prepared: Prepared) -> None:
@@ -252,24 +282,35 @@ class Device(ABC):
             Exactly `len(order)` samples, seconds per inference.
 
         Raises:
-            MeasurementError: The driver returned another number of samples, or one that is not positive and finite.
+            MeasurementError: The driver returned another number of samples, or one that is not
+                positive and finite.
         """
         if loops < 1:
             raise UsageError(f"loops must be at least 1, not {loops}")
         samples = self._guard(lambda: self._run(order, loops))
         if len(samples.values_s) != len(order):
-            raise MeasurementError(f"{self.address} returned {len(samples.values_s)} samples where {len(order)} were asked for")
+            raise MeasurementError(
+                f"{self.address} returned {len(samples.values_s)} samples where {len(order)} were"
+                " asked for"
+            )
         if not all(0 < value < float("inf") for value in samples.values_s):
-            raise MeasurementError(f"{self.address} returned a latency that is not a positive finite number of seconds")
+            raise MeasurementError(
+                f"{self.address} returned a latency that is not a positive finite number of seconds"
+            )
         return samples
 
     def doctor(self) -> list[Advice]:
-        """Check what would spoil a measurement on the opened device; the default knows of nothing."""
+        """Check what would spoil a measurement on the opened device.
+
+        The default knows of nothing.
+        """
         return []
 
     def _guard(self, action: Callable[[], T]) -> T:
         if self._state == "closed":
-            raise DeviceUnavailableError(f"device {self.address} is not open; use it in a with block")
+            raise DeviceUnavailableError(
+                f"device {self.address} is not open; use it in a with block"
+            )
         if self._state == "broken":
             raise DeviceUnavailableError(f"device {self.address} failed earlier; open it anew")
         try:
@@ -290,7 +331,10 @@ class ProfilesLayers(Protocol):
 
 @runtime_checkable
 class MovesTime(Protocol):
-    """The device has a clock of its own (a simulation); time-bounded loops must use it instead of the host's."""
+    """The device has a clock of its own (a simulation).
+
+    Time-bounded loops must use it instead of the host's.
+    """
 
     def time_s(self) -> float:
         """Seconds on the device's clock."""
@@ -306,13 +350,19 @@ class ReportsMemory(Protocol):
     """The device can tell the memory that a workload alone needs."""
 
     def peak_memory_bytes(self, prepared: Prepared) -> int | None:
-        """Peak resident memory of the process that runs `prepared` alone; None where it shares one."""
+        """Peak resident memory of the process that runs `prepared` alone.
+
+        None where it shares one.
+        """
         ...
 
 
 @runtime_checkable
 class Prepares(Protocol):
-    """The target needs things put on it first, and can be cleaned of them. The device is closed, before and after."""
+    """The target needs things put on it first, and can be cleaned of them.
+
+    The device is closed, before and after.
+    """
 
     def setup(self, files: Mapping[str, Path] | None = None) -> None:
         """Put everything there, of which the user may supply some `files`, by the driver's names for them."""

@@ -9,8 +9,8 @@
         def make_workload(self):
             return Workload(...)  # a small ONNX model, so that the tests are quick
 
-No test judges how fast the device is: timings are only held against each other where a driver that keeps its promises
-differs from one that does not by a large factor.
+No test judges how fast the device is: timings are only held against each other where a driver that
+keeps its promises differs from one that does not by a large factor.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class DeviceContract(ABC):
         """A small model that the device runs."""
 
     def make_slow_workload(self) -> Workload | None:
-        """A model that takes at least ten times as long as `make_workload`'s; without one the order of rounds goes untested."""
+        """A model that takes at least ten times as long as `make_workload`'s.
+
+        Without one the order of rounds goes untested.
+        """
         return None
 
     def make_bad_workload(self) -> Workload:
@@ -78,7 +81,11 @@ class DeviceContract(ABC):
 
     def test_closed_device_is_refused(self) -> None:
         device, workload = self.make_device(), self.make_workload()
-        for action in (device.info, device.conditions, lambda: device.prepare(workload, self.settings)):
+        for action in (
+            device.info,
+            device.conditions,
+            lambda: device.prepare(workload, self.settings),
+        ):
             with pytest.raises(DeviceUnavailableError):
                 action()
 
@@ -141,7 +148,10 @@ class DeviceContract(ABC):
     def test_loops_do_not_change_the_latency_of_one_inference(self, device: Device) -> None:
         prepared = device.prepare(self.make_workload(), self.settings)
         device.run([prepared] * ROUNDS, LOOPS)
-        single, looped = (statistics.median(device.run([prepared] * ROUNDS, loops).values_s) for loops in (1, LOOPS))
+        single, looped = (
+            statistics.median(device.run([prepared] * ROUNDS, loops).values_s)
+            for loops in (1, LOOPS)
+        )
         assert 1 / TIMES_OFF < looped / single < TIMES_OFF
 
     def test_rounds_run_in_the_order_asked_for(self, device: Device) -> None:
@@ -154,16 +164,24 @@ class DeviceContract(ABC):
         order = [slow if is_slow else quick for is_slow in pattern * 4]
         device.run(order)
         values_s = device.run(order).values_s
-        middles_s = [statistics.median(values_s[place :: len(pattern)]) for place in range(len(pattern))]
-        of_kind = [
-            [value for value, is_slow in zip(middles_s, pattern, strict=True) if is_slow is kind] for kind in (False, True)
+        middles_s = [
+            statistics.median(values_s[place :: len(pattern)]) for place in range(len(pattern))
         ]
-        between_s = statistics.geometric_mean(map(statistics.median, of_kind))  # a quick one after a slow one finds cold caches
+        of_kind = [
+            [value for value, is_slow in zip(middles_s, pattern, strict=True) if is_slow is kind]
+            for kind in (False, True)
+        ]
+        between_s = statistics.geometric_mean(
+            map(statistics.median, of_kind)
+        )  # a quick one after a slow one finds cold caches
         assert [value > between_s for value in middles_s] == pattern
 
     def test_sessions_are_independent(self, device: Device) -> None:
         workload = self.make_workload()
-        first, second = device.prepare(workload, self.settings), device.prepare(workload, self.settings)
+        first, second = (
+            device.prepare(workload, self.settings),
+            device.prepare(workload, self.settings),
+        )
         assert first is not second
         assert first.workload == second.workload == workload
         assert len(device.run([first, second, first]).values_s) == 3
@@ -202,9 +220,16 @@ class DeviceContract(ABC):
         workload, runs = self.make_workload(), 3
         prepared = device.prepare(workload, self.settings)
         seen = device.profile_layers(prepared, runs)
-        expected = Counter((layer.name, str(layer.key)) for layer in layers(name_nodes(load(workload.onnx))))
-        assert Counter((row.name, str(row.key)) for row in seen.rows if row.key is not None) == expected
-        assert len({row.name for row in seen.rows}) == len(seen.rows), "rows are told apart by their names"
+        expected = Counter(
+            (layer.name, str(layer.key)) for layer in layers(name_nodes(load(workload.onnx)))
+        )
+        assert (
+            Counter((row.name, str(row.key)) for row in seen.rows if row.key is not None)
+            == expected
+        )
+        assert len({row.name for row in seen.rows}) == len(seen.rows), (
+            "rows are told apart by their names"
+        )
         assert all(len(row.samples_s) == runs and min(row.samples_s) >= 0 for row in seen.rows)
         assert len(seen.whole_s) == runs
         assert min(seen.whole_s) > 0

@@ -1,7 +1,7 @@
 """The pool and the devices as Ray actors. What is said between them crosses as plain JSON types.
 
-One detached, named actor holds the pool. Each device is an actor on its own host, bound there by a custom resource of the node.
-It asks the pool for work, and the pool hears from Ray when it dies.
+One detached, named actor holds the pool. Each device is an actor on its own host, bound there by a
+custom resource of the node. It asks the pool for work, and the pool hears from Ray when it dies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def resource(name: str) -> str:
 
 
 class PoolActor:
-    """The pool, waited for by devices and clients. All methods run in one event loop, so each step of the pool is atomic."""
+    """The pool, waited for by devices and clients.
+
+    All methods run in one event loop, so each step of the pool is atomic.
+    """
 
     def __init__(self, rules: Mapping[str, float]) -> None:
         self._pool = Pool(time.monotonic, Rules(**rules))  # type: ignore[arg-type]
@@ -90,7 +93,11 @@ class PoolActor:
             lease = self._pool.lease(name, incarnation, hot=hot)
             left_s = until_s - time.monotonic()
             if lease.tasks or lease.expelled or hot or left_s <= 0:
-                return {"job": lease.job, "tasks": [task.to_dict() for task in lease.tasks], "expelled": lease.expelled}
+                return {
+                    "job": lease.job,
+                    "tasks": [task.to_dict() for task in lease.tasks],
+                    "expelled": lease.expelled,
+                }
             await self._work.wait(left_s)
 
     async def report(self, name: str, incarnation: int, task_id: str, outcome: Outcome) -> bool:
@@ -119,7 +126,9 @@ class PoolActor:
         import ray
 
         if sha256(model).hexdigest() != wanted:
-            raise SchemaError(f"a model was offered as {wanted[:12]}..., which is not its SHA-256; send it again")
+            raise SchemaError(
+                f"a model was offered as {wanted[:12]}..., which is not its SHA-256; send it again"
+            )
         self._models[wanted] = self._models.pop(wanted, None) or ray.put(model)
         for old in list(self._models)[:-MODELS_KEPT]:
             del self._models[old]
@@ -132,7 +141,9 @@ class PoolActor:
         """Which of these models it has not."""
         return [one for one in wanted if one not in self._models]
 
-    async def submit(self, job: str, tasks: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> str:
+    async def submit(
+        self, job: str, tasks: Sequence[Mapping[str, Any]], about: Mapping[str, str]
+    ) -> str:
         """See `Pool.submit`; returns why not, or nothing."""
         try:
             self._pool.submit(job, [Task.from_dict(task) for task in tasks], **about)
@@ -141,8 +152,13 @@ class PoolActor:
         self._ring()
         return ""
 
-    async def collect(self, job: str, client: str, taken: Sequence[str], wait_s: float) -> dict[str, Any]:
-        """See `Pool.collect`; waits so long for the first result. Also how many devices may do the work."""
+    async def collect(
+        self, job: str, client: str, taken: Sequence[str], wait_s: float
+    ) -> dict[str, Any]:
+        """See `Pool.collect`; waits so long for the first result.
+
+        Also how many devices may do the work.
+        """
         until_s = time.monotonic() + wait_s
         while True:
             try:
@@ -226,9 +242,14 @@ class RayOffice:
         return int(answer(self._pool.join.remote(name, asdict(info), self._own)))
 
     def lease(self, name: str, incarnation: int, *, hot: bool, wait_s: float) -> Lease:
-        """See `Office.lease`. A task that is none of hwbench's is refused here, on the device's host."""
+        """See `Office.lease`.
+
+        A task that is none of hwbench's is refused here, on the device's host.
+        """
         told = answer(self._pool.lease.remote(name, incarnation, hot, wait_s), wait_s)
-        return Lease(told["job"], tuple(Task.from_dict(task) for task in told["tasks"]), told["expelled"])
+        return Lease(
+            told["job"], tuple(Task.from_dict(task) for task in told["tasks"]), told["expelled"]
+        )
 
     def report(self, name: str, incarnation: int, task_id: str, outcome: Outcome) -> bool:
         """See `Office.report`."""
@@ -261,5 +282,7 @@ def answer(reference: Any, wait_s: float = 0.0) -> Any:
         raise
     except (ray.exceptions.RayError, ConnectionError) as error:
         reason = str(error).strip().partition("\n")[0]
-        text = f"the lab does not answer ({type(error).__name__}: {reason}); see: hwbench lab status"
+        text = (
+            f"the lab does not answer ({type(error).__name__}: {reason}); see: hwbench lab status"
+        )
         raise DeviceUnavailableError(text) from error

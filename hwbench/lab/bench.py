@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from hwbench.devices.base import Device, MovesTime, Prepared
 from hwbench.errors import DeviceError, DeviceLostError, HwbenchError, MeasurementError, SchemaError
 from hwbench.lab.tasks import Outcome, Task, TaskKind, digest, failed, workload_of
-from hwbench.lookup_tables.making.networks import Effort, NetworkSample, PrunedNetwork, Quiet, measure_network, pruned_workload
+from hwbench.lookup_tables.making.networks import (
+    Effort,
+    NetworkSample,
+    PrunedNetwork,
+    Quiet,
+    measure_network,
+    pruned_workload,
+)
 from hwbench.lookup_tables.making.steps import channel_steps
 from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.graph import load, name_nodes
@@ -24,7 +31,8 @@ if TYPE_CHECKING:
 class Bench:
     """A device at work.
 
-    The anchor of a table's networks stays prepared from one task to the next, as long as they are of one model and settings.
+    The anchor of a table's networks stays prepared from one task to the next, as long as they are
+    of one model and settings.
 
     Args:
         device: Opened.
@@ -33,8 +41,12 @@ class Bench:
 
     def __init__(self, device: Device, name: str) -> None:
         self.device, self.name = device, name
-        self.now: Callable[[], float] = device.time_s if isinstance(device, MovesTime) else time.monotonic
-        self.rest: Callable[[float], None] = device.idle if isinstance(device, MovesTime) else time.sleep
+        self.now: Callable[[], float] = (
+            device.time_s if isinstance(device, MovesTime) else time.monotonic
+        )
+        self.rest: Callable[[float], None] = (
+            device.idle if isinstance(device, MovesTime) else time.sleep
+        )
         self._anchor: _Anchor | None = None
 
     def carry_out(self, task: Task, models: Mapping[str, bytes]) -> Outcome | None:
@@ -45,14 +57,17 @@ class Bench:
             models: The models it needs, by SHA-256.
 
         Returns:
-            None where the device slowed itself down meanwhile: what was measured then is not believed, and others may do it.
+            None where the device slowed itself down meanwhile: what was measured then is not
+            believed, and others may do it.
 
         Raises:
             DeviceError: The device failed, or answered what cannot be.
         """
         begun_s = self.now()
         try:
-            workloads = [workload_of(facts, models[str(facts["sha256"])]) for facts in task.workloads]
+            workloads = [
+                workload_of(facts, models[str(facts["sha256"])]) for facts in task.workloads
+            ]
             result = self._done(task, workloads)
         except DeviceError:
             raise
@@ -60,12 +75,16 @@ class Bench:
             raise DeviceLostError(f"{self.name} cannot be believed: {error}") from error
         except HwbenchError as error:
             return failed(error)
-        if task.kind is not TaskKind.MEASURE and self.hot():  # a measurement waits for the device to cool by itself
+        if (
+            task.kind is not TaskKind.MEASURE and self.hot()
+        ):  # a measurement waits for the device to cool by itself
             return None
         return {"result": result, "by": self.name, "took_s": self.now() - begun_s}
 
     def hot(self) -> bool:
-        """Whether the device says that it is slowing itself down; also the check that it is still there.
+        """Whether the device says that it is slowing itself down.
+
+        Also the check that it is still there.
 
         Raises:
             DeviceError: It is not.
@@ -84,12 +103,20 @@ class Bench:
         self.clear()
         if task.kind is TaskKind.STEPS:
             return {"steps": channel_steps(self.device, workloads[0], task.settings)}
-        return {"records": [record.to_dict() for record in measure_interleaved(self.device, workloads, task.settings)]}
+        return {
+            "records": [
+                record.to_dict()
+                for record in measure_interleaved(self.device, workloads, task.settings)
+            ]
+        }
 
     def _network(self, task: Task, workload: Workload) -> dict[str, Any]:
         try:
             number, every = int(task.arguments["number"]), int(task.arguments["anchor_every"])
-            widths, effort = tuple(map(int, task.arguments["widths"])), Effort(**task.arguments["effort"])
+            widths, effort = (
+                tuple(map(int, task.arguments["widths"])),
+                Effort(**task.arguments["effort"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise SchemaError(f"damaged task of a lab: {error!r}") from error
         samples: list[NetworkSample] = []
@@ -110,12 +137,20 @@ class Bench:
         self._anchor = _Anchor(identity, self.device.prepare(workload, task.settings), known)
         return self._anchor
 
-    def _measured(self, anchor: _Anchor, number: int, widths: tuple[int, ...], effort: Effort) -> NetworkSample:
+    def _measured(
+        self, anchor: _Anchor, number: int, widths: tuple[int, ...], effort: Effort
+    ) -> NetworkSample:
         whole = anchor.prepared.workload
         itself = widths == anchor.structure.widths
         pruned = whole if itself else pruned_workload(whole, with_widths(anchor.model, widths))
         keys = dict(zip(anchor.names, anchor.structure.keys(widths), strict=True))
-        return measure_network(self.device, anchor.prepared, PrunedNetwork(number, widths, pruned, keys), effort, anchor.quiet)
+        return measure_network(
+            self.device,
+            anchor.prepared,
+            PrunedNetwork(number, widths, pruned, keys),
+            effort,
+            anchor.quiet,
+        )
 
 
 class _Anchor:
@@ -123,7 +158,11 @@ class _Anchor:
 
     def __init__(self, identity: str, prepared: Prepared, before: _Anchor | None) -> None:
         self.identity, self.prepared, self.since = identity, prepared, 0
-        self.model: ModelProto = name_nodes(load(prepared.workload.onnx)) if before is None else before.model
-        self.structure: Structure = Structure.from_model(self.model) if before is None else before.structure
+        self.model: ModelProto = (
+            name_nodes(load(prepared.workload.onnx)) if before is None else before.model
+        )
+        self.structure: Structure = (
+            Structure.from_model(self.model) if before is None else before.structure
+        )
         self.names = [slot.layer.name for slot in self.structure.slots]
         self.quiet: Quiet = Quiet() if before is None else before.quiet

@@ -22,7 +22,10 @@ from hwbench.network.workload import Workload
 from hwbench.records.device import DeviceInfo
 
 LISTEN_S = 1.0
-"""How long the pool is waited for at a time; it takes a client for gone that does not ask for a while."""
+"""How long the pool is waited for at a time.
+
+It takes a client for gone that does not ask for a while.
+"""
 PATIENCE_S = 600.0
 """Longest wait while no device is left that may do the work."""
 TAKE_OVER_S = 30.0
@@ -60,7 +63,10 @@ class Lab:
 
     def devices(self, wanted: str) -> dict[str, DeviceInfo]:
         """The devices meant by `wanted` that are there and have not failed, by name (`ADDRESS@HOST`)."""
-        return {name: info_from(info) for name, info in answer(self._pool.devices.remote(wanted)).items()}
+        return {
+            name: info_from(info)
+            for name, info in answer(self._pool.devices.remote(wanted)).items()
+        }
 
     def status(self) -> dict[str, Any]:
         """Devices, queue, health, and who holds what, as plain JSON types."""
@@ -74,14 +80,26 @@ class Lab:
         """
         found = self.devices(wanted)
         if not found:
-            there = ", ".join(sorted(device["name"] for device in self.status()["devices"])) or "none"
-            raise UsageError(f"no device of the lab at {self.address} is meant by {wanted!r}; there are: {there}")
+            there = (
+                ", ".join(sorted(device["name"] for device in self.status()["devices"])) or "none"
+            )
+            raise UsageError(
+                f"no device of the lab at {self.address} is meant by {wanted!r}; there are: {there}"
+            )
         kind = one_kind(found, wanted) if of_one_kind else next(iter(found.values()))
-        return RayCrew(self._pool, wanted, title, kind_id(kind) if of_one_kind else "", replace(kind, address=wanted))
+        return RayCrew(
+            self._pool,
+            wanted,
+            title,
+            kind_id(kind) if of_one_kind else "",
+            replace(kind, address=wanted),
+        )
 
 
 class RayCrew:
-    """Devices that carry out tasks; a context manager. Leaving it by an error leaves the work to be gone on with.
+    """Devices that carry out tasks; a context manager.
+
+    Leaving it by an error leaves the work to be gone on with.
 
     Attributes:
         info: What the devices have in common, under the address they were asked for by.
@@ -89,14 +107,21 @@ class RayCrew:
 
     def __init__(self, pool: Any, wanted: str, title: str, kind: str, info: DeviceInfo) -> None:
         self._pool, self.info = pool, info
-        self._client = f"{getpass.getuser()}@{platform.node()}, process {os.getpid()}, {uuid4().hex[:6]}"
+        self._client = (
+            f"{getpass.getuser()}@{platform.node()}, process {os.getpid()}, {uuid4().hex[:6]}"
+        )
         self._about = {"title": title, "client": self._client, "wanted": wanted, "kind": kind}
         self._jobs: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         reference = self._pool.part.remote(sorted(self._jobs), self._client, error is None)
         if error is None:
             answer(reference)
@@ -105,11 +130,16 @@ class RayCrew:
         """Seconds."""
         return time.monotonic()
 
-    def carry_out(self, job: str, tasks: Sequence[Task], *workloads: Workload) -> Iterator[tuple[str, Outcome]]:
-        """Outcomes of the tasks of a job by id, in whatever order they come; each counts as safe when the next is asked for.
+    def carry_out(
+        self, job: str, tasks: Sequence[Task], *workloads: Workload
+    ) -> Iterator[tuple[str, Outcome]]:
+        """Outcomes of the tasks of a job by id, in whatever order they come.
+
+        Each counts as safe when the next is asked for.
 
         Raises:
-            DeviceUnavailableError: The lab does not answer, or no device that may do it was left for too long.
+            DeviceUnavailableError: The lab does not answer, or no device that may do it was left
+                for too long.
             UsageError: Another client does the same work.
         """
         pending, taken, alone_s = {task.id: task for task in tasks}, list[str](), 0.0
@@ -129,8 +159,8 @@ class RayCrew:
             if alone_s > PATIENCE_S:
                 wanted = self._about["wanted"]
                 raise DeviceUnavailableError(
-                    f"no device that is meant by {wanted!r} was in the lab for {PATIENCE_S:.0f} s; see hwbench lab status, then "
-                    "repeat the command: it goes on where it stopped"
+                    f"no device that is meant by {wanted!r} was in the lab for {PATIENCE_S:.0f} s;"
+                    " see hwbench lab status, then repeat the command: it goes on where it stopped"
                 )
         answer(self._pool.collect.remote(job, self._client, taken, 0.0))
 
@@ -139,7 +169,9 @@ class RayCrew:
         for sha256 in answer(self._pool.missing.remote(list(models))):
             answer(self._pool.offer.remote(sha256, models[sha256]))
         until_s = time.monotonic() + TAKE_OVER_S
-        while refused := answer(self._pool.submit.remote(job, [task.to_dict() for task in tasks], self._about)):
+        while refused := answer(
+            self._pool.submit.remote(job, [task.to_dict() for task in tasks], self._about)
+        ):
             if time.monotonic() > until_s:
                 raise UsageError(refused)
             time.sleep(LISTEN_S)

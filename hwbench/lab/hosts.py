@@ -17,7 +17,15 @@ from typing import Any
 from hwbench.devices import driver_class, list_devices
 from hwbench.devices.shared.lock import DeviceLock
 from hwbench.errors import DeviceError, DeviceUnavailableError, UsageError
-from hwbench.lab.actors import NAMESPACE, POOL, POOL_RESOURCE, DeviceActor, PoolActor, answer, resource
+from hwbench.lab.actors import (
+    NAMESPACE,
+    POOL,
+    POOL_RESOURCE,
+    DeviceActor,
+    PoolActor,
+    answer,
+    resource,
+)
 from hwbench.lab.nodes import (
     START_S,
     connect,
@@ -39,7 +47,10 @@ POLL_S = 0.2
 TRIES = 3
 """Ray gives a host half a minute to start, which a busy one may not make."""
 AGAIN_S, AGAIN_MOST_S = 2.0, 300.0
-"""Wait before the process of a device is started again; doubled each time it ended within that time."""
+"""Wait before the process of a device is started again.
+
+Doubled each time it ended within that time.
+"""
 
 Say = Callable[[str], None]
 
@@ -76,15 +87,26 @@ def serve_head(host: str, port: int, say: Say, rules: Rules | None = None) -> No
             pool: Any = actor.remote(asdict(rules or Rules()))
             answer(pool.status.remote(), START_S)
             if process.poll() is not None:
-                raise DeviceUnavailableError(f"Ray does not start at {address}; give another --port ({tail(log)})")
+                raise DeviceUnavailableError(
+                    f"Ray does not start at {address}; give another --port ({tail(log)})"
+                )
             say(f"a lab is at {address}; on each host: hwbench lab join {address}")
             if where is not None:
                 say(f"hosts and clients need the token in {where}")
             process.wait()
-            raise DeviceUnavailableError(f"Ray ended, and with it the lab; start it again ({tail(log)})")
+            raise DeviceUnavailableError(
+                f"Ray ended, and with it the lab; start it again ({tail(log)})"
+            )
 
 
-def serve_host(address: str, devices: Sequence[str], say: Say, *, own: str | None = None, name: str | None = None) -> None:
+def serve_host(
+    address: str,
+    devices: Sequence[str],
+    say: Say,
+    *,
+    own: str | None = None,
+    name: str | None = None,
+) -> None:
     """Offer devices to a lab until this process is told to end.
 
     Args:
@@ -111,13 +133,17 @@ def serve_host(address: str, devices: Sequence[str], say: Say, *, own: str | Non
         say(f"{host} joined the lab at {address} with {', '.join(names.values())}")
         try:
             _supervise(pool, names, process)
-            raise DeviceUnavailableError(f"Ray ended here; is the lab gone? join again ({tail(log)})")
+            raise DeviceUnavailableError(
+                f"Ray ended here; is the lab gone? join again ({tail(log)})"
+            )
         finally:
             with suppress(DeviceError):
                 answer(pool.leave.remote(list(names)))
 
 
-def _join(stack: ExitStack, address: str, own: str | None, wanted: Mapping[str, float], log: Path) -> subprocess.Popen[bytes]:
+def _join(
+    stack: ExitStack, address: str, own: str | None, wanted: Mapping[str, float], log: Path
+) -> subprocess.Popen[bytes]:
     """Ray's processes of this computer, in the lab, until the stack is closed.
 
     Raises:
@@ -125,7 +151,9 @@ def _join(stack: ExitStack, address: str, own: str | None, wanted: Mapping[str, 
     """
     for left in reversed(range(TRIES)):
         with ExitStack() as attempt:
-            attempt.enter_context(DeviceLock("ray", wait_s=TRIES * START_S))  # of two that start at once, Ray lets one fail
+            attempt.enter_context(
+                DeviceLock("ray", wait_s=TRIES * START_S)
+            )  # of two that start at once, Ray lets one fail
             node = ExitStack()
             attempt.push(node)
             process = node.enter_context(ray_node(host_words(address, own, wanted), log))
@@ -184,7 +212,12 @@ class _Keeper:
         """Start it."""
         import ray
 
-        options = {"num_cpus": 0, "resources": {resource(self._name): 1}, "max_concurrency": 2, "max_restarts": 0}
+        options = {
+            "num_cpus": 0,
+            "resources": {resource(self._name): 1},
+            "max_concurrency": 2,
+            "max_restarts": 0,
+        }
         self._actor = ray.remote(DeviceActor).options(**options).remote(self._address, self._name)
         self.serving = self._actor.serve.remote(self._pool)
         self._begun = time.monotonic()
@@ -215,7 +248,9 @@ class _Keeper:
             except ray.exceptions.RayError:
                 pass
             lasted_s = time.monotonic() - self._begun
-            self._again_s = AGAIN_S if lasted_s > AGAIN_MOST_S else min(2 * self._again_s, AGAIN_MOST_S)
+            self._again_s = (
+                AGAIN_S if lasted_s > AGAIN_MOST_S else min(2 * self._again_s, AGAIN_MOST_S)
+            )
             self.serving, self._begun = None, time.monotonic()
         elif time.monotonic() - self._begun > self._again_s:
             self.start()
@@ -250,7 +285,10 @@ def _until_told() -> Iterator[None]:
 
 
 def _heed_signals() -> None:
-    """End on SIGTERM as on SIGINT; to be said again after connecting, as Ray then has a process abort."""
+    """End on SIGTERM as on SIGINT.
+
+    To be said again after connecting, as Ray then has a process abort.
+    """
 
     def told(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

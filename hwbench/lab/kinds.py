@@ -23,7 +23,9 @@ def kind_of(info: DeviceInfo) -> DeviceInfo:
         if not value.isdigit():  # a seed of 3 is no part of a name in which a 3 happens to stand
             target_id = target_id.replace(value, "")
     details = tuple((name, value) for name, value in info.details if name not in SPECIMEN)
-    return replace(info, address=info.address.partition(":")[0], target_id=target_id, details=details)
+    return replace(
+        info, address=info.address.partition(":")[0], target_id=target_id, details=details
+    )
 
 
 def kind_id(info: DeviceInfo) -> str:
@@ -33,7 +35,9 @@ def kind_id(info: DeviceInfo) -> str:
 
 def info_from(data: Mapping[str, Any]) -> DeviceInfo:
     """Rebuild from plain JSON types."""
-    return DeviceInfo(**{**data, "details": tuple((str(name), str(value)) for name, value in data["details"])})
+    return DeviceInfo(
+        **{**data, "details": tuple((str(name), str(value)) for name, value in data["details"])}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +45,10 @@ class Selector:
     """What `--device` means in a lab: `android:*`, `cpu@rack1`, or a fact such as `soc=Tensor G3`.
 
     Attributes:
-        text: As it was written. With a `=` before any `:` it is a fact: the name of a detail of the device, or of `target` and
-            `runtime`, and what its value is; the value of any other fact may also merely contain it. Else it is an address, or
-            one with the host after an @. A * stands for anything.
+        text: As it was written. With a `=` before any `:` it is a fact: the name of a detail of the
+            device, or of `target` and `runtime`, and what its value is; the value of any other fact
+            may also merely contain it. Else it is an address, or one with the host after an @. A *
+            stands for anything.
     """
 
     text: str
@@ -52,8 +57,16 @@ class Selector:
         """Whether it means the device of that name (`ADDRESS@HOST`)."""
         fact, equals, wanted = self.text.partition("=")
         if not equals or ":" in fact or "*" in fact:
-            return any(fnmatchcase(one, self.text) for one in (name, info.address, info.address.partition(":")[0]))
-        facts = {"target": info.target, "runtime": info.runtime, "host": name.rpartition("@")[2], **dict(info.details)}
+            return any(
+                fnmatchcase(one, self.text)
+                for one in (name, info.address, info.address.partition(":")[0])
+            )
+        facts = {
+            "target": info.target,
+            "runtime": info.runtime,
+            "host": name.rpartition("@")[2],
+            **dict(info.details),
+        }
         if fact in facts:
             return fnmatchcase(facts[fact].casefold(), wanted.casefold())
         return fact in ALIASES and fnmatchcase(info.target.casefold(), f"*{wanted.casefold()}*")
@@ -78,8 +91,9 @@ def one_kind(devices: Mapping[str, DeviceInfo], wanted: str) -> DeviceInfo:
     if len(groups) > 1:
         first, second = devices[groups[0][0]], devices[groups[1][0]]
         raise UsageError(
-            f"{wanted!r} means devices of {len(groups)} kinds ({_listed(groups)}), which differ in {difference(first, second)}; "
-            "a table is of one kind: name it more closely, such as --device 'soc=Tensor G3'"
+            f"{wanted!r} means devices of {len(groups)} kinds ({_listed(groups)}), which differ in"
+            f" {difference(first, second)}; a table is of one kind: name it more closely, such as"
+            " --device 'soc=Tensor G3'"
         )
     return kind_of(devices[groups[0][0]])
 
@@ -103,4 +117,6 @@ def _facts(first: DeviceInfo, second: DeviceInfo) -> Iterable[tuple[str, str, st
 
 
 def _listed(groups: Sequence[Sequence[str]]) -> str:
-    return "; ".join(f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}" for names in groups[:4])
+    return "; ".join(
+        f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}" for names in groups[:4]
+    )

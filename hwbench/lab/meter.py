@@ -55,10 +55,14 @@ class LabMeter:
             DeviceError: No device is left.
         """
         task = Task("steps", TaskKind.STEPS, (described(workload),), settings, SLOW_S)
-        job = digest("steps", self.info().target_id, self.info().runtime, workload.sha256, settings.threads)
+        job = digest(
+            "steps", self.info().target_id, self.info().runtime, workload.sha256, settings.threads
+        )
         for _, outcome in self._crew.carry_out(job, [task], workload):
             return grid_step(result_of(outcome)["steps"])
-        raise MeasurementError("the lab did not tell the channel step; give it: --widths 8, or --step 8 of a search")
+        raise MeasurementError(
+            "the lab did not tell the channel step; give it: --widths 8, or --step 8 of a search"
+        )
 
     def table(
         self,
@@ -71,10 +75,17 @@ class LabMeter:
         forget: bool = False,
     ) -> TableBuild:
         """A table in the making, with all devices at once."""
-        return TableBuild(self._crew, Request(workload, settings, plan), store, forget=forget, watch=watch)
+        return TableBuild(
+            self._crew, Request(workload, settings, plan), store, forget=forget, watch=watch
+        )
 
     def build_table(
-        self, workload: Workload, settings: Settings, plan: Plan, store: Store | None, watch: Callable[[Progress], None]
+        self,
+        workload: Workload,
+        settings: Settings,
+        plan: Plan,
+        store: Store | None,
+        watch: Callable[[Progress], None],
     ) -> Fitted:
         """Build a lookup table with all devices at once.
 
@@ -84,8 +95,12 @@ class LabMeter:
         """
         return self.table(workload, settings, plan, store, watch).run()
 
-    def measure(self, workloads: Sequence[Workload], settings: Settings, watch: Watch) -> tuple[Measurement, ...]:
-        """Records of workloads measured interleaved on one of the devices; `watch` is told when they are there.
+    def measure(
+        self, workloads: Sequence[Workload], settings: Settings, watch: Watch
+    ) -> tuple[Measurement, ...]:
+        """Records of workloads measured interleaved on one of the devices.
+
+        `watch` is told when they are there.
 
         Raises:
             DeviceError: No device is left.
@@ -93,13 +108,22 @@ class LabMeter:
             MeasurementError: It measured something else.
         """
         descriptions = tuple(described(workload) for workload in workloads)
-        task = Task("measure", TaskKind.MEASURE, descriptions, settings, SLOW * settings.budget_s + SLOW_S)
+        task = Task(
+            "measure", TaskKind.MEASURE, descriptions, settings, SLOW * settings.budget_s + SLOW_S
+        )
         job = digest("measure", descriptions, asdict(settings), self.address)
         logger.info("waiting in the queue of the lab")
         for _, outcome in self._crew.carry_out(job, [task], *workloads):
-            records = tuple(Measurement.from_dict(record) for record in result_of(outcome)["records"])
-            if [record.model_sha256 for record in records] != [workload.sha256 for workload in workloads]:
-                raise MeasurementError(f"{outcome['by']} measured other models than it was asked to; update hwbench there")
+            records = tuple(
+                Measurement.from_dict(record) for record in result_of(outcome)["records"]
+            )
+            if [record.model_sha256 for record in records] != [
+                workload.sha256 for workload in workloads
+            ]:
+                raise MeasurementError(
+                    f"{outcome['by']} measured other models than it was asked to; update hwbench"
+                    " there"
+                )
             watch.finished(records)
             return records
         raise MeasurementError("the lab did not tell what it measured; repeat the command")

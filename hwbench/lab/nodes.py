@@ -1,8 +1,10 @@
-"""Ray's own processes: the head of a lab, and a host that joins it. A token is needed for either; Ray refuses who has another.
+"""Ray's own processes: the head of a lab, and a host that joins it.
 
-Whoever has the token may run code on the hosts, as with any Ray cluster: hwbench asks nothing of them but its own tasks, but Ray
-itself has no list of what is allowed. So the token is a password, and the head listens on this computer alone unless told
-otherwise.
+A token is needed for either; Ray refuses who has another.
+
+Whoever has the token may run code on the hosts, as with any Ray cluster: hwbench asks nothing of
+them but its own tasks, but Ray itself has no list of what is allowed. So the token is a password,
+and the head listens on this computer alone unless told otherwise.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def token_path() -> Path:
     """Where the token is kept: `$HWBENCH_LAB_TOKEN_FILE`, else a file in the user's configuration folder."""
     import platformdirs
 
-    return Path(os.environ.get(TOKEN_FILE) or platformdirs.user_config_path("hwbench") / "lab_token")
+    return Path(
+        os.environ.get(TOKEN_FILE) or platformdirs.user_config_path("hwbench") / "lab_token"
+    )
 
 
 def make_token() -> Path | None:
@@ -53,10 +57,14 @@ def make_token() -> Path | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            with os.fdopen(
+                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
+            ) as file:
                 file.write(secrets.token_hex(32))
     except OSError as error:
-        raise UsageError(f"cannot write the token to {path}: {error.strerror or error}; set {TOKEN}") from error
+        raise UsageError(
+            f"cannot write the token to {path}: {error.strerror or error}; set {TOKEN}"
+        ) from error
     return path
 
 
@@ -71,11 +79,16 @@ def environment() -> dict[str, str]:
         try:
             token, mode = path.read_text(encoding="ascii").strip(), path.stat().st_mode
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"no token: copy {path} from the lab's head, or set {TOKEN} or {TOKEN_FILE}") from error
+            raise UsageError(
+                f"no token: copy {path} from the lab's head, or set {TOKEN} or {TOKEN_FILE}"
+            ) from error
         if mode & 0o077:
             raise UsageError(f"others can read the token in {path}; chmod 600 it")
     if len(token) < 16:
-        raise UsageError(f"the token has {len(token)} characters; expected at least 16: take that of hwbench lab start")
+        raise UsageError(
+            f"the token has {len(token)} characters; expected at least 16: take that of hwbench lab"
+            " start"
+        )
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
@@ -93,12 +106,24 @@ def ray_node(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
         words: For `ray start`.
         log: Where they write what they have to say.
     """
-    flags = ["--object-store-memory", str(STORE_BYTES), "--disable-usage-stats", "--dashboard-agent-listen-port", "0", "--block"]
+    flags = [
+        "--object-store-memory",
+        str(STORE_BYTES),
+        "--disable-usage-stats",
+        "--dashboard-agent-listen-port",
+        "0",
+        "--block",
+    ]
     command = [sys.executable, "-m", "hwbench.lab.ray_start", "start", *words, *flags]
     variables = {**os.environ, **environment()}
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=variables, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            start_new_session=True,
         )
     try:
         yield process
@@ -129,11 +154,22 @@ def host_words(address: str, own: str | None, resources: Mapping[str, float]) ->
         own: Of this computer, as the others reach it; None to let Ray find it.
         resources: Its devices.
     """
-    words = ["--address", address, "--num-cpus", "0", "--num-gpus", "0", "--resources", json.dumps(dict(resources))]
+    words = [
+        "--address",
+        address,
+        "--num-cpus",
+        "0",
+        "--num-gpus",
+        "0",
+        "--resources",
+        json.dumps(dict(resources)),
+    ]
     return words if own is None else [*words, "--node-ip-address", own]
 
 
-def connect(address: str, process: subprocess.Popen[bytes] | None = None, log: Path | None = None) -> None:
+def connect(
+    address: str, process: subprocess.Popen[bytes] | None = None, log: Path | None = None
+) -> None:
     """Connect this process to a lab.
 
     Args:
@@ -150,7 +186,9 @@ def connect(address: str, process: subprocess.Popen[bytes] | None = None, log: P
     try:
         import ray
     except ImportError as error:
-        raise DeviceUnavailableError(f"a lab needs Ray ({error}); pip install 'hwbench[lab]'") from error
+        raise DeviceUnavailableError(
+            f"a lab needs Ray ({error}); pip install 'hwbench[lab]'"
+        ) from error
     from hwbench.lab.actors import NAMESPACE
     from hwbench.lab.ray_start import heed_variables, keep_loopback
 
@@ -161,13 +199,25 @@ def connect(address: str, process: subprocess.Popen[bytes] | None = None, log: P
         if process is not None and process.poll() is not None:
             raise DeviceUnavailableError(f"Ray does not start here: {tail(log)}")
         if time.monotonic() > until_s:
-            raise DeviceUnavailableError(f"no lab at {address} can be reached ({reason}); is hwbench lab start running there?")
+            raise DeviceUnavailableError(
+                f"no lab at {address} can be reached ({reason}); is hwbench lab start running"
+                " there?"
+            )
         time.sleep(POLL_S)
     try:
-        ray.init(address, namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False)
+        ray.init(
+            address,
+            namespace=NAMESPACE,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            configure_logging=False,
+        )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         line = str(error).strip().partition("\n")[0]
-        text = f"this computer has not joined the lab at {address} ({line}); on it: hwbench lab join {address}"
+        text = (
+            f"this computer has not joined the lab at {address} ({line}); on it: hwbench lab join"
+            f" {address}"
+        )
         raise DeviceUnavailableError(text) from error
 
 
@@ -179,7 +229,9 @@ def disconnect() -> None:
 
 
 def _refusal(address: str, token: str) -> str | None:
-    """Why a lab does not answer; None if it does. Ray itself would try for minutes before it says so.
+    """Why a lab does not answer; None if it does.
+
+    Ray itself would try for minutes before it says so.
 
     Raises:
         DeviceUnavailableError: It has another token, for which no waiting helps.
@@ -188,10 +240,14 @@ def _refusal(address: str, token: str) -> str | None:
 
     try:
         with grpc.insecure_channel(address) as channel:
-            channel.unary_unary(ALIVE)(b"", timeout=ANSWER_S, metadata=(("authorization", f"Bearer {token}"),))
+            channel.unary_unary(ALIVE)(
+                b"", timeout=ANSWER_S, metadata=(("authorization", f"Bearer {token}"),)
+            )
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-            raise DeviceUnavailableError(f"the lab at {address} has another token; take that of its head") from error
+            raise DeviceUnavailableError(
+                f"the lab at {address} has another token; take that of its head"
+            ) from error
         return str(error.details()).rpartition(": ")[2] or error.code().name
     return None
 
@@ -224,5 +280,7 @@ def pool_of(address: str) -> Any:
     """
     pool = find_pool()
     if pool is None:
-        raise DeviceUnavailableError(f"at {address} is a Ray cluster, but no lab; start one: hwbench lab start")
+        raise DeviceUnavailableError(
+            f"at {address} is a Ray cluster, but no lab; start one: hwbench lab start"
+        )
     return pool

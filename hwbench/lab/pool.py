@@ -1,11 +1,16 @@
-"""Who does what: the devices of a lab, the work that waits, and who holds what. No Ray, no device and no thread is in here.
+"""Who does what: the devices of a lab, the work that waits, and who holds what.
 
-Devices ask for work (`lease`) and report each task as it is done; nobody pushes. What a device holds goes back to the queue when
-it fails, heats, hangs or falls silent. It is then *expelled*: a new incarnation of it may join, but what the old one still says
-is not believed, so that each task has one result. Clients submit tasks under the name of a job and collect results until they
-have taken all; a name says what the work is, so a client that was killed finds under it what was done meanwhile.
+No Ray, no device and no thread is in here.
 
-The pool lives in memory. Should it be lost, devices join the next one and clients submit again what they miss.
+Devices ask for work (`lease`) and report each task as it is done; nobody pushes. What a device
+holds goes back to the queue when it fails, heats, hangs or falls silent. It is then *expelled*: a
+new incarnation of it may join, but what the old one still says is not believed, so that each task
+has one result. Clients submit tasks under the name of a job and collect results until they have
+taken all; a name says what the work is, so a client that was killed finds under it what was done
+meanwhile.
+
+The pool lives in memory. Should it be lost, devices join the next one and clients submit again what
+they miss.
 """
 
 from __future__ import annotations
@@ -62,7 +67,9 @@ class Pool:
         if member is None:
             return Lease(expelled=True)
         held = self.jobs.get(member.job)
-        if hot and member.held and held is not None:  # counted, or one that heats whatever it does would be tried for ever
+        if (
+            hot and member.held and held is not None
+        ):  # counted, or one that heats whatever it does would be tried for ever
             self._failed(held, next(iter(member.held)), member, "it slowed itself down under load")
         self._return(member)
         self._turn(member, State.HOT if hot else State.FREE)
@@ -77,7 +84,10 @@ class Pool:
         return Lease(job.id, tuple(tasks))
 
     def report(self, name: str, incarnation: int, task_id: str, outcome: Outcome) -> bool:
-        """Take what became of a task that the device holds; False where it holds it no longer, so that nothing counts twice."""
+        """Take what became of a task that the device holds.
+
+        False where it holds it no longer, so that nothing counts twice.
+        """
         member = self._standing(name, incarnation)
         if member is None or task_id not in member.held:
             return False
@@ -105,28 +115,56 @@ class Pool:
 
     # What clients say.
 
-    def submit(self, job_id: str, tasks: Iterable[Task], *, title: str, client: str, wanted: str, kind: str = "") -> None:
-        """Add tasks to a job; those that wait, run or are done already are not added again, but for those that failed.
+    def submit(
+        self,
+        job_id: str,
+        tasks: Iterable[Task],
+        *,
+        title: str,
+        client: str,
+        wanted: str,
+        kind: str = "",
+    ) -> None:
+        """Add tasks to a job.
+
+        Those that wait, run or are done already are not added again, but for those that failed.
 
         Raises:
             UsageError: The same work is being done for another client.
         """
         now_s, job = self.now(), self.jobs.get(job_id)
         if job is None:
-            job = self.jobs[job_id] = Job(job_id, title, client, Selector(wanted), kind, now_s, now_s)
-            job.members = {member.name for member in self.members.values() if self._up(member) and _may(member, job)}
+            job = self.jobs[job_id] = Job(
+                job_id, title, client, Selector(wanted), kind, now_s, now_s
+            )
+            job.members = {
+                member.name
+                for member in self.members.values()
+                if self._up(member) and _may(member, job)
+            }
         elif job.client != client and now_s - job.heard_s < self.rules.unheard_s:
-            raise UsageError(f"{job.title} is being done for {job.client} already; wait for it, or give it up there")
+            raise UsageError(
+                f"{job.title} is being done for {job.client} already; wait for it, or give it up"
+                " there"
+            )
         job.client, job.heard_s = client, now_s
         for task in tasks:
             if "error" in job.results.get(task.id, {}):  # it is asked for once more
                 del job.results[task.id], job.failures[task.id]
-            if task.id not in job.waiting and task.id not in job.running and task.id not in job.results:
+            if (
+                task.id not in job.waiting
+                and task.id not in job.running
+                and task.id not in job.results
+            ):
                 job.waiting[task.id] = task
                 job.queue.append(task.id)
 
-    def collect(self, job_id: str, client: str, taken: Sequence[str] = ()) -> dict[str, Outcome] | None:
-        """Forget the results that the client has safe, and give it those that it has not; None if the job is not known.
+    def collect(
+        self, job_id: str, client: str, taken: Sequence[str] = ()
+    ) -> dict[str, Outcome] | None:
+        """Forget the results that the client has safe, and give it those that it has not.
+
+        None if the job is not known.
 
         Raises:
             UsageError: Another client has taken over.
@@ -142,7 +180,10 @@ class Pool:
         return dict(job.results)
 
     def release(self, job_id: str, client: str) -> None:
-        """The client goes and may come back; until then no more is begun, and what is running comes to its end and is kept."""
+        """The client goes and may come back.
+
+        Until then no more is begun, and what is running comes to its end and is kept.
+        """
         job = self.jobs.get(job_id)
         if job is not None and job.client == client:
             job.heard_s = min(job.heard_s, self.now() - self.rules.unheard_s)
@@ -159,7 +200,8 @@ class Pool:
         """Expel devices that hang or are silent, forget what is old.
 
         Returns:
-            Name and incarnation of each device that was expelled; whatever is left of it should be ended.
+            Name and incarnation of each device that was expelled; whatever is left of it should be
+            ended.
         """
         now_s, gone = self.now(), []
         for member in list(self.members.values()):
@@ -168,7 +210,9 @@ class Pool:
                     del self.members[member.name]
             elif now_s > member.deadline_s:
                 task = next(iter(member.held.values()))
-                self._expel(member, f"did not finish a task ({task.kind}) within {task.limit_s:.0f} s")
+                self._expel(
+                    member, f"did not finish a task ({task.kind}) within {task.limit_s:.0f} s"
+                )
                 gone.append((member.name, member.incarnation))
             elif not member.held and now_s - member.heard_s > self.rules.silent_s:
                 self._expel(member, f"was not heard of for {self.rules.silent_s:.0f} s")
@@ -181,7 +225,11 @@ class Pool:
     def devices(self, wanted: str) -> dict[str, DeviceInfo]:
         """The devices meant by a selector that are in the lab and have not failed."""
         selector = Selector(wanted)
-        return {m.name: m.info for m in self.members.values() if self._up(m) and selector.matches(m.name, m.info)}
+        return {
+            m.name: m.info
+            for m in self.members.values()
+            if self._up(m) and selector.matches(m.name, m.info)
+        }
 
     def status(self) -> dict[str, Any]:
         """Devices, queue, health, and who holds what, as plain JSON types."""
@@ -204,7 +252,11 @@ class Pool:
             }
             for m in sorted(self.members.values(), key=lambda m: m.name)
         ]
-        return {"devices": devices, "jobs": [self._shown(job, now_s) for job in self.jobs.values()], "rules": asdict(self.rules)}
+        return {
+            "devices": devices,
+            "jobs": [self._shown(job, now_s) for job in self.jobs.values()],
+            "rules": asdict(self.rules),
+        }
 
     def _shown(self, job: Job, now_s: float) -> dict[str, Any]:
         return {
@@ -254,7 +306,10 @@ class Pool:
         if job.failures[task_id] >= self.rules.attempts:
             del member.held[task_id]
             job.running.discard(task_id)
-            text = f"{job.title}: {job.failures[task_id]} devices failed at one task, the last, {member.name}: {reason}"
+            text = (
+                f"{job.title}: {job.failures[task_id]} devices failed at one task, the last,"
+                f" {member.name}: {reason}"
+            )
             job.results[task_id] = failed(DeviceLostError(text))
 
     def _return(self, member: Member) -> None:
@@ -271,9 +326,16 @@ class Pool:
         return now_s - job.heard_s < self.rules.unheard_s
 
     def _neediest(self, member: Member) -> Job | None:
-        """The job that this device may work for and for which least is being done; the earliest of equals."""
+        """The job that this device may work for and for which least is being done.
+
+        The earliest of equals.
+        """
         now_s = self.now()
-        ready = [job for job in self.jobs.values() if job.queue and member.name in job.members and self._listening(job, now_s)]
+        ready = [
+            job
+            for job in self.jobs.values()
+            if job.queue and member.name in job.members and self._listening(job, now_s)
+        ]
         return min(ready, key=lambda job: len(job.running), default=None)
 
     def _batch(self, job: Job) -> int:

@@ -1,6 +1,7 @@
 """`ray start` that leaves 127.0.0.1 as it is: Ray puts an address in its place that the whole network reaches, and listens there.
 
-Run as a program (`python -m hwbench.lab.ray_start WORDS`) by `nodes`, which keeps its own process to the same rule.
+Run as a program (`python -m hwbench.lab.ray_start WORDS`) by `nodes`, which keeps its own process
+to the same rule.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ def keep_loopback() -> None:
     """Have Ray listen on this computer alone, and look for labs there, where 127.0.0.1 is asked for; in this process.
 
     Raises:
-        DeviceUnavailableError: This version of Ray does it another way, so that it would listen everywhere.
+        DeviceUnavailableError: This version of Ray does it another way, so that it would listen
+            everywhere.
     """
     from ray._private import services
 
     if not hasattr(services, "resolve_ip_for_localhost"):
-        raise DeviceUnavailableError("this version of Ray cannot be kept to this computer; pip install 'ray[default]==2.60.0'")
+        raise DeviceUnavailableError(
+            "this version of Ray cannot be kept to this computer; pip install"
+            " 'ray[default]==2.60.0'"
+        )
     services.resolve_ip_for_localhost = _as_it_is
 
 

@@ -1,8 +1,9 @@
 """Networks measured on several devices of one kind, brought to one scale.
 
-Two specimens of a phone differ by a few percent. Each measures the unpruned network (the anchor) beside every other one, so what
-its seconds are worth is known: its times are multiplied by one factor, which makes its anchor as long as that of all devices on
-average. What one factor leaves lies in the networks and widens the table's intervals as any error does; how far the devices are
+Two specimens of a phone differ by a few percent. Each measures the unpruned network (the anchor)
+beside every other one, so what its seconds are worth is known: its times are multiplied by one
+factor, which makes its anchor as long as that of all devices on average. What one factor leaves
+lies in the networks and widens the table's intervals as any error does; how far the devices are
 apart is added to them, since nobody knows which of them a prediction will be used for.
 """
 
@@ -32,7 +33,10 @@ class Scales:
 
     @property
     def deviation(self) -> float:
-        """Relative standard deviation of one device from another of the kind; 0 where there is one."""
+        """Relative standard deviation of one device from another of the kind.
+
+        0 where there is one.
+        """
         logs = np.log(list(self.levels_s.values()))
         return float(logs.std(ddof=1)) if len(logs) > 1 else 0.0
 
@@ -43,7 +47,10 @@ class Scales:
         if len(ratios) == 1:
             return "measured on 1 device of its kind"
         spread = f"{min(ratios):+.1%} to {max(ratios):+.1%}"
-        return f"measured on {len(ratios)} devices of one kind, whose unpruned networks lie {spread} off their mean"
+        return (
+            f"measured on {len(ratios)} devices of one kind, whose unpruned networks lie {spread}"
+            " off their mean"
+        )
 
 
 def scales_of(samples: Sequence[NetworkSample]) -> Scales:
@@ -61,7 +68,9 @@ def scales_of(samples: Sequence[NetworkSample]) -> Scales:
 
 def reconciled(samples: Sequence[NetworkSample], scales: Scales) -> tuple[NetworkSample, ...]:
     """The samples in seconds of one and the same device."""
-    return tuple(_times(sample, scales.reference_s / scales.levels_s[sample.by]) for sample in samples)
+    return tuple(
+        _times(sample, scales.reference_s / scales.levels_s[sample.by]) for sample in samples
+    )
 
 
 def _times(sample: NetworkSample, factor: float) -> NetworkSample:
@@ -77,6 +86,10 @@ def _times(sample: NetworkSample, factor: float) -> NetworkSample:
 def widened(table: LookupTable, scales: Scales) -> LookupTable:
     """The table with intervals for any device of the kind: for one more of them, and for their mean being known from so many."""
     apart = scales.deviation * math.sqrt(1 + 1 / len(scales.levels_s))
-    calibration = replace(table.calibration, shared_sd=math.hypot(table.calibration.shared_sd, apart))
+    calibration = replace(
+        table.calibration, shared_sd=math.hypot(table.calibration.shared_sd, apart)
+    )
     provenance = replace(table.provenance, note=scales.note)
-    return replace(table, metadata=replace(table.metadata, calibration=calibration, provenance=provenance))
+    return replace(
+        table, metadata=replace(table.metadata, calibration=calibration, provenance=provenance)
+    )

@@ -17,9 +17,12 @@ class Rules:
     """What the pool waits for, and how long.
 
     Attributes:
-        batch_s: Work handed out at once: handing out takes at most 50 ms, so 1 s keeps that below 5 %.
-        silent_s: A device without work that was not heard of for so long is gone; it asks every few seconds.
-        unheard_s: Nothing more is begun for a client that was not heard of for so long, until it is back; it asks every second.
+        batch_s: Work handed out at once: handing out takes at most 50 ms, so 1 s keeps that below 5
+            %.
+        silent_s: A device without work that was not heard of for so long is gone; it asks every few
+            seconds.
+        unheard_s: Nothing more is begun for a client that was not heard of for so long, until it is
+            back; it asks every second.
         attempts: Devices that a task may fail on before it is given up.
         kept_s: Results that nobody comes for, and devices that failed, are forgotten after this.
     """

@@ -1,4 +1,7 @@
-"""The life of a device in a lab: lock, open, join, work, cool, fail, come back. Knows the pool by its words only, and no Ray."""
+"""The life of a device in a lab: lock, open, join, work, cool, fail, come back.
+
+Knows the pool by its words only, and no Ray.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,23 @@ from hwbench.records.device import DeviceInfo
 logger = logging.getLogger(__name__)
 
 ASK_S = 5.0
-"""Longest wait for work, after which the device is looked at and work is asked for again; also between two looks at a hot one."""
+"""Longest wait for work, after which the device is looked at and work is asked for again.
+
+Also between two looks at a hot one.
+"""
 BACK_S, BACK_MOST_S = 5.0, 300.0
-"""Wait before a device that failed is opened again; doubled each time until it has worked for a while."""
+"""Wait before a device that failed is opened again.
+
+Doubled each time until it has worked for a while.
+"""
 MODELS_KEPT = 4
 
 
 class Office(Protocol):
-    """The pool, as a device sees it; every call raises `DeviceUnavailableError` where it cannot be reached."""
+    """The pool, as a device sees it.
+
+    Every call raises `DeviceUnavailableError` where it cannot be reached.
+    """
 
     def join(self, name: str, info: DeviceInfo) -> int:
         """See `Pool.join`."""
@@ -96,7 +108,8 @@ class Service:
         Raises:
             DeviceError: It did.
         """
-        # The lab holds a device for as long as it is part of it, also one whose driver locks nothing.
+        # The lab holds a device for as long as it is part of it, also one whose driver locks
+        # nothing.
         with DeviceLock(f"lab {self.address}"), self._open(self.address) as device:
             bench, info = Bench(device, self.name), device.info()
             incarnation = self.office.join(self.name, info)
@@ -116,7 +129,10 @@ class Service:
                 raise
 
     def _work(self, bench: Bench, incarnation: int, lease: Lease) -> None:
-        """Do what was leased, until something is in the way; what is left goes back when work is asked for again."""
+        """Do what was leased, until something is in the way.
+
+        What is left goes back when work is asked for again.
+        """
         for task in lease.tasks:
             outcome = bench.carry_out(task, self._fetched(task))
             if outcome is None or not self.office.report(self.name, incarnation, task.id, outcome):

@@ -1,7 +1,8 @@
 """A lookup table built by several devices of one kind at once.
 
-The networks are those that one device would be given (`hwbench.lookup_tables.making.build`): first random ones, then in batches those of
-which the table is least certain. Each is kept in the store as soon as it is known, so the same call goes on after a killed one.
+The networks are those that one device would be given (`hwbench.lookup_tables.making.build`): first
+random ones, then in batches those of which the table is least certain. Each is kept in the store as
+soon as it is known, so the same call goes on after a killed one.
 """
 
 from __future__ import annotations
@@ -48,8 +49,13 @@ class Crew(Protocol):
         """Seconds, for budgets."""
         ...
 
-    def carry_out(self, job: str, tasks: Sequence[Task], *workloads: Workload) -> Iterator[tuple[str, Outcome]]:
-        """Outcomes of the tasks of a job by id, in whatever order they come; each counts as safe when the next is asked for."""
+    def carry_out(
+        self, job: str, tasks: Sequence[Task], *workloads: Workload
+    ) -> Iterator[tuple[str, Outcome]]:
+        """Outcomes of the tasks of a job by id, in whatever order they come.
+
+        Each counts as safe when the next is asked for.
+        """
         ...
 
 
@@ -98,7 +104,9 @@ class TableBuild:
         self.structure = Structure.from_model(name_nodes(load(workload.onnx)))
         self.grid = Grid(self.structure.widths, plan.step, plan.lower)
         self.identity = architecture(self.structure)
-        source = Source(workload.name, self.identity, 0.0, len(self.structure.slots), plan.step, plan.lower, 0)
+        source = Source(
+            workload.name, self.identity, 0.0, len(self.structure.slots), plan.step, plan.lower, 0
+        )
         facts = ["lab", plan.first, plan.batch, plan.anchor_every, asdict(plan.effort)]
         self.ledger = Ledger(store, crew.info, settings, source, facts, forget=forget)
         asked = asdict(replace(settings, budget_s=0.0))  # more time is more of the same work
@@ -115,10 +123,17 @@ class TableBuild:
         """
         plan, seed = self.request.plan, self.request.settings.seed
         queue = first(self.grid, plan.first, seed)
-        return refine(self.grid, self.structure, plan, seed, queue, measure=self._measure, fitted=self._fit)
+        return refine(
+            self.grid, self.structure, plan, seed, queue, measure=self._measure, fitted=self._fit
+        )
 
     def grade(
-        self, table: LookupTable, networks: int, *, sessions: int = 2, watch: Callable[[int, int], None] | None = None
+        self,
+        table: LookupTable,
+        networks: int,
+        *,
+        sessions: int = 2,
+        watch: Callable[[int, int], None] | None = None,
     ) -> Validation:
         """Measure random pruned networks that the table has not seen, each in several sessions, on whichever devices.
 
@@ -133,12 +148,21 @@ class TableBuild:
             UsageError: Fewer than 1 network or session.
         """
         if networks < 1 or sessions < 1:
-            raise UsageError(f"nothing to validate with {networks} networks in {sessions} sessions; give at least 1 of each")
+            raise UsageError(
+                f"nothing to validate with {networks} networks in {sessions} sessions; give at"
+                " least 1 of each"
+            )
         source = next(one for one in table.provenance.sources if one.architecture == self.identity)
         chosen = held_out(self.structure, source, networks, self.request.settings.seed)
         predictions = [table.predict(self.structure.keys(widths)) for widths in chosen]
         tasks = [
-            self._task(f"graded {session}.{index}", session * networks + index, widths, GRADING, self.request.plan.anchor_every)
+            self._task(
+                f"graded {session}.{index}",
+                session * networks + index,
+                widths,
+                GRADING,
+                self.request.plan.anchor_every,
+            )
             for session in range(sessions)
             for index, widths in enumerate(chosen)
         ]
@@ -157,11 +181,19 @@ class TableBuild:
         return Validation(self.request.workload.name, self.structure, tuple(trials), drift)
 
     def _measure(self, queue: Sequence[tuple[int, ...]], start: int) -> bool:
-        """Have the networks of one batch measured that were not; False if the budget ended first."""
+        """Have the networks of one batch measured that were not.
+
+        False if the budget ended first.
+        """
         plan = self.request.plan
         done = {sample.number for sample in self.ledger.samples}
-        missing = [(number, widths) for number, widths in enumerate(queue, start) if number not in done]
-        tasks = [self._task(str(number), number, widths, plan.effort, plan.anchor_every) for number, widths in missing]
+        missing = [
+            (number, widths) for number, widths in enumerate(queue, start) if number not in done
+        ]
+        tasks = [
+            self._task(str(number), number, widths, plan.effort, plan.anchor_every)
+            for number, widths in missing
+        ]
         left = len(tasks)
         for samples in self._samples(tasks):
             for sample in samples:
@@ -180,16 +212,36 @@ class TableBuild:
         asked = {task.id: tuple(task.arguments["widths"]) for task in tasks}
         outcomes = self.crew.carry_out(self.job, tasks, self.request.workload)
         for task_id, outcome in outcomes:
-            samples = [NetworkSample.from_dict({**one, "by": outcome.get("by", "")}) for one in result_of(outcome)["samples"]]
+            samples = [
+                NetworkSample.from_dict({**one, "by": outcome.get("by", "")})
+                for one in result_of(outcome)["samples"]
+            ]
             if not samples or samples[-1].widths != asked.pop(task_id):
-                text = f"{outcome.get('by')} measured another network than it was asked for; update hwbench there"
+                text = (
+                    f"{outcome.get('by')} measured another network than it was asked for; update"
+                    " hwbench there"
+                )
                 raise DeviceUnavailableError(text)
             yield samples
 
-    def _task(self, name: str, number: int, widths: tuple[int, ...], effort: Effort, anchor_every: int) -> Task:
-        arguments = {"number": number, "widths": list(widths), "effort": asdict(effort), "anchor_every": anchor_every}
+    def _task(
+        self, name: str, number: int, widths: tuple[int, ...], effort: Effort, anchor_every: int
+    ) -> Task:
+        arguments = {
+            "number": number,
+            "widths": list(widths),
+            "effort": asdict(effort),
+            "anchor_every": anchor_every,
+        }
         request = self.request
-        return Task(name, TaskKind.NETWORK, (described(request.workload),), request.settings, request.limit_s, arguments)
+        return Task(
+            name,
+            TaskKind.NETWORK,
+            (described(request.workload),),
+            request.settings,
+            request.limit_s,
+            arguments,
+        )
 
     def _fit(self, before: int) -> Fitted:
         """The table of the networks numbered below `before`, in seconds of one device, and of other models on that kind."""
@@ -197,7 +249,10 @@ class TableBuild:
         scales = scales_of(ours.samples)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         provenance = Provenance(self.crew.info, self.request.settings.threads, created, __version__)
-        fitted = fit([replace(ours, samples=reconciled(ours.samples, scales)), *self.ledger.others], provenance)
+        fitted = fit(
+            [replace(ours, samples=reconciled(ours.samples, scales)), *self.ledger.others],
+            provenance,
+        )
         self._fitted = replace(fitted, table=widened(fitted.table, scales))
         return self._fitted
 
@@ -206,6 +261,8 @@ class TableBuild:
             return
         done, plan = sum(sample.number >= 0 for sample in self.ledger.samples), self.request.plan
         elapsed_s = self.crew.now() - self._begun_s
-        left_s = min(elapsed_s / self._fresh * (plan.most - done), self.request.settings.budget_s - elapsed_s)
+        left_s = min(
+            elapsed_s / self._fresh * (plan.most - done), self.request.settings.budget_s - elapsed_s
+        )
         rmspe = None if self._fitted is None else self._fitted.rmspe
         self._watch(Progress(done, plan.most, elapsed_s, max(0.0, left_s), rmspe))

@@ -1,7 +1,7 @@
 """What a lab may be asked to do: an enumerated set of tasks, whose arguments are plain data.
 
-A task never holds a callable, and a model travels apart from it, named by its SHA-256 and checked against that on arrival. So a
-host runs nothing but hwbench's own code, whatever a client sends it.
+A task never holds a callable, and a model travels apart from it, named by its SHA-256 and checked
+against that on arrival. So a host runs nothing but hwbench's own code, whatever a client sends it.
 """
 
 from __future__ import annotations
@@ -77,18 +77,35 @@ class Task:
             json.dumps(data["arguments"])
             kind, settings = TaskKind(data["kind"]), Settings(**data["settings"])
             workloads = tuple(dict(one) for one in data["workloads"])
-            task = cls(str(data["id"]), kind, workloads, settings, float(data["limit_s"]), dict(data["arguments"]))
+            task = cls(
+                str(data["id"]),
+                kind,
+                workloads,
+                settings,
+                float(data["limit_s"]),
+                dict(data["arguments"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             known = ", ".join(TaskKind)
-            raise SchemaError(f"not a task of a lab: {error!r}; hosts do nothing but {known}") from error
+            raise SchemaError(
+                f"not a task of a lab: {error!r}; hosts do nothing but {known}"
+            ) from error
         return task
 
 
 def described(workload: Workload) -> dict[str, Any]:
     """A workload as plain JSON types, its model left out but for the SHA-256."""
-    facts = {one.name: getattr(workload, one.name) for one in fields(workload) if one.name not in {"onnx", "inputs", "findings"}}
+    facts = {
+        one.name: getattr(workload, one.name)
+        for one in fields(workload)
+        if one.name not in {"onnx", "inputs", "findings"}
+    }
     inputs = [asdict(spec) for spec in workload.inputs]
-    return facts | {"sha256": workload.sha256, "inputs": inputs, "findings": [asdict(one) for one in workload.findings]}
+    return facts | {
+        "sha256": workload.sha256,
+        "inputs": inputs,
+        "findings": [asdict(one) for one in workload.findings],
+    }
 
 
 def workload_of(facts: Mapping[str, Any], model: bytes) -> Workload:
@@ -101,11 +118,14 @@ def workload_of(facts: Mapping[str, Any], model: bytes) -> Workload:
     if found != facts.get("sha256"):
         wanted = str(facts.get("sha256"))
         raise SchemaError(
-            f"the model that arrived has SHA-256 {found[:12]}..., not {wanted[:12]}..., and was refused: send it again"
+            f"the model that arrived has SHA-256 {found[:12]}..., not {wanted[:12]}..., and was"
+            " refused: send it again"
         )
     try:
         given = {name: value for name, value in facts.items() if name != "sha256"}
-        inputs = tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in given.pop("inputs"))
+        inputs = tuple(
+            TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in given.pop("inputs")
+        )
         findings = tuple(Finding(**one) for one in given.pop("findings"))
         return Workload(onnx=model, inputs=inputs, findings=findings, **given)
     except (KeyError, TypeError) as error:
@@ -121,11 +141,16 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
     """The result of a task.
 
     Raises:
-        HwbenchError: The task failed; the error is of the class that was raised on the device's host.
+        HwbenchError: The task failed; the error is of the class that was raised on the device's
+            host.
     """
     if "error" in outcome:
         kind = getattr(errors, str(outcome["error"]), None)
-        simple = isinstance(kind, type) and issubclass(kind, HwbenchError) and kind is not errors.DeviceCommandError
+        simple = (
+            isinstance(kind, type)
+            and issubclass(kind, HwbenchError)
+            and kind is not errors.DeviceCommandError
+        )
         raise (kind if simple and kind is not None else DeviceError)(str(outcome["text"]))
     result: dict[str, Any] = outcome["result"]
     return result

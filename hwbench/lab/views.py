@@ -31,16 +31,28 @@ def status_view(status: Mapping[str, Any]) -> View:
     """The state of a lab, as `Lab.status` tells it."""
     devices, jobs = status["devices"], status["jobs"]
     states = [device["state"] for device in devices]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))) or "none yet"
+    counts = (
+        ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
+        or "none yet"
+    )
     waiting = sum(job["waiting"] for job in jobs)
     blocks: list[Block] = [
         Line(
-            f"lab at {status['address']}: {plural(len(devices), 'device')} ({counts}), {plural(waiting, 'task')} waiting", "bold"
+            f"lab at {status['address']}: {plural(len(devices), 'device')} ({counts}),"
+            f" {plural(waiting, 'task')} waiting",
+            "bold",
         )
     ]
     if devices:
         rows = tuple(
-            (one["name"], one["target"], one["state"], duration(one["since_s"]), one["job"] or "-", str(one["done"]))
+            (
+                one["name"],
+                one["target"],
+                one["state"],
+                duration(one["since_s"]),
+                one["job"] or "-",
+                str(one["done"]),
+            )
             for one in devices
         )
         blocks.append(Table(DEVICES, rows))

@@ -1,4 +1,7 @@
-"""What a user asks of a lab: a profile, a comparison, a table, a search; with the arguments and records of the same done here."""
+"""What a user asks of a lab: a profile, a comparison, a table, a search.
+
+With the arguments and records of the same done here.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,9 @@ def profile(
     watch: Watch | None = None,
     **options: Unpack[ModelOptions],
 ) -> Measurement:
-    """Measure one model on any device of a lab that is meant by `device`; else as `hwbench.profile`.
+    """Measure one model on any device of a lab that is meant by `device`.
+
+    Else as `hwbench.profile`.
 
     Args:
         lab: Address of the lab.
@@ -87,7 +92,9 @@ def compare(
     watch: Watch | None = None,
     **options: Unpack[ModelOptions],
 ) -> Comparison:
-    """Measure two models interleaved on any device of a lab that is meant by `device`; else as `hwbench.compare`.
+    """Measure two models interleaved on any device of a lab that is meant by `device`.
+
+    Else as `hwbench.compare`.
 
     Args:
         lab: Address of the lab.
@@ -106,8 +113,12 @@ def compare(
         HwbenchError: The lab cannot be reached, or whatever comparing here raises.
     """
     settings = settings or Settings()
-    pair = load_pair(baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options)
-    return compare_records(*_measured(lab, device, pair, settings, store=store, save=save, watch=watch))
+    pair = load_pair(
+        baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
+    )
+    return compare_records(
+        *_measured(lab, device, pair, settings, store=store, save=save, watch=watch)
+    )
 
 
 def build_table(
@@ -125,7 +136,9 @@ def build_table(
     watch: TableWatch | None = None,
     **options: Unpack[ModelOptions],
 ) -> BuiltTable:
-    """Build a table with all devices of a lab that are meant by `device`, which are of one kind; else as `hwbench.build_table`.
+    """Build a table with all devices of a lab that are meant by `device`, which are of one kind.
+
+    Else as `hwbench.build_table`.
 
     Args:
         lab: Address of the lab.
@@ -157,18 +170,30 @@ def build_table(
         plan = Plan(step=fixed or meter.channel_step(workload, settings), lower=lower)
         build = meter.table(workload, settings, plan, kept, watch.measured, forget=forget)
         fitted = build.run()
-        outcome = build.grade(fitted.table, validation, watch=watch.validated) if validation else None
+        outcome = (
+            build.grade(fitted.table, validation, watch=watch.validated) if validation else None
+        )
         table = fitted.table if outcome is None else graded(fitted.table, outcome)
-        return BuiltTable(None if kept is None else save_table(kept, table, outcome), table, outcome, fitted.rmspe)
+        return BuiltTable(
+            None if kept is None else save_table(kept, table, outcome), table, outcome, fitted.rmspe
+        )
 
 
 def run_search(
-    lab: str, model: str | Path | nn.Module, plan: SearchPlan, *, device: str | None = None, **options: Any
+    lab: str,
+    model: str | Path | nn.Module,
+    plan: SearchPlan,
+    *,
+    device: str | None = None,
+    **options: Any,
 ) -> SearchResult:
-    """Search with latencies of devices of a lab, which are of one kind; else as `hwbench.run_search`.
+    """Search with latencies of devices of a lab, which are of one kind.
 
-    All of them build the lookup table; one measures the result, or what the blocks of a network cost. Candidates are judged on
-    this computer, by `jobs` processes: networks are code, and no host runs a client's code.
+    Else as `hwbench.run_search`.
+
+    All of them build the lookup table; one measures the result, or what the blocks of a network
+    cost. Candidates are judged on this computer, by `jobs` processes: networks are code, and no
+    host runs a client's code.
 
     Args:
         lab: Address of the lab.
@@ -183,7 +208,10 @@ def run_search(
     """
     from hwbench.workflows.search.run import run_search as search
 
-    with open_lab(lab) as opened, opened.crew(device or "cpu", f"search in {model}", of_one_kind=True) as crew:
+    with (
+        open_lab(lab) as opened,
+        opened.crew(device or "cpu", f"search in {model}", of_one_kind=True) as crew,
+    ):
         return search(model, plan, device=LabMeter(crew), **options)
 
 

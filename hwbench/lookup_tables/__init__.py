@@ -1,9 +1,11 @@
 """Lookup tables: latency of every layer that pruning a model can produce, on one device, and of whole networks with an interval.
 
-`table` is the record and its answers, `surface` the latency of one layer family over channel counts (`kinds`: what families tell
-each other), `widths` the fast path for searches; `build` measures (`networks`, `proposals`, `fit`), `validate` says how good a
-table is, `recalibrate` follows a device that has changed, `live` asks the device itself. `keeping` finds tables in the store,
-`portable` is the file they travel in, `imports` makes tables of what other tools measured (`reading`, `join`, `foreign`).
+`table` is the record and its answers, `surface` the latency of one layer family over channel counts
+(`kinds`: what families tell each other), `widths` the fast path for searches; `build` measures
+(`networks`, `proposals`, `fit`), `validate` says how good a table is, `recalibrate` follows a
+device that has changed, `live` asks the device itself. `keeping` finds tables in the store,
+`portable` is the file they travel in, `imports` makes tables of what other tools measured
+(`reading`, `join`, `foreign`).
 """
 
 from __future__ import annotations

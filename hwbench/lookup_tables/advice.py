@@ -44,8 +44,16 @@ def advice(table: LookupTable) -> tuple[StepAdvice, ...]:
     """For every kind of layer with a channel step, the width that gains least from being narrower, if it gains little."""
     found = []
     for kind, step in table.steps.items():
-        families = [family for family, points in table.families.items() if family.kind == kind and len(points.cin) >= ENOUGH]
-        cases = [case for family in families for case in _cases(table, family, step)] if step > 1 else []
+        families = [
+            family
+            for family, points in table.families.items()
+            if family.kind == kind and len(points.cin) >= ENOUGH
+        ]
+        cases = (
+            [case for family in families for case in _cases(table, family, step)]
+            if step > 1
+            else []
+        )
         if cases:
             found.append(max(cases, key=lambda case: case.narrow_s / case.wide_s))
     return tuple(found)
@@ -59,13 +67,24 @@ def _cases(table: LookupTable, family: Family, step: int) -> list[StepAdvice]:
     narrow = wide - step // 2
     inside = narrow >= low_out
     wide, narrow = wide[inside], narrow[inside]
-    tied = low_in == low_out and high_in == high_out and all(table.families[family].cin == table.families[family].cout)
+    tied = (
+        low_in == low_out
+        and high_in == high_out
+        and all(table.families[family].cin == table.families[family].cout)
+    )
     cin = high_in // step * step or high_in
     reads = (narrow, wide) if tied else (np.full_like(narrow, cin), np.full_like(wide, cin))
     narrow_s, wide_s = surface.at(reads[0], narrow)[0], surface.at(reads[1], wide)[0]
     return [
         StepAdvice(
-            family.kind, step, family, int(reads[1][i]), int(narrow[i]), int(wide[i]), float(narrow_s[i]), float(wide_s[i])
+            family.kind,
+            step,
+            family,
+            int(reads[1][i]),
+            int(narrow[i]),
+            int(wide[i]),
+            float(narrow_s[i]),
+            float(wide_s[i]),
         )
         for i in range(len(wide))
         if narrow_s[i] > WORTH_SAYING * wide_s[i] > 0

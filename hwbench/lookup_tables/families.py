@@ -30,10 +30,18 @@ class Family:
         return f"{'Depthwise' if depthwise else ''}{self.pattern.op}@{self.pattern.precision}"
 
     def key(self, cin: int, cout: int) -> LayerKey:
-        """The key of this family with the given channel counts; whatever else it reads has as many as it writes."""
+        """The key of this family with the given channel counts.
+
+        Whatever else it reads has as many as it writes.
+        """
         pattern = self.pattern
-        inputs = tuple(_filled(shape, cout if index else cin) for index, shape in enumerate(pattern.inputs))
-        attrs = tuple((name, str(cin) if (name, value) == ("group", EACH) else value) for name, value in pattern.attrs)
+        inputs = tuple(
+            _filled(shape, cout if index else cin) for index, shape in enumerate(pattern.inputs)
+        )
+        attrs = tuple(
+            (name, str(cin) if (name, value) == ("group", EACH) else value)
+            for name, value in pattern.attrs
+        )
         return replace(pattern, inputs=inputs, output=_filled(pattern.output, cout), attrs=attrs)
 
     def __str__(self) -> str:
@@ -53,11 +61,15 @@ class Place:
 def place_of(key: LayerKey) -> Place:
     """Family and channel counts of a key.
 
-    Channels are axis 1 of maps and rows, and the last axis of sequences (rank 3) and of linear layers. A layer that reads
-    nothing, or has no such axis, is a family of its own.
+    Channels are axis 1 of maps and rows, and the last axis of sequences (rank 3) and of linear
+    layers. A layer that reads nothing, or has no such axis, is a family of its own.
     """
     output, cout = _split(key.op, key.output)
-    inputs, counts = zip(*(_split(key.op, shape) for shape in key.inputs), strict=True) if key.inputs else ((), ())
+    inputs, counts = (
+        zip(*(_split(key.op, shape) for shape in key.inputs), strict=True)
+        if key.inputs
+        else ((), ())
+    )
     cin = counts[0] if counts else cout
     attrs = key.attrs
     if key.attr("group", "1") == str(cin) and cin > 1:

@@ -1,8 +1,9 @@
 """What layer families of one kind have in common: seconds per multiply-accumulate, weight, element read, element written, layer.
 
-A family with two measured points cannot tell a constant from a slope; all families of its kind together can. Their common trend
-is where the trend of each family starts from (partial pooling: Gelman and Hill, Data Analysis Using Regression and
-Multilevel/Hierarchical Models, 2007, chapter 12), and how far they stray from it says how little a point of its own outweighs it.
+A family with two measured points cannot tell a constant from a slope; all families of its kind
+together can. Their common trend is where the trend of each family starts from (partial pooling:
+Gelman and Hill, Data Analysis Using Regression and Multilevel/Hierarchical Models, 2007, chapter
+12), and how far they stray from it says how little a point of its own outweighs it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def priors(families: Mapping[Family, Points], steps: Mapping[str, int]) -> dict[
         steps: Channel step of each kind.
 
     Returns:
-        One for every family that takes time at all: one whose layers the runtime computes inside neighbours says nothing.
+        One for every family that takes time at all: one whose layers the runtime computes inside
+        neighbours says nothing.
     """
     kinds: dict[str, dict[Family, Points]] = {}
     for family, points in families.items():
@@ -41,7 +43,8 @@ def priors(families: Mapping[Family, Points], steps: Mapping[str, int]) -> dict[
 def _pooled(families: Mapping[Family, Points], step: int) -> dict[Family, Prior]:
     """Costs of work that all these families share, none negative, fitted to relative errors.
 
-    Every family counts the same, however often it was measured: families differ from each other by more than samples do.
+    Every family counts the same, however often it was measured: families differ from each other by
+    more than samples do.
     """
     from scipy.optimize import nnls
 
@@ -49,22 +52,33 @@ def _pooled(families: Mapping[Family, Points], step: int) -> dict[Family, Prior]
     rows: list[Floats] = []
     for family, points in families.items():
         some = points.latency_s > 0
-        relative = features(points.cin[some], points.cout[some], step) @ done[family] / points.latency_s[some, None]
+        relative = (
+            features(points.cin[some], points.cout[some], step)
+            @ done[family]
+            / points.latency_s[some, None]
+        )
         rows.append(relative / math.sqrt(some.sum()))
     matrix = np.concatenate(rows)
     scale = np.linalg.norm(matrix, axis=0)
     scale[scale == 0] = 1.0
-    costs, left = nnls(matrix / scale, np.concatenate([np.full(len(part), 1 / math.sqrt(len(part))) for part in rows]))
+    costs, left = nnls(
+        matrix / scale,
+        np.concatenate([np.full(len(part), 1 / math.sqrt(len(part))) for part in rows]),
+    )
     spread = max(float(left) / math.sqrt(len(families)), FEW_SD)
-    return {family: Prior(tuple((done[family] @ (costs / scale)).tolist()), spread) for family in families}
+    return {
+        family: Prior(tuple((done[family] @ (costs / scale)).tolist()), spread)
+        for family in families
+    }
 
 
 def work(family: Family, step: int) -> Floats:
     """Work of a layer per unit of each of `features`.
 
-    Rows are those features; columns are layers, multiply-accumulates, weights, elements read and elements written; the last four
-    again with channels rounded up to the step; and the multiply-accumulates of layers whose last block of channels read, or
-    written, is not full. With a step of 1 there are only the first five.
+    Rows are those features; columns are layers, multiply-accumulates, weights, elements read and
+    elements written; the last four again with channels rounded up to the step; and the
+    multiply-accumulates of layers whose last block of channels read, or written, is not full. With
+    a step of 1 there are only the first five.
     """
     from scipy.linalg import block_diag
 
@@ -80,7 +94,13 @@ def _work(family: Family) -> Floats:
     first, *others = pattern.inputs or (pattern.output,)
     written, kernel = _per_channel(pattern.output), math.prod(_numbers(pattern.attr("kernel")))
     layer, pair, read, write = np.eye(4)
-    columns = [layer, 0 * pair, 0 * pair, _per_channel(first) * read + sum(map(_per_channel, others)) * write, written * write]
+    columns = [
+        layer,
+        0 * pair,
+        0 * pair,
+        _per_channel(first) * read + sum(map(_per_channel, others)) * write,
+        written * write,
+    ]
     if pattern.attr("group") == EACH:
         columns[1:3] = written * kernel * write, kernel * write
     elif pattern.op in {"Conv", "Linear"}:

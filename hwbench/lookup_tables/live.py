@@ -33,14 +33,23 @@ class LiveLatency:
         device: An opened device.
         workload: The unpruned network.
         settings: Threads, isolation and seed.
-        sessions: Fresh sessions of each structure; at least 2, as the interval rests on their scatter.
+        sessions: Fresh sessions of each structure; at least 2, as the interval rests on their
+            scatter.
         turns: Turns of a structure and the unpruned network in each session.
 
     Raises:
         UsageError: Fewer than 2 sessions.
     """
 
-    def __init__(self, device: Device, workload: Workload, settings: Settings, *, sessions: int = 3, turns: int = 6) -> None:
+    def __init__(
+        self,
+        device: Device,
+        workload: Workload,
+        settings: Settings,
+        *,
+        sessions: int = 3,
+        turns: int = 6,
+    ) -> None:
         if sessions < 2:
             raise UsageError(f"an interval needs at least 2 sessions, not {sessions}")
         self.device, self.workload, self.settings = device, workload, settings
@@ -56,7 +65,12 @@ class LiveLatency:
         self._anchor = self.device.prepare(self.workload, self.settings)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._anchor is not None and self.device.usable:
             self.device.release(self._anchor)
         self._anchor = None
@@ -71,12 +85,15 @@ class LiveLatency:
         widths = self.structure.widths_of(keys)
         if widths is None:
             raise MissingEntryError(
-                f"these {len(keys)} layers are no pruned version of {self.workload.name}; give it as the model"
+                f"these {len(keys)} layers are no pruned version of {self.workload.name}; give it"
+                " as the model"
             )
         logs = self._measured(widths)
         centre, half = float(np.mean(logs)), t_half_width(np.array(logs))
         level_s = float(np.median(self._level_s))
-        low_s, middle_s, high_s = (level_s * np.exp([centre - half, centre, centre + half])).tolist()
+        low_s, middle_s, high_s = (
+            level_s * np.exp([centre - half, centre, centre + half])
+        ).tolist()
         return Prediction(middle_s, (low_s, high_s), measured=tuple(keys))
 
     def predict_widths(self, widths: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -87,14 +104,18 @@ class LiveLatency:
             DeviceError: The device failed; structures measured before it did are remembered.
         """
         self.structure.layer_widths(widths)  # says what is wrong
-        centres = [float(np.mean(self._measured(tuple(row)))) for row in np.asarray(widths).tolist()]
+        centres = [
+            float(np.mean(self._measured(tuple(row)))) for row in np.asarray(widths).tolist()
+        ]
         return np.median(self._level_s) * np.exp(np.array(centres)) if centres else np.zeros(0)
 
     def _measured(self, widths: tuple[int, ...]) -> tuple[float, ...]:
         """Log of the latency of a structure over that of the unpruned network, one per session."""
         if widths not in self._logs:
             pruned = pruned_workload(self.workload, with_widths(self._model, widths))
-            self._logs[widths] = tuple(self._session(pruned, number) for number in range(self.sessions))
+            self._logs[widths] = tuple(
+                self._session(pruned, number) for number in range(self.sessions)
+            )
         return self._logs[widths]
 
     def _session(self, pruned: Workload, number: int) -> float:
@@ -102,7 +123,9 @@ class LiveLatency:
             raise UsageError("the live device is not in use; ask it inside a with block")
         prepared = self.device.prepare(pruned, self.settings)
         try:
-            anchor_s, whole_s = turns_of(self.device, self._anchor, prepared, self.turns, quiet=self._quiet, seed=number)
+            anchor_s, whole_s = turns_of(
+                self.device, self._anchor, prepared, self.turns, quiet=self._quiet, seed=number
+            )
         finally:
             if self.device.usable:
                 self.device.release(prepared)

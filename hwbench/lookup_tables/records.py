@@ -26,7 +26,8 @@ class Entry:
     """Measured latency of one layer key.
 
     Attributes:
-        latency_s: Seconds that the layer adds to a network; 0 where the runtime computes it inside a neighbour.
+        latency_s: Seconds that the layer adds to a network; 0 where the runtime computes it inside
+            a neighbour.
         sd: Relative standard error of `latency_s`.
         samples: Networks it was measured in.
     """
@@ -41,14 +42,17 @@ class Calibration:
     """How the layers add up to a network, and how well.
 
     Attributes:
-        per_layer_s: Seconds between layers, per layer: what the sum of the layers leaves of whole networks.
-        context: How much more a layer costs in a larger network, whose data leave less of the caches to it: layers that sum to
-            `reference_s` times e**x take e**(context * x + bend * x**2) times that sum.
-        bend: How that levels off: below 0 where small networks stay in a cache from one inference to the next and large ones
-            never do.
+        per_layer_s: Seconds between layers, per layer: what the sum of the layers leaves of whole
+            networks.
+        context: How much more a layer costs in a larger network, whose data leave less of the
+            caches to it: layers that sum to `reference_s` times e**x take e**(context * x + bend *
+            x**2) times that sum.
+        bend: How that levels off: below 0 where small networks stay in a cache from one inference
+            to the next and large ones never do.
         span: Smallest and largest x of the networks; beyond it nothing bends further.
         reference_s: Sum of the layers at which they cost what the entries say.
-        shared_sd: Relative deviation that the layers of one session of a network share (memory layout, context, fit).
+        shared_sd: Relative deviation that the layers of one session of a network share (memory
+            layout, context, fit).
         networks: Whole networks this rests on; 0 for a table that never saw one.
     """
 
@@ -64,7 +68,8 @@ class Calibration:
         """Latencies of networks whose layers sum to `sums_s` (any shape; 0 where layers explain nothing), seconds."""
         size = np.log(np.maximum(sums_s / self.reference_s, np.finfo(float).tiny))
         whole_s: Floats = (
-            sums_s * np.exp(self.context * size + self.bend * np.clip(size, *self.span) ** 2) + self.per_layer_s * layers
+            sums_s * np.exp(self.context * size + self.bend * np.clip(size, *self.span) ** 2)
+            + self.per_layer_s * layers
         )
         return whole_s
 
@@ -75,13 +80,15 @@ class Source:
 
     Attributes:
         model: As the user gave it.
-        architecture: SHA-256 of the keys of its unpruned layers: what its weights are does not matter.
+        architecture: SHA-256 of the keys of its unpruned layers: what its weights are does not
+            matter.
         latency_s: Its latency, against which drift was cancelled.
         layers: Number of its layers.
         step: Widths were multiples of it.
         lower: Smallest share of a width.
         networks: How many pruned versions.
-        disturbed: Measurements left out of the table because the device was visibly busy with something else.
+        disturbed: Measurements left out of the table because the device was visibly busy with
+            something else.
         records: Where they are in the store.
     """
 
@@ -117,8 +124,8 @@ class Grade:
         within_10: Share of networks predicted within 10 %.
         rank: Spearman's correlation of predicted and measured latencies.
         coverage: Share of networks whose latency lay in its 95 % interval.
-        noise: Mean absolute relative difference of two sessions of one network: no prediction can be seen to do better. 0 if each
-            had one session.
+        noise: Mean absolute relative difference of two sessions of one network: no prediction can
+            be seen to do better. 0 if each had one session.
     """
 
     model: str
@@ -136,7 +143,9 @@ class Grade:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a table came from; two tables answer the same question if device, runtime and threads agree.
+    """Where a table came from.
+
+    Two tables answer the same question if device, runtime and threads agree.
 
     Attributes:
         device: What was measured on.
@@ -175,15 +184,22 @@ class Metadata:
             SchemaError: It is of another schema, or damaged.
         """
         if data.get("schema") != TABLE_SCHEMA:
-            raise SchemaError(f"lookup table of schema {data.get('schema')!r}; this hwbench reads {TABLE_SCHEMA}")
+            raise SchemaError(
+                f"lookup table of schema {data.get('schema')!r}; this hwbench reads {TABLE_SCHEMA}"
+            )
         try:
             given = dict(data["provenance"])
             details = tuple((str(name), str(value)) for name, value in given["device"]["details"])
             device = DeviceInfo(**{**given["device"], "details": details})
-            sources = tuple(Source(**{**source, "records": tuple(source["records"])}) for source in given["sources"])
+            sources = tuple(
+                Source(**{**source, "records": tuple(source["records"])})
+                for source in given["sources"]
+            )
             provenance = Provenance(**{**given, "device": device, "sources": sources})
             grades = tuple(Grade(**grade) for grade in data["grades"])
             adding_up = dict(data["calibration"])
-            return cls(provenance, Calibration(**{**adding_up, "span": tuple(adding_up["span"])}), grades)
+            return cls(
+                provenance, Calibration(**{**adding_up, "span": tuple(adding_up["span"])}), grades
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise SchemaError(f"damaged lookup table: {error!r}") from error

@@ -35,7 +35,12 @@ def save_table(store: Store, table: LookupTable, validation: Validation | None =
             }
             for trial in validation.trials
         ]
-        facts = {"table": table_id, "model": validation.model, "drift": validation.drift, "networks": networks}
+        facts = {
+            "table": table_id,
+            "model": validation.model,
+            "drift": validation.drift,
+            "networks": networks,
+        }
         store.save_record(VALIDATION, facts)
     return table_id
 
@@ -45,23 +50,37 @@ def find_table(store: Store, wanted: str, target_id: str | None = None) -> Looku
 
     Args:
         store: Where to look.
-        wanted: Address of a device (`cpu`), name of an imported table, beginning of an id, or `pixel1`.
-        target_id: Of the device at that address here, where it is opened: a shared store holds tables of every host's `cpu`.
+        wanted: Address of a device (`cpu`), name of an imported table, beginning of an id, or
+            `pixel1`.
+        target_id: Of the device at that address here, where it is opened: a shared store holds
+            tables of every host's `cpu`.
 
     Raises:
-        UsageError: There is none, several ids begin so, or several devices have that address and no `target_id` tells them apart.
+        UsageError: There is none, several ids begin so, or several devices have that address and no
+            `target_id` tells them apart.
         SchemaError: The record is damaged.
     """
     records = store.records(RECORD)
     by_id = [data for record_id, data in records.items() if record_id.startswith(wanted)]
-    of_device = {record_id: data for record_id, data in records.items() if _device(data).get("address") == wanted}
+    of_device = {
+        record_id: data
+        for record_id, data in records.items()
+        if _device(data).get("address") == wanted
+    }
     if of_device:
         return _newest(store, wanted, of_device, target_id)
     if not by_id and wanted in SHIPPED:
         return SHIPPED[wanted]()
     if len(by_id) != 1:
-        what = f"{len(by_id)} lookup tables have ids that begin with {wanted!r}" if by_id else f"no lookup table {wanted!r}"
-        raise UsageError(f"{what} in {store.url}; see: hwbench table list; make one: hwbench table build MODEL --device ADDRESS")
+        what = (
+            f"{len(by_id)} lookup tables have ids that begin with {wanted!r}"
+            if by_id
+            else f"no lookup table {wanted!r}"
+        )
+        raise UsageError(
+            f"{what} in {store.url}; see: hwbench table list; make one: hwbench table build MODEL"
+            " --device ADDRESS"
+        )
     return LookupTable.from_dict(by_id[0])
 
 
@@ -71,13 +90,17 @@ def list_tables(store: Store) -> dict[str, LookupTable]:
     Raises:
         SchemaError: A record is damaged.
     """
-    kept = {record_id: LookupTable.from_dict(data) for record_id, data in store.records(RECORD).items()}
+    kept = {
+        record_id: LookupTable.from_dict(data) for record_id, data in store.records(RECORD).items()
+    }
     names = {table.provenance.device.address for table in kept.values()}
     return kept | {name: make() for name, make in SHIPPED.items() if name not in names}
 
 
 def add_networks(store: Store | None, name: str, networks: Sequence[ForeignNetwork]) -> LookupTable:
-    """The table of all networks under a name, with these among them; one given before is not counted twice.
+    """The table of all networks under a name, with these among them.
+
+    One given before is not counted twice.
 
     All are those that hwbench brings along, those that were imported earlier, and these.
 
@@ -93,10 +116,21 @@ def add_networks(store: Store | None, name: str, networks: Sequence[ForeignNetwo
     known = list(NETWORKS[name]()) if name in NETWORKS else []
     note = SHIPPED[name]().provenance.note if known else ""
     if store is None:
-        return table_of([*known, *(network for network in networks if network not in known)], name, note=note)
-    known += [ForeignNetwork.from_dict(data["network"]) for data in store.records(NETWORK).values() if data["name"] == name]
-    if not known and any(_device(data).get("address") == name for data in store.records(RECORD).values()):
-        raise UsageError(f"the table {name!r} was not made of imported networks, so none can be added to it; give another --name")
+        return table_of(
+            [*known, *(network for network in networks if network not in known)], name, note=note
+        )
+    known += [
+        ForeignNetwork.from_dict(data["network"])
+        for data in store.records(NETWORK).values()
+        if data["name"] == name
+    ]
+    if not known and any(
+        _device(data).get("address") == name for data in store.records(RECORD).values()
+    ):
+        raise UsageError(
+            f"the table {name!r} was not made of imported networks, so none can be added to it;"
+            " give another --name"
+        )
     new = [network for network in networks if network not in known]
     table = table_of([*known, *new], name, note=note)
     for network in new:
@@ -104,15 +138,23 @@ def add_networks(store: Store | None, name: str, networks: Sequence[ForeignNetwo
     return table
 
 
-def _newest(store: Store, address: str, tables: Mapping[str, Mapping[str, Any]], target_id: str | None) -> LookupTable:
+def _newest(
+    store: Store, address: str, tables: Mapping[str, Mapping[str, Any]], target_id: str | None
+) -> LookupTable:
     """The newest of the tables of one address that are of one device."""
     newest = {str(_device(data).get("target_id")): record_id for record_id, data in tables.items()}
     if len(newest) > 1 and target_id not in newest:
-        ids = ", ".join(f"{record_id[:12]} ({_device(tables[record_id]).get('target')})" for record_id in newest.values())
-        raise UsageError(
-            f"{store.url} holds tables of {len(newest)} devices with the address {address!r}: {ids}; name one by its id"
+        ids = ", ".join(
+            f"{record_id[:12]} ({_device(tables[record_id]).get('target')})"
+            for record_id in newest.values()
         )
-    return LookupTable.from_dict(tables[newest.get(str(target_id), next(reversed(newest.values())))])
+        raise UsageError(
+            f"{store.url} holds tables of {len(newest)} devices with the address {address!r}:"
+            f" {ids}; name one by its id"
+        )
+    return LookupTable.from_dict(
+        tables[newest.get(str(target_id), next(reversed(newest.values())))]
+    )
 
 
 def _device(data: Mapping[str, Any]) -> Mapping[str, Any]:

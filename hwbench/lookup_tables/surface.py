@@ -1,12 +1,14 @@
 """Latency of one layer family over its channel counts: a trend that knows channel steps, and what the trend leaves.
 
-The trend is `1, cin*cout, cin, cout`, the same with channels rounded up to the channel step, and the padded work again where a
-count is no multiple of the step, fitted with coefficients that are not negative (Lawson and Hanson, Solving Least Squares
-Problems, 1974) to relative errors: latencies are sums of costs, so the trend is positive everywhere and tame where nothing was
-measured. What few points leave open is decided by what other families of the kind cost (a prior, which `kinds` makes).
-What the trend leaves is followed by a Gaussian process (Rasmussen and Williams, Gaussian Processes for Machine
-Learning, 2006, algorithm 2.1 and section 2.7 for the trend's own uncertainty) on relative residuals, whose kernel sees how full
-the last channel block is: latency need not grow with width. Its posterior deviation says where measuring would help most.
+The trend is `1, cin*cout, cin, cout`, the same with channels rounded up to the channel step, and
+the padded work again where a count is no multiple of the step, fitted with coefficients that are
+not negative (Lawson and Hanson, Solving Least Squares Problems, 1974) to relative errors: latencies
+are sums of costs, so the trend is positive everywhere and tame where nothing was measured. What few
+points leave open is decided by what other families of the kind cost (a prior, which `kinds` makes).
+What the trend leaves is followed by a Gaussian process (Rasmussen and Williams, Gaussian Processes
+for Machine Learning, 2006, algorithm 2.1 and section 2.7 for the trend's own uncertainty) on
+relative residuals, whose kernel sees how full the last channel block is: latency need not grow with
+width. Its posterior deviation says where measuring would help most.
 """
 
 from __future__ import annotations
@@ -31,12 +33,16 @@ LENGTHS, RATIOS = (0.5, 1.5), (0.0, 0.3, 1.0, 3.0)
 TREND_RATIO = 3.0
 """Variance of each trend cost, relative to itself, over that of one sample's noise."""
 FEW = 6
-"""Below so many points nothing can be learned about the process; the two constants below stand in."""
+"""Below so many points nothing can be learned about the process.
+
+The two constants below stand in.
+"""
 FEW_SD, NOISE_SD = 0.1, 0.02
 """Relative deviation of a layer half an octave away from a lone point, and of one sample."""
 OUTSIDE_SD = 0.25
 """Relative deviation for every doubling of a width beyond the measured range, on top of the process's own: layers of the largest
-network on the Pixel 1 are 26 % per doubling off what two smaller ones say (root mean square, see results/pixel1)."""
+network on the Pixel 1 are 26 % per doubling off what two smaller ones say (root mean square, see
+results/pixel1)."""
 LEAST = 0.2
 """No prediction is below this share of the smallest measured latency."""
 _CHUNK = 8192
@@ -54,7 +60,9 @@ class Points:
     @property
     def weight(self) -> Floats:
         """What a residual in seconds is multiplied with: relative error, counting samples."""
-        weight: Floats = np.sqrt(self.samples) / np.maximum(self.latency_s, 0.05 * self.latency_s.max())
+        weight: Floats = np.sqrt(self.samples) / np.maximum(
+            self.latency_s, 0.05 * self.latency_s.max()
+        )
         return weight
 
 
@@ -98,10 +106,14 @@ class Surface:
         prior: What the family's kind says of it.
     """
 
-    def __init__(self, points: Points, step: int, shape: Shape | None = None, prior: Prior | None = None) -> None:
+    def __init__(
+        self, points: Points, step: int, shape: Shape | None = None, prior: Prior | None = None
+    ) -> None:
         self._points = points
         self._silent = not points.latency_s.any()
-        self._floor_s = LEAST * float(np.min(points.latency_s, where=points.latency_s > 0, initial=np.inf))
+        self._floor_s = LEAST * float(
+            np.min(points.latency_s, where=points.latency_s > 0, initial=np.inf)
+        )
         self.shape = shape or Shape(step, LENGTHS[-1], 0.0, prior)
         if self._silent:
             return
@@ -126,19 +138,27 @@ class Surface:
     def inside(self, cin: NDArray[np.integer], cout: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Whether points of shape (n,) lie in the measured range."""
         low_in, high_in, low_out, high_out = self.box
-        inside: NDArray[np.bool_] = (cin >= low_in) & (cin <= high_in) & (cout >= low_out) & (cout <= high_out)
+        inside: NDArray[np.bool_] = (
+            (cin >= low_in) & (cin <= high_in) & (cout >= low_out) & (cout <= high_out)
+        )
         return inside
 
     def at(self, cin: NDArray[np.integer], cout: NDArray[np.integer]) -> tuple[Floats, Floats]:
         """Predicted latency in seconds and its relative deviation, both of shape (n,)."""
         if self._silent or not len(cin):
             return np.zeros(len(cin)), np.zeros(len(cin))
-        parts = [self._at(cin[i : i + _CHUNK], cout[i : i + _CHUNK]) for i in range(0, len(cin), _CHUNK)]
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        parts = [
+            self._at(cin[i : i + _CHUNK], cout[i : i + _CHUNK]) for i in range(0, len(cin), _CHUNK)
+        ]
+        return np.concatenate([part[0] for part in parts]), np.concatenate(
+            [part[1] for part in parts]
+        )
 
     def _at(self, cin: NDArray[np.integer], cout: NDArray[np.integer]) -> tuple[Floats, Floats]:
         trend_s = self._trend_s(cin, cout)
-        across = self._kernel(self._coordinates(cin, cout), self._known, self._shares(cin, cout), self._known_shares)
+        across = self._kernel(
+            self._coordinates(cin, cout), self._known, self._shares(cin, cout), self._known_shares
+        )
         own = self.shape.ratio + TREND_RATIO * (self._shares(cin, cout) ** 2).sum(axis=1)
         explained = ((across @ self._root.T) ** 2).sum(axis=1)
         sd = np.sqrt(self._noise_variance * np.maximum(own - explained, 0.0))
@@ -149,7 +169,9 @@ class Surface:
         """How far points lie outside the measured range, in doublings of a width."""
         ends = np.log2(np.reshape(self.box, (2, 2)).astype(float))
         counts = np.log2(np.stack([cin, cout], axis=1).astype(float))
-        distance: Floats = np.linalg.norm(np.maximum(np.maximum(ends[:, 0] - counts, counts - ends[:, 1]), 0.0), axis=1)
+        distance: Floats = np.linalg.norm(
+            np.maximum(np.maximum(ends[:, 0] - counts, counts - ends[:, 1]), 0.0), axis=1
+        )
         return distance
 
     def _trend_s(self, cin: NDArray[np.generic], cout: NDArray[np.generic]) -> Floats:
@@ -158,7 +180,9 @@ class Surface:
 
     def _shares(self, cin: NDArray[np.generic], cout: NDArray[np.generic]) -> Floats:
         """What each cost of the trend contributes, shape (n, costs), adding up to 1."""
-        shares: Floats = features(cin, cout, self.step) * self._costs / self._trend_s(cin, cout)[:, None]
+        shares: Floats = (
+            features(cin, cout, self.step) * self._costs / self._trend_s(cin, cout)[:, None]
+        )
         return shares
 
     def _coordinates(self, cin: NDArray[np.generic], cout: NDArray[np.generic]) -> Floats:
@@ -168,13 +192,19 @@ class Surface:
 
     def _kernel(self, a: Floats, b: Floats, shares_a: Floats, shares_b: Floats) -> Floats:
         trend: Floats = TREND_RATIO * shares_a @ shares_b.T
-        return trend if self.shape.ratio == 0 else trend + self.shape.ratio * _matern(a, b, self.shape.length)
+        return (
+            trend
+            if self.shape.ratio == 0
+            else trend + self.shape.ratio * _matern(a, b, self.shape.length)
+        )
 
     def _choose(self, residual: Floats) -> Shape:
         if len(residual) < FEW:
             return replace(self.shape, length=LENGTHS[-1], ratio=(FEW_SD / NOISE_SD) ** 2)
         choices = [
-            replace(self.shape, length=length, ratio=ratio) for ratio in RATIOS for length in (LENGTHS if ratio else LENGTHS[-1:])
+            replace(self.shape, length=length, ratio=ratio)
+            for ratio in RATIOS
+            for length in (LENGTHS if ratio else LENGTHS[-1:])
         ]
         return max(choices, key=lambda shape: self._evidence(residual, shape))
 
@@ -183,11 +213,16 @@ class Surface:
         self.shape = shape
         factor = np.linalg.cholesky(self._covariance())
         white = np.linalg.solve(factor, residual)
-        return -len(residual) / 2 * float(np.log(white @ white)) - float(np.log(np.diag(factor)).sum())
+        return -len(residual) / 2 * float(np.log(white @ white)) - float(
+            np.log(np.diag(factor)).sum()
+        )
 
     def _covariance(self) -> Floats:
         p = self._points
-        self._known, self._known_shares = self._coordinates(p.cin, p.cout), self._shares(p.cin, p.cout)
+        self._known, self._known_shares = (
+            self._coordinates(p.cin, p.cout),
+            self._shares(p.cin, p.cout),
+        )
         kernel = self._kernel(self._known, self._known, self._known_shares, self._known_shares)
         return kernel + np.diag(1 / p.samples)
 
@@ -201,21 +236,28 @@ class Surface:
 
 
 def features(cin: NDArray[np.generic], cout: NDArray[np.generic], step: int) -> Floats:
-    """Costs of layers, shape (n, 9); with a step of 1 only the first 4 differ from 0 or from each other."""
+    """Costs of layers, shape (n, 9).
+
+    With a step of 1 only the first 4 differ from 0 or from each other.
+    """
     read, written = cin.astype(float), cout.astype(float)
     plain = [np.ones_like(read), read * written, read, written]
     if step == 1:
         return np.stack(plain, axis=1)
     full_in, full_out = np.ceil(read / step) * step, np.ceil(written / step) * step
     work = full_in * full_out
-    return np.stack([*plain, work, full_in, full_out, work * (full_in > read), work * (full_out > written)], axis=1)
+    return np.stack(
+        [*plain, work, full_in, full_out, work * (full_in > read), work * (full_out > written)],
+        axis=1,
+    )
 
 
 def _fit(points: Points, step: int, prior: Prior | None = None) -> tuple[Floats, float]:
     """Coefficients of `features`, none negative, and the sum of squares that they leave.
 
-    A prior counts like one measured point, more or less as families stray less or more from theirs than points of a family from
-    any trend: nothing beside many points, while of few it decides what they leave open.
+    A prior counts like one measured point, more or less as families stray less or more from theirs
+    than points of a family from any trend: nothing beside many points, while of few it decides what
+    they leave open.
     """
     from scipy.optimize import nnls
 
@@ -237,7 +279,9 @@ def find_step(families: Iterable[Points]) -> int:
     seen = [points for points in families if points.latency_s.any() and len(points.cin) >= FEW]
     left = {step: sum(_fit(points, step)[1] for points in seen) for step in STEPS}
     best = min(STEPS, key=left.__getitem__)
-    believed = left[best] < STEP_EVIDENCE * left[1] and left[1] > STEP_MATTERS**2 * sum(p.samples.sum() for p in seen)
+    believed = left[best] < STEP_EVIDENCE * left[1] and left[1] > STEP_MATTERS**2 * sum(
+        p.samples.sum() for p in seen
+    )
     return best if believed else 1
 
 

@@ -40,7 +40,8 @@ class LayerPrediction:
         key: The layer.
         latency_s: Seconds it adds to a network.
         sd: Relative deviation of that, beyond what all layers of a network share.
-        measured: Whether the key itself has an entry; else the answer lies between entries of its family.
+        measured: Whether the key itself has an entry; else the answer lies between entries of its
+            family.
         extrapolated: Whether it lies outside the measured range.
     """
 
@@ -53,12 +54,15 @@ class LayerPrediction:
 
 @dataclass(frozen=True)
 class LookupTable:
-    """Layer latencies on one device and runtime. Immutable; a `LatencySource` through `for_structure`.
+    """Layer latencies on one device and runtime.
+
+    Immutable; a `LatencySource` through `for_structure`.
 
     Attributes:
         entries: What was measured.
         metadata: Provenance, calibration and grades.
-        extrapolate: Whether keys outside the measured range are answered, with a wider interval, instead of refused.
+        extrapolate: Whether keys outside the measured range are answered, with a wider interval,
+            instead of refused.
     """
 
     entries: Mapping[LayerKey, Entry]
@@ -67,11 +71,19 @@ class LookupTable:
 
     def __post_init__(self) -> None:
         if not self.entries:
-            raise SchemaError("a lookup table needs at least one entry; measure something first: hwbench table build MODEL")
+            raise SchemaError(
+                "a lookup table needs at least one entry; measure something first: hwbench table"
+                " build MODEL"
+            )
         for key, entry in self.entries.items():
-            sound = 0 <= entry.latency_s < math.inf and 0 <= entry.sd < math.inf and entry.samples >= 1
+            sound = (
+                0 <= entry.latency_s < math.inf and 0 <= entry.sd < math.inf and entry.samples >= 1
+            )
             if not sound:
-                raise SchemaError(f"entry of {key} holds {entry}; expected finite seconds, none negative, and samples")
+                raise SchemaError(
+                    f"entry of {key} holds {entry}; expected finite seconds, none negative, and"
+                    " samples"
+                )
         object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
 
     @property
@@ -101,7 +113,13 @@ class LookupTable:
     def _twin(self, **changes: Any) -> LookupTable:
         """A changed copy of the same entries, which keeps what was worked out from them."""
         twin = replace(self, **changes)
-        vars(twin).update({name: value for name, value in vars(self).items() if name in {"families", "steps", "surfaces"}})
+        vars(twin).update(
+            {
+                name: value
+                for name, value in vars(self).items()
+                if name in {"families", "steps", "surfaces"}
+            }
+        )
         return twin
 
     @cached_property
@@ -110,7 +128,9 @@ class LookupTable:
         gathered: dict[Family, list[tuple[float, float, float, float]]] = {}
         for key, entry in self.entries.items():
             place = place_of(key)
-            gathered.setdefault(place.family, []).append((place.cin, place.cout, entry.latency_s, entry.samples))
+            gathered.setdefault(place.family, []).append(
+                (place.cin, place.cout, entry.latency_s, entry.samples)
+            )
         return {family: Points(*np.array(rows, np.float64).T) for family, rows in gathered.items()}
 
     @cached_property
@@ -126,7 +146,8 @@ class LookupTable:
         """Latency of every family over its channel counts."""
         known = priors(self.families, self.steps)
         return {
-            family: Surface(points, self.steps[family.kind], prior=known.get(family)) for family, points in self.families.items()
+            family: Surface(points, self.steps[family.kind], prior=known.get(family))
+            for family, points in self.families.items()
         }
 
     @property
@@ -145,7 +166,8 @@ class LookupTable:
             model: What they are of, for the command in an error.
 
         Raises:
-            MissingEntryError: A layer is of a family without entries, or outside the measured range of its family.
+            MissingEntryError: A layer is of a family without entries, or outside the measured range
+                of its family.
         """
         places = [place_of(key) for key in keys]
         members: dict[Family, list[int]] = {}
@@ -160,7 +182,11 @@ class LookupTable:
             for order, index in enumerate(indices):
                 measured = keys[index] in self.entries
                 found[index] = LayerPrediction(
-                    keys[index], float(latency_s[order]), float(sd[order]), measured, extrapolated=not inside[order]
+                    keys[index],
+                    float(latency_s[order]),
+                    float(sd[order]),
+                    measured,
+                    extrapolated=not inside[order],
                 )
         return tuple(one for one in found if one is not None)
 
@@ -182,24 +208,29 @@ class LookupTable:
             model: What they are of, for the command in an error.
 
         Returns:
-            Seconds, relative deviations, and whether each lies in the measured range; shape (n,) each.
+            Seconds, relative deviations, and whether each lies in the measured range; shape (n,)
+            each.
 
         Raises:
-            MissingEntryError: The family has no entries, or a layer lies outside the measured range.
+            MissingEntryError: The family has no entries, or a layer lies outside the measured
+                range.
         """
         surface = self.surfaces.get(family)
         if surface is None:
             layer = called if isinstance(called, str) else called[0]
-            raise MissingEntryError(f"no entry for layer {layer} in the table of {self._where}; {self._remedy(model)}")
+            raise MissingEntryError(
+                f"no entry for layer {layer} in the table of {self._where}; {self._remedy(model)}"
+            )
         inside = surface.inside(cin, cout)
         if not self.extrapolate and not inside.all():
             first = int(np.argmin(inside))
             layer = called if isinstance(called, str) else called[first]
             low_in, high_in, low_out, high_out = surface.box
             raise MissingEntryError(
-                f"layer {layer} with {cin[first]} channels in and {cout[first]} out is outside what was measured on "
-                f"{self._where}, {low_in} to {high_in} in and {low_out} to {high_out} out; {self._remedy(model, further=True)}, "
-                "or allow it with --extrapolate"
+                f"layer {layer} with {cin[first]} channels in and {cout[first]} out is outside what"
+                f" was measured on {self._where}, {low_in} to {high_in} in and {low_out} to"
+                f" {high_out} out; {self._remedy(model, further=True)}, or allow it with"
+                " --extrapolate"
             )
         return *surface.at(cin, cout), inside
 
@@ -219,21 +250,27 @@ class LookupTable:
         """
         sum_s = sum(part.latency_s for part in parts)
         if not sum_s > 0:
-            raise MissingEntryError(f"the {len(parts)} layers given have no latency of their own; expected a whole network")
+            raise MissingEntryError(
+                f"the {len(parts)} layers given have no latency of their own; expected a whole"
+                " network"
+            )
         total_s = float(self.calibration.whole_s(np.array(sum_s), len(parts)))
         half = _t_quantile(max(self.calibration.networks - 1, 2)) * self.deviation(parts, total_s)
         return Prediction(
             latency_s=total_s,
             ci_s=(total_s * math.exp(-half), total_s * math.exp(half)),
             measured=tuple(part.key for part in parts if part.measured),
-            interpolated=tuple(part.key for part in parts if not part.measured and not part.extrapolated),
+            interpolated=tuple(
+                part.key for part in parts if not part.measured and not part.extrapolated
+            ),
             extrapolated=tuple(part.key for part in parts if part.extrapolated),
         )
 
     def deviation(self, parts: Iterable[LayerPrediction], total_s: float) -> float:
         """Relative deviation of a network's latency: what all its layers share, and each family's own error.
 
-        Layers of one family are answered by one surface, so their errors add up; those of different families do not.
+        Layers of one family are answered by one surface, so their errors add up; those of different
+        families do not.
         """
         own: dict[Family, float] = {}
         for part in parts:
@@ -246,20 +283,29 @@ class LookupTable:
 
         Args:
             structure: Of the network.
-            step: Widths are multiples of it for the most part; others are answered too, more slowly. None: the table's.
+            step: Widths are multiples of it for the most part; others are answered too, more
+                slowly. None: the table's.
 
         Raises:
             MissingEntryError: A layer of the unpruned network has no entry.
         """
         from hwbench.lookup_tables.widths import StructureLatency
 
-        return StructureLatency(self, structure, step or min((s.step for s in self.provenance.sources), default=8))
+        return StructureLatency(
+            self, structure, step or min((s.step for s in self.provenance.sources), default=8)
+        )
 
     def to_frame(self) -> pd.DataFrame:
-        """Entries as columns `key`, `latency_s`, `sd`, `samples`; everything else in `frame.attrs["hwbench"]`."""
+        """Entries as columns `key`, `latency_s`, `sd`, `samples`.
+
+        Everything else in `frame.attrs["hwbench"]`.
+        """
         import pandas as pd
 
-        rows = [(str(key), entry.latency_s, entry.sd, entry.samples) for key, entry in self.entries.items()]
+        rows = [
+            (str(key), entry.latency_s, entry.sd, entry.samples)
+            for key, entry in self.entries.items()
+        ]
         frame = pd.DataFrame(rows, columns=list(COLUMNS))
         frame.attrs["hwbench"] = self.metadata.to_dict()
         return frame
@@ -269,23 +315,35 @@ class LookupTable:
         """Rebuild a table from `to_frame`'s form, validating it.
 
         Raises:
-            SchemaError: Columns or metadata are missing or damaged, a key occurs twice, or a latency is impossible.
+            SchemaError: Columns or metadata are missing or damaged, a key occurs twice, or a
+                latency is impossible.
         """
         missing = [name for name in COLUMNS if name not in frame.columns]
         if missing or "hwbench" not in frame.attrs:
-            raise SchemaError(f"not a lookup table: {', '.join(missing) or 'metadata'} missing; export it with to_frame()")
+            raise SchemaError(
+                f"not a lookup table: {', '.join(missing) or 'metadata'} missing; export it with"
+                " to_frame()"
+            )
         try:
             rows = list(zip(*(frame[name].tolist() for name in COLUMNS), strict=True))
-            entries = {LayerKey.parse(key): Entry(float(value), float(sd), int(n)) for key, value, sd, n in rows}
+            entries = {
+                LayerKey.parse(key): Entry(float(value), float(sd), int(n))
+                for key, value, sd, n in rows
+            }
         except (TypeError, ValueError) as error:
             raise SchemaError(f"damaged lookup table: {error}") from error
         if len(entries) != len(rows):
-            raise SchemaError(f"damaged lookup table: {len(rows)} rows hold {len(entries)} different keys")
+            raise SchemaError(
+                f"damaged lookup table: {len(rows)} rows hold {len(entries)} different keys"
+            )
         return cls(entries, Metadata.from_dict(frame.attrs["hwbench"]))
 
     def to_dict(self) -> dict[str, Any]:
         """The whole table as plain JSON types."""
-        rows = [[str(key), entry.latency_s, entry.sd, entry.samples] for key, entry in self.entries.items()]
+        rows = [
+            [str(key), entry.latency_s, entry.sd, entry.samples]
+            for key, entry in self.entries.items()
+        ]
         return {"metadata": self.metadata.to_dict(), "entries": rows}
 
     @classmethod
@@ -314,9 +372,16 @@ class LookupTable:
         device = self.provenance.device
         tool = dict(device.details).get(IMPORTED)
         if tool is not None:
-            return f"measure the model there and add it: hwbench table import {tool} FILE --model {model} --name {device.address}"
+            return (
+                f"measure the model there and add it: hwbench table import {tool} FILE --model"
+                f" {model} --name {device.address}"
+            )
         command = f"hwbench table build {model} --device {device.address}"
-        return f"measure further: {command} with a smaller --lower" if further else f"measure it: {command}"
+        return (
+            f"measure further: {command} with a smaller --lower"
+            if further
+            else f"measure it: {command}"
+        )
 
 
 @lru_cache(maxsize=256)

@@ -1,7 +1,8 @@
 """A lookup table for one network: latencies of a hundred thousand pruned versions a second, as sums of small dense grids.
 
-Every layer depends on the widths of at most two groups (behind a concatenation of several). Its latencies over their allowed
-widths are computed once; layers of the same groups share one grid. A structure is then one addition per pair of groups.
+Every layer depends on the widths of at most two groups (behind a concatenation of several). Its
+latencies over their allowed widths are computed once; layers of the same groups share one grid. A
+structure is then one addition per pair of groups.
 """
 
 from __future__ import annotations
@@ -42,10 +43,17 @@ class StructureLatency:
         self.table, self.structure = table, structure
         self._places = [place_of(slot.key(structure.widths)) for slot in structure.slots]
         for slot, place in zip(structure.slots, self._places, strict=True):
-            table.lookup(place.family, np.array([place.cin]), np.array([place.cout]), f"{slot.layer.name} ({slot.layer.key})")
+            table.lookup(
+                place.family,
+                np.array([place.cin]),
+                np.array([place.cout]),
+                f"{slot.layer.name} ({slot.layer.key})",
+            )
         self._groups = [_groups_of(slot) for slot in structure.slots]
         self._choices = [_choices(width, step) for width in structure.widths]
-        self._position = np.full((len(structure.widths), max(structure.widths, default=0) + 1), _OFF, np.int64)
+        self._position = np.full(
+            (len(structure.widths), max(structure.widths, default=0) + 1), _OFF, np.int64
+        )
         for group, widths in enumerate(self._choices):
             self._position[group, widths] = np.arange(len(widths))
         self._grids: dict[tuple[int, ...], Floats] = {}
@@ -54,7 +62,9 @@ class StructureLatency:
             if len(groups) > 2:
                 self._beyond.append(index)
             else:
-                self._grids[groups] = self._grids.get(groups, 0.0) + self._grid(index, groups, self._choices)
+                self._grids[groups] = self._grids.get(groups, 0.0) + self._grid(
+                    index, groups, self._choices
+                )
         self._fold()
 
     def predict(self, keys: Sequence[LayerKey]) -> Prediction:
@@ -69,7 +79,11 @@ class StructureLatency:
             UsageError: The array has another shape, or holds a width that is impossible.
         """
         wide = np.asarray(widths)
-        if wide.ndim != 2 or wide.shape[1] != len(self._choices) or not np.issubdtype(wide.dtype, np.integer):
+        if (
+            wide.ndim != 2
+            or wide.shape[1] != len(self._choices)
+            or not np.issubdtype(wide.dtype, np.integer)
+        ):
             self.structure.layer_widths(wide)  # says what is wrong
         bounds = np.array(self.structure.widths)
         if (wide < 1).any() or (wide > bounds).any():
@@ -126,10 +140,19 @@ class StructureLatency:
         return total_s
 
     def _grid(self, index: int, groups: tuple[int, ...], choices: Sequence[Integers]) -> Floats:
-        """Latencies of one layer over the choices of its groups; NaN where they are outside the measured range."""
+        """Latencies of one layer over the choices of its groups.
+
+        NaN where they are outside the measured range.
+        """
         axes = np.meshgrid(*(choices[group] for group in groups), indexing="ij")
-        rows = np.stack([axis.ravel() for axis in axes], axis=1) if groups else np.zeros((1, 0), np.int64)
-        return self._latencies(index, list(groups), rows, refuse=False).reshape([len(choices[group]) for group in groups])
+        rows = (
+            np.stack([axis.ravel() for axis in axes], axis=1)
+            if groups
+            else np.zeros((1, 0), np.int64)
+        )
+        return self._latencies(index, list(groups), rows, refuse=False).reshape(
+            [len(choices[group]) for group in groups]
+        )
 
     def _latencies(self, index: int, groups: list[int], rows: Integers, *, refuse: bool) -> Floats:
         """Latencies of one layer for widths (n, len(groups)) of its groups."""
@@ -159,10 +182,14 @@ class StructureLatency:
     def _fold(self) -> None:
         """Add grids of one group, or of none, to a grid of two that holds the group: fewer additions per structure."""
         for groups in [groups for groups in self._grids if len(groups) < 2]:
-            host = next((pair for pair in self._grids if len(pair) == 2 and set(groups) <= set(pair)), None)
+            host = next(
+                (pair for pair in self._grids if len(pair) == 2 and set(groups) <= set(pair)), None
+            )
             if host is not None:
                 grid = self._grids.pop(groups)
-                self._grids[host] = self._grids[host] + (grid[None, :] if groups and host[1] == groups[0] else grid[..., None])
+                self._grids[host] = self._grids[host] + (
+                    grid[None, :] if groups and host[1] == groups[0] else grid[..., None]
+                )
 
 
 def _choices(width: int, step: int) -> Integers:
@@ -171,11 +198,16 @@ def _choices(width: int, step: int) -> Integers:
 
 def _groups_of(slot: Slot) -> tuple[int, ...]:
     """Groups whose widths change the layer, ascending."""
-    return tuple(sorted({group for dimension in (*slot.inputs, slot.output) for group, _ in dimension.terms}))
+    return tuple(
+        sorted({group for dimension in (*slot.inputs, slot.output) for group, _ in dimension.terms})
+    )
 
 
 def _channels(slot: Slot, place: Place, full: Integers) -> tuple[Integers, Integers] | None:
-    """Channels read and written in structures `full`; None if the keys of the layer are not of one family."""
+    """Channels read and written in structures `full`.
+
+    None if the keys of the layer are not of one family.
+    """
     first = slot.inputs[0] if slot.inputs else slot.output
     cin, cout = _sizes(first, full), _sizes(slot.output, full)
     least = int(np.argmin(cin + cout))

@@ -1,9 +1,10 @@
 """The measuring core: warm-up, interleaved rounds, several sessions, stopping, layers, findings.
 
-A measurement is a row of *sessions*. In each, every workload is prepared afresh, warmed up until it has settled, and timed in
-blocks that hold one round of each workload in random order; then the device's layer profiler, if it has one, runs for a
-moment in a session of its own, so that layers and end-to-end latency come from the same minutes. After each session the
-evidence so far decides whether to go on (`hwbench.stats` says why that does not inflate false verdicts).
+A measurement is a row of *sessions*. In each, every workload is prepared afresh, warmed up until it
+has settled, and timed in blocks that hold one round of each workload in random order; then the
+device's layer profiler, if it has one, runs for a moment in a session of its own, so that layers
+and end-to-end latency come from the same minutes. After each session the evidence so far decides
+whether to go on (`hwbench.stats` says why that does not inflate false verdicts).
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from uuid import uuid4
 import numpy as np
 
 from hwbench import stats
-from hwbench.devices.base import Device, LayerSamples, MovesTime, Prepared, ProfilesLayers, ReportsMemory
+from hwbench.devices.base import (
+    Device,
+    LayerSamples,
+    MovesTime,
+    Prepared,
+    ProfilesLayers,
+    ReportsMemory,
+)
 from hwbench.errors import DeviceError, OutputParseError, UsageError
 from hwbench.measuring.layer_profile import below_resolution, join_sessions
 from hwbench.measuring.sample_findings import of_samples
@@ -45,33 +53,59 @@ PROFILE_RUNS = (3, 20)
 PROFILE_S = 0.2
 """Profiled inferences at a time, within these numbers; and the seconds they should take."""
 CONFIRM = 3
-"""The reason to stop must have held this many sessions ago too. Stopping at the first lucky moment would make the intervals
-too narrow where the truth is near the smallest effect: simulated coverage falls to 91 %, with this rule it stays above 93 %
-for 11 % more sessions (study `results/virtual_truth/`)."""
+"""The reason to stop must have held this many sessions ago too.
+
+Stopping at the first lucky moment would make the intervals too narrow where the truth is near the
+smallest effect: simulated coverage falls to 91 %, with this rule it stays above 93 % for 11 % more
+sessions (study `results/virtual_truth/`)."""
 COOL_DOWN_S, COOL_DOWNS = 5.0, 12
 """Seconds between two looks at a throttled device, and looks before it is measured as it is."""
 
 
 class Watch:
-    """Told what happens while measuring; the default hears nothing. Progress bars and the store are watches."""
+    """Told what happens while measuring; the default hears nothing.
+
+    Progress bars and the store are watches.
+    """
 
     def started(self, records: Sequence[Measurement]) -> None:
-        """The first warm-up is over and samples follow; `records` have none yet and `complete=False`."""
+        """The first warm-up is over and samples follow.
 
-    def sampled(self, record: int, session: int, samples_s: Sequence[float], blocks: Sequence[int], *, warm_up: bool) -> None:
+        `records` have none yet and `complete=False`.
+        """
+
+    def sampled(
+        self,
+        record: int,
+        session: int,
+        samples_s: Sequence[float],
+        blocks: Sequence[int],
+        *,
+        warm_up: bool,
+    ) -> None:
         """Samples of workload number `record` arrived."""
 
     def withdrawn(self, session: int) -> None:
-        """The timed samples of `session` count as warm-up from now on; the session is repeated under the same number."""
+        """The timed samples of `session` count as warm-up from now on.
 
-    def looked(self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]) -> None:
-        """A session ended; `so_far` is the latency of a single workload, or the ratios to the first of several."""
+        The session is repeated under the same number.
+        """
+
+    def looked(
+        self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]
+    ) -> None:
+        """A session ended.
+
+        `so_far` is the latency of a single workload, or the ratios to the first of several.
+        """
 
     def finished(self, records: Sequence[Measurement]) -> None:
         """The complete records."""
 
 
-def measure(device: Device, workload: Workload, settings: Settings, watch: Watch | None = None) -> Measurement:
+def measure(
+    device: Device, workload: Workload, settings: Settings, watch: Watch | None = None
+) -> Measurement:
     """Measure one workload on an opened device.
 
     Raises:
@@ -96,7 +130,9 @@ def measure_interleaved(
     if not workloads:
         raise UsageError("nothing to measure: no workload given")
     if settings.budget_s <= 0:
-        raise UsageError(f"the budget must be a positive number of seconds, not {settings.budget_s:g}")
+        raise UsageError(
+            f"the budget must be a positive number of seconds, not {settings.budget_s:g}"
+        )
     campaign = _Campaign(device, list(workloads), settings, watch or Watch())
     return campaign.run()
 
@@ -123,11 +159,17 @@ class _Track:
 class _Campaign:
     """One measurement in progress."""
 
-    def __init__(self, device: Device, workloads: list[Workload], settings: Settings, watch: Watch) -> None:
+    def __init__(
+        self, device: Device, workloads: list[Workload], settings: Settings, watch: Watch
+    ) -> None:
         self.device, self.settings, self.watch = device, settings, watch
         self.tracks = [_Track(workload) for workload in workloads]
-        self.now: Callable[[], float] = device.time_s if isinstance(device, MovesTime) else time.monotonic
-        self.idle: Callable[[float], None] = device.idle if isinstance(device, MovesTime) else time.sleep
+        self.now: Callable[[], float] = (
+            device.time_s if isinstance(device, MovesTime) else time.monotonic
+        )
+        self.idle: Callable[[float], None] = (
+            device.idle if isinstance(device, MovesTime) else time.sleep
+        )
         self.random = np.random.default_rng(settings.seed)
         self.blocks = 0  # numbered over the whole measurement
         self.loops = 0  # fixed by the first warm-up
@@ -144,22 +186,33 @@ class _Campaign:
             start = self.now()
             if self._session(sessions):
                 sessions += 1
-                # The first session also pays for what is done once, and is no measure of those to come.
+                # The first session also pays for what is done once, and is no measure of those to
+                # come.
                 longest_s = max(longest_s, self.now() - start) if sessions > 1 else 0.0
                 so_far = self._so_far()
                 self.resolved.append(self._resolves(so_far))
                 self.watch.looked(sessions, self.now() - self.begun, so_far)
         after = self.device.conditions()
-        records = tuple(self._finish(draft, track, after) for draft, track in zip(self.drafts, self.tracks, strict=True))
+        records = tuple(
+            self._finish(draft, track, after)
+            for draft, track in zip(self.drafts, self.tracks, strict=True)
+        )
         self.watch.finished(records)
         return records
 
     def _enough(self, sessions: int, longest_s: float) -> bool:
         if sessions < 2:  # one session has no interval, whatever the budget
             return False
-        if sessions >= self.settings.max_sessions or self.now() - self.begun + longest_s > self.settings.budget_s:
+        if (
+            sessions >= self.settings.max_sessions
+            or self.now() - self.begun + longest_s > self.settings.budget_s
+        ):
             return True
-        return sessions >= max(self.settings.min_sessions, CONFIRM + 1) and self.resolved[-1] and self.resolved[-1 - CONFIRM]
+        return (
+            sessions >= max(self.settings.min_sessions, CONFIRM + 1)
+            and self.resolved[-1]
+            and self.resolved[-1 - CONFIRM]
+        )
 
     def _resolves(self, so_far: stats.Estimate | Sequence[stats.Ratio]) -> bool:
         """Whether what is known so far is enough to stop: a narrow interval, and for ratios a verdict."""
@@ -173,7 +226,10 @@ class _Campaign:
         first, *others = self.tracks
         if not others:
             return stats.latency(first.samples_s, first.session)
-        return [stats.ratio(first.samples_s, other.samples_s, first.session, first.block, other.block) for other in others]
+        return [
+            stats.ratio(first.samples_s, other.samples_s, first.session, first.block, other.block)
+            for other in others
+        ]
 
     def _session(self, number: int) -> bool:
         """One session of every workload; False if it was throttled and has to be repeated."""
@@ -208,7 +264,10 @@ class _Campaign:
             self.device.release(prepared)
 
     def _warm_up(self, slots: dict[int, Prepared], number: int) -> float:
-        """Run until every workload has settled or the bound is reached; returns the latency of one block in seconds."""
+        """Run until every workload has settled or the bound is reached.
+
+        Returns the latency of one block in seconds.
+        """
         seen: dict[int, list[float]] = {index: [] for index in slots}
         start, bound_s = self.now(), REWARM_UP_S if number else WARM_UP_S
         while True:
@@ -220,12 +279,19 @@ class _Campaign:
                 break
         if not done and not number and min(map(len, seen.values())) >= stats.SETTLED_FROM:
             for track in self.tracks:
-                text = f"still changing by over 2 % after {elapsed_s:.1f} s of warm-up; the first samples may be slow"
+                text = (
+                    f"still changing by over 2 % after {elapsed_s:.1f} s of warm-up; the first"
+                    " samples may be slow"
+                )
                 track.note([Finding("not_settled", text)])
-        latencies_s = {index: float(np.median(values[-WARM_UP_ROUNDS:])) for index, values in seen.items()}
+        latencies_s = {
+            index: float(np.median(values[-WARM_UP_ROUNDS:])) for index, values in seen.items()
+        }
         if not self.loops:
             self.loops = max(1, math.ceil(self.settings.min_round_s / min(latencies_s.values())))
-            self.drafts = [replace(draft, clock=self.clock, loops=self.loops) for draft in self.drafts]
+            self.drafts = [
+                replace(draft, clock=self.clock, loops=self.loops) for draft in self.drafts
+            ]
             self.watch.started(self.drafts)
         for index, values in seen.items():
             self._keep(index, number, values, (), warm_up=True)
@@ -238,7 +304,9 @@ class _Campaign:
         while left > 0:
             count = min(chunk, left)
             for index, values in self._run(slots, count, self.loops).items():
-                self._keep(index, number, values, range(self.blocks, self.blocks + count), warm_up=False)
+                self._keep(
+                    index, number, values, range(self.blocks, self.blocks + count), warm_up=False
+                )
             self.blocks += count
             left -= count
 
@@ -253,7 +321,15 @@ class _Campaign:
             track.note(samples.findings)
         return {int(index): values_s[order == index].tolist() for index in indices}
 
-    def _keep(self, index: int, session: int, samples_s: Sequence[float], blocks: Sequence[int], *, warm_up: bool) -> None:
+    def _keep(
+        self,
+        index: int,
+        session: int,
+        samples_s: Sequence[float],
+        blocks: Sequence[int],
+        *,
+        warm_up: bool,
+    ) -> None:
         track = self.tracks[index]
         if warm_up:
             track.warmup_s += samples_s
@@ -273,7 +349,10 @@ class _Campaign:
         self.watch.withdrawn(session)
 
     def _may_wait(self) -> bool:
-        return self.cool_downs < COOL_DOWNS and self.now() - self.begun + COOL_DOWN_S < self.settings.budget_s
+        return (
+            self.cool_downs < COOL_DOWNS
+            and self.now() - self.begun + COOL_DOWN_S < self.settings.budget_s
+        )
 
     def _cool_down(self) -> None:
         while self._may_wait():
@@ -284,7 +363,8 @@ class _Campaign:
         for track in self.tracks:
             track.findings["throttled"] = Finding(
                 "throttled",
-                f"the device slowed itself down; waited {self.cool_downs * COOL_DOWN_S:.0f} s in all for it to cool",
+                f"the device slowed itself down; waited {self.cool_downs * COOL_DOWN_S:.0f} s in"
+                " all for it to cool",
             )
 
     def _layers(self, slots: dict[int, Prepared]) -> None:
@@ -307,7 +387,11 @@ class _Campaign:
         self.profiled_s += self.now() - start
 
     def _drafts(self, before: Conditions) -> list[Measurement]:
-        group, started, info = uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds"), self.device.info()
+        group, started, info = (
+            uuid4().hex,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            self.device.info(),
+        )
         return [
             Measurement(
                 id=uuid4().hex,
@@ -368,7 +452,13 @@ def commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        found = run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        found = run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
     except (OSError, SubprocessError):
         return None
     return found.stdout.strip()

@@ -1,7 +1,8 @@
 """The only door to onnxruntime.
 
-ONNX Runtime 1.29 and later, on Linux, starts a telemetry thread at load, writes a device id and a database
-under the home folder, and uploads; `ORT_DISABLE_TELEMETRY=1` in the environment before the import stops it.
+ONNX Runtime 1.29 and later, on Linux, starts a telemetry thread at load, writes a device id and a
+database under the home folder, and uploads; `ORT_DISABLE_TELEMETRY=1` in the environment before the
+import stops it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ def onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
-        raise DeviceUnavailableError(f"onnxruntime does not import ({error}); pip install onnxruntime") from error
+        raise DeviceUnavailableError(
+            f"onnxruntime does not import ({error}); pip install onnxruntime"
+        ) from error
     module: ModuleType = onnxruntime
     return module

@@ -1,10 +1,10 @@
 """The networks of the papers, in plain torch: untrained, seeded, with readable module paths.
 
-A network is named `NAME[@WIDTH][,classes=N]`. WIDTH is a multiplier (`mobilenet_v1@0.5`) or the full list of widths
-(`vgg16@64-64-...`); which layers the list names is said by `Network.widths_of`.
+A network is named `NAME[@WIDTH][,classes=N]`. WIDTH is a multiplier (`mobilenet_v1@0.5`) or the
+full list of widths (`vgg16@64-64-...`); which layers the list names is said by `Network.widths_of`.
 
-Counts below are multiply-accumulates of convolutions and linear layers at batch 1, and torch parameters (batch norm's
-weight and bias included, its running statistics not).
+Counts below are multiply-accumulates of convolutions and linear layers at batch 1, and torch
+parameters (batch norm's weight and bias included, its running statistics not).
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ class MobileNetV2(nn.Module):
         super().__init__()
         strides = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
         pairs = zip(widths[:-2], widths[1:-1], strides, strict=True)
-        blocks = [InvertedResidual(cin, cout, s, factor=6 if i else 1) for i, (cin, cout, s) in enumerate(pairs)]
+        blocks = [
+            InvertedResidual(cin, cout, s, factor=6 if i else 1)
+            for i, (cin, cout, s) in enumerate(pairs)
+        ]
         first = ConvBlock(3, widths[0], 3, stride=2, act=nn.ReLU6)
         last = ConvBlock(widths[-2], widths[-1], 1, act=nn.ReLU6)
         self.features = nn.Sequential(first, *blocks, last)
@@ -124,7 +127,9 @@ class PadShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to (n, c + extra, h / stride, w / stride)."""
-        return nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        return nn.functional.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra)
+        )
 
 
 class BasicBlock(nn.Module):
@@ -175,14 +180,24 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """ResNet (He et al. 2015, arXiv 1512.03385, table 1 for ImageNet, section 4.2 for CIFAR).
 
-    ImageNet: ResNet-18 1.81 G / 11.7 M, -34 3.66 G / 21.8 M, -50 4.09 G / 25.6 M. CIFAR, shortcut A: ResNet-20 40.6 M / 0.27 M,
-    ResNet-56 125.5 M / 0.85 M.
+    ImageNet: ResNet-18 1.81 G / 11.7 M, -34 3.66 G / 21.8 M, -50 4.09 G / 25.6 M. CIFAR, shortcut
+    A: ResNet-20 40.6 M / 0.27 M, ResNet-56 125.5 M / 0.85 M.
     """
 
-    def __init__(self, block: type[BasicBlock | Bottleneck], depths: Sequence[int], widths: Sequence[int], classes: int) -> None:
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        depths: Sequence[int],
+        widths: Sequence[int],
+        classes: int,
+    ) -> None:
         super().__init__()
         self.cifar = len(widths) == 3
-        first = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False) if self.cifar else _imagenet_stem(widths[0])
+        first = (
+            nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+            if self.cifar
+            else _imagenet_stem(widths[0])
+        )
         self.conv1, self.bn1, self.relu = first, nn.BatchNorm2d(widths[0]), nn.ReLU()
         self.maxpool = nn.Identity() if self.cifar else nn.MaxPool2d(3, 2, 1)
         stages = [self._stage(block, i, depth, widths) for i, depth in enumerate(depths)]
@@ -191,11 +206,18 @@ class ResNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[-1] * block.expansion, classes)
 
-    def _stage(self, block: type[BasicBlock | Bottleneck], stage: int, depth: int, widths: Sequence[int]) -> nn.Module:
-        cin, cout = widths[0] if stage == 0 else widths[stage - 1] * block.expansion, widths[stage] * block.expansion
+    def _stage(
+        self, block: type[BasicBlock | Bottleneck], stage: int, depth: int, widths: Sequence[int]
+    ) -> nn.Module:
+        cin, cout = (
+            widths[0] if stage == 0 else widths[stage - 1] * block.expansion,
+            widths[stage] * block.expansion,
+        )
         stride = 1 if stage == 0 else 2
         first = block(cin, widths[stage], stride, self._shortcut(cin, cout, stride))
-        return nn.Sequential(first, *(block(cout, widths[stage], 1, nn.Identity()) for _ in range(depth - 1)))
+        return nn.Sequential(
+            first, *(block(cout, widths[stage], 1, nn.Identity()) for _ in range(depth - 1))
+        )
 
     def _shortcut(self, cin: int, cout: int, stride: int) -> nn.Module:
         if stride == 1 and cin == cout:
@@ -217,13 +239,19 @@ def _imagenet_stem(width: int) -> nn.Conv2d:
 
 
 class Plain(nn.Module):
-    """Plain-20: ResNet-20 without its shortcuts (He et al. 2015, section 4.2). At 32: 40.6 M / 0.27 M."""
+    """Plain-20: ResNet-20 without its shortcuts (He et al. 2015, section 4.2).
+
+    At 32: 40.6 M / 0.27 M.
+    """
 
     def __init__(self, widths: Sequence[int], classes: int) -> None:
         super().__init__()
         halved = (7, 13)  # the first layers of the second and the third stage
         inputs = (3, *widths[:-1])
-        convs = [ConvBlock(cin, w, 3, stride=1 + (i in halved)) for i, (cin, w) in enumerate(zip(inputs, widths, strict=True))]
+        convs = [
+            ConvBlock(cin, w, 3, stride=1 + (i in halved))
+            for i, (cin, w) in enumerate(zip(inputs, widths, strict=True))
+        ]
         self.features = nn.Sequential(*convs)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[-1], classes)
@@ -235,7 +263,10 @@ class Plain(nn.Module):
 
 
 class VGG16(nn.Module):
-    """VGG-16, configuration D without batch norm (Simonyan and Zisserman 2014, arXiv 1409.1556). At 224: 15.47 G / 138.4 M."""
+    """VGG-16, configuration D without batch norm (Simonyan and Zisserman 2014, arXiv 1409.1556).
+
+    At 224: 15.47 G / 138.4 M.
+    """
 
     def __init__(self, widths: Sequence[int], classes: int) -> None:
         super().__init__()
@@ -248,7 +279,9 @@ class VGG16(nn.Module):
             cin = width
         fc6, fc7 = widths[13:]
         self.features = nn.Sequential(*layers)
-        hidden = OrderedDict(fc6=nn.Linear(cin * 49, fc6), relu6=nn.ReLU(), fc7=nn.Linear(fc6, fc7), relu7=nn.ReLU())
+        hidden = OrderedDict(
+            fc6=nn.Linear(cin * 49, fc6), relu6=nn.ReLU(), fc7=nn.Linear(fc6, fc7), relu7=nn.ReLU()
+        )
         self.classifier = nn.Sequential(OrderedDict(**hidden, fc8=nn.Linear(fc7, classes)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -309,7 +342,9 @@ _V2 = (32, 16, *[24] * 2, *[32] * 3, *[64] * 4, *[96] * 3, *[160] * 3, 320, 1280
 _VGG = (64, 64, 128, 128, 256, 256, 256, *[512] * 6, 4096, 4096)
 
 NETWORKS: dict[str, Network] = {
-    "mobilenet_v1": Network(MobileNetV1, _V1, "conv1 and the 13 point-wise convolutions", 224, 1000, _truncated),
+    "mobilenet_v1": Network(
+        MobileNetV1, _V1, "conv1 and the 13 point-wise convolutions", 224, 1000, _truncated
+    ),
     "mobilenet_v2": Network(MobileNetV2, _V2, "features.0 to features.18", 224, 1000, _divisible),
     "plain20": Network(Plain, (*[16] * 7, *[32] * 6, *[64] * 6), "the 19 convolutions", 32, 10),
     "resnet18": _resnet(BasicBlock, 2, 2, 2, 2),
@@ -321,7 +356,9 @@ NETWORKS: dict[str, Network] = {
 }
 """Every network by name."""
 
-_SPEC = re.compile(r"(?P<name>[\w.]+)(?:@(?P<width>[\d.]+(?:-\d+)*))?(?:,classes=(?P<classes>\d+))?")
+_SPEC = re.compile(
+    r"(?P<name>[\w.]+)(?:@(?P<width>[\d.]+(?:-\d+)*))?(?:,classes=(?P<classes>\d+))?"
+)
 
 
 def parse(spec: str) -> tuple[Network, tuple[int, ...], int]:
@@ -333,13 +370,16 @@ def parse(spec: str) -> tuple[Network, tuple[int, ...], int]:
     match = _SPEC.fullmatch(spec)
     if match is None or match["name"] not in NETWORKS:
         raise UsageError(
-            f"no network {spec!r} in the zoo; expected NAME[@WIDTH][,classes=N] with NAME one of {', '.join(sorted(NETWORKS))}"
+            f"no network {spec!r} in the zoo; expected NAME[@WIDTH][,classes=N] with NAME one of"
+            f" {', '.join(sorted(NETWORKS))}"
         )
     network = NETWORKS[match["name"]]
     widths = _widths(network, spec, match["width"] or "1")
     classes = int(match["classes"] or network.classes)
     if min(*widths, classes) < 1:
-        raise UsageError(f"zoo:{spec} has a layer without channels; widths and classes must be at least 1")
+        raise UsageError(
+            f"zoo:{spec} has a layer without channels; widths and classes must be at least 1"
+        )
     return network, widths, classes
 
 
@@ -348,17 +388,22 @@ def _widths(network: Network, spec: str, text: str) -> tuple[int, ...]:
         try:
             multiplier = float(text)
         except ValueError as error:
-            raise UsageError(f"zoo:{spec}: width multiplier {text!r} is not a number such as 0.75") from error
+            raise UsageError(
+                f"zoo:{spec}: width multiplier {text!r} is not a number such as 0.75"
+            ) from error
         if not 0 < multiplier <= 16:
             raise UsageError(f"zoo:{spec}: width multiplier {text} must be above 0 and at most 16")
         scaled = [network.scale(width, multiplier) for width in network.widths]
         if network.scale is _divisible and multiplier < 1:
-            scaled[-1] = network.widths[-1]  # the paper's section 6.1: the last layer does not shrink below 1280
+            scaled[-1] = network.widths[
+                -1
+            ]  # the paper's section 6.1: the last layer does not shrink below 1280
         return tuple(scaled)
     parts = text.split("-")
     if len(parts) != len(network.widths) or not all(part.isdigit() for part in parts):
         raise UsageError(
-            f"zoo:{spec} names {len(parts)} widths; expected {len(network.widths)} whole numbers, of {network.widths_of}"
+            f"zoo:{spec} names {len(parts)} widths; expected {len(network.widths)} whole numbers,"
+            f" of {network.widths_of}"
         )
     return tuple(int(part) for part in parts)
 
@@ -377,7 +422,8 @@ def build(spec: str, seed: int = 0) -> nn.Module:
         module = network.builder(widths, classes)
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                # He et al. 2015 (arXiv 1502.01852), eq. 14: activations keep their scale, so none becomes denormal.
+                # He et al. 2015 (arXiv 1502.01852), eq. 14: activations keep their scale, so none
+                # becomes denormal.
                 nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
     return module.eval()
 

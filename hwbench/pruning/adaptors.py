@@ -1,12 +1,14 @@
 """PRACTISE's adaptors (Wang and Wu, CVPR 2023, section 3.2): 1x1 convolutions beside a dropped block that recover what it did.
 
-They have no bias, start as identities, and are trained alone, everything else frozen and in eval mode. As they are linear they
-merge exactly into the convolutions they stand beside: behind one, `W' = P W` over its outputs and `b' = P b`; in front of one,
-`W' = W P` over its inputs, padding included, as zeros stay zeros.
+They have no bias, start as identities, and are trained alone, everything else frozen and in eval
+mode. As they are linear they merge exactly into the convolutions they stand beside: behind one, `W'
+= P W` over its outputs and `b' = P b`; in front of one, `W' = W P` over its inputs, padding
+included, as zeros stay zeros.
 
-They stand in the stream of channels that the dropped block read and wrote: behind the convolutions before the block that write
-into the stream as they are (the last one of every earlier block, and the down-sampling one), and in front of the convolutions
-behind the block that read it (the first one of every later block, of the next stage's first block and its down-sampling).
+They stand in the stream of channels that the dropped block read and wrote: behind the convolutions
+before the block that write into the stream as they are (the last one of every earlier block, and
+the down-sampling one), and in front of the convolutions behind the block that read it (the first
+one of every later block, of the next stage's first block and its down-sampling).
 """
 
 from __future__ import annotations
@@ -77,7 +79,11 @@ def insert(module: nn.Module, places: Adaptors) -> list[nn.Parameter]:
         adapted = Adapted(conv, before=path in places.before, after=path in places.after)
         adapted.train(conv.training)
         module.set_submodule(path, adapted, strict=True)
-        parameters += [one.get_parameter("weight") for one in (adapted.before, adapted.after) if one is not None]
+        parameters += [
+            one.get_parameter("weight")
+            for one in (adapted.before, adapted.after)
+            if one is not None
+        ]
     return parameters
 
 
@@ -88,7 +94,9 @@ def merge(module: nn.Module) -> None:
             module.set_submodule(path, part.merged(), strict=True)
 
 
-def adaptor_places(model: ModelProto, structure: Structure, module: nn.Module) -> dict[str, Adaptors]:
+def adaptor_places(
+    model: ModelProto, structure: Structure, module: nn.Module
+) -> dict[str, Adaptors]:
     """Where adaptors go for each block of a structure, by its name.
 
     Args:
@@ -98,7 +106,11 @@ def adaptor_places(model: ModelProto, structure: Structure, module: nn.Module) -
     """
     view = GraphView(model)
     channels = Channels(view)
-    dense = {path for path, part in module.named_modules() if isinstance(part, nn.Conv2d) and part.groups == 1}
+    dense = {
+        path
+        for path, part in module.named_modules()
+        if isinstance(part, nn.Conv2d) and part.groups == 1
+    }
     return {block.name: _around(view, channels, block, dense) for block in structure.blocks}
 
 
@@ -111,7 +123,11 @@ def _around(view: GraphView, channels: Channels, block: Block, dense: set[str]) 
         node = view.nodes[index]
         if node.op_type not in CONVOLUTIONS or node.name in inside or node.name not in dense:
             continue
-        if index < first and index in channels.made and {channels.root(channels.made[index])} == stream:
+        if (
+            index < first
+            and index in channels.made
+            and {channels.root(channels.made[index])} == stream
+        ):
             if _is_linear(view, node.output[0]):
                 after.append(node.name)
         elif index > first and _roots(channels, view.resolve(node.input[0])) == stream:

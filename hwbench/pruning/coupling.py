@@ -1,8 +1,9 @@
 """Where the channels of a structure's groups lie in a torch network: the only door to Torch-Pruning.
 
-Torch-Pruning (Fang et al., CVPR 2023, arXiv 2301.12900) finds by tracing which modules must be cut together. It is asked once,
-with three channels per group; what it answers is kept as plain `Place`s, checked against the ONNX structure: both must name the
-same producers, followers and consumers.
+Torch-Pruning (Fang et al., CVPR 2023, arXiv 2301.12900) finds by tracing which modules must be cut
+together. It is asked once, with three channels per group; what it answers is kept as plain
+`Place`s, checked against the ONNX structure: both must name the same producers, followers and
+consumers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from torch import Tensor, nn
 from hwbench.errors import UsageError
 from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
 from hwbench.network.structure import Group, Structure
-from hwbench.pruning.surgeon import CHANNELS, CONVOLUTIONS, IN, NORMALIZATIONS, OUT, Place, is_dense, is_depthwise, size_of
+from hwbench.pruning.surgeon import (
+    CHANNELS,
+    CONVOLUTIONS,
+    IN,
+    NORMALIZATIONS,
+    OUT,
+    Place,
+    is_dense,
+    is_depthwise,
+    size_of,
+)
 
 
 class _UncertainError(Exception):
@@ -33,7 +44,9 @@ class Coupled:
     problem: str = ""
 
 
-def couple(module: nn.Module, example_inputs: tuple[Tensor, ...], structure: Structure) -> tuple[Coupled, ...]:
+def couple(
+    module: nn.Module, example_inputs: tuple[Tensor, ...], structure: Structure
+) -> tuple[Coupled, ...]:
     """Find the places of every group.
 
     Raises:
@@ -65,11 +78,14 @@ def _traced(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Any:
             return torch_pruning.DependencyGraph().build_dependency(own, inputs, verbose=False)
         except FAILURES as error:
             raise UsageError(
-                f"{type(module).__name__} cannot be traced for pruning: {reason(error)}; its forward must take tensors"
+                f"{type(module).__name__} cannot be traced for pruning: {reason(error)}; its"
+                " forward must take tensors"
             ) from error
 
 
-def _places(graph: Any, group: Group, names: dict[nn.Module, str], modules: dict[str, nn.Module]) -> tuple[Place, ...]:
+def _places(
+    graph: Any, group: Group, names: dict[nn.Module, str], modules: dict[str, nn.Module]
+) -> tuple[Place, ...]:
     for name in (*group.producers, *group.followers, *group.consumers):
         if name not in modules or not (is_dense(modules[name]) or is_depthwise(modules[name])):
             raise _UncertainError(f"layer {name} is no convolution or linear module of its own")
@@ -94,7 +110,7 @@ def _place(graph: Any, item: Any, width: int, names: dict[nn.Module, str]) -> Pl
     """Place of one thing that Torch-Pruning would cut; None for operators without parameters."""
     target = item.dep.target.module
     if isinstance(target, nn.Parameter):
-        path, side = graph._param_to_name[target], str(item.dep.target.pruning_dim % target.ndim)  # noqa: SLF001 - kept nowhere else
+        path, side = graph._param_to_name[target], str(item.dep.target.pruning_dim % target.ndim)
     elif target not in names:
         return None
     elif isinstance(target, NORMALIZATIONS) or is_depthwise(target) or isinstance(target, nn.PReLU):
@@ -104,7 +120,9 @@ def _place(graph: Any, item: Any, width: int, names: dict[nn.Module, str]) -> Pl
     elif is_dense(target):
         path, side = names[target], OUT if item.dep.handler.__name__ == "prune_out_channels" else IN
     elif isinstance(target, CONVOLUTIONS) or any(True for _ in target.parameters()):
-        raise _UncertainError(f"{names[target]} is a {type(target).__name__}, which cannot be cut channel by channel")
+        raise _UncertainError(
+            f"{names[target]} is a {type(target).__name__}, which cannot be cut channel by channel"
+        )
     else:
         return None
     return _regular(path, side, item, width)
@@ -117,7 +135,9 @@ def _regular(path: str, side: str, item: Any, width: int) -> Place:
         entries.setdefault(channel, []).append(entry)
     repeat = len(entries.get(0, ()))
     place = Place(path, side, min(entries.get(0, [0])), repeat)
-    if not repeat or any(sorted(found) != place.positions([channel]) for channel, found in entries.items()):
+    if not repeat or any(
+        sorted(found) != place.positions([channel]) for channel, found in entries.items()
+    ):
         raise _UncertainError(f"its {width} channels do not lie evenly in {path}")
     return place
 
@@ -133,5 +153,11 @@ def _compare(group: Group, places: list[Place]) -> None:
     missing = sorted({name for name, _ in expected - found} | followers)
     more = sorted({name for name, _ in sides - expected})
     if missing or more:
-        text = "; ".join(f"{what} {', '.join(paths)}" for what, paths in (("not", missing), ("also", more)) if paths)
-        raise _UncertainError(f"Torch-Pruning and the ONNX graph disagree about its layers ({text})")
+        text = "; ".join(
+            f"{what} {', '.join(paths)}"
+            for what, paths in (("not", missing), ("also", more))
+            if paths
+        )
+        raise _UncertainError(
+            f"Torch-Pruning and the ONNX graph disagree about its layers ({text})"
+        )

@@ -1,7 +1,8 @@
 """Leaving out whole residual blocks of a torch network, exactly: what remains computes what the block's shortcut carried.
 
-A block that is a module of its own becomes a `Skip`. One that is written into its parent's `forward`, as `x + self.mlp(x)`,
-loses its branch: the layers of the branch become `Vanish`, which returns `NOTHING`, and adding nothing leaves `x` as it is.
+A block that is a module of its own becomes a `Skip`. One that is written into its parent's
+`forward`, as `x + self.mlp(x)`, loses its branch: the layers of the branch become `Vanish`, which
+returns `NOTHING`, and adding nothing leaves `x` as it is.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ class Nothing:
 
     @classmethod
     def __torch_function__(
-        cls, function: Callable[..., Any], _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        cls,
+        function: Callable[..., Any],
+        _types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Called by torch in place of any of its functions that is given nothing."""
         if function in _ADDITIONS:
@@ -70,7 +75,14 @@ class Nothing:
 
 
 NOTHING = Nothing()
-_ADDITIONS = {torch.add, torch.Tensor.add, torch.Tensor.add_, torch.Tensor.__add__, torch.Tensor.__radd__, torch.Tensor.__iadd__}
+_ADDITIONS = {
+    torch.add,
+    torch.Tensor.add,
+    torch.Tensor.add_,
+    torch.Tensor.__add__,
+    torch.Tensor.__radd__,
+    torch.Tensor.__iadd__,
+}
 
 
 class Vanish(nn.Module):
@@ -84,4 +96,8 @@ class Vanish(nn.Module):
 def replace_modules(module: nn.Module, replaced: Iterable[Replacement]) -> None:
     """Put the replacements into `module`, in place."""
     for item in replaced:
-        module.set_submodule(item.path, Vanish() if item.by == VANISH else Skip(in_tuple=item.by != SKIP), strict=True)
+        module.set_submodule(
+            item.path,
+            Vanish() if item.by == VANISH else Skip(in_tuple=item.by != SKIP),
+            strict=True,
+        )

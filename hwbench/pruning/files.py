@@ -25,7 +25,8 @@ def save(pruned: Pruned, folder: str | Path, example_inputs: Tensor | Sequence[T
     Args:
         pruned: The network; it is left as it is.
         folder: Made if need be; files of the same names are replaced.
-        example_inputs: The first entry of each is the static batch of 1 that both files are exported at.
+        example_inputs: The first entry of each is the static batch of 1 that both files are
+            exported at.
 
     Raises:
         WorkloadError: It cannot be exported.
@@ -36,8 +37,12 @@ def save(pruned: Pruned, folder: str | Path, example_inputs: Tensor | Sequence[T
     (place / RECIPE).write_text(pruned.recipe.to_json())
 
 
-def write_network(module: nn.Module, folder: Path, example_inputs: Tensor | Sequence[Tensor]) -> None:
-    """Write `network.pt2` and `network.onnx` of a module, in eval mode, on the CPU; both are the same network.
+def write_network(
+    module: nn.Module, folder: Path, example_inputs: Tensor | Sequence[Tensor]
+) -> None:
+    """Write `network.pt2` and `network.onnx` of a module, in eval mode, on the CPU.
+
+    Both are the same network.
 
     Raises:
         WorkloadError: It cannot be exported.
@@ -51,7 +56,9 @@ def write_network(module: nn.Module, folder: Path, example_inputs: Tensor | Sequ
             buffer = io.BytesIO()
             torch.export.save(program, buffer)
         except FAILURES as error:
-            raise WorkloadError(f"{type(module).__name__} cannot be exported by torch.export: {reason(error)}") from error
+            raise WorkloadError(
+                f"{type(module).__name__} cannot be exported by torch.export: {reason(error)}"
+            ) from error
     data = load_workload(own, example_inputs=args).onnx
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PROGRAM).write_bytes(buffer.getvalue())
@@ -73,17 +80,24 @@ def load(folder: str | Path, original: nn.Module) -> Pruned:
     try:
         recipe = Recipe.from_json((place / RECIPE).read_text())
     except OSError as error:
-        raise UsageError(f"{place} holds no {RECIPE}: {error.strerror}; expected a folder written by a search") from error
+        raise UsageError(
+            f"{place} holds no {RECIPE}: {error.strerror}; expected a folder written by a search"
+        ) from error
     module = recipe.apply(original, other_weights=True)
     checked = inspect(place / PROGRAM)
     with quiet():
         try:
             state = torch.export.load(io.BytesIO(checked.payload)).state_dict
         except FAILURES as error:
-            raise SchemaError(f"{place / PROGRAM} cannot be read: {reason(error)}; save the network anew") from error
+            raise SchemaError(
+                f"{place / PROGRAM} cannot be read: {reason(error)}; save the network anew"
+            ) from error
     try:
         module.load_state_dict(state)
     except FAILURES as error:
         text = " ".join(str(error).split())[:300]
-        raise UsageError(f"the weights in {place} do not fit the pruned {recipe.original}: {text}; give its original") from error
+        raise UsageError(
+            f"the weights in {place} do not fit the pruned {recipe.original}: {text}; give its"
+            " original"
+        ) from error
     return Pruned(module, recipe)

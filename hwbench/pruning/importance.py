@@ -17,18 +17,27 @@ Importance = Literal["l1", "l2", "random"]
 def check(importance: str) -> None:
     """Raise a UsageError for an importance that is not offered."""
     if importance not in get_args(Importance):
-        raise UsageError(f"importance {importance!r} is not offered; expected one of {', '.join(get_args(Importance))}")
+        raise UsageError(
+            f"importance {importance!r} is not offered; expected one of"
+            f" {', '.join(get_args(Importance))}"
+        )
 
 
 def kept_channels(
-    module: nn.Module, places: Sequence[Place], share: tuple[int, int], importance: Importance, generator: torch.Generator
+    module: nn.Module,
+    places: Sequence[Place],
+    share: tuple[int, int],
+    importance: Importance,
+    generator: torch.Generator,
 ) -> tuple[int, ...]:
     """Indices of the most important channels, ascending: so many of so many, as `share` says.
 
-    The importance of a channel is the L1 or L2 norm of the weights that read it (AMC: He et al. 2018, its public code), summed
-    over the layers that do, each scaled to a mean of 1; where none of them has weights, of those that make it (Li et al. 2017,
-    arXiv 1608.08710). Together with reconstruction the readers' weights were the better guide: half of Plain-20's channels kept,
-    digits were told apart in 42 % of cases without tuning, in 33 % where makers and readers both counted.
+    The importance of a channel is the L1 or L2 norm of the weights that read it (AMC: He et al.
+    2018, its public code), summed over the layers that do, each scaled to a mean of 1; where none
+    of them has weights, of those that make it (Li et al. 2017, arXiv 1608.08710). Together with
+    reconstruction the readers' weights were the better guide: half of Plain-20's channels kept,
+    digits were told apart in 42 % of cases without tuning, in 33 % where makers and readers both
+    counted.
     """
     width, total = share
     if width == total:
@@ -36,7 +45,11 @@ def kept_channels(
     if importance == "random":
         order = torch.randperm(total, generator=generator)
     else:
-        order = torch.argsort(_scores(module, places, total, 1 if importance == "l1" else 2), descending=True, stable=True)
+        order = torch.argsort(
+            _scores(module, places, total, 1 if importance == "l1" else 2),
+            descending=True,
+            stable=True,
+        )
     return tuple(sorted(order[:width].tolist()))
 
 

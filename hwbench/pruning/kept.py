@@ -36,18 +36,33 @@ class _Explained(Channels):
     def _fix(self, layout: Layout) -> None:
         super()._fix(layout)
         for maker, _ in layout.spans:
-            self.why.setdefault(maker, f"its channels reach {_described(self._now)}, through which channels cannot be followed")
+            self.why.setdefault(
+                maker,
+                f"its channels reach {_described(self._now)}, through which channels cannot be"
+                " followed",
+            )
 
     def _opaque(self, name: str) -> Layout:
         layout = super()._opaque(name)
         node = self.view.maker(name)
-        came = f"come from {_described(node)}" if node is not None else "are those of the network's input"
-        self.why[layout.spans[0][0]] = f"its channels meet others that {came} and must stay as they are"
+        came = (
+            f"come from {_described(node)}"
+            if node is not None
+            else "are those of the network's input"
+        )
+        self.why[layout.spans[0][0]] = (
+            f"its channels meet others that {came} and must stay as they are"
+        )
         return layout
 
     def reason(self, maker: int) -> str:
         root = self.root(maker)
-        outputs = {self.root(one) for name in self.view.outputs if name in self.layouts for one, _ in self.layouts[name].spans}
+        outputs = {
+            self.root(one)
+            for name in self.view.outputs
+            if name in self.layouts
+            for one, _ in self.layouts[name].spans
+        }
         if root in outputs:
             return "its channels are the network's outputs"
         found = [self.why[one] for one in sorted(self.why) if self.root(one) == root]
@@ -69,7 +84,12 @@ def kept_layers(model: ModelProto) -> tuple[Kept, ...]:
             continue
         if index not in channels.made:
             groups = attributes(node).get("group", 1)
-            kept.append(Kept(node.name, f"a {node.op_type} of {groups} groups, whose channels cannot be cut one by one"))
+            kept.append(
+                Kept(
+                    node.name,
+                    f"a {node.op_type} of {groups} groups, whose channels cannot be cut one by one",
+                )
+            )
         elif channels.is_fixed(channels.made[index]):
             kept.append(Kept(node.name, channels.reason(channels.made[index])))
     return tuple(kept)

@@ -23,7 +23,10 @@ class Spread:
         variance, mean = (value.double().cpu() for value in torch.var_mean(x, dims, correction=0))
         count = x.numel() // x.shape[1]
         self._count += count
-        self._sum, self._squares = self._sum + count * mean, self._squares + count * (variance + mean.square())
+        self._sum, self._squares = (
+            self._sum + count * mean,
+            self._squares + count * (variance + mean.square()),
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -58,7 +61,10 @@ class Correction(Spread):
 def _running(buffer: Tensor | None, value: Tensor | None = None) -> Tensor:
     """A running statistic as it was, in double precision; it becomes `value` if one is given."""
     if buffer is None:
-        raise UsageError("batch normalization without running statistics cannot be corrected; calibrate with renormalized=0")
+        raise UsageError(
+            "batch normalization without running statistics cannot be corrected; calibrate with"
+            " renormalized=0"
+        )
     was = buffer.detach().double().cpu()
     if value is not None:
         buffer.copy_(value)

@@ -26,7 +26,10 @@ TOLERANCE = 1e-3
 
 
 def outputs_of(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors a network returns in eval mode; the module is on the CPU and its mode is not restored."""
+    """The tensors a network returns in eval mode.
+
+    The module is on the CPU and its mode is not restored.
+    """
     with torch.no_grad(), quiet():
         return list(_tensors(module.eval()(*inputs)))
 
@@ -39,7 +42,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def misfit(pruned: nn.Module, inputs: Sequence[Tensor], structure: Structure, widths: Sequence[int]) -> str:
+def misfit(
+    pruned: nn.Module, inputs: Sequence[Tensor], structure: Structure, widths: Sequence[int]
+) -> str:
     """How a pruned network differs from what the structure says about it; empty if it does not."""
     try:
         outputs_of(pruned, inputs)
@@ -67,10 +72,14 @@ class Blocks:
         inputs: Example inputs, on the CPU.
     """
 
-    def __init__(self, module: nn.Module, model: ModelProto, structure: Structure, inputs: Sequence[Tensor]) -> None:
+    def __init__(
+        self, module: nn.Module, model: ModelProto, structure: Structure, inputs: Sequence[Tensor]
+    ) -> None:
         self.module, self.model, self.structure, self.inputs = module, model, structure, inputs
         self._modules = dict(module.named_modules())
-        self._layers = [slot.layer.name for slot in structure.slots if slot.layer.name in self._modules]
+        self._layers = [
+            slot.layer.name for slot in structure.slots if slot.layer.name in self._modules
+        ]
 
     def find(self) -> dict[str, tuple[Replacement, ...]]:
         """By name of each block that can be dropped, what replaces its modules: tried all together, and one by one if need be."""
@@ -91,10 +100,19 @@ class Blocks:
         inside = {name for name in self._layers if name.startswith(f"{block.name}.")}
         ways: list[tuple[Replacement, ...]] = []
         if own and inside == set(block.layers):
-            whole = all(node.startswith((f"{block.name}.", f"{block.name}/")) for node in block.nodes)
-            ways += [(Replacement(block.name, by),) for by in ((SKIP, f"{SKIP}-tuple") if whole else (VANISH,))]
+            whole = all(
+                node.startswith((f"{block.name}.", f"{block.name}/")) for node in block.nodes
+            )
+            ways += [
+                (Replacement(block.name, by),)
+                for by in ((SKIP, f"{SKIP}-tuple") if whole else (VANISH,))
+            ]
         if set(block.layers) <= set(self._modules):
-            outer = [name for name in block.layers if not any(name.startswith(f"{other}.") for other in block.layers)]
+            outer = [
+                name
+                for name in block.layers
+                if not any(name.startswith(f"{other}.") for other in block.layers)
+            ]
             ways.append(tuple(Replacement(name, VANISH) for name in outer))
         return ways
 
@@ -110,7 +128,9 @@ class Blocks:
         except FAILURES:
             return False
         theirs = self._graph_outputs(list(ways))
-        return len(ours) == len(theirs) and all(_close(a.numpy(), b) for a, b in zip(ours, theirs, strict=True))
+        return len(ours) == len(theirs) and all(
+            _close(a.numpy(), b) for a, b in zip(ours, theirs, strict=True)
+        )
 
     def _graph_outputs(self, dropped: Sequence[str]) -> list[Any]:
         options = onnxruntime().SessionOptions()
@@ -118,10 +138,14 @@ class Blocks:
         data = without_blocks(self.model, dropped).SerializeToString()
         session = onnxruntime().InferenceSession(data, options, providers=["CPUExecutionProvider"])
         given = zip(session.get_inputs(), self.inputs, strict=True)
-        outputs: list[Any] = session.run(None, {known.name: tensor.numpy() for known, tensor in given})
+        outputs: list[Any] = session.run(
+            None, {known.name: tensor.numpy() for known, tensor in given}
+        )
         return outputs
 
 
 def _close(ours: Any, theirs: Any) -> bool:
     scale = float(np.abs(theirs).max(initial=0.0)) or 1.0
-    return ours.shape == theirs.shape and bool(np.abs(ours - theirs).max(initial=0.0) <= TOLERANCE * scale)
+    return ours.shape == theirs.shape and bool(
+        np.abs(ours - theirs).max(initial=0.0) <= TOLERANCE * scale
+    )

@@ -1,7 +1,8 @@
 """What was taken from a network, as data: enough to take it again, without tracing, from the same original.
 
-Every pruned group says which of its channels stay and where they lie in the tensors of the network's modules; every dropped
-block says which modules were replaced. Weights are no part of a recipe: `Recipe.apply` inherits those of the original.
+Every pruned group says which of its channels stay and where they lie in the tensors of the
+network's modules; every dropped block says which modules were replaced. Weights are no part of a
+recipe: `Recipe.apply` inherits those of the original.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Recipe:
         sha256: Fingerprint of its weights.
         groups: Those that got narrower.
         dropped: By name of a dropped block, what replaces its modules.
-        refitted: Whether weights were re-fitted to calibration images, so that they are not simply the original's.
+        refitted: Whether weights were re-fitted to calibration images, so that they are not simply
+            the original's.
     """
 
     original: str
@@ -79,7 +81,10 @@ class Recipe:
             UsageError: The module is not the original of this recipe.
         """
         if not other_weights and fingerprint(module) != self.sha256:
-            raise UsageError(f"the weights differ from those of {self.original} that the recipe was made for; give that original")
+            raise UsageError(
+                f"the weights differ from those of {self.original} that the recipe was made for;"
+                " give that original"
+            )
         smaller = copy.deepcopy(module)
         try:
             for (path, side), kept in self.kept_positions(smaller).items():
@@ -87,11 +92,17 @@ class Recipe:
             for replaced in self.dropped.values():
                 replace_modules(smaller, replaced)
         except (AttributeError, IndexError) as error:
-            raise UsageError(f"the module has not the architecture of {self.original}: {error}; give that original") from error
+            raise UsageError(
+                f"the module has not the architecture of {self.original}: {error}; give that"
+                " original"
+            ) from error
         return smaller
 
     def kept_positions(self, module: nn.Module) -> dict[tuple[str, str], Tensor]:
-        """Positions that stay, ascending, by path and side of every tensor dimension that is cut; `module` is the original."""
+        """Positions that stay, ascending, by path and side of every tensor dimension that is cut.
+
+        `module` is the original.
+        """
         gone: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for group in self.groups:
             for place in group.places:
@@ -105,7 +116,11 @@ class Recipe:
 
     def consumers(self) -> tuple[str, ...]:
         """Layers that lose inputs."""
-        return tuple(dict.fromkeys(place.path for group in self.groups for place in group.places if place.side == IN))
+        return tuple(
+            dict.fromkeys(
+                place.path for group in self.groups for place in group.places if place.side == IN
+            )
+        )
 
     def to_json(self) -> str:
         """As text."""
@@ -121,12 +136,19 @@ class Recipe:
         try:
             raw = json.loads(text)
             if raw.pop("schema") != SCHEMA:
-                raise SchemaError(f"not a recipe of schema {SCHEMA}; it was written by another version of hwbench")
+                raise SchemaError(
+                    f"not a recipe of schema {SCHEMA}; it was written by another version of hwbench"
+                )
             groups = tuple(map(_group, raw.pop("groups")))
-            dropped = {name: tuple(Replacement(**item) for item in items) for name, items in raw.pop("dropped").items()}
+            dropped = {
+                name: tuple(Replacement(**item) for item in items)
+                for name, items in raw.pop("dropped").items()
+            }
             return cls(groups=groups, dropped=dropped, **raw)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SchemaError(f"not a recipe: {type(error).__name__} {error}; expected what `pruning.save` writes") from error
+            raise SchemaError(
+                f"not a recipe: {type(error).__name__} {error}; expected what `pruning.save` writes"
+            ) from error
 
 
 def _group(raw: dict[str, Any]) -> GroupCut:
@@ -147,5 +169,7 @@ def fingerprint(module: nn.Module) -> str:
     digest = sha256()
     for name, value in module.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()

@@ -9,11 +9,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMALIZATIONS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.LayerNorm)  # noqa: SLF001 - their common bases have no public name
+CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+NORMALIZATIONS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.LayerNorm,
+)
 IN, OUT, CHANNELS = "in", "out", "channels"
-"""Sides of a module: inputs or outputs of a convolution or linear layer; channels of one that hands them on one by one. The side
-of a bare parameter is its dimension, as text."""
+"""Sides of a module: inputs or outputs of a convolution or linear layer.
+
+Channels of one that hands them on one by one. The side of a bare parameter is its dimension, as
+text."""
 
 _PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
 _COUNTS = {
@@ -41,7 +54,11 @@ class Place:
 
     def positions(self, channels: Iterable[int]) -> list[int]:
         """Entries of some channels."""
-        return [self.start + channel * self.repeat + entry for channel in channels for entry in range(self.repeat)]
+        return [
+            self.start + channel * self.repeat + entry
+            for channel in channels
+            for entry in range(self.repeat)
+        ]
 
 
 def side_dim(layer: nn.Module, side: str) -> int:
@@ -92,12 +109,18 @@ def cut(module: nn.Module, path: str, side: str, kept: Tensor) -> None:
 
 def _selected(tensor: Tensor, dim: int, kept: Tensor) -> Tensor:
     chosen = tensor.detach().index_select(dim, kept.to(tensor.device))
-    return nn.Parameter(chosen, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else chosen
+    return (
+        nn.Parameter(chosen, requires_grad=tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter)
+        else chosen
+    )
 
 
 def is_depthwise(layer: nn.Module) -> bool:
     """Whether a layer is a convolution of each channel by itself."""
-    return isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and layer.groups == layer.in_channels
+    return (
+        isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and layer.groups == layer.in_channels
+    )
 
 
 def is_dense(layer: nn.Module) -> bool:

@@ -1,11 +1,11 @@
 """The pytest plugin: latency of networks on a device as tests.
 
-Fixtures: `hw_benchmark` measures a workload, in pytest-benchmark's table where that is installed; `hw_compare` compares two;
-`assert_faster` fails unless the candidate gains what was asked for; `hw_device` is the opened device. `docs/pytest.md` shows
-all of it.
+Fixtures: `hw_benchmark` measures a workload, in pytest-benchmark's table where that is installed;
+`hw_compare` compares two; `assert_faster` fails unless the candidate gains what was asked for;
+`hw_device` is the opened device. `docs/pytest.md` shows all of it.
 
-pytest imports this file in every run of every project that has hwbench installed, so it holds the options and hooks alone and
-loads nothing else of hwbench until a run uses it.
+pytest imports this file in every run of every project that has hwbench installed, so it holds the
+options and hooks alone and loads nothing else of hwbench until a run uses it.
 """
 
 from __future__ import annotations
@@ -59,12 +59,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs more than this computer where nothing more was named."""
     options: Options = item.config.stash[OPTIONS]
     measures = "hw_device" in getattr(item, "fixturenames", ())
-    if measures and item.get_closest_marker("hil") is not None and options.driver in {"cpu", "virtual"}:
-        pytest.skip(f"needs a device beyond {options.driver!r}: pytest --hwbench-device ADDRESS (see: hwbench devices)")
+    if (
+        measures
+        and item.get_closest_marker("hil") is not None
+        and options.driver in {"cpu", "virtual"}
+    ):
+        pytest.skip(
+            f"needs a device beyond {options.driver!r}: pytest --hwbench-device ADDRESS (see:"
+            " hwbench devices)"
+        )
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address that names nothing before any test runs; whether the device is there is found out when it is needed."""
+    """Refuse an address that names nothing before any test runs.
+
+    Whether the device is there is found out when it is needed.
+    """
     from hwbench.devices import open_device
     from hwbench.errors import DeviceUnavailableError, UsageError
 

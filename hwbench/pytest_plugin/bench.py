@@ -61,12 +61,14 @@ class Bench:
         """
         if self._profiled:
             raise UsageError(
-                f"hw_benchmark has measured {self._profiled} in this test already; give every workload a test of its own "
-                "(pytest.mark.parametrize)"
+                f"hw_benchmark has measured {self._profiled} in this test already; give every"
+                " workload a test of its own (pytest.mark.parametrize)"
             )
         settings = settings or self._options.settings(DEFAULT_SETTINGS)
         if quick:
-            settings = replace(settings, min_sessions=2, max_sessions=2, session_s=0.0, layers=False)
+            settings = replace(
+                settings, min_sessions=2, max_sessions=2, session_s=0.0, layers=False
+            )
         workload = load_workload(model, seed=settings.seed, **options)
         self._profiled = workload.name
         with recording(self._options.store, save=not quick, watch=None) as watch:
@@ -87,8 +89,9 @@ class Bench:
     ) -> Comparison:
         """Compare two models interleaved; arguments as in `hwbench.compare`.
 
-        Measuring stops when it is known whether the candidate is faster at all. Whether it is by a given factor is nearly
-        always known, too, once the interval is half as wide as the smallest effect: that is what `narrow` aims at.
+        Measuring stops when it is known whether the candidate is faster at all. Whether it is by a
+        given factor is nearly always known, too, once the interval is half as wide as the smallest
+        effect: that is what `narrow` aims at.
 
         Raises:
             IncomparableError: The models take inputs of different shapes.
@@ -97,7 +100,9 @@ class Bench:
         settings = settings or self._options.settings(Settings())
         if narrow:
             settings = replace(settings, target=min(settings.target, settings.min_effect / 2))
-        pair = load_pair(baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options)
+        pair = load_pair(
+            baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
+        )
         with recording(self._options.store, save=True, watch=None) as watch:
             records = measure_interleaved(self._ready(), pair, settings, watch)
         return compare_records(*records)

@@ -1,8 +1,9 @@
 """`hw_benchmark` beside pytest-benchmark: the device's seconds become the rounds of its table, through its public interface.
 
-pytest-benchmark times a call by reading a timer before and after it. It is given a timer that stands still but for the
-recorded latency of one sample, and a call that moves it on: one round for each sample. So its table, saved files, comparisons
-and histograms hold seconds of the device and not of this computer.
+pytest-benchmark times a call by reading a timer before and after it. It is given a timer that
+stands still but for the recorded latency of one sample, and a call that moves it on: one round for
+each sample. So its table, saved files, comparisons and histograms hold seconds of the device and
+not of this computer.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class DeviceClock:
         return self._now_s
 
     def load(self, samples_s: tuple[float, ...]) -> None:
-        """Play these samples; again from the first where --benchmark-cprofile asks for more rounds."""
+        """Play these samples.
+
+        Again from the first where --benchmark-cprofile asks for more rounds.
+        """
         self._samples_s = cycle(samples_s)
 
     def rewind(self) -> None:
@@ -57,7 +61,8 @@ _CLOCK = pytest.StashKey[DeviceClock]()
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Give a clock to each test that measures.
 
-    pytest-benchmark reads its timer from the marker closest to the test; the one put there repeats the test's own.
+    pytest-benchmark reads its timer from the marker closest to the test; the one put there repeats
+    the test's own.
     """
     if "hw_benchmark" not in getattr(item, "fixturenames", ()):
         return
@@ -68,7 +73,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker(marker, append=False)
 
 
-def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
     """Let pytest-benchmark warn where a run is compared with one on another device."""
     options = config.stash[OPTIONS]
     if options.device_named:
@@ -76,21 +83,32 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 
 @pytest.fixture
-def hw_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, hw_device: Device) -> Callable[..., Measurement]:
+def hw_benchmark(
+    request: pytest.FixtureRequest, benchmark: BenchmarkFixture, hw_device: Device
+) -> Callable[..., Measurement]:
     """Measure the workload of a test: `hw_benchmark(model)`, with the arguments of `hwbench.profile`, gives its Measurement.
 
-    The samples are rounds of pytest-benchmark too. With --benchmark-disable it is only seen that the workload runs.
+    The samples are rounds of pytest-benchmark too. With --benchmark-disable it is only seen that
+    the workload runs.
     """
     from hwbench.pytest_plugin.bench import Bench
 
     clock = request.node.stash.get(_CLOCK, None)
     if clock is None:
-        pytest.fail("hw_benchmark must be an argument of the test or of a fixture, not asked for by getfixturevalue")
+        pytest.fail(
+            "hw_benchmark must be an argument of the test or of a fixture, not asked for by"
+            " getfixturevalue"
+        )
     bench, option = Bench(request.node, hw_device), request.config.getoption
-    disabled = option("benchmark_disable") and not option("benchmark_enable")  # xdist disables the table, not the measurement
+    disabled = option("benchmark_disable") and not option(
+        "benchmark_enable"
+    )  # xdist disables the table, not the measurement
 
     def measure(
-        model: str | Path | nn.Module, *, settings: Settings | None = None, **options: Unpack[ModelOptions]
+        model: str | Path | nn.Module,
+        *,
+        settings: Settings | None = None,
+        **options: Unpack[ModelOptions],
     ) -> Measurement:
         try:
             record = bench.profile(model, settings=settings, quick=disabled, **options)

@@ -1,4 +1,7 @@
-"""The fixtures `hw_device`, `hw_compare` and `assert_faster`; `hw_benchmark` depends on pytest-benchmark and has two files."""
+"""The fixtures `hw_device`, `hw_compare` and `assert_faster`.
+
+`hw_benchmark` depends on pytest-benchmark and has two files.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,19 @@ if TYPE_CHECKING:
     from hwbench.records.comparison import Comparison
 
 
-def _lifetime(fixture_name: str, config: pytest.Config) -> Literal["function", "session"]:  # noqa: ARG001 - pytest names them
-    """How long the device stays open; workers of xdist share it, and give it back after each test."""
+def _lifetime(fixture_name: str, config: pytest.Config) -> Literal["function", "session"]:
+    """How long the device stays open.
+
+    Workers of xdist share it, and give it back after each test.
+    """
     return "function" if hasattr(config, "workerinput") else "session"
 
 
 @pytest.fixture(scope=_lifetime)
 def hw_device(pytestconfig: pytest.Config) -> Iterator[Device]:
-    """The device of `--hwbench-device`, opened once for all tests; an error says what is missing where it cannot be opened.
+    """The device of `--hwbench-device`, opened once for all tests.
+
+    An error says what is missing where it cannot be opened.
 
     Another run of pytest on this computer that measures on it is waited for (`--hwbench-wait`).
     """
@@ -51,7 +59,9 @@ def hw_compare(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..
 
     bench = Bench(request.node, hw_device)
 
-    def compare(baseline: str | Path | nn.Module, candidate: str | Path | nn.Module, **options: Any) -> Comparison:
+    def compare(
+        baseline: str | Path | nn.Module, candidate: str | Path | nn.Module, **options: Any
+    ) -> Comparison:
         found = bench.compare(baseline, candidate, **options)
         bench.note(compared(found))
         return found
@@ -63,9 +73,10 @@ def hw_compare(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..
 def assert_faster(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..., Comparison]:
     """Fail unless the candidate is faster: `assert_faster(baseline, candidate, at_least=1.3)` asks for a speed-up of 1.3.
 
-    Without `at_least` any gain beyond the smallest effect that matters will do. A speed-up that falls short by less than that
-    effect passes, so that `at_least=1` asks for no loss. Where the samples do not answer, the test neither passes nor fails:
-    it ends as `--hwbench-unresolved` says. Further arguments are those of `hwbench.compare`; the Comparison is returned.
+    Without `at_least` any gain beyond the smallest effect that matters will do. A speed-up that
+    falls short by less than that effect passes, so that `at_least=1` asks for no loss. Where the
+    samples do not answer, the test neither passes nor fails: it ends as `--hwbench-unresolved`
+    says. Further arguments are those of `hwbench.compare`; the Comparison is returned.
     """
     from hwbench.pytest_plugin.bench import Bench
     from hwbench.pytest_plugin.summary import compared
@@ -74,7 +85,10 @@ def assert_faster(request: pytest.FixtureRequest, hw_device: Device) -> Callable
     bench, unresolved = Bench(request.node, hw_device), request.config.stash[OPTIONS].unresolved
 
     def check(
-        baseline: str | Path | nn.Module, candidate: str | Path | nn.Module, at_least: float | None = None, **options: Any
+        baseline: str | Path | nn.Module,
+        candidate: str | Path | nn.Module,
+        at_least: float | None = None,
+        **options: Any,
     ) -> Comparison:
         __tracebackhide__ = True  # a failure is shown at the line of the test
         question = Question(at_least)
@@ -83,7 +97,9 @@ def assert_faster(request: pytest.FixtureRequest, hw_device: Device) -> Callable
         bench.note(compared(found, question.told(answer)))
         if answer is None:
             outcome = pytest.xfail.Exception if unresolved == "xfail" else pytest.fail.Exception
-            raise outcome(question.open_text(found))  # raised, since --runxfail turns a call of pytest.xfail into nothing
+            raise outcome(
+                question.open_text(found)
+            )  # raised, since --runxfail turns a call of pytest.xfail into nothing
         if not answer:
             pytest.fail(question.complaint(found))
         return found

@@ -1,4 +1,7 @@
-"""The plugin's options: on the command line as `--hwbench-NAME`, in the ini file as `hwbench_NAME`; the command line wins."""
+"""The plugin's options: on the command line as `--hwbench-NAME`, in the ini file as `hwbench_NAME`.
+
+The command line wins.
+"""
 
 from __future__ import annotations
 
@@ -90,19 +93,51 @@ class _Option:
 
 
 _TABLE = {
-    "device": _Option("device", "ADDRESS", str, "an address", "where to measure; cpu if not given (see: hwbench devices)"),
-    "budget": _Option(
-        "budget_s", "SECONDS", _seconds, "seconds", "longest time of one measurement; 10 for one model, 30 for a comparison"
+    "device": _Option(
+        "device",
+        "ADDRESS",
+        str,
+        "an address",
+        "where to measure; cpu if not given (see: hwbench devices)",
     ),
-    "min-effect": _Option("min_effect", "SHARE", _share, "1% or 0.01", "smallest difference that matters; 1%% if not given"),
-    "threads": _Option("threads", "N", _count, "a whole number", "threads of the runtime, each on a core of its own; 1"),
+    "budget": _Option(
+        "budget_s",
+        "SECONDS",
+        _seconds,
+        "seconds",
+        "longest time of one measurement; 10 for one model, 30 for a comparison",
+    ),
+    "min-effect": _Option(
+        "min_effect",
+        "SHARE",
+        _share,
+        "1% or 0.01",
+        "smallest difference that matters; 1%% if not given",
+    ),
+    "threads": _Option(
+        "threads",
+        "N",
+        _count,
+        "a whole number",
+        "threads of the runtime, each on a core of its own; 1",
+    ),
     "store": _Option(
-        "store", "URL", str, "a URL or a file", "where records are kept; else $HWBENCH_STORE, else the user's data folder"
+        "store",
+        "URL",
+        str,
+        "a URL or a file",
+        "where records are kept; else $HWBENCH_STORE, else the user's data folder",
     ),
     "unresolved": _Option(
-        "unresolved", "|".join(UNRESOLVED), _outcome, " or ".join(UNRESOLVED), "outcome of a test that noise leaves open; xfail"
+        "unresolved",
+        "|".join(UNRESOLVED),
+        _outcome,
+        " or ".join(UNRESOLVED),
+        "outcome of a test that noise leaves open; xfail",
     ),
-    "wait": _Option("wait_s", "SECONDS", _seconds, "seconds", "longest wait for a device that is in use; 600"),
+    "wait": _Option(
+        "wait_s", "SECONDS", _seconds, "seconds", "longest wait for a device that is in use; 600"
+    ),
 }
 
 
@@ -131,7 +166,9 @@ def read_options(config: pytest.Config) -> Options:
         try:
             found[option.field] = option.parse(text.strip())
         except ValueError as error:
-            raise pytest.UsageError(f"{said}: {text!r} where {option.expected} was expected ({error})") from error
+            raise pytest.UsageError(
+                f"{said}: {text!r} where {option.expected} was expected ({error})"
+            ) from error
     return Options(**found, device_named="device" in found)
 
 

@@ -1,6 +1,7 @@
 """The section at the end of a run: every measurement and comparison with its interval, and the records it is kept as.
 
-Lines travel as user properties of the test's report: so they come home from the workers of xdist, and into JUnit files.
+Lines travel as user properties of the test's report: so they come home from the workers of xdist,
+and into JUnit files.
 """
 
 from __future__ import annotations
@@ -31,8 +32,12 @@ class Summary:
         if lines:
             self._lines[report.nodeid] = lines
 
-    @pytest.hookimpl(tryfirst=True)  # pytest-benchmark leaves this hook by an exception where it saw a regression
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    @pytest.hookimpl(
+        tryfirst=True
+    )  # pytest-benchmark leaves this hook by an exception where it saw a regression
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    ) -> None:
         """Write the section, if anything was measured."""
         if not self._lines:
             return
@@ -44,16 +49,25 @@ class Summary:
             for line in lines:
                 write(f"  {line}")
         if getattr(config.option, "numprocesses", None) and self._options.driver == "cpu":
-            write("other tests ran beside these on the same CPU (-n): expect wider intervals; for a gate, leave out -n")
+            write(
+                "other tests ran beside these on the same CPU (-n): expect wider intervals; for a"
+                " gate, leave out -n"
+            )
         store = self._options.store
-        write(f"samples and layers: hwbench store show RECORD{f' --store {quote(store)}' if store else ''}")
+        write(
+            "samples and layers: hwbench store show"
+            f" RECORD{f' --store {quote(store)}' if store else ''}"
+        )
 
 
 def measured(record: Measurement, *, saved: bool) -> str:
     """The line of one measurement."""
     from hwbench.render.units import interval_s, printable, seconds
 
-    shown = f"{seconds(record.median_s)} (95 % interval {interval_s(record.median_ci_s, record.median_s)})"
+    shown = (
+        f"{seconds(record.median_s)} (95 % interval"
+        f" {interval_s(record.median_ci_s, record.median_s)})"
+    )
     return printable(f"{record.model}: {shown}; {_kept(record) if saved else 'not kept'}")
 
 
@@ -64,11 +78,18 @@ def compared(comparison: Comparison, answer: str = "") -> str:
 
     baseline, candidate = comparison.baseline, comparison.candidate
     found = f"{comparison.verdict.value}, {verdict_text(comparison)}"
-    parts = (f"{candidate.model} against {baseline.model}: {found}", answer, _kept(baseline, candidate))
+    parts = (
+        f"{candidate.model} against {baseline.model}: {found}",
+        answer,
+        _kept(baseline, candidate),
+    )
     return printable("; ".join(filter(None, parts)))
 
 
 def _kept(*records: Measurement) -> str:
     from hwbench.render.views import SHORT_ID
 
-    return f"record{'s' if len(records) > 1 else ''} {' and '.join(record.id[:SHORT_ID] for record in records)}"
+    return (
+        f"record{'s' if len(records) > 1 else ''}"
+        f" {' and '.join(record.id[:SHORT_ID] for record in records)}"
+    )

@@ -36,15 +36,19 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.at_least is not None and not 0 < self.at_least < math.inf:
-            raise UsageError(f"at_least={self.at_least} is no speed-up; expected a positive number such as 1.3")
+            raise UsageError(
+                f"at_least={self.at_least} is no speed-up; expected a positive number such as 1.3"
+            )
 
     def answer(self, ratio: Ratio | None, min_effect: float) -> bool | None:
         """True or false where the samples tell, else None.
 
-        The gates are those of every verdict (`Ratio.verdict`), moved from a speed-up of 1 to the one that is asked for.
+        The gates are those of every verdict (`Ratio.verdict`), moved from a speed-up of 1 to the
+        one that is asked for.
 
         Args:
-            ratio: Candidate over baseline; None where they are incomparable, which holds for nothing.
+            ratio: Candidate over baseline; None where they are incomparable, which holds for
+                nothing.
             min_effect: Smallest relative difference that matters.
         """
         if ratio is None:
@@ -65,21 +69,37 @@ class Question:
 
     def open_text(self, found: Comparison) -> str:
         """Why the question stays open, on one line."""
-        models = f"{found.candidate.model} is {self.text} {'than' if self.at_least is None else 'as'} {found.baseline.model}"
+        models = (
+            f"{found.candidate.model} is {self.text} {'than' if self.at_least is None else 'as'}"
+            f" {found.baseline.model}"
+        )
         shown = (
-            f"speed-up {times(found.speedup)}, 99 % interval {interval(found.verdict_ci or (0, math.inf), found.speedup or 1)}"
+            f"speed-up {times(found.speedup)}, 99 % interval"
+            f" {interval(found.verdict_ci or (0, math.inf), found.speedup or 1)}"
         )
         sessions = plural(found.ratio.sessions if found.ratio else 0, "session")
-        return f"UNRESOLVED: cannot tell from {sessions} whether {models}: {shown}; raise --hwbench-budget"
+        return (
+            f"UNRESOLVED: cannot tell from {sessions} whether {models}: {shown}; raise"
+            " --hwbench-budget"
+        )
 
     def complaint(self, found: Comparison) -> str:
         """Why the answer is no: the speed-up with its interval, what is known of the cause, and the layers to blame."""
         headline = (
-            f"{found.candidate.model} is not {self.text} {'than' if self.at_least is None else 'as'} {found.baseline.model}"
+            f"{found.candidate.model} is not {self.text}"
+            f" {'than' if self.at_least is None else 'as'} {found.baseline.model}"
         )
-        view: list[Block] = [Line(f"{headline}: {verdict_text(found)}"), *notes(found.findings), *self._blame(found)]
+        view: list[Block] = [
+            Line(f"{headline}: {verdict_text(found)}"),
+            *notes(found.findings),
+            *self._blame(found),
+        ]
         file = StringIO()
-        write_text([*view, Line(provenance(found.baseline, found.candidate))], file, get_terminal_size().columns - INDENT)
+        write_text(
+            [*view, Line(provenance(found.baseline, found.candidate))],
+            file,
+            get_terminal_size().columns - INDENT,
+        )
         return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
     def _blame(self, found: Comparison) -> list[Block]:
@@ -89,11 +109,28 @@ class Question:
         def excess_s(change: LayerChange) -> float:
             return (change.candidate_s or 0.0) - (change.baseline_s or 0.0) / goal
 
-        worst = sorted((c for c in found.layers if excess_s(c) > 0), key=excess_s, reverse=True)[:TOP_LAYERS]
+        worst = sorted((c for c in found.layers if excess_s(c) > 0), key=excess_s, reverse=True)[
+            :TOP_LAYERS
+        ]
         if not worst:
-            return [Line("no layer to blame: " + ("all take what was asked for" if found.layers else "layers were not measured"))]
+            return [
+                Line(
+                    "no layer to blame: "
+                    + (
+                        "all take what was asked for"
+                        if found.layers
+                        else "layers were not measured"
+                    )
+                )
+            ]
         rows = tuple(
-            (c.name, seconds(c.baseline_s), seconds(c.candidate_s), seconds(excess_s(c)), c.candidate_implementation or "")
+            (
+                c.name,
+                seconds(c.baseline_s),
+                seconds(c.candidate_s),
+                seconds(excess_s(c)),
+                c.candidate_implementation or "",
+            )
             for c in worst
         )
         columns = (

@@ -24,7 +24,10 @@ def hw_benchmark(request: pytest.FixtureRequest, hw_device: Device) -> Callable[
     bench = Bench(request.node, hw_device)
 
     def benchmark(
-        model: str | Path | nn.Module, *, settings: Settings | None = None, **options: Unpack[ModelOptions]
+        model: str | Path | nn.Module,
+        *,
+        settings: Settings | None = None,
+        **options: Unpack[ModelOptions],
     ) -> Measurement:
         return bench.profile(model, settings=settings, **options)
 

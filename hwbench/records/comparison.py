@@ -61,7 +61,8 @@ class Comparison:
         candidate: Record of the new one.
         ratio: Candidate over baseline; None if they are incomparable.
         verdict: What may be claimed.
-        layers: Layer by layer, in the baseline's order, then those only the candidate has; empty without layer times.
+        layers: Layer by layer, in the baseline's order, then those only the candidate has; empty
+            without layer times.
         findings: Explanations and reasons to distrust, those of both records included.
     """
 
@@ -107,32 +108,47 @@ class Comparison:
 def compare(baseline: Measurement, candidate: Measurement) -> Comparison:
     """Compare two records of one interleaved measurement.
 
-    Records that disagree in more than the model, or were not interleaved, give the verdict INCOMPARABLE and say why.
+    Records that disagree in more than the model, or were not interleaved, give the verdict
+    INCOMPARABLE and say why.
     """
     reasons = differences(baseline, candidate)
     changes = _match(baseline, candidate)
     shared = _findings_of(baseline, candidate)
     if reasons:
         finding = Finding("incomparable", f"not comparable: {'; '.join(reasons)}")
-        return Comparison(baseline, candidate, None, Verdict.INCOMPARABLE, changes, (finding, *shared))
-    ratio = stats.ratio(baseline.samples_s, candidate.samples_s, baseline.session, baseline.block, candidate.block)
+        return Comparison(
+            baseline, candidate, None, Verdict.INCOMPARABLE, changes, (finding, *shared)
+        )
+    ratio = stats.ratio(
+        baseline.samples_s, candidate.samples_s, baseline.session, baseline.block, candidate.block
+    )
     verdict = ratio.verdict(baseline.settings.min_effect)
     bare = Comparison(baseline, candidate, ratio, verdict, changes, ())
     return Comparison(baseline, candidate, ratio, verdict, changes, (*explain(bare), *shared))
 
 
 def differences(baseline: Measurement, candidate: Measurement) -> list[str]:
-    """What besides the model differs between two records, in words; precision may differ and is a finding instead."""
+    """What besides the model differs between two records, in words.
+
+    Precision may differ and is a finding instead.
+    """
     pairs = {
         "device": (baseline.device.target_id, candidate.device.target_id),
         "runtime": (baseline.device.runtime, candidate.device.runtime),
-        "input shapes": ([spec.shape for spec in baseline.inputs], [spec.shape for spec in candidate.inputs]),
+        "input shapes": (
+            [spec.shape for spec in baseline.inputs],
+            [spec.shape for spec in candidate.inputs],
+        ),
         "batch": (baseline.batch, candidate.batch),
         "threads": (baseline.settings.threads, candidate.settings.threads),
         "isolation": (baseline.settings.isolate, candidate.settings.isolate),
         "clock": (baseline.clock, candidate.clock),
     }
-    found = [f"{name} {before} against {after}" for name, (before, after) in pairs.items() if before != after]
+    found = [
+        f"{name} {before} against {after}"
+        for name, (before, after) in pairs.items()
+        if before != after
+    ]
     if baseline.group_id != candidate.group_id:
         found.append("measured one after the other, not interleaved")
     return found
@@ -140,7 +156,12 @@ def differences(baseline: Measurement, candidate: Measurement) -> list[str]:
 
 def explain(comparison: Comparison) -> tuple[Finding, ...]:
     """Sentences that explain a comparison, as findings."""
-    return (*_macs(comparison), *_layout(comparison), *_unexplained(comparison), *_precision(comparison))
+    return (
+        *_macs(comparison),
+        *_layout(comparison),
+        *_unexplained(comparison),
+        *_precision(comparison),
+    )
 
 
 def _macs(comparison: Comparison) -> list[Finding]:
@@ -155,7 +176,9 @@ def _macs(comparison: Comparison) -> list[Finding]:
         Verdict.SLOWER: f"{1 / speedup:.2f}x slower",
         Verdict.FASTER: f"only {speedup:.2f}x faster",
     }.get(comparison.verdict, f"at most {at_most:.2f}x faster")
-    return [Finding("macs_without_gain", f"{ratio:.2f}x fewer MACs, {outcome}: {_blame(comparison)}")]
+    return [
+        Finding("macs_without_gain", f"{ratio:.2f}x fewer MACs, {outcome}: {_blame(comparison)}")
+    ]
 
 
 def _blame(comparison: Comparison) -> str:
@@ -163,17 +186,25 @@ def _blame(comparison: Comparison) -> str:
     if not comparison.layers:
         return "layers were not measured"
     ratio = comparison.macs_ratio or 1.0
-    excess_s = {c.name: (c.candidate_s or 0.0) - (c.baseline_s or 0.0) / ratio for c in comparison.layers}
+    excess_s = {
+        c.name: (c.candidate_s or 0.0) - (c.baseline_s or 0.0) / ratio for c in comparison.layers
+    }
     total_s = sum(max(excess, 0.0) for excess in excess_s.values())
     if total_s <= 0:
         return "its layers do not tell why"
     fallen = [c for c in comparison.layers if c.fell_off_layout]
     if sum(excess_s[c.name] for c in fallen) > MAIN_CAUSE * total_s:
         block = (fallen[0].baseline_implementation or "").removeprefix("nchwc")
-        return f"{len(fallen)} layers fell off the blocked layout because their widths are not multiples of {block}"
+        return (
+            f"{len(fallen)} layers fell off the blocked layout because their widths are not"
+            f" multiples of {block}"
+        )
     new = [c for c in comparison.layers if not c.baseline_s]
     if sum(excess_s[c.name] for c in new) > MAIN_CAUSE * total_s:
-        return f"{len(new)} layers are new in the candidate, such as {max(new, key=lambda c: excess_s[c.name]).name}"
+        return (
+            f"{len(new)} layers are new in the candidate, such as"
+            f" {max(new, key=lambda c: excess_s[c.name]).name}"
+        )
     worst = sorted(comparison.layers, key=lambda c: excess_s[c.name], reverse=True)[:3]
     share = sum(excess_s[c.name] for c in worst) / total_s
     names = ", ".join(c.name for c in worst)
@@ -185,23 +216,44 @@ def _layout(comparison: Comparison) -> list[Finding]:
     if not fallen:
         return []
     names = ", ".join(fallen[:3]) + (", ..." if len(fallen) > 3 else "")
-    return [Finding("fell_off_layout", f"{len(fallen)} layers left the blocked layout in the candidate: {names}")]
+    return [
+        Finding(
+            "fell_off_layout",
+            f"{len(fallen)} layers left the blocked layout in the candidate: {names}",
+        )
+    ]
 
 
 def _unexplained(comparison: Comparison) -> list[Finding]:
     share = explained_share(comparison)
-    if share is None or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER} or EXPLAINED <= share <= 2 - EXPLAINED:
+    if (
+        share is None
+        or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER}
+        or EXPLAINED <= share <= 2 - EXPLAINED
+    ):
         return []
-    return [Finding("layers_do_not_explain", f"the layers account for {share:.0%} of the difference; the rest lies between them")]
+    return [
+        Finding(
+            "layers_do_not_explain",
+            f"the layers account for {share:.0%} of the difference; the rest lies between them",
+        )
+    ]
 
 
 def _precision(comparison: Comparison) -> list[Finding]:
     before, after = comparison.baseline.precision, comparison.candidate.precision
-    return [] if before == after else [Finding("precision_differs", f"baseline runs in {before}, candidate in {after}")]
+    return (
+        []
+        if before == after
+        else [Finding("precision_differs", f"baseline runs in {before}, candidate in {after}")]
+    )
 
 
 def explained_share(comparison: Comparison) -> float | None:
-    """Share of the end-to-end difference that the layer rows add up to; None without layer times or difference."""
+    """Share of the end-to-end difference that the layer rows add up to.
+
+    None without layer times or difference.
+    """
     if not comparison.layers or comparison.ratio is None:
         return None
     saved_s = comparison.baseline.median_s * (1 - comparison.ratio.ratio)

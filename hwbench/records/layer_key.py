@@ -9,7 +9,9 @@ from urllib.parse import quote, unquote
 from hwbench.errors import SchemaError
 from hwbench.records.tensors import Shape
 
-_KEY = re.compile(r"(?P<op>[\w.~%-]+)\[(?P<inputs>[^\]]*)->(?P<output>[^\]]*)\]\{(?P<attrs>[^}]*)\}@(?P<precision>\w+)")
+_KEY = re.compile(
+    r"(?P<op>[\w.~%-]+)\[(?P<inputs>[^\]]*)->(?P<output>[^\]]*)\]\{(?P<attrs>[^}]*)\}@(?P<precision>\w+)"
+)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -20,11 +22,12 @@ class LayerKey:
     `Conv[1x32x112x112->1x64x112x112]{act=Relu,group=1,kernel=1x1,pads=0.0.0.0,strides=1x1}@fp32`.
 
     Attributes:
-        op: ONNX operator type of the main node; `Linear` for Gemm, MatMul with weights, and 1x1 convolution of a 1x1 map.
+        op: ONNX operator type of the main node; `Linear` for Gemm, MatMul with weights, and 1x1
+            convolution of a 1x1 map.
         inputs: Shapes of the activations read (weights are implied by geometry).
         output: Shape of the activation written.
-        attrs: Sorted (name, value) pairs: kernel, strides, pads, dilations, group, act (fused activation),
-            add (a residual addition is fused in), ...
+        attrs: Sorted (name, value) pairs: kernel, strides, pads, dilations, group, act (fused
+            activation), add (a residual addition is fused in), ...
         precision: `fp32`, `fp16` or `int8`.
     """
 
@@ -39,7 +42,9 @@ class LayerKey:
 
     def __str__(self) -> str:
         shapes = "+".join(_shape_text(shape) for shape in self.inputs)
-        attrs = ",".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in self.attrs)
+        attrs = ",".join(
+            f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in self.attrs
+        )
         return f"{quote(self.op, safe='')}[{shapes}->{_shape_text(self.output)}]{{{attrs}}}@{self.precision}"
 
     def attr(self, name: str, default: str = "") -> str:
@@ -55,12 +60,24 @@ class LayerKey:
         """
         match = _KEY.fullmatch(text)
         if match is None:
-            raise SchemaError(f"not a layer key: {text[:120]!r}; expected OP[IN->OUT]{{name=value,...}}@PRECISION")
+            raise SchemaError(
+                f"not a layer key: {text[:120]!r}; expected OP[IN->OUT]{{name=value,...}}@PRECISION"
+            )
         try:
-            inputs = tuple(_parse_shape(part) for part in match["inputs"].split("+")) if match["inputs"] else ()
+            inputs = (
+                tuple(_parse_shape(part) for part in match["inputs"].split("+"))
+                if match["inputs"]
+                else ()
+            )
             pairs = [part.split("=") for part in match["attrs"].split(",") if part]
             attrs = tuple((unquote(name), unquote(value)) for name, value in pairs)
-            return cls(unquote(match["op"]), inputs, _parse_shape(match["output"]), attrs, match["precision"])
+            return cls(
+                unquote(match["op"]),
+                inputs,
+                _parse_shape(match["output"]),
+                attrs,
+                match["precision"],
+            )
         except ValueError as error:
             raise SchemaError(f"not a layer key: {text[:120]!r} ({error})") from error
 

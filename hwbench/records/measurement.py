@@ -1,7 +1,8 @@
 """The record of a measurement: raw samples, how they were taken, on what, under which conditions, and what to distrust.
 
-All records are frozen. Statistics are computed on request from the raw samples (`hwbench.stats`) and never stored as the
-only copy. Latencies are in seconds of one inference at the workload's batch.
+All records are frozen. Statistics are computed on request from the raw samples (`hwbench.stats`)
+and never stored as the only copy. Latencies are in seconds of one inference at the workload's
+batch.
 """
 
 from __future__ import annotations
@@ -22,16 +23,21 @@ MEASUREMENT_SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to measure. The first block must agree for two measurements to be comparable; the second is the protocol.
+    """How to measure.
+
+    The first block must agree for two measurements to be comparable; the second is the protocol.
 
     Attributes:
         threads: Threads of the runtime, each pinned to a core of its own.
-        isolate: Every workload of a session in a process of its own, which also tells its peak memory.
+        isolate: Every workload of a session in a process of its own, which also tells its peak
+            memory.
         budget_s: Wall-clock seconds the whole measurement may take.
-        min_sessions: Sessions (one `prepare` with a fresh runtime object) before an interval is believed.
+        min_sessions: Sessions (one `prepare` with a fresh runtime object) before an interval is
+            believed.
         max_sessions: Sessions after which it stops in any case.
         session_s: Seconds of timed rounds aimed at per session, over all workloads together.
-        min_round_s: Inferences are looped within a round until it lasts this long, so that the clock's grain vanishes.
+        min_round_s: Inferences are looped within a round until it lasts this long, so that the
+            clock's grain vanishes.
         target: Relative half-width of the 95 % interval at which measuring stops.
         min_effect: Smallest relative difference that matters; a smaller one is SAME.
         seed: Of the order of rounds and of random inputs.
@@ -58,7 +64,8 @@ class LayerLatency:
     Attributes:
         name: Module path (`features.3.conv`).
         op: Operator of the layer, as its key says.
-        key: Identity after fusion; None for a row the runtime inserted for itself and that has no layer.
+        key: Identity after fusion; None for a row the runtime inserted for itself and that has no
+            layer.
         implementation: How the driver saw it executed: `nchwc16`, `nchw`, `reorder`, ...
         median_s: Median latency per call.
         calls: Calls per inference.
@@ -79,7 +86,8 @@ class LayerProfile:
     Attributes:
         layers: One row per layer of the network in order, plus the rows the runtime inserted.
         profiled_s: Median latency of the whole network while the profiler was on.
-        node_cost_s: Profiler's own cost inside each node's time, measured; already taken off the rows.
+        node_cost_s: Profiler's own cost inside each node's time, measured; already taken off the
+            rows.
         rest_cause: What the difference to the unprofiled latency consists of, in words.
     """
 
@@ -116,7 +124,8 @@ class Measurement:
         loops: Inferences in one sample (a sample is their mean latency).
         samples_s: Every timed sample in order, seconds.
         session: Session number of each sample.
-        block: Block number of each sample, unique within the measurement; samples of interleaved workloads pair by it.
+        block: Block number of each sample, unique within the measurement; samples of interleaved
+            workloads pair by it.
         warmup_s: Warm-up samples, kept apart.
         warmup_session: Session number of each warm-up sample.
         before: Conditions before the first session.
@@ -187,18 +196,26 @@ class Measurement:
         """Rebuild a record from `to_dict`'s form, validating it.
 
         Raises:
-            SchemaError: If fields are missing or unknown, of another schema, or do not fit together.
+            SchemaError: If fields are missing or unknown, of another schema, or do not fit
+                together.
         """
         if data.get("schema") != MEASUREMENT_SCHEMA:
-            raise SchemaError(f"measurement of schema {data.get('schema')!r}; this hwbench reads {MEASUREMENT_SCHEMA}")
+            raise SchemaError(
+                f"measurement of schema {data.get('schema')!r}; this hwbench reads"
+                f" {MEASUREMENT_SCHEMA}"
+            )
         try:
             record = cls(**_fields_from(data))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise SchemaError(f"damaged measurement record: {error}") from error
         if not len(record.samples_s) == len(record.session) == len(record.block):
-            raise SchemaError("damaged measurement record: samples, sessions and blocks differ in number")
+            raise SchemaError(
+                "damaged measurement record: samples, sessions and blocks differ in number"
+            )
         if not all(0 < sample < float("inf") for sample in record.samples_s):
-            raise SchemaError("damaged measurement record: a sample is not a positive finite number of seconds")
+            raise SchemaError(
+                "damaged measurement record: a sample is not a positive finite number of seconds"
+            )
         return record
 
 
@@ -212,7 +229,9 @@ def _fields_from(data: Mapping[str, Any]) -> dict[str, Any]:
         values[name] = tuple(map(float, values[name]))
     for name in ("session", "block", "warmup_session"):
         values[name] = tuple(map(int, values[name]))
-    values["inputs"] = tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in values["inputs"])
+    values["inputs"] = tuple(
+        TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in values["inputs"]
+    )
     values["findings"] = tuple(Finding(**finding) for finding in values["findings"])
     values["device"] = DeviceInfo(**_with_pairs(values["device"]))
     values["settings"] = Settings(**values["settings"])
@@ -235,5 +254,8 @@ def _conditions_from(data: Mapping[str, Any]) -> Conditions:
 
 
 def _profile_from(data: Mapping[str, Any]) -> LayerProfile:
-    rows = [{**row, "key": None if row["key"] is None else LayerKey.parse(row["key"])} for row in data["layers"]]
+    rows = [
+        {**row, "key": None if row["key"] is None else LayerKey.parse(row["key"])}
+        for row in data["layers"]
+    ]
     return LayerProfile(**{**data, "layers": tuple(LayerLatency(**row) for row in rows)})

@@ -1,6 +1,7 @@
 """What a view is made of, and the two ways to write it: a terminal (Rich) and Markdown.
 
-A view is a list of blocks. It is written once, whatever the format; widths, colours and escapes are decided here.
+A view is a list of blocks. It is written once, whatever the format; widths, colours and escapes are
+decided here.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Column:
         right: Align to the right (numbers).
         path: Holds module paths or other names, cut in the middle where the terminal is narrow.
         wrap: Holds sentences, broken over several lines where the terminal is narrow.
-        limit: Most characters on a terminal of less than 100 columns, so that more important ones keep theirs.
+        limit: Most characters on a terminal of less than 100 columns, so that more important ones
+            keep theirs.
     """
 
     title: str
@@ -93,7 +95,9 @@ View = Sequence[Block]
 
 
 def write_text(view: View, file: TextIO, width: int | None = None) -> None:
-    """Write a view for a terminal; colours and bold only if `file` is one and NO_COLOR is not set (https://no-color.org).
+    """Write a view for a terminal.
+
+    Colours and bold only if `file` is one and NO_COLOR is not set (https://no-color.org).
 
     Args:
         view: What to write.
@@ -101,7 +105,14 @@ def write_text(view: View, file: TextIO, width: int | None = None) -> None:
         width: Columns; None for those of the terminal, or 80 where there is none.
     """
     plain = bool(os.environ.get("NO_COLOR"))  # Rich alone would leave out colours, but write bold
-    console = Console(file=file, width=width, color_system=None if plain else "auto", highlight=False, markup=False, emoji=False)
+    console = Console(
+        file=file,
+        width=width,
+        color_system=None if plain else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
     for index, block in enumerate(view):
         if index:
             console.print()
@@ -167,7 +178,10 @@ def _rich_table(table: Table, *, wide: bool) -> RenderableType:
 
 
 def _rich_cells(table: Table, row: Sequence[str]) -> list[RenderableType]:
-    return [_Path(cell) if column.path else Text(printable(cell)) for column, cell in zip(table.columns, row, strict=True)]
+    return [
+        _Path(cell) if column.path else Text(printable(cell))
+        for column, cell in zip(table.columns, row, strict=True)
+    ]
 
 
 def _markdown(block: Block) -> str:

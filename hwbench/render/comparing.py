@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from hwbench.records.comparison import Comparison, LayerChange, explained_share
 from hwbench.render.blocks import Block, Column, Line, Table, View
-from hwbench.render.units import count, interval, interval_s, percent, plural, seconds, size, sparkline, times
+from hwbench.render.units import (
+    count,
+    interval,
+    interval_s,
+    percent,
+    plural,
+    seconds,
+    size,
+    sparkline,
+    times,
+)
 from hwbench.render.views import notes, provenance, where
 from hwbench.stats import Ratio, Verdict
 
@@ -28,8 +38,15 @@ def compare_view(comparison: Comparison, *, all_layers: bool = False, kept: bool
         kept: Whether a store has it.
     """
     baseline, candidate = comparison.baseline, comparison.candidate
-    precision = f" (candidate in {candidate.precision})" if candidate.precision != baseline.precision else ""
-    headline = f"{verdict_text(comparison)}: {candidate.model} against {baseline.model} on {where(baseline)}{precision}"
+    precision = (
+        f" (candidate in {candidate.precision})"
+        if candidate.precision != baseline.precision
+        else ""
+    )
+    headline = (
+        f"{verdict_text(comparison)}: {candidate.model} against {baseline.model} on"
+        f" {where(baseline)}{precision}"
+    )
     blocks: list[Block] = [Line(headline, "bold"), *notes(comparison.findings), _sides(comparison)]
     if comparison.layers:
         blocks += _layers(comparison, len(comparison.layers) if all_layers else TOP_LAYERS)
@@ -59,7 +76,10 @@ def _needed(ratio: Ratio) -> str:
     low, high = ratio.verdict_ci
     if low <= 0:
         return "a verdict needs more of them"
-    return f"the 99 % interval that verdicts rest on is {interval((1 / high, 1 / low), 1 / ratio.ratio)}"
+    return (
+        "the 99 % interval that verdicts rest on is"
+        f" {interval((1 / high, 1 / low), 1 / ratio.ratio)}"
+    )
 
 
 def _speedup(ratio: Ratio) -> str:
@@ -68,7 +88,10 @@ def _speedup(ratio: Ratio) -> str:
 
 def _shown(ratio: Ratio) -> str:
     low, high = ratio.ci
-    return f" (95 % interval {interval((1 / high, 1 / low), 1 / ratio.ratio) if low > 0 else 'unknown'})"
+    return (
+        " (95 % interval"
+        f" {interval((1 / high, 1 / low), 1 / ratio.ratio) if low > 0 else 'unknown'})"
+    )
 
 
 def _sides(comparison: Comparison) -> Table:
@@ -78,7 +101,12 @@ def _sides(comparison: Comparison) -> Table:
     rows = [
         ("model", first.model, second.model, ""),
         ("latency", seconds(first.median_s), seconds(second.median_s), times(comparison.speedup)),
-        ("95 % interval", interval_s(first.median_ci_s, first.median_s), interval_s(second.median_ci_s, second.median_s), ""),
+        (
+            "95 % interval",
+            interval_s(first.median_ci_s, first.median_s),
+            interval_s(second.median_ci_s, second.median_s),
+            "",
+        ),
         *zip(("samples", "middle 90 %"), _spread(first), _spread(second), ("", ""), strict=True),
         ("MACs", count(first.macs), count(second.macs), times(comparison.macs_ratio)),
         ("parameters", count(first.params), count(second.params), times(comparison.params_ratio)),
@@ -86,8 +114,20 @@ def _sides(comparison: Comparison) -> Table:
     ]
     if first.peak_memory_bytes and second.peak_memory_bytes:
         memory_ratio = first.peak_memory_bytes / second.peak_memory_bytes
-        rows.append(("peak memory", size(first.peak_memory_bytes), size(second.peak_memory_bytes), times(memory_ratio)))
-    columns = (Column(""), Column("baseline", path=True), Column("candidate", path=True), Column("gain", right=True))
+        rows.append(
+            (
+                "peak memory",
+                size(first.peak_memory_bytes),
+                size(second.peak_memory_bytes),
+                times(memory_ratio),
+            )
+        )
+    columns = (
+        Column(""),
+        Column("baseline", path=True),
+        Column("candidate", path=True),
+        Column("gain", right=True),
+    )
     return Table(columns, tuple(rows))
 
 
@@ -124,7 +164,11 @@ def _layers(comparison: Comparison, top: int) -> list[Block]:
 
 def _row(change: LayerChange) -> tuple[str, ...]:
     before, after = change.baseline_implementation, change.candidate_implementation
-    how = before or after or "" if before == after or not before or not after else f"{before} → {after}"
+    how = (
+        before or after or ""
+        if before == after or not before or not after
+        else f"{before} → {after}"
+    )
     return (
         change.name,
         seconds(change.baseline_s),

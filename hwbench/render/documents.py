@@ -45,7 +45,10 @@ def _finite(value: Any) -> Any:
 
 
 def profile_document(record: Measurement) -> Document:
-    """One measurement; latencies are null if it was ended before its first sample, layers if none were taken."""
+    """One measurement.
+
+    Latencies are null if it was ended before its first sample, layers if none were taken.
+    """
     measured, profile = bool(record.samples_s), record.profile
     median_s = record.median_s if measured else None
     sum_s = None if profile is None else profile.layers_sum_s
@@ -62,7 +65,9 @@ def profile_document(record: Measurement) -> Document:
         "params": record.params,
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
-        "layers": None if profile is None else [_layer(layer, median_s) for layer in profile.layers],
+        "layers": (
+            None if profile is None else [_layer(layer, median_s) for layer in profile.layers]
+        ),
         "layers_sum_s": sum_s,
         "closure": record.closure if measured else None,
         "rest_s": None if median_s is None or sum_s is None else median_s - sum_s,
@@ -85,7 +90,10 @@ def _layer(layer: LayerLatency, whole_s: float | None) -> Document:
 
 
 def compare_document(comparison: Comparison) -> Document:
-    """One comparison with both sides' samples; its numbers are null where the two are incomparable."""
+    """One comparison with both sides' samples.
+
+    Its numbers are null where the two are incomparable.
+    """
     return {
         "schema": SCHEMA,
         "baseline": _side(comparison.baseline),
@@ -107,7 +115,13 @@ def compare_document(comparison: Comparison) -> Document:
 def incomparable_document(error: IncomparableError) -> Document:
     """What machines are told of two models that were not even measured."""
     findings = [{"code": "incomparable", "text": str(error)}]
-    return {"schema": SCHEMA, "verdict": Verdict.INCOMPARABLE.value, "speedup": None, "speedup_ci": None, "findings": findings}
+    return {
+        "schema": SCHEMA,
+        "verdict": Verdict.INCOMPARABLE.value,
+        "speedup": None,
+        "speedup_ci": None,
+        "findings": findings,
+    }
 
 
 def _side(record: Measurement) -> Document:

@@ -25,28 +25,47 @@ KEPT_SHOWN = 3
 def search_view(result: SearchResult) -> View:
     """The network found beside its original and the baselines, and how fast it really is."""
     best = result.best.outcome
-    headline = f"{result.model}: {_of(best)} found by {result.plan.method} in {plural(len(result.trials), 'trial')}"
+    headline = (
+        f"{result.model}: {_of(best)} found by {result.plan.method} in"
+        f" {plural(len(result.trials), 'trial')}"
+    )
     blocks: list[Block] = [Line(headline, "bold")]
     if result.comparison is not None:
         blocks.append(Line(f"measured: {verdict_text(result.comparison)}", "bold"))
     titles = (result.objective, "latency", "of original", "MACs", "parameters", "size")
     columns = (Column("network"), *(Column(title, right=True) for title in titles))
-    rows = [_row("original", result.original, result.original), _row(result.plan.method, best, result.original)]
-    rows += [_row(name, None if trial is None else trial.outcome, result.original) for name, trial in result.baselines.items()]
+    rows = [
+        _row("original", result.original, result.original),
+        _row(result.plan.method, best, result.original),
+    ]
+    rows += [
+        _row(name, None if trial is None else trial.outcome, result.original)
+        for name, trial in result.baselines.items()
+    ]
     blocks.append(Table(columns, tuple(rows)))
     blocks += [Line(text) for text in (_tuning(result), _shape(result.best))]
     failed = sum(trial.error is not None for trial in result.trials)
     notes = [(finding.code, finding.text) for finding in result.findings]
     if failed:
         last = next(trial.error for trial in reversed(result.trials) if trial.error)
-        notes.append(("trials_failed", f"{plural(failed, 'trial')} of {len(result.trials)} failed, the last with {last}"))
+        notes.append(
+            (
+                "trials_failed",
+                f"{plural(failed, 'trial')} of {len(result.trials)} failed, the last with {last}",
+            )
+        )
     if result.layers:
         notes.append(("kept_layers", _kept(result.layers)))
     if notes:
         blocks.append(Notes(tuple(notes)))
     where = f"written to {result.out}" if result.out is not None else "not written; give --out DIR"
     resumed = f"; went on after {plural(result.resumed, 'trial')}" if result.resumed else ""
-    return [*blocks, Line(f"search {result.key[:SHORT_ID]} with seed {result.plan.seed}{resumed}; {where}", "dim")]
+    return [
+        *blocks,
+        Line(
+            f"search {result.key[:SHORT_ID]} with seed {result.plan.seed}{resumed}; {where}", "dim"
+        ),
+    ]
 
 
 def _kept(layers: Sequence[tuple[str, str]]) -> str:
@@ -82,10 +101,18 @@ def _row(name: str, outcome: Outcome | None, original: Outcome) -> tuple[str, ..
 
 
 def _tuning(result: SearchResult) -> str:
-    how = {"none": "not tuned", "ce": "tuned by labels", "kd": "tuned by the original's answers", "features": "tuned by features"}
+    how = {
+        "none": "not tuned",
+        "ce": "tuned by labels",
+        "kd": "tuned by the original's answers",
+        "features": "tuned by features",
+    }
     if result.quality is None:
         return f"Result {how[result.tuned]}: there are no labelled images to tell its accuracy."
-    accuracy = f"accuracy {percent(result.quality)} on test images, the original {percent(result.original_quality)}"
+    accuracy = (
+        f"accuracy {percent(result.quality)} on test images, the original"
+        f" {percent(result.original_quality)}"
+    )
     return f"Result {how[result.tuned]}: {accuracy}."
 
 
@@ -114,7 +141,10 @@ def search_document(result: SearchResult) -> Document:
         "tuned": result.tuned,
         "quality": result.quality,
         "original_quality": result.original_quality,
-        "baselines": {name: None if trial is None else trial.to_dict() for name, trial in result.baselines.items()},
+        "baselines": {
+            name: None if trial is None else trial.to_dict()
+            for name, trial in result.baselines.items()
+        },
         "trials": [trial.to_dict() for trial in result.trials],
         "resumed": result.resumed,
         "kept_layers": dict(result.layers),
@@ -124,5 +154,8 @@ def search_document(result: SearchResult) -> Document:
 
 
 def _ratio(result: SearchResult) -> float | None:
-    best_s, original_s = result.best.outcome.latency_s if result.best.outcome else None, result.original.latency_s
+    best_s, original_s = (
+        result.best.outcome.latency_s if result.best.outcome else None,
+        result.original.latency_s,
+    )
     return None if best_s is None or not original_s else best_s / original_s

@@ -20,7 +20,11 @@ def synced_view(done: Synced) -> View:
     view: list[Line | Notes | Table] = [Line(", ".join(counts), "bold")]
     if done.new:
         columns = (Column("kind"), Column("new", right=True))
-        view.append(Table(columns, tuple((kind, f"{number:,}") for kind, number in sorted(done.new.items()))))
+        view.append(
+            Table(
+                columns, tuple((kind, f"{number:,}") for kind, number in sorted(done.new.items()))
+            )
+        )
     if done.refused:
         view.append(Notes(tuple((" ".join(one.key), one.reason) for one in done.refused)))
     return [*view, Line(f"from {done.source} to {done.target}", "dim")]
@@ -33,7 +37,12 @@ def refusals(done: Synced) -> list[str]:
     names = ", ".join(" ".join(one.key) for one in done.refused[:3])
     more = f" and {len(done.refused) - 3:,} more" if len(done.refused) > 3 else ""
     first = done.refused[0].reason
-    return [f"{plural(len(done.refused), 'record')} left out: {names}{more} ({first}); everything else is in {done.target}"]
+    return [
+        (
+            f"{plural(len(done.refused), 'record')} left out: {names}{more} ({first}); everything else"
+            f" is in {done.target}"
+        )
+    ]
 
 
 def synced_document(done: Synced) -> Document:
@@ -45,5 +54,7 @@ def synced_document(done: Synced) -> Document:
         "new": dict(sorted(done.new.items())),
         "updated": done.updated,
         "known": done.known,
-        "refused": [{"kind": one.key[0], "id": one.key[1], "reason": one.reason} for one in done.refused],
+        "refused": [
+            {"kind": one.key[0], "id": one.key[1], "reason": one.reason} for one in done.refused
+        ],
     }

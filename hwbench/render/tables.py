@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 from hwbench.lookup_tables.advice import advice
 from hwbench.lookup_tables.table import IMPORTED
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
-from hwbench.render.units import bar, count, interval_s, layer, moment, percent, plural, seconds, size, sparkline
+from hwbench.render.units import (
+    bar,
+    count,
+    interval_s,
+    layer,
+    moment,
+    percent,
+    plural,
+    seconds,
+    size,
+    sparkline,
+)
 from hwbench.render.views import SHORT_ID
 
 if TYPE_CHECKING:
@@ -36,10 +47,20 @@ def built_view(outcome: BuiltTable) -> View:
             ends = f"{percent(low, sign=True)} {line} {percent(high, sign=True)}"
             blocks.append(Line(f"{ends} (5th to 95th percentile of the errors)"))
         drift = outcome.validation.drift - 1
-        blocks.append(Line(f"The unpruned network is {percent(drift, sign=True)} off its latency when the table was made."))
+        blocks.append(
+            Line(
+                f"The unpruned network is {percent(drift, sign=True)} off its latency when the"
+                " table was made."
+            )
+        )
     if outcome.cross_validated is not None:
         left_out = percent(outcome.cross_validated)
-        blocks.append(Line(f"Its own networks, each left out in turn, are predicted with an error of {left_out} (RMSPE)."))
+        blocks.append(
+            Line(
+                "Its own networks, each left out in turn, are predicted with an error of"
+                f" {left_out} (RMSPE)."
+            )
+        )
     blocks += _advice(outcome.table)
     kept = f"; kept as {outcome.id[:SHORT_ID]}" if outcome.id else "; not kept"
     return [*blocks, Line(_provenance(outcome.table) + kept, "dim")]
@@ -49,7 +70,8 @@ def table_view(table: LookupTable) -> View:
     """A table: grades, advice, its layer families, provenance."""
     device = table.provenance.device
     held = (
-        f"{plural(len(table.entries), 'layer')} in {plural(len(table.families), 'geometry').replace('geometrys', 'geometries')}"
+        f"{plural(len(table.entries), 'layer')} in"
+        f" {plural(len(table.families), 'geometry').replace('geometrys', 'geometries')}"
     )
     blocks: list[Block] = [Line(f"{device.target} ({device.runtime}): {held}", "bold")]
     blocks += [Line(_grade(grade)) for grade in table.grades]
@@ -80,14 +102,23 @@ def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPre
     """A predicted latency and its layers."""
     shown = interval_s(prediction.ci_s, prediction.latency_s)
     origins = [_origin(part) for part in parts]
-    counts = [f"{origins.count(origin)} of {plural(len(parts), 'layer')} {origin}" for origin in dict.fromkeys(origins)]
+    counts = [
+        f"{origins.count(origin)} of {plural(len(parts), 'layer')} {origin}"
+        for origin in dict.fromkeys(origins)
+    ]
     largest_s = max(part.latency_s for part in parts)
     rows = tuple(
         (layer(part.key), _origin(part), seconds(part.latency_s), percent(part.latency_s / prediction.latency_s),
          bar(part.latency_s / largest_s, 8))
         for part in parts
     )  # fmt: skip
-    columns = (Column("layer", path=True), Column("from"), Column("latency", right=True), Column("share", right=True), Column(""))
+    columns = (
+        Column("layer", path=True),
+        Column("from"),
+        Column("latency", right=True),
+        Column("share", right=True),
+        Column(""),
+    )
     return [
         Line(f"{model}: {seconds(prediction.latency_s)} predicted (95 % interval {shown})", "bold"),
         Line(", ".join(counts)),
@@ -102,7 +133,10 @@ def list_view(tables: Mapping[str, LookupTable]) -> View:
     rows = []
     for table_id, table in tables.items():
         made = table.provenance
-        models = ", ".join(dict.fromkeys(source.model.partition("@")[0] for source in made.sources)) or "-"
+        models = (
+            ", ".join(dict.fromkeys(source.model.partition("@")[0] for source in made.sources))
+            or "-"
+        )
         errors = ", ".join(percent(grade.mean_error) for grade in table.grades) or "not graded"
         facts = (made.device.address, models, moment(made.created_utc))
         rows.append((table_id[:SHORT_ID], *facts, str(len(table.entries)), errors))
@@ -112,22 +146,37 @@ def list_view(tables: Mapping[str, LookupTable]) -> View:
 def imported_view(outcome: ImportedTable) -> View:
     """An imported table: what it is now, how it is used, what to know of the files."""
     table = outcome.table
-    blocks: list[Block] = [Line(f"{outcome.name}: {plural(len(table.entries), 'layer')} of {_origins(table)}", "bold")]
+    blocks: list[Block] = [
+        Line(f"{outcome.name}: {plural(len(table.entries), 'layer')} of {_origins(table)}", "bold")
+    ]
     adding_up = table.calibration
     if adding_up.networks:
         left_out = percent(adding_up.shared_sd)
-        blocks.append(Line(f"Each network left out in turn, the others predict it with an error of {left_out} (RMS)."))
+        blocks.append(
+            Line(
+                f"Each network left out in turn, the others predict it with an error of {left_out}"
+                " (RMS)."
+            )
+        )
     if outcome.findings:
         blocks.append(Notes(tuple((finding.code, finding.text) for finding in outcome.findings)))
     kept = f"; kept as {outcome.id[:SHORT_ID]}" if outcome.id else "; not kept"
-    return [*blocks, Line(_provenance(table) + kept, "dim"), Line(f"hwbench table predict MODEL --table {outcome.name}", "dim")]
+    return [
+        *blocks,
+        Line(_provenance(table) + kept, "dim"),
+        Line(f"hwbench table predict MODEL --table {outcome.name}", "dim"),
+    ]
 
 
 def exported_view(outcome: ExportedTable) -> View:
     """A table that was written to a file."""
     table = outcome.table
     return [
-        Line(f"{outcome.path}: {plural(len(table.entries), 'layer')} of {_origins(table)}, {size(outcome.size_bytes)}", "bold"),
+        Line(
+            f"{outcome.path}: {plural(len(table.entries), 'layer')} of {_origins(table)},"
+            f" {size(outcome.size_bytes)}",
+            "bold",
+        ),
         Line(f"hwbench table import {outcome.path}", "dim"),
     ]
 
@@ -135,7 +184,11 @@ def exported_view(outcome: ExportedTable) -> View:
 def list_document(tables: Mapping[str, LookupTable]) -> Document:
     """All tables as JSON types, without their entries."""
     rows = [
-        {"id": table_id, "entries": len(table.entries), **{k: v for k, v in table.metadata.to_dict().items() if k != "schema"}}
+        {
+            "id": table_id,
+            "entries": len(table.entries),
+            **{k: v for k, v in table.metadata.to_dict().items() if k != "schema"},
+        }
         for table_id, table in tables.items()
     ]
     return {"schema": SCHEMA, "tables": rows}
@@ -194,14 +247,24 @@ def table_document(table: LookupTable) -> Document:
     return {"schema": SCHEMA, "steps": dict(table.steps), **table.to_dict()}
 
 
-def prediction_document(model: str, prediction: Prediction, parts: Sequence[LayerPrediction]) -> Document:
+def prediction_document(
+    model: str, prediction: Prediction, parts: Sequence[LayerPrediction]
+) -> Document:
     """A predicted latency as JSON types."""
     return {
         "schema": SCHEMA,
         "model": model,
         "latency_s": prediction.latency_s,
         "latency_ci_s": list(prediction.ci_s),
-        "layers": [{"key": str(part.key), "latency_s": part.latency_s, "sd": part.sd, "from": _origin(part)} for part in parts],
+        "layers": [
+            {
+                "key": str(part.key),
+                "latency_s": part.latency_s,
+                "sd": part.sd,
+                "from": _origin(part),
+            }
+            for part in parts
+        ],
     }
 
 
@@ -211,16 +274,18 @@ def _origin(part: LayerPrediction) -> str:
 
 def _grade(grade: Grade) -> str:
     return (
-        f"{grade.model}: {percent(grade.mean_error)} mean error on {plural(grade.networks, 'held-out pruned network')}, "
-        f"{percent(grade.within_5)} of them within 5 %, rank correlation {grade.rank:.3f}"
+        f"{grade.model}: {percent(grade.mean_error)} mean error on"
+        f" {plural(grade.networks, 'held-out pruned network')}, {percent(grade.within_5)} of them"
+        f" within 5 %, rank correlation {grade.rank:.3f}"
     )
 
 
 def _doubts(grade: Grade) -> str:
     floor = f"; two sessions of one network differ by {percent(grade.noise)}" if grade.noise else ""
     return (
-        f"RMSPE {percent(grade.rmspe)}, 95th percentile {percent(grade.p95_error)}, bias {percent(grade.bias, sign=True)}; "
-        f"{percent(grade.coverage)} lie in their 95 % intervals{floor}."
+        f"RMSPE {percent(grade.rmspe)}, 95th percentile {percent(grade.p95_error)}, bias"
+        f" {percent(grade.bias, sign=True)}; {percent(grade.coverage)} lie in their 95 %"
+        f" intervals{floor}."
     )
 
 
@@ -228,9 +293,15 @@ def _advice(table: LookupTable) -> list[Block]:
     lines: list[Block] = []
     for one in advice(table):
         slower = "slower than" if one.narrow_s > one.wide_s else "hardly faster than"
-        evidence = f"{one.narrow} channels ({seconds(one.narrow_s)}) are {slower} {one.wide} ({seconds(one.wide_s)})"
+        evidence = (
+            f"{one.narrow} channels ({seconds(one.narrow_s)}) are {slower} {one.wide}"
+            f" ({seconds(one.wide_s)})"
+        )
         lines.append(
-            Line(f"{one.kind}: widths in multiples of {one.step}; {evidence} in {layer(one.family.pattern)}, reading {one.cin}.")
+            Line(
+                f"{one.kind}: widths in multiples of {one.step}; {evidence} in"
+                f" {layer(one.family.pattern)}, reading {one.cin}."
+            )
         )
     return lines
 
@@ -238,7 +309,10 @@ def _advice(table: LookupTable) -> list[Block]:
 def _origins(table: LookupTable) -> str:
     """Where layers were measured."""
     device, networks = table.provenance.device, len(table.provenance.sources)
-    return f"{plural(networks, 'network') if networks else 'foreign records'} on {device.target} ({device.runtime})"
+    return (
+        f"{plural(networks, 'network') if networks else 'foreign records'} on {device.target}"
+        f" ({device.runtime})"
+    )
 
 
 def _provenance(table: LookupTable) -> str:
@@ -247,11 +321,13 @@ def _provenance(table: LookupTable) -> str:
         models = ", ".join(f"{s.model} ({seconds(s.latency_s)})" for s in made.sources)
     else:
         models = ", ".join(
-            f"{s.model} ({plural(s.networks, 'pruned version')}, {seconds(s.latency_s)} unpruned)" for s in made.sources
+            f"{s.model} ({plural(s.networks, 'pruned version')}, {seconds(s.latency_s)} unpruned)"
+            for s in made.sources
         )
     note = f"; {made.note}" if made.note else ""
     entries = count(len(table.entries))
     return (
-        f"{entries} entries made {moment(made.created_utc)} on {made.device.address} with {plural(made.threads, 'thread')} "
-        f"from {models or 'foreign records'}; hwbench {made.hwbench_version}{note}"
+        f"{entries} entries made {moment(made.created_utc)} on {made.device.address} with"
+        f" {plural(made.threads, 'thread')} from {models or 'foreign records'}; hwbench"
+        f" {made.hwbench_version}{note}"
     )

@@ -78,7 +78,10 @@ def percent(share: float | None, *, sign: bool = False) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """A ratio of two numbers: `1.52x`; with a third decimal near 1, where small differences matter."""
+    """A ratio of two numbers: `1.52x`.
+
+    With a third decimal near 1, where small differences matter.
+    """
     if ratio is None:
         return "-"
     return f"{ratio:.{_ratio_decimals(ratio)}f}x" if math.isfinite(ratio) else "unknown"
@@ -111,7 +114,10 @@ def minute(iso: str) -> str:
 
 
 def moment(iso: str) -> str:
-    """An ISO 8601 time in UTC to the second: `2026-03-01 09:15:02 UTC`; other text stays as it is."""
+    """An ISO 8601 time in UTC to the second: `2026-03-01 09:15:02 UTC`.
+
+    Other text stays as it is.
+    """
     try:
         return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M:%S UTC")
     except ValueError:
@@ -124,7 +130,9 @@ def shape(dimensions: Sequence[int]) -> str:
 
 
 def layer(key: LayerKey) -> str:
-    """A layer key in short, `Conv 3x3/2 at 56x56, 64 to 128, Relu`; without channels where it stands for all of them.
+    """A layer key in short, `Conv 3x3/2 at 56x56, 64 to 128, Relu`.
+
+    Without channels where it stands for all of them.
 
     It leaves out what seldom tells two layers of a network apart; the key itself is in the JSON.
     """
@@ -137,8 +145,12 @@ def layer(key: LayerKey) -> str:
     maps = f"at {shape(key.output[2:])}" if len(key.output) > 2 else ""
     words = " ".join(filter(None, ("Depthwise" if depthwise else key.op, window, maps)))
     kept = depthwise or (channels[0] == channels[1] and key.op not in {"Conv", "Linear"})
-    counts = "" if 0 in channels else str(channels[1]) if kept else f"{channels[0]} to {channels[1]}"
-    return ", ".join(filter(None, (words, counts, key.attr("act"), "Add" if key.attr("add") else "")))
+    counts = (
+        "" if 0 in channels else str(channels[1]) if kept else f"{channels[0]} to {channels[1]}"
+    )
+    return ", ".join(
+        filter(None, (words, counts, key.attr("act"), "Add" if key.attr("add") else ""))
+    )
 
 
 def bar(share: float, width: int = 10) -> str:
@@ -154,7 +166,9 @@ def sparkline(values: Sequence[float], width: int = 24) -> tuple[float, str, flo
         (5th percentile, histogram of `width` characters, 95th percentile).
     """
     low, high = (float(end) for end in np.quantile(values, [0.05, 0.95], method="inverted_cdf"))
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # nothing to draw, and no bins narrower than that can be told apart
+    if high - low <= 1e-9 * max(
+        abs(low), abs(high)
+    ):  # nothing to draw, and no bins narrower than that can be told apart
         return low, _LEVELS[-1], high
     counts, _ = np.histogram(values, bins=width, range=(low, high))
     steps = np.ceil(counts / counts.max() * (len(_LEVELS) - 1)).astype(int)
@@ -186,4 +200,7 @@ def _fitting(characters: Iterable[str], width: int) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line and without control characters, which names inside a model file may hold and a terminal obeys."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split()))
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for character in " ".join(text.split())
+    )

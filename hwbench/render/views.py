@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from hwbench.workflows.doctor import Diagnosis
     from hwbench.workflows.selftest import SelfTest
 
-PARTIAL = Finding("partial", "ended before it was complete: fewer samples than asked for, no layers, nothing checked")
+PARTIAL = Finding(
+    "partial",
+    "ended before it was complete: fewer samples than asked for, no layers, nothing checked",
+)
 SHORT_ID = 12
 """Characters of a record's id that are shown; `hwbench store show` takes them."""
 
@@ -59,7 +62,10 @@ def profile_view(record: Measurement, *, kept: bool = True) -> View:
 def where(record: Measurement) -> str:
     """Hardware, runtime and what of the settings changes latency."""
     isolated = ", isolated" if record.settings.isolate else ""
-    how = f"{record.device.runtime}, {record.precision}, {plural(record.settings.threads, 'thread')}{isolated}"
+    how = (
+        f"{record.device.runtime}, {record.precision},"
+        f" {plural(record.settings.threads, 'thread')}{isolated}"
+    )
     return f"{record.device.target} ({how})"
 
 
@@ -70,7 +76,10 @@ def notes(findings: Sequence[Finding]) -> list[Block]:
 
 def provenance(*records: Measurement, kept: bool = True) -> str:
     """When and how the records of one measurement were taken, with which program, and their ids if a store has them."""
-    ids = f"record{'s' if len(records) > 1 else ''} {' and '.join(record.id[:SHORT_ID] for record in records)}"
+    ids = (
+        f"record{'s' if len(records) > 1 else ''}"
+        f" {' and '.join(record.id[:SHORT_ID] for record in records)}"
+    )
     unfinished = "" if records[0].complete else ", ended before it was complete"
     return f"{_circumstances(records[0])}; {ids if kept else 'kept nowhere'}{unfinished}"
 
@@ -95,18 +104,28 @@ def _latency(record: Measurement) -> str:
         return "no sample was taken"
     estimate = stats.latency(record.samples_s, record.session)
     shown = interval_s(estimate.ci, estimate.estimate)
-    return f"{seconds(estimate.estimate)} (95 % interval {shown}, {plural(estimate.sessions, 'session')})"
+    return (
+        f"{seconds(estimate.estimate)} (95 % interval {shown},"
+        f" {plural(estimate.sessions, 'session')})"
+    )
 
 
 def _size_of(record: Measurement) -> str:
-    memory = "" if record.peak_memory_bytes is None else f", {size(record.peak_memory_bytes)} of memory at its peak"
+    memory = (
+        ""
+        if record.peak_memory_bytes is None
+        else f", {size(record.peak_memory_bytes)} of memory at its peak"
+    )
     parameters = f"{count(record.params)} parameters, {size(record.file_bytes)} of file{memory}"
     return f"{count(record.macs)} MACs at batch {record.batch}, {parameters}"
 
 
 def _distribution(record: Measurement) -> str:
     low_s, line, high_s = sparkline(record.samples_s)
-    return f"{seconds(low_s)} {line} {seconds(high_s)} (5th to 95th percentile of {plural(len(record.samples_s), 'sample')})"
+    return (
+        f"{seconds(low_s)} {line} {seconds(high_s)} (5th to 95th percentile of"
+        f" {plural(len(record.samples_s), 'sample')})"
+    )
 
 
 def _layers(profile: LayerProfile, median_s: float) -> list[Block]:
@@ -114,7 +133,14 @@ def _layers(profile: LayerProfile, median_s: float) -> list[Block]:
     latencies_s = [layer.median_s * layer.calls for layer in profile.layers]
     largest_s = max(latencies_s, default=0.0)
     rows = tuple(
-        (layer.name, layer.op, layer.implementation, seconds(row_s), percent(row_s / median_s), bar(row_s / largest_s, 8))
+        (
+            layer.name,
+            layer.op,
+            layer.implementation,
+            seconds(row_s),
+            percent(row_s / median_s),
+            bar(row_s / largest_s, 8),
+        )
         for layer, row_s in zip(profile.layers, latencies_s, strict=True)
     )
     sum_s = profile.layers_sum_s
@@ -127,14 +153,20 @@ def _layers(profile: LayerProfile, median_s: float) -> list[Block]:
         Column("share", right=True),
         Column(""),
     )
-    closing = f"The layers add up to {percent(sum_s / median_s)} of the latency; the rest is {profile.rest_cause}."
+    closing = (
+        f"The layers add up to {percent(sum_s / median_s)} of the latency; the rest is"
+        f" {profile.rest_cause}."
+    )
     return [Table(columns, rows, (rest,)), Line(closing)]
 
 
 def selftest_view(outcome: SelfTest) -> View:
     """A/A comparisons: false verdicts, noise floor, and each comparison."""
     runs, first = len(outcome.comparisons), outcome.comparisons[0].baseline
-    claimed = f"{outcome.false_verdicts} of {runs} comparisons of {first.model} with itself claimed a difference"
+    claimed = (
+        f"{outcome.false_verdicts} of {runs} comparisons of {first.model} with itself claimed a"
+        " difference"
+    )
     columns = (
         Column("comparison", right=True),
         Column("ratio", right=True),
@@ -143,7 +175,13 @@ def selftest_view(outcome: SelfTest) -> View:
         Column("verdict"),
     )
     rows = tuple(
-        (str(number), times(c.ratio.ratio), interval(c.ratio.ci, c.ratio.ratio), str(c.ratio.sessions), c.verdict.value)
+        (
+            str(number),
+            times(c.ratio.ratio),
+            interval(c.ratio.ci, c.ratio.ratio),
+            str(c.ratio.sessions),
+            c.verdict.value,
+        )
         for number, c in enumerate(outcome.comparisons, 1)
         if c.ratio is not None
     )
@@ -158,11 +196,22 @@ def selftest_view(outcome: SelfTest) -> View:
 def doctor_view(diagnosis: Diagnosis) -> View:
     """What was checked on a device, what is wrong first, and its state."""
     wrong = [item for item in diagnosis.advice if not item.ok]
-    verdict = f"{plural(len(wrong), 'thing')} to mend" if wrong else "nothing stands in the way of a good measurement"
+    verdict = (
+        f"{plural(len(wrong), 'thing')} to mend"
+        if wrong
+        else "nothing stands in the way of a good measurement"
+    )
     headline = f"{diagnosis.device.target} ({diagnosis.device.runtime}): {verdict}"
     blocks: list[Block] = [Line(headline, "bold")]
     if wrong:
-        blocks.append(Notes(tuple((item.code, f"{item.text}; {item.remedy}" if item.remedy else item.text) for item in wrong)))
+        blocks.append(
+            Notes(
+                tuple(
+                    (item.code, f"{item.text}; {item.remedy}" if item.remedy else item.text)
+                    for item in wrong
+                )
+            )
+        )
     good = [(item.code, item.text) for item in diagnosis.advice if item.ok]
     if good:
         blocks.append(Table((Column("in order"), Column("", wrap=True)), tuple(good)))
@@ -185,8 +234,15 @@ def _state(now: Conditions) -> str:
 
 def devices_view(found: Sequence[Found]) -> View:
     """Every target in reach, and what is missing for the others."""
-    columns = (Column("address"), Column("ready"), Column("description", wrap=True), Column("hint", wrap=True))
-    rows = tuple((item.address, "yes" if item.ready else "no", item.description, item.hint) for item in found)
+    columns = (
+        Column("address"),
+        Column("ready"),
+        Column("description", wrap=True),
+        Column("hint", wrap=True),
+    )
+    rows = tuple(
+        (item.address, "yes" if item.ready else "no", item.description, item.hint) for item in found
+    )
     return [Table(columns, rows)]
 
 
@@ -203,7 +259,14 @@ def store_view(url: str, summaries: Sequence[Summary]) -> View:
         Column("state"),
     )
     rows = tuple(
-        (s.id[:SHORT_ID], minute(s.started_utc), s.model, s.device, str(s.samples), "complete" if s.complete else "partial")
+        (
+            s.id[:SHORT_ID],
+            minute(s.started_utc),
+            s.model,
+            s.device,
+            str(s.samples),
+            "complete" if s.complete else "partial",
+        )
         for s in summaries
     )
     return [Table(columns, rows), Line(f"{plural(len(summaries), 'measurement')} in {url}", "dim")]

@@ -1,8 +1,9 @@
 """The HTML report: everything in a store as one self-contained page.
 
-`contents` reads the store; `models`, `comparisons`, `tables` and `searches` make pages of figures and numbers (`nouns`,
-`numbers`, `commands`) of what it holds, `overview` the first one; `page` puts them, the style, the scripts and the charting
-library of `assets/` into one file. The scripts draw what the data say and decide nothing: each number comes with its text.
+`contents` reads the store; `models`, `comparisons`, `tables` and `searches` make pages of figures
+and numbers (`nouns`, `numbers`, `commands`) of what it holds, `overview` the first one; `page` puts
+them, the style, the scripts and the charting library of `assets/` into one file. The scripts draw
+what the data say and decide nothing: each number comes with its text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ __all__ = ["Report", "make_report"]
 LIMIT_BYTES = 3_000_000
 """Largest page."""
 DRAWN, FEWEST_DRAWN = 1000, 60
-"""Samples of each set that are drawn at most; fewer, down to the second number, where the page would be too large."""
+"""Samples of each set that are drawn at most.
+
+Fewer, down to the second number, where the page would be too large.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,10 @@ class Report:
             part.write_text(self.html, encoding="utf-8", newline="\n")
             part.replace(target)
         except OSError as error:
-            raise UsageError(f"cannot write the report to {target}: {error.strerror or error}; give another -o FILE") from error
+            raise UsageError(
+                f"cannot write the report to {target}: {error.strerror or error}; give another -o"
+                " FILE"
+            ) from error
 
 
 def make_report(*, since: str | None = None, store: str | None = None) -> Report:
@@ -73,10 +80,14 @@ def make_report(*, since: str | None = None, store: str | None = None) -> Report
         if len(text.encode()) <= LIMIT_BYTES:
             return Report(text, contents, drawn)
         if drawn <= FEWEST_DRAWN:
-            has = f"{len(contents.measurements)} measurements and {len(contents.comparisons)} comparisons"
+            has = (
+                f"{len(contents.measurements)} measurements and {len(contents.comparisons)}"
+                " comparisons"
+            )
             most = size(LIMIT_BYTES)
             raise UsageError(
-                f"the page of {has} would take {size(len(text))}, more than {most}; give a later --since, such as 7d"
+                f"the page of {has} would take {size(len(text))}, more than {most}; give a later"
+                " --since, such as 7d"
             )
         drawn = max(FEWEST_DRAWN, drawn // 2)
 
@@ -86,4 +97,9 @@ def _notes(contents: Contents, drawn: int) -> list[str]:
     most = max((len(record.samples_s) for record in contents.measurements), default=0)
     if most <= drawn:
         return []
-    return [f"Pictures hold at most {drawn} samples of each set, evenly by rank; every number is computed from all of them."]
+    return [
+        (
+            f"Pictures hold at most {drawn} samples of each set, evenly by rank; every number is"
+            " computed from all of them."
+        )
+    ]

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def profile_command(record: Measurement) -> str:
     """What measures one model again."""
     precision = [] if record.precision == "fp32" else ["--precision", record.precision]
-    return _joined(["profile", record.model, *_where(record), *precision, *_how(record, DEFAULT_SETTINGS)])
+    return _joined(
+        ["profile", record.model, *_where(record), *precision, *_how(record, DEFAULT_SETTINGS)]
+    )
 
 
 def compare_command(baseline: Measurement, candidate: Measurement) -> str:
@@ -65,7 +67,11 @@ def search_command(record: Mapping[str, Any]) -> str:
         if field.name not in _APART and plan.get(field.name, field.default) != field.default:
             words += [f"--{field.name.removesuffix('_s').replace('_', '-')}", str(plan[field.name])]
     words += ["--single-weights"] if plan.get("single_weights") else []
-    words += ["--no-baselines"] if not plan.get("baselines", True) and plan["method"] != "practise" else []
+    words += (
+        ["--no-baselines"]
+        if not plan.get("baselines", True) and plan["method"] != "practise"
+        else []
+    )
     return _joined(words)
 
 

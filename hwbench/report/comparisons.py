@@ -66,18 +66,29 @@ def comparisons_figure(comparisons: Sequence[Comparison], commands: Mapping[str,
     shown = [
         row
         for one in comparisons
-        for row in _interval_rows(one, f"{one.candidate.model} · {one.baseline.device.address}", compare_address(one))[:1]
+        for row in _interval_rows(
+            one, f"{one.candidate.model} · {one.baseline.device.address}", compare_address(one)
+        )[:1]
     ]
     text = (
-        "Speed-up of each candidate over the baseline that it was interleaved with: a dot, and a line for its 95 % interval. "
-        "Right of 1 is faster. The scale is logarithmic."
+        "Speed-up of each candidate over the baseline that it was interleaved with: a dot, and a"
+        " line for its 95 % interval. Right of 1 is faster. The scale is logarithmic."
     )
-    chart = {"kind": "intervals", "label": "speed-up", "unit": "x", "log": True, "reference": 1, "rows": shown}
+    chart = {
+        "kind": "intervals",
+        "label": "speed-up",
+        "unit": "x",
+        "log": True,
+        "reference": 1,
+        "rows": shown,
+    }
     sources = tuple(compare_source(one, commands) for one in comparisons)
     return Figure("Comparisons", text, Table(columns, rows, sources), (chart,) if shown else ())
 
 
-def compare_page(comparison: Comparison, commands: Mapping[str, str], pages: Mapping[str, str], drawn: int) -> Page:
+def compare_page(
+    comparison: Comparison, commands: Mapping[str, str], pages: Mapping[str, str], drawn: int
+) -> Page:
     """One comparison.
 
     Args:
@@ -87,10 +98,16 @@ def compare_page(comparison: Comparison, commands: Mapping[str, str], pages: Map
         drawn: Samples that a picture holds of each side at most.
     """
     baseline, candidate = comparison.baseline, comparison.candidate
-    facts: list[tuple[str, Cell]] = [("speed-up", speedup_number(comparison)), ("verdict", comparison.verdict.value)]
+    facts: list[tuple[str, Cell]] = [
+        ("speed-up", speedup_number(comparison)),
+        ("verdict", comparison.verdict.value),
+    ]
     for name, record in (("baseline", baseline), ("candidate", candidate)):
         facts.append((f"{name} latency", latency_number(record)))
-    facts += [("fewer MACs", times_number(comparison.macs_ratio)), ("fewer parameters", times_number(comparison.params_ratio))]
+    facts += [
+        ("fewer MACs", times_number(comparison.macs_ratio)),
+        ("fewer parameters", times_number(comparison.params_ratio)),
+    ]
     facts += [("smallest effect", share_number(baseline.settings.min_effect))]
     figures = [_speedup(comparison)] if comparison.ratio is not None else []
     figures += [_samples(comparison, drawn), _sides(comparison, pages)]
@@ -119,8 +136,13 @@ def _interval_rows(comparison: Comparison, name: str, page: str = "") -> list[di
         return []
     found = []
     for confidence, (low, high) in (("95 %", ci), ("99 %", verdict_ci)):
-        text = f"{speedup_number(comparison).text}, {confidence} interval {interval((low, high), speedup)}"
-        found.append({"name": name, "value": speedup, "low": low, "high": high, "text": text, "page": page})
+        text = (
+            f"{speedup_number(comparison).text}, {confidence} interval"
+            f" {interval((low, high), speedup)}"
+        )
+        found.append(
+            {"name": name, "value": speedup, "low": low, "high": high, "text": text, "page": page}
+        )
     return found
 
 
@@ -135,11 +157,19 @@ def _speedup(comparison: Comparison) -> Figure:
     before, after = session_medians(comparison.baseline), session_medians(comparison.candidate)
     speedups = _session_speedups(comparison)
     rows = tuple(
-        (Number(session, str(session)), seconds_number(before[session]), seconds_number(after[session]), times_number(speedup))
+        (
+            Number(session, str(session)),
+            seconds_number(before[session]),
+            seconds_number(after[session]),
+            times_number(speedup),
+        )
         for session, speedup in speedups.items()
     )
     effect = comparison.baseline.settings.min_effect
-    shown, verdict = _interval_rows(comparison, "shown (95 %)")[0], _interval_rows(comparison, "verdict (99 %)")[1]
+    shown, verdict = (
+        _interval_rows(comparison, "shown (95 %)")[0],
+        _interval_rows(comparison, "verdict (99 %)")[1],
+    )
     chart = {
         "kind": "intervals",
         "label": "speed-up",
@@ -150,9 +180,9 @@ def _speedup(comparison: Comparison) -> Figure:
         "ticks": list(speedups.values()),
     }
     text = (
-        f"The interval that is shown, and the wider one that the verdict rests on. Shaded: less than {percent(effect)} "
-        "either way, which does not matter. Ticks: the single sessions. The table has medians of both sides; the speed-up is "
-        "taken inside blocks."
+        "The interval that is shown, and the wider one that the verdict rests on. Shaded: less"
+        f" than {percent(effect)} either way, which does not matter. Ticks: the single sessions."
+        " The table has medians of both sides; the speed-up is taken inside blocks."
     )
     return Figure("Interval", text, Table(columns, rows), (chart,))
 
@@ -190,21 +220,54 @@ def _samples(comparison: Comparison, drawn: int) -> Figure:
     )
     rows: list[tuple[Cell, ...]] = []
     for name, record in sides:
-        counts = [Number(number, f"{number:,}") for number in (len(set(record.session)), len(record.samples_s))]
-        rows.append((name, record.model, latency_number(record), interval_s(record.median_ci_s, record.median_s), *counts))
-    chart = {"kind": "distribution", "label": "latency", "sets": [sample_set(record, drawn, name) for name, record in sides]}
-    text = "Bars count the samples of each side, ticks below them are the medians of the sessions, the 95 % intervals are shaded."
+        counts = [
+            Number(number, f"{number:,}")
+            for number in (len(set(record.session)), len(record.samples_s))
+        ]
+        rows.append(
+            (
+                name,
+                record.model,
+                latency_number(record),
+                interval_s(record.median_ci_s, record.median_s),
+                *counts,
+            )
+        )
+    chart = {
+        "kind": "distribution",
+        "label": "latency",
+        "sets": [sample_set(record, drawn, name) for name, record in sides],
+    }
+    text = (
+        "Bars count the samples of each side, ticks below them are the medians of the sessions, the"
+        " 95 % intervals are shaded."
+    )
     return Figure("Samples", text, Table(columns, tuple(rows)), (chart,))
 
 
 def _sides(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
     first, second = comparison.baseline, comparison.candidate
-    columns = (Column(""), Column("baseline", numeric=True), Column("candidate", numeric=True), Column("gain", numeric=True))
+    columns = (
+        Column(""),
+        Column("baseline", numeric=True),
+        Column("candidate", numeric=True),
+        Column("gain", numeric=True),
+    )
     rows: list[tuple[Cell, ...]] = [
         ("model", _model_link(first, pages), _model_link(second, pages), ""),
         ("latency", latency_number(first), latency_number(second), speedup_number(comparison)),
-        ("MACs", count_number(first.macs), count_number(second.macs), times_number(comparison.macs_ratio)),
-        ("parameters", count_number(first.params), count_number(second.params), times_number(comparison.params_ratio)),
+        (
+            "MACs",
+            count_number(first.macs),
+            count_number(second.macs),
+            times_number(comparison.macs_ratio),
+        ),
+        (
+            "parameters",
+            count_number(first.params),
+            count_number(second.params),
+            times_number(comparison.params_ratio),
+        ),
         (
             "file",
             size_number(first.file_bytes),
@@ -215,7 +278,11 @@ def _sides(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
     memory = first.peak_memory_bytes, second.peak_memory_bytes
     if memory[0] and memory[1]:
         rows.append(("peak memory", *map(size_number, memory), times_number(_over(*memory))))
-    return Figure("Sides", "What each side is. The gain is baseline over candidate.", Table(columns, tuple(rows)))
+    return Figure(
+        "Sides",
+        "What each side is. The gain is baseline over candidate.",
+        Table(columns, tuple(rows)),
+    )
 
 
 def _model_link(record: Measurement, pages: Mapping[str, str]) -> Cell:
@@ -253,19 +320,28 @@ def _layers(comparison: Comparison) -> Figure:
     work = {"kind": "work", "name": 0, "before": [4, 1], "after": [5, 2]}
     share = explained_share(comparison)
     resolved = share is not None and comparison.verdict in {Verdict.FASTER, Verdict.SLOWER}
-    explained = f" All layers together account for {percent(share)} of the difference." if resolved else ""
+    explained = (
+        f" All layers together account for {percent(share)} of the difference." if resolved else ""
+    )
     text = (
-        "Above, what each layer saved (right) or lost (left), in the order of the network. Below, the same layers by their MACs "
-        "and their latency: a line leads from the baseline (ring) to the candidate (dot); one that runs level saved work but no "
-        f"time.{explained}"
+        "Above, what each layer saved (right) or lost (left), in the order of the network. Below,"
+        " the same layers by their MACs and their latency: a line leads from the baseline (ring)"
+        f" to the candidate (dot); one that runs level saved work but no time.{explained}"
     )
     return Figure("Layer by layer", text, Table(columns, rows), (savings, work))
 
 
 def _macs(record: Measurement) -> dict[str, int | None]:
-    return {} if record.profile is None else {layer.name: layer_macs(layer.key) for layer in record.profile.layers}
+    return (
+        {}
+        if record.profile is None
+        else {layer.name: layer_macs(layer.key) for layer in record.profile.layers}
+    )
 
 
 def _how(change: LayerChange) -> str:
-    before, after = change.baseline_implementation or "absent", change.candidate_implementation or "absent"
+    before, after = (
+        change.baseline_implementation or "absent",
+        change.candidate_implementation or "absent",
+    )
     return before if before == after else f"{before} → {after}"

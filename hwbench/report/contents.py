@@ -89,7 +89,8 @@ def read(store: Store, since: str | None = None) -> Contents:
 
     Args:
         store: An open store.
-        since: Only what was measured from then on: a date (`2026-03-01`, or with a time), or `7d` for the last seven days.
+        since: Only what was measured from then on: a date (`2026-03-01`, or with a time), or `7d`
+            for the last seven days.
 
     Raises:
         UsageError: `since` is neither, or nothing is left.
@@ -98,11 +99,22 @@ def read(store: Store, since: str | None = None) -> Contents:
     after = parse_since(since) if since is not None else datetime.min.replace(tzinfo=UTC)
     ids = [summary.id for summary in store.list() if _utc(summary.started_utc) >= after]
     measurements = tuple(map(store.get, ids))
-    found = Contents(measurements, _comparisons(store, measurements), _tables(store, after), _searches(store, after))
+    found = Contents(
+        measurements,
+        _comparisons(store, measurements),
+        _tables(store, after),
+        _searches(store, after),
+    )
     if not (found.measurements or found.tables or found.searches):
         when = f" since {since}" if since is not None else ""
-        remedy = "give an earlier --since, or none" if since is not None and store.list(limit=1) else "measure something first"
-        raise UsageError(f"nothing to report in {store.url}{when}; {remedy}: hwbench profile zoo:mobilenet_v1")
+        remedy = (
+            "give an earlier --since, or none"
+            if since is not None and store.list(limit=1)
+            else "measure something first"
+        )
+        raise UsageError(
+            f"nothing to report in {store.url}{when}; {remedy}: hwbench profile zoo:mobilenet_v1"
+        )
     return found
 
 
@@ -114,9 +126,15 @@ def parse_since(text: str) -> datetime:
     """
     ago = _AGO.fullmatch(text.strip())
     try:
-        moment = datetime.now(UTC) - timedelta(days=int(ago[1])) if ago else datetime.fromisoformat(text.strip())
+        moment = (
+            datetime.now(UTC) - timedelta(days=int(ago[1]))
+            if ago
+            else datetime.fromisoformat(text.strip())
+        )
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"--since {text!r} is no date; write 2026-03-01, or 7d for the last seven days") from error
+        raise UsageError(
+            f"--since {text!r} is no date; write 2026-03-01, or 7d for the last seven days"
+        ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -144,7 +162,10 @@ def _comparisons(store: Store, measurements: Iterable[Measurement]) -> tuple[Com
 
 
 def _baseline_first(records: list[Measurement], order: list[str] | None) -> list[Measurement]:
-    """Records of one group in the order they were given in; where that was not kept, the one with most work comes first."""
+    """Records of one group in the order they were given in.
+
+    Where that was not kept, the one with most work comes first.
+    """
     if order is not None and {record.id for record in records} <= set(order):
         return sorted(records, key=lambda record: order.index(record.id))
     return sorted(records, key=lambda record: (-record.macs, -record.params, record.id))
@@ -166,10 +187,14 @@ def _searches(store: Store, after: datetime) -> tuple[KeptSearch, ...]:
     trials: dict[str, dict[int, list[tuple[str, Trial]]]] = {}
     for data in store.records(TRIAL).values():
         runs = trials.setdefault(str(data.get("search")), {})
-        runs.setdefault(int(data["run"]), []).append((str(data["part"]), Trial.from_dict(data["trial"])))
+        runs.setdefault(int(data["run"]), []).append(
+            (str(data["part"]), Trial.from_dict(data["trial"]))
+        )
     summaries = {str(data.get("search")): data for data in store.records(SEARCH).values()}
     found = []
-    for key, summary in sorted(summaries.items(), key=lambda item: _utc(str(item[1].get("created_utc"))), reverse=True):
+    for key, summary in sorted(
+        summaries.items(), key=lambda item: _utc(str(item[1].get("created_utc"))), reverse=True
+    ):
         if summary.get("created_utc") is not None and _utc(str(summary["created_utc"])) < after:
             continue
         runs = trials.get(key, {})
@@ -187,4 +212,6 @@ def _search(summary: Mapping[str, Any], trials: list[tuple[str, Trial]]) -> Kept
             tuple(trials),
         )
     except (KeyError, TypeError) as error:
-        raise SchemaError(f"damaged record of a search: {error!r}; search again with --fresh") from error
+        raise SchemaError(
+            f"damaged record of a search: {error!r}; search again with --fresh"
+        ) from error

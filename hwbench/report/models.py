@@ -39,7 +39,10 @@ class Model:
     @property
     def newest(self) -> Measurement:
         """The measurement that speaks for it: the newest that is complete, else the newest."""
-        return next((record for record in self.records if record.complete and record.samples_s), self.records[0])
+        return next(
+            (record for record in self.records if record.complete and record.samples_s),
+            self.records[0],
+        )
 
     @property
     def page(self) -> str:
@@ -83,14 +86,27 @@ def models_figure(models: Sequence[Model]) -> Figure:
     for model in models:
         record = model.newest
         findings = ", ".join(dict.fromkeys(finding.code for finding in record.findings)) or "none"
-        facts: tuple[Cell, ...] = (Link(record.model, model.page), record.device.address, record.precision)
+        facts: tuple[Cell, ...] = (
+            Link(record.model, model.page),
+            record.device.address,
+            record.precision,
+        )
         numbers = (latency_number(record), count_number(record.macs), count_number(record.params))
-        rows.append((*facts, *numbers, minute(record.started_utc), findings if record.complete else f"partial, {findings}"))
+        rows.append(
+            (
+                *facts,
+                *numbers,
+                minute(record.started_utc),
+                findings if record.complete else f"partial, {findings}",
+            )
+        )
         if record.samples_s:
-            shown.append(_interval_row(record, f"{record.model} · {record.device.address}", model.page))
+            shown.append(
+                _interval_row(record, f"{record.model} · {record.device.address}", model.page)
+            )
     text = (
-        "The newest measurement of each model on each device: a dot for the latency, a line for its 95 % interval, "
-        "often narrower than the dot. The scale is logarithmic."
+        "The newest measurement of each model on each device: a dot for the latency, a line for its"
+        " 95 % interval, often narrower than the dot. The scale is logarithmic."
     )
     chart = {"kind": "intervals", "label": "latency", "unit": "s", "log": True, "rows": shown}
     table = Table(columns, tuple(rows), tuple(model.source() for model in models))
@@ -99,8 +115,17 @@ def models_figure(models: Sequence[Model]) -> Figure:
 
 def _interval_row(record: Measurement, name: str, page: str = "") -> Mapping[str, object]:
     low_s, high_s = record.median_ci_s
-    shown = f"{seconds(record.median_s)}, 95 % interval {interval_s((low_s, high_s), record.median_s)}"
-    return {"name": name, "value": record.median_s, "low": low_s, "high": high_s, "text": shown, "page": page}
+    shown = (
+        f"{seconds(record.median_s)}, 95 % interval {interval_s((low_s, high_s), record.median_s)}"
+    )
+    return {
+        "name": name,
+        "value": record.median_s,
+        "low": low_s,
+        "high": high_s,
+        "text": shown,
+        "page": page,
+    }
 
 
 def model_page(model: Model, drawn: int) -> Page:
@@ -123,9 +148,16 @@ def model_page(model: Model, drawn: int) -> Page:
     if record.peak_memory_bytes is not None:
         facts.append(("peak memory", size_number(record.peak_memory_bytes)))
     if document["closure"] is not None:
-        facts.append(("layers add up to", share_number(document["closure"], "sum of the layers over the latency")))
+        facts.append(
+            (
+                "layers add up to",
+                share_number(document["closure"], "sum of the layers over the latency"),
+            )
+        )
     figures = [_distribution(record, drawn)] if record.samples_s else []
-    layered = next((one for one in model.records if one.profile is not None and one.samples_s), None)
+    layered = next(
+        (one for one in model.records if one.profile is not None and one.samples_s), None
+    )
     if layered is not None and layered.profile is not None:
         figures.append(_waterfall(layered, layered.profile, model.source(layered)))
     if len(model.records) > 1:
@@ -147,10 +179,17 @@ def _distribution(record: Measurement, drawn: int) -> Figure:
     columns = (Column("session"), Column("median", numeric=True), Column("samples", numeric=True))
     counts = Counter(record.session)
     rows = tuple(
-        (Number(session, str(session)), seconds_number(median_s), Number(counts[session], str(counts[session])))
+        (
+            Number(session, str(session)),
+            seconds_number(median_s),
+            Number(counts[session], str(counts[session])),
+        )
         for session, median_s in session_medians(record).items()
     )
-    text = "Bars count the samples; the ticks below them are the medians of the sessions, which give the 95 % interval (shaded)."
+    text = (
+        "Bars count the samples; the ticks below them are the medians of the sessions, which give"
+        " the 95 % interval (shaded)."
+    )
     chart = {"kind": "distribution", "label": "latency", "sets": [sample_set(record, drawn)]}
     return Figure("Distribution", text, Table(columns, rows), (chart,))
 
@@ -169,16 +208,33 @@ def _waterfall(record: Measurement, profile: LayerProfile, source: Source) -> Fi
     median_s = record.median_s
     rows = [_layer_row(layer, median_s) for layer in profile.layers]
     rest_s = median_s - profile.layers_sum_s
-    rest: tuple[Cell, ...] = ("rest", "", "", seconds_number(rest_s, profile.rest_cause), share_number(rest_s / median_s), "", "")
-    closing = f"The layers add up to {percent(profile.layers_sum_s / median_s)} of the latency; the rest is {profile.rest_cause}."
-    text = f"From the first layer to the last, each bar begins where the one before it ends. {closing}"
+    rest: tuple[Cell, ...] = (
+        "rest",
+        "",
+        "",
+        seconds_number(rest_s, profile.rest_cause),
+        share_number(rest_s / median_s),
+        "",
+        "",
+    )
+    closing = (
+        f"The layers add up to {percent(profile.layers_sum_s / median_s)} of the latency; the rest"
+        f" is {profile.rest_cause}."
+    )
+    text = (
+        f"From the first layer to the last, each bar begins where the one before it ends. {closing}"
+    )
     chart = {"kind": "waterfall", "label": "latency", "total": median_s, "name": 0, "value": 3}
     return Figure("Layers", text, Table(columns, (*rows, rest)), (chart,), source)
 
 
 def _layer_row(layer: LayerLatency, median_s: float) -> tuple[Cell, ...]:
     latency_s = layer.median_s * layer.calls
-    calls = f"{plural(layer.calls, 'call')} of {seconds(layer.median_s)} each; " if layer.calls > 1 else ""
+    calls = (
+        f"{plural(layer.calls, 'call')} of {seconds(layer.median_s)} each; "
+        if layer.calls > 1
+        else ""
+    )
     note = f"{calls}median over the profiled inferences, which has no interval of its own"
     key = "" if layer.key is None else str(layer.key)
     share = share_number(latency_s / median_s)
@@ -214,8 +270,18 @@ def _history(model: Model) -> Figure:
         for record in model.records
     )
     shown = [
-        _interval_row(record, f"{minute(record.started_utc)} · {record.id[:4]}") for record in model.records if record.samples_s
+        _interval_row(record, f"{minute(record.started_utc)} · {record.id[:4]}")
+        for record in model.records
+        if record.samples_s
     ]
     chart = {"kind": "intervals", "label": "latency", "unit": "s", "rows": shown}
-    text = "Every measurement of this model here, newest first. Before claiming a difference, interleave: hwbench compare."
-    return Figure("History", text, Table(columns, rows, tuple(map(model.source, model.records))), (chart,) if shown else ())
+    text = (
+        "Every measurement of this model here, newest first. Before claiming a difference,"
+        " interleave: hwbench compare."
+    )
+    return Figure(
+        "History",
+        text,
+        Table(columns, rows, tuple(map(model.source, model.records))),
+        (chart,) if shown else (),
+    )

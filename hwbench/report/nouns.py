@@ -140,7 +140,10 @@ class Page:
 
 
 def encode(pages: Sequence[Page]) -> dict[str, Any]:
-    """Pages as plain JSON types, in printable characters alone; a source that many numbers share is written once."""
+    """Pages as plain JSON types, in printable characters alone.
+
+    A source that many numbers share is written once.
+    """
     encoder = _Encoder()
     encoded = [encoder.page(page) for page in pages]
     return {"sources": [_plain(_fields(source)) for source in encoder.sources], "pages": encoded}
@@ -177,14 +180,22 @@ class _Encoder:
         }
 
     def _cell(self, cell: Cell) -> Any:
-        """Text as it is; a number as [value, text, note, source], without what is empty at its end; a link as an object."""
+        """Text as it is; a number as [value, text, note, source], without what is empty at its end.
+
+        A link as an object.
+        """
         match cell:
             case str():
                 return printable(cell)
             case Link():
                 return {"text": printable(cell.text), "page": cell.page}
             case Number():
-                parts = [_plain(cell.value), printable(cell.text), printable(cell.note), self._number_of(cell.source)]
+                parts = [
+                    _plain(cell.value),
+                    printable(cell.text),
+                    printable(cell.note),
+                    self._number_of(cell.source),
+                ]
                 while len(parts) > 2 and parts[-1] in {"", None}:
                     parts.pop()
                 return parts

@@ -11,7 +11,17 @@ import numpy as np
 from hwbench import stats
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Measurement
-from hwbench.render.units import count, interval, interval_s, moment, percent, plural, seconds, size, times
+from hwbench.render.units import (
+    count,
+    interval,
+    interval_s,
+    moment,
+    percent,
+    plural,
+    seconds,
+    size,
+    times,
+)
 from hwbench.report.commands import profile_command
 from hwbench.report.nouns import Number, Source
 
@@ -23,7 +33,10 @@ DIGITS = 5
 
 
 def source_of(*records: Measurement, command: str | None = None) -> Source:
-    """Provenance of one measurement, or of several that were interleaved; `command` if it was not `hwbench profile`."""
+    """Provenance of one measurement, or of several that were interleaved.
+
+    `command` if it was not `hwbench profile`.
+    """
     first = records[0]
     return Source(
         records=tuple(record.id for record in records),
@@ -40,7 +53,9 @@ def latency_number(record: Measurement, source: Source | None = None) -> Number:
     if not record.samples_s:
         return Number(None, "-", "no sample was taken", source)
     found = stats.latency(record.samples_s, record.session)
-    shown = f"95 % interval {interval_s(found.ci, found.estimate)}, {plural(found.sessions, 'session')}"
+    shown = (
+        f"95 % interval {interval_s(found.ci, found.estimate)}, {plural(found.sessions, 'session')}"
+    )
     return Number(found.estimate, seconds(found.estimate), shown, source)
 
 
@@ -81,7 +96,9 @@ def times_number(ratio: float | None, note: str = "") -> Number:
 
 
 def layer_macs(key: LayerKey | None) -> int | None:
-    """Multiply-accumulates of one layer, from its key: each weight is used once per position; None where none are counted.
+    """Multiply-accumulates of one layer, from its key: each weight is used once per position.
+
+    None where none are counted.
 
     The same numbers as `onnx_graph` counts on the network itself.
     """
@@ -100,7 +117,11 @@ def layer_macs(key: LayerKey | None) -> int | None:
 def thinned(samples_s: Sequence[float], most: int) -> list[float]:
     """At most `most` (>= 2) of the samples, sorted, evenly by rank with both ends, and rounded: enough to draw them."""
     ordered = np.sort(samples_s)
-    ranks = np.arange(len(ordered)) if len(ordered) <= most else np.linspace(0, len(ordered) - 1, most).round().astype(int)
+    ranks = (
+        np.arange(len(ordered))
+        if len(ordered) <= most
+        else np.linspace(0, len(ordered) - 1, most).round().astype(int)
+    )
     return rounded(ordered[ranks])
 
 

@@ -34,7 +34,11 @@ def pages(contents: Contents, drawn: int) -> list[Page]:
         "tables": [tables_figure(contents.tables)] if contents.tables else [],
         "searches": [searches_figure(contents.searches, compared)] if contents.searches else [],
     }
-    figures = [_devices(contents), *([models_figure(models)] if models else []), *lists["comparisons"]]
+    figures = [
+        _devices(contents),
+        *([models_figure(models)] if models else []),
+        *lists["comparisons"],
+    ]
     found = [_first(contents, models, figures)]
     found += [
         Page(name, name.title() if name != "tables" else "Lookup tables", "", figures=tuple(ones))
@@ -71,14 +75,20 @@ def _first(contents: Contents, models: Sequence[Model], figures: Sequence[Figure
         ("lookup tables", len(contents.tables)),
         ("searches", len(contents.searches)),
     )
-    facts = tuple((name, Number(number, f"{number:,}", "counted in the store")) for name, number in counts if number)
+    facts = tuple(
+        (name, Number(number, f"{number:,}", "counted in the store"))
+        for name, number in counts
+        if number
+    )
     lead = f"How fast these networks are on these devices, as of {moment(contents.newest_utc)}."
     return Page("overview", "Overview", lead, facts, figures=tuple(figures))
 
 
 def _devices(contents: Contents) -> Figure:
     seen: dict[tuple[str, str, str], list[str]] = {}
-    known: list[tuple[DeviceInfo, str]] = [(record.device, record.started_utc) for record in contents.measurements]
+    known: list[tuple[DeviceInfo, str]] = [
+        (record.device, record.started_utc) for record in contents.measurements
+    ]
     for device, date in known:
         seen.setdefault((device.address, device.target, device.runtime), []).append(date)
     for kept in contents.tables:
@@ -92,6 +102,9 @@ def _devices(contents: Contents) -> Figure:
         Column("last (UTC)", minor=True),
     )
     rows = tuple(
-        (*names, Number(len(dates), str(len(dates))), minute(max(dates)) if dates else "-") for names, dates in seen.items()
+        (*names, Number(len(dates), str(len(dates))), minute(max(dates)) if dates else "-")
+        for names, dates in seen.items()
     )
-    return Figure("Devices", f"{plural(len(rows), 'device')} with their runtimes.", Table(columns, rows))
+    return Figure(
+        "Devices", f"{plural(len(rows), 'device')} with their runtimes.", Table(columns, rows)
+    )

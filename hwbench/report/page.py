@@ -1,7 +1,8 @@
 """One HTML file of pages, style, scripts and the charting library, which reaches for nothing outside itself.
 
-Names in a store are hostile until shown otherwise: they arrive as JSON in which no character can end the script element, are put
-on the page as text alone, and a content security policy, with the hash of each of the scripts, lets nothing else run or load.
+Names in a store are hostile until shown otherwise: they arrive as JSON in which no character can
+end the script element, are put on the page as text alone, and a content security policy, with the
+hash of each of the scripts, lets nothing else run or load.
 """
 
 from __future__ import annotations
@@ -24,10 +25,21 @@ if TYPE_CHECKING:
     from hwbench.report.contents import Contents
     from hwbench.report.nouns import Page
 
-SCRIPTS = ("dom.js", "tip.js", "table.js", "scales.js", "charts.js", "charts_of_tables.js", "app.js")
+SCRIPTS = (
+    "dom.js",
+    "tip.js",
+    "table.js",
+    "scales.js",
+    "charts.js",
+    "charts_of_tables.js",
+    "app.js",
+)
 """Our own scripts, joined in this order into one module."""
 TIME_SCALES = (1.0, 1e-3, 1e-6, 1e-9)
-"""Seconds of each unit that the axes of pictures may have; what it is called, `render.units` knows."""
+"""Seconds of each unit that the axes of pictures may have.
+
+What it is called, `render.units` knows.
+"""
 _ESCAPED = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
 
 
@@ -54,9 +66,15 @@ def html(pages: Sequence[Page], contents: Contents, since: str | None, notes: Se
     libraries = [vendored(name) for name in manifest()]
     own = "\n".join(_asset(name) for name in SCRIPTS)
     scripts = [*libraries, own]
-    policy = " ".join(f"'sha256-{base64.b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
+    policy = " ".join(
+        f"'sha256-{base64.b64encode(sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
+    )
     parts = {
-        "POLICY": f"default-src 'none'; style-src 'unsafe-inline'; script-src {policy}; base-uri 'none'; form-action 'none'",
+        "POLICY": (
+            f"default-src 'none'; style-src 'unsafe-inline'; script-src {policy}; base-uri 'none';"
+            " form-action 'none'"
+        ),
         "STYLE": _asset("report.css"),
         "DATA": escaped_json(data),
         "LIBRARIES": "\n".join(f"<script>{script}</script>" for script in libraries),
@@ -69,7 +87,9 @@ def html(pages: Sequence[Page], contents: Contents, since: str | None, notes: Se
 
 def escaped_json(data: Any) -> str:
     """JSON in ASCII without `<`, `>` and `&`, which therefore can neither end a script element nor begin a comment."""
-    return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).translate(_ESCAPED)
+    return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).translate(
+        _ESCAPED
+    )
 
 
 @lru_cache(maxsize=1)
@@ -89,7 +109,8 @@ def vendored(name: str) -> str:
     found = sha256(text.encode()).hexdigest()
     if found != expected:
         raise SchemaError(
-            f"the vendored {name} has the SHA-256 {found[:12]}..., expected {expected[:12]}...; install hwbench again"
+            f"the vendored {name} has the SHA-256 {found[:12]}..., expected {expected[:12]}...;"
+            " install hwbench again"
         )
     return text
 

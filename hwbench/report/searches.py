@@ -11,7 +11,14 @@ from hwbench.render.views import SHORT_ID
 from hwbench.report.commands import search_command
 from hwbench.report.comparisons import compare_address
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
-from hwbench.report.numbers import count_number, rounded, seconds_number, share_number, size_number, speedup_number
+from hwbench.report.numbers import (
+    count_number,
+    rounded,
+    seconds_number,
+    share_number,
+    size_number,
+    speedup_number,
+)
 from hwbench.search.base import Outcome, Trial
 
 if TYPE_CHECKING:
@@ -31,9 +38,18 @@ def search_source(search: KeptSearch, comparison: Comparison | None) -> Source:
     command = search_command(summary)
     if comparison is None:
         steered = summary.get("table") or summary.get("device") or "unknown"
-        return Source((summary["search"],), str(steered), "not measured: predicted by a table", "-", date, command)
+        return Source(
+            (summary["search"],),
+            str(steered),
+            "not measured: predicted by a table",
+            "-",
+            date,
+            command,
+        )
     device = comparison.baseline.device
-    return Source((summary["search"],), device.address, device.target, device.runtime, date, command)
+    return Source(
+        (summary["search"],), device.address, device.target, device.runtime, date, command
+    )
 
 
 def measured_of(search: KeptSearch, comparisons: Sequence[Comparison]) -> Comparison | None:
@@ -60,10 +76,19 @@ def searches_figure(searches: Sequence[KeptSearch], comparisons: Sequence[Compar
         trials = Number(len(search.trials), str(len(search.trials)))
         speedup = Number(None, "not measured") if comparison is None else speedup_number(comparison)
         date = minute(str(summary["created_utc"])) if summary.get("created_utc") else "unknown"
-        numbers = (_quality(search, search.best.outcome), _of_original(search, search.best.outcome), speedup, trials)
+        numbers = (
+            _quality(search, search.best.outcome),
+            _of_original(search, search.best.outcome),
+            speedup,
+            trials,
+        )
         rows.append((link, summary["plan"]["method"], *numbers, date))
         sources.append(search_source(search, comparison))
-    return Figure("Searches", "The network that each search chose.", Table(columns, tuple(rows), tuple(sources)))
+    return Figure(
+        "Searches",
+        "The network that each search chose.",
+        Table(columns, tuple(rows), tuple(sources)),
+    )
 
 
 def search_page(search: KeptSearch, comparisons: Sequence[Comparison]) -> Page:
@@ -94,10 +119,18 @@ def search_page(search: KeptSearch, comparisons: Sequence[Comparison]) -> Page:
     findings = [(finding["code"], finding["text"]) for finding in summary.get("findings", ())]
     if failed:
         findings.append(
-            ("trials_failed", f"{plural(len(failed), 'trial')} of {len(search.trials)} failed, the last with {failed[-1]}")
+            (
+                "trials_failed",
+                (
+                    f"{plural(len(failed), 'trial')} of {len(search.trials)} failed, the last with"
+                    f" {failed[-1]}"
+                ),
+            )
         )
     measured = (
-        f" Measured: {verdict_text(comparison)}." if comparison is not None else " Its latency was predicted, not measured."
+        f" Measured: {verdict_text(comparison)}."
+        if comparison is not None
+        else " Its latency was predicted, not measured."
     )
     return Page(
         id=search_address(search),
@@ -124,7 +157,8 @@ def _of_original(search: KeptSearch, outcome: Outcome | None) -> Number:
     if outcome is None or original is None or outcome.latency_s is None or not original.latency_s:
         return Number(None, "-")
     return share_number(
-        outcome.latency_s / original.latency_s, f"{seconds(outcome.latency_s)} of {seconds(original.latency_s)}, predicted"
+        outcome.latency_s / original.latency_s,
+        f"{seconds(outcome.latency_s)} of {seconds(original.latency_s)}, predicted",
     )
 
 
@@ -158,22 +192,50 @@ def _trials(search: KeptSearch) -> Figure:
     for number, (part, trial) in enumerate(search.trials):
         outcome = trial.outcome
         value = None if outcome is None or trial.candidate.task != "network" else reward(outcome)
-        state = "failed" if outcome is None else "chosen" if _same(trial, search.best) else "scored" if value is None else "done"
+        state = (
+            "failed"
+            if outcome is None
+            else "chosen"
+            if _same(trial, search.best)
+            else "scored"
+            if value is None
+            else "done"
+        )
         shown = Number(
-            value, "-" if value is None else percent(value) if name == "quality" else f"{value:.4f}", trial.error or name
+            value,
+            "-" if value is None else percent(value) if name == "quality" else f"{value:.4f}",
+            trial.error or name,
         )
         rest = (seconds_number(None), Number(None, "-"), count_number(None))
         if outcome is not None:
             rest = (_predicted(outcome), _of_original(search, outcome), count_number(outcome.macs))
-        rows.append((Number(number, str(number)), part, trial.candidate.note or "-", shown, *rest, state))
+        rows.append(
+            (Number(number, str(number)), part, trial.candidate.note or "-", shown, *rest, state)
+        )
         if value is not None:
             text = f"trial {number} ({part}): {shown.text}, {rest[0].text}"
-            points.append({"x": number, "y": rounded([value])[0], "part": part, "chosen": state == "chosen", "text": text})
-    baselines = ", and those it is held against" if len({part for part, _ in search.trials}) > 1 else ""
+            points.append(
+                {
+                    "x": number,
+                    "y": rounded([value])[0],
+                    "part": part,
+                    "chosen": state == "chosen",
+                    "text": text,
+                }
+            )
+    baselines = (
+        ", and those it is held against" if len({part for part, _ in search.trials}) > 1 else ""
+    )
     best = "the line is the best so far of the search itself, the ring what was chosen"
     text = f"Each dot is one network that was tried{baselines}; {best}."
     own = [part for part, _ in search.trials if part.startswith(search.summary["plan"]["method"])]
-    chart = {"kind": "trials", "label": name, "own": sorted(set(own)), "points": points, "percent": name == "quality"}
+    chart = {
+        "kind": "trials",
+        "label": name,
+        "own": sorted(set(own)),
+        "points": points,
+        "percent": name == "quality",
+    }
     return Figure("Trials", text, Table(columns, tuple(rows)), (chart,) if points else ())
 
 
@@ -186,12 +248,25 @@ def _kept(search: KeptSearch) -> list[Figure]:
     candidate, groups = search.best.candidate, search.summary.get("groups")
     if candidate.dropped:
         rows: list[tuple[Cell, ...]] = [(name,) for name in candidate.dropped]
-        return [Figure("Dropped blocks", "These blocks were left out.", Table((Column("block"),), tuple(rows)))]
+        return [
+            Figure(
+                "Dropped blocks",
+                "These blocks were left out.",
+                Table((Column("block"),), tuple(rows)),
+            )
+        ]
     if candidate.shares is not None:
-        rows = [(Number(index, str(index)), share_number(share)) for index, share in enumerate(candidate.shares)]
+        rows = [
+            (Number(index, str(index)), share_number(share))
+            for index, share in enumerate(candidate.shares)
+        ]
         kept = Table((Column("layer"), Column("kept weights", numeric=True)), tuple(rows))
         chart = {"kind": "shares", "label": "kept share", "name": 0, "value": 1}
-        return [Figure("Kept weights", "Share of single weights that stay, layer by layer.", kept, (chart,))]
+        return [
+            Figure(
+                "Kept weights", "Share of single weights that stay, layer by layer.", kept, (chart,)
+            )
+        ]
     if candidate.widths is None or not groups:
         return []
     rows = [
@@ -205,7 +280,10 @@ def _kept(search: KeptSearch) -> list[Figure]:
         Column("preserve ratio", numeric=True),
     )
     chart = {"kind": "shares", "label": "preserve ratio", "name": 0, "value": 3}
-    text = "Share of the channels that stay; layers that must shrink together are one row, named after the first of them."
+    text = (
+        "Share of the channels that stay; layers that must shrink together are one row, named after"
+        " the first of them."
+    )
     return [Figure("Preserve ratios", text, Table(columns, tuple(rows)), (chart,))]
 
 
@@ -220,7 +298,9 @@ def _networks(search: KeptSearch) -> Figure:
         Column("parameters", numeric=True, minor=True),
         Column("weights", numeric=True, minor=True),
     )
-    found: dict[str, Outcome | None] = {} if search.original is None else {"original": search.original}
+    found: dict[str, Outcome | None] = (
+        {} if search.original is None else {"original": search.original}
+    )
     found[search.summary["plan"]["method"]] = search.best.outcome
     for name, trial in (search.summary.get("baselines") or {}).items():
         found[name] = None if trial is None else Trial.from_dict(trial).outcome
@@ -229,8 +309,22 @@ def _networks(search: KeptSearch) -> Figure:
         if outcome is None:
             rows.append((name, *([Number(None, "no result")] * 6)))
             continue
-        costs = (count_number(outcome.macs), count_number(outcome.params), size_number(outcome.size_bytes))
-        rows.append((name, _quality(search, outcome), _predicted(outcome), _of_original(search, outcome), *costs))
+        costs = (
+            count_number(outcome.macs),
+            count_number(outcome.params),
+            size_number(outcome.size_bytes),
+        )
+        rows.append(
+            (
+                name,
+                _quality(search, outcome),
+                _predicted(outcome),
+                _of_original(search, outcome),
+                *costs,
+            )
+        )
     return Figure(
-        "Networks", "What was found, beside the original and the baselines. Latencies are predicted.", Table(columns, tuple(rows))
+        "Networks",
+        "What was found, beside the original and the baselines. Latencies are predicted.",
+        Table(columns, tuple(rows)),
     )

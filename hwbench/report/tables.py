@@ -35,7 +35,14 @@ def table_source(kept: KeptTable) -> Source:
     """Provenance of a table."""
     made = kept.table.provenance
     device = made.device
-    return Source((kept.id,), device.address, device.target, device.runtime, moment(made.created_utc), table_command(kept.table))
+    return Source(
+        (kept.id,),
+        device.address,
+        device.target,
+        device.runtime,
+        moment(made.created_utc),
+        table_command(kept.table),
+    )
 
 
 def tables_figure(tables: Sequence[KeptTable]) -> Figure:
@@ -59,19 +66,27 @@ def tables_figure(tables: Sequence[KeptTable]) -> Figure:
         )
         for kept in tables
     )
-    text = "The newest table of each device. The error is that of networks which the table had not seen."
+    text = (
+        "The newest table of each device. The error is that of networks which the table had not"
+        " seen."
+    )
     return Figure("Lookup tables", text, Table(columns, rows, tuple(map(table_source, tables))))
 
 
 def _models(table: LookupTable) -> str:
-    return ", ".join(dict.fromkeys(source.model for source in table.provenance.sources)) or "foreign records"
+    return (
+        ", ".join(dict.fromkeys(source.model for source in table.provenance.sources))
+        or "foreign records"
+    )
 
 
 def _mean_error(grades: Sequence[Grade]) -> Number:
     if not grades:
         return Number(None, "not graded")
     grade = grades[-1]
-    return share_number(grade.mean_error, f"{grade.model}, {plural(grade.networks, 'held-out network')}")
+    return share_number(
+        grade.mean_error, f"{grade.model}, {plural(grade.networks, 'held-out network')}"
+    )
 
 
 def table_page(kept: KeptTable) -> Page:
@@ -88,11 +103,21 @@ def table_page(kept: KeptTable) -> Page:
     return Page(
         id=table_address(kept),
         title=f"Table of {device.address}",
-        lead=f"{plural(len(table.entries), 'layer')} of {_models(table)} on {device.target} ({device.runtime}).",
+        lead=(
+            f"{plural(len(table.entries), 'layer')} of {_models(table)} on {device.target}"
+            f" ({device.runtime})."
+        ),
         facts=tuple(facts),
-        findings=() if table.grades else (("not_graded", "no held-out network was measured: hwbench table validate MODEL"),),
+        findings=(
+            ()
+            if table.grades
+            else (("not_graded", "no held-out network was measured: hwbench table validate MODEL"),)
+        ),
         figures=tuple(figures),
-        closing=f"made {moment(made.created_utc)} with {plural(made.threads, 'thread')}; hwbench {made.hwbench_version}{note}",
+        closing=(
+            f"made {moment(made.created_utc)} with {plural(made.threads, 'thread')}; hwbench"
+            f" {made.hwbench_version}{note}"
+        ),
         source=table_source(kept),
     )
 
@@ -132,7 +157,11 @@ def _grades(table: LookupTable) -> Figure:
         )
         for grade in table.grades
     )
-    return Figure("Grades", "How the table did on networks that it had not seen, model by model.", Table(columns, rows))
+    return Figure(
+        "Grades",
+        "How the table did on networks that it had not seen, model by model.",
+        Table(columns, rows),
+    )
 
 
 def _validation(kept: KeptTable) -> Figure:
@@ -146,21 +175,37 @@ def _validation(kept: KeptTable) -> Figure:
     )
     rows, points = [], []
     for index, network in enumerate(kept.validation["networks"], 1):
-        sessions_s, (low_s, high_s), predicted_s = network["sessions_s"], network["predicted_ci_s"], network["predicted_s"]
+        sessions_s, (low_s, high_s), predicted_s = (
+            network["sessions_s"],
+            network["predicted_ci_s"],
+            network["predicted_s"],
+        )
         measured_s = float(np.median(sessions_s))
-        sessions = f"median of {plural(len(sessions_s), 'session')}: {', '.join(map(seconds, sessions_s))}"
+        sessions = (
+            f"median of {plural(len(sessions_s), 'session')}: {', '.join(map(seconds, sessions_s))}"
+        )
         interval = f"95 % interval {interval_s((low_s, high_s), predicted_s)}"
         error = predicted_s / measured_s - 1
-        numbers = (seconds_number(measured_s, sessions), seconds_number(predicted_s, interval), share_number(error, sign=True))
+        numbers = (
+            seconds_number(measured_s, sessions),
+            seconds_number(predicted_s, interval),
+            share_number(error, sign=True),
+        )
         inside = "yes" if low_s <= measured_s <= high_s else "no"
         widths = f"widths {' '.join(map(str, network['widths']))}"
         rows.append((Number(index, str(index), widths), *numbers, inside))
-        text = f"network {index}: measured {seconds(measured_s)}, predicted {seconds(predicted_s)} ({interval})"
-        points.append({"x": measured_s, "y": predicted_s, "low": low_s, "high": high_s, "text": text})
+        text = (
+            f"network {index}: measured {seconds(measured_s)}, predicted {seconds(predicted_s)}"
+            f" ({interval})"
+        )
+        points.append(
+            {"x": measured_s, "y": predicted_s, "low": low_s, "high": high_s, "text": text}
+        )
     drift = kept.validation["drift"] - 1
     text = (
-        f"Held-out networks of {kept.validation['model']}: on the line is right, the bars are 95 % intervals. "
-        f"The unpruned network was {percent(drift, sign=True)} off its latency when the table was made."
+        f"Held-out networks of {kept.validation['model']}: on the line is right, the bars are 95 %"
+        f" intervals. The unpruned network was {percent(drift, sign=True)} off its latency when the"
+        " table was made."
     )
     chart = {"kind": "validation", "points": points}
     return Figure("Predicted against measured", text, Table(columns, tuple(rows)), (chart,))
@@ -177,20 +222,42 @@ def _curves(table: LookupTable) -> Figure:
         Column("fastest", numeric=True),
         Column("slowest", numeric=True),
     )
-    ordered = sorted(table.families, key=lambda family: (-table.families[family].latency_s.max(), str(family)))
+    ordered = sorted(
+        table.families, key=lambda family: (-table.families[family].latency_s.max(), str(family))
+    )
     rows = []
     for family in ordered[:FAMILIES_SHOWN]:
-        points, (low_in, high_in, low_out, high_out) = table.families[family], table.surfaces[family].box
-        ends = (Number(high_in, f"{low_in} to {high_in}"), Number(high_out, f"{low_out} to {high_out}"))
+        points, (low_in, high_in, low_out, high_out) = (
+            table.families[family],
+            table.surfaces[family].box,
+        )
+        ends = (
+            Number(high_in, f"{low_in} to {high_in}"),
+            Number(high_out, f"{low_out} to {high_out}"),
+        )
         step, measured = table.steps[family.kind], len(points.cin)
-        extremes = (seconds_number(float(points.latency_s.min())), seconds_number(float(points.latency_s.max())))
-        rows.append((layer(family.pattern), Number(step, str(step)), *ends, Number(measured, str(measured)), *extremes))
-    charts = tuple(_curve(table, family) for family in [family for family in ordered if _varies(table, family)][:PANELS])
+        extremes = (
+            seconds_number(float(points.latency_s.min())),
+            seconds_number(float(points.latency_s.max())),
+        )
+        rows.append(
+            (
+                layer(family.pattern),
+                Number(step, str(step)),
+                *ends,
+                Number(measured, str(measured)),
+                *extremes,
+            )
+        )
+    charts = tuple(
+        _curve(table, family)
+        for family in [family for family in ordered if _varies(table, family)][:PANELS]
+    )
     hidden = len(ordered) - FAMILIES_SHOWN
     left_out = f" The table leaves out {hidden} more geometries, all faster." if hidden > 0 else ""
     text = (
-        "Lines are what the table answers, dots what was measured; the shaded range is the line's own uncertainty (two "
-        f"deviations). Vertical rules stand at the channel steps.{left_out}"
+        "Lines are what the table answers, dots what was measured; the shaded range is the line's"
+        f" own uncertainty (two deviations). Vertical rules stand at the channel steps.{left_out}"
     )
     return Figure("Latency over width", text, Table(columns, tuple(rows)), charts)
 
@@ -202,7 +269,10 @@ def _varies(table: LookupTable, family: Family) -> bool:
 
 
 def _curve(table: LookupTable, family: Family) -> dict[str, Any]:
-    """Lines and dots of one layer; over channels read where those written are the same throughout."""
+    """Lines and dots of one layer.
+
+    Over channels read where those written are the same throughout.
+    """
     points, surface = table.families[family], table.surfaces[family]
     low_in, high_in, low_out, high_out = surface.box
     tied, fixed = bool((points.cin == points.cout).all()), low_out == high_out
@@ -222,17 +292,29 @@ def _curve(table: LookupTable, family: Family) -> dict[str, Any]:
                 "high": rounded(latency_s * (1 + 2 * sd)),
                 "dots": [
                     [int(x), y]
-                    for x, y in zip((points.cin if fixed else points.cout)[near], rounded(points.latency_s[near]), strict=True)
+                    for x, y in zip(
+                        (points.cin if fixed else points.cout)[near],
+                        rounded(points.latency_s[near]),
+                        strict=True,
+                    )
                 ],
             }
         )
     axis = "channels read" if fixed else "output channels"
-    return {"kind": "curve", "title": layer(family.pattern), "axis": axis, "step": table.steps[family.kind], "lines": lines}
+    return {
+        "kind": "curve",
+        "title": layer(family.pattern),
+        "axis": axis,
+        "step": table.steps[family.kind],
+        "lines": lines,
+    }
 
 
 def _reads(measured: np.ndarray[Any, np.dtype[np.float64]], most: int) -> list[int]:
     """Numbers of channels read to draw: measured ones near the wanted shares."""
-    return sorted({int(measured[np.argmin(np.abs(measured - share * most))]) for share in READ}, reverse=True)
+    return sorted(
+        {int(measured[np.argmin(np.abs(measured - share * most))]) for share in READ}, reverse=True
+    )
 
 
 def _steps(table: LookupTable) -> Figure:
@@ -242,8 +324,15 @@ def _steps(table: LookupTable) -> Figure:
         one, evidence = said.get(kind), "" if step > 1 else "latency has no steps"
         if one is not None:
             slower = "slower than" if one.narrow_s > one.wide_s else "hardly faster than"
-            narrow, wide = f"{one.narrow} channels ({seconds(one.narrow_s)})", f"{one.wide} ({seconds(one.wide_s)})"
+            narrow, wide = (
+                f"{one.narrow} channels ({seconds(one.narrow_s)})",
+                f"{one.wide} ({seconds(one.wide_s)})",
+            )
             evidence = f"{narrow} are {slower} {wide} in {layer(one.family.pattern)}"
         rows.append((kind, Number(step, str(step)), evidence))
     columns = (Column("kind of layer"), Column("step", numeric=True), Column("evidence"))
-    return Figure("Channel steps", "Widths that are multiples of the step waste nothing.", Table(columns, tuple(rows)))
+    return Figure(
+        "Channel steps",
+        "Widths that are multiples of the step waste nothing.",
+        Table(columns, tuple(rows)),
+    )

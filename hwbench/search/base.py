@@ -19,7 +19,8 @@ class Candidate:
         number: Counts the proposals of one search, from 0.
         widths: One per prunable group; None where widths stay.
         dropped: Names of the blocks left out.
-        shares: Kept share of the single weights of each layer (fine-grained pruning); None where all stay.
+        shares: Kept share of the single weights of each layer (fine-grained pruning); None where
+            all stay.
         task: `network` to judge it as a result, `score` to tell its distance alone (PRACTISE).
         note: How the search came to it, for people.
     """
@@ -42,12 +43,15 @@ class Outcome:
     """What a candidate turned out to be.
 
     Attributes:
-        quality: What the objective measures, in [0, 1], the more the better: accuracy, kept weight; None for a score.
-        latency_s: Predicted seconds of one inference; None where the search had no source of latency.
+        quality: What the objective measures, in [0, 1], the more the better: accuracy, kept weight;
+            None for a score.
+        latency_s: Predicted seconds of one inference; None where the search had no source of
+            latency.
         macs: Multiply-accumulates.
         params: Weights and biases.
         size_bytes: Bytes of the weights.
-        distance: Mean squared distance of its features to those of the original; None where it was not asked for.
+        distance: Mean squared distance of its features to those of the original; None where it was
+            not asked for.
 
     Raises:
         MeasurementError: A number is not finite.
@@ -63,7 +67,9 @@ class Outcome:
     def __post_init__(self) -> None:
         given = (self.quality, self.latency_s, self.distance)
         if not all(value is None or math.isfinite(value) for value in given):
-            raise MeasurementError(f"quality, latency and distance of a network are {given}; expected finite numbers")
+            raise MeasurementError(
+                f"quality, latency and distance of a network are {given}; expected finite numbers"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,9 @@ class Trial:
 
     def __post_init__(self) -> None:
         if (self.outcome is None) == (self.error is None):
-            raise UsageError(f"trial {self.candidate.number} needs an outcome or an error, and not both")
+            raise UsageError(
+                f"trial {self.candidate.number} needs an outcome or an error, and not both"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -100,17 +108,25 @@ class Trial:
             outcome = None if data["outcome"] is None else Outcome(**data["outcome"])
             return cls(Candidate(**given), outcome, data["error"])
         except (KeyError, TypeError) as error:
-            raise SchemaError(f"damaged trial of a search: {error!r}; start the search anew with --fresh") from error
+            raise SchemaError(
+                f"damaged trial of a search: {error!r}; start the search anew with --fresh"
+            ) from error
 
 
 class Objective(Protocol):
-    """Whoever evaluates candidates. It may raise: the loop around it turns that into a failed trial."""
+    """Whoever evaluates candidates.
+
+    It may raise: the loop around it turns that into a failed trial.
+    """
 
     name: str
     """What `Outcome.quality` is: `accuracy`, `kept L1 weight`."""
 
     def evaluate(self, candidate: Candidate) -> Outcome:
-        """Quality and cost of one candidate; the same for the same candidate, whatever was evaluated before."""
+        """Quality and cost of one candidate.
+
+        The same for the same candidate, whatever was evaluated before.
+        """
         ...
 
     def original(self) -> Outcome:
@@ -119,7 +135,9 @@ class Objective(Protocol):
 
 
 class Search(ABC):
-    """A seeded state machine. Its next proposals depend on its arguments and on the trials it observed, on nothing else.
+    """A seeded state machine.
+
+    Its next proposals depend on its arguments and on the trials it observed, on nothing else.
 
     Subclasses implement `_next` and `_learn`, and say when they are `finished`.
 
@@ -153,7 +171,10 @@ class Search(ABC):
         return float("-inf") if outcome.quality is None else outcome.quality
 
     def propose(self) -> list[Candidate]:
-        """The next candidates; the same again until they were observed, none once the search is finished."""
+        """The next candidates.
+
+        The same again until they were observed, none once the search is finished.
+        """
         if not self._open and not self.finished:
             self._open = self._next()
         return list(self._open)
@@ -166,7 +187,9 @@ class Search(ABC):
         """
         if [trial.candidate for trial in trials] != self._open or not trials:
             given = [trial.candidate.number for trial in trials]
-            raise UsageError(f"trials {given} observed where {[one.number for one in self._open]} were proposed")
+            raise UsageError(
+                f"trials {given} observed where {[one.number for one in self._open]} were proposed"
+            )
         self._open = []
         self.trials += trials
         self._learn(trials)
@@ -177,7 +200,11 @@ class Search(ABC):
 
     def best(self, trials: Iterable[Trial] | None = None) -> Trial | None:
         """The one of these trials, of those observed if none are given, that ranks highest, the earliest of equals."""
-        return max(filter(self.eligible, self.trials if trials is None else trials), key=self._rank_of, default=None)
+        return max(
+            filter(self.eligible, self.trials if trials is None else trials),
+            key=self._rank_of,
+            default=None,
+        )
 
     def _rank_of(self, trial: Trial) -> float:
         return float("-inf") if trial.outcome is None else self.rank(trial.outcome)
@@ -196,13 +223,18 @@ class Search(ABC):
         if self.trials:
             raise UsageError("only a new search can be restored, and this one has observed trials")
         if state.get("search") != self.name:
-            raise SchemaError(f"the state is of the search {state.get('search')!r}, not of {self.name!r}")
+            raise SchemaError(
+                f"the state is of the search {state.get('search')!r}, not of {self.name!r}"
+            )
         kept = [Trial.from_dict(one) for one in state["trials"]]
         while kept:
             asked = self.propose()
             told = kept[: len(asked)]
             if not asked or [one.candidate for one in told] != asked:
-                raise SchemaError(f"trial {kept[0].candidate.number} of the state was proposed by another search; start anew")
+                raise SchemaError(
+                    f"trial {kept[0].candidate.number} of the state was proposed by another search;"
+                    " start anew"
+                )
             self.observe(told)
             del kept[: len(asked)]
 

@@ -26,8 +26,8 @@ POLICIES = ("uniform", "shallow", "deep")
 class Policy(Search):
     """One structure that follows a simple rule: the largest of its kind that keeps to the budget.
 
-    `uniform` keeps the same share of every group; `shallow` prunes the first groups most, `deep` the last, the share changing
-    linearly with depth.
+    `uniform` keeps the same share of every group; `shallow` prunes the first groups most, `deep`
+    the last, the share changing linearly with depth.
 
     Args:
         budget: Limit and widths.
@@ -72,7 +72,11 @@ class Policy(Search):
         return tuple(rows[fitting[np.argmax(costs[fitting])]].tolist())
 
     def _snapped(self, shares: Floats) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-        """Shares on the grid. Groups round up at shares of their own, so that they grow one by one and the budget is used up."""
+        """Shares on the grid.
+
+        Groups round up at shares of their own, so that they grow one by one and the budget is used
+        up.
+        """
         columns = []
         for group, choices in enumerate(self._budget.choices):
             wanted = shares[:, group] * choices[-1]
@@ -112,7 +116,10 @@ class RandomSearch(Search):
 
     def _next(self) -> list[Candidate]:
         left = self._count - len(self.trials)
-        return [Candidate(self._number(), self._widths(), note=self.name) for _ in range(min(BATCH, left))]
+        return [
+            Candidate(self._number(), self._widths(), note=self.name)
+            for _ in range(min(BATCH, left))
+        ]
 
     def _learn(self, trials: Sequence[Trial]) -> None:
         """Nothing is learnt."""
@@ -126,4 +133,7 @@ class RandomSearch(Search):
 
 def baselines(budget: Budget, *, seed: int, trials: int) -> Sequence[Search]:
     """All of them."""
-    return [*(Policy(budget, policy) for policy in POLICIES), RandomSearch(budget, seed=seed, trials=trials)]
+    return [
+        *(Policy(budget, policy) for policy in POLICIES),
+        RandomSearch(budget, seed=seed, trials=trials),
+    ]

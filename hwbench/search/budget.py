@@ -1,9 +1,11 @@
 """Budget: a limit on one cost, the widths it is searched over, and the exact bound on every single decision.
 
-The bound is that of AMC's Algorithm 1 (He et al. 2018), without its assumption that cost is a product of shares: latency is
-neither a product nor monotone in widths. For each allowed width of the group to decide, the cost of the best network that can
-still be made of it is known exactly, by eliminating the undecided groups one after the other, last first (bucket elimination,
-Dechter 1999): a group is replaced by the least cost over its widths, as a grid over the groups that it meets in a layer.
+The bound is that of AMC's Algorithm 1 (He et al. 2018), without its assumption that cost is a
+product of shares: latency is neither a product nor monotone in widths. For each allowed width of
+the group to decide, the cost of the best network that can still be made of it is known exactly, by
+eliminating the undecided groups one after the other, last first (bucket elimination, Dechter 1999):
+a group is replaced by the least cost over its widths, as a grid over the groups that it meets in a
+layer.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ def channel_choices(widths: Sequence[int], step: int, lower: float = LOWER) -> t
 
     Args:
         widths: The original ones.
-        step: Channel step of the device; groups less than four steps wide are cut by 4 channels instead.
+        step: Channel step of the device; groups less than four steps wide are cut by 4 channels
+            instead.
         lower: Least share of a width.
     """
     found = []
@@ -46,7 +49,10 @@ def channel_choices(widths: Sequence[int], step: int, lower: float = LOWER) -> t
 
 @dataclass(frozen=True)
 class _Table:
-    """Cost over the widths of a few groups, ascending; `born` is the group whose elimination made it, -1 for a layer's own."""
+    """Cost over the widths of a few groups, ascending.
+
+    `born` is the group whose elimination made it, -1 for a layer's own.
+    """
 
     groups: tuple[int, ...]
     grid: Floats
@@ -66,7 +72,8 @@ class Budget:
     Args:
         cost: What is limited.
         limit: The most it may be; infinite for no limit.
-        grids: Allowed widths of every group, ascending. The coarsest first: the first on which the limit can be reached is used.
+        grids: Allowed widths of every group, ascending. The coarsest first: the first on which the
+            limit can be reached is used.
         original: Cost of the unpruned network, for messages.
 
     Attributes:
@@ -76,9 +83,14 @@ class Budget:
         UsageError: The limit cannot be reached; the message has the least that can.
     """
 
-    def __init__(self, cost: Cost, limit: float, *grids: tuple[Integers, ...], original: float | None = None) -> None:
+    def __init__(
+        self, cost: Cost, limit: float, *grids: tuple[Integers, ...], original: float | None = None
+    ) -> None:
         if not limit > 0:
-            raise UsageError(f"a budget of {limit:g} {cost.unit or cost.name} was given; expected a positive number")
+            raise UsageError(
+                f"a budget of {limit:g} {cost.unit or cost.name} was given; expected a positive"
+                " number"
+            )
         self.cost, self.limit = cost, limit
         for grid in grids:
             self.choices = _known(cost, grid)
@@ -87,13 +99,17 @@ class Budget:
             if limit == math.inf or self.least[0] <= limit * (1 + SLACK):
                 return
         raise UsageError(
-            f"{cost.name} {_text(limit, cost)} cannot be reached: the least on this grid is {_text(self.least[0], cost)}"
-            f"{'' if original is None else f', {self.least[0] / original:.1%} of the original'}; ask for no less"
+            f"{cost.name} {_text(limit, cost)} cannot be reached: the least on this grid is"
+            f" {_text(self.least[0], cost)}{'' if original is None else f', {self.least[0] / original:.1%} of the original'};"
+            " ask for no less"
         )
 
     @cached_property
     def least(self) -> tuple[float, tuple[int, ...]]:
-        """The least reachable cost, and widths that have it; the narrowest where a cost has no bound (a live device)."""
+        """The least reachable cost, and widths that have it.
+
+        The narrowest where a cost has no bound (a live device).
+        """
         try:
             return self._bound.least
         except UsageError:
@@ -128,7 +144,8 @@ class Budget:
         if not reachable.any():
             least = _text(float(totals.min()), self.cost)
             raise UsageError(
-                f"widths {tuple(decided)} leave {self.cost.name} of at least {least}, over {_text(self.limit, self.cost)}"
+                f"widths {tuple(decided)} leave {self.cost.name} of at least {least}, over"
+                f" {_text(self.limit, self.cost)}"
             )
         wished = reachable & (choices <= wish)
         if wished.any():
@@ -160,8 +177,8 @@ def _known(cost: Cost, grid: tuple[Integers, ...]) -> tuple[Integers, ...]:
     if not all(map(len, known)):
         group = next(place for place, widths in enumerate(known) if not len(widths))
         raise UsageError(
-            f"the table knows none of the widths {grid[group].tolist()} of group {group}; build one that reaches further, with a "
-            "smaller --lower"
+            f"the table knows none of the widths {grid[group].tolist()} of group {group}; build one"
+            " that reaches further, with a smaller --lower"
         )
     return known
 
@@ -207,7 +224,11 @@ class _Bound:
             every.append(_Table(bucket.groups[:-1], bucket.grid.min(axis=-1), group))
         self._buckets = buckets[::-1]
         self._beside = [
-            tuple(table for table in every if table.last < group and (table.born == -1 or table.born > group))
+            tuple(
+                table
+                for table in every
+                if table.last < group and (table.born == -1 or table.born > group)
+            )
             for group in range(len(choices))
         ]
 
@@ -218,14 +239,18 @@ class _Bound:
         check_size(groups, self._choices)
         grid = np.zeros(shape)
         for table in tables:
-            grid += table.grid.reshape([len(self._choices[one]) if one in table.groups else 1 for one in groups])
+            grid += table.grid.reshape(
+                [len(self._choices[one]) if one in table.groups else 1 for one in groups]
+            )
         return _Table(groups, grid)
 
     def totals(self, decided: Sequence[int]) -> Floats:
         places = [self._place[group][int(width)] for group, width in enumerate(decided)]
         bucket = self._buckets[len(places)]
         beside = sum(table.at(places) for table in self._beside[len(places)])
-        return self._cost.whole(bucket.grid[tuple(places[group] for group in bucket.groups[:-1])] + beside)
+        return self._cost.whole(
+            bucket.grid[tuple(places[group] for group in bucket.groups[:-1])] + beside
+        )
 
     @cached_property
     def least(self) -> tuple[float, tuple[int, ...]]:
@@ -241,9 +266,18 @@ class _Bound:
     def parts(self) -> Shares:
         groups = range(len(self._choices))
         full = [(table, float(table.grid.flat[-1])) for table in self._layers]
-        own = np.array([sum(value for table, value in full if group in table.groups) for group in groups])
-        rest = np.array([sum(v for table, v in full if table.last > group and group not in table.groups) for group in groups])
-        settled = tuple(tuple(table for table in self._layers if table.last == group) for group in groups)
+        own = np.array(
+            [sum(value for table, value in full if group in table.groups) for group in groups]
+        )
+        rest = np.array(
+            [
+                sum(v for table, v in full if table.last > group and group not in table.groups)
+                for group in groups
+            ]
+        )
+        settled = tuple(
+            tuple(table for table in self._layers if table.last == group) for group in groups
+        )
         return Shares(own, rest, sum(value for _, value in full), settled)
 
 

@@ -1,7 +1,8 @@
 """What a pruned network costs: latency, multiply-accumulates, parameters or bytes, of any widths and as a sum of small grids.
 
-A layer depends on the widths of few groups, mostly two. So the cost of a structure is a sum of *addends*, one per set of groups,
-each a dense grid over the allowed widths of those groups; for a latency a monotone function of that sum. The budget rests on it.
+A layer depends on the widths of few groups, mostly two. So the cost of a structure is a sum of
+*addends*, one per set of groups, each a dense grid over the allowed widths of those groups; for a
+latency a monotone function of that sum. The budget rests on it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Addends = Mapping[tuple[int, ...], Floats]
-"""By the groups they depend on, ascending: cost over the product of the groups' choices; inf where it is not known."""
+"""By the groups they depend on, ascending: cost over the product of the groups' choices.
+
+Inf where it is not known.
+"""
 
 
 LARGEST_GRID = 2**22
@@ -52,7 +56,10 @@ class Cost(Protocol):
 
 @runtime_checkable
 class Additive(Protocol):
-    """A `LatencySource` that is a sum over layers: a lookup table for one network. A live device is none."""
+    """A `LatencySource` that is a sum over layers: a lookup table for one network.
+
+    A live device is none.
+    """
 
     @property
     def scopes(self) -> Sequence[tuple[int, ...]]:
@@ -102,7 +109,10 @@ class Latency:
     @property
     def _additive(self) -> Additive:
         if not isinstance(self.source, Additive):
-            raise UsageError("a live device answers whole networks only, and AMC bounds every single step; give it a --table")
+            raise UsageError(
+                "a live device answers whole networks only, and AMC bounds every single step; give"
+                " it a --table"
+            )
         return self.source
 
 
@@ -117,10 +127,14 @@ class Counted:
         unit: In what.
     """
 
-    def __init__(self, structure: Structure, weights: Floats, biases: Floats, name: str, unit: str) -> None:
+    def __init__(
+        self, structure: Structure, weights: Floats, biases: Floats, name: str, unit: str
+    ) -> None:
         self.structure, self.name, self.unit = structure, name, unit
         self.weights, self.biases = weights, biases
-        self._full = structure.layer_widths(np.array([structure.widths], np.int64))[0].astype(np.float64)
+        self._full = structure.layer_widths(np.array([structure.widths], np.int64))[0].astype(
+            np.float64
+        )
         self._depthwise = np.array([slot.depthwise for slot in structure.slots], bool)
 
     def of(self, widths: Integers) -> Floats:
@@ -145,7 +159,9 @@ class Counted:
             rows = on_grid(groups, choices, self.structure.widths)
             area, outputs = self.left(self.structure.layer_widths(rows))
             costs = area[:, index] * self.weights[index] + outputs[:, index] * self.biases[index]
-            found[groups] = found.get(groups, 0.0) + costs.reshape([len(choices[group]) for group in groups])
+            found[groups] = found.get(groups, 0.0) + costs.reshape(
+                [len(choices[group]) for group in groups]
+            )
         return found
 
     def whole(self, sums: Floats) -> Floats:
@@ -169,7 +185,9 @@ def params(structure: Structure) -> Counted:
 def size(structure: Structure) -> Counted:
     """Bytes of weights and biases as they are stored, densely."""
     counted = params(structure)
-    width = np.array([_ELEMENT_BYTES.get(slot.layer.key.precision, 4) for slot in structure.slots], np.float64)
+    width = np.array(
+        [_ELEMENT_BYTES.get(slot.layer.key.precision, 4) for slot in structure.slots], np.float64
+    )
     return Counted(structure, counted.weights * width, counted.biases * width, "size", "bytes")
 
 
@@ -186,7 +204,9 @@ class KeptWeights:
 
     name, unit = "size", "bytes"
 
-    def __init__(self, weights: Sequence[float] | Floats, rest: float, element_bytes: int = 4) -> None:
+    def __init__(
+        self, weights: Sequence[float] | Floats, rest: float, element_bytes: int = 4
+    ) -> None:
         self._bytes = np.array(weights, np.float64) * element_bytes / WHOLE
         self._rest = float(rest * element_bytes)
 
@@ -197,7 +217,9 @@ class KeptWeights:
 
     def addends(self, choices: Sequence[Integers]) -> Addends:
         """Bytes of each layer, and those of the rest."""
-        return {(): np.array(self._rest)} | {(i,): one * self._bytes[i] for i, one in enumerate(choices)}
+        return {(): np.array(self._rest)} | {
+            (i,): one * self._bytes[i] for i, one in enumerate(choices)
+        }
 
     def whole(self, sums: Floats) -> Floats:
         """The sums themselves."""
@@ -210,22 +232,33 @@ _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
 def _biases(slot: Slot) -> int:
-    """Parameters that a layer has once per output channel: its biases; all of a layer that multiplies nothing."""
+    """Parameters that a layer has once per output channel: its biases.
+
+    All of a layer that multiplies nothing.
+    """
     key = slot.layer.key
     if not slot.layer.macs:
         return slot.layer.params
     axis = 1 if "Conv" in key.op else -1
     cin, cout = key.inputs[0][axis], key.output[axis]
     kernel = math.prod(map(int, key.attr("kernel", "1").split("x")))
-    return cout if slot.layer.params - cout * cin // int(key.attr("group", "1")) * kernel == cout else 0
+    return (
+        cout
+        if slot.layer.params - cout * cin // int(key.attr("group", "1")) * kernel == cout
+        else 0
+    )
 
 
 def groups_of(slot: Slot) -> tuple[int, ...]:
     """Groups whose widths change a layer, ascending."""
-    return tuple(sorted({group for dimension in (*slot.inputs, slot.output) for group, _ in dimension.terms}))
+    return tuple(
+        sorted({group for dimension in (*slot.inputs, slot.output) for group, _ in dimension.terms})
+    )
 
 
-def on_grid(groups: tuple[int, ...], choices: Sequence[Integers], widths: Sequence[int]) -> Integers:
+def on_grid(
+    groups: tuple[int, ...], choices: Sequence[Integers], widths: Sequence[int]
+) -> Integers:
     """Structures, shape (product of the groups' choices, all groups): every combination of them, the other groups unpruned.
 
     Raises:
@@ -248,7 +281,7 @@ def check_size(groups: Sequence[int], choices: Sequence[Integers]) -> int:
     points = math.prod(len(choices[group]) for group in groups)
     if points > LARGEST_GRID:
         raise UsageError(
-            f"{len(groups)} groups meet in one layer, {points:.1e} combinations of widths where AMC's bound holds at most "
-            f"{LARGEST_GRID:.1e}; search with abcpruner"
+            f"{len(groups)} groups meet in one layer, {points:.1e} combinations of widths where"
+            f" AMC's bound holds at most {LARGEST_GRID:.1e}; search with abcpruner"
         )
     return points

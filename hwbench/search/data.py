@@ -1,7 +1,8 @@
 """Images that networks learn from and are judged by.
 
-`load_data` takes an image folder, a factory of torch datasets, or `digits`, and gives three sets that share no image: to train
-on, to steer a search by (held out from training), and to report in the end. Images are read when they are asked for.
+`load_data` takes an image folder, a factory of torch datasets, or `digits`, and gives three sets
+that share no image: to train on, to steer a search by (held out from training), and to report in
+the end. Images are read when they are asked for.
 """
 
 from __future__ import annotations
@@ -22,10 +23,15 @@ from hwbench.errors import UsageError
 HELD_OUT = 0.2
 """Share of images held out for validation, and again for testing where no test set is given."""
 MOST_HELD_OUT = 5000
-"""AMC holds 5,000 of CIFAR-10's training images out (He et al. 2018, section 4.1); more do not make a search wiser."""
+"""AMC holds 5,000 of CIFAR-10's training images out (He et al. 2018, section 4.1).
+
+More do not make a search wiser.
+"""
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, by which torchvision's networks expect images to be scaled."""
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 _TRAIN, _TEST = ("train", "training"), ("test", "val", "valid", "validation")
 
 
@@ -36,7 +42,8 @@ class Images:
     Attributes:
         read: Image (c, h, w), float32, by number.
         labels: Classes (n,), int64; None for images without.
-        numbers: Which of them are in this set; `labels` go with the numbers, not with places in the set.
+        numbers: Which of them are in this set; `labels` go with the numbers, not with places in the
+            set.
     """
 
     read: Callable[[int], Tensor]
@@ -46,9 +53,15 @@ class Images:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order or shuffled: images (n, c, h, w) and labels (n,), -1 where there are none."""
-        order = range(len(self)) if generator is None else torch.randperm(len(self), generator=generator).tolist()
+        order = (
+            range(len(self))
+            if generator is None
+            else torch.randperm(len(self), generator=generator).tolist()
+        )
         numbers = [self.numbers[place] for place in order]
         for start in range(0, len(numbers), size):
             chosen = numbers[start : start + size]
@@ -64,7 +77,9 @@ class Images:
         count = min(round(share * len(self)), MOST_HELD_OUT)
         held = set(self._drawn(count, seed))
         rest = tuple(number for number in self.numbers if number not in held)
-        return replace(self, numbers=rest), replace(self, numbers=tuple(number for number in self.numbers if number in held))
+        return replace(self, numbers=rest), replace(
+            self, numbers=tuple(number for number in self.numbers if number in held)
+        )
 
     def few(self, count: int, seed: int) -> Images:
         """`count` images, as evenly over the classes as they can be.
@@ -73,13 +88,21 @@ class Images:
             UsageError: There are not as many, or none are asked for.
         """
         if not 1 <= count <= len(self):
-            raise UsageError(f"{count} images asked for, expected 1 to {len(self)}: as many as the training set has")
+            raise UsageError(
+                f"{count} images asked for, expected 1 to {len(self)}: as many as the training"
+                " set has"
+            )
         return replace(self, numbers=tuple(self._drawn(count, seed)))
 
     def _drawn(self, count: int, seed: int) -> list[int]:
-        """Numbers drawn at random, every class getting its share; fewer classes than `count` leave none out."""
+        """Numbers drawn at random, every class getting its share.
+
+        Fewer classes than `count` leave none out.
+        """
         generator = torch.Generator().manual_seed(seed)
-        shuffled = [self.numbers[place] for place in torch.randperm(len(self), generator=generator).tolist()]
+        shuffled = [
+            self.numbers[place] for place in torch.randperm(len(self), generator=generator).tolist()
+        ]
         seen: dict[int, int] = {}
         ranks = []
         sizes = self._class_sizes()
@@ -120,14 +143,21 @@ class Data:
     classes: int
 
 
-def load_data(spec: str | Path, shape: Sequence[int] = (3, 32, 32), *, images: int | None = None, seed: int = 0) -> Data:
+def load_data(
+    spec: str | Path,
+    shape: Sequence[int] = (3, 32, 32),
+    *,
+    images: int | None = None,
+    seed: int = 0,
+) -> Data:
     """Read images.
 
     Args:
-        spec: A folder (one sub-folder per class, or `train` and `test` or `val` with those; images right in it have no labels),
-            `package.module:factory` that makes a torch dataset of (image tensor, class) pairs or a pair of them for training and
-            testing, or `digits`.
-        shape: Channels, height and width that the network takes; folders and `digits` are brought to it, a factory's must be so.
+        spec: A folder (one sub-folder per class, or `train` and `test` or `val` with those; images
+            right in it have no labels), `package.module:factory` that makes a torch dataset of
+            (image tensor, class) pairs or a pair of them for training and testing, or `digits`.
+        shape: Channels, height and width that the network takes; folders and `digits` are brought
+            to it, a factory's must be so.
         images: How many to train on; all by default.
         seed: Of the splits.
 
@@ -145,14 +175,21 @@ def load_data(spec: str | Path, shape: Sequence[int] = (3, 32, 32), *, images: i
     elif ":" in name:
         known, test = _factory(name, size)
     else:
-        raise UsageError(f"no images at {name!r}; expected a folder, package.module:factory, or digits")
+        raise UsageError(
+            f"no images at {name!r}; expected a folder, package.module:factory, or digits"
+        )
     if test is None:
         known, test = known.split(HELD_OUT, seed)
     train, validation = known.split(HELD_OUT / (1 - HELD_OUT), seed + 1)
     if min(map(len, (train, validation, test))) == 0:
-        raise UsageError(f"{name} has too few images ({len(known)}) to hold some out for validation; give at least 10")
+        raise UsageError(
+            f"{name} has too few images ({len(known)}) to hold some out for validation; give at"
+            " least 10"
+        )
     classes = 0 if known.labels is None else int(known.labels.max()) + 1
-    return Data(name, train if images is None else train.few(images, seed), validation, test, classes)
+    return Data(
+        name, train if images is None else train.few(images, seed), validation, test, classes
+    )
 
 
 def synthetic(count: int, shape: Sequence[int] = (3, 32, 32), *, seed: int = 0) -> Images:
@@ -171,7 +208,9 @@ def synthetic(count: int, shape: Sequence[int] = (3, 32, 32), *, seed: int = 0) 
 
 def in_memory(images: Tensor, labels: Tensor | None = None) -> Images:
     """Images (n, c, h, w) and classes (n,) as a set."""
-    return Images(images.__getitem__, None if labels is None else labels.long(), tuple(range(len(images))))
+    return Images(
+        images.__getitem__, None if labels is None else labels.long(), tuple(range(len(images)))
+    )
 
 
 def imported(text: str) -> Any:
@@ -188,14 +227,19 @@ def imported(text: str) -> Any:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise UsageError(f"{text} cannot be imported: {error}; expected package.module:name") from error
+        raise UsageError(
+            f"{text} cannot be imported: {error}; expected package.module:name"
+        ) from error
     finally:
         sys.path.remove(here)
     return found
 
 
 def _digits(size: tuple[int, int, int]) -> Images:
-    """Scikit-learn's 1,797 handwritten digits of 8x8 pixels, scaled up; they come with the library, nothing is fetched."""
+    """Scikit-learn's 1,797 handwritten digits of 8x8 pixels, scaled up.
+
+    They come with the library, nothing is fetched.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -218,12 +262,21 @@ def _folder(folder: Path, size: tuple[int, int, int]) -> tuple[Images, Images | 
 
 
 def _files(folder: Path, size: tuple[int, int, int], names: list[str] | None) -> Images:
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if names is None else names
-    pairs = [(path, label) for label, name in enumerate(classes) for path in _images_in(folder / name)]
+    classes = (
+        sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        if names is None
+        else names
+    )
+    pairs = [
+        (path, label) for label, name in enumerate(classes) for path in _images_in(folder / name)
+    ]
     loose = [(path, -1) for path in _images_in(folder)]
     found = pairs or loose
     if not found:
-        raise UsageError(f"no images in {folder}; expected one sub-folder per class, with {', '.join(sorted(SUFFIXES))}")
+        raise UsageError(
+            f"no images in {folder}; expected one sub-folder per class, with"
+            f" {', '.join(sorted(SUFFIXES))}"
+        )
     labels = torch.tensor([label for _, label in found]) if pairs else None
     return Images(_File(tuple(path for path, _ in found), size), labels, tuple(range(len(found))))
 
@@ -231,7 +284,9 @@ def _files(folder: Path, size: tuple[int, int, int], names: list[str] | None) ->
 def _images_in(folder: Path) -> Iterable[Path]:
     if not folder.is_dir():
         return ()
-    return sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
+    return sorted(
+        entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()
+    )
 
 
 class _File:
@@ -248,20 +303,37 @@ class _File:
             with Image.open(self.paths[number]) as file:
                 picture = file.convert("L" if channels == 1 else "RGB")
         except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise UsageError(f"{self.paths[number]} is no image that can be read ({type(error).__name__}); remove it") from error
-        factor = 8 / 7 * max(height / picture.height, width / picture.width) if max(height, width) > 64 else 0.0
-        across = (round(picture.width * factor), round(picture.height * factor)) if factor else (width, height)
+            raise UsageError(
+                f"{self.paths[number]} is no image that can be read ({type(error).__name__});"
+                " remove it"
+            ) from error
+        factor = (
+            8 / 7 * max(height / picture.height, width / picture.width)
+            if max(height, width) > 64
+            else 0.0
+        )
+        across = (
+            (round(picture.width * factor), round(picture.height * factor))
+            if factor
+            else (width, height)
+        )
         scaled = picture.resize(across, Image.Resampling.BILINEAR)
         left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
         cut = scaled.crop((left, top, left + width, top + height))
-        raw = torch.frombuffer(bytearray(cut.tobytes()), dtype=torch.uint8).reshape(height, width, channels)
+        raw = torch.frombuffer(bytearray(cut.tobytes()), dtype=torch.uint8).reshape(
+            height, width, channels
+        )
         mean, spread = (torch.tensor(values)[:channels, None, None] for values in (MEAN, SPREAD))
         return (raw.movedim(2, 0).float() / 255 - mean) / spread
 
 
 def _factory(text: str, size: tuple[int, int, int]) -> tuple[Images, Images | None]:
     made = imported(text)()
-    parts = made if isinstance(made, (tuple, list)) and len(made) == 2 and hasattr(made[0], "__getitem__") else (made,)
+    parts = (
+        made
+        if isinstance(made, (tuple, list)) and len(made) == 2 and hasattr(made[0], "__getitem__")
+        else (made,)
+    )
     sets = [_from_dataset(part, text, size) for part in parts]
     return sets[0], sets[1] if len(sets) == 2 else None
 
@@ -272,14 +344,20 @@ def _from_dataset(dataset: Any, text: str, size: tuple[int, int, int]) -> Images
         shape = tuple(image.shape)
     except (TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
         raise UsageError(
-            f"{text} made a {type(dataset).__name__}; expected a dataset of (image tensor, class) pairs ({error})"
+            f"{text} made a {type(dataset).__name__}; expected a dataset of (image tensor, class)"
+            f" pairs ({error})"
         ) from error
     if shape != size:
         wanted, given = ("x".join(map(str, one)) for one in (size, shape))
-        raise UsageError(f"the images of {text} are {given}, but the network takes {wanted}; scale them in the factory")
+        raise UsageError(
+            f"the images of {text} are {given}, but the network takes {wanted}; scale them in the"
+            " factory"
+        )
     targets = getattr(dataset, "targets", None)
     classes = targets if targets is not None else [dataset[number][1] for number in range(count)]
-    return Images(_Entry(dataset), torch.as_tensor([int(one) for one in classes]), tuple(range(count)))
+    return Images(
+        _Entry(dataset), torch.as_tensor([int(one) for one in classes]), tuple(range(count))
+    )
 
 
 class _Entry:

@@ -37,7 +37,12 @@ class Prices:
         blocks: Of latencies without blocks; None where none is known.
     """
 
-    def __init__(self, structure: Structure, source: LatencySource | None = None, blocks: DroppedLatency | None = None) -> None:
+    def __init__(
+        self,
+        structure: Structure,
+        source: LatencySource | None = None,
+        blocks: DroppedLatency | None = None,
+    ) -> None:
         self.structure, self._source, self._blocks = structure, source, blocks
         counted = [costs.macs(structure), costs.params(structure), costs.size(structure)]
         self._weights = np.stack([one.weights for one in counted], axis=1)
@@ -47,10 +52,13 @@ class Prices:
         self._whole = sum(layer.params for layer in every)
         self._kept = weights_cost(structure)
         self._in_blocks = {
-            block.name: [i for i, layer in enumerate(every) if layer.name in block.nodes] for block in structure.blocks
+            block.name: [i for i, layer in enumerate(every) if layer.name in block.nodes]
+            for block in structure.blocks
         }
 
-    def outcome(self, candidate: Candidate, quality: float | None, distance: float | None = None) -> Outcome:
+    def outcome(
+        self, candidate: Candidate, quality: float | None, distance: float | None = None
+    ) -> Outcome:
         """The candidate's outcome, of that quality.
 
         Raises:
@@ -73,11 +81,18 @@ class Prices:
             return None if self._blocks is None else self._blocks.latency_s(candidate.dropped)
         if self._source is not None:
             return float(self._source.predict_widths(widths)[0])
-        return self._blocks.latency_s(()) if self._blocks is not None and candidate.widths is None else None
+        return (
+            self._blocks.latency_s(())
+            if self._blocks is not None and candidate.widths is None
+            else None
+        )
 
     def _layers_of(self, block: str) -> list[int]:
         if block not in self._in_blocks:
-            raise UsageError(f"{block!r} is no block that can be left out; those are {', '.join(self._in_blocks) or 'none'}")
+            raise UsageError(
+                f"{block!r} is no block that can be left out; those are"
+                f" {', '.join(self._in_blocks) or 'none'}"
+            )
         return self._in_blocks[block]
 
 
@@ -85,14 +100,17 @@ def weights_cost(structure: Structure) -> KeptWeights:
     """Size of a network whose single weights are pruned, one decision per layer with weights."""
     counted = costs.params(structure)
     prunable = np.array([bool(slot.layer.macs) for slot in structure.slots])
-    return KeptWeights(counted.weights[prunable], counted.biases.sum() + counted.weights[~prunable].sum())
+    return KeptWeights(
+        counted.weights[prunable], counted.biases.sum() + counted.weights[~prunable].sum()
+    )
 
 
 class KeptWeight:
     """Share of the weights, by absolute value, that widths keep: what pruning goes by where there are no images to test with.
 
-    The channels of a group are ordered by the sum of |W| over all that makes and reads them, the heaviest kept first. Of each
-    layer the shares of its kept outputs and of its kept inputs are multiplied, and all layers count alike.
+    The channels of a group are ordered by the sum of |W| over all that makes and reads them, the
+    heaviest kept first. Of each layer the shares of its kept outputs and of its kept inputs are
+    multiplied, and all layers count alike.
 
     Args:
         module: The network.
@@ -107,11 +125,17 @@ class KeptWeight:
     def __init__(self, module: nn.Module, prices: Prices) -> None:
         self.prices = prices
         structure = prices.structure
-        weights = {slot.layer.name: _absolute(module, slot.layer.name) for slot in structure.slots if slot.layer.macs}
+        weights = {
+            slot.layer.name: _absolute(module, slot.layer.name)
+            for slot in structure.slots
+            if slot.layer.macs
+        }
         order = [_order(weights, structure, index) for index in range(len(structure.groups))]
         sides = [
             (weights[slot.layer.name].sum(axis=axis), group)
-            for slot, *groups in zip(structure.slots, structure.out_group, structure.in_group, strict=True)
+            for slot, *groups in zip(
+                structure.slots, structure.out_group, structure.in_group, strict=True
+            )
             if slot.layer.macs and not slot.depthwise
             for axis, group in zip((1, 0), groups, strict=True)
         ]
@@ -121,18 +145,27 @@ class KeptWeight:
         for row, (sums, group) in enumerate(sides):
             if group >= 0 and len(sums) % structure.widths[group] == 0:
                 channels = sums.reshape(structure.widths[group], -1).sum(axis=1)[order[group]]
-                self._kept[row, : len(channels) + 1] = np.concatenate([[0.0], np.cumsum(channels) / max(channels.sum(), 1e-300)])
+                self._kept[row, : len(channels) + 1] = np.concatenate(
+                    [[0.0], np.cumsum(channels) / max(channels.sum(), 1e-300)]
+                )
         self._rows = np.arange(len(sides))
 
     def evaluate(self, candidate: Candidate) -> Outcome:
         """Kept weight and costs.
 
         Raises:
-            UsageError: The candidate leaves out blocks or single weights, about which this says nothing.
+            UsageError: The candidate leaves out blocks or single weights, about which this says
+                nothing.
         """
         if candidate.widths is None:
-            raise UsageError("kept weight is an objective for widths alone; give images with --data")
-        shares = self._kept[self._rows, np.asarray(candidate.widths)[self._group]].reshape(-1, 2).prod(axis=1)
+            raise UsageError(
+                "kept weight is an objective for widths alone; give images with --data"
+            )
+        shares = (
+            self._kept[self._rows, np.asarray(candidate.widths)[self._group]]
+            .reshape(-1, 2)
+            .prod(axis=1)
+        )
         return self.prices.outcome(candidate, float(shares.mean()))
 
     def original(self) -> Outcome:
@@ -144,9 +177,15 @@ def _absolute(module: nn.Module, name: str) -> Floats:
     """|W| of a layer summed over its kernel, shape (outputs, inputs)."""
     try:
         weight = module.get_submodule(name).weight
-        found = weight.detach().abs().flatten(2).sum(dim=2) if weight.ndim > 2 else weight.detach().abs()  # type: ignore[operator]
+        found = (
+            weight.detach().abs().flatten(2).sum(dim=2)
+            if weight.ndim > 2
+            else weight.detach().abs()
+        )  # type: ignore[operator]
     except AttributeError as error:
-        raise UsageError(f"the network has no layer with weights called {name!r}, so it cannot be pruned") from error
+        raise UsageError(
+            f"the network has no layer with weights called {name!r}, so it cannot be pruned"
+        ) from error
     return np.asarray(found.double().cpu().numpy())
 
 
@@ -154,7 +193,10 @@ def _order(weights: Mapping[str, Floats], structure: Structure, group: int) -> c
     """The channels of a group, the heaviest first."""
     width = structure.widths[group]
     total = np.zeros(width)
-    for names, axis in ((structure.groups[group].producers, 1), (structure.groups[group].consumers, 0)):
+    for names, axis in (
+        (structure.groups[group].producers, 1),
+        (structure.groups[group].consumers, 0),
+    ):
         for name in names:
             sums = weights[name].sum(axis=axis)
             if len(sums) % width == 0:  # not behind a concatenation
@@ -168,10 +210,12 @@ class Judged:
     Args:
         prices: Costs.
         original: The unpruned network.
-        prune: Makes the pruned network of a candidate, trained as far as the search asks for; the same for the same candidate.
+        prune: Makes the pruned network of a candidate, trained as far as the search asks for; the
+            same for the same candidate.
         judge: Quality of a network, in [0, 1].
         name: What that is.
-        distance: Distance of a candidate's features to those of the original; None where no search asks for it.
+        distance: Distance of a candidate's features to those of the original; None where no search
+            asks for it.
     """
 
     def __init__(
@@ -184,7 +228,13 @@ class Judged:
         name: str = "accuracy",
         distance: Callable[[Candidate], float] | None = None,
     ) -> None:
-        self.prices, self.prune, self._judge, self.name, self._distance = prices, prune, judge, name, distance
+        self.prices, self.prune, self._judge, self.name, self._distance = (
+            prices,
+            prune,
+            judge,
+            name,
+            distance,
+        )
         self._original = original
 
     def evaluate(self, candidate: Candidate) -> Outcome:
@@ -197,7 +247,10 @@ class Judged:
             return self.prices.outcome(candidate, None, self._distance(candidate))
         quality = float(self._judge(self.prune(candidate).module))
         if not 0 <= quality <= 1:
-            raise UsageError(f"the {self.name} of candidate {candidate.number} is {quality}; expected a number from 0 to 1")
+            raise UsageError(
+                f"the {self.name} of candidate {candidate.number} is {quality}; expected a number"
+                " from 0 to 1"
+            )
         return self.prices.outcome(candidate, quality)
 
     def original(self) -> Outcome:

@@ -2,9 +2,11 @@
 
     tune(module, data.train, cross_entropy, Schedule(steps=500, rate=0.1))
     tune(pruned, data.train, Distillation(original), Schedule(steps=500))
-    tune(pruned, few_images, FeatureDistance(original, feature_layer(original, x)), Schedule(steps=2000))
+    tune(pruned, few_images, FeatureDistance(original, feature_layer(original, x)),
+    Schedule(steps=2000))
 
-Everything random comes from the schedule's seed; torch's global state is left as it was. A network learns where it is.
+Everything random comes from the schedule's seed; torch's global state is left as it was. A network
+learns where it is.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ class Loss(Protocol):
 class Schedule:
     """Stochastic gradient descent with steps.
 
-    The defaults are PRACTISE's (Wang and Wu 2023, section 4; its public code): momentum 0.9, weight decay 1e-4, rate 0.02, a
-    tenth of it after 40 % and again after 80 % of the steps, batches of 64.
+    The defaults are PRACTISE's (Wang and Wu 2023, section 4; its public code): momentum 0.9, weight
+    decay 1e-4, rate 0.02, a tenth of it after 40 % and again after 80 % of the steps, batches of
+    64.
 
     Attributes:
         steps: Batches in all.
@@ -70,7 +73,9 @@ class Schedule:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of one step, counted from 0."""
-        return self.rate * self.decay ** sum(step >= share * self.steps for share in self.milestones)
+        return self.rate * self.decay ** sum(
+            step >= share * self.steps for share in self.milestones
+        )
 
 
 class CrossEntropy:
@@ -86,7 +91,8 @@ class CrossEntropy:
 class Distillation:
     """Knowledge distillation (Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2).
 
-    `share * T^2 * KL(teacher / T, student / T) + (1 - share) * cross-entropy`: the factor keeps the gradients' size at any T.
+    `share * T^2 * KL(teacher / T, student / T) + (1 - share) * cross-entropy`: the factor keeps the
+    gradients' size at any T.
 
     Args:
         teacher: The unpruned network; it is run in eval mode.
@@ -97,7 +103,8 @@ class Distillation:
     def __init__(self, teacher: nn.Module, *, temperature: float = 4.0, share: float = 0.9) -> None:
         if temperature <= 0 or not 0 <= share <= 1:
             raise UsageError(
-                f"distillation takes a temperature above 0 and a share from 0 to 1, not {temperature:g} and {share:g}"
+                "distillation takes a temperature above 0 and a share from 0 to 1, not"
+                f" {temperature:g} and {share:g}"
             )
         self.teacher = _frozen(teacher)
         self.temperature, self.share, self.needs_labels = temperature, share, share < 1
@@ -108,8 +115,15 @@ class Distillation:
             told = functional.log_softmax(logits_of(self.teacher(images)) / self.temperature, 1)
         logits = logits_of(module(images))
         answer = functional.log_softmax(logits / self.temperature, 1)
-        soft = functional.kl_div(answer, told, log_target=True, reduction="batchmean") * self.temperature**2
-        return soft if self.share == 1 else self.share * soft + (1 - self.share) * functional.cross_entropy(logits, labels)
+        soft = (
+            functional.kl_div(answer, told, log_target=True, reduction="batchmean")
+            * self.temperature**2
+        )
+        return (
+            soft
+            if self.share == 1
+            else self.share * soft + (1 - self.share) * functional.cross_entropy(logits, labels)
+        )
 
 
 class FeatureDistance:
@@ -125,7 +139,7 @@ class FeatureDistance:
     def __init__(self, teacher: nn.Module, layer: str) -> None:
         self.teacher, self.layer = _frozen(teacher), layer
 
-    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002 - all losses are called alike
+    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The mean over the batch and the features."""
         with torch.no_grad():
             wanted = features(self.teacher, self.layer, images)
@@ -151,7 +165,8 @@ def tune(
         images: To learn from.
         loss: `cross_entropy`, a `Distillation` or a `FeatureDistance`.
         schedule: How.
-        parameters: To train these alone, all else frozen and in eval mode (as adaptors are); all by default, in train mode.
+        parameters: To train these alone, all else frozen and in eval mode (as adaptors are); all by
+            default, in train mode.
         progress: Called after each step with its number, from 1, and its loss.
 
     Returns:
@@ -163,25 +178,34 @@ def tune(
     """
     if not len(images) or (loss.needs_labels and images.labels is None):
         raise UsageError(
-            f"{len(images)} images {'without labels ' * (images.labels is None)}given; training needs labelled images"
+            f"{len(images)} images {'without labels ' * (images.labels is None)}given; training"
+            " needs labelled images"
         )
     chosen = list(module.parameters() if parameters is None else parameters)
     device, losses = next(module.parameters()).device, []
     generator = torch.Generator().manual_seed(schedule.seed)
-    optimizer = torch.optim.SGD(chosen, schedule.rate, schedule.momentum, weight_decay=schedule.weight_decay)
-    with _modes(module, train=parameters is None, only=chosen), torch.random.fork_rng(_gpus(device)):
+    optimizer = torch.optim.SGD(
+        chosen, schedule.rate, schedule.momentum, weight_decay=schedule.weight_decay
+    )
+    with (
+        _modes(module, train=parameters is None, only=chosen),
+        torch.random.fork_rng(_gpus(device)),
+    ):
         torch.manual_seed(schedule.seed)
         for step, (batch, labels) in enumerate(_endless(images, schedule, generator), 1):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate_at(step - 1)
-            value = loss(module, _augmented(batch, schedule, generator).to(device), labels.to(device))
+            value = loss(
+                module, _augmented(batch, schedule, generator).to(device), labels.to(device)
+            )
             optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(float(value.detach()))
             if not torch.isfinite(value.detach()):
                 raise MeasurementError(
-                    f"training diverged at step {step} of {schedule.steps}; lower the rate of {schedule.rate:g}"
+                    f"training diverged at step {step} of {schedule.steps}; lower the rate of"
+                    f" {schedule.rate:g}"
                 )
             if progress is not None:
                 progress(step, losses[-1])
@@ -197,7 +221,9 @@ def accuracy(module: nn.Module, images: Images, *, batch: int = 256) -> float:
         UsageError: There are no labelled images.
     """
     if not len(images) or images.labels is None:
-        raise UsageError("accuracy needs labelled images; give --data a folder with one sub-folder per class")
+        raise UsageError(
+            "accuracy needs labelled images; give --data a folder with one sub-folder per class"
+        )
     device, right = next(module.parameters()).device, 0
     with _modes(module, train=False), torch.no_grad():
         for inputs, labels in images.batches(batch):
@@ -206,7 +232,10 @@ def accuracy(module: nn.Module, images: Images, *, batch: int = 256) -> float:
 
 
 def distance(module: nn.Module, images: Images, loss: Loss, *, batch: int = 64) -> float:
-    """Mean of a loss over all images in eval mode, without training; of a `FeatureDistance`, PRACTISE's recoverability."""
+    """Mean of a loss over all images in eval mode, without training.
+
+    Of a `FeatureDistance`, PRACTISE's recoverability.
+    """
     device, total = next(module.parameters()).device, 0.0
     with _modes(module, train=False), torch.no_grad():
         for inputs, labels in images.batches(batch):
@@ -224,7 +253,9 @@ def logits_of(output: Any) -> Tensor:
         return logits_of(output.logits)
     if isinstance(output, (tuple, list)) and output:
         return logits_of(output[0])
-    raise UsageError(f"a classifier must return logits; this one returned a {type(output).__name__}")
+    raise UsageError(
+        f"a classifier must return logits; this one returned a {type(output).__name__}"
+    )
 
 
 def features(module: nn.Module, layer: str, images: Tensor) -> Tensor:
@@ -266,7 +297,10 @@ def feature_layer(module: nn.Module, images: Tensor) -> str:
         for handle in handles:
             handle.remove()
     if not finished:
-        raise UsageError(f"{type(module).__name__} has no module that writes a feature map; name the layer to compare")
+        raise UsageError(
+            f"{type(module).__name__} has no module that writes a feature map; name the layer to"
+            " compare"
+        )
     return finished[-1]
 
 
@@ -278,7 +312,9 @@ def _gpus(device: torch.device) -> list[int]:
     return [device.index or 0] if device.type == "cuda" else []
 
 
-def _endless(images: Images, schedule: Schedule, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(
+    images: Images, schedule: Schedule, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
     while True:
         yield from images.batches(schedule.batch, generator)
 
@@ -291,13 +327,23 @@ def _augmented(batch: Tensor, schedule: Schedule, generator: torch.Generator) ->
         reach, (height, width) = schedule.shift, batch.shape[2:]
         padded = functional.pad(batch, [reach] * 4)
         corners = torch.randint(2 * reach + 1, (len(batch), 2), generator=generator)
-        batch = torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, corners, strict=True)])
+        batch = torch.stack(
+            [
+                image[:, y : y + height, x : x + width]
+                for image, (y, x) in zip(padded, corners, strict=True)
+            ]
+        )
     return batch
 
 
 @contextmanager
-def _modes(module: nn.Module, *, train: bool, only: Iterable[nn.Parameter] | None = None) -> Iterator[None]:
-    """Put a network into one mode, with these parameters alone to be learned; bring back what was."""
+def _modes(
+    module: nn.Module, *, train: bool, only: Iterable[nn.Parameter] | None = None
+) -> Iterator[None]:
+    """Put a network into one mode, with these parameters alone to be learned.
+
+    Bring back what was.
+    """
     modes = {part: part.training for part in module.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in module.parameters()}
     module.train(train)

@@ -1,8 +1,9 @@
 """Every record, durable: measurements with all their raw samples, and other records (comparisons) as JSON.
 
-The store is a SQLite file (WAL mode), or a PostgreSQL database that several hosts share. Samples are written batch by batch while
-a measurement runs, each batch in a transaction of its own: a killed process loses at most the last tenth of a second, and
-leaves a readable record with `complete=False`. Several processes may write at once; a writer waits for the other's transaction.
+The store is a SQLite file (WAL mode), or a PostgreSQL database that several hosts share. Samples
+are written batch by batch while a measurement runs, each batch in a transaction of its own: a
+killed process loses at most the last tenth of a second, and leaves a readable record with
+`complete=False`. Several processes may write at once; a writer waits for the other's transaction.
 What a shared store does not take, because its server went away, goes into the local one (`rescue`).
 """
 
@@ -75,24 +76,29 @@ def open_store(address: str | None = None, *, create: bool = True) -> Store:
     """Open a store.
 
     Args:
-        address: Path of a SQLite file, or URL of one or of a PostgreSQL database; else `$HWBENCH_STORE`; else a file in the
-            user's data folder.
+        address: Path of a SQLite file, or URL of one or of a PostgreSQL database; else
+            `$HWBENCH_STORE`; else a file in the user's data folder.
         create: Whether to make one where there is none.
 
     Raises:
-        UsageError: The address is no such URL, is a folder, or cannot be read and written; or there is no store.
+        UsageError: The address is no such URL, is a folder, or cannot be read and written; or there
+            is no store.
         StoreUnavailableError: The server cannot be reached.
-        SchemaError: What is there is damaged, of another schema or not a store; it is left untouched.
+        SchemaError: What is there is damaged, of another schema or not a store; it is left
+            untouched.
     """
     return Store(open_engine(address, create=create))
 
 
 class Store:
-    """An open store, from `open_store`; a context manager. It may be used from several threads, but not across a fork.
+    """An open store, from `open_store`; a context manager.
 
-    Every method raises `StoreUnavailableError` where the server went away, `UsageError` where the database cannot be read or
-    written otherwise, and `SchemaError` where it is damaged. Whatever was being written is then not in it at all; what a shared
-    store did not take is in the local one, as a note of the error says.
+    It may be used from several threads, but not across a fork.
+
+    Every method raises `StoreUnavailableError` where the server went away, `UsageError` where the
+    database cannot be read or written otherwise, and `SchemaError` where it is damaged. Whatever
+    was being written is then not in it at all; what a shared store did not take is in the local
+    one, as a note of the error says.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -103,7 +109,12 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     @property
@@ -120,7 +131,10 @@ class Store:
         self._put(measurement, last=True)
 
     def begin(self, measurement: Measurement) -> None:
-        """Save a measurement whose samples are still to come (`append`); it stays `complete=False` until `finish`."""
+        """Save a measurement whose samples are still to come (`append`).
+
+        It stays `complete=False` until `finish`.
+        """
         self._put(replace(measurement, complete=False), last=False)
 
     def finish(self, measurement: Measurement) -> None:
@@ -151,26 +165,42 @@ class Store:
         import sqlalchemy as sa
 
         if not warm_up and len(samples_s) != len(blocks):
-            raise UsageError(f"{len(samples_s)} samples came with {len(blocks)} block numbers; give one for each sample")
+            raise UsageError(
+                f"{len(samples_s)} samples came with {len(blocks)} block numbers; give one for each"
+                " sample"
+            )
         found = batches([session] * len(samples_s), samples_s, None if warm_up else blocks)
         rows = [{"measurement_id": measurement_id, **batch} for batch in found]
-        known = sa.select(self._tables.measurements.c.id).where(self._tables.measurements.c.id == measurement_id)
+        known = sa.select(self._tables.measurements.c.id).where(
+            self._tables.measurements.c.id == measurement_id
+        )
 
         def work(connection: sa.Connection) -> None:
             if connection.execute(known.with_for_update(read=True)).first() is None:
-                raise UsageError(f"no measurement {measurement_id!r} to append to in {self.url}; begin it first")
+                raise UsageError(
+                    f"no measurement {measurement_id!r} to append to in {self.url}; begin it first"
+                )
             if rows:
                 connection.execute(sa.insert(self._tables.samples), rows)
 
         samples_s, blocks = tuple(samples_s), tuple(blocks)
-        self._write(work, measurement_id, lambda local: local.append(measurement_id, session, samples_s, blocks, warm_up=warm_up))
+        self._write(
+            work,
+            measurement_id,
+            lambda local: local.append(measurement_id, session, samples_s, blocks, warm_up=warm_up),
+        )
 
     def withdraw(self, measurement_id: str, session: int) -> None:
-        """Turn the timed samples of one session into warm-up; the session is going to be repeated."""
+        """Turn the timed samples of one session into warm-up.
+
+        The session is going to be repeated.
+        """
         import sqlalchemy as sa
 
         samples = self._tables.samples
-        changed = sa.update(samples).where(samples.c.measurement_id == measurement_id, samples.c.session == session)
+        changed = sa.update(samples).where(
+            samples.c.measurement_id == measurement_id, samples.c.session == session
+        )
 
         def work(connection: sa.Connection) -> None:
             connection.execute(changed.values(blocks=None))
@@ -188,16 +218,24 @@ class Store:
 
         ids, prefix = self._tables.measurements.c.id, plain(prefix)
         with reading(self._engine) as connection:
-            following = connection.execute(sa.select(ids).where(ids >= prefix).order_by(ids).limit(2)).scalars()
+            following = connection.execute(
+                sa.select(ids).where(ids >= prefix).order_by(ids).limit(2)
+            ).scalars()
             found = [record_id for record_id in following if record_id.startswith(prefix)]
             clear = len(found) == 1 or prefix in found
             measurement = find_measurement(connection, found[0]) if clear else None
         if measurement is None:
-            what = f"{found[0][:12]}, {found[1][:12]}, ... all begin" if found else "no measurement begins"
+            what = (
+                f"{found[0][:12]}, {found[1][:12]}, ... all begin"
+                if found
+                else "no measurement begins"
+            )
             raise UsageError(f"{what} with {prefix!r} in {self.url}; see: hwbench store list")
         return measurement
 
-    def list(self, model: str | None = None, device: str | None = None, limit: int | None = None) -> tuple[Summary, ...]:
+    def list(
+        self, model: str | None = None, device: str | None = None, limit: int | None = None
+    ) -> tuple[Summary, ...]:
         """Stored measurements, newest first, optionally of one model (name or SHA-256) or device (address) alone."""
         import sqlalchemy as sa
 
@@ -208,11 +246,15 @@ class Store:
         columns = [table.c[name] for name in Summary.__dataclass_fields__ if name != "samples"]
         query = sa.select(*columns, count.scalar_subquery().label("samples"))
         if model is not None:
-            query = query.where(sa.or_(table.c.model == plain(model), table.c.model_sha256 == plain(model)))
+            query = query.where(
+                sa.or_(table.c.model == plain(model), table.c.model_sha256 == plain(model))
+            )
         if device is not None:
             query = query.where(table.c.device == plain(device))
         with reading(self._engine) as connection:
-            rows = connection.execute(query.order_by(table.c.started_utc.desc(), table.c.id).limit(limit)).all()
+            rows = connection.execute(
+                query.order_by(table.c.started_utc.desc(), table.c.id).limit(limit)
+            ).all()
         return tuple(Summary(**{**row._asdict(), "samples": int(row.samples)}) for row in rows)
 
     def save_record(self, kind: str, data: Mapping[str, Any]) -> str:
@@ -231,13 +273,18 @@ class Store:
 
         Args:
             kind: As they were saved.
-            holding: Only those in whose text this stands somewhere, such as the identity that they belong to; a shared store has
-                those of many searches and tables, and all the others would travel in vain.
+            holding: Only those in whose text this stands somewhere, such as the identity that they
+                belong to; a shared store has those of many searches and tables, and all the others
+                would travel in vain.
         """
         import sqlalchemy as sa
 
         table = self._tables.records
-        query = sa.select(table.c.id, table.c.record).where(table.c.kind == kind).order_by(table.c.created_utc, table.c.id)
+        query = (
+            sa.select(table.c.id, table.c.record)
+            .where(table.c.kind == kind)
+            .order_by(table.c.created_utc, table.c.id)
+        )
         if holding:
             query = query.where(table.c.record.contains(holding, autoescape=True))
         with reading(self._engine) as connection:
@@ -263,7 +310,9 @@ class Store:
                 lines = self._export(file)
             part.replace(target)
         except OSError as error:
-            raise UsageError(f"cannot write the export to {target}: {error.strerror or error}") from error
+            raise UsageError(
+                f"cannot write the export to {target}: {error.strerror or error}"
+            ) from error
         return lines
 
     def _export(self, file: TextIO) -> int:
@@ -279,7 +328,11 @@ class Store:
         for summary in reversed(self.list()):
             yield MEASUREMENT, summary.id, self.get(summary.id).to_dict()
         with reading(self._engine) as connection:
-            kinds = connection.execute(sa.select(self._tables.records.c.kind).distinct()).scalars().all()
+            kinds = (
+                connection.execute(sa.select(self._tables.records.c.kind).distinct())
+                .scalars()
+                .all()
+            )
         for kind in sorted(kinds):
             for record_id, record in self.records(kind).items():
                 yield kind, record_id, record
@@ -291,7 +344,8 @@ class Store:
     def marks(self, wanted: Sequence[Key]) -> dict[Key, str]:
         """A digest of the content of each of these records that is there, taken in the database.
 
-        Two stores whose digests are equal hold the same; unequal ones may, if different versions of hwbench wrote them.
+        Two stores whose digests are equal hold the same; unequal ones may, if different versions of
+        hwbench wrote them.
         """
         return transfer.marks(self._engine, wanted)
 
@@ -300,7 +354,8 @@ class Store:
 
         Args:
             wanted: Kinds and ids.
-            check: Raises SchemaError where the data of a record of a kind cannot be believed; measurements are checked anyway.
+            check: Raises SchemaError where the data of a record of a kind cannot be believed;
+                measurements are checked anyway.
 
         Returns:
             Each record, or in place of one that is damaged why it is refused.
@@ -313,11 +368,26 @@ class Store:
 
     def _put(self, measurement: Measurement, *, last: bool) -> None:
         work = partial(replace_measurement, measurement=measurement)
-        self._write(work, measurement.id, lambda local: local.save(measurement), whole=True, last=last)
+        self._write(
+            work, measurement.id, lambda local: local.save(measurement), whole=True, last=last
+        )
 
     def _write(
-        self, work: Callable[[sa.Connection], T], record_id: str, step: Step, *, whole: bool = False, last: bool = False
+        self,
+        work: Callable[[sa.Connection], T],
+        record_id: str,
+        step: Step,
+        *,
+        whole: bool = False,
+        last: bool = False,
     ) -> T:
-        """Write in one transaction; `step` does it in the local store, should the database fail (`Rescue.attempt`)."""
+        """Write in one transaction.
+
+        `step` does it in the local store, should the database fail (`Rescue.attempt`).
+        """
         writing = partial(write, self._engine, work)
-        return writing() if self._rescue is None else self._rescue.attempt(writing, record_id, step, whole=whole, last=last)
+        return (
+            writing()
+            if self._rescue is None
+            else self._rescue.attempt(writing, record_id, step, whole=whole, last=last)
+        )

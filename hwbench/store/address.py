@@ -50,11 +50,16 @@ def parse(address: str) -> sa.URL:
     except (sa.exc.ArgumentError, ValueError):  # their text may hold the password, or a part of it
         raise UsageError(f"{scheme}://... is no database URL; {EXAMPLES}") from None
     if "@" in (url.host or ""):
-        raise UsageError(f"{scheme}://... has more than one @; write one in a password as %40, or leave it to ~/.pgpass")
+        raise UsageError(
+            f"{scheme}://... has more than one @; write one in a password as %40, or leave it to"
+            " ~/.pgpass"
+        )
     if scheme.partition("+")[0] in {"postgresql", "postgres"}:
         return url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() != "sqlite":
-        raise UsageError(f"a store is a SQLite file or a PostgreSQL database, not {scheme}://...; {EXAMPLES}")
+        raise UsageError(
+            f"a store is a SQLite file or a PostgreSQL database, not {scheme}://...; {EXAMPLES}"
+        )
     return url
 
 
@@ -65,7 +70,9 @@ def is_file(url: sa.URL) -> bool:
 
 def file_of(url: sa.URL) -> Path | None:
     """The file of a SQLite store; None for another, or one in memory."""
-    return Path(url.database) if is_file(url) and url.database not in {None, "", ":memory:"} else None
+    return (
+        Path(url.database) if is_file(url) and url.database not in {None, "", ":memory:"} else None
+    )
 
 
 def without_secrets(url: sa.URL) -> str:
@@ -100,5 +107,7 @@ def _in_data_folder() -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot create the data folder {folder}: {error.strerror}; give --store or {VARIABLE}") from error
+        raise UsageError(
+            f"cannot create the data folder {folder}: {error.strerror}; give --store or {VARIABLE}"
+        ) from error
     return str(folder / "store.db")

@@ -1,11 +1,13 @@
 """The database under the store: its tables, its schema version, and its transactions.
 
-SQLite files run in WAL mode, so readers never wait. Writers take the lock at the beginning of a transaction (`BEGIN
-IMMEDIATE`): taking it later fails at once when two of them meet, whatever the time-out (https://sqlite.org/isolation.html).
-`synchronous=NORMAL` keeps every committed transaction when a process is killed; only a power failure can cost the last ones.
+SQLite files run in WAL mode, so readers never wait. Writers take the lock at the beginning of a
+transaction (`BEGIN IMMEDIATE`): taking it later fails at once when two of them meet, whatever the
+time-out (https://sqlite.org/isolation.html). `synchronous=NORMAL` keeps every committed transaction
+when a process is killed; only a power failure can cost the last ones.
 
-In PostgreSQL a reader works on one snapshot (REPEATABLE READ), so that a record and its samples belong together. A writer sees
-what others committed (READ COMMITTED), locks the rows it replaces, and does its work again where two have met.
+In PostgreSQL a reader works on one snapshot (REPEATABLE READ), so that a record and its samples
+belong together. A writer sees what others committed (READ COMMITTED), locks the rows it replaces,
+and does its work again where two have met.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ STORE_SCHEMA = 1
 BUSY_S = 60.0
 """Seconds to wait for the transaction of another process; each takes milliseconds."""
 TRIES = 12
-"""How often a transaction that met another one is done in all; the pauses between add up to some seconds."""
+"""How often a transaction that met another one is done in all.
+
+The pauses between add up to some seconds.
+"""
 PATIENCE: Mapping[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -47,8 +52,8 @@ PATIENCE: Mapping[str, Any] = {
     "prepare_threshold": None,
 }
 """How a PostgreSQL is connected to, where the URL does not say otherwise
-(https://www.postgresql.org/docs/current/libpq-connect.html): a host that vanished is noticed within half a minute, and nothing is
-prepared on the server, which poolers of connections do not stand."""
+(https://www.postgresql.org/docs/current/libpq-connect.html): a host that vanished is noticed within
+half a minute, and nothing is prepared on the server, which poolers of connections do not stand."""
 FORGOTTEN_S = 300
 """Seconds after which the server ends a transaction whose client says nothing more: a host that lost power holds no locks."""
 
@@ -61,12 +66,16 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables of schema 1. Samples are batches: one row holds consecutive samples of one session.
+    """The tables of schema 1.
+
+    Samples are batches: one row holds consecutive samples of one session.
 
     Attributes:
         store: One row, the schema's version.
-        measurements: One row per measurement: what lists show, and the record without samples as JSON.
-        samples: `values_s` little-endian float64, `blocks` little-endian int64 of the same count, NULL for warm-up.
+        measurements: One row per measurement: what lists show, and the record without samples as
+            JSON.
+        samples: `values_s` little-endian float64, `blocks` little-endian int64 of the same count,
+            NULL for warm-up.
         records: Records of other kinds as JSON.
     """
 
@@ -79,18 +88,33 @@ class Tables:
 @lru_cache(maxsize=1)
 def tables() -> Tables:
     """The tables; their names begin with `hwbench_`, so that a team's database may hold others."""
-    from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, LargeBinary, MetaData, Table, Text
+    from sqlalchemy import (
+        BigInteger,
+        Boolean,
+        Column,
+        ForeignKey,
+        Integer,
+        LargeBinary,
+        MetaData,
+        Table,
+        Text,
+    )
 
     meta = MetaData()
     key = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
-    text = Text().with_variant(Text(collation="C"), "postgresql")  # the order of SQLite, whatever the server's language
+    text = Text().with_variant(
+        Text(collation="C"), "postgresql"
+    )  # the order of SQLite, whatever the server's language
     return Tables(
         Table("hwbench_store", meta, Column("schema", Integer, nullable=False)),
         Table(
             "hwbench_measurements",
             meta,
             Column("id", text, primary_key=True),
-            *(Column(name, text, nullable=False, index=True) for name in ("model", "model_sha256", "device", "started_utc")),
+            *(
+                Column(name, text, nullable=False, index=True)
+                for name in ("model", "model_sha256", "device", "started_utc")
+            ),
             Column("target", text, nullable=False),
             Column("complete", Boolean, nullable=False),
             Column("record", text, nullable=False),
@@ -99,7 +123,13 @@ def tables() -> Tables:
             "hwbench_samples",
             meta,
             Column("number", key, primary_key=True, autoincrement=True),
-            Column("measurement_id", text, ForeignKey("hwbench_measurements.id"), nullable=False, index=True),
+            Column(
+                "measurement_id",
+                text,
+                ForeignKey("hwbench_measurements.id"),
+                nullable=False,
+                index=True,
+            ),
             Column("session", Integer, nullable=False),
             Column("count", Integer, nullable=False),
             Column("values_s", LargeBinary, nullable=False),
@@ -120,14 +150,16 @@ def open_engine(address: str | None = None, *, create: bool = True) -> sa.Engine
     """Connect to a store.
 
     Args:
-        address: Path of a SQLite file, or URL of one or of a PostgreSQL database; else `$HWBENCH_STORE`; else a file in the
-            user's data folder.
+        address: Path of a SQLite file, or URL of one or of a PostgreSQL database; else
+            `$HWBENCH_STORE`; else a file in the user's data folder.
         create: Whether to make a store where there is none.
 
     Raises:
-        UsageError: The address is no such URL, is a folder, or cannot be read and written; or there is no store.
+        UsageError: The address is no such URL, is a folder, or cannot be read and written; or there
+            is no store.
         StoreUnavailableError: The server cannot be reached.
-        SchemaError: What is there is damaged, of another schema or not a store; it is left untouched.
+        SchemaError: What is there is damaged, of another schema or not a store; it is left
+            untouched.
     """
     import sqlalchemy as sa
 
@@ -141,7 +173,9 @@ def open_engine(address: str | None = None, *, create: bool = True) -> sa.Engine
         engine = _engine(url)
     except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
         remedy = "pip install 'hwbench[lab]' brings PostgreSQL's; or give a path"
-        raise UsageError(f"no driver for the store {shown(url)} ({first_line(error)}); {remedy}") from error
+        raise UsageError(
+            f"no driver for the store {shown(url)} ({first_line(error)}); {remedy}"
+        ) from error
     try:
         _ensure_schema(engine, create=create)
     except BaseException:
@@ -161,7 +195,9 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
     options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     try:
-        with engine.execution_options(**({} if is_file(engine.url) else options)).begin() as connection:
+        with engine.execution_options(
+            **({} if is_file(engine.url) else options)
+        ).begin() as connection:
             yield connection
     except sa.exc.DBAPIError as error:
         raise translated(engine.url, error) from error
@@ -171,8 +207,8 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     """Do `work` in one transaction, wholly or not at all; where it met another transaction, again.
 
     Raises:
-        HwbenchError: The database cannot be reached or written, or another process holds it for too long; its cause is then the
-            database's error (`faults.translated`).
+        HwbenchError: The database cannot be reached or written, or another process holds it for too
+            long; its cause is then the database's error (`faults.translated`).
     """
     import sqlalchemy as sa
 
@@ -186,7 +222,7 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
         except sa.exc.DBAPIError as error:
             if attempt == TRIES or not collided(error):
                 raise translated(engine.url, error) from error
-        time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - so that two that met do not meet again
+        time.sleep(random.uniform(0, 0.002 * 2**attempt))
         attempt += 1
 
 
@@ -196,7 +232,9 @@ def digest(engine: sa.Engine, column: sa.ColumnElement[Any]) -> sa.ColumnElement
 
     if is_file(engine.url):
         return sa.func.hwbench_sha256(column)
-    octets = column if isinstance(column.type, sa.LargeBinary) else sa.func.convert_to(column, "UTF8")
+    octets = (
+        column if isinstance(column.type, sa.LargeBinary) else sa.func.convert_to(column, "UTF8")
+    )
     return sa.func.encode(sa.func.sha256(octets), "hex")
 
 
@@ -211,34 +249,46 @@ def _engine(url: sa.URL) -> sa.Engine:
         sa.event.listen(engine, "begin", _on_sqlite_begin)
     else:
         patience = {name: value for name, value in PATIENCE.items() if name not in url.query}
-        engine = sa.create_engine(url, connect_args=patience, pool_pre_ping=True, hide_parameters=True)
+        engine = sa.create_engine(
+            url, connect_args=patience, pool_pre_ping=True, hide_parameters=True
+        )
         sa.event.listen(engine, "connect", _on_postgresql_connect)
         logging.getLogger("psycopg").addHandler(_SILENCE)
     return engine
 
 
 def _no_store(url: sa.URL) -> UsageError:
-    return UsageError(f"there is no store at {shown(url)}; give the address of one, or measure something first")
+    return UsageError(
+        f"there is no store at {shown(url)}; give the address of one, or measure something first"
+    )
 
 
 def _check_file(path: Path, url: sa.URL) -> None:
     """Look at an existing file through a read-only connection, so that nothing in it changes before it is known to be ours.
 
-    Only SQLite may open the file: whoever closes it in this process drops all locks that other connections of the process hold on
-    it, and another process then works their log into the file (https://sqlite.org/howtocorrupt.html, section 2.2).
+    Only SQLite may open the file: whoever closes it in this process drops all locks that other
+    connections of the process hold on it, and another process then works their log into the file
+    (https://sqlite.org/howtocorrupt.html, section 2.2).
     """
     import sqlalchemy as sa
 
     if path.is_dir():
-        raise UsageError(f"the store {path} is a folder; give a file in it, such as {path / 'store.db'}")
+        raise UsageError(
+            f"the store {path} is a folder; give a file in it, such as {path / 'store.db'}"
+        )
     if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} of the store does not exist; create it or give another --store")
+        raise UsageError(
+            f"the folder {path.parent} of the store does not exist; create it or give another"
+            " --store"
+        )
     try:
         size_bytes = path.stat().st_size
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"the store {path} cannot be read: {error.strerror}; give another --store") from error
+        raise UsageError(
+            f"the store {path} cannot be read: {error.strerror}; give another --store"
+        ) from error
     if not size_bytes:
         return
     if size_bytes < PAGE_BYTES:  # SQLite itself would write over it
@@ -258,24 +308,34 @@ def _check_file(path: Path, url: sa.URL) -> None:
 
 
 def _version(connection: sa.Connection, url: sa.URL) -> int | None:
-    """The schema of the store, which this version reads and writes; None where there is no store yet."""
+    """The schema of the store, which this version reads and writes.
+
+    None where there is no store yet.
+    """
     import sqlalchemy as sa
 
     store, there = tables().store, sa.inspect(connection)
     if not there.has_table(store.name):
-        names = there.get_table_names() if is_file(url) else ()  # a server's database may well have other tables
+        names = (
+            there.get_table_names() if is_file(url) else ()
+        )  # a server's database may well have other tables
         if names:
-            raise SchemaError(f"{shown(url)} is a database of another program (it has {names[0]!r}); give another --store")
+            raise SchemaError(
+                f"{shown(url)} is a database of another program (it has {names[0]!r}); give another"
+                " --store"
+            )
         return None
     versions = connection.execute(sa.select(store.c.schema)).scalars().all()
     if len(versions) != 1 or not isinstance(versions[0], int) or versions[0] < 1:
         raise damaged(url, f"its schema is {versions!r}")
     if versions[0] != STORE_SCHEMA:
         newer = versions[0] > STORE_SCHEMA
-        way = "upgrade it (pip install -U hwbench)" if newer else "use the older hwbench that made it"
+        way = (
+            "upgrade it (pip install -U hwbench)" if newer else "use the older hwbench that made it"
+        )
         raise SchemaError(
-            f"the store {shown(url)} has schema {versions[0]}, this hwbench reads {'up to ' if newer else ''}{STORE_SCHEMA}; "
-            f"{way} or give another --store"
+            f"the store {shown(url)} has schema {versions[0]}, this hwbench reads"
+            f" {'up to ' if newer else ''}{STORE_SCHEMA}; {way} or give another --store"
         )
     return versions[0]
 
@@ -321,7 +381,9 @@ def _switch_to_wal(engine: sa.Engine) -> None:
 
 
 def _on_sqlite_connect(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the module's own transactions begin too late; see _on_sqlite_begin
+    connection.isolation_level = (
+        None  # the module's own transactions begin too late; see _on_sqlite_begin
+    )
     for pragma in ("foreign_keys=ON", "synchronous=NORMAL"):
         connection.execute(f"PRAGMA {pragma}").close()
     connection.create_function("hwbench_sha256", 1, _sha256, deterministic=True)
@@ -334,9 +396,16 @@ def _on_sqlite_begin(connection: sa.Connection) -> None:
 
 def _on_postgresql_connect(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(f"SET lock_timeout = '{BUSY_S:.0f}s'; SET idle_in_transaction_session_timeout = '{FORGOTTEN_S}s'")
+        cursor.execute(
+            f"SET lock_timeout = '{BUSY_S:.0f}s'; SET idle_in_transaction_session_timeout ="
+            f" '{FORGOTTEN_S}s'"
+        )
     connection.commit()
 
 
 def _sha256(value: str | bytes | None) -> str | None:
-    return None if value is None else sha256(value.encode() if isinstance(value, str) else value).hexdigest()
+    return (
+        None
+        if value is None
+        else sha256(value.encode() if isinstance(value, str) else value).hexdigest()
+    )

@@ -14,10 +14,14 @@ DAMAGED = {"42P01", "42703", "XX001", "XX002"}
 """States of a PostgreSQL without our tables or columns, or with broken pages
 (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 COLLIDED = {"23505", "40001", "40P01"}
-"""Two transactions met: one id inserted twice, no serial order, a deadlock. Nothing was written; doing it again is right."""
+"""Two transactions met: one id inserted twice, no serial order, a deadlock.
+
+Nothing was written; doing it again is right.
+"""
 AWAY = {"25P03", "55P03", "57P01", "57P02", "57P03", "57P05"}
-"""The server ended the session or did not begin it, or another session held a lock for too long. So do all of classes 08 (the
-connection) and 53 (no memory, disk or connections left)."""
+"""The server ended the session or did not begin it, or another session held a lock for too long.
+
+So do all of classes 08 (the connection) and 53 (no memory, disk or connections left)."""
 
 
 def collided(error: Exception) -> bool:
@@ -34,7 +38,8 @@ def translated(url: sa.URL, error: Exception) -> HwbenchError:
 def damaged(url: sa.URL, reason: str) -> SchemaError:
     """What is there cannot be believed."""
     return SchemaError(
-        f"the store {shown(url)} is damaged ({reason}) and was left untouched; move it away or give another --store"
+        f"the store {shown(url)} is damaged ({reason}) and was left untouched; move it away or give"
+        " another --store"
     )
 
 
@@ -44,11 +49,20 @@ def first_line(error: object) -> str:
 
 
 def _of_file(url: sa.URL, reason: str) -> HwbenchError:
-    if any(sign in reason for sign in ("malformed", "not a database", "no such table", "no such column")):
+    if any(
+        sign in reason
+        for sign in ("malformed", "not a database", "no such table", "no such column")
+    ):
         return damaged(url, reason)
     if "locked" in reason:
-        return UsageError(f"another process has held the store {shown(url)} for too long; end it or give another --store")
-    return UsageError(f"the store {shown(url)} cannot be used: {reason}; check that it can be written, or give another --store")
+        return UsageError(
+            f"another process has held the store {shown(url)} for too long; end it or give another"
+            " --store"
+        )
+    return UsageError(
+        f"the store {shown(url)} cannot be used: {reason}; check that it can be written, or give"
+        " another --store"
+    )
 
 
 def _of_server(url: sa.URL, error: Exception, reason: str) -> HwbenchError:
@@ -57,17 +71,26 @@ def _of_server(url: sa.URL, error: Exception, reason: str) -> HwbenchError:
     state = _state(error)
     if state in DAMAGED:
         return damaged(url, reason)
-    lost = getattr(error, "connection_invalidated", False) or (state is None and isinstance(error, sa.exc.OperationalError))
+    lost = getattr(error, "connection_invalidated", False) or (
+        state is None and isinstance(error, sa.exc.OperationalError)
+    )
     if lost or (state is not None and (state in AWAY or state[:2] in {"08", "53"})):
         return StoreUnavailableError(
-            f"the store {shown(url)} is away: {reason}; see that its server runs and the URL is right, "
-            "or measure into a file (--store store.db) and push it later: hwbench store sync"
+            f"the store {shown(url)} is away: {reason}; see that its server runs and the URL is"
+            " right, or measure into a file (--store store.db) and push it later: hwbench store"
+            " sync"
         )
-    return UsageError(f"the store {shown(url)} refuses: {reason}; see that its user may do that, or give another --store")
+    return UsageError(
+        f"the store {shown(url)} refuses: {reason}; see that its user may do that, or give another"
+        " --store"
+    )
 
 
 def _state(error: Exception) -> str | None:
-    """SQLSTATE of a PostgreSQL error; None where the connection failed before the server could tell."""
+    """SQLSTATE of a PostgreSQL error.
+
+    None where the connection failed before the server could tell.
+    """
     cause: Any = getattr(error, "orig", None) or error
     state = getattr(cause, "sqlstate", None)
     return state if isinstance(state, str) else None

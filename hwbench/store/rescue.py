@@ -1,8 +1,9 @@
 """Nothing that was measured is lost when a shared store goes away: the local one takes it, and `hwbench store sync` brings it up.
 
-A server that restarts or a cable that is pulled ends a transaction as a whole. What it held, and for a measurement in progress
-all that came before, is then written to the store of this computer; the error says so. Ids stay the same, so that pushing it up
-later doubles nothing, even where only the server's answer was lost.
+A server that restarts or a cable that is pulled ends a transaction as a whole. What it held, and
+for a measurement in progress all that came before, is then written to the store of this computer;
+the error says so. Ids stay the same, so that pushing it up later doubles nothing, even where only
+the server's answer was lost.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Rescue:
         self._shared, self._open_local = shared, open_local
         self._steps: dict[str, list[Step]] = {}
 
-    def attempt(self, work: Callable[[], T], record_id: str, step: Step, *, whole: bool, last: bool) -> T:
+    def attempt(
+        self, work: Callable[[], T], record_id: str, step: Step, *, whole: bool, last: bool
+    ) -> T:
         """Write to the shared store, and on its failure to the local one.
 
         Args:
@@ -44,7 +47,8 @@ class Rescue:
             last: No other step follows.
 
         Raises:
-            HwbenchError: What `work` raised; where the database failed, a note says where the record is now.
+            HwbenchError: What `work` raised; where the database failed, a note says where the
+                record is now.
         """
         if whole:
             self._steps.pop(record_id, None)

@@ -21,8 +21,12 @@ SERIES = ("samples_s", "session", "block", "warmup_s", "warmup_session")
 """Fields of a measurement that are kept as batches of samples, not in its record."""
 
 
-def find_measurement(connection: sa.Connection, record_id: str, *, lock: bool = False) -> Measurement | None:
-    """The measurement of this id, with its samples in the order they came; None where there is none.
+def find_measurement(
+    connection: sa.Connection, record_id: str, *, lock: bool = False
+) -> Measurement | None:
+    """The measurement of this id, with its samples in the order they came.
+
+    None where there is none.
 
     Args:
         connection: In a transaction.
@@ -40,7 +44,9 @@ def find_measurement(connection: sa.Connection, record_id: str, *, lock: bool = 
     if record is None:
         return None
     parts = (samples.c.session, samples.c.count.label("size"), samples.c.values_s, samples.c.blocks)
-    query = sa.select(*parts).where(samples.c.measurement_id == record_id).order_by(samples.c.number)
+    query = (
+        sa.select(*parts).where(samples.c.measurement_id == record_id).order_by(samples.c.number)
+    )
     what = f"measurement {record_id} in {shown(connection.engine.url)}"
     data = load(record, what)
     try:
@@ -73,7 +79,10 @@ def replace_measurement(connection: sa.Connection, measurement: Measurement) -> 
 
     measurements, samples = tables().measurements, tables().samples
     same = measurements.c.id == measurement.id
-    if connection.execute(sa.select(measurements.c.id).where(same).with_for_update()).first() is None:
+    if (
+        connection.execute(sa.select(measurements.c.id).where(same).with_for_update()).first()
+        is None
+    ):
         insert_measurement(connection, measurement)
         return
     row, batches = _rows_of(measurement)
@@ -83,7 +92,9 @@ def replace_measurement(connection: sa.Connection, measurement: Measurement) -> 
         connection.execute(sa.insert(samples), batches)
 
 
-def batches(sessions: Sequence[int], values_s: Sequence[float], blocks: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+def batches(
+    sessions: Sequence[int], values_s: Sequence[float], blocks: Sequence[int] | None
+) -> Iterator[dict[str, Any]]:
     """Rows of consecutive samples of one session; without blocks they are warm-up."""
     for session, group in groupby(range(len(sessions)), key=sessions.__getitem__):
         places = list(group)
@@ -105,7 +116,9 @@ def dump(data: Mapping[str, Any]) -> str:
     try:
         return json.dumps(data, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise SchemaError(f"a record cannot be stored as JSON ({error}); it needs finite numbers and plain types") from error
+        raise SchemaError(
+            f"a record cannot be stored as JSON ({error}); it needs finite numbers and plain types"
+        ) from error
 
 
 def load(text: str, what: str) -> dict[str, Any]:
@@ -148,8 +161,12 @@ def columns(measurement: Measurement) -> dict[str, Any]:
     }
     for name, text in texts.items():
         if not isinstance(text, str):
-            raise SchemaError(f"the {name} of measurement {measurement.id!r} is {text!r}; expected text")
-    return {name: plain(text) for name, text in texts.items()} | {"complete": bool(measurement.complete)}
+            raise SchemaError(
+                f"the {name} of measurement {measurement.id!r} is {text!r}; expected text"
+            )
+    return {name: plain(text) for name, text in texts.items()} | {
+        "complete": bool(measurement.complete)
+    }
 
 
 def _rows_of(measurement: Measurement) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -174,7 +191,9 @@ def _series(rows: Sequence[Any]) -> dict[str, list[Any]]:
     """The fields of a measurement that the batches hold."""
     series: dict[str, list[Any]] = {name: [] for name in SERIES}
     for row in rows:
-        if any(part is not None and len(part) != 8 * row.size for part in (row.values_s, row.blocks)):
+        if any(
+            part is not None and len(part) != 8 * row.size for part in (row.values_s, row.blocks)
+        ):
             raise SchemaError(f"a batch of session {row.session} does not hold {row.size} samples")
         values_s = np.frombuffer(row.values_s, "<f8").tolist()
         if row.blocks is None:

@@ -1,8 +1,9 @@
 """Records from one store into another: which are there, what they hold, and taking over what is not.
 
-Two stores compare digests, taken inside the databases, so that only new records travel. Every record is checked when it is read,
-and inserted whole or not at all, under the id it has. So a transfer that was killed goes on where it stopped, two at once do no
-harm, and a third brings nothing new.
+Two stores compare digests, taken inside the databases, so that only new records travel. Every
+record is checked when it is read, and inserted whole or not at all, under the id it has. So a
+transfer that was killed goes on where it stopped, two at once do no harm, and a third brings
+nothing new.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 from hwbench.errors import SchemaError
 from hwbench.records.measurement import Measurement
 from hwbench.store.database import digest, reading, tables, write
-from hwbench.store.rows import columns, dump, find_measurement, insert_measurement, load, replace_measurement
+from hwbench.store.rows import (
+    columns,
+    dump,
+    find_measurement,
+    insert_measurement,
+    load,
+    replace_measurement,
+)
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -79,14 +87,21 @@ def keys(engine: sa.Engine) -> list[Key]:
     with reading(engine) as connection:
         ids = connection.execute(sa.select(measurements.c.id).order_by(measurements.c.id)).scalars()
         found = [(MEASUREMENT, record_id) for record_id in ids]
-        rows = connection.execute(sa.select(records.c.kind, records.c.id).order_by(records.c.kind, records.c.id))
+        rows = connection.execute(
+            sa.select(records.c.kind, records.c.id).order_by(records.c.kind, records.c.id)
+        )
         return found + [(row.kind, row.id) for row in rows]
 
 
 def marks(engine: sa.Engine, wanted: Sequence[Key]) -> dict[Key, str]:
-    """A digest of the content of each of these records that is there; equal content of one version of hwbench has equal ones."""
+    """A digest of the content of each of these records that is there.
+
+    Equal content of one version of hwbench has equal ones.
+    """
     with reading(engine) as connection:
-        return _marks_of_measurements(connection, _ids(wanted, MEASUREMENT)) | _marks_of_records(connection, _ids(wanted))
+        return _marks_of_measurements(connection, _ids(wanted, MEASUREMENT)) | _marks_of_records(
+            connection, _ids(wanted)
+        )
 
 
 def read(engine: sa.Engine, wanted: Sequence[Key], check: Check) -> Iterator[Parcel | Taken]:
@@ -103,7 +118,9 @@ def read(engine: sa.Engine, wanted: Sequence[Key], check: Check) -> Iterator[Par
                     yield Parcel(key, _checked(found, record_id), found.started_utc)
             except SchemaError as error:
                 yield Taken(key, Fate.REFUSED, str(error))
-        for row in connection.execute(sa.select(records).where(records.c.id.in_(_ids(wanted))).order_by(records.c.id)):
+        for row in connection.execute(
+            sa.select(records).where(records.c.id.in_(_ids(wanted))).order_by(records.c.id)
+        ):
             key = (row.kind, row.id)
             try:
                 data = load(row.record, f"{row.kind} {row.id}")
@@ -116,13 +133,18 @@ def read(engine: sa.Engine, wanted: Sequence[Key], check: Check) -> Iterator[Par
 def take(engine: sa.Engine, parcels: Sequence[Parcel]) -> list[Taken]:
     """Insert records that are new, each measurement in a transaction of its own and all others in one.
 
-    An unfinished measurement is replaced by one that got further. A record that is there with other content is refused.
+    An unfinished measurement is replaced by one that got further. A record that is there with other
+    content is refused.
 
     Raises:
         HwbenchError: The database failed; what was taken before stays.
     """
     others = [parcel for parcel in parcels if not isinstance(parcel.content, Measurement)]
-    done = [write(engine, _taking(one.key, one.content)) for one in parcels if isinstance(one.content, Measurement)]
+    done = [
+        write(engine, _taking(one.key, one.content))
+        for one in parcels
+        if isinstance(one.content, Measurement)
+    ]
     return done + (write(engine, partial(_take_records, parcels=others)) if others else [])
 
 
@@ -133,7 +155,9 @@ def _taking(key: Key, offered: Measurement) -> Callable[[sa.Connection], Taken]:
         except SchemaError as error:
             return Taken(key, Fate.REFUSED, f"the one that is there cannot be read: {error}")
         if held is None:
-            insert_measurement(connection, offered)  # where another process is first, this is refused and the work done again
+            insert_measurement(
+                connection, offered
+            )  # where another process is first, this is refused and the work done again
             return Taken(key, Fate.NEW)
         if held == offered or _is_further(held, offered):
             return Taken(key, Fate.KNOWN)
@@ -148,7 +172,10 @@ def _taking(key: Key, offered: Measurement) -> Callable[[sa.Connection], Taken]:
 def _is_further(one: Measurement, other: Measurement) -> bool:
     """Whether `one` is a later state of the unfinished measurement `other`."""
     names = ("group_id", "model_sha256", "started_utc", "settings")
-    same = all(getattr(one, name) == getattr(other, name) for name in names) and one.device.target_id == other.device.target_id
+    same = (
+        all(getattr(one, name) == getattr(other, name) for name in names)
+        and one.device.target_id == other.device.target_id
+    )
     longer = len(one.samples_s) + len(one.warmup_s) >= len(other.samples_s) + len(other.warmup_s)
     return same and not other.complete and (one.complete or longer)
 
@@ -158,7 +185,12 @@ def insert_records(connection: sa.Connection, parcels: Sequence[Parcel]) -> None
     import sqlalchemy as sa
 
     rows = [
-        {"id": one.key[1], "kind": one.key[0], "created_utc": one.created_utc, "record": dump(one.content)}
+        {
+            "id": one.key[1],
+            "kind": one.key[0],
+            "created_utc": one.created_utc,
+            "record": dump(one.content),
+        }
         for one in parcels
         if not isinstance(one.content, Measurement)
     ]
@@ -180,10 +212,16 @@ def _fate(parcel: Parcel, held: Any) -> Taken:
     if held is None:
         return Taken(parcel.key, Fate.NEW)
     try:
-        same = (held.kind, held.created_utc) == (parcel.key[0], parcel.created_utc) and load(held.record, "it") == parcel.content
+        same = (held.kind, held.created_utc) == (parcel.key[0], parcel.created_utc) and load(
+            held.record, "it"
+        ) == parcel.content
     except SchemaError as error:
         return Taken(parcel.key, Fate.REFUSED, f"the one that is there cannot be read: {error}")
-    return Taken(parcel.key, Fate.KNOWN) if same else Taken(parcel.key, Fate.REFUSED, "another record with this id is there")
+    return (
+        Taken(parcel.key, Fate.KNOWN)
+        if same
+        else Taken(parcel.key, Fate.REFUSED, "another record with this id is there")
+    )
 
 
 def _ids(wanted: Sequence[Key], kind: str | None = None) -> list[str]:
@@ -197,7 +235,10 @@ def _checked(found: Measurement, record_id: str) -> Measurement:
         raise SchemaError(f"measurement {record_id} is damaged: its record is of {found.id!r}")
     columns(found)
     if not all(0 < sample_s < float("inf") for sample_s in found.warmup_s):
-        raise SchemaError(f"measurement {record_id} is damaged: a warm-up sample is not a positive finite number of seconds")
+        raise SchemaError(
+            f"measurement {record_id} is damaged: a warm-up sample is not a positive finite number"
+            " of seconds"
+        )
     _moment(found.started_utc)
     return found
 
@@ -214,21 +255,38 @@ def _marks_of_measurements(connection: sa.Connection, ids: Sequence[str]) -> dic
     import sqlalchemy as sa
 
     measurements, samples, engine = tables().measurements, tables().samples, connection.engine
-    rows = sa.select(measurements.c.id, measurements.c.complete, digest(engine, measurements.c.record).label("record"))
-    facts = {row.id: [row.complete, row.record] for row in connection.execute(rows.where(measurements.c.id.in_(ids)))}
+    rows = sa.select(
+        measurements.c.id,
+        measurements.c.complete,
+        digest(engine, measurements.c.record).label("record"),
+    )
+    facts = {
+        row.id: [row.complete, row.record]
+        for row in connection.execute(rows.where(measurements.c.id.in_(ids)))
+    }
     batches = sa.select(
         samples.c.measurement_id, samples.c.session, samples.c.count.label("size"),
         digest(engine, samples.c.values_s).label("values_digest"), digest(engine, samples.c.blocks).label("blocks_digest"),
     )  # fmt: skip
-    for row in connection.execute(batches.where(samples.c.measurement_id.in_(ids)).order_by(samples.c.number)):
+    for row in connection.execute(
+        batches.where(samples.c.measurement_id.in_(ids)).order_by(samples.c.number)
+    ):
         facts[row.measurement_id] += [row.session, row.size, row.values_digest, row.blocks_digest]
-    return {(MEASUREMENT, record_id): sha256(repr(found).encode()).hexdigest() for record_id, found in facts.items()}
+    return {
+        (MEASUREMENT, record_id): sha256(repr(found).encode()).hexdigest()
+        for record_id, found in facts.items()
+    }
 
 
 def _marks_of_records(connection: sa.Connection, ids: Sequence[str]) -> dict[Key, str]:
     import sqlalchemy as sa
 
     records = tables().records
-    columns = (records.c.id, records.c.kind, records.c.created_utc, digest(connection.engine, records.c.record).label("record"))
+    columns = (
+        records.c.id,
+        records.c.kind,
+        records.c.created_utc,
+        digest(connection.engine, records.c.record).label("record"),
+    )
     rows = connection.execute(sa.select(*columns).where(records.c.id.in_(ids)))
     return {(row.kind, row.id): f"{row.created_utc} {row.record}" for row in rows}

@@ -32,7 +32,10 @@ DEFAULT_MODEL = "zoo:mobilenet_v1"
 DEFAULT_WIDTHS = "8"
 DEFAULT_LOWER = 0.2
 DEFAULT_BUDGET_S = 45.0
-"""For building; with reading the model and the validation that follows, MobileNet-V1's table takes a minute."""
+"""For building.
+
+With reading the model and the validation that follows, MobileNet-V1's table takes a minute.
+"""
 AUTO = "auto"
 QUICK_NETWORKS = 10
 """Held-out networks of the validation after each build."""
@@ -57,7 +60,8 @@ class BuiltTable:
         id: Of the table in the store; None if it was not kept.
         table: The table, graded.
         validation: Held-out networks; None if there was none.
-        cross_validated: Error (RMSPE) on the networks of the build, each left out in turn; None for a validation alone.
+        cross_validated: Error (RMSPE) on the networks of the build, each left out in turn; None for
+            a validation alone.
     """
 
     id: str | None
@@ -80,7 +84,9 @@ def build_table(
     watch: TableWatch | None = None,
     **options: Unpack[ModelOptions],
 ) -> BuiltTable:
-    """Build the lookup table of everything that pruning a model can produce, and grade it; goes on where a killed build stopped.
+    """Build the lookup table of everything that pruning a model can produce, and grade it.
+
+    Goes on where a killed build stopped.
 
     Args:
         model: What `hwbench.profile` takes.
@@ -96,7 +102,8 @@ def build_table(
         options: How the model is read, see `load_workload`.
 
     Raises:
-        HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
+        HwbenchError: The model cannot be read, or the device cannot run it; the message says what
+            to do.
     """
     settings, watch = settings or Settings(budget_s=DEFAULT_BUDGET_S), watch or TableWatch()
     workload = load_workload(model, seed=settings.seed, **options)
@@ -104,9 +111,15 @@ def build_table(
     with open_device(device) as opened, open_store(store) if save else nullcontext() as kept:
         step = fixed or grid_step(channel_steps(opened, workload, settings))
         plan = Plan(step=step, lower=lower)
-        fitted = build_on(opened, workload, settings, plan=plan, store=kept, forget=forget, watch=watch.measured)
-        table, outcome = _graded(opened, fitted.table, workload, settings, networks=validation, watch=watch)
-        return BuiltTable(None if kept is None else save_table(kept, table, outcome), table, outcome, fitted.rmspe)
+        fitted = build_on(
+            opened, workload, settings, plan=plan, store=kept, forget=forget, watch=watch.measured
+        )
+        table, outcome = _graded(
+            opened, fitted.table, workload, settings, networks=validation, watch=watch
+        )
+        return BuiltTable(
+            None if kept is None else save_table(kept, table, outcome), table, outcome, fitted.rmspe
+        )
 
 
 def validate_table(
@@ -137,13 +150,16 @@ def validate_table(
     Raises:
         StaleTableError: The table was made for another device, runtime or number of threads.
         MissingEntryError: It does not know a layer of the model.
-        HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
+        HwbenchError: The model cannot be read, or the device cannot run it; the message says what
+            to do.
     """
     settings, watch = settings or Settings(), watch or TableWatch()
     workload = load_workload(model, seed=settings.seed, **options)
     with _at_hand(table, device, settings, store) as (kept, opened, found):
         graded, outcome = _graded(opened, found, workload, settings, networks=networks, watch=watch)
-        return BuiltTable(save_table(kept, graded, outcome) if save else None, graded, outcome, None)
+        return BuiltTable(
+            save_table(kept, graded, outcome) if save else None, graded, outcome, None
+        )
 
 
 def recalibrate_table(
@@ -174,12 +190,15 @@ def recalibrate_table(
     Raises:
         StaleTableError: The table was made for another device, runtime or number of threads.
         MissingEntryError: It does not know a layer of the model.
-        HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
+        HwbenchError: The model cannot be read, or the device cannot run it; the message says what
+            to do.
     """
     settings, watch = settings or Settings(), watch or TableWatch()
     workload = load_workload(model, seed=settings.seed, **options)
     with _at_hand(table, device, settings, store) as (kept, opened, found):
-        fresh, outcome = recalibrate(opened, found, workload, settings, networks=networks, watch=watch.validated)
+        fresh, outcome = recalibrate(
+            opened, found, workload, settings, networks=networks, watch=watch.validated
+        )
         return BuiltTable(save_table(kept, fresh, outcome) if save else None, fresh, outcome, None)
 
 
@@ -195,7 +214,8 @@ def predict_latency(
 
     Args:
         model: What `hwbench.profile` takes.
-        table: A table, the address of the device whose newest one to take, or the beginning of its id.
+        table: A table, the address of the device whose newest one to take, or the beginning of its
+            id.
         extrapolate: Answer outside the measured range too, with a wider interval.
         store: SQLAlchemy URL of the store.
         options: How the model is read, see `load_workload`.
@@ -215,7 +235,9 @@ def predict_latency(
             found = find_table(kept, table)
     found = found.extrapolating() if extrapolate else found
     wanted = layers(name_nodes(load(workload.onnx)))
-    parts = found.layers([layer.key for layer in wanted], [layer.name for layer in wanted], workload.name)
+    parts = found.layers(
+        [layer.key for layer in wanted], [layer.name for layer in wanted], workload.name
+    )
     return found.total(parts), parts
 
 
@@ -226,18 +248,30 @@ def _at_hand(
     """The opened store and device, and the table, which is the device's own."""
     with open_store(store) as kept, open_device(device) as opened:
         info = opened.info()
-        found = table if isinstance(table, LookupTable) else find_table(kept, table or device, info.target_id)
+        found = (
+            table
+            if isinstance(table, LookupTable)
+            else find_table(kept, table or device, info.target_id)
+        )
         check(found, info, settings.threads)
         yield kept, opened, found
 
 
 def _graded(
-    device: Device, table: LookupTable, workload: Workload, settings: Settings, *, networks: int, watch: TableWatch
+    device: Device,
+    table: LookupTable,
+    workload: Workload,
+    settings: Settings,
+    *,
+    networks: int,
+    watch: TableWatch,
 ) -> tuple[LookupTable, Validation | None]:
     """The table with its grade on held-out networks; as it is for none of them."""
     if not networks:
         return table, None
-    outcome = validate_on(device, table, workload, settings, networks=networks, watch=watch.validated)
+    outcome = validate_on(
+        device, table, workload, settings, networks=networks, watch=watch.validated
+    )
     return graded(table, outcome), outcome
 
 
@@ -250,7 +284,11 @@ def width_step(widths: int | str) -> int:
     try:
         step = int(widths)
     except ValueError as error:
-        raise UsageError(f"widths {widths!r} are no step; give a whole number (8, 16) or {AUTO}") from error
+        raise UsageError(
+            f"widths {widths!r} are no step; give a whole number (8, 16) or {AUTO}"
+        ) from error
     if step < 1:
-        raise UsageError(f"widths must be multiples of at least 1, not {step}; give 8, 16 or {AUTO}")
+        raise UsageError(
+            f"widths must be multiples of at least 1, not {step}; give 8, 16 or {AUTO}"
+        )
     return step

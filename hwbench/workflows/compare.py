@@ -52,10 +52,13 @@ def compare(
 
     Raises:
         IncomparableError: The models take inputs of different shapes or types.
-        HwbenchError: A model cannot be read, or the device cannot run it; the message says what to do.
+        HwbenchError: A model cannot be read, or the device cannot run it; the message says what to
+            do.
     """
     settings = settings or Settings()
-    pair = load_pair(baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options)
+    pair = load_pair(
+        baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
+    )
     with open_device(device) as opened, recording(store, save=save, watch=watch) as watching:
         records = measure_interleaved(opened, pair, settings, watching)
     return compare_records(*records)
@@ -97,11 +100,14 @@ def _check_inputs(baseline: Workload, candidate: Workload) -> None:
     Raises:
         IncomparableError: Their inputs differ in shape or type.
     """
-    before, after = ([(spec.shape, _FLOATS.get(spec.dtype, spec.dtype)) for spec in w.inputs] for w in (baseline, candidate))
+    before, after = (
+        [(spec.shape, _FLOATS.get(spec.dtype, spec.dtype)) for spec in w.inputs]
+        for w in (baseline, candidate)
+    )
     if before != after:
         raise IncomparableError(
-            f"{baseline.name} takes inputs {_text(before)} but {candidate.name} takes {_text(after)}; "
-            "give both the same with --input or --batch"
+            f"{baseline.name} takes inputs {_text(before)} but {candidate.name} takes"
+            f" {_text(after)}; give both the same with --input or --batch"
         )
 
 

@@ -15,7 +15,8 @@ def setup_device(address: str, files: Mapping[str, Path] | None = None) -> None:
 
     Args:
         address: Of the device.
-        files: What the user supplies for it, by name, as its driver says (`aar` and `ndk` for `android`).
+        files: What the user supplies for it, by name, as its driver says (`aar` and `ndk` for
+            `android`).
 
     Raises:
         UsageError: The device needs nothing.
@@ -37,5 +38,7 @@ def clean_device(address: str) -> None:
 def _preparing(address: str) -> Prepares:
     device = open_device(address)
     if not isinstance(device, Prepares):
-        raise UsageError(f"nothing is ever put on {address}, so there is nothing to set up or clean")
+        raise UsageError(
+            f"nothing is ever put on {address}, so there is nothing to set up or clean"
+        )
     return device

@@ -32,7 +32,8 @@ def profile(
     """Measure one model, end to end and layer by layer.
 
     Args:
-        model: A path (`.onnx`, `.pt`, `.pt2`), `zoo:NAME[@WIDTH]`, `module:factory`, or a torch module in memory.
+        model: A path (`.onnx`, `.pt`, `.pt2`), `zoo:NAME[@WIDTH]`, `module:factory`, or a torch
+            module in memory.
         device: Address of the device (`cpu`, `virtual`, ...).
         settings: How to measure.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
@@ -44,7 +45,8 @@ def profile(
         The record, raw samples included.
 
     Raises:
-        HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
+        HwbenchError: The model cannot be read, or the device cannot run it; the message says what
+            to do.
     """
     settings = settings or DEFAULT_SETTINGS
     workload = load_workload(model, seed=settings.seed, **options)

@@ -1,9 +1,9 @@
 """`hwbench profile model.tflite`: latency of a TensorFlow Lite model on a phone, by the user's `benchmark_model`.
 
-A `.tflite` file is no ONNX workload, and its program times and sums up by itself; so it is measured beside the devices, into the
-same record. A session is one execution of the program, a fresh process; its one sample is the mean over the inferences that
-it timed, as every version prints it. The operators come from an execution of their own, so that profiling costs the latency
-nothing.
+A `.tflite` file is no ONNX workload, and its program times and sums up by itself; so it is measured
+beside the devices, into the same record. A session is one execution of the program, a fresh
+process; its one sample is the mean over the inferences that it timed, as every version prints it.
+The operators come from an execution of their own, so that profiling costs the latency nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from hwbench.devices.android.tflite_file import TfliteModel, read_model, read_pr
 from hwbench.devices.android.tflite_log import Operator, TfliteLog
 from hwbench.errors import OutputParseError, UsageError
 from hwbench.measuring.sample_findings import of_samples
-from hwbench.measuring.sessions import CONFIRM, COOL_DOWN_S, COOL_DOWNS, REWARM_UP_S, WARM_UP_S, Watch, commit
+from hwbench.measuring.sessions import (
+    CONFIRM,
+    COOL_DOWN_S,
+    COOL_DOWNS,
+    REWARM_UP_S,
+    WARM_UP_S,
+    Watch,
+    commit,
+)
 from hwbench.records.device import Conditions
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement, Settings
@@ -39,12 +47,17 @@ RUNS = (3, 1000)
 WARM_SHARE = 0.25
 """Share of a session that is warm-up."""
 LOOK_S, START_S, PATIENCE = 300.0, 30.0, 10.0
-"""Seconds that the first execution may take; later ones: seconds to start, and so many times what is expected of them."""
+"""Seconds that the first execution may take.
+
+Later ones: seconds to start, and so many times what is expected of them.
+"""
 HASTE = 1.1
 """Sessions are planned to take this many times less than the budget allows."""
 SPIKE = 0.02
 """Share of a session's mean that is its slowest inference's doing alone, above which it is worth a word."""
-REST_CAUSE = "what the interpreter does between operators, and what operators take beyond whole microseconds"
+REST_CAUSE = (
+    "what the interpreter does between operators, and what operators take beyond whole microseconds"
+)
 
 
 def profile_tflite(
@@ -65,9 +78,12 @@ def profile_tflite(
         model: The `.tflite` file.
         benchmark_model: TensorFlow Lite's benchmark program, built for the phone.
         device: Address of the phone, `android[:SERIAL|HOST:PORT][,cluster=..][,mode=..]`.
-        flags: Further flags of the program by name (`use_xnnpack`: `false`); one that it does not know is an error.
-        settings: How to measure; `isolate` changes nothing, since every session is a process of its own.
-        save_log: Folder for what the program printed, one file per execution; `layers.log` can be imported into a table.
+        flags: Further flags of the program by name (`use_xnnpack`: `false`); one that it does not
+            know is an error.
+        settings: How to measure; `isolate` changes nothing, since every session is a process of its
+            own.
+        save_log: Folder for what the program printed, one file per execution; `layers.log` can be
+            imported into a table.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
         save: Whether to keep the record in the store.
         watch: Told about progress.
@@ -76,19 +92,32 @@ def profile_tflite(
         The record; its layers have the operators' names and no key, as the program tells no shapes.
 
     Raises:
-        UsageError: A file is not what it should be, is for another processor, or a flag is not known.
+        UsageError: A file is not what it should be, is for another processor, or a flag is not
+            known.
         WorkloadError: The model is damaged, or TensorFlow Lite cannot run it.
         DeviceError: The phone or the program failed; samples taken before were given to `watch`.
         OutputParseError: What the program printed cannot be read.
     """
     driver, _, place = device.partition(":")
     if driver != "android":
-        raise UsageError(f"TensorFlow Lite models are measured on phones; give --device android[:SERIAL] instead of {device!r}")
+        raise UsageError(
+            "TensorFlow Lite models are measured on phones; give --device android[:SERIAL] instead"
+            f" of {device!r}"
+        )
     settings = settings or DEFAULT_SETTINGS
     if settings.budget_s <= 0:
-        raise UsageError(f"the budget must be a positive number of seconds, not {settings.budget_s:g}")
-    found, program, logs = read_model(Path(model)), read_program(Path(benchmark_model)), _Logs.at(save_log)
-    with TflitePhone(place, program, settings.threads, flags) as phone, recording(store, save=save, watch=watch) as watching:
+        raise UsageError(
+            f"the budget must be a positive number of seconds, not {settings.budget_s:g}"
+        )
+    found, program, logs = (
+        read_model(Path(model)),
+        read_program(Path(benchmark_model)),
+        _Logs.at(save_log),
+    )
+    with (
+        TflitePhone(place, program, settings.threads, flags) as phone,
+        recording(store, save=save, watch=watch) as watching,
+    ):
         return _Profile(phone, found, settings, logs, watching).run()
 
 
@@ -105,7 +134,9 @@ class _Logs:
             try:
                 Path(folder).mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UsageError(f"cannot make the folder {str(folder)!r} for logs ({error})") from error
+                raise UsageError(
+                    f"cannot make the folder {str(folder)!r} for logs ({error})"
+                ) from error
         return cls(None if folder is None else Path(folder))
 
     def keep(self, name: str, text: str) -> None:
@@ -120,8 +151,16 @@ class _Logs:
 class _Profile:
     """One measurement in progress."""
 
-    def __init__(self, phone: TflitePhone, model: TfliteModel, settings: Settings, logs: _Logs, watch: Watch) -> None:
-        self.phone, self.model, self.settings, self.logs, self.watch = phone, model, settings, logs, watch
+    def __init__(
+        self, phone: TflitePhone, model: TfliteModel, settings: Settings, logs: _Logs, watch: Watch
+    ) -> None:
+        self.phone, self.model, self.settings, self.logs, self.watch = (
+            phone,
+            model,
+            settings,
+            logs,
+            watch,
+        )
         self.begun = time.monotonic()
         self.samples_s: list[float] = []
         self.warmup: list[tuple[int, float]] = []  # session, seconds
@@ -149,9 +188,27 @@ class _Profile:
     def _elapsed_s(self) -> float:
         return time.monotonic() - self.begun
 
-    def _execute(self, name: str, runs: int, warm_ups: int, timeout_s: float, *, warm_s: float = 0.0, **more: str) -> Invocation:
-        """Run the program once; it takes exactly `runs` timed inferences, which versions without `min_secs` do anyhow."""
-        flags = {"num_runs": runs, "min_secs": 0, "warmup_runs": warm_ups, "warmup_min_secs": f"{warm_s:g}", **more}
+    def _execute(
+        self,
+        name: str,
+        runs: int,
+        warm_ups: int,
+        timeout_s: float,
+        *,
+        warm_s: float = 0.0,
+        **more: str,
+    ) -> Invocation:
+        """Run the program once.
+
+        It takes exactly `runs` timed inferences, which versions without `min_secs` do anyhow.
+        """
+        flags = {
+            "num_runs": runs,
+            "min_secs": 0,
+            "warmup_runs": warm_ups,
+            "warmup_min_secs": f"{warm_s:g}",
+            **more,
+        }
         done = self.phone.run(self.graph, flags, timeout_s)
         self.logs.keep(name, done.text)
         for finding in done.log.findings:
@@ -160,7 +217,8 @@ class _Profile:
         if timed is None or timed.count != runs:
             told = "no inference" if timed is None else f"{timed.count} inferences"
             raise OutputParseError(
-                f"benchmark_model timed {told} where {runs} were asked for; measure with fewer at a time: --budget"
+                f"benchmark_model timed {told} where {runs} were asked for; measure with fewer at a"
+                " time: --budget"
             )
         return done
 
@@ -173,9 +231,13 @@ class _Profile:
         """
         latency_s = _mean_s(look.log)
         inside_s = latency_s * LOOK_RUNS + _warm_up_s(look.log)
-        start_s = max(0.0, look.wall_s - inside_s) + beside_s  # a process, the model loaded, the phone's state
+        start_s = (
+            max(0.0, look.wall_s - inside_s) + beside_s
+        )  # a process, the model loaded, the phone's state
         left_s = self.settings.budget_s - self._elapsed_s
-        each_s = max(0.0, left_s / (self.settings.min_sessions + 1) / HASTE - start_s)  # the one is for the operators
+        each_s = max(
+            0.0, left_s / (self.settings.min_sessions + 1) / HASTE - start_s
+        )  # the one is for the operators
         timed_s = min(self.settings.session_s, (1 - WARM_SHARE) * each_s)
         self.runs = min(max(round(timed_s / latency_s), RUNS[0]), RUNS[1])
         self.warm_ups = max(1, math.ceil(min(REWARM_UP_S, WARM_SHARE * each_s) / latency_s))
@@ -192,7 +254,11 @@ class _Profile:
         ahead_s = self.session_s * (2 if settings.layers else 1)
         if sessions >= settings.max_sessions or self._elapsed_s + ahead_s > settings.budget_s:
             return True
-        return sessions >= max(settings.min_sessions, CONFIRM + 1) and self.resolved[-1] and self.resolved[-1 - CONFIRM]
+        return (
+            sessions >= max(settings.min_sessions, CONFIRM + 1)
+            and self.resolved[-1]
+            and self.resolved[-1 - CONFIRM]
+        )
 
     def _session(self, number: int) -> None:
         done = self._execute(f"session-{number + 1:02d}", self.runs, self.warm_ups, self._timeout_s)
@@ -216,7 +282,9 @@ class _Profile:
         self.watch.sampled(0, session, [value_s], (), warm_up=True)
 
     def _may_wait(self) -> bool:
-        return self.cool_downs < COOL_DOWNS and self._elapsed_s + COOL_DOWN_S < self.settings.budget_s
+        return (
+            self.cool_downs < COOL_DOWNS and self._elapsed_s + COOL_DOWN_S < self.settings.budget_s
+        )
 
     def _cool_down(self) -> None:
         while self._may_wait():
@@ -225,14 +293,22 @@ class _Profile:
             if not self.phone.conditions().throttled:
                 break
         waited_s = self.cool_downs * COOL_DOWN_S
-        text = f"the phone slowed itself down; waited {waited_s:.0f} s in all for it to cool, and repeated the session"
+        text = (
+            f"the phone slowed itself down; waited {waited_s:.0f} s in all for it to cool, and"
+            " repeated the session"
+        )
         self.findings["throttled"] = Finding("throttled", text)
 
     def _layers(self) -> LayerProfile | None:
         """The operators, from an execution of their own."""
-        done = self._execute("layers", self.runs, self.warm_ups, self._timeout_s, enable_op_profiling="true")
+        done = self._execute(
+            "layers", self.runs, self.warm_ups, self._timeout_s, enable_op_profiling="true"
+        )
         if not done.log.operators:
-            text = "no layer times: this benchmark_model printed no table of operators; build it with profiling"
+            text = (
+                "no layer times: this benchmark_model printed no table of operators; build it with"
+                " profiling"
+            )
             self.findings["layers_unknown"] = Finding("layers_unknown", text)
             return None
         return LayerProfile(_rows(done.log.operators), _mean_s(done.log), 0.0, REST_CAUSE)
@@ -270,12 +346,15 @@ class _Profile:
             complete=False,
         )
 
-    def _finish(self, draft: Measurement, profile: LayerProfile | None, after: Conditions) -> Measurement:
+    def _finish(
+        self, draft: Measurement, profile: LayerProfile | None, after: Conditions
+    ) -> Measurement:
         numbers = tuple(range(len(self.samples_s)))
         spiked = [share for share in self.spikes if share > SPIKE]
         if spiked:
             text = (
-                f"one slow inference raised the mean of {len(spiked)} of {len(self.spikes)} sessions, by up to {max(spiked):.0%}"
+                f"one slow inference raised the mean of {len(spiked)} of {len(self.spikes)}"
+                f" sessions, by up to {max(spiked):.0%}"
             )
             self.findings["spikes"] = Finding("spikes", text)
         record = replace(
@@ -304,7 +383,10 @@ def _warm_up_s(log: TfliteLog) -> float:
 
 
 def _rows(operators: Sequence[Operator]) -> tuple[LayerLatency, ...]:
-    """Operators as layers, each by a name of its own; one below the log's resolution has no latency and is a finding instead."""
+    """Operators as layers, each by a name of its own.
+
+    One below the log's resolution has no latency and is a finding instead.
+    """
     seen: dict[str, int] = {}
     rows = []
     for operator in operators:
@@ -313,5 +395,7 @@ def _rows(operators: Sequence[Operator]) -> tuple[LayerLatency, ...]:
         own = name if seen[name] == 1 else f"{name} ({seen[name]})"
         runs_as = "delegate" if "delegate" in operator.kind.lower() else "tflite"
         if operator.mean_s is not None and operator.calls:
-            rows.append(LayerLatency(own, operator.kind, None, runs_as, operator.mean_s, operator.calls))
+            rows.append(
+                LayerLatency(own, operator.kind, None, runs_as, operator.mean_s, operator.calls)
+            )
     return tuple(rows)

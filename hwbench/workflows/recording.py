@@ -25,7 +25,15 @@ class _Recorder(Watch):
             self.store.begin(record)
         self.inner.started(records)
 
-    def sampled(self, record: int, session: int, samples_s: Sequence[float], blocks: Sequence[int], *, warm_up: bool) -> None:
+    def sampled(
+        self,
+        record: int,
+        session: int,
+        samples_s: Sequence[float],
+        blocks: Sequence[int],
+        *,
+        warm_up: bool,
+    ) -> None:
         self.store.append(self.ids[record], session, samples_s, blocks, warm_up=warm_up)
         self.inner.sampled(record, session, samples_s, blocks, warm_up=warm_up)
 
@@ -34,14 +42,19 @@ class _Recorder(Watch):
             self.store.withdraw(measurement_id, session)
         self.inner.withdrawn(session)
 
-    def looked(self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]) -> None:
+    def looked(
+        self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]
+    ) -> None:
         self.inner.looked(sessions, elapsed_s, so_far)
 
     def finished(self, records: Sequence[Measurement]) -> None:
         for record in records:
             self.store.finish(record)
         if len(records) > 1:
-            order = {"group_id": records[0].group_id, "measurements": [record.id for record in records]}
+            order = {
+                "group_id": records[0].group_id,
+                "measurements": [record.id for record in records],
+            }
             self.store.save_record(RECORD, order)
         self.inner.finished(records)
 

@@ -35,12 +35,17 @@ class SelfTest:
     @property
     def false_verdicts(self) -> int:
         """Comparisons that claimed a difference where there is none."""
-        return sum(comparison.verdict in {Verdict.FASTER, Verdict.SLOWER} for comparison in self.comparisons)
+        return sum(
+            comparison.verdict in {Verdict.FASTER, Verdict.SLOWER}
+            for comparison in self.comparisons
+        )
 
     @property
     def covered(self) -> int:
         """Comparisons whose 95 % interval holds the truth, a ratio of 1."""
-        return sum(c.ratio is not None and c.ratio.ci[0] <= 1 <= c.ratio.ci[1] for c in self.comparisons)
+        return sum(
+            c.ratio is not None and c.ratio.ci[0] <= 1 <= c.ratio.ci[1] for c in self.comparisons
+        )
 
     @property
     def noise_floor(self) -> float:
@@ -79,7 +84,9 @@ def selftest(
         info = opened.info()
         for number in range(runs):
             once = replace(settings, seed=settings.seed + number, layers=False)
-            comparisons.append(compare(*measure_interleaved(opened, [workload, workload], once, watch)))
+            comparisons.append(
+                compare(*measure_interleaved(opened, [workload, workload], once, watch))
+            )
             if after_each is not None:
                 after_each(number + 1, comparisons[-1])
     return SelfTest(info, tuple(comparisons))

@@ -45,7 +45,8 @@ class Synced:
         new: Number of records that were not there, by kind.
         updated: Number of unfinished measurements that were replaced by a later state.
         known: Number of records that were there already.
-        refused: Records that were left out, and why: damaged ones, and those whose id is taken by other content.
+        refused: Records that were left out, and why: damaged ones, and those whose id is taken by
+            other content.
     """
 
     source: str
@@ -68,10 +69,16 @@ class Synced:
                 self.refused.append(taken)
 
 
-def sync_store(target: str | None = None, source: str | None = None, *, watch: Callable[[Syncing], None] | None = None) -> Synced:
+def sync_store(
+    target: str | None = None,
+    source: str | None = None,
+    *,
+    watch: Callable[[Syncing], None] | None = None,
+) -> Synced:
     """Bring all records of one store into another that are not there yet.
 
-    It may be killed and repeated, and several may run at once. Records keep their ids; nothing is changed in the source.
+    It may be killed and repeated, and several may run at once. Records keep their ids; nothing is
+    changed in the source.
 
     Args:
         target: URL or path of the store to bring them to; None for `$HWBENCH_STORE`.
@@ -80,12 +87,16 @@ def sync_store(target: str | None = None, source: str | None = None, *, watch: C
 
     Raises:
         UsageError: Both are one store, there is no source, or a store cannot be read or written.
-        StoreUnavailableError: A server went away; what was brought before stays, and the same call goes on from there.
+        StoreUnavailableError: A server went away; what was brought before stays, and the same call
+            goes on from there.
         SchemaError: A store is damaged or of another schema.
     """
     with open_store(source or local_address(), create=False) as ours, open_store(target) as theirs:
         if ours.url == theirs.url:
-            raise UsageError(f"{ours.url} is both source and target; name the shared store: --to URL, or set HWBENCH_STORE to it")
+            raise UsageError(
+                f"{ours.url} is both source and target; name the shared store: --to URL, or set"
+                " HWBENCH_STORE to it"
+            )
         done, wanted = Synced(ours.url, theirs.url), ours.keys()
         for start in range(0, len(wanted), BATCH):
             part = wanted[start : start + BATCH]
@@ -129,7 +140,13 @@ def _readers() -> dict[str, Callable[[Mapping[str, Any]], object]]:
     return {
         repository.RECORD: LookupTable.from_dict,
         repository.NETWORK: lambda data: ForeignNetwork.from_dict(data["network"]),
-        making_journal.RECORD: lambda data: None if data.get("forget") else NetworkSample.from_dict(data),
-        search_journal.RECORD: lambda data: (Trial.from_dict(data["trial"]), int(data["run"]), float(data["elapsed_s"])),
+        making_journal.RECORD: lambda data: (
+            None if data.get("forget") else NetworkSample.from_dict(data)
+        ),
+        search_journal.RECORD: lambda data: (
+            Trial.from_dict(data["trial"]),
+            int(data["run"]),
+            float(data["elapsed_s"]),
+        ),
         subject.RECORD: lambda data: (data["key"], base64.b64decode(data["state"], validate=True)),
     }

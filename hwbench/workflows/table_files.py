@@ -14,7 +14,14 @@ from hwbench.errors import DeviceUnavailableError, StaleTableError, UsageError
 from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.exchange import formats
 from hwbench.lookup_tables.exchange.formats import Record
-from hwbench.lookup_tables.exchange.portable import PICKLES, SUFFIX, is_packed, read_bytes, read_table, write_table
+from hwbench.lookup_tables.exchange.portable import (
+    PICKLES,
+    SUFFIX,
+    is_packed,
+    read_bytes,
+    read_table,
+    write_table,
+)
 from hwbench.lookup_tables.exchange.reading import KINDS, WITH_MODEL, kind_of, network_of
 from hwbench.lookup_tables.exchange.shipped import target_of
 from hwbench.lookup_tables.repository import add_networks, check, find_table, save_table
@@ -58,11 +65,14 @@ class ImportedTable:
     findings: tuple[Finding, ...]
 
 
-def export_table(table: LookupTable | str = "cpu", *, out: str | Path | None = None, store: str | None = None) -> ExportedTable:
+def export_table(
+    table: LookupTable | str = "cpu", *, out: str | Path | None = None, store: str | None = None
+) -> ExportedTable:
     """Write a table as one portable file.
 
     Args:
-        table: A table, the address of the device whose newest one to take, its name, or the beginning of its id.
+        table: A table, the address of the device whose newest one to take, its name, or the
+            beginning of its id.
         out: The file; None names it after the device, in the current folder.
         store: SQLAlchemy URL of the store.
 
@@ -82,7 +92,7 @@ def export_table(table: LookupTable | str = "cpu", *, out: str | Path | None = N
 def import_table(
     files: Sequence[str | Path],
     *,
-    format: str | None = None,  # noqa: A002 - the word of the command line
+    format: str | None = None,
     model: str | Path | None = None,
     name: str | None = None,
     target: str | None = None,
@@ -99,10 +109,12 @@ def import_table(
     Args:
         files: One portable table, or all files about one network.
         format: What the files are (`tflite-log`, ...); None tells by their content.
-        model: The network that was logged, its widths included, where the files hold no shapes: what `hwbench.profile` takes.
-        name: What to find the table by; None: the device of a portable table, else the name of the folder of the files.
-        target: The hardware of foreign files, for people; None: that of the table they add to if hwbench brings it along, else
-            the name.
+        model: The network that was logged, its widths included, where the files hold no shapes:
+            what `hwbench.profile` takes.
+        name: What to find the table by; None: the device of a portable table, else the name of the
+            folder of the files.
+        target: The hardware of foreign files, for people; None: that of the table they add to if
+            hwbench brings it along, else the name.
         threads: Threads of the runtime, where foreign files do not tell.
         device: Address of a device that the table has to be of.
         store: SQLAlchemy URL of the store.
@@ -110,39 +122,58 @@ def import_table(
         source: How the model is read, as for `hwbench.profile`.
 
     Raises:
-        StaleTableError: The table was made for another device, runtime or number of threads than `device`; or, without a new
-            name, than the device here that it would be found as.
+        StaleTableError: The table was made for another device, runtime or number of threads than
+            `device`; or, without a new name, than the device here that it would be found as.
         UnsafeModelError: A file is a pickle.
         SchemaError: A portable table is damaged.
-        HwbenchError: Foreign files cannot be read, or are not of the model; the message says what to do.
+        HwbenchError: Foreign files cannot be read, or are not of the model; the message says what
+            to do.
     """
     paths = [Path(file) for file in files]
     _check_request(paths, format, name)
     portable = [path for path in paths if path.suffix == SUFFIX or is_packed(path)]
     if portable:
         if len(paths) > 1 or format is not None or model is not None:
-            raise UsageError(f"{portable[0]} is a whole table, with its layers; import it alone, without a format or --model")
-        return _import_portable(portable[0], name=name, threads=threads, device=device, store=store, save=save)
+            raise UsageError(
+                f"{portable[0]} is a whole table, with its layers; import it alone, without a"
+                " format or --model"
+            )
+        return _import_portable(
+            portable[0], name=name, threads=threads, device=device, store=store, save=save
+        )
     records = [(path.name, _read(path)) for path in paths]
     kind = kind_of(records)
     if format not in {None, kind}:
-        raise UsageError(f"{paths[0]} holds a {kind}, not a {format}; leave the format out, or give its files")
+        raise UsageError(
+            f"{paths[0]} holds a {kind}, not a {format}; leave the format out, or give its files"
+        )
     name = name or paths[0].resolve().parent.name
     _check_name(name)
     if model is None and kind in WITH_MODEL:
         raise UsageError(
-            f"files of {kind} hold no shapes; say what was measured: --model zoo:mobilenet_v1@WIDTHS, or a model file"
+            f"files of {kind} hold no shapes; say what was measured: --model"
+            " zoo:mobilenet_v1@WIDTHS, or a model file"
         )
     workload = None if model is None or kind not in WITH_MODEL else load_workload(model, **source)
-    network, findings = network_of(records, workload, target=target or target_of(name), threads=threads)
+    network, findings = network_of(
+        records, workload, target=target or target_of(name), threads=threads
+    )
     with open_store(store) if save else nullcontext() as kept:
         table = add_networks(kept, name, [network])
         _check_device(table, device, threads)
-        return ImportedTable(None if kept is None else save_table(kept, table), name, table, findings)
+        return ImportedTable(
+            None if kept is None else save_table(kept, table), name, table, findings
+        )
 
 
 def _import_portable(
-    path: Path, *, name: str | None, threads: int | None, device: str | None, store: str | None, save: bool
+    path: Path,
+    *,
+    name: str | None,
+    threads: int | None,
+    device: str | None,
+    store: str | None,
+    save: bool,
 ) -> ImportedTable:
     table = read_table(path)
     made = table.provenance
@@ -178,14 +209,20 @@ def _check_here(table: LookupTable) -> None:
     try:
         check(table, info, table.provenance.threads)
     except StaleTableError as error:
-        raise StaleTableError(f"{error}; or keep this one under another name: --name NAME") from error
+        raise StaleTableError(
+            f"{error}; or keep this one under another name: --name NAME"
+        ) from error
 
 
-def _check_request(paths: Sequence[Path], format: str | None, name: str | None) -> None:  # noqa: A002
+def _check_request(paths: Sequence[Path], format: str | None, name: str | None) -> None:
     if format is not None and format not in KINDS:
-        raise UsageError(f"unknown format {format!r}; known: {', '.join(KINDS)}, and portable tables ({SUFFIX})")
+        raise UsageError(
+            f"unknown format {format!r}; known: {', '.join(KINDS)}, and portable tables ({SUFFIX})"
+        )
     if not paths:
-        raise UsageError("no files to import; give a portable table, or the logs or profiles of one network")
+        raise UsageError(
+            "no files to import; give a portable table, or the logs or profiles of one network"
+        )
     if name is not None:
         _check_name(name)
     for path in paths:
@@ -195,10 +232,16 @@ def _check_request(paths: Sequence[Path], format: str | None, name: str | None) 
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name for a table; give letters, digits, '.', '_' and '-' with --name")
+        raise UsageError(
+            f"{name!r} is no name for a table; give letters, digits, '.', '_' and '-' with --name"
+        )
     if name in drivers():
-        raise UsageError(f"{name!r} is a device here, whose own table would be hidden; give another --name")
+        raise UsageError(
+            f"{name!r} is a device here, whose own table would be hidden; give another --name"
+        )
 
 
 def _read(path: Path) -> Record:
-    return formats.parse(read_text(path), path.name)  # the table keeps names of files, not of people's folders
+    return formats.parse(
+        read_text(path), path.name
+    )  # the table keeps names of files, not of people's folders

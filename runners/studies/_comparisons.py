@@ -12,10 +12,14 @@ from hwbench.records.comparison import compare
 from hwbench.records.measurement import Measurement, Settings
 
 
-def one(device: Device, baseline: Workload, candidate: Workload, settings: Settings, seed: int) -> dict[str, object]:
+def one(
+    device: Device, baseline: Workload, candidate: Workload, settings: Settings, seed: int
+) -> dict[str, object]:
     """Speed-up, its 95 % interval, the verdict, what it took, and the raw samples under `raw`."""
     start = time.monotonic()
-    found = compare(*measure_interleaved(device, [baseline, candidate], replace(settings, seed=seed)))
+    found = compare(
+        *measure_interleaved(device, [baseline, candidate], replace(settings, seed=seed))
+    )
     low, high = found.speedup_ci or (0.0, float("inf"))
     return {
         "seed": seed,
@@ -26,10 +30,16 @@ def one(device: Device, baseline: Workload, candidate: Workload, settings: Setti
         "sessions": len(set(found.baseline.session)),
         "baseline_ms": round(found.baseline.median_s * 1e3, 4),
         "seconds": round(time.monotonic() - start, 1),
-        "raw": {side: _raw(record) for side, record in (("baseline", found.baseline), ("candidate", found.candidate))},
+        "raw": {
+            side: _raw(record)
+            for side, record in (("baseline", found.baseline), ("candidate", found.candidate))
+        },
     }
 
 
 def _raw(record: Measurement) -> dict[str, object]:
     """Samples to a tenth of a microsecond, with their sessions."""
-    return {"samples_s": [round(sample, 7) for sample in record.samples_s], "session": record.session}
+    return {
+        "samples_s": [round(sample, 7) for sample in record.samples_s],
+        "session": record.session,
+    }

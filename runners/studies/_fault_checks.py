@@ -13,7 +13,13 @@ from hwbench.devices.base import Samples
 from hwbench.devices.shared.ort.graph import block_workload, chain_workload
 from hwbench.lookup_tables import Plan
 from hwbench.lookup_tables.making.journal import RECORD
-from hwbench.lookup_tables.making.networks import Effort, NetworkSample, Quiet, pruned_workload, turns_of
+from hwbench.lookup_tables.making.networks import (
+    Effort,
+    NetworkSample,
+    Quiet,
+    pruned_workload,
+    turns_of,
+)
 from hwbench.lookup_tables.making.proposals import Grid, first
 from hwbench.network.graph import load, name_nodes
 from hwbench.network.intake import load_workload
@@ -48,7 +54,9 @@ class Rounds:
 def printed(talks: Sequence[Talk]) -> list[Rounds]:
     """All timed rounds in the order in which they were printed, but those of profiled sessions and of hwbench's own networks."""
     own = {block_workload().sha256, *(workload.sha256 for workload in map(chain_workload, (6, 30)))}
-    rounds = [item for talk in list(talks) if "hwbench_runner" in talk.command for item in _rounds(talk)]
+    rounds = [
+        item for talk in list(talks) if "hwbench_runner" in talk.command for item in _rounds(talk)
+    ]
     return [item for item in rounds if "" not in item.whose and not own & set(item.whose)]
 
 
@@ -96,7 +104,8 @@ def check_measurements(store: Store, rounds: Sequence[Rounds], *, complete: bool
         How many samples there are.
 
     Raises:
-        WrongError: They differ, some are missing from a complete use, or a record says that it is complete and is not.
+        WrongError: They differ, some are missing from a complete use, or a record says that it is
+            complete and is not.
     """
     kept = 0
     for summary in store.list():
@@ -104,15 +113,23 @@ def check_measurements(store: Store, rounds: Sequence[Rounds], *, complete: bool
         ours = [
             value
             for number in sorted({*record.warmup_session, *record.session})
-            for values, sessions in ((record.warmup_s, record.warmup_session), (record.samples_s, record.session))
+            for values, sessions in (
+                (record.warmup_s, record.warmup_session),
+                (record.samples_s, record.session),
+            )
             for value, session in zip(values, sessions, strict=True)
             if session == number
         ]
         theirs = [
-            value for item in rounds for value, sha in zip(item.values_s, item.whose, strict=True) if sha == record.model_sha256
+            value
+            for item in rounds
+            for value, sha in zip(item.values_s, item.whose, strict=True)
+            if sha == record.model_sha256
         ]
         if ours != theirs[: len(ours)] or (complete and len(ours) != len(theirs)):
-            raise WrongError(f"{len(ours)} samples were kept, {len(theirs)} printed, and they differ")
+            raise WrongError(
+                f"{len(ours)} samples were kept, {len(theirs)} printed, and they differ"
+            )
         if complete != record.complete:
             raise WrongError(f"the record says complete={record.complete}, the end was otherwise")
         kept += len(ours)
@@ -128,7 +145,9 @@ class _Replay:
     def run(self, order: Sequence[Any], loops: int = 1) -> Samples:
         whose = tuple(item.workload.sha256 for item in order)
         if not self.left or self.left[0].whose != whose:
-            raise WrongError(f"{len(whose)} rounds were kept of a network that were not printed for it")
+            raise WrongError(
+                f"{len(whose)} rounds were kept of a network that were not printed for it"
+            )
         del loops  # the seconds are per inference
         return Samples(self.left.pop(0).values_s, "printed")
 
@@ -138,7 +157,9 @@ def networks(store: Store) -> list[NetworkSample]:
     return [NetworkSample.from_dict(record) for record in store.records(RECORD).values()]
 
 
-def check_networks(model: Path, samples: Sequence[NetworkSample], fresh: int, rounds: Sequence[Rounds]) -> int:
+def check_networks(
+    model: Path, samples: Sequence[NetworkSample], fresh: int, rounds: Sequence[Rounds]
+) -> int:
     """Work out the last `fresh` networks of a build again from what was printed, and compare.
 
     Returns:
@@ -157,23 +178,37 @@ def check_networks(model: Path, samples: Sequence[NetworkSample], fresh: int, ro
     anchor: Any = SimpleNamespace(workload=workload, settings=settings)
 
     def network(widths: tuple[int, ...]) -> Workload:
-        return workload if widths == structure.widths else pruned_workload(workload, with_widths(named, widths))
+        return (
+            workload
+            if widths == structure.widths
+            else pruned_workload(workload, with_widths(named, widths))
+        )
 
     for sample in samples[len(samples) - fresh :]:
         prepared: Any = SimpleNamespace(workload=network(sample.widths), settings=settings)
         device: Any = replay
         again = turns_of(device, anchor, prepared, Effort().turns, quiet=quiet, seed=sample.number)
         if again != (sample.anchor_s, sample.whole_s):
-            raise WrongError(f"network {sample.number} was kept with other latencies than were printed")
-    following = first(Grid(structure.widths, STEP, LOWER), Plan().first, settings.seed)[len(numbers) :]
+            raise WrongError(
+                f"network {sample.number} was kept with other latencies than were printed"
+            )
+    following = first(Grid(structure.widths, STEP, LOWER), Plan().first, settings.seed)[
+        len(numbers) :
+    ]
     unfinished = {sha for item in replay.left for sha in item.whose} - {workload.sha256}
     if not unfinished <= {network(widths).sha256 for widths in following[:1]}:
-        raise WrongError("the network that was measured last is not the first of the unfinished ones")
+        raise WrongError(
+            "the network that was measured last is not the first of the unfinished ones"
+        )
     return sum(len(item.values_s) for item in rounds)
 
 
-def check_store(path: Path, task: str, model: Path, known: int, talks: Sequence[Talk], *, complete: bool) -> tuple[int, int]:
-    """Check all that a use added to a store; how many numbers of the runner are in it, and how many networks.
+def check_store(
+    path: Path, task: str, model: Path, known: int, talks: Sequence[Talk], *, complete: bool
+) -> tuple[int, int]:
+    """Check all that a use added to a store.
+
+    How many numbers of the runner are in it, and how many networks.
 
     Raises:
         WrongError: See `check_measurements` and `check_networks`.

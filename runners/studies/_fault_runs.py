@@ -25,7 +25,14 @@ LIMIT_S = 2.5
 """All of the driver's time limits, which are 10 s and more: what is lost on the way costs the study that long."""
 BOUND_S = 40.0
 """A use that takes longer hangs."""
-PRELOAD = [__name__, "onnx", "onnx.checker", "sqlalchemy.dialects.sqlite", "scipy.optimize", "tests.devices.android.pyadbd_phone"]
+PRELOAD = [
+    __name__,
+    "onnx",
+    "onnx.checker",
+    "sqlalchemy.dialects.sqlite",
+    "scipy.optimize",
+    "tests.devices.android.pyadbd_phone",
+]
 BRIEF = Settings(budget_s=0.5, min_sessions=2, max_sessions=2, session_s=0.03)
 UNPROFILED = Settings(budget_s=0.5, min_sessions=2, max_sessions=2, session_s=0.03, layers=False)
 
@@ -60,7 +67,12 @@ class Ending:
     took_s: float
 
 
-def carry_out(context: ForkServerContext, use: Use, device: str, meanwhile: Callable[[int], None] = lambda _: None) -> Ending:
+def carry_out(
+    context: ForkServerContext,
+    use: Use,
+    device: str,
+    meanwhile: Callable[[int], None] = lambda _: None,
+) -> Ending:
     """Run it in a process of its own, which `meanwhile` is told the number of, and wait for its end."""
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_use, args=(use, device, theirs))
@@ -95,8 +107,21 @@ def _workflow(use: Use, device: str, store: str) -> Any:
         return compare(*use.models, device=device, settings=UNPROFILED, store=store)
     if use.task == "table":
         settings = Settings(budget_s=0.5)
-        return build_table(use.models[0], widths=STEP, lower=LOWER, device=device, settings=settings, validation=0, store=store)
-    return profile(use.models[0], device=device, settings=BRIEF if use.task == "layers" else UNPROFILED, store=store)
+        return build_table(
+            use.models[0],
+            widths=STEP,
+            lower=LOWER,
+            device=device,
+            settings=settings,
+            validation=0,
+            store=store,
+        )
+    return profile(
+        use.models[0],
+        device=device,
+        settings=BRIEF if use.task == "layers" else UNPROFILED,
+        store=store,
+    )
 
 
 def _hasten() -> None:
@@ -104,7 +129,16 @@ def _hasten() -> None:
     engine.PATIENCE_S = process.ANSWER_S = LIMIT_S
     device.COST_RUNS = 12
     runner = process.RunnerProcess
-    for function in (Adb.run, Adb.script, Adb.start, Adb.push, connect, runner.__init__, runner.load, runner.run):
+    for function in (
+        Adb.run,
+        Adb.script,
+        Adb.start,
+        Adb.push,
+        connect,
+        runner.__init__,
+        runner.load,
+        runner.run,
+    ):
         wanted = inspect.signature(function).parameters["timeout_s"]
         if wanted.kind is wanted.KEYWORD_ONLY:
             function.__kwdefaults__ = (function.__kwdefaults__ or {}) | {"timeout_s": LIMIT_S}

@@ -1,7 +1,8 @@
 """Images for studies of accuracy: printed digits in many fonts, turned, moved, blurred and noisy.
 
-Scikit-learn's 1,797 digits leave 360 to steer a search by and as many to report, where one image is 0.3 points, so differences of
-a point drown. These are drawn from fonts that come with Matplotlib, as many as one likes, each independent of the others.
+Scikit-learn's 1,797 digits leave 360 to steer a search by and as many to report, where one image is
+0.3 points, so differences of a point drown. These are drawn from fonts that come with Matplotlib,
+as many as one likes, each independent of the others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import torch
 from torch.utils.data import TensorDataset
 
 CLASSES = "0123456789"
-FONTS = ("DejaVuSans*", "DejaVuSerif*", "STIXGeneral*", "cmb10", "cmr10", "cmss10", "cmtt10", "cmti10")
+FONTS = (
+    "DejaVuSans*",
+    "DejaVuSerif*",
+    "STIXGeneral*",
+    "cmb10",
+    "cmr10",
+    "cmss10",
+    "cmtt10",
+    "cmti10",
+)
 TRAIN, TEST = 6000, 3000
 """Of the former, a search keeps 1,500 to go by."""
 SIDE, FINE = 16, 4
@@ -33,12 +43,16 @@ def glyphs() -> tuple[TensorDataset, TensorDataset]:
 
 def _drawn(count: int, random: np.random.Generator) -> TensorDataset:
     classes = random.integers(len(CLASSES), size=count)
-    images = torch.tensor(np.stack([_image(CLASSES[one], random) for one in classes]), dtype=torch.float32)
+    images = torch.tensor(
+        np.stack([_image(CLASSES[one], random) for one in classes]), dtype=torch.float32
+    )
     scaled = (images - images.mean()) / images.std()
     return TensorDataset(scaled[:, None].expand(-1, 3, -1, -1).contiguous(), torch.tensor(classes))
 
 
-def _image(character: str, random: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _image(
+    character: str, random: np.random.Generator
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """One character on an even ground."""
     from PIL import Image, ImageDraw
 
@@ -58,7 +72,12 @@ def _fonts() -> list[str]:
     import matplotlib as mpl
 
     folder = Path(mpl.get_data_path()) / "fonts/ttf"
-    return sorted(str(path) for name in FONTS for path in folder.glob(f"{name}.ttf") if "Display" not in path.name)
+    return sorted(
+        str(path)
+        for name in FONTS
+        for path in folder.glob(f"{name}.ttf")
+        if "Display" not in path.name
+    )
 
 
 @cache

@@ -14,29 +14,39 @@ from hwbench.records.measurement import Settings
 
 Row = dict[str, Any]
 RATIOS = (
-    "Ratios are to the first network of a group, measured interleaved, with 95 % intervals over sessions; macs and params "
-    "too. The verdict rests on a stricter interval, 99 % however often one looks; UNRESOLVED claims nothing. latency_ms is "
-    "that of a machine that others use as well: large networks wait for them, and only the ratios count."
+    "Ratios are to the first network of a group, measured interleaved, with 95 % intervals over"
+    " sessions; macs and params too. The verdict rests on a stricter interval, 99 % however often"
+    " one looks; UNRESOLVED claims nothing. latency_ms is that of a machine that others use as"
+    " well: large networks wait for them, and only the ratios count."
 )
 SMALL_MACS = 15e6
 """A network up to this takes at most some 0.5 ms on a core with AVX-512: well below the time slice of a busy machine."""
 SHORT_ROUND_S, LONG_ROUND_S = 1e-4, 15e-3
 
 
-def measured(device: Device, workloads: Mapping[str, Workload], settings: Settings) -> dict[str, Comparison]:
+def measured(
+    device: Device, workloads: Mapping[str, Workload], settings: Settings
+) -> dict[str, Comparison]:
     """Measure all interleaved; each by name against the first, which stands against itself."""
     fair = replace(settings, min_round_s=round_s(workloads.values()))
     records = measure_interleaved(device, list(workloads.values()), fair)
-    return {name: compare(records[0], record) for name, record in zip(workloads, records, strict=True)}
+    return {
+        name: compare(records[0], record) for name, record in zip(workloads, records, strict=True)
+    }
 
 
 def round_s(workloads: Collection[Workload]) -> float:
     """How long a round should be at least, so that other programs on the machine delay large and small networks alike.
 
-    The system takes the core away every few milliseconds. Rounds far shorter than that are mostly left whole, and the median does
-    not notice; rounds far longer all stretch by one factor. In between, a large network would be delayed and a small one not.
+    The system takes the core away every few milliseconds. Rounds far shorter than that are mostly
+    left whole, and the median does not notice; rounds far longer all stretch by one factor. In
+    between, a large network would be delayed and a small one not.
     """
-    return SHORT_ROUND_S if max(workload.macs for workload in workloads) <= SMALL_MACS else LONG_ROUND_S
+    return (
+        SHORT_ROUND_S
+        if max(workload.macs for workload in workloads) <= SMALL_MACS
+        else LONG_ROUND_S
+    )
 
 
 def rows_of(found: Mapping[str, Comparison], **common: object) -> list[Row]:
@@ -68,14 +78,23 @@ def rows_of(found: Mapping[str, Comparison], **common: object) -> list[Row]:
 
 
 def raw_of(found: Mapping[str, Comparison]) -> dict[str, object]:
-    """Samples of every network to the nanosecond, and the session of each, which they share; they pair by their places."""
+    """Samples of every network to the nanosecond, and the session of each, which they share.
+
+    They pair by their places.
+    """
     first = next(iter(found.values())).baseline
-    samples = {name: [round(sample, 9) for sample in comparison.candidate.samples_s] for name, comparison in found.items()}
+    samples = {
+        name: [round(sample, 9) for sample in comparison.candidate.samples_s]
+        for name, comparison in found.items()
+    }
     return {"session": list(first.session), "samples_s": samples}
 
 
 def said(row: Mapping[str, Any]) -> str:
-    """A ratio for a sentence, `0.931 (0.925 to 0.937)`; where no difference could be told either way it says so."""
+    """A ratio for a sentence, `0.931 (0.925 to 0.937)`.
+
+    Where no difference could be told either way it says so.
+    """
     digits = 3 if row["high"] < 2 else 2
     value, low, high = (f"{row[name]:.{digits}f}" for name in ("ratio", "low", "high"))
     return f"{value} ({low} to {high}{', unresolved' if row['verdict'] == 'UNRESOLVED' else ''})"

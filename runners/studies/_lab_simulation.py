@@ -1,7 +1,8 @@
 """A whole lab in virtual time and one process: the real pool, the real benches, simulated devices, and faults by a seed.
 
-Nothing here knows Ray. Every step of a device is an event; what it measures is computed at once and reported when its own clock
-says that it is done. Killing a device, a host, the pool or the client drops what they had in hand.
+Nothing here knows Ray. Every step of a device is an event; what it measures is computed at once and
+reported when its own clock says that it is done. Killing a device, a host, the pool or the client
+drops what they had in hand.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ NOTICED_S = (0.1, 20.0)
 """How soon the pool hears that a process or a host is gone, seconds."""
 
 
-class ClientKilled(Exception):  # noqa: N818 - an event, not an error
+class ClientKilled(Exception):
     """The client's process was killed."""
 
 
@@ -58,7 +59,12 @@ class Specimen(Virtual):
 
     def _info(self) -> DeviceInfo:
         info = super()._info()
-        return replace(info, details=tuple((name, self._shown if name == "noise" else value) for name, value in info.details))
+        return replace(
+            info,
+            details=tuple(
+                (name, self._shown if name == "noise" else value) for name, value in info.details
+            ),
+        )
 
     def _offset(self) -> float:
         return self._speed * super()._offset()
@@ -103,7 +109,14 @@ class Simulation:
         wanted: The client's `--device`.
     """
 
-    def __init__(self, agents: Sequence[Agent], rules: Rules | None = None, *, rpc_s: float = 0.005, wanted: str = "*") -> None:
+    def __init__(
+        self,
+        agents: Sequence[Agent],
+        rules: Rules | None = None,
+        *,
+        rpc_s: float = 0.005,
+        wanted: str = "*",
+    ) -> None:
         self.time_s, self.rpc_s, self.rules, self.wanted = 0.0, rpc_s, rules or Rules(), wanted
         self.agents = {agent.name: agent for agent in agents}
         self.pool = Pool(self.now, self.rules)
@@ -141,7 +154,9 @@ class Simulation:
 
     # The client.
 
-    def carry_out(self, job: str, tasks: Sequence[Task], *workloads: Workload) -> Iterator[tuple[str, Outcome]]:
+    def carry_out(
+        self, job: str, tasks: Sequence[Task], *workloads: Workload
+    ) -> Iterator[tuple[str, Outcome]]:
         """See `Crew.carry_out`."""
         self.models |= {workload.sha256: workload.onnx for workload in workloads}
         pending, taken = {task.id: task for task in tasks}, list[str]()
@@ -167,9 +182,18 @@ class Simulation:
         told = [Task.from_dict(task.to_dict()) for task in tasks]
         while True:
             try:
-                self.pool.submit(job, told, title="table", client=self.client, wanted=self.wanted, kind=self._kind)
+                self.pool.submit(
+                    job,
+                    told,
+                    title="table",
+                    client=self.client,
+                    wanted=self.wanted,
+                    kind=self._kind,
+                )
                 break
-            except UsageError:  # the pool has not noticed yet that the client before this one is gone
+            except (
+                UsageError
+            ):  # the pool has not noticed yet that the client before this one is gone
                 self.pass_time(TICK_S)
         for agent in self.agents.values():
             if agent.idle:
@@ -182,7 +206,9 @@ class Simulation:
         lost, self_incarnation = agent.name, agent.incarnation
         agent.life, agent.bench, agent.idle, agent.hung = agent.life + 1, None, False, False
         if noticed_s is not None:
-            self.after(noticed_s, lambda: self.pool.fail(lost, self_incarnation, "its process went away"))
+            self.after(
+                noticed_s, lambda: self.pool.fail(lost, self_incarnation, "its process went away")
+            )
         life = agent.life
         self.after(down_s, lambda: self._start(agent) if agent.life == life else None)
 
@@ -221,7 +247,9 @@ class Simulation:
             self._do(agent, list(lease.tasks), 2 * self.rpc_s)
         else:
             agent.idle, life = True, agent.life
-            self.after(ASK_S, lambda: self._ask(agent) if agent.life == life and agent.idle else None)
+            self.after(
+                ASK_S, lambda: self._ask(agent) if agent.life == life and agent.idle else None
+            )
 
     def _do(self, agent: Agent, tasks: list[Task], delay_s: float) -> None:
         """Begin the first of these tasks; the result is known when its time has passed."""
@@ -233,17 +261,24 @@ class Simulation:
             outcome = bench.carry_out(task, self.models)
         except DeviceError as error:
             reason, took_s = str(error), bench.now() - begun_s
-            self.after(delay_s + took_s, lambda: self._broken(agent, reason) if agent.life == life else None)
+            self.after(
+                delay_s + took_s,
+                lambda: self._broken(agent, reason) if agent.life == life else None,
+            )
             return
         took_s = bench.now() - begun_s
         self.after(delay_s + took_s, lambda: self._done(agent, life, tasks, outcome, took_s))
 
-    def _done(self, agent: Agent, life: int, tasks: list[Task], outcome: Outcome | None, took_s: float) -> None:
+    def _done(
+        self, agent: Agent, life: int, tasks: list[Task], outcome: Outcome | None, took_s: float
+    ) -> None:
         if agent.life != life or agent.hung:
             return
         agent.busy_s += took_s
         self.measured.append((tasks[0].id, agent.name))
-        told = outcome is not None and self.pool.report(agent.name, agent.incarnation, tasks[0].id, outcome)
+        told = outcome is not None and self.pool.report(
+            agent.name, agent.incarnation, tasks[0].id, outcome
+        )
         if told and tasks[1:]:
             self._do(agent, tasks[1:], self.rpc_s)
         else:
@@ -303,7 +338,9 @@ class Chaos:
             self.lab.pool = Pool(self.lab.now, self.lab.rules)
             for agent in agents:
                 if agent.hung or (not agent.idle and agent.bench is None):
-                    self.lab.kill(agent, down_s)  # nobody else would end it: the new pool does not know it
+                    self.lab.kill(
+                        agent, down_s
+                    )  # nobody else would end it: the new pool does not know it
         else:
             self.lab.killed = True
         self._next()

@@ -11,7 +11,9 @@ SIZE = (7.2, 4.2)
 """Inches; at 100 dots per inch a picture stays well below 150 kB."""
 
 
-def figure(title: str, *, xlabel: str, ylabel: str, size: tuple[float, float] = SIZE) -> tuple[Any, Any]:
+def figure(
+    title: str, *, xlabel: str, ylabel: str, size: tuple[float, float] = SIZE
+) -> tuple[Any, Any]:
     """A figure with one pair of axes; both axes are labelled with their units."""
     from matplotlib.figure import Figure
 
@@ -28,9 +30,17 @@ def figure(title: str, *, xlabel: str, ylabel: str, size: tuple[float, float] = 
 def points(axes: Any, x: Sequence[float], rows: Sequence[dict[str, Any]], **style: Any) -> None:
     """Ratios of rows over `x`, each with its 95 % interval."""
     errors = errors_of(rows)
-    axes.errorbar(x, [row["ratio"] for row in rows], yerr=errors, **{"fmt": "o", "ms": 5, "lw": 1, "capsize": 2, **style})
+    axes.errorbar(
+        x,
+        [row["ratio"] for row in rows],
+        yerr=errors,
+        **{"fmt": "o", "ms": 5, "lw": 1, "capsize": 2, **style},
+    )
 
 
 def errors_of(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
     """How far the ends of the intervals lie below and above the ratios, as matplotlib wants them."""
-    return [[row["ratio"] - row["low"] for row in rows], [row["high"] - row["ratio"] for row in rows]]
+    return [
+        [row["ratio"] - row["low"] for row in rows],
+        [row["high"] - row["ratio"] for row in rows],
+    ]

@@ -47,10 +47,21 @@ def save_study(
     if picture is not None:
         picture.savefig(folder / PICTURE, dpi=100)
     table = markdown(rows)
-    libraries = ", ".join(f"{library} {version(library)}" for library in ("onnxruntime", "torch", "numpy"))
+    libraries = ", ".join(
+        f"{library} {version(library)}" for library in ("onnxruntime", "torch", "numpy")
+    )
     cores = host.core_count()
-    machine = f"{host.cpu_name()}, {cores} cores{', virtual machine' if host.is_virtual_machine() else ''}"
-    parts = [question, f"**{answer}**" if answer else "", f"![{name}]({PICTURE})" if picture is not None else "", table, notes]
+    machine = (
+        f"{host.cpu_name()}, {cores}"
+        f" cores{', virtual machine' if host.is_virtual_machine() else ''}"
+    )
+    parts = [
+        question,
+        f"**{answer}**" if answer else "",
+        f"![{name}]({PICTURE})" if picture is not None else "",
+        table,
+        notes,
+    ]
     body = "\n\n".join(part for part in parts if part)
     text = f"""# {name}
 

@@ -54,7 +54,15 @@ def build(model: str, size: str) -> None:
     """Build the lookup table of this CPU for a network, once; searches find it in the store."""
 
     def made() -> list[Row]:
-        table = build_table(model, device=DEVICE, widths=STEP, lower=LOWER, settings=TABLE, validation=0, inputs=(size,)).table
+        table = build_table(
+            model,
+            device=DEVICE,
+            widths=STEP,
+            lower=LOWER,
+            settings=TABLE,
+            validation=0,
+            inputs=(size,),
+        ).table
         return [{"networks": sum(source.networks for source in table.provenance.sources)}]
 
     once("table", {"model": model, "size": size}, made)
@@ -66,14 +74,21 @@ def ground_of(model: str, plan: Plan, size: str, table: str | None = None) -> Gr
     with open_store() as store, CpuOrt() as device:
         subject = read_subject(model, plan, store, print, inputs=(size,))
         ground, _ = find_latencies(
-            subject, plan, Latencies(DeviceMeter(device, DEVICE), table, store, None, SETTINGS), SearchWatch()
+            subject,
+            plan,
+            Latencies(DeviceMeter(device, DEVICE), table, store, None, SETTINGS),
+            SearchWatch(),
         )
     return ground
 
 
 def pruned(ground: Ground, trials: Mapping[str, Trial | None]) -> dict[str, nn.Module]:
     """The networks of these trials, as they were judged."""
-    return {name: ground.prune(trial.candidate).module for name, trial in trials.items() if trial is not None}
+    return {
+        name: ground.prune(trial.candidate).module
+        for name, trial in trials.items()
+        if trial is not None
+    }
 
 
 def tested(ground: Ground, modules: Mapping[str, nn.Module], **common: object) -> list[Row]:
@@ -84,7 +99,10 @@ def tested(ground: Ground, modules: Mapping[str, nn.Module], **common: object) -
     if subject.data is None:
         raise RuntimeError(f"{subject.name} was read without images")
     every = {"original": subject.prunable.module, **modules}
-    workloads = {name: load_workload(module, example_inputs=subject.example) for name, module in every.items()}
+    workloads = {
+        name: load_workload(module, example_inputs=subject.example)
+        for name, module in every.items()
+    }
     with CpuOrt() as device:
         rows = rows_of(measured(device, workloads, SETTINGS), **common)
     for row in rows:
@@ -98,7 +116,9 @@ def as_fast(ground: Ground, policy: str, ratio: float) -> Candidate:
     tried, wanted = [], ratio
     for _ in range(TRIES):
         candidate = Policy(ground.budget(wanted * ground.original()), policy).propose()[0]
-        is_ratio = column(tested(ground, {policy: ground.prune(candidate).module}), policy, "ratio")[0]
+        is_ratio = column(
+            tested(ground, {policy: ground.prune(candidate).module}), policy, "ratio"
+        )[0]
         tried.append((abs(is_ratio / ratio - 1), candidate))
         if tried[-1][0] <= EQUAL:
             break

@@ -25,7 +25,9 @@ NETADAPT_POINTS = 12
 TREES = 50
 
 
-def isolated(device: Device, structure: Structure, chosen: Widths, settings: Settings) -> tuple[Floats, float]:
+def isolated(
+    device: Device, structure: Structure, chosen: Widths, settings: Settings
+) -> tuple[Floats, float]:
     """Sum of the layers of each network, every different layer measured as a network of its own."""
     networks = [structure.keys(widths) for widths in (*chosen, structure.widths)]
     latency_s = measure_layers(device, {key for keys in networks for key in keys}, settings)
@@ -33,18 +35,25 @@ def isolated(device: Device, structure: Structure, chosen: Widths, settings: Set
     return sums_s[:-1], float(sums_s[-1])
 
 
-def netadapt(device: Device, structure: Structure, chosen: Widths, settings: Settings) -> tuple[Floats, float]:
+def netadapt(
+    device: Device, structure: Structure, chosen: Widths, settings: Settings
+) -> tuple[Floats, float]:
     """NetAdapt's recipe (Yang et al., ECCV 2018): weighted layers on a grid of widths, cubic radial basis functions between."""
     from scipy.interpolate import RBFInterpolator
 
     ranges: dict[Family, list[tuple[int, int]]] = {}
-    weighted = [[key for key in structure.keys(widths) if key.op in {"Conv", "Linear"}] for widths in (*chosen, structure.widths)]
+    weighted = [
+        [key for key in structure.keys(widths) if key.op in {"Conv", "Linear"}]
+        for widths in (*chosen, structure.widths)
+    ]
     networks = [tuple(keys) for keys in weighted]
     for key in (key for keys in networks for key in keys):
         place = place_of(key)
         ranges.setdefault(place.family, []).append((place.cin, place.cout))
     grids = {family: _grid(np.array(pairs)) for family, pairs in ranges.items()}
-    keys = {family: [family.key(*map(int, pair)) for pair in grid] for family, grid in grids.items()}
+    keys = {
+        family: [family.key(*map(int, pair)) for pair in grid] for family, grid in grids.items()
+    }
     latency_s = measure_layers(device, {key for some in keys.values() for key in some}, settings)
     sums_s = np.zeros(len(networks))
     for family, grid in grids.items():
@@ -63,7 +72,9 @@ def netadapt(device: Device, structure: Structure, chosen: Widths, settings: Set
     return sums_s[:-1], float(sums_s[-1])
 
 
-def forest(table: LookupTable, structure: Structure, chosen: Widths, seed: int = 0) -> tuple[Floats, float]:
+def forest(
+    table: LookupTable, structure: Structure, chosen: Widths, seed: int = 0
+) -> tuple[Floats, float]:
     """A random forest per layer family (nn-Meter's regressor; Zhang et al., MobiSys 2021) on the entries of a table."""
     networks = [structure.keys(widths) for widths in (*chosen, structure.widths)]
     sums_s = np.zeros(len(networks))
@@ -75,17 +86,23 @@ def forest(table: LookupTable, structure: Structure, chosen: Widths, seed: int =
             continue
         known = np.stack([points.cin, points.cout, points.cin * points.cout], axis=1)
         wanted = np.array([(p.cin, p.cout, p.cin * p.cout) for _, p in places], float)
-        np.add.at(sums_s, [number for number, _ in places], _forest(known, points.latency_s, wanted, rng))
+        np.add.at(
+            sums_s, [number for number, _ in places], _forest(known, points.latency_s, wanted, rng)
+        )
     return sums_s[:-1], float(sums_s[-1])
 
 
-def measure_layers(device: Device, keys: Iterable[LayerKey], settings: Settings) -> dict[LayerKey, float]:
+def measure_layers(
+    device: Device, keys: Iterable[LayerKey], settings: Settings
+) -> dict[LayerKey, float]:
     """Median latency of each layer as a network of its own, seconds."""
     latency_s = {}
     for key in sorted(keys):
         data = layer_model(key)
         inputs = tuple(TensorSpec(f"x{index}", shape) for index, shape in enumerate(key.inputs))
-        prepared = device.prepare(Workload(str(key), data, inputs, 1, key.precision, 0, 0, len(data)), settings)
+        prepared = device.prepare(
+            Workload(str(key), data, inputs, 1, key.precision, 0, 0, len(data)), settings
+        )
         latency_s[key] = float(np.median(device.run([prepared] * RUNS).values_s))
         device.release(prepared)
     return latency_s

@@ -91,8 +91,14 @@ class Bench:
     def others(self) -> list[str]:
         """Every file of the phone outside hwbench's folder."""
         inside = self.phone.home / "hwbench"
-        files = [path for path in self.phone.folder.rglob("*") if inside not in path.parents and path != inside]
-        return sorted(str(path) for path in files if not path.is_relative_to(self.phone.folder / "new"))
+        files = [
+            path
+            for path in self.phone.folder.rglob("*")
+            if inside not in path.parents and path != inside
+        ]
+        return sorted(
+            str(path) for path in files if not path.is_relative_to(self.phone.folder / "new")
+        )
 
     def faults(self, wanted: random.Random, task: str) -> list[Fault]:
         """A plan of faults, and the phone as they need it to happen: without a model or a file of the bundle."""
@@ -102,7 +108,9 @@ class Bench:
             for _ in range(wanted.randint(*DELAYS))
         )
         plan, at = [*delays], wanted.randint(1, last)
-        for kind in wanted.choices([*KINDS], [*KINDS.values()], k=2 if wanted.random() < SECOND else 1):
+        for kind in wanted.choices(
+            [*KINDS], [*KINDS.values()], k=2 if wanted.random() < SECOND else 1
+        ):
             at_first = kind in {"unauthorised", "corrupt_put", "corrupt_push"}
             plan.append(Fault(kind, 1 if at_first else at, seconds=0.2))
             at += wanted.randint(0, 3)
@@ -111,8 +119,14 @@ class Bench:
             for model in (self.phone.home / "hwbench/models").iterdir():
                 model.unlink()
         if "corrupt_push" in kinds:
-            files = (path for path in (self.phone.home / "hwbench/bundle").rglob("*.so*") if path.is_file())
-            min(files, key=lambda path: path.stat().st_size, default=self.phone.home / "none").unlink(missing_ok=True)
+            files = (
+                path
+                for path in (self.phone.home / "hwbench/bundle").rglob("*.so*")
+                if path.is_file()
+            )
+            min(
+                files, key=lambda path: path.stat().st_size, default=self.phone.home / "none"
+            ).unlink(missing_ok=True)
         return plan
 
     def left_behind(self) -> list[str]:
@@ -135,12 +149,17 @@ class Bench:
         return found
 
     def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.phone.adbd.port), timeout=1):
+        with (
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.phone.adbd.port), timeout=1),
+        ):
             return True
         return False
 
 
-def killer(bench: Bench, wanted: random.Random, typical_s: float, happened: Counter[str]) -> Callable[[int], None]:
+def killer(
+    bench: Bench, wanted: random.Random, typical_s: float, happened: Counter[str]
+) -> Callable[[int], None]:
     """Kills hwbench, or the runner on the phone, at a random moment of some uses."""
     draw, wait_s = wanted.random(), wanted.uniform(0.1, typical_s)
 
@@ -168,7 +187,9 @@ def one(bench: Bench, tally: Tally, number: int, *, faults: bool) -> None:
     """One use and all that is checked after it."""
     wanted, adbd = random.Random(number), bench.phone.adbd
     task = wanted.choices([*TASKS], [*TASKS.values()])[0] if faults else [*TASKS][number]
-    models = {"compare": tuple(bench.models[:2]), "table": (bench.models[2 + number % 2],)}.get(task, (bench.models[0],))
+    models = {"compare": tuple(bench.models[:2]), "table": (bench.models[2 + number % 2],)}.get(
+        task, (bench.models[0],)
+    )
     use = Use(task, models, bench.folder / f"{number}.db")
     if task == "table" and faults:
         use = tally.table = tally.table or use
@@ -176,14 +197,21 @@ def one(bench: Bench, tally: Tally, number: int, *, faults: bool) -> None:
     struck: Counter[str] = Counter()
     adbd.talks.clear()
     adbd.faults = plan
-    ending = carry_out(bench.context, use, bench.device, killer(bench, wanted, 1.5, struck) if faults else lambda _: None)
+    ending = carry_out(
+        bench.context,
+        use,
+        bench.device,
+        killer(bench, wanted, 1.5, struck) if faults else lambda _: None,
+    )
     bench.packets.setdefault(task, plan.sent)
     struck.update(fault.kind for fault in plan.happened)
     problems = bench.left_behind()
     known, kept = tally.known if task == "table" and faults else 0, 0
     networks = known
     try:
-        kept, networks = check_store(use.store, task, use.models[0], known, adbd.talks, complete=ending.kind == "COMPLETE")
+        kept, networks = check_store(
+            use.store, task, use.models[0], known, adbd.talks, complete=ending.kind == "COMPLETE"
+        )
     except (WrongError, HwbenchError) as error:
         problems.append(f"{type(error).__name__}: {error}")
     if ending.kind in {"HANG", "CRASH"} or "\n" in ending.message:
@@ -197,8 +225,16 @@ def one(bench: Bench, tally: Tally, number: int, *, faults: bool) -> None:
         if what == "COMPLETE" or tally.tries == TRIES:
             tally.table, tally.tries, tally.known = None, 0, 0
     tally.faults.update(struck)
-    row = {"use": number, "task": task, "faults": " ".join(sorted(struck.elements())), "end": what, "error": ending.kind}
-    tally.rows.append({**row, "rounds": kept, "took_s": round(ending.took_s, 3), "message": ending.message})
+    row = {
+        "use": number,
+        "task": task,
+        "faults": " ".join(sorted(struck.elements())),
+        "end": what,
+        "error": ending.kind,
+    }
+    tally.rows.append(
+        {**row, "rounds": kept, "took_s": round(ending.took_s, 3), "message": ending.message}
+    )
 
 
 def summary(tally: Tally) -> list[dict[str, object]]:
@@ -206,7 +242,10 @@ def summary(tally: Tally) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for task in (*TASKS, "all"):
         ours = [row for row in tally.rows if task in {row["task"], "all"}]
-        ends, took_s = Counter(row["end"] for row in ours), [float(str(row["took_s"])) for row in ours]
+        ends, took_s = (
+            Counter(row["end"] for row in ours),
+            [float(str(row["took_s"])) for row in ours],
+        )
         counted = {end: ends[end] for end in ("COMPLETE", "PARTIAL", "REFUSED")}
         faults = sum(len(str(row["faults"]).split()) for row in ours)
         times = {"median_s": median(took_s or [0.0]), "longest_s": max(took_s, default=0.0)}
@@ -220,19 +259,22 @@ def notes(tally: Tally, took_s: float) -> str:
     errors = Counter(str(row["error"]) for row in tally.rows)
     defects = ": " + "; ".join(tally.wrong) if tally.wrong else ""
     return (
-        f"**{tally.faults.total()} faults in {len(tally.rows)} uses: {len(tally.wrong)} defects{defects}.** "
-        f"The study took {took_s:.0f} s.\n\n"
-        "COMPLETE: the result came. PARTIAL: an error, and what was measured before it is in the store, told apart from a "
-        "complete record. REFUSED: an error before the first number was kept. "
-        f"How the uses ended: {dict(errors.most_common())}.\n\n" + markdown(kinds) + "\n\n"
-        "Every use runs in a process of its own through the public workflows, on a fake phone behind an adbd in Python, with the "
-        "real runner (x86-64). After each of them this is checked. Every sample in the store equals, bit for bit and in order, "
-        "what the runner wrote to its standard output for that model, recorded on the phone's side of all faults; a table's "
-        "networks are worked out again from those rounds. A table's build that goes on begins with the first network that is not "
-        "finished. No process is left on the phone. After the next connection no setting differs, no file lies outside hwbench's "
-        "folder, none in `run/` and none in `restore/`. "
-        f"A use hangs if it takes more than {BOUND_S:.0f} s; the driver's limits were {LIMIT_S:g} s instead of 10 s and more.\n\n"
-        "What it costs when nothing goes wrong: `results/android_rigs/`."
+        f"**{tally.faults.total()} faults in {len(tally.rows)} uses: {len(tally.wrong)}"
+        f" defects{defects}.** The study took {took_s:.0f} s.\n\nCOMPLETE: the result came."
+        " PARTIAL: an error, and what was measured before it is in the store, told apart from a"
+        " complete record. REFUSED: an error before the first number was kept. How the uses ended:"
+        f" {dict(errors.most_common())}.\n\n"
+        + markdown(kinds)
+        + "\n\nEvery use runs in a process of its own through the public workflows, on a fake"
+        " phone behind an adbd in Python, with the real runner (x86-64). After each of them this"
+        " is checked. Every sample in the store equals, bit for bit and in order, what the"
+        " runner wrote to its standard output for that model, recorded on the phone's side of"
+        " all faults; a table's networks are worked out again from those rounds. A table's build"
+        " that goes on begins with the first network that is not finished. No process is left on"
+        " the phone. After the next connection no setting differs, no file lies outside"
+        " hwbench's folder, none in `run/` and none in `restore/`. A use hangs if it takes more"
+        f" than {BOUND_S:.0f} s; the driver's limits were {LIMIT_S:g} s instead of 10 s and"
+        " more.\n\nWhat it costs when nothing goes wrong: `results/android_rigs/`."
     )
 
 
@@ -243,13 +285,18 @@ def main() -> None:
         bench = Bench(phone, Path(folder))
         for number in range(len(TASKS)):
             one(bench, tally, number, faults=False)
-        while (len(tally.rows) < USES or tally.faults.total() < FAULTS) and time.monotonic() - start < LONGEST_S:
+        while (
+            len(tally.rows) < USES or tally.faults.total() < FAULTS
+        ) and time.monotonic() - start < LONGEST_S:
             number += 1
             one(bench, tally, number, faults=True)
     took_s = time.monotonic() - start
     save_study(
         "android_faults",
-        question="A thousand faults on the way to a phone: wrong numbers, hangs, or anything left behind?",
+        question=(
+            "A thousand faults on the way to a phone: wrong numbers, hangs, or anything left"
+            " behind?"
+        ),
         rows=summary(tally),
         raw=tally.rows,
         command="make study NAME=android_faults",

@@ -46,14 +46,25 @@ Row = dict[str, object]
 def said(arguments: Sequence[str], folder: Path, **environment: str) -> tuple[int, str, str]:
     """Exit status of a command of hwbench, the last lines it wrote for people, and its standard output."""
     every = os.environ | environment
-    done = subprocess.run([PROGRAM, *arguments], cwd=folder, env=every, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        [PROGRAM, *arguments],
+        cwd=folder,
+        env=every,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
     told = [line for line in done.stderr.splitlines() if line.strip()]
     return done.returncode, " ".join(told[-2:]), done.stdout
 
 
 def rows_of(store: Path, query: str) -> int:
     """A count from a store that another process writes; 0 while it is not there."""
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection,
+    ):
         return int(connection.execute(query).fetchone()[0])
     return 0
 
@@ -77,13 +88,23 @@ def first_sample(phone: Rig, folder: Path) -> list[Row]:
             str(store),
         ]
         start = time.monotonic()
-        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while not rows_of(store, "SELECT count(*) FROM hwbench_samples") and process.poll() is None:
+        with subprocess.Popen(
+            argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            while (
+                not rows_of(store, "SELECT count(*) FROM hwbench_samples")
+                and process.poll() is None
+            ):
                 time.sleep(0.02)
             times_s.append(time.monotonic() - start)
     what = "time from the command to the first sample, start of Python included, s"
     return [
-        {"what": what, "value": median(times_s[1:]), "goal": "<= 3", "all": " ".join(f"{value:.2f}" for value in times_s[1:])}
+        {
+            "what": what,
+            "value": median(times_s[1:]),
+            "goal": "<= 3",
+            "all": " ".join(f"{value:.2f}" for value in times_s[1:]),
+        }
     ]
 
 
@@ -94,13 +115,17 @@ def watched() -> Iterator[Counter[str]]:
     run, command, made = RunnerProcess.run, RunnerProcess.command, Adb.__init__
 
     @wraps(run)
-    def timed_run(self: RunnerProcess, order: Sequence[str], loops: int = 1, timeout_s: float = 120.0) -> Samples:
+    def timed_run(
+        self: RunnerProcess, order: Sequence[str], loops: int = 1, timeout_s: float = 120.0
+    ) -> Samples:
         samples = run(self, order, loops, timeout_s)
         seen["measuring"] += sum(samples.values_s) * loops  # type: ignore[assignment]
         return samples
 
     @wraps(command)
-    def timed_command(self: RunnerProcess, line: bytes, answer: str, timeout_s: float | None = None) -> dict[str, Any]:
+    def timed_command(
+        self: RunnerProcess, line: bytes, answer: str, timeout_s: float | None = None
+    ) -> dict[str, Any]:
         start = time.monotonic()
         try:
             return command(self, line, answer, timeout_s)
@@ -126,7 +151,13 @@ def overhead(phone: Rig, folder: Path, model: str) -> list[Row]:
     with watched() as seen:
         start = time.monotonic()
         settings, store = Settings(budget_s=BUILD_S), folder / f"build{model.partition(':')[2]}.db"
-        build_table(model, device=f"android:{on(phone.address)}", settings=settings, validation=0, store=str(store))
+        build_table(
+            model,
+            device=f"android:{on(phone.address)}",
+            settings=settings,
+            validation=0,
+            store=str(store),
+        )
         wall_s = time.monotonic() - start
     with open_store(str(store)) as kept:
         networks = len(kept.records(RECORD))
@@ -135,7 +166,10 @@ def overhead(phone: Rig, folder: Path, model: str) -> list[Row]:
     fixed_s = wall_s - seen["measuring"] - loading_s
     asked_s = seen["samples"] - seen["measuring"] + seen["set"] + seen["file"]
     note = f"{wall_s:.0f} s, {networks} sessions of networks, {measured} layers"
-    parts = f"loading models there {loading_s:.1f} s, transport {asked_s:.1f} s, computing here {fixed_s - asked_s:.1f} s"
+    parts = (
+        f"loading models there {loading_s:.1f} s, transport {asked_s:.1f} s, computing here"
+        f" {fixed_s - asked_s:.1f} s"
+    )
     loading = loading_s / wall_s
     return [
         {
@@ -145,10 +179,16 @@ def overhead(phone: Rig, folder: Path, model: str) -> list[Row]:
             "all": f"{note}: {parts}",
         },
         {
-            "what": "the same networks on a phone that takes ten minutes for them: share of transport and computing here",
+            "what": (
+                "the same networks on a phone that takes ten minutes for them: share of transport"
+                " and computing here"
+            ),
             "value": fixed_s / TEN_MINUTES_S,
             "goal": "<= 0.05",
-            "all": f"extrapolated; ONNX Runtime on the phone takes another {loading:.3f} to load the models",
+            "all": (
+                f"extrapolated; ONNX Runtime on the phone takes another {loading:.3f} to load the"
+                " models"
+            ),
         },
         {
             "what": "adb trips per 100 layers",
@@ -175,7 +215,9 @@ def survives(phone: Rig, folder: Path) -> list[Row]:
         "--store",
         str(store),
     ]
-    with subprocess.Popen([PROGRAM, *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        [PROGRAM, *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
         while rows_of(store, "SELECT count(*) FROM hwbench_records") < 5 and process.poll() is None:
             time.sleep(0.05)
         phone.kill()
@@ -193,7 +235,12 @@ def survives(phone: Rig, folder: Path) -> list[Row]:
             "goal": "",
             "all": f"exit {process.returncode}: {errors[:120]} ... {errors[-80:]}",
         },
-        {"what": "the same command again: networks", "value": len(every), "goal": "", "all": f"exit {code}"},
+        {
+            "what": "the same command again: networks",
+            "value": len(every),
+            "goal": "",
+            "all": f"exit {code}",
+        },
         {"what": "of these measured twice", "value": again, "goal": "0", "all": ""},
     ]
 
@@ -201,25 +248,46 @@ def survives(phone: Rig, folder: Path) -> list[Row]:
 def numbers(store: Path) -> list[int]:
     """The networks of a build that are finished, by number."""
     with open_store(str(store)) as kept:
-        return [record["number"] for record in kept.records(RECORD).values() if record["number"] >= 0]
+        return [
+            record["number"] for record in kept.records(RECORD).values() if record["number"] >= 0
+        ]
 
 
 def mistakes(folder: Path) -> list[Row]:
     """What is said when a phone does not know the key, and when there are two."""
     with own_key(), phone("amd64") as locked:
-        status, unauthorised, _ = said(["profile", MODEL, "--device", f"android:{locked.address}"], folder)
+        status, unauthorised, _ = said(
+            ["profile", MODEL, "--device", f"android:{locked.address}"], folder
+        )
     program = adb_programs()["path"]
     server = AdbServer(program or "", folder / "server")
-    with own_key(), phone("amd64", dialog="allow") as one, phone("amd64", dialog="allow") as two, server.running():
+    with (
+        own_key(),
+        phone("amd64", dialog="allow") as one,
+        phone("amd64", dialog="allow") as two,
+        server.running(),
+    ):
         for each in (one, two):
             server.connect(each.address)
         code, several, _ = said(
-            ["profile", MODEL, "--device", "android"], folder, ADB_SERVER_SOCKET=f"tcp:127.0.0.1:{server.port}"
+            ["profile", MODEL, "--device", "android"],
+            folder,
+            ADB_SERVER_SOCKET=f"tcp:127.0.0.1:{server.port}",
         )
         both = sum(each.address in several for each in (one, two))
     return [
-        {"what": "a key that the phone does not know", "value": status, "goal": "exit 3", "all": unauthorised},
-        {"what": "two phones, none named: phones in the message", "value": both, "goal": "2", "all": f"exit {code}: {several}"},
+        {
+            "what": "a key that the phone does not know",
+            "value": status,
+            "goal": "exit 3",
+            "all": unauthorised,
+        },
+        {
+            "what": "two phones, none named: phones in the message",
+            "value": both,
+            "goal": "2",
+            "all": f"exit {code}: {several}",
+        },
     ]
 
 
@@ -244,8 +312,18 @@ def emulated(folder: Path) -> list[Row]:
     if not found:
         return [{"what": "arm64, emulated: compare", "value": code, "goal": "exit 0", "all": words}]
     low, high = found["speedup_ci"]
-    note = f"{found['verdict']}, 95 %: {low:.3g} to {high:.3g}, {len(found['layers'])} layers, {took_s:.0f} s"
-    return [{"what": "arm64, emulated: speed-up of half the width", "value": found["speedup"], "goal": "", "all": note}]
+    note = (
+        f"{found['verdict']}, 95 %: {low:.3g} to {high:.3g}, {len(found['layers'])} layers,"
+        f" {took_s:.0f} s"
+    )
+    return [
+        {
+            "what": "arm64, emulated: speed-up of half the width",
+            "value": found["speedup"],
+            "goal": "",
+            "all": note,
+        }
+    ]
 
 
 def main() -> None:
@@ -262,15 +340,19 @@ def main() -> None:
         rows += [*emulated(folder), *mistakes(folder)]
     save_study(
         "android_rigs",
-        question="What does hwbench cost on a phone, what survives a cut, and what is said when something is wrong?",
+        question=(
+            "What does hwbench cost on a phone, what survives a cut, and what is said when"
+            " something is wrong?"
+        ),
         rows=rows,
         command="make study NAME=android_rigs",
         notes=(
-            f"Google's adbd 34.0.5 with authorisation, on this computer; {MODEL}. The first three groups run on the amd64 rig at "
-            f"full speed, the build with `--budget {BUILD_S:g}`; the comparison on the arm64 rig under emulation, with `--input "
-            f"{SMALL}`, and its latencies are no phone's. Extrapolated: a build that takes ten minutes measures the same "
-            "networks on a slower processor, where loading models takes longer in proportion; what is computed here and sent "
-            "stays as it is."
+            f"Google's adbd 34.0.5 with authorisation, on this computer; {MODEL}. The first three"
+            f" groups run on the amd64 rig at full speed, the build with `--budget {BUILD_S:g}`;"
+            f" the comparison on the arm64 rig under emulation, with `--input {SMALL}`, and its"
+            " latencies are no phone's. Extrapolated: a build that takes ten minutes measures the"
+            " same networks on a slower processor, where loading models takes longer in"
+            " proportion; what is computed here and sent stays as it is."
         ),
     )
 

@@ -2,8 +2,9 @@
 
     python -m runners.studies.blocks_vs_filters
 
-Wang and Wu, Practical Network Acceleration with Tiny Sets (2022, arXiv 2202.07861), say: blocks, with few images to tune on. Here
-it is ResNet-20 on scikit-learn's digits: small networks, an easy task, the same few images and steps for both sides.
+Wang and Wu, Practical Network Acceleration with Tiny Sets (2022, arXiv 2202.07861), say: blocks,
+with few images to tune on. Here it is ResNet-20 on scikit-learn's digits: small networks, an easy
+task, the same few images and steps for both sides.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     data = load_data("digits", (3, SIDE, SIDE))
-    networks = [Prunable(trained(data, seed), (data.train.first(1),), name=NETWORK) for seed in SEEDS]
+    networks = [
+        Prunable(trained(data, seed), (data.train.first(1),), name=NETWORK) for seed in SEEDS
+    ]
     order = least_harmful(networks[0], data)
     variants = {f"{count} dropped": order[:count] for count in DROPPED}
     workloads = workloads_of(networks[0], variants)
@@ -64,7 +67,10 @@ def main() -> None:
     fastest = str(min(narrow, key=lambda row: float(row["ratio"]))["name"])
     matches = {name: match for name in variants if (match := nearest(known[name], narrow))}
     right = {
-        name: [recovered(prunable, name, variants, data, seed) for seed, prunable in zip(SEEDS, networks, strict=True)]
+        name: [
+            recovered(prunable, name, variants, data, seed)
+            for seed, prunable in zip(SEEDS, networks, strict=True)
+        ]
         for name in dict.fromkeys([*variants, *matches.values(), fastest])
     }
     right["whole"] = [accuracy_of(prunable.module, data) for prunable in networks]
@@ -73,19 +79,30 @@ def main() -> None:
     pairs = [compared(name, other, known, right) for name, other in matches.items()]
     save_study(
         "blocks_vs_filters",
-        question="At equal latency, is it better to drop blocks or to narrow layers? ResNet-20 on scikit-learn's digits.",
-        answer="; ".join([*map(in_words, pairs), *(unmatched(known[name]) for name in variants if name not in matches)]) + ".",
+        question=(
+            "At equal latency, is it better to drop blocks or to narrow layers? ResNet-20 on"
+            " scikit-learn's digits."
+        ),
+        answer="; ".join(
+            [
+                *map(in_words, pairs),
+                *(unmatched(known[name]) for name in variants if name not in matches),
+            ]
+        )
+        + ".",
         rows=rows,
         raw={"samples": raw_of(found), "accuracy": right, "pairs": pairs, "dropped": variants},
         picture=draw(rows, right, pairs),
         command="make study NAME=blocks_vs_filters",
         notes=(
-            f"{RATIOS} accuracy: mean over {len(SEEDS)} trained networks, on {len(data.test)} images that none has seen. "
-            f"dropped: the blocks whose loss moved the last features least, in this order: {', '.join(order)}. width W: all "
-            f"groups times W in multiples of {STEP}, the channels of largest L1 norm kept, layers behind them re-fitted on the "
-            f"same images. Both then learn {TUNING} steps from the original's answers on {FEW} images. A pair is the dropped "
-            f"network and the width nearest to it in latency, at most {EQUAL:.0%} away. Digits are easy and 5 networks are "
-            "few: where an interval of the difference holds 0, this study does not tell which is better."
+            f"{RATIOS} accuracy: mean over {len(SEEDS)} trained networks, on {len(data.test)}"
+            " images that none has seen. dropped: the blocks whose loss moved the last features"
+            f" least, in this order: {', '.join(order)}. width W: all groups times W in multiples"
+            f" of {STEP}, the channels of largest L1 norm kept, layers behind them re-fitted on the"
+            f" same images. Both then learn {TUNING} steps from the original's answers on {FEW}"
+            " images. A pair is the dropped network and the width nearest to it in latency, at"
+            f" most {EQUAL:.0%} away. Digits are easy and 5 networks are few: where an interval of"
+            " the difference holds 0, this study does not tell which is better."
         ),
     )
 
@@ -106,21 +123,32 @@ def least_harmful(prunable: Prunable, data: Data) -> list[str]:
 
     loss = FeatureDistance(prunable.module, feature_layer(prunable.module, data.train.first(1)))
     images = data.train.few(FEW, 0)
-    moved = {block.name: distance(prunable.without([block.name]).module, images, loss) for block in prunable.structure.blocks}
+    moved = {
+        block.name: distance(prunable.without([block.name]).module, images, loss)
+        for block in prunable.structure.blocks
+    }
     return sorted(moved, key=lambda name: moved[name])
 
 
 def widths_at(prunable: Prunable, share: float) -> list[int]:
-    """All widths times `share`, to the nearest multiple of `STEP`; groups that cannot be cut stay."""
+    """All widths times `share`, to the nearest multiple of `STEP`.
+
+    Groups that cannot be cut stay.
+    """
     groups = prunable.structure.groups
-    return [g.width if g.name in prunable.fixed else max(STEP, round(share * g.width / STEP) * STEP) for g in groups]
+    return [
+        g.width if g.name in prunable.fixed else max(STEP, round(share * g.width / STEP) * STEP)
+        for g in groups
+    ]
 
 
 def workloads_of(prunable: Prunable, variants: Mapping[str, Sequence[str]]) -> dict[str, Workload]:
     """The network, with blocks dropped, and narrower."""
     modules = {"whole": prunable.module}
     modules |= {name: prunable.without(blocks).module for name, blocks in variants.items()}
-    modules |= {f"width {share:g}": prunable.slim(widths_at(prunable, share)).module for share in WIDTHS}
+    modules |= {
+        f"width {share:g}": prunable.slim(widths_at(prunable, share)).module for share in WIDTHS
+    }
     return {name: exported(module, 3, SIDE) for name, module in modules.items()}
 
 
@@ -130,7 +158,9 @@ def nearest(row: Row, others: Sequence[Row]) -> str:
     return str(near["name"]) if abs(near["ratio"] / row["ratio"] - 1) <= EQUAL else ""
 
 
-def recovered(prunable: Prunable, name: str, variants: Mapping[str, Sequence[str]], data: Data, seed: int) -> float:
+def recovered(
+    prunable: Prunable, name: str, variants: Mapping[str, Sequence[str]], data: Data, seed: int
+) -> float:
     """Accuracy of a pruned version after tuning on few images."""
     from hwbench.search.training import Distillation, Schedule, tune
 
@@ -140,7 +170,12 @@ def recovered(prunable: Prunable, name: str, variants: Mapping[str, Sequence[str
     else:
         widths = widths_at(prunable, float(name.removeprefix("width ")))
         module = prunable.slim(widths, calibration=[few.first(FEW)]).module
-    tune(module, few, Distillation(prunable.module), Schedule(TUNING, batch=BATCH, shift=2, seed=seed))
+    tune(
+        module,
+        few,
+        Distillation(prunable.module),
+        Schedule(TUNING, batch=BATCH, shift=2, seed=seed),
+    )
     return accuracy_of(module, data)
 
 
@@ -151,20 +186,32 @@ def accuracy_of(module: nn.Module, data: Data) -> float:
     return accuracy(module, data.test)
 
 
-def compared(name: str, other: str, known: Mapping[str, Row], right: Mapping[str, Sequence[float]]) -> Row:
+def compared(
+    name: str, other: str, known: Mapping[str, Row], right: Mapping[str, Sequence[float]]
+) -> Row:
     """A dropped network and the narrow one of nearest latency: difference in accuracy with its 95 % interval over networks."""
     gains = np.array(right[name]) - np.array(right[other])
     half = stats.t_half_width(gains)
-    pair = {"dropped": name, "narrowed": other, "dropped_row": known[name], "narrowed_row": known[other]}
-    return pair | {"gain": float(gains.mean()), "low": float(gains.mean() - half), "high": float(gains.mean() + half)}
+    pair = {
+        "dropped": name,
+        "narrowed": other,
+        "dropped_row": known[name],
+        "narrowed_row": known[other],
+    }
+    return pair | {
+        "gain": float(gains.mean()),
+        "low": float(gains.mean() - half),
+        "high": float(gains.mean() + half),
+    }
 
 
 def in_words(pair: Row) -> str:
     """One pair as part of a sentence."""
     told = "" if pair["low"] > 0 or pair["high"] < 0 else ", unresolved"
     return (
-        f"{pair['dropped']} (latency {said(pair['dropped_row'])}) against {pair['narrowed']} ({said(pair['narrowed_row'])}): "
-        f"{100 * pair['gain']:+.1f} points of accuracy ({100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}{told})"
+        f"{pair['dropped']} (latency {said(pair['dropped_row'])}) against {pair['narrowed']}"
+        f" ({said(pair['narrowed_row'])}): {100 * pair['gain']:+.1f} points of accuracy"
+        f" ({100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}{told})"
     )
 
 
@@ -176,8 +223,13 @@ def unmatched(row: Row) -> str:
 def draw(rows: Sequence[Row], right: Mapping[str, Sequence[float]], pairs: Sequence[Row]) -> Any:
     """Accuracy over latency of the networks that were tuned, with 95 % intervals over trained networks."""
     clear = sum(pair["low"] > 0 for pair in pairs)
-    title = f"Dropping blocks beats narrowing for certain in {clear} of {len(pairs)} pairs of equal latency"
-    drawn, axes = figure(title, xlabel="latency, ratio to the whole network", ylabel="accuracy on digits (%)")
+    title = (
+        f"Dropping blocks beats narrowing for certain in {clear} of {len(pairs)} pairs of equal"
+        " latency"
+    )
+    drawn, axes = figure(
+        title, xlabel="latency, ratio to the whole network", ylabel="accuracy on digits (%)"
+    )
     for colour, (kind, label) in zip(COLOURS, KINDS.items(), strict=False):
         some = [row for row in rows if kind in row["name"] and row["name"] in right]
         shares = [np.array(right[row["name"]]) for row in some]
@@ -185,8 +237,12 @@ def draw(rows: Sequence[Row], right: Mapping[str, Sequence[float]], pairs: Seque
         x, y = [row["ratio"] for row in some], [100 * float(share.mean()) for share in shares]
         axes.errorbar(x, y, yerr=errors, fmt="o", capsize=3, color=colour, label=label)
         for row, place, height in zip(some, x, y, strict=True):
-            side = {"xytext": (-6, -14), "ha": "right"} if kind == "dropped" else {"xytext": (6, -14)}
-            axes.annotate(row["name"], (place, height), textcoords="offset points", fontsize=8, **side)
+            side = (
+                {"xytext": (-6, -14), "ha": "right"} if kind == "dropped" else {"xytext": (6, -14)}
+            )
+            axes.annotate(
+                row["name"], (place, height), textcoords="offset points", fontsize=8, **side
+            )
     axes.margins(x=0.15)
     axes.legend(loc="lower right")
     return drawn

@@ -50,21 +50,24 @@ def main() -> None:
         picture=draw(rows),
         command="make study NAME=closure",
         notes=(
-            "closure = sum of layer latencies over the unprofiled latency; only the profiler's own cost per node, as measured "
-            "here, is taken off. What is left over is reported as a row of its own. profiled_over_unprofiled: latency of the "
-            "whole network while the profiler is on, over that without it."
+            "closure = sum of layer latencies over the unprofiled latency; only the profiler's own"
+            " cost per node, as measured here, is taken off. What is left over is reported as a row"
+            " of its own. profiled_over_unprofiled: latency of the whole network while the profiler"
+            " is on, over that without it."
         ),
     )
 
 
 def answer(rows: Sequence[dict[str, Any]]) -> str:
     """One sentence."""
-    distorted, closed = ([row[name] for row in rows] for name in ("profiled_over_unprofiled", "closure"))
+    distorted, closed = (
+        [row[name] for row in rows] for name in ("profiled_over_unprofiled", "closure")
+    )
     worst = max(rows, key=lambda row: row["profiled_over_unprofiled"])["network"]
     return (
-        f"With its profiler on, ONNX Runtime takes {min(distorted):.2f} to {max(distorted):.2f} times as long (most for "
-        f"{worst}); the layer latencies that hwbench reports add up to {min(closed):.2f} to {max(closed):.2f} of the "
-        "undisturbed latency."
+        f"With its profiler on, ONNX Runtime takes {min(distorted):.2f} to {max(distorted):.2f}"
+        f" times as long (most for {worst}); the layer latencies that hwbench reports add up to"
+        f" {min(closed):.2f} to {max(closed):.2f} of the undisturbed latency."
     )
 
 
@@ -74,8 +77,13 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
     title = f"The profiler slows networks up to {most:.1f} times; hwbench's layers still add up"
     drawn, axes = figure(title, xlabel="", ylabel="ratio to the unprofiled latency")
     places = np.arange(len(rows))
-    labels = {"profiled_over_unprofiled": "whole network, profiler on", "closure": "sum of hwbench's layers"}
-    for shift, colour, (name, label) in zip((-0.2, 0.2), (COLOURS[1], COLOURS[0]), labels.items(), strict=True):
+    labels = {
+        "profiled_over_unprofiled": "whole network, profiler on",
+        "closure": "sum of hwbench's layers",
+    }
+    for shift, colour, (name, label) in zip(
+        (-0.2, 0.2), (COLOURS[1], COLOURS[0]), labels.items(), strict=True
+    ):
         axes.bar(places + shift, [row[name] for row in rows], 0.4, color=colour, label=label)
     axes.axhline(1, color="black", lw=0.8)
     axes.set_ylim(0.8, None)

@@ -2,9 +2,10 @@
 
     python -m runners.studies.clustering_lowrank
 
-Clustering: every weight of a layer becomes one of a few values (Han, Mao and Dally, Deep Compression, 2015, arXiv 1510.00149,
-section 3). Low rank: a k x k convolution becomes one to fewer channels and a 1x1 convolution behind it (Zhang et al.,
-Accelerating Very Deep Convolutional Networks, 2015, arXiv 1505.06798, section 3.1), here by plain singular value decomposition.
+Clustering: every weight of a layer becomes one of a few values (Han, Mao and Dally, Deep
+Compression, 2015, arXiv 1510.00149, section 3). Low rank: a k x k convolution becomes one to fewer
+channels and a 1x1 convolution behind it (Zhang et al., Accelerating Very Deep Convolutional
+Networks, 2015, arXiv 1505.06798, section 3.1), here by plain singular value decomposition.
 """
 
 from __future__ import annotations
@@ -57,22 +58,27 @@ def main() -> None:
     few, low = known[f"{CLUSTERS[1]} clusters"], known[f"rank {RANKS[1]:g}"]
     save_study(
         "clustering_lowrank",
-        question="Weight clustering and low-rank factors both make the file smaller. Do they make the network faster?",
+        question=(
+            "Weight clustering and low-rank factors both make the file smaller. Do they make the"
+            " network faster?"
+        ),
         answer=(
-            f"{few['name']} per layer leave {few['zipped']:.2f} of the bytes after compression and {said(few)} of the latency; "
-            f"factors of a quarter of the channels leave {low['zipped']:.2f} of the bytes, {low['macs']:.2f} of the MACs and "
-            f"{said(low)} of the latency."
+            f"{few['name']} per layer leave {few['zipped']:.2f} of the bytes after compression and"
+            f" {said(few)} of the latency; factors of a quarter of the channels leave"
+            f" {low['zipped']:.2f} of the bytes, {low['macs']:.2f} of the MACs and {said(low)} of"
+            " the latency."
         ),
         rows=rows,
         raw=raw_of(found),
         picture=draw(rows),
         command="make study NAME=clustering_lowrank",
         notes=(
-            f"{RATIOS} file: bytes of the ONNX model over those of the original; zipped: the same after zlib, over the "
-            "original file's bytes. clusters: values per layer, by k-means; stored and computed as 32-bit floats, as ONNX "
-            "Runtime has no kernel that reads a codebook. rank: channels between the two factors, as a share of the output "
-            f"channels, in every 3x3 convolution. Weights are untrained, so nothing is said about accuracy: trained weights are "
-            "nearer to low rank than random ones."
+            f"{RATIOS} file: bytes of the ONNX model over those of the original; zipped: the same"
+            " after zlib, over the original file's bytes. clusters: values per layer, by k-means;"
+            " stored and computed as 32-bit floats, as ONNX Runtime has no kernel that reads a"
+            " codebook. rank: channels between the two factors, as a share of the output channels,"
+            " in every 3x3 convolution. Weights are untrained, so nothing is said about accuracy:"
+            " trained weights are nearer to low rank than random ones."
         ),
     )
 
@@ -94,7 +100,8 @@ def with_clusters(module: nn.Module, count: int) -> nn.Module:
 def clustered(weights: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     """Each weight replaced by the nearest of `count` values: k-means in one dimension, from evenly spaced values.
 
-    Evenly spaced is what the paper found best (section 3.2): few but large weights keep a value of their own.
+    Evenly spaced is what the paper found best (section 3.2): few but large weights keep a value of
+    their own.
     """
     flat = weights.ravel()
     values = np.linspace(flat.min(), flat.max(), count)
@@ -114,7 +121,11 @@ def with_factors(module: nn.Module, share: float) -> nn.Module:
     for path, layer in list(changed.named_modules()):
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
             parent, _, name = path.rpartition(".")
-            setattr(changed.get_submodule(parent), name, factors(layer, max(1, round(share * layer.out_channels))))
+            setattr(
+                changed.get_submodule(parent),
+                name,
+                factors(layer, max(1, round(share * layer.out_channels))),
+            )
     return changed
 
 
@@ -141,16 +152,26 @@ def draw(rows: Sequence[Row]) -> Any:
     known = by_name(rows)
     few, low = known[f"{CLUSTERS[1]} clusters"], known[f"rank {RANKS[1]:g}"]
     drawn, axes = figure(
-        f"Clusters: {few['zipped']:.0%} of the bytes, {few['ratio']:.0%} of the latency. Low rank: {low['zipped']:.0%}, "
-        f"{low['ratio']:.0%}",
+        f"Clusters: {few['zipped']:.0%} of the bytes, {few['ratio']:.0%} of the latency. Low rank:"
+        f" {low['zipped']:.0%}, {low['ratio']:.0%}",
         xlabel="bytes after compression, ratio to the original file",
         ylabel="latency, ratio to the original",
     )
     for colour, kind in zip(COLOURS, ("clusters", "rank", "as it is"), strict=False):
         some = [row for row in rows if kind in row["name"]]
-        points(axes, [row["zipped"] for row in some], some, color=colour, label={"rank": "low rank"}.get(kind, kind))
+        points(
+            axes,
+            [row["zipped"] for row in some],
+            some,
+            color=colour,
+            label={"rank": "low rank"}.get(kind, kind),
+        )
         for place, row in enumerate(some):
-            beside = {"xytext": (5, 12 if place % 2 else -14), "textcoords": "offset points", "fontsize": 8}
+            beside = {
+                "xytext": (5, 12 if place % 2 else -14),
+                "textcoords": "offset points",
+                "fontsize": 8,
+            }
             axes.annotate(row["name"], (row["zipped"], row["ratio"]), **beside)
     axes.set_xlim(0, 1.1)
     axes.set_ylim(0, 1.2)

@@ -22,17 +22,26 @@ def main() -> None:
     with CpuOrt() as device:
         for model, runs in MODELS.items():
             workload = load_workload(model)
-            rows += [{"model": model, **one(device, workload, workload, SETTINGS, seed)} for seed in range(runs)]
+            rows += [
+                {"model": model, **one(device, workload, workload, SETTINGS, seed)}
+                for seed in range(runs)
+            ]
     raw = [row.pop("raw") for row in rows]
     false = sum(row["verdict"] in {Verdict.FASTER.value, Verdict.SLOWER.value} for row in rows)
     covered = sum(float(str(row["low"])) <= 1 <= float(str(row["high"])) for row in rows)
     save_study(
         "cpu_aa",
-        question="How often does a comparison of a network with itself claim a difference, on a real CPU?",
+        question=(
+            "How often does a comparison of a network with itself claim a difference, on a real"
+            " CPU?"
+        ),
         rows=rows,
         raw=raw,
         command="make study NAME=cpu_aa",
-        notes=f"**{false} of {len(rows)} false verdicts; {covered} of {len(rows)} 95 % intervals hold the truth (1).**",
+        notes=(
+            f"**{false} of {len(rows)} false verdicts; {covered} of {len(rows)} 95 % intervals hold"
+            " the truth (1).**"
+        ),
     )
 
 

@@ -2,8 +2,9 @@
 
     python -m runners.studies.depthwise
 
-A k x k convolution to O channels against a depth-wise k x k and a point-wise one to O channels: the MACs fall to 1/O + 1/k^2 of
-what they were (Howard et al., MobileNets, 2017, arXiv 1704.04861, section 3.1).
+A k x k convolution to O channels against a depth-wise k x k and a point-wise one to O channels: the
+MACs fall to 1/O + 1/k^2 of what they were (Howard et al., MobileNets, 2017, arXiv 1704.04861,
+section 3.1).
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ CHANNELS, KERNELS, SIDES = (16, 64, 256), (3, 5, 7), (7, 14, 28)
 MARKS = {3: "o", 5: "s", 7: "^"}
 LARGEST_MACS = 5e8
 """Of the ordinary convolution; larger ones would take most of the study's time."""
-SMALL, LARGE = Settings(budget_s=7, session_s=0.4, layers=False), Settings(budget_s=18, session_s=0.4, layers=False)
+SMALL, LARGE = (
+    Settings(budget_s=7, session_s=0.4, layers=False),
+    Settings(budget_s=18, session_s=0.4, layers=False),
+)
 NARROW = 1.2
 """Ends of an interval that are closer than this factor make an extreme worth naming."""
 
@@ -41,7 +45,9 @@ def main() -> None:
     with CpuOrt() as device:
         for channels, kernel, side in geometries():
             workloads = pair(channels, kernel, side)
-            found = measured(device, workloads, SMALL if workloads["ordinary"].macs <= SMALL_MACS else LARGE)
+            found = measured(
+                device, workloads, SMALL if workloads["ordinary"].macs <= SMALL_MACS else LARGE
+            )
             row = rows_of(found, channels=channels, kernel=kernel, side=side)[1]
             expected = formula(channels, kernel)
             del row["name"], row["params"]
@@ -51,24 +57,30 @@ def main() -> None:
     best, worst = (max(sure, key=lambda row: sign * row["over_formula"]) for sign in (-1, 1))
     save_study(
         "depthwise",
-        question="Does the latency of a depth-wise separable convolution follow its MACs, 1/O + 1/k^2 of the ordinary one's?",
+        question=(
+            "Does the latency of a depth-wise separable convolution follow its MACs, 1/O + 1/k^2 of"
+            " the ordinary one's?"
+        ),
         answer=(
-            f"It took {mean_over(rows):.1f} times what the formula promises on average over {len(rows)} geometries, "
-            f"from {best['over_formula']:.2f} times ({where(best)}) to {worst['over_formula']:.1f} times ({where(worst)}); "
-            f"{sum(row['high'] < 1 for row in rows)} of {len(rows)} have an interval below 1."
+            f"It took {mean_over(rows):.1f} times what the formula promises on average over"
+            f" {len(rows)} geometries, from {best['over_formula']:.2f} times ({where(best)}) to"
+            f" {worst['over_formula']:.1f} times ({where(worst)});"
+            f" {sum(row['high'] < 1 for row in rows)} of {len(rows)} have an interval below 1."
         ),
         rows=rows,
         raw=raw,
         picture=draw(rows),
         command="make study NAME=depthwise",
         notes=(
-            "ratio: latency of the separable pair over that of the ordinary convolution, interleaved, with its 95 % interval "
-            "over sessions; macs is the ratio of MACs as counted in the graphs, formula is 1/O + 1/k^2. O = channels, in and "
-            "out; stride 1, no activations. Both networks hold the same two conversions into and out of the blocked layout "
-            "and a call of the runtime, which weigh most where there is little to compute. Large pairs were measured less "
-            "often, and other programs on the machine disturbed them more: see their intervals; the extremes named are those "
-            "of intervals narrower than 20 %. A depth-wise layer moves as much data as an ordinary one for a fraction of the "
-            "arithmetic."
+            "ratio: latency of the separable pair over that of the ordinary convolution,"
+            " interleaved, with its 95 % interval over sessions; macs is the ratio of MACs as"
+            " counted in the graphs, formula is 1/O + 1/k^2. O = channels, in and out; stride 1, no"
+            " activations. Both networks hold the same two conversions into and out of the blocked"
+            " layout and a call of the runtime, which weigh most where there is little to compute."
+            " Large pairs were measured less often, and other programs on the machine disturbed"
+            " them more: see their intervals; the extremes named are those of intervals narrower"
+            " than 20 %. A depth-wise layer moves as much data as an ordinary one for a fraction of"
+            " the arithmetic."
         ),
     )
 
@@ -76,7 +88,11 @@ def main() -> None:
 def geometries() -> list[tuple[int, int, int]]:
     """Channels, kernel and side of every pair."""
     every = product(CHANNELS, KERNELS, SIDES)
-    return [(channels, kernel, side) for channels, kernel, side in every if (channels * kernel * side) ** 2 <= LARGEST_MACS]
+    return [
+        (channels, kernel, side)
+        for channels, kernel, side in every
+        if (channels * kernel * side) ** 2 <= LARGEST_MACS
+    ]
 
 
 def pair(channels: int, kernel: int, side: int) -> dict[str, Workload]:
@@ -86,7 +102,10 @@ def pair(channels: int, kernel: int, side: int) -> dict[str, Workload]:
     ordinary = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
     depthwise = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
     separable = nn.Sequential(depthwise, nn.Conv2d(channels, channels, 1))
-    return {"ordinary": exported(nn.Sequential(ordinary), channels, side), "separable": exported(separable, channels, side)}
+    return {
+        "ordinary": exported(nn.Sequential(ordinary), channels, side),
+        "separable": exported(separable, channels, side),
+    }
 
 
 def formula(channels: int, kernel: int) -> float:
@@ -101,7 +120,10 @@ def mean_over(rows: Sequence[Row]) -> float:
 
 def where(row: Row) -> str:
     """A geometry in words."""
-    return f"{row['channels']} channels, {row['kernel']}x{row['kernel']}, {row['side']}x{row['side']} pixels"
+    return (
+        f"{row['channels']} channels, {row['kernel']}x{row['kernel']}, {row['side']}x{row['side']}"
+        " pixels"
+    )
 
 
 def draw(rows: Sequence[Row]) -> Any:
@@ -111,12 +133,22 @@ def draw(rows: Sequence[Row]) -> Any:
         xlabel="formula: 1/O + 1/k^2",
         ylabel="latency, separable over ordinary",
     )
-    for (colour, channels), (kernel, mark) in product(zip(COLOURS, CHANNELS, strict=False), MARKS.items()):
+    for (colour, channels), (kernel, mark) in product(
+        zip(COLOURS, CHANNELS, strict=False), MARKS.items()
+    ):
         some = [row for row in rows if (row["channels"], row["kernel"]) == (channels, kernel)]
         x = [row["formula"] for row in some]
         label = f"O = {channels}" if kernel == KERNELS[0] else None
         axes.errorbar(
-            x, [row["ratio"] for row in some], yerr=errors_of(some), fmt=mark, ms=5, lw=1, capsize=2, color=colour, label=label
+            x,
+            [row["ratio"] for row in some],
+            yerr=errors_of(some),
+            fmt=mark,
+            ms=5,
+            lw=1,
+            capsize=2,
+            color=colour,
+            label=label,
         )
     ends = [0.02, 0.2]
     axes.plot(ends, ends, color="grey", lw=1, label="as the formula says")

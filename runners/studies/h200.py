@@ -2,9 +2,10 @@
 
     python -m runners.studies.h200 [GPU]
 
-It runs on a bare machine: a driver, torch with CUDA, numpy and onnx; no network, no store, no command line of hwbench. Each part
-writes its raw samples to results/h200/ as soon as it is done, so a run that is cut short leaves what it had. The table's
-part only measures pruned networks; what a table fitted on them predicts is worked out later, where SciPy is.
+It runs on a bare machine: a driver, torch with CUDA, numpy and onnx; no network, no store, no
+command line of hwbench. Each part writes its raw samples to results/h200/ as soon as it is done, so
+a run that is cut short leaves what it had. The table's part only measures pruned networks; what a
+table fitted on them predicts is worked out later, where SciPy is.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ from hwbench.devices.base import Device
 from hwbench.devices.nvidia.cuda import Cuda
 from hwbench.devices.shared.ort.graph import chain_workload
 from hwbench.errors import HwbenchError
-from hwbench.lookup_tables.making.networks import Effort, PrunedNetwork, Quiet, measure_network, pruned_workload
+from hwbench.lookup_tables.making.networks import (
+    Effort,
+    PrunedNetwork,
+    Quiet,
+    measure_network,
+    pruned_workload,
+)
 from hwbench.lookup_tables.making.proposals import Grid, first
 from hwbench.measuring.sessions import measure, measure_interleaved
 from hwbench.network.graph import count, load, name_nodes
@@ -49,12 +56,24 @@ CHAIN = 100
 """Convolutions of the sensitivity test; one fewer is 1 % faster, as all are alike."""
 TRAIN, HELD_OUT = 100, 40
 LOOPS, TURNS = 50, 12
-SECONDS = {"fidelity": 40, "layers": 40, "selftest": 80, "sensitivity": 90, "latencies": 110, "table": 110}
+SECONDS = {
+    "fidelity": 40,
+    "layers": 40,
+    "selftest": 80,
+    "sensitivity": 90,
+    "latencies": 110,
+    "table": 110,
+}
 """Of each part at most, 470 in all; a part ends before a step that does not fit."""
 
 
-def network(name: str, batch: int = 1, precision: str = "fp32", size: int | None = None) -> Workload:
-    """A network of the zoo as a workload; ONNX Runtime, which checks an export elsewhere, is not needed."""
+def network(
+    name: str, batch: int = 1, precision: str = "fp32", size: int | None = None
+) -> Workload:
+    """A network of the zoo as a workload.
+
+    ONNX Runtime, which checks an export elsewhere, is not needed.
+    """
     import torch
 
     from hwbench.network import zoo
@@ -72,7 +91,14 @@ def network(name: str, batch: int = 1, precision: str = "fp32", size: int | None
     model = model if precision == "fp32" else half.halve(model, name, precision)
     data, counts = onnx_files.serialise(model, name), count(model)
     return Workload(
-        f"zoo:{name}", data, onnx_files.input_specs(model, name), batch, precision, counts.macs, counts.params, len(data)
+        f"zoo:{name}",
+        data,
+        onnx_files.input_specs(model, name),
+        batch,
+        precision,
+        counts.macs,
+        counts.params,
+        len(data),
     )
 
 
@@ -83,9 +109,19 @@ def fidelity(address: str, until: float) -> list[Row]:
         for name in NETWORKS:
             workload = network(name)
             prepared, bare = device.prepare(workload, SETTINGS), bare_loop(workload)
-            turns = [(median(device.run([prepared] * 4, LOOPS).values_s), bare()) for _ in range(TURNS)]
+            turns = [
+                (median(device.run([prepared] * 4, LOOPS).values_s), bare()) for _ in range(TURNS)
+            ]
             ours, theirs = (median(values) for values in zip(*turns, strict=True))
-            rows.append({"network": name, "driver_s": ours, "bare_s": theirs, "ratio": ours / theirs, "raw": turns})
+            rows.append(
+                {
+                    "network": name,
+                    "driver_s": ours,
+                    "bare_s": theirs,
+                    "ratio": ours / theirs,
+                    "raw": turns,
+                }
+            )
             device.release(prepared)
             if time.monotonic() > until:
                 break
@@ -103,8 +139,14 @@ def bare_loop(workload: Workload) -> Callable[[], float]:
     device, stream = place(0), cuda.Stream()
     module = on_gpu(to_torch(workload.onnx).module, device)
     inputs = [random_input(spec, 0, device) for spec in workload.inputs]
-    graph, begin, end = cuda.CUDAGraph(), cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
-    flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=False)
+    graph, begin, end = (
+        cuda.CUDAGraph(),
+        cuda.Event(enable_timing=True),
+        cuda.Event(enable_timing=True),
+    )
+    flags = torch.backends.cudnn.flags(
+        enabled=True, benchmark=True, deterministic=False, allow_tf32=False
+    )
     with torch.no_grad(), torch.cuda.stream(stream), flags:
         for _ in range(3):
             module(*inputs)
@@ -154,7 +196,12 @@ def compared(device: Device, pair: Sequence[Workload], settings: Settings) -> Ro
 
 def samples_of(record: Measurement) -> Row:
     """Raw samples with their sessions and blocks."""
-    return {"samples_s": record.samples_s, "session": record.session, "block": record.block, "loops": record.loops}
+    return {
+        "samples_s": record.samples_s,
+        "session": record.session,
+        "block": record.block,
+        "loops": record.loops,
+    }
 
 
 def repeated(address: str, until: float, pair: Sequence[Workload], settings: Settings) -> list[Row]:
@@ -173,12 +220,20 @@ def selftest(address: str, until: float) -> list[Row]:
 
 def sensitivity(address: str, until: float) -> list[Row]:
     """A chain of equal convolutions against one that is a convolution shorter: truly 1 % faster."""
-    return repeated(address, until, [chain_workload(CHAIN), chain_workload(CHAIN - CHAIN // 100 or 1)], SENSITIVE)
+    return repeated(
+        address,
+        until,
+        [chain_workload(CHAIN), chain_workload(CHAIN - CHAIN // 100 or 1)],
+        SENSITIVE,
+    )
 
 
 def latencies(address: str, until: float) -> list[Row]:
     """Median latency by network, batch, precision and mode; what cannot run is a row too."""
-    cases = [("eager", *case) for case in ((b, p, n) for b in BATCHES for p in PRECISIONS for n in NETWORKS)]
+    cases = [
+        ("eager", *case)
+        for case in ((b, p, n) for b in BATCHES for p in PRECISIONS for n in NETWORKS)
+    ]
     cases += [("compile", b, p, n) for n in NETWORKS[:2] for b in BATCHES for p in ("fp32", "fp16")]
     rows: list[Row] = []
     for mode in ("eager", "compile"):
@@ -197,7 +252,10 @@ def latencies(address: str, until: float) -> list[Row]:
 
 
 def table(address: str, until: float) -> list[Row]:
-    """Random pruned networks, layer by layer and whole beside the unpruned one; the last are held out."""
+    """Random pruned networks, layer by layer and whole beside the unpruned one.
+
+    The last are held out.
+    """
     workload = network(TABLE_MODEL)
     model = name_nodes(load(workload.onnx))
     structure = Structure.from_model(model)
@@ -206,13 +264,26 @@ def table(address: str, until: float) -> list[Row]:
     rows, quiet = [], Quiet()
     with Cuda(address) as device:
         anchor = device.prepare(workload, SETTINGS)
-        for number in (place for pair in zip(range(TRAIN), range(TRAIN, 2 * TRAIN), strict=True) for place in pair):
+        for number in (
+            place
+            for pair in zip(range(TRAIN), range(TRAIN, 2 * TRAIN), strict=True)
+            for place in pair
+        ):
             if number >= len(chosen) or time.monotonic() > until:
                 continue
             keys = dict(zip(names, structure.keys(chosen[number]), strict=True))
             pruned = pruned_workload(workload, with_widths(model, chosen[number]))
-            sample = measure_network(device, anchor, PrunedNetwork(number, chosen[number], pruned, keys), Effort(), quiet)
-            rows.append({"number": number, "held_out": number >= TRAIN, "ratio": sample.ratio, "raw": sample.to_dict()})
+            sample = measure_network(
+                device, anchor, PrunedNetwork(number, chosen[number], pruned, keys), Effort(), quiet
+            )
+            rows.append(
+                {
+                    "number": number,
+                    "held_out": number >= TRAIN,
+                    "ratio": sample.ratio,
+                    "raw": sample.to_dict(),
+                }
+            )
     return rows
 
 
@@ -231,7 +302,10 @@ def main(address: str = "0", folder: Path = RESULTS / "h200") -> None:
             "before": asdict(device.conditions()),
             "doctor": [*map(asdict, device.doctor())],
         }
-    text = f"# h200\n\nOne GPU through torch alone. {about['info']['target']}, {about['info']['runtime']}.\n"
+    text = (
+        f"# h200\n\nOne GPU through torch alone. {about['info']['target']},"
+        f" {about['info']['runtime']}.\n"
+    )
     for name, part in PARTS.items():
         start = time.monotonic()
         try:
@@ -240,13 +314,25 @@ def main(address: str = "0", folder: Path = RESULTS / "h200") -> None:
             rows = [{"error": str(error)}]
         with gzip.GzipFile(folder / f"{name}.json.gz", "wb", mtime=0) as packed:
             packed.write(json.dumps({"about": about, "rows": rows}).encode())
-        shown = [{key: value for key, value in row.items() if key != "raw"} for row in rows if "error" not in row][:40]
+        shown = [
+            {key: value for key, value in row.items() if key != "raw"}
+            for row in rows
+            if "error" not in row
+        ][:40]
         errors = "".join(f"\n\n{row}" for row in rows if "error" in row)
-        seconds = f"{len(rows)} rows in {time.monotonic() - start:.0f} s; raw samples in seconds: `{name}.json.gz`"
-        text += f"\n## {name}\n\n{part.__doc__}\n\n{markdown(shown) if shown else ''}{errors}\n\n{seconds}\n"
+        seconds = (
+            f"{len(rows)} rows in {time.monotonic() - start:.0f} s; raw samples in seconds:"
+            f" `{name}.json.gz`"
+        )
+        text += (
+            "\n##"
+            f" {name}\n\n{part.__doc__}\n\n{markdown(shown) if shown else ''}{errors}\n\n{seconds}\n"
+        )
         (folder / "README.md").write_text(text)
         print(name, seconds, flush=True)
-    (folder / "README.md").write_text(f"{text}\nRepeat: `python -m runners.studies.h200` ({time.monotonic() - begun:.0f} s).\n")
+    (folder / "README.md").write_text(
+        f"{text}\nRepeat: `python -m runners.studies.h200` ({time.monotonic() - begun:.0f} s).\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Chaos in a lab: 200 tables built while devices, hosts, the pool and the client are killed at random; are they whole and right?
 
-A build over six simulated devices on three hosts is disturbed every 1.5 s of virtual time or so: a device's process is killed, a
-whole host, the pool with all it knows, or the client (which comes back and repeats its command); or a device
-hangs, until the pool has it ended. Some devices fail by themselves: they go away, stop answering, answer nonsense, or become too
-hot. Pool, benches and build are the real ones; only Ray is not there. Further runs on real processes: `lab_chaos_ray`.
+A build over six simulated devices on three hosts is disturbed every 1.5 s of virtual time or so: a
+device's process is killed, a whole host, the pool with all it knows, or the client (which comes
+back and repeats its command); or a device hangs, until the pool has it ended. Some devices fail by
+themselves: they go away, stop answering, answer nonsense, or become too hot. Pool, benches and
+build are the real ones; only Ray is not there. Further runs on real processes: `lab_chaos_ray`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from tests.support.models import conv_workload
 
 RUNS = 200
 DEVICES, HOSTS = 6, 3
-LAW = Law(macs_per_s=2e8, bytes_per_s=4e8, layer_overhead_s=2e-6, network_overhead_s=10e-6, channel_step=8)
+LAW = Law(
+    macs_per_s=2e8, bytes_per_s=4e8, layer_overhead_s=2e-6, network_overhead_s=10e-6, channel_step=8
+)
 PLAN = Plan(step=4, lower=0.25, first=16, batch=8, most=32, effort=Effort(turns=3, runs=6))
 SETTINGS = Settings(budget_s=1e6, seed=5)
 LIMIT_S = 20.0
@@ -94,20 +97,43 @@ def run(seed: int, folder: Path) -> Ran:
     whole = sorted(numbers) == list(range(len(numbers))) and set(numbers.values()) == {1}
     whole = whole and len(numbers) == fitted.table.provenance.sources[0].networks
     repeated = len(lab.measured) - len({task for task, _ in lab.measured})
-    struck = chaos.happened + Counter({"broken": sum(agent.broken for agent in lab.agents.values())})
-    return Ran(seed, struck, lab.now(), whole, wrong(build.structure, samples), clients, repeated, off(build, fitted, rng))
+    struck = chaos.happened + Counter(
+        {"broken": sum(agent.broken for agent in lab.agents.values())}
+    )
+    return Ran(
+        seed,
+        struck,
+        lab.now(),
+        whole,
+        wrong(build.structure, samples),
+        clients,
+        repeated,
+        off(build, fitted, rng),
+    )
 
 
 def _agent(number: int, rng: np.random.Generator) -> Agent:
-    """A device of its own speed; every third one breaks by itself, every sixth is hot after some seconds."""
-    speed, kind, after = float(np.exp(rng.normal(0, 0.03))), str(rng.choice(FAULTS)), int(rng.integers(0, 600))
+    """A device of its own speed.
+
+    Every third one breaks by itself, every sixth is hot after some seconds.
+    """
+    speed, kind, after = (
+        float(np.exp(rng.normal(0, 0.03))),
+        str(rng.choice(FAULTS)),
+        int(rng.integers(0, 600)),
+    )
     noise: tuple[Noise, ...] = (White(), SessionOffset())
     hot = (*noise, Throttling(after_s=5.0, recovery_s=10.0))
 
     def make(life: int) -> Specimen:
         faults = [Fault(kind, after)] if number % 3 == 0 and life < 3 else []
         return Specimen(
-            speed, law=LAW, noise=noise, hot=hot if number % 6 == 1 else noise, faults=faults, seed=100 * number + life
+            speed,
+            law=LAW,
+            noise=noise,
+            hot=hot if number % 6 == 1 else noise,
+            faults=faults,
+            seed=100 * number + life,
         )
 
     return Agent(f"virtual:{number}@host{number % HOSTS}", make)
@@ -126,7 +152,9 @@ def wrong(structure: Structure, samples: list[NetworkSample]) -> int:
         whole_s = LAW.network_s(keys)
         found += _off(sample.ratio, whole_s / anchor_s)
         for layer, key in zip(sample.layers, keys, strict=True):
-            found += layer.key != key or _off(layer.latency_s / sample.beside_s, LAW.layer_s(key) / whole_s)
+            found += layer.key != key or _off(
+                layer.latency_s / sample.beside_s, LAW.layer_s(key) / whole_s
+            )
     return found
 
 
@@ -139,7 +167,9 @@ def off(build: TableBuild, fitted: Fitted, rng: np.random.Generator) -> float:
     structure, table = build.structure, fitted.table.extrapolating()
     scale = table.provenance.sources[0].latency_s / LAW.network_s(structure.keys(structure.widths))
     keys = [structure.keys(build.grid.random(rng)) for _ in range(30)]
-    return max(abs(math.log(table.predict(one).latency_s / (scale * LAW.network_s(one)))) for one in keys)
+    return max(
+        abs(math.log(table.predict(one).latency_s / (scale * LAW.network_s(one)))) for one in keys
+    )
 
 
 def main() -> None:
@@ -150,7 +180,10 @@ def main() -> None:
     rows = [
         {
             "runs": len(runs),
-            **{f"{kind} lost" if kind in {"pool", "client"} else kind: count for kind, count in sorted(struck.items())},
+            **{
+                f"{kind} lost" if kind in {"pool", "client"} else kind: count
+                for kind, count in sorted(struck.items())
+            },
             "tables whole": sum(one.whole for one in runs),
             "wrong numbers": sum(one.wrong for one in runs),
             "worst table error": max(one.off for one in runs),
@@ -159,9 +192,15 @@ def main() -> None:
     ]
     save_study(
         "lab_chaos",
-        question="Tables built in a lab while devices, hosts, the pool and the client are killed at random: is every table "
-        "whole, every number right, and does every build come to its end?",
-        answer=f"{sum(one.whole and not one.wrong for one in runs)} of {len(runs)} tables are whole and right; none hung",
+        question=(
+            "Tables built in a lab while devices, hosts, the pool and the client are killed at"
+            " random: is every table whole, every number right, and does every build come to its"
+            " end?"
+        ),
+        answer=(
+            f"{sum(one.whole and not one.wrong for one in runs)} of {len(runs)} tables are whole"
+            " and right; none hung"
+        ),
         rows=rows,
         command="python -m runners.studies.lab_chaos",
         notes=NOTES,

@@ -1,7 +1,8 @@
 """Chaos on real processes: tables built in a lab on this computer while processes of it are killed at random by signals.
 
-Five virtual devices on three hosts. During each build one thing after the other is killed with SIGKILL: the process of a device,
-every process of a host (which then joins anew), or the client, which repeats its command. Compare `lab_chaos`, in virtual time.
+Five virtual devices on three hosts. During each build one thing after the other is killed with
+SIGKILL: the process of a device, every process of a host (which then joins anew), or the client,
+which repeats its command. Compare `lab_chaos`, in virtual time.
 """
 
 from __future__ import annotations
@@ -42,7 +43,19 @@ def run(lab: RealLab, seed: int) -> dict[str, object]:
     """One build in chaos."""
     rng, struck = random.Random(seed), Counter[str]()
     store = str(lab.folder / f"{seed}.db")
-    words = ["table", "build", "net.onnx", "--lab", lab.address, "--device", "virtual:*", "--store", store, "--seed", str(seed)]
+    words = [
+        "table",
+        "build",
+        "net.onnx",
+        "--lab",
+        lab.address,
+        "--device",
+        "virtual:*",
+        "--store",
+        store,
+        "--seed",
+        str(seed),
+    ]
     words += ["--budget", "900", "--validation", "0"]
     begun, client = time.monotonic(), lab.popen(*words)
     while True:
@@ -65,9 +78,18 @@ def run(lab: RealLab, seed: int) -> dict[str, object]:
         else:
             _strike(lab, kind, rng)
     whole, wrong, networks = _judged(store)
-    print(f"run {seed}: {dict(struck)} {networks} networks, whole {whole}, {wrong} wrong", flush=True)
+    print(
+        f"run {seed}: {dict(struck)} {networks} networks, whole {whole}, {wrong} wrong", flush=True
+    )
     counts = {kind: struck[kind] for kind in ("device", "host", "client")}
-    return {"run": seed, **counts, "networks": networks, "whole": whole, "wrong": wrong, "seconds": time.monotonic() - begun}
+    return {
+        "run": seed,
+        **counts,
+        "networks": networks,
+        "whole": whole,
+        "wrong": wrong,
+        "seconds": time.monotonic() - begun,
+    }
 
 
 def _strike(lab: RealLab, kind: str, rng: random.Random) -> None:
@@ -77,7 +99,11 @@ def _strike(lab: RealLab, kind: str, rng: random.Random) -> None:
         lab.join(name, *HOSTS[name])
         return
     family = psutil.Process(lab.hosts[name].pid).children(recursive=True)
-    workers = [one for one in family if one.is_running() and "DeviceActor" in one.name() + " ".join(one.cmdline())]
+    workers = [
+        one
+        for one in family
+        if one.is_running() and "DeviceActor" in one.name() + " ".join(one.cmdline())
+    ]
     for one in workers[:1]:
         one.send_signal(signal.SIGKILL)
 
@@ -91,13 +117,18 @@ def _judged(store: str) -> tuple[bool, int, int]:
     numbers = Counter(sample.number for sample in samples if sample.number >= 0)
     whole = sorted(numbers) == list(range(len(numbers))) and set(numbers.values()) == {1}
     truths = [LAW.network_s(structure.keys(sample.widths)) / anchor_s for sample in samples]
-    wrong = sum(abs(sample.ratio / truth - 1) > WRONG for sample, truth in zip(samples, truths, strict=True))
+    wrong = sum(
+        abs(sample.ratio / truth - 1) > WRONG for sample, truth in zip(samples, truths, strict=True)
+    )
     return whole, wrong, len(numbers)
 
 
 def main() -> None:
     """Run everything and write results/lab_chaos_ray."""
-    with tempfile.TemporaryDirectory(prefix="hwbench-lab-") as folder, real_lab(Path(folder)) as lab:
+    with (
+        tempfile.TemporaryDirectory(prefix="hwbench-lab-") as folder,
+        real_lab(Path(folder)) as lab,
+    ):
         (lab.folder / "net.onnx").write_bytes(conv_net((16, 24, 32)))
         for name, devices in HOSTS.items():
             lab.join(name, *devices)
@@ -106,7 +137,10 @@ def main() -> None:
     good = sum(bool(row["whole"]) and not row["wrong"] for row in rows)
     save_study(
         "lab_chaos_ray",
-        question="Tables built in a lab of real processes while some are killed at random: is every table whole and right?",
+        question=(
+            "Tables built in a lab of real processes while some are killed at random: is every"
+            " table whole and right?"
+        ),
         answer=f"{good} of {len(rows)} tables are whole and right; none hung",
         rows=rows,
         command="python -m runners.studies.lab_chaos_ray",

@@ -1,8 +1,9 @@
 """Where a lab stops scaling: up to 1,000 devices on 100 hosts, simulated with the real pool and with costs that were measured.
 
-Three things could be too slow: the pool, which is one process and answers one call after the other; the client, which keeps each
-result in its store before it takes the next; and the work itself, as a table is built in batches that wait for each other. The
-pool's own time is measured here as it runs; what Ray adds to a call was measured on a real lab (`CALL_S`).
+Three things could be too slow: the pool, which is one process and answers one call after the other;
+the client, which keeps each result in its store before it takes the next; and the work itself, as a
+table is built in batches that wait for each other. The pool's own time is measured here as it runs;
+what Ray adds to a call was measured on a real lab (`CALL_S`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from runners.studies._results import save_study
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 125, 250, 500, 1000)
 PER_HOST = 10
 CALL_S = 0.8e-3
-"""Seconds of the pool's process that Ray takes for a call; on a real lab asking took 0.55 ms of a processor, reporting 0.87."""
+"""Seconds of the pool's process that Ray takes for a call.
+
+On a real lab asking took 0.55 ms of a processor, reporting 0.87.
+"""
 NETWORK_S, NETWORK_SD = 0.35, 0.25
 """Seconds and log deviation of one network of a table on a CPU or a phone; an assumption."""
 PROFILE_S = 10.0
@@ -80,7 +84,14 @@ class Lab:
 
     def __init__(self, devices: int, seed: int, task_s: float = NETWORK_S) -> None:
         self.paused_s, self._task_s = 0.0, task_s
-        self.now_s, self.free_s, self.pool_s, self.waited_s, self.work_s, self.done = 0.0, 0.0, 0.0, 0.0, 0.0, 0
+        self.now_s, self.free_s, self.pool_s, self.waited_s, self.work_s, self.done = (
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0,
+        )
         self.pool = Pool(lambda: self.now_s)
         self._rng = np.random.default_rng(seed)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -93,10 +104,15 @@ class Lab:
         """Do so many tasks, then so many, each batch after the one before, with a pause between them."""
         number = itertools.count()
         for count in batches:
-            tasks = [Task(str(next(number)), TaskKind.NETWORK, (), Settings(), 600.0) for _ in range(count)]
+            tasks = [
+                Task(str(next(number)), TaskKind.NETWORK, (), Settings(), 600.0)
+                for _ in range(count)
+            ]
             self.pool.submit("job", tasks, title="table", client="ann", wanted="android:*")
             for name, incarnation in self._idle:
-                self._after(0.0, lambda name=name, incarnation=incarnation: self._ask(name, incarnation))  # type: ignore[misc]
+                self._after(
+                    0.0, lambda name=name, incarnation=incarnation: self._ask(name, incarnation)
+                )  # type: ignore[misc]
             self._idle, until = [], self.done + count
             while self.done < until:
                 self._step()
@@ -106,7 +122,15 @@ class Lab:
                 self._step()
             self.now_s = end_s + pause_s
             self.paused_s += pause_s
-        return Load(self.devices, self.done, self.now_s, self.work_s, self.pool_s, self.waited_s, self.paused_s)
+        return Load(
+            self.devices,
+            self.done,
+            self.now_s,
+            self.work_s,
+            self.pool_s,
+            self.waited_s,
+            self.paused_s,
+        )
 
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self.now_s + delay_s, next(self._order), action))
@@ -116,7 +140,10 @@ class Lab:
         action()
 
     def _call(self, own_s: float) -> float:
-        """When the pool has answered a call that costs it so much itself; it answers one after the other."""
+        """When the pool has answered a call that costs it so much itself.
+
+        It answers one after the other.
+        """
         cost_s = CALL_S + own_s
         self.free_s = max(self.free_s, self.now_s) + cost_s
         self.pool_s += cost_s
@@ -160,13 +187,18 @@ def row(load: Load, long: Load, table: Load) -> dict[str, object]:
         "pool busy": load.pool_s / load.took_s,
         "efficiency, profiles": long.speed_up / long.devices,
         "one table, speed-up": table.speed_up,
-        "one table, measuring alone": table.speed_up * table.took_s / (table.took_s - table.paused_s),
+        "one table, measuring alone": (
+            table.speed_up * table.took_s / (table.took_s - table.paused_s)
+        ),
     }
 
 
 def kept_s(count: int = 300) -> float:
     """Seconds that the client takes to keep one result in SQLite, here and now."""
-    with tempfile.TemporaryDirectory() as folder, open_store(str(Path(folder) / "store.db")) as store:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_store(str(Path(folder) / "store.db")) as store,
+    ):
         record = {"layers": [[f"Conv[1x{index}]", 1e-3, 1e-2] for index in range(60)]}
         begun = time.perf_counter()
         for _ in range(count):
@@ -183,14 +215,18 @@ def main() -> None:
         long = Lab(devices, seed=devices, task_s=PROFILE_S).run([TASKS_EACH * devices])
         rows.append(row(load, long, Lab(devices, seed=devices).run(plan, pause_s=FIT_S)))
     ends = {str(one["devices"]): float(str(one["efficiency, networks"])) for one in rows}
-    full = next((devices for devices, efficiency in ends.items() if efficiency < USED), "none of these")
+    full = next(
+        (devices for devices, efficiency in ends.items() if efficiency < USED), "none of these"
+    )
     last = list(ends)[-1]
     keeping_s = kept_s()
     save_study(
         "lab_scale",
         question="With how many devices does a lab stop scaling, and on what?",
-        answer=f"with tasks of {NETWORK_S:g} s efficiency is below {USED:.0%} from {full} devices on, as one pool answers all; "
-        f"{last} devices work at {ends[last]:.0%}",
+        answer=(
+            f"with tasks of {NETWORK_S:g} s efficiency is below {USED:.0%} from {full} devices on,"
+            f" as one pool answers all; {last} devices work at {ends[last]:.0%}"
+        ),
         rows=rows,
         command="python -m runners.studies.lab_scale",
         notes=NOTES.format(keeping_ms=1e3 * keeping_s, keeping_rate=1 / keeping_s),

@@ -2,8 +2,9 @@
 
     python -m runners.studies.one_network_many_latencies
 
-Early exits: classifiers behind some of the blocks (Teerapittayanon et al., BranchyNet, 2016, arXiv 1709.01686). Slimmable: the
-first channels of every layer form a network of their own (Yu et al., Slimmable Neural Networks, 2018, arXiv 1812.08928).
+Early exits: classifiers behind some of the blocks (Teerapittayanon et al., BranchyNet, 2016, arXiv
+1709.01686). Slimmable: the first channels of every layer form a network of their own (Yu et al.,
+Slimmable Neural Networks, 2018, arXiv 1812.08928).
 """
 
 from __future__ import annotations
@@ -43,22 +44,26 @@ def main() -> None:
     early, half, all_exits = known[f"exit {EXITS[1]}"], known["width 0.5"], known["all exits"]
     save_study(
         "one_network_many_latencies",
-        question="One network, several latencies: what do early exits and slimmable widths really give, against their MACs?",
+        question=(
+            "One network, several latencies: what do early exits and slimmable widths really give,"
+            " against their MACs?"
+        ),
         answer=(
-            f"Leaving behind block {EXITS[1]} ({early['macs']:.2f} of the MACs) takes {said(early)} of the latency, half the "
-            f"width ({half['macs']:.2f} of the MACs) {said(half)}; computing all {len(EXITS)} early classifiers on the way "
-            f"costs {said(all_exits)}."
+            f"Leaving behind block {EXITS[1]} ({early['macs']:.2f} of the MACs) takes {said(early)}"
+            f" of the latency, half the width ({half['macs']:.2f} of the MACs) {said(half)};"
+            f" computing all {len(EXITS)} early classifiers on the way costs {said(all_exits)}."
         ),
         rows=rows,
         raw=raw_of(found),
         picture=draw(rows),
         command="make study NAME=one_network_many_latencies",
         notes=(
-            f"{RATIOS} exit N: the graph up to a classifier behind block N, which is what an image that leaves there costs; "
-            "all exits: one graph that computes all classifiers and the end. width W: the first channels of every layer. Each "
-            "is a graph of its own here: an ONNX graph does not decide by itself where to stop, so an application runs the "
-            "parts one after the other and pays for their calls. How many images leave early, and how accurate the narrow "
-            "widths are, depends on training and is not part of this study."
+            f"{RATIOS} exit N: the graph up to a classifier behind block N, which is what an image"
+            " that leaves there costs; all exits: one graph that computes all classifiers and the"
+            " end. width W: the first channels of every layer. Each is a graph of its own here: an"
+            " ONNX graph does not decide by itself where to stop, so an application runs the parts"
+            " one after the other and pays for their calls. How many images leave early, and how"
+            " accurate the narrow widths are, depends on training and is not part of this study."
         ),
     )
 
@@ -78,7 +83,8 @@ def workloads() -> dict[str, Workload]:
 def with_exits(whole: Any, blocks: Sequence[int], *, end: bool) -> nn.Module:
     """A MobileNet-V1 that answers with one set of logits (n, classes) per block of `blocks`, and its own at the `end`.
 
-    Blocks are numbered as in `features`, the first convolution being 0; nothing behind the last exit is computed without `end`.
+    Blocks are numbered as in `features`, the first convolution being 0; nothing behind the last
+    exit is computed without `end`.
     """
     import torch
     from torch import Tensor, nn
@@ -88,7 +94,9 @@ def with_exits(whole: Any, blocks: Sequence[int], *, end: bool) -> nn.Module:
             super().__init__()
             self.features = whole.features if end else whole.features[: max(blocks) + 1]
             sizes = [whole.features[block].pointwise.conv.out_channels for block in blocks]
-            self.heads = nn.ModuleList(nn.Linear(size, whole.classifier.out_features) for size in sizes)
+            self.heads = nn.ModuleList(
+                nn.Linear(size, whole.classifier.out_features) for size in sizes
+            )
             self.tail = whole.classifier if end else None
 
         def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -109,15 +117,30 @@ def with_exits(whole: Any, blocks: Sequence[int], *, end: bool) -> nn.Module:
 def draw(rows: Sequence[Row]) -> Any:
     """Latency over MACs."""
     known = by_name(rows)
-    title = f"Exit {EXITS[1]}: {{macs:.0%}} of the MACs, {{ratio:.0%}} of the latency. ".format(**known[f"exit {EXITS[1]}"])
+    title = f"Exit {EXITS[1]}: {{macs:.0%}} of the MACs, {{ratio:.0%}} of the latency. ".format(
+        **known[f"exit {EXITS[1]}"]
+    )
     title += "Half width: {macs:.0%}, {ratio:.0%}".format(**known["width 0.5"])
-    drawn, axes = figure(title, xlabel="MACs, ratio to the whole network", ylabel="latency, ratio to the whole network")
+    drawn, axes = figure(
+        title,
+        xlabel="MACs, ratio to the whole network",
+        ylabel="latency, ratio to the whole network",
+    )
     for colour, kind in zip(COLOURS, KINDS, strict=False):
-        some = sorted((row for row in rows if row["name"].startswith(kind)), key=lambda row: float(row["macs"]))
+        some = sorted(
+            (row for row in rows if row["name"].startswith(kind)),
+            key=lambda row: float(row["macs"]),
+        )
         some.append(known["whole"])
         points(axes, [row["macs"] for row in some], some, fmt="o-", color=colour, label=KINDS[kind])
         for row in some[:-1]:
-            axes.annotate(row["name"], (row["macs"], row["ratio"]), xytext=(5, -10), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                row["name"],
+                (row["macs"], row["ratio"]),
+                xytext=(5, -10),
+                textcoords="offset points",
+                fontsize=8,
+            )
     ends = np.array([0, 1])
     axes.plot(ends, ends, color="grey", lw=1, label="as the MACs say")
     axes.set_ylim(0, 1.2)

@@ -30,7 +30,10 @@ def main() -> None:
         table = table_of(tuple(rest.values()), "pixel1").extrapolating()
         parts, prediction = table.layers(network.keys), table.predict(network.keys)
         whole_s = _whole_s(network)
-        by_macs_s = float(np.mean([_whole_s(known) / macs[other] for other, known in rest.items()])) * macs[name]
+        by_macs_s = (
+            float(np.mean([_whole_s(known) / macs[other] for other, known in rest.items()]))
+            * macs[name]
+        )
         rows.append(
             {
                 "left out": name,
@@ -46,21 +49,30 @@ def main() -> None:
             }
         )
         raw[name] = [
-            {"key": str(p.key), "predicted_s": p.latency_s, "sd": p.sd, "measured_s": _measured_s(p, network)} for p in parts
+            {
+                "key": str(p.key),
+                "predicted_s": p.latency_s,
+                "sd": p.sd,
+                "measured_s": _measured_s(p, network),
+            }
+            for p in parts
         ]
     save_study(
         "pixel1",
         question=(
-            "Three MobileNet-V1 networks were logged on a Google Pixel 1 with TensorFlow Lite's benchmark_model, three times "
-            "each. A table of two of them predicts the third: how far is it off, end to end and layer by layer?"
+            "Three MobileNet-V1 networks were logged on a Google Pixel 1 with TensorFlow Lite's"
+            " benchmark_model, three times each. A table of two of them predicts the third: how far"
+            " is it off, end to end and layer by layer?"
         ),
         rows=rows,
         command="make study NAME=pixel1",
         notes=(
-            "Families alone: each layer geometry is fitted by itself; otherwise what families of one kind have in common decides "
-            "what two or three points leave open. MACs: latency in proportion to the multiply-accumulates. per_doubling: error "
-            "of the layers outside the measured range over how many doublings of a width they are outside (root mean squares). "
-            f"The same layer in two of the networks differs by {_same_layer(list(networks.values())):.1%} (root mean square)."
+            "Families alone: each layer geometry is fitted by itself; otherwise what families of"
+            " one kind have in common decides what two or three points leave open. MACs: latency"
+            " in proportion to the multiply-accumulates. per_doubling: error of the layers outside"
+            " the measured range over how many doublings of a width they are outside (root mean"
+            " squares). The same layer in two of the networks differs by"
+            f" {_same_layer(list(networks.values())):.1%} (root mean square)."
         ),
         raw=raw,
     )
@@ -86,18 +98,27 @@ def _rms(values: list[float]) -> float:
 
 def _alone_s(table: LookupTable, network: ForeignNetwork) -> float:
     """Latency of a network by surfaces that know nothing of each other."""
-    surfaces = {family: Surface(points, table.steps[family.kind]) for family, points in table.families.items()}
+    surfaces = {
+        family: Surface(points, table.steps[family.kind])
+        for family, points in table.families.items()
+    }
     places = [place_of(key) for key in network.keys]
-    return float(sum(surfaces[p.family].at(np.array([p.cin]), np.array([p.cout]))[0][0] for p in places))
+    return float(
+        sum(surfaces[p.family].at(np.array([p.cin]), np.array([p.cout]))[0][0] for p in places)
+    )
 
 
-def _per_doubling(table: LookupTable, parts: tuple[LayerPrediction, ...], network: ForeignNetwork) -> float:
+def _per_doubling(
+    table: LookupTable, parts: tuple[LayerPrediction, ...], network: ForeignNetwork
+) -> float:
     beyond, errors = [], []
     for part in parts:
         place = place_of(part.key)
         low_in, high_in, low_out, high_out = table.surfaces[place.family].box
         sides = ((place.cin, low_in, high_in), (place.cout, low_out, high_out))
-        away = math.hypot(*(max(math.log2(low / n), math.log2(n / high), 0.0) for n, low, high in sides))
+        away = math.hypot(
+            *(max(math.log2(low / n), math.log2(n / high), 0.0) for n, low, high in sides)
+        )
         if away:
             beyond.append(away)
             errors.append(_error(part, network))
@@ -108,8 +129,14 @@ def _same_layer(networks: list[ForeignNetwork]) -> float:
     """Relative difference of layers that two networks share."""
     found = []
     for one, other in combinations(networks, 2):
-        known = {entry.key: entry.median_s for entry in other.entries if entry.median_s > 1e-5}  # a reshape is one digit
-        found += [math.log(entry.median_s / known[entry.key]) for entry in one.entries if entry.key in known]
+        known = {
+            entry.key: entry.median_s for entry in other.entries if entry.median_s > 1e-5
+        }  # a reshape is one digit
+        found += [
+            math.log(entry.median_s / known[entry.key])
+            for entry in one.entries
+            if entry.key in known
+        ]
     return _rms(found)
 
 

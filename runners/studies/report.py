@@ -77,7 +77,9 @@ def measure(store: str) -> None:
     run_search("zoo:resnet20", blocks, device=VIRTUAL, store=store)
 
 
-def shoot(report: Path, shots: tuple[Shot, ...], folder: Path, chromium: str) -> list[dict[str, object]]:
+def shoot(
+    report: Path, shots: tuple[Shot, ...], folder: Path, chromium: str
+) -> list[dict[str, object]]:
     """Open the report and take the pictures."""
     from playwright.sync_api import sync_playwright
 
@@ -88,7 +90,9 @@ def shoot(report: Path, shots: tuple[Shot, ...], folder: Path, chromium: str) ->
             width, height = shot.size
             screen: Any = {"width": width, "height": height}
             context = browser.new_context(
-                viewport=screen, color_scheme="dark" if shot.theme == "dark" else "light", reduced_motion="reduce"
+                viewport=screen,
+                color_scheme="dark" if shot.theme == "dark" else "light",
+                reduced_motion="reduce",
             )
             page = context.new_page()
             page.goto(report.as_uri())
@@ -97,7 +101,12 @@ def shoot(report: Path, shots: tuple[Shot, ...], folder: Path, chromium: str) ->
             page.screenshot(path=target, animations="disabled")
             _shrink(target)
             rows.append(
-                {"picture": target.name, "colours": shot.theme, "width_px": width, "size_kB": round(target.stat().st_size / 1e3)}
+                {
+                    "picture": target.name,
+                    "colours": shot.theme,
+                    "width_px": width,
+                    "size_kB": round(target.stat().st_size / 1e3),
+                }
             )
             context.close()
         browser.close()
@@ -107,9 +116,13 @@ def shoot(report: Path, shots: tuple[Shot, ...], folder: Path, chromium: str) ->
 def _go(page: Page, shot: Shot) -> None:
     address = page.evaluate(_FIND, [shot.page, shot.has])
     page.evaluate("id => { location.hash = id }", address)
-    page.wait_for_function("id => document.querySelector('h1') && location.hash === `#${id}`", arg=address)
+    page.wait_for_function(
+        "id => document.querySelector('h1') && location.hash === `#${id}`", arg=address
+    )
     if shot.heading:
-        page.get_by_role("heading", name=shot.heading, exact=True).evaluate("(heading) => scrollTo(0, heading.offsetTop - 24)")
+        page.get_by_role("heading", name=shot.heading, exact=True).evaluate(
+            "(heading) => scrollTo(0, heading.offsetTop - 24)"
+        )
 
 
 _FIND = """([start, title]) => JSON.parse(document.getElementById("data").textContent).pages
@@ -120,14 +133,20 @@ def _shrink(path: Path) -> None:
     """Few colours are enough for text and lines."""
     from PIL import Image
 
-    Image.open(path).convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT).save(
+        path, optimize=True
+    )
     if path.stat().st_size > LARGEST_BYTES:
         raise RuntimeError(f"{path} takes {path.stat().st_size} bytes, more than {LARGEST_BYTES}")
 
 
 def main(fill: Callable[[str], None] = measure) -> None:
     """Measure, write the report, take the pictures, write results/report/."""
-    chromium = sys.argv[1] if len(sys.argv) > 1 else which("chromium") or which("chromium-browser") or which("google-chrome")
+    chromium = (
+        sys.argv[1]
+        if len(sys.argv) > 1
+        else which("chromium") or which("chromium-browser") or which("google-chrome")
+    )
     if chromium is None:
         raise SystemExit("needs Chromium: apt-get install chromium, or give its path")
     folder = RESULTS / "report"
@@ -141,10 +160,15 @@ def main(fill: Callable[[str], None] = measure) -> None:
     pictures = "\n\n".join(f"![{shot.name.replace('_', ' ')}]({shot.name}.png)" for shot in SHOTS)
     save_study(
         "report",
-        question="What does `hwbench report` show of a small real run on this CPU, and of a table and searches without a device?",
+        question=(
+            "What does `hwbench report` show of a small real run on this CPU, and of a table and"
+            " searches without a device?"
+        ),
         rows=rows,
         command="make study NAME=report",
-        notes=f"Taken by headless Chromium from the page that `hwbench report` writes.\n\n{pictures}",
+        notes=(
+            f"Taken by headless Chromium from the page that `hwbench report` writes.\n\n{pictures}"
+        ),
     )
 
 

@@ -16,7 +16,18 @@ from hwbench.workflows.search.run import Plan, run_search
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
-from runners.studies._searches import DEVICE, ahead, column, ground_of, interval, once, pays, points_text, pruned, tested
+from runners.studies._searches import (
+    DEVICE,
+    ahead,
+    column,
+    ground_of,
+    interval,
+    once,
+    pays,
+    points_text,
+    pruned,
+    tested,
+)
 from runners.studies.search_amc import DATA, MODEL, SIZE
 
 STUDY = "search_abcpruner"
@@ -30,13 +41,24 @@ def main() -> None:
     rows: list[Row] = []
     for seed in SEEDS:
         colony = [SOURCES, CYCLES, PATIENCE]
-        facts = {"seed": seed, "model": MODEL, "size": SIZE, "data": DATA, "share": SHARE, "colony": colony, "epochs": EPOCHS}
+        facts = {
+            "seed": seed,
+            "model": MODEL,
+            "size": SIZE,
+            "data": DATA,
+            "share": SHARE,
+            "colony": colony,
+            "epochs": EPOCHS,
+        }
         rows += once(STUDY, facts, partial(one_seed, seed))
         save(rows)
 
 
 def one_seed(seed: int) -> list[Row]:
-    """One search and as many random structures; the best of both, trained and judged as the search did, tested and measured."""
+    """One search and as many random structures.
+
+    The best of both, trained and judged as the search did, tested and measured.
+    """
     plan = Plan(
         "abcpruner",
         Limit("latency", share=SHARE),
@@ -58,37 +80,52 @@ def one_seed(seed: int) -> list[Row]:
 def save(rows: Sequence[Row]) -> None:
     """Write what is there."""
     seeds = len(column(rows, "abcpruner", "test"))
-    steered, unseen = (points_text(ahead(rows, "abcpruner", "random", field)) for field in ("validation", "test"))
+    steered, unseen = (
+        points_text(ahead(rows, "abcpruner", "random", field)) for field in ("validation", "test")
+    )
     won, chance = pays(rows, "abcpruner", "random")
     curves = [row["fitness"] for row in rows if row["name"] == "abcpruner"]
     save_study(
         STUDY,
-        question="Does the colony find better structures than as many random ones of the same space, at half the latency?",
+        question=(
+            "Does the colony find better structures than as many random ones of the same space, at"
+            " half the latency?"
+        ),
         answer=(
-            f"Against random structures, over {seeds} seeds: {steered} of accuracy on the images that steer the search, "
-            f"{unseen} on test images, ahead in {won} of them (chance {chance:.0%} if it were no better)."
+            f"Against random structures, over {seeds} seeds: {steered} of accuracy on the images"
+            f" that steer the search, {unseen} on test images, ahead in {won} of them (chance"
+            f" {chance:.0%} if it were no better)."
         ),
         rows=[{name: value for name, value in row.items() if name != "fitness"} for row in rows],
         raw=curves,
         picture=draw(curves, rows),
         command=f"make study NAME={STUDY}",
         notes=(
-            f"Plain-20 on printed digits of {SIZE}; {SOURCES} sources, {CYCLES} cycles, limit {PATIENCE}; random filters "
-            f"inherited, each structure trained for {EPOCHS} epochs, also those of the baselines, which choose from the same "
-            f"codes. {RATIOS} "
-            "raw: accuracy of the colony's structures, trial by trial. ± is half the 95 % t interval over seeds, paired by seed; "
-            "the chance by Wilcoxon's signed ranks."
+            f"Plain-20 on printed digits of {SIZE}; {SOURCES} sources, {CYCLES} cycles, limit"
+            f" {PATIENCE}; random filters inherited, each structure trained for {EPOCHS} epochs,"
+            f" also those of the baselines, which choose from the same codes. {RATIOS} raw:"
+            " accuracy of the colony's structures, trial by trial. ± is half the 95 % t interval"
+            " over seeds, paired by seed; the chance by Wilcoxon's signed ranks."
         ),
     )
 
 
 def draw(curves: Sequence[Sequence[float]], rows: Sequence[Row]) -> Any:
     """The best so far of every colony, beside what random search came to."""
-    drawn, axes = figure("ABCPruner at half the latency", xlabel="trials", ylabel="best accuracy on validation images")
+    drawn, axes = figure(
+        "ABCPruner at half the latency",
+        xlabel="trials",
+        ylabel="best accuracy on validation images",
+    )
     for curve in curves:
         axes.plot(np.maximum.accumulate(curve), color=COLOURS[0], lw=0.8, alpha=0.7)
     for colour, name in zip(COLOURS[1:], ("random", "uniform"), strict=False):
-        axes.axhline(interval(column(rows, name, "validation"))[0], color=colour, ls="--", label=f"{name}, mean")
+        axes.axhline(
+            interval(column(rows, name, "validation"))[0],
+            color=colour,
+            ls="--",
+            label=f"{name}, mean",
+        )
     axes.legend()
     return drawn
 

@@ -25,7 +25,10 @@ from runners.studies._searches import DEVICE, build, once
 STUDY = "search_budget"
 SIZE, TRIALS = "1x3x32x32", 100
 SHARES = {"zoo:plain20": (0.4, 0.5, 0.6, 0.7), "zoo:resnet20": (0.55, 0.6, 0.7, 0.8)}
-"""Budgets for widths. Additions are not pruned, so ResNet-20 keeps at least half its latency on the channel grid."""
+"""Budgets for widths.
+
+Additions are not pruned, so ResNet-20 keeps at least half its latency on the channel grid.
+"""
 SETTINGS = Settings(budget_s=20, layers=False)
 SLOWEST, FASTEST = 1.03, 0.9
 """What a measured latency may be, over the budget: at most, and at least where widths are searched."""
@@ -53,7 +56,12 @@ class Case:
 
 
 CASES = [
-    *(Case(method, model, share) for model, shares in SHARES.items() for method in ("amc", "abcpruner") for share in shares),
+    *(
+        Case(method, model, share)
+        for model, shares in SHARES.items()
+        for method in ("amc", "abcpruner")
+        for share in shares
+    ),
     *(Case("practise", "zoo:resnet20", share) for share in (0.6, 0.7, 0.8, 0.9)),
 ]
 
@@ -64,7 +72,11 @@ def main() -> None:
     for model in SHARES:
         build(model, SIZE)
     for case in CASES:
-        rows += once(STUDY, asdict(case) | {"trials": TRIALS, "measured_s": SETTINGS.budget_s}, partial(found, case))
+        rows += once(
+            STUDY,
+            asdict(case) | {"trials": TRIALS, "measured_s": SETTINGS.budget_s},
+            partial(found, case),
+        )
         save(rows)
 
 
@@ -72,7 +84,10 @@ def found(case: Case) -> list[Row]:
     """One search, and its network measured independently of what the search itself measured."""
     with TemporaryDirectory() as folder:
         result = run_search(case.model, case.plan(), device=DEVICE, settings=SETTINGS, out=folder)
-        workloads = {"original": load_workload(case.model), "found": load_workload(Path(folder) / "network.onnx")}
+        workloads = {
+            "original": load_workload(case.model),
+            "found": load_workload(Path(folder) / "network.onnx"),
+        }
         with CpuOrt() as device:
             row = rows_of(measured(device, workloads, SETTINGS))[1]
     own = result.comparison.ratio if result.comparison is not None else None
@@ -106,21 +121,29 @@ def save(rows: Sequence[Row]) -> None:
     worst = max(row["measured / budget"] for row in rows)
     save_study(
         STUDY,
-        question="Do networks that searches find keep to their latency budget when they are measured, and do they use it up?",
-        answer=(
-            f"{kept} of {len(rows)} measure at most {SLOWEST} times their budget, the slowest {worst:.3f} times; {used} of "
-            f"{len(widths)} whose widths were searched measure at least {FASTEST} times it."
+        question=(
+            "Do networks that searches find keep to their latency budget when they are measured,"
+            " and do they use it up?"
         ),
-        rows=[{name: value for name, value in row.items() if name not in {"ratio"}} for row in rows],
+        answer=(
+            f"{kept} of {len(rows)} measure at most {SLOWEST} times their budget, the slowest"
+            f" {worst:.3f} times; {used} of {len(widths)} whose widths were searched measure at"
+            f" least {FASTEST} times it."
+        ),
+        rows=[
+            {name: value for name, value in row.items() if name not in {"ratio"}} for row in rows
+        ],
         picture=draw(rows),
         command=f"make study NAME={STUDY}",
         notes=(
-            "All are measured latency over the budget, a share of the original latency, interleaved with the original. "
-            "measured: of the ONNX file that was written, after the search and independent of it; low and high are its 95 % "
-            "interval. own: what the search itself measured at its end. predicted: by the lookup table, or by the gains of the "
-            f"blocks. Networks of random weights, {TRIALS} trials, judged by kept weight. PRACTISE drops whole blocks, so it "
-            "can only come as near to its budget as one block is large; ABCPruner keeps at most 0.7 of every "
-            "width (alpha), which is why Plain-20 does not use up 0.7 of its latency."
+            "All are measured latency over the budget, a share of the original latency,"
+            " interleaved with the original. measured: of the ONNX file that was written, after"
+            " the search and independent of it; low and high are its 95 % interval. own: what the"
+            " search itself measured at its end. predicted: by the lookup table, or by the gains"
+            f" of the blocks. Networks of random weights, {TRIALS} trials, judged by kept weight."
+            " PRACTISE drops whole blocks, so it can only come as near to its budget as one block"
+            " is large; ABCPruner keeps at most 0.7 of every width (alpha), which is why Plain-20"
+            " does not use up 0.7 of its latency."
         ),
     )
 
@@ -128,11 +151,21 @@ def save(rows: Sequence[Row]) -> None:
 def draw(rows: Sequence[Row]) -> Any:
     """Measured latency over the budget, search by search."""
     drawn, axes = figure(
-        "Measured latency of what searches found", xlabel="latency budget (share of the original)", ylabel="measured / budget"
+        "Measured latency of what searches found",
+        xlabel="latency budget (share of the original)",
+        ylabel="measured / budget",
     )
-    for place, (colour, method) in enumerate(zip(COLOURS, ("amc", "abcpruner", "practise"), strict=False)):
+    for place, (colour, method) in enumerate(
+        zip(COLOURS, ("amc", "abcpruner", "practise"), strict=False)
+    ):
         some = [row for row in rows if row["method"] == method]
-        points(axes, [row["budget"] + 0.006 * (place - 1) for row in some], some, color=colour, label=method)
+        points(
+            axes,
+            [row["budget"] + 0.006 * (place - 1) for row in some],
+            some,
+            color=colour,
+            label=method,
+        )
     axes.axhline(SLOWEST, color="black", lw=1, ls="--")
     axes.axhline(FASTEST, color="grey", lw=1, ls=":")
     axes.legend()

@@ -14,7 +14,18 @@ from hwbench.workflows.search.run import Plan, run_search
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
-from runners.studies._searches import DEVICE, ahead, column, ground_of, interval, once, pays, points_text, pruned, tested
+from runners.studies._searches import (
+    DEVICE,
+    ahead,
+    column,
+    ground_of,
+    interval,
+    once,
+    pays,
+    points_text,
+    pruned,
+    tested,
+)
 from runners.studies.search_amc import DATA, MODEL, SIZE
 
 STUDY = "search_guidance"
@@ -26,7 +37,14 @@ def main() -> None:
     """Search with every seed and write results/search_guidance/ after each."""
     rows: list[Row] = []
     for seed in SEEDS:
-        facts = {"seed": seed, "model": MODEL, "size": SIZE, "data": DATA, "share": SHARE, "trials": TRIALS}
+        facts = {
+            "seed": seed,
+            "model": MODEL,
+            "size": SIZE,
+            "data": DATA,
+            "share": SHARE,
+            "trials": TRIALS,
+        }
         rows += once(STUDY, facts, partial(one_seed, seed))
         save(rows)
 
@@ -39,13 +57,17 @@ def one_seed(seed: int) -> list[Row]:
     limit_s = first.best.outcome.latency_s if first.best.outcome is not None else None
     if limit_s is None:
         raise RuntimeError("the search for fewer MACs gave no latency")
-    second = run_search(MODEL, plan_of(Limit("latency", amount=limit_s), seed), table=DEVICE, inputs=(SIZE,))
+    second = run_search(
+        MODEL, plan_of(Limit("latency", amount=limit_s), seed), table=DEVICE, inputs=(SIZE,)
+    )
     return tested(ground, pruned(ground, {"MACs": first.best, "latency": second.best}), seed=seed)
 
 
 def plan_of(limit: Limit, seed: int) -> Plan:
     """AMC within that limit."""
-    return Plan("amc", limit, trials=TRIALS, seed=seed, data=DATA, tune="none", lower=0.1, baselines=False)
+    return Plan(
+        "amc", limit, trials=TRIALS, seed=seed, data=DATA, tune="none", lower=0.1, baselines=False
+    )
 
 
 def save(rows: Sequence[Row]) -> None:
@@ -55,20 +77,24 @@ def save(rows: Sequence[Row]) -> None:
     won, chance = pays(rows, "latency", "MACs")
     save_study(
         STUDY,
-        question="At the same latency, is AMC guided by latency better than AMC guided by MACs, before tuning?",
+        question=(
+            "At the same latency, is AMC guided by latency better than AMC guided by MACs, before"
+            " tuning?"
+        ),
         answer=(
-            f"Guided by latency: {points_text(gain)} of accuracy on test images, ahead in {won} of {seeds} seeds (chance "
-            f"{chance:.0%} if it made no difference), where the measured latency differs by {points_text(slower)} of the "
-            "original's."
+            f"Guided by latency: {points_text(gain)} of accuracy on test images, ahead in {won} of"
+            f" {seeds} seeds (chance {chance:.0%} if it made no difference), where the measured"
+            f" latency differs by {points_text(slower)} of the original's."
         ),
         rows=rows,
         picture=draw(rows),
         command=f"make study NAME={STUDY}",
         notes=(
-            f"Plain-20 on printed digits as in `results/search_amc/`, {TRIALS} trials each. The search for {SHARE:.0%} of the "
-            "MACs comes first; the latency of its result by the lookup table is the budget of the other. validation: accuracy on "
-            "the images that steered the searches; test: on images they never saw; the chance by Wilcoxon's signed ranks. "
-            f"{RATIOS}"
+            f"Plain-20 on printed digits as in `results/search_amc/`, {TRIALS} trials each. The"
+            f" search for {SHARE:.0%} of the MACs comes first; the latency of its result by the"
+            " lookup table is the budget of the other. validation: accuracy on the images that"
+            " steered the searches; test: on images they never saw; the chance by Wilcoxon's"
+            f" signed ranks. {RATIOS}"
         ),
     )
 
@@ -82,9 +108,19 @@ def draw(rows: Sequence[Row]) -> Any:
     )
     for colour, name in zip(COLOURS, ("latency", "MACs"), strict=False):
         ratios, accuracies = column(rows, name, "ratio"), column(rows, name, "test")
-        axes.plot(ratios, accuracies, "o", ms=5, color=colour, label=f"guided by {name}: {interval(accuracies)[0]:.1%}")
+        axes.plot(
+            ratios,
+            accuracies,
+            "o",
+            ms=5,
+            color=colour,
+            label=f"guided by {name}: {interval(accuracies)[0]:.1%}",
+        )
     for place in range(len(column(rows, "latency", "ratio"))):
-        ends = [[column(rows, name, field)[place] for name in ("MACs", "latency")] for field in ("ratio", "test")]
+        ends = [
+            [column(rows, name, field)[place] for name in ("MACs", "latency")]
+            for field in ("ratio", "test")
+        ]
         axes.plot(*ends, color="grey", lw=0.6)
     axes.legend()
     return drawn

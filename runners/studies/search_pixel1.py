@@ -38,10 +38,18 @@ def main() -> None:
     for name, network in zip(PIXEL1.values(), networks, strict=True):
         if network.whole_s is None:
             raise RuntimeError(f"no end-to-end latency in the logs of {name}")
-        rest = table_of([other for other in networks if other is not network], "pixel1").extrapolating()
+        rest = table_of(
+            [other for other in networks if other is not network], "pixel1"
+        ).extrapolating()
         known_s, unseen_s = (table.predict(network.keys).latency_s for table in (pixel1(), rest))
         row = {"network": name, "logged_ms": network.whole_s * 1e3, "predicted_ms": known_s * 1e3}
-        rows.append(row | {"error": known_s / network.whole_s - 1, "error when left out": unseen_s / network.whole_s - 1})
+        rows.append(
+            row
+            | {
+                "error": known_s / network.whole_s - 1,
+                "error when left out": unseen_s / network.whole_s - 1,
+            }
+        )
     costs_us = reward_us()
     save(rows, costs_us)
 
@@ -55,7 +63,10 @@ def reward_us() -> list[float]:
     source = pixel1().extrapolating().for_structure(structure, STEP)
     cost = Latency(source)
     limit_s = 0.5 * float(cost.of(np.array([structure.widths]))[0])
-    budget, prices = Budget(cost, limit_s, channel_choices(structure.widths, STEP)), Prices(structure, source)
+    budget, prices = (
+        Budget(cost, limit_s, channel_choices(structure.widths, STEP)),
+        Prices(structure, source),
+    )
     candidates = RandomSearch(budget, trials=CALLS).propose()
     return [_mean_us(candidates, prices, REWARDS["latency"]) for _ in range(REPEATS)]
 
@@ -75,30 +86,42 @@ def save(rows: Sequence[Row], costs_us: Sequence[float]) -> None:
     save_study(
         STUDY,
         question=(
-            f"AMC's published network of half the MACs was logged on a {PIXEL1_TARGET}: what does the shipped table say of it, "
-            "with its logs and without them? And what does one reward cost a search, beyond judging accuracy?"
+            f"AMC's published network of half the MACs was logged on a {PIXEL1_TARGET}: what does"
+            " the shipped table say of it, with its logs and without them? And what does one"
+            " reward cost a search, beyond judging accuracy?"
         ),
         answer=(
-            f"{amc['error']:+.1%} with its logs, {amc['error when left out']:+.1%} without. A reward takes {middle:.0f} us "
-            f"(slowest of {len(costs_us)} times {max(costs_us):.0f})."
+            f"{amc['error']:+.1%} with its logs, {amc['error when left out']:+.1%} without. A"
+            f" reward takes {middle:.0f} us (slowest of {len(costs_us)} times {max(costs_us):.0f})."
         ),
         rows=rows,
         raw={"reward_us": list(costs_us)},
         picture=draw(rows),
         command=f"make study NAME={STUDY}",
         notes=(
-            "logged: median of three logs, whole inferences. error: of the table made of all three networks, then of one made of "
-            f"the other two (see `results/pixel1/` for its layers). Reward: mean of {CALLS} structures of MobileNet-V1, latency, "
-            "multiply-accumulates, parameters, size and R_latency; without store and checkpoint. raw: microseconds."
+            "logged: median of three logs, whole inferences. error: of the table made of all three"
+            " networks, then of one made of the other two (see `results/pixel1/` for its layers)."
+            f" Reward: mean of {CALLS} structures of MobileNet-V1, latency, multiply-accumulates,"
+            " parameters, size and R_latency; without store and checkpoint. raw: microseconds."
         ),
     )
 
 
 def draw(rows: Sequence[Row]) -> Any:
     """Errors of the three networks."""
-    drawn, axes = figure(f"{PIXEL1_TARGET}: predicted against logged", xlabel="", ylabel="error of the prediction, %")
-    for place, (colour, field) in enumerate(zip(COLOURS, ("error", "error when left out"), strict=False)):
-        axes.bar([x + 0.4 * place for x in range(len(rows))], [100 * row[field] for row in rows], 0.38, color=colour, label=field)
+    drawn, axes = figure(
+        f"{PIXEL1_TARGET}: predicted against logged", xlabel="", ylabel="error of the prediction, %"
+    )
+    for place, (colour, field) in enumerate(
+        zip(COLOURS, ("error", "error when left out"), strict=False)
+    ):
+        axes.bar(
+            [x + 0.4 * place for x in range(len(rows))],
+            [100 * row[field] for row in rows],
+            0.38,
+            color=colour,
+            label=field,
+        )
     axes.axhline(0, color="black", lw=0.8)
     axes.set_xticks([x + 0.2 for x in range(len(rows))], [row["network"] for row in rows])
     axes.legend()

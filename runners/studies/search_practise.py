@@ -37,7 +37,10 @@ from runners.studies.search_amc import DATA
 
 STUDY = "search_practise"
 MODEL, SIZE, SHARE = "zoo:resnet20", "1x3x16x16", 0.73
-"""Between what two and what three blocks leave, which filters can be pruned to; not to the half that four leave."""
+"""Between what two and what three blocks leave, which filters can be pruned to.
+
+Not to the half that four leave.
+"""
 IMAGES, SEEDS = (50, 200, 500), 3
 SCORING, TUNING = 100, 500
 """Iterations for the score of a block, and for tuning a network (published: 1,000 and 2,000)."""
@@ -67,28 +70,43 @@ def main() -> None:
     rows: list[Row] = []
     for seed in range(SEEDS):
         for images in IMAGES:
-            rows += once(STUDY, {**facts, "tuning": TUNING, "seed": seed, "images": images}, partial(compared, images, seed))
+            rows += once(
+                STUDY,
+                {**facts, "tuning": TUNING, "seed": seed, "images": images},
+                partial(compared, images, seed),
+            )
     chosen: list[Row] = []
     for repeat in range(REPEATS):
-        chosen += once(STUDY, {**facts, "repeat": repeat, "images": REPEAT_IMAGES}, partial(repeated, repeat))
+        chosen += once(
+            STUDY, {**facts, "repeat": repeat, "images": REPEAT_IMAGES}, partial(repeated, repeat)
+        )
         save(rows, chosen)
 
 
 def compared(images: int, seed: int) -> list[Row]:
-    """Blocks dropped, and filters pruned to the latency that was measured of that; tuned and tested alike."""
+    """Blocks dropped, and filters pruned to the latency that was measured of that.
+
+    Tuned and tested alike.
+    """
     filters = ground_of(MODEL, plan_of("amc", images, seed), SIZE)
     plan = plan_of("practise", images, seed)
     blocks = ground_of(MODEL, plan, SIZE, DEVICE)
     best = run_search(MODEL, replace(plan, tune="none"), table=DEVICE, inputs=(SIZE,)).best
     networks = {"PRACTISE": blocks.prune(best.candidate)}
-    ratio = column(tested(blocks, {name: one.module for name, one in networks.items()}), "PRACTISE", "ratio")[0]
+    ratio = column(
+        tested(blocks, {name: one.module for name, one in networks.items()}), "PRACTISE", "ratio"
+    )[0]
     uniform = as_fast(filters, "uniform", ratio)
     for name, refitted in FILTERS.items():
-        networks[name] = replace(filters, plan=replace(filters.plan, reconstruct=refitted)).prune(uniform)
+        networks[name] = replace(filters, plan=replace(filters.plan, reconstruct=refitted)).prune(
+            uniform
+        )
     for network in networks.values():
         blocks.tuned(network, print)
     modules = {name: network.module for name, network in networks.items()}
-    return tested(blocks, modules, images=images, seed=seed, dropped=" ".join(best.candidate.dropped))
+    return tested(
+        blocks, modules, images=images, seed=seed, dropped=" ".join(best.candidate.dropped)
+    )
 
 
 def repeated(repeat: int) -> list[Row]:
@@ -96,7 +114,9 @@ def repeated(repeat: int) -> list[Row]:
     first = ground_of(MODEL, plan_of("practise", REPEAT_IMAGES, 0), SIZE, DEVICE)
     subject, names = first.subject, [block.name for block in first.subject.structure.blocks]
     with metered(DEVICE) as meter:
-        gains = measured_gains(meter, subject.workload, subject.model, names, replace(SETTINGS, seed=repeat))
+        gains = measured_gains(
+            meter, subject.workload, subject.model, names, replace(SETTINGS, seed=repeat)
+        )
     again = replace(first, plan=replace(first.plan, seed=repeat), blocks=gains)
     search = again.search(SHARE * again.original(), seed=repeat, trials=None)
     with judging(again.objective(), None) as judge:
@@ -104,36 +124,52 @@ def repeated(repeat: int) -> list[Row]:
     if best is None:
         raise RuntimeError(f"no blocks were dropped; {len(names)} could have been")
     shares = {block: gain.share for block, gain in gains.gains.items()}
-    distances = {trial.candidate.note: trial.outcome.distance for trial in search.trials if trial.outcome is not None}
-    return [{"repeat": repeat, "dropped": " ".join(best.candidate.dropped), "gains": shares, "distances": distances}]
+    distances = {
+        trial.candidate.note: trial.outcome.distance
+        for trial in search.trials
+        if trial.outcome is not None
+    }
+    return [
+        {
+            "repeat": repeat,
+            "dropped": " ".join(best.candidate.dropped),
+            "gains": shares,
+            "distances": distances,
+        }
+    ]
 
 
 def save(rows: Sequence[Row], chosen: Sequence[Row]) -> None:
     """Write what is there."""
     (blocks, same), *_ = Counter(row["dropped"] for row in chosen).most_common(1) or [("-", 0)]
-    said = "; ".join(f"{points_text(ahead(rows, 'PRACTISE', name))} against {name}" for name in FILTERS)
-    slower = ", ".join(f"{name} {interval(column(rows, name, 'ratio'))[0]:.3f}" for name in ("PRACTISE", *FILTERS))
+    said = "; ".join(
+        f"{points_text(ahead(rows, 'PRACTISE', name))} against {name}" for name in FILTERS
+    )
+    slower = ", ".join(
+        f"{name} {interval(column(rows, name, 'ratio'))[0]:.3f}" for name in ("PRACTISE", *FILTERS)
+    )
     save_study(
         STUDY,
         question=(
-            "With 50 to 500 images, is dropping blocks better than pruning filters at the same measured latency, and are they "
-            "the same blocks each time?"
+            "With 50 to 500 images, is dropping blocks better than pruning filters at the same"
+            " measured latency, and are they the same blocks each time?"
         ),
         answer=(
-            f"PRACTISE on test images, over {len(column(rows, 'PRACTISE', 'test'))} cases: {said}. The same blocks ({blocks}) in "
-            f"{same} of {len(chosen)} repeats."
+            f"PRACTISE on test images, over {len(column(rows, 'PRACTISE', 'test'))} cases: {said}."
+            f" The same blocks ({blocks}) in {same} of {len(chosen)} repeats."
         ),
         rows=rows,
         raw={"repeats": list(chosen)},
         picture=draw(rows),
         command=f"make study NAME={STUDY}",
         notes=(
-            f"ResNet-20 trained on printed digits of {SIZE}, with a seed each for weights, training and images; {SCORING} "
-            f"iterations for the score of a block, {TUNING} for tuning, by the features of the original and on the same few "
-            "images, for all. "
-            "filters: all groups cut to one share, by L1 norm, to the latency that was measured of the network without blocks; "
-            f"re-fitted: layers re-fitted to the images by least squares before tuning. Measured, on average: {slower}. {RATIOS} "
-            f"Repeats: one network, {REPEAT_IMAGES} images, other images, order and measurement of the blocks each time."
+            f"ResNet-20 trained on printed digits of {SIZE}, with a seed each for weights, training"
+            f" and images; {SCORING} iterations for the score of a block, {TUNING} for tuning, by"
+            " the features of the original and on the same few images, for all. filters: all"
+            " groups cut to one share, by L1 norm, to the latency that was measured of the network"
+            " without blocks; re-fitted: layers re-fitted to the images by least squares before"
+            f" tuning. Measured, on average: {slower}. {RATIOS} Repeats: one network,"
+            f" {REPEAT_IMAGES} images, other images, order and measurement of the blocks each time."
         ),
     )
 
@@ -141,14 +177,25 @@ def save(rows: Sequence[Row], chosen: Sequence[Row]) -> None:
 def draw(rows: Sequence[Row]) -> Any:
     """Accuracy over the number of images."""
     drawn, axes = figure(
-        f"ResNet-20, blocks dropped for {SHARE:.0%} of the latency", xlabel="images to tune on", ylabel="accuracy on test images"
+        f"ResNet-20, blocks dropped for {SHARE:.0%} of the latency",
+        xlabel="images to tune on",
+        ylabel="accuracy on test images",
     )
     for place, (colour, name) in enumerate(zip(COLOURS, ("PRACTISE", *FILTERS), strict=False)):
         for row in rows:
             if row["name"] == name:
-                axes.plot([row["images"] * 1.03 ** (place - 1)], [row["test"]], "o", ms=4, color=colour, alpha=0.5)
+                axes.plot(
+                    [row["images"] * 1.03 ** (place - 1)],
+                    [row["test"]],
+                    "o",
+                    ms=4,
+                    color=colour,
+                    alpha=0.5,
+                )
         counts = sorted({row["images"] for row in rows})
-        means = [interval(column([r for r in rows if r["images"] == n], name, "test"))[0] for n in counts]
+        means = [
+            interval(column([r for r in rows if r["images"] == n], name, "test"))[0] for n in counts
+        ]
         axes.plot(counts, means, color=colour, lw=1, label=name)
     axes.set_xscale("log")
     axes.set_xticks(IMAGES, [str(count) for count in IMAGES])

@@ -2,8 +2,9 @@
 
     python -m runners.studies.sparsity
 
-Wen et al., Learning Structured Sparsity in Deep Neural Networks (2016, arXiv 1608.03665), figure 1, found hardly any speed-up
-from zeros scattered over AlexNet's convolutions, at over 95 % of them too. Here ONNX Runtime runs them, and a whole ResNet-18.
+Wen et al., Learning Structured Sparsity in Deep Neural Networks (2016, arXiv 1608.03665), figure 1,
+found hardly any speed-up from zeros scattered over AlexNet's convolutions, at over 95 % of them
+too. Here ONNX Runtime runs them, and a whole ResNet-18.
 """
 
 from __future__ import annotations
@@ -79,21 +80,27 @@ def main() -> None:
     scattered, narrower = rows[-2:]
     save_study(
         "sparsity",
-        question="Are 90 % zeros as good as 90 % fewer parameters? Zeros anywhere against narrower layers.",
+        question=(
+            "Are 90 % zeros as good as 90 % fewer parameters? Zeros anywhere against narrower"
+            " layers."
+        ),
         answer=(
-            f"ResNet-18 with {scattered['zeros']:.1%} of its weights zero takes {said(scattered)} of the dense network's "
-            f"latency; with as many weights left, but in narrower layers, {said(narrower)}."
+            f"ResNet-18 with {scattered['zeros']:.1%} of its weights zero takes {said(scattered)}"
+            " of the dense network's latency; with as many weights left, but in narrower layers,"
+            f" {said(narrower)}."
         ),
         rows=rows,
         raw=raw,
         picture=draw(rows),
         command="make study NAME=sparsity",
         notes=(
-            f"{RATIOS} zeros: the smallest weights of each layer are 0, the others scaled up so that activations keep their "
-            f"size. narrower: fewer filters, in steps of {STEP}; zeros has as many weights left as it. Weights are untrained: "
-            "this is about latency, not accuracy. params of the rows with zeros counts them, as the runtime does. zipped: "
-            "bytes of the file after zlib, where zeros do pay. hwbench says `zeros_left_dense` when it is given such a model. "
-            "A runtime with sparse kernels could gain from the zeros; this one multiplies by them."
+            f"{RATIOS} zeros: the smallest weights of each layer are 0, the others scaled up so"
+            f" that activations keep their size. narrower: fewer filters, in steps of {STEP}; zeros"
+            " has as many weights left as it. Weights are untrained: this is about latency, not"
+            " accuracy. params of the rows with zeros counts them, as the runtime does. zipped:"
+            " bytes of the file after zlib, where zeros do pay. hwbench says `zeros_left_dense`"
+            " when it is given such a model. A runtime with sparse kernels could gain from the"
+            " zeros; this one multiplies by them."
         ),
     )
 
@@ -105,7 +112,11 @@ def layer_variants(layer: Convolution) -> dict[str, Workload]:
 
 def variants(dense: Workload, narrower: Workload) -> dict[str, Workload]:
     """The network, the same with zeros, and the narrower one with as many parameters left as the zeros leave."""
-    return {"dense": dense, "zeros": zeroed(dense, 1 - narrower.params / dense.params), "narrower": narrower}
+    return {
+        "dense": dense,
+        "zeros": zeroed(dense, 1 - narrower.params / dense.params),
+        "narrower": narrower,
+    }
 
 
 def one_layer(layer: Convolution) -> Workload:
@@ -141,7 +152,10 @@ def sparsified(weights: NDArray[np.float32], share: float) -> NDArray[np.float32
 
 def narrowed_to(workload: Workload, share: float) -> Workload:
     """The network with all widths times one factor, in multiples of `STEP`, whose parameters come closest to `share`."""
-    tried = [narrowed(workload, partial(step_width, factor=factor)) for factor in np.arange(0.2, 0.5, 0.01)]
+    tried = [
+        narrowed(workload, partial(step_width, factor=factor))
+        for factor in np.arange(0.2, 0.5, 0.01)
+    ]
     return min(tried, key=lambda one: abs(one.params / workload.params - share))
 
 
@@ -153,14 +167,20 @@ def step_width(width: int, factor: float) -> int:
 def draw(rows: Sequence[Row]) -> Any:
     """Speed-up layer by layer, as in the paper's figure, and of a whole network."""
     zeros, narrower = rows[-2:]
-    title = f"As many weights left: zeros x{1 / zeros['ratio']:.2f}, narrower layers x{1 / narrower['ratio']:.1f} (ResNet-18)"
+    title = (
+        f"As many weights left: zeros x{1 / zeros['ratio']:.2f}, narrower layers"
+        f" x{1 / narrower['ratio']:.1f} (ResNet-18)"
+    )
     drawn, axes = figure(title, xlabel="", ylabel="speed-up over the dense one")
     names = list(dict.fromkeys(row["network"] for row in rows))
     places = np.arange(len(names))
     for shift, colour, way in zip((-0.2, 0.2), COLOURS, ("zeros", "narrower"), strict=False):
         some = [row for row in rows if row["name"] == way]
         speedups = np.array([1 / row["ratio"] for row in some])
-        errors = [speedups - [1 / row["high"] for row in some], np.array([1 / row["low"] for row in some]) - speedups]
+        errors = [
+            speedups - [1 / row["high"] for row in some],
+            np.array([1 / row["low"] for row in some]) - speedups,
+        ]
         axes.bar(places + shift, speedups, 0.4, yerr=errors, capsize=2, color=colour, label=way)
     axes.axhline(1, color="black", lw=0.8)
     axes.set_yscale("log")

@@ -2,8 +2,9 @@
 
     python -m runners.studies.sustained
 
-Bursts after a rest, then ten minutes of inferences back to back, then bursts again: what differs between the bursts before and
-after is the machine's mood, not the heat. One session runs throughout, so that memory layout plays no part.
+Bursts after a rest, then ten minutes of inferences back to back, then bursts again: what differs
+between the bursts before and after is the machine's mood, not the heat. One session runs
+throughout, so that memory layout plays no part.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ NETWORK = "zoo:plain20@0.5"
 BURSTS, REST_S, BURST_S = 6, 10.0, 2.0
 SUSTAINED_S, WINDOW_S = 600.0, 60.0
 CHUNK = 64
-"""Inferences asked for at a time, whose median is one sample; the device pauses for some 0.1 ms between two chunks."""
+"""Inferences asked for at a time, whose median is one sample.
+
+The device pauses for some 0.1 ms between two chunks.
+"""
 WARM_UP = 20
 """First inferences of the session, left out."""
 
@@ -76,31 +80,41 @@ def main() -> None:
     resolved = resolves(rows)
     save_study(
         "sustained",
-        question="Does a network become slower in ten minutes without a pause than in a burst after a rest?",
+        question=(
+            "Does a network become slower in ten minutes without a pause than in a burst after a"
+            " rest?"
+        ),
         answer=(
-            f"Sustained over bursts before: {in_words(rows[1])}; bursts after over bursts before, where nothing should differ: "
-            f"{in_words(rows[2])}; so a slow-down is {'seen' if resolved else 'not resolved'} here. Drift inside the ten "
-            f"minutes: {change:+.1%} (p = {p:.2g}); the fastest tenth took {rows[1]['p10_ms'] / rows[0]['p10_ms']:.3f} times "
-            "that of the bursts."
+            f"Sustained over bursts before: {in_words(rows[1])}; bursts after over bursts before,"
+            f" where nothing should differ: {in_words(rows[2])}; so a slow-down is"
+            f" {'seen' if resolved else 'not resolved'} here. Drift inside the ten minutes:"
+            f" {change:+.1%} (p = {p:.2g}); the fastest tenth took"
+            f" {rows[1]['p10_ms'] / rows[0]['p10_ms']:.3f} times that of the bursts."
         ),
         rows=rows,
         raw=[raw_of(stage) for stage in stages],
         picture=draw(stages, rows[1]),
         command="make study NAME=sustained",
         notes=(
-            f"`{NETWORK}`: {BURSTS} bursts of {BURST_S:g} s after {REST_S:g} s of rest each; {SUSTAINED_S / 60:g} minutes in "
-            f"windows of {WINDOW_S:g} s; the bursts again. The unit of the intervals is the burst or the window; windows "
-            "follow each other, so they are not independent, and the intervals are on the narrow side. The machine tells its "
-            f"frequency: {tells(conditions.frequency_hz)}; its temperature: {tells(conditions.temperature_c)}. It is a virtual "
-            "machine that others use too, in the rests as well: it is hardly ever cold. What it shows is not what a phone "
-            "does, whose `mode=sustained` hwbench can ask for; the same study there is still to be done."
+            f"`{NETWORK}`: {BURSTS} bursts of {BURST_S:g} s after {REST_S:g} s of rest each;"
+            f" {SUSTAINED_S / 60:g} minutes in windows of {WINDOW_S:g} s; the bursts again. The"
+            " unit of the intervals is the burst or the window; windows follow each other, so they"
+            " are not independent, and the intervals are on the narrow side. The machine tells its"
+            f" frequency: {tells(conditions.frequency_hz)}; its temperature:"
+            f" {tells(conditions.temperature_c)}. It is a virtual machine that others use too, in"
+            " the rests as well: it is hardly ever cold. What it shows is not what a phone does,"
+            " whose `mode=sustained` hwbench can ask for; the same study there is still to be"
+            " done."
         ),
     )
 
 
 def raw_of(stage: Stage) -> dict[str, object]:
     """Samples with their times and windows."""
-    samples_s, at_s = [round(value, 8) for value in stage.samples_s], [round(value, 2) for value in stage.at_s]
+    samples_s, at_s = (
+        [round(value, 8) for value in stage.samples_s],
+        [round(value, 2) for value in stage.at_s],
+    )
     return {"stage": stage.name, "samples_s": samples_s, "at_s": at_s, "window": stage.window}
 
 
@@ -118,7 +132,10 @@ def bursts(device: Device, prepared: Prepared, stage: Stage) -> Stage:
 
 
 def fill(device: Device, prepared: Prepared, stage: Stage, seconds: float, window: Any) -> None:
-    """Run back to back for some seconds; `window` gives the number of a window from the seconds since this began."""
+    """Run back to back for some seconds.
+
+    `window` gives the number of a window from the seconds since this began.
+    """
     start = time.monotonic()
     while (past_s := time.monotonic() - start) < seconds:
         stage.samples_s.append(float(np.median(device.run([prepared] * CHUNK).values_s)))
@@ -164,11 +181,16 @@ def in_words(row: Row) -> str:
 def draw(stages: Sequence[Stage], row: Row) -> Any:
     """Latency over time: medians of five seconds."""
     drawn, axes = figure(
-        f"Ten minutes without a pause take {in_words(row)} times a burst's latency", xlabel="minutes", ylabel="latency (ms)"
+        f"Ten minutes without a pause take {in_words(row)} times a burst's latency",
+        xlabel="minutes",
+        ylabel="latency (ms)",
     )
     for colour, stage in zip(COLOURS, stages, strict=False):
         place = np.array(stage.at_s) // 5
-        medians = [float(np.median(np.array(stage.samples_s)[place == one])) * 1e3 for one in np.unique(place)]
+        medians = [
+            float(np.median(np.array(stage.samples_s)[place == one])) * 1e3
+            for one in np.unique(place)
+        ]
         axes.plot(np.unique(place) * 5 / 60, medians, "o", ms=3, color=colour, label=stage.name)
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right")

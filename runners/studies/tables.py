@@ -33,7 +33,12 @@ from runners.studies._results import load_raw, save_study
 from runners.studies._table_baselines import forest, isolated, netadapt
 
 NAME = "tables"
-INPUTS = {"mobilenet_v1": "1x3x224x224", "mobilenet_v2": "1x3x160x160", "resnet18": "1x3x160x160", "vgg16": "1x3x64x64"}
+INPUTS = {
+    "mobilenet_v1": "1x3x224x224",
+    "mobilenet_v2": "1x3x160x160",
+    "resnet18": "1x3x160x160",
+    "vgg16": "1x3x64x64",
+}
 HELD_OUT, SESSIONS = 50, 4
 BUDGETS_S = {"resnet18": 90.0, "vgg16": 90.0}
 """Networks that take tens of milliseconds are given more time than the default, to be measured in as many pruned versions."""
@@ -45,13 +50,18 @@ Floats = NDArray[np.float64]
 
 
 def main() -> None:
-    """Build and validate a table of each network; write results/tables/, where networks not asked for stay as they are."""
+    """Build and validate a table of each network.
+
+    Write results/tables/, where networks not asked for stay as they are.
+    """
     asked = sys.argv[1:] or list(INPUTS)
     raw: dict[str, Any] = load_raw(NAME) if sys.argv[1:] else {}
     for network in asked:
         with CpuOrt() as device:
             raw[network] = study(device, network, _workload(network))
-        _save({name: raw[name] for name in INPUTS if name in raw})  # an hour's work is not lost with its last network
+        _save(
+            {name: raw[name] for name in INPUTS if name in raw}
+        )  # an hour's work is not lost with its last network
 
 
 def _save(raw: Mapping[str, Any]) -> None:
@@ -64,18 +74,20 @@ def _save(raw: Mapping[str, Any]) -> None:
     save_study(
         NAME,
         question=(
-            "How well do lookup tables predict randomly pruned networks that they have not seen, end to end? Errors of ratios to "
-            "the unpruned network, measured interleaved; the truth is the median of four sessions. Noise is the mean difference "
-            "of two sessions of one network, rank_floor the rank correlation of two sessions of all."
+            "How well do lookup tables predict randomly pruned networks that they have not seen,"
+            " end to end? Errors of ratios to the unpruned network, measured interleaved; the truth"
+            " is the median of four sessions. Noise is the mean difference of two sessions of one"
+            " network, rank_floor the rank correlation of two sessions of all."
         ),
         rows=[*(row for kept in raw.values() for row in kept["rows"]), total],
         command=f"make study NAME={NAME}",
         notes=(
-            "build_s holds the build, and the validation with ten networks that comes with it. MACs: latency of the unpruned "
-            "network times the ratio of MACs. Isolated: sum of the layers, each measured alone. "
-            "NetAdapt: layers measured alone on a grid of widths and interpolated by cubic radial basis functions (Yang et al., "
-            "2018). Forest: a random forest per kind of layer on the table's own samples (nn-Meter, Zhang et al., 2021). The "
-            "last three are scaled to the unpruned network."
+            "build_s holds the build, and the validation with ten networks that comes with it."
+            " MACs: latency of the unpruned network times the ratio of MACs. Isolated: sum of the"
+            " layers, each measured alone. NetAdapt: layers measured alone on a grid of widths and"
+            " interpolated by cubic radial basis functions (Yang et al., 2018). Forest: a random"
+            " forest per kind of layer on the table's own samples (nn-Meter, Zhang et al., 2021)."
+            " The last three are scaled to the unpruned network."
         ),
         raw=raw,
     )
@@ -100,30 +112,60 @@ def study(device: Device, network: str, workload: Workload) -> dict[str, object]
     quiet = Quiet(recent=100_000, batches=PATIENCE)
     start = time.monotonic()
     fitted = build(device, workload, settings, plan=PLAN, quiet=quiet)
-    table = graded(fitted.table, validate(device, fitted.table, workload, settings, networks=QUICK_NETWORKS, quiet=quiet))
+    table = graded(
+        fitted.table,
+        validate(device, fitted.table, workload, settings, networks=QUICK_NETWORKS, quiet=quiet),
+    )
     build_s = time.monotonic() - start
     held_out = replace(settings, seed=1)
-    outcome = validate(device, table, workload, held_out, networks=HELD_OUT, sessions=SESSIONS, quiet=quiet)
+    outcome = validate(
+        device, table, workload, held_out, networks=HELD_OUT, sessions=SESSIONS, quiet=quiet
+    )
     grade = outcome.grade
     chosen = [trial.widths for trial in outcome.trials]
     measured_s = np.array([trial.measured_s for trial in outcome.trials])
     level_s = table.provenance.sources[0].latency_s
     rivals: Mapping[str, Callable[[], tuple[Floats, float]]] = {
-        "MACs": lambda: (np.array([float(count(with_widths(model, w)).macs) for w in chosen]), float(workload.macs)),
+        "MACs": lambda: (
+            np.array([float(count(with_widths(model, w)).macs) for w in chosen]),
+            float(workload.macs),
+        ),
         "isolated": lambda: isolated(device, structure, chosen, settings),
         "NetAdapt": lambda: netadapt(device, structure, chosen, settings),
         "forest": lambda: forest(table, structure, chosen),
     }
     networks = table.provenance.sources[0].networks
-    floor = float(spearmanr(*np.array([trial.sessions_s[:2] for trial in outcome.trials]).T).statistic)
-    rows = [_row(network, "hwbench", asdict(grade) | {"rank_floor": floor}, networks=networks, build_s=build_s)]
+    floor = float(
+        spearmanr(*np.array([trial.sessions_s[:2] for trial in outcome.trials]).T).statistic
+    )
+    rows = [
+        _row(
+            network,
+            "hwbench",
+            asdict(grade) | {"rank_floor": floor},
+            networks=networks,
+            build_s=build_s,
+        )
+    ]
     for name, rival in rivals.items():
         start = time.monotonic()
         values, whole = rival()
-        rows.append(_row(network, name, _numbers(values / whole * level_s, measured_s), build_s=time.monotonic() - start))
+        rows.append(
+            _row(
+                network,
+                name,
+                _numbers(values / whole * level_s, measured_s),
+                build_s=time.monotonic() - start,
+            )
+        )
     trials = [{"widths": t.widths, "predicted_s": t.prediction.latency_s, "ci_s": t.prediction.ci_s, "sessions_s": t.sessions_s}
            for t in outcome.trials]  # fmt: skip
-    return {"rows": rows, "trials": trials, "table": table.to_dict()["metadata"], "drift": outcome.drift}
+    return {
+        "rows": rows,
+        "trials": trials,
+        "table": table.to_dict()["metadata"],
+        "drift": outcome.drift,
+    }
 
 
 def _numbers(predicted_s: Floats, measured_s: Floats) -> dict[str, float]:
@@ -141,11 +183,31 @@ def _numbers(predicted_s: Floats, measured_s: Floats) -> dict[str, float]:
 
 
 def _row(
-    network: str, method: str, numbers: Mapping[str, float | str], networks: int | str = "-", build_s: float = 0.0
+    network: str,
+    method: str,
+    numbers: Mapping[str, float | str],
+    networks: int | str = "-",
+    build_s: float = 0.0,
 ) -> dict[str, object]:
-    names = ("mean_error", "p95_error", "rmspe", "within_5", "within_10", "rank", "rank_floor", "coverage", "noise")
+    names = (
+        "mean_error",
+        "p95_error",
+        "rmspe",
+        "within_5",
+        "within_10",
+        "rank",
+        "rank_floor",
+        "coverage",
+        "noise",
+    )
     shown = {name: numbers.get(name, "-") for name in names}
-    return {"network": network, "method": method, "built on": networks, "build_s": round(build_s, 1), **shown}
+    return {
+        "network": network,
+        "method": method,
+        "built on": networks,
+        "build_s": round(build_s, 1),
+        **shown,
+    }
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python -m runners.studies.virtual_truth
 
-Each comparison is what `hwbench compare` does (same code, default settings, 30 s of virtual time) on a device whose
-latencies are given and whose noise is one of the kinds below, between-session offsets included.
+Each comparison is what `hwbench compare` does (same code, default settings, 30 s of virtual time)
+on a device whose latencies are given and whose noise is one of the kinds below, between-session
+offsets included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 from hwbench.devices.virtual.device import Virtual
-from hwbench.devices.virtual.noise import Bimodal, Drift, Noise, SessionOffset, Spikes, Throttling, White
+from hwbench.devices.virtual.noise import (
+    Bimodal,
+    Drift,
+    Noise,
+    SessionOffset,
+    Spikes,
+    Throttling,
+    White,
+)
 from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import compare
@@ -65,7 +74,9 @@ def one(noise: Sequence[Noise], speedup: float, seed: int) -> dict[str, float | 
 def many(kind: str, speedup: float) -> dict[str, object]:
     """All runs of one noise kind and one true speed-up, summed up."""
     runs = [one(NOISES[kind], speedup, seed) for seed in range(RUNS)]
-    verdicts = {verdict.value: sum(run["verdict"] == verdict.value for run in runs) for verdict in Verdict}
+    verdicts = {
+        verdict.value: sum(run["verdict"] == verdict.value for run in runs) for verdict in Verdict
+    }
     covered = sum(run["low"] <= speedup <= run["high"] for run in runs)  # type: ignore[operator]
     wrong = verdicts["SLOWER"] + (verdicts["FASTER"] if speedup == 1 else 0)
     mean_s = sum(float(run["seconds"]) for run in runs) / RUNS
@@ -89,10 +100,16 @@ def main() -> None:
         rows = list(pool.map(many, *zip(*cases, strict=True)))
     save_study(
         "virtual_truth",
-        question="How often is a verdict false, how often is a true difference called, and do 95 % intervals hold the truth?",
+        question=(
+            "How often is a verdict false, how often is a true difference called, and do 95 %"
+            " intervals hold the truth?"
+        ),
         rows=rows,
         command="python -m runners.studies.virtual_truth",
-        notes=f"{RUNS} comparisons per row; true latencies {LATENCY_S} s and {LATENCY_S} s / speed-up; settings {SETTINGS}.",
+        notes=(
+            f"{RUNS} comparisons per row; true latencies {LATENCY_S} s and {LATENCY_S} s /"
+            f" speed-up; settings {SETTINGS}."
+        ),
     )
 
 

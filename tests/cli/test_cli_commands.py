@@ -19,7 +19,10 @@ def test_profile_shows_the_answer_first_and_its_record_last(hwb):
     found = hwb("profile", "big.onnx", *VIRTUAL)
     assert found.code == 0
     assert found.err == ""
-    head, last = found.out.splitlines()[0], found.out.strip().rpartition("\n\n")[2].replace("\n", " ")
+    head, last = (
+        found.out.splitlines()[0],
+        found.out.strip().rpartition("\n\n")[2].replace("\n", " "),
+    )
     assert head.startswith("big.onnx on simulated device")
     assert "features.1.conv" in found.out
     assert "\nrest" in found.out
@@ -36,19 +39,25 @@ def test_profile_json_has_the_documented_form(hwb):
     assert len(data["samples_s"]) == len(data["session"]) > 0
     low, high = data["median_ci_s"]
     assert low < data["median_s"] < high
-    assert {"name", "op", "key", "implementation", "median_s", "share", "calls"} == set(data["layers"][0])
+    assert {"name", "op", "key", "implementation", "median_s", "share", "calls"} == set(
+        data["layers"][0]
+    )
     total = sum(row["median_s"] * row["calls"] for row in data["layers"])
     assert data["layers_sum_s"] == pytest.approx(total)
     assert data["closure"] == pytest.approx(total / data["median_s"])
     assert data["rest_s"] == pytest.approx(data["median_s"] - total)
-    assert sum(row["share"] for row in data["layers"]) + data["rest_s"] / data["median_s"] == pytest.approx(1)
+    assert sum(row["share"] for row in data["layers"]) + data["rest_s"] / data[
+        "median_s"
+    ] == pytest.approx(1)
     assert data["rest_cause"]
     assert {"macs", "params", "device", "findings"} <= set(data)
 
 
 def test_layers_are_null_when_not_asked_for(hwb):
     data = hwb("profile", "big.onnx", *VIRTUAL, "--no-layers", "--json", "-").json
-    assert [data[name] for name in ("layers", "layers_sum_s", "closure", "rest_s", "rest_cause")] == [None] * 5
+    assert [
+        data[name] for name in ("layers", "layers_sum_s", "closure", "rest_s", "rest_cause")
+    ] == [None] * 5
     compared = hwb("compare", "big.onnx", "small.onnx", *VIRTUAL, "--no-layers", "--json", "-").json
     assert compared["layers"] is None
 
@@ -59,7 +68,12 @@ def test_profile_without_a_model_takes_the_default(hwb, monkeypatch):
 
     asked = []
     real = hwbench.profile
-    monkeypatch.setattr(hwbench, "profile", lambda model, **rest: asked.append(model) or real("big.onnx", **rest), raising=False)
+    monkeypatch.setattr(
+        hwbench,
+        "profile",
+        lambda model, **rest: asked.append(model) or real("big.onnx", **rest),
+        raising=False,
+    )
     assert hwb("profile", *VIRTUAL).code == 0
     assert asked == [DEFAULT_MODEL]
 
@@ -148,7 +162,16 @@ def test_fail_on_of_profile_and_selftest(hwb):
 
 
 def test_min_effect_decides_between_same_and_faster(hwb):
-    words = ("compare", "big.onnx", "odd.onnx", "--device", "virtual:noise=none", "--no-layers", "--json", "-")
+    words = (
+        "compare",
+        "big.onnx",
+        "odd.onnx",
+        "--device",
+        "virtual:noise=none",
+        "--no-layers",
+        "--json",
+        "-",
+    )
     assert hwb(*words, "--min-effect", "0.1%").json["verdict"] == "FASTER"
     assert hwb(*words, "--min-effect", "0.5").json["verdict"] == "SAME"
 
@@ -176,7 +199,8 @@ def test_markdown_is_a_table(hwb):
 
 def test_what_a_model_prints_stays_off_standard_output(hwb, monkeypatch):
     (hwb.folder / "noisy_factory.py").write_text(
-        "from torch import nn\n\ndef build():\n    print('hello from the factory')\n    return nn.Conv2d(3, 8, 3)\n"
+        "from torch import nn\n\ndef build():\n    print('hello from the factory')\n    return"
+        " nn.Conv2d(3, 8, 3)\n"
     )
     monkeypatch.syspath_prepend(str(hwb.folder))
     found = hwb("profile", "noisy_factory:build", "--input", "1x3x8x8", *VIRTUAL, "--json", "-")
@@ -189,7 +213,9 @@ def test_selftest_counts_false_verdicts(hwb):
     words = ("selftest", "--model", "big.onnx", "--runs", "2", *VIRTUAL)
     data = hwb(*words, "--json", "-").json
     assert data["runs"] == len(data["comparisons"]) == 2
-    assert data["false_verdicts"] == sum(row["verdict"] in {"FASTER", "SLOWER"} for row in data["comparisons"])
+    assert data["false_verdicts"] == sum(
+        row["verdict"] in {"FASTER", "SLOWER"} for row in data["comparisons"]
+    )
     assert 0 < data["noise_floor"] < 0.1
     assert f"{data['false_verdicts']} of 2 comparisons" in hwb(*words).out
 
@@ -199,7 +225,9 @@ def test_devices_and_doctor(hwb):
     assert {"address", "description", "ready", "hint"} == set(listed[0])
     assert "virtual" in hwb("devices").out
     assert hwb("doctor", *VIRTUAL).code == 0
-    assert {"device", "conditions", "healthy", "advice"} <= set(hwb("doctor", *VIRTUAL, "--json", "-").json)
+    assert {"device", "conditions", "healthy", "advice"} <= set(
+        hwb("doctor", *VIRTUAL, "--json", "-").json
+    )
 
 
 def test_store_lists_shows_and_exports(hwb):

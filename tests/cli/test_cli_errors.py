@@ -37,7 +37,10 @@ VIRTUAL = ("--device", "virtual")
         (("compare", "big.onnx", "small.onnx", "--min-effect", "0"), "between 0 and 100 %"),
         (("compare", "big.onnx", "small.onnx", "--min-effect", "1"), "between 0 and 100 %"),
         (("compare", "big.onnx", "small.onnx", "--min-effect", "much"), "not a share"),
-        (("compare", "big.onnx", "small.onnx", "--fail-on", "speed<1"), "speedup, macs_ratio, params_ratio"),
+        (
+            ("compare", "big.onnx", "small.onnx", "--fail-on", "speed<1"),
+            "speedup, macs_ratio, params_ratio",
+        ),
         (("compare", "big.onnx", "small.onnx", "--fail-on", "speedup=1"), "speedup=1"),
         (("compare", "big.onnx"), "CANDIDATE"),
         (("selftest", "--runs", "0"), "--runs"),
@@ -55,7 +58,10 @@ def test_bad_requests_are_one_line_and_code_2(hwb, words, said):
     assert len(found.error) < 400
 
 
-@pytest.mark.parametrize(("fault", "code"), [("open", 3), ("build", 4), ("lost@500", 3), ("timeout@500", 3), ("nan@500", 3)])
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [("open", 3), ("build", 4), ("lost@500", 3), ("timeout@500", 3), ("nan@500", 3)],
+)
 def test_exit_code_of_each_fault(hwb, fault, code):
     found = hwb("profile", "big.onnx", "--device", f"virtual:fault={fault}")
     assert found.code == code
@@ -64,7 +70,9 @@ def test_exit_code_of_each_fault(hwb, fault, code):
 
 
 def test_what_was_measured_before_a_fault_can_be_shown(hwb):
-    error = hwb("profile", "big.onnx", "--device", "virtual:fault=lost@500", "--store", "my store.db").error
+    error = hwb(
+        "profile", "big.onnx", "--device", "virtual:fault=lost@500", "--store", "my store.db"
+    ).error
     command = error.partition("hwbench store show ")[2]
     assert command.endswith("--store 'my store.db'")
     shown = hwb("store", "show", command.split()[0], "--store", "my store.db")
@@ -97,7 +105,13 @@ def test_interrupting_says_what_is_kept(hwb, monkeypatch, after, save):
     found = hwb("profile", "big.onnx", *VIRTUAL, *(() if save else ("--no-save",)))
     assert found.code == 130
     assert found.error.startswith("interrupted; ")
-    expected = "nothing was measured yet" if not after else "hwbench store show" if save else "nothing is kept"
+    expected = (
+        "nothing was measured yet"
+        if not after
+        else "hwbench store show"
+        if save
+        else "nothing is kept"
+    )
     assert expected in found.error
 
 
@@ -132,7 +146,12 @@ def test_names_cannot_command_the_terminal(hwb):
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-c", "import sys; from hwbench.cli import main; sys.exit(main())", *words]
+    return [
+        sys.executable,
+        "-c",
+        "import sys; from hwbench.cli import main; sys.exit(main())",
+        *words,
+    ]
 
 
 def test_help_loads_nothing_heavy():
@@ -141,12 +160,26 @@ def test_help_loads_nothing_heavy():
         "import sys; from hwbench.cli import main; code = main(['--help']);"
         f"print(code, [name for name in {heavy!r} if name in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert run.stdout.splitlines()[-1] == "0 []"
 
 
 @pytest.mark.parametrize(
-    "name", ["", "devices", "doctor", "profile", "compare", "selftest", "store", "store list", "store show", "store export"]
+    "name",
+    [
+        "",
+        "devices",
+        "doctor",
+        "profile",
+        "compare",
+        "selftest",
+        "store",
+        "store list",
+        "store show",
+        "store export",
+    ],
 )
 def test_every_help_has_an_example(hwb, name):
     found = hwb(*name.split(), "--help")
@@ -162,7 +195,10 @@ def test_help_names_the_defaults_of_the_workflows(hwb):
         return " ".join(hwb(name, "--help").out.replace("│", " ").split())
 
     assert f"Else {profile.DEFAULT_MODEL}" in text("profile")
-    assert f"{Settings().budget_s:g} if not given (selftest: {selftest.DEFAULT_BUDGET_S:g} a run)" in text("profile")
+    assert (
+        f"{Settings().budget_s:g} if not given (selftest: {selftest.DEFAULT_BUDGET_S:g} a run)"
+        in text("profile")
+    )
     assert f"{Settings().min_effect:.0%} if not given" in text("compare")
     assert f"{selftest.DEFAULT_MODEL} if not given" in text("selftest")
     assert f"{selftest.DEFAULT_RUNS} if not given" in text("selftest")
@@ -181,7 +217,12 @@ def test_a_reader_that_leaves_is_no_error(hwb):
     os.close(read)
     try:
         found = subprocess.run(
-            command("store", "export"), stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            command("store", "export"),
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
         )
     finally:
         os.close(write)
@@ -192,7 +233,12 @@ def test_a_reader_that_leaves_is_no_error(hwb):
 def test_a_terminal_without_unicode_gets_question_marks(hwb):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     found = subprocess.run(
-        command("profile", "big.onnx", *VIRTUAL), capture_output=True, text=True, timeout=60, env=environment, check=False
+        command("profile", "big.onnx", *VIRTUAL),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=False,
     )
     assert found.returncode == 0, found.stderr
     assert "?" in found.stdout

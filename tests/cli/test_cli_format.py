@@ -22,7 +22,9 @@ def test_format_json_is_json_on_standard_output(hwb):
     assert printed.json["median_s"] == dashed.json["median_s"]
 
 
-@pytest.mark.parametrize(("layout", "begins"), [("text", "big.onnx on"), ("md", "**big.onnx on"), ("json", "{")])
+@pytest.mark.parametrize(
+    ("layout", "begins"), [("text", "big.onnx on"), ("md", "**big.onnx on"), ("json", "{")]
+)
 def test_a_file_comes_beside_whatever_is_printed(hwb, layout, begins):
     found = hwb(*PROFILE, "--format", layout, "--json", "out.json")
     assert found.code == 0
@@ -54,11 +56,28 @@ def test_markdown_of_all_that_goes_into_a_pull_request(hwb):
     build = ("table", "build", "big.onnx", *DEVICE, "--validation", "2")
     commands = {
         build: "held-out pruned networks",
-        ("table", "validate", "big.onnx", *DEVICE, "--networks", "8"): "5th to 95th percentile of the errors",
+        (
+            "table",
+            "validate",
+            "big.onnx",
+            *DEVICE,
+            "--networks",
+            "8",
+        ): "5th to 95th percentile of the errors",
         ("table", "show", on): "| layer | step |",
         ("table", "predict", "big.onnx", "--table", on): "| layer | from | latency | share |",
         ("compare", "big.onnx", "small.onnx", "--device", on): "| samples |",
-        ("search", "amc", "zoo:mobilenet_v1", "--table", "pixel1", "--latency", "0.55", "--trials", "4"): "| network |",
+        (
+            "search",
+            "amc",
+            "zoo:mobilenet_v1",
+            "--table",
+            "pixel1",
+            "--latency",
+            "0.55",
+            "--trials",
+            "4",
+        ): "| network |",
     }
     for words, said in commands.items():
         found = hwb(*words, "--format", "md")

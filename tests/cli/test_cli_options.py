@@ -44,22 +44,34 @@ def test_typer_sees_them_as_options():
 def test_settings_keep_what_was_not_asked_for():
     base = Settings(budget_s=10.0, min_effect=0.02)
     assert Protocol().settings(base) == base
-    changed = Protocol(threads=2, budget=3.0, seed=9, isolate=True).settings(base, layers=False, min_effect=0.5)
-    assert changed == Settings(threads=2, isolate=True, budget_s=3.0, min_effect=0.5, seed=9, layers=False)
+    changed = Protocol(threads=2, budget=3.0, seed=9, isolate=True).settings(
+        base, layers=False, min_effect=0.5
+    )
+    assert changed == Settings(
+        threads=2, isolate=True, budget_s=3.0, min_effect=0.5, seed=9, layers=False
+    )
 
 
 def test_groups_turn_into_arguments_of_the_workflows():
     from hwbench.network.intake import ModelOptions
     from hwbench.workflows import compare, profile
 
-    given = Source(inputs=["1x3x8x8"], precision=Precision.int8).arguments() | Keeping(no_save=True).arguments()
+    given = (
+        Source(inputs=["1x3x8x8"], precision=Precision.int8).arguments()
+        | Keeping(no_save=True).arguments()
+    )
     assert given["inputs"] == ("1x3x8x8",)
     assert given["precision"] == "int8"
     assert given["save"] is False
     for workflow in (profile.profile, compare.compare):
-        assert set(given) <= set(inspect.signature(workflow).parameters) | set(ModelOptions.__annotations__)
+        assert set(given) <= set(inspect.signature(workflow).parameters) | set(
+            ModelOptions.__annotations__
+        )
 
 
-@pytest.mark.parametrize(("store", "command"), [(None, "hwbench store show ab"), ("x y", "hwbench store show ab --store 'x y'")])
+@pytest.mark.parametrize(
+    ("store", "command"),
+    [(None, "hwbench store show ab"), ("x y", "hwbench store show ab --store 'x y'")],
+)
 def test_where_a_record_can_be_seen(store, command):
     assert Keeping(store=store).show("ab") == command

@@ -30,7 +30,10 @@ def shown_while(monkeypatch, workloads, stream):
     monkeypatch.setattr("hwbench.cli.progress.REDRAW_S", 0.0)
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("TERM", "xterm")
-    with Virtual(latencies_s={A.sha256: 0.01, B.sha256: 0.005}) as device, Progress("my model", Keeping()) as watch:
+    with (
+        Virtual(latencies_s={A.sha256: 0.01, B.sha256: 0.005}) as device,
+        Progress("my model", Keeping()) as watch,
+    ):
         measure_interleaved(device, workloads, QUICK, watch)
     return stream.getvalue()
 
@@ -74,7 +77,9 @@ def test_an_error_says_where_its_samples_are():
             record = measure(device, A, QUICK, watch)
     error = ValueError("x")
     progress.__exit__(ValueError, error, None)
-    assert error.__notes__ == [f"what was measured is kept: hwbench store show {record.id[:12]} --store 'a b.db'"]
+    assert error.__notes__ == [
+        f"what was measured is kept: hwbench store show {record.id[:12]} --store 'a b.db'"
+    ]
 
 
 def test_an_error_before_the_first_sample_has_nothing_to_say():

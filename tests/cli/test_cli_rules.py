@@ -39,7 +39,17 @@ def test_any_text_is_a_rule_or_a_usage_error(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["speedup<nan", "speedup<inf", "speedup<1<2", "speedup<", "<1", "speedup==1", "speedup<1;2", "speedup<1x"]
+    "text",
+    [
+        "speedup<nan",
+        "speedup<inf",
+        "speedup<1<2",
+        "speedup<",
+        "<1",
+        "speedup==1",
+        "speedup<1;2",
+        "speedup<1x",
+    ],
 )
 def test_what_is_no_rule(text):
     with pytest.raises(UsageError, match="--fail-on"):
@@ -57,11 +67,15 @@ def test_an_unknown_value_hits_every_rule():
 
 
 def test_hits_name_value_and_rule():
-    assert hits([parse_rule("speedup<1.3", FIELDS)], {"speedup": 1.2}) == ["speedup is 1.2, which --fail-on speedup<1.3 forbids"]
+    assert hits([parse_rule("speedup<1.3", FIELDS)], {"speedup": 1.2}) == [
+        "speedup is 1.2, which --fail-on speedup<1.3 forbids"
+    ]
     assert hits([parse_rule("speedup<1.3", FIELDS)], {"speedup": 1.3}) == []
 
 
-@pytest.mark.parametrize(("text", "value"), [("1%", 0.01), ("0.01", 0.01), (" 2.5 %", 0.025), ("5e-3", 0.005)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("1%", 0.01), ("0.01", 0.01), (" 2.5 %", 0.025), ("5e-3", 0.005)]
+)
 def test_shares(text, value):
     assert share(text) == pytest.approx(value)
 

@@ -9,7 +9,17 @@ import pytest
 from hwbench.cli import main
 from hwbench.errors import UsageError
 
-COMMAND = ("search", "amc", "zoo:mobilenet_v1", "--table", "pixel1", "--latency", "0.55", "--trials", "5")
+COMMAND = (
+    "search",
+    "amc",
+    "zoo:mobilenet_v1",
+    "--table",
+    "pixel1",
+    "--latency",
+    "0.55",
+    "--trials",
+    "5",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +33,10 @@ def test_published_table_is_enough_for_a_search(capsys):
     assert document["objective"] == "kept L1 weight"
     assert 0.4 < document["predicted_ratio"] <= 0.55
     assert document["measured"] is None
-    assert {finding["code"] for finding in document["findings"]} == {"objective_kept_weight", "extrapolated"}
+    assert {finding["code"] for finding in document["findings"]} == {
+        "objective_kept_weight",
+        "extrapolated",
+    }
     assert list(document["kept_layers"]) == ["classifier"]
     assert set(document["baselines"]) == {"uniform", "shallow", "deep", "random"}
     for trial in document["baselines"].values():
@@ -36,7 +49,9 @@ def test_published_table_is_enough_for_a_search(capsys):
 
 
 def test_impossible_budget_names_the_least(capsys):
-    assert main(["search", "amc", "zoo:mobilenet_v1", "--table", "pixel1", "--latency", "0.01"]) == 2
+    assert (
+        main(["search", "amc", "zoo:mobilenet_v1", "--table", "pixel1", "--latency", "0.01"]) == 2
+    )
     said = capsys.readouterr().err
     assert "cannot be reached: the least on this grid is 0.0" in said
     assert "% of the original" in said
@@ -49,7 +64,10 @@ def test_impossible_budget_names_the_least(capsys):
         (("amc", "zoo:plain20", "--latency", "0.5", "--macs", "0.5"), "a search has one budget"),
         (("amc", "zoo:plain20"), "needs a budget"),
         (("practise", "zoo:plain20", "--macs", "0.5"), "drops blocks for latency"),
-        (("practise", "zoo:plain20", "--device", "virtual", "--latency", "0.5"), "no block that keeps its shape"),
+        (
+            ("practise", "zoo:plain20", "--device", "virtual", "--latency", "0.5"),
+            "no block that keeps its shape",
+        ),
         (("amc", "zoo:plain20", "--table", "nowhere", "--latency", "0.5"), "no lookup table"),
     ],
 )
@@ -68,7 +86,10 @@ def test_archives_without_layers_are_refused_with_advice(tmp_path, capsys):
     program = torch.export.export(zoo.build("plain20"), (torch.ones(1, 3, 32, 32),))
     torch.export.save(program, tmp_path / "net.pt2")
     assert main(["search", "amc", str(tmp_path / "net.pt2"), "--macs", "0.5"]) == 2
-    assert "give the module itself: zoo:NAME, package.module:factory with --weights FILE" in capsys.readouterr().err
+    assert (
+        "give the module itself: zoo:NAME, package.module:factory with --weights FILE"
+        in capsys.readouterr().err
+    )
 
 
 def test_pickled_module_and_weights_are_searched(tmp_path, capsys):
@@ -76,11 +97,28 @@ def test_pickled_module_and_weights_are_searched(tmp_path, capsys):
     from torch import nn
 
     module = nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        nn.Conv2d(3, 16, 3),
+        nn.ReLU(),
+        nn.Conv2d(16, 8, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
     )
     torch.save(module, tmp_path / "net.pt")
     torch.save(module.state_dict(), tmp_path / "weights.pt")
-    words = ["search", "amc", str(tmp_path / "net.pt"), "--input", "1x3x8x8", "--macs", "0.6", "--trials", "3", "--json", "-"]
+    words = [
+        "search",
+        "amc",
+        str(tmp_path / "net.pt"),
+        "--input",
+        "1x3x8x8",
+        "--macs",
+        "0.6",
+        "--trials",
+        "3",
+        "--json",
+        "-",
+    ]
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["best"]["outcome"]["macs"] <= 0.6 * first["original"]["macs"]
@@ -104,7 +142,21 @@ def test_pickled_module_and_weights_are_searched(tmp_path, capsys):
             {"tune_steps": 9, "adaptor_steps": 7},
         ),
         (
-            ("amc", "--macs", "0.5", "--data", "digits", "--tune", "kd", "--temperature", "2", "--lower", "10%", "--trials", "5"),
+            (
+                "amc",
+                "--macs",
+                "0.5",
+                "--data",
+                "digits",
+                "--tune",
+                "kd",
+                "--temperature",
+                "2",
+                "--lower",
+                "10%",
+                "--trials",
+                "5",
+            ),
             "zoo:mobilenet_v1",
             {"tune": "kd", "temperature": 2.0, "lower": 0.1, "trials": 5, "baselines": True},
         ),
@@ -119,5 +171,10 @@ def test_options_reach_the_search(words, model, expected, monkeypatch):
 
     monkeypatch.setattr("hwbench.workflows.search.run.run_search", caught)
     assert main(["search", *words, "--jobs", "3", "--seed", "4"]) == 2
-    assert (given["model"], given["jobs"], given["plan"].seed, given["plan"].method) == (model, 3, 4, words[0])
+    assert (given["model"], given["jobs"], given["plan"].seed, given["plan"].method) == (
+        model,
+        3,
+        4,
+        words[0],
+    )
     assert {name: getattr(given["plan"], name) for name in expected} == expected

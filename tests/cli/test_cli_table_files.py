@@ -44,7 +44,20 @@ def test_extrapolation_is_asked_for_marked_and_wide(hwb):
 
 
 def test_an_unknown_operator_is_named_with_the_command_that_measures_it(hwb):
-    assert hwb("table", "build", "big.onnx", "--device", "virtual:noise=none", "--budget", "2", "--validation", "0").code == 0
+    assert (
+        hwb(
+            "table",
+            "build",
+            "big.onnx",
+            "--device",
+            "virtual:noise=none",
+            "--budget",
+            "2",
+            "--validation",
+            "0",
+        ).code
+        == 0
+    )
     error = hwb("table", "predict", "zoo:resnet20", "--table", "virtual:noise=none").error
     assert "layer conv1 (Conv[" in error
     assert "measure it: hwbench table build zoo:resnet20 --device virtual:noise=none" in error
@@ -54,7 +67,9 @@ def test_an_unknown_operator_is_named_with_the_command_that_measures_it(hwb):
 
 def test_logs_become_a_table_network_by_network(hwb):
     name = ("--name", "phone", "--target", "A phone")
-    first = hwb("table", "import", "tflite-log", *logs("mobilenet"), "--model", FULL, *name, "--json", "-").json
+    first = hwb(
+        "table", "import", "tflite-log", *logs("mobilenet"), "--model", FULL, *name, "--json", "-"
+    ).json
     assert (first["name"], len(first["networks"]), first["left_out_error"]) == ("phone", 1, None)
     second = hwb("table", "import", *logs("0.5flops"), "--model", AMC, *name)
     assert "2 networks on A phone" in second.out
@@ -64,7 +79,9 @@ def test_logs_become_a_table_network_by_network(hwb):
 
 
 def test_without_a_name_the_folder_is_it_and_the_shipped_logs_are_not_counted_twice(hwb):
-    again = hwb("table", "import", "tflite-log", *logs("mobilenet"), "--model", FULL, "--json", "-").json
+    again = hwb(
+        "table", "import", "tflite-log", *logs("mobilenet"), "--model", FULL, "--json", "-"
+    ).json
     assert (again["name"], len(again["networks"]), again["entries"]) == ("pixel1", 3, 67)
 
 
@@ -75,7 +92,9 @@ def test_a_table_travels_as_a_file(hwb):
     assert hwb("table", "import", "pixel1.hwtable", "--name", "phone").code == 0
     provenance = hwb("table", "show", "phone", "--json", "-").json["metadata"]["provenance"]
     assert provenance["device"]["target"] == "Google Pixel 1"
-    assert provenance["note"].endswith("imported from pixel1.hwtable, where it was the table of pixel1")
+    assert provenance["note"].endswith(
+        "imported from pixel1.hwtable, where it was the table of pixel1"
+    )
     added = hwb("table", "import", *logs("mobilenet"), "--model", FULL, "--name", "phone")
     assert "another --name" in added.error
 
@@ -84,9 +103,14 @@ def test_a_table_of_another_device_is_refused(hwb):
     words = ("--budget", "2", "--validation", "0")
     assert hwb("table", "build", "big.onnx", "--device", "virtual:noise=none", *words).code == 0
     assert hwb("table", "export", "virtual:noise=none", "--out", "v.hwtable").code == 0
-    again = hwb("table", "import", "v.hwtable", "--device", "virtual:noise=none", "--json", "-").json
+    again = hwb(
+        "table", "import", "v.hwtable", "--device", "virtual:noise=none", "--json", "-"
+    ).json
     assert again["name"] == "virtual:noise=none"
-    for words in (("--device", "virtual:step=4"), ("--device", "virtual:noise=none", "--threads", "2")):
+    for words in (
+        ("--device", "virtual:step=4"),
+        ("--device", "virtual:noise=none", "--threads", "2"),
+    ):
         refused = hwb("table", "import", "v.hwtable", *words)
         assert refused.code == 2
         assert "the table was made for" in refused.error

@@ -21,7 +21,9 @@ def test_a_build_reports_its_grade(built):
     assert document["grade"]["networks"] == len(document["networks"]) == 2
     assert document["grade"]["mean_error"] < 0.02
     assert document["entries"] > 10
-    assert all(low < high for low, high in (network["predicted_ci_s"] for network in document["networks"]))
+    assert all(
+        low < high for low, high in (network["predicted_ci_s"] for network in document["networks"])
+    )
 
 
 def test_a_table_is_shown_with_its_steps_and_source(built):
@@ -38,7 +40,9 @@ def test_a_model_is_predicted_layer_by_layer(built):
     hwb, _ = built
     text = hwb("table", "predict", "big.onnx", "--table", "virtual:noise=none")
     assert "predicted (95 % interval" in text.out
-    prediction = hwb("table", "predict", "big.onnx", "--table", "virtual:noise=none", "--json", "-").json
+    prediction = hwb(
+        "table", "predict", "big.onnx", "--table", "virtual:noise=none", "--json", "-"
+    ).json
     low_s, high_s = prediction["latency_ci_s"]
     assert low_s < prediction["latency_s"] < high_s
     measured = hwb("profile", "big.onnx", *DEVICE, "--json", "-").json["median_s"]
@@ -59,7 +63,15 @@ def test_a_validation_can_fail_a_pipeline(built):
     broken = hwb(*words, "--fail-on", "mean_error<0.05")
     assert broken.code == 1
     assert "mean_error" in broken.err
-    other = hwb("table", "validate", "big.onnx", "--device", "virtual:step=4", "--table", "virtual:noise=none")
+    other = hwb(
+        "table",
+        "validate",
+        "big.onnx",
+        "--device",
+        "virtual:step=4",
+        "--table",
+        "virtual:noise=none",
+    )
     assert other.code == 2
     assert "hwbench table build" in other.error
 

@@ -13,7 +13,9 @@ from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.records.tensors import TensorSpec
 
-A, B = (Workload(name, name.encode(), (TensorSpec("x", (1,)),), 1, "fp32", 0, 0, 0) for name in "ab")
+A, B = (
+    Workload(name, name.encode(), (TensorSpec("x", (1,)),), 1, "fp32", 0, 0, 0) for name in "ab"
+)
 
 
 def recording(workload: Workload, scale: float = 1.0) -> Measurement:

@@ -36,7 +36,11 @@ class TestReference(DeviceContract):
 
 def test_the_driver_measures_with_intervals():
     with DRIVER.Reference() as device:
-        record = measure(device, conv_workload((4,), size=8), Settings(budget_s=2.0, session_s=0.05, max_sessions=4))
+        record = measure(
+            device,
+            conv_workload((4,), size=8),
+            Settings(budget_s=2.0, session_s=0.05, max_sessions=4),
+        )
     low_s, high_s = record.median_ci_s
     assert 0 < low_s < record.median_s < high_s
     assert record.device.address == "reference"

@@ -24,7 +24,9 @@ PACKAGE = Path(hwbench.__file__).parent
 
 def fields(section: str) -> set[str]:
     """Names in the first column of the table under a heading of the page about JSON."""
-    text = re.split(r"^#+ ", page("json.md").split(f"# {section}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    text = re.split(
+        r"^#+ ", page("json.md").split(f"# {section}\n", 1)[1], maxsplit=1, flags=re.MULTILINE
+    )[0]
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
@@ -59,8 +61,15 @@ def codes() -> set[str]:
     made: set[str] = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding" and node.args:
-                made |= {leaf.value for leaf in ast.walk(node.args[0]) if isinstance(leaf, ast.Constant)}
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "Finding"
+                and node.args
+            ):
+                made |= {
+                    leaf.value for leaf in ast.walk(node.args[0]) if isinstance(leaf, ast.Constant)
+                }
     return {code for code in made if isinstance(code, str)}
 
 
@@ -70,7 +79,13 @@ def test_every_finding_is_on_its_page():
 
 
 def subclasses(kind: type[errors.HwbenchError]) -> set[type[errors.HwbenchError]]:
-    return {kind}.union(*(subclasses(below) for below in kind.__subclasses__() if below.__module__ == errors.__name__))
+    return {kind}.union(
+        *(
+            subclasses(below)
+            for below in kind.__subclasses__()
+            if below.__module__ == errors.__name__
+        )
+    )
 
 
 def test_every_error_is_on_the_page_with_its_exit_code():
@@ -80,7 +95,11 @@ def test_every_error_is_on_the_page_with_its_exit_code():
 
 def test_fields_of_rules_are_those_on_the_page():
     text = page("command-line.md")
-    rows = {line.split("|")[1].strip().strip("`"): line for line in text.splitlines() if line.startswith("| `")}
+    rows = {
+        line.split("|")[1].strip().strip("`"): line
+        for line in text.splitlines()
+        if line.startswith("| `")
+    }
     for command, names in {
         "profile": commands.PROFILE_FIELDS,
         "compare": commands.COMPARE_FIELDS,
@@ -107,7 +126,9 @@ def test_commands_on_the_pages_exist():
                     break
                 command = inner
             assert command is not tree or words[0].startswith("-"), f"{path.name}: {line}"
-            known |= {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+            known |= {
+                option for one in command.params for option in (*one.opts, *one.secondary_opts)
+            }
             given = {word.split("=")[0] for word in words if word.startswith("--")}
             assert given <= known, f"{path.name}: {line}"
 

@@ -32,8 +32,15 @@ def test_the_tutorial_works(tmp_path):
     assert len(commands) > 5
     for command in commands:
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        assert set(re.findall(r"^exit code (\d+)$", done.stdout, re.MULTILINE)) <= VERDICTS, f"{command}\n{done.stderr[-2000:]}"
+        assert set(re.findall(r"^exit code (\d+)$", done.stdout, re.MULTILINE)) <= VERDICTS, (
+            f"{command}\n{done.stderr[-2000:]}"
+        )
         assert "hwbench: error" not in done.stderr, done.stderr

@@ -1,4 +1,7 @@
-"""The device under test: `--device ADDRESS`, or HWBENCH_HIL_DEVICE. Without one every test here is skipped by name."""
+"""The device under test: `--device ADDRESS`, or HWBENCH_HIL_DEVICE.
+
+Without one every test here is skipped by name.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default=None, metavar="ADDRESS", help="device for the tests on real hardware")
+    parser.addoption(
+        "--device", default=None, metavar="ADDRESS", help="device for the tests on real hardware"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What every driver promises and every workflow does, on a real device: `make hil DEVICE=cuda:0`.
 
-The contract says that the driver keeps the rules; the rest holds its numbers against what must be true of any device.
+The contract says that the driver keeps the rules; the rest holds its numbers against what must be
+true of any device.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class TestContract(DeviceContract):
         return convolutions((16, 16), 16)  # nothing that a runtime may leave out, such as Flatten
 
     def make_slow_workload(self) -> Workload | None:
-        return conv_workload((256,) * 12, size=112, name="slow")  # a GPU takes the small one in some 10 us
+        return conv_workload(
+            (256,) * 12, size=112, name="slow"
+        )  # a GPU takes the small one in some 10 us
 
 
 def test_one_user_at_a_time(address):
@@ -76,6 +79,8 @@ def test_half_the_width_is_called_faster(address):
 
 
 def test_table_predicts_held_out_networks(address):
-    built = build_table(MODEL, device=address, settings=Settings(budget_s=150), validation=10, save=False)
+    built = build_table(
+        MODEL, device=address, settings=Settings(budget_s=150), validation=10, save=False
+    )
     assert built.validation is not None
     assert built.validation.grade.rmspe < 0.05

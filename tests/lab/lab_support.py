@@ -16,11 +16,17 @@ from hwbench.records.device import DeviceInfo
 from hwbench.records.measurement import Settings
 from runners.studies._lab_simulation import Agent, Simulation, Specimen
 
-LAW = Law(macs_per_s=2e8, bytes_per_s=4e8, layer_overhead_s=2e-6, network_overhead_s=10e-6, channel_step=8)
+LAW = Law(
+    macs_per_s=2e8, bytes_per_s=4e8, layer_overhead_s=2e-6, network_overhead_s=10e-6, channel_step=8
+)
 PLAN = Plan(step=4, lower=0.25, first=16, batch=16, most=32, effort=Effort(turns=3, runs=6))
 SETTINGS = Settings(budget_s=1e6, seed=5)
 PIXEL = DeviceInfo(
-    "android:A1", "Pixel 8, Tensor G3, big cluster", "Pixel 8|Tensor G3", "onnxruntime 1", (("serial", "A1"), ("mode", "burst"))
+    "android:A1",
+    "Pixel 8, Tensor G3, big cluster",
+    "Pixel 8|Tensor G3",
+    "onnxruntime 1",
+    (("serial", "A1"), ("mode", "burst")),
 )
 
 
@@ -47,11 +53,20 @@ class Lab:
     def join(self, *names: str, info: DeviceInfo = PIXEL) -> list[int]:
         return [self.pool.join(name, info) for name in names]
 
-    def submit(self, *ids: str, job: str = "job", client: str = "ann", wanted: str = "android:*", kind: str = "") -> None:
+    def submit(
+        self,
+        *ids: str,
+        job: str = "job",
+        client: str = "ann",
+        wanted: str = "android:*",
+        kind: str = "",
+    ) -> None:
         self.pool.submit(job, map(task, ids), title=job, client=client, wanted=wanted, kind=kind)
 
     def done(self, name: str, incarnation: int, task_id: str) -> bool:
-        return self.pool.report(name, incarnation, task_id, {"result": {"of": task_id}, "by": name, "took_s": 1.0})
+        return self.pool.report(
+            name, incarnation, task_id, {"result": {"of": task_id}, "by": name, "took_s": 1.0}
+        )
 
 
 def task(name: str, limit_s: float = 60.0) -> Task:
@@ -66,6 +81,9 @@ def simulated(count: int, *, spread: float = 0.03, seed: int = 3, hosts: int = 3
     def agent(number: int) -> Agent:
         noise = (White(), SessionOffset())
         name = f"virtual:{number}@host{number % hosts}"
-        return Agent(name, lambda life: Specimen(speeds[number], law=LAW, noise=noise, seed=100 * number + life))
+        return Agent(
+            name,
+            lambda life: Specimen(speeds[number], law=LAW, noise=noise, seed=100 * number + life),
+        )
 
     return Simulation([agent(number) for number in range(count)])

@@ -40,14 +40,20 @@ class RealLab:
 
     @property
     def environment(self) -> dict[str, str]:
-        own = {"XDG_CACHE_HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder), "HWBENCH_LAB_TOKEN": TOKEN}
+        own = {
+            "XDG_CACHE_HOME": str(self.folder),
+            "XDG_DATA_HOME": str(self.folder),
+            "HWBENCH_LAB_TOKEN": TOKEN,
+        }
         return {**os.environ, **own, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
     def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
         """Start a process that serves, and wait for what it says when it does."""
         log = self.folder / f"{name}.log"
         with log.open("wb") as file:
-            process = subprocess.Popen([HWBENCH, "lab", *words], stdout=file, stderr=file, env=self.environment)
+            process = subprocess.Popen(
+                [HWBENCH, "lab", *words], stdout=file, stderr=file, env=self.environment
+            )
         until = time.monotonic() + START_S
         while f" at {self.address}" not in (said := log.read_text()) or "error:" in said:
             if process.poll() is not None or time.monotonic() > until:
@@ -59,7 +65,9 @@ class RealLab:
     def join(self, name: str, *devices: str) -> None:
         """Have a host join with these devices."""
         words = [word for device in devices for word in ("--device", device)]
-        self.hosts[name] = self.start(name, "join", self.address, "--host", "127.0.0.1", "--name", name, *words)
+        self.hosts[name] = self.start(
+            name, "join", self.address, "--host", "127.0.0.1", "--name", name, *words
+        )
 
     def kill_host(self, name: str) -> None:
         """What a power cut does: every process of the host is gone at once."""
@@ -76,12 +84,24 @@ class RealLab:
     def popen(self, *words: str) -> subprocess.Popen[str]:
         """Begin a command of a client."""
         pipe = subprocess.PIPE
-        return subprocess.Popen([HWBENCH, *words], stdout=pipe, stderr=pipe, text=True, env=self.environment, cwd=self.folder)
+        return subprocess.Popen(
+            [HWBENCH, *words],
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            env=self.environment,
+            cwd=self.folder,
+        )
 
     def call(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command of a client."""
         return subprocess.run(
-            [HWBENCH, *words], capture_output=True, text=True, timeout=CALL_S, env=self.environment | environment, cwd=self.folder
+            [HWBENCH, *words],
+            capture_output=True,
+            text=True,
+            timeout=CALL_S,
+            env=self.environment | environment,
+            cwd=self.folder,
         )
 
     def status(self) -> dict[str, Any]:
@@ -99,7 +119,9 @@ class RealLab:
             free = [device for device in status["devices"] if device["state"] == "free"]
             if len(free) == count:
                 return status
-            assert time.monotonic() < until, f"{len(free)} of {count} devices are free: {status} {found.stderr}"
+            assert time.monotonic() < until, (
+                f"{len(free)} of {count} devices are free: {status} {found.stderr}"
+            )
 
 
 @contextmanager

@@ -15,7 +15,12 @@ GPU = DeviceInfo("cuda:0", "H200", "GPU-1|H200", "torch 2", (("uuid", "GPU-1"), 
 
 def test_two_specimens_are_of_one_kind():
     assert kind_id(PIXEL) == kind_id(TWIN)
-    other = replace(GPU, address="cuda:1", target_id="GPU-2|H200", details=(("uuid", "GPU-2"), ("driver", "580")))
+    other = replace(
+        GPU,
+        address="cuda:1",
+        target_id="GPU-2|H200",
+        details=(("uuid", "GPU-2"), ("driver", "580")),
+    )
     assert kind_id(GPU) == kind_id(other)
 
 
@@ -43,8 +48,13 @@ def test_a_seed_is_no_part_of_a_name_that_happens_to_hold_its_digits():
 
 
 def test_the_refusal_says_in_what_they_differ():
-    with pytest.raises(UsageError, match=r"differ in mode: burst and sustained; .*--device 'soc=Tensor G3'"):
-        one_kind({"a": PIXEL, "b": replace(TWIN, details=(("serial", "A2"), ("mode", "sustained")))}, "android:*")
+    with pytest.raises(
+        UsageError, match=r"differ in mode: burst and sustained; .*--device 'soc=Tensor G3'"
+    ):
+        one_kind(
+            {"a": PIXEL, "b": replace(TWIN, details=(("serial", "A2"), ("mode", "sustained")))},
+            "android:*",
+        )
     with pytest.raises(UsageError, match="no device of the lab is meant by 'cpu'"):
         one_kind({}, "cpu")
 
@@ -59,7 +69,16 @@ def test_a_device_is_meant_by(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["android:B*", "cpu", "*@rack2", "soc=Tensor G2", "mode=sustained", "nothing=burst", "runtime=onnx"]
+    "text",
+    [
+        "android:B*",
+        "cpu",
+        "*@rack2",
+        "soc=Tensor G2",
+        "mode=sustained",
+        "nothing=burst",
+        "runtime=onnx",
+    ],
 )
 def test_a_device_is_not_meant_by(text):
     assert not Selector(text).matches("android:A1@rack1", PIXEL)

@@ -74,7 +74,11 @@ def test_the_time_of_each_task_of_a_batch_counts_by_itself():
     assert ids(lab.pool.lease("android:A1@x", one)) == ["a"]
     lab.clock.now_s += 0.3
     lab.done("android:A1@x", one, "a")
-    assert ids(lab.pool.lease("android:A1@x", one)) == ["b", "c", "d"]  # a second's worth, now that it is known
+    assert ids(lab.pool.lease("android:A1@x", one)) == [
+        "b",
+        "c",
+        "d",
+    ]  # a second's worth, now that it is known
     for name in "bcd":
         lab.clock.now_s += 50
         assert lab.pool.tick() == []
@@ -111,7 +115,9 @@ def test_a_task_that_fails_everywhere_is_given_up_and_may_be_asked_for_again():
         (incarnation,) = lab.join("android:A1@x")
         assert ids(lab.pool.lease("android:A1@x", incarnation)) == ["bad"]
         lab.pool.fail("android:A1@x", incarnation, f"crash {count}")
-    with pytest.raises(DeviceLostError, match="2 devices failed at one task, the last, android:A1@x: crash 1"):
+    with pytest.raises(
+        DeviceLostError, match="2 devices failed at one task, the last, android:A1@x: crash 1"
+    ):
         result_of(lab.pool.collect("job", "ann")["bad"])
     lab.submit("bad")
     (incarnation,) = lab.join("android:A1@x")
@@ -147,7 +153,10 @@ def test_clients_get_equal_shares():
     lab.submit(*(f"a{index}" for index in range(8)), job="first")
     lab.submit(*(f"b{index}" for index in range(8)), job="second", client="bob")
     names = [f"android:A{index}@x" for index in range(6)]
-    got = [ids(lab.pool.lease(name, incarnation))[0][0] for name, incarnation in zip(names, lab.join(*names), strict=True)]
+    got = [
+        ids(lab.pool.lease(name, incarnation))[0][0]
+        for name, incarnation in zip(names, lab.join(*names), strict=True)
+    ]
     assert got == ["a", "b"] * 3
 
 
@@ -201,7 +210,13 @@ def test_the_status_says_who_holds_what():
     lab.clock.now_s += 7
     status = lab.pool.status()
     (device,), (job,) = status["devices"], status["jobs"]
-    assert (device["state"], device["holds"], device["job"], device["client"], device["since_s"]) == (
+    assert (
+        device["state"],
+        device["holds"],
+        device["job"],
+        device["client"],
+        device["since_s"],
+    ) == (
         "busy",
         ["t"],
         "job",

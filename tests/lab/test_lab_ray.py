@@ -1,4 +1,7 @@
-"""Real Ray processes on loopback: one head, three hosts, virtual devices; clients are commands of their own."""
+"""Real Ray processes on loopback: one head, three hosts, virtual devices.
+
+Clients are commands of their own.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,13 @@ def lab(tmp_path_factory):
 def networks(store) -> list[dict[str, Any]]:
     """The networks that a build kept, by number."""
     with closing(sqlite3.connect(store)) as connection:
-        rows = connection.execute("SELECT record FROM hwbench_records WHERE kind = 'table_build'").fetchall()
+        rows = connection.execute(
+            "SELECT record FROM hwbench_records WHERE kind = 'table_build'"
+        ).fetchall()
     records = [json.loads(record) for (record,) in rows]
-    return sorted((record for record in records if record["number"] >= 0), key=lambda record: record["number"])
+    return sorted(
+        (record for record in records if record["number"] >= 0), key=lambda record: record["number"]
+    )
 
 
 def ours(lab) -> list[str]:
@@ -56,10 +63,19 @@ def test_everything_listens_on_this_computer_alone(lab):
 
 
 def test_strangers_are_refused(lab):
-    wrong = lab.call("lab", "status", lab.address, HWBENCH_LAB_TOKEN="another-token-of-enough-characters")
+    wrong = lab.call(
+        "lab", "status", lab.address, HWBENCH_LAB_TOKEN="another-token-of-enough-characters"
+    )
     assert wrong.returncode == 3
     assert "has another token" in wrong.stderr
-    joined = lab.call("lab", "join", lab.address, "--device", "virtual", HWBENCH_LAB_TOKEN="another-token-of-enough-characters")
+    joined = lab.call(
+        "lab",
+        "join",
+        lab.address,
+        "--device",
+        "virtual",
+        HWBENCH_LAB_TOKEN="another-token-of-enough-characters",
+    )
     assert joined.returncode == 3
     nowhere = lab.call("lab", "status", "127.0.0.1:1")
     assert nowhere.returncode == 3
@@ -67,10 +83,23 @@ def test_strangers_are_refused(lab):
 
 
 def test_profile_and_compare_are_done_on_a_device_of_the_lab(lab):
-    found = lab.call("profile", "net.onnx", *ours(lab), "--device", "*@rack3", "--budget", "2", "--json", "-")
+    found = lab.call(
+        "profile", "net.onnx", *ours(lab), "--device", "*@rack3", "--budget", "2", "--json", "-"
+    )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["device"]["address"] == "virtual:seed=4"
-    found = lab.call("compare", "net.onnx", "half.onnx", *ours(lab), "--device", "virtual:seed=*", "--budget", "4", "--json", "-")
+    found = lab.call(
+        "compare",
+        "net.onnx",
+        "half.onnx",
+        *ours(lab),
+        "--device",
+        "virtual:seed=*",
+        "--budget",
+        "4",
+        "--json",
+        "-",
+    )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["verdict"] == "FASTER"
     assert lab.call("store", "list", *ours(lab)[2:]).stdout.count("net.onnx") == 2
@@ -88,7 +117,18 @@ def test_a_table_of_two_kinds_is_refused(lab):
 
 def test_a_table_outlives_its_client_and_a_host(lab):
     store = lab.folder / "store.db"
-    words = ["table", "build", "net.onnx", *ours(lab), "--device", "virtual:seed=*", "--validation", "4", "--budget", "900"]
+    words = [
+        "table",
+        "build",
+        "net.onnx",
+        *ours(lab),
+        "--device",
+        "virtual:seed=*",
+        "--validation",
+        "4",
+        "--budget",
+        "900",
+    ]
     words += ["--json", "-"]
     client = lab.popen(*words)
     until = time.monotonic() + 120
@@ -104,7 +144,9 @@ def test_a_table_outlives_its_client_and_a_host(lab):
     found = networks(store)
     assert [record["number"] for record in found] == list(range(len(found)))
     assert len(found) >= 48
-    assert {"virtual:seed=1@rack1", "virtual:seed=2@rack1", "virtual:seed=3@rack2"} <= {record["by"] for record in found}
+    assert {"virtual:seed=1@rack1", "virtual:seed=2@rack1", "virtual:seed=3@rack2"} <= {
+        record["by"] for record in found
+    }
     gone = {device["name"]: device for device in lab.status()["devices"]}["virtual:seed=4@rack3"]
     assert gone["state"] == "failed"
 
@@ -118,8 +160,28 @@ def test_a_table_outlives_its_client_and_a_host(lab):
     ids=["widths by a table", "blocks as measured"],
 )
 def test_a_search_has_its_latencies_from_the_lab(lab, words):
-    given = ["--latency", "0.7", "--input", "1x3x16x16", "--budget", "240", "--tune", "none", "--json", "-"]
-    found = lab.call("search", *words, *given, *ours(lab), "--device", "virtual:seed=*", "--out", str(lab.folder / words[0]))
+    given = [
+        "--latency",
+        "0.7",
+        "--input",
+        "1x3x16x16",
+        "--budget",
+        "240",
+        "--tune",
+        "none",
+        "--json",
+        "-",
+    ]
+    found = lab.call(
+        "search",
+        *words,
+        *given,
+        *ours(lab),
+        "--device",
+        "virtual:seed=*",
+        "--out",
+        str(lab.folder / words[0]),
+    )
     assert found.returncode == 0, found.stderr
     document = json.loads(found.stdout)
     assert document["measured"]["device"]["address"].startswith("virtual:seed=")
@@ -128,13 +190,19 @@ def test_a_search_has_its_latencies_from_the_lab(lab, words):
 
 
 def test_a_search_is_steered_by_devices_of_one_kind(lab):
-    mixed = lab.call("search", "amc", "zoo:plain20", "--latency", "0.5", *ours(lab), "--device", "virtual:*")
+    mixed = lab.call(
+        "search", "amc", "zoo:plain20", "--latency", "0.5", *ours(lab), "--device", "virtual:*"
+    )
     assert mixed.returncode == 2
     assert "virtual:step=8@rack2" in mixed.stderr
 
 
 def test_the_pool_may_be_lost(lab):
-    pools = [one for one in lab.head_family() if one.is_running() and "PoolActor" in " ".join(one.cmdline())]
+    pools = [
+        one
+        for one in lab.head_family()
+        if one.is_running() and "PoolActor" in " ".join(one.cmdline())
+    ]
     assert len(pools) == 1
     pools[0].kill()
     lab.await_devices(4)

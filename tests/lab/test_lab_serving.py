@@ -22,13 +22,24 @@ class EndError(Exception):
 
 
 class Office:
-    """The pool in this process; it ends the service when there is no more work, and notes what it is told."""
+    """The pool in this process.
+
+    It ends the service when there is no more work, and notes what it is told.
+    """
 
     def __init__(self, tasks: int) -> None:
         self.pool, self.told = Pool(Clock()), []
         arguments = {"widths": [8, 12, 16], "effort": {"turns": 3, "runs": 4}, "anchor_every": 4}
         every = [
-            Task(str(n), TaskKind.NETWORK, (described(NET),), SETTINGS, 60.0, {**arguments, "number": n}) for n in range(tasks)
+            Task(
+                str(n),
+                TaskKind.NETWORK,
+                (described(NET),),
+                SETTINGS,
+                60.0,
+                {**arguments, "number": n},
+            )
+            for n in range(tasks)
         ]
         self.pool.submit("job", every, title="job", client="ann", wanted="*")
 
@@ -37,7 +48,9 @@ class Office:
 
     def lease(self, name, incarnation, *, hot, wait_s) -> Lease:
         lease = self.pool.lease(name, incarnation, hot=hot)
-        self.told.append("hot" if hot else "work" if lease.tasks else "expelled" if lease.expelled else "idle")
+        self.told.append(
+            "hot" if hot else "work" if lease.tasks else "expelled" if lease.expelled else "idle"
+        )
         if self.told[-1] == "idle":
             raise EndError
         return lease
@@ -97,14 +110,20 @@ def test_one_that_does_not_open_is_tried_less_and_less_often():
 
 def test_a_hot_device_rests_and_its_work_is_free_for_others():
     office = Office(4)
-    serve(office, lambda _: Specimen(law=LAW, noise=[Throttling(after_s=1.0, factor=1.0, recovery_s=3)]))
+    serve(
+        office,
+        lambda _: Specimen(law=LAW, noise=[Throttling(after_s=1.0, factor=1.0, recovery_s=3)]),
+    )
     assert "hot" in office.told
     assert set(office.pool.collect("job", "ann")) == {"0", "1", "2", "3"}
 
 
 def test_work_that_heats_every_device_is_given_up():
     office = Office(1)
-    serve(office, lambda _: Specimen(law=LAW, noise=[Throttling(after_s=0.01, factor=1.0, recovery_s=3)]))
+    serve(
+        office,
+        lambda _: Specimen(law=LAW, noise=[Throttling(after_s=0.01, factor=1.0, recovery_s=3)]),
+    )
     assert "slowed itself down" in office.pool.collect("job", "ann")["0"]["text"]
 
 
@@ -125,8 +144,13 @@ def test_one_that_was_expelled_joins_anew():
 
 
 def test_a_device_is_offered_once_on_a_host():
-    service = Service("virtual:seed=1", "virtual:seed=1@x", Office(1), open_=lambda _: Specimen(law=LAW))
-    with DeviceLock("lab virtual:seed=1"), pytest.raises(DeviceUnavailableError, match="is in use by process"):
+    service = Service(
+        "virtual:seed=1", "virtual:seed=1@x", Office(1), open_=lambda _: Specimen(law=LAW)
+    )
+    with (
+        DeviceLock("lab virtual:seed=1"),
+        pytest.raises(DeviceUnavailableError, match="is in use by process"),
+    ):
         service.once()
 
 

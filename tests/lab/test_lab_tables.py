@@ -35,7 +35,9 @@ def eight():
 
 
 def test_eight_devices_are_six_times_as_fast_and_make_the_same_table():
-    plan = replace(PLAN, first=48, most=64)  # of a full build the first part, which is the same whoever measures
+    plan = replace(
+        PLAN, first=48, most=64
+    )  # of a full build the first part, which is the same whoever measures
     times_s, tables = [], []
     for count in (1, 8):
         lab = simulated(count)
@@ -69,7 +71,9 @@ def test_reconciled_samples_agree_on_the_anchor_and_keep_their_ratios(eight):
     scales = scales_of(samples)
     for before, after in zip(samples, reconciled(samples, scales), strict=True):
         assert after.ratio == pytest.approx(before.ratio)
-        assert after.layers[0].latency_s / after.beside_s == pytest.approx(before.layers[0].latency_s / before.beside_s)
+        assert after.layers[0].latency_s / after.beside_s == pytest.approx(
+            before.layers[0].latency_s / before.beside_s
+        )
         assert after.level_s == pytest.approx(scales.reference_s, rel=0.05)
     assert scales_of(reconciled(samples, scales)).deviation == pytest.approx(0, abs=1e-9)
 
@@ -87,7 +91,9 @@ def test_intervals_are_for_any_device_of_the_kind(one, eight):
 def test_a_table_is_graded_on_networks_it_has_not_seen(eight):
     _, build, fitted = eight
     seen = []
-    outcome = build.grade(fitted.table.extrapolating(), 6, watch=lambda done, total: seen.append((done, total)))
+    outcome = build.grade(
+        fitted.table.extrapolating(), 6, watch=lambda done, total: seen.append((done, total))
+    )
     assert [len(trial.sessions_s) for trial in outcome.trials] == [2] * 6
     assert outcome.grade.mean_error < 0.05
     assert seen[-1] == (12, 12)
@@ -130,7 +136,9 @@ def test_the_budget_ends_a_build_with_a_table():
 
 def test_a_model_that_the_devices_cannot_run_ends_the_build(monkeypatch):
     lab = simulated(2)
-    monkeypatch.setattr("hwbench.lab.bench.Bench.carry_out", lambda *_: failed(UnsupportedLayerError("no Conv")))
+    monkeypatch.setattr(
+        "hwbench.lab.bench.Bench.carry_out", lambda *_: failed(UnsupportedLayerError("no Conv"))
+    )
     with pytest.raises(UnsupportedLayerError, match="no Conv"):
         TableBuild(lab, REQUEST).run()
 

@@ -7,7 +7,13 @@ import pytest
 
 from hwbench import errors
 from hwbench.devices.virtual.device import Fault, Throttling
-from hwbench.errors import BuildError, DeviceError, DeviceLostError, SchemaError, UnsupportedLayerError
+from hwbench.errors import (
+    BuildError,
+    DeviceError,
+    DeviceLostError,
+    SchemaError,
+    UnsupportedLayerError,
+)
 from hwbench.lab.bench import Bench
 from hwbench.lab.tasks import Task, TaskKind, described, failed, result_of, workload_of
 from hwbench.records.measurement import Measurement, Settings
@@ -54,7 +60,9 @@ def test_another_model_than_was_meant_is_refused():
         result_of(outcome)
 
 
-@pytest.mark.parametrize("error", [BuildError("no kernel"), UnsupportedLayerError("no Conv"), DeviceLostError("gone")])
+@pytest.mark.parametrize(
+    "error", [BuildError("no kernel"), UnsupportedLayerError("no Conv"), DeviceLostError("gone")]
+)
 def test_an_error_arrives_as_what_it_was(error):
     with pytest.raises(type(error), match=str(error)):
         result_of(failed(error))

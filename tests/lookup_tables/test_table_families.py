@@ -46,11 +46,18 @@ def test_depthwise_convolutions_are_a_kind_of_their_own():
     ],
 )
 def test_all_but_channels_tells_families_apart(other):
-    assert place_of(key("Conv[1x16x8x8->1x16x8x8]{group=1,kernel=3x3}@fp32")).family != place_of(key(other)).family
+    assert (
+        place_of(key("Conv[1x16x8x8->1x16x8x8]{group=1,kernel=3x3}@fp32")).family
+        != place_of(key(other)).family
+    )
 
 
 def test_channels_are_last_in_sequences_and_linear_layers():
     sequence = place_of(key("LayerNormalization[1x197x768->1x197x768]{}@fp32"))
     linear = place_of(key("Linear[1x7x512->1x7x1000]{}@fp32"))
     scalar = place_of(key("Constant[->scalar]{}@fp32"))
-    assert [(p.cin, p.cout) for p in (sequence, linear, scalar)] == [(768, 768), (512, 1000), (1, 1)]
+    assert [(p.cin, p.cout) for p in (sequence, linear, scalar)] == [
+        (768, 768),
+        (512, 1000),
+        (1, 1),
+    ]

@@ -22,7 +22,9 @@ def test_a_live_device_tells_the_latency_of_pruned_versions():
     assert prediction.latency_s == pytest.approx(true_s, rel=0.02)
     assert prediction.ci_s[0] < prediction.latency_s < prediction.ci_s[1]
     assert prediction.measured == keys
-    assert values_s == pytest.approx([prediction.latency_s, LAW.network_s(structure().keys(structure().widths))], rel=0.02)
+    assert values_s == pytest.approx(
+        [prediction.latency_s, LAW.network_s(structure().keys(structure().widths))], rel=0.02
+    )
 
 
 def test_nothing_is_measured_twice():

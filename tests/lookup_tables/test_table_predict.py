@@ -18,7 +18,9 @@ KEY = "Conv[1x{}x8x8->1x{}x8x8]{{act=Relu,group=1,kernel=1x1,pads=0.0.0.0,stride
 
 
 def small(points: dict[tuple[int, int], float]) -> LookupTable:
-    entries = {LayerKey.parse(KEY.format(*pair)): Entry(value, 0.01, 1) for pair, value in points.items()}
+    entries = {
+        LayerKey.parse(KEY.format(*pair)): Entry(value, 0.01, 1) for pair, value in points.items()
+    }
     return LookupTable(entries, Metadata(built().table.provenance, Calibration()))
 
 
@@ -38,7 +40,9 @@ def test_vectorised_predictions_are_those_of_the_keys(seed, off_grid):
     table, source = built().table, built().table.for_structure(structure())
     wide = random_structures(3, seed)
     if off_grid:
-        wide = np.minimum(wide + np.random.default_rng(seed).integers(0, 4, wide.shape), structure().widths)
+        wide = np.minimum(
+            wide + np.random.default_rng(seed).integers(0, 4, wide.shape), structure().widths
+        )
     expected = [table.predict(structure().keys(widths)).latency_s for widths in wide.tolist()]
     np.testing.assert_allclose(source.predict_widths(wide), expected, rtol=1e-12)
 
@@ -63,7 +67,9 @@ def test_measured_and_interpolated_keys_are_told_apart():
 
 def test_an_unknown_layer_is_refused_with_the_command_that_would_measure_it():
     foreign = LayerKey.parse("Conv[1x8x9x9->1x8x9x9]{group=1,kernel=5x5}@fp32")
-    with pytest.raises(MissingEntryError, match=r"Conv\[1x8x9x9.*hwbench table build MODEL --device virtual"):
+    with pytest.raises(
+        MissingEntryError, match=r"Conv\[1x8x9x9.*hwbench table build MODEL --device virtual"
+    ):
         built().table.predict([foreign])
     with pytest.raises(MissingEntryError, match="Conv"):
         built().table.extrapolating().predict([foreign])
@@ -74,7 +80,9 @@ def test_the_measured_range_is_not_left_silently():
     with pytest.raises(MissingEntryError, match="outside what was measured"):
         table.predict(structure().keys([2] * len(structure().widths)))
     with pytest.raises(MissingEntryError, match="outside what was measured"):
-        table.for_structure(structure()).predict_widths(np.array([structure().widths, [2] * len(tiny)]))
+        table.for_structure(structure()).predict_widths(
+            np.array([structure().widths, [2] * len(tiny)])
+        )
     inside = table.predict(structure().keys(structure().widths))
     beyond = table.extrapolating().predict(structure().keys([2] * len(tiny)))
     assert beyond.extrapolated
@@ -89,7 +97,9 @@ def test_leaving_the_range_on_the_grid_is_refused_too():
         source.predict_widths(np.full((1, len(structure().widths)), 2))
 
 
-@pytest.mark.parametrize("wide", [np.ones(3, int), np.ones((2, 2), int), np.zeros((1, 12), int), np.ones((1, 12))])
+@pytest.mark.parametrize(
+    "wide", [np.ones(3, int), np.ones((2, 2), int), np.zeros((1, 12), int), np.ones((1, 12))]
+)
 def test_impossible_widths_are_refused(wide):
     groups = len(structure().widths)
     wide = np.resize(wide, (1, groups)).astype(wide.dtype) if wide.shape == (1, 12) else wide
@@ -104,7 +114,9 @@ def test_a_structure_with_an_unknown_layer_names_it():
 
 def test_a_lone_measurement_answers_only_for_itself():
     table = small({(64, 64): 5e-5})
-    assert table.predict([LayerKey.parse(KEY.format(64, 64))]).latency_s == pytest.approx(5e-5, rel=0.01)
+    assert table.predict([LayerKey.parse(KEY.format(64, 64))]).latency_s == pytest.approx(
+        5e-5, rel=0.01
+    )
     with pytest.raises(MissingEntryError):
         table.predict([LayerKey.parse(KEY.format(64, 32))])
 

@@ -72,18 +72,26 @@ def test_one_point_answers_for_itself():
 
 
 def test_a_family_that_costs_nothing_stays_so():
-    surface = Surface(Points(np.array([8.0, 16.0]), np.array([8.0, 16.0]), np.zeros(2), np.ones(2)), 1)
+    surface = Surface(
+        Points(np.array([8.0, 16.0]), np.array([8.0, 16.0]), np.zeros(2), np.ones(2)), 1
+    )
     assert [part.tolist() for part in surface.at(np.array([12]), np.array([12]))] == [[0.0], [0.0]]
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 64), st.integers(1, 64), st.floats(1e-7, 1e-2)), min_size=1, max_size=12),
+    st.lists(
+        st.tuples(st.integers(1, 64), st.integers(1, 64), st.floats(1e-7, 1e-2)),
+        min_size=1,
+        max_size=12,
+    ),
     st.integers(1, 4096),
     st.integers(1, 4096),
 )
 def test_whatever_was_measured_predictions_are_positive_and_finite(rows, cin, cout):
     columns = [np.array(column, float) for column in zip(*rows, strict=True)]
-    surface = Surface(Points(*columns, np.ones(len(rows))), find_step([Points(*columns, np.ones(len(rows)))]))
+    surface = Surface(
+        Points(*columns, np.ones(len(rows))), find_step([Points(*columns, np.ones(len(rows)))])
+    )
     latency_s, sd = surface.at(np.array([cin]), np.array([cout]))
     assert LEAST * columns[2].min() <= latency_s[0] < np.inf
     assert 0 <= sd[0] < np.inf

@@ -40,14 +40,19 @@ def test_each_kind_of_noise_is_named(code, noise):
 
 
 def test_too_small_a_budget_is_named():
-    assert "2 of at least 20 sessions" in found(White(0.01), settings=replace(LONG, budget_s=0.1))["too_few_samples"]
+    assert (
+        "2 of at least 20 sessions"
+        in found(White(0.01), settings=replace(LONG, budget_s=0.1))["too_few_samples"]
+    )
 
 
 def test_a_device_that_stays_throttled_is_named():
     assert "throttled" in found(White(0.01), faults=[Fault("throttled", after_rounds=100)])
 
 
-@pytest.mark.parametrize(("sum_s", "doubted"), [(0.01, False), (0.0104, False), (0.0112, True), (0.0045, True)])
+@pytest.mark.parametrize(
+    ("sum_s", "doubted"), [(0.01, False), (0.0104, False), (0.0112, True), (0.0045, True)]
+)
 def test_layers_that_do_not_close_are_named(sum_s, doubted):
     with Virtual(noise=(), latencies_s={A.sha256: 0.01}) as device:
         record = measure(device, A, Settings(layers=False, budget_s=10))

@@ -23,7 +23,9 @@ ORDINARY = (White(0.01), SessionOffset(0.003))
 
 
 def virtual(ratio: float = 1.0, noise=ORDINARY, seed: int = 0, **more) -> Virtual:
-    return Virtual(noise=noise, seed=seed, latencies_s={A.sha256: 0.01, B.sha256: 0.01 * ratio}, **more)
+    return Virtual(
+        noise=noise, seed=seed, latencies_s={A.sha256: 0.01, B.sha256: 0.01 * ratio}, **more
+    )
 
 
 class Recorder(Watch):
@@ -58,7 +60,8 @@ def test_record_survives_json():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "verdict"), [(0.97, Verdict.FASTER), (1.03, Verdict.SLOWER), (1.0, Verdict.SAME), (1.004, Verdict.SAME)]
+    ("ratio", "verdict"),
+    [(0.97, Verdict.FASTER), (1.03, Verdict.SLOWER), (1.0, Verdict.SAME), (1.004, Verdict.SAME)],
 )
 def test_verdicts_are_right(ratio, verdict):
     for seed in range(5):
@@ -131,7 +134,10 @@ def test_same_seed_same_samples():
 
 def test_a_lost_device_keeps_what_was_sampled():
     seen = Recorder()
-    with virtual(faults=[Fault("lost", after_rounds=200)]) as device, pytest.raises(DeviceLostError):
+    with (
+        virtual(faults=[Fault("lost", after_rounds=200)]) as device,
+        pytest.raises(DeviceLostError),
+    ):
         measure_interleaved(device, [A, B], QUICK, seen)
     assert len(seen.samples[0]) == len(seen.samples[1]) > 20
     assert not seen.done
@@ -156,7 +162,10 @@ def test_layers_close_on_the_unprofiled_latency():
     with Virtual(noise=(White(0.01),)) as device:
         record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=8))
         truth = {layer.name: device.law.layer_s(layer.key) for layer in record.profile.layers}
-    assert [layer.name for layer in record.profile.layers][:2] == ["features.0.conv", "features.1.conv"]
+    assert [layer.name for layer in record.profile.layers][:2] == [
+        "features.0.conv",
+        "features.1.conv",
+    ]
     for layer in record.profile.layers:
         assert layer.median_s == pytest.approx(truth[layer.name], rel=0.05)
     assert record.closure == pytest.approx(sum(truth.values()) / record.median_s, rel=0.02)
@@ -214,7 +223,9 @@ def test_a_larger_budget_resolves_more():
 
 def test_layers_shorter_than_the_profiler_can_tell_are_named(monkeypatch):
     real = Virtual.profile_layers
-    monkeypatch.setattr(Virtual, "profile_layers", lambda *asked: replace(real(*asked), node_cost_s=1.0))
+    monkeypatch.setattr(
+        Virtual, "profile_layers", lambda *asked: replace(real(*asked), node_cost_s=1.0)
+    )
     with Virtual(noise=()) as device:
         record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=5))
     text = next(finding.text for finding in record.findings if finding.code == "below_resolution")

@@ -15,7 +15,12 @@ from hwbench.pruning import Adaptors, Prunable
 from hwbench.pruning.adaptors import Adapted, insert, merge
 from tests.support.prunable_nets import lively
 
-SIZES = {"resnet34@0.125,classes=10": 32, "resnet50@0.125,classes=10": 32, "mobilenet_v2@0.35,classes=10": 32, "resnet20": 16}
+SIZES = {
+    "resnet34@0.125,classes=10": 32,
+    "resnet50@0.125,classes=10": 32,
+    "mobilenet_v2@0.35,classes=10": 32,
+    "resnet20": 16,
+}
 
 
 @cache
@@ -37,7 +42,8 @@ def disturb(parameters: list[nn.Parameter]) -> None:
 @pytest.mark.parametrize(
     ("spec", "block", "after", "before"),
     [
-        # The stage's earlier blocks end in conv2; later blocks begin with conv1; the next stage has a down-sampling convolution.
+        # The stage's earlier blocks end in conv2; later blocks begin with conv1; the next stage has
+        # a down-sampling convolution.
         (
             "resnet34@0.125,classes=10",
             "layer2.2",
@@ -50,14 +56,24 @@ def disturb(parameters: list[nn.Parameter]) -> None:
             (),
             ("layer1.1.conv1", "layer1.2.conv1", "layer2.0.conv1", "layer2.0.downsample.conv"),
         ),
-        ("resnet34@0.125,classes=10", "layer4.2", ("layer4.0.conv2", "layer4.0.downsample.conv", "layer4.1.conv2"), ()),
+        (
+            "resnet34@0.125,classes=10",
+            "layer4.2",
+            ("layer4.0.conv2", "layer4.0.downsample.conv", "layer4.1.conv2"),
+            (),
+        ),
         (
             "resnet50@0.125,classes=10",
             "layer3.1",
             ("layer3.0.conv3", "layer3.0.downsample.conv"),
-            (*(f"layer3.{i}.conv1" for i in range(2, 6)), "layer4.0.conv1", "layer4.0.downsample.conv"),
+            (
+                *(f"layer3.{i}.conv1" for i in range(2, 6)),
+                "layer4.0.conv1",
+                "layer4.0.downsample.conv",
+            ),
         ),
-        # Widths 8 8 8 | 16 ...: expansions up to and including the first block of another width (features.7).
+        # Widths 8 8 8 | 16 ...: expansions up to and including the first block of another width
+        # (features.7).
         (
             "mobilenet_v2@0.35,classes=10",
             "features.5",
@@ -68,7 +84,9 @@ def disturb(parameters: list[nn.Parameter]) -> None:
         ("resnet20", "layer2.1", ("layer2.0.conv2",), ("layer2.2.conv1", "layer3.0.conv1")),
     ],
 )
-def test_where_adaptors_stand(spec: str, block: str, after: tuple[str, ...], before: tuple[str, ...]) -> None:
+def test_where_adaptors_stand(
+    spec: str, block: str, after: tuple[str, ...], before: tuple[str, ...]
+) -> None:
     found = prunable(spec).adaptors([block])
     assert (set(found.after), set(found.before)) == (set(after), set(before))
 
@@ -87,7 +105,16 @@ def resnet_rule(block: str, depths: Sequence[int], last: str) -> tuple[set[str],
 
 def mobilenet_rule(block: str) -> tuple[set[str], set[str]]:
     """Behind the projections of the blocks of that width before it, in front of the expansions up to the first of another."""
-    stages = [0, 1, *[2] * 2, *[3] * 3, *[4] * 4, *[5] * 3, *[6] * 3, 7]  # Sandler et al. 2018, table 2
+    stages = [
+        0,
+        1,
+        *[2] * 2,
+        *[3] * 3,
+        *[4] * 4,
+        *[5] * 3,
+        *[6] * 3,
+        7,
+    ]  # Sandler et al. 2018, table 2
     place = int(block.removeprefix("features."))
     first, after = stages.index(stages[place]), stages.index(stages[place] + 1)
     return {f"features.{i}.project.conv" for i in range(first, place)}, {
@@ -127,17 +154,23 @@ def test_inserted_they_change_nothing_and_trained_they_merge_exactly(spec: str) 
         plain, names = copy.deepcopy(module), list(module.state_dict())
         parameters = insert(module, whole.adaptors([block.name]))
         with torch.no_grad():
-            torch.testing.assert_close(module(images(spec)), plain(images(spec)), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                module(images(spec)), plain(images(spec)), rtol=1e-5, atol=1e-5
+            )
             disturb(parameters)
             trained = module(images(spec))
             merge(module)
             merged = module(images(spec))
         assert float((trained - plain(images(spec))).detach().abs().max()) > 1e-3
-        torch.testing.assert_close(merged, trained, rtol=1e-5, atol=1e-5 * max(1.0, float(trained.abs().max())))
+        torch.testing.assert_close(
+            merged, trained, rtol=1e-5, atol=1e-5 * max(1.0, float(trained.abs().max()))
+        )
         assert list(module.state_dict()) == names
 
 
-@pytest.mark.parametrize("place", [Adaptors(("0",), ()), Adaptors((), ("0",)), Adaptors(("0",), ("0",))])
+@pytest.mark.parametrize(
+    "place", [Adaptors(("0",), ()), Adaptors((), ("0",)), Adaptors(("0",), ("0",))]
+)
 def test_padding_stride_and_bias_merge_exactly(place: Adaptors) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1))

@@ -53,9 +53,15 @@ def answer(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def test_saved_network_runs_alone_and_comes_back(slim: Pruned, images: Tensor, saved: Path) -> None:
-    assert sorted(path.name for path in saved.iterdir()) == ["network.onnx", "network.pt2", "recipe.json"]
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "network.onnx",
+        "network.pt2",
+        "recipe.json",
+    ]
     program = torch.export.load(saved / "network.pt2").module()
-    torch.testing.assert_close(program(images[:1]), answer(slim.module, images[:1]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        program(images[:1]), answer(slim.module, images[:1]), rtol=1e-4, atol=1e-5
+    )
     back = pruning.load(saved, zoo.build("resnet20", seed=99))
     torch.testing.assert_close(back.module.state_dict(), slim.module.state_dict(), rtol=0, atol=0)
     assert back.recipe == slim.recipe
@@ -68,7 +74,9 @@ def test_both_files_are_the_same_network(whole: Prunable, slim: Pruned, saved: P
     assert keys == whole.structure.keys([width // 2 for width in whole.structure.widths])
     x = torch.from_numpy(np.random.default_rng(0).random((1, 3, 16, 16), np.float32))
     program = torch.export.load(saved / "network.pt2").module()
-    torch.testing.assert_close(program(x).detach(), torch.from_numpy(run(graph, seed=0)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        program(x).detach(), torch.from_numpy(run(graph, seed=0)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_dropped_blocks_and_branches_are_saved_too(images: Tensor, tmp_path: Path) -> None:
@@ -80,7 +88,9 @@ def test_dropped_blocks_and_branches_are_saved_too(images: Tensor, tmp_path: Pat
     program = torch.export.load(tmp_path / "network.pt2").module()
     expected = answer(smaller.module, images[:1])["logits"]
     torch.testing.assert_close(program(images[:1])["logits"], expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(answer(pruning.load(tmp_path, Vision()).module, images[:1])["logits"], expected)
+    torch.testing.assert_close(
+        answer(pruning.load(tmp_path, Vision()).module, images[:1])["logits"], expected
+    )
 
 
 def test_recipe_repeats_the_network_exactly(whole: Prunable, images: Tensor) -> None:
@@ -99,7 +109,9 @@ def test_recipe_says_what_was_removed_from_which_original(whole: Prunable, slim:
     raw = json.loads(slim.recipe.to_json())
     assert raw["original"] == "zoo:resnet20"
     assert raw["sha256"] == pruning.fingerprint(zoo_original())
-    assert [group["name"] for group in raw["groups"]] == [group.name for group in whole.structure.groups]
+    assert [group["name"] for group in raw["groups"]] == [
+        group.name for group in whole.structure.groups
+    ]
     assert all(len(group["kept"]) == group["width"] // 2 for group in raw["groups"])
     assert whole.without(["layer3.2"]).recipe.dropped["layer3.2"][0].path == "layer3.2"
 
@@ -112,7 +124,10 @@ def test_recipe_refuses_other_weights_and_other_networks(slim: Pruned) -> None:
         slim.recipe.apply(zoo.build("plain20"), other_weights=True)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 9}', '{"schema": 1, "groups": 3, "dropped": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"schema": 1}', '{"schema": 9}', '{"schema": 1, "groups": 3, "dropped": {}}'],
+)
 def test_damaged_recipes_are_refused(text: str) -> None:
     with pytest.raises(SchemaError, match="not a recipe"):
         Recipe.from_json(text)

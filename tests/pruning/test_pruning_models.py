@@ -35,7 +35,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "transposed": nets.Transposed,
     "signal": nets.Signal,
 }
-STATISTICS = {"vision"}  # layer normalization sees the pruned channels, so that cutting is not the same as being blind to them
+STATISTICS = {
+    "vision"
+}  # layer normalization sees the pruned channels, so that cutting is not the same as being blind to them
 
 
 def example(name: str) -> Tensor:
@@ -54,11 +56,16 @@ def prunable(name: str) -> Prunable:
 def random_widths(whole: Prunable, seed: int = 0) -> list[int]:
     rng = np.random.default_rng(seed)
     groups = whole.structure.groups
-    return [group.width if group.name in whole.fixed else int(rng.integers(1, group.width + 1)) for group in groups]
+    return [
+        group.width if group.name in whole.fixed else int(rng.integers(1, group.width + 1))
+        for group in groups
+    ]
 
 
 def keys_of(module: nn.Module, x: Tensor) -> tuple[LayerKey, ...]:
-    return tuple(layer.key for layer in layers(graph.load(load_workload(module, example_inputs=x).onnx)))
+    return tuple(
+        layer.key for layer in layers(graph.load(load_workload(module, example_inputs=x).onnx))
+    )
 
 
 def answer(module: nn.Module, x: Tensor) -> Tensor:
@@ -83,11 +90,17 @@ def test_cutting_channels_computes_what_being_blind_to_them_does(name: str) -> N
     for (path, side), kept in pruned.recipe.kept_positions(blind).items():
         if side == IN:
             layer = blind.get_submodule(path)
-            weight = layer.weight.data.movedim(0, 1) if not getattr(layer, "transposed", False) else layer.weight.data
+            weight = (
+                layer.weight.data.movedim(0, 1)
+                if not getattr(layer, "transposed", False)
+                else layer.weight.data
+            )
             unseen = torch.ones(len(weight), dtype=torch.bool)
             unseen[kept] = False
             weight[unseen] = 0
-    torch.testing.assert_close(answer(pruned.module, example(name)), answer(blind, example(name)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        answer(pruned.module, example(name)), answer(blind, example(name)), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +119,9 @@ def test_blocks_written_into_a_forward_are_dropped_exactly(name: str, blocks: li
     model = graph.load(load_workload(whole.module, example_inputs=example(name)).onnx)
     for dropped in (blocks[:1], blocks[1:], blocks):
         smaller = whole.without(dropped).module
-        assert keys_of(smaller, example(name)) == tuple(layer.key for layer in layers(without_blocks(model, dropped)))
+        assert keys_of(smaller, example(name)) == tuple(
+            layer.key for layer in layers(without_blocks(model, dropped))
+        )
 
 
 def test_a_dropped_branch_adds_nothing() -> None:
@@ -141,17 +156,31 @@ def test_every_layer_is_in_a_group_or_kept() -> None:
     for name in NETS:
         whole = prunable(name)
         said = {kept.name for kept in whole.kept}
-        in_groups = {layer for group in whole.structure.groups if group.name not in whole.fixed for layer in group.producers}
-        weighted = {path for path, part in whole.module.named_modules() if nets.is_dense_layer(part)}
+        in_groups = {
+            layer
+            for group in whole.structure.groups
+            if group.name not in whole.fixed
+            for layer in group.producers
+        }
+        weighted = {
+            path for path, part in whole.module.named_modules() if nets.is_dense_layer(part)
+        }
         assert weighted <= said | in_groups, name
         assert not said & in_groups
 
 
 def test_the_structure_of_the_same_network_is_taken_and_of_another_refused() -> None:
     known = prunable("efficient").structure
-    assert Prunable(nets.lively(nets.Efficient()), (example("efficient"),), structure=known).structure == known
+    assert (
+        Prunable(nets.lively(nets.Efficient()), (example("efficient"),), structure=known).structure
+        == known
+    )
     with pytest.raises(UsageError, match="is not that of Efficient"):
-        Prunable(nets.lively(nets.Efficient()), (example("efficient"),), structure=prunable("dense").structure)
+        Prunable(
+            nets.lively(nets.Efficient()),
+            (example("efficient"),),
+            structure=prunable("dense").structure,
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,12 +205,19 @@ def test_unknown_importance_and_blocks_are_refused() -> None:
 
 
 def test_importance_keeps_the_channels_that_are_read_most() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     with torch.no_grad():
         module[2].weight[:, :, 0, 0] = torch.tensor([[3.0, 0.0, 2.0, 1.0], [0.0, 0.1, 2.0, 1.5]])
     whole = Prunable(module, (torch.randn(1, 3, 4, 4),))
     assert whole.slim([1], importance="l1").recipe.groups[0].kept == (2,)
     assert whole.slim([1], importance="l2").recipe.groups[0].kept == (0,)
-    drawn = {whole.slim([2], importance="random", seed=seed).recipe.groups[0].kept for seed in range(20)}
+    drawn = {
+        whole.slim([2], importance="random", seed=seed).recipe.groups[0].kept for seed in range(20)
+    }
     assert len(drawn) > 3
-    assert whole.slim([2], importance="random", seed=7).recipe == whole.slim([2], importance="random", seed=7).recipe
+    assert (
+        whole.slim([2], importance="random", seed=7).recipe
+        == whole.slim([2], importance="random", seed=7).recipe
+    )

@@ -34,7 +34,9 @@ def repeated(x: Tensor) -> Tensor:
         {"kernel_size": 3, "dilation": 2, "padding": 2, "padding_mode": "reflect"},
     ],
 )
-def test_convolution_makes_up_for_channels_that_repeat_others(window: dict[str, object], bias: bool) -> None:
+def test_convolution_makes_up_for_channels_that_repeat_others(
+    window: dict[str, object], bias: bool
+) -> None:
     conv = nn.Conv2d(6, 5, bias=bias, **window)
     x = repeated(noise(40, 3, 9, 8))
     kept = torch.tensor([0, 1, 2])
@@ -53,7 +55,9 @@ def test_linear_layer_makes_up_for_inputs_that_repeat_others(shape: tuple[int, .
     x = noise(*shape)
     x = torch.cat([x, -x], -1)
     kept = torch.tensor([3, 4, 5])
-    weight = Calibration(nn.Sequential(linear), ["0"], [x]).refit("0", linear, kept, torch.tensor([0, 2]))
+    weight = Calibration(nn.Sequential(linear), ["0"], [x]).refit(
+        "0", linear, kept, torch.tensor([0, 2])
+    )
     got = nn.functional.linear(x[..., 3:], weight, linear.bias[[0, 2]])
     torch.testing.assert_close(got, linear(x)[..., [0, 2]], rtol=1e-3, atol=1e-3)
 
@@ -76,21 +80,29 @@ def test_fewer_samples_than_inputs_are_fitted_too_and_stay_near_the_weights() ->
     target = linear(x) - linear.bias
     torch.testing.assert_close(x[:, kept] @ weight.T, target, rtol=1e-2, atol=1e-2)
     inherited, target = linear.weight[:, kept].detach(), target.detach()
-    assert float((weight - inherited).norm()) < float((torch.linalg.pinv(x[:, kept]) @ target).T.sub(inherited).norm())
+    assert float((weight - inherited).norm()) < float(
+        (torch.linalg.pinv(x[:, kept]) @ target).T.sub(inherited).norm()
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("plain20", 16), ("mobilenet_v1@0.25,classes=10", 32), ("resnet18@0.125,classes=10", 32)]
+    ("name", "size"),
+    [("plain20", 16), ("mobilenet_v1@0.25,classes=10", 32), ("resnet18@0.125,classes=10", 32)],
 )
 def test_reconstructed_network_is_closer_to_the_original(name: str, size: int) -> None:
     module = lively(zoo.build(name))
     whole = Prunable(module, (noise(1, 3, size, size),))
-    calibration, fresh = whole.calibrate([noise(100, 3, size, size)]), noise(50, 3, size, size, seed=9)
+    calibration, fresh = (
+        whole.calibrate([noise(100, 3, size, size)]),
+        noise(50, 3, size, size, seed=9),
+    )
     with torch.no_grad():
         wanted = module(fresh)
         for share in (0.75, 0.5):
             widths = [max(1, int(share * width)) for width in whole.structure.widths]
-            inherited, fitted = (whole.slim(widths, calibration=given).module(fresh) for given in (None, calibration))
+            inherited, fitted = (
+                whole.slim(widths, calibration=given).module(fresh) for given in (None, calibration)
+            )
             assert float((fitted - wanted).norm()) < 0.8 * float((inherited - wanted).norm())
 
 
@@ -99,7 +111,10 @@ def test_reconstruction_alone_helps_other_classifiers(build: type[nn.Module]) ->
     torch.manual_seed(0)
     module = lively(build())
     whole = Prunable(module, (noise(1, 3, 16, 16),))
-    calibration, fresh = whole.calibrate([noise(100, 3, 16, 16)], renormalized=0), noise(50, 3, 16, 16, seed=9)
+    calibration, fresh = (
+        whole.calibrate([noise(100, 3, 16, 16)], renormalized=0),
+        noise(50, 3, 16, 16, seed=9),
+    )
     widths = [max(1, 2 * width // 3) for width in whole.structure.widths]
 
     def off(given: Calibration | None) -> float:
@@ -115,7 +130,10 @@ def test_images_and_a_calibration_made_of_them_give_the_same() -> None:
     whole = Prunable(lively(zoo.build("plain20")), (noise(1, 3, 16, 16),))
     widths = [width // 2 for width in whole.structure.widths]
     images = noise(20, 3, 16, 16)
-    one, other = whole.slim(widths, calibration=[images]), whole.slim(widths, calibration=whole.calibrate([images]))
+    one, other = (
+        whole.slim(widths, calibration=[images]),
+        whole.slim(widths, calibration=whole.calibrate([images])),
+    )
     torch.testing.assert_close(one.module.state_dict(), other.module.state_dict(), rtol=0, atol=0)
     assert one.recipe.refitted
     assert not whole.slim(widths).recipe.refitted
@@ -136,7 +154,12 @@ def test_normalization_of_a_trained_network_is_measured_anew() -> None:
     """Where the original's statistics are those of the images, the pruned network's are those of what arrives there."""
     torch.manual_seed(0)
     module = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6, momentum=None), nn.Flatten(), nn.Linear(96, 4)
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 3),
+        nn.BatchNorm2d(6, momentum=None),
+        nn.Flatten(),
+        nn.Linear(96, 4),
     )
     x = 2 * noise(64, 3, 8, 8) + 1
     module(x)
@@ -144,7 +167,9 @@ def test_normalization_of_a_trained_network_is_measured_anew() -> None:
     whole = Prunable(module, (x[:1],))
     pruned = whole.slim([4, 5], calibration=[x[:32], x[32:]]).module
     arrives = pruned[:3](x).detach()
-    torch.testing.assert_close(pruned[3].running_mean, arrives.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        pruned[3].running_mean, arrives.mean((0, 2, 3)), rtol=1e-3, atol=1e-3
+    )
     torch.testing.assert_close(pruned[3].running_var, arrives.var((0, 2, 3)), rtol=2e-3, atol=0)
 
 

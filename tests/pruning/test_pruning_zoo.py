@@ -35,7 +35,9 @@ WITH_BLOCKS = [spec for spec in SPECS if spec.startswith(("mobilenet_v2", "resne
 
 
 def images(spec: str, count: int = 1) -> Tensor:
-    return torch.randn(count, 3, SPECS[spec], SPECS[spec], generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        count, 3, SPECS[spec], SPECS[spec], generator=torch.Generator().manual_seed(1)
+    )
 
 
 @cache
@@ -72,13 +74,17 @@ def test_pruned_to_random_widths_it_has_the_layers_of_the_structure(spec: str) -
 
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("importance", ["l1", "l2", "random"])
-def test_cutting_channels_computes_what_being_blind_to_them_does(spec: str, importance: str) -> None:
+def test_cutting_channels_computes_what_being_blind_to_them_does(
+    spec: str, importance: str
+) -> None:
     rng = np.random.default_rng(len(spec))
     whole = prunable(spec)
     widths = [int(rng.integers(1 + width // 2, width + 1)) for width in whole.structure.widths]
     pruned = whole.slim(widths, importance=importance, seed=5)
     with torch.no_grad():
-        got, expected, original = (net(images(spec)) for net in (pruned.module, silenced(whole, pruned), whole.module))
+        got, expected, original = (
+            net(images(spec)) for net in (pruned.module, silenced(whole, pruned), whole.module)
+        )
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     assert float((got - original).abs().max()) > 1e-3 * float(original.abs().max())
 
@@ -88,7 +94,9 @@ def test_full_widths_change_nothing(spec: str) -> None:
     whole = prunable(spec)
     same = whole.slim(whole.structure.widths)
     with torch.no_grad():
-        torch.testing.assert_close(same.module(images(spec)), whole.module(images(spec)), rtol=0, atol=0)
+        torch.testing.assert_close(
+            same.module(images(spec)), whole.module(images(spec)), rtol=0, atol=0
+        )
     assert same.recipe.groups == ()
 
 
@@ -103,20 +111,31 @@ def test_dropping_blocks_is_exact_and_leaves_their_layers_out(spec: str) -> None
         smaller, graph = whole.without(dropped).module, without_blocks(model, dropped)
         assert keys_of(smaller, images(spec)) == tuple(layer.key for layer in layers(graph))
         with torch.no_grad():
-            got = smaller(torch.from_numpy(np.random.default_rng(0).random((1, 3, *[SPECS[spec]] * 2), np.float32))).numpy()
-        assert not any(name.startswith(tuple(f"{one}." for one in dropped)) for name in smaller.state_dict())
-        np.testing.assert_allclose(got, run(graph, seed=0), rtol=1e-3, atol=1e-4 * np.abs(got).max())
+            got = smaller(
+                torch.from_numpy(
+                    np.random.default_rng(0).random((1, 3, *[SPECS[spec]] * 2), np.float32)
+                )
+            ).numpy()
+        assert not any(
+            name.startswith(tuple(f"{one}." for one in dropped)) for name in smaller.state_dict()
+        )
+        np.testing.assert_allclose(
+            got, run(graph, seed=0), rtol=1e-3, atol=1e-4 * np.abs(got).max()
+        )
 
 
 @pytest.mark.parametrize(
-    ("spec", "block"), [("resnet18@0.125,classes=10", "layer3.1"), ("mobilenet_v2@0.35,classes=10", "features.6")]
+    ("spec", "block"),
+    [("resnet18@0.125,classes=10", "layer3.1"), ("mobilenet_v2@0.35,classes=10", "features.6")],
 )
 def test_dropping_a_block_is_replacing_its_module_by_an_identity(spec: str, block: str) -> None:
     whole = prunable(spec)
     expected = copy.deepcopy(whole.module)
     expected.set_submodule(block, nn.Identity())
     with torch.no_grad():
-        torch.testing.assert_close(whole.without([block]).module(images(spec)), expected(images(spec)), rtol=0, atol=0)
+        torch.testing.assert_close(
+            whole.without([block]).module(images(spec)), expected(images(spec)), rtol=0, atol=0
+        )
 
 
 @pytest.mark.parametrize("spec", ["mobilenet_v1@0.25,classes=10", "resnet18@0.125,classes=10"])
@@ -141,7 +160,9 @@ def test_residual_layers_keep_the_same_channels_and_depthwise_layers_follow() ->
     kept = pruned.recipe.kept_positions(whole.module)
     stage = [kept[f"features.{i}.project.conv", "out"].tolist() for i in (4, 5, 6)]
     assert stage[0] == stage[1] == stage[2] == kept["features.5.expand.conv", "in"].tolist()
-    assert pruned.module.features[5].depthwise.conv.groups == len(kept["features.5.expand.conv", "out"])
+    assert pruned.module.features[5].depthwise.conv.groups == len(
+        kept["features.5.expand.conv", "out"]
+    )
 
 
 def test_the_original_is_left_alone() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import hwbench
-from hwbench.pytest_plugin import bench, verdicts  # noqa: F401 - loaded here once
+from hwbench.pytest_plugin import bench, verdicts
 from tests.pytest_plugin.support import NETS, Suite
 
 
@@ -13,7 +13,8 @@ from tests.pytest_plugin.support import NETS, Suite
 def _loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Import all that a measurement imports.
 
-    What is imported by a pytest inside this process is thrown away at its end, and libraries in C cannot be loaded twice.
+    What is imported by a pytest inside this process is thrown away at its end, and libraries in C
+    cannot be loaded twice.
     """
     folder = tmp_path_factory.mktemp("loaded")
     (folder / "net.onnx").write_bytes(NETS["net"])

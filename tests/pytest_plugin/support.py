@@ -50,13 +50,22 @@ class Suite:
 
     def ini(self, *lines: str) -> None:
         self.pytester.makeini(
-            "\n".join(("[pytest]", "addopts = --strict-markers --strict-config", "filterwarnings = error", *lines))
+            "\n".join(
+                (
+                    "[pytest]",
+                    "addopts = --strict-markers --strict-config",
+                    "filterwarnings = error",
+                    *lines,
+                )
+            )
         )
 
     def tests(self, source: str, **files: str) -> None:
         self.pytester.makepyfile(test_latency=source, **files)
 
-    def run(self, *words: str, device: str | None = "virtual:seed=1", apart: bool = False) -> pytest.RunResult:
+    def run(
+        self, *words: str, device: str | None = "virtual:seed=1", apart: bool = False
+    ) -> pytest.RunResult:
         """Run the tests; in a process of its own if they are to be `apart`."""
         named = () if device is None else ("--hwbench-device", device)
         words = ("-p", "no:cacheprovider", *named, *words)

@@ -34,7 +34,10 @@ def test_planted_regression_fails(suite, seed):
     result.stdout.fnmatch_lines(
         [
             '*assert_faster("net.onnx", "slower.onnx", at_least=1)',
-            "E *slower.onnx is not at least 1x as fast as net.onnx: 1.*x slower (95 % interval 1.* to 1.*)",
+            (
+                "E *slower.onnx is not at least 1x as fast as net.onnx: 1.*x slower (95 % interval"
+                " 1.* to 1.*)"
+            ),
             "E *layer to blame*",
             f"E *{ADDED_LAYER}*",
             "*- hwbench on virtual*",
@@ -50,7 +53,9 @@ def test_no_regression_passes(suite, seed):
     suite.tests(NO_LOSS.format(candidate="twin"))
     result = suite.run(device=f"virtual:seed={seed}")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["  twin.onnx against net.onnx: SAME, *; at least 1x as fast: yes; records *"])
+    result.stdout.fnmatch_lines(
+        ["  twin.onnx against net.onnx: SAME, *; at least 1x as fast: yes; records *"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,14 +91,25 @@ def test_noise_neither_passes_nor_fails(suite, options, ini, outcome):
     result = suite.run(*TOO_SHORT, "-rxf", *options)
     result.assert_outcomes(**{outcome: 1})
     result.stdout.fnmatch_lines(
-        ["*UNRESOLVED: cannot tell from 2 sessions whether slower.onnx is at least 1x as fast as net.onnx*"]
+        [
+            (
+                "*UNRESOLVED: cannot tell from 2 sessions whether slower.onnx is at least 1x as fast as"
+                " net.onnx*"
+            )
+        ]
     )
-    result.stdout.fnmatch_lines(["  slower.onnx against net.onnx: UNRESOLVED, *; at least 1x as fast: UNRESOLVED; records *"])
+    result.stdout.fnmatch_lines(
+        [
+            (
+                "  slower.onnx against net.onnx: UNRESOLVED, *; at least 1x as fast: UNRESOLVED;"
+                " records *"
+            )
+        ]
+    )
 
 
 def test_compare_returns_the_comparison(suite):
-    suite.tests(
-        f"""
+    suite.tests(f"""
         import hwbench
 
         def test(hw_compare):
@@ -102,11 +118,12 @@ def test_compare_returns_the_comparison(suite):
             assert found.verdict is hwbench.Verdict.FASTER
             assert found.speedup_ci[0] <= found.speedup <= found.speedup_ci[1]
             assert [layer.name for layer in found.layers if layer.candidate_s is None] == [{ADDED_LAYER!r}]
-        """
-    )
+        """)
     result = suite.run()
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["  net.onnx against slower.onnx: FASTER, 1.*x faster (95 % interval *); records *"])
+    result.stdout.fnmatch_lines(
+        ["  net.onnx against slower.onnx: FASTER, 1.*x faster (95 % interval *); records *"]
+    )
     assert len(suite.kept()) == 2
 
 
@@ -117,7 +134,14 @@ def test_networks_with_other_inputs_are_refused_before_measuring(suite):
     suite.tests('def test(hw_compare): hw_compare("net.onnx", "small.onnx")')
     result = suite.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*IncomparableError: net.onnx takes inputs *x* float32 but small.onnx takes *x3x8x8 float32*"])
+    result.stdout.fnmatch_lines(
+        [
+            (
+                "*IncomparableError: net.onnx takes inputs *x* float32 but small.onnx takes *x3x8x8"
+                " float32*"
+            )
+        ]
+    )
     assert not suite.kept()
 
 

@@ -65,7 +65,11 @@ def test_workers_take_turns(suite, board):
     assert board() == 13
     assert len(suite.kept()) == 13
     result.stdout.fnmatch_lines(
-        ["*- hwbench on board*", "test_latency.py::test*", "  *.onnx: 2.* ms (95 % interval *); record *"]
+        [
+            "*- hwbench on board*",
+            "test_latency.py::test*",
+            "  *.onnx: 2.* ms (95 % interval *); record *",
+        ]
     )
 
 
@@ -76,7 +80,12 @@ def test_a_device_in_use_is_waited_for_so_long(suite):
         result = suite.run("--hwbench-wait", "0.1", device=device)
     result.assert_outcomes(errors=3)
     result.stdout.fnmatch_lines(
-        ["*no device to measure on: device virtual:seed=77 (pytest) is in use by process *after waiting 0.1 s*"]
+        [
+            (
+                "*no device to measure on: device virtual:seed=77 (pytest) is in use by process *after"
+                " waiting 0.1 s*"
+            )
+        ]
     )
     suite.run("--hwbench-wait", "0.1", device=device).assert_outcomes(passed=3)
 
@@ -85,7 +94,14 @@ def test_a_missing_device_is_an_error_that_says_what_is_missing(suite):
     suite.tests(THREE + "\ndef test_other(): pass\n")
     result = suite.run(device="virtual:fault=open")
     result.assert_outcomes(errors=3, passed=1)
-    result.stdout.fnmatch_lines(["no device to measure on: the virtual device refuses to open, as asked; leave out fault=open"])
+    result.stdout.fnmatch_lines(
+        [
+            (
+                "no device to measure on: the virtual device refuses to open, as asked; leave out"
+                " fault=open"
+            )
+        ]
+    )
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
@@ -147,7 +163,9 @@ def test_hil_is_skipped_where_no_device_was_named(suite):
     suite.tests(HIL)
     result = suite.run("-rs", device=None)
     result.assert_outcomes(skipped=1, passed=1)
-    result.stdout.fnmatch_lines(["SKIPPED*needs a device beyond 'cpu': pytest --hwbench-device ADDRESS*"])
+    result.stdout.fnmatch_lines(
+        ["SKIPPED*needs a device beyond 'cpu': pytest --hwbench-device ADDRESS*"]
+    )
     result.stdout.no_fnmatch_line("*hwbench on*")
 
 

@@ -48,7 +48,9 @@ def test_links_lead_somewhere():
 def test_the_sample_suite_passes(suite):
     shutil.copy(DOCS / "examples/test_latency.py", suite.folder)
     suite.ini("markers = hil")
-    suite.run("-W", "default", device="virtual:seed=1,noise=none", apart=True).assert_outcomes(passed=5, skipped=1)
+    suite.run("-W", "default", device="virtual:seed=1,noise=none", apart=True).assert_outcomes(
+        passed=5, skipped=1
+    )
 
 
 def commands(step: dict[str, str]) -> list[list[str]]:
@@ -58,13 +60,21 @@ def commands(step: dict[str, str]) -> list[list[str]]:
 
 
 def test_the_workflow_uses_options_that_exist(known):
-    words = [word for step in STEPS for command in commands(step) if "pytest" in command for word in command]
+    words = [
+        word
+        for step in STEPS
+        for command in commands(step)
+        if "pytest" in command
+        for word in command
+    ]
     used = {word for word in words if word.startswith("--")}
     assert {"--hwbench-store", "--benchmark-compare-fail"} <= used <= known
 
 
 def test_the_workflow_installs_what_there_is():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     (install,) = (command for step in STEPS for command in commands(step) if "install" in command)
     name, _, extra = install[-1].rstrip("]").partition("[")
     assert name == "hwbench"
@@ -81,11 +91,19 @@ def test_the_workflow_stops_a_slower_network(suite, monkeypatch, net, passes):
     """The workflow's own commands, on a repository whose pull request changes the network, and on a virtual device."""
 
     def git(*words: str) -> None:
-        subprocess.run(["git", *IDENTITY, *words], cwd=suite.folder, check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            ["git", *IDENTITY, *words],
+            cwd=suite.folder,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
 
     tests = suite.folder / "tests/latency"
     tests.mkdir(parents=True)
-    (tests / "test_net.py").write_text('def test_net(hw_benchmark):\n    hw_benchmark("net.onnx")\n')
+    (tests / "test_net.py").write_text(
+        'def test_net(hw_benchmark):\n    hw_benchmark("net.onnx")\n'
+    )
     git("init", "-q", "-b", "main", ".")
     git("add", "net.onnx", "tests", "tox.ini")
     git("commit", "-q", "-m", "before")
@@ -100,9 +118,17 @@ def test_the_workflow_stops_a_slower_network(suite, monkeypatch, net, passes):
     monkeypatch.setenv("BASE", "main")
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     outcomes = []
-    for seed, script in enumerate(step["run"] for step in STEPS if "-m pytest" in step.get("run", "")):
+    for seed, script in enumerate(
+        step["run"] for step in STEPS if "-m pytest" in step.get("run", "")
+    ):
         monkeypatch.setenv("PYTEST_ADDOPTS", f"--hwbench-device virtual:seed={seed} -W default")
-        done = subprocess.run(["bash", "-e", "-c", script], cwd=suite.folder, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            ["bash", "-e", "-c", script],
+            cwd=suite.folder,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
         outcomes.append((done.returncode == 0, done.stdout + done.stderr))
     (base_passes, base), (passed, output) = outcomes
     assert base_passes, base

@@ -16,7 +16,13 @@ def test_net(hw_benchmark):
     assert 1e-5 < record.median_s < 1e-2
 """
 SAVE = ("--benchmark-save", "base")
-GATE = ("--benchmark-compare", "--benchmark-compare-fail", "median:5%", "-W", "ignore:Benchmark machine_info is different")
+GATE = (
+    "--benchmark-compare",
+    "--benchmark-compare-fail",
+    "median:5%",
+    "-W",
+    "ignore:Benchmark machine_info is different",
+)
 """Another seed is another address, so pytest-benchmark warns of another device."""
 
 
@@ -62,14 +68,20 @@ def test_compare_fail_sees_a_planted_regression_and_nothing_else(suite, seed, ne
 def test_a_run_on_another_device_is_pointed_out(suite):
     suite.tests(ONE)
     suite.run(*SAVE, device="virtual:seed=1").assert_outcomes(passed=1)
-    result = suite.run("--benchmark-compare", "-W", "default", device="virtual:seed=1,step=8", apart=True)
+    result = suite.run(
+        "--benchmark-compare", "-W", "default", device="virtual:seed=1,step=8", apart=True
+    )
     assert "machine_info is different" in result.stdout.str() + result.stderr.str()
 
 
-@pytest.mark.skipif(find_spec("pygal") is None, reason="needs pygal: pip install pytest-benchmark[histogram]")
+@pytest.mark.skipif(
+    find_spec("pygal") is None, reason="needs pygal: pip install pytest-benchmark[histogram]"
+)
 def test_histogram_is_drawn(suite):
     suite.tests(ONE)
-    suite.run("--benchmark-histogram", "picture", "-W", "default", apart=True).assert_outcomes(passed=1)
+    suite.run("--benchmark-histogram", "picture", "-W", "default", apart=True).assert_outcomes(
+        passed=1
+    )
     (picture,) = suite.folder.glob("picture*.svg")
     assert "test_net" in picture.read_text()
 
@@ -88,8 +100,7 @@ def test_order_of_arguments_does_not_matter(suite):
 
 
 def test_parametrized_tests_and_fixtures_in_between(suite):
-    suite.tests(
-        """
+    suite.tests("""
         import pytest
 
         @pytest.fixture
@@ -99,12 +110,15 @@ def test_parametrized_tests_and_fixtures_in_between(suite):
         @pytest.mark.parametrize("model", ["net.onnx", "slower.onnx"])
         def test(latency_s, model):
             assert latency_s(model) > 0
-        """
-    )
+        """)
     result = suite.run()
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(
-        ["test_latency.py::test[[]net.onnx[]]", "  net.onnx: *", "test_latency.py::test[[]slower.onnx[]]"]
+        [
+            "test_latency.py::test[[]net.onnx[]]",
+            "  net.onnx: *",
+            "test_latency.py::test[[]slower.onnx[]]",
+        ]
     )
 
 
@@ -144,10 +158,14 @@ def test_without_pytest_benchmark(suite):
 
 @pytest.mark.parametrize("other", [(), ("-p", "no:benchmark")])
 def test_a_second_workload_is_refused(suite, other):
-    suite.tests('def test(hw_benchmark):\n    hw_benchmark("net.onnx")\n    hw_benchmark("twin.onnx")\n')
+    suite.tests(
+        'def test(hw_benchmark):\n    hw_benchmark("net.onnx")\n    hw_benchmark("twin.onnx")\n'
+    )
     result = suite.run(*other)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*UsageError: hw_benchmark has measured net.onnx in this test already*parametrize*"])
+    result.stdout.fnmatch_lines(
+        ["*UsageError: hw_benchmark has measured net.onnx in this test already*parametrize*"]
+    )
     assert len(suite.kept()) == 1
 
 

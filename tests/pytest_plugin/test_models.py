@@ -1,4 +1,7 @@
-"""What the fixtures take: everything that `hwbench profile` takes, and torch modules; and a real CPU."""
+"""What the fixtures take: everything that `hwbench profile` takes, and torch modules.
+
+And a real CPU.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,13 @@ def test_names_files_factories_and_modules(suite):
     [
         ('"nothing.onnx"', "*nothing.onnx*"),
         ('"nets:none"', "*UsageError: nets:none cannot be called to build a network*"),
-        ("7", "*UsageError: cannot load a int; expected a path, zoo:NAME, package.module:factory or an nn.Module"),
+        (
+            "7",
+            (
+                "*UsageError: cannot load a int; expected a path, zoo:NAME, package.module:factory"
+                " or an nn.Module"
+            ),
+        ),
     ],
 )
 def test_what_is_no_model_fails_with_the_line_of_hwbench(suite, model, message):
@@ -87,8 +96,16 @@ def test_on_the_real_cpu(suite):
         nets=NETS,
     )
     result = suite.run("--hwbench-budget", "6", device="cpu", apart=True)
-    assert result.parseoutcomes().keys() <= {"passed", "xfailed"}  # a busy machine may leave the second one open
+    assert result.parseoutcomes().keys() <= {
+        "passed",
+        "xfailed",
+    }  # a busy machine may leave the second one open
     result.stdout.fnmatch_lines(
-        ["*- hwbench on cpu*", "test_latency.py::test_wide", "  Sequential: *", "test_latency.py::test_slim"]
+        [
+            "*- hwbench on cpu*",
+            "test_latency.py::test_wide",
+            "  Sequential: *",
+            "test_latency.py::test_slim",
+        ]
     )
     assert len(suite.kept()) == 3

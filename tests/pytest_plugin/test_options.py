@@ -1,4 +1,7 @@
-"""Options: on the command line, in the ini file, wrong; and what the plugin costs runs that do not use it."""
+"""Options: on the command line, in the ini file, wrong.
+
+And what the plugin costs runs that do not use it.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +36,33 @@ def test_wrong_values_end_the_run(suite, name, text, expected):
     on_line = suite.run(f"--hwbench-{name}={text}")
     suite.ini(f"hwbench_{name.replace('-', '_')} = {text}")
     in_file = suite.run()
-    for result, said in ((on_line, f"--hwbench-{name}"), (in_file, f"hwbench_{name.replace('-', '_')}")):
+    for result, said in (
+        (on_line, f"--hwbench-{name}"),
+        (in_file, f"hwbench_{name.replace('-', '_')}"),
+    ):
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"*{said}: '{text}' where {expected} was expected (*)"])
 
 
 def test_the_ini_file_is_used_and_the_command_line_wins(suite):
     suite.tests(ONE)
-    suite.ini("hwbench_device = virtual:seed=5", "hwbench_budget = 7", "hwbench_threads = 2", "hwbench_min_effect = 3%")
+    suite.ini(
+        "hwbench_device = virtual:seed=5",
+        "hwbench_budget = 7",
+        "hwbench_threads = 2",
+        "hwbench_min_effect = 3%",
+    )
     result = suite.run("--hwbench-budget", "4", device=None)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["hwbench: device virtual:seed=5"])
     with open_store(str(suite.store)) as opened:
         record = opened.get(suite.kept()[0])
     assert record.device.address == "virtual:seed=5"
-    assert (record.settings.budget_s, record.settings.threads, record.settings.min_effect) == (4.0, 2, 0.03)
+    assert (record.settings.budget_s, record.settings.threads, record.settings.min_effect) == (
+        4.0,
+        2,
+        0.03,
+    )
 
 
 def test_the_smallest_effect_decides(suite):
@@ -67,29 +82,25 @@ def test_records_go_where_they_are_asked_to(suite):
 
 
 def test_settings_of_a_call_win(suite):
-    suite.tests(
-        """
+    suite.tests("""
         from hwbench import Settings
 
         def test(hw_benchmark):
             assert hw_benchmark("net.onnx", settings=Settings(budget_s=3, layers=False)).profile is None
-        """
-    )
+        """)
     suite.run("--hwbench-budget", "4").assert_outcomes(passed=1)
     with open_store(str(suite.store)) as opened:
         assert opened.get(suite.kept()[0]).settings.budget_s == 3
 
 
 def test_runs_that_do_not_measure_load_and_say_nothing(suite):
-    suite.pytester.makeconftest(
-        f"""
+    suite.pytester.makeconftest(f"""
         import sys
 
         def pytest_unconfigure():
             loaded = [name for name in {(*HEAVY, "numpy", "hwbench.measuring.sessions", "hwbench.devices")!r} if name in sys.modules]
             sys.stderr.write(f"loaded {{loaded}}")
-        """
-    )
+        """)
     suite.tests("def test_other(): pass")
     result = suite.run(device=None, apart=True)
     result.assert_outcomes(passed=1)
@@ -106,6 +117,11 @@ def test_the_entry_point_can_be_switched_off(suite):
 
 
 def test_importing_the_plugin_loads_nothing_heavy():
-    code = f"import hwbench.pytest_plugin, sys; print([m for m in {(*HEAVY, 'numpy')!r} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    code = (
+        f"import hwbench.pytest_plugin, sys; print([m for m in {(*HEAVY, 'numpy')!r} if m in"
+        " sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert found.stdout.strip() == "[]"

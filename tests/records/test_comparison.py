@@ -20,13 +20,19 @@ QUICK = Settings(layers=False, budget_s=20)
 
 def pair(ratio: float, *, macs=(1000, 1000)):
     """Two interleaved records whose true ratio is `ratio`."""
-    with Virtual(latencies_s={A.sha256: 0.01, B.sha256: 0.01 * ratio}, noise=(White(0.005),)) as device:
-        first, second = measure_interleaved(device, [replace(A, macs=macs[0]), replace(B, macs=macs[1])], QUICK)
+    with Virtual(
+        latencies_s={A.sha256: 0.01, B.sha256: 0.01 * ratio}, noise=(White(0.005),)
+    ) as device:
+        first, second = measure_interleaved(
+            device, [replace(A, macs=macs[0]), replace(B, macs=macs[1])], QUICK
+        )
     return first, second
 
 
 def with_layers(record, **layers):
-    rows = tuple(LayerLatency(name, "Conv", None, how, seconds) for name, (seconds, how) in layers.items())
+    rows = tuple(
+        LayerLatency(name, "Conv", None, how, seconds) for name, (seconds, how) in layers.items()
+    )
     return replace(record, profile=LayerProfile(rows, 0.01, 0.0, "nothing"))
 
 
@@ -50,7 +56,12 @@ def test_one_after_the_other_is_incomparable():
 
 
 @pytest.mark.parametrize(
-    ("change", "word"), [({"batch": 2}, "batch"), ({"clock": "other"}, "clock"), ({"settings": Settings(threads=2)}, "threads")]
+    ("change", "word"),
+    [
+        ({"batch": 2}, "batch"),
+        ({"clock": "other"}, "clock"),
+        ({"settings": Settings(threads=2)}, "threads"),
+    ],
 )
 def test_what_differs_is_named(change, word):
     first, second = pair(1.0)
@@ -69,7 +80,8 @@ def test_precision_may_differ_and_is_said():
 def test_fewer_macs_without_gain_are_blamed_on_the_layout():
     first, second = pair(1.0, macs=(2000, 1000))
     found = compare(
-        with_layers(first, a=(0.004, "nchwc16"), b=(0.006, "nchwc16")), with_layers(second, a=(0.005, "nchw"), b=(0.005, "nchw"))
+        with_layers(first, a=(0.004, "nchwc16"), b=(0.006, "nchwc16")),
+        with_layers(second, a=(0.005, "nchw"), b=(0.005, "nchw")),
     )
     text = next(finding.text for finding in found.findings if finding.code == "macs_without_gain")
     assert "2.00x fewer MACs, no faster: 2 layers fell off the blocked layout" in text
@@ -84,7 +96,10 @@ def test_a_gain_that_follows_the_macs_needs_no_sentence():
 
 def test_layers_are_matched_by_path_and_absent_ones_are_none():
     first, second = pair(0.5)
-    found = compare(with_layers(first, a=(0.004, "x"), gone=(0.006, "x")), with_layers(second, a=(0.003, "x"), new=(0.002, "x")))
+    found = compare(
+        with_layers(first, a=(0.004, "x"), gone=(0.006, "x")),
+        with_layers(second, a=(0.003, "x"), new=(0.002, "x")),
+    )
     rows = {change.name: (change.baseline_s, change.candidate_s) for change in found.layers}
     assert rows == {"a": (0.004, 0.003), "gone": (0.006, None), "new": (None, 0.002)}
     assert sum(change.saved_s for change in found.layers) == pytest.approx(0.005)

@@ -36,16 +36,24 @@ def test_equal_text_means_equal_key(one, other):
 
 
 def test_order_of_attributes_does_not_matter():
-    assert LayerKey("Conv", (), (1,), (("b", "2"), ("a", "1"))) == LayerKey("Conv", (), (1,), (("a", "1"), ("b", "2")))
+    assert LayerKey("Conv", (), (1,), (("b", "2"), ("a", "1"))) == LayerKey(
+        "Conv", (), (1,), (("a", "1"), ("b", "2"))
+    )
 
 
-@given(st.text(max_size=60) | keys.map(str).flatmap(lambda text: st.integers(0, len(text)).map(lambda cut: text[:cut])))
+@given(
+    st.text(max_size=60)
+    | keys.map(str).flatmap(lambda text: st.integers(0, len(text)).map(lambda cut: text[:cut]))
+)
 def test_anything_else_is_refused_in_one_way(text):
     with contextlib.suppress(SchemaError):
         assert LayerKey.parse(text).precision
 
 
-@pytest.mark.parametrize("text", ["", "Conv", "Conv[1x2->3]", "Conv[1x->3]{}@fp32", "Conv[1->2]{a}@fp32", "Conv[a->2]{}@fp32"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "Conv", "Conv[1x2->3]", "Conv[1x->3]{}@fp32", "Conv[1->2]{a}@fp32", "Conv[a->2]{}@fp32"],
+)
 def test_examples_that_are_refused(text):
     with pytest.raises(SchemaError):
         LayerKey.parse(text)

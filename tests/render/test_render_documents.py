@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench.render.documents import compare_document, doctor_document, profile_document, selftest_document, to_json
+from hwbench.render.documents import (
+    compare_document,
+    doctor_document,
+    profile_document,
+    selftest_document,
+    to_json,
+)
 from hwbench.workflows.doctor import Diagnosis
 from hwbench.workflows.selftest import SelfTest
 from tests.render.test_render_views import CPU, NOW, compared, layers, record

@@ -29,7 +29,9 @@ def rows_of(written: str) -> list[list[str]]:
     for token in PARSER.parse(written):
         if token.type == "tr_open":
             rows.append([])
-        inside = {"td_open": True, "th_open": True, "td_close": False, "th_close": False}.get(token.type, inside)
+        inside = {"td_open": True, "th_open": True, "td_close": False, "th_close": False}.get(
+            token.type, inside
+        )
         if inside and token.type == "inline":
             rows[-1].append(plain(token))
     return rows
@@ -39,7 +41,10 @@ def rows_of(written: str) -> list[list[str]]:
 @patiently
 def test_cells_are_read_back_as_they_were(names):
     table = Table((Column("|a|"), Column("`b`", right=True)), tuple(names))
-    assert rows_of(markdown([table])) == [["|a|", "`b`"], *([printable(a), printable(b)] for a, b in names)]
+    assert rows_of(markdown([table])) == [
+        ["|a|", "`b`"],
+        *([printable(a), printable(b)] for a, b in names),
+    ]
 
 
 @given(SEEN)
@@ -58,7 +63,9 @@ def test_a_headline_is_bold_as_a_whole(name):
     assert kinds == ["strong_open", "text", "strong_close"]
 
 
-@pytest.mark.parametrize("name", ["- a", "+ a", "1. a", "12) a", "# a", "> a", "--- ", "a & b &lt; c", "$x$ ~~y~~"])
+@pytest.mark.parametrize(
+    "name", ["- a", "+ a", "1. a", "12) a", "# a", "> a", "--- ", "a & b &lt; c", "$x$ ~~y~~"]
+)
 def test_what_would_begin_a_block_does_not(name):
     first, line, _ = PARSER.parse(markdown([Line(name)]))
     assert first.type == "paragraph_open"
@@ -72,7 +79,10 @@ def test_numbers_at_the_beginning_stay_as_they_are():
 def test_findings_are_a_list_with_their_codes():
     tokens = PARSER.parse(markdown([Notes((("drift", "a | b"), ("load", "*c*")))]))
     lines = [token for token in tokens if token.type == "inline"]
-    assert [[child.content for child in line.children or []] for line in lines] == [["drift", ": a | b"], ["load", ": *c*"]]
+    assert [[child.content for child in line.children or []] for line in lines] == [
+        ["drift", ": a | b"],
+        ["load", ": *c*"],
+    ]
 
 
 @given(NAMES.filter(str.strip))
@@ -80,7 +90,11 @@ def test_findings_are_a_list_with_their_codes():
 def test_tables_of_every_view_have_equally_long_rows(name):
     for what, view in measured(name).items():
         tables = [block for block in view if isinstance(block, Table)]
-        expected = [len(table.columns) for table in tables for _ in (table.columns, *table.rows, *table.footer)]
+        expected = [
+            len(table.columns)
+            for table in tables
+            for _ in (table.columns, *table.rows, *table.footer)
+        ]
         # `(table.columns, *rows)` stands for the heading and the rows below it
         assert [len(row) for row in rows_of(markdown(view))] == expected, what
 

@@ -82,7 +82,14 @@ def test_intervals_share_unit_and_decimals_with_their_value():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(568_740_352, "568.7 M"), (4_231_976, "4.23 M"), (999_960, "1.00 M"), (950, "950"), (0, "0"), (1.82e9, "1.82 G")],
+    [
+        (568_740_352, "568.7 M"),
+        (4_231_976, "4.23 M"),
+        (999_960, "1.00 M"),
+        (950, "950"),
+        (0, "0"),
+        (1.82e9, "1.82 G"),
+    ],
 )
 def test_counts(value, text):
     assert count(value) == text
@@ -105,11 +112,26 @@ def test_small_things():
 @pytest.mark.parametrize(
     ("key", "text"),
     [
-        ("Conv[1x3x224x224->1x32x112x112]{act=Relu,group=1,kernel=3x3,strides=2x2}@fp32", "Conv 3x3/2 at 112x112, 3 to 32, Relu"),
-        ("Conv[1x32x56x56->1x32x56x56]{group=32,kernel=3x3,strides=1x1}@fp32", "Depthwise 3x3 at 56x56, 32"),
-        ("Conv[1x32x56x56->1x32x56x56]{group=4,kernel=3x3,strides=1x1}@fp32", "Conv 3x3 at 56x56, 32 to 32"),
-        ("Conv[1x0x56x56->1x0x56x56]{group=each,kernel=3x3,strides=1x1}@fp32", "Depthwise 3x3 at 56x56"),
-        ("Conv[1x0x7x7->1x0x7x7]{act=Relu,add=1,group=1,kernel=1x1,strides=1x1}@fp32", "Conv 1x1 at 7x7, Relu, Add"),
+        (
+            "Conv[1x3x224x224->1x32x112x112]{act=Relu,group=1,kernel=3x3,strides=2x2}@fp32",
+            "Conv 3x3/2 at 112x112, 3 to 32, Relu",
+        ),
+        (
+            "Conv[1x32x56x56->1x32x56x56]{group=32,kernel=3x3,strides=1x1}@fp32",
+            "Depthwise 3x3 at 56x56, 32",
+        ),
+        (
+            "Conv[1x32x56x56->1x32x56x56]{group=4,kernel=3x3,strides=1x1}@fp32",
+            "Conv 3x3 at 56x56, 32 to 32",
+        ),
+        (
+            "Conv[1x0x56x56->1x0x56x56]{group=each,kernel=3x3,strides=1x1}@fp32",
+            "Depthwise 3x3 at 56x56",
+        ),
+        (
+            "Conv[1x0x7x7->1x0x7x7]{act=Relu,add=1,group=1,kernel=1x1,strides=1x1}@fp32",
+            "Conv 1x1 at 7x7, Relu, Add",
+        ),
         ("Linear[1x1024->1x1000]{}@fp32", "Linear, 1024 to 1000"),
         ("GlobalAveragePool[1x512x7x7->1x512x1x1]{}@fp32", "GlobalAveragePool at 1x1, 512"),
         ("Shape[->4]{}@fp32", "Shape"),
@@ -127,7 +149,14 @@ def test_a_bar_is_never_too_long(share, width):
 
 
 def test_bars_grow():
-    assert [bar(share, 4) for share in (-1, 0, 0.125, 0.5, 1, 2)] == ["", "", "▌", "██", "████", "████"]
+    assert [bar(share, 4) for share in (-1, 0, 0.125, 0.5, 1, 2)] == [
+        "",
+        "",
+        "▌",
+        "██",
+        "████",
+        "████",
+    ]
 
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=50))

@@ -26,14 +26,20 @@ LONG = "backbone.encoder.stages.3.blocks.11.attention.projection.conv"
 
 
 def layers(scale: float = 1.0, count: int = 3, how: str = "nchwc16") -> LayerProfile:
-    rows = [LayerLatency(f"{LONG}{i}", "GlobalAveragePool", None, how, scale * (i + 1) * 1e-3) for i in range(count)]
+    rows = [
+        LayerLatency(f"{LONG}{i}", "GlobalAveragePool", None, how, scale * (i + 1) * 1e-3)
+        for i in range(count)
+    ]
     return LayerProfile(tuple(rows), 0.02, 1e-6, "time between layers that no profiler sees")
 
 
 def record(latency_s: float = 0.01, **changes) -> Measurement:
     """Eight sessions of three samples, a per mille apart, whose latency is exactly `latency_s`."""
     sessions = [session for session in range(8) for _ in range(3)]
-    samples = tuple(latency_s * 1.001 ** (index % 3 - 1 + (-1) ** session) for index, session in enumerate(sessions))
+    samples = tuple(
+        latency_s * 1.001 ** (index % 3 - 1 + (-1) ** session)
+        for index, session in enumerate(sessions)
+    )
     base = Measurement(
         id="0123456789abcdef" * 2,
         group_id="g",
@@ -57,7 +63,9 @@ def record(latency_s: float = 0.01, **changes) -> Measurement:
         warmup_session=(),
         before=NOW,
         after=NOW,
-        findings=(Finding("too_few_samples", "3 of at least 8 sessions fit into 1 s; raise --budget"),),
+        findings=(
+            Finding("too_few_samples", "3 of at least 8 sessions fit into 1 s; raise --budget"),
+        ),
         profile=layers(),
         started_utc="2026-03-01T09:15:02+00:00",
         hwbench_version="0.1.0",
@@ -83,22 +91,46 @@ def flat(shown: str) -> str:
 
 
 def compared(ratio: float, **changes):
-    smaller = {"macs": 900_000_000, "id": "fedcba9876543210" * 2, "profile": layers(ratio), **changes}
+    smaller = {
+        "macs": 900_000_000,
+        "id": "fedcba9876543210" * 2,
+        "profile": layers(ratio),
+        **changes,
+    }
     return compare(record(), record(0.01 * ratio, **smaller))
 
 
 def every_view():
-    found = [Found("cpu", CPU.target, ready=True), Found("tensorrt", "NVIDIA", ready=False, hint="pip install " + "x" * 90)]
-    advice = (Advice("governor", False, "the governor is powersave " * 4, "sudo cpupower frequency-set -g performance"),)
+    found = [
+        Found("cpu", CPU.target, ready=True),
+        Found("tensorrt", "NVIDIA", ready=False, hint="pip install " + "x" * 90),
+    ]
+    advice = (
+        Advice(
+            "governor",
+            False,
+            "the governor is powersave " * 4,
+            "sudo cpupower frequency-set -g performance",
+        ),
+    )
     summary = Summary(
-        "0123456789abcdef" * 2, record().model, "s", "android:SERIAL0123456789", "t", NOW.at_utc, 1400, complete=False
+        "0123456789abcdef" * 2,
+        record().model,
+        "s",
+        "android:SERIAL0123456789",
+        "t",
+        NOW.at_utc,
+        1400,
+        complete=False,
     )
     comparison = compared(0.5)
     return {
         "profile": profile_view(record()),
         "compare": compare_view(comparison),
         "selftest": selftest_view(SelfTest(CPU, (comparison, compared(1.0)))),
-        "doctor": doctor_view(Diagnosis(CPU, NOW, (*advice, Advice("load", True, "nothing else runs")))),
+        "doctor": doctor_view(
+            Diagnosis(CPU, NOW, (*advice, Advice("load", True, "nothing else runs")))
+        ),
         "devices": devices_view(found),
         "store": store_view("sqlite:////home/someone/.local/share/hwbench/store.db", [summary]),
         "empty store": store_view("sqlite:///x.db", []),
@@ -139,7 +171,8 @@ def test_profile_says_what_where_and_how_sure():
     shown = text(profile_view(record(model="zoo:resnet18")))
     head = flat(shown.partition("\n\n")[0])
     assert head.startswith(
-        "zoo:resnet18 on AMD EPYC 9354, 2 cores (onnxruntime 1.32.0, fp32, 1 thread): 10.00 ms (95 % interval 9.9"
+        "zoo:resnet18 on AMD EPYC 9354, 2 cores (onnxruntime 1.32.0, fp32, 1 thread): 10.00 ms (95"
+        " % interval 9.9"
     )
     assert head.endswith("8 sessions)")
     assert shown.partition("\n\n")[2].startswith("! too_few_samples: 3 of at least")
@@ -159,7 +192,10 @@ def test_rest_and_closure_are_shown():
     shown = text(profile_view(record()))  # three layers of 1, 2 and 3 ms in a network of 10 ms
     rest = next(line for line in shown.splitlines() if line.startswith("rest"))
     assert rest.split()[1:] == ["4.000", "ms", "40.0", "%"]
-    assert "add up to 60.0 % of the latency; the rest is time between layers that no profiler sees." in flat(shown)
+    assert (
+        "add up to 60.0 % of the latency; the rest is time between layers that no profiler sees."
+        in flat(shown)
+    )
 
 
 def test_long_paths_lose_their_middle_and_get_it_back():
@@ -196,12 +232,17 @@ def test_unresolved_and_incomparable_headlines():
     pair = compared(1.0)
     noisy = replace(
         pair.candidate,
-        samples_s=tuple(s * (1 + 0.1 * (n % 2)) for s, n in zip(pair.candidate.samples_s, pair.candidate.session, strict=True)),
+        samples_s=tuple(
+            s * (1 + 0.1 * (n % 2))
+            for s, n in zip(pair.candidate.samples_s, pair.candidate.session, strict=True)
+        ),
     )
     headline = verdict_text(compare(pair.baseline, noisy))
     assert headline.startswith("cannot tell from 8 sessions: 0.95")
     assert "99 % interval that verdicts rest on is 0.84" in headline
-    assert verdict_text(compare(pair.baseline, replace(pair.candidate, batch=2))) == "not comparable"
+    assert (
+        verdict_text(compare(pair.baseline, replace(pair.candidate, batch=2))) == "not comparable"
+    )
     assert "batch" in text(compare_view(compare(pair.baseline, replace(pair.candidate, batch=2))))
 
 
@@ -216,8 +257,12 @@ def test_compare_shows_both_sides_and_what_the_layers_explain():
 
 def test_layers_are_ranked_and_the_rest_is_summed():
     many = TOP_LAYERS + 4
-    comparison = compare(record(profile=layers(count=many)), record(0.009, profile=layers(0.9, count=many)))
-    short, whole = (text(compare_view(comparison, all_layers=every), 160) for every in (False, True))
+    comparison = compare(
+        record(profile=layers(count=many)), record(0.009, profile=layers(0.9, count=many))
+    )
+    short, whole = (
+        text(compare_view(comparison, all_layers=every), 160) for every in (False, True)
+    )
     saved = [float(line.split("+")[1].split()[0]) for line in whole.splitlines() if "+" in line]
     assert len(saved) == many
     shown = [line for line in short.splitlines() if line.startswith(LONG[:10])]
@@ -238,7 +283,9 @@ def test_a_layer_that_fell_off_its_layout_or_is_gone():
 
 def test_doctor_shows_what_to_mend_first():
     shown = flat(text(every_view()["doctor"]))
-    assert shown.index("! governor:") < shown.index("sudo cpupower") < shown.index("nothing else runs")
+    assert (
+        shown.index("! governor:") < shown.index("sudo cpupower") < shown.index("nothing else runs")
+    )
     assert "3.20 GHz at most, governor performance, 54 °C, load 0.25" in shown
 
 
@@ -248,13 +295,20 @@ def test_markdown_means_its_characters():
         Notes((("x_y", "see <here> | there"),)),
         Table((Column("a|b"), Column("n", right=True)), (("c_d", "1"),)),
     ]
-    assert markdown(view) == ("**a\\*b**\n\n- `x_y`: see \\<here\\> \\| there\n\n| a\\|b | n |\n| --- | ---: |\n| c\\_d | 1 |\n")
+    assert (
+        markdown(view)
+        == "**a\\*b**\n\n- `x_y`: see \\<here\\> \\| there\n\n| a\\|b | n |\n| --- | ---: |\n|"
+        " c\\_d | 1 |\n"
+    )
 
 
 def test_control_characters_of_a_model_reach_no_terminal():
     evil = replace(layers().layers[0], name="conv\x1b[2J\n\x07")
     profile = replace(layers(), layers=(evil,))
-    for view in (profile_view(record(profile=profile)), profile_view(record(model="m\x1b]0;x\x07"))):
+    for view in (
+        profile_view(record(profile=profile)),
+        profile_view(record(model="m\x1b]0;x\x07")),
+    ):
         for shown in (text(view), markdown(view)):
             assert "\x1b" not in shown
             assert "\x07" not in shown

@@ -37,7 +37,9 @@ def test_nor_does_it_in_a_lookup_table(name):
 @pytest.mark.parametrize("columns", [60, 80, 100, 200])
 def test_the_width_of_the_terminal_is_used(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
-    shown = {what: widest(text(view, None)) for what, view in (measured(LONG) | tabled(LONG)).items()}
+    shown = {
+        what: widest(text(view, None)) for what, view in (measured(LONG) | tabled(LONG)).items()
+    }
     assert max(shown.values()) <= columns
     assert shown["profile"] > columns - 20, "and it is used"
 
@@ -45,7 +47,9 @@ def test_the_width_of_the_terminal_is_used(columns, monkeypatch):
 @given(st.lists(NAMES, min_size=1, max_size=12), st.integers(30, 120))
 @patiently
 def test_a_table_of_names_fits(names, columns):
-    table = Table(tuple(Column(name, path=bool(n % 2)) for n, name in enumerate(names)), (tuple(names),))
+    table = Table(
+        tuple(Column(name, path=bool(n % 2)) for n, name in enumerate(names)), (tuple(names),)
+    )
     assert widest(text([table], columns)) <= columns
 
 

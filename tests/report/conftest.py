@@ -42,7 +42,9 @@ def chromium():
     program = which("chromium")
     if program is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    driver = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    driver = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: pip install playwright"
+    )
     with driver.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=program, args=FLAGS)
         yield browser
@@ -58,7 +60,10 @@ def file(report, tmp_path_factory):
 
 @pytest.fixture
 def visit(chromium, file):
-    """Open the report at an address of it; in the end, no script may have failed and nothing else may have been asked for."""
+    """Open the report at an address of it.
+
+    In the end, no script may have failed and nothing else may have been asked for.
+    """
     contexts, wrong = [], []
 
     def go(address: str = "overview", **screen):
@@ -66,9 +71,19 @@ def visit(chromium, file):
         context.set_default_timeout(TIMEOUT_MS)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: wrong.append(message.text) if message.type in {"error", "warning"} else None)
+        page.on(
+            "console",
+            lambda message: (
+                wrong.append(message.text) if message.type in {"error", "warning"} else None
+            ),
+        )
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith(file.as_uri()) else wrong.append(request.url))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith(file.as_uri()) else wrong.append(request.url)
+            ),
+        )
         page.goto(f"{file.as_uri()}#{address}")
         page.wait_for_selector("h1")
         return page

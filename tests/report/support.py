@@ -77,7 +77,10 @@ def measure_hostile(url: str) -> None:
     counts = count(load(data))
     spec = TensorSpec(HOSTILE, (1, 3, 16, 16))
     workload = Workload(HOSTILE, data, (spec,), 1, "fp32", counts.macs, counts.params, len(data))
-    with _Hostile(noise=(White(), SessionOffset())) as device, recording(url, save=True, watch=None) as watch:
+    with (
+        _Hostile(noise=(White(), SessionOffset())) as device,
+        recording(url, save=True, watch=None) as watch,
+    ):
         measure(device, workload, QUICK, watch)
 
 

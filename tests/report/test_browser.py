@@ -6,7 +6,12 @@ import pytest
 
 from tests.report.support import HOSTILE, figure_of, page_of
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+PHONE = {
+    "viewport": {"width": 390, "height": 844},
+    "device_scale_factor": 2,
+    "is_mobile": True,
+    "has_touch": True,
+}
 
 
 def go(page, address: str, title: str) -> None:
@@ -18,7 +23,9 @@ def go(page, address: str, title: str) -> None:
 def layered(data):
     """The page of a model with harmless names and layers."""
     return next(
-        one for one in data["pages"] if one["title"].endswith(".onnx") and any(f["title"] == "Layers" for f in one["figures"])
+        one
+        for one in data["pages"]
+        if one["title"].endswith(".onnx") and any(f["title"] == "Layers" for f in one["figures"])
     )
 
 
@@ -29,7 +36,9 @@ def section(page, title: str):
 
 def column(section, index: int) -> list[str]:
     """Texts of one column of the table in a section."""
-    return section.locator("tbody tr").evaluate_all("(rows, index) => rows.map((row) => row.cells[index].textContent)", index)
+    return section.locator("tbody tr").evaluate_all(
+        "(rows, index) => rows.map((row) => row.cells[index].textContent)", index
+    )
 
 
 def test_every_section_renders(visit, data):
@@ -47,7 +56,9 @@ def test_every_section_renders(visit, data):
             expected = len([chart for chart in figure["charts"] if chart["kind"] != "work"])
             assert expected <= pictures.count() <= len(figure["charts"])
             assert all(picture.get_attribute("aria-label") for picture in pictures.all())
-            assert all(picture.locator("path, rect, circle, line").count() for picture in pictures.all())
+            assert all(
+                picture.locator("path, rect, circle, line").count() for picture in pictures.all()
+            )
 
 
 def test_names_are_text_and_nothing_more(visit, data):
@@ -63,7 +74,10 @@ def test_an_unknown_address_shows_the_overview_and_back_goes_back(visit, data):
     assert page.locator("h1").inner_text() == "Overview"
     page.get_by_role("link", name="Comparisons", exact=True).click()
     page.wait_for_function("document.querySelector('h1').textContent === 'Comparisons'")
-    assert page.get_by_role("link", name="Comparisons", exact=True).get_attribute("aria-current") == "page"
+    assert (
+        page.get_by_role("link", name="Comparisons", exact=True).get_attribute("aria-current")
+        == "page"
+    )
     page.go_back()
     page.wait_for_function("document.querySelector('h1').textContent === 'Overview'")
 
@@ -72,13 +86,21 @@ def test_tables_sort_by_value_and_back(visit, data):
     one = layered(data)
     figure = figure_of(one, "Layers")
     shown = section(visit(one["id"]), "Layers")
-    places = [index for index, column in enumerate(figure["columns"]) if column["title"] == "latency"]
+    places = [
+        index for index, column in enumerate(figure["columns"]) if column["title"] == "latency"
+    ]
     heading = shown.get_by_role("button", name="latency", exact=True)
     ordered = sorted(figure["rows"], key=lambda row: row[places[0]][0])
-    for state, rows in (("descending", ordered[::-1]), ("ascending", ordered), ("none", figure["rows"])):
+    for state, rows in (
+        ("descending", ordered[::-1]),
+        ("ascending", ordered),
+        ("none", figure["rows"]),
+    ):
         heading.click()
         assert shown.locator("th[scope=col]").nth(places[0]).get_attribute("aria-sort") == state
-        assert [text.replace("\xa0", " ") for text in column(shown, places[0])] == [row[places[0]][1] for row in rows]
+        assert [text.replace("\xa0", " ") for text in column(shown, places[0])] == [
+            row[places[0]][1] for row in rows
+        ]
     shown.get_by_role("button", name="layer", exact=True).click()
     names = column(shown, 0)
     assert names.index("fc") < names.index("pool") < names.index("rest")
@@ -100,7 +122,11 @@ def test_tables_are_filtered_by_words(visit, data):
 
 
 def test_long_tables_are_shown_whole_on_request(visit, data):
-    one = next(page for page in data["pages"] if page["id"].startswith("search/") and page["title"].startswith("amc"))
+    one = next(
+        page
+        for page in data["pages"]
+        if page["id"].startswith("search/") and page["title"].startswith("amc")
+    )
     shown = section(visit(one["id"]), "Trials")
     rows = len(figure_of(one, "Trials")["rows"])
     assert rows > 24
@@ -119,7 +145,14 @@ def test_a_number_tells_its_interval_and_source(visit, data):
     tip = page.get_by_role("tooltip")
     tip.wait_for(state="visible")
     told = tip.inner_text()
-    for part in (speedup[2], source["command"], source["device"], source["runtime"], source["date"], source["records"][0][:12]):
+    for part in (
+        speedup[2],
+        source["command"],
+        source["device"],
+        source["runtime"],
+        source["date"],
+        source["records"][0][:12],
+    ):
         assert part in told
     tip.hover()  # it stays while it is pointed at itself
     assert tip.is_visible()
@@ -166,7 +199,9 @@ def test_pictures_follow_the_width_of_the_window(visit, data):
     page = visit(page_of(data, "model/")["id"])
     wide = page.locator("svg").first.bounding_box()["width"]
     page.set_viewport_size({"width": 600, "height": 900})
-    page.wait_for_function("wide => document.querySelector('svg').getBoundingClientRect().width < wide", arg=wide)
+    page.wait_for_function(
+        "wide => document.querySelector('svg').getBoundingClientRect().width < wide", arg=wide
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= 600
 
 

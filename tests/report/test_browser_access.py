@@ -38,7 +38,11 @@ def test_everything_is_reached_by_keyboard_alone(visit, data):
     page.keyboard.press("Home")
     page.keyboard.press("ArrowUp")
     assert focused(page) == "device"
-    tab_until(page, "(at) => at.closest('section')?.querySelector('h2').textContent === 'Models' && at.closest('table') !== null")
+    tab_until(
+        page,
+        "(at) => at.closest('section')?.querySelector('h2').textContent === 'Models' &&"
+        " at.closest('table') !== null",
+    )
     page.keyboard.press("ArrowDown")
     name = focused(page)
     page.keyboard.press("Enter")
@@ -48,10 +52,14 @@ def test_everything_is_reached_by_keyboard_alone(visit, data):
 
 def test_a_table_is_one_stop_of_the_tab_key_and_sorts_by_keyboard(visit):
     page = visit()
-    assert page.locator("table").evaluate_all("tables => tables.map((t) => t.querySelectorAll('[tabindex=\"0\"]').length)") == [
-        1 for _ in range(page.locator("table").count())
-    ]
-    tab_until(page, "(at) => at.closest('section')?.querySelector('h2').textContent === 'Models' && at.closest('table') !== null")
+    assert page.locator("table").evaluate_all(
+        "tables => tables.map((t) => t.querySelectorAll('[tabindex=\"0\"]').length)"
+    ) == [1 for _ in range(page.locator("table").count())]
+    tab_until(
+        page,
+        "(at) => at.closest('section')?.querySelector('h2').textContent === 'Models' &&"
+        " at.closest('table') !== null",
+    )
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     assert focused(page) == "latency"
@@ -81,22 +89,43 @@ def test_focus_is_visible(visit):
     ):
         tab_until(page, f"(at) => Boolean({wanted})")
         outline = page.evaluate(
-            f"(() => {{ const at = {FOCUSED}; const seen = at.type === 'radio' ? at.nextElementSibling : at;"
-            " return getComputedStyle(seen).outlineStyle; })()"
+            f"(() => {{ const at = {FOCUSED}; const seen = at.type === 'radio' ?"
+            " at.nextElementSibling : at; return getComputedStyle(seen).outlineStyle; })()"
         )
         assert outline == "solid", wanted
 
 
-@pytest.mark.parametrize("screen", [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"color_scheme": "dark", **PHONE}])
+@pytest.mark.parametrize(
+    "screen",
+    [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"color_scheme": "dark", **PHONE}],
+)
 def test_axe_finds_nothing(visit, data, screen):
     axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="needs axe-core: pip install axe-playwright-python"
+        "axe_playwright_python.sync_playwright",
+        reason="needs axe-core: pip install axe-playwright-python",
     ).Axe()
     page = visit(**screen)
-    for start in ("overview", "comparisons", "tables", "searches", "model/", "compare/", "table/", "search/"):
+    for start in (
+        "overview",
+        "comparisons",
+        "tables",
+        "searches",
+        "model/",
+        "compare/",
+        "table/",
+        "search/",
+    ):
         one = page_of(data, start)
         go(page, one["id"], one["title"])
-        found = axe.run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]})
-        problems = [(problem["id"], problem["nodes"][0]["html"][:300]) for problem in found.response["violations"]]
+        found = axe.run(
+            page,
+            options={
+                "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+            },
+        )
+        problems = [
+            (problem["id"], problem["nodes"][0]["html"][:300])
+            for problem in found.response["violations"]
+        ]
         assert problems == [], one["id"]
         assert found.response["passes"]

@@ -20,7 +20,9 @@ def facts(page):
 
 
 def record_of(report, page):
-    return next(record for record in report.contents.measurements if page["id"] == f"model/{record.id[:12]}")
+    return next(
+        record for record in report.contents.measurements if page["id"] == f"model/{record.id[:12]}"
+    )
 
 
 def test_a_model_page_has_the_numbers_of_its_profile(report, data):
@@ -31,19 +33,34 @@ def test_a_model_page_has_the_numbers_of_its_profile(report, data):
         latency = facts(page)["latency"]
         assert latency[0] == document["median_s"]
         assert facts(page)["MACs"][0] == document["macs"]
-        assert [code for code, _ in page["findings"]] == [finding["code"] for finding in document["findings"]]
+        assert [code for code, _ in page["findings"]] == [
+            finding["code"] for finding in document["findings"]
+        ]
         distribution = figure_of(page, "Distribution")["charts"][0]["sets"][0]
-        assert (distribution["estimate"], tuple(distribution["ci"])) == (document["median_s"], document["median_ci_s"])
-        assert sum(row[2][0] for row in figure_of(page, "Distribution")["rows"]) == len(document["samples_s"])
+        assert (distribution["estimate"], tuple(distribution["ci"])) == (
+            document["median_s"],
+            document["median_ci_s"],
+        )
+        assert sum(row[2][0] for row in figure_of(page, "Distribution")["rows"]) == len(
+            document["samples_s"]
+        )
 
 
 def test_layers_add_up_to_the_latency(report, data):
-    page = next(page for page in data["pages"] if any(figure["title"] == "Layers" for figure in page["figures"]))
+    page = next(
+        page
+        for page in data["pages"]
+        if any(figure["title"] == "Layers" for figure in page["figures"])
+    )
     record = record_of(report, page)
     document = profile_document(record)
     rows = figure_of(page, "Layers")["rows"]
-    assert [row[3][0] for row in rows[:-1]] == [layer["median_s"] * layer["calls"] for layer in document["layers"]]
-    assert [row[4][0] for row in rows[:-1]] == pytest.approx([layer["share"] for layer in document["layers"]])
+    assert [row[3][0] for row in rows[:-1]] == [
+        layer["median_s"] * layer["calls"] for layer in document["layers"]
+    ]
+    assert [row[4][0] for row in rows[:-1]] == pytest.approx(
+        [layer["share"] for layer in document["layers"]]
+    )
     assert sum(row[3][0] for row in rows) == pytest.approx(document["median_s"])
     assert sum(row[5][0] or 0 for row in rows[:-1]) == record.macs
 
@@ -65,7 +82,9 @@ def test_a_compare_page_has_the_numbers_of_its_comparison(report, data):
         assert facts(page)["fewer MACs"][0] == document["macs_ratio"]
         shown, verdict = figure_of(page, "Interval")["charts"][0]["rows"]
         assert (shown["low"], shown["high"]) == pytest.approx(document["speedup_ci"])
-        assert [verdict["low"], verdict["high"]] == [end if end < float("inf") else None for end in document["verdict_ci"]]
+        assert [verdict["low"], verdict["high"]] == [
+            end if end < float("inf") else None for end in document["verdict_ci"]
+        ]
         if document["layers"]:
             saved = [row[3][0] for row in figure_of(page, "Layer by layer")["rows"]]
             assert saved == [layer["saved_s"] for layer in document["layers"]]
@@ -73,7 +92,8 @@ def test_a_compare_page_has_the_numbers_of_its_comparison(report, data):
 
 def test_the_baseline_is_the_one_that_was_given_first(report):
     pairs = {
-        (one.baseline.model.rpartition("/")[2], one.candidate.model.rpartition("/")[2]) for one in report.contents.comparisons
+        (one.baseline.model.rpartition("/")[2], one.candidate.model.rpartition("/")[2])
+        for one in report.contents.comparisons
     }
     assert {("big.onnx", "odd.onnx"), ("big.onnx", "big.onnx"), ("Tiny", "Tiny, pruned")} <= pairs
 
@@ -88,10 +108,16 @@ def test_a_table_page_has_its_grade_and_every_held_out_network(url, report, data
     assert len(rows) == grade.networks == 6
     errors = [abs(row[3][0]) for row in rows]
     assert sum(errors) / len(errors) == pytest.approx(grade.mean_error)
-    assert {row[0]: row[1][0] for row in figure_of(page, "Channel steps")["rows"]} == dict(table.steps)
+    assert {row[0]: row[1][0] for row in figure_of(page, "Channel steps")["rows"]} == dict(
+        table.steps
+    )
     curves = figure_of(page, "Latency over width")["charts"]
     assert curves
-    assert all(len(line["x"]) == len(line["y"]) == len(line["low"]) for curve in curves for line in curve["lines"])
+    assert all(
+        len(line["x"]) == len(line["y"]) == len(line["low"])
+        for curve in curves
+        for line in curve["lines"]
+    )
 
 
 def test_a_search_page_has_its_trials_and_what_was_kept(report, data):
@@ -109,9 +135,13 @@ def test_a_search_page_has_its_trials_and_what_was_kept(report, data):
 
 
 def test_dropped_blocks_are_named(report, data):
-    search = next(one for one in report.contents.searches if one.summary["plan"]["method"] == "practise")
+    search = next(
+        one for one in report.contents.searches if one.summary["plan"]["method"] == "practise"
+    )
     page = page_of(data, f"search/{search.summary['search'][:12]}")
-    assert [row[0] for row in figure_of(page, "Dropped blocks")["rows"]] == list(search.best.candidate.dropped)
+    assert [row[0] for row in figure_of(page, "Dropped blocks")["rows"]] == list(
+        search.best.candidate.dropped
+    )
 
 
 def test_every_number_has_a_source_or_says_what_it_is(data):
@@ -120,7 +150,11 @@ def test_every_number_has_a_source_or_says_what_it_is(data):
             for index, row in enumerate(figure["rows"]):
                 for cell in row:
                     if isinstance(cell, list) and cell[0] is not None:
-                        sourced = len(cell) > 3 or figure["sources"][index : index + 1] or figure["source"] is not None
+                        sourced = (
+                            len(cell) > 3
+                            or figure["sources"][index : index + 1]
+                            or figure["source"] is not None
+                        )
                         assert sourced or page["source"] is not None or page["id"] == "overview"
 
 
@@ -135,8 +169,14 @@ def test_sources_name_record_device_runtime_date_and_command(report, data):
 
 @pytest.mark.parametrize("kind", ["profile", "compare"])
 def test_the_command_beside_a_number_repeats_it(kind, report, data, tmp_path, capsys):
-    pages = [page for page in data["pages"] if page["id"].startswith("model/") and page["title"].endswith(".onnx")]
-    commands = {page["id"]: shlex.split(data["sources"][page["source"]]["command"]) for page in pages}
+    pages = [
+        page
+        for page in data["pages"]
+        if page["id"].startswith("model/") and page["title"].endswith(".onnx")
+    ]
+    commands = {
+        page["id"]: shlex.split(data["sources"][page["source"]]["command"]) for page in pages
+    }
     page = next(page for page in pages if commands[page["id"]][1] == kind)
     before, store = record_of(report, page), str(tmp_path / "again.db")
     assert commands[page["id"]][0] == "hwbench"
@@ -144,8 +184,14 @@ def test_the_command_beside_a_number_repeats_it(kind, report, data, tmp_path, ca
     repeated = make_report(store=store).contents
     again = repeated.measurements[0]
     if kind == "compare":
-        again = next(record for record in repeated.measurements if record.samples_s == before.samples_s)
-    assert (again.model, again.model_sha256, again.settings) == (before.model, before.model_sha256, before.settings)
+        again = next(
+            record for record in repeated.measurements if record.samples_s == before.samples_s
+        )
+    assert (again.model, again.model_sha256, again.settings) == (
+        before.model,
+        before.model_sha256,
+        before.settings,
+    )
     assert (again.device, again.inputs) == (before.device, before.inputs)
     assert again.samples_s == before.samples_s  # the simulated device repeats its noise
 
@@ -153,7 +199,12 @@ def test_the_command_beside_a_number_repeats_it(kind, report, data, tmp_path, ca
 def test_commands_of_tables_and_searches_are_understood(data, capsys):
     for source in data["sources"]:
         words = shlex.split(source["command"])[1:]
-        assert main([*words[:2], "--help"] if words[0] in {"table", "search"} else [words[0], "--help"]) == 0
+        assert (
+            main(
+                [*words[:2], "--help"] if words[0] in {"table", "search"} else [words[0], "--help"]
+            )
+            == 0
+        )
 
 
 def test_fewer_drawn_samples_change_no_number(url, data, monkeypatch):
@@ -164,5 +215,10 @@ def test_fewer_drawn_samples_change_no_number(url, data, monkeypatch):
         assert before["facts"] == after["facts"]
         for one, other in zip(before["figures"], after["figures"], strict=True):
             assert one["rows"] == other["rows"]
-            for drawn in (inner for chart in other["charts"] if chart["kind"] == "distribution" for inner in chart["sets"]):
+            for drawn in (
+                inner
+                for chart in other["charts"]
+                if chart["kind"] == "distribution"
+                for inner in chart["sets"]
+            ):
                 assert len(drawn["samples"]) == 5

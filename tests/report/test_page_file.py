@@ -1,4 +1,7 @@
-"""The file: self-contained, small, safe, the same every time; and what is said where there is nothing to show."""
+"""The file: self-contained, small, safe, the same every time.
+
+And what is said where there is nothing to show.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ def test_nothing_is_loaded_from_elsewhere(report):
         assert script in bare
         bare = bare.replace(script, "")
     bare = bare.replace(json.dumps(data_of(report.html)), "")
-    assert not re.search(r"https?:|//[a-z]+\.[a-z]+/|@import|\burl\(|\bfetch\(|XMLHttpRequest|\bimport\s*\(|<link|<iframe", bare)
+    assert not re.search(
+        r"https?:|//[a-z]+\.[a-z]+/|@import|\burl\(|\bfetch\(|XMLHttpRequest|\bimport\s*\(|<link|<iframe",
+        bare,
+    )
     assert not re.findall(r"""\b(?:src|href)\s*=\s*["'](?!#)[^"']""", bare.replace(HOSTILE, ""))
     assert "default-src 'none'" in bare
 
@@ -45,10 +51,16 @@ def test_hostile_names_stay_inside_the_data(report):
     data = data_of(report.html)
     titles = [page["title"] for page in data["pages"]]
     assert HOSTILE.replace("\u202e", "\N{REPLACEMENT CHARACTER}") in titles
-    assert report.html.count("</script>") == report.html.count("<script") == 2 + len(page.manifest())
+    assert (
+        report.html.count("</script>") == report.html.count("<script") == 2 + len(page.manifest())
+    )
 
 
-@given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8))
+@given(
+    st.recursive(
+        st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+    )
+)
 def test_any_text_survives_in_a_script_element(value):
     text = page.escaped_json(value)
     assert json.loads(text) == value
@@ -75,7 +87,10 @@ def test_a_changed_library_is_refused(monkeypatch):
 
 
 def test_empty_store_says_what_to_do(tmp_path, capsys):
-    assert main(["report", "--store", str(tmp_path / "empty.db"), "-o", str(tmp_path / "report.html")]) == 2
+    assert (
+        main(["report", "--store", str(tmp_path / "empty.db"), "-o", str(tmp_path / "report.html")])
+        == 2
+    )
     said = capsys.readouterr().err
     assert "nothing to report" in said
     assert "hwbench profile zoo:mobilenet_v1" in said
@@ -151,7 +166,11 @@ def test_partial_records_are_shown_as_such(url, tmp_path):
     shutil.copy(url, tmp_path / "store.db")
     workload = told("broken")
     device = Virtual(faults=[Fault("lost", after_rounds=300)], latencies_s={workload.sha256: 0.01})
-    with device, pytest.raises(DeviceLostError), recording(str(tmp_path / "store.db"), save=True, watch=None) as watch:
+    with (
+        device,
+        pytest.raises(DeviceLostError),
+        recording(str(tmp_path / "store.db"), save=True, watch=None) as watch,
+    ):
         measure(device, workload, Settings(layers=False), watch)
     data = data_of(make_report(store=str(tmp_path / "store.db")).html)
     page = next(page for page in data["pages"] if page["title"] == "broken")

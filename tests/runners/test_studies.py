@@ -37,18 +37,25 @@ def test_study_has_results(name):
         assert (RESULTS / name / file).is_file()
 
 
-@pytest.mark.parametrize("readme", sorted(RESULTS.rglob("README.md")), ids=lambda path: str(path.relative_to(RESULTS)))
+@pytest.mark.parametrize(
+    "readme", sorted(RESULTS.rglob("README.md")), ids=lambda path: str(path.relative_to(RESULTS))
+)
 def test_links_in_results_lead_somewhere(readme):
     for target in LINK.findall(readme.read_text()):
         assert (readme.parent / target).exists(), target
 
 
 def test_the_story_holds_every_study():
-    told = {target.strip("/").split("/")[0] for target in LINK.findall((RESULTS / "README.md").read_text())}
+    told = {
+        target.strip("/").split("/")[0]
+        for target in LINK.findall((RESULTS / "README.md").read_text())
+    }
     assert told >= {path.parent.name for path in RESULTS.glob("*/README.md")}
 
 
-@pytest.mark.parametrize("picture", sorted(RESULTS.rglob("*.png")), ids=lambda path: str(path.relative_to(RESULTS)))
+@pytest.mark.parametrize(
+    "picture", sorted(RESULTS.rglob("*.png")), ids=lambda path: str(path.relative_to(RESULTS))
+)
 def test_pictures_are_small(picture):
     data = picture.read_bytes()
     assert data.startswith(b"\x89PNG")
@@ -63,7 +70,13 @@ def test_a_study_is_saved_with_answer_picture_and_raw_data(tmp_path, monkeypatch
     axes.plot([1, 2], [3, 4])
     rows = [{"name": "a", "ratio": 0.123456}, {"name": "b", "ratio": 2}]
     folder = _results.save_study(
-        "mine", question="Is it?", answer="It is.", rows=rows, command="make study NAME=mine", raw=[1], picture=drawn
+        "mine",
+        question="Is it?",
+        answer="It is.",
+        rows=rows,
+        command="make study NAME=mine",
+        raw=[1],
+        picture=drawn,
     )
     readme = (folder / "README.md").read_text()
     assert (
@@ -72,7 +85,12 @@ def test_a_study_is_saved_with_answer_picture_and_raw_data(tmp_path, monkeypatch
         < readme.index("![mine](picture.png)")
         < readme.index("| a | 0.1235 |")
     )
-    assert {path.name for path in folder.iterdir()} == {"README.md", "data.csv", "raw.json.gz", "picture.png"}
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "data.csv",
+        "raw.json.gz",
+        "picture.png",
+    }
     assert "It is." in capsys.readouterr().out
 
 

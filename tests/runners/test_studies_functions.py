@@ -19,7 +19,15 @@ from runners.studies.clustering_lowrank import clustered, factors, with_clusters
 from runners.studies.depthwise import LARGEST_MACS, formula, geometries, mean_over, pair
 from runners.studies.odd_widths import layout_of, phone_rows, sweep
 from runners.studies.one_network_many_latencies import with_exits
-from runners.studies.sparsity import ALEXNET, KEPT, layer_variants, narrowed_to, sparsified, step_width, zeroed
+from runners.studies.sparsity import (
+    ALEXNET,
+    KEPT,
+    layer_variants,
+    narrowed_to,
+    sparsified,
+    step_width,
+    zeroed,
+)
 from runners.studies.sustained import Stage, combined, fill, resolves, row_of
 
 QUICK = Settings(budget_s=5, min_sessions=2, max_sessions=3, layers=False)
@@ -28,7 +36,13 @@ QUICK = Settings(budget_s=5, min_sessions=2, max_sessions=3, layers=False)
 @pytest.fixture(scope="module")
 def convolutions():
     torch.manual_seed(0)
-    layers = nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 8, 1)
+    layers = (
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(24, 8, 1),
+    )
     return _variants.exported(nn.Sequential(*layers), 3, 8)
 
 
@@ -49,9 +63,15 @@ def test_a_group_is_rows_against_its_first(convolutions):
 @pytest.mark.parametrize(
     ("row", "text"),
     [
-        ({"ratio": 0.93146, "low": 0.925, "high": 0.937, "verdict": "FASTER"}, "0.931 (0.925 to 0.937)"),
+        (
+            {"ratio": 0.93146, "low": 0.925, "high": 0.937, "verdict": "FASTER"},
+            "0.931 (0.925 to 0.937)",
+        ),
         ({"ratio": 2.5, "low": 2.4, "high": 2.61, "verdict": "SLOWER"}, "2.50 (2.40 to 2.61)"),
-        ({"ratio": 1.01, "low": 0.98, "high": 1.04, "verdict": "UNRESOLVED"}, "1.010 (0.980 to 1.040, unresolved)"),
+        (
+            {"ratio": 1.01, "low": 0.98, "high": 1.04, "verdict": "UNRESOLVED"},
+            "1.010 (0.980 to 1.040, unresolved)",
+        ),
     ],
 )
 def test_a_ratio_in_words(row, text):
@@ -60,7 +80,11 @@ def test_a_ratio_in_words(row, text):
 
 def test_narrowed_changes_what_can_be_pruned_and_nothing_else(convolutions):
     narrow = _variants.narrowed(convolutions, lambda width: width // 2)
-    shapes = [tuple(tensor.dims) for tensor in load(narrow.onnx).graph.initializer if len(tensor.dims) == 4]
+    shapes = [
+        tuple(tensor.dims)
+        for tensor in load(narrow.onnx).graph.initializer
+        if len(tensor.dims) == 4
+    ]
     assert shapes == [(8, 3, 3, 3), (12, 8, 3, 3), (8, 12, 1, 1)]
 
 
@@ -122,7 +146,9 @@ def test_factors_are_the_layer_at_full_rank_and_near_it_below():
     x = torch.randn(2, 6, 9, 9)
     with torch.no_grad():
         wanted = layer(x)
-        errors = [float((factors(layer, rank)(x) - wanted).norm() / wanted.norm()) for rank in (8, 6, 2)]
+        errors = [
+            float((factors(layer, rank)(x) - wanted).norm() / wanted.norm()) for rank in (8, 6, 2)
+        ]
     assert errors[0] < 1e-5
     assert errors[0] < errors[1] < errors[2] < 1
 
@@ -173,15 +199,23 @@ def test_layout_is_what_the_profile_saw():
 
 
 def test_phone_rows_are_the_logs_own_medians_and_marked():
-    here = {name: {"name": name, "device": "this CPU", "macs": 1} for name in ("mobilenet", "0.75mobilenet", "0.5flops")}
+    here = {
+        name: {"name": name, "device": "this CPU", "macs": 1}
+        for name in ("mobilenet", "0.75mobilenet", "0.5flops")
+    }
     rows = phone_rows(here)
     assert [row["name"] for row in rows] == list(here)
     assert rows[0]["ratio"] == 1
-    assert all(row["verdict"] == "logged" and "not measured here" in row["device"] and row["low"] == "" for row in rows)
+    assert all(
+        row["verdict"] == "logged" and "not measured here" in row["device"] and row["low"] == ""
+        for row in rows
+    )
 
 
 def test_pairs_are_matched_by_latency_and_compared_network_by_network():
-    rows = [{"name": name, "ratio": ratio} for name, ratio in (("width 0.75", 0.8), ("width 0.5", 0.55))]
+    rows = [
+        {"name": name, "ratio": ratio} for name, ratio in (("width 0.75", 0.8), ("width 0.5", 0.55))
+    ]
     assert nearest({"ratio": 0.56}, rows) == "width 0.5"
     assert nearest({"ratio": 0.6}, rows) == ""
     known = {"1 dropped": {"ratio": 0.6}, "width 0.5": rows[1]}
@@ -193,7 +227,9 @@ def test_pairs_are_matched_by_latency_and_compared_network_by_network():
 
 
 def test_widths_keep_groups_that_cannot_be_cut():
-    groups = tuple(SimpleNamespace(name=name, width=width) for name, width in (("a", 16), ("b", 64), ("c", 32)))
+    groups = tuple(
+        SimpleNamespace(name=name, width=width) for name, width in (("a", 16), ("b", 64), ("c", 32))
+    )
     prunable = SimpleNamespace(structure=SimpleNamespace(groups=groups), fixed={"c": "why"})
     assert widths_at(prunable, 0.5) == [8, 32, 32]
     assert widths_at(prunable, 0.01) == [4, 4, 32]
@@ -217,14 +253,19 @@ def test_a_stage_is_filled_for_its_time_and_compared(convolutions):
     )
 
 
-@pytest.mark.parametrize(("long_low", "after_high", "seen"), [(1.05, 1.02, True), (0.99, 0.98, False), (1.05, 1.2, False)])
+@pytest.mark.parametrize(
+    ("long_low", "after_high", "seen"),
+    [(1.05, 1.02, True), (0.99, 0.98, False), (1.05, 1.2, False)],
+)
 def test_a_slow_down_must_exceed_what_the_machine_does_by_itself(long_low, after_high, seen):
     rows = [{}, {"low": long_low, "high": 1.3}, {"low": 0.9, "high": after_high}]
     assert resolves(rows) is seen
 
 
 def test_rounds_are_well_below_a_time_slice_or_well_above(convolutions):
-    small, large = (replace(convolutions, macs=macs) for macs in (_groups.SMALL_MACS, 2 * _groups.SMALL_MACS))
+    small, large = (
+        replace(convolutions, macs=macs) for macs in (_groups.SMALL_MACS, 2 * _groups.SMALL_MACS)
+    )
     assert _groups.round_s([small, small]) == _groups.SHORT_ROUND_S
     assert _groups.round_s([small, large]) == _groups.LONG_ROUND_S
 

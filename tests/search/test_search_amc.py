@@ -10,7 +10,16 @@ import torch
 from scipy.stats import truncnorm
 
 from hwbench.errors import UsageError
-from hwbench.search.amc.agent import NARROWED, NEAR, PUBLISHED, AgentSettings, Ddpg, Transition, _truncated_normal, nearby
+from hwbench.search.amc.agent import (
+    NARROWED,
+    NEAR,
+    PUBLISHED,
+    AgentSettings,
+    Ddpg,
+    Transition,
+    _truncated_normal,
+    nearby,
+)
 from hwbench.search.amc.search import REWARDS, Amc
 from hwbench.search.amc.walk import FEATURES, Walk, channel_geometry, weight_geometry
 from hwbench.search.base import Outcome, Trial
@@ -45,7 +54,14 @@ def test_states_have_eleven_features_in_the_unit_interval():
 def test_states_tell_geometry_and_the_action_as_realised():
     structure = table_support.structure()
     geometry = channel_geometry(structure)
-    assert geometry[0].tolist() == [16, 16, 32, 32, 1, 3]  # layer1.0.conv2 reads what layer1.0.conv1 makes
+    assert geometry[0].tolist() == [
+        16,
+        16,
+        32,
+        32,
+        1,
+        3,
+    ]  # layer1.0.conv2 reads what layer1.0.conv1 makes
     one = walk(1.0)
     state = one.step(0.9)  # 14.4 channels of 16, rounded up to the step
     assert one.decided == [16]
@@ -59,8 +75,12 @@ def test_cost_features_add_up():
     total = sum(grid.flat[-1] for grid in cost.grids.values())
     first = one.reset()
     assert feature(first, "reduced") == 0
-    assert feature(first, "cost") == pytest.approx(sum(g.flat[-1] for s, g in cost.grids.items() if 0 in s) / total)
-    assert feature(first, "rest") == pytest.approx(sum(g.flat[-1] for s, g in cost.grids.items() if s and 0 not in s) / total)
+    assert feature(first, "cost") == pytest.approx(
+        sum(g.flat[-1] for s, g in cost.grids.items() if 0 in s) / total
+    )
+    assert feature(first, "rest") == pytest.approx(
+        sum(g.flat[-1] for s, g in cost.grids.items() if s and 0 not in s) / total
+    )
     saved = cost.grids[0,][-1] - cost.grids[0,][0]
     assert feature(one.step(0.0), "reduced") == pytest.approx(max(saved / total, 0))
 
@@ -129,22 +149,37 @@ def test_search_begins_at_uniform_pruning_unless_it_explores_everywhere_or_has_n
     assert search._agent.start == pytest.approx(np.mean(shares))
     assert limit.fits(search.propose()[0].widths)
     free = Budget(limit.cost, math.inf, limit.choices)
-    for elsewhere in (Amc(limit, geometry, seed=1, explore="everywhere"), Amc(free, geometry, seed=1)):
+    for elsewhere in (
+        Amc(limit, geometry, seed=1, explore="everywhere"),
+        Amc(free, geometry, seed=1),
+    ):
         assert elsewhere._agent.settings == PUBLISHED
         assert elsewhere._agent.start is None
-    with pytest.raises(UsageError, match="unknown exploration 'here'; expected one of nearby, everywhere"):
+    with pytest.raises(
+        UsageError, match="unknown exploration 'here'; expected one of nearby, everywhere"
+    ):
         Amc(limit, geometry, explore="here")
 
 
 def test_global_random_state_is_left_alone():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    drive(Amc(budget(), channel_geometry(table_support.structure()), episodes=6, warm_up=2, agent=SMALL))
+    drive(
+        Amc(
+            budget(),
+            channel_geometry(table_support.structure()),
+            episodes=6,
+            warm_up=2,
+            agent=SMALL,
+        )
+    )
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_failed_trial_teaches_nothing_and_is_not_tried_again():
-    search = Amc(budget(), channel_geometry(table_support.structure()), episodes=8, warm_up=4, agent=SMALL)
+    search = Amc(
+        budget(), channel_geometry(table_support.structure()), episodes=8, warm_up=4, agent=SMALL
+    )
     for _ in range(8):
         (candidate,) = search.propose()
         search.observe([Trial(candidate, error="x")])
@@ -215,7 +250,9 @@ def test_reward_call_asks_the_table_once():
 
     source, structure = Counting(), table_support.structure()
     objective = KeptWeight(zoo.build("resnet20"), Prices(structure, source))
-    candidate = drive(Amc(budget(), channel_geometry(structure), episodes=1, agent=SMALL), Width())[0].candidate
+    candidate = drive(Amc(budget(), channel_geometry(structure), episodes=1, agent=SMALL), Width())[
+        0
+    ].candidate
     for _ in range(5):
         REWARDS["latency"](objective.evaluate(candidate))
     assert source.calls == 5

@@ -53,7 +53,9 @@ def test_widest_reachable_width_not_above_the_wish_else_the_cheapest(seed):
                 budget.bounded(decided, 100)
             continue
         for wish in (1, 9, 100):
-            wished = [int(w) for w, fine in zip(choices, reachable, strict=True) if fine and w <= wish]
+            wished = [
+                int(w) for w, fine in zip(choices, reachable, strict=True) if fine and w <= wish
+            ]
             expected = max(wished) if wished else int(choices[totals.argmin()])
             assert budget.bounded(decided, wish) == expected
 
@@ -74,7 +76,9 @@ def test_least_is_the_global_minimum_and_named_when_out_of_reach():
     budget = Budget(cost, np.inf, CHOICES)
     assert budget.least[0] == pytest.approx(least)
     assert float(cost.of(np.array([budget.least[1]]))[0]) == pytest.approx(least)
-    with pytest.raises(UsageError, match=f"cannot be reached: the least on this grid is {least:.4g} s"):
+    with pytest.raises(
+        UsageError, match=f"cannot be reached: the least on this grid is {least:.4g} s"
+    ):
         Budget(cost, least * 0.99, CHOICES)
     with pytest.raises(UsageError, match="positive"):
         Budget(cost, 0.0, CHOICES)
@@ -84,7 +88,12 @@ def test_finer_grid_is_tried_before_a_budget_is_refused():
     cost = GridCost(CHOICES, 1)
     coarse = tuple(grid[-1:] for grid in CHOICES)
     least = Budget(cost, np.inf, CHOICES).least[0]
-    assert [len(grid) for grid in Budget(cost, least * 1.01, coarse, CHOICES).choices] == [3, 4, 2, 3]
+    assert [len(grid) for grid in Budget(cost, least * 1.01, coarse, CHOICES).choices] == [
+        3,
+        4,
+        2,
+        3,
+    ]
     assert [len(grid) for grid in Budget(cost, 1e9, coarse, CHOICES).choices] == [1, 1, 1, 1]
 
 
@@ -92,7 +101,10 @@ def test_widths_that_the_table_does_not_know_are_not_offered():
     cost = GridCost(CHOICES, 1)
     for groups in ((0,), (0, 1), (0, 3)):
         cost.grids[groups][0] = np.inf
-    assert [grid.tolist() for grid in Budget(cost, 1e9, CHOICES).choices][:2] == [[8, 16], [8, 16, 24, 32]]
+    assert [grid.tolist() for grid in Budget(cost, 1e9, CHOICES).choices][:2] == [
+        [8, 16],
+        [8, 16, 24, 32],
+    ]
 
 
 def test_channel_choices_keep_to_the_step_where_it_is_not_too_coarse():
@@ -110,8 +122,15 @@ def test_costs_are_those_of_the_pruned_graph():
     prices = Prices(structure)
     for _ in range(3):
         widths = tuple(int(random.integers(1, width + 1)) for width in structure.widths)
-        counts, outcome = count(with_widths(model, widths)), prices.outcome(Candidate(0, widths), 1.0)
-        assert (outcome.macs, outcome.params, outcome.size_bytes) == (counts.macs, counts.params, 4 * counts.params)
+        counts, outcome = (
+            count(with_widths(model, widths)),
+            prices.outcome(Candidate(0, widths), 1.0),
+        )
+        assert (outcome.macs, outcome.params, outcome.size_bytes) == (
+            counts.macs,
+            counts.params,
+            4 * counts.params,
+        )
         assert float(costs.macs(structure).of(np.array([widths]))[0]) == pytest.approx(counts.macs)
 
 
@@ -147,4 +166,7 @@ def test_policies_use_their_budget_up_and_keep_their_shape(policy):
     assert 0.8 < float(tight.cost.of(widths[None])[0]) / tight.limit <= 1
     shares = widths / np.array([grid[-1] for grid in tight.choices])
     trend = np.polyfit(np.linspace(0, 1, len(shares)), shares, 1)[0]
-    assert {"uniform": abs(trend) < 0.25, "shallow": trend > 0.3, "deep": trend < -0.3}[policy], (widths, trend)
+    assert {"uniform": abs(trend) < 0.25, "shallow": trend > 0.3, "deep": trend < -0.3}[policy], (
+        widths,
+        trend,
+    )

@@ -34,7 +34,14 @@ class Blocks:
 
 
 def amc(seed: int) -> Search:
-    return Amc(budget(), channel_geometry(table_support.structure()), seed=seed, episodes=16, warm_up=4, agent=SMALL)
+    return Amc(
+        budget(),
+        channel_geometry(table_support.structure()),
+        seed=seed,
+        episodes=16,
+        warm_up=4,
+        agent=SMALL,
+    )
 
 
 def colony(seed: int) -> Search:
@@ -98,7 +105,9 @@ def test_proposes_the_same_until_it_observed(make):
 def test_best_is_the_highest_ranked_result(make):
     search = make()
     assert search.best() is None
-    trials = [trial for trial in drive(search) if trial.outcome is not None and search.eligible(trial)]
+    trials = [
+        trial for trial in drive(search) if trial.outcome is not None and search.eligible(trial)
+    ]
     assert search.best() in trials
     assert search.rank(search.best().outcome) == max(search.rank(trial.outcome) for trial in trials)
 

@@ -83,7 +83,9 @@ def test_few_images_are_drawn_evenly_and_leave_the_held_out_alone(digits: Data, 
 
 
 def test_batches_are_every_image_once_with_its_label() -> None:
-    images = in_memory(torch.arange(10.0)[:, None, None, None].expand(-1, 1, 2, 2), torch.arange(10) * 2)
+    images = in_memory(
+        torch.arange(10.0)[:, None, None, None].expand(-1, 1, 2, 2), torch.arange(10) * 2
+    )
     seen = list(images.batches(4, torch.Generator().manual_seed(0)))
     assert [len(batch) for batch, _ in seen] == [4, 4, 2]
     values = torch.cat([batch[:, 0, 0, 0] for batch, _ in seen])
@@ -91,7 +93,9 @@ def test_batches_are_every_image_once_with_its_label() -> None:
     assert sorted(values.tolist()) == list(range(10))
     assert values.tolist() != list(range(10))
     torch.testing.assert_close(labels, (2 * values).long())
-    assert torch.cat([batch for batch, _ in images.batches(3)])[:, 0, 0, 0].tolist() == list(range(10))
+    assert torch.cat([batch for batch, _ in images.batches(3)])[:, 0, 0, 0].tolist() == list(
+        range(10)
+    )
 
 
 def write(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (20, 10)) -> None:
@@ -105,7 +109,10 @@ def test_folder_of_classes(tmp_path: Path) -> None:
         write(tmp_path / "blue" / f"{number}.jpg", (0, 0, 255))
     (tmp_path / "red" / "notes.txt").write_text("no image")
     data = load_data(tmp_path, (3, 16, 16))
-    assert (data.classes, [len(part) for part in (data.train, data.validation, data.test)]) == (2, [12, 4, 4])
+    assert (data.classes, [len(part) for part in (data.train, data.validation, data.test)]) == (
+        2,
+        [12, 4, 4],
+    )
     images, labels = next(data.train.batches(12))
     assert images.shape == (12, 3, 16, 16)
     red = images[labels == 1]

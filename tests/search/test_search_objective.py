@@ -32,7 +32,9 @@ def chain() -> tuple[nn.Module, Structure]:
     module = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(4, 2, 1, bias=False))
     with torch.no_grad():
         module[0].weight.copy_(torch.tensor([1.0, -3.0, 2.0, 4.0]).view(4, 1, 1, 1))
-        module[1].weight.copy_(torch.tensor([1.0, 3.0, 2.0, -4.0]).view(1, 4, 1, 1).expand(2, 4, 1, 1))
+        module[1].weight.copy_(
+            torch.tensor([1.0, 3.0, 2.0, -4.0]).view(1, 4, 1, 1).expand(2, 4, 1, 1)
+        )
     model = name_nodes(load(load_workload(module, example_inputs=torch.ones(1, 1, 2, 2)).onnx))
     return module, Structure.from_model(model)
 
@@ -49,8 +51,16 @@ def test_kept_weight_is_the_share_of_the_heaviest_channels():
 
 def test_a_judge_that_gives_no_share_is_refused():
     module, structure = chain()
-    judged = Judged(Prices(structure), module, lambda _: type("Pruned", (), {"module": module})(), lambda _: 50.0, name="score")
-    with pytest.raises(UsageError, match=r"the score of candidate 3 is 50\.0; expected a number from 0 to 1"):
+    judged = Judged(
+        Prices(structure),
+        module,
+        lambda _: type("Pruned", (), {"module": module})(),
+        lambda _: 50.0,
+        name="score",
+    )
+    with pytest.raises(
+        UsageError, match=r"the score of candidate 3 is 50\.0; expected a number from 0 to 1"
+    ):
         judged.evaluate(Candidate(3, (2,)))
 
 
@@ -74,7 +84,9 @@ def test_gains_from_a_table_are_those_of_the_device():
     assert gain.share == pytest.approx(truth, rel=0.05)
     assert 0 < gain.low < gain.share < gain.high
     two = ["blocks.2", "blocks.0"]
-    assert gains.latency_s(two) == gains.latency_s(two[::-1]) == pytest.approx(truth_s(two), rel=0.05)
+    assert (
+        gains.latency_s(two) == gains.latency_s(two[::-1]) == pytest.approx(truth_s(two), rel=0.05)
+    )
 
 
 def test_log_refuses_a_trial_of_another_network(tmp_path):
@@ -101,7 +113,9 @@ def test_time_before_the_first_trial_and_before_a_kill_counts(tmp_path):
 def test_time_budget_ends_a_search_with_what_there_is():
     search = RandomSearch(Budget(GridCost(CHOICES, 0), 1e9, CHOICES), trials=10**7)
     told = []
-    loop = Loop(Log(None, "key"), 0.3, partial(map, partial(tried, Width())), lambda *one: told.append(one))
+    loop = Loop(
+        Log(None, "key"), 0.3, partial(map, partial(tried, Width())), lambda *one: told.append(one)
+    )
     found = loop.run("random", search)
     assert 1 <= len(found) < 10**6
     assert search.trials == found[: len(search.trials)]
@@ -112,15 +126,23 @@ def test_time_budget_ends_a_search_with_what_there_is():
 @pytest.mark.parametrize("most", [0, 3, 32, 40])
 def test_a_number_of_trials_ends_a_search_in_the_middle_of_a_batch(most):
     search = RandomSearch(Budget(GridCost(CHOICES, 0), 1e9, CHOICES), trials=100)
-    found = Loop(Log(None, "key"), None, partial(map, partial(tried, Width()))).run("random", search, most=most)
+    found = Loop(Log(None, "key"), None, partial(map, partial(tried, Width()))).run(
+        "random", search, most=most
+    )
     assert len(found) == most
 
 
 def test_no_network_is_judged_twice():
     objective = Width(fails=frozenset({0}))
     search = RandomSearch(Budget(GridCost(CHOICES[:2], 0), 1e9, CHOICES[:2]), trials=60)
-    found = Loop(Log(None, "key"), None, partial(map, partial(tried, objective))).run("random", search)
+    found = Loop(Log(None, "key"), None, partial(map, partial(tried, objective))).run(
+        "random", search
+    )
     assert len(found) == 60
     assert objective.calls == len({trial.candidate.network for trial in found}) <= 12
     failed = found[0].candidate.network
-    assert all(trial.error == "RuntimeError: as asked" for trial in found if trial.candidate.network == failed)
+    assert all(
+        trial.error == "RuntimeError: as asked"
+        for trial in found
+        if trial.candidate.network == failed
+    )

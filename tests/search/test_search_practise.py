@@ -8,7 +8,12 @@ from hwbench.errors import UsageError
 from hwbench.search.base import Outcome, Trial
 from hwbench.search.practise.search import Gain, Practise
 
-GAINS = {"a": Gain(0.10, 0.08, 0.12), "b": Gain(0.30, 0.25, 0.35), "c": Gain(0.20, 0.0, 0.4), "d": Gain(-0.1, -0.2, 0.01)}
+GAINS = {
+    "a": Gain(0.10, 0.08, 0.12),
+    "b": Gain(0.30, 0.25, 0.35),
+    "c": Gain(0.20, 0.0, 0.4),
+    "d": Gain(-0.1, -0.2, 0.01),
+}
 
 
 class Latency:
@@ -28,7 +33,9 @@ def run(limit_s: float, distances: dict[str, float | None], blocks=tuple(GAINS))
             if one.task == "score" and value is None:
                 trials.append(Trial(one, error="out of memory"))
             else:
-                trials.append(Trial(one, Outcome(None if one.task == "score" else 0.5, 1.0, 1, 1, 1, value)))
+                trials.append(
+                    Trial(one, Outcome(None if one.task == "score" else 0.5, 1.0, 1, 1, 1, value))
+                )
         search.observe(trials)
     return search
 
@@ -53,7 +60,9 @@ def test_blocks_whose_gain_may_be_none_are_neither_scored_nor_dropped():
 
 
 def test_budget_that_dropping_cannot_reach_names_the_least():
-    with pytest.raises(UsageError, match=r"without all 2 that may go it is 1.2 s, 60.0% of the original"):
+    with pytest.raises(
+        UsageError, match=r"without all 2 that may go it is 1.2 s, 60.0% of the original"
+    ):
         Practise(tuple(GAINS), Latency(), 1.1)
 
 
@@ -64,5 +73,8 @@ def test_budget_that_the_original_keeps_to_drops_nothing():
 
 def test_a_block_whose_score_failed_is_kept():
     assert run(1.5, {"a": None, "b": 0.9}).best().candidate.dropped == ("b",)
-    with pytest.raises(UsageError, match=r"only 0 blocks have a score, too few for 1\.9 s; without a: out of memory"):
+    with pytest.raises(
+        UsageError,
+        match=r"only 0 blocks have a score, too few for 1\.9 s; without a: out of memory",
+    ):
         run(1.9, {"a": None, "b": None})

@@ -39,7 +39,11 @@ def small() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         features = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 24, 3)
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 24, 3),
         )
         return nn.Sequential(features, nn.ReLU(), nn.Flatten(), nn.Linear(24 * 4, 10))
 
@@ -69,7 +73,11 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state() -> N
 def test_progress_sees_every_step_and_losses_come_back() -> None:
     told: list[tuple[int, float]] = []
     losses = tune(
-        small(), digits()[0], cross_entropy, Schedule(30, rate=0.1), progress=lambda step, loss: told.append((step, loss))
+        small(),
+        digits()[0],
+        cross_entropy,
+        Schedule(30, rate=0.1),
+        progress=lambda step, loss: told.append((step, loss)),
     )
     assert told == list(enumerate(losses, 1))
     assert len(losses) == 30
@@ -78,12 +86,21 @@ def test_progress_sees_every_step_and_losses_come_back() -> None:
 
 def test_distillation_is_hintons_formula() -> None:
     torch.manual_seed(0)
-    teacher, student, x, labels = nn.Linear(5, 3), nn.Linear(5, 3), torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
+    teacher, student, x, labels = (
+        nn.Linear(5, 3),
+        nn.Linear(5, 3),
+        torch.randn(6, 5),
+        torch.tensor([0, 1, 2, 0, 1, 2]),
+    )
     p, q = torch.softmax(teacher(x) / 3, 1), torch.softmax(student(x) / 3, 1)
     soft = (p * (p / q).log()).sum(1).mean() * 9
     hard = -torch.log_softmax(student(x), 1)[torch.arange(6), labels].mean()
-    torch.testing.assert_close(Distillation(teacher, temperature=3, share=0.7)(student, x, labels), 0.7 * soft + 0.3 * hard)
-    torch.testing.assert_close(Distillation(teacher, temperature=3, share=1)(student, x, torch.full((6,), -1)), soft)
+    torch.testing.assert_close(
+        Distillation(teacher, temperature=3, share=0.7)(student, x, labels), 0.7 * soft + 0.3 * hard
+    )
+    torch.testing.assert_close(
+        Distillation(teacher, temperature=3, share=1)(student, x, torch.full((6,), -1)), soft
+    )
 
 
 def test_distillation_alone_recovers_a_pruned_network_without_labels() -> None:
@@ -120,12 +137,22 @@ def test_adaptors_learn_alone_everything_else_frozen() -> None:
     smaller = whole.without(["layer2.1"]).module
     parameters = insert(smaller, whole.adaptors(["layer2.1"]))
     layer = feature_layer(module, x[:1])
-    before, loss, images = copy.deepcopy(smaller.state_dict()), FeatureDistance(module, layer), in_memory(x)
+    before, loss, images = (
+        copy.deepcopy(smaller.state_dict()),
+        FeatureDistance(module, layer),
+        in_memory(x),
+    )
     far = distance(smaller, images, loss)
     tune(smaller, images, loss, Schedule(15, rate=0.001, batch=32), parameters=parameters)
     assert distance(smaller, images, loss) < 0.9 * far
-    changed = {name for name, value in smaller.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"layer2.0.conv2.after.weight", "layer2.2.conv1.before.weight", "layer3.0.conv1.before.weight"}
+    changed = {
+        name for name, value in smaller.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed == {
+        "layer2.0.conv2.after.weight",
+        "layer2.2.conv1.before.weight",
+        "layer3.0.conv1.before.weight",
+    }
     assert all(parameter.requires_grad for parameter in smaller.parameters())
     assert not smaller.training
 
@@ -162,7 +189,13 @@ def test_logits_are_found_in_what_classifiers_return() -> None:
         def __init__(self, logits: Tensor) -> None:
             self.logits = logits
 
-    for output in (logits, (logits, None), {"loss": 1, "logits": logits}, {"out": logits}, Output(logits)):
+    for output in (
+        logits,
+        (logits, None),
+        {"loss": 1, "logits": logits},
+        {"out": logits},
+        Output(logits),
+    ):
         assert logits_of(output) is logits
     with pytest.raises(UsageError, match="must return logits; this one returned a str"):
         logits_of("no")
@@ -170,7 +203,18 @@ def test_logits_are_found_in_what_classifiers_return() -> None:
 
 def test_rate_falls_at_the_milestones() -> None:
     schedule = Schedule(10, rate=1.0)
-    assert [round(schedule.rate_at(step), 4) for step in range(10)] == [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]
+    assert [round(schedule.rate_at(step), 4) for step in range(10)] == [
+        1,
+        1,
+        1,
+        1,
+        0.1,
+        0.1,
+        0.1,
+        0.1,
+        0.01,
+        0.01,
+    ]
 
 
 def test_augmentation_moves_and_mirrors_images() -> None:

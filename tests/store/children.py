@@ -1,4 +1,7 @@
-"""Other processes that use a store. They are forked off one that has imported everything, so that dozens cost little."""
+"""Other processes that use a store.
+
+They are forked off one that has imported everything, so that dozens cost little.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,22 @@ from tests.store.records import begun, measurement
 
 PATIENCE_S = 120
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([__name__, "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql", "psycopg"])
+_context.set_forkserver_preload(
+    [__name__, "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql", "psycopg"]
+)
 
 
 def together(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Run `work` in as many processes as there are tuples of arguments, begun at one moment; gives what they return."""
+    """Run `work` in as many processes as there are tuples of arguments, begun at one moment.
+
+    Gives what they return.
+    """
     barrier, pipes, processes = _context.Barrier(len(arguments)), [], []
     for given in arguments:
         ours, theirs = _context.Pipe(duplex=False)
-        processes.append(_context.Process(target=_wait_and_work, args=(barrier, theirs, work, given)))
+        processes.append(
+            _context.Process(target=_wait_and_work, args=(barrier, theirs, work, given))
+        )
         processes[-1].start()
         theirs.close()
         pipes.append(ours)
@@ -38,14 +48,19 @@ def together(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> 
     return results
 
 
-def _wait_and_work(barrier: Barrier, answer: Connection, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+def _wait_and_work(
+    barrier: Barrier, answer: Connection, work: Callable[..., Any], given: tuple[Any, ...]
+) -> None:
     barrier.wait(PATIENCE_S)
     answer.send(work(*given))
 
 
 @contextmanager
 def running(work: Callable[..., None], *given: Any) -> Iterator[tuple[BaseProcess, Connection]]:
-    """A process that runs `work` with one end of a pipe, and the other end; it is killed at the end at the latest."""
+    """A process that runs `work` with one end of a pipe, and the other end.
+
+    It is killed at the end at the latest.
+    """
     ours, theirs = _context.Pipe()
     process = _context.Process(target=work, args=(theirs, *given))
     process.start()

@@ -75,7 +75,9 @@ def store(address: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def hwb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+def hwb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> CommandLine:
     """The command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
@@ -88,10 +90,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("filled") / "store.db"
     with open_store(str(path)) as store:
         for number in range(MEASURED - 1):
-            store.save(measurement(id=f"m{number}", started_utc=f"2024-01-01T00:00:{number:02}+00:00"))
+            store.save(
+                measurement(id=f"m{number}", started_utc=f"2024-01-01T00:00:{number:02}+00:00")
+            )
         store.begin(begun(measurement(id="unfinished")))
         for number in range(OTHERS):
-            store.save_record("table_build" if number == 0 else "free", {"forget": True, "number": number})
+            store.save_record(
+                "table_build" if number == 0 else "free", {"forget": True, "number": number}
+            )
     return path
 
 

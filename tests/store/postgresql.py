@@ -18,7 +18,9 @@ SETTINGS = ("listen_addresses=", "fsync=off", "full_page_writes=off", "deadlock_
 
 def binaries() -> Path | None:
     """The folder of the newest PostgreSQL here."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3])
+    )
     return found[-1].parent if found else None
 
 
@@ -29,7 +31,7 @@ def missing() -> str | None:
     if shutil.which("setpriv") is None:
         return "needs setpriv: apt-get install util-linux"
     try:
-        import psycopg  # noqa: F401
+        import psycopg
     except ImportError:
         return "needs psycopg: pip install 'hwbench[lab]'"
     return None
@@ -86,7 +88,9 @@ class Server:
             return self._free.pop()
         self._databases += 1
         name = f"store{self._databases}"
-        language = f" TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE '{locale}'" if locale else ""
+        language = (
+            f" TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE '{locale}'" if locale else ""
+        )
         self.execute(f"CREATE DATABASE {name}{language}", "postgres")
         return self.url(name)
 
@@ -95,7 +99,10 @@ class Server:
         if self._process is None:
             self.start()
         name = url.partition("?")[0].rpartition("/")[2]
-        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'", "postgres")
+        self.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+            "postgres",
+        )
         self.execute("DROP SCHEMA public CASCADE", name)
         self.execute("CREATE SCHEMA public", name)
         self._free.append(url)
@@ -112,7 +119,9 @@ class Server:
     def connect(self, database: str) -> Any:
         import psycopg
 
-        return psycopg.connect(host=str(self.folder), user=USER, password=PASSWORD, dbname=database, autocommit=True)
+        return psycopg.connect(
+            host=str(self.folder), user=USER, password=PASSWORD, dbname=database, autocommit=True
+        )
 
     def _answers(self) -> bool:
         import psycopg
@@ -126,11 +135,22 @@ class Server:
     def _argv(self, program: str, *arguments: str) -> list[str]:
         assert self._bin is not None
         user = _unprivileged()
-        drop = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"] if os.geteuid() == 0 else []
+        drop = (
+            [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+            if os.geteuid() == 0
+            else []
+        )
         return ["setpriv", "--pdeathsig=INT", *drop, str(self._bin / program), *arguments]
 
     def _run(self, *argv: str) -> None:
-        done = subprocess.run(self._argv(*argv), cwd=self.folder, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            self._argv(*argv),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr[-2000:]
 
 

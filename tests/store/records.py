@@ -27,7 +27,13 @@ def measurement(**changes: object) -> Measurement:
     """A record with something in every field."""
     key = LayerKey("Conv", ((1, 3, 8, 8),), (1, 4, 8, 8), (("kernel", "3x3"),))
     profile = LayerProfile(
-        (LayerLatency("conv", "Conv", key, "nchwc16", 1e-4), LayerLatency("r", "Reorder", None, "", 2e-5)), 2e-4, 1e-6, "rest"
+        (
+            LayerLatency("conv", "Conv", key, "nchwc16", 1e-4),
+            LayerLatency("r", "Reorder", None, "", 2e-5),
+        ),
+        2e-4,
+        1e-6,
+        "rest",
     )
     record = Measurement(
         id="0123abc", group_id="g", model="zoo:resnet18", model_sha256="5" * 64, inputs=(TensorSpec("x", (1, 3, 8, 8)),),

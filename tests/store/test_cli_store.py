@@ -17,7 +17,9 @@ VIRTUAL = ("--device", "virtual", "--budget", "5", "--no-layers")
 
 
 @pytest.fixture(params=["option", "environment"])
-def where(address: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+def where(
+    address: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, ...]:
     """Two ways to say which store."""
     if request.param == "option":
         return ("--store", address)
@@ -45,11 +47,18 @@ def test_sync_says_what_it_did(hwb: CommandLine, address: str, local: str) -> No
     assert found.code == 0
     assert found.out.startswith("2 new, 0 there already\n")
     document = hwb("store", "sync", "--to", address, "--from", local, "--json", "-").json
-    assert (document["new"], document["known"], document["updated"], document["refused"]) == ({}, 2, 0, [])
+    assert (document["new"], document["known"], document["updated"], document["refused"]) == (
+        {},
+        2,
+        0,
+        [],
+    )
     assert document["from"].endswith("store.db")
 
 
-def test_sync_to_the_store_of_the_environment(hwb: CommandLine, shared: str, local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_to_the_store_of_the_environment(
+    hwb: CommandLine, shared: str, local: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the shared store in `$HWBENCH_STORE`, the source is what the server did not take."""
     monkeypatch.setenv("HWBENCH_STORE", shared)
     with open_store(local) as store:
@@ -67,13 +76,17 @@ def test_sync_names_what_it_left_out(hwb: CommandLine, address: str, local: str)
     found = hwb("store", "sync", "--to", address)
     assert found.code == 2
     assert "measurement 0123abc" in found.out
-    assert found.err.startswith("hwbench: 1 record left out: measurement 0123abc (measurement 0123abc in ")
+    assert found.err.startswith(
+        "hwbench: 1 record left out: measurement 0123abc (measurement 0123abc in "
+    )
     assert found.err.count("\n") == 1
     (refused,) = hwb("store", "sync", "--to", address, "--json", "-").json["refused"]
     assert (refused["kind"], refused["id"]) == ("measurement", "0123abc")
 
 
-def test_a_lost_server_leaves_one_line_that_says_what_to_do(hwb: CommandLine, shared: str, server: Server, local: str) -> None:
+def test_a_lost_server_leaves_one_line_that_says_what_to_do(
+    hwb: CommandLine, shared: str, server: Server, local: str
+) -> None:
     server.stop()
     error = hwb("store", "list", "--store", shared).error
     server.start()

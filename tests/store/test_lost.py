@@ -32,7 +32,9 @@ def name_of(address: str) -> str:
 def cut(server: Server, address: str) -> None:
     """End every session of a database."""
     server.execute(
-        f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = '{name_of(address)}'", "postgres"
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname ="
+        f" '{name_of(address)}'",
+        "postgres",
     )
 
 
@@ -49,7 +51,9 @@ def test_a_session_cut_inside_a_transaction_leaves_nothing(shared: str, server: 
         assert store.records("kind") == {}
 
 
-def test_a_session_cut_between_two_transactions_is_not_noticed(shared: str, server: Server, local: str) -> None:
+def test_a_session_cut_between_two_transactions_is_not_noticed(
+    shared: str, server: Server, local: str
+) -> None:
     with open_store(shared) as store:
         store.begin(begun(measurement()))
         for number in range(3):
@@ -59,7 +63,9 @@ def test_a_session_cut_between_two_transactions_is_not_noticed(shared: str, serv
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
-def test_a_measurement_goes_on_in_the_local_store(shared: str, server: Server, local: str, how: signal.Signals) -> None:
+def test_a_measurement_goes_on_in_the_local_store(
+    shared: str, server: Server, local: str, how: signal.Signals
+) -> None:
     record = measurement(session=(0, 0, 1, 1), block=(0, 1, 2, 3))
     with open_store(shared) as store:
         store.begin(begun(record))
@@ -69,7 +75,8 @@ def test_a_measurement_goes_on_in_the_local_store(shared: str, server: Server, l
         with pytest.raises(StoreUnavailableError, match="is away") as caught:
             store.append(record.id, 1, record.samples_s[2:], record.block[2:])
         assert (
-            f"kept in {local}; when the shared store is back: hwbench store sync --from {local} --to" in caught.value.__notes__[0]
+            f"kept in {local}; when the shared store is back: hwbench store sync --from {local}"
+            " --to" in caught.value.__notes__[0]
         )
         assert len("".join(caught.value.__notes__).splitlines()) == 1
     with open_store(local) as rescued:
@@ -114,7 +121,9 @@ def test_a_withdrawn_session_is_kept_as_warm_up(shared: str, server: Server, loc
     assert (found.warmup_s, found.samples_s) == ((0.5,), (0.25,))
 
 
-def test_a_lost_answer_doubles_nothing(shared: str, local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_answer_doubles_nothing(
+    shared: str, local: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server committed, but the connection broke before it could say so."""
 
     def unheard(engine: sa.Engine, work: object) -> None:
@@ -140,19 +149,27 @@ def test_a_lost_answer_doubles_nothing(shared: str, local: str, monkeypatch: pyt
         assert len(store.records("kind")) == 1
 
 
-def test_where_the_local_store_fails_as_well_both_are_told(shared: str, server: Server, local: str) -> None:
+def test_where_the_local_store_fails_as_well_both_are_told(
+    shared: str, server: Server, local: str
+) -> None:
     Path(local).write_text("no store")
     with open_store(shared) as store:
         server.stop()
         with pytest.raises(StoreUnavailableError) as caught:
             store.save(measurement())
     server.start()
-    assert f"the local store did not take it either: the store {local} is damaged" in caught.value.__notes__[0]
+    assert (
+        f"the local store did not take it either: the store {local} is damaged"
+        in caught.value.__notes__[0]
+    )
 
 
 def test_a_faulty_call_is_not_kept(shared: str, local: str) -> None:
     with open_store(shared) as store:
-        for doing in (lambda: store.append("nobody", 0, [0.1], [0]), lambda: store.save_record("kind", {"number": float("nan")})):
+        for doing in (
+            lambda: store.append("nobody", 0, [0.1], [0]),
+            lambda: store.save_record("kind", {"number": float("nan")}),
+        ):
             with pytest.raises(HwbenchError) as caught:
                 doing()
             assert not hasattr(caught.value, "__notes__")
@@ -169,7 +186,15 @@ class Given(Watch):
         self.server = server
         self.samples_s: list[float] = []
 
-    def sampled(self, record: int, session: int, samples_s: Sequence[float], blocks: Sequence[int], *, warm_up: bool) -> None:
+    def sampled(
+        self,
+        record: int,
+        session: int,
+        samples_s: Sequence[float],
+        blocks: Sequence[int],
+        *,
+        warm_up: bool,
+    ) -> None:
         """Comes after the samples are in the store."""
         self.samples_s += () if warm_up else samples_s
         if len(self.samples_s) > 100:
@@ -180,12 +205,18 @@ def test_a_measurement_under_way(shared: str, server: Server, local: str) -> Non
     """Through the workflow's own watch: what the device gave is in the shared store, or in the local one."""
     given, net = Given(server), told("a")
     device = Virtual(noise=(White(),), latencies_s={net.sha256: 0.01})
-    with pytest.raises(StoreUnavailableError), device, recording(shared, save=True, watch=given) as watch:
+    with (
+        pytest.raises(StoreUnavailableError),
+        device,
+        recording(shared, save=True, watch=given) as watch,
+    ):
         measure(device, net, Settings(layers=False, budget_s=10), watch)
     server.start()
     sync_store(shared)
     with open_store(shared) as store:
         found = store.get(store.list()[0].id)
     assert not found.complete
-    assert len(found.samples_s) > len(given.samples_s) > 100, "the batch that met the stopped server is there too"
+    assert len(found.samples_s) > len(given.samples_s) > 100, (
+        "the batch that met the stopped server is there too"
+    )
     assert found.samples_s[: len(given.samples_s)] == tuple(given.samples_s)

@@ -1,4 +1,7 @@
-"""Transactions that meet in the server: one waits, or does its work again; a reader sees one state."""
+"""Transactions that meet in the server: one waits, or does its work again.
+
+A reader sees one state.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ def wait_for(happened: Callable[[], object]) -> None:
 
 
 def test_a_reader_sees_one_state(address: str) -> None:
-    """A measurement is its row and its samples; another process may replace both between the two statements."""
+    """A measurement is its row and its samples.
+
+    Another process may replace both between the two statements.
+    """
     with open_store(address) as store, open_store(address) as other:
         store.save(measurement())
         query = sa.text("SELECT model FROM hwbench_measurements")
@@ -48,11 +54,13 @@ def test_one_id_inserted_twice_is_replaced(shared: str, server: Server) -> None:
         with server.connect(name_of(shared)) as other:
             other.execute("BEGIN")
             other.execute(
-                "INSERT INTO hwbench_measurements (id, model, model_sha256, device, started_utc, target, complete, record)"
-                f" VALUES {row}"
+                "INSERT INTO hwbench_measurements (id, model, model_sha256, device, started_utc,"
+                f" target, complete, record) VALUES {row}"
             )
             saving = pool.submit(store.save, measurement(model="second"))
-            wait_for(lambda: server.execute("SELECT 1 FROM pg_locks WHERE NOT granted", name_of(shared)))
+            wait_for(
+                lambda: server.execute("SELECT 1 FROM pg_locks WHERE NOT granted", name_of(shared))
+            )
             other.execute("COMMIT")
             saving.result(PATIENCE_S)
         assert store.get("0123abc") == measurement(model="second")
@@ -70,7 +78,10 @@ def test_a_deadlock_is_done_again(shared: str) -> None:
         tries.append(order)
         for place, record_id in enumerate(order):
             values = {"id": record_id}
-            connection.execute(sa.text("UPDATE hwbench_measurements SET model = model || 'x' WHERE id = :id"), values)
+            connection.execute(
+                sa.text("UPDATE hwbench_measurements SET model = model || 'x' WHERE id = :id"),
+                values,
+            )
             if place == 0 and len(tries) <= 2:
                 meeting.wait(PATIENCE_S)
 
@@ -83,7 +94,9 @@ def test_a_deadlock_is_done_again(shared: str) -> None:
             one.result(PATIENCE_S)
     assert len(tries) >= 3
     with first.connect() as connection:
-        assert connection.execute(sa.text("SELECT model FROM hwbench_measurements")).scalars().all() == ["0xx", "0xx"]
+        assert connection.execute(
+            sa.text("SELECT model FROM hwbench_measurements")
+        ).scalars().all() == ["0xx", "0xx"]
     first.dispose()
     second.dispose()
 
@@ -96,7 +109,9 @@ def test_samples_are_not_added_beside_a_replacement(shared: str, server: Server)
             other.execute("BEGIN")
             other.execute("SELECT 1 FROM hwbench_measurements WHERE id = '0123abc' FOR UPDATE")
             adding = pool.submit(store.append, "0123abc", 0, [0.5], [0])
-            wait_for(lambda: server.execute("SELECT 1 FROM pg_locks WHERE NOT granted", name_of(shared)))
+            wait_for(
+                lambda: server.execute("SELECT 1 FROM pg_locks WHERE NOT granted", name_of(shared))
+            )
             assert not adding.done()
             other.execute("COMMIT")
         adding.result(PATIENCE_S)
@@ -111,7 +126,9 @@ def test_a_lock_that_is_never_given_back_is_told(shared: str, server: Server) ->
         with server.connect(name_of(shared)) as other:
             other.execute("BEGIN")
             other.execute("SELECT 1 FROM hwbench_measurements FOR UPDATE")
-            with pytest.raises(StoreUnavailableError, match="is away: canceling statement due to lock timeout"):
+            with pytest.raises(
+                StoreUnavailableError, match="is away: canceling statement due to lock timeout"
+            ):
                 store.save(measurement(model="other"))
         assert store.get("0123abc") == measurement()
 
@@ -123,18 +140,32 @@ def _shorten_patience(store: Store) -> None:
     sa.event.listen(store._engine, "begin", shorter)
 
 
-def test_one_of_two_transfers_at_once_is_refused_or_finds_it_known(shared: str, server: Server) -> None:
+def test_one_of_two_transfers_at_once_is_refused_or_finds_it_known(
+    shared: str, server: Server
+) -> None:
     """Between looking and inserting another process may bring a measurement with the same id: it is compared, not replaced."""
     with open_store(shared) as store, ThreadPoolExecutor() as pool:
         with server.connect(name_of(shared)) as other:
             other.execute("BEGIN")
             other.execute("LOCK TABLE hwbench_measurements IN SHARE MODE")
             offered = [measurement(model=model) for model in ("one", "two", "two")]
-            taking = [pool.submit(store.take, [Parcel(("measurement", one.id), one, one.started_utc)]) for one in offered]
-            wait_for(lambda: server.execute("SELECT count(*) FROM pg_locks WHERE NOT granted", name_of(shared)) == [(3,)])
+            taking = [
+                pool.submit(store.take, [Parcel(("measurement", one.id), one, one.started_utc)])
+                for one in offered
+            ]
+            wait_for(
+                lambda: (
+                    server.execute(
+                        "SELECT count(*) FROM pg_locks WHERE NOT granted", name_of(shared)
+                    )
+                    == [(3,)]
+                )
+            )
             other.execute("COMMIT")
         fates = [one.result(PATIENCE_S)[0].fate.value for one in taking]
         winner = store.get("0123abc")
-    expected = ["new", "refused", "refused"] if winner.model == "one" else ["refused", "known", "new"]
+    expected = (
+        ["new", "refused", "refused"] if winner.model == "one" else ["refused", "known", "new"]
+    )
     assert sorted(fates) == sorted(expected)
     assert winner in offered

@@ -15,18 +15,24 @@ from tests.store.records import change, measurement
 def test_newer_schema_is_refused(address: str) -> None:
     with open_store(address) as store:
         change(store, "UPDATE hwbench_store SET schema = 7")
-    with pytest.raises(SchemaError, match=rf"has schema 7, this hwbench reads up to {STORE_SCHEMA}; upgrade it"):
+    with pytest.raises(
+        SchemaError, match=rf"has schema 7, this hwbench reads up to {STORE_SCHEMA}; upgrade it"
+    ):
         open_store(address)
 
 
 def test_older_schema_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     open_store(address).close()
     monkeypatch.setattr(database, "STORE_SCHEMA", STORE_SCHEMA + 1)
-    with pytest.raises(SchemaError, match=rf"has schema {STORE_SCHEMA}, .* use the older hwbench that made it"):
+    with pytest.raises(
+        SchemaError, match=rf"has schema {STORE_SCHEMA}, .* use the older hwbench that made it"
+    ):
         open_store(address)
 
 
-@pytest.mark.parametrize("statement", ["DELETE FROM hwbench_store", "UPDATE hwbench_store SET schema = 0"])
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM hwbench_store", "UPDATE hwbench_store SET schema = 0"]
+)
 def test_impossible_schema_is_damage(address: str, statement: str) -> None:
     with open_store(address) as store:
         change(store, statement)
@@ -72,7 +78,9 @@ def test_a_reader_without_other_rights_can_read(shared: str, server: Server) -> 
     reader = server.url(name).replace("tester:s3cret%2Fw0rd", f"reader_{name}:r")
     with open_store(reader) as store:
         assert store.get("0123abc") == measurement()
-        with pytest.raises(UsageError, match=r"refuses: permission denied .*see that its user may do that"):
+        with pytest.raises(
+            UsageError, match=r"refuses: permission denied .*see that its user may do that"
+        ):
             store.save(measurement(id="other"))
 
 

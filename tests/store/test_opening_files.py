@@ -76,11 +76,18 @@ def test_newer_schema_is_refused(filled: Path) -> None:
     connection.execute("UPDATE hwbench_store SET schema = 7")
     connection.commit()
     connection.close()
-    refused(filled, SchemaError, rf"has schema 7, this hwbench reads up to {STORE_SCHEMA}; upgrade it")
+    refused(
+        filled, SchemaError, rf"has schema 7, this hwbench reads up to {STORE_SCHEMA}; upgrade it"
+    )
 
 
-def test_the_log_of_a_killed_newer_version_stays_beside_its_file(filled: Path, tmp_path: Path) -> None:
-    """Whoever closes a SQLite file last works the log into it; not so before the schema is known."""
+def test_the_log_of_a_killed_newer_version_stays_beside_its_file(
+    filled: Path, tmp_path: Path
+) -> None:
+    """Whoever closes a SQLite file last works the log into it.
+
+    Not so before the schema is known.
+    """
     writer = sqlite3.connect(filled)
     writer.execute("UPDATE hwbench_store SET schema = 7")
     writer.commit()
@@ -95,7 +102,9 @@ def test_the_log_of_a_killed_newer_version_stays_beside_its_file(filled: Path, t
     assert Path(f"{copy}-wal").read_bytes() == log
 
 
-@pytest.mark.parametrize("change", ["DELETE FROM hwbench_store", "UPDATE hwbench_store SET schema = 'x'"])
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM hwbench_store", "UPDATE hwbench_store SET schema = 'x'"]
+)
 def test_impossible_schema_is_damage(filled: Path, change: str) -> None:
     connection = sqlite3.connect(filled)
     connection.execute(change)
@@ -104,7 +113,9 @@ def test_impossible_schema_is_damage(filled: Path, change: str) -> None:
     refused(filled, SchemaError, "is damaged")
 
 
-@pytest.mark.parametrize("content", [b"no database at all, but longer than the header of one" * 50, b"x", b"\0" * 4096])
+@pytest.mark.parametrize(
+    "content", [b"no database at all, but longer than the header of one" * 50, b"x", b"\0" * 4096]
+)
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "store.db"
     path.write_bytes(content)
@@ -145,12 +156,21 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_unwritable_place_is_named() -> None:
-    with pytest.raises(UsageError, match=r"the store /proc/store\.db cannot be used: unable to open database file"):
+    with pytest.raises(
+        UsageError, match=r"the store /proc/store\.db cannot be used: unable to open database file"
+    ):
         open_store("/proc/store.db")
 
 
 @pytest.mark.parametrize(
-    "address", ["nosuch://host/db", "mysql://host/db", "://x", "sqlite+nosuch:///x.db", "postgresql://host:port/db"]
+    "address",
+    [
+        "nosuch://host/db",
+        "mysql://host/db",
+        "://x",
+        "sqlite+nosuch:///x.db",
+        "postgresql://host:port/db",
+    ],
 )
 def test_unknown_url_is_refused(address: str) -> None:
     with pytest.raises(UsageError) as caught:

@@ -79,7 +79,9 @@ def test_eight_processes_create_and_write_at_once(address: str) -> None:
             assert record.complete
             assert record.block == tuple(range(rounds))
             assert record.samples_s == tuple(1.0 + number for number in range(rounds))
-        written = Counter((data["writer"], data["number"]) for data in store.records("numbers").values())
+        written = Counter(
+            (data["writer"], data["number"]) for data in store.records("numbers").values()
+        )
         assert written == Counter((name, number) for name in names for number in range(rounds))
         last = store.get("contested")
         assert last == measurement(id="contested", model=last.model)

@@ -31,7 +31,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize("address", WRONG)
-def test_errors_do_not_repeat_them(address: str, hwb: CommandLine, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_do_not_repeat_them(
+    address: str, hwb: CommandLine, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG):
         with pytest.raises(HwbenchError) as caught:
             open_store(address)
@@ -39,11 +41,16 @@ def test_errors_do_not_repeat_them(address: str, hwb: CommandLine, caplog: pytes
         for words in (("store", "list"), ("store", "list", "-v"), ("table", "list", "-v")):
             found = hwb(*words, "--store", address)
             assert found.code == 2
-            assert SECRET not in str(caught.value) + found.out + found.err + caplog.text + redacted(address)
+            assert SECRET not in str(caught.value) + found.out + found.err + caplog.text + redacted(
+                address
+            )
 
 
 def test_a_server_that_cannot_be_reached_is_named() -> None:
-    with pytest.raises(StoreUnavailableError, match=r"postgresql\+psycopg://me:\*\*\*@127\.0\.0\.1:1/db.* is away: .*store sync"):
+    with pytest.raises(
+        StoreUnavailableError,
+        match=r"postgresql\+psycopg://me:\*\*\*@127\.0\.0\.1:1/db.* is away: .*store sync",
+    ):
         open_store(WRONG[0])
 
 
@@ -57,7 +64,12 @@ def test_what_is_shown_and_kept(shared: str, hwb: CommandLine, tmp_path: Path) -
     with open_store(shared) as store:
         store.save(measurement())
         shown = store.url + repr(store._engine)
-    for words in (("list",), ("list", "--json", "-"), ("show", "0123"), ("export", str(tmp_path / "all.jsonl"))):
+    for words in (
+        ("list",),
+        ("list", "--json", "-"),
+        ("show", "0123"),
+        ("export", str(tmp_path / "all.jsonl")),
+    ):
         found = hwb("store", *words, "--store", shared)
         assert found.code == 0, found.err
         shown += found.out + found.err

@@ -31,15 +31,27 @@ class TestStore:
         assert store.get("0123abc").samples_s == (0.5,)
         assert len(store.list()) == 1
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
     @given(st.lists(st.tuples(SECONDS, st.integers(0, 3), st.integers(0, 2**62)), max_size=40))
     def test_any_samples_survive(self, store: Store, table: list[tuple[float, int, int]]) -> None:
-        values_s, sessions, blocks = (tuple(column) for column in zip(*table, strict=True)) if table else ((), (), ())
-        record = measurement(samples_s=values_s, session=sessions, block=blocks, warmup_s=values_s, warmup_session=sessions)
+        values_s, sessions, blocks = (
+            (tuple(column) for column in zip(*table, strict=True)) if table else ((), (), ())
+        )
+        record = measurement(
+            samples_s=values_s,
+            session=sessions,
+            block=blocks,
+            warmup_s=values_s,
+            warmup_session=sessions,
+        )
         store.save(record)
         assert store.get(record.id) == record
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
     @given(st.text())
     def test_any_name_survives(self, store: Store, name: str) -> None:
         store.save(measurement(model=name))
@@ -90,14 +102,23 @@ class TestStore:
     def test_list_is_newest_first_and_can_be_narrowed(self, store: Store) -> None:
         other = replace(measurement().device, address="android:X")
         store.save(measurement(id="old", model="net", started_utc="2024-01-01T00:00:00+00:00"))
-        store.save(measurement(id="new", device=other, started_utc="2024-06-01T00:00:00+00:00", complete=False))
+        store.save(
+            measurement(
+                id="new", device=other, started_utc="2024-06-01T00:00:00+00:00", complete=False
+            )
+        )
         assert [row.id for row in store.list()] == ["new", "old"]
         assert [row.id for row in store.list(model="net")] == ["old"]
         assert [row.id for row in store.list(model="5" * 64)] == ["new", "old"]
         assert [row.id for row in store.list(device="android:X")] == ["new"]
         assert [row.id for row in store.list(limit=1)] == ["new"]
         newest = store.list()[0]
-        assert (newest.samples, newest.complete, newest.target, newest.model) == (4, False, "some CPU", "zoo:resnet18")
+        assert (newest.samples, newest.complete, newest.target, newest.model) == (
+            4,
+            False,
+            "some CPU",
+            "zoo:resnet18",
+        )
 
     def test_a_measurement_without_samples_is_listed(self, store: Store) -> None:
         store.begin(begun(measurement()))
@@ -139,11 +160,17 @@ class TestStore:
         with pytest.raises(UsageError, match="cannot write the export to"):
             store.export(tmp_path / "nowhere" / "all.jsonl")
 
-    def test_a_failed_save_leaves_the_old_record(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_save_leaves_the_old_record(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """One transaction: what was replaced is undone with the rest."""
         store.save(measurement())
         with monkeypatch.context() as patched:
-            patched.setattr(rows, "batches", lambda *_: iter([{"session": None, "count": 1, "values_s": b"", "blocks": None}]))
+            patched.setattr(
+                rows,
+                "batches",
+                lambda *_: iter([{"session": None, "count": 1, "values_s": b"", "blocks": None}]),
+            )
             with pytest.raises(UsageError):
                 store.save(measurement(model="other"))
         assert store.get("0123abc") == measurement()
@@ -153,7 +180,9 @@ class TestStore:
             store.save(measurement(model=None))
         assert store.list() == ()
 
-    @pytest.mark.parametrize("text", ["{", "[]", "null", "[" * 100_000, '{"schema": 1, "id": NaN}', '{"schema": 1}'])
+    @pytest.mark.parametrize(
+        "text", ["{", "[]", "null", "[" * 100_000, '{"schema": 1, "id": NaN}', '{"schema": 1}']
+    )
     def test_a_damaged_record_is_named(self, store: Store, text: str) -> None:
         store.save(measurement())
         change(store, "UPDATE hwbench_measurements SET record = :text", text=text)

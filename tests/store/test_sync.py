@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from hwbench.errors import UsageError
 from hwbench.store import open_store
 from hwbench.workflows.sync_store import BATCH, Syncing, sync_store
-from tests.store.records import MEASURED, OTHERS, SECONDS, TOTAL, begun, change, everything, measurement
+from tests.store.records import (
+    MEASURED,
+    OTHERS,
+    SECONDS,
+    TOTAL,
+    begun,
+    change,
+    everything,
+    measurement,
+)
 
 
 def test_all_comes_once_in_its_order(source: str, address: str) -> None:
@@ -25,7 +34,9 @@ def test_all_comes_once_in_its_order(source: str, address: str) -> None:
     assert everything(address) == everything(source)
 
 
-def test_only_what_is_new_travels(source: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_new_travels(
+    source: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sync_store(address, source)
     with open_store(source) as store:
         store.save(measurement(id="later"))
@@ -33,27 +44,47 @@ def test_only_what_is_new_travels(source: str, address: str, monkeypatch: pytest
     travelled = []
     take = type(store).take
     monkeypatch.setattr(
-        type(store), "take", lambda self, parcels: travelled.extend(p.key for p in parcels) or take(self, parcels)
+        type(store),
+        "take",
+        lambda self, parcels: travelled.extend(p.key for p in parcels) or take(self, parcels),
     )
     assert sync_store(address, source).new == {"measurement": 1, "free": 1}
     assert [kind for kind, _ in travelled] == ["measurement", "free"]
 
 
-def test_it_works_downwards_too(source: str, address: str, new_address: Callable[[str], str]) -> None:
+def test_it_works_downwards_too(
+    source: str, address: str, new_address: Callable[[str], str]
+) -> None:
     sync_store(address, source)
     back = new_address("sqlite")
     sync_store(back, address)
     assert everything(back) == everything(source)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(samples=st.lists(st.tuples(SECONDS, st.integers(0, 3), st.integers(0, 2**62)), max_size=20), name=st.text())
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    samples=st.lists(st.tuples(SECONDS, st.integers(0, 3), st.integers(0, 2**62)), max_size=20),
+    name=st.text(),
+)
 def test_any_measurement_survives(
-    new_address: Callable[[str], str], address: str, samples: list[tuple[float, int, int]], name: str
+    new_address: Callable[[str], str],
+    address: str,
+    samples: list[tuple[float, int, int]],
+    name: str,
 ) -> None:
-    values_s, sessions, blocks = (tuple(column) for column in zip(*samples, strict=True)) if samples else ((), (), ())
+    values_s, sessions, blocks = (
+        (tuple(column) for column in zip(*samples, strict=True)) if samples else ((), (), ())
+    )
     with open_store(new_address("sqlite")) as ours:
-        record = measurement(samples_s=values_s, session=sessions, block=blocks, warmup_s=values_s, warmup_session=sessions)
+        record = measurement(
+            samples_s=values_s,
+            session=sessions,
+            block=blocks,
+            warmup_s=values_s,
+            warmup_session=sessions,
+        )
         with open_store(address) as theirs:
             number = len(theirs.keys())
             record = replace(record, id=f"r{number}", model=name)
@@ -64,15 +95,23 @@ def test_any_measurement_survives(
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.dictionaries(st.text(), JSON, max_size=4))
-def test_any_record_survives(new_address: Callable[[str], str], address: str, data: dict[str, object]) -> None:
+def test_any_record_survives(
+    new_address: Callable[[str], str], address: str, data: dict[str, object]
+) -> None:
     path = new_address("sqlite")
     with open_store(path) as ours, open_store(address) as theirs:
         name = ours.save_record("free", data)
@@ -117,7 +156,9 @@ def test_the_same_content_in_another_spelling_is_known(source: str, address: str
     assert (done.new.total(), done.known, done.refused) == (0, TOTAL, [])
 
 
-def test_an_unfinished_measurement_gets_further_and_never_back(address: str, new_address: Callable[[str], str]) -> None:
+def test_an_unfinished_measurement_gets_further_and_never_back(
+    address: str, new_address: Callable[[str], str]
+) -> None:
     path, stale = new_address("sqlite"), new_address("sqlite")
     with open_store(path) as store, open_store(address) as theirs:
         store.begin(begun(measurement()))
@@ -134,34 +175,58 @@ def test_an_unfinished_measurement_gets_further_and_never_back(address: str, new
         assert theirs.get("0123abc") == measurement()
 
 
-def test_another_unfinished_measurement_is_refused(address: str, new_address: Callable[[str], str]) -> None:
+def test_another_unfinished_measurement_is_refused(
+    address: str, new_address: Callable[[str], str]
+) -> None:
     path = new_address("sqlite")
     with open_store(path) as store, open_store(address) as theirs:
         store.save(measurement())
         theirs.begin(begun(measurement(model_sha256="6" * 64)))
-        assert [taken.key for taken in sync_store(address, path).refused] == [("measurement", "0123abc")]
+        assert [taken.key for taken in sync_store(address, path).refused] == [
+            ("measurement", "0123abc")
+        ]
         assert theirs.get("0123abc").samples_s == ()
 
 
 DAMAGE = {
     "UPDATE hwbench_measurements SET record = '{}' WHERE id = 'm1'": "schema",
     "UPDATE hwbench_measurements SET record = '[' WHERE id = 'm1'": "damaged",
-    "UPDATE hwbench_measurements SET record = replace(record, '\"m1\"', '\"m2\"') WHERE id = 'm1'": "its record is of 'm2'",
-    "UPDATE hwbench_measurements SET record = replace(record, '\"zoo:resnet18\"', '7') WHERE id = 'm1'": "expected text",
-    "UPDATE hwbench_measurements SET record = replace(record, '2024-01-01T00:00:01+00:00', 'noon') WHERE id = 'm1'": "ISO 8601",
-    "UPDATE hwbench_samples SET values_s = x'000000000000f0ff' WHERE count = 1 AND measurement_id = 'm1'": "positive",
-    "UPDATE hwbench_samples SET values_s = x'00' WHERE count = 1 AND measurement_id = 'm1'": "does not hold",
-    "UPDATE hwbench_records SET record = '{\"x\": Infinity}' WHERE kind = 'table_build'": "Infinity is no number",
-    "UPDATE hwbench_records SET record = '{\"widths\": []}' WHERE kind = 'table_build'": "damaged record of a table build",
+    "UPDATE hwbench_measurements SET record = replace(record, '\"m1\"', '\"m2\"') WHERE id = 'm1'": (
+        "its record is of 'm2'"
+    ),
+    "UPDATE hwbench_measurements SET record = replace(record, '\"zoo:resnet18\"', '7') WHERE id = 'm1'": (
+        "expected text"
+    ),
+    "UPDATE hwbench_measurements SET record = replace(record, '2024-01-01T00:00:01+00:00', 'noon') WHERE id = 'm1'": (
+        "ISO 8601"
+    ),
+    "UPDATE hwbench_samples SET values_s = x'000000000000f0ff' WHERE count = 1 AND measurement_id = 'm1'": (
+        "positive"
+    ),
+    "UPDATE hwbench_samples SET values_s = x'00' WHERE count = 1 AND measurement_id = 'm1'": (
+        "does not hold"
+    ),
+    "UPDATE hwbench_records SET record = '{\"x\": Infinity}' WHERE kind = 'table_build'": (
+        "Infinity is no number"
+    ),
+    "UPDATE hwbench_records SET record = '{\"widths\": []}' WHERE kind = 'table_build'": (
+        "damaged record of a table build"
+    ),
     "UPDATE hwbench_records SET kind = 'lookup_table' WHERE kind = 'table_build'": "lookup table",
-    "UPDATE hwbench_records SET kind = 'search_trial' WHERE kind = 'table_build'": "damaged search_trial: KeyError",
-    "UPDATE hwbench_records SET kind = 'foreign_network' WHERE kind = 'table_build'": "damaged foreign_network",
+    "UPDATE hwbench_records SET kind = 'search_trial' WHERE kind = 'table_build'": (
+        "damaged search_trial: KeyError"
+    ),
+    "UPDATE hwbench_records SET kind = 'foreign_network' WHERE kind = 'table_build'": (
+        "damaged foreign_network"
+    ),
     "UPDATE hwbench_records SET created_utc = 'noon' WHERE kind = 'table_build'": "ISO 8601",
 }
 
 
 @pytest.mark.parametrize("statement", DAMAGE, ids=range(len(DAMAGE)))
-def test_what_cannot_be_believed_does_not_spread(source: str, new_address: Callable[[str], str], statement: str) -> None:
+def test_what_cannot_be_believed_does_not_spread(
+    source: str, new_address: Callable[[str], str], statement: str
+) -> None:
     address = new_address("sqlite")
     with open_store(source) as store:
         change(store, statement)
@@ -196,5 +261,7 @@ def test_a_source_that_is_not_there_is_not_made(address: str, local: str) -> Non
 
 def test_a_store_is_not_brought_into_itself(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HWBENCH_STORE", source)
-    with pytest.raises(UsageError, match="is both source and target; name the shared store: --to URL"):
+    with pytest.raises(
+        UsageError, match="is both source and target; name the shared store: --to URL"
+    ):
         sync_store()

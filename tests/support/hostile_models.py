@@ -79,7 +79,9 @@ def configured(content: dict[str, bytes], kind: str, name: str, path_name: str) 
     return content | {file: json.dumps(table).encode()}
 
 
-def _program_with(kind: str, file: str, make: Callable[[Path], bytes]) -> Callable[[Path, Path], Path]:
+def _program_with(
+    kind: str, file: str, make: Callable[[Path], bytes]
+) -> Callable[[Path, Path], Path]:
     def build(folder: Path, mark: Path) -> Path:
         content = configured(saved("program"), kind, "evil", file)
         return pack(folder / "m.pt2", content | {f"data/{kind}/{file}": make(mark)})
@@ -88,7 +90,10 @@ def _program_with(kind: str, file: str, make: Callable[[Path], bytes]) -> Callab
 
 
 def _program_samples(folder: Path, mark: Path) -> Path:
-    return pack(folder / "m.pt2", saved("program") | {"data/sample_inputs/model.pt": torch_bytes(((Bomb(mark),), {}))})
+    return pack(
+        folder / "m.pt2",
+        saved("program") | {"data/sample_inputs/model.pt": torch_bytes(((Bomb(mark),), {}))},
+    )
 
 
 def _program_expression(wrap: Callable[[str], object]) -> Callable[[Path, Path], Path]:
@@ -119,13 +124,17 @@ def _program_container(folder: Path, mark: Path) -> Path:
     tree = [1, {"type": "collections.defaultdict", "context": context, "children_spec": []}]
 
     def change(description: dict[str, Any]) -> None:
-        description["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = json.dumps(tree)
+        description["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = json.dumps(
+            tree
+        )
 
     return program(folder / "m.pt2", change)
 
 
 def _program_library(folder: Path, mark: Path) -> Path:
-    return program(folder / "m.pt2", lambda _: None, **{"data__aotinductor__model__evil.so": b"\x7fELF"})
+    return program(
+        folder / "m.pt2", lambda _: None, **{"data__aotinductor__model__evil.so": b"\x7fELF"}
+    )
 
 
 def _script_code(line: str) -> Callable[[Path, Path], Path]:
@@ -143,7 +152,9 @@ def _script_code(line: str) -> Callable[[Path, Path], Path]:
 
 def _script_member(member: str) -> Callable[[Path, Path], Path]:
     def build(folder: Path, mark: Path) -> Path:
-        return pack(folder / "m.pt", saved("traced") | {member: pickle.dumps(Bomb(mark), protocol=2)})
+        return pack(
+            folder / "m.pt", saved("traced") | {member: pickle.dumps(Bomb(mark), protocol=2)}
+        )
 
     return build
 
@@ -179,10 +190,18 @@ BOMBS: dict[str, Callable[[Path, Path], Path]] = {
     "plain pickle of protocol 5": _raw_pickle(5),
     "plain pickle of protocol 0": _raw_pickle(0),
     "program: sample inputs": _program_samples,
-    "program: pickled weight": _program_with("weights", "weight_99", lambda mark: torch_bytes(Bomb(mark))),
-    "program: pickled constant": _program_with("constants", "tensor_99", lambda mark: torch_bytes(Bomb(mark))),
-    "program: opaque constant": _program_with("constants", "opaque_obj_0", lambda mark: pickle.dumps(Bomb(mark))),
-    "program: legacy weights": _program_with("weights", "model.pt", lambda mark: torch_bytes({"x": Bomb(mark)})),
+    "program: pickled weight": _program_with(
+        "weights", "weight_99", lambda mark: torch_bytes(Bomb(mark))
+    ),
+    "program: pickled constant": _program_with(
+        "constants", "tensor_99", lambda mark: torch_bytes(Bomb(mark))
+    ),
+    "program: opaque constant": _program_with(
+        "constants", "opaque_obj_0", lambda mark: pickle.dumps(Bomb(mark))
+    ),
+    "program: legacy weights": _program_with(
+        "weights", "model.pt", lambda mark: torch_bytes({"x": Bomb(mark)})
+    ),
     "program: symbolic expression": _program_expression(str),
     "program: list of expressions": _program_expression(lambda code: [code]),
     "program: operator": _program_operator,
@@ -197,4 +216,7 @@ BOMBS: dict[str, Callable[[Path, Path], Path]] = {
         '_9 = torch.from_file("{mark}", True, 64, dtype=6, layout=0, device=torch.device("cpu"))'
     ),
 }
-"""Name -> builder(folder, mark); the file it makes would create `mark` in a reader that trusts it."""
+"""Name -> builder(folder, mark).
+
+The file it makes would create `mark` in a reader that trusts it.
+"""

@@ -31,9 +31,19 @@ def conv_net(widths: Sequence[int] = (16, 32, 32), size: int = 16, seed: int = 0
 
     for index, width in enumerate(widths):
         name = f"features.{index}.conv"
-        inputs = [tensor, weight(f"{name}.weight", width, channels, 3, 3), weight(f"{name}.bias", width)]
-        nodes.append(helper.make_node("Conv", inputs, [f"c{index}"], name=name, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"], name=f"features.{index}.relu"))
+        inputs = [
+            tensor,
+            weight(f"{name}.weight", width, channels, 3, 3),
+            weight(f"{name}.bias", width),
+        ]
+        nodes.append(
+            helper.make_node(
+                "Conv", inputs, [f"c{index}"], name=name, kernel_shape=[3, 3], pads=[1, 1, 1, 1]
+            )
+        )
+        nodes.append(
+            helper.make_node("Relu", [f"c{index}"], [f"r{index}"], name=f"features.{index}.relu")
+        )
         tensor, channels = f"r{index}", width
     nodes.append(helper.make_node("GlobalAveragePool", [tensor], ["pooled"], name="pool"))
     nodes.append(helper.make_node("Flatten", ["pooled"], ["flat"], name="flatten"))
@@ -51,8 +61,19 @@ def conv_net(widths: Sequence[int] = (16, 32, 32), size: int = 16, seed: int = 0
     return bytes(model.SerializeToString())
 
 
-def conv_workload(widths: Sequence[int] = (16, 32, 32), size: int = 16, name: str = "net") -> Workload:
+def conv_workload(
+    widths: Sequence[int] = (16, 32, 32), size: int = 16, name: str = "net"
+) -> Workload:
     """`conv_net` as a workload."""
     data = conv_net(widths, size)
     counts = count(load(data))
-    return Workload(name, data, (TensorSpec("x", (1, 3, size, size)),), 1, "fp32", counts.macs, counts.params, len(data))
+    return Workload(
+        name,
+        data,
+        (TensorSpec("x", (1, 3, size, size)),),
+        1,
+        "fp32",
+        counts.macs,
+        counts.params,
+        len(data),
+    )

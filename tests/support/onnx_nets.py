@@ -30,30 +30,60 @@ class Net:
         spread = 1 / np.sqrt(np.prod(shape[1:]))
         return self.constant(name, (self.rng.standard_normal(shape) * spread).astype(np.float32))
 
-    def node(self, op: str, *inputs: str, name: str = "", outputs: int = 1, **attributes: Any) -> str:
+    def node(
+        self, op: str, *inputs: str, name: str = "", outputs: int = 1, **attributes: Any
+    ) -> str:
         out = f"t{len(self.nodes)}"
         names = [out, *(f"{out}_{i}" for i in range(1, outputs))]
-        self.nodes.append(helper.make_node(op, list(inputs), names, name=name or f"{out}/{op}", **attributes))
+        self.nodes.append(
+            helper.make_node(op, list(inputs), names, name=name or f"{out}/{op}", **attributes)
+        )
         self.channels[out] = self.channels.get(inputs[0], 0) if inputs else 0
         return out
 
     def conv(
-        self, x: str, name: str, width: int, kernel: int = 3, *, stride: int = 1, group: int = 1, bn: bool = True, act: str = ""
+        self,
+        x: str,
+        name: str,
+        width: int,
+        kernel: int = 3,
+        *,
+        stride: int = 1,
+        group: int = 1,
+        bn: bool = True,
+        act: str = "",
     ) -> str:
-        """Convolution, batch normalization left in the graph, activation; `group=0` is depth-wise."""
+        """Convolution, batch normalization left in the graph, activation.
+
+        `group=0` is depth-wise.
+        """
         inner = self.channels[x]
         groups = group or inner
         parameters = [self.random(f"{name}.conv.weight", width, inner // groups, kernel, kernel)]
         if not bn:
             parameters.append(self.random(f"{name}.conv.bias", width))
         pads = [kernel // 2] * 4
-        window = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads, "group": groups}
+        window = {
+            "kernel_shape": [kernel] * 2,
+            "strides": [stride] * 2,
+            "pads": pads,
+            "group": groups,
+        }
         out = self.node("Conv", x, *parameters, name=f"{name}.conv", **window)
         if bn:
             means = [self.random(f"{name}.bn.{part}", width) for part in ("weight", "bias", "mean")]
-            out = self.node("BatchNormalization", out, *means, self._ones(f"{name}.bn.var", width), name=f"{name}.bn")
+            out = self.node(
+                "BatchNormalization",
+                out,
+                *means,
+                self._ones(f"{name}.bn.var", width),
+                name=f"{name}.bn",
+            )
         if act == "Clip":
-            bounds = [self.constant(f"{name}.act.{i}", np.float32(bound)) for i, bound in enumerate((0, 6))]
+            bounds = [
+                self.constant(f"{name}.act.{i}", np.float32(bound))
+                for i, bound in enumerate((0, 6))
+            ]
             out = self.node("Clip", out, *bounds, name=f"{name}.act/Clip")
         elif act:
             out = self.node(act, out, name=f"{name}.act/{act}")
@@ -61,7 +91,10 @@ class Net:
         return out
 
     def linear(self, x: str, name: str, inner: int, width: int) -> str:
-        weight, bias = self.random(f"{name}.weight", width, inner), self.random(f"{name}.bias", width)
+        weight, bias = (
+            self.random(f"{name}.weight", width, inner),
+            self.random(f"{name}.bias", width),
+        )
         return self.node("Gemm", x, weight, bias, name=name, transB=1)
 
     def flatten(self, x: str, *shape: int) -> str:
@@ -85,7 +118,9 @@ class Net:
             self.weights,
         )
         opsets = [helper.make_opsetid("", self.opset)]
-        return load(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+        return load(
+            helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+        )
 
 
 def mobilenet() -> onnx.ModelProto:
@@ -105,12 +140,20 @@ def resnet() -> onnx.ModelProto:
     """A stem, one identity block, one down-sampling block, one identity block."""
     net = Net(1, 3, 16, 16)
     x = net.conv("x", "stem", 6, act="Relu")
-    x = net.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], name="maxpool")
+    x = net.node(
+        "MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], name="maxpool"
+    )
     for block, width, stride in (("layer1.0", 6, 1), ("layer2.0", 10, 2), ("layer2.1", 10, 1)):
-        skip = net.conv(x, f"{block}.down", width, 1, stride=stride, bn=False) if width != net.channels[x] else x
+        skip = (
+            net.conv(x, f"{block}.down", width, 1, stride=stride, bn=False)
+            if width != net.channels[x]
+            else x
+        )
         y = net.conv(x, f"{block}.first", width, stride=stride, act="Relu")
         y = net.conv(y, f"{block}.second", width)
-        x = net.node("Relu", net.node("Add", y, skip, name=f"{block}/Add"), name=f"{block}.relu/Relu")
+        x = net.node(
+            "Relu", net.node("Add", y, skip, name=f"{block}/Add"), name=f"{block}.relu/Relu"
+        )
     return net.model(net.head(x))
 
 
@@ -128,10 +171,18 @@ def inception() -> onnx.ModelProto:
     """Two branches side by side, then a convolution with squeeze-and-excitation, then a transposed convolution."""
     net = Net(1, 3, 8, 8)
     x = net.conv("x", "stem", 6, act="Relu")
-    x = net.node("Concat", net.conv(x, "left", 4, 1, act="Relu"), net.conv(x, "right", 5, act="Relu"), axis=1, name="cat")
+    x = net.node(
+        "Concat",
+        net.conv(x, "left", 4, 1, act="Relu"),
+        net.conv(x, "right", 5, act="Relu"),
+        axis=1,
+        name="cat",
+    )
     net.channels[x] = 9
     x = net.conv(x, "mixed", 7, act="Relu")
-    gate = net.conv(net.node("GlobalAveragePool", x, name="se.pool"), "se.squeeze", 3, 1, bn=False, act="Relu")
+    gate = net.conv(
+        net.node("GlobalAveragePool", x, name="se.pool"), "se.squeeze", 3, 1, bn=False, act="Relu"
+    )
     gate = net.conv(gate, "se.excite", 7, 1, bn=False, act="Sigmoid")
     x = net.node("Mul", x, gate, name="se/Mul")
     parameters = net.random("up.weight", 7, 4, 2, 2), net.random("up.bias", 4)
@@ -147,15 +198,23 @@ def tokens() -> onnx.ModelProto:
     scale, shift = net.random("norm.weight", 6), net.random("norm.bias", 6)
     y = net.node("LayerNormalization", x, scale, shift, name="norm", axis=-1)
     y = net.node("MatMul", y, net.random("up.weight", 6, 10), name="up")
-    y = net.node("Relu", net.node("Add", y, net.random("up.bias", 10), name="up/Add"), name="act/Relu")
+    y = net.node(
+        "Relu", net.node("Add", y, net.random("up.bias", 10), name="up/Add"), name="act/Relu"
+    )
     y = net.node("MatMul", y, net.random("down.weight", 10, 6), name="down")
     x = net.node("Add", x, y, name="residual")
-    pooled = net.node("ReduceMean", x, net.constant("axes", np.array([1, 2], np.int64)), name="pool", keepdims=0)
+    pooled = net.node(
+        "ReduceMean", x, net.constant("axes", np.array([1, 2], np.int64)), name="pool", keepdims=0
+    )
     return net.model(net.linear(pooled, "fc", 6, 5))
 
 
 def run(model: onnx.ModelProto, seed: int = 0) -> np.ndarray:
     """First output of the model for a random input."""
-    session = onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime().InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     (value,) = session.get_inputs()
-    return session.run(None, {value.name: np.random.default_rng(seed).random(value.shape, np.float32)})[0]
+    return session.run(
+        None, {value.name: np.random.default_rng(seed).random(value.shape, np.float32)}
+    )[0]

@@ -11,10 +11,18 @@ class ConvNormActivation(nn.Sequential):
     """As torchvision writes it: unnamed children."""
 
     def __init__(
-        self, cin: int, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.SiLU
+        self,
+        cin: int,
+        cout: int,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        act: type[nn.Module] = nn.SiLU,
     ) -> None:
         conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
-        super().__init__(conv, nn.BatchNorm2d(cout), act() if act is nn.Identity else act(inplace=True))
+        super().__init__(
+            conv, nn.BatchNorm2d(cout), act() if act is nn.Identity else act(inplace=True)
+        )
 
 
 class SqueezeExcitation(nn.Module):
@@ -49,7 +57,9 @@ class MBConv(nn.Module):
 class Efficient(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(ConvNormActivation(3, 12, stride=2), MBConv(12, 12), MBConv(12, 16), MBConv(16, 16))
+        self.features = nn.Sequential(
+            ConvNormActivation(3, 12, stride=2), MBConv(12, 12), MBConv(12, 16), MBConv(16, 16)
+        )
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(16, 5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,13 +68,18 @@ class Efficient(nn.Module):
 
 
 class Dense(nn.Module):
-    """DenseNet: every layer reads the concatenation of all before it; batch norm stands before the convolution."""
+    """DenseNet: every layer reads the concatenation of all before it.
+
+    Batch norm stands before the convolution.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.conv0 = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
         self.norms = nn.ModuleList([nn.BatchNorm2d(width) for width in (8, 14, 20)])
-        self.convs = nn.ModuleList([nn.Conv2d(width, 6, 3, 1, 1, bias=False) for width in (8, 14, 20)])
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(width, 6, 3, 1, 1, bias=False) for width in (8, 14, 20)]
+        )
         self.norm = nn.BatchNorm2d(26)
         self.classifier = nn.Linear(26 * 16, 5)
 
@@ -185,7 +200,9 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.self_attention = nn.MultiheadAttention(width, 2, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(width, 24), nn.GELU(), nn.Dropout(0.1), nn.Linear(24, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 24), nn.GELU(), nn.Dropout(0.1), nn.Linear(24, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.ln_1(x)
@@ -280,4 +297,6 @@ class Shared(nn.Module):
 
 
 def is_dense_layer(part: nn.Module) -> bool:
-    return isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and (part.groups == 1 or part.groups != part.in_channels))
+    return isinstance(part, nn.Linear) or (
+        isinstance(part, nn.Conv2d) and (part.groups == 1 or part.groups != part.in_channels)
+    )

@@ -34,12 +34,25 @@ patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 def measured(name: str) -> dict[str, View]:
     """Views of measurements and devices."""
     device = replace(CPU, target=name, runtime=name)
-    rows = tuple(replace(layer, name=f"{name}{n}", op=name, implementation=name) for n, layer in enumerate(layers().layers))
-    profile, findings = replace(layers(), layers=rows, rest_cause=name), (Finding("noisy_host", name),)
+    rows = tuple(
+        replace(layer, name=f"{name}{n}", op=name, implementation=name)
+        for n, layer in enumerate(layers().layers)
+    )
+    profile, findings = (
+        replace(layers(), layers=rows, rest_cause=name),
+        (Finding("noisy_host", name),),
+    )
     base = record(model=name, device=device, profile=profile, findings=findings)
-    comparison = compare(base, replace(base, id="f" * 32, samples_s=tuple(s / 2 for s in base.samples_s)))
-    advice = (Advice("governor", ok=False, text=name, remedy=name), Advice("load", ok=True, text=name))
-    summary = Summary("0123456789abcdef" * 2, name, "s", name, "t", NOW.at_utc, 1400, complete=False)
+    comparison = compare(
+        base, replace(base, id="f" * 32, samples_s=tuple(s / 2 for s in base.samples_s))
+    )
+    advice = (
+        Advice("governor", ok=False, text=name, remedy=name),
+        Advice("load", ok=True, text=name),
+    )
+    summary = Summary(
+        "0123456789abcdef" * 2, name, "s", name, "t", NOW.at_utc, 1400, complete=False
+    )
     return {
         "profile": profile_view(base),
         "compare": compare_view(comparison, all_layers=True),
@@ -80,8 +93,15 @@ def tabled(name: str) -> dict[str, View]:
     """Views of a lookup table."""
     table = table_support.built(quiet=True).table
     made = table.provenance
-    device, sources = replace(made.device, target=name, address=name), tuple(replace(s, model=name) for s in made.sources)
-    named = table._twin(metadata=replace(table.metadata, provenance=replace(made, device=device, sources=sources, note=name)))
+    device, sources = (
+        replace(made.device, target=name, address=name),
+        tuple(replace(s, model=name) for s in made.sources),
+    )
+    named = table._twin(
+        metadata=replace(
+            table.metadata, provenance=replace(made, device=device, sources=sources, note=name)
+        )
+    )
     keys = [slot.layer.key for slot in table_support.structure().slots]
     parts = table.layers(keys)
     return {

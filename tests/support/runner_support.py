@@ -32,11 +32,15 @@ def program() -> Path:
         return build_runner()
 
 
-def execute(plan: str | bytes, *arguments: str, **environment: str) -> tuple[int, list[dict[str, Any]]]:
+def execute(
+    plan: str | bytes, *arguments: str, **environment: str
+) -> tuple[int, list[dict[str, Any]]]:
     """Exit code and events of a whole plan given at once."""
     data = plan.encode() if isinstance(plan, str) else plan
     env = os.environ | environment
-    done = subprocess.run([program(), *arguments], input=data, capture_output=True, timeout=60, check=False, env=env)
+    done = subprocess.run(
+        [program(), *arguments], input=data, capture_output=True, timeout=60, check=False, env=env
+    )
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -45,9 +49,17 @@ def with_library(*lines: object) -> str:
     return "".join(f"{line}\n" for line in (f"lib {ort_library()}", *lines))
 
 
-def save_model(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: list[Any] | None = None) -> Path:
+def save_model(
+    path: Path,
+    nodes: list[Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    weights: list[Any] | None = None,
+) -> Path:
     graph = helper.make_graph(nodes, "g", inputs, outputs, weights or [])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
     return path
 
 

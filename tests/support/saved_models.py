@@ -35,7 +35,9 @@ class TinyNet(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.features = nn.Sequential(unit(3, 8), Residual(8), Residual(8), unit(8, 8, groups=8))
+            self.features = nn.Sequential(
+                unit(3, 8), Residual(8), Residual(8), unit(8, 8, groups=8)
+            )
             self.pool = nn.AdaptiveAvgPool2d(1)
             self.drop = nn.Dropout()
             self.fc = nn.Linear(8, 5)
@@ -51,8 +53,12 @@ class TinyNet(nn.Module):
 
 def plain() -> nn.Sequential:
     """A network of torch.nn classes alone."""
-    conv = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4), act=nn.Hardswish()))
-    return nn.Sequential(OrderedDict(body=conv, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(4, 5))).eval()
+    conv = nn.Sequential(
+        OrderedDict(conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4), act=nn.Hardswish())
+    )
+    return nn.Sequential(
+        OrderedDict(body=conv, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(4, 5))
+    ).eval()
 
 
 def save(module: nn.Module, how: str, path: Path, shape: tuple[int, ...] = SHAPE) -> Path:
@@ -72,5 +78,7 @@ def save(module: nn.Module, how: str, path: Path, shape: tuple[int, ...] = SHAPE
         elif how == "state_dict":
             torch.save(module.state_dict(), path)
         else:
-            torch.onnx.export(module, (x,), path, dynamo=how == "onnx", verbose=False, external_data=False)
+            torch.onnx.export(
+                module, (x,), path, dynamo=how == "onnx", verbose=False, external_data=False
+            )
     return path

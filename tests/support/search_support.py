@@ -1,4 +1,7 @@
-"""A cost made of random grids, whose truth is found by trying everything; and searches on a table of the simulated device."""
+"""A cost made of random grids, whose truth is found by trying everything.
+
+And searches on a table of the simulated device.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,25 @@ class GridCost:
         }
 
     def addends(self, choices):
-        places = [np.searchsorted(known, asked) for known, asked in zip(self.choices, choices, strict=True)]
-        return {groups: grid[np.ix_(*(places[g] for g in groups))] if groups else grid for groups, grid in self.grids.items()}
+        places = [
+            np.searchsorted(known, asked)
+            for known, asked in zip(self.choices, choices, strict=True)
+        ]
+        return {
+            groups: grid[np.ix_(*(places[g] for g in groups))] if groups else grid
+            for groups, grid in self.grids.items()
+        }
 
     def of(self, widths):
-        places = np.stack([np.searchsorted(known, column) for known, column in zip(self.choices, widths.T, strict=True)])
-        return self.whole(sum(grid[tuple(places[list(groups)])] for groups, grid in self.grids.items()))
+        places = np.stack(
+            [
+                np.searchsorted(known, column)
+                for known, column in zip(self.choices, widths.T, strict=True)
+            ]
+        )
+        return self.whole(
+            sum(grid[tuple(places[list(groups)])] for groups, grid in self.grids.items())
+        )
 
     def whole(self, sums):
         return np.asarray(sums) ** 2 + 1
@@ -56,7 +72,10 @@ def budget(share: float = 0.6, step: int = 4) -> Budget:
 
 
 class Width:
-    """An objective that likes wide layers, the last ones most; it fails where it is told to, and counts."""
+    """An objective that likes wide layers, the last ones most.
+
+    It fails where it is told to, and counts.
+    """
 
     name = "width"
 
@@ -68,11 +87,15 @@ class Width:
         if candidate.number in self.fails:
             raise RuntimeError("as asked")
         if candidate.task == "score":
-            return Outcome(None, 1.0, 1, 1, 1, distance=float(len(candidate.dropped[0]) + candidate.number))
+            return Outcome(
+                None, 1.0, 1, 1, 1, distance=float(len(candidate.dropped[0]) + candidate.number)
+            )
         if candidate.widths is None:
             return Outcome(0.5, 1.0, 1, 1, 1)
         widths = np.array(candidate.widths) / 100
-        return Outcome(float(np.average(widths, weights=np.arange(1, len(widths) + 1))), 1.0, 10, 10, 10)
+        return Outcome(
+            float(np.average(widths, weights=np.arange(1, len(widths) + 1))), 1.0, 10, 10, 10
+        )
 
     def original(self) -> Outcome:
         return Outcome(1.0, 1.0, 10, 10, 10)

@@ -17,7 +17,9 @@ from hwbench.records.measurement import Settings
 SETTINGS = Settings(budget_s=1e6, seed=5)
 PLAN = Plan(step=4, lower=0.25, first=24, batch=8, most=40, effort=Effort(turns=3, runs=8))
 # Layers of resnet20 take microseconds; a slow device keeps the law's parts in proportion.
-LAW = Law(macs_per_s=2e9, bytes_per_s=4e9, layer_overhead_s=2e-6, network_overhead_s=10e-6, channel_step=8)
+LAW = Law(
+    macs_per_s=2e9, bytes_per_s=4e9, layer_overhead_s=2e-6, network_overhead_s=10e-6, channel_step=8
+)
 
 
 @cache

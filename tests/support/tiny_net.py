@@ -18,8 +18,14 @@ DEVICE = "virtual:noise=none,step=4"
 class Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first, self.norm1 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.second, self.norm2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.first, self.norm1 = (
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.second, self.norm2 = (
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x + self.norm2(self.second(torch.relu(self.norm1(self.first(x))))))
@@ -34,7 +40,9 @@ class Tiny(nn.Module):
         self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.fc(self.pool(torch.relu(self.wide(self.blocks(torch.relu(self.stem(x)))))).flatten(1))
+        logits: Tensor = self.fc(
+            self.pool(torch.relu(self.wide(self.blocks(torch.relu(self.stem(x)))))).flatten(1)
+        )
         return logits
 
 
@@ -51,4 +59,6 @@ def example() -> Tensor:
 @cache
 def table() -> LookupTable:
     with Virtual(DEVICE.partition(":")[2]) as device:
-        return build(device, load_workload(tiny(), example_inputs=example()), SETTINGS, plan=PLAN).table
+        return build(
+            device, load_workload(tiny(), example_inputs=example()), SETTINGS, plan=PLAN
+        ).table

@@ -50,8 +50,13 @@ def test_samples_arrive_in_chunks_of_a_tenth_of_a_second(url):
 
 def test_what_is_stored_is_what_is_returned_throttled_sessions_included(url):
     noise = (White(0.005), Throttling(after_s=3.0, factor=1.5, recovery_s=10.0))
-    with Virtual(noise=noise, latencies_s=TRUTH) as device, recording(url, save=True, watch=None) as watch:
-        record = measure(device, A, replace(QUICK, budget_s=60, target=0.0005, max_sessions=8), watch)
+    with (
+        Virtual(noise=noise, latencies_s=TRUTH) as device,
+        recording(url, save=True, watch=None) as watch,
+    ):
+        record = measure(
+            device, A, replace(QUICK, budget_s=60, target=0.0005, max_sessions=8), watch
+        )
     assert "throttled" in {finding.code for finding in record.findings}
     with open_store(url) as store:
         assert store.get(record.id) == record
@@ -61,7 +66,9 @@ def test_a_withdrawn_session_is_warm_up_in_the_store_too(url):
     with Virtual(noise=(White(),), latencies_s=TRUTH) as device:
         record = measure(device, A, QUICK)
     with open_store(url) as store:
-        store.begin(replace(record, samples_s=(), session=(), block=(), warmup_s=(), warmup_session=()))
+        store.begin(
+            replace(record, samples_s=(), session=(), block=(), warmup_s=(), warmup_session=())
+        )
         store.append(record.id, 0, [1.0, 2.0], [0, 1])
         store.append(record.id, 1, [3.0], [2])
         store.withdraw(record.id, 1)

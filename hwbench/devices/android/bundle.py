@@ -1,8 +1,9 @@
 """The on-device bundle: the native runner and ONNX Runtime in one folder which needs nothing from the target.
 
-It holds the runner, ONNX Runtime's C library out of the wheel of the host's version, and the C library both need, with its
-loader: so it runs on any 64-bit Arm Linux kernel, a phone's included, from `adb shell` and without root. `_bundle_parts` finds
-the parts. A bundle is made once and kept in the user's cache, its files checked against their SHA-256 at each use.
+It holds the runner, ONNX Runtime's C library out of the wheel of the host's version, and the C
+library both need, with its loader: so it runs on any 64-bit Arm Linux kernel, a phone's included,
+from `adb shell` and without root. `_bundle_parts` finds the parts. A bundle is made once and kept
+in the user's cache, its files checked against their SHA-256 at each use.
 """
 
 from __future__ import annotations
@@ -71,7 +72,14 @@ class Bundle:
     @cached_property
     def digest(self) -> str:
         """What it is, in 32 hexadecimal digits: over all files, names, permissions and the way to start it."""
-        told = json.dumps([[asdict(file) for file in self.files], self.runtime, self.loader, sorted(self.env.items())])
+        told = json.dumps(
+            [
+                [asdict(file) for file in self.files],
+                self.runtime,
+                self.loader,
+                sorted(self.env.items()),
+            ]
+        )
         return sha256(told.encode()).hexdigest()[:32]
 
     @property
@@ -88,8 +96,8 @@ class Bundle:
 def build_bundle(machine: str = "aarch64", *, progress: Progress | None = None) -> Bundle:
     """The bundle for a Linux kernel on `machine`, from the cache or made now; never half of one.
 
-    ONNX Runtime comes from its wheel (through pip) and the C library from Debian's packages for cross compilation, or
-    both from this computer if `machine` is its own.
+    ONNX Runtime comes from its wheel (through pip) and the C library from Debian's packages for
+    cross compilation, or both from this computer if `machine` is its own.
 
     Args:
         machine: As `uname -m` says it: `aarch64` or `x86_64`.
@@ -102,7 +110,9 @@ def build_bundle(machine: str = "aarch64", *, progress: Progress | None = None) 
         DeviceCommandError: The compiler refused.
     """
     if machine not in parts.MACHINES:
-        raise UsageError(f"no bundle for the machine {machine!r}; there are {', '.join(sorted(parts.MACHINES))}")
+        raise UsageError(
+            f"no bundle for the machine {machine!r}; there are {', '.join(sorted(parts.MACHINES))}"
+        )
     version = parts.host_version()
     recipe = _recipe(machine, version)
     tell = progress or _ignore
@@ -128,7 +138,8 @@ def ndk_bundle(aar: Path, ndk: Path) -> Bundle:
     """A bundle of Android's own build of ONNX Runtime, and a runner compiled against Android's C library; for arm64.
 
     Args:
-        aar: `onnxruntime-android-VERSION.aar`, as Maven has it; its library is `jni/arm64-v8a/libonnxruntime.so`.
+        aar: `onnxruntime-android-VERSION.aar`, as Maven has it; its library is
+            `jni/arm64-v8a/libonnxruntime.so`.
         ndk: Folder of Android's NDK: that which holds `toolchains`.
 
     Raises:
@@ -178,24 +189,37 @@ def self_test(bundle: Bundle, run: Callable[..., Ended]) -> None:
 
     Args:
         bundle: The bundle that was copied there.
-        run: Called as `run(argv, env=..., stdin=...)`: carries that out inside the bundle's folder on the target, to its end.
+        run: Called as `run(argv, env=..., stdin=...)`: carries that out inside the bundle's folder
+            on the target, to its end.
 
     Raises:
         DeviceUnavailableError: It does not run there; says why, and what to do.
         OutputParseError: It ran and said something that is no event of the runner.
     """
-    ended = run(list(bundle.loader), env=dict(bundle.env), stdin=plan_line("lib", bundle.library) + plan_line("quit"))
+    ended = run(
+        list(bundle.loader),
+        env=dict(bundle.env),
+        stdin=plan_line("lib", bundle.library) + plan_line("quit"),
+    )
     said = one_line(ended.stderr[-500:].decode("utf-8", "replace")) or "it said nothing"
     if ended.code != 0 and b'"error"' not in ended.stdout:
-        raise DeviceUnavailableError(f"the runner does not run on the device: {explain_exit(ended.code)} ({said})")
+        raise DeviceUnavailableError(
+            f"the runner does not run on the device: {explain_exit(ended.code)} ({said})"
+        )
     events = [parse_event(line) for line in ended.stdout.splitlines()]
     for event, kind in zip(events, ("hello", "library", "bye"), strict=False):
         expect(event, kind)
     version = bundle.runtime.partition(" ")[2]
     if len(events) != 3 or events[1]["version"] != version:
-        raise OutputParseError(f"the runner on the device said {events[1:]!r}; expected ONNX Runtime {version}; push it again")
+        raise OutputParseError(
+            f"the runner on the device said {events[1:]!r}; expected ONNX Runtime {version}; push"
+            " it again"
+        )
     if b"cpuinfo" in ended.stderr:
-        what = "ONNX Runtime cannot read the device's /proc/cpuinfo or /sys, and would choose other code than for its processor"
+        what = (
+            "ONNX Runtime cannot read the device's /proc/cpuinfo or /sys, and would choose other"
+            " code than for its processor"
+        )
         raise DeviceUnavailableError(f"{what} ({said}); look whether `adb shell` may read them")
 
 
@@ -205,20 +229,28 @@ _SIGNALS = {
     6: "SIGABRT: it gave up by itself; its last words say why",
     9: "SIGKILL: ended from outside, mostly for want of memory; close apps and try again",
     11: f"SIGSEGV: it crashed; try Android's own build ({_NDK})",
-    31: f"SIGSYS: the seccomp policy forbids a system call; not in an app but by `adb shell`, or with Android's build ({_NDK})",
+    31: (
+        "SIGSYS: the seccomp policy forbids a system call; not in an app but by `adb shell`, or"
+        f" with Android's build ({_NDK})"
+    ),
 }
 _CODES = {
-    126: "it may not be executed: the folder is mounted noexec (/sdcard is, /data/local/tmp is not), SELinux forbids it (see "
-    "`adb shell dmesg | grep avc`), or it is for another processor",
-    127: "the loader, the runner or a library is missing or damaged; remove the bundle (hwbench devices clean) and try again",
+    126: (
+        "it may not be executed: the folder is mounted noexec (/sdcard is, /data/local/tmp is not),"
+        " SELinux forbids it (see `adb shell dmesg | grep avc`), or it is for another processor"
+    ),
+    127: (
+        "the loader, the runner or a library is missing or damaged; remove the bundle (hwbench"
+        " devices clean) and try again"
+    ),
 }
 
 
 def explain_exit(code: int) -> str:
     """What an exit status of the bundle's runner means on a phone, and what to do, in one line.
 
-    Shells report a death by signal n as 128 + n (POSIX, Shell Command Language 2.8.2, says only "greater than 128";
-    mksh and adbd both do this).
+    Shells report a death by signal n as 128 + n (POSIX, Shell Command Language 2.8.2, says only
+    "greater than 128"; mksh and adbd both do this).
     """
     if code in _CODES:
         return f"exit status {code}: {_CODES[code]}"
@@ -247,7 +279,13 @@ def _cache() -> Path:
     return Path(platformdirs.user_cache_dir("hwbench")) / "bundles"
 
 
-def _make(kind: str, recipe: str, loader: Sequence[str], env: Mapping[str, str], fill: Callable[[Path, Path], str]) -> Bundle:
+def _make(
+    kind: str,
+    recipe: str,
+    loader: Sequence[str],
+    env: Mapping[str, str],
+    fill: Callable[[Path, Path], str],
+) -> Bundle:
     cache = _cache()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -258,10 +296,14 @@ def _make(kind: str, recipe: str, loader: Sequence[str], env: Mapping[str, str],
             runtime = fill(folder, Path(scratch))
             files = tuple(_describe(path) for path in sorted(folder.iterdir()))
             bundle = Bundle(folder, files, runtime, tuple(loader), env)
-            (folder / _MANIFEST).write_text(json.dumps(_manifest(bundle, kind, recipe), indent=1), encoding="utf-8")
+            (folder / _MANIFEST).write_text(
+                json.dumps(_manifest(bundle, kind, recipe), indent=1), encoding="utf-8"
+            )
             made = _finish(folder, cache / bundle.digest)
     except OSError as error:
-        raise DeviceUnavailableError(f"cannot keep a bundle in {cache} ({error}); make room, or set XDG_CACHE_HOME") from error
+        raise DeviceUnavailableError(
+            f"cannot keep a bundle in {cache} ({error}); make room, or set XDG_CACHE_HOME"
+        ) from error
     for old in _folders(cache, kind)[_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return made
@@ -275,7 +317,9 @@ def _finish(folder: Path, target: Path) -> Bundle:
             folder.rename(target)
     made = _read(target)
     if made is None:
-        raise DeviceUnavailableError(f"the bundle in {target} was changed while it was made; try again")
+        raise DeviceUnavailableError(
+            f"the bundle in {target} was changed while it was made; try again"
+        )
     return made
 
 
@@ -304,8 +348,12 @@ def _read(folder: Path) -> Bundle | None:
     manifest = _load_manifest(folder)
     try:
         files = tuple(BundleFile(**file) for file in manifest["files"])
-        bundle = Bundle(folder, files, manifest["runtime"], tuple(manifest["loader"]), manifest["env"])
-        whole = bundle.digest == folder.name and all(_describe(folder / file.name) == file for file in files)
+        bundle = Bundle(
+            folder, files, manifest["runtime"], tuple(manifest["loader"]), manifest["env"]
+        )
+        whole = bundle.digest == folder.name and all(
+            _describe(folder / file.name) == file for file in files
+        )
     except (OSError, KeyError, TypeError, AttributeError):
         return None
     return bundle if whole else None
@@ -314,7 +362,11 @@ def _read(folder: Path) -> Bundle | None:
 def _folders(cache: Path, kind: str) -> list[Path]:
     """Bundles of a kind, the one used last first; whole or not."""
     with contextlib.suppress(OSError):
-        mine = [(path.stat().st_mtime_ns, path) for path in cache.iterdir() if _load_manifest(path).get("kind") == kind]
+        mine = [
+            (path.stat().st_mtime_ns, path)
+            for path in cache.iterdir()
+            if _load_manifest(path).get("kind") == kind
+        ]
         return [path for _, path in sorted(mine, reverse=True)]
     return []
 

@@ -1,6 +1,7 @@
 """Where the parts of an on-device bundle come from, and that they are what they should be.
 
-Nothing is downloaded but through pip and apt-get, which verify what they fetch, and nothing is installed.
+Nothing is downloaded but through pip and apt-get, which verify what they fetch, and nothing is
+installed.
 """
 
 from __future__ import annotations
@@ -63,7 +64,15 @@ MACHINES = {
     ),
 }
 
-_C_LIBRARY = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libstdc++.so.6", "libgcc_s.so.1")
+_C_LIBRARY = (
+    "libc.so.6",
+    "libm.so.6",
+    "libdl.so.2",
+    "libpthread.so.0",
+    "librt.so.1",
+    "libstdc++.so.6",
+    "libgcc_s.so.1",
+)
 """What ONNX Runtime's wheels and the runner are linked against (their ELF NEEDED entries)."""
 _PACKAGES = ("libc6-arm64-cross", "libgcc-s1-arm64-cross", "libstdc++6-arm64-cross")
 """Debian's and Ubuntu's packages of the same, of architecture `all`: any computer can fetch them."""
@@ -85,7 +94,9 @@ def host_version() -> str:
 
 
 def compiler(machine: str) -> str | None:
-    """What compiles the runner for `machine`, as one would type it; None: this computer's own compiler.
+    """What compiles the runner for `machine`, as one would type it.
+
+    None: this computer's own compiler.
 
     Raises:
         DeviceUnavailableError: There is none.
@@ -96,11 +107,17 @@ def compiler(machine: str) -> str | None:
         if shutil.which(_CROSS_COMPILER):
             return _CROSS_COMPILER
         if importlib.util.find_spec("ziglang") is not None:
-            # glibc 2.28 is the oldest that ONNX Runtime's wheels run with, so the runner asks for no more
+            # glibc 2.28 is the oldest that ONNX Runtime's wheels run with, so the runner asks for
+            # no more
             return f"{shlex.quote(sys.executable)} -m ziglang cc -target aarch64-linux-gnu.2.28"
-        hint = f"apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross, or pip install ziglang, {_OTHERWISE}"
+        hint = (
+            "apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross, or pip install ziglang,"
+            f" {_OTHERWISE}"
+        )
         raise DeviceUnavailableError(f"no C compiler for 64-bit Arm; {hint}")
-    raise DeviceUnavailableError(f"a bundle for {machine} is made on {machine}; this computer is {platform.machine()}")
+    raise DeviceUnavailableError(
+        f"a bundle for {machine} is made on {machine}; this computer is {platform.machine()}"
+    )
 
 
 def c_library(machine: str, scratch: Path) -> list[Path]:
@@ -116,7 +133,9 @@ def c_library(machine: str, scratch: Path) -> list[Path]:
         found = _complete([_fetch_c_library(scratch) / folders[0].relative_to("/")], machine)
     if not found:
         wanted = " ".join(_PACKAGES) if machine == "aarch64" else "libstdc++6"
-        raise DeviceUnavailableError(f"no C library for {machine} in {folders[0]}; apt install {wanted}, {_OTHERWISE}")
+        raise DeviceUnavailableError(
+            f"no C library for {machine} in {folders[0]}; apt install {wanted}, {_OTHERWISE}"
+        )
     return found
 
 
@@ -132,7 +151,10 @@ def _complete(folders: Sequence[Path], machine: str) -> list[Path]:
 def _fetch_c_library(scratch: Path) -> Path:
     hint = f"apt install {' '.join(_PACKAGES)}, {_OTHERWISE}"
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise DeviceUnavailableError(f"no C library for 64-bit Arm, and no apt-get to fetch it with; on Debian or Ubuntu: {hint}")
+        raise DeviceUnavailableError(
+            "no C library for 64-bit Arm, and no apt-get to fetch it with; on Debian or Ubuntu:"
+            f" {hint}"
+        )
     packages, root = scratch / "packages", scratch / "root"
     packages.mkdir()
     _fetch(["apt-get", "-q", "download", *_PACKAGES], packages, hint)
@@ -161,8 +183,16 @@ def ort_library_for(machine: str, version: str, scratch: Path) -> Path:
         "--no-input",
     ]
     argv += [word for name in _PLATFORMS for word in ("--platform", name)]
-    argv += ["--python-version", f"{sys.version_info.major}.{sys.version_info.minor}", "--dest", str(scratch)]
-    hint = f"look whether `pip download onnxruntime=={version}` works here (python -m ensurepip if pip is missing), {_OTHERWISE}"
+    argv += [
+        "--python-version",
+        f"{sys.version_info.major}.{sys.version_info.minor}",
+        "--dest",
+        str(scratch),
+    ]
+    hint = (
+        f"look whether `pip download onnxruntime=={version}` works here (python -m ensurepip if pip"
+        f" is missing), {_OTHERWISE}"
+    )
     _fetch([*argv, f"onnxruntime=={version}"], scratch, hint)
     wheels = sorted(scratch.glob(f"onnxruntime-{version}-*.whl"))
     if not wheels:
@@ -176,13 +206,19 @@ def _fetch(argv: Sequence[str], folder: Path, hint: str) -> None:
     words = " ".join(argv[:4] if argv[0] == sys.executable else argv[:2])
     try:
         done = subprocess.run(
-            argv, cwd=folder, capture_output=True, stdin=subprocess.DEVNULL, timeout=_DOWNLOAD_TIMEOUT_S, check=False
+            argv,
+            cwd=folder,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_DOWNLOAD_TIMEOUT_S,
+            check=False,
         )
     except OSError as error:
         raise DeviceUnavailableError(f"{words} does not start ({error}); {hint}") from error
     except subprocess.TimeoutExpired as error:
         raise DeviceTimeoutError(
-            f"{words} did not finish within {_DOWNLOAD_TIMEOUT_S:.0f} s; look at the network, try again"
+            f"{words} did not finish within {_DOWNLOAD_TIMEOUT_S:.0f} s; look at the network, try"
+            " again"
         ) from error
     if done.returncode != 0:
         tail = one_line(done.stderr[-400:].decode("utf-8", "replace"))
@@ -198,21 +234,36 @@ def library_of_wheel(wheel: Path) -> bytes:
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = archive.namelist()
-            name = next(name for name in names if re.fullmatch(r"onnxruntime/capi/libonnxruntime\.so[\d.]*", name))
+            name = next(
+                name
+                for name in names
+                if re.fullmatch(r"onnxruntime/capi/libonnxruntime\.so[\d.]*", name)
+            )
             record = next(name for name in names if re.fullmatch(r"[^/]+\.dist-info/RECORD", name))
-            rows = {row[0]: row[1] for row in csv.reader(archive.read(record).decode().splitlines()) if len(row) == 3}
+            rows = {
+                row[0]: row[1]
+                for row in csv.reader(archive.read(record).decode().splitlines())
+                if len(row) == 3
+            }
             data = _read_member(archive, name)
     except (OSError, StopIteration, ValueError, zipfile.BadZipFile) as error:
         raise DeviceUnavailableError(
-            f"{wheel.name} is no wheel of onnxruntime for Linux ({error!r}); pip cache purge, try again"
+            f"{wheel.name} is no wheel of onnxruntime for Linux ({error!r}); pip cache purge, try"
+            " again"
         ) from error
-    if rows.get(name) != "sha256=" + base64.urlsafe_b64encode(sha256(data).digest()).decode().rstrip("="):
-        raise DeviceUnavailableError(f"{name} in {wheel.name} is not what its RECORD says; pip cache purge, try again")
+    if rows.get(name) != "sha256=" + base64.urlsafe_b64encode(
+        sha256(data).digest()
+    ).decode().rstrip("="):
+        raise DeviceUnavailableError(
+            f"{name} in {wheel.name} is not what its RECORD says; pip cache purge, try again"
+        )
     return data
 
 
 def library_of_aar(aar: Path) -> bytes:
-    """ONNX Runtime's library for arm64 inside an Android archive; read by its exact name, so no path in it is ever followed.
+    """ONNX Runtime's library for arm64 inside an Android archive.
+
+    Read by its exact name, so no path in it is ever followed.
 
     Raises:
         UsageError: It is no such archive.
@@ -221,7 +272,10 @@ def library_of_aar(aar: Path) -> bytes:
         with zipfile.ZipFile(aar) as archive:
             return _read_member(archive, _AAR_MEMBER)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{aar} is no onnxruntime-android AAR ({error}); a zip file with {_AAR_MEMBER} was expected") from error
+        raise UsageError(
+            f"{aar} is no onnxruntime-android AAR ({error}); a zip file with {_AAR_MEMBER} was"
+            " expected"
+        ) from error
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -240,7 +294,8 @@ def library_version(library: bytes, origin: PurePath) -> str:
     found = set(_VERSION.findall(library))
     if len(found) != 1:
         raise UsageError(
-            f"the library in {origin} does not say which ONNX Runtime it is (found {sorted(found)}); take another AAR"
+            f"the library in {origin} does not say which ONNX Runtime it is (found"
+            f" {sorted(found)}); take another AAR"
         )
     return str(found.pop().decode())
 
@@ -273,11 +328,16 @@ def check_machine(path: Path, machine: str) -> None:
     if found != MACHINES[machine].elf:
         told = "no ELF file" if found is None else f"for ELF machine {found}"
         raise DeviceUnavailableError(
-            f"{path.name} is {told}; {machine} ({MACHINES[machine].elf}) was expected: look at the compiler and the packages"
+            f"{path.name} is {told}; {machine} ({MACHINES[machine].elf}) was expected: look at the"
+            " compiler and the packages"
         )
 
 
 def _elf_machine(path: Path) -> int | None:
     with path.open("rb") as file:
         head = file.read(20)
-    return int.from_bytes(head[18:20], "little") if head[:5] == b"\x7fELF\x02" and len(head) == 20 else None
+    return (
+        int.from_bytes(head[18:20], "little")
+        if head[:5] == b"\x7fELF\x02" and len(head) == 20
+        else None
+    )

@@ -1,8 +1,9 @@
 """Android phones, and Linux boards that adb reaches, through ONNX Runtime: no app, no root, nothing left behind.
 
-The native runner and ONNX Runtime are copied to the phone once, with all they need. From then on everything that has to do
-with a session passes through the one stream of its runner: models, times, profiles and graphs. So a table of hundreds of
-networks costs a handful of round trips, and what is measured is the phone's processor and nothing of the way to it.
+The native runner and ONNX Runtime are copied to the phone once, with all they need. From then on
+everything that has to do with a session passes through the one stream of its runner: models, times,
+profiles and graphs. So a table of hundreds of networks costs a handful of round trips, and what is
+measured is the phone's processor and nothing of the way to it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.measurement import Settings
 
 PROVEN = (
-    "proven against Google's adbd and real ARM64 code under emulation; not yet on a phone in the hand; "
-    "prove it on yours: hwbench selftest --device "
+    "proven against Google's adbd and real ARM64 code under emulation; not yet on a phone in the"
+    " hand; prove it on yours: hwbench selftest --device "
 )
 
 
 class Android(OrtDevice):
-    """A phone; address `android[:SERIAL|HOST:PORT][,cluster=...][,mode=...][,build=...]`, see `_phone.Address`."""
+    """A phone.
+
+    Address `android[:SERIAL|HOST:PORT][,cluster=...][,mode=...][,build=...]`, see `_phone.Address`.
+    """
 
     name = "android"
 
@@ -40,20 +44,35 @@ class Android(OrtDevice):
 
     @classmethod
     def discover(cls) -> list[Found]:
-        """Phones that an adb server lists or that are on USB, ready or not; those on the network are found by their address."""
+        """Phones that an adb server lists or that are on USB, ready or not.
+
+        Those on the network are found by their address.
+        """
         found = []
         for phone in phones():
             address = f"{cls.name}:{phone.address}" if phone.address else cls.name
-            facts = (phone.model or "Android phone", phone.soc, phone.android and f"Android {phone.android}", phone.state)
+            facts = (
+                phone.model or "Android phone",
+                phone.soc,
+                phone.android and f"Android {phone.android}",
+                phone.state,
+            )
             hint = phone.hint or PROVEN + address
-            found.append(Found(address, ", ".join(filter(None, facts)), ready=not phone.hint, hint=hint))
-        hint = f"plug a phone in and switch on USB debugging, or name one: android:HOST:PORT; {PROVEN}android:SERIAL"
+            found.append(
+                Found(address, ", ".join(filter(None, facts)), ready=not phone.hint, hint=hint)
+            )
+        hint = (
+            "plug a phone in and switch on USB debugging, or name one: android:HOST:PORT;"
+            f" {PROVEN}android:SERIAL"
+        )
         return found or [Found(cls.name, "Android phones over adb", ready=False, hint=hint)]
 
     @property
     def _phone(self) -> Phone:
         if self._opened is None:
-            raise DeviceUnavailableError(f"device {self.address} is not open; use it in a with block")
+            raise DeviceUnavailableError(
+                f"device {self.address} is not open; use it in a with block"
+            )
         return self._opened
 
     def _open(self) -> None:
@@ -87,7 +106,16 @@ class Android(OrtDevice):
         return DeviceInfo(
             address=self.address,
             target=", ".join(filter(None, (who.model, who.soc, f"{phone.cluster.name} cluster"))),
-            target_id="|".join((who.model, who.soc, who.machine, who.cores, f"{phone.cluster.name} {cpus}", self._wanted.mode)),
+            target_id="|".join(
+                (
+                    who.model,
+                    who.soc,
+                    who.machine,
+                    who.cores,
+                    f"{phone.cluster.name} {cpus}",
+                    self._wanted.mode,
+                )
+            ),
             runtime=phone.bundle.runtime,
             details=tuple((name, value) for name, value in details.items() if value),
         )
@@ -108,10 +136,14 @@ class Android(OrtDevice):
         phone, threads = self._phone, settings.threads
         cpus = phone.cluster.cpus
         if not 1 <= threads <= len(cpus):
-            others = ", ".join(f"{cluster.name} {len(cluster.cpus)}" for cluster in phone.identity.clusters.values())
+            others = ", ".join(
+                f"{cluster.name} {len(cluster.cpus)}"
+                for cluster in phone.identity.clusters.values()
+            )
             raise UsageError(
-                f"--threads {threads}: the {phone.cluster.name} cluster has {len(cpus)} cores online ({others}); "
-                f"choose 1 to {len(cpus)}, or another cluster: android:{phone.adb.serial},cluster=NAME"
+                f"--threads {threads}: the {phone.cluster.name} cluster has {len(cpus)} cores"
+                f" online ({others}); choose 1 to {len(cpus)}, or another cluster:"
+                f" android:{phone.adb.serial},cluster=NAME"
             )
         return NativeEngine(
             phone.runner(),
@@ -128,7 +160,8 @@ class Android(OrtDevice):
         """Make the bundle and put it on the phone; without a phone in sight, make it for later.
 
         Args:
-            files: `aar` and `ndk`: Android's own build of ONNX Runtime, and the folder of the NDK that compiles a runner for it.
+            files: `aar` and `ndk`: Android's own build of ONNX Runtime, and the folder of the NDK
+                that compiles a runner for it.
 
         Raises:
             UsageError: Only one of them, or they are not what they should be.

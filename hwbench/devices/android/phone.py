@@ -1,8 +1,9 @@
 """A phone or board as an instrument: its runtime, its models, its settings and its state, through one connection.
 
-Everything of hwbench's lies in one folder there: `bundle/` (the runner and its runtime), `models/` (by SHA-256, bounded),
-`run/` (of this connection) and `restore/` (what settings were before they were changed, written down before the change, so
-that whoever connects next restores them after a kill).
+Everything of hwbench's lies in one folder there: `bundle/` (the runner and its runtime), `models/`
+(by SHA-256, bounded), `run/` (of this connection) and `restore/` (what settings were before they
+were changed, written down before the change, so that whoever connects next restores them after a
+kill).
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from hwbench.errors import DeviceLostError, DeviceUnavailableError, HwbenchError
 from hwbench.network.workload import Workload
 
 HOME = PurePosixPath("/data/local/tmp/hwbench")
-"""The one place on a phone from which the shell may execute files; made on other Linux systems too."""
+"""The one place on a phone from which the shell may execute files.
+
+Made on other Linux systems too.
+"""
 MODELS_BYTES = 1 << 30
 """Most that models take there, but for the one in use."""
 PUSH_S = 600.0
@@ -71,9 +75,12 @@ exit 0
 _END = _FOLDERS + '\ngive_back\nrm -rf "$home/run"\n'
 _ERASE = (
     _FOLDERS
-    + '\ngive_back\nfor note in "$home"/restore/*; do [ ! -f "$note" ] || { echo "$note"; exit 1; }; done\nrm -rf "$home"\n'
+    + '\ngive_back\nfor note in "$home"/restore/*; do [ ! -f "$note" ] || { echo "$note"; exit 1;'
+    ' }; done\nrm -rf "$home"\n'
 )
-_MAKE_ROOM = 'cd "$1/bundle" && for old in *; do [ "$old" = "$2" ] || rm -rf "$old"; done; mkdir -p "$2"'
+_MAKE_ROOM = (
+    'cd "$1/bundle" && for old in *; do [ "$old" = "$2" ] || rm -rf "$old"; done; mkdir -p "$2"'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +90,10 @@ class Address:
     Attributes:
         place: Serial, HOST:PORT, or empty if there is only one phone.
         cluster: The CPUs to measure on: `big`, `middle`, `little` or `all`.
-        mode: `burst`, as the phone is, or `sustained`: in Android's fixed performance mode, at clocks it can hold.
-        build: `linux`, ONNX Runtime's own build for Linux, or `android`, the one set up from an AAR.
+        mode: `burst`, as the phone is, or `sustained`: in Android's fixed performance mode, at
+            clocks it can hold.
+        build: `linux`, ONNX Runtime's own build for Linux, or `android`, the one set up from an
+            AAR.
     """
 
     place: str = ""
@@ -99,7 +108,9 @@ class Address:
         Raises:
             UsageError: An option is unknown, or has no such value.
         """
-        place, *options = text.split(",") if "=" not in text.partition(",")[0] else ["", *text.split(",")]
+        place, *options = (
+            text.split(",") if "=" not in text.partition(",")[0] else ["", *text.split(",")]
+        )
         known = {"cluster": ("big", "middle", "little", "all"), "mode": MODES, "build": BUILDS}
         given: dict[str, str] = {}
         for option in options:
@@ -107,7 +118,8 @@ class Address:
             if name not in known or value not in known[name] or name in given:
                 offered = "; ".join(f"{key}={'|'.join(values)}" for key, values in known.items())
                 raise UsageError(
-                    f"android address {text!r}: {option!r} is no option; after the serial, comma separated: {offered}"
+                    f"android address {text!r}: {option!r} is no option; after the serial, comma"
+                    f" separated: {offered}"
                 )
             given[name] = value
         return cls(place, **given)
@@ -121,7 +133,8 @@ class Phone:
 
     Raises:
         UsageError: Several phones and none is named, or it has no such cluster.
-        DeviceUnavailableError: There is none, it is not ready, in use, or its system does not run the bundle.
+        DeviceUnavailableError: There is none, it is not ready, in use, or its system does not run
+            the bundle.
     """
 
     def __init__(self, address: Address) -> None:
@@ -141,7 +154,11 @@ class Phone:
         except BaseException:
             self.close()
             raise
-        self._models = {PurePosixPath(name): size for name, size in self.identity.files.items() if name.startswith("models/")}
+        self._models = {
+            PurePosixPath(name): size
+            for name, size in self.identity.files.items()
+            if name.startswith("models/")
+        }
 
     @property
     def folder(self) -> PurePosixPath:
@@ -149,7 +166,10 @@ class Phone:
         return HOME / "run" / self._token
 
     def close(self) -> None:
-        """Restore what was changed, remove what is in passing, hang up; what fails is done at the next connection."""
+        """Restore what was changed, remove what is in passing, hang up.
+
+        What fails is done at the next connection.
+        """
         if self._began:
             self._began = False
             with suppress(HwbenchError):
@@ -171,7 +191,9 @@ class Phone:
         """
         home = str(self._home_of(self.bundle))
         try:
-            runner = RunnerProcess(self.adb.start(self.bundle.loader, env=self.bundle.env, cwd=home))
+            runner = RunnerProcess(
+                self.adb.start(self.bundle.loader, env=self.bundle.env, cwd=home)
+            )
             runner.library(self.bundle.library)
         except DeviceLostError:
             self._test()  # says why, if the bundle is to blame
@@ -198,7 +220,8 @@ class Phone:
         bundle = last_ndk_bundle()
         if bundle is None:
             raise DeviceUnavailableError(
-                "build=android needs Android's own build of ONNX Runtime: hwbench devices setup android --aar FILE --ndk FOLDER"
+                "build=android needs Android's own build of ONNX Runtime: hwbench devices setup"
+                " android --aar FILE --ndk FOLDER"
             )
         return bundle
 
@@ -209,8 +232,9 @@ class Phone:
         if done.code:
             said = " ".join((done.stdout + done.stderr).decode("utf-8", "replace").split())[-300:]
             raise DeviceUnavailableError(
-                f"{self.adb.serial} cannot be made ready in {HOME} (mode {self.address.mode}): {said or done.code}; "
-                "measure with mode=burst, or make the folder writable for the shell"
+                f"{self.adb.serial} cannot be made ready in {HOME} (mode {self.address.mode}):"
+                f" {said or done.code}; measure with mode=burst, or make the folder writable for"
+                " the shell"
             )
         self.caps_hz = facts.caps_hz(done.stdout)
 
@@ -218,20 +242,34 @@ class Phone:
         """Put the bundle there, but for what is there already, and see it run once."""
         bundle, home = self.bundle, self._home_of(self.bundle)
         there = self.identity.files
-        missing = [file for file in bundle.files if there.get(f"bundle/{bundle.digest}/{file.name}") != file.bytes]
+        missing = [
+            file
+            for file in bundle.files
+            if there.get(f"bundle/{bundle.digest}/{file.name}") != file.bytes
+        ]
         if not missing and f"bundle/{bundle.digest}/tested" in there:
             return
-        _log.info("putting %s on %s (%.0f MB)", bundle.runtime, self.adb.serial, sum(file.bytes for file in missing) / 1e6)
+        _log.info(
+            "putting %s on %s (%.0f MB)",
+            bundle.runtime,
+            self.adb.serial,
+            sum(file.bytes for file in missing) / 1e6,
+        )
         self.adb.script(_MAKE_ROOM, str(HOME), bundle.digest)
         for file in missing:
-            self.adb.push(bundle.folder / file.name, str(home / file.name), mode=file.mode, timeout_s=PUSH_S)
+            self.adb.push(
+                bundle.folder / file.name, str(home / file.name), mode=file.mode, timeout_s=PUSH_S
+            )
         self._test()
         self.adb.script('echo tested >"$1"', str(home / "tested"))
 
     def _test(self) -> None:
         home = str(self._home_of(self.bundle))
         self_test(
-            self.bundle, lambda argv, env, stdin: self.adb.run(argv, env=env, cwd=home, stdin=stdin, timeout_s=120.0, check=False)
+            self.bundle,
+            lambda argv, env, stdin: self.adb.run(
+                argv, env=env, cwd=home, stdin=stdin, timeout_s=120.0, check=False
+            ),
         )
 
     @staticmethod
@@ -244,7 +282,8 @@ def erase(address: Address) -> None:
 
     Raises:
         DeviceUnavailableError: It is in use by another process.
-        DeviceCommandError: A setting cannot be restored; nothing is removed then, so that it can be tried again.
+        DeviceCommandError: A setting cannot be restored; nothing is removed then, so that it can be
+            tried again.
     """
     with connect(address.place) as adb:
         identity = facts.identity(adb.script(facts.IDENTITY, str(HOME)).stdout)

@@ -24,10 +24,14 @@ STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shu
 
 def switches(output: bytes) -> dict[str, str]:
     """Read what `SETTINGS` printed."""
-    return dict(line.split("=", 1) for line in output.decode("utf-8", "replace").splitlines() if "=" in line)
+    return dict(
+        line.split("=", 1) for line in output.decode("utf-8", "replace").splitlines() if "=" in line
+    )
 
 
-def advice(identity: facts.Identity, cluster: Cluster, now: facts.State, switched: Mapping[str, str]) -> list[Advice]:
+def advice(
+    identity: facts.Identity, cluster: Cluster, now: facts.State, switched: Mapping[str, str]
+) -> list[Advice]:
     """What would spoil a measurement on these CPUs of a phone.
 
     Args:
@@ -36,17 +40,34 @@ def advice(identity: facts.Identity, cluster: Cluster, now: facts.State, switche
         now: Its state.
         switched: Its global settings.
     """
-    return [*_heat(now), *_power(now, switched), *_processor(cluster, now, identity.highest_hz), *_rest(identity, now, switched)]
+    return [
+        *_heat(now),
+        *_power(now, switched),
+        *_processor(cluster, now, identity.highest_hz),
+        *_rest(identity, now, switched),
+    ]
 
 
 def _heat(now: facts.State) -> list[Advice]:
     status, hottest, battery_c = now.thermal_status, now.processor_c, now.battery_c
-    cool = (hottest is None or hottest < HOT_C) and (battery_c is None or battery_c < WARM_BATTERY_C)
+    cool = (hottest is None or hottest < HOT_C) and (
+        battery_c is None or battery_c < WARM_BATTERY_C
+    )
     named = "not told" if status is None else STATUSES[min(status, len(STATUSES) - 1)]
     heat = f"processor {_celsius(hottest)}, battery {_celsius(battery_c)}"
     return [
-        _check("thermal_status", not status, f"thermal status {named}", "it slows itself down: let it cool, out of its case"),
-        _check("temperature", cool, heat, "let it cool for some minutes, away from the sun and out of its case"),
+        _check(
+            "thermal_status",
+            not status,
+            f"thermal status {named}",
+            "it slows itself down: let it cool, out of its case",
+        ),
+        _check(
+            "temperature",
+            cool,
+            heat,
+            "let it cool for some minutes, away from the sun and out of its case",
+        ),
     ]
 
 
@@ -64,7 +85,8 @@ def _power(now: facts.State, switched: Mapping[str, str]) -> list[Advice]:
             "charging",
             not charging or full,
             {None: "charging not told", True: "charging", False: "not charging"}[charging],
-            f"charging heats: charge it above {FULL_BATTERY:.0%} first, or measure over Wi-Fi (adb tcpip 5555)",
+            f"charging heats: charge it above {FULL_BATTERY:.0%} first, or measure over Wi-Fi (adb"
+            " tcpip 5555)",
         ),
         _check(
             "power_save",
@@ -76,31 +98,47 @@ def _power(now: facts.State, switched: Mapping[str, str]) -> list[Advice]:
 
 
 def _processor(cluster: Cluster, now: facts.State, highest_hz: Mapping[int, float]) -> list[Advice]:
-    capped = [cpu for cpu in cluster.cpus if now.caps_hz.get(cpu, 0) < highest_hz.get(cpu, 0) and cpu in now.caps_hz]
+    capped = [
+        cpu
+        for cpu in cluster.cpus
+        if now.caps_hz.get(cpu, 0) < highest_hz.get(cpu, 0) and cpu in now.caps_hz
+    ]
     saving = [cpu for cpu in cluster.cpus if now.governors.get(cpu) == "powersave"]
     off = [cpu for cpu in (*cluster.cpus, *cluster.offline) if not now.online.get(cpu, True)]
-    governor = next((now.governors[cpu] for cpu in cluster.cpus if cpu in now.governors), "not told")
-    capped_text = f", CPU {', '.join(map(str, capped))} capped below what they can do" if capped else ""
+    governor = next(
+        (now.governors[cpu] for cpu in cluster.cpus if cpu in now.governors), "not told"
+    )
+    capped_text = (
+        f", CPU {', '.join(map(str, capped))} capped below what they can do" if capped else ""
+    )
     return [
         _check(
             "frequency",
             not capped and not saving,
             f"governor {governor}{capped_text}",
-            "let it cool, switch power saving and game or battery profiles off; then look at scaling_max_freq again",
+            "let it cool, switch power saving and game or battery profiles off; then look at"
+            " scaling_max_freq again",
         ),
         _check(
             "cores",
             not off and bool(cluster.cpus),
-            f"CPU {', '.join(map(str, off))} of the {cluster.name} cluster switched off"
-            if off
-            else f"all {cluster.name} cores on",
-            "wake the screen, let it cool, switch power saving off; or measure on another cluster (android:...,cluster=...)",
+            (
+                f"CPU {', '.join(map(str, off))} of the {cluster.name} cluster switched off"
+                if off
+                else f"all {cluster.name} cores on"
+            ),
+            "wake the screen, let it cool, switch power saving off; or measure on another cluster"
+            " (android:...,cluster=...)",
         ),
     ]
 
 
 def _rest(identity: facts.Identity, now: facts.State, switched: Mapping[str, str]) -> list[Advice]:
-    cores = max(1, sum(now.online.values()) or max((len(c.cpus) for c in identity.clusters.values()), default=1))
+    cores = max(
+        1,
+        sum(now.online.values())
+        or max((len(c.cpus) for c in identity.clusters.values()), default=1),
+    )
     free = identity.free_bytes
     load = "not told" if now.load_1m is None else f"{now.load_1m:.2f}"
     radio = {"0": ", radio on", "1": ", radio off"}.get(switched.get("airplane_mode_on", ""), "")
@@ -115,7 +153,8 @@ def _rest(identity: facts.Identity, now: facts.State, switched: Mapping[str, str
             "background",
             now.load_1m is None or now.load_1m < BUSY_LOAD * cores,
             f"load {load} on {cores} cores{radio}",
-            "close apps, switch airplane mode on, and wait some minutes after a restart or an update",
+            "close apps, switch airplane mode on, and wait some minutes after a restart or an"
+            " update",
         ),
         _check(
             "space",

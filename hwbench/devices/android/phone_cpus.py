@@ -1,4 +1,7 @@
-"""The CPUs of a phone or board: which there are, how fast each kind is, and what to call them. Pure functions on text."""
+"""The CPUs of a phone or board: which there are, how fast each kind is, and what to call them.
+
+Pure functions on text.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +51,12 @@ class Cluster:
     offline: tuple[int, ...] = ()
 
 
-def find_clusters(speeds: Mapping[int, tuple[int, int]], online: Mapping[int, bool]) -> dict[str, Cluster]:
-    """Group CPUs of equal speed; the slowest are `little`, the fastest `big`, what lies between `middle`.
+def find_clusters(
+    speeds: Mapping[int, tuple[int, int]], online: Mapping[int, bool]
+) -> dict[str, Cluster]:
+    """Group CPUs of equal speed.
+
+    The slowest are `little`, the fastest `big`, what lies between `middle`.
 
     Args:
         speeds: Capacity and highest frequency of each CPU; 0 where they are not told.
@@ -61,7 +68,9 @@ def find_clusters(speeds: Mapping[int, tuple[int, int]], online: Mapping[int, bo
     groups = [[cpu for cpu in sorted(speeds) if speeds[cpu] == kind] for kind in kinds]
     middle, every = ([cpu for group in some for cpu in group] for some in (groups[1:-1], groups))
     named = {"little": groups[0], "middle": middle, "big": groups[-1], "all": every}
-    wanted = {1: ("big",), 2: ("big", "little", "all")}.get(len(groups), ("big", "middle", "little", "all"))
+    wanted = {1: ("big",), 2: ("big", "little", "all")}.get(
+        len(groups), ("big", "middle", "little", "all")
+    )
     return {
         name: Cluster(
             name,
@@ -104,15 +113,23 @@ def speeds_of(present: str, facts: str) -> tuple[dict[int, tuple[int, int]], dic
     return speeds, online
 
 
-def cores_of(speeds: Mapping[int, tuple[int, int]], described: Mapping[int, Mapping[str, str]]) -> str:
+def cores_of(
+    speeds: Mapping[int, tuple[int, int]], described: Mapping[int, Mapping[str, str]]
+) -> str:
     """`4 x Cortex-A55 at 1.79 GHz, 4 x Cortex-A76 at 2.84 GHz`."""
     texts = []
     for kind in sorted(set(speeds.values())):
         cpus = [cpu for cpu in speeds if speeds[cpu] == kind]
         fields = described.get(cpus[0], {})
         part = fields.get("CPU part", "")
-        core = _PARTS_OF_ARM.get(part, part) if fields.get("CPU implementer") == "0x41" else fields.get("model name", part)
-        texts.append(f"{len(cpus)} x {core or 'core'}" + (f" at {kind[1] / 1e6:.2f} GHz" if kind[1] else ""))
+        core = (
+            _PARTS_OF_ARM.get(part, part)
+            if fields.get("CPU implementer") == "0x41"
+            else fields.get("model name", part)
+        )
+        texts.append(
+            f"{len(cpus)} x {core or 'core'}" + (f" at {kind[1] / 1e6:.2f} GHz" if kind[1] else "")
+        )
     return ", ".join(texts)
 
 
@@ -121,4 +138,6 @@ def _cpu_list(text: str) -> Iterator[int]:
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
         if first.isdecimal():
-            yield from range(int(first), min(MOST_CPUS, int(last) + 1 if last.isdecimal() else int(first) + 1))
+            yield from range(
+                int(first), min(MOST_CPUS, int(last) + 1 if last.isdecimal() else int(first) + 1)
+            )

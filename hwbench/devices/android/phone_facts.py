@@ -1,7 +1,10 @@
-"""What a phone or board tells of itself, as text, and what it means. Pure functions, and the scripts whose output they read.
+"""What a phone or board tells of itself, as text, and what it means.
 
-A script prints parts, each after a line of a record separator (ASCII 30) and the part's name. What a target does not have, or
-does not let us read, prints nothing: Android's tools on a plain Linux board, clocks that SELinux hides, sensors of some makers.
+Pure functions, and the scripts whose output they read.
+
+A script prints parts, each after a line of a record separator (ASCII 30) and the part's name. What
+a target does not have, or does not let us read, prints nothing: Android's tools on a plain Linux
+board, clocks that SELinux hides, sensors of some makers.
 """
 
 from __future__ import annotations
@@ -11,7 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hwbench.devices.android.phone_cpus import CPU_FACT, Cluster, cores_of, find_clusters, processors, speeds_of
+from hwbench.devices.android.phone_cpus import (
+    CPU_FACT,
+    Cluster,
+    cores_of,
+    find_clusters,
+    processors,
+    speeds_of,
+)
 from hwbench.devices.shared.host import ISA_FLAGS
 from hwbench.errors import DeviceUnavailableError, OutputParseError, UsageError
 from hwbench.records.device import Conditions
@@ -98,7 +108,9 @@ class Identity:
             UsageError: There is none of that name.
         """
         if name not in self.clusters:
-            raise UsageError(f"{self.model} has no cluster {name!r}; it has {', '.join(self.clusters)}")
+            raise UsageError(
+                f"{self.model} has no cluster {name!r}; it has {', '.join(self.clusters)}"
+            )
         return self.clusters[name]
 
 
@@ -123,13 +135,19 @@ def identity(output: bytes) -> Identity:
     speeds, online = speeds_of(told.get("present", ""), told.get("cpus", ""))
     if not told.get("machine") or not speeds:
         raise DeviceUnavailableError(
-            f"the target's shell does not tell uname or its CPUs (it said {output[:80]!r}); it must be Android or Linux"
+            f"the target's shell does not tell uname or its CPUs (it said {output[:80]!r}); it must"
+            " be Android or Linux"
         )
     first = next(iter(described.values()), {})
     features = (first.get("Features", "") or first.get("flags", "")).split()
     hardware = told.get("board") or first.get("model name", "") or "Linux board"
-    maker, model = properties.get("ro.product.manufacturer", ""), properties.get("ro.product.model", "")
-    soc = " ".join(filter(None, (properties.get("ro.soc.manufacturer"), properties.get("ro.soc.model"))))
+    maker, model = (
+        properties.get("ro.product.manufacturer", ""),
+        properties.get("ro.product.model", ""),
+    )
+    soc = " ".join(
+        filter(None, (properties.get("ro.soc.manufacturer"), properties.get("ro.soc.model")))
+    )
     return Identity(
         machine=told["machine"].strip(),
         kernel=told.get("kernel", "").strip(),
@@ -177,7 +195,12 @@ class State:
     def battery_level(self) -> float | None:
         """Charge from 0 to 1."""
         level, scale = self.battery.get("level", ""), self.battery.get("scale", "100")
-        present = self.battery.get("present") != "false" and level.isdecimal() and scale.isdecimal() and int(scale) > 0
+        present = (
+            self.battery.get("present") != "false"
+            and level.isdecimal()
+            and scale.isdecimal()
+            and int(scale) > 0
+        )
         return int(level) / int(scale) if present else None
 
     @property
@@ -202,9 +225,14 @@ class State:
 
         Args:
             cpus: Those measured on.
-            caps_hz: The highest frequency of each CPU when the device was opened: below it, it is throttled.
+            caps_hz: The highest frequency of each CPU when the device was opened: below it, it is
+                throttled.
         """
-        capped = {cpu for cpu in cpus if cpu in self.caps_hz and cpu in caps_hz and self.caps_hz[cpu] < caps_hz[cpu]}
+        capped = {
+            cpu
+            for cpu in cpus
+            if cpu in self.caps_hz and cpu in caps_hz and self.caps_hz[cpu] < caps_hz[cpu]
+        }
         told = self.thermal_status is not None or any(cpu in self.caps_hz for cpu in cpus)
         frequencies = tuple(self.frequencies_hz[cpu] for cpu in cpus if cpu in self.frequencies_hz)
         caps = tuple(f"{self.caps_hz[cpu] / 1e6:.0f}" for cpu in cpus if cpu in self.caps_hz)
@@ -249,7 +277,9 @@ def state(output: bytes) -> State:
         online={cpu: value != "0" for cpu, value in clocks.get("online", {}).items()},
         zones_c=_zones(told.get("zones", "")),
         load_1m=_number(load[0]) if load else None,
-        battery=dict(re.findall(r"^\s*([^:\n]+): (.*?)\s*$", told.get("battery", ""), re.MULTILINE)),
+        battery=dict(
+            re.findall(r"^\s*([^:\n]+): (.*?)\s*$", told.get("battery", ""), re.MULTILINE)
+        ),
         thermal_status=int(status[1]) if status else None,
         wakefulness=told["power"].partition("mWakefulness=")[2].split("\n")[0].strip(),
     )
@@ -258,11 +288,16 @@ def state(output: bytes) -> State:
 def caps_hz(output: bytes) -> dict[int, float]:
     """The highest frequency each CPU may run at, from a part `cpus` of `scaling_max_freq`."""
     told = CPU_FACT.findall(parts(output).get("cpus", ""))
-    return _hertz({int(cpu): value.strip() for cpu, name, value in told if name == "scaling_max_freq"})
+    return _hertz(
+        {int(cpu): value.strip() for cpu, name, value in told if name == "scaling_max_freq"}
+    )
 
 
 def _free_bytes(df: str) -> int | None:
-    """Bytes available, from the last line of `df -k`; its columns end in: available, use%, mount point."""
+    """Bytes available, from the last line of `df -k`.
+
+    Its columns end in: available, use%, mount point.
+    """
     fields = df.splitlines()[-1].split() if df else []
     return int(fields[-3]) * 1024 if len(fields) > 4 and fields[-3].isdecimal() else None
 

@@ -1,10 +1,11 @@
 """TensorFlow Lite on a phone: the user's own `benchmark_model`, put there, started, and its log read.
 
-The program is the user's because its build decides what is measured (delegates, kernels, version). It lies where hwbench keeps
-everything on a phone, so `hwbench devices clean` removes it, and ends with the stream that started it.
+The program is the user's because its build decides what is measured (delegates, kernels, version).
+It lies where hwbench keeps everything on a phone, so `hwbench devices clean` removes it, and ends
+with the stream that started it.
 
-Proven with a stand-in that prints, refuses and ignores what the real program of 2019 and of 2024 does, as a program that a real
-adbd runs; not yet with the real program.
+Proven with a stand-in that prints, refuses and ignores what the real program of 2019 and of 2024
+does, as a program that a real adbd runs; not yet with the real program.
 """
 
 from __future__ import annotations
@@ -23,12 +24,27 @@ from hwbench.devices.android.bundle import Bundle, BundleFile, explain_exit
 from hwbench.devices.android.phone import HOME, MODELS_BYTES, PUSH_S, Address, Phone
 from hwbench.devices.android.tflite_file import Program, TfliteModel
 from hwbench.devices.android.tflite_log import TfliteLog
-from hwbench.errors import BuildError, DeviceCommandError, DeviceUnavailableError, OutputParseError, UsageError
+from hwbench.errors import (
+    BuildError,
+    DeviceCommandError,
+    DeviceUnavailableError,
+    OutputParseError,
+    UsageError,
+)
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 
 PROGRAM = "benchmark_model"
-OWN_FLAGS = ("graph", "num_threads", "num_runs", "min_secs", "max_secs", "warmup_runs", "warmup_min_secs", "enable_op_profiling")
+OWN_FLAGS = (
+    "graph",
+    "num_threads",
+    "num_runs",
+    "min_secs",
+    "max_secs",
+    "warmup_runs",
+    "warmup_min_secs",
+    "enable_op_profiling",
+)
 """Flags that the measurement itself sets."""
 HELP_S = 60.0
 """Seconds that the program may take to list its flags."""
@@ -37,7 +53,10 @@ _REFUSED = (1, 134)
 _UNREAD = re.compile(r"Failed to parse flag .*")
 _USAGE_FLAG = "--"
 _SAID_BYTES = 600
-_MAKE_ROOM = 'cd "$1/bundle" && for old in tflite-*; do [ "$old" = "$2" ] || rm -rf "$old"; done; mkdir -p "$2"'
+_MAKE_ROOM = (
+    'cd "$1/bundle" && for old in tflite-*; do [ "$old" = "$2" ] || rm -rf "$old"; done; mkdir -p'
+    ' "$2"'
+)
 """One program of its kind stays; ONNX Runtime's bundle beside it is left alone."""
 _CAN_PIN = 'command -v taskset >/dev/null && taskset "$1" true'
 
@@ -63,7 +82,8 @@ class TflitePhone(Phone):
     Args:
         place: Which phone, and which part of it: what follows `android:`, see `_phone.Address`.
         program: What to put there.
-        threads: Of the runtime; pinned to as many cores of the cluster where the phone has a `taskset`.
+        threads: Of the runtime; pinned to as many cores of the cluster where the phone has a
+            `taskset`.
         flags: Further flags of the program, by name.
 
     Attributes:
@@ -72,15 +92,20 @@ class TflitePhone(Phone):
         findings: What to know of every measurement made with it.
 
     Raises:
-        UsageError: The program is for another processor or no `benchmark_model`, does not know a flag, or the cluster has fewer
-            cores.
+        UsageError: The program is for another processor or no `benchmark_model`, does not know a
+            flag, or the cluster has fewer cores.
         DeviceUnavailableError: The program does not run there; says why.
     """
 
-    def __init__(self, place: str, program: Program, threads: int = 1, flags: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, place: str, program: Program, threads: int = 1, flags: Mapping[str, str] | None = None
+    ) -> None:
         address = Address.parse(place)
         if address.build != "linux":
-            raise UsageError(f"build={address.build} chooses between builds of ONNX Runtime; leave it out for TensorFlow Lite")
+            raise UsageError(
+                f"build={address.build} chooses between builds of ONNX Runtime; leave it out for"
+                " TensorFlow Lite"
+            )
         self.name = f"android:{place}" if place else "android"
         self.program, self.threads, self.flags = program, threads, dict(flags or {})
         self.findings: tuple[Finding, ...] = ()
@@ -116,7 +141,16 @@ class TflitePhone(Phone):
         return DeviceInfo(
             address=self.name,
             target=", ".join(filter(None, (who.model, who.soc, f"{self.cluster.name} cluster"))),
-            target_id="|".join((who.model, who.soc, who.machine, who.cores, f"{self.cluster.name} {cpus}", self.address.mode)),
+            target_id="|".join(
+                (
+                    who.model,
+                    who.soc,
+                    who.machine,
+                    who.cores,
+                    f"{self.cluster.name} {cpus}",
+                    self.address.mode,
+                )
+            ),
             runtime=self.bundle.runtime,
             details=tuple((name, value) for name, value in details.items() if value),
         )
@@ -126,7 +160,10 @@ class TflitePhone(Phone):
         return self.state().conditions(self.cluster.cpus, self.caps_hz)
 
     def place_model(self, model: TfliteModel) -> PurePosixPath:
-        """Where a model lies on the phone; sent if it was not there, the ones used longest ago making room."""
+        """Where a model lies on the phone.
+
+        Sent if it was not there, the ones used longest ago making room.
+        """
         name, size = PurePosixPath("models") / f"{model.sha256}.tflite", len(model.data)
         if self._models.get(name) != size:
             self._models.pop(name, None)
@@ -138,12 +175,15 @@ class TflitePhone(Phone):
         self._models[name] = self._models.pop(name, size)  # used last
         return HOME / name
 
-    def run(self, graph: PurePosixPath, flags: Mapping[str, object], timeout_s: float) -> Invocation:
+    def run(
+        self, graph: PurePosixPath, flags: Mapping[str, object], timeout_s: float
+    ) -> Invocation:
         """Execute `benchmark_model` once, in a fresh process.
 
         Args:
             graph: The model, on the phone.
-            flags: How to measure, at least one warm-up; those that this version does not have are left out.
+            flags: How to measure, at least one warm-up; those that this version does not have are
+                left out.
             timeout_s: Seconds it may take.
 
         Raises:
@@ -164,28 +204,45 @@ class TflitePhone(Phone):
             raise self._failure(argv, done)
         log = tflite_log.parse(text, f"what {PROGRAM} printed")
         if log.warm_up is None:  # there always is one, and alone it would look like the timed runs
-            raise OutputParseError(f"what {PROGRAM} printed ends before the timed runs do; it said last: {_last_words(done)}")
+            raise OutputParseError(
+                f"what {PROGRAM} printed ends before the timed runs do; it said last:"
+                f" {_last_words(done)}"
+            )
         self._check_obeyed(log)
         return Invocation(log, text, wall_s)
 
     def _check_obeyed(self, log: TfliteLog) -> None:
         """Refuse the log of a program that ran otherwise than it was told to."""
-        ignored = next((finding for finding in log.findings if finding.code == "unknown_flags"), None)
+        ignored = next(
+            (finding for finding in log.findings if finding.code == "unknown_flags"), None
+        )
         if ignored is not None:
             raise UsageError(f"{ignored.text}; leave it out, or give another {PROGRAM}")
         told = dict(log.parameters).get("Num threads", str(self.threads))
         if told != str(self.threads):
-            raise OutputParseError(f"{PROGRAM} ran with {told} threads, not {self.threads} as it was told; give a newer one")
+            raise OutputParseError(
+                f"{PROGRAM} ran with {told} threads, not {self.threads} as it was told; give a"
+                " newer one"
+            )
 
-    def _failure(self, argv: Sequence[str], done: Completed) -> UsageError | BuildError | DeviceCommandError:
+    def _failure(
+        self, argv: Sequence[str], done: Completed
+    ) -> UsageError | BuildError | DeviceCommandError:
         text = _text(done)
         said = _last_words(done)
         unread = _UNREAD.search(text)
         if unread is not None:
             return UsageError(f"{PROGRAM} cannot read a flag: {one_line(unread[0])}")
         if done.code in _REFUSED:
-            return BuildError(f"TensorFlow Lite cannot run the model (exit status {done.code}): {said}")
-        return DeviceCommandError(f"{PROGRAM} failed, {explain_exit(done.code)}: {said}", argv, done.code, text[-_SAID_BYTES:])
+            return BuildError(
+                f"TensorFlow Lite cannot run the model (exit status {done.code}): {said}"
+            )
+        return DeviceCommandError(
+            f"{PROGRAM} failed, {explain_exit(done.code)}: {said}",
+            argv,
+            done.code,
+            text[-_SAID_BYTES:],
+        )
 
     @property
     def _program(self) -> str:
@@ -201,8 +258,9 @@ class TflitePhone(Phone):
         available = len(self.cluster.cpus)
         if not 1 <= self.threads <= available:
             raise UsageError(
-                f"--threads {self.threads}: the {self.cluster.name} cluster has {available} cores online; choose 1 to "
-                f"{available}, or another cluster: android:{self.adb.serial},cluster=NAME"
+                f"--threads {self.threads}: the {self.cluster.name} cluster has {available} cores"
+                f" online; choose 1 to {available}, or another cluster:"
+                f" android:{self.adb.serial},cluster=NAME"
             )
         file = BundleFile(PROGRAM, self.program.sha256, len(self.program.data), 0o755)
         runtime = f"TensorFlow Lite {PROGRAM} {self.program.sha256[:12]}"
@@ -219,29 +277,47 @@ class TflitePhone(Phone):
         pinned = self.adb.script(_CAN_PIN, mask, check=False).code == 0
         self._pin = ("taskset", mask) if pinned else ()
         if not pinned:
-            text = f"no working taskset on the phone: {PROGRAM} ran on any core, not on CPU {' '.join(map(str, self.cores))}"
+            text = (
+                f"no working taskset on the phone: {PROGRAM} ran on any core, not on CPU"
+                f" {' '.join(map(str, self.cores))}"
+            )
             self.findings = (Finding("not_pinned", text),)
 
     def _known_flags(self) -> frozenset[str]:
         """Ask the program for its flags: the oldest versions ignore one that they do not know without a word."""
-        done = self.adb.run([self._program, "--help"], cwd=str(self.folder), timeout_s=HELP_S, check=False)
+        done = self.adb.run(
+            [self._program, "--help"], cwd=str(self.folder), timeout_s=HELP_S, check=False
+        )
         if done.code in {126, 127} or done.code > 128:
             raise DeviceUnavailableError(
-                f"{self.program.path} does not run on {self.adb.serial}: {explain_exit(done.code)} ({_last_words(done)})"
+                f"{self.program.path} does not run on {self.adb.serial}: {explain_exit(done.code)}"
+                f" ({_last_words(done)})"
             )
-        words = (line.strip().partition("=")[0] for line in _text(done).splitlines() if line.strip().startswith(_USAGE_FLAG))
+        words = (
+            line.strip().partition("=")[0]
+            for line in _text(done).splitlines()
+            if line.strip().startswith(_USAGE_FLAG)
+        )
         known = frozenset(word.removeprefix(_USAGE_FLAG) for word in words)
         if not {"graph", "num_threads", "num_runs", "warmup_runs"} <= known:
-            raise UsageError(f"{self.program.path} is no {PROGRAM}: its --help does not list --graph, --num_runs and the like")
+            raise UsageError(
+                f"{self.program.path} is no {PROGRAM}: its --help does not list --graph, --num_runs"
+                " and the like"
+            )
         return known
 
     def _check_flags(self) -> None:
         for name in self.flags:
             if name in OWN_FLAGS:
-                raise UsageError(f"--{name} is set by the measurement itself (--threads, --budget); leave it out")
+                raise UsageError(
+                    f"--{name} is set by the measurement itself (--threads, --budget); leave it out"
+                )
             if name not in self.known:
                 near = ", ".join(f"--{other}" for other in get_close_matches(name, self.known, 3))
-                raise UsageError(f"{self.program.path} does not know --{name}{f'; near it are {near}' if near else ''}")
+                raise UsageError(
+                    f"{self.program.path} does not know"
+                    f" --{name}{f'; near it are {near}' if near else ''}"
+                )
 
 
 def _arguments(flags: Mapping[str, object]) -> list[str]:
@@ -255,4 +331,7 @@ def _text(done: Completed) -> str:
 
 def _last_words(done: Completed) -> str:
     """What it said last that is an error, in one line."""
-    return one_line((done.stderr or done.stdout)[-_SAID_BYTES:].decode("utf-8", "replace")) or "it said nothing"
+    return (
+        one_line((done.stderr or done.stdout)[-_SAID_BYTES:].decode("utf-8", "replace"))
+        or "it said nothing"
+    )

@@ -1,8 +1,11 @@
-"""Files for TensorFlow Lite: a `.tflite` model, and the user's `benchmark_model` program. Read and checked, never executed here.
+"""Files for TensorFlow Lite: a `.tflite` model, and the user's `benchmark_model` program.
 
-A model is a FlatBuffer, read by field numbers of TensorFlow Lite's schema, version 3 (tensorflow/lite/schema/schema.fbs,
-Apache-2.0), as far as a record needs it: inputs, multiply-accumulates, parameters, precision. Files may be hostile: every
-offset is checked, and no more is read than the file could honestly hold.
+Read and checked, never executed here.
+
+A model is a FlatBuffer, read by field numbers of TensorFlow Lite's schema, version 3
+(tensorflow/lite/schema/schema.fbs, Apache-2.0), as far as a record needs it: inputs,
+multiply-accumulates, parameters, precision. Files may be hostile: every offset is checked, and no
+more is read than the file could honestly hold.
 """
 
 from __future__ import annotations
@@ -53,7 +56,8 @@ class TfliteModel:
     Attributes:
         name: How the user called it.
         data: Its bytes.
-        inputs: Inputs of its first subgraph; a dimension that is left open is 1, as the runtime takes it.
+        inputs: Inputs of its first subgraph; a dimension that is left open is 1, as the runtime
+            takes it.
         precision: Of most of its weights: `fp32`, `fp16` or `int8`.
         macs: Multiply-accumulates of convolutions and linear layers.
         params: Elements of their weights and biases.
@@ -96,12 +100,19 @@ class Program:
         Raises:
             UsageError: It is for another one.
         """
-        machine = "armv7l" if machine.startswith("armv") else machine  # a 32-bit kernel on newer cores says armv8l
+        machine = (
+            "armv7l" if machine.startswith("armv") else machine
+        )  # a 32-bit kernel on newer cores says armv8l
         if self.machine != machine:
-            built = {"aarch64": "android_arm64", "armv7l": "android_arm", "x86_64": "android_x86_64"}.get(machine, machine)
+            built = {
+                "aarch64": "android_arm64",
+                "armv7l": "android_arm",
+                "x86_64": "android_x86_64",
+            }.get(machine, machine)
             raise UsageError(
-                f"{self.path} is a program for {self.machine}; the device is {machine}: give a benchmark_model built for it "
-                f"(bazel build -c opt --config={built} tensorflow/lite/tools/benchmark:benchmark_model)"
+                f"{self.path} is a program for {self.machine}; the device is {machine}: give a"
+                f" benchmark_model built for it (bazel build -c opt --config={built}"
+                " tensorflow/lite/tools/benchmark:benchmark_model)"
             )
 
 
@@ -116,9 +127,12 @@ def read_program(path: Path) -> Program:
     kind, machine = struct.unpack_from("<HH", data, 16) if little else (0, 0)
     if kind not in {2, 3}:  # ET_EXEC, ET_DYN
         raise UsageError(
-            f"{path} is no program of Android or Linux (no ELF executable); give the benchmark_model that was built for the phone"
+            f"{path} is no program of Android or Linux (no ELF executable); give the"
+            " benchmark_model that was built for the phone"
         )
-    return Program(path, data, _ELF_MACHINES.get(machine, f"ELF machine {machine}"), sha256(data).hexdigest())
+    return Program(
+        path, data, _ELF_MACHINES.get(machine, f"ELF machine {machine}"), sha256(data).hexdigest()
+    )
 
 
 def read_model(path: Path) -> TfliteModel:
@@ -130,14 +144,25 @@ def read_model(path: Path) -> TfliteModel:
     """
     data = _read(path)
     if data[4:8] != _IDENTIFIER:
-        raise WorkloadError(f"{path} is no TensorFlow Lite model (its bytes 4 to 7 are {data[4:8]!r}, not {_IDENTIFIER!r})")
+        raise WorkloadError(
+            f"{path} is no TensorFlow Lite model (its bytes 4 to 7 are {data[4:8]!r}, not"
+            f" {_IDENTIFIER!r})"
+        )
     try:
         graph = _Graph(_Buffer(data))
         return TfliteModel(
-            str(path), data, graph.input_specs(), graph.precision(), graph.macs(), graph.params(), sha256(data).hexdigest()
+            str(path),
+            data,
+            graph.input_specs(),
+            graph.precision(),
+            graph.macs(),
+            graph.params(),
+            sha256(data).hexdigest(),
         )
     except (struct.error, IndexError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path} is a damaged TensorFlow Lite model ({error}); convert or download it again") from error
+        raise WorkloadError(
+            f"{path} is a damaged TensorFlow Lite model ({error}); convert or download it again"
+        ) from error
 
 
 def _read(path: Path) -> bytes:
@@ -145,18 +170,25 @@ def _read(path: Path) -> bytes:
         if not path.is_file():
             raise UsageError(f"no such file: {str(path)!r}")
         if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{str(path)!r} has {path.stat().st_size} bytes; expected at most {MAX_BYTES}")
+            raise UsageError(
+                f"{str(path)!r} has {path.stat().st_size} bytes; expected at most {MAX_BYTES}"
+            )
         return path.read_bytes()
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {str(path)!r} ({error})") from error
 
 
 class _Buffer:
-    """Tables, vectors and scalars of a FlatBuffer; raises struct.error or IndexError where it is damaged."""
+    """Tables, vectors and scalars of a FlatBuffer.
+
+    Raises struct.error or IndexError where it is damaged.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._left = 4 * len(data)  # vectors may be shared, but not so often that reading them takes forever
+        self._left = 4 * len(
+            data
+        )  # vectors may be shared, but not so often that reading them takes forever
 
     def scalar(self, code: str, at: int | None, default: int = 0) -> int:
         """The number of `struct` format `code` there; `default` for a field that is not set."""
@@ -232,14 +264,29 @@ class _Graph:
         self.tensors = [self._tensor(table, filled) for table in buffer.tables(graph, 0)]
         self.inputs = buffer.numbers(graph, 1)
         self.operators = [
-            (codes[buffer.scalar("I", buffer.field(table, 0))], buffer.numbers(table, 1), buffer.numbers(table, 2))
+            (
+                codes[buffer.scalar("I", buffer.field(table, 0))],
+                buffer.numbers(table, 1),
+                buffer.numbers(table, 2),
+            )
             for table in buffer.tables(graph, 3)
         ]
         # half-precision weights reach their layer through DEQUANTIZE
-        unpacked = {outputs[0]: inputs[0] for code, inputs, outputs in self.operators if code == _DEQUANTIZE}
-        layers = [layer for layer in self.operators if layer[0] in {_CONV, _DEPTHWISE, _LINEAR, _TRANSPOSED}]
-        read = {unpacked.get(index, index) for _, inputs, _ in layers for index in inputs if index >= 0}
-        self._layers, self._weights = layers, [self.tensors[index] for index in read if self.tensors[index].constant]
+        unpacked = {
+            outputs[0]: inputs[0] for code, inputs, outputs in self.operators if code == _DEQUANTIZE
+        }
+        layers = [
+            layer
+            for layer in self.operators
+            if layer[0] in {_CONV, _DEPTHWISE, _LINEAR, _TRANSPOSED}
+        ]
+        read = {
+            unpacked.get(index, index) for _, inputs, _ in layers for index in inputs if index >= 0
+        }
+        self._layers, self._weights = (
+            layers,
+            [self.tensors[index] for index in read if self.tensors[index].constant],
+        )
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
         found = (self.tensors[index] for index in self.inputs)
@@ -258,15 +305,23 @@ class _Graph:
         return sum(self._macs(*layer) for layer in self._layers)
 
     def _macs(self, code: int, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> int:
-        """Of one layer. Weights are (out, height, width, in), depth-wise (1, height, width, out), linear (out, in)."""
+        """Of one layer.
+
+        Weights are (out, height, width, in), depth-wise (1, height, width, out), linear (out, in).
+        """
         weights, output = self.tensors[inputs[1]].shape, prod(self.tensors[outputs[0]].shape)
-        if code == _TRANSPOSED:  # reads (shape of the output, weights, activation): each element meets all but `in`
+        if (
+            code == _TRANSPOSED
+        ):  # reads (shape of the output, weights, activation): each element meets all but `in`
             return prod(self.tensors[inputs[2]].shape) * prod(weights[:3])
         return output * (prod(weights[:3]) if code == _DEPTHWISE else prod(weights[1:]))
 
     def _is_filled(self, table: int) -> bool:
         """Whether a buffer holds data: within the FlatBuffer, or behind it (models beyond 2 GB)."""
-        return self._buffer.vector(table, 0)[1] > 0 or self._buffer.scalar("Q", self._buffer.field(table, 1)) > 1
+        return (
+            self._buffer.vector(table, 0)[1] > 0
+            or self._buffer.scalar("Q", self._buffer.field(table, 1)) > 1
+        )
 
     def _code(self, table: int) -> int:
         """Of the two fields that hold it, older files fill the first alone, which cannot count beyond 127."""
@@ -278,4 +333,9 @@ class _Graph:
         index = buffer.scalar("I", buffer.field(table, 2))
         kind = buffer.scalar("b", buffer.field(table, 1))
         shape = tuple(max(1, size) for size in buffer.numbers(table, 0))
-        return _Tensor(buffer.text(table, 3), shape, _TYPES.get(kind, f"type {kind}"), filled[index] if filled else False)
+        return _Tensor(
+            buffer.text(table, 3),
+            shape,
+            _TYPES.get(kind, f"type {kind}"),
+            filled[index] if filled else False,
+        )

@@ -1,11 +1,12 @@
 """NVIDIA GPUs through PyTorch alone: each network as a CUDA graph, eager kernels or torch.compile's.
 
-It needs a driver and a CUDA build of torch, nothing else, and is the comparison that TensorRT has to win. What runs is the
-workload's ONNX graph, node for node (`_torch_graph`), batch normalization folded as everywhere in hwbench; images and weights
-lie in channels_last order, cuDNN picks its algorithms by trying them, fp32 is fp32 (TF32 off). Threads are not used.
+It needs a driver and a CUDA build of torch, nothing else, and is the comparison that TensorRT has
+to win. What runs is the workload's ONNX graph, node for node (`_torch_graph`), batch normalization
+folded as everywhere in hwbench; images and weights lie in channels_last order, cuDNN picks its
+algorithms by trying them, fp32 is fp32 (TF32 off). Threads are not used.
 
-Sessions are captures in this process: cuDNN's choice of algorithms is made once per process and shape, so it is not among
-what varies between sessions.
+Sessions are captures in this process: cuDNN's choice of algorithms is made once per process and
+shape, so it is not among what varies between sessions.
 """
 
 from __future__ import annotations
@@ -31,20 +32,28 @@ if TYPE_CHECKING:
     from hwbench.devices.nvidia.torch_graph import TorchNet
 
 OPTIONS = {"mode": ("eager", "compile"), "latency": ("gpu", "request")}
-CLOCKS = {"gpu": "cuda_event, one round ahead", "request": "perf_counter, from start to end of each inference"}
+CLOCKS = {
+    "gpu": "cuda_event, one round ahead",
+    "request": "perf_counter, from start to end of each inference",
+}
 WHEELS = ((13, 0), (12, 8), (12, 6), (11, 8))
 """CUDA versions that torch's own index has had wheels for (https://pytorch.org/get-started/locally/), newest first."""
 KEPT_NETS = 4
-"""Networks whose torch form is kept; a table build prepares hundreds, a comparison the same two again and again."""
+"""Networks whose torch form is kept.
+
+A table build prepares hundreds, a comparison the same two again and again.
+"""
 HOT_C = 85.0
 HOST_SHARE = 0.9
 """Share of a round that starting it may take on the host before the GPU is likely to have waited for the host."""
 POWER_CAPPED = Finding(
-    "power_capped", "the GPU lowered its clock to stay within its power limit; nvidia-smi -q -d POWER shows it"
+    "power_capped",
+    "the GPU lowered its clock to stay within its power limit; nvidia-smi -q -d POWER shows it",
 )
 LAUNCH_BOUND = Finding(
     "launch_bound",
-    "starting the network took the host about as long as the GPU needed for it: the latency may be the host's; see --batch",
+    "starting the network took the host about as long as the GPU needed for it: the latency may be"
+    " the host's; see --batch",
 )
 
 
@@ -55,7 +64,8 @@ class Address:
     Attributes:
         place: CUDA's number of the GPU, or the beginning of its UUID; empty for the first.
         mode: `eager`, torch's own kernels, or `compile`, those of torch.compile.
-        latency: `gpu`, what the GPU takes under load, or `request`, what one inference takes from start to end.
+        latency: `gpu`, what the GPU takes under load, or `request`, what one inference takes from
+            start to end.
     """
 
     place: str = ""
@@ -69,19 +79,27 @@ class Address:
         Raises:
             UsageError: An option is unknown, or has no such value.
         """
-        place, *options = text.split(",") if "=" not in text.partition(",")[0] else ["", *text.split(",")]
+        place, *options = (
+            text.split(",") if "=" not in text.partition(",")[0] else ["", *text.split(",")]
+        )
         given: dict[str, str] = {}
         for option in options:
             name, _, value = option.partition("=")
             if value not in OPTIONS.get(name, ()) or name in given:
                 offered = "; ".join(f"{key}={'|'.join(values)}" for key, values in OPTIONS.items())
-                raise UsageError(f"cuda address {text!r}: {option!r} is no option; after the GPU, comma separated: {offered}")
+                raise UsageError(
+                    f"cuda address {text!r}: {option!r} is no option; after the GPU, comma"
+                    f" separated: {offered}"
+                )
             given[name] = value
         return cls(place, **given)
 
 
 class Cuda(Device):
-    """One GPU; addresses `cuda`, `cuda:0`, `cuda:GPU-5f2c...`, and options: `cuda:0,mode=compile`."""
+    """One GPU.
+
+    Addresses `cuda`, `cuda:0`, `cuda:GPU-5f2c...`, and options: `cuda:0,mode=compile`.
+    """
 
     name = "cuda"
     precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "fp16", "bf16"})
@@ -101,10 +119,22 @@ class Cuda(Device):
         """The GPUs, or what is missing."""
         found = probe()
         if not found.ok:
-            return [Found(cls.name, "NVIDIA GPUs through PyTorch", ready=False, hint=_joined(found.reason, found.remedy))]
+            return [
+                Found(
+                    cls.name,
+                    "NVIDIA GPUs through PyTorch",
+                    ready=False,
+                    hint=_joined(found.reason, found.remedy),
+                )
+            ]
         texts = [(gpu, torch_trouble(found, gpu)) for gpu in found.devices]
         return [
-            Found(f"{cls.name}:{gpu.index}", f"{_described(gpu)}, torch", ready=not trouble, hint=trouble)
+            Found(
+                f"{cls.name}:{gpu.index}",
+                f"{_described(gpu)}, torch",
+                ready=not trouble,
+                hint=trouble,
+            )
             for gpu, trouble in texts
         ]
 
@@ -158,7 +188,10 @@ class Cuda(Device):
             address=self.address,
             target=_described(self._gpu),
             target_id=f"{self._gpu.uuid}|{self._gpu.name}|{limit}|{self._asked.latency}",
-            runtime=f"torch {torch.__version__} {self._asked.mode}, CUDA {torch.version.cuda}, cuDNN {cudnn}",
+            runtime=(
+                f"torch {torch.__version__} {self._asked.mode}, CUDA {torch.version.cuda}, cuDNN"
+                f" {cudnn}"
+            ),
             details=tuple(details.items()),
         )
 
@@ -170,9 +203,13 @@ class Cuda(Device):
         from hwbench.devices.nvidia.torch_session import Session
 
         if settings.isolate:
-            raise UsageError(f"{self.address} runs all sessions in one process; leave out --isolate")
+            raise UsageError(
+                f"{self.address} runs all sessions in one process; leave out --isolate"
+            )
         compiled = self._asked.mode == "compile"
-        session = Session(self._place, self._net(workload), workload, seed=settings.seed, compiled=compiled)
+        session = Session(
+            self._place, self._net(workload), workload, seed=settings.seed, compiled=compiled
+        )
         prepared = Prepared(workload, settings, session, self._health().findings())
         self._live.add(prepared)
         return prepared
@@ -194,7 +231,10 @@ class Cuda(Device):
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
         if not self._live.issuperset(order):
-            raise UsageError(f"{self.address} was asked to run a session that was released or is another device's")
+            raise UsageError(
+                f"{self.address} was asked to run a session that was released or is another"
+                " device's"
+            )
         clock, findings = CLOCKS[self._asked.latency], []
         if not order:
             return Samples((), clock)
@@ -204,7 +244,9 @@ class Cuda(Device):
         else:
             values_s, host_share = self._place.timed(graphs, loops)
             findings += [LAUNCH_BOUND] if host_share > HOST_SHARE else []
-        reasons = self._health().reasons()  # right behind the rounds: the clock has not yet risen again
+        reasons = (
+            self._health().reasons()
+        )  # right behind the rounds: the clock has not yet risen again
         if reasons is not None:
             self._slowed = bool(self._slowed) or bool(reasons & SLOWDOWN)
             findings += [POWER_CAPPED] if reasons & POWER_CAP else []
@@ -218,7 +260,8 @@ class Cuda(Device):
         """
         if self._asked.mode == "compile":
             raise OutputParseError(
-                "torch.compile fuses across layers, so they have no times of their own; measure with mode=eager"
+                "torch.compile fuses across layers, so they have no times of their own; measure"
+                " with mode=eager"
             )
         return self._guard(lambda: self._profile_layers(prepared, runs))
 
@@ -236,7 +279,12 @@ class Cuda(Device):
         reasons = dict(conditions.details).get("clock_limits", "unknown")
         index = self._gpu.uuid
         return [
-            _advice("nvml", not nvml.reason, nvml.reason or "the GPU's state can be read", "install the driver's NVML library"),
+            _advice(
+                "nvml",
+                not nvml.reason,
+                nvml.reason or "the GPU's state can be read",
+                "install the driver's NVML library",
+            ),
             _advice(
                 "foreign_processes",
                 not others,
@@ -277,7 +325,9 @@ class Cuda(Device):
 
     def _health(self) -> Nvml:
         if self._nvml is None:
-            raise DeviceUnavailableError(f"device {self.address} is not open; use it in a with block")
+            raise DeviceUnavailableError(
+                f"device {self.address} is not open; use it in a with block"
+            )
         return self._nvml
 
 
@@ -290,16 +340,25 @@ def torch_trouble(found: Probe, gpu: Gpu) -> str:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is a build without CUDA; {_install(found)}"
     built = tuple(map(int, torch.version.cuda.split(".")[:2]))
-    if found.cuda is not None and built[0] > found.cuda[0]:  # CUDA's minor versions are compatible, its major ones not
-        needs = f"torch {torch.__version__} needs CUDA {torch.version.cuda}, the driver serves {found.cuda[0]}.{found.cuda[1]}"
+    if (
+        found.cuda is not None and built[0] > found.cuda[0]
+    ):  # CUDA's minor versions are compatible, its major ones not
+        needs = (
+            f"torch {torch.__version__} needs CUDA {torch.version.cuda}, the driver serves"
+            f" {found.cuda[0]}.{found.cuda[1]}"
+        )
         return f"{needs}; update the driver, or {_install(found)}"
     if not torch.cuda.is_available():
         return (
-            f"torch {torch.__version__} finds no GPU though CUDA does; run python -c 'import torch; torch.cuda.init()' to see why"
+            f"torch {torch.__version__} finds no GPU though CUDA does; run python -c 'import torch;"
+            " torch.cuda.init()' to see why"
         )
     if not _has_kernels(torch.cuda.get_arch_list(), gpu.capability):
         kernels, wanted = " ".join(torch.cuda.get_arch_list()), "sm_{}{}".format(*gpu.capability)
-        return f"torch {torch.__version__} has kernels for {kernels}, not for {gpu.name} ({wanted}); {_install(found)}"
+        return (
+            f"torch {torch.__version__} has kernels for {kernels}, not for {gpu.name} ({wanted});"
+            f" {_install(found)}"
+        )
     return ""
 
 
@@ -314,8 +373,12 @@ def _has_kernels(built_for: Sequence[str], capability: tuple[int, int]) -> bool:
 
 
 def _install(found: Probe) -> str:
-    version = next((version for version in WHEELS if found.cuda is None or version <= found.cuda), WHEELS[-1])
-    return f"pip install torch --index-url https://download.pytorch.org/whl/cu{version[0]}{version[1]}"
+    version = next(
+        (version for version in WHEELS if found.cuda is None or version <= found.cuda), WHEELS[-1]
+    )
+    return (
+        f"pip install torch --index-url https://download.pytorch.org/whl/cu{version[0]}{version[1]}"
+    )
 
 
 def _compile_trouble(mode: str) -> str:
@@ -337,7 +400,11 @@ def _chosen(found: Probe, place: str) -> Gpu:
     """
     if not place:
         return found.devices[0]
-    chosen = [gpu for gpu in found.devices if (gpu.index == int(place) if place.isdecimal() else gpu.uuid.startswith(place))]
+    chosen = [
+        gpu
+        for gpu in found.devices
+        if (gpu.index == int(place) if place.isdecimal() else gpu.uuid.startswith(place))
+    ]
     if len(chosen) != 1:
         known = "; ".join(f"cuda:{gpu.index} is {gpu.name} {gpu.uuid}" for gpu in found.devices)
         raise UsageError(f"{len(chosen)} GPUs are cuda:{place}, expected one; {known}")

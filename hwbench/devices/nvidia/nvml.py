@@ -1,8 +1,8 @@
 """State of an NVIDIA GPU through NVML, the library behind nvidia-smi, which comes with the driver.
 
-Each fact stands alone: what this GPU, driver or container does not tell is None, never a stand-in. GPUs are found by UUID,
-since NVML's numbers ignore CUDA_VISIBLE_DEVICES. Names, structures and bits are those of NVIDIA's nvml.h
-(https://docs.nvidia.com/deploy/nvml-api/).
+Each fact stands alone: what this GPU, driver or container does not tell is None, never a stand-in.
+GPUs are found by UUID, since NVML's numbers ignore CUDA_VISIBLE_DEVICES. Names, structures and bits
+are those of NVIDIA's nvml.h (https://docs.nvidia.com/deploy/nvml-api/).
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ REASONS = {
 }
 """nvmlClocksEventReasons, bit by bit."""
 SLOWDOWN = 0x8 | 0x20 | 0x40 | 0x80
-"""Reasons that mean that the GPU slows itself down for heat or for its supply. The power cap is not among them: under a long
-load it is a state like any other, and waiting does not end it; it is reported as such."""
+"""Reasons that mean that the GPU slows itself down for heat or for its supply.
+
+The power cap is not among them: under a long load it is a state like any other, and waiting does
+not end it; it is reported as such."""
 POWER_CAP = 0x4
 
 
@@ -55,7 +57,9 @@ class _Process(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What an NVML handle says about a GPU that does not change during a measurement; None where it does not tell.
+    """What an NVML handle says about a GPU that does not change during a measurement.
+
+    None where it does not tell.
 
     Attributes:
         driver: Version of the driver.
@@ -91,7 +95,9 @@ class Nvml:
             self.reason = f"NVML does not start (code {code})"
             return
         self._library = library
-        if code := _code(library, "nvmlDeviceGetHandleByUUID", uuid.encode(), ctypes.byref(self._handle)):
+        if code := _code(
+            library, "nvmlDeviceGetHandleByUUID", uuid.encode(), ctypes.byref(self._handle)
+        ):
             self.close()
             self.reason = f"NVML knows no GPU {uuid} (code {code})"
 
@@ -104,10 +110,19 @@ class Nvml:
     def identity(self) -> Identity:
         """What does not change."""
         text = ctypes.create_string_buffer(_TEXT_BYTES)
-        known = self._library is not None and not _code(self._library, "nvmlSystemGetDriverVersion", text, _TEXT_BYTES)
-        limit_mw, persistence = self._number("nvmlDeviceGetEnforcedPowerLimit"), self._number("nvmlDeviceGetPersistenceMode")
+        known = self._library is not None and not _code(
+            self._library, "nvmlSystemGetDriverVersion", text, _TEXT_BYTES
+        )
+        limit_mw, persistence = (
+            self._number("nvmlDeviceGetEnforcedPowerLimit"),
+            self._number("nvmlDeviceGetPersistenceMode"),
+        )
         mig, pending = ctypes.c_uint(), ctypes.c_uint()
-        split = bool(mig.value) if self._tells("nvmlDeviceGetMigMode", ctypes.byref(mig), ctypes.byref(pending)) else None
+        split = (
+            bool(mig.value)
+            if self._tells("nvmlDeviceGetMigMode", ctypes.byref(mig), ctypes.byref(pending))
+            else None
+        )
         return Identity(
             driver=text.value.decode(errors="replace") if known else None,
             power_limit_w=None if limit_mw is None else limit_mw / 1e3,
@@ -130,7 +145,9 @@ class Nvml:
         """
         reasons = self.reasons()
         throttled = bool(reasons & SLOWDOWN) if reasons is not None else None
-        clock, memory = (self._number("nvmlDeviceGetClockInfo", kind) for kind in (_GRAPHICS, _MEMORY))
+        clock, memory = (
+            self._number("nvmlDeviceGetClockInfo", kind) for kind in (_GRAPHICS, _MEMORY)
+        )
         power_mw = self._number("nvmlDeviceGetPowerUsage")
         celsius = self._number("nvmlDeviceGetTemperature", _CORE_SENSOR)
         details = {
@@ -155,17 +172,25 @@ class Nvml:
         """
         found = []
         if others := self.foreign(own):
-            text = f"{others} other process{'es' if others > 1 else ''} on the GPU (nvidia-smi shows which): end them"
+            text = (
+                f"{others} other process{'es' if others > 1 else ''} on the GPU (nvidia-smi shows"
+                " which): end them"
+            )
             found.append(Finding("foreign_processes", text))
         if self.identity().mig:
-            found.append(Finding("mig", "the GPU is split into instances (MIG), which share its memory and its power"))
+            found.append(
+                Finding(
+                    "mig",
+                    "the GPU is split into instances (MIG), which share its memory and its power",
+                )
+            )
         return tuple(found)
 
     def foreign(self, own: Iterable[int] = ()) -> int | None:
         """How many processes but ours compute on the GPU; None if NVML does not tell.
 
-        In a container NVML lists processes by numbers of the host, so ours may be one of them unrecognised: then one of them
-        is taken for ours.
+        In a container NVML lists processes by numbers of the host, so ours may be one of them
+        unrecognised: then one of them is taken for ours.
         """
         listed = self._processes()
         if listed is None:
@@ -178,7 +203,11 @@ class Nvml:
         size = 16
         for _ in range(3):  # more may start in between
             count, buffer = ctypes.c_uint(size), (_Process * size)()
-            code = -1 if self._library is None else _code(self._library, call, self._handle, ctypes.byref(count), buffer)
+            code = (
+                -1
+                if self._library is None
+                else _code(self._library, call, self._handle, ctypes.byref(count), buffer)
+            )
             if code == 0:
                 return {entry.pid for entry in buffer[: count.value]}
             if code != _MORE:

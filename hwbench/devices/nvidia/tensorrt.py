@@ -1,7 +1,8 @@
 """NVIDIA GPUs through TensorRT 8.6 to 11 and TensorRT-RTX: ONNX in, engine out, a CUDA graph of it timed by CUDA events.
 
-TensorRT lives in a process of its own (`_trt_child`), which may crash or hang without harm. Sessions are fresh engines, contexts
-and buffers in one such process; with `isolate` each has its own. Nothing is ever built while something is timed.
+TensorRT lives in a process of its own (`_trt_child`), which may crash or hang without harm.
+Sessions are fresh engines, contexts and buffers in one such process; with `isolate` each has its
+own. Nothing is ever built while something is timed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, 
 from hwbench.devices.nvidia import probe
 from hwbench.devices.nvidia.nvml import Nvml
 from hwbench.devices.nvidia.trt_build import MODULES
-from hwbench.devices.nvidia.trt_layers import REST_CAUSE, engine_layers, findings, grain_s, join, node_cost_s
+from hwbench.devices.nvidia.trt_layers import (
+    REST_CAUSE,
+    engine_layers,
+    findings,
+    grain_s,
+    join,
+    node_cost_s,
+)
 from hwbench.devices.nvidia.trt_onnx import for_tensorrt
 from hwbench.devices.nvidia.trt_process import BUILD_S, RUN_S, TrtProcess
 from hwbench.devices.shared.lock import DeviceLock
@@ -45,10 +53,13 @@ class Address:
 
     Attributes:
         place: CUDA's number of the GPU, or (a part of) its UUID; empty for the first.
-        latency: `gpu`, the time on the GPU alone, or `request`, from submitting to an idle GPU until it is done.
-        level: TensorRT's `builder_optimization_level`; 3 for numbers to report, 1 or 2 for screening.
-        builds: Engines built afresh for each model, which sessions take in turn, so that the variance between builds is in the
-            interval; 0 takes one engine, from the cache where it is there.
+        latency: `gpu`, the time on the GPU alone, or `request`, from submitting to an idle GPU
+            until it is done.
+        level: TensorRT's `builder_optimization_level`; 3 for numbers to report, 1 or 2 for
+            screening.
+        builds: Engines built afresh for each model, which sessions take in turn, so that the
+            variance between builds is in the interval; 0 takes one engine, from the cache where it
+            is there.
     """
 
     place: str = ""
@@ -63,14 +74,23 @@ class Address:
         Raises:
             UsageError: An option is unknown, or has no such value.
         """
-        place, *options = text.split(",") if "=" not in text.partition(",")[0] else ["", *text.split(",")]
-        known = {"latency": tuple(CLOCKS), "level": tuple("012345"), "builds": tuple(map(str, range(33)))}
+        place, *options = (
+            text.split(",") if "=" not in text.partition(",")[0] else ["", *text.split(",")]
+        )
+        known = {
+            "latency": tuple(CLOCKS),
+            "level": tuple("012345"),
+            "builds": tuple(map(str, range(33))),
+        }
         given: dict[str, Any] = {}
         for option in options:
             name, _, value = option.partition("=")
             if name not in known or value not in known[name] or name in given:
                 offered = "latency=gpu|request; level=0..5; builds=0..32"
-                raise UsageError(f"option {option!r} of 'tensorrt:{text}' is unknown or given twice; known: {offered}")
+                raise UsageError(
+                    f"option {option!r} of 'tensorrt:{text}' is unknown or given twice; known:"
+                    f" {offered}"
+                )
             given[name] = value if name == "latency" else int(value)
         return cls(place, **given)
 
@@ -84,7 +104,10 @@ class _Handle:
 
 
 class NvidiaTrt(Device):
-    """A GPU; address `tensorrt[:INDEX|UUID][,latency=...][,level=...][,builds=...]`, see `Address`."""
+    """A GPU.
+
+    Address `tensorrt[:INDEX|UUID][,latency=...][,level=...][,builds=...]`, see `Address`.
+    """
 
     name = "tensorrt"
     precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "fp16", "int8"})
@@ -98,7 +121,9 @@ class NvidiaTrt(Device):
         self._lock: DeviceLock | None = None
         self._nvml: Nvml | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._processes: dict[TrtProcess, set[str]] = {}  # those that live, and the sessions in each
+        self._processes: dict[
+            TrtProcess, set[str]
+        ] = {}  # those that live, and the sessions in each
         self._shared: TrtProcess | None = None
         self._turns: dict[str, int] = {}  # sessions prepared so far, by model
         self._count = 0
@@ -114,18 +139,27 @@ class NvidiaTrt(Device):
             hint = "; ".join(filter(None, (seen.reason, seen.remedy, *absent)))
             return [Found(cls.name, summary, ready=False, hint=f"{hint} ({PROVEN})")]
         hint = (
-            f"{'; '.join(absent)} ({PROVEN})" if absent else f"{PROVEN}; prove it on yours: hwbench selftest --device tensorrt:0"
+            f"{'; '.join(absent)} ({PROVEN})"
+            if absent
+            else f"{PROVEN}; prove it on yours: hwbench selftest --device tensorrt:0"
         )
-        return [Found(f"{cls.name}:{gpu.index}", f"{gpu.name}, {gpu.uuid}", ready=not absent, hint=hint) for gpu in seen.devices]
+        return [
+            Found(f"{cls.name}:{gpu.index}", f"{gpu.name}, {gpu.uuid}", ready=not absent, hint=hint)
+            for gpu in seen.devices
+        ]
 
     def _open(self) -> None:
         seen = probe.probe()
         absent = _missing(seen.cuda)
         if not seen.ok:
-            raise DeviceUnavailableError("; ".join(filter(None, (f"{self.address}: {seen.reason}", seen.remedy, *absent))))
+            raise DeviceUnavailableError(
+                "; ".join(filter(None, (f"{self.address}: {seen.reason}", seen.remedy, *absent)))
+            )
         self._gpu = gpu = _choose(seen.devices, self._wanted.place)
         if absent:
-            raise DeviceUnavailableError(f"{self.address}: {gpu.name} is there, but {'; '.join(absent)}")
+            raise DeviceUnavailableError(
+                f"{self.address}: {gpu.name} is there, but {'; '.join(absent)}"
+            )
         lock = DeviceLock(gpu.uuid)
         lock.acquire()
         self._lock = lock
@@ -137,7 +171,9 @@ class NvidiaTrt(Device):
         import platformdirs
 
         uuid = self._gpu.uuid if self._gpu else ""
-        process = TrtProcess(uuid, Path(platformdirs.user_cache_dir("hwbench")) / "tensorrt", self.child)
+        process = TrtProcess(
+            uuid, Path(platformdirs.user_cache_dir("hwbench")) / "tensorrt", self.child
+        )
         self._processes[process] = set()
         return process
 
@@ -161,7 +197,9 @@ class NvidiaTrt(Device):
     @property
     def _facts(self) -> dict[str, Any]:
         if self._shared is None:
-            raise DeviceUnavailableError(f"device {self.address} is not open; use it in a with block")
+            raise DeviceUnavailableError(
+                f"device {self.address} is not open; use it in a with block"
+            )
         return self._shared.hello
 
     def _info(self) -> DeviceInfo:
@@ -181,19 +219,27 @@ class NvidiaTrt(Device):
             "tf32": "off",
             "transfers": "not timed",
             "latency": CLOCKS[wanted.latency],
-            "builds": f"{wanted.builds} fresh ones a model, in turn" if wanted.builds else "one, kept in a cache",
+            "builds": (
+                f"{wanted.builds} fresh ones a model, in turn"
+                if wanted.builds
+                else "one, kept in a cache"
+            ),
         }
         return DeviceInfo(
             address=self.address,
             target=facts["name"],
             target_id=f"{facts['name']}|{uuid}|latency {wanted.latency}",
             runtime=f"{facts['runtime']}, level {wanted.level}",
-            details=tuple((name, str(value)) for name, value in details.items() if value is not None),
+            details=tuple(
+                (name, str(value)) for name, value in details.items() if value is not None
+            ),
         )
 
     def _conditions(self) -> Conditions:
         if self._nvml is None:
-            raise DeviceUnavailableError(f"device {self.address} is not open; use it in a with block")
+            raise DeviceUnavailableError(
+                f"device {self.address} is not open; use it in a with block"
+            )
         return self._nvml.conditions()
 
     def doctor(self) -> list[Advice]:
@@ -204,20 +250,29 @@ class NvidiaTrt(Device):
         told = self._nvml.reason if self._nvml else ""
         found = self._watch()
         return [
-            Advice("tensorrt", ok=True, text=f"{self._facts['runtime']} on {self._facts['name']}: {PROVEN}"),
+            Advice(
+                "tensorrt",
+                ok=True,
+                text=f"{self._facts['runtime']} on {self._facts['name']}: {PROVEN}",
+            ),
             Advice(
                 "nvml",
                 not told,
                 told or "NVML tells clocks, heat and other processes",
                 "install NVIDIA's driver with its tools" if told else "",
             ),
-            *(Advice(finding.code, ok=False, text=finding.text, remedy="see: nvidia-smi") for finding in found),
+            *(
+                Advice(finding.code, ok=False, text=finding.text, remedy="see: nvidia-smi")
+                for finding in found
+            ),
         ]
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
         process = self._start() if settings.isolate else self._shared
         if process is None:
-            raise DeviceUnavailableError(f"device {self.address} is not open; use it in a with block")
+            raise DeviceUnavailableError(
+                f"device {self.address} is not open; use it in a with block"
+            )
         try:
             handle, noted = self._load(process, workload, settings.seed)
         except HwbenchError:
@@ -245,12 +300,17 @@ class NvidiaTrt(Device):
             "fresh": self._turn(digest) if fresh else None,
         }
         try:
-            told = process.ask("load", BUILD_S, name=handle.name, model=str(path), seed=seed, recipe=recipe)
+            told = process.ask(
+                "load", BUILD_S, name=handle.name, model=str(path), seed=seed, recipe=recipe
+            )
         finally:
             path.unlink()
         self._processes[process].add(handle.name)
         if told["uncaptured"]:
-            text = f"the engine does not go into a CUDA graph, so launching is in its latency ({told['uncaptured']})"
+            text = (
+                "the engine does not go into a CUDA graph, so launching is in its latency"
+                f" ({told['uncaptured']})"
+            )
             noted += (Finding("no_cuda_graph", text),)
         return handle, noted
 
@@ -279,7 +339,10 @@ class NvidiaTrt(Device):
         handles: list[_Handle] = [prepared.handle for prepared in order]
         for handle in handles:
             if handle.name not in self._processes.get(handle.process, ()):
-                raise UsageError(f"{self.address} was asked to run a session that was released or is another device's")
+                raise UsageError(
+                    f"{self.address} was asked to run a session that was released or is another"
+                    " device's"
+                )
         values_s: list[float] = []
         submit_s: list[float] = []
         for process, part in groupby(handles, key=lambda handle: handle.process):
@@ -292,7 +355,9 @@ class NvidiaTrt(Device):
 
     def _watch(self) -> tuple[Finding, ...]:
         """What NVML finds to distrust; asked between blocks, never during one."""
-        return self._nvml.findings([process.pid for process in self._processes]) if self._nvml else ()
+        return (
+            self._nvml.findings([process.pid for process in self._processes]) if self._nvml else ()
+        )
 
     def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Per-layer times of `runs` inferences through TensorRT's profiler, in a context of their own."""
@@ -308,14 +373,24 @@ class NvidiaTrt(Device):
         engine = engine_layers(told["engine"], [node.name for node in model.graph.node])
         rows = join(engine, layers(model), told["layers"])
         whole_s, beside_s = tuple(told["whole_s"]), tuple(told["beside_s"])
-        return LayerSamples(rows, whole_s, beside_s, self._cost_s, REST_CAUSE, grain_s(told["layers"]), findings(rows))
+        return LayerSamples(
+            rows,
+            whole_s,
+            beside_s,
+            self._cost_s,
+            REST_CAUSE,
+            grain_s(told["layers"]),
+            findings(rows),
+        )
 
     def _learn_cost(self, seed: int) -> float:
         """Seconds that TensorRT's profiler adds to each layer on this GPU, from two chains of convolutions."""
         sums_s, wholes_s, nodes = [], [], []
         for length in (SHORT_CHAIN, LONG_CHAIN):
             if self._shared is None:
-                raise DeviceUnavailableError(f"device {self.address} is not open; use it in a with block")
+                raise DeviceUnavailableError(
+                    f"device {self.address} is not open; use it in a with block"
+                )
             handle, _ = self._load(self._shared, chain_workload(length), seed, chain=True)
             told = _profile(handle, COST_RUNS, "gpu")
             self._unload(handle)
@@ -328,7 +403,9 @@ class NvidiaTrt(Device):
 def _profile(handle: _Handle, runs: int, clock: str) -> dict[str, Any]:
     told = handle.process.ask("profile", RUN_S, name=handle.name, runs=runs, clock=clock)
     if len(told["layers"]) != runs or not all(told["layers"]):
-        raise OutputParseError(f"TensorRT reported the layers of {sum(map(bool, told['layers']))} of {runs} inferences")
+        raise OutputParseError(
+            f"TensorRT reported the layers of {sum(map(bool, told['layers']))} of {runs} inferences"
+        )
     return told
 
 
@@ -336,7 +413,10 @@ def _pace(values_s: Sequence[float], submit_s: Sequence[float]) -> tuple[Finding
     """Whether the host submitted slower than the GPU computed."""
     if not submit_s or median(submit_s) < LAUNCH_BOUND * median(values_s):
         return ()
-    text = f"submitting one inference takes the host {median(submit_s) * 1e6:.1f} us, about what the GPU takes; raise the batch"
+    text = (
+        f"submitting one inference takes the host {median(submit_s) * 1e6:.1f} us, about what the"
+        " GPU takes; raise the batch"
+    )
     return (Finding("launch_bound", text),)
 
 
@@ -349,7 +429,10 @@ def _missing(cuda: tuple[int, int] | None) -> list[str]:
     major = 12 if cuda is not None and cuda < (13, 0) else 13
     absent = []
     if not any(map(_is_there, MODULES)):
-        absent.append(f"TensorRT is not installed: pip install tensorrt-cu{major} (or, for RTX GPUs, tensorrt-rtx)")
+        absent.append(
+            f"TensorRT is not installed: pip install tensorrt-cu{major} (or, for RTX GPUs,"
+            " tensorrt-rtx)"
+        )
     if not _is_there("cuda.bindings"):
         absent.append(f'cuda-bindings is not installed: pip install "cuda-bindings=={major}.*"')
     return absent
@@ -375,7 +458,11 @@ def _choose(gpus: Sequence[probe.Gpu], place: str) -> probe.Gpu:
     fitting = [
         gpu
         for gpu in gpus
-        if (place == str(gpu.index) if by_number else gpu.uuid.lower().removeprefix("gpu-").startswith(wanted))
+        if (
+            place == str(gpu.index)
+            if by_number
+            else gpu.uuid.lower().removeprefix("gpu-").startswith(wanted)
+        )
     ]
     if len(fitting) != 1 or (not by_number and len(wanted) < UUID_CHARACTERS):
         there = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)

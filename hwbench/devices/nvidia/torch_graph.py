@@ -1,7 +1,8 @@
 """An ONNX model as a torch module that computes the same, node for node, so that torch runs exactly the workload's network.
 
-The graph becomes a `torch.fx.GraphModule` of plain torch functions: eager mode runs them one by one, torch.compile traces them.
-Nothing is fused, converted or approximated here; an operator that is not known (`_torch_ops`) is refused by name.
+The graph becomes a `torch.fx.GraphModule` of plain torch functions: eager mode runs them one by
+one, torch.compile traces them. Nothing is fused, converted or approximated here; an operator that
+is not known (`_torch_ops`) is refused by name.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ class TorchNet:
     """A network in torch.
 
     Attributes:
-        module: Takes the model's inputs in order, returns a tuple of its outputs. In eval mode, on the CPU.
+        module: Takes the model's inputs in order, returns a tuple of its outputs. In eval mode, on
+            the CPU.
         layers: Its layers in an order in which they can run.
-        steps: For each layer the names of its nodes in `module.graph`; together they are all that compute.
+        steps: For each layer the names of its nodes in `module.graph`; together they are all that
+            compute.
     """
 
     module: fx.GraphModule
@@ -51,7 +54,10 @@ def to_torch(onnx: bytes) -> TorchNet:
     for index in view.active:
         emitter.node(view.nodes[index])
     module = emitter.finish([value.name for value in model.graph.output])
-    steps = tuple(tuple(made.name for node in layer.nodes for made in emitter.made.get(node, ())) for layer in parts)
+    steps = tuple(
+        tuple(made.name for node in layer.nodes for made in emitter.made.get(node, ()))
+        for layer in parts
+    )
     return TorchNet(module, parts, steps)
 
 
@@ -119,7 +125,9 @@ class Emitter:
 
         maker = self.view.maker(name)
         if maker is None or len(maker.output) != 1:
-            raise UnsupportedLayerError(f"tensor {name!r} has no value before the first inference; expected a constant")
+            raise UnsupportedLayerError(
+                f"tensor {name!r} has no value before the first inference; expected a constant"
+            )
         feeds = {source: self.constant(source) for source in maker.input if source}
         outputs: Any = ReferenceEvaluator(maker, opsets={"": self.view.opset}).run(None, feeds)
         found: NDArray[Any] = outputs[0]
@@ -165,13 +173,18 @@ class Operands:
     def refusal(self, why: str) -> UnsupportedLayerError:
         """The error for a use of the operator that is not known."""
         name, kind = self.proto.name, self.proto.op_type
-        return UnsupportedLayerError(f"layer {name!r}: hwbench does not run this {kind} in torch: {why}; measure with TensorRT")
+        return UnsupportedLayerError(
+            f"layer {name!r}: hwbench does not run this {kind} in torch: {why}; measure with"
+            " TensorRT"
+        )
 
 
 def _to_tensor(value: NDArray[np.generic]) -> Tensor:
     import numpy as np
     import torch
 
-    if value.dtype.name == _BFLOAT16:  # numpy has no such type of its own, so torch does not take it
+    if (
+        value.dtype.name == _BFLOAT16
+    ):  # numpy has no such type of its own, so torch does not take it
         return torch.from_numpy(np.array(value).view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(np.array(value))

@@ -1,9 +1,11 @@
 """Times of the layers of a network on the GPU, in place.
 
-Each layer is captured as a CUDA graph of its own; the graphs are replayed in order with a CUDA event between them. Before that
-the whole network is replayed often enough that the host gets ahead of the GPU: no interval then contains the host's time to
-start a layer. What remains in each interval beyond the layer is the gap between two graphs; it is measured on a chain of equal
-small convolutions (intervals against the chain as one graph) and handed on as the profiler's cost per layer.
+Each layer is captured as a CUDA graph of its own; the graphs are replayed in order with a CUDA
+event between them. Before that the whole network is replayed often enough that the host gets ahead
+of the GPU: no interval then contains the host's time to start a layer. What remains in each
+interval beyond the layer is the gap between two graphs; it is measured on a chain of equal small
+convolutions (intervals against the chain as one graph) and handed on as the profiler's cost per
+layer.
 """
 
 from __future__ import annotations
@@ -33,21 +35,34 @@ LAUNCH_S = 20e-6
 little."""
 MAX_LEAD = 200
 FINEST_S, COARSEST_S = 1e-9, 0.5e-6
-"""Steps of the events' clock that are believed; CUDA promises about half a microsecond, current GPUs count finer."""
-REST_CAUSE = "overlap of neighbouring layers, which the whole network as one CUDA graph has and layers timed apart have not"
+"""Steps of the events' clock that are believed.
+
+CUDA promises about half a microsecond, current GPUs count finer.
+"""
+REST_CAUSE = (
+    "overlap of neighbouring layers, which the whole network as one CUDA graph has and layers timed"
+    " apart have not"
+)
 
 
 def layer_samples(gpu: TorchGpu, session: Session, runs: int, gap_s: float) -> LayerSamples:
-    """Times of `runs` inferences, layer by layer; a replay of the whole network comes before each."""
+    """Times of `runs` inferences, layer by layer.
+
+    A replay of the whole network comes before each.
+    """
     parts = _Parts(gpu, session)
     beside_s, rows_s = parts.run(runs)
     parts.close()
     rows = tuple(
         LayerRow(layer.name, layer.op, layer.key, kernel, tuple(column))
-        for layer, kernel, column in zip(session.net.layers, parts.kernels, rows_s.T.tolist(), strict=True)
+        for layer, kernel, column in zip(
+            session.net.layers, parts.kernels, rows_s.T.tolist(), strict=True
+        )
     )
     whole_s = tuple(rows_s.sum(axis=1).tolist())
-    return LayerSamples(rows, whole_s, tuple(beside_s), gap_s, REST_CAUSE, grain(rows_s.ravel().tolist()))
+    return LayerSamples(
+        rows, whole_s, tuple(beside_s), gap_s, REST_CAUSE, grain(rows_s.ravel().tolist())
+    )
 
 
 def gap(gpu: TorchGpu) -> float:
@@ -69,7 +84,10 @@ def grain(values_s: Sequence[float]) -> float:
 
 
 class _Parts:
-    """The layers of a session's network, each captured apart; their tensors stay where the capture put them."""
+    """The layers of a session's network, each captured apart.
+
+    Their tensors stay where the capture put them.
+    """
 
     def __init__(self, gpu: TorchGpu, session: Session) -> None:
         import torch
@@ -88,7 +106,11 @@ class _Parts:
         nodes = {node.name: node for node in module.graph.nodes}
         walker = Interpreter(module, garbage_collect_values=False)
         walker.args_iter = iter(self._session.inputs)
-        walker.env = {node: walker.run_node(node) for node in module.graph.nodes if node.op in {"placeholder", "get_attr"}}
+        walker.env = {
+            node: walker.run_node(node)
+            for node in module.graph.nodes
+            if node.op in {"placeholder", "get_attr"}
+        }
         readers = Counter(source for node in module.graph.nodes for source in node.all_input_nodes)
         for layer, names in zip(net.layers, net.steps, strict=True):
             steps = [nodes[name] for name in names]
@@ -110,7 +132,8 @@ class _Parts:
         """Replay whole and parts in turns.
 
         Returns:
-            (seconds of the whole network as one graph in each run, seconds per run and layer of shape (runs, layers)).
+            (seconds of the whole network as one graph in each run, seconds per run and layer of
+            shape (runs, layers)).
         """
         import torch
 
@@ -118,7 +141,10 @@ class _Parts:
         latency_s = gpu.timed([whole] * 3, 1)[0][-1]
         lead = min(MAX_LEAD, max(2, math.ceil(LAUNCH_S * (len(self._graphs) + 2) / latency_s)))
         beside_s, rows_s = [], []
-        with gpu_errors("the GPU failed while its layers were timed"), torch.cuda.stream(gpu.stream):
+        with (
+            gpu_errors("the GPU failed while its layers were timed"),
+            torch.cuda.stream(gpu.stream),
+        ):
             for _ in range(runs):
                 marks = [gpu.event() for _ in range(len(self._graphs) + 2)]
                 for _ in range(lead - 1):
@@ -145,6 +171,10 @@ class _Parts:
 def _order(made: Tensor | None) -> str:
     import torch
 
-    if made is not None and made.dim() == 4 and made.is_contiguous(memory_format=torch.channels_last):
+    if (
+        made is not None
+        and made.dim() == 4
+        and made.is_contiguous(memory_format=torch.channels_last)
+    ):
         return "channels_last"
     return "channels_first"

@@ -1,6 +1,7 @@
 """ONNX operators in torch: for each the torch functions that compute it (https://onnx.ai/onnx/operators/).
 
-Those are covered that convolutional networks use; what is missing is refused by name, never replaced by something similar.
+Those are covered that convolutional networks use; what is missing is refused by name, never
+replaced by something similar.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
+import torch.nn.functional as F
 
 from hwbench.network.graph.keys import geometry
 
@@ -25,11 +26,16 @@ Operator = Callable[["Operands"], "fx.Node | list[fx.Node]"]
 
 
 def _same(function: Callable[..., Any], **attrs: float) -> Operator:
-    """A function of all inputs; attributes of the node, by name with their defaults, become further arguments."""
+    """A function of all inputs.
+
+    Attributes of the node, by name with their defaults, become further arguments.
+    """
 
     def emit(node: Operands) -> fx.Node:
         given = [node.attrs.get(name, default) for name, default in attrs.items()]
-        return node.call(function, *(node.tensor(position) for position in range(len(node))), *given)
+        return node.call(
+            function, *(node.tensor(position) for position in range(len(node))), *given
+        )
 
     return emit
 
@@ -66,18 +72,41 @@ def _conv(node: Operands) -> fx.Node:
     if padding is None:
         source, padding = _padded(node, source, form.pads), [0] * len(form.kernel)
     weights, group = (node.tensor(1), node.optional(2)), node.attrs.get("group", 1)
-    return node.call(functions[len(form.kernel)], source, *weights, list(form.strides), padding, list(form.dilations), group)
+    return node.call(
+        functions[len(form.kernel)],
+        source,
+        *weights,
+        list(form.strides),
+        padding,
+        list(form.dilations),
+        group,
+    )
 
 
 def _conv_transpose(node: Operands) -> fx.Node:
-    form, padding = geometry(node.view, node.proto), _symmetric(geometry(node.view, node.proto).pads)
+    form, padding = (
+        geometry(node.view, node.proto),
+        _symmetric(geometry(node.view, node.proto).pads),
+    )
     functions = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
     if padding is None or "output_shape" in node.attrs:
         raise node.refusal("its pads differ between begin and end, or follow from output_shape")
-    extra, group = node.attrs.get("output_padding", [0] * len(form.kernel)), node.attrs.get("group", 1)
+    extra, group = (
+        node.attrs.get("output_padding", [0] * len(form.kernel)),
+        node.attrs.get("group", 1),
+    )
     weights = (node.tensor(1), node.optional(2))
     call = functions[len(form.kernel)]
-    return node.call(call, node.tensor(0), *weights, list(form.strides), padding, list(extra), group, list(form.dilations))
+    return node.call(
+        call,
+        node.tensor(0),
+        *weights,
+        list(form.strides),
+        padding,
+        list(extra),
+        group,
+        list(form.dilations),
+    )
 
 
 def _max_pool(node: Operands) -> fx.Node:
@@ -86,17 +115,30 @@ def _max_pool(node: Operands) -> fx.Node:
     if len(node.proto.output) > 1:
         raise node.refusal("its indices are asked for")
     padding = _symmetric(form.pads)
-    if padding is None or any(2 * pad > size for pad, size in zip(padding, form.kernel, strict=True)):
+    if padding is None or any(
+        2 * pad > size for pad, size in zip(padding, form.kernel, strict=True)
+    ):
         source, padding = _padded(node, source, form.pads, -inf), [0] * len(form.kernel)
     ceil = bool(node.attrs.get("ceil_mode", 0))
     pool = functions[len(form.kernel)]
-    return node.call(pool, source, list(form.kernel), list(form.strides), padding, list(form.dilations), ceil_mode=ceil)
+    return node.call(
+        pool,
+        source,
+        list(form.kernel),
+        list(form.strides),
+        padding,
+        list(form.dilations),
+        ceil_mode=ceil,
+    )
 
 
 def _average_pool(node: Operands) -> fx.Node:
     form, source = geometry(node.view, node.proto), node.tensor(0)
     functions = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-    counts_pads, ceil = bool(node.attrs.get("count_include_pad", 0)), bool(node.attrs.get("ceil_mode", 0))
+    counts_pads, ceil = (
+        bool(node.attrs.get("count_include_pad", 0)),
+        bool(node.attrs.get("ceil_mode", 0)),
+    )
     padding = _symmetric(form.pads)
     if any(size != 1 for size in form.dilations) or (ceil and any(form.pads)):
         raise node.refusal("it has dilations, or pads and ceil_mode")
@@ -105,7 +147,9 @@ def _average_pool(node: Operands) -> fx.Node:
     if padding is None:
         source, padding = _padded(node, source, form.pads), [0] * len(form.kernel)
     pool = functions[len(form.kernel)]
-    return node.call(pool, source, list(form.kernel), list(form.strides), padding, ceil, counts_pads)
+    return node.call(
+        pool, source, list(form.kernel), list(form.strides), padding, ceil, counts_pads
+    )
 
 
 def _global_pool(node: Operands, function: Callable[..., Any]) -> fx.Node:
@@ -117,7 +161,11 @@ def _gemm(node: Operands) -> fx.Node:
     first, second, third = node.tensor(0), node.tensor(1), node.optional(2)
     if node.attrs.get("transA", 0):
         first = node.call(torch.t, first)
-    if alpha == beta == 1 and node.attrs.get("transB", 0) and (third is None or len(node.shape(2)) == 1):
+    if (
+        alpha == beta == 1
+        and node.attrs.get("transB", 0)
+        and (third is None or len(node.shape(2)) == 1)
+    ):
         return node.call(F.linear, first, second, third)
     second = node.call(torch.t, second) if node.attrs.get("transB", 0) else second
     if third is not None:
@@ -127,14 +175,26 @@ def _gemm(node: Operands) -> fx.Node:
 
 
 def _clip(node: Operands) -> fx.Node:
-    low, high = (node.attrs.get(name, node.value(place)) for place, name in ((1, "min"), (2, "max")))
+    low, high = (
+        node.attrs.get(name, node.value(place)) for place, name in ((1, "min"), (2, "max"))
+    )
     return node.call(torch.clamp, node.tensor(0), low, high)
 
 
 def _batch_norm(node: Operands) -> fx.Node:
     scale, shift, mean, variance = (node.tensor(position) for position in (1, 2, 3, 4))
     epsilon = node.attrs.get("epsilon", 1e-5)
-    return node.call(F.batch_norm, node.tensor(0), mean, variance, scale, shift, training=False, momentum=0.0, eps=epsilon)
+    return node.call(
+        F.batch_norm,
+        node.tensor(0),
+        mean,
+        variance,
+        scale,
+        shift,
+        training=False,
+        momentum=0.0,
+        eps=epsilon,
+    )
 
 
 def _layer_norm(node: Operands) -> fx.Node:
@@ -142,7 +202,9 @@ def _layer_norm(node: Operands) -> fx.Node:
     if len(node.proto.output) > 1:
         raise node.refusal("its mean or deviation is asked for")
     weights, epsilon = (node.tensor(1), node.optional(2)), node.attrs.get("epsilon", 1e-5)
-    return node.call(F.layer_norm, node.tensor(0), list(shape[axis % len(shape) :]), *weights, epsilon)
+    return node.call(
+        F.layer_norm, node.tensor(0), list(shape[axis % len(shape) :]), *weights, epsilon
+    )
 
 
 def _hard_sigmoid(node: Operands) -> fx.Node:
@@ -154,7 +216,10 @@ def _hard_sigmoid(node: Operands) -> fx.Node:
 
 
 def _softmax(node: Operands, function: Callable[..., Any]) -> fx.Node:
-    if node.view.opset < 13 and node.attrs.get("axis", 1) % len(node.shape()) != len(node.shape()) - 1:
+    if (
+        node.view.opset < 13
+        and node.attrs.get("axis", 1) % len(node.shape()) != len(node.shape()) - 1
+    ):
         raise node.refusal("before opset 13 it flattens the axes behind its own")
     return node.call(function, node.tensor(0), node.attrs.get("axis", -1))
 
@@ -170,11 +235,17 @@ def _flatten(node: Operands) -> fx.Node:
 
 
 def _transpose(node: Operands) -> fx.Node:
-    return node.call(torch.permute, node.tensor(0), list(node.attrs.get("perm", reversed(range(len(node.shape()))))))
+    return node.call(
+        torch.permute,
+        node.tensor(0),
+        list(node.attrs.get("perm", reversed(range(len(node.shape()))))),
+    )
 
 
 def _concat(node: Operands) -> fx.Node:
-    return node.call(torch.cat, [node.tensor(position) for position in range(len(node))], node.attrs["axis"])
+    return node.call(
+        torch.cat, [node.tensor(position) for position in range(len(node))], node.attrs["axis"]
+    )
 
 
 def _split(node: Operands) -> list[fx.Node]:
@@ -202,7 +273,9 @@ def _pad(node: Operands) -> fx.Node:
     if mode != "constant" or node.given(3):
         raise node.refusal(f"its mode is {mode}, or it names axes")
     value = node.attrs.get("value", node.value(2, 0.0))
-    return _padded(node, node.tensor(0), pads, float(value[0] if isinstance(value, list) else value))
+    return _padded(
+        node, node.tensor(0), pads, float(value[0] if isinstance(value, list) else value)
+    )
 
 
 def _reduce(node: Operands, function: Callable[..., Any]) -> fx.Node:
@@ -210,7 +283,11 @@ def _reduce(node: Operands, function: Callable[..., Any]) -> fx.Node:
     if axes is None:
         axes = [] if node.attrs.get("noop_with_empty_axes", 0) else list(range(len(node.shape())))
     keep = bool(node.attrs.get("keepdims", 1))
-    return node.call(function, node.tensor(0), axes, keepdim=keep) if axes else node.call(torch.clone, node.tensor(0))
+    return (
+        node.call(function, node.tensor(0), axes, keepdim=keep)
+        if axes
+        else node.call(torch.clone, node.tensor(0))
+    )
 
 
 def _prelu(node: Operands) -> fx.Node:
@@ -220,7 +297,9 @@ def _prelu(node: Operands) -> fx.Node:
 
 
 def _gelu(node: Operands) -> fx.Node:
-    return node.call(F.gelu, node.tensor(0), approximate=node.attrs.get("approximate", b"none").decode())
+    return node.call(
+        F.gelu, node.tensor(0), approximate=node.attrs.get("approximate", b"none").decode()
+    )
 
 
 OPERATORS: dict[str, Operator] = {

@@ -24,7 +24,10 @@ T = TypeVar("T")
 BACKEND = "inductor"
 """Of torch.compile."""
 EAGER_RUNS = 3
-"""Runs before a capture: libraries load, cuDNN tries its algorithms, torch.compile compiles; none of that can be captured."""
+"""Runs before a capture: libraries load, cuDNN tries its algorithms, torch.compile compiles.
+
+None of that can be captured.
+"""
 PATIENCE_S = 120.0
 """Seconds the GPU may take to finish what was started before it counts as hanging."""
 
@@ -58,10 +61,14 @@ class TorchGpu:
 
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")  # no TF32 in linear layers
-        flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=False)
+        flags = torch.backends.cudnn.flags(
+            enabled=True, benchmark=True, deterministic=False, allow_tf32=False
+        )
         try:
             with warnings.catch_warnings(), torch.cuda.stream(self.stream), torch.no_grad(), flags:
-                warnings.simplefilter("ignore")  # torch.compile advises TF32; an empty capture is no fault
+                warnings.simplefilter(
+                    "ignore"
+                )  # torch.compile advises TF32; an empty capture is no fault
                 yield
         finally:
             torch.set_float32_matmul_precision(before)
@@ -69,7 +76,8 @@ class TorchGpu:
     def capture(self, work: Callable[[], T], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, T]:
         """What `work` starts on the GPU as a CUDA graph, and the tensors that each replay fills anew; inside `current()`.
 
-        `torch.cuda.graph` would also collect Python's garbage and empty torch's caches, for every layer anew.
+        `torch.cuda.graph` would also collect Python's garbage and empty torch's caches, for every
+        layer anew.
         """
         import torch
 
@@ -98,7 +106,8 @@ class TorchGpu:
         while not event.query():  # type: ignore[no-untyped-call]
             if time.monotonic() > deadline:
                 raise DeviceTimeoutError(
-                    f"{self.device} did not finish within {PATIENCE_S:g} s; see nvidia-smi, and open it anew"
+                    f"{self.device} did not finish within {PATIENCE_S:g} s; see nvidia-smi, and"
+                    " open it anew"
                 )
 
     def timed(self, order: Sequence[torch.cuda.CUDAGraph], loops: int) -> tuple[list[float], float]:
@@ -107,13 +116,18 @@ class TorchGpu:
         An untimed replay leads, so that the first round does not wait for the host either.
 
         Returns:
-            (one value per entry of `order`, largest share of a round that the host needed to start it).
+            (one value per entry of `order`, largest share of a round that the host needed to start
+            it).
         """
         import torch
 
         pairs = [(self.event(), self.event()) for _ in order]
         started_s = []
-        with gpu_errors("the GPU failed while it was timed"), torch.cuda.stream(self.stream), _no_collection():
+        with (
+            gpu_errors("the GPU failed while it was timed"),
+            torch.cuda.stream(self.stream),
+            _no_collection(),
+        ):
             order[0].replay()
             for number, (graph, (begin, end)) in enumerate(zip(order, pairs, strict=True)):
                 start = time.perf_counter()
@@ -126,7 +140,9 @@ class TorchGpu:
                     self.wait(pairs[number - 1][1])
             self.wait(pairs[-1][1])
             rounds_s = [begin.elapsed_time(end) * 1e-3 for begin, end in pairs]
-        share = max(host / gpu if gpu > 0 else 1.0 for host, gpu in zip(started_s, rounds_s, strict=True))
+        share = max(
+            host / gpu if gpu > 0 else 1.0 for host, gpu in zip(started_s, rounds_s, strict=True)
+        )
         return [value / loops for value in rounds_s], share
 
     def requested(self, order: Sequence[torch.cuda.CUDAGraph], loops: int) -> list[float]:
@@ -134,7 +150,11 @@ class TorchGpu:
         import torch
 
         done, values_s = self.event(), []
-        with gpu_errors("the GPU failed while it was timed"), torch.cuda.stream(self.stream), _no_collection():
+        with (
+            gpu_errors("the GPU failed while it was timed"),
+            torch.cuda.stream(self.stream),
+            _no_collection(),
+        ):
             for graph in order:
                 start = time.perf_counter()
                 for _ in range(loops):
@@ -159,13 +179,18 @@ class Session:
         BuildError: It does not fit, or torch cannot run or compile it.
     """
 
-    def __init__(self, gpu: TorchGpu, net: TorchNet, workload: Workload, *, seed: int, compiled: bool) -> None:
+    def __init__(
+        self, gpu: TorchGpu, net: TorchNet, workload: Workload, *, seed: int, compiled: bool
+    ) -> None:
         import torch
 
         self.net, self.seed = net, seed
         with gpu_errors("the GPU failed", workload.name), gpu.current():
             self.module = on_gpu(net.module, gpu.device)
-            self.inputs = tuple(random_input(spec, seed + number, gpu.device) for number, spec in enumerate(workload.inputs))
+            self.inputs = tuple(
+                random_input(spec, seed + number, gpu.device)
+                for number, spec in enumerate(workload.inputs)
+            )
             run: Callable[..., Any] = self.module
             if compiled:
                 run = torch.compile(self.module, fullgraph=True, dynamic=False, backend=BACKEND)
@@ -201,10 +226,17 @@ def random_input(spec: TensorSpec, seed: int, device: torch.device) -> Tensor:
 
     kind = getattr(torch, spec.dtype, None)
     if not isinstance(kind, torch.dtype):
-        raise UnsupportedLayerError(f"input {spec.name!r} holds {spec.dtype}, which torch does not have; cast it in the model")
+        raise UnsupportedLayerError(
+            f"input {spec.name!r} holds {spec.dtype}, which torch does not have; cast it in the"
+            " model"
+        )
     random = torch.Generator().manual_seed(seed)
     whole = not kind.is_floating_point
-    values = torch.randint(0, 2, spec.shape, generator=random) if whole else torch.rand(spec.shape, generator=random) * 2 - 1
+    values = (
+        torch.randint(0, 2, spec.shape, generator=random)
+        if whole
+        else torch.rand(spec.shape, generator=random) * 2 - 1
+    )
     values = values.to(device=device, dtype=kind)
     return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
 
@@ -224,13 +256,16 @@ def gpu_errors(what: str, model: str = "") -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         if model:
             raise BuildError(
-                f"{model} does not fit into the GPU's memory: {_first_line(error)}; use a smaller --batch"
+                f"{model} does not fit into the GPU's memory: {_first_line(error)}; use a smaller"
+                " --batch"
             ) from error
         raise DeviceLostError(f"{what}: {_first_line(error)}") from error
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         if model and "CUDA error" not in str(error):
             raise BuildError(f"torch cannot run {model}: {_first_line(error)}") from error
-        raise DeviceLostError(f"{what}: {_first_line(error)}; see nvidia-smi and dmesg, then open it anew") from error
+        raise DeviceLostError(
+            f"{what}: {_first_line(error)}; see nvidia-smi and dmesg, then open it anew"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

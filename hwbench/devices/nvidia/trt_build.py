@@ -1,8 +1,11 @@
-"""ONNX in, engine out: one code path for TensorRT 8.6 to 11 and TensorRT-RTX. Runs in the child process only.
+"""ONNX in, engine out: one code path for TensorRT 8.6 to 11 and TensorRT-RTX.
 
-What a version offers is told by asking for it, and flags go by name: TensorRT 11 dropped some and renumbered the others.
-Where the version can type a network strongly (10 and later), it does, so that every layer computes in the precision that the
-file says; where it cannot (8.6), the flag of that precision lets the builder use it.
+Runs in the child process only.
+
+What a version offers is told by asking for it, and flags go by name: TensorRT 11 dropped some and
+renumbered the others. Where the version can type a network strongly (10 and later), it does, so
+that every layer computes in the precision that the file says; where it cannot (8.6), the flag of
+that precision lets the builder use it.
 
 API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/index.html.
 """
@@ -22,7 +25,10 @@ from hwbench.errors import BuildError, DeviceUnavailableError, UnsupportedLayerE
 MODULES = ("tensorrt", "tensorrt_rtx")
 """In order of preference where several are installed."""
 TIMING_ITERATIONS = 8
-"""Timings averaged to choose a kernel, as trtexec does; the library's own default of 1 makes engines differ more."""
+"""Timings averaged to choose a kernel, as trtexec does.
+
+The library's own default of 1 makes engines differ more.
+"""
 ENGINE_BYTES, ENGINES = 4 << 30, 256
 TIMING_BYTES, TIMINGS = 256 << 20, 64
 FRESH_ENGINES = 32
@@ -49,7 +55,9 @@ class Library:
             self.runtime = trt.Runtime(self.logger)
             self.builder = trt.Builder(self.logger)
         except TypeError as error:  # pybind11's word for a constructor that returned null
-            raise DeviceUnavailableError(f"{self.version} does not start: {self.said() or error}") from error
+            raise DeviceUnavailableError(
+                f"{self.version} does not start: {self.said() or error}"
+            ) from error
 
     def said(self) -> str:
         """The last errors that TensorRT logged, in one line; each is told once."""
@@ -82,7 +90,9 @@ def _import() -> Any:
             return importlib.import_module(name)
         except ImportError as error:
             missing.append(str(error))
-    raise DeviceUnavailableError(f"TensorRT cannot be imported ({'; '.join(missing)}); pip install tensorrt, or tensorrt-rtx")
+    raise DeviceUnavailableError(
+        f"TensorRT cannot be imported ({'; '.join(missing)}); pip install tensorrt, or tensorrt-rtx"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,8 @@ class Recipe:
         model_sha256: Of the ONNX bytes that TensorRT reads.
         precision: `fp32`, `fp16` or `int8`, as it is in the file.
         level: `builder_optimization_level`, 0 to 5.
-        fresh: Number of an engine that is built without any cache, to see how engines differ; None for the one that is kept.
+        fresh: Number of an engine that is built without any cache, to see how engines differ; None
+            for the one that is kept.
     """
 
     model_sha256: str
@@ -135,7 +146,10 @@ class Builder:
             return kept, False
         started = time.monotonic()
         plan = self._build(model, recipe)
-        sys.stderr.write(f"built {recipe.model_sha256[:12]} ({recipe.precision}) in {time.monotonic() - started:.1f} s\n")
+        sys.stderr.write(
+            f"built {recipe.model_sha256[:12]} ({recipe.precision}) in"
+            f" {time.monotonic() - started:.1f} s\n"
+        )
         if recipe.fresh is None:
             self._engines.put(plan, *facts)
         else:
@@ -157,16 +171,26 @@ class Builder:
         if config is None:
             raise BuildError(f"{library.version} makes no builder configuration: {library.said()}")
         self._configure(config, recipe)
-        timing = None if recipe.fresh is not None or library.is_rtx else self._timing_cache(config, recipe)
+        timing = (
+            None
+            if recipe.fresh is not None or library.is_rtx
+            else self._timing_cache(config, recipe)
+        )
         plan = library.builder.build_serialized_network(network, config)
         if plan is None:
-            raise BuildError(f"{library.version} cannot build the model: {library.said() or 'it does not say why'}")
+            raise BuildError(
+                f"{library.version} cannot build the model:"
+                f" {library.said() or 'it does not say why'}"
+            )
         if timing is not None:
             self._keep_timings(timing, recipe)
         return bytes(plan)
 
     def _creation_flags(self) -> int:
-        """Strongly typed where that exists; the explicit batch that 8.6 asks for and later versions have always."""
+        """Strongly typed where that exists.
+
+        The explicit batch that 8.6 asks for and later versions have always.
+        """
         explicit = getattr(self._library.trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
         if self._library.strong is not None:
             return 1 << int(self._library.strong)
@@ -183,23 +207,33 @@ class Builder:
         for name, value in wanted.items():
             if hasattr(config, name):
                 setattr(config, name, value)
-                if getattr(config, name) != value:  # the setter's own answer is lost in an assignment
+                if (
+                    getattr(config, name) != value
+                ):  # the setter's own answer is lost in an assignment
                     raise DeviceUnavailableError(
-                        f"{self._library.version} does not take {name} = {value}: {self._library.said()}"
+                        f"{self._library.version} does not take {name} = {value}:"
+                        f" {self._library.said()}"
                     )
-        if tf32 := getattr(trt.BuilderFlag, "TF32", None):  # on unless cleared; fp32 means fp32 here
+        if tf32 := getattr(
+            trt.BuilderFlag, "TF32", None
+        ):  # on unless cleared; fp32 means fp32 here
             config.clear_flag(tf32)
         if self._library.strong is None and recipe.precision != "fp32":
-            config.set_flag(getattr(trt.BuilderFlag, {"fp16": "FP16", "int8": "INT8"}[recipe.precision]))
+            config.set_flag(
+                getattr(trt.BuilderFlag, {"fp16": "FP16", "int8": "INT8"}[recipe.precision])
+            )
 
     def _timing_facts(self, recipe: Recipe) -> tuple[object, ...]:
         return ("timings 1", *self._where, recipe.precision, recipe.level, TIMING_ITERATIONS)
 
     def _timing_cache(self, config: Any, recipe: Recipe) -> Any:
-        """The timings of earlier builds, given to this one; empty where they are of another device or version."""
+        """The timings of earlier builds, given to this one.
+
+        Empty where they are of another device or version.
+        """
         for known in (self._timings.get(*self._timing_facts(recipe)) or b"", b""):
             cache = config.create_timing_cache(known)
-            if cache is not None and config.set_timing_cache(cache, False):  # noqa: FBT003 - one version's name for it is not the other's
+            if cache is not None and config.set_timing_cache(cache, False):
                 return cache
         return None
 
@@ -212,9 +246,17 @@ class Builder:
 def _refusal(library: Library, parser: Any) -> WorkloadError:
     """Why the parser refused the model, node by node."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    told = "; ".join(f"{_node(error)}{error.desc()}" for error in errors) or library.said() or "it does not say why"
-    # An operator of an unknown domain is looked for among the plugins, and is then only an "invalid" node.
-    unsupported = any("UNSUPPORTED_NODE" in str(error.code()) or "Plugin not found" in error.desc() for error in errors)
+    told = (
+        "; ".join(f"{_node(error)}{error.desc()}" for error in errors)
+        or library.said()
+        or "it does not say why"
+    )
+    # An operator of an unknown domain is looked for among the plugins, and is then only an
+    # "invalid" node.
+    unsupported = any(
+        "UNSUPPORTED_NODE" in str(error.code()) or "Plugin not found" in error.desc()
+        for error in errors
+    )
     kind = UnsupportedLayerError if unsupported else BuildError
     return kind(f"{library.version} refuses the model: {' '.join(told.split())[:1500]}")
 

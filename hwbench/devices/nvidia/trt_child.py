@@ -1,8 +1,9 @@
 """The process in which TensorRT lives: it may crash, hang or be killed without harm to the one that measures.
 
-It reads one JSON object a line from standard input and answers each with one: `{"ok": ...}`, or `{"error": CLASS, "text": ...}`
-with a class of `hwbench.errors`. What TensorRT says goes to standard error. It ends with its input, and with the first error of
-the GPU, whose state is then unknown.
+It reads one JSON object a line from standard input and answers each with one: `{"ok": ...}`, or
+`{"error": CLASS, "text": ...}` with a class of `hwbench.errors`. What TensorRT says goes to
+standard error. It ends with its input, and with the first error of the GPU, whose state is then
+unknown.
 """
 
 from __future__ import annotations
@@ -87,11 +88,14 @@ def serve(requests: BinaryIO, answers: BinaryIO, folder: Path) -> None:
     while usable and (line := requests.readline()):
         request = json.loads(line)
         command = getattr(server[0], request.pop("do"))
-        usable = attempt(lambda: command(**request))  # noqa: B023 - called at once
+        usable = attempt(lambda: command(**request))
 
 
 def main() -> None:
-    """Serve on what were standard input and output; anything else that prints goes to standard error."""
+    """Serve on what were standard input and output.
+
+    Anything else that prints goes to standard error.
+    """
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     serve(requests, answers, Path(sys.argv[1]))

@@ -1,4 +1,6 @@
-"""The CUDA runtime calls that timing an engine needs, each checked; on NVIDIA's own `cuda.bindings.runtime`.
+"""The CUDA runtime calls that timing an engine needs, each checked.
+
+On NVIDIA's own `cuda.bindings.runtime`.
 
 Runs in the child process only (see `_trt_child`), which sees one GPU.
 """
@@ -34,11 +36,18 @@ class Cuda:
         try:
             from cuda.bindings import runtime
         except ImportError as error:
-            raise DeviceUnavailableError(f"cuda-bindings cannot be imported ({error}); pip install cuda-bindings") from error
+            raise DeviceUnavailableError(
+                f"cuda-bindings cannot be imported ({error}); pip install cuda-bindings"
+            ) from error
         self._rt = runtime
-        self.driver, self.runtime = self._call("cudaDriverGetVersion"), self._call("cudaRuntimeGetVersion")
+        self.driver, self.runtime = (
+            self._call("cudaDriverGetVersion"),
+            self._call("cudaRuntimeGetVersion"),
+        )
         if self.driver == 0:
-            raise DeviceUnavailableError("there is no NVIDIA driver (libcuda.so.1 is not to be found); install one")
+            raise DeviceUnavailableError(
+                "there is no NVIDIA driver (libcuda.so.1 is not to be found); install one"
+            )
         status, count = runtime.cudaGetDeviceCount()
         if int(status) or not count:
             raise DeviceUnavailableError(f"CUDA shows no GPU to this process: {self._text(status)}")
@@ -104,7 +113,11 @@ class Cuda:
             CaptureError: Some of it cannot be captured; the stream is as before.
         """
         rt = self._rt
-        self._call("cudaStreamBeginCapture", self.stream, rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        self._call(
+            "cudaStreamBeginCapture",
+            self.stream,
+            rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal,
+        )
         try:
             enqueue()
         except DeviceError as error:
@@ -140,7 +153,10 @@ class Cuda:
         return values[0] if values else None
 
     def _text(self, status: Any) -> str:
-        name, text = (function(status)[1] for function in (self._rt.cudaGetErrorName, self._rt.cudaGetErrorString))
+        name, text = (
+            function(status)[1]
+            for function in (self._rt.cudaGetErrorName, self._rt.cudaGetErrorString)
+        )
         return f"{name.decode()} ({text.decode()})"
 
 

@@ -1,9 +1,12 @@
-"""From the layers of an engine, and their times, to the layers of the network. Pure functions over what TensorRT printed.
+"""From the layers of an engine, and their times, to the layers of the network.
 
-An engine layer says in its `Metadata` which ONNX nodes it was made of (TensorRT 10 on), or is named after them (8.x:
-`conv1 + relu`, `PWN(sigmoid, mul)`). Engine layers that serve the same layer of the network, and layers whose main nodes share an
-engine layer, make one row; so a fused layer's time is never divided. Layers that have none of their own (a reshape)
-belong to the row of the layer that reads them. Reformats and the like are real cost and have rows of their own.
+Pure functions over what TensorRT printed.
+
+An engine layer says in its `Metadata` which ONNX nodes it was made of (TensorRT 10 on), or is named
+after them (8.x: `conv1 + relu`, `PWN(sigmoid, mul)`). Engine layers that serve the same layer of
+the network, and layers whose main nodes share an engine layer, make one row; so a fused layer's
+time is never divided. Layers that have none of their own (a reshape) belong to the row of the layer
+that reads them. Reformats and the like are real cost and have rows of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ from hwbench.errors import OutputParseError
 from hwbench.network.graph import Layer
 from hwbench.records.findings import Finding
 
-REST_CAUSE = "what the layers' times do not contain: gaps between kernels, and in the request clock launching and waiting"
+REST_CAUSE = (
+    "what the layers' times do not contain: gaps between kernels, and in the request clock"
+    " launching and waiting"
+)
 GRAINS_S = (1.024e-6, 0.512e-6, 32e-9)
 """Steps of CUDA events, by the GPU's generation: published profiles are multiples of the first, see `grain_s`."""
 _FOREIGN = re.compile(r"\{?ForeignNode\[(.+?)\.\.\.(.+?)\]\}?")
@@ -45,7 +51,8 @@ class EngineLayer:
 
     Attributes:
         name: As the profiler calls it.
-        kind: TensorRT's type of it (`CaskConvolution`, `Reformat`, `kgen`); empty where only names are told.
+        kind: TensorRT's type of it (`CaskConvolution`, `Reformat`, `kgen`); empty where only names
+            are told.
         nodes: ONNX nodes of the network that it was made of.
         precision: Of what it reads; empty where not told.
         tactic: The kernel; empty where not told.
@@ -71,7 +78,9 @@ def engine_layers(text: str, node_names: Sequence[str]) -> tuple[EngineLayer, ..
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise OutputParseError(f"TensorRT's engine information is damaged JSON ({error})") from error
+        raise OutputParseError(
+            f"TensorRT's engine information is damaged JSON ({error})"
+        ) from error
     parsed = parse_layers(data, "TensorRT's engine information")
     places = {name: place for place, name in enumerate(node_names)}
     found = []
@@ -80,17 +89,36 @@ def engine_layers(text: str, node_names: Sequence[str]) -> tuple[EngineLayer, ..
         origins = () if layer.kind == "Reformat" else layer.origins
         nodes = tuple(dict.fromkeys(node for origin in origins for node in _nodes(origin, places)))
         tactic = details.get("TacticName")
-        found.append(EngineLayer(layer.name, layer.kind, nodes, _precision(details), tactic if isinstance(tactic, str) else ""))
+        found.append(
+            EngineLayer(
+                layer.name,
+                layer.kind,
+                nodes,
+                _precision(details),
+                tactic if isinstance(tactic, str) else "",
+            )
+        )
     return tuple(found)
 
 
 def _nodes(origin: str, places: Mapping[str, int]) -> Sequence[str]:
-    """ONNX nodes in one part of an engine layer's name or metadata; what names none of ours gives none."""
+    """ONNX nodes in one part of an engine layer's name or metadata.
+
+    What names none of ours gives none.
+    """
     if origin in places:
         return (origin,)
-    if foreign := _FOREIGN.search(origin):  # a part of the network in one piece, told by its ends, which may bear a number
-        first, last = (places.get(name, places.get(re.sub(r"_\d+$", "", name))) for name in foreign.groups())
-        return () if first is None or last is None else list(places)[min(first, last) : max(first, last) + 1]
+    if foreign := _FOREIGN.search(
+        origin
+    ):  # a part of the network in one piece, told by its ends, which may bear a number
+        first, last = (
+            places.get(name, places.get(re.sub(r"_\d+$", "", name))) for name in foreign.groups()
+        )
+        return (
+            ()
+            if first is None or last is None
+            else list(places)[min(first, last) : max(first, last) + 1]
+        )
     if origin.startswith("PWN("):  # a chain of pointwise operators
         return [name for name in re.split(r"PWN\(|, |\)+(?:, |$)", origin) if name in places]
     return ()
@@ -101,8 +129,16 @@ def _precision(details: Mapping[str, Any]) -> str:
     inputs = details.get("Inputs")
     words = []
     for tensor in inputs if isinstance(inputs, list) else ():
-        text = tensor.get("Datatype") or tensor.get("Format/Datatype") if isinstance(tensor, dict) else None
-        words += [match[0].lower() for match in _TYPE_WORD.finditer(text)] if isinstance(text, str) else []
+        text = (
+            tensor.get("Datatype") or tensor.get("Format/Datatype")
+            if isinstance(tensor, dict)
+            else None
+        )
+        words += (
+            [match[0].lower() for match in _TYPE_WORD.finditer(text)]
+            if isinstance(text, str)
+            else []
+        )
     kinds = {_TYPES[word] for word in words}
     return next((kind for kind in ("int8", "fp8", "fp16", "bf16", "fp32") if kind in kinds), "")
 
@@ -116,36 +152,47 @@ class _Row:
 
 
 def join(
-    engine: Sequence[EngineLayer], layers: Sequence[Layer], runs: Sequence[Sequence[tuple[str, float]]]
+    engine: Sequence[EngineLayer],
+    layers: Sequence[Layer],
+    runs: Sequence[Sequence[tuple[str, float]]],
 ) -> tuple[LayerRow, ...]:
     """Rows in execution order.
 
     Args:
         engine: The engine's layers.
         layers: Layers of the network, in order.
-        runs: Per profiled inference, name and seconds of each engine layer, in the order of execution.
+        runs: Per profiled inference, name and seconds of each engine layer, in the order of
+            execution.
 
     Raises:
-        OutputParseError: Inferences differ in their layers, or the profile names layers that the engine does not have.
+        OutputParseError: Inferences differ in their layers, or the profile names layers that the
+            engine does not have.
     """
     timed = [name for name, _ in runs[0]] if runs else []
     if not timed or any([name for name, _ in run] != timed for run in runs):
-        raise OutputParseError(f"TensorRT's profile of {len(runs)} inferences tells different layers for each, or none")
+        raise OutputParseError(
+            f"TensorRT's profile of {len(runs)} inferences tells different layers for each, or none"
+        )
     known = {layer.name: layer for layer in engine}
     strangers = [name for name in timed if name not in known]
     if strangers:
         raise OutputParseError(
-            f"TensorRT timed {len(strangers)} layers that its engine does not list ({strangers[0][:120]!r} first)"
+            f"TensorRT timed {len(strangers)} layers that its engine does not list"
+            f" ({strangers[0][:120]!r} first)"
         )
     columns = [tuple(run[place][1] for run in runs) for place in range(len(timed))]
     times: dict[str, tuple[float, ...]] = {}
     for name, column in zip(timed, columns, strict=True):
-        times[name] = tuple(map(sum, zip(times[name], column, strict=True))) if name in times else column
+        times[name] = (
+            tuple(map(sum, zip(times[name], column, strict=True))) if name in times else column
+        )
     rows = _rows([known[name] for name in times], layers)
     _absorb(rows, layers)
     labels = _labels(rows)
     nodes = Counter(timed)
-    return tuple(_layer_row(row, label, times, nodes) for row, label in zip(rows, labels, strict=True))
+    return tuple(
+        _layer_row(row, label, times, nodes) for row, label in zip(rows, labels, strict=True)
+    )
 
 
 def _rows(engine: Iterable[EngineLayer], layers: Sequence[Layer]) -> list[_Row]:
@@ -171,9 +218,12 @@ def _rows(engine: Iterable[EngineLayer], layers: Sequence[Layer]) -> list[_Row]:
 
 
 def _served(part: EngineLayer, by_name: Mapping[str, Layer], owner: Mapping[str, str]) -> list[str]:
-    """Names of the layers whose main nodes an engine layer computes; without any, the one whose other nodes it mostly computes.
+    """Names of the layers whose main nodes an engine layer computes.
 
-    So a kernel that only adds or quantises between two layers belongs to one of them and ties nothing together.
+    Without any, the one whose other nodes it mostly computes.
+
+    So a kernel that only adds or quantises between two layers belongs to one of them and ties
+    nothing together.
     """
     mains = [node for node in part.nodes if node in by_name]
     others = Counter(owner[node] for node in part.nodes if node in owner)
@@ -187,7 +237,10 @@ def _absorb(rows: list[_Row], layers: Sequence[Layer]) -> None:
     writers = {layer.output: layer for layer in layers}
     for layer in reversed(layers):
         near = [readers.get(layer.output), *(writers.get(tensor) for tensor in layer.inputs)]
-        row = next((row_of[other.name] for other in near if other is not None and other.name in row_of), None)
+        row = next(
+            (row_of[other.name] for other in near if other is not None and other.name in row_of),
+            None,
+        )
         if layer.name not in row_of and row is not None:
             row.layers.append(layer)
             row_of[layer.name] = row
@@ -203,30 +256,49 @@ def _is_group(row: _Row) -> bool:
 
 
 def _labels(rows: Sequence[_Row]) -> list[str]:
-    """Unique names: the layer's; for a group or an inserted row that of the layer it serves, and its kind."""
+    """Unique names: the layer's.
+
+    For a group or an inserted row that of the layer it serves, and its kind.
+    """
     taken: Counter[str] = Counter()
     labels, near = [], "input"
     for row in rows:
         heaviest = _heaviest(row)
         near = heaviest.name if heaviest is not None else near
-        kind = f"group of {len(row.layers)}" if heaviest is not None else row.engine[0].kind or "reformat"
+        kind = (
+            f"group of {len(row.layers)}"
+            if heaviest is not None
+            else row.engine[0].kind or "reformat"
+        )
         label = near if heaviest is not None and not _is_group(row) else f"{near}/{kind}"
         taken[label] += 1
         labels.append(label if taken[label] == 1 else f"{label}_{taken[label]}")
     return labels
 
 
-def _layer_row(row: _Row, label: str, times: Mapping[str, tuple[float, ...]], nodes: Mapping[str, int]) -> LayerRow:
+def _layer_row(
+    row: _Row, label: str, times: Mapping[str, tuple[float, ...]], nodes: Mapping[str, int]
+) -> LayerRow:
     heaviest = _heaviest(row)
     single = heaviest is not None and not _is_group(row)
     main = row.engine[0]
-    if heaviest is not None:  # the engine layer that does the work, beside those that only convert for it
+    if (
+        heaviest is not None
+    ):  # the engine layer that does the work, beside those that only convert for it
         main = max(row.engine, key=lambda part: (heaviest.name in part.nodes, times[part.name]))
     return LayerRow(
         name=label,
-        op=heaviest.op if single and heaviest is not None else "Group" if heaviest is not None else main.kind or "Reformat",
+        op=(
+            heaviest.op
+            if single and heaviest is not None
+            else "Group"
+            if heaviest is not None
+            else main.kind or "Reformat"
+        ),
         key=heaviest.key if single and heaviest is not None else None,
-        implementation=" ".join(filter(None, (main.precision, main.kind or "fused", main.tactic[:60]))),
+        implementation=" ".join(
+            filter(None, (main.precision, main.kind or "fused", main.tactic[:60]))
+        ),
         samples_s=tuple(map(sum, zip(*(times[part.name] for part in row.engine), strict=True))),
         nodes=sum(nodes[part.name] for part in row.engine),
     )
@@ -235,28 +307,44 @@ def _layer_row(row: _Row, label: str, times: Mapping[str, tuple[float, ...]], no
 def findings(rows: Sequence[LayerRow]) -> tuple[Finding, ...]:
     """Layers that fell back to a wider type, layers fused together, and reformats, as findings."""
     found = []
-    heavy = [row for row in rows if row.key is not None and row.op in {"Conv", "Linear", "ConvTranspose"}]
+    heavy = [
+        row for row in rows if row.key is not None and row.op in {"Conv", "Linear", "ConvTranspose"}
+    ]
     wide = [
-        row for row in heavy if row.key is not None and row.implementation.partition(" ")[0] in _WIDER.get(row.key.precision, ())
+        row
+        for row in heavy
+        if row.key is not None
+        and row.implementation.partition(" ")[0] in _WIDER.get(row.key.precision, ())
     ]
     if wide:
-        text = f"{len(wide)} of {len(heavy)} layers read a wider type than the file says ({_names(wide)})"
+        text = (
+            f"{len(wide)} of {len(heavy)} layers read a wider type than the file says"
+            f" ({_names(wide)})"
+        )
         found.append(Finding("fall_back", text))
     fused = [row for row in rows if row.op == "Group"]
     if fused:
-        text = f"TensorRT made one kernel of several layers in {len(fused)} places ({_names(fused)}); its time is not divided"
+        text = (
+            f"TensorRT made one kernel of several layers in {len(fused)} places ({_names(fused)});"
+            " its time is not divided"
+        )
         found.append(Finding("fused_layers", text))
     reformats = [row for row in rows if row.key is None and row.op != "Group"]
     if len(reformats) > 2:  # one at each end is the price of the engine's own layout
-        found.append(Finding("reorders", f"TensorRT inserted {len(reformats)} reformats ({_names(reformats)})"))
+        found.append(
+            Finding(
+                "reorders", f"TensorRT inserted {len(reformats)} reformats ({_names(reformats)})"
+            )
+        )
     return tuple(found)
 
 
 def node_cost_s(sums_s: Sequence[float], wholes_s: Sequence[float], nodes: Sequence[int]) -> float:
     """The profiler's constant per engine layer, from two networks that differ in their number of equal layers.
 
-    What the layers' sum exceeds the unprofiled latency by grows with their number; the slope is the constant. Published captures
-    have 1.7 us (TITAN RTX) to 7.5 us (A100). It is not fitted on the network that is measured: then closure would say nothing.
+    What the layers' sum exceeds the unprofiled latency by grows with their number; the slope is the
+    constant. Published captures have 1.7 us (TITAN RTX) to 7.5 us (A100). It is not fitted on the
+    network that is measured: then closure would say nothing.
 
     Args:
         sums_s: Median sum of the layers' times of each network.
@@ -272,7 +360,9 @@ def node_cost_s(sums_s: Sequence[float], wholes_s: Sequence[float], nodes: Seque
 def grain_s(runs: Sequence[Sequence[tuple[str, float]]]) -> float:
     """Grain in seconds of the clock that profiled: the coarsest known step of which all times are multiples."""
     times_s = [seconds for run in runs for _, seconds in run]
-    on_grid = (step for step in GRAINS_S if all(abs(t / step - round(t / step)) < 0.01 for t in times_s))
+    on_grid = (
+        step for step in GRAINS_S if all(abs(t / step - round(t / step)) < 0.01 for t in times_s)
+    )
     return next(on_grid, GRAINS_S[-1])
 
 

@@ -1,9 +1,10 @@
 """ONNX as TensorRT reads it: every node named, and quantisation in the one form that it knows.
 
 TensorRT quantises symmetrically to signed 8 bits and keeps biases in floating point
-(https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html). The Q/DQ form that runs best
-on CPUs has unsigned activations, 32-bit biases, and lets saturation at zero stand for a ReLU. The same network is written here
-in the other form: same layers, same names, same ranges.
+(https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html).
+The Q/DQ form that runs best on CPUs has unsigned activations, 32-bit biases, and lets saturation at
+zero stand for a ReLU. The same network is written here in the other form: same layers, same names,
+same ranges.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
 SYMMETRIC = Finding(
-    "symmetric_int8", "TensorRT has no asymmetric int8: unsigned activations were restated as signed ones of the same range"
+    "symmetric_int8",
+    "TensorRT has no asymmetric int8: unsigned activations were restated as signed ones of the same"
+    " range",
 )
-_SIGNED_RESULTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "BatchNormalization"})
+_SIGNED_RESULTS = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "BatchNormalization"}
+)
 _STEPS = 127  # of a symmetric signed 8-bit range, either side of zero
 
 
@@ -94,7 +99,9 @@ class _Symmetric:
     def _float_bias(self, node: NodeProto) -> None:
         value = self._value(node.input[0]) * self._value(node.input[1]).astype(np.float64)
         kind = self._value(node.input[1]).dtype
-        self._float_outputs[node.output[0]] = self._add(f"{node.output[0]}.float", value.astype(kind))
+        self._float_outputs[node.output[0]] = self._add(
+            f"{node.output[0]}.float", value.astype(kind)
+        )
 
     def _is_unsigned(self, node: NodeProto) -> bool:
         """By its zero point; without one, ONNX means unsigned."""
@@ -127,7 +134,10 @@ class _Symmetric:
             scale, zero = self._value(pair[0]), self._zero(pair[1])
             reach = np.maximum(zero, 255 - zero) * scale / _STEPS
             label = f"{pair[0]}.signed{len(self._pairs)}"
-            names = self._add(label, reach.astype(scale.dtype)), self._add(f"{label}.zero", np.zeros(scale.shape, np.int8))
+            names = (
+                self._add(label, reach.astype(scale.dtype)),
+                self._add(f"{label}.zero", np.zeros(scale.shape, np.int8)),
+            )
             self._pairs[pair] = names
         return self._pairs[pair]
 
@@ -145,12 +155,17 @@ class _Symmetric:
         old, new = (self._per_axis(node, name) for name in (node.input[1], scale))
         zero = self._per_axis(node, node.input[2]) if len(node.input) > 2 and node.input[2] else 0.0
         real = (self._value(node.input[0]).astype(np.float64) - zero) * old
-        return self._add(f"{node.input[0]}.{scale}", np.clip(np.rint(real / new), -_STEPS - 1, _STEPS).astype(np.int8))
+        return self._add(
+            f"{node.input[0]}.{scale}",
+            np.clip(np.rint(real / new), -_STEPS - 1, _STEPS).astype(np.int8),
+        )
 
     def _per_axis(self, node: NodeProto, name: str) -> NDArray[np.float64]:
         value = self._value(name).astype(np.float64)
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         rank = self._value(node.input[0]).ndim
         return (
-            value.reshape([-1 if place == axis % rank else 1 for place in range(rank)]) if value.size > 1 else value.reshape(())
+            value.reshape([-1 if place == axis % rank else 1 for place in range(rank)])
+            if value.size > 1
+            else value.reshape(())
         )

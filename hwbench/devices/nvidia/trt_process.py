@@ -15,11 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import errors
-from hwbench.errors import DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, HwbenchError, OutputParseError
+from hwbench.errors import (
+    DeviceLostError,
+    DeviceTimeoutError,
+    DeviceUnavailableError,
+    HwbenchError,
+    OutputParseError,
+)
 
 CHILD = (sys.executable, "-m", "hwbench.devices.nvidia.trt_child")
 START_S = 120.0
-"""Loading TensorRT's builder resource takes 10 s from a slow disk; the first CUDA context some seconds more."""
+"""Loading TensorRT's builder resource takes 10 s from a slow disk.
+
+The first CUDA context some seconds more.
+"""
 BUILD_S = 1800.0
 RUN_S = 300.0
 STOP_S = 5.0
@@ -28,7 +37,9 @@ _ANSWER_BYTES = 256 << 20
 
 
 class TrtProcess:
-    """The child and its two pipes. Any error but that of a model ends it; then every call raises `DeviceLostError`.
+    """The child and its two pipes.
+
+    Any error but that of a model ends it; then every call raises `DeviceLostError`.
 
     Args:
         uuid: Of the GPU that it may see.
@@ -42,7 +53,7 @@ class TrtProcess:
     def __init__(self, uuid: str, folder: Path, argv: Sequence[str] | None = None) -> None:
         self._ending = ""
         self._received = bytearray()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._log = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
                 [*(argv or CHILD), str(folder)],
@@ -54,7 +65,9 @@ class TrtProcess:
             )
         except OSError as error:
             self._log.close()
-            raise DeviceUnavailableError(f"cannot start a process for TensorRT ({error}); free memory or processes") from error
+            raise DeviceUnavailableError(
+                f"cannot start a process for TensorRT ({error}); free memory or processes"
+            ) from error
         if self._process.stdin is not None:
             os.set_blocking(self._process.stdin.fileno(), False)
         try:
@@ -76,7 +89,9 @@ class TrtProcess:
             HwbenchError: What it answered instead.
         """
         if self._ending:
-            raise DeviceLostError(f"the process of TensorRT has ended ({self._ending}); open the device anew")
+            raise DeviceLostError(
+                f"the process of TensorRT has ended ({self._ending}); open the device anew"
+            )
         line = json.dumps({"do": command, **arguments}).encode() + b"\n"
         return self._answer(f"to {command}", timeout_s, line)
 
@@ -119,10 +134,16 @@ class TrtProcess:
         raise failure
 
     def _send(self, data: bytes, what: str, deadline: float) -> None:
-        """Write all of `data`; silently if the child is gone, as its last words can still be read."""
+        """Write all of `data`.
+
+        Silently if the child is gone, as its last words can still be read.
+        """
         pipe, left = self._process.stdin, memoryview(data)
         while left:
-            if pipe is None or not select.select([], [pipe], [], max(0.0, deadline - time.monotonic()))[1]:
+            if (
+                pipe is None
+                or not select.select([], [pipe], [], max(0.0, deadline - time.monotonic()))[1]
+            ):
                 raise DeviceTimeoutError(f"TensorRT took longer than allowed {what} and was ended")
             try:
                 left = left[os.write(pipe.fileno(), left) :]
@@ -134,8 +155,13 @@ class TrtProcess:
         pipe = self._process.stdout
         while b"\n" not in self._received:
             if len(self._received) > _ANSWER_BYTES:
-                raise OutputParseError(f"the process of TensorRT answered with more than {_ANSWER_BYTES} bytes")
-            if pipe is None or not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise OutputParseError(
+                    f"the process of TensorRT answered with more than {_ANSWER_BYTES} bytes"
+                )
+            if (
+                pipe is None
+                or not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]
+            ):
                 raise DeviceTimeoutError(f"TensorRT took longer than allowed {what} and was ended")
             data = os.read(pipe.fileno(), 1 << 20)
             if not data:
@@ -149,23 +175,38 @@ def _environment(uuid: str) -> dict[str, str]:
     """The child sees one GPU, finds this package, and loads kernels when they are needed."""
     home = str(Path(__file__).parents[3])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH", "")]))
-    return os.environ | {"CUDA_VISIBLE_DEVICES": uuid, "PYTHONPATH": path, "CUDA_MODULE_LOADING": "LAZY"}
+    return os.environ | {
+        "CUDA_VISIBLE_DEVICES": uuid,
+        "PYTHONPATH": path,
+        "CUDA_MODULE_LOADING": "LAZY",
+    }
 
 
 def _parse(line: bytes) -> Mapping[str, Any]:
     try:
         event = json.loads(line)
     except ValueError as error:
-        raise OutputParseError(f"the process of TensorRT answered {line[:160]!r}, which is no JSON") from error
-    if not isinstance(event, dict) or not (isinstance(event.get("ok"), dict) or {"error", "text"} <= event.keys()):
-        raise OutputParseError(f"the process of TensorRT answered {line[:160]!r}, which is neither a result nor an error")
+        raise OutputParseError(
+            f"the process of TensorRT answered {line[:160]!r}, which is no JSON"
+        ) from error
+    if not isinstance(event, dict) or not (
+        isinstance(event.get("ok"), dict) or {"error", "text"} <= event.keys()
+    ):
+        raise OutputParseError(
+            f"the process of TensorRT answered {line[:160]!r}, which is neither a result nor an"
+            " error"
+        )
     return event
 
 
 def _failure(event: Mapping[str, Any]) -> HwbenchError:
     """The error that the child raised; what is unknown here counts as a failure of the device."""
     kind = getattr(errors, str(event["error"]), None)
-    plain = isinstance(kind, type) and issubclass(kind, HwbenchError) and kind is not errors.DeviceCommandError
+    plain = (
+        isinstance(kind, type)
+        and issubclass(kind, HwbenchError)
+        and kind is not errors.DeviceCommandError
+    )
     found: type[HwbenchError] = kind if plain and kind is not None else DeviceLostError
     return found(" ".join(str(event["text"]).split()))
 

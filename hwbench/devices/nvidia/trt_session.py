@@ -1,4 +1,7 @@
-"""One engine ready to run: its buffers, its CUDA graph, its timing and its layer profile. Runs in the child process only."""
+"""One engine ready to run: its buffers, its CUDA graph, its timing and its layer profile.
+
+Runs in the child process only.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TURN = 4
-"""Inferences in a row when profiled and unprofiled ones alternate; the first of each turn is not counted."""
+"""Inferences in a row when profiled and unprofiled ones alternate.
+
+The first of each turn is not counted.
+"""
 _NUMPY = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -63,19 +69,25 @@ class Context:
         kind = engine.get_tensor_dtype(name)
         if min(shape, default=1) < 0 or engine.get_tensor_location(name) == trt.TensorLocation.HOST:
             raise BuildError(
-                f"tensor {name!r} of shape {shape} is not fixed when the engine is built; fix every dimension (--input)"
+                f"tensor {name!r} of shape {shape} is not fixed when the engine is built; fix every"
+                " dimension (--input)"
             )
         address = self._cuda.allocate(max(1, prod(shape)) * max(1, int(kind.itemsize or 8)))
         self._buffers.append(address)
         if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
             self._cuda.upload(address, _random(kind.name, shape, random))
         if not self.trt.set_tensor_address(name, address):
-            raise DeviceLostError(f"{self._library.version} does not take the address of tensor {name!r}: {self._library.said()}")
+            raise DeviceLostError(
+                f"{self._library.version} does not take the address of tensor {name!r}:"
+                f" {self._library.said()}"
+            )
 
     def enqueue(self) -> None:
         """Put one inference on the stream."""
         if not self.trt.execute_async_v3(self._cuda.stream):
-            raise DeviceLostError(f"{self._library.version} does not run the engine: {self._library.said()}")
+            raise DeviceLostError(
+                f"{self._library.version} does not run the engine: {self._library.said()}"
+            )
 
     def free(self) -> None:
         """Give the buffers back; the context goes with its last reference."""
@@ -85,7 +97,9 @@ class Context:
 
 
 class Session:
-    """An engine with one context that is timed; what it launches is a CUDA graph wherever it can be captured.
+    """An engine with one context that is timed.
+
+    What it launches is a CUDA graph wherever it can be captured.
 
     Args:
         library: TensorRT.
@@ -98,7 +112,10 @@ class Session:
         self._library, self._cuda, self._seed = library, cuda, seed
         self._engine = library.runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise BuildError(f"{library.version} cannot load the engine: {library.said() or 'it does not say why'}")
+            raise BuildError(
+                f"{library.version} cannot load the engine:"
+                f" {library.said() or 'it does not say why'}"
+            )
         self._context = Context(library, cuda, self._engine, seed)
         self._graph: Any = None
         self.uncaptured = ""
@@ -129,19 +146,30 @@ class Session:
     def layers(self) -> str:
         """The engine inspector's JSON."""
         inspector = self._engine.create_engine_inspector()
-        text = inspector.get_engine_information(self._library.trt.LayerInformationFormat.JSON) if inspector else None
+        text = (
+            inspector.get_engine_information(self._library.trt.LayerInformationFormat.JSON)
+            if inspector
+            else None
+        )
         if not text:
-            raise OutputParseError(f"{self._library.version} does not tell the layers of its engine: {self._library.said()}")
+            raise OutputParseError(
+                f"{self._library.version} does not tell the layers of its engine:"
+                f" {self._library.said()}"
+            )
         return str(text)
 
     def profile(self, runs: int, clock: Clock) -> dict[str, Any]:
         """Layer times of `runs` inferences in a context of their own, taking turns with unprofiled ones in the timed context.
 
         Returns:
-            `layers`: per inference [name, seconds] pairs in order; `whole_s` and `beside_s`: latency of each profiled and each
+            `layers`: per inference [name, seconds] pairs in order; `whole_s` and `beside_s`:
+                latency of each profiled and each
             unprofiled inference.
         """
-        context, profiler = Context(self._library, self._cuda, self._engine, self._seed), _profiler(self._library.trt)
+        context, profiler = (
+            Context(self._library, self._cuda, self._engine, self._seed),
+            _profiler(self._library.trt),
+        )
         seen: dict[str, Any] = {"layers": [], "whole_s": [], "beside_s": []}
         try:
             context.trt.profiler = profiler
@@ -165,18 +193,24 @@ class Session:
         self._cuda.record(end)
         self._cuda.wait(end)
         if not context.trt.report_to_profiler():
-            raise OutputParseError(f"{self._library.version} reports no layer times: {self._library.said()}")
+            raise OutputParseError(
+                f"{self._library.version} reports no layer times: {self._library.said()}"
+            )
         return self._cuda.seconds(begin, end)
 
 
 Clock = Callable[[Sequence[Session], int], tuple[list[float], list[float]]]
-"""Times one round of so many inferences per entry; seconds per inference, and seconds to submit one."""
+"""Times one round of so many inferences per entry.
+
+Seconds per inference, and seconds to submit one.
+"""
 
 
 def gpu_clock(cuda: Cuda) -> Clock:
     """Latency on the GPU: events around each round, which is enqueued while the one before it runs.
 
-    So the time to launch is not in it, as in trtexec; before the first round one inference runs ahead.
+    So the time to launch is not in it, as in trtexec; before the first round one inference runs
+    ahead.
     """
     events = [(cuda.event(), cuda.event()) for _ in range(2)]
 
@@ -241,9 +275,13 @@ def _random(kind: str, shape: tuple[int, ...], random: Any) -> NDArray[Any]:
     import numpy as np
 
     if kind == "BF16":  # numpy has none: the upper half of a float32
-        return np.ascontiguousarray(random.standard_normal(shape, dtype=np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        return np.ascontiguousarray(
+            random.standard_normal(shape, dtype=np.float32).view(np.uint32) >> 16
+        ).astype(np.uint16)
     if kind not in _NUMPY:
-        raise BuildError(f"an input of type {kind} cannot be filled; expected one of {', '.join(_NUMPY)}")
+        raise BuildError(
+            f"an input of type {kind} cannot be filled; expected one of {', '.join(_NUMPY)}"
+        )
     if kind in {"FLOAT", "HALF"}:
         return np.asarray(random.standard_normal(shape, dtype=np.float32), dtype=_NUMPY[kind])
     return np.asarray(random.integers(0, 2, shape), dtype=_NUMPY[kind])

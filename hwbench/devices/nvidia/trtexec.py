@@ -1,10 +1,12 @@
 """What NVIDIA's `trtexec` writes: `--exportProfile`, `--exportTimes`, `--exportLayerInfo`, and its log on standard output.
 
-Keys came and went between TensorRT 7 and 11, so a missing one is None, not an error, where the rest still means something.
-TensorRT 11 changed what is timed by default (a CUDA graph, a spinning wait, no transfers), so the command line belongs to the
-numbers. Layer times include the profiler's own cost, several microseconds a layer, so their sum is more than the latency.
+Keys came and went between TensorRT 7 and 11, so a missing one is None, not an error, where the rest
+still means something. TensorRT 11 changed what is timed by default (a CUDA graph, a spinning wait,
+no transfers), so the command line belongs to the numbers. Layer times include the profiler's own
+cost, several microseconds a layer, so their sum is more than the latency.
 
-Layout after samples/common/sampleReporting.cpp of github.com/NVIDIA/TensorRT (Apache-2.0), read, not copied.
+Layout after samples/common/sampleReporting.cpp of github.com/NVIDIA/TensorRT (Apache-2.0), read,
+not copied.
 """
 
 from __future__ import annotations
@@ -18,11 +20,16 @@ from hwbench.errors import OutputParseError
 from hwbench.records.findings import Finding
 from hwbench.records.untrusted import seconds, seconds_or_zero, shown, whole
 
-SIGNS = re.compile(r"^(?:\[[^\]\n]*\] ?)*(?:&&&& \w+ TensorRT\.trtexec|GPU Compute(?: Time)?: min = )", re.MULTILINE)
+SIGNS = re.compile(
+    r"^(?:\[[^\]\n]*\] ?)*(?:&&&& \w+ TensorRT\.trtexec|GPU Compute(?: Time)?: min = )",
+    re.MULTILINE,
+)
 """What the log shows and no other format does."""
 
 _MS = 1e3  # of which make a second
-_COMMAND = re.compile(r"^&&&& RUNNING TensorRT\.trtexec(?: \[([^\]\n]*)\])?(?: \[[^\]\n]*\])* # (.+)$", re.MULTILINE)
+_COMMAND = re.compile(
+    r"^&&&& RUNNING TensorRT\.trtexec(?: \[([^\]\n]*)\])?(?: \[[^\]\n]*\])* # (.+)$", re.MULTILINE
+)
 _FAILED = re.compile(r"^&&&& FAILED TensorRT\.trtexec", re.MULTILINE)
 _METRIC = re.compile(r"^(?:\[[^\]\n]*\] ?)*([A-Z][\w /-]{2,40}): (min = .+)$", re.MULTILINE)
 _WARNING = re.compile(r"^(?:\[[^\]\n]*\] ?)*\[W\] \* (.+)$", re.MULTILINE)
@@ -34,7 +41,8 @@ class LayerTime:
 
     Attributes:
         name: Engine's name: ONNX nodes joined by ` + `, or the engine's own invention.
-        mean_s: Mean latency per inference, seconds; None where it is below the profiler's resolution.
+        mean_s: Mean latency per inference, seconds; None where it is below the profiler's
+            resolution.
         median_s: Median latency per inference; None before TensorRT 8.5, or below the resolution.
     """
 
@@ -76,7 +84,8 @@ class EngineLayer:
     Attributes:
         name: As in the profile.
         kind: `LayerType`; empty unless the engine was built with `--profilingVerbosity=detailed`.
-        origins: ONNX nodes it was made of, from `Metadata`, else from the parts of its name; empty for a reformat.
+        origins: ONNX nodes it was made of, from `Metadata`, else from the parts of its name; empty
+            for a reformat.
     """
 
     name: str
@@ -134,21 +143,32 @@ def parse_profile(data: object, source: str = "the profile") -> TrtProfile:
     """
     head, *rows = _dicts(data, source) or [{}]
     if "count" not in head or not rows:
-        raise OutputParseError(f"{source} is no trtexec profile; expected [{{'count': N}}, {{'name': .., 'averageMs': ..}}, ..]")
+        raise OutputParseError(
+            f"{source} is no trtexec profile; expected [{{'count': N}}, {{'name': .., 'averageMs':"
+            " ..}, ..]"
+        )
     count = whole(head["count"], f"{source}: count")
     layers = tuple(_layer_time(row, count, source) for row in rows)
     tiny = [layer.name for layer in layers if layer.mean_s is None]
-    text = f"layers below the profiler's resolution: {len(tiny)}, {shown(tiny[0])} first" if tiny else ""
+    text = (
+        f"layers below the profiler's resolution: {len(tiny)}, {shown(tiny[0])} first"
+        if tiny
+        else ""
+    )
     return TrtProfile(source, count, layers, (Finding("below_resolution", text),) if tiny else ())
 
 
 def _layer_time(row: dict[str, Any], count: int, source: str) -> LayerTime:
     name = row.get("name")
     if not isinstance(name, str) or not ({"averageMs", "timeMs"} & set(row)):
-        raise OutputParseError(f"{source}: layer {shown(name)} has no name or no time; expected 'name' and 'averageMs'")
+        raise OutputParseError(
+            f"{source}: layer {shown(name)} has no name or no time; expected 'name' and 'averageMs'"
+        )
     what = f"{source}: time of layer {shown(name)}"
     mean_s = (
-        seconds_or_zero(row["averageMs"], _MS, what) if "averageMs" in row else seconds_or_zero(row["timeMs"], _MS, what) / count
+        seconds_or_zero(row["averageMs"], _MS, what)
+        if "averageMs" in row
+        else seconds_or_zero(row["timeMs"], _MS, what) / count
     )
     median_s = seconds_or_zero(row["medianMs"], _MS, what) if "medianMs" in row else None
     return LayerTime(name, mean_s or None, median_s or None)
@@ -162,12 +182,20 @@ def parse_times(data: object, source: str = "the times") -> TrtTimes:
     """
     runs = _dicts(data, source)
     if not runs:
-        raise OutputParseError(f"{source} holds no inferences; expected one object with 'computeMs' for each")
+        raise OutputParseError(
+            f"{source} holds no inferences; expected one object with 'computeMs' for each"
+        )
     if not all("computeMs" in run for run in runs):
-        raise OutputParseError(f"{source}: an inference without 'computeMs'; expected a file of trtexec --exportTimes")
+        raise OutputParseError(
+            f"{source}: an inference without 'computeMs'; expected a file of trtexec --exportTimes"
+        )
     compute_s = tuple(seconds(run["computeMs"], _MS, f"{source}: computeMs") for run in runs)
     told = all("latencyMs" in run for run in runs)
-    latency_s = tuple(seconds(run["latencyMs"], _MS, f"{source}: latencyMs") for run in runs) if told else ()
+    latency_s = (
+        tuple(seconds(run["latencyMs"], _MS, f"{source}: latencyMs") for run in runs)
+        if told
+        else ()
+    )
     return TrtTimes(source, compute_s, latency_s)
 
 
@@ -179,7 +207,10 @@ def parse_layers(data: object, source: str = "the layer information") -> TrtLaye
     """
     layers = data.get("Layers") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(layers, list) or not layers:
-        raise OutputParseError(f"{source} is no layer information of trtexec; expected {{'Layers': [..], 'Bindings': [..]}}")
+        raise OutputParseError(
+            f"{source} is no layer information of trtexec; expected {{'Layers': [..], 'Bindings':"
+            " [..]}"
+        )
     ends = data.get("Bindings", data.get("I/O Tensors", []))
     bindings = tuple(_text(end, source) for end in ends) if isinstance(ends, list) else ()
     return TrtLayers(source, tuple(_engine_layer(layer, source) for layer in layers), bindings)
@@ -190,8 +221,12 @@ def _engine_layer(layer: object, source: str) -> EngineLayer:
     details = layer if isinstance(layer, dict) else {}
     metadata, kind = details.get("Metadata"), details.get("LayerType", "")
     origins: Sequence[str] = () if name.startswith("Reformatting ") else name.split(" + ")
-    if isinstance(metadata, str) and metadata:  # entries are parted by a unit or record separator, depending on the version
-        entries = (re.fullmatch(r"\[ONNX Layer: (.*)\]", part) for part in re.split("[\x1e\x1f]", metadata))
+    if (
+        isinstance(metadata, str) and metadata
+    ):  # entries are parted by a unit or record separator, depending on the version
+        entries = (
+            re.fullmatch(r"\[ONNX Layer: (.*)\]", part) for part in re.split("[\x1e\x1f]", metadata)
+        )
         origins = [match[1] for match in entries if match]
     return EngineLayer(name, kind if isinstance(kind, str) else "", tuple(origins))
 
@@ -200,7 +235,9 @@ def _text(item: object, source: str) -> str:
     """Name of a layer or tensor: bare, or inside its description."""
     name = item.get("Name") if isinstance(item, dict) else item
     if not isinstance(name, str) or not name:
-        raise OutputParseError(f"{source}: {shown(name)} is no name of a layer or tensor; expected text")
+        raise OutputParseError(
+            f"{source}: {shown(name)} is no name of a layer or tensor; expected text"
+        )
     return name
 
 
@@ -211,18 +248,23 @@ def parse_log(text: str, source: str = "the log") -> TrtLog:
         OutputParseError: The run failed, holds no summary, or more than one.
     """
     if _FAILED.search(text):
-        raise OutputParseError(f"{source}: trtexec says that it FAILED; its log holds no latency to believe")
+        raise OutputParseError(
+            f"{source}: trtexec says that it FAILED; its log holds no latency to believe"
+        )
     metrics: dict[str, Quantity] = {}
     for match in _METRIC.finditer(text):
         name = match[1].removesuffix(" Time")
         if name in metrics:
             raise OutputParseError(
-                f"{source} holds several summaries ({shown(match[1])} twice); put each run into a file of its own"
+                f"{source} holds several summaries ({shown(match[1])} twice); put each run into a"
+                " file of its own"
             )
         if name in {"GPU Compute", "Latency", "Host Latency"}:
             metrics[name] = _quantity(match[2], f"{source}: {shown(match[1])}")
     if "GPU Compute" not in metrics:
-        raise OutputParseError(f"{source} holds no 'GPU Compute Time: min = ..' of trtexec; was it written to its end?")
+        raise OutputParseError(
+            f"{source} holds no 'GPU Compute Time: min = ..' of trtexec; was it written to its end?"
+        )
     command = _COMMAND.search(text)
     return TrtLog(
         source,
@@ -230,19 +272,28 @@ def parse_log(text: str, source: str = "the log") -> TrtLog:
         version=command[1] if command else None,
         compute=metrics["GPU Compute"],
         latency=metrics.get("Latency", metrics.get("Host Latency")),
-        findings=tuple(Finding("trtexec_warning", match[1].strip()) for match in _WARNING.finditer(text)),
+        findings=tuple(
+            Finding("trtexec_warning", match[1].strip()) for match in _WARNING.finditer(text)
+        ),
     )
 
 
 def _quantity(text: str, what: str) -> Quantity:
     parts = dict(re.findall(r"\b(percentile\(\d{1,3}(?:\.\d+)?%\)|[a-z]+) = (\S+) ms", text))
     if "median" not in parts:
-        raise OutputParseError(f"{what} tells no median; expected 'min = .. ms, max = .. ms, mean = .. ms, median = .. ms'")
+        raise OutputParseError(
+            f"{what} tells no median; expected 'min = .. ms, max = .. ms, mean = .. ms, median ="
+            " .. ms'"
+        )
     values = {name: seconds(value, _MS, what) for name, value in parts.items()}
     percentiles = tuple(
-        (float(name[len("percentile(") : -2]) / 100, values[name]) for name in values if name.startswith("percentile(")
+        (float(name[len("percentile(") : -2]) / 100, values[name])
+        for name in values
+        if name.startswith("percentile(")
     )
-    return Quantity(values["median"], values.get("mean"), values.get("min"), values.get("max"), percentiles)
+    return Quantity(
+        values["median"], values.get("mean"), values.get("min"), values.get("max"), percentiles
+    )
 
 
 def _dicts(data: object, source: str) -> list[dict[str, Any]]:

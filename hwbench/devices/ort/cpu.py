@@ -1,8 +1,9 @@
 """This computer's CPU through ONNX Runtime.
 
-The sessions of all workloads of one block live in one process of the native runner, which times runs in C and does nothing
-between them; every new session is a new process. With `isolate` each workload has a process of its own. Without a C compiler
-ONNX Runtime runs inside this process instead, and a finding says what Python adds.
+The sessions of all workloads of one block live in one process of the native runner, which times
+runs in C and does nothing between them; every new session is a new process. With `isolate` each
+workload has a process of its own. Without a C compiler ONNX Runtime runs inside this process
+instead, and a finding says what Python adds.
 """
 
 from __future__ import annotations
@@ -26,8 +27,13 @@ from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
 
 KEPT_MODELS = 4
-"""Models whose files are kept; a table build prepares hundreds, a comparison the same two again and again."""
-NOT_PINNED = Finding("not_pinned", "this system cannot pin threads to cores; expect wider intervals")
+"""Models whose files are kept.
+
+A table build prepares hundreds, a comparison the same two again and again.
+"""
+NOT_PINNED = Finding(
+    "not_pinned", "this system cannot pin threads to cores; expect wider intervals"
+)
 
 
 class CpuOrt(OrtDevice):
@@ -48,7 +54,9 @@ class CpuOrt(OrtDevice):
             runtime = f"onnxruntime {onnxruntime().__version__}"
         except DeviceUnavailableError as error:
             return [Found(cls.name, host.cpu_name(), ready=False, hint=str(error))]
-        return [Found(cls.name, f"{host.cpu_name()}, {host.core_count()} cores, {runtime}", ready=True)]
+        return [
+            Found(cls.name, f"{host.cpu_name()}, {host.core_count()} cores, {runtime}", ready=True)
+        ]
 
     def _open(self) -> None:
         onnxruntime()
@@ -62,7 +70,10 @@ class CpuOrt(OrtDevice):
             self._native = True
         except DeviceError as error:
             self._native = False
-            text = f"timed from Python, which adds 1 to 5 us to each latency: the native runner cannot be built ({error})"
+            text = (
+                "timed from Python, which adds 1 to 5 us to each latency: the native runner cannot"
+                f" be built ({error})"
+            )
             self._findings += (Finding("python_calls", text),)
 
     def _close(self) -> None:
@@ -91,7 +102,10 @@ class CpuOrt(OrtDevice):
 
     def _conditions(self) -> Conditions:
         before, self._throttles = self._throttles, host.throttles(self._cores)
-        return replace(host.conditions(self._cores), throttled=None if before is None else before != self._throttles)
+        return replace(
+            host.conditions(self._cores),
+            throttled=None if before is None else before != self._throttles,
+        )
 
     def doctor(self) -> list[Advice]:
         """What would spoil a measurement on this computer, with the command that mends it."""
@@ -103,12 +117,21 @@ class CpuOrt(OrtDevice):
             runner = RunnerProcess.start([str(build_runner())])
             runner.library(ort_library())
             pinned = cores if host.CAN_PIN else ()
-            return NativeEngine(runner, self._place, self._path, cores=pinned, threads=len(cores), seed=settings.seed)
+            return NativeEngine(
+                runner,
+                self._place,
+                self._path,
+                cores=pinned,
+                threads=len(cores),
+                seed=settings.seed,
+            )
         if settings.isolate:
-            raise DeviceUnavailableError("--isolate needs a C compiler for the native runner: apt install gcc, or set CC")
+            raise DeviceUnavailableError(
+                "--isolate needs a C compiler for the native runner: apt install gcc, or set CC"
+            )
         return PythonEngine(cores, settings.seed, self._path)
 
-    def _place(self, runner: RunnerProcess, workload: Workload) -> Path:  # noqa: ARG002 - it reads our own files
+    def _place(self, runner: RunnerProcess, workload: Workload) -> Path:
         path = self._path / f"{workload.sha256}.onnx"
         if not path.exists():
             older = sorted(self._path.glob("*.onnx"), key=lambda file: file.stat().st_mtime_ns)

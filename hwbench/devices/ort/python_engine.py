@@ -1,6 +1,7 @@
 """ONNX Runtime inside this process: the engine where no C compiler is at hand for the native runner.
 
-Python's part of a call is 1 to 2 us on top of what the native runner times (study `results/fidelity/`).
+Python's part of a call is 1 to 2 us on top of what the native runner times (study
+`results/fidelity/`).
 """
 
 from __future__ import annotations
@@ -44,12 +45,19 @@ class PythonEngine:
     clock = "perf_counter"
 
     def __init__(self, cores: Sequence[int], seed: int, folder: Path) -> None:
-        self._cores, self._seed, self._folder, self._affinity = tuple(cores), seed, folder, host.affinity()
+        self._cores, self._seed, self._folder, self._affinity = (
+            tuple(cores),
+            seed,
+            folder,
+            host.affinity(),
+        )
         self._sessions: dict[str, _Session] = {}
         if host.CAN_PIN:
             os.sched_setaffinity(0, {self._cores[0]})
 
-    def load(self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False) -> bytes | None:
+    def load(
+        self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False
+    ) -> bytes | None:
         """Create a session called `name`, and run it once.
 
         Returns:
@@ -67,7 +75,9 @@ class PythonEngine:
         if graph:
             options.optimized_model_filepath = str(path)
             # Weights go into a file of their own, which need not be read back.
-            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights.name)
+            options.add_session_config_entry(
+                "session.optimized_model_external_initializers_file_name", weights.name
+            )
         self._sessions[name] = _bind(create_session(workload.onnx, options), workload, self._seed)
         weights.unlink(missing_ok=True)
         return _take(path) if graph else None
@@ -92,7 +102,11 @@ class PythonEngine:
     def unload(self, name: str) -> bytes | None:
         """Free a session; its profile, if it was profiled."""
         session = self._sessions.pop(name).session
-        return _take(Path(session.end_profiling())) if session.get_session_options().enable_profiling else None
+        return (
+            _take(Path(session.end_profiling()))
+            if session.get_session_options().enable_profiling
+            else None
+        )
 
     def memory(self) -> int | None:
         """Unknown: the process holds more than the model."""
@@ -113,15 +127,21 @@ def _take(path: Path) -> bytes:
 
 
 def session_options(cores: Sequence[int]) -> Any:
-    """Options of every session: one thread per core, pinned; sequential; all graph optimisations."""
+    """Options of every session: one thread per core, pinned; sequential.
+
+    All graph optimisations.
+    """
     options = onnxruntime().SessionOptions()
     options.intra_op_num_threads = len(cores)
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # Threads spin while a run lasts and sleep between runs, so that two sessions do not take each other's cores.
+    # Threads spin while a run lasts and sleep between runs, so that two sessions do not take each
+    # other's cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if len(cores) > 1 and host.CAN_PIN:
-        rest = ";".join(str(core + 1) for core in cores[1:])  # the calling thread is the first; processors count from 1
+        rest = ";".join(
+            str(core + 1) for core in cores[1:]
+        )  # the calling thread is the first; processors count from 1
         options.add_session_config_entry("session.intra_op_thread_affinities", rest)
     return options
 
@@ -133,8 +153,16 @@ def create_session(model: bytes, options: Any) -> Any:
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except errors.NotImplemented as error:
-        raise UnsupportedLayerError(f"ONNX Runtime has no CPU kernel for a layer of the model: {_first_line(error)}") from error
-    except (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.RuntimeException) as error:
+        raise UnsupportedLayerError(
+            f"ONNX Runtime has no CPU kernel for a layer of the model: {_first_line(error)}"
+        ) from error
+    except (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.RuntimeException,
+    ) as error:
         raise BuildError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
 
 
@@ -155,18 +183,27 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
     ort = onnxruntime()
     errors = ort.capi.onnxruntime_pybind11_state
     binding = session.io_binding()
-    values = [ort.OrtValue.ortvalue_from_numpy(random_input(spec, seed)) for spec in workload.inputs]
+    values = [
+        ort.OrtValue.ortvalue_from_numpy(random_input(spec, seed)) for spec in workload.inputs
+    ]
     for spec, value in zip(workload.inputs, values, strict=True):
         binding.bind_ortvalue_input(spec.name, value)
     for output in session.get_outputs():
         binding.bind_output(output.name)
     try:
         session.run_with_iobinding(binding)
-    except (errors.Fail, errors.InvalidArgument, errors.NotImplemented, errors.RuntimeException, ValueError) as error:
+    except (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.NotImplemented,
+        errors.RuntimeException,
+        ValueError,
+    ) as error:
         raise BuildError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
     results = binding.get_outputs()
     for output, value in zip(session.get_outputs(), results, strict=True):
         binding.bind_ortvalue_output(output.name, value)  # later runs write into the same buffers
-    # The wrapper around this call costs 0.35 us of checks on every run; below it is the same entry point.
-    run = partial(session._sess.run_with_iobinding, binding._iobinding, None)  # noqa: SLF001
+    # The wrapper around this call costs 0.35 us of checks on every run; below it is the same entry
+    # point.
+    run = partial(session._sess.run_with_iobinding, binding._iobinding, None)
     return _Session(session, run, (binding, values, results))

@@ -16,15 +16,33 @@ from hwbench.records.device import Conditions
 CPUS = Path("/sys/devices/system/cpu")
 CAN_PIN = hasattr(os, "sched_setaffinity")
 LOOK_S = 0.2
-"""Seconds over which cores are watched before some are chosen; the kernel counts in ticks of 10 ms."""
-ISA_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+"""Seconds over which cores are watched before some are chosen.
+
+The kernel counts in ticks of 10 ms.
+"""
+ISA_FLAGS = (
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
 """Instruction sets that decide which kernels a runtime picks, as /proc/cpuinfo calls them."""
 BUSY_LOAD = 0.5
 """1-minute load per core above which other work disturbs a measurement."""
 
 
 def read(path: Path) -> str | None:
-    """Content of a small file of /sys or /proc without surrounding space; None if it is not there or not readable."""
+    """Content of a small file of /sys or /proc without surrounding space.
+
+    None if it is not there or not readable.
+    """
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -72,8 +90,8 @@ def core_count() -> int:
 def quiet_first(cores: Sequence[int]) -> tuple[int, ...]:
     """`cores` ordered by how well they serve for measuring: fast before slow, idle before busy, last before first.
 
-    Fast is the cores' own highest frequency (hybrid processors have two kinds); busy is what each did in a moment just now, in
-    steps of a tenth; and the first cores serve most interrupts.
+    Fast is the cores' own highest frequency (hybrid processors have two kinds); busy is what each
+    did in a moment just now, in steps of a tenth; and the first cores serve most interrupts.
     """
     before = _idle_ticks()
     time.sleep(LOOK_S)
@@ -102,7 +120,10 @@ def choose_cores(threads: int, cores: Sequence[int]) -> tuple[int, ...]:
         UsageError: There are not that many.
     """
     if not 1 <= threads <= len(cores):
-        raise UsageError(f"--threads {threads}: this process may use {len(cores)} physical cores; choose 1 to {len(cores)}")
+        raise UsageError(
+            f"--threads {threads}: this process may use {len(cores)} physical cores; choose 1 to"
+            f" {len(cores)}"
+        )
     return tuple(cores[:threads])
 
 
@@ -129,8 +150,13 @@ def stolen_share() -> float | None:
 
 
 def throttles(cores: Sequence[int]) -> int | None:
-    """How often `cores` have slowed themselves down for heat since boot; None where that is not counted (Intel counts)."""
-    counts = [read(CPUS / f"cpu{core}" / "thermal_throttle" / "core_throttle_count") for core in cores]
+    """How often `cores` have slowed themselves down for heat since boot.
+
+    None where that is not counted (Intel counts).
+    """
+    counts = [
+        read(CPUS / f"cpu{core}" / "thermal_throttle" / "core_throttle_count") for core in cores
+    ]
     return sum(map(int, filter(None, counts))) if any(counts) else None
 
 
@@ -156,7 +182,11 @@ def _temperature_c() -> float | None:
     import psutil
 
     sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
-    readings = [sensor.current for name in ("coretemp", "k10temp", "cpu_thermal") for sensor in sensors.get(name, [])]
+    readings = [
+        sensor.current
+        for name in ("coretemp", "k10temp", "cpu_thermal")
+        for sensor in sensors.get(name, [])
+    ]
     return max(readings, default=None)
 
 
@@ -166,7 +196,10 @@ def doctor(cores: Sequence[int]) -> list[Advice]:
     stolen, turbo, state = stolen_share(), _turbo(), conditions(cores)
     return [
         _advice(
-            "pinning", CAN_PIN, "threads can be pinned to cores", "this system has no sched_setaffinity: expect wider intervals"
+            "pinning",
+            CAN_PIN,
+            "threads can be pinned to cores",
+            "this system has no sched_setaffinity: expect wider intervals",
         ),
         _advice(
             "spare_core",
@@ -196,18 +229,24 @@ def doctor(cores: Sequence[int]) -> list[Advice]:
             "virtual_machine",
             not is_virtual_machine(),
             "a hypervisor shares this processor" if is_virtual_machine() else "no hypervisor",
-            "neighbours add noise that no setting removes: give more --budget, or measure on bare metal",
+            "neighbours add noise that no setting removes: give more --budget, or measure on bare"
+            " metal",
         ),
         _advice(
             "stolen_time",
             stolen is None or stolen < 0.01,
-            "stolen time not visible" if stolen is None else f"{stolen:.2%} of time stolen by the hypervisor since boot",
+            (
+                "stolen time not visible"
+                if stolen is None
+                else f"{stolen:.2%} of time stolen by the hypervisor since boot"
+            ),
             "choose an instance with dedicated cores",
         ),
         _advice(
             "temperature",
             state.temperature_c is None or state.temperature_c < 85,
-            f"temperature {'not visible' if state.temperature_c is None else f'{state.temperature_c:.0f} C'}",
+            "temperature"
+            f" {'not visible' if state.temperature_c is None else f'{state.temperature_c:.0f} C'}",
             "let it cool; check the fan",
         ),
         _advice(

@@ -21,8 +21,9 @@ POLL_S = 0.05
 class DeviceLock:
     """An advisory lock on one target: a context manager, or `acquire` and `release`.
 
-    It is a lock of the operating system (flock) on a file in the user's cache folder, so it ends with its process, however
-    that ends; the file stays and means nothing by itself. It also excludes a second `DeviceLock` of the same process.
+    It is a lock of the operating system (flock) on a file in the user's cache folder, so it ends
+    with its process, however that ends; the file stays and means nothing by itself. It also
+    excludes a second `DeviceLock` of the same process.
 
     Args:
         address: Which target.
@@ -43,7 +44,8 @@ class DeviceLock:
         """Take the lock.
 
         Raises:
-            DeviceUnavailableError: Another holder still has it after the wait; its process id is in the message.
+            DeviceUnavailableError: Another holder still has it after the wait; its process id is in
+                the message.
             UsageError: The cache folder cannot be written, or this object holds the lock already.
         """
         if self._file is not None:
@@ -53,7 +55,9 @@ class DeviceLock:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise UsageError(f"cannot create the lock file {path}: {error.strerror}; set XDG_CACHE_HOME") from error
+            raise UsageError(
+                f"cannot create the lock file {path}: {error.strerror}; set XDG_CACHE_HOME"
+            ) from error
         try:
             self._wait_for(file)
         except BaseException:
@@ -62,7 +66,9 @@ class DeviceLock:
         self._file = file
 
     def folder(self) -> Path:
-        """An empty folder for whoever holds the lock, gone with it; what a killed holder left there is removed.
+        """An empty folder for whoever holds the lock, gone with it.
+
+        What a killed holder left there is removed.
 
         Raises:
             UsageError: The cache folder cannot be written.
@@ -72,7 +78,9 @@ class DeviceLock:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
         except OSError as error:
-            raise UsageError(f"cannot make the folder {folder}: {error.strerror}; set XDG_CACHE_HOME") from error
+            raise UsageError(
+                f"cannot make the folder {folder}: {error.strerror}; set XDG_CACHE_HOME"
+            ) from error
         return folder
 
     def release(self) -> None:
@@ -80,7 +88,9 @@ class DeviceLock:
         if self._file is not None:
             shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
             os.ftruncate(self._file, 0)
-            fcntl.flock(self._file, fcntl.LOCK_UN)  # not left to close(): a child process may have inherited the file
+            fcntl.flock(
+                self._file, fcntl.LOCK_UN
+            )  # not left to close(): a child process may have inherited the file
             os.close(self._file)
             self._file = None
 
@@ -88,7 +98,12 @@ class DeviceLock:
         self.acquire()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.release()
 
     def _wait_for(self, file: int) -> None:
@@ -103,7 +118,8 @@ class DeviceLock:
                 holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
                 waited = f" after waiting {self.wait_s:g} s" if self.wait_s else ""
                 raise DeviceUnavailableError(
-                    f"device {self.address} is in use by process {holder}{waited}; wait until it is done, or end it"
+                    f"device {self.address} is in use by process {holder}{waited}; wait until it is"
+                    " done, or end it"
                 ) from error
             os.ftruncate(file, 0)
             os.pwrite(file, str(os.getpid()).encode(), 0)

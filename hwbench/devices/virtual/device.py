@@ -1,7 +1,8 @@
 """A simulated device: latencies follow a known law, noise and faults are chosen, and time is virtual.
 
-Nothing waits: a minute of measuring takes milliseconds, so rules of statistics can be tried thousands of times against a
-truth that is known. On the command line the address has options: `virtual:noise=white+drift,seed=3,step=8,fault=lost@100`.
+Nothing waits: a minute of measuring takes milliseconds, so rules of statistics can be tried
+thousands of times against a truth that is known. On the command line the address has options:
+`virtual:noise=white+drift,seed=3,step=8,fault=lost@100`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ from hwbench.devices.virtual.noise import (
     Throttling,
     White,
 )
-from hwbench.errors import BuildError, DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, UsageError, WorkloadError
+from hwbench.errors import (
+    BuildError,
+    DeviceLostError,
+    DeviceTimeoutError,
+    DeviceUnavailableError,
+    UsageError,
+    WorkloadError,
+)
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
@@ -43,7 +51,10 @@ __all__ = [
 ]  # fmt: skip
 
 PREPARE_S = 0.05
-"""Virtual seconds of preparing a session; ONNX Runtime takes this for a network of 4 M parameters."""
+"""Virtual seconds of preparing a session.
+
+ONNX Runtime takes this for a network of 4 M parameters.
+"""
 NODE_COST_S = 1e-6
 """Virtual seconds that the layer profiler adds to each layer it times."""
 _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -53,8 +64,10 @@ _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 class Law:
     """Latency of a layer from its key: overhead + multiply-accumulates / rate + bytes moved / bandwidth.
 
-    The kernels are blocked: input and output channels are computed in full channel steps, so 17 channels cost as much as
-    32. (A depthwise layer is blocked over its output alone.) Narrower elements move fewer bytes and fill vectors with more
+    The kernels are blocked: input and output channels are computed in full channel steps, so 17
+    channels cost as much as
+    32. (A depthwise layer is blocked over its output alone.) Narrower elements move fewer bytes and
+       fill vectors with more
     values: both rates are those of fp32 and scale with the element's size.
 
     Attributes:
@@ -76,7 +89,11 @@ class Law:
         macs, weights = self._work(key)
         elements = weights + math.prod(key.output) + sum(math.prod(shape) for shape in key.inputs)
         size = _ELEMENT_BYTES.get(key.precision, 4)
-        return self.layer_overhead_s + macs * (size / 4) / self.macs_per_s + elements * size / self.bytes_per_s
+        return (
+            self.layer_overhead_s
+            + macs * (size / 4) / self.macs_per_s
+            + elements * size / self.bytes_per_s
+        )
 
     def network_s(self, keys: Sequence[LayerKey]) -> float:
         """Seconds of the network made of these layers: the truth that measurements are held against."""
@@ -91,7 +108,11 @@ class Law:
         group = int(key.attr("group", "1"))
         kernel = math.prod(map(int, key.attr("kernel", "1").split("x")))
         reduced = self._blocked(cin) if group == 1 else cin // group
-        positions = math.prod(key.inputs[0]) // cin if key.op == "ConvTranspose" else math.prod(key.output) // cout
+        positions = (
+            math.prod(key.inputs[0]) // cin
+            if key.op == "ConvTranspose"
+            else math.prod(key.output) // cout
+        )
         return positions * self._blocked(cout) * reduced * kernel, cout * (cin // group) * kernel
 
     def _blocked(self, channels: int) -> int:
@@ -127,7 +148,9 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in _FAULTS:
-            raise UsageError(f"unknown fault {self.kind!r} of the virtual device; known: {', '.join(_FAULTS)}")
+            raise UsageError(
+                f"unknown fault {self.kind!r} of the virtual device; known: {', '.join(_FAULTS)}"
+            )
 
 
 LAW = Law()
@@ -148,13 +171,15 @@ class Virtual(Device):
     """A simulated device.
 
     Args:
-        address: Options `noise=KIND+KIND` (or `none`), `seed=N`, `step=N` (channel step), `fault=KIND@ROUNDS`, separated by
-            commas; they win over the arguments below.
+        address: Options `noise=KIND+KIND` (or `none`), `seed=N`, `step=N` (channel step),
+            `fault=KIND@ROUNDS`, separated by commas; they win over the arguments below.
         law: Where latencies come from.
-        noise: What disturbs them; factors multiply. The parameters describe a round, however many inferences it loops.
+        noise: What disturbs them; factors multiply. The parameters describe a round, however many
+            inferences it loops.
         faults: What goes wrong.
         seed: Of all noise; opening the device again repeats it.
-        latencies_s: Seconds by SHA-256 of a model, instead of the law; its ONNX is then never read, and it has no layers.
+        latencies_s: Seconds by SHA-256 of a model, instead of the law; its ONNX is then never read,
+            and it has no layers.
 
     Raises:
         UsageError: An option is unknown or has an impossible value.
@@ -187,13 +212,21 @@ class Virtual(Device):
         streams = np.random.SeedSequence(self._seed).spawn(len(self._noise) + 1)
         sessions, *rest = map(np.random.default_rng, streams)
         self._clock, self._random, self._rounds = Clock(), sessions, 0
-        self._processes = [kind.start(random, self._clock) for kind, random in zip(self._noise, rest, strict=True)]
+        self._processes = [
+            kind.start(random, self._clock) for kind, random in zip(self._noise, rest, strict=True)
+        ]
         self._live: set[_Session] = set()
 
     @classmethod
     def discover(cls) -> list[Found]:
         """The one simulated device, always there."""
-        return [Found("virtual", "simulated device with a known latency law (virtual:noise=white+drift,seed=3)", ready=True)]
+        return [
+            Found(
+                "virtual",
+                "simulated device with a known latency law (virtual:noise=white+drift,seed=3)",
+                ready=True,
+            )
+        ]
 
     def time_s(self) -> float:
         """Virtual seconds since the device was opened."""
@@ -205,7 +238,9 @@ class Virtual(Device):
 
     def _open(self) -> None:
         if self._strikes("open"):
-            raise DeviceUnavailableError("the virtual device refuses to open, as asked; leave out fault=open")
+            raise DeviceUnavailableError(
+                "the virtual device refuses to open, as asked; leave out fault=open"
+            )
         self._start()
 
     def _close(self) -> None:
@@ -222,11 +257,16 @@ class Virtual(Device):
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
         if self._strikes("build"):
-            raise BuildError(f"the virtual device refuses to build {workload.name}, as asked; leave out fault=build")
+            raise BuildError(
+                f"the virtual device refuses to build {workload.name}, as asked; leave out"
+                " fault=build"
+            )
         self._clock.idle(PREPARE_S)
         given_s = self._latencies_s.get(workload.sha256)
         layers = _layers(workload) if given_s is None else ()
-        latency_s = self.law.network_s([layer.key for layer in layers]) if given_s is None else given_s
+        latency_s = (
+            self.law.network_s([layer.key for layer in layers]) if given_s is None else given_s
+        )
         session = _Session(latency_s, self._offset(), layers)
         self._live.add(session)
         return Prepared(workload, settings, session)
@@ -237,16 +277,26 @@ class Virtual(Device):
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
         sessions: list[_Session] = [prepared.handle for prepared in order]
         if not self._live.issuperset(sessions):
-            raise UsageError(f"{self.address} was asked to run a session that was released or is another device's")
+            raise UsageError(
+                f"{self.address} was asked to run a session that was released or is another"
+                " device's"
+            )
         self._rounds += len(order)
         if self._strikes("lost"):
-            raise DeviceLostError(f"{self.address} went away after {self._rounds - len(order)} rounds, as asked by a fault")
+            raise DeviceLostError(
+                f"{self.address} went away after {self._rounds - len(order)} rounds, as asked by a"
+                " fault"
+            )
         if self._strikes("timeout"):
             raise DeviceTimeoutError(f"{self.address} did not answer, as asked by a fault")
         nominal_s = np.array([session.latency_s * session.offset for session in sessions])
         values_s = nominal_s * self._factors(nominal_s * loops)
         self._clock.load(float(values_s.sum()) * loops)
-        hot = (Finding("throttled", f"{self.address} slowed itself down under load"),) if self._throttled() else ()
+        hot = (
+            (Finding("throttled", f"{self.address} slowed itself down under load"),)
+            if self._throttled()
+            else ()
+        )
         return Samples(self._spoiled(values_s.tolist()), "virtual", hot)
 
     def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
@@ -260,11 +310,16 @@ class Virtual(Device):
     def _profile(self, prepared: Prepared, runs: int) -> LayerSamples:
         session: _Session = prepared.handle
         if not session.layers:
-            raise WorkloadError(f"{prepared.workload.name} has a latency given as a number, so no layers; set layers=False")
+            raise WorkloadError(
+                f"{prepared.workload.name} has a latency given as a number, so no layers; set"
+                " layers=False"
+            )
         self._clock.idle(PREPARE_S)
         offset = self._offset()
         layer_s = np.array([self.law.layer_s(layer.key) for layer in session.layers]) * offset
-        turn_s = np.concatenate([[session.latency_s * session.offset], layer_s])  # unprofiled, then profiled
+        turn_s = np.concatenate(
+            [[session.latency_s * session.offset], layer_s]
+        )  # unprofiled, then profiled
         nominal_s = np.tile(turn_s, runs)
         taken_s = (nominal_s * self._factors(nominal_s)).reshape(runs, -1)
         beside_s, values_s = taken_s[:, 0], taken_s[:, 1:] + NODE_COST_S
@@ -275,13 +330,18 @@ class Virtual(Device):
             for layer, column in zip(session.layers, values_s.T.tolist(), strict=True)
         )
         rest = "the fixed cost of an inference, which no layer has"
-        return LayerSamples(rows, tuple(whole_s.tolist()), tuple(beside_s.tolist()), NODE_COST_S, rest)
+        return LayerSamples(
+            rows, tuple(whole_s.tolist()), tuple(beside_s.tolist()), NODE_COST_S, rest
+        )
 
     def _offset(self) -> float:
         return math.prod((kind.session(self._random) for kind in self._noise), start=1.0)
 
     def _factors(self, nominal_s: Floats) -> Floats:
-        """Joint factor of all noise for rounds that follow each other; their starts are those without noise."""
+        """Joint factor of all noise for rounds that follow each other.
+
+        Their starts are those without noise.
+        """
         starts_s = self._clock.now_s + np.cumsum(nominal_s) - nominal_s
         factors = np.ones_like(nominal_s)
         for process in self._processes if nominal_s.size else ():
@@ -294,7 +354,10 @@ class Virtual(Device):
 
     def _strikes(self, kind: str) -> bool:
         at_once = kind in {"open", "build"}
-        return any(fault.kind == kind and (at_once or self._rounds > fault.after_rounds) for fault in self._faults)
+        return any(
+            fault.kind == kind and (at_once or self._rounds > fault.after_rounds)
+            for fault in self._faults
+        )
 
     def _spoiled(self, values_s: list[float]) -> tuple[float, ...]:
         """The samples, spoiled at the end where a fault asks for it."""
@@ -322,19 +385,31 @@ def _options(address: str) -> dict[str, Any]:
     Raises:
         UsageError: An option is unknown, or its value is impossible.
     """
-    parsers: dict[str, Callable[[str], Any]] = {"noise": _noise, "seed": int, "step": int, "fault": _fault}
+    parsers: dict[str, Callable[[str], Any]] = {
+        "noise": _noise,
+        "seed": int,
+        "step": int,
+        "fault": _fault,
+    }
     least = {"seed": 0, "step": 1}
     options: dict[str, Any] = {}
     for part in filter(None, address.split(",")):
         name, _, text = part.partition("=")
         if name not in parsers:
-            raise UsageError(f"unknown option {part!r} of the virtual device; known: {', '.join(f'{key}=' for key in parsers)}")
+            raise UsageError(
+                f"unknown option {part!r} of the virtual device; known:"
+                f" {', '.join(f'{key}=' for key in parsers)}"
+            )
         try:
             options[name] = parsers[name](text)
         except ValueError as error:
-            raise UsageError(f"option {part!r} of the virtual device holds {text!r} where a whole number belongs") from error
+            raise UsageError(
+                f"option {part!r} of the virtual device holds {text!r} where a whole number belongs"
+            ) from error
         if name in least and options[name] < least[name]:
-            raise UsageError(f"option {part!r} of the virtual device must be at least {least[name]}")
+            raise UsageError(
+                f"option {part!r} of the virtual device must be at least {least[name]}"
+            )
     return options
 
 
@@ -342,7 +417,10 @@ def _noise(text: str) -> tuple[Noise, ...]:
     kinds = () if text == "none" else text.split("+")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
-        raise UsageError(f"unknown noise {unknown[0]!r} of the virtual device; known: none, {', '.join(KINDS)} (joined by +)")
+        raise UsageError(
+            f"unknown noise {unknown[0]!r} of the virtual device; known: none, {', '.join(KINDS)}"
+            " (joined by +)"
+        )
     return tuple(KINDS[kind]() for kind in kinds)
 
 

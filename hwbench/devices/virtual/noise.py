@@ -1,8 +1,9 @@
 """Imitated noise: what makes the latencies of a real device differ from a law, as seeded functions of virtual time.
 
-Each kind is a frozen record of its parameters. Opening a device turns the record into a *process*, which holds the random
-state and answers the factors by which rounds starting at given times are longer. Processes depend on time and not on who
-asks, so workloads that are interleaved share their drift, modes and throttling, as they do on hardware.
+Each kind is a frozen record of its parameters. Opening a device turns the record into a *process*,
+which holds the random state and answers the factors by which rounds starting at given times are
+longer. Processes depend on time and not on who asks, so workloads that are interleaved share their
+drift, modes and throttling, as they do on hardware.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Process = Callable[[Floats], Floats]
-"""From the times (s) at which rounds start, ascending, to their factors; both of shape (rounds,)."""
+"""From the times (s) at which rounds start, ascending, to their factors.
+
+Both of shape (rounds,).
+"""
 
 
 @dataclass(slots=True)
@@ -52,7 +56,9 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class White(Noise):
-    """Independent log-normal scatter of every round: interrupts, caches, clock jitter. The median stays the law's.
+    """Independent log-normal scatter of every round: interrupts, caches, clock jitter.
+
+    The median stays the law's.
 
     Attributes:
         sd: Standard deviation of the log latency of a round.
@@ -81,8 +87,14 @@ class Drift(Noise):
 
     def start(self, random: Generator, _clock: Clock, /) -> Process:
         """A function of time alone but for the phase of the swing."""
-        phase, growth, speed = random.uniform(0, math.tau), math.log1p(self.per_minute) / 60, math.tau / self.period_s
-        return lambda starts_s: np.exp(growth * starts_s) * (1 + self.swing * np.sin(speed * starts_s + phase))
+        phase, growth, speed = (
+            random.uniform(0, math.tau),
+            math.log1p(self.per_minute) / 60,
+            math.tau / self.period_s,
+        )
+        return lambda starts_s: (
+            np.exp(growth * starts_s) * (1 + self.swing * np.sin(speed * starts_s + phase))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +177,9 @@ class Thermostat:
 
     def __call__(self, starts_s: Floats) -> Floats:
         """Factors of rounds that follow each other without rest."""
-        slow = self.throttled | (self._heat + (starts_s - self._clock.now_s) / self._law.after_s >= 1)
+        slow = self.throttled | (
+            self._heat + (starts_s - self._clock.now_s) / self._law.after_s >= 1
+        )
         return np.where(slow, self._law.factor, 1.0)
 
     @property
@@ -186,7 +200,8 @@ class SessionOffset(Noise):
     """A log-normal factor of each prepared session, which never averages out inside it: where memory happened to be laid.
 
     Attributes:
-        sd: Standard deviation of its logarithm; 0.5 % was seen between sessions of ONNX Runtime on a shared machine.
+        sd: Standard deviation of its logarithm; 0.5 % was seen between sessions of ONNX Runtime on
+            a shared machine.
     """
 
     sd: float = 0.005

@@ -1,10 +1,12 @@
 """From rows that another tool measured to layers: which row of a log is which layer of the network that was logged.
 
-Logs name tensors and operators but no shapes, so rows are joined to the layers of the same network in order. Anything that does
-not fit is an error: a row given to the wrong layer would be a wrong entry that nothing later could notice.
+Logs name tensors and operators but no shapes, so rows are joined to the layers of the same network
+in order. Anything that does not fit is an error: a row given to the wrong layer would be a wrong
+entry that nothing later could notice.
 
-Known differences between TensorFlow Lite's view of a layer and ours, none of which the tables have ever told apart: the ReLU6
-of the published MobileNets is a ReLU in ours, and padding at stride 2 lies at the end instead of on both sides.
+Known differences between TensorFlow Lite's view of a layer and ours, none of which the tables have
+ever told apart: the ReLU6 of the published MobileNets is a ReLU in ours, and padding at stride 2
+lies at the end instead of on both sides.
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ from hwbench.lookup_tables.exchange.ofa_yaml import OfaRow
 from hwbench.records.layer_key import LayerKey
 
 PIXEL1 = {
-    "zoo:mobilenet_v1@32-64-128-128-256-256-512-512-512-512-512-512-1024-1024,classes=1001": "mobilenet",
-    "zoo:mobilenet_v1@24-48-96-96-192-192-384-384-384-384-384-384-768-768,classes=1001": "0.75mobilenet",
+    "zoo:mobilenet_v1@32-64-128-128-256-256-512-512-512-512-512-512-1024-1024,classes=1001": (
+        "mobilenet"
+    ),
+    "zoo:mobilenet_v1@24-48-96-96-192-192-384-384-384-384-384-384-768-768,classes=1001": (
+        "0.75mobilenet"
+    ),
     "zoo:mobilenet_v1@24-48-96-80-192-200-328-352-368-360-328-400-736-752,classes=1001": "0.5flops",
 }
 """Networks that were logged on a Google Pixel 1, and the name of their logs (see data/pixel1/README.md)."""
@@ -37,7 +43,8 @@ class ForeignEntry:
 
     Attributes:
         key: The layer.
-        samples_s: One mean latency per call, seconds, for every row with this key in every log; never empty.
+        samples_s: One mean latency per call, seconds, for every row with this key in every log;
+            never empty.
         calls: Calls per inference, over all layers of the network that share the key.
     """
 
@@ -59,9 +66,10 @@ class ForeignEntry:
 def join_tflite(logs: Sequence[TfliteLog], keys: Sequence[LayerKey]) -> tuple[ForeignEntry, ...]:
     """Entries of one network from repeated logs of it, in order of execution, reshapes last.
 
-    Rows and layers must agree one to one, in order, with two liberties: a reshape may stand before or behind the linear layer,
-    and a softmax at the end, which the networks of the zoo leave out, gets the key it would have. Rows below a log's resolution
-    give no sample, and a layer without any sample no entry.
+    Rows and layers must agree one to one, in order, with two liberties: a reshape may stand before
+    or behind the linear layer, and a softmax at the end, which the networks of the zoo leave out,
+    gets the key it would have. Rows below a log's resolution give no sample, and a layer without
+    any sample no entry.
 
     The logs hold no widths, so those of `keys` are taken on trust.
 
@@ -70,13 +78,20 @@ def join_tflite(logs: Sequence[TfliteLog], keys: Sequence[LayerKey]) -> tuple[Fo
         keys: Layers of that network in execution order.
 
     Raises:
-        UsageError: There is no log, the logs are of different networks, or a row does not fit its layer; names the first.
+        UsageError: There is no log, the logs are of different networks, or a row does not fit its
+            layer; names the first.
     """
     if not logs:
-        raise UsageError("no logs to join; expected at least one log of benchmark_model with --enable_op_profiling=true")
+        raise UsageError(
+            "no logs to join; expected at least one log of benchmark_model with"
+            " --enable_op_profiling=true"
+        )
     for log in logs[1:]:
         if _network(log) != _network(logs[0]):
-            raise UsageError(f"{log.source} and {logs[0].source} are logs of different networks; join each network by itself")
+            raise UsageError(
+                f"{log.source} and {logs[0].source} are logs of different networks; join each"
+                " network by itself"
+            )
     samples_s: dict[LayerKey, list[float]] = {}
     calls: dict[LayerKey, int] = {}
     for number, log in enumerate(logs):
@@ -85,7 +100,9 @@ def join_tflite(logs: Sequence[TfliteLog], keys: Sequence[LayerKey]) -> tuple[Fo
                 calls[key] = calls.get(key, 0) + row.calls
             if row.mean_s is not None:
                 samples_s.setdefault(key, []).append(row.mean_s)
-    return tuple(ForeignEntry(key, tuple(samples_s[key]), calls[key]) for key in calls if key in samples_s)
+    return tuple(
+        ForeignEntry(key, tuple(samples_s[key]), calls[key]) for key in calls if key in samples_s
+    )
 
 
 def pixel1_logs(model: str) -> tuple[TfliteLog, ...]:
@@ -104,15 +121,18 @@ def pixel1_logs(model: str) -> tuple[TfliteLog, ...]:
 def join_ofa(table: OfaTable) -> tuple[tuple[ForeignEntry, ...], int]:
     """Entries of a once-for-all table, and how many rows have none.
 
-    Only rows that say all that a key says are joined: the classifier on a map of one pixel, and pooling of the whole map. The
-    file does not tell the kernel of a convolution, and an `expanded_conv` is a block of several layers.
+    Only rows that say all that a key says are joined: the classifier on a map of one pixel, and
+    pooling of the whole map. The file does not tell the kernel of a convolution, and an
+    `expanded_conv` is a block of several layers.
     """
     found: dict[LayerKey, list[float]] = {}
     for row in table.rows:
         key = _ofa_key(row)
         if key is not None:
             found.setdefault(key, []).append(row.mean_s)
-    entries = tuple(ForeignEntry(key, tuple(values_s), len(values_s)) for key, values_s in found.items())
+    entries = tuple(
+        ForeignEntry(key, tuple(values_s), len(values_s)) for key, values_s in found.items()
+    )
     return entries, len(table.rows) - sum(entry.calls for entry in entries)
 
 
@@ -137,10 +157,14 @@ def _network(log: TfliteLog) -> tuple[str | None, list[tuple[str, str]]]:
 def _paired(log: TfliteLog, keys: Sequence[LayerKey]) -> tuple[list[Operator], list[LayerKey]]:
     """The log's rows, and the key of each."""
     if not log.operators:
-        raise UsageError(f"{log.source} has no table of operators; profile again with --enable_op_profiling=true")
+        raise UsageError(
+            f"{log.source} has no table of operators; profile again with --enable_op_profiling=true"
+        )
     if log.operators[-1].kind == "SOFTMAX" and keys and keys[-1].op != "Softmax":
         keys = [*keys, _softmax_of(keys[-1])]
-    rows = sorted(log.operators, key=lambda row: row.kind in _RESHAPES)  # stable: reshapes go last, all else keeps its order
+    rows = sorted(
+        log.operators, key=lambda row: row.kind in _RESHAPES
+    )  # stable: reshapes go last, all else keeps its order
     ordered = sorted(keys, key=lambda key: key.op == "Reshape")
     for row, key in zip(rows, ordered, strict=False):
         fits = _FITS.get(row.kind)

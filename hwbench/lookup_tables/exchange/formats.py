@@ -1,6 +1,9 @@
-"""Latencies that other tools measured, read from their files as plain facts; knows nothing of tables and layer keys.
+"""Latencies that other tools measured, read from their files as plain facts.
 
-Milliseconds and microseconds become seconds in the reader of a format and nowhere else. What a file is, is told by its content:
+Knows nothing of tables and layer keys.
+
+Milliseconds and microseconds become seconds in the reader of a format and nowhere else. What a file
+is, is told by its content:
 
     benchmark_model text or CSV  ->  TfliteLog            trtexec --exportProfile / --exportTimes / --exportLayerInfo / log
     ONNX Runtime profile JSON    ->  ProfiledRuns             ->  TrtProfile / TrtTimes / TrtLayers / TrtLog
@@ -23,7 +26,18 @@ from hwbench.lookup_tables.exchange import ofa_yaml
 from hwbench.lookup_tables.exchange.ofa_yaml import OfaTable
 from hwbench.records.untrusted import parse_json, read_text, shown
 
-__all__ = ["OfaTable", "ProfiledRuns", "Record", "TfliteLog", "TrtLayers", "TrtLog", "TrtProfile", "TrtTimes", "parse", "read"]
+__all__ = [
+    "OfaTable",
+    "ProfiledRuns",
+    "Record",
+    "TfliteLog",
+    "TrtLayers",
+    "TrtLog",
+    "TrtProfile",
+    "TrtTimes",
+    "parse",
+    "read",
+]
 
 Record = TfliteLog | ProfiledRuns | TrtProfile | TrtTimes | TrtLayers | TrtLog | OfaTable
 
@@ -51,8 +65,8 @@ def parse(text: str, source: str) -> Record:
     if text.lstrip()[:1] in {"[", "{"}:
         return _from_json(parse_json(text, source), source)
     raise SchemaError(
-        f"{source} is of no known format; expected a log of benchmark_model or trtexec, a profile of ONNX Runtime or TensorRT, "
-        "or a latency table of once-for-all"
+        f"{source} is of no known format; expected a log of benchmark_model or trtexec, a profile"
+        " of ONNX Runtime or TensorRT, or a latency table of once-for-all"
     )
 
 
@@ -66,4 +80,7 @@ def _from_json(data: object, source: str) -> Record:
         return trtexec.parse_times(data, source)
     if "cat" in first:
         return read_profile(data)
-    raise SchemaError(f"{source} is JSON of no known form; expected a profile of ONNX Runtime, or a file that trtexec exported")
+    raise SchemaError(
+        f"{source} is JSON of no known form; expected a profile of ONNX Runtime, or a file that"
+        " trtexec exported"
+    )

@@ -1,7 +1,7 @@
 """Tables of what other tools measured: layers of whole networks, merged by key, and how they add up to those networks.
 
-A network is kept as it was read, with all its averages; the table is made anew from all networks of one name, so that one more
-improves what the others say.
+A network is kept as it was read, with all its averages; the table is made anew from all networks of
+one name, so that one more improves what the others say.
 """
 
 from __future__ import annotations
@@ -83,13 +83,20 @@ class ForeignNetwork:
             SchemaError: It is damaged.
         """
         try:
-            entries = tuple(ForeignEntry(LayerKey.parse(key), tuple(values), calls) for key, values, calls in data["entries"])
+            entries = tuple(
+                ForeignEntry(LayerKey.parse(key), tuple(values), calls)
+                for key, values, calls in data["entries"]
+            )
             return cls(**{**data, "files": tuple(data["files"]), "entries": entries})
         except (KeyError, TypeError, ValueError) as error:
-            raise SchemaError(f"damaged imported network: {error!r}; import it again under another --name") from error
+            raise SchemaError(
+                f"damaged imported network: {error!r}; import it again under another --name"
+            ) from error
 
 
-def table_of(networks: Sequence[ForeignNetwork], name: str, note: str = "", version: str = __version__) -> LookupTable:
+def table_of(
+    networks: Sequence[ForeignNetwork], name: str, note: str = "", version: str = __version__
+) -> LookupTable:
     """The table of networks that another tool measured on one device.
 
     Args:
@@ -99,7 +106,8 @@ def table_of(networks: Sequence[ForeignNetwork], name: str, note: str = "", vers
         version: Of hwbench.
 
     Raises:
-        UsageError: They were measured on different hardware, with different runtimes or numbers of threads.
+        UsageError: They were measured on different hardware, with different runtimes or numbers of
+            threads.
     """
     first = networks[0]
     for other in networks[1:]:
@@ -107,8 +115,8 @@ def table_of(networks: Sequence[ForeignNetwork], name: str, note: str = "", vers
             mine, yours = getattr(first, what), getattr(other, what)
             if mine != yours:
                 raise UsageError(
-                    f"{other.files[0]} was measured with {what} {yours!r}, but the table {name!r} with {mine!r}; "
-                    "import it under another --name"
+                    f"{other.files[0]} was measured with {what} {yours!r}, but the table {name!r}"
+                    f" with {mine!r}; import it under another --name"
                 )
     details = ((IMPORTED, first.format),)
     device = DeviceInfo(name, first.target, f"imported:{name}", first.runtime, details)
@@ -120,30 +128,46 @@ def table_of(networks: Sequence[ForeignNetwork], name: str, note: str = "", vers
     errors = _left_out(networks, made)
     if not errors:
         return table
-    return replace(table, metadata=Metadata(made, replace(table.calibration, shared_sd=_rms(errors), networks=len(errors))))
+    return replace(
+        table,
+        metadata=Metadata(
+            made, replace(table.calibration, shared_sd=_rms(errors), networks=len(errors))
+        ),
+    )
 
 
 def _bare(networks: Sequence[ForeignNetwork], made: Provenance) -> LookupTable:
     """Entries and how they add up, not how well.
 
-    What the layers leave of whole networks is spread over the layers. Where they are more than the whole, because profiling slows
-    layers down, all are scaled down.
+    What the layers leave of whole networks is spread over the layers. Where they are more than the
+    whole, because profiling slows layers down, all are scaled down.
     """
-    told = [(network.whole_s, network) for network in networks if network.whole_s is not None and network.layers_s > 0]
-    rest_s = median((whole_s - network.layers_s) / network.layers for whole_s, network in told) if told else 0.0
+    told = [
+        (network.whole_s, network)
+        for network in networks
+        if network.whole_s is not None and network.layers_s > 0
+    ]
+    rest_s = (
+        median((whole_s - network.layers_s) / network.layers for whole_s, network in told)
+        if told
+        else 0.0
+    )
     scale = 1.0 if rest_s >= 0 else median(whole_s / network.layers_s for whole_s, network in told)
     gathered: dict[LayerKey, list[ForeignEntry]] = {}
     for entry in chain.from_iterable(network.entries for network in networks):
         gathered.setdefault(entry.key, []).append(entry)
     entries = {key: _entry(found, scale) for key, found in gathered.items()}
-    return LookupTable(entries, Metadata(made, Calibration(per_layer_s=max(rest_s, 0.0), networks=0)))
+    return LookupTable(
+        entries, Metadata(made, Calibration(per_layer_s=max(rest_s, 0.0), networks=0))
+    )
 
 
 def _entry(found: Iterable[ForeignEntry], scale: float) -> Entry:
     """One entry of all averages of a key.
 
-    The standard error of a median is 1.25 times that of a mean (Kendall and Stuart, The Advanced Theory of Statistics, volume 1,
-    section 10.11); repeats are files, for layers of one file share its state.
+    The standard error of a median is 1.25 times that of a mean (Kendall and Stuart, The Advanced
+    Theory of Statistics, volume 1, section 10.11); repeats are files, for layers of one file share
+    its state.
     """
     found = list(found)
     values_s = np.array([value for entry in found for value in entry.samples_s])
@@ -177,4 +201,13 @@ def _rms(values: Sequence[float]) -> float:
 def _source(network: ForeignNetwork) -> Source:
     identity = sha256("\n".join(map(str, network.keys)).encode()).hexdigest()
     latency_s = network.layers_s if network.whole_s is None else network.whole_s
-    return Source(network.model, identity, latency_s, network.layers, STEP, 1.0, networks=1, records=network.files)
+    return Source(
+        network.model,
+        identity,
+        latency_s,
+        network.layers,
+        STEP,
+        1.0,
+        networks=1,
+        records=network.files,
+    )

@@ -1,10 +1,11 @@
 """Latency tables of ProxylessNAS and once-for-all: YAML of `operator-input:HxWxC-output:HxWxC[-name:value..]: {mean: ms, ..}`.
 
-The files say neither device nor unit; `mean` and `std` are milliseconds of one call at batch 1, on the device the paper or file
-name says. Shapes are height x width x channels, without the batch. An `expanded_conv` is a whole inverted residual block.
+The files say neither device nor unit; `mean` and `std` are milliseconds of one call at batch 1, on
+the device the paper or file name says. Shapes are height x width x channels, without the batch. An
+`expanded_conv` is a whole inverted residual block.
 
-Sources: github.com/mit-han-lab/proxylessnas (latency_estimator.py), github.com/mit-han-lab/once-for-all (latency tables of the
-tutorial); read, not copied.
+Sources: github.com/mit-han-lab/proxylessnas (latency_estimator.py),
+github.com/mit-han-lab/once-for-all (latency tables of the tutorial); read, not copied.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ SIGNS = re.compile(r"^[ \t{?\"']*[A-Za-z]\w*-input:\d+(?:x\d+)*-output:\d", re.M
 MAX_CHARACTERS = 4 << 20
 """Longest text that is parsed; the published tables are 15 to 400 kB."""
 
-_KEY = re.compile(r"([A-Za-z]\w*)-input:(\d{1,9}(?:x\d{1,9})*)-output:(\d{1,9}(?:x\d{1,9})*)((?:-[a-z]+:\d{1,9})*)")
+_KEY = re.compile(
+    r"([A-Za-z]\w*)-input:(\d{1,9}(?:x\d{1,9})*)-output:(\d{1,9}(?:x\d{1,9})*)((?:-[a-z]+:\d{1,9})*)"
+)
 _PYTHON = re.compile(r"!!python/|tag:yaml\.org,2002:python/")
 
 
@@ -72,10 +75,18 @@ def parse(text: str, source: str = "the table") -> OfaTable:
         OutputParseError: A latency is no number above 0.
     """
     if len(text) > MAX_CHARACTERS:
-        raise SchemaError(f"{source} has {len(text)} characters; expected a latency table of at most {MAX_CHARACTERS}")
+        raise SchemaError(
+            f"{source} has {len(text)} characters; expected a latency table of at most"
+            f" {MAX_CHARACTERS}"
+        )
     entries = _entries(_compose(text, source), source)
-    unit = Finding("no_unit", "the file names no device and no unit; its numbers are taken as milliseconds of one call")
-    return OfaTable(source, tuple(_row(key, node, source) for key, node in entries.items()), (unit,))
+    unit = Finding(
+        "no_unit",
+        "the file names no device and no unit; its numbers are taken as milliseconds of one call",
+    )
+    return OfaTable(
+        source, tuple(_row(key, node, source) for key, node in entries.items()), (unit,)
+    )
 
 
 def _compose(text: str, source: str) -> Node | None:
@@ -84,14 +95,18 @@ def _compose(text: str, source: str) -> Node | None:
 
     if _PYTHON.search(text):
         raise UnsafeModelError(
-            f"{source} is YAML that would build Python objects, and is not opened; write plain numbers instead"
+            f"{source} is YAML that would build Python objects, and is not opened; write plain"
+            " numbers instead"
         )
     try:
         found: Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise SchemaError(f"{source} is damaged YAML{where}: {shown(getattr(error, 'problem', None) or str(error))}") from error
+        raise SchemaError(
+            f"{source} is damaged YAML{where}:"
+            f" {shown(getattr(error, 'problem', None) or str(error))}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"{source} is damaged YAML: {shown(str(error))}") from error
     return found
@@ -103,12 +118,16 @@ def _entries(node: Node | None, source: str) -> dict[str, Node]:
 
     if not isinstance(node, MappingNode):
         raise SchemaError(
-            f"{source} is no latency table; expected YAML like 'Conv-input:224x224x3-output:112x112x32: {{mean: 1.2}}'"
+            f"{source} is no latency table; expected YAML like"
+            " 'Conv-input:224x224x3-output:112x112x32: {mean: 1.2}'"
         )
     found: dict[str, Node] = {}
     for key, value in node.value:
         if not isinstance(key, ScalarNode) or key.value in found:
-            raise SchemaError(f"{source}: {shown(key.value)} at line {key.start_mark.line + 1} is no key, or is given twice")
+            raise SchemaError(
+                f"{source}: {shown(key.value)} at line {key.start_mark.line + 1} is no key, or is"
+                " given twice"
+            )
         found[key.value] = value
     return found
 
@@ -116,7 +135,10 @@ def _entries(node: Node | None, source: str) -> dict[str, Node]:
 def _row(key: str, node: Node, source: str) -> OfaRow:
     match = _KEY.fullmatch(key)
     if match is None:
-        raise SchemaError(f"{source}: {shown(key)} is no key; expected OPERATOR-input:HxWxC-output:HxWxC[-name:value..]")
+        raise SchemaError(
+            f"{source}: {shown(key)} is no key; expected"
+            " OPERATOR-input:HxWxC-output:HxWxC[-name:value..]"
+        )
     what = f"{source}: entry {shown(key)}"
     entry = {name: value.value for name, value in _entries(node, what).items()}
     if "mean" not in entry:

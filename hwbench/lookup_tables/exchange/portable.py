@@ -1,7 +1,8 @@
 """A lookup table as one file: gzip'd JSON that shares the text of keys, with a digest of its content; never a pickle.
 
-What is read is hostile until shown otherwise: bytes and text are bounded, every value is of the expected type and within bounds,
-and the digest finds files that were cut off or edited. It proves no origin: whoever edits a file can renew its digest.
+What is read is hostile until shown otherwise: bytes and text are bounded, every value is of the
+expected type and within bounds, and the digest finds files that were cut off or edited. It proves
+no origin: whoever edits a file can renew its digest.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ LATENCY_DIGITS, SD_DIGITS = 6, 3
 """Significant digits kept: a hundredth of what the best measured entry is known to."""
 MAX_CHANNELS, MAX_RANK = 1 << 24, 8
 MAX_SPAN = 10.0
-"""Networks e**10 times smaller or larger than others of one table do not exist; with it no curve leaves what a float can hold."""
+"""Networks e**10 times smaller or larger than others of one table do not exist.
+
+With it no curve leaves what a float can hold.
+"""
 _GZIP = b"\x1f\x8b"
 
 
@@ -44,12 +48,18 @@ def pack(table: LookupTable) -> bytes:
     others: list[list[Any]] = []
     for key, entry in table.entries.items():
         place = place_of(key)
-        numbers = [_rounded(entry.latency_s, LATENCY_DIGITS), _rounded(entry.sd, SD_DIGITS), entry.samples]
+        numbers = [
+            _rounded(entry.latency_s, LATENCY_DIGITS),
+            _rounded(entry.sd, SD_DIGITS),
+            entry.samples,
+        ]
         if place.family.key(place.cin, place.cout) == key:
             rows.setdefault(place.family, []).append([place.cin, place.cout, *numbers])
         else:  # a reshape that folds channels into rows, a concatenation: its channel counts do not tell its shapes
             others.append([str(key), *numbers])
-    families = [[str(family.pattern), list(zip(*found, strict=True))] for family, found in rows.items()]
+    families = [
+        [str(family.pattern), list(zip(*found, strict=True))] for family, found in rows.items()
+    ]
     content = {"metadata": table.metadata.to_dict(), "families": families, "others": others}
     document = {"format": FORMAT, "schema": SCHEMA, "digest": _digest(content), "content": content}
     buffer = io.BytesIO()
@@ -67,7 +77,8 @@ def unpack(data: bytes, source: str = "the file") -> LookupTable:
 
     Raises:
         UnsafeModelError: It is a pickle, or an archive that may hold one.
-        SchemaError: It is no such file, damaged, edited, too large, of another schema, or holds impossible values.
+        SchemaError: It is no such file, damaged, edited, too large, of another schema, or holds
+            impossible values.
     """
     refuse_pickle(data, source)
     document = _document(data, source)
@@ -75,14 +86,22 @@ def unpack(data: bytes, source: str = "the file") -> LookupTable:
     if document.get("format") != FORMAT or not isinstance(content, dict):
         raise SchemaError(f"{source} is no lookup table; expected a file of hwbench table export")
     if document.get("schema") != SCHEMA:
-        raise SchemaError(f"{source} is of schema {shown(document.get('schema'))}; this hwbench reads {SCHEMA}: update hwbench")
+        raise SchemaError(
+            f"{source} is of schema {shown(document.get('schema'))}; this hwbench reads {SCHEMA}:"
+            " update hwbench"
+        )
     if document.get("digest") != _digest(content):
-        raise SchemaError(f"{source} was changed after its export: its content has another digest; export the table again")
+        raise SchemaError(
+            f"{source} was changed after its export: its content has another digest; export the"
+            " table again"
+        )
     try:
         metadata = Metadata.from_dict(content["metadata"])
         entries = _entries(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SchemaError(f"{source} is a damaged lookup table: {shown(repr(error))}; export it again") from error
+        raise SchemaError(
+            f"{source} is a damaged lookup table: {shown(repr(error))}; export it again"
+        ) from error
     _check_metadata(metadata, source)
     return LookupTable(entries, metadata)
 
@@ -109,14 +128,21 @@ def read_bytes(path: Path) -> bytes:
         refuse_pickle(b"\x80", shown(path))
     try:
         if not path.is_file():
-            raise UsageError(f"no such file: {str(path)!r}; expected a file of hwbench table export, or another tool's log")
+            raise UsageError(
+                f"no such file: {str(path)!r}; expected a file of hwbench table export, or another"
+                " tool's log"
+            )
         size = path.stat().st_size
         if not 0 < size <= MAX_BYTES:
-            raise UsageError(f"{str(path)!r} has {size} bytes; expected a lookup table of 1 to {MAX_BYTES}")
+            raise UsageError(
+                f"{str(path)!r} has {size} bytes; expected a lookup table of 1 to {MAX_BYTES}"
+            )
         with path.open("rb") as file:
             return file.read(MAX_BYTES)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {str(path)!r} ({error}); give a file of hwbench table export") from error
+        raise UsageError(
+            f"cannot read {str(path)!r} ({error}); give a file of hwbench table export"
+        ) from error
 
 
 def write_table(table: LookupTable, path: Path) -> int:
@@ -133,7 +159,10 @@ def write_table(table: LookupTable, path: Path) -> int:
         part.write_bytes(data)
         part.replace(path)
     except OSError as error:
-        raise UsageError(f"cannot write the table to {path}: {error.strerror or error}; give another file with --out") from error
+        raise UsageError(
+            f"cannot write the table to {path}: {error.strerror or error}; give another file with"
+            " --out"
+        ) from error
     return len(data)
 
 
@@ -154,8 +183,9 @@ def refuse_pickle(data: bytes, source: str) -> None:
     """
     if is_pickle(data):
         raise UnsafeModelError(
-            f"{source} is a pickle or an archive that may hold one, and is not opened: a pickle is a program; import the tool's "
-            "own text logs, or write the table with hwbench table export where the file is trusted"
+            f"{source} is a pickle or an archive that may hold one, and is not opened: a pickle is"
+            " a program; import the tool's own text logs, or write the table with hwbench table"
+            " export where the file is trusted"
         )
 
 
@@ -166,12 +196,19 @@ def _document(data: bytes, source: str) -> dict[str, Any]:
         unzip = zlib.decompressobj(wbits=31)
         text = unzip.decompress(data, MAX_TEXT)
         if unzip.unconsumed_tail:
-            raise SchemaError(f"{source} holds more than {MAX_TEXT} bytes of text; no lookup table does")
+            raise SchemaError(
+                f"{source} holds more than {MAX_TEXT} bytes of text; no lookup table does"
+            )
         if not unzip.eof or unzip.unused_data:
-            raise SchemaError(f"{source} is {'followed by other data' if unzip.eof else 'cut off'}; copy or export it again")
+            raise SchemaError(
+                f"{source} is {'followed by other data' if unzip.eof else 'cut off'}; copy or"
+                " export it again"
+            )
         document = parse_json(text.decode(), source)
     except (zlib.error, UnicodeDecodeError, OutputParseError) as error:
-        raise SchemaError(f"{source} is damaged: {shown(str(error))}; copy or export it again") from error
+        raise SchemaError(
+            f"{source} is damaged: {shown(str(error))}; copy or export it again"
+        ) from error
     if not isinstance(document, dict):
         raise SchemaError(f"{source} is no lookup table; expected a file of hwbench table export")
     return document
@@ -216,26 +253,39 @@ def _check_metadata(metadata: Metadata, source: str) -> None:
         and -1 < adding_up.context <= 1
         and -1 < adding_up.bend <= 1
         and -MAX_SPAN <= adding_up.span[0] <= adding_up.span[1] <= MAX_SPAN
-        and all(1 + adding_up.context + 2 * adding_up.bend * end > 0 for end in adding_up.span)  # larger networks take longer
+        and all(
+            1 + adding_up.context + 2 * adding_up.bend * end > 0 for end in adding_up.span
+        )  # larger networks take longer
         and 0 <= adding_up.shared_sd <= 1
         and adding_up.networks >= 0
         and all(one.step >= 1 for one in metadata.provenance.sources)
     )
     if not sound:
-        raise SchemaError(f"{source} is a damaged lookup table: values of its metadata are of the wrong type or impossible")
+        raise SchemaError(
+            f"{source} is a damaged lookup table: values of its metadata are of the wrong type or"
+            " impossible"
+        )
 
 
 def _conforms(value: Any, hint: Any) -> bool:
     """Whether a value, and all in it, is what the type says; numbers are finite."""
     if is_dataclass(hint) and isinstance(hint, type):
         hints = get_type_hints(hint)
-        return isinstance(value, hint) and all(_conforms(getattr(value, one.name), hints[one.name]) for one in fields(hint))
+        return isinstance(value, hint) and all(
+            _conforms(getattr(value, one.name), hints[one.name]) for one in fields(hint)
+        )
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
         kinds = kinds[:1] * len(value) if Ellipsis in kinds else kinds
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_conforms, value, kinds))
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(kinds)
+            and all(map(_conforms, value, kinds))
+        )
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
     return type(value) is hint
 
 

@@ -37,7 +37,10 @@ KINDS: dict[str, tuple[type, ...]] = {
 WITH_MODEL = frozenset(KINDS) - {"ofa-yaml"}
 """Formats whose files hold no shapes."""
 UNCLOSED = 0.1
-"""Layers further from the whole network than this are worth a word; those of the Pixel 1 are within 1 %."""
+"""Layers further from the whole network than this are worth a word.
+
+Those of the Pixel 1 are within 1 %.
+"""
 _THREADS = ("Num threads", "num_threads", "Number of threads")
 
 
@@ -50,15 +53,24 @@ def kind_of(records: Sequence[tuple[str, Record]]) -> str:
     Raises:
         UsageError: They are of several formats.
     """
-    found = {name: next(kind for kind, types in KINDS.items() if isinstance(record, types)) for name, record in records}
+    found = {
+        name: next(kind for kind, types in KINDS.items() if isinstance(record, types))
+        for name, record in records
+    }
     if len(set(found.values())) > 1:
         what = ", ".join(f"{name} ({kind})" for name, kind in found.items())
-        raise UsageError(f"files of several formats: {what}; import those of each format by themselves")
+        raise UsageError(
+            f"files of several formats: {what}; import those of each format by themselves"
+        )
     return next(iter(found.values()))
 
 
 def network_of(
-    records: Sequence[tuple[str, Record]], workload: Workload | None, *, target: str, threads: int | None
+    records: Sequence[tuple[str, Record]],
+    workload: Workload | None,
+    *,
+    target: str,
+    threads: int | None,
 ) -> tuple[ForeignNetwork, tuple[Finding, ...]]:
     """The network that files of one format are about, and what to know of them.
 
@@ -69,19 +81,32 @@ def network_of(
         threads: Threads of the runtime, where the files do not tell.
 
     Raises:
-        UsageError: A file that is needed is missing, the files are not of the model, or do not tell the threads and nobody did.
+        UsageError: A file that is needed is missing, the files are not of the model, or do not tell
+            the threads and nobody did.
     """
     kind = kind_of(records)
     found = [record for _, record in records]
-    findings = tuple(dict.fromkeys(finding for record in found for finding in getattr(record, "findings", ())))
+    findings = tuple(
+        dict.fromkeys(finding for record in found for finding in getattr(record, "findings", ()))
+    )
     if kind == "ofa-yaml":
-        network, left = _read_ofa([r for r in found if isinstance(r, OfaTable)], target=target, threads=threads)
-        text = f"{left} of {left + sum(e.calls for e in network.entries)} rows are blocks, or do not say all that a layer is"
+        network, left = _read_ofa(
+            [r for r in found if isinstance(r, OfaTable)], target=target, threads=threads
+        )
+        text = (
+            f"{left} of {left + sum(e.calls for e in network.entries)} rows are blocks, or do not"
+            " say all that a layer is"
+        )
         return network, (*findings, Finding("not_mapped", text)) if left else findings
     if workload is None:
-        raise UsageError(f"files of {kind} hold no shapes; say what was measured with --model, its widths included")
+        raise UsageError(
+            f"files of {kind} hold no shapes; say what was measured with --model, its widths"
+            " included"
+        )
     if kind == "tflite-log":
-        network = read_tflite([r for r in found if isinstance(r, TfliteLog)], workload, target=target, threads=threads)
+        network = read_tflite(
+            [r for r in found if isinstance(r, TfliteLog)], workload, target=target, threads=threads
+        )
     elif kind == "ort-profile":
         named = [(name, record) for name, record in records if isinstance(record, ProfiledRuns)]
         network = _read_ort(named, workload, target=target, threads=threads)
@@ -95,27 +120,44 @@ def _closure(network: ForeignNetwork) -> tuple[Finding, ...]:
     if network.whole_s is None or abs(network.layers_s / network.whole_s - 1) < UNCLOSED:
         return ()
     share = network.layers_s / network.whole_s
-    text = f"the layers sum to {share:.0%} of the whole network; profile on a device that does nothing else"
+    text = (
+        f"the layers sum to {share:.0%} of the whole network; profile on a device that does nothing"
+        " else"
+    )
     return (Finding("unclosed", text),)
 
 
-def read_tflite(logs: Sequence[TfliteLog], workload: Workload, *, target: str, threads: int | None = None) -> ForeignNetwork:
+def read_tflite(
+    logs: Sequence[TfliteLog], workload: Workload, *, target: str, threads: int | None = None
+) -> ForeignNetwork:
     """One network from repeated logs of `benchmark_model`.
 
     Raises:
-        UsageError: The logs are not of the model, were made with different threads, or do not tell them and nobody did.
+        UsageError: The logs are not of the model, were made with different threads, or do not tell
+            them and nobody did.
     """
     entries = join_tflite(logs, [layer.key for layer in layers(_graph(workload))])
     told = {log.source: _threads(log) for log in logs}
     if len(set(told.values())) > 1:
-        raise UsageError(f"logs made with different threads: {told}; import each by itself under a --name of its own")
+        raise UsageError(
+            f"logs made with different threads: {told}; import each by itself under a --name of"
+            " its own"
+        )
     phases = [log.timed or log.profiled for log in logs]
     whole_s = median(phase.mean_s for phase in phases if phase is not None) if any(phases) else None
     threads = _agreed(next(iter(told.values())), threads, logs[0].source)
     files = tuple(log.source for log in logs)
     runtime = "TensorFlow Lite benchmark_model"
     return ForeignNetwork(
-        workload.name, "tflite-log", files, entries, sum(entry.calls for entry in entries), whole_s, target, runtime, threads
+        workload.name,
+        "tflite-log",
+        files,
+        entries,
+        sum(entry.calls for entry in entries),
+        whole_s,
+        target,
+        runtime,
+        threads,
     )
 
 
@@ -135,7 +177,11 @@ def _agreed(told: int | None, given: int | None, source: str) -> int:
 
 
 def _read_ort(
-    profiles: Sequence[tuple[str, ProfiledRuns]], workload: Workload, *, target: str, threads: int | None
+    profiles: Sequence[tuple[str, ProfiledRuns]],
+    workload: Workload,
+    *,
+    target: str,
+    threads: int | None,
 ) -> ForeignNetwork:
     graph = _graph(workload)
     joined = [join_rows(ort_rows(runs, name), graph, name) for name, runs in profiles]
@@ -144,18 +190,28 @@ def _read_ort(
     threads = _agreed(None, threads, files[0])
     entries = _merged([[_centred(entry) for entry in entries] for entries in joined])
     return ForeignNetwork(
-        workload.name, "ort-profile", files, entries, len(layers(graph)), whole_s, target, "onnxruntime profile", threads
+        workload.name,
+        "ort-profile",
+        files,
+        entries,
+        len(layers(graph)),
+        whole_s,
+        target,
+        "onnxruntime profile",
+        threads,
     )
 
 
-def _read_trt(records: Sequence[tuple[str, Record]], workload: Workload, *, target: str, threads: int | None) -> ForeignNetwork:
+def _read_trt(
+    records: Sequence[tuple[str, Record]], workload: Workload, *, target: str, threads: int | None
+) -> ForeignNetwork:
     files = tuple(name for name, _ in records)
     by_type = {type(record): record for _, record in records}
     profile, engine = by_type.get(TrtProfile), by_type.get(TrtLayers)
     if len(by_type) < len(records) or not isinstance(profile, TrtProfile):
         raise UsageError(
-            f"{', '.join(files)}: expected one file of trtexec --exportProfile, and at most one each of --exportLayerInfo, "
-            "--exportTimes and the log"
+            f"{', '.join(files)}: expected one file of trtexec --exportProfile, and at most one"
+            " each of --exportLayerInfo, --exportTimes and the log"
         )
     rows = trt_rows(profile, engine if isinstance(engine, TrtLayers) else None)
     graph = _graph(workload)
@@ -165,20 +221,43 @@ def _read_trt(records: Sequence[tuple[str, Record]], workload: Workload, *, targ
     whole_s = log.compute.median_s if isinstance(log, TrtLog) and whole_s is None else whole_s
     version = log.version if isinstance(log, TrtLog) else None
     runtime = version or "TensorRT trtexec"
-    return ForeignNetwork(workload.name, "trtexec", files, entries, len(layers(graph)), whole_s, target, runtime, threads or 1)
+    return ForeignNetwork(
+        workload.name,
+        "trtexec",
+        files,
+        entries,
+        len(layers(graph)),
+        whole_s,
+        target,
+        runtime,
+        threads or 1,
+    )
 
 
-def _read_ofa(tables: Sequence[OfaTable], *, target: str, threads: int | None) -> tuple[ForeignNetwork, int]:
+def _read_ofa(
+    tables: Sequence[OfaTable], *, target: str, threads: int | None
+) -> tuple[ForeignNetwork, int]:
     joined = [join_ofa(table) for table in tables]
     entries = _merged([list(found) for found, _ in joined])
     files = tuple(table.source for table in tables)
     if not entries:
         raise UsageError(
-            f"no row of {', '.join(files)} says all that a layer is (blocks and convolutions without a kernel are left out), so "
-            "there is nothing to import; measure the layers: hwbench table build MODEL --device ADDRESS"
+            f"no row of {', '.join(files)} says all that a layer is (blocks and convolutions"
+            " without a kernel are left out), so there is nothing to import; measure the layers:"
+            " hwbench table build MODEL --device ADDRESS"
         )
     threads = _agreed(None, threads, files[0])
-    network = ForeignNetwork("", "ofa-yaml", files, entries, len(entries), None, target, "once-for-all latency table", threads)
+    network = ForeignNetwork(
+        "",
+        "ofa-yaml",
+        files,
+        entries,
+        len(entries),
+        None,
+        target,
+        "once-for-all latency table",
+        threads,
+    )
     return network, sum(left for _, left in joined)
 
 
@@ -193,7 +272,9 @@ def _merged(joined: Sequence[Sequence[ForeignEntry]]) -> tuple[ForeignEntry, ...
     for entry in (entry for entries in joined for entry in entries):
         known = found.get(str(entry.key))
         samples_s = entry.samples_s if known is None else (*known.samples_s, *entry.samples_s)
-        found[str(entry.key)] = ForeignEntry(entry.key, samples_s, entry.calls if known is None else known.calls)
+        found[str(entry.key)] = ForeignEntry(
+            entry.key, samples_s, entry.calls if known is None else known.calls
+        )
     return tuple(found.values())
 
 

@@ -14,8 +14,8 @@ from hwbench.network.intake import load_workload
 
 PIXEL1_NAME, PIXEL1_TARGET = "pixel1", "Google Pixel 1"
 PIXEL1_NOTE = (
-    "logs of TensorFlow Lite's benchmark_model, float32, one thread, NNAPI off, published with the AMC models in "
-    "github.com/mit-han-lab/amc-models (MIT licence, copyright MIT HAN Lab)"
+    "logs of TensorFlow Lite's benchmark_model, float32, one thread, NNAPI off, published with the"
+    " AMC models in github.com/mit-han-lab/amc-models (MIT licence, copyright MIT HAN Lab)"
 )
 
 

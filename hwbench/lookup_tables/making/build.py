@@ -1,10 +1,12 @@
 """Building a table: pruned versions of a model, measured whole and layer by layer in place, until predictions stop improving.
 
-Why whole networks and not isolated layers: in place a layer has the cache state, layout and fusions it will have in use, one
-network gives a sample of every layer at once, and only whole networks show what lies between layers (`DECISIONS.md`).
+Why whole networks and not isolated layers: in place a layer has the cache state, layout and fusions
+it will have in use, one network gives a sample of every layer at once, and only whole networks show
+what lies between layers (`DECISIONS.md`).
 
-Every network is written to the store as soon as it is measured (`ledger`). Proposals depend on nothing but the seed and on
-networks measured before, so the same command goes on where a killed one stopped; only the anchor is measured again.
+Every network is written to the store as soon as it is measured (`ledger`). Proposals depend on
+nothing but the seed and on networks measured before, so the same command goes on where a killed one
+stopped; only the anchor is measured again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ from hwbench.devices.base import Device, MovesTime, Prepared
 from hwbench.errors import MissingEntryError
 from hwbench.lookup_tables.making.fit import Fitted, fit
 from hwbench.lookup_tables.making.journal import Ledger
-from hwbench.lookup_tables.making.networks import Effort, NetworkSample, PrunedNetwork, Quiet, measure_network, pruned_workload
+from hwbench.lookup_tables.making.networks import (
+    Effort,
+    NetworkSample,
+    PrunedNetwork,
+    Quiet,
+    measure_network,
+    pruned_workload,
+)
 from hwbench.lookup_tables.making.proposals import Grid, first, least_certain
 from hwbench.lookup_tables.records import Provenance, Source, architecture
 from hwbench.network.graph import load, name_nodes
@@ -94,10 +103,12 @@ def build(
         workload: The unpruned model.
         settings: Threads, isolation, seed, and `budget_s` for this run.
         plan: How to build.
-        store: Where each measured network is kept, and found again; None keeps nothing. Networks of other models found there
-            become part of the table, and what they tell need not be measured again.
+        store: Where each measured network is kept, and found again; None keeps nothing. Networks of
+            other models found there become part of the table, and what they tell need not be
+            measured again.
         forget: Leave out all that was measured on the device before.
-        quiet: What the unpruned network takes while nothing disturbs the device, if that is known already.
+        quiet: What the unpruned network takes while nothing disturbs the device, if that is known
+            already.
         watch: Told after every network.
 
     Raises:
@@ -135,11 +146,13 @@ def refine(
         plan: Batches, most networks, least gain.
         seed: Of the choices.
         queue: The first batch.
-        measure: Measures a batch whose first network has that number; False if time was up before all were.
+        measure: Measures a batch whose first network has that number; False if time was up before
+            all were.
         fitted: The table of the networks numbered below that.
 
     Returns:
-        The last fit: when time was up, the plan was done, or two batches together gained less than they should.
+        The last fit: when time was up, the plan was done, or two batches together gained less than
+        they should.
     """
     start, errors = 0, list[float]()
     while True:
@@ -174,8 +187,18 @@ class _Build:
         self.structure = Structure.from_model(self.model)
         self.names = [slot.layer.name for slot in self.structure.slots]
         self.grid = Grid(self.structure.widths, plan.step, plan.lower)
-        self.now: Callable[[], float] = device.time_s if isinstance(device, MovesTime) else time.monotonic
-        source = Source(workload.name, architecture(self.structure), 0.0, len(self.names), plan.step, plan.lower, 0)
+        self.now: Callable[[], float] = (
+            device.time_s if isinstance(device, MovesTime) else time.monotonic
+        )
+        source = Source(
+            workload.name,
+            architecture(self.structure),
+            0.0,
+            len(self.names),
+            plan.step,
+            plan.lower,
+            0,
+        )
         facts = [plan.first, plan.batch, plan.anchor_every, asdict(plan.effort)]
         self.ledger = Ledger(store, device.info(), settings, source, facts, forget=forget)
         self.fresh = 0  # networks measured in this run
@@ -183,18 +206,34 @@ class _Build:
 
     def run(self) -> Fitted:
         self.begun = self.now()
-        queue = first(self.grid, self.plan.batch if self._known() else self.plan.first, self.settings.seed)
+        queue = first(
+            self.grid, self.plan.batch if self._known() else self.plan.first, self.settings.seed
+        )
         with self._anchors() as anchor:
             measure = partial(self._measure, anchor)
-            return refine(self.grid, self.structure, self.plan, self.settings.seed, queue, measure=measure, fitted=self._fit)
+            return refine(
+                self.grid,
+                self.structure,
+                self.plan,
+                self.settings.seed,
+                queue,
+                measure=measure,
+                fitted=self._fit,
+            )
 
-    def _measure(self, anchor: Callable[[int], Prepared], queue: Sequence[tuple[int, ...]], start: int) -> bool:
+    def _measure(
+        self, anchor: Callable[[int], Prepared], queue: Sequence[tuple[int, ...]], start: int
+    ) -> bool:
         """Measure the networks of one batch that were not; False if the budget ended first."""
         done = {sample.number for sample in self.ledger.samples}
         for number, widths in enumerate(queue, start):
             if number in done:
                 continue
-            if self.fresh and self.now() - self.begun > self.settings.budget_s and len(self.ledger.samples) >= 3:
+            if (
+                self.fresh
+                and self.now() - self.begun > self.settings.budget_s
+                and len(self.ledger.samples) >= 3
+            ):
                 return False
             self.ledger.keep(self._network(number, widths, anchor(number)))
             self.fresh += 1
@@ -203,7 +242,11 @@ class _Build:
 
     def _network(self, number: int, widths: tuple[int, ...], anchor: Prepared) -> NetworkSample:
         itself = widths == self.structure.widths
-        pruned = self.workload if itself else pruned_workload(self.workload, with_widths(self.model, widths))
+        pruned = (
+            self.workload
+            if itself
+            else pruned_workload(self.workload, with_widths(self.model, widths))
+        )
         keys = dict(zip(self.names, self.structure.keys(widths), strict=True))
         network = PrunedNetwork(number, widths, pruned, keys)
         return measure_network(self.device, anchor, network, self.plan.effort, self.quiet)
@@ -212,7 +255,8 @@ class _Build:
     def _anchors(self) -> Iterator[Callable[[int], Prepared]]:
         """Gives the prepared anchor for a network's number, in a fresh session after every few networks.
 
-        Each session is measured like a network, under a negative number that tells the network it comes before.
+        Each session is measured like a network, under a negative number that tells the network it
+        comes before.
         """
         held: list[Prepared] = []
         since = 0
@@ -246,7 +290,9 @@ class _Build:
         if not self.ledger.others:
             return False
         info, created = self.device.info(), datetime.now(UTC).isoformat(timespec="seconds")
-        table = fit(self.ledger.others, Provenance(info, self.settings.threads, created, __version__)).table
+        table = fit(
+            self.ledger.others, Provenance(info, self.settings.threads, created, __version__)
+        ).table
         try:
             for widths in (self.grid.least, self.structure.widths):
                 table.layers(self.structure.keys(widths))
@@ -259,4 +305,12 @@ class _Build:
         elapsed_s = self.now() - self.begun
         pace_s = elapsed_s / self.fresh * (self.plan.most - done)
         left_s = max(0.0, min(pace_s, self.settings.budget_s - elapsed_s))
-        self.watch(Progress(done, self.plan.most, elapsed_s, left_s, None if self.fitted is None else self.fitted.rmspe))
+        self.watch(
+            Progress(
+                done,
+                self.plan.most,
+                elapsed_s,
+                left_s,
+                None if self.fitted is None else self.fitted.rmspe,
+            )
+        )

@@ -33,7 +33,10 @@ BENDS = tuple((np.arange(-10, 6) / 50).tolist())
 LEAST_GROWTH = 0.3
 """Networks whose layers sum to 1 % more take at least so many per cent more: what is smaller is never slower."""
 LEAST_SD = 0.002
-"""Deviation that two sessions of one network have on the quietest machine; no interval is narrower."""
+"""Deviation that two sessions of one network have on the quietest machine.
+
+No interval is narrower.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,8 @@ class Fitted:
 
     Attributes:
         table: The table.
-        errors: Log of measured over predicted latency of each network of the first campaign, shape (n,).
+        errors: Log of measured over predicted latency of each network of the first campaign, shape
+            (n,).
     """
 
     table: LookupTable
@@ -88,20 +92,27 @@ class _Rows:
     latency_s: Floats
 
     def select(self, chosen: NDArray[np.bool_]) -> _Rows:
-        return _Rows(self.network[chosen], self.cin[chosen], self.cout[chosen], self.latency_s[chosen])
+        return _Rows(
+            self.network[chosen], self.cin[chosen], self.cout[chosen], self.latency_s[chosen]
+        )
 
     def points(self) -> Points:
         """Samples at equal channels merged."""
-        pairs, inverse, counts = np.unique(np.stack([self.cin, self.cout]), axis=1, return_inverse=True, return_counts=True)
+        pairs, inverse, counts = np.unique(
+            np.stack([self.cin, self.cout]), axis=1, return_inverse=True, return_counts=True
+        )
         total_s = np.bincount(inverse.ravel(), self.latency_s, len(counts))
-        return Points(pairs[0].astype(float), pairs[1].astype(float), total_s / counts, counts.astype(float))
+        return Points(
+            pairs[0].astype(float), pairs[1].astype(float), total_s / counts, counts.astype(float)
+        )
 
 
 def fit(campaigns: Sequence[Campaign], provenance: Provenance) -> Fitted:
     """Make a table of everything measured on one device.
 
-    Networks that were measured while the device was disturbed are left out and counted in their `Source`: those whose anchor was
-    far too slow, and those whose latency, or the part of it that their layers explain, is far from that of all others.
+    Networks that were measured while the device was disturbed are left out and counted in their
+    `Source`: those whose anchor was far too slow, and those whose latency, or the part of it that
+    their layers explain, is far from that of all others.
 
     Args:
         campaigns: At least one, each with at least one sample.
@@ -113,15 +124,22 @@ def fit(campaigns: Sequence[Campaign], provenance: Provenance) -> Fitted:
         if sound.all():
             break
         ends = np.cumsum([len(campaign.samples) for campaign in kept])[:-1]
-        kept = [campaign.only(part.tolist()) for campaign, part in zip(kept, np.split(sound, ends), strict=True)]
+        kept = [
+            campaign.only(part.tolist())
+            for campaign, part in zip(kept, np.split(sound, ends), strict=True)
+        ]
     return fitted
 
 
 def _fit(campaigns: Sequence[Campaign], provenance: Provenance) -> tuple[Fitted, NDArray[np.bool_]]:
     """A table of these networks, and which of them agree with the others."""
     levels_s = [campaign.level_s for campaign in campaigns]
-    sources = [replace(c.source, latency_s=level_s) for c, level_s in zip(campaigns, levels_s, strict=True)]
-    rough = LookupTable(_entries(campaigns, levels_s, [1.0] * len(campaigns)), Metadata(provenance, Calibration()))
+    sources = [
+        replace(c.source, latency_s=level_s) for c, level_s in zip(campaigns, levels_s, strict=True)
+    ]
+    rough = LookupTable(
+        _entries(campaigns, levels_s, [1.0] * len(campaigns)), Metadata(provenance, Calibration())
+    )
     rows = _rows(campaigns, levels_s)
     samples = [sample for campaign in campaigns for sample in campaign.samples]
     owner = np.array([index for index, c in enumerate(campaigns) for _ in c.samples])
@@ -134,16 +152,21 @@ def _fit(campaigns: Sequence[Campaign], provenance: Provenance) -> tuple[Fitted,
     gaps = np.log(whole_s / adding_up.whole_s(scales[owner] * _profiled(rows, len(samples)), depth))
     genuine = np.array([sample.number >= 0 for sample in samples])
     chosen = genuine if genuine.sum() > 2 else np.ones_like(genuine)
-    # Errors hold the scatter of rounds and two sessions, the network's and the anchor's; predicted is one session of the network.
+    # Errors hold the scatter of rounds and two sessions, the network's and the anchor's; predicted
+    # is one session of the network.
     rounds = np.array([sample.ratio_variance for sample in samples])
-    noise = _deviation(gaps[chosen]) ** 2 / 2  # layers and whole of a network come from two sessions of it
+    noise = (
+        _deviation(gaps[chosen]) ** 2 / 2
+    )  # layers and whole of a network come from two sessions of it
     known = (scales[owner] * own / predicted_s) ** 2
     shared = max(float(np.mean((errors**2 - known - rounds)[chosen])) - noise, noise, LEAST_SD**2)
     calibration = replace(adding_up, shared_sd=math.sqrt(shared), networks=int(chosen.sum()))
     metadata = Metadata(replace(provenance, sources=tuple(sources)), calibration)
     table = LookupTable(_entries(campaigns, levels_s, scales.tolist()), metadata)
     calm = np.array([sample.level_s for sample in samples]) < DISTURBED * np.array(levels_s)[owner]
-    return Fitted(table, errors[chosen & (owner == 0)]), _spanning(rows, _near(errors) & _near(gaps) & calm)
+    return Fitted(table, errors[chosen & (owner == 0)]), _spanning(
+        rows, _near(errors) & _near(gaps) & calm
+    )
 
 
 def _spanning(rows: Mapping[Family, _Rows], sound: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -162,7 +185,9 @@ def _near(values: Floats) -> NDArray[np.bool_]:
     """Which values are not far from the rest."""
     if len(values) < FOLDS:
         return np.ones(len(values), bool)
-    near: NDArray[np.bool_] = np.abs(values - np.median(values)) <= FAR * max(_deviation(values), FAR_LEAST)
+    near: NDArray[np.bool_] = np.abs(values - np.median(values)) <= FAR * max(
+        _deviation(values), FAR_LEAST
+    )
     return near
 
 
@@ -186,22 +211,38 @@ def _rows(campaigns: Sequence[Campaign], levels_s: Sequence[float]) -> dict[Fami
         for sample in campaign.samples:
             for layer in sample.layers:
                 place = place_of(layer.key)
-                row = (number, place.cin, place.cout, layer.latency_s * sample.ratio * level_s / sample.beside_s)
+                row = (
+                    number,
+                    place.cin,
+                    place.cout,
+                    layer.latency_s * sample.ratio * level_s / sample.beside_s,
+                )
                 gathered.setdefault(place.family, []).append(row)
             number += 1
-    return {family: _Rows(*(np.array(column) for column in zip(*rows, strict=True))) for family, rows in gathered.items()}
+    return {
+        family: _Rows(*(np.array(column) for column in zip(*rows, strict=True)))
+        for family, rows in gathered.items()
+    }
 
 
-def _left_out(rows: Mapping[Family, _Rows], shapes: Mapping[Family, Shape], networks: int) -> tuple[Floats, Floats]:
+def _left_out(
+    rows: Mapping[Family, _Rows], shapes: Mapping[Family, Shape], networks: int
+) -> tuple[Floats, Floats]:
     """Sum of the layers of every network, predicted without it, and the deviation of that sum, seconds; shape (n,) each."""
-    fold = np.arange(networks) % min(FOLDS, networks) if networks >= FOLDS else np.full(networks, _NO_FOLD)
+    fold = (
+        np.arange(networks) % min(FOLDS, networks)
+        if networks >= FOLDS
+        else np.full(networks, _NO_FOLD)
+    )
     sums_s, variance = np.zeros(networks), np.zeros(networks)
     for family, every in rows.items():
         own_s = np.zeros(networks)
         for number in np.unique(fold):
             test = fold[every.network] == number
             seen, asked = every.select(test if number == _NO_FOLD else ~test), every.select(test)
-            latency_s, sd = Surface(seen.points(), shapes[family].step, shapes[family]).at(asked.cin, asked.cout)
+            latency_s, sd = Surface(seen.points(), shapes[family].step, shapes[family]).at(
+                asked.cin, asked.cout
+            )
             np.add.at(sums_s, asked.network, latency_s)
             np.add.at(own_s, asked.network, latency_s * sd)
         variance += own_s**2
@@ -212,7 +253,9 @@ _NO_FOLD = -1
 """Too few networks to leave any out."""
 
 
-def _calibrate(sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np.int64]) -> tuple[Floats, Calibration]:
+def _calibrate(
+    sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np.int64]
+) -> tuple[Floats, Calibration]:
     """Scale of each model's layers, and how they add up, fitted to relative errors of whole networks."""
     reference_s = float(np.median(sums_s))
     size = np.log(sums_s / reference_s)
@@ -222,19 +265,25 @@ def _calibrate(sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np
         grown_s = sums_s * np.exp(context * size + bend * size**2)
         return *_add_up(models * grown_s[:, None], depth, whole_s), context, bend
 
-    # The scale is taken inside the curve, where the entries are: scale * curve(s / r) = curve'(k * s / r') for r' = k * r.
+    # The scale is taken inside the curve, where the entries are: scale * curve(s / r) = curve'(k *
+    # s / r') for r' = k * r.
     best = tried(0.0, 0.0)
     if len(whole_s) >= FOLDS:
         for bends in ((0.0,), BENDS):
             monotone = [
-                (c, b) for c in CONTEXTS for b in bends if 1 + c + 2 * b * (size.max() if b < 0 else size.min()) > LEAST_GROWTH
+                (c, b)
+                for c in CONTEXTS
+                for b in bends
+                if 1 + c + 2 * b * (size.max() if b < 0 else size.min()) > LEAST_GROWTH
             ]
             found = min((tried(*pair) for pair in monotone), key=lambda one: one[0])
             gain = len(whole_s) * math.log(max(best[0], LEAST_SD) / max(found[0], LEAST_SD))
             best = found if gain > CONTEXT_EVIDENCE else best
     _, costs, context, bend = best
     scales = costs[:-1]
-    typical = float(np.median(scales[owner])) or 1.0  # 0 where layers explain nothing: any reference will do, but 0
+    typical = (
+        float(np.median(scales[owner])) or 1.0
+    )  # 0 where layers explain nothing: any reference will do, but 0
     span = (float(size.min()), float(size.max())) if bend else (0.0, 0.0)
     return scales, Calibration(float(costs[-1]), context, bend, span, reference_s * typical)
 
@@ -249,7 +298,9 @@ def _add_up(grown_s: Floats, depth: Floats, whole_s: Floats) -> tuple[float, Flo
     return float(left), costs / length
 
 
-def _entries(campaigns: Sequence[Campaign], levels_s: Sequence[float], scales: Sequence[float]) -> dict[LayerKey, Entry]:
+def _entries(
+    campaigns: Sequence[Campaign], levels_s: Sequence[float], scales: Sequence[float]
+) -> dict[LayerKey, Entry]:
     gathered: dict[LayerKey, list[tuple[float, float]]] = {}
     for campaign, level_s, scale in zip(campaigns, levels_s, scales, strict=True):
         for sample in campaign.samples:

@@ -35,30 +35,48 @@ class Ledger:
     """
 
     def __init__(
-        self, store: Store | None, info: DeviceInfo, settings: Settings, source: Source, effort: object, *, forget: bool = False
+        self,
+        store: Store | None,
+        info: DeviceInfo,
+        settings: Settings,
+        source: Source,
+        effort: object,
+        *,
+        forget: bool = False,
     ) -> None:
         self._store = store
         self._device = _digest(info.target_id, info.runtime, settings.threads, settings.isolate)
-        self._campaign = _digest(self._device, source.architecture, source.step, source.lower, settings.seed, effort)
+        self._campaign = _digest(
+            self._device, source.architecture, source.step, source.lower, settings.seed, effort
+        )
         self._source = source
         self.samples: list[NetworkSample] = []
         self._records: list[str] = []
         self.others: list[Campaign] = []
         if store is not None:
             if forget:
-                store.save_record(RECORD, {"schema": SCHEMA, "device": self._device, "forget": True})
+                store.save_record(
+                    RECORD, {"schema": SCHEMA, "device": self._device, "forget": True}
+                )
             self._recall(store)
 
     def keep(self, sample: NetworkSample) -> None:
         """Add a network."""
         if self._store is not None:
-            facts = {"schema": SCHEMA, "device": self._device, "campaign": self._campaign, "source": asdict(self._source)}
+            facts = {
+                "schema": SCHEMA,
+                "device": self._device,
+                "campaign": self._campaign,
+                "source": asdict(self._source),
+            }
             self._records.append(self._store.save_record(RECORD, facts | sample.to_dict()))
         self.samples.append(sample)
 
     def campaign(self, before: int) -> Campaign:
         """The networks numbered below `before`, and the anchors that came before these."""
-        chosen = tuple(sample for sample in self.samples if max(sample.number, -1 - sample.number) < before)
+        chosen = tuple(
+            sample for sample in self.samples if max(sample.number, -1 - sample.number) < before
+        )
         count = sum(sample.number >= 0 for sample in chosen)
         return Campaign(replace(self._source, networks=count, records=tuple(self._records)), chosen)
 
@@ -71,14 +89,18 @@ class Ledger:
             if record.get("forget"):
                 found.clear()
                 continue
-            source, ids, samples = found.setdefault(str(record.get("campaign")), (_source(record), [], []))
+            source, ids, samples = found.setdefault(
+                str(record.get("campaign")), (_source(record), [], [])
+            )
             ids.append(record_id)
             samples.append(NetworkSample.from_dict(record))
         if self._campaign in found:
             _, self._records, self.samples = found.pop(self._campaign)
         for source, ids, samples in found.values():
             count = sum(sample.number >= 0 for sample in samples)
-            self.others.append(Campaign(replace(source, networks=count, records=tuple(ids)), tuple(samples)))
+            self.others.append(
+                Campaign(replace(source, networks=count, records=tuple(ids)), tuple(samples))
+            )
 
 
 def _source(record: dict[str, Any]) -> Source:

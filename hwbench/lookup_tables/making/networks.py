@@ -1,7 +1,8 @@
 """One pruned network measured for a table: its layers in place, and the whole of it beside the unpruned one (the anchor).
 
-The whole is a ratio to the anchor inside blocks, and the layers are relative to unprofiled inferences that took turns with the
-profiled ones. So drift cancels twice, and layers of all networks are seconds of one and the same state of the device.
+The whole is a ratio to the anchor inside blocks, and the layers are relative to unprofiled
+inferences that took turns with the profiled ones. So drift cancels twice, and layers of all
+networks are seconds of one and the same state of the device.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 TURN_S = 0.02
-"""A turn of one network lasts at least this long and two rounds; its first half does not count. A network that follows
-another finds the caches full of that one's data: the first round of one of 0.8 ms took 24 % longer, the second 3 %."""
+"""A turn of one network lasts at least this long and two rounds; its first half does not count.
+
+A network that follows another finds the caches full of that one's data: the first round of one of
+0.8 ms took 24 % longer, the second 3 %."""
 QUIET, QUIET_SHARE = 1.03, 0.2
 """A turn is quiet if the anchor's takes at most `QUIET` times what the fastest `QUIET_SHARE` of the last ones took."""
 CALM = 0.5
-"""Share of profiled inferences that count: those that took least time in all. Other programs only ever add time."""
+"""Share of profiled inferences that count: those that took least time in all.
+
+Other programs only ever add time.
+"""
 MEDIAN_ERROR = 1.2533
 """Standard error of a median over that of a mean, for normal values."""
 
@@ -40,7 +46,9 @@ MEDIAN_ERROR = 1.2533
 def calm(*series_s: Sequence[float]) -> NDArray[np.intp]:
     """Places of the blocks that were disturbed least, from series of equal length that took turns."""
     total = np.sum([np.log(values_s) for values_s in series_s], axis=0)
-    order: NDArray[np.intp] = np.argsort(total, kind="stable")[: max(2, math.ceil(CALM * len(total)))]
+    order: NDArray[np.intp] = np.argsort(total, kind="stable")[
+        : max(2, math.ceil(CALM * len(total)))
+    ]
     return order
 
 
@@ -52,12 +60,15 @@ def paired_ratio(anchor_s: Sequence[float], whole_s: Sequence[float]) -> float:
 class Quiet:
     """Knows what the anchor takes while nothing disturbs the device.
 
-    Other programs, and other guests of the same host, slow everything down for tenths of a second to minutes, large and small
-    networks by different shares. So turns in which the anchor is slower than usual are not believed.
+    Other programs, and other guests of the same host, slow everything down for tenths of a second
+    to minutes, large and small networks by different shares. So turns in which the anchor is slower
+    than usual are not believed.
 
     Args:
-        recent: Turns it remembers. The fewer, the sooner a device that has become slower for good is believed again.
-        batches: How often as many turns are taken while too few were quiet; then those with the fastest anchor count.
+        recent: Turns it remembers. The fewer, the sooner a device that has become slower for good
+            is believed again.
+        batches: How often as many turns are taken while too few were quiet; then those with the
+            fastest anchor count.
     """
 
     def __init__(self, recent: int = 120, batches: int = 4) -> None:
@@ -79,7 +90,8 @@ class LayerSample:
 
     Attributes:
         key: The layer.
-        latency_s: Median latency in seconds, profiler's cost taken off; 0 where a neighbour's row holds it.
+        latency_s: Median latency in seconds, profiler's cost taken off; 0 where a neighbour's row
+            holds it.
         sd: Relative standard error of the median.
     """
 
@@ -124,7 +136,9 @@ class NetworkSample:
     def ratio_variance(self) -> float:
         """Variance of the log of `ratio` that the scatter of turns leaves."""
         logs = np.log(self.whole_s) - np.log(self.anchor_s)
-        return float((MEDIAN_ERROR * 1.4826 * np.median(np.abs(logs - np.median(logs)))) ** 2 / len(logs))
+        return float(
+            (MEDIAN_ERROR * 1.4826 * np.median(np.abs(logs - np.median(logs)))) ** 2 / len(logs)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -146,7 +160,10 @@ class NetworkSample:
             SchemaError: It is damaged.
         """
         try:
-            layers = tuple(LayerSample(LayerKey.parse(key), float(value), float(sd)) for key, value, sd in data["layers"])
+            layers = tuple(
+                LayerSample(LayerKey.parse(key), float(value), float(sd))
+                for key, value, sd in data["layers"]
+            )
             sample = cls(
                 int(data["number"]),
                 tuple(data["widths"]),
@@ -159,8 +176,12 @@ class NetworkSample:
         except (KeyError, TypeError, ValueError) as error:
             raise SchemaError(f"damaged record of a table build: {error!r}") from error
         rounds = (*sample.anchor_s, *sample.whole_s, sample.beside_s)
-        if len(sample.anchor_s) != len(sample.whole_s) or not all(0 < value < math.inf for value in rounds):
-            raise SchemaError("damaged record of a table build: rounds do not pair, or are not positive seconds")
+        if len(sample.anchor_s) != len(sample.whole_s) or not all(
+            0 < value < math.inf for value in rounds
+        ):
+            raise SchemaError(
+                "damaged record of a table build: rounds do not pair, or are not positive seconds"
+            )
         return sample
 
 
@@ -194,7 +215,9 @@ class PrunedNetwork:
     keys: Mapping[str, LayerKey]
 
 
-def measure_network(device: Device, anchor: Prepared, network: PrunedNetwork, effort: Effort, quiet: Quiet) -> NetworkSample:
+def measure_network(
+    device: Device, anchor: Prepared, network: PrunedNetwork, effort: Effort, quiet: Quiet
+) -> NetworkSample:
     """Measure one pruned network beside the prepared anchor.
 
     Args:
@@ -210,18 +233,29 @@ def measure_network(device: Device, anchor: Prepared, network: PrunedNetwork, ef
         WorkloadError: It cannot run the network.
     """
     if not isinstance(device, ProfilesLayers):
-        raise UsageError(f"{device.address} cannot time layers inside a network, which a lookup table needs")
+        raise UsageError(
+            f"{device.address} cannot time layers inside a network, which a lookup table needs"
+        )
     itself = network.workload.sha256 == anchor.workload.sha256
     prepared = anchor if itself else device.prepare(network.workload, anchor.settings)
     try:
-        anchor_s, whole_s = turns_of(device, anchor, prepared, effort.turns, quiet=quiet, seed=network.number)
+        anchor_s, whole_s = turns_of(
+            device, anchor, prepared, effort.turns, quiet=quiet, seed=network.number
+        )
         profile = device.profile_layers(prepared, effort.runs)
     finally:
         if device.usable and not itself:
             device.release(prepared)
     profile = _calm_profile(profile)
     beside_s = float(np.median(profile.beside_s or whole_s))
-    return NetworkSample(network.number, network.widths, anchor_s, whole_s, beside_s, layer_samples(profile, network.keys))
+    return NetworkSample(
+        network.number,
+        network.widths,
+        anchor_s,
+        whole_s,
+        beside_s,
+        layer_samples(profile, network.keys),
+    )
 
 
 def _calm_profile(profile: LayerSamples) -> LayerSamples:
@@ -248,7 +282,9 @@ def turns_of(
     anchor_s: list[float] = []
     whole_s: list[float] = []
     for _ in range(quiet.batches):
-        for ours, theirs in _turns(device, [anchor, prepared], counts, loops, rng.integers(0, 2, turns)):
+        for ours, theirs in _turns(
+            device, [anchor, prepared], counts, loops, rng.integers(0, 2, turns)
+        ):
             anchor_s.append(ours)
             whole_s.append(theirs)
         quiet.add(anchor_s[-turns:])
@@ -262,13 +298,25 @@ def turns_of(
 
 
 def _turns(
-    device: Device, pair: Sequence[Prepared], counts: Sequence[int], loops: int, firsts: NDArray[np.integer]
+    device: Device,
+    pair: Sequence[Prepared],
+    counts: Sequence[int],
+    loops: int,
+    firsts: NDArray[np.integer],
 ) -> Iterator[tuple[float, float]]:
-    """One turn of each of a pair per entry of `firsts`, which says who begins; the second half of a turn's rounds counts."""
+    """One turn of each of a pair per entry of `firsts`, which says who begins.
+
+    The second half of a turn's rounds counts.
+    """
     order = [which for first in firsts.tolist() for which in (first, 1 - first)]
-    values_s = device.run([pair[which] for which in order for _ in range(counts[which])], loops).values_s
+    values_s = device.run(
+        [pair[which] for which in order for _ in range(counts[which])], loops
+    ).values_s
     ends = np.cumsum([counts[which] for which in order])
-    medians_s = [float(np.median(values_s[end - (counts[which] + 1) // 2 : end])) for which, end in zip(order, ends, strict=True)]
+    medians_s = [
+        float(np.median(values_s[end - (counts[which] + 1) // 2 : end]))
+        for which, end in zip(order, ends, strict=True)
+    ]
     for place, first in enumerate(firsts.tolist()):
         two = medians_s[2 * place : 2 * place + 2]
         yield (two[first], two[1 - first])
@@ -280,7 +328,9 @@ def loops_for(latencies_s: Sequence[float], settings: Settings) -> int:
 
 
 def layer_samples(profile: LayerSamples, keys: Mapping[str, LayerKey]) -> tuple[LayerSample, ...]:
-    """One sample per layer of the network; rows the runtime inserted count for the layer they serve.
+    """One sample per layer of the network.
+
+    Rows the runtime inserted count for the layer they serve.
 
     Args:
         profile: What the device saw.
@@ -296,7 +346,11 @@ def layer_samples(profile: LayerSamples, keys: Mapping[str, LayerKey]) -> tuple[
         latency_s[owner] += value_s
         variance[owner] += (value_s * _relative_error(row.samples_s)) ** 2
     return tuple(
-        LayerSample(key, latency_s[name], math.sqrt(variance[name]) / latency_s[name] if latency_s[name] else 0.0)
+        LayerSample(
+            key,
+            latency_s[name],
+            math.sqrt(variance[name]) / latency_s[name] if latency_s[name] else 0.0,
+        )
         for name, key in keys.items()
     )
 
@@ -313,4 +367,11 @@ def pruned_workload(workload: Workload, model: ModelProto) -> Workload:
     """The workload of a pruned version of `workload`, its own size counted."""
     data = model.SerializeToString()
     counts = count(model)
-    return replace(workload, onnx=data, macs=counts.macs, params=counts.params, file_bytes=len(data), findings=())
+    return replace(
+        workload,
+        onnx=data,
+        macs=counts.macs,
+        params=counts.params,
+        file_bytes=len(data),
+        findings=(),
+    )

@@ -40,9 +40,13 @@ class Grid:
         if self.step < 1:
             raise UsageError(f"widths must be multiples of at least 1, not {self.step}")
         if not 0 < self.lower < 1:
-            raise UsageError(f"the lower bound of a width is a share between 0 and 1, not {self.lower:g}")
+            raise UsageError(
+                f"the lower bound of a width is a share between 0 and 1, not {self.lower:g}"
+            )
         if not self.originals:
-            raise UsageError("the network has nothing to prune, so there is no table to build for it")
+            raise UsageError(
+                "the network has nothing to prune, so there is no table to build for it"
+            )
 
     @property
     def least(self) -> tuple[int, ...]:
@@ -61,7 +65,8 @@ class Grid:
     def random(self, rng: np.random.Generator) -> tuple[int, ...]:
         """One structure: a level for the whole network, and how far single groups stray from it, both at random.
 
-        Groups drawn independently would all give networks of middling latency; searches go to both ends.
+        Groups drawn independently would all give networks of middling latency; searches go to both
+        ends.
         """
         level, stray = rng.uniform(0, 1), rng.uniform(0.2, 1)
         shares = level + stray * rng.uniform(-1, 1, len(self.originals))
@@ -70,15 +75,21 @@ class Grid:
 
 
 def first(grid: Grid, count: int, seed: int) -> list[tuple[int, ...]]:
-    """The first networks of a campaign: the smallest one, then random ones; the same for the same seed."""
+    """The first networks of a campaign: the smallest one, then random ones.
+
+    The same for the same seed.
+    """
     rng = np.random.default_rng([seed, 0])
     return [grid.least, *(grid.random(rng) for _ in range(count - 1))]
 
 
-def least_certain(grid: Grid, table: LookupTable, structure: Structure, count: int, seed: Sequence[int]) -> list[tuple[int, ...]]:
+def least_certain(
+    grid: Grid, table: LookupTable, structure: Structure, count: int, seed: Sequence[int]
+) -> list[tuple[int, ...]]:
     """Networks whose layers are known least, among random ones: most deviation of the sum of their layers.
 
-    Half of them; the other half is random, so that what the table believes of itself does not decide alone.
+    Half of them; the other half is random, so that what the table believes of itself does not
+    decide alone.
     """
     rng, sure = np.random.default_rng(list(seed)), table.extrapolating()
     drawn = [grid.random(rng) for _ in range(CANDIDATES)]

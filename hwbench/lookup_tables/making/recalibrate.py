@@ -31,8 +31,9 @@ def recalibrate(
 ) -> tuple[LookupTable, Validation]:
     """Scale a table to what random pruned networks take now.
 
-    What a reboot changes (frequency limits, memory layout, another host of a virtual machine) it changes for all layers alike,
-    to first order; how well one factor does is in the returned validation, and in the widths of the intervals.
+    What a reboot changes (frequency limits, memory layout, another host of a virtual machine) it
+    changes for all layers alike, to first order; how well one factor does is in the returned
+    validation, and in the widths of the intervals.
 
     Args:
         device: The opened device of the table.
@@ -50,15 +51,28 @@ def recalibrate(
         UsageError: Fewer than 1 network.
         DeviceError: The device failed.
     """
-    outcome = validate(device, table, workload, settings, networks=networks, sessions=1, watch=watch)
+    outcome = validate(
+        device, table, workload, settings, networks=networks, sessions=1, watch=watch
+    )
     # Trials are in seconds of the table's own time; drift is what those seconds have become.
-    off = float(np.median([math.log(trial.measured_s / trial.prediction.latency_s) for trial in outcome.trials]))
+    off = float(
+        np.median(
+            [math.log(trial.measured_s / trial.prediction.latency_s) for trial in outcome.trials]
+        )
+    )
     factor = outcome.drift * math.exp(off)
-    known = any(source.architecture == architecture(outcome.structure) for source in table.provenance.sources)
+    known = any(
+        source.architecture == architecture(outcome.structure)
+        for source in table.provenance.sources
+    )
     scaled = scale(table, factor, outcome.drift if known else factor)
     predictions = [scaled.predict(outcome.structure.keys(trial.widths)) for trial in outcome.trials]
     trials = tuple(
-        replace(trial, prediction=prediction, sessions_s=tuple(value_s * outcome.drift for value_s in trial.sessions_s))
+        replace(
+            trial,
+            prediction=prediction,
+            sessions_s=tuple(value_s * outcome.drift for value_s in trial.sessions_s),
+        )
         for trial, prediction in zip(outcome.trials, predictions, strict=True)
     )
     found = replace(outcome, trials=trials)
@@ -66,12 +80,24 @@ def recalibrate(
 
 
 def scale(table: LookupTable, factor: float, drift: float) -> LookupTable:
-    """A table whose latencies are `factor` times as long; those of the unpruned networks are `drift` times as long."""
-    entries = {key: Entry(entry.latency_s * factor, entry.sd, entry.samples) for key, entry in table.entries.items()}
+    """A table whose latencies are `factor` times as long.
+
+    Those of the unpruned networks are `drift` times as long.
+    """
+    entries = {
+        key: Entry(entry.latency_s * factor, entry.sd, entry.samples)
+        for key, entry in table.entries.items()
+    }
     old, made = table.calibration, table.provenance
-    calibration = replace(old, per_layer_s=old.per_layer_s * factor, reference_s=old.reference_s * factor)
-    sources: tuple[Source, ...] = tuple(replace(source, latency_s=source.latency_s * drift) for source in made.sources)
+    calibration = replace(
+        old, per_layer_s=old.per_layer_s * factor, reference_s=old.reference_s * factor
+    )
+    sources: tuple[Source, ...] = tuple(
+        replace(source, latency_s=source.latency_s * drift) for source in made.sources
+    )
     created = datetime.now(UTC).isoformat(timespec="seconds")
     note = f"{made.note}; recalibrated from {made.created_utc}".removeprefix("; ")
     provenance = replace(made, sources=sources, created_utc=created, note=note)
-    return LookupTable(entries, replace(table.metadata, provenance=provenance, calibration=calibration, grades=()))
+    return LookupTable(
+        entries, replace(table.metadata, provenance=provenance, calibration=calibration, grades=())
+    )

@@ -53,7 +53,9 @@ def _step(device: Device, family: Family, settings: Settings) -> int:
     prepared: list[Prepared] = []
     try:
         workloads = [_layer(family.key(channels, channels)) for channels in PROBES]
-        prepared += (device.prepare(workload, settings) for workload in workloads)  # kept one by one, to be released
+        prepared += (
+            device.prepare(workload, settings) for workload in workloads
+        )  # kept one by one, to be released
         latency_s = _latencies(device, prepared, settings)
     except UnsupportedLayerError:
         return 1
@@ -64,7 +66,9 @@ def _step(device: Device, family: Family, settings: Settings) -> int:
     return find_step([Points(counts, counts, latency_s, np.ones_like(counts))])
 
 
-def _latencies(device: Device, prepared: list[Prepared], settings: Settings) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _latencies(
+    device: Device, prepared: list[Prepared], settings: Settings
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Median latency of each, all interleaved in random order, seconds."""
     rng = np.random.default_rng(settings.seed)
     order = rng.permuted(np.tile(np.arange(len(prepared)), (ROUNDS, 1)), axis=1).ravel()

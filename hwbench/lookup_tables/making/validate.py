@@ -32,7 +32,8 @@ class Trial:
     Attributes:
         widths: One per group.
         prediction: What the table says.
-        sessions_s: Its latency in each session, seconds: the ratio to the unpruned network times that one's latency.
+        sessions_s: Its latency in each session, seconds: the ratio to the unpruned network times
+            that one's latency.
     """
 
     widths: tuple[int, ...]
@@ -78,8 +79,15 @@ class Validation:
         from scipy.stats import rankdata
 
         errors = np.array([trial.error for trial in self.trials])
-        ranks = [rankdata([t.prediction.latency_s for t in self.trials]), rankdata([t.measured_s for t in self.trials])]
-        rank = float(np.corrcoef(*ranks)[0, 1]) if len(errors) > 1 and min(map(np.ptp, ranks)) > 0 else 1.0
+        ranks = [
+            rankdata([t.prediction.latency_s for t in self.trials]),
+            rankdata([t.measured_s for t in self.trials]),
+        ]
+        rank = (
+            float(np.corrcoef(*ranks)[0, 1])
+            if len(errors) > 1 and min(map(np.ptp, ranks)) > 0
+            else 1.0
+        )
         return Grade(
             model=self.model,
             networks=len(errors),
@@ -123,7 +131,8 @@ def validate(
         networks: Pruned networks.
         sessions: Fresh sessions of each, and of the unpruned one beside it.
         turns: Of a network and the unpruned one in a session.
-        quiet: What the unpruned network takes while nothing disturbs the device, if that is known already.
+        quiet: What the unpruned network takes while nothing disturbs the device, if that is known
+            already.
         watch: Told how many of how many measurements are done.
 
     Raises:
@@ -132,10 +141,15 @@ def validate(
         DeviceError: The device failed.
     """
     if networks < 1 or sessions < 1:
-        raise UsageError(f"nothing to validate with {networks} networks in {sessions} sessions; give at least 1 of each")
+        raise UsageError(
+            f"nothing to validate with {networks} networks in {sessions} sessions; give at least 1"
+            " of each"
+        )
     model = name_nodes(load(workload.onnx))
     structure = Structure.from_model(model)
-    source = next((s for s in table.provenance.sources if s.architecture == architecture(structure)), None)
+    source = next(
+        (s for s in table.provenance.sources if s.architecture == architecture(structure)), None
+    )
     chosen = held_out(structure, source, networks, settings.seed)
     predictions = [table.predict(structure.keys(widths)) for widths in chosen]
     pruned = [pruned_workload(workload, with_widths(model, widths)) for widths in chosen]
@@ -161,11 +175,17 @@ def validate(
 
 def graded(table: LookupTable, validation: Validation) -> LookupTable:
     """The table with this grade, its intervals widened if the held-out networks were further off than those it was made of."""
-    calibration = replace(table.calibration, shared_sd=max(table.calibration.shared_sd, validation.grade.rmspe))
-    return replace(table, metadata=replace(table.metadata, calibration=calibration)).graded(validation.grade)
+    calibration = replace(
+        table.calibration, shared_sd=max(table.calibration.shared_sd, validation.grade.rmspe)
+    )
+    return replace(table, metadata=replace(table.metadata, calibration=calibration)).graded(
+        validation.grade
+    )
 
 
-def held_out(structure: Structure, source: Source | None, networks: int, seed: int) -> list[tuple[int, ...]]:
+def held_out(
+    structure: Structure, source: Source | None, networks: int, seed: int
+) -> list[tuple[int, ...]]:
     """Random structures on the grid of a table that it was not made with."""
     grid = Grid(structure.widths, source.step if source else 8, source.lower if source else 0.2)
     rng = np.random.default_rng([seed, HELD_OUT])
@@ -185,14 +205,17 @@ def _session(
     """One fresh session of every network in random order beside one of the unpruned one.
 
     Yields:
-        (index of the network, its latency over that of the unpruned one, latency of that one in seconds).
+        (index of the network, its latency over that of the unpruned one, latency of that one in
+        seconds).
     """
     anchor = device.prepare(workload, settings)
     try:
         for index in order.permutation(len(pruned)).tolist():
             prepared = device.prepare(pruned[index], settings)
             try:
-                anchor_s, whole_s = turns_of(device, anchor, prepared, turns, quiet=quiet, seed=index)
+                anchor_s, whole_s = turns_of(
+                    device, anchor, prepared, turns, quiet=quiet, seed=index
+                )
             finally:
                 if device.usable:
                     device.release(prepared)

@@ -33,7 +33,8 @@ class Layer:
         nodes: Names of all original nodes it covers, in graph order.
         inputs: Activation tensors it reads.
         output: Tensor it writes (the first, where there are several).
-        macs: Multiply-accumulates per inference, whole batch; 0 unless a convolution or linear layer.
+        macs: Multiply-accumulates per inference, whole batch; 0 unless a convolution or linear
+            layer.
         params: Elements of its weights and biases.
     """
 
@@ -68,19 +69,28 @@ def load(data: bytes) -> ModelProto:
     try:
         model.ParseFromString(data)
         if not model.graph.node:
-            raise WorkloadError(f"{len(data)} bytes hold no ONNX graph with nodes; expected a serialised ModelProto")
+            raise WorkloadError(
+                f"{len(data)} bytes hold no ONNX graph with nodes; expected a serialised ModelProto"
+            )
         infer_shapes(model)
-    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+    except (
+        DecodeError,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        ValueError,
+    ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WorkloadError(f"not a valid ONNX model of {len(data)} bytes: {reason}; export it again") from error
+        raise WorkloadError(
+            f"not a valid ONNX model of {len(data)} bytes: {reason}; export it again"
+        ) from error
     return model
 
 
 def name_nodes(model: ModelProto) -> ModelProto:
     """Give every node of the graph a unique name, in place; unique names that exist stay.
 
-    A node without one is called after its weight (`features.0` for `features.0.weight`), else after its output tensor and
-    operator (`relu_3/Relu`).
+    A node without one is called after its weight (`features.0` for `features.0.weight`), else after
+    its output tensor and operator (`relu_3/Relu`).
 
     Returns:
         The same model.
@@ -96,7 +106,9 @@ def name_nodes(model: ModelProto) -> ModelProto:
     for node in nameless:
         stems = [name.removesuffix(".weight") for name in node.input if name in weights]
         outputs = [name for name in node.output if name]
-        base = node.name or (stems[0] if stems else f"{outputs[0] if outputs else 'node'}/{node.op_type}")
+        base = node.name or (
+            stems[0] if stems else f"{outputs[0] if outputs else 'node'}/{node.op_type}"
+        )
         names = (base if turn == 0 else f"{base}_{turn}" for turn in range(len(kept) + 1))
         node.name = next(name for name in names if name not in kept)
         kept.add(node.name)
@@ -137,10 +149,11 @@ def made_by(model: ModelProto, parts: Iterable[Layer]) -> dict[str, Layer]:
 def count(model: ModelProto) -> Counts:
     """Multiply-accumulates and parameters of a loaded model.
 
-    Multiply-accumulates are those of convolutions and of linear layers with constant weights, for the whole batch; biases,
-    normalization, activations, pooling and products of two activations are not counted. Parameters are the elements of
-    floating-point constants (or their quantised form) that layers use, batch normalization folded into the convolution
-    before it; shared ones count once; scales and zero points of a quantised graph do not.
+    Multiply-accumulates are those of convolutions and of linear layers with constant weights, for
+    the whole batch; biases, normalization, activations, pooling and products of two activations are
+    not counted. Parameters are the elements of floating-point constants (or their quantised form)
+    that layers use, batch normalization folded into the convolution before it; shared ones count
+    once; scales and zero points of a quantised graph do not.
     """
     view = GraphView(model)
     found = fusions(view)
@@ -151,12 +164,23 @@ def count(model: ModelProto) -> Counts:
 
 
 def zero_share(model: ModelProto) -> float:
-    """Share of exact zeros among the weights of all convolutions and linear layers, 0 to 1; 0 for a model without any."""
+    """Share of exact zeros among the weights of all convolutions and linear layers, 0 to 1.
+
+    0 for a model without any.
+    """
     view = GraphView(model)
-    names = {view.origin(node.input[1]) for node in (view.nodes[index] for index in view.active) if is_weighted(view, node)}
+    names = {
+        view.origin(node.input[1])
+        for node in (view.nodes[index] for index in view.active)
+        if is_weighted(view, node)
+    }
     weights = [value for value in map(view.value, names) if value is not None]
     total = sum(weight.size for weight in weights)
-    return sum(int(weight.size - np.count_nonzero(weight)) for weight in weights) / total if total else 0.0
+    return (
+        sum(int(weight.size - np.count_nonzero(weight)) for weight in weights) / total
+        if total
+        else 0.0
+    )
 
 
 def _layer(view: GraphView, fusion: Fusion) -> Layer:
@@ -165,14 +189,33 @@ def _layer(view: GraphView, fusion: Fusion) -> Layer:
     speed = "int8" if fusion.quantised else precision(view, fusion.tail)
     key = key_of(view, node, shapes, fusion.fused, pads=fusion.pads, precision_name=speed)
     parameters = sum(_parameters(view, fusion).values())
-    return Layer(node.name, key.op, key, _names(view, fusion), tuple(fusion.inputs), fusion.tail, _macs(view, fusion), parameters)
+    return Layer(
+        node.name,
+        key.op,
+        key,
+        _names(view, fusion),
+        tuple(fusion.inputs),
+        fusion.tail,
+        _macs(view, fusion),
+        parameters,
+    )
 
 
 def _names(view: GraphView, fusion: Fusion) -> tuple[str, ...]:
     """Names of the nodes of a layer, the DequantizeLinear of its constants included."""
     nodes = [view.nodes[index] for index in sorted(fusion.members)]
-    constants = [name for node in nodes if fusion.quantised for name in node.input if name and view.is_constant(name)]
-    makers = [maker.name for maker in map(view.maker, constants) if maker and maker.op_type == "DequantizeLinear"]
+    constants = [
+        name
+        for node in nodes
+        if fusion.quantised
+        for name in node.input
+        if name and view.is_constant(name)
+    ]
+    makers = [
+        maker.name
+        for maker in map(view.maker, constants)
+        if maker and maker.op_type == "DequantizeLinear"
+    ]
     return (*dict.fromkeys(makers), *(node.name for node in nodes))
 
 
@@ -190,18 +233,27 @@ def _macs(view: GraphView, fusion: Fusion) -> int:
 
 
 def _parameters(view: GraphView, fusion: Fusion) -> dict[str, int]:
-    """Elements by constant of what a layer has learned; normalization behind a weighted node folds into one bias."""
+    """Elements by constant of what a layer has learned.
+
+    Normalization behind a weighted node folds into one bias.
+    """
     from onnx import TensorProto
 
     node = view.nodes[fusion.main]
     if node.op_type in {"Resize", "Clip", "QuantizeLinear", "DequantizeLinear"}:
         return {}
     learned = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-    names = [name for name in node.input if name and view.is_constant(name) and view.element_type(name) in learned]
+    names = [
+        name
+        for name in node.input
+        if name and view.is_constant(name) and view.element_type(name) in learned
+    ]
     if node.op_type == "BatchNormalization":
         names = names[:2]
     parameters = {view.origin(name): view.elements(name) for name in names if view.shape(name)}
     shifts = [view.nodes[index] for index in fusion.affine if view.nodes[index].op_type != "Mul"]
     if shifts and len(node.input) < 3:
-        parameters[f"{node.output[0]} bias"] = view.shape(node.output[0])[1 if node.op_type in CONVOLUTIONS else -1]
+        parameters[f"{node.output[0]} bias"] = view.shape(node.output[0])[
+            1 if node.op_type in CONVOLUTIONS else -1
+        ]
     return parameters

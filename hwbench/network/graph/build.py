@@ -18,16 +18,22 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
 OPSET = 20
-"""Operator set of the models; every operator hwbench names is stable in it, and ONNX Runtime >= 1.17 reads it."""
+"""Operator set of the models.
+
+Every operator hwbench names is stable in it, and ONNX Runtime >= 1.17 reads it.
+"""
 IR_VERSION = 10
 _SCALE = 0.05
 _ZERO_POINT = 128
 
 
 def layer_model(key: LayerKey, seed: int = 0) -> bytes:
-    """A serialised ONNX model of one layer with random weights; its only layer has exactly this key.
+    """A serialised ONNX model of one layer with random weights.
 
-    Quantised layers are in Q/DQ form: unsigned 8-bit activations, signed 8-bit weights, one scale per tensor, 32-bit biases.
+    Its only layer has exactly this key.
+
+    Quantised layers are in Q/DQ form: unsigned 8-bit activations, signed 8-bit weights, one scale
+    per tensor, 32-bit biases.
 
     Args:
         key: The layer.
@@ -43,10 +49,14 @@ def layer_model(key: LayerKey, seed: int = 0) -> bytes:
         model = load(builder.finish(tail).SerializeToString())
         parts = layers(model)
     except (WorkloadError, ValueError, KeyError, IndexError, StopIteration) as error:
-        raise UnsupportedLayerError(f"no one-layer model for {key}: {error}; measure it inside its network") from error
+        raise UnsupportedLayerError(
+            f"no one-layer model for {key}: {error}; measure it inside its network"
+        ) from error
     if [part.key for part in parts] != [key]:
         found = ", ".join(str(part.key) for part in parts) or "no layer"
-        raise UnsupportedLayerError(f"no one-layer model for {key}: it becomes {found}; measure it inside its network")
+        raise UnsupportedLayerError(
+            f"no one-layer model for {key}: it becomes {found}; measure it inside its network"
+        )
     return bytes(model.SerializeToString())
 
 
@@ -71,7 +81,9 @@ class _Builder:
         from onnx.helper import make_node
 
         output = f"t{len(self.nodes)}"
-        self.nodes.append(make_node(op, list(inputs), [output], name=name or f"{output}/{op}", **attributes))
+        self.nodes.append(
+            make_node(op, list(inputs), [output], name=name or f"{output}/{op}", **attributes)
+        )
         return output
 
     def constant(self, value: NDArray[Any]) -> str:
@@ -89,23 +101,35 @@ class _Builder:
         if not self.quantised:
             return self.constant(value.astype(self.dtype))
         scale = max(float(np.abs(value).max()), 1e-3) / 127
-        return self._dequantise(self.constant(np.round(value / scale).astype(np.int8)), scale, np.int8(0))
+        return self._dequantise(
+            self.constant(np.round(value / scale).astype(np.int8)), scale, np.int8(0)
+        )
 
     def bias(self, channels: int) -> str:
         """Random biases of a layer."""
         value = self._rng.standard_normal(channels) * 0.1
         if not self.quantised:
             return self.constant(value.astype(self.dtype))
-        return self._dequantise(self.constant(np.round(value / 1e-4).astype(np.int32)), 1e-4, np.int32(0))
+        return self._dequantise(
+            self.constant(np.round(value / 1e-4).astype(np.int32)), 1e-4, np.int32(0)
+        )
 
     def finish(self, tail: str) -> ModelProto:
         """The model whose output is tensor `tail`."""
-        from onnx.helper import make_graph, make_model, make_opsetid, make_tensor_value_info, np_dtype_to_tensor_dtype
+        from onnx.helper import (
+            make_graph,
+            make_model,
+            make_opsetid,
+            make_tensor_value_info,
+            np_dtype_to_tensor_dtype,
+        )
 
         if self.quantised:
             tail = self.node("QuantizeLinear", tail, *self._grid(_SCALE, np.uint8(_ZERO_POINT)))
         reads, writes = np_dtype_to_tensor_dtype(self.reads), np_dtype_to_tensor_dtype(self.writes)
-        inputs = [make_tensor_value_info(f"x{i}", reads, shape) for i, shape in enumerate(self.key.inputs)]
+        inputs = [
+            make_tensor_value_info(f"x{i}", reads, shape) for i, shape in enumerate(self.key.inputs)
+        ]
         output = make_tensor_value_info(tail, writes, self.key.output)
         graph = make_graph(self.nodes, "layer", inputs, [output], self.weights)
         return make_model(graph, opset_imports=[make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -128,8 +152,15 @@ class _Builder:
         if inner % group or outer % group:
             raise ValueError(f"{inner} and {outer} channels do not divide into {group} groups")
         shape = (inner, outer // group) if key.op == "ConvTranspose" else (outer, inner // group)
-        window = {"kernel_shape": kernel, "strides": ints("strides"), "pads": ints("pads"), "group": group}
-        optional = {name: ints(name) for name in ("dilations", "output_padding") if name in self.attrs}
+        window = {
+            "kernel_shape": kernel,
+            "strides": ints("strides"),
+            "pads": ints("pads"),
+            "group": group,
+        }
+        optional = {
+            name: ints(name) for name in ("dilations", "output_padding") if name in self.attrs
+        }
         weights = self.weight((*shape, *kernel)), self.bias(outer)
         tail = self.node(key.op, self.inputs[0], *weights, name="layer", **window, **optional)
         return self._fused(tail)
@@ -149,17 +180,28 @@ class _Builder:
         if "with" in self.attrs:
             marks = [] if self.attrs["with"] == "scalar" else self.attrs["with"].split(".")
             sizes = self.key.output[len(self.key.output) - len(marks) :]
-            operands.append(self.weight(tuple(1 if m == "1" else size for m, size in zip(marks, sizes, strict=True))))
+            operands.append(
+                self.weight(
+                    tuple(1 if m == "1" else size for m, size in zip(marks, sizes, strict=True))
+                )
+            )
         return self._activated(self.node(self.key.op, *operands, name="layer"))
 
     def reshape(self) -> str:
         """Any renaming of dimensions."""
-        return self.node("Reshape", self.inputs[0], self.constant(np.asarray(self.key.output, np.int64)), name="layer")
+        return self.node(
+            "Reshape",
+            self.inputs[0],
+            self.constant(np.asarray(self.key.output, np.int64)),
+            name="layer",
+        )
 
     def normalization(self) -> str:
         """BatchNormalization that no weighted layer could take in."""
         channels = self.key.inputs[0][1]
-        parts = [self.constant(np.full(channels, value, self.dtype)) for value in (1.1, 0.1, 0.05, 0.9)]
+        parts = [
+            self.constant(np.full(channels, value, self.dtype)) for value in (1.1, 0.1, 0.05, 0.9)
+        ]
         return self.node("BatchNormalization", self.inputs[0], *parts, name="layer")
 
     def reduction(self) -> str:
@@ -170,7 +212,9 @@ class _Builder:
 
     def quantizer(self) -> str:
         """QuantizeLinear and DequantizeLinear on their own, at the edges of a quantised part."""
-        return self.node(self.key.op, self.inputs[0], *self._grid(_SCALE, np.uint8(_ZERO_POINT)), name="layer")
+        return self.node(
+            self.key.op, self.inputs[0], *self._grid(_SCALE, np.uint8(_ZERO_POINT)), name="layer"
+        )
 
     def clip(self) -> str:
         """Clip on its own, to 0 and 6 (its bounds are not part of the key)."""
@@ -187,15 +231,21 @@ class _Builder:
             OpSchema.AttrType.INT: int,
             OpSchema.AttrType.FLOAT: float,
             OpSchema.AttrType.STRING: str,
-            OpSchema.AttrType.INTS: lambda text: [int(part) for part in text.replace("x", ".").split(".")],
+            OpSchema.AttrType.INTS: lambda text: [
+                int(part) for part in text.replace("x", ".").split(".")
+            ],
         }
         renamed = {"kernel": "kernel_shape"} if self.key.op in POOLS else {}
-        given = {renamed.get(name, name): text for name, text in self.attrs.items() if name != "act"}
+        given = {
+            renamed.get(name, name): text for name, text in self.attrs.items() if name != "act"
+        }
         typed = {name: read[kinds[name].type](text) for name, text in given.items()}
         return self._activated(self.node(self.key.op, *self.inputs, name="layer", **typed))
 
     def _fused(self, tail: str) -> str:
-        return self._activated(self.node("Add", tail, self.inputs[1]) if "add" in self.attrs else tail)
+        return self._activated(
+            self.node("Add", tail, self.inputs[1]) if "add" in self.attrs else tail
+        )
 
     def _activated(self, tail: str) -> str:
         act = self.attrs.get("act", "")

@@ -1,18 +1,20 @@
 """Which nodes of an ONNX graph a runtime executes as one layer.
 
-Fusion is canonical: it follows what inference runtimes have in common (ONNX Runtime's CPU graph optimiser, TensorRT), not
-the quirks of one, so that one key serves all devices. A layer is
+Fusion is canonical: it follows what inference runtimes have in common (ONNX Runtime's CPU graph
+optimiser, TensorRT), not the quirks of one, so that one key serves all devices. A layer is
 
-- a convolution or a linear layer (Conv, ConvTranspose, Gemm, MatMul with constant weights), with the zero Pad before it, the
-  batch normalization, constant scale and bias behind it, one residual addition, and one activation (Relu, Clip, LeakyRelu,
-  Sigmoid, Tanh, HardSigmoid, HardSwish, and x * Sigmoid(x) and x * HardSigmoid(x)), or
+- a convolution or a linear layer (Conv, ConvTranspose, Gemm, MatMul with constant weights), with
+  the zero Pad before it, the batch normalization, constant scale and bias behind it, one residual
+  addition, and one activation (Relu, Clip, LeakyRelu, Sigmoid, Tanh, HardSigmoid, HardSwish, and x
+  * Sigmoid(x) and x * HardSigmoid(x)), or
 - any other single operator that runs at inference.
 
-A tensor vanishes in a fusion only if one node alone reads it and it is no output of the graph. Both branches of an addition
-may end in a convolution; then the addition joins the one that is its first operand, as in ONNX Runtime. In a quantised graph
-(Q/DQ form) the DequantizeLinear before and the QuantizeLinear behind an operator belong to its layer, whose precision is
-`int8`; so does an activation behind any such operator. Constants, and what is computed from them or from fixed shapes, are
-folded by every runtime and are no layers.
+A tensor vanishes in a fusion only if one node alone reads it and it is no output of the graph. Both
+branches of an addition may end in a convolution; then the addition joins the one that is its first
+operand, as in ONNX Runtime. In a quantised graph (Q/DQ form) the DequantizeLinear before and the
+QuantizeLinear behind an operator belong to its layer, whose precision is `int8`; so does an
+activation behind any such operator. Constants, and what is computed from them or from fixed shapes,
+are folded by every runtime and are no layers.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from hwbench.network.graph.view import GraphView, attributes
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})
+ACTIVATIONS = frozenset(
+    {"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"}
+)
 _GATES = {"Sigmoid": "Silu", "HardSigmoid": "HardSwish"}
 
 
@@ -56,7 +60,8 @@ class Fusion:
         inputs: Activation tensors it reads.
         tail: Tensor it writes so far.
         stage: What may still join.
-        quantised: Whether it reads and computes integers, between DequantizeLinear and QuantizeLinear.
+        quantised: Whether it reads and computes integers, between DequantizeLinear and
+            QuantizeLinear.
         members: Indices of all its nodes that run.
         affine: Those of them that scale and shift the main node's output by constants.
         fused: Attributes of its key: `act`, `add`.
@@ -97,9 +102,16 @@ class _Fuser:
         return sorted(filter(self._stands, self.fusions), key=lambda fusion: max(fusion.members))
 
     def _stands(self, fusion: Fusion) -> bool:
-        """Whether it is a layer; a DequantizeLinear or Pad goes to its reader, if all its readers take it in."""
+        """Whether it is a layer.
+
+        A DequantizeLinear or Pad goes to its reader, if all its readers take it in.
+        """
         readers = self.view.readers(fusion.tail)
-        if not fusion.takers or len(fusion.takers) < len(readers) or fusion.tail in self.view.outputs:
+        if (
+            not fusion.takers
+            or len(fusion.takers) < len(readers)
+            or fusion.tail in self.view.outputs
+        ):
             return True
         fusion.takers[0].members += fusion.members
         return False
@@ -107,7 +119,12 @@ class _Fuser:
     def _open(self, name: str, stage: Stage) -> Fusion | None:
         """The layer that ends in tensor `name`, if the tensor may vanish and the layer is at most at `stage`."""
         fusion = self._writer.get(name)
-        if fusion is None or fusion.stage > stage or fusion.tail != name or not self.view.is_private(name):
+        if (
+            fusion is None
+            or fusion.stage > stage
+            or fusion.tail != name
+            or not self.view.is_private(name)
+        ):
             return None
         return fusion
 
@@ -152,17 +169,29 @@ class _Fuser:
     def _is_gate(self, node: NodeProto, operand: str) -> bool:
         """Whether `operand` is read by this node and by the product of both alone."""
         readers, products = self.view.readers(operand), self.view.readers(node.output[0])
-        if len(readers) != 2 or operand in self.view.outputs or not self.view.is_private(node.output[0]):
+        if (
+            len(readers) != 2
+            or operand in self.view.outputs
+            or not self.view.is_private(node.output[0])
+        ):
             return False
         product = self.view.nodes[products[0]]
         given = attributes(node)
         hard = abs(given.get("alpha", 0.2) - 1 / 6) < 1e-4 and given.get("beta", 0.5) == 0.5
-        return products[0] in readers and product.op_type == "Mul" and (node.op_type == "Sigmoid" or hard)
+        return (
+            products[0] in readers
+            and product.op_type == "Mul"
+            and (node.op_type == "Sigmoid" or hard)
+        )
 
     def _join_gate(self, index: int, output: str, operands: list[str]) -> Fusion | None:
         for gate, signal in (operands, operands[::-1]):
             fusion = self._open(gate, Stage.ACTIVATED)
-            if fusion and fusion.fused.get("act") in _GATES.values() and self._writer.get(signal) is fusion:
+            if (
+                fusion
+                and fusion.fused.get("act") in _GATES.values()
+                and self._writer.get(signal) is fusion
+            ):
                 fusion.take(index, output, Stage.ACTIVATED)
                 return fusion
         return None
@@ -194,7 +223,11 @@ class _Fuser:
         inputs, weighted = self.view.activations(node), is_weighted(self.view, node)
         feeds = [feed for feed in map(self._writer.get, inputs) if feed is not None]
         sources = [feed for feed in feeds if self._op(feed.main) == "DequantizeLinear"]
-        quantised = bool(inputs) and len(sources) == len(inputs) and self._runs_quantised(node, weighted=weighted)
+        quantised = (
+            bool(inputs)
+            and len(sources) == len(inputs)
+            and self._runs_quantised(node, weighted=weighted)
+        )
         stage = Stage.AFFINE if weighted else Stage.RESIDUAL if quantised else Stage.CLOSED
         fusion = Fusion(index, inputs, node.output[0], stage, quantised, [index])
         if quantised:
@@ -223,14 +256,31 @@ class _Fuser:
         return bool(readers) and self._op(readers[0]) == "QuantizeLinear"
 
     def _zero_pads(self, pad: NodeProto, reader: NodeProto) -> tuple[int, ...]:
-        """Spatial pads of a Pad node that a convolution can do by itself, begins then ends; empty if it cannot."""
-        if pad.op_type != "Pad" or reader.op_type != "Conv" or not self.view.is_private(pad.output[0]):
+        """Spatial pads of a Pad node that a convolution can do by itself, begins then ends.
+
+        Empty if it cannot.
+        """
+        if (
+            pad.op_type != "Pad"
+            or reader.op_type != "Conv"
+            or not self.view.is_private(pad.output[0])
+        ):
             return ()
         given = attributes(pad)
         named = dict(zip(("data", "pads", "value", "axes"), pad.input, strict=False))
-        value = self.view.value(named["value"]) if named.get("value") else np.asarray(given.get("value", 0.0))
+        value = (
+            self.view.value(named["value"])
+            if named.get("value")
+            else np.asarray(given.get("value", 0.0))
+        )
         pads = self.view.value(named["pads"]) if "pads" in named else np.asarray(given["pads"])
-        if given.get("mode", b"constant") != b"constant" or value is None or value.any() or pads is None or named.get("axes"):
+        if (
+            given.get("mode", b"constant") != b"constant"
+            or value is None
+            or value.any()
+            or pads is None
+            or named.get("axes")
+        ):
             return ()
         begins, ends = pads.reshape(2, -1).tolist()
         spatial = (*begins[2:], *ends[2:])

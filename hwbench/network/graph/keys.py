@@ -1,8 +1,9 @@
 """ONNX nodes -> LayerKeys: one spelling of every layer, whatever exporter wrote the graph.
 
-A key holds what changes a layer's latency and nothing else. So defaults are left out, negative axes and `auto_pad` are
-resolved, attributes that became inputs in a later opset (axes of a reduction) keep one spelling, bounds of a Clip or the
-values of weights are dropped. Long constants that do matter (indices of a Gather) enter as their shape and SHA-256.
+A key holds what changes a layer's latency and nothing else. So defaults are left out, negative axes
+and `auto_pad` are resolved, attributes that became inputs in a later opset (axes of a reduction)
+keep one spelling, bounds of a Clip or the values of weights are dropped. Long constants that do
+matter (indices of a Gather) enter as their shape and SHA-256.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "PRelu"})
 _PARAMETERS_IMPLIED = frozenset(
-    {"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Resize", "Clip"}
+    {
+        "BatchNormalization",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "GroupNormalization",
+        "Resize",
+        "Clip",
+    }
 )
 """Operators whose constant inputs follow from the shapes, or do not matter."""
 _GEOMETRY = frozenset({"kernel_shape", "strides", "dilations", "pads", "auto_pad"})
@@ -46,7 +54,11 @@ class Geometry:
 
     def attrs(self) -> dict[str, str]:
         """As attributes of a key; dilations only where there are any."""
-        dilations = {"dilations": _joined(self.dilations, "x")} if any(size != 1 for size in self.dilations) else {}
+        dilations = (
+            {"dilations": _joined(self.dilations, "x")}
+            if any(size != 1 for size in self.dilations)
+            else {}
+        )
         window = {"kernel": _joined(self.kernel, "x"), "strides": _joined(self.strides, "x")}
         return window | {"pads": _joined(self.pads, ".")} | dilations
 
@@ -71,13 +83,20 @@ def geometry(view: GraphView, node: NodeProto) -> Geometry:
     pads = tuple(given.get("pads") or [0] * 2 * len(kernel))
     auto = given.get("auto_pad", b"NOTSET").decode()
     if auto.startswith("SAME"):
-        reach = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)]
+        reach = [
+            dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)
+        ]
         sizes = view.shape(node.input[0])[2:]
         if node.op_type == "ConvTranspose":
-            totals = [max(0, window - stride) for window, stride in zip(reach, strides, strict=True)]
+            totals = [
+                max(0, window - stride) for window, stride in zip(reach, strides, strict=True)
+            ]
         else:
             windows = zip(sizes, reach, strides, strict=True)
-            totals = [max(0, (-(-size // stride) - 1) * stride + window - size) for size, window, stride in windows]
+            totals = [
+                max(0, (-(-size // stride) - 1) * stride + window - size)
+                for size, window, stride in windows
+            ]
         less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
         pads = (*less, *more) if auto == "SAME_UPPER" else (*more, *less)
     return Geometry(kernel, strides, dilations, pads)
@@ -88,7 +107,13 @@ def precision(view: GraphView, tensor: str) -> str:
     from onnx import TensorProto
 
     name = str(TensorProto.DataType.Name(view.element_type(tensor)))
-    names = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "UINT8": "int8", "INT8": "int8"}
+    names = {
+        "FLOAT": "fp32",
+        "FLOAT16": "fp16",
+        "BFLOAT16": "bf16",
+        "UINT8": "int8",
+        "INT8": "int8",
+    }
     return names.get(name, name.lower())
 
 
@@ -115,13 +140,18 @@ def key_of(
     if node.op_type in RESHAPES:
         op, attrs = "Reshape", {}
     elif not is_weighted(view, node):
-        op, attrs = node.op_type, fused | _plain_attrs(view, node, len(inputs[0]) if inputs else len(output))
+        op, attrs = (
+            node.op_type,
+            fused | _plain_attrs(view, node, len(inputs[0]) if inputs else len(output)),
+        )
     elif node.op_type not in CONVOLUTIONS:
         op, attrs = "Linear", fused
     else:
         form = geometry(view, node)
         form = replace(form, pads=tuple(np.add(form.pads, pads).tolist())) if pads else form
-        point = all(size == 1 for size in (*form.kernel, *inputs[0][2:], *output[2:])) and not any(form.pads)
+        point = all(size == 1 for size in (*form.kernel, *inputs[0][2:], *output[2:])) and not any(
+            form.pads
+        )
         given = attributes(node)
         if node.op_type == "Conv" and point and given.get("group", 1) == 1:
             op, attrs = "Linear", fused
@@ -176,7 +206,11 @@ def _constant(view: GraphView, node: NodeProto, label: str, name: str, rank: int
     if node.op_type in ELEMENTWISE:
         shape = view.shape(name)
         full = any(size != 1 for size in shape)
-        return {"with": _joined(("1" if size == 1 else "n" for size in shape), ".") if full else "scalar"}
+        return {
+            "with": (
+                _joined(("1" if size == 1 else "n" for size in shape), ".") if full else "scalar"
+            )
+        }
     value = view.value(name)
     if value is None or (value.size > _LONG and value.dtype.kind == "f"):
         return {label: _joined(view.shape(name), "x")}

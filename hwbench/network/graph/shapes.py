@@ -15,8 +15,34 @@ _LARGE = 1024
 """Elements from which a constant is a weight: shape inference needs the values of smaller ones only (axes, shapes)."""
 _FEW = 16
 _ARITHMETIC = frozenset(
-    {"Constant", "ConstantOfShape", "Identity", "Cast", "Gather", "Concat", "Slice", "Reshape", "Transpose", "Squeeze"}
-    | {"Unsqueeze", "Add", "Sub", "Mul", "Div", "Floor", "Ceil", "Neg", "Mod", "Min", "Max", "Equal", "Where", "ReduceProd"}
+    {
+        "Constant",
+        "ConstantOfShape",
+        "Identity",
+        "Cast",
+        "Gather",
+        "Concat",
+        "Slice",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+    }
+    | {
+        "Unsqueeze",
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Floor",
+        "Ceil",
+        "Neg",
+        "Mod",
+        "Min",
+        "Max",
+        "Equal",
+        "Where",
+        "ReduceProd",
+    }
 )
 """What exporters compute shapes with; none of them makes a large tensor out of small ones."""
 
@@ -24,9 +50,10 @@ _ARITHMETIC = frozenset(
 def infer_shapes(model: ModelProto) -> None:
     """Check a model, write the shapes of all its tensors into it, and replace its arithmetic on shapes by constants.
 
-    ONNX's own checker and shape inference copy the whole model several times (10 s for VGG-16); here they see its weights as
-    inputs, which gives the same shapes. Where exporters compute a shape from constants or from fixed shapes (views, padding,
-    interpolation), inference gives up; so these nodes are evaluated and replaced by what they compute, as runtimes do at load.
+    ONNX's own checker and shape inference copy the whole model several times (10 s for VGG-16);
+    here they see its weights as inputs, which gives the same shapes. Where exporters compute a
+    shape from constants or from fixed shapes (views, padding, interpolation), inference gives up;
+    so these nodes are evaluated and replaced by what they compute, as runtimes do at load.
 
     Raises:
         onnx.checker.ValidationError: The model breaks the ONNX specification.
@@ -42,13 +69,19 @@ def _infer(model: ModelProto) -> None:
     import onnx
 
     graph = model.graph
-    skeleton = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    skeleton.graph.MergeFrom(onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output))
+    skeleton = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions
+    )
+    skeleton.graph.MergeFrom(
+        onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output)
+    )
     skeleton.graph.value_info.extend(graph.value_info)
     declared = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ValueError(f"weight {tensor.name!r} lies in another file, so load the model from its path")
+            raise ValueError(
+                f"weight {tensor.name!r} lies in another file, so load the model from its path"
+            )
         if math.prod(tensor.dims) < _LARGE or not tensor.HasField("raw_data"):
             skeleton.graph.initializer.append(tensor)
             continue
@@ -70,7 +103,9 @@ def _check_size(tensor: TensorProto) -> None:
     expected, found = math.prod(tensor.dims) * width, len(tensor.raw_data)
     if found != expected:
         shape = "x".join(map(str, tensor.dims))
-        raise ValueError(f"weight {tensor.name!r} has {found} bytes where its shape {shape} needs {expected}")
+        raise ValueError(
+            f"weight {tensor.name!r} has {found} bytes where its shape {shape} needs {expected}"
+        )
 
 
 def _fold(model: ModelProto) -> bool:
@@ -79,12 +114,18 @@ def _fold(model: ModelProto) -> bool:
 
     graph = model.graph
     shapes = _fixed_shapes(graph)
-    known = {t.name: numpy_helper.to_array(t) for t in graph.initializer if math.prod(t.dims) < _LARGE}
+    known = {
+        t.name: numpy_helper.to_array(t) for t in graph.initializer if math.prod(t.dims) < _LARGE
+    }
     outputs = {value.name for value in graph.output}
     left, folded = [], 0
     for node in graph.node:
         value = None if outputs.intersection(node.output) else _value(model, node, known, shapes)
-        if value is None or value.size >= _LARGE or (value.dtype.kind not in "iub" and value.size > _FEW):
+        if (
+            value is None
+            or value.size >= _LARGE
+            or (value.dtype.kind not in "iub" and value.size > _FEW)
+        ):
             left.append(node)
             continue
         known[node.output[0]] = value
@@ -100,13 +141,18 @@ def _fixed_shapes(graph: GraphProto) -> dict[str, tuple[int, ...]]:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info):
         dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims):
+        if value.type.tensor_type.HasField("shape") and all(
+            dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims
+        ):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)
     return shapes
 
 
 def _value(
-    model: ModelProto, node: NodeProto, known: dict[str, NDArray[Any]], shapes: dict[str, tuple[int, ...]]
+    model: ModelProto,
+    node: NodeProto,
+    known: dict[str, NDArray[Any]],
+    shapes: dict[str, tuple[int, ...]],
 ) -> NDArray[Any] | None:
     """What the node computes, if that is a small constant; None if it is not, or cannot be told."""
     import onnx
@@ -122,11 +168,20 @@ def _value(
     if node.op_type == "ConstantOfShape" and math.prod(known[node.input[0]].tolist()) >= _LARGE:
         return None
     inputs = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(node.input) if name]
-    graph = onnx.GraphProto(name="constant", node=[node], input=inputs, output=[onnx.ValueInfoProto(name=node.output[0])])
-    alone = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
+    graph = onnx.GraphProto(
+        name="constant",
+        node=[node],
+        input=inputs,
+        output=[onnx.ValueInfoProto(name=node.output[0])],
+    )
+    alone = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, graph=graph
+    )
     try:
         with np.errstate(all="ignore"):
-            (value,) = ReferenceEvaluator(alone).run(None, {value.name: known[value.name] for value in inputs})
+            (value,) = ReferenceEvaluator(alone).run(
+                None, {value.name: known[value.name] for value in inputs}
+            )
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return None  # a node that contradicts itself is the runtime's to refuse
     return np.asarray(value)

@@ -23,9 +23,10 @@ _SHAPE_READERS = frozenset({"Shape", "Size"})
 class GraphView:
     """Facts about one graph whose shapes have been inferred.
 
-    Nodes that need no activation (constants, what is computed from them, shapes of tensors of fixed shape) are *folded*: a
-    runtime evaluates them once at load. `Identity` and `Dropout` are *aliases*: they cost nothing, and their outputs stand
-    for their inputs in everything this class answers.
+    Nodes that need no activation (constants, what is computed from them, shapes of tensors of fixed
+    shape) are *folded*: a runtime evaluates them once at load. `Identity` and `Dropout` are
+    *aliases*: they cost nothing, and their outputs stand for their inputs in everything this class
+    answers.
 
     Args:
         model: A model from `hwbench.network.graph.load`; it is neither copied nor changed.
@@ -35,8 +36,12 @@ class GraphView:
         graph = model.graph
         self.model = model
         self.nodes = tuple(graph.node)
-        self.opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 1)
-        self.initializers: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+        self.opset = next(
+            (entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 1
+        )
+        self.initializers: dict[str, TensorProto] = {
+            tensor.name: tensor for tensor in graph.initializer
+        }
         self._types = _types(model)
         self._alias: dict[str, str] = {}
         self._maker: dict[str, int] = {}
@@ -55,7 +60,9 @@ class GraphView:
                 for name in dict.fromkeys(sources):
                     readers[name].append(index)
         self._readers = dict(readers)
-        self.inputs = tuple(value.name for value in graph.input if value.name not in self.initializers)
+        self.inputs = tuple(
+            value.name for value in graph.input if value.name not in self.initializers
+        )
         self.outputs = frozenset(self.resolve(value.name) for value in graph.output)
 
     def _is_folded(self, node: NodeProto, reads: list[str]) -> bool:
@@ -91,7 +98,11 @@ class GraphView:
     def fixed_shape(self, name: str) -> Shape | None:
         """Shape of the tensor, or None where it is unknown or has a dimension that is not fixed."""
         shape = self._types.get(name, (0, None))[1]
-        return None if shape is None or None in shape else tuple(int(dim) for dim in shape if dim is not None)
+        return (
+            None
+            if shape is None or None in shape
+            else tuple(int(dim) for dim in shape if dim is not None)
+        )
 
     def shape(self, name: str) -> Shape:
         """Shape of the tensor.
@@ -102,10 +113,14 @@ class GraphView:
         shape = self.fixed_shape(name)
         if shape is None:
             known = self._types.get(name, (0, None))[1]
-            text = "unknown" if known is None else "x".join("?" if dim is None else str(dim) for dim in known)
+            text = (
+                "unknown"
+                if known is None
+                else "x".join("?" if dim is None else str(dim) for dim in known)
+            )
             raise UnsupportedLayerError(
-                f"tensor {name!r} has shape {text}, expected fixed dimensions; give the input shapes (--input) or export "
-                "the model with fixed ones"
+                f"tensor {name!r} has shape {text}, expected fixed dimensions; give the input"
+                " shapes (--input) or export the model with fixed ones"
             )
         return shape
 
@@ -168,7 +183,12 @@ def _types(model: ModelProto) -> dict[str, tuple[int, tuple[int | None, ...] | N
         tensor = value.type.tensor_type
         shape = None
         if tensor.HasField("shape"):
-            shape = tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim)
+            shape = tuple(
+                dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
+                for dim in tensor.shape.dim
+            )
         types[value.name] = (tensor.elem_type, shape)
-    types.update((tensor.name, (tensor.data_type, tuple(tensor.dims))) for tensor in graph.initializer)
+    types.update(
+        (tensor.name, (tensor.data_type, tuple(tensor.dims))) for tensor in graph.initializer
+    )
     return types

@@ -35,7 +35,8 @@ def halve(model: ModelProto, name: str, precision: str = "fp16") -> ModelProto:
         The copy, its shapes and types inferred.
 
     Raises:
-        WorkloadError: A weight is too large for fp16, an operator has no form in this precision, or the model has control flow.
+        WorkloadError: A weight is too large for fp16, an operator has no form in this precision, or
+            the model has control flow.
     """
     import onnx
 
@@ -43,8 +44,15 @@ def halve(model: ModelProto, name: str, precision: str = "fp16") -> ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    if model.functions or any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
-        raise WorkloadError(f"{name} has control flow or functions, which are not cast to {precision}; measure it in fp32")
+    if model.functions or any(
+        attribute.HasField("g") or attribute.graphs
+        for node in graph.node
+        for attribute in node.attribute
+    ):
+        raise WorkloadError(
+            f"{name} has control flow or functions, which are not cast to {precision}; measure it"
+            " in fp32"
+        )
     kept, bounds = ({node.input[i] for node in graph.node for i in places.get(node.op_type, ()) if i < len(node.input)}
                     for places in (_KEPT_FLOAT, _BOUNDS))  # fmt: skip
     for tensor in graph.initializer:
@@ -53,7 +61,9 @@ def halve(model: ModelProto, name: str, precision: str = "fp16") -> ModelProto:
     for node in graph.node:
         if not kept.intersection(node.output):
             for attribute in node.attribute:
-                _cast_attribute(attribute, node.op_type, half, name, clip=bool(bounds.intersection(node.output)))
+                _cast_attribute(
+                    attribute, node.op_type, half, name, clip=bool(bounds.intersection(node.output))
+                )
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
             value.type.tensor_type.elem_type = half
@@ -64,11 +74,16 @@ def halve(model: ModelProto, name: str, precision: str = "fp16") -> ModelProto:
 
 def finding(precision: str) -> Finding:
     """What a reader should know of a model that was cast."""
-    text = f"weights, inputs and outputs were cast to {precision}: latency is meaningful, accuracy was not looked at"
+    text = (
+        f"weights, inputs and outputs were cast to {precision}: latency is meaningful, accuracy was"
+        " not looked at"
+    )
     return Finding("cast_to_half", text)
 
 
-def _cast_attribute(attribute: AttributeProto, op: str, half: int, name: str, *, clip: bool) -> None:
+def _cast_attribute(
+    attribute: AttributeProto, op: str, half: int, name: str, *, clip: bool
+) -> None:
     """Constants, and the target of a Cast or of a generator."""
     import onnx
 
@@ -95,7 +110,8 @@ def _cast_tensor(tensor: TensorProto, half: int, name: str, *, clip: bool) -> No
         largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
         if largest > LARGEST_FP16:
             raise WorkloadError(
-                f"{name}: {tensor.name or 'a constant'!r} holds {largest:.4g}, fp16 ends at {LARGEST_FP16:g}; measure it in bf16"
+                f"{name}: {tensor.name or 'a constant'!r} holds {largest:.4g}, fp16 ends at"
+                f" {LARGEST_FP16:g}; measure it in bf16"
             )
     kind = onnx.helper.tensor_dtype_to_np_dtype(half)
     tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(kind), tensor.name))
@@ -109,4 +125,6 @@ def _check(model: ModelProto, precision: str, name: str) -> None:
         infer_shapes(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise WorkloadError(f"{name} cannot be cast to {precision}: {reason}; measure it in fp32") from error
+        raise WorkloadError(
+            f"{name} cannot be cast to {precision}: {reason}; measure it in fp32"
+        ) from error

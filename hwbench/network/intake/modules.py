@@ -32,8 +32,8 @@ def load_module(
     """The module of a model, in eval mode.
 
     Args:
-        model: `zoo:NAME`, `package.module:factory`, a pickled module of torch.nn classes or a state dict with `arch`, or an
-            nn.Module, which is copied.
+        model: `zoo:NAME`, `package.module:factory`, a pickled module of torch.nn classes or a state
+            dict with `arch`, or an nn.Module, which is copied.
         weights: File with a state dict to load into it.
         arch: `package.module:factory` that builds the network of a bare state dict.
         trust_pickle: Let pickles run code.
@@ -52,7 +52,8 @@ def load_module(
         module = copy.deepcopy(model)
     elif not isinstance(model, str | Path):
         raise UsageError(
-            f"cannot load a {type(model).__name__}; expected zoo:NAME, package.module:factory, a file or an nn.Module"
+            f"cannot load a {type(model).__name__}; expected zoo:NAME, package.module:factory, a"
+            " file or an nn.Module"
         )
     elif str(model).startswith("zoo:"):
         from hwbench.network import zoo
@@ -73,8 +74,9 @@ def _from_file(path: Path, arch: str | None, *, trust_pickle: bool) -> nn.Module
     file = inspect(path, trust_pickle=trust_pickle)
     if file.kind in LOST:
         raise UsageError(
-            f"{path} holds {LOST[file.kind]}, whose layers cannot be pruned any more; give the module itself: zoo:NAME, "
-            "package.module:factory with --weights FILE, or a pickled module"
+            f"{path} holds {LOST[file.kind]}, whose layers cannot be pruned any more; give the"
+            " module itself: zoo:NAME, package.module:factory with --weights FILE, or a pickled"
+            " module"
         )
     found = torch_files.unpickle(file.payload, str(path), trust=trust_pickle)
     if isinstance(found, torch.nn.Module):
@@ -85,6 +87,9 @@ def _from_file(path: Path, arch: str | None, *, trust_pickle: bool) -> nn.Module
 def _load_weights(module: nn.Module, path: Path, *, trust_pickle: bool) -> None:
     file = inspect(path, trust_pickle=trust_pickle)
     if file.kind in LOST:
-        raise UsageError(f"{path} holds {LOST[file.kind]}; --weights takes a state dict: torch.save(module.state_dict(), FILE)")
+        raise UsageError(
+            f"{path} holds {LOST[file.kind]}; --weights takes a state dict:"
+            " torch.save(module.state_dict(), FILE)"
+        )
     found = torch_files.unpickle(file.payload, str(path), trust=trust_pickle)
     torch_files.load_weights(module, found, str(path), type(module).__name__)

@@ -1,7 +1,8 @@
 """What an ONNX graph computes from constants and fixed shapes alone, computed once, so that every shape can be inferred.
 
-Exporters leave chains such as Shape - Gather - Concat - Reshape, or the padding of a Pad put together from pieces. Runtimes
-evaluate them when they load the model; shape inference alone does not get through them.
+Exporters leave chains such as Shape - Gather - Concat - Reshape, or the padding of a Pad put
+together from pieces. Runtimes evaluate them when they load the model; shape inference alone does
+not get through them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def fold(model: ModelProto) -> None:
         values = {
             tensor.name: onnx.numpy_helper.to_array(tensor)
             for tensor in model.graph.initializer
-            if math.prod(tensor.dims) <= MAX_ELEMENTS and tensor.data_type != onnx.TensorProto.STRING
+            if math.prod(tensor.dims) <= MAX_ELEMENTS
+            and tensor.data_type != onnx.TensorProto.STRING
         }
         versions = {entry.domain: entry.version for entry in model.opset_import}
         outputs = {value.name for value in model.graph.output}
@@ -75,7 +77,10 @@ def fixed_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _value(
-    node: NodeProto, values: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]], versions: Mapping[str, int]
+    node: NodeProto,
+    values: Mapping[str, NDArray[Any]],
+    shapes: Mapping[str, tuple[int, ...]],
+    versions: Mapping[str, int],
 ) -> NDArray[Any] | None:
     """The one output of `node`, if it is small and depends on known things only."""
     from onnx.reference import ReferenceEvaluator
@@ -83,7 +88,11 @@ def _value(
     if node.op_type not in _FOLDED or node.domain or len(node.output) != 1:
         return None
     if node.op_type in {"Shape", "Size"} and node.input[0] in shapes:
-        feed = {node.input[0]: np.empty(shapes[node.input[0]], np.bool_)} if math.prod(shapes[node.input[0]]) < 1 << 28 else {}
+        feed = (
+            {node.input[0]: np.empty(shapes[node.input[0]], np.bool_)}
+            if math.prod(shapes[node.input[0]]) < 1 << 28
+            else {}
+        )
     else:
         feed = {name: values[name] for name in node.input if name in values}
     if set(feed) != {name for name in node.input if name} or _asks_for_much(node, values):

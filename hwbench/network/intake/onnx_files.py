@@ -35,13 +35,18 @@ def parse(data: bytes, path: Path) -> ModelProto:
     try:
         model.ParseFromString(data)
         if not model.graph.node:
-            raise SchemaError(f"{path} is no model: neither ONNX with nodes nor a file of torch; expected .onnx, .pt2 or .pt")
+            raise SchemaError(
+                f"{path} is no model: neither ONNX with nodes nor a file of torch; expected .onnx,"
+                " .pt2 or .pt"
+            )
         model.ClearField("training_info")
         _take_in(model, path)
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         reason = (str(error).strip() or "it does not parse").splitlines()[0]
-        raise SchemaError(f"{path} is neither a valid ONNX model nor a file of torch: {reason[:200]}") from error
+        raise SchemaError(
+            f"{path} is neither a valid ONNX model nor a file of torch: {reason[:200]}"
+        ) from error
     return model
 
 
@@ -56,7 +61,9 @@ def serialise(model: ModelProto, name: str) -> bytes:
     try:
         return bytes(model.SerializeToString(deterministic=True))
     except (EncodeError, ValueError) as error:
-        raise WorkloadError(f"{name} does not fit into one ONNX model of at most {_PROTOBUF_LIMIT} bytes") from error
+        raise WorkloadError(
+            f"{name} does not fit into one ONNX model of at most {_PROTOBUF_LIMIT} bytes"
+        ) from error
 
 
 def _messages(message: Any) -> Iterator[Any]:
@@ -88,41 +95,57 @@ def _take_in(model: ModelProto, path: Path) -> None:
         total += len(tensor.raw_data)
         if total > _PROTOBUF_LIMIT:
             raise WorkloadError(
-                f"{path} keeps over {_PROTOBUF_LIMIT} bytes of weights; one self-contained ONNX model cannot hold them"
+                f"{path} keeps over {_PROTOBUF_LIMIT} bytes of weights; one self-contained ONNX"
+                " model cannot hold them"
             )
 
 
 def _external(tensor: TensorProto, path: Path) -> bytes:
     facts = {entry.key: entry.value for entry in tensor.external_data}
     location = facts.get("location", "")
-    if not location or location.startswith("/") or re.search(r"[\\\x00:]", location) or ".." in location.split("/"):
+    if (
+        not location
+        or location.startswith("/")
+        or re.search(r"[\\\x00:]", location)
+        or ".." in location.split("/")
+    ):
         raise UnsafeModelError(
-            f"{path}: tensor {tensor.name!r} keeps its data at {location!r}; expected a file in the model's folder"
+            f"{path}: tensor {tensor.name!r} keeps its data at {location!r}; expected a file in the"
+            " model's folder"
         )
     folder = path.parent.resolve()
     target = folder / location
     if target.resolve() != target or not target.is_file():
         raise UnsafeModelError(
-            f"{path}: tensor {tensor.name!r} needs {location!r}, which is no regular file in the model's folder"
+            f"{path}: tensor {tensor.name!r} needs {location!r}, which is no regular file in the"
+            " model's folder"
         )
     size, texts = target.stat().st_size, (facts.get("offset", "0"), facts.get("length", ""))
-    if not all(text.isdecimal() or not text for text in texts) or any(len(text) > 18 for text in texts):
+    if not all(text.isdecimal() or not text for text in texts) or any(
+        len(text) > 18 for text in texts
+    ):
         raise SchemaError(
-            f"{path}: tensor {tensor.name!r} lies at offset {texts[0][:40]!r}, length {texts[1][:40]!r}; expected whole numbers"
+            f"{path}: tensor {tensor.name!r} lies at offset {texts[0][:40]!r}, length"
+            f" {texts[1][:40]!r}; expected whole numbers"
         )
     offset = int(texts[0] or 0)
     length = int(texts[1]) if texts[1] else size - offset
     if not 0 <= offset <= offset + length <= min(size, MAX_BYTES):
         raise SchemaError(
-            f"{path}: tensor {tensor.name!r} needs bytes {offset} to {offset + length} of {location!r}, which has {size}"
+            f"{path}: tensor {tensor.name!r} needs bytes {offset} to {offset + length} of"
+            f" {location!r}, which has {size}"
         )
     with target.open("rb") as file:
         file.seek(offset)
         return bytes(file.read(length))
 
 
-def fix_inputs(model: ModelProto, given: Sequence[TensorSpec], batch: int | None, name: str) -> tuple[TensorSpec, ...]:
-    """Give every input of `model` a fixed shape, in place; where one was open, the shapes inside are to be inferred anew.
+def fix_inputs(
+    model: ModelProto, given: Sequence[TensorSpec], batch: int | None, name: str
+) -> tuple[TensorSpec, ...]:
+    """Give every input of `model` a fixed shape, in place.
+
+    Where one was open, the shapes inside are to be inferred anew.
 
     Args:
         model: Changed in place.
@@ -140,14 +163,19 @@ def fix_inputs(model: ModelProto, given: Sequence[TensorSpec], batch: int | None
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     wanted = _assign(given, [value.name for value in inputs], name)
-    were_open = any(dim.dim_value < 1 for value in inputs for dim in value.type.tensor_type.shape.dim)
+    were_open = any(
+        dim.dim_value < 1 for value in inputs for dim in value.type.tensor_type.shape.dim
+    )
     symbols: dict[str, int] = {}
     for value in inputs:
         _ask(value, wanted.get(value.name), batch, symbols, name)
     fixed = tuple(_fix(value, symbols, name) for value in inputs)
     if batch is not None and (not fixed or fixed[0].shape[:1] != (batch,)):
         found = dims_text(inputs[0]) if inputs else "none"
-        raise UsageError(f"{name} is fixed to its first input {found}; --batch {batch} needs a model exported with that batch")
+        raise UsageError(
+            f"{name} is fixed to its first input {found}; --batch {batch} needs a model exported"
+            " with that batch"
+        )
     if were_open:
         del model.graph.value_info[:]
         for value in model.graph.output:
@@ -163,7 +191,9 @@ def input_specs(model: ModelProto, name: str) -> tuple[TensorSpec, ...]:
         UsageError: A dimension is open.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
-    return tuple(_fix(value, {}, name) for value in model.graph.input if value.name not in constants)
+    return tuple(
+        _fix(value, {}, name) for value in model.graph.input if value.name not in constants
+    )
 
 
 def _assign(given: Sequence[TensorSpec], names: Sequence[str], name: str) -> dict[str, Shape]:
@@ -171,33 +201,55 @@ def _assign(given: Sequence[TensorSpec], names: Sequence[str], name: str) -> dic
     wanted: dict[str, Shape] = {}
     for spec in given:
         if (spec.name and spec.name not in names) or not (spec.name or unnamed):
-            raise UsageError(f"{name} has the inputs {', '.join(names)}; --input {spec.name}{spec.shape} fits none of them")
+            raise UsageError(
+                f"{name} has the inputs {', '.join(names)}; --input {spec.name}{spec.shape} fits"
+                " none of them"
+            )
         wanted[spec.name or unnamed.pop(0)] = spec.shape
     return wanted
 
 
-def _ask(value: ValueInfoProto, shape: Shape | None, batch: int | None, symbols: dict[str, int], name: str) -> None:
-    """Put the asked sizes into the open dimensions of one input; those with a name go to `symbols`."""
+def _ask(
+    value: ValueInfoProto,
+    shape: Shape | None,
+    batch: int | None,
+    symbols: dict[str, int],
+    name: str,
+) -> None:
+    """Put the asked sizes into the open dimensions of one input.
+
+    Those with a name go to `symbols`.
+    """
     if not value.type.HasField("tensor_type"):
         raise WorkloadError(f"{name}: input {value.name!r} is no tensor; only tensors can be fed")
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         if shape is None:
-            raise UsageError(f"{name}: input {value.name!r} has no shape; give it with --input {value.name}=1x3x224x224")
+            raise UsageError(
+                f"{name}: input {value.name!r} has no shape; give it with --input"
+                f" {value.name}=1x3x224x224"
+            )
         tensor.shape.SetInParent()
         for _ in shape:
             tensor.shape.dim.add()
     if shape is not None and len(shape) != len(tensor.shape.dim):
-        raise UsageError(f"{name}: input {value.name!r} has the dimensions {dims_text(value)}, not those of {shape}")
+        raise UsageError(
+            f"{name}: input {value.name!r} has the dimensions {dims_text(value)}, not those of"
+            f" {shape}"
+        )
     for dim, size in zip(tensor.shape.dim, (batch,) if shape is None else shape, strict=False):
         if dim.dim_value > 0:
             if shape is not None and size != dim.dim_value:
                 raise UsageError(
-                    f"{name}: input {value.name!r} is fixed to {dims_text(value)}; {shape} needs an export with that shape"
+                    f"{name}: input {value.name!r} is fixed to {dims_text(value)}; {shape} needs an"
+                    " export with that shape"
                 )
         elif size is not None and dim.dim_param:
             if symbols.setdefault(dim.dim_param, size) != size:
-                raise UsageError(f"{name}: dimension {dim.dim_param!r} is asked to be {symbols[dim.dim_param]} and {size}")
+                raise UsageError(
+                    f"{name}: dimension {dim.dim_param!r} is asked to be {symbols[dim.dim_param]}"
+                    f" and {size}"
+                )
         elif size is not None:
             dim.dim_value = size
 
@@ -211,13 +263,18 @@ def _fix(value: ValueInfoProto, symbols: Mapping[str, int], name: str) -> Tensor
             dim.dim_value = symbols[dim.dim_param]
     if any(dim.dim_value < 1 for dim in dims):
         how = f"--input {value.name}=1x3x224x224 (all dimensions) or --batch N (the first)"
-        raise UsageError(f"{name}: input {value.name!r} has open dimensions: {dims_text(value)}; fix them with {how}")
+        raise UsageError(
+            f"{name}: input {value.name!r} has open dimensions: {dims_text(value)}; fix them with"
+            f" {how}"
+        )
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     except (KeyError, TypeError, ValueError) as error:
         raise WorkloadError(f"{name}: input {value.name!r} has an unknown element type") from error
     if dtype.kind not in "fiub" and dtype.name != "bfloat16":  # numpy has no such type of its own
-        raise WorkloadError(f"{name}: input {value.name!r} holds {dtype.name}; only numbers can be fed")
+        raise WorkloadError(
+            f"{name}: input {value.name!r} holds {dtype.name}; only numbers can be fed"
+        )
     return TensorSpec(value.name, tuple(dim.dim_value for dim in dims), dtype.name)
 
 

@@ -1,9 +1,10 @@
 """ONNX graphs brought to one form, so that a network gives the same layers whichever way it was saved.
 
-Batch normalization is folded into the convolution before it (every runtime does that itself; here it happens before layers
-are named and quantised), constants become initializers, and nodes are named after torch modules: `features.3.conv` for
-what holds weights, `features.3.act/Relu` for the rest. Names come from the weight (`features.3.conv.weight`), which
-survives fusion, else from the scope torch's exporters write down (`pkg.torch.onnx.name_scopes`, or the node name
+Batch normalization is folded into the convolution before it (every runtime does that itself; here
+it happens before layers are named and quantised), constants become initializers, and nodes are
+named after torch modules: `features.3.conv` for what holds weights, `features.3.act/Relu` for the
+rest. Names come from the weight (`features.3.conv.weight`), which survives fusion, else from the
+scope torch's exporters write down (`pkg.torch.onnx.name_scopes`, or the node name
 `/features/features.3/conv/Conv`).
 """
 
@@ -32,7 +33,8 @@ def tidy(model: ModelProto, name: str, *, exported: bool) -> None:
     Args:
         model: Its input shapes are fixed. Its nodes are renamed, its documentation is dropped.
         name: For messages.
-        exported: hwbench exported it itself, so what torch's exporter decomposed may be undone (global average pooling).
+        exported: hwbench exported it itself, so what torch's exporter decomposed may be undone
+            (global average pooling).
 
     Raises:
         WorkloadError: It was exported in training mode.
@@ -40,9 +42,18 @@ def tidy(model: ModelProto, name: str, *, exported: bool) -> None:
     graph = model.graph
     for node in graph.node:
         if node.op_type == "BatchNormalization" and _integer(node, "training_mode", 0):
-            raise WorkloadError(f"{name} was exported in training mode; call .eval() on the module and export it again")
-    plain = not any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
-    if plain:  # a subgraph reads tensors of its parent by name, so where there is one nothing is moved
+            raise WorkloadError(
+                f"{name} was exported in training mode; call .eval() on the module and export it"
+                " again"
+            )
+    plain = not any(
+        attribute.HasField("g") or attribute.graphs
+        for node in graph.node
+        for attribute in node.attribute
+    )
+    if (
+        plain
+    ):  # a subgraph reads tensors of its parent by name, so where there is one nothing is moved
         _constants_to_initializers(graph)
         onnx_constants.fold(model)
     if exported:
@@ -70,7 +81,11 @@ def _constants_to_initializers(graph: GraphProto) -> None:
     kept = []
     for node in graph.node:
         source: TensorProto | None = None
-        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+        if (
+            node.op_type == "Constant"
+            and len(node.attribute) == 1
+            and node.attribute[0].name == "value"
+        ):
             source = node.attribute[0].t
         elif node.op_type == "Identity":
             source = tensors.get(node.input[0])
@@ -94,7 +109,11 @@ def _name(model: ModelProto) -> None:
         if path is None:
             continue
         bears = node.op_type in _HOLDS_WEIGHTS and any(name in tensors for name in node.input[:2])
-        base = path if bears and path else f"{path}/{_LABELS.get(node.op_type, node.op_type)}".lstrip("/")
+        base = (
+            path
+            if bears and path
+            else f"{path}/{_LABELS.get(node.op_type, node.op_type)}".lstrip("/")
+        )
         taken[base] += 1
         node.name = base if taken[base] == 1 else f"{base}_{taken[base] - 1}"
 
@@ -140,7 +159,9 @@ def _fold_batch_norm(graph: GraphProto) -> None:
     import onnx
 
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    readers = Counter(name for node in graph.node for name in node.input) + Counter(value.name for value in graph.output)
+    readers = Counter(name for node in graph.node for name in node.input) + Counter(
+        value.name for value in graph.output
+    )
     convs = {node.output[0]: node for node in graph.node if node.op_type == "Conv"}
     kept = []
     for node in graph.node:
@@ -148,16 +169,24 @@ def _fold_batch_norm(graph: GraphProto) -> None:
         if conv is None or not _foldable(conv, node, tensors, readers):
             kept.append(node)
             continue
-        gamma, beta, mean, var = (onnx.numpy_helper.to_array(tensors[name]).astype(np.float64) for name in node.input[1:5])
+        gamma, beta, mean, var = (
+            onnx.numpy_helper.to_array(tensors[name]).astype(np.float64) for name in node.input[1:5]
+        )
         eps = next((found.f for found in node.attribute if found.name == "epsilon"), 1e-5)
         scale = gamma / np.sqrt(var + eps)
         old = tensors[conv.input[1]]
         weight = onnx.numpy_helper.to_array(old)
-        bias = onnx.numpy_helper.to_array(tensors[conv.input[2]]) if len(conv.input) > 2 and conv.input[2] else 0.0
+        bias = (
+            onnx.numpy_helper.to_array(tensors[conv.input[2]])
+            if len(conv.input) > 2 and conv.input[2]
+            else 0.0
+        )
         folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
         old.CopyFrom(onnx.numpy_helper.from_array(folded.astype(weight.dtype), old.name))
         name = f"{old.name.removesuffix('.weight')}.folded_bias"
-        graph.initializer.append(onnx.numpy_helper.from_array((scale * (bias - mean) + beta).astype(weight.dtype), name))
+        graph.initializer.append(
+            onnx.numpy_helper.from_array((scale * (bias - mean) + beta).astype(weight.dtype), name)
+        )
         del conv.input[2:]
         conv.input.append(name)
         conv.output[0] = node.output[0]
@@ -165,7 +194,9 @@ def _fold_batch_norm(graph: GraphProto) -> None:
     graph.node.extend(kept)
 
 
-def _foldable(conv: NodeProto, norm: NodeProto, tensors: dict[str, TensorProto], readers: Counter[str]) -> bool:
+def _foldable(
+    conv: NodeProto, norm: NodeProto, tensors: dict[str, TensorProto], readers: Counter[str]
+) -> bool:
     constants = [*conv.input[1:3], *norm.input[1:5]]
     return (
         readers[conv.output[0]] == 1
@@ -181,7 +212,8 @@ def _foldable(conv: NodeProto, norm: NodeProto, tensors: dict[str, TensorProto],
 def _restore_folded_biases(graph: GraphProto) -> None:
     """Torch's exporter folds batch norm too, but drops the bias that this makes where it is zero, as in untrained networks.
 
-    A network's parameters do not depend on their values. Such a convolution bears the scope of the batch norm it absorbed.
+    A network's parameters do not depend on their values. Such a convolution bears the scope of the
+    batch norm it absorbed.
     """
     from onnx import numpy_helper
 
@@ -195,11 +227,15 @@ def _restore_folded_biases(graph: GraphProto) -> None:
         ):
             continue
         path = node.input[1].removesuffix(".weight")
-        scope = next((_innermost(entry.value) for entry in node.metadata_props if entry.key == _SCOPES), path)
+        scope = next(
+            (_innermost(entry.value) for entry in node.metadata_props if entry.key == _SCOPES), path
+        )
         if scope != path:
             weight = numpy_helper.to_array(tensors[node.input[1]])
             node.input.append(f"{path}.folded_bias")
-            graph.initializer.append(numpy_helper.from_array(np.zeros(len(weight), weight.dtype), node.input[2]))
+            graph.initializer.append(
+                numpy_helper.from_array(np.zeros(len(weight), weight.dtype), node.input[2])
+            )
 
 
 def _restore_global_pool(model: ModelProto) -> None:
@@ -208,7 +244,11 @@ def _restore_global_pool(model: ModelProto) -> None:
 
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    means = [node for node in graph.node if node.op_type == "ReduceMean" and _integer(node, "keepdims", 1)]
+    means = [
+        node
+        for node in graph.node
+        if node.op_type == "ReduceMean" and _integer(node, "keepdims", 1)
+    ]
     shapes = onnx_constants.fixed_shapes(model) if means else {}
     for node in means:
         axes = tensors.get(node.input[1]) if len(node.input) > 1 else None
@@ -216,17 +256,27 @@ def _restore_global_pool(model: ModelProto) -> None:
             continue
         if {int(axis) % 4 for axis in onnx.numpy_helper.to_array(axes).ravel()} != {2, 3}:
             continue
-        node.op_type, node.name = "GlobalAveragePool", node.name.replace("ReduceMean", "GlobalAveragePool")
+        node.op_type, node.name = (
+            "GlobalAveragePool",
+            node.name.replace("ReduceMean", "GlobalAveragePool"),
+        )
         del node.input[1:]
         del node.attribute[:]
 
 
 def _unshare_biases(graph: GraphProto) -> None:
-    """Exporters let layers share small equal tensors, such as zero biases; here each layer has its own, whatever its values."""
+    """Exporters let layers share small equal tensors, such as zero biases.
+
+    Here each layer has its own, whatever its values.
+    """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     seen: set[str] = set()
     for node in graph.node:
-        if node.op_type not in _HOLDS_WEIGHTS or len(node.input) < 3 or node.input[2] not in tensors:
+        if (
+            node.op_type not in _HOLDS_WEIGHTS
+            or len(node.input) < 3
+            or node.input[2] not in tensors
+        ):
             continue
         if node.input[2] in seen:
             own = graph.initializer.add()
@@ -238,10 +288,14 @@ def _unshare_biases(graph: GraphProto) -> None:
 
 def _drop_unused(graph: GraphProto) -> None:
     """Initializers that nothing reads any more, and the inputs that old files list for them."""
-    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    used = {name for node in graph.node for name in node.input} | {
+        value.name for value in graph.output
+    }
     unused = {tensor.name for tensor in graph.initializer} - used
     for items in (graph.initializer, graph.input):
-        for index in reversed(range(len(items))):  # in place: rebuilding the list would copy every weight
+        for index in reversed(
+            range(len(items))
+        ):  # in place: rebuilding the list would copy every weight
             if items[index].name in unused:
                 del items[index]
 
@@ -251,6 +305,11 @@ def _drop_documentation(model: ModelProto) -> None:
     model.ClearField("doc_string")
     model.ClearField("metadata_props")
     model.graph.ClearField("doc_string")
-    for item in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+    for item in (
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+    ):
         item.ClearField("doc_string")
         item.ClearField("metadata_props")

@@ -1,7 +1,10 @@
-"""What a pickle names, told without running it; and the input shapes a traced TorchScript file keeps in one.
+"""What a pickle names, told without running it.
 
-A pickle is a program. Only its import instructions (GLOBAL and relatives) reach outside, so a pickle whose every import is on an
-allow-list can build nothing else. torch writes protocol 2; instructions beyond it are refused rather than understood.
+And the input shapes a traced TorchScript file keeps in one.
+
+A pickle is a program. Only its import instructions (GLOBAL and relatives) reach outside, so a
+pickle whose every import is on an allow-list can build nothing else. torch writes protocol 2;
+instructions beyond it are refused rather than understood.
 """
 
 from __future__ import annotations
@@ -17,7 +20,18 @@ from typing import Any
 from hwbench.errors import UnsafeModelError
 from hwbench.records.tensors import TensorSpec
 
-_REFUSED = {"INST", "OBJ", "STACK_GLOBAL", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER"}
+_REFUSED = {
+    "INST",
+    "OBJ",
+    "STACK_GLOBAL",
+    "NEWOBJ_EX",
+    "EXT1",
+    "EXT2",
+    "EXT4",
+    "BYTEARRAY8",
+    "NEXT_BUFFER",
+    "READONLY_BUFFER",
+}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER: first pickle of a file written before torch 1.6
 
 _TENSORS = re.compile(
@@ -25,8 +39,12 @@ _TENSORS = re.compile(
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)|torch\.nn\.parameter\.(Parameter|Buffer)"
     r"|torch\.serialization\._get_layout|collections\.OrderedDict|builtins\.set|_codecs\.encode"
 )
-_MODULES = re.compile(r"torch\.nn\.modules\.\w+\.[A-Z]\w*|torch\._C\._nn\.gelu|torch\.nn\.functional\.relu")
-_SCRIPT = re.compile(r"__torch__\.(?!torch\.classes\b)[\w.]+|torch\.jit\._pickle\.\w+|" + _TENSORS.pattern)
+_MODULES = re.compile(
+    r"torch\.nn\.modules\.\w+\.[A-Z]\w*|torch\._C\._nn\.gelu|torch\.nn\.functional\.relu"
+)
+_SCRIPT = re.compile(
+    r"__torch__\.(?!torch\.classes\b)[\w.]+|torch\.jit\._pickle\.\w+|" + _TENSORS.pattern
+)
 
 DTYPES = {
     "Float": "float32", "Half": "float16", "Double": "float64", "Long": "int64", "Int": "int32", "Short": "int16",
@@ -51,14 +69,17 @@ def is_script_part(name: str) -> bool:
 
 
 def imports(data: bytes, name: str) -> set[str]:
-    """Everything the pickles in `data` import, as `module.attribute`; several pickles may follow each other.
+    """Everything the pickles in `data` import, as `module.attribute`.
+
+    Several pickles may follow each other.
 
     Args:
         data: One pickle, or a legacy torch file whose first five pickles are looked at.
         name: Of the file, for messages.
 
     Raises:
-        UnsafeModelError: It is no complete pickle, or uses an instruction that torch does not write.
+        UnsafeModelError: It is no complete pickle, or uses an instruction that torch does not
+            write.
     """
     stream, found = io.BytesIO(data), set[str]()
     legacy = is_legacy(data)
@@ -68,13 +89,18 @@ def imports(data: bytes, name: str) -> set[str]:
                 warnings.simplefilter("ignore")  # pickletools warns of odd escapes in damaged texts
                 found |= _imports_of_one(stream, len(data))
         except (ValueError, OverflowError) as error:
-            raise UnsafeModelError(f"{name}: damaged pickle ({error}); save the model anew") from error
+            raise UnsafeModelError(
+                f"{name}: damaged pickle ({error}); save the model anew"
+            ) from error
     return found
 
 
 def _imports_of_one(stream: io.BytesIO, size: int) -> set[str]:
     found: set[str] = set()
-    pushed: list[str | None] = [None, None]  # texts as they come to lie on the stack; protocol 4 imports the last two
+    pushed: list[str | None] = [
+        None,
+        None,
+    ]  # texts as they come to lie on the stack; protocol 4 imports the last two
     memo: dict[int, str | None] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         kind = opcode.name
@@ -99,7 +125,9 @@ def _imports_of_one(stream: io.BytesIO, size: int) -> set[str]:
 
 def is_legacy(data: bytes) -> bool:
     """Whether `data` starts like a file that torch.save wrote before torch 1.6."""
-    return data.startswith(pickle.PROTO + b"\x02" + pickle.LONG1 + b"\x0a" + _LEGACY_MAGIC.to_bytes(10, "little"))
+    return data.startswith(
+        pickle.PROTO + b"\x02" + pickle.LONG1 + b"\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")
+    )
 
 
 def require(data: bytes, name: str, allowed: Callable[[str], bool], remedy: str) -> None:
@@ -117,12 +145,17 @@ def require(data: bytes, name: str, allowed: Callable[[str], bool], remedy: str)
 
 
 class _Shapes(pickle.Unpickler):
-    """Unpickles tensors as their TensorSpec; everything else that is not a plain container is refused."""
+    """Unpickles tensors as their TensorSpec.
+
+    Everything else that is not a plain container is refused.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         makers: dict[str, Callable[..., object]] = {
             "torch.jit._pickle.restore_type_tag": lambda value, _type: value,
-            "torch._utils._rebuild_tensor_v2": lambda dtype, _offset, size, *_: TensorSpec("", tuple(map(int, size)), dtype),
+            "torch._utils._rebuild_tensor_v2": lambda dtype, _offset, size, *_: TensorSpec(
+                "", tuple(map(int, size)), dtype
+            ),
             "collections.OrderedDict": lambda *_: None,
         }
         if module == "torch" and name.endswith("Storage"):
@@ -140,13 +173,22 @@ def traced_inputs(data: bytes) -> tuple[TensorSpec, ...]:
     """Shapes and types of the example inputs of `forward`, from a TorchScript archive's `traced_inputs.pkl`.
 
     Returns:
-        One nameless TensorSpec per input; empty where the pickle is not of that form (then `--input` must say it).
+        One nameless TensorSpec per input; empty where the pickle is not of that form (then
+        `--input` must say it).
     """
     try:
         if not all(is_script_part(part) for part in imports(data, "traced_inputs.pkl")):
             return ()
         found = _Shapes(io.BytesIO(data)).load()["forward"]
-    except (UnsafeModelError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError):
+    except (
+        UnsafeModelError,
+        pickle.UnpicklingError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):
         return ()
     if not isinstance(found, Sequence) or not all(isinstance(spec, TensorSpec) for spec in found):
         return ()

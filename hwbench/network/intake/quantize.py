@@ -24,15 +24,19 @@ CALIBRATION_SAMPLES = 4
 
 RANDOM_CALIBRATION = Finding(
     "random_calibration",
-    f"int8 ranges were calibrated on {CALIBRATION_SAMPLES} random inputs: latency is meaningful, accuracy is not",
+    f"int8 ranges were calibrated on {CALIBRATION_SAMPLES} random inputs: latency is meaningful,"
+    " accuracy is not",
 )
 
 
-def quantize(model: ModelProto, inputs: Sequence[TensorSpec], name: str, seed: int = 0) -> ModelProto:
+def quantize(
+    model: ModelProto, inputs: Sequence[TensorSpec], name: str, seed: int = 0
+) -> ModelProto:
     """Static Q/DQ int8: unsigned activations, signed weights per channel (U8S8).
 
-    With signed activations ONNX Runtime 1.32 leaves every convolution that a ReLU follows in fp32 on x86 (10 of ResNet-20's 19):
-    a range that starts at zero lets the quantiser drop the ReLU. Nodes keep their names. See
+    With signed activations ONNX Runtime 1.32 leaves every convolution that a ReLU follows in fp32
+    on x86 (10 of ResNet-20's 19): a range that starts at zero lets the quantiser drop the ReLU.
+    Nodes keep their names. See
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 
     Args:
@@ -47,7 +51,12 @@ def quantize(model: ModelProto, inputs: Sequence[TensorSpec], name: str, seed: i
     import onnx
 
     onnxruntime()  # sets its environment before the import below
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Random(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -72,7 +81,9 @@ def quantize(model: ModelProto, inputs: Sequence[TensorSpec], name: str, seed: i
             )
             return onnx.load(target)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise WorkloadError(f"{name} cannot be quantised to int8 by ONNX Runtime: {str(error).splitlines()[:1]}") from error
+        raise WorkloadError(
+            f"{name} cannot be quantised to int8 by ONNX Runtime: {str(error).splitlines()[:1]}"
+        ) from error
     finally:
         logging.disable(before)
 

@@ -1,7 +1,8 @@
 """Files of torch to ONNX, in a process of their own.
 
-Even after the checks of `archives` a file reaches native readers that were not written for hostile input, and TorchScript
-may loop for ever. So a child process with a time limit loads, runs and exports it; what comes back is an ONNX model.
+Even after the checks of `archives` a file reaches native readers that were not written for hostile
+input, and TorchScript may loop for ever. So a child process with a time limit loads, runs and
+exports it; what comes back is an ONNX model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from typing import TYPE_CHECKING, Any
 from hwbench import errors
 from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError
 from hwbench.network.intake.archives import TRUST, ModelFile
-from hwbench.network.intake.torch_onnx import FAILURES, Exported, export_module, export_program, reason
+from hwbench.network.intake.torch_onnx import (
+    FAILURES,
+    Exported,
+    export_module,
+    export_program,
+    reason,
+)
 from hwbench.network.ort import TELEMETRY_OFF
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
@@ -33,8 +40,16 @@ if TYPE_CHECKING:
 LIMIT_S = 600.0
 """Time in which a file must have been exported, seconds."""
 
-_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hwbench.network.intake.torch_files import main; main(sys.argv[2])"
-_NESTED = ("state_dict", "model_state_dict", "model", "net")  # where training checkpoints keep the weights
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from"
+    " hwbench.network.intake.torch_files import main; main(sys.argv[2])"
+)
+_NESTED = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+)  # where training checkpoints keep the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +85,30 @@ def convert(file: ModelFile, request: Request, limit_s: float = LIMIT_S) -> Expo
     with TemporaryDirectory(prefix="hwbench-") as text:
         folder = Path(text)
         (folder / "payload").write_bytes(file.payload)
-        asked = {"kind": file.kind, "kept": [asdict(spec) for spec in file.inputs], "request": asdict(request)}
+        asked = {
+            "kind": file.kind,
+            "kept": [asdict(spec) for spec in file.inputs],
+            "request": asdict(request),
+        }
         (folder / "request.json").write_text(json.dumps(asked))
-        paths = [entry or os.getcwd() for entry in (*sys.path, "")]  # noqa: PTH109 - "" is what Python itself calls it
+        paths = [entry or os.getcwd() for entry in (*sys.path, "")]
         environment = os.environ | TELEMETRY_OFF
         if not request.trust_pickle:
             environment["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
         command = [sys.executable, "-c", _CHILD, json.dumps(paths), text]
         try:
-            done = subprocess.run(command, cwd=text, env=environment, capture_output=True, timeout=limit_s, check=False)
+            done = subprocess.run(
+                command,
+                cwd=text,
+                env=environment,
+                capture_output=True,
+                timeout=limit_s,
+                check=False,
+            )
         except subprocess.TimeoutExpired as error:
             raise UnsafeModelError(
-                f"{request.name}: torch did not finish reading and exporting it within {limit_s:g} s"
+                f"{request.name}: torch did not finish reading and exporting it within"
+                f" {limit_s:g} s"
             ) from error
         if not (folder / "result.json").exists():
             raise _died(request.name, done.returncode, done.stderr.decode(errors="replace"))
@@ -89,18 +116,27 @@ def convert(file: ModelFile, request: Request, limit_s: float = LIMIT_S) -> Expo
         if "error" in result:
             kind: type[HwbenchError] = getattr(errors, result["error"])
             raise kind(result["message"])
-        return Exported((folder / "model.onnx").read_bytes(), tuple(Finding(**found) for found in result["findings"]))
+        return Exported(
+            (folder / "model.onnx").read_bytes(),
+            tuple(Finding(**found) for found in result["findings"]),
+        )
 
 
 def _died(name: str, code: int, stderr: str) -> HwbenchError:
     if code < 0:
-        return UnsafeModelError(f"{name}: reading it ended the process with signal {-code}; the file is damaged or hostile")
+        return UnsafeModelError(
+            f"{name}: reading it ended the process with signal {-code}; the file is damaged or"
+            " hostile"
+        )
     lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["no message"]
     return SchemaError(f"{name}: torch cannot read it ({lines[-1][:300]}); save the model anew")
 
 
 def main(folder: str) -> None:
-    """Entry of the child process: convert `payload` as `request.json` says; leave `result.json` and `model.onnx`."""
+    """Entry of the child process: convert `payload` as `request.json` says.
+
+    Leave `result.json` and `model.onnx`.
+    """
     _limit_resources()
     place = Path(folder)
     asked = json.loads((place / "request.json").read_text())
@@ -108,7 +144,9 @@ def main(folder: str) -> None:
     request = Request(**{**fields, "inputs": _specs(fields["inputs"])})
     result: dict[str, Any]
     try:
-        exported = _convert(asked["kind"], (place / "payload").read_bytes(), _specs(asked["kept"]), request)
+        exported = _convert(
+            asked["kind"], (place / "payload").read_bytes(), _specs(asked["kept"]), request
+        )
         (place / "model.onnx").write_bytes(exported.onnx)
         result = {"findings": [asdict(found) for found in exported.findings]}
     except HwbenchError as error:
@@ -150,15 +188,21 @@ def _convert(kind: str, payload: bytes, kept: tuple[TensorSpec, ...], request: R
 
 
 def input_shapes(request: Request, known: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """The shapes to run at: the user's, else the `known` ones; the batch replaces their leading dimension.
+    """The shapes to run at: the user's, else the `known` ones.
+
+    The batch replaces their leading dimension.
 
     Raises:
         UsageError: There are none.
     """
     if not (request.inputs or known):
-        raise UsageError(f"{request.name} does not say the shape of its input; give it with --input 1x3x224x224")
+        raise UsageError(
+            f"{request.name} does not say the shape of its input; give it with --input 1x3x224x224"
+        )
     types = [spec.dtype for spec in known] + ["float32"] * len(request.inputs)
-    specs = [replace(spec, dtype=dtype) for spec, dtype in zip(request.inputs, types, strict=False)] or list(known)
+    specs = [
+        replace(spec, dtype=dtype) for spec, dtype in zip(request.inputs, types, strict=False)
+    ] or list(known)
     if request.batch is not None:
         specs = [replace(spec, shape=(request.batch, *spec.shape[1:])) for spec in specs]
     return tuple(specs)
@@ -174,7 +218,11 @@ def unpickle(payload: bytes, name: str, *, trust: bool) -> Any:
 
     if trust:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=False)
-    classes = [kind for kind in vars(torch.nn).values() if isinstance(kind, type) and issubclass(kind, torch.nn.Module)]
+    classes = [
+        kind
+        for kind in vars(torch.nn).values()
+        if isinstance(kind, type) and issubclass(kind, torch.nn.Module)
+    ]
     extra: list[Callable[..., Any]] = [
         torch.nn.modules.linear.NonDynamicallyQuantizableLinear,
         torch.nn.functional.relu,
@@ -184,8 +232,15 @@ def unpickle(payload: bytes, name: str, *, trust: bool) -> Any:
         with torch.serialization.safe_globals([*classes, *extra]):
             return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        cause = " ".join(str(error).partition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].split())
-        raise UnsafeModelError(f"{name}: torch's weights-only reader refuses it ({cause[:200] or 'damaged'}); {TRUST}") from error
+        cause = " ".join(
+            str(error)
+            .partition("WeightsUnpickler error:")[2]
+            .partition("Check the documentation")[0]
+            .split()
+        )
+        raise UnsafeModelError(
+            f"{name}: torch's weights-only reader refuses it ({cause[:200] or 'damaged'}); {TRUST}"
+        ) from error
 
 
 def with_architecture(found: Any, request: Request) -> nn.Module:
@@ -199,7 +254,9 @@ def with_architecture(found: Any, request: Request) -> nn.Module:
     if request.arch is None:
         command = f"hwbench profile {request.name} --arch MODULE:FACTORY --input 1x3x224x224"
         held = f"{len(weights)} tensors, first {next(iter(weights))!r}"
-        raise UsageError(f"{request.name} holds weights alone ({held}); say what builds the network: {command}")
+        raise UsageError(
+            f"{request.name} holds weights alone ({held}); say what builds the network: {command}"
+        )
     module = from_factory(request.arch)
     load_weights(module, weights, request.name, request.arch)
     return module
@@ -231,8 +288,14 @@ def _weights_in(found: Any, name: str) -> dict[str, Any]:
 
     if isinstance(found, Mapping):
         found = next((found[key] for key in _NESTED if isinstance(found.get(key), Mapping)), found)
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise SchemaError(f"{name} holds a {type(found).__name__}; expected a module or a state_dict")
+    if (
+        not isinstance(found, Mapping)
+        or not found
+        or not all(isinstance(value, torch.Tensor) for value in found.values())
+    ):
+        raise SchemaError(
+            f"{name} holds a {type(found).__name__}; expected a module or a state_dict"
+        )
     return dict(found)
 
 
@@ -254,7 +317,8 @@ def from_factory(text: str) -> nn.Module:
         module = made() if callable(made) and not isinstance(made, torch.nn.Module) else made
     except FAILURES as error:
         raise UsageError(
-            f"{text} cannot be called to build a network: {reason(error)}; expected package.module:factory"
+            f"{text} cannot be called to build a network: {reason(error)}; expected"
+            " package.module:factory"
         ) from error
     finally:
         sys.path.remove(here)

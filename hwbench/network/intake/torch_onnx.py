@@ -1,8 +1,9 @@
 """torch modules, TorchScript modules and exported programs to ONNX, checked against what torch computes.
 
-Modules and TorchScript go through torch's tracing exporter: it keeps weight names and module scopes, reads TorchScript files, and
-takes a tenth of the time of the other (0.5 s against 4 s for MobileNet-V1). Exported programs, and modules that cannot
-be traced, go through the exporter built on torch.export.
+Modules and TorchScript go through torch's tracing exporter: it keeps weight names and module
+scopes, reads TorchScript files, and takes a tenth of the time of the other (0.5 s against 4 s for
+MobileNet-V1). Exported programs, and modules that cannot be traced, go through the exporter built
+on torch.export.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 OPSET = 18
 """ONNX operator set of every export: the native one of both exporters, so no converter rewrites the graph."""
 EXPORT_TOLERANCE = 1e-3
-"""Largest difference to torch over torch's largest output; fp32 reassociation stays two orders of magnitude below."""
+"""Largest difference to torch over torch's largest output.
+
+Fp32 reassociation stays two orders of magnitude below.
+"""
 FAILURES = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError,
     NameError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
@@ -44,7 +48,14 @@ FAILURES = (
 """What running or exporting someone's module may raise."""
 
 
-_RUNTIME_ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
+_RUNTIME_ERRORS = (
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NotImplemented",
+    "RuntimeException",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +70,15 @@ class Exported:
 def quiet() -> Iterator[None]:
     """Keep torch's warnings and log lines from the user's terminal: none of them is about what the user asked for.
 
-    Its tracing exporter (2.13) prints the graph of a failure past Python on standard output, so that is closed meanwhile.
+    Its tracing exporter (2.13) prints the graph of a failure past Python on standard output, so
+    that is closed meanwhile.
     """
     sys.stdout.flush()
-    before, screen, nowhere = logging.root.manager.disable, os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    before, screen, nowhere = (
+        logging.root.manager.disable,
+        os.dup(1),
+        os.open(os.devnull, os.O_WRONLY),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -76,12 +92,17 @@ def quiet() -> Iterator[None]:
             os.close(nowhere)
 
 
-def export_module(module: nn.Module, inputs: Sequence[TensorSpec | Tensor], name: str, seed: int = 0) -> Exported:
-    """Export a module or TorchScript module at fixed input shapes, in eval mode and fp32; the module is left as it was.
+def export_module(
+    module: nn.Module, inputs: Sequence[TensorSpec | Tensor], name: str, seed: int = 0
+) -> Exported:
+    """Export a module or TorchScript module at fixed input shapes, in eval mode and fp32.
+
+    The module is left as it was.
 
     Args:
         module: On any device, in any mode.
-        inputs: One per argument of `forward`: tensors, or shapes (by name, or in order) to draw random ones for.
+        inputs: One per argument of `forward`: tensors, or shapes (by name, or in order) to draw
+            random ones for.
         name: For messages.
         seed: Of random inputs.
 
@@ -99,13 +120,19 @@ def export_module(module: nn.Module, inputs: Sequence[TensorSpec | Tensor], name
             with torch.no_grad():
                 expected = own(*args)
         except FAILURES as error:
-            raise WorkloadError(f"{name} does not run on inputs {_text(inputs)}: {reason(error)}") from error
+            raise WorkloadError(
+                f"{name} does not run on inputs {_text(inputs)}: {reason(error)}"
+            ) from error
         model = _export(own, args, names, name)
     return _finish(model, args, expected, name, findings)
 
 
-def export_program(program: Any, inputs: Sequence[TensorSpec], batch: int | None, name: str, seed: int = 0) -> Exported:
-    """Export a `torch.export.ExportedProgram`; its open dimensions are fixed by `inputs` or `batch`.
+def export_program(
+    program: Any, inputs: Sequence[TensorSpec], batch: int | None, name: str, seed: int = 0
+) -> Exported:
+    """Export a `torch.export.ExportedProgram`.
+
+    Its open dimensions are fixed by `inputs` or `batch`.
 
     Raises:
         UsageError: An input dimension stays open.
@@ -114,12 +141,16 @@ def export_program(program: Any, inputs: Sequence[TensorSpec], batch: int | None
     import torch
 
     if any(_is_training(node) for node in program.graph.nodes):
-        raise WorkloadError(f"{name} was exported in training mode; call .eval() on the module and export it again")
+        raise WorkloadError(
+            f"{name} was exported in training mode; call .eval() on the module and export it again"
+        )
     with quiet():
         try:
             model = _by_torch_export(program, None)
         except FAILURES as error:
-            raise WorkloadError(f"{name}: torch cannot export the program to ONNX: {reason(error)}") from error
+            raise WorkloadError(
+                f"{name}: torch cannot export the program to ONNX: {reason(error)}"
+            ) from error
         specs = onnx_files.fix_inputs(model, inputs, batch, name)
         onnx_normalise.tidy(model, name, exported=True)
         args = _arguments(specs, [spec.name for spec in specs], name, seed)
@@ -127,7 +158,9 @@ def export_program(program: Any, inputs: Sequence[TensorSpec], batch: int | None
             with torch.no_grad():
                 expected = program.module()(*args)
         except FAILURES as error:
-            raise WorkloadError(f"{name} does not run on inputs {_text(specs)}: {reason(error)}") from error
+            raise WorkloadError(
+                f"{name} does not run on inputs {_text(specs)}: {reason(error)}"
+            ) from error
     return _finish(model, args, expected, name, ())
 
 
@@ -136,7 +169,11 @@ def _is_training(node: Any) -> bool:
     import torch
 
     aten = torch.ops.aten
-    switches = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.feature_dropout.default: 2}  # position of `training`
+    switches = {
+        aten.batch_norm.default: 5,
+        aten.dropout.default: 2,
+        aten.feature_dropout.default: 2,
+    }  # position of `training`
     position = switches.get(node.target) if node.op == "call_function" else None
     return position is not None and len(node.args) > position and node.args[position] is True
 
@@ -146,10 +183,17 @@ def _prepared(module: nn.Module) -> tuple[nn.Module, tuple[Finding, ...]]:
     own = copy.deepcopy(module).cpu()
     if hasattr(own, "training"):  # a frozen TorchScript module has no modes
         own.eval()
-    found = {str(t.dtype).removeprefix("torch.") for t in own.state_dict().values() if t.is_floating_point()} - {"float32"}
+    found = {
+        str(t.dtype).removeprefix("torch.")
+        for t in own.state_dict().values()
+        if t.is_floating_point()
+    } - {"float32"}
     if not found:
         return own, ()
-    text = f"the module's {', '.join(sorted(found))} weights were converted to float32, and that is what is measured"
+    text = (
+        f"the module's {', '.join(sorted(found))} weights were converted to float32, and that is"
+        " what is measured"
+    )
     return own.float(), (Finding("converted_to_fp32", text),)
 
 
@@ -164,10 +208,16 @@ def _argument_names(module: nn.Module) -> list[str]:
         forward: Any = module.forward
         return [argument.name for argument in forward.schema.arguments[1:]]
     kinds = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
-    return [parameter.name for parameter in inspect.signature(module.forward).parameters.values() if parameter.kind in kinds]
+    return [
+        parameter.name
+        for parameter in inspect.signature(module.forward).parameters.values()
+        if parameter.kind in kinds
+    ]
 
 
-def _arguments(inputs: Sequence[TensorSpec | Tensor], names: Sequence[str], name: str, seed: int) -> tuple[Tensor, ...]:
+def _arguments(
+    inputs: Sequence[TensorSpec | Tensor], names: Sequence[str], name: str, seed: int
+) -> tuple[Tensor, ...]:
     """Tensors in the order of the arguments, drawn at random where only the shape is given."""
     import torch
 
@@ -185,11 +235,15 @@ def _arguments(inputs: Sequence[TensorSpec | Tensor], names: Sequence[str], name
         by_name[key] = tensor
     order = [known for known in names if known in by_name] or list(by_name)
     if set(order) != set(by_name) or order != list(names[: len(order)]):
-        raise UsageError(f"{name} takes the inputs {', '.join(names)}; given were {', '.join(by_name)}")
+        raise UsageError(
+            f"{name} takes the inputs {', '.join(names)}; given were {', '.join(by_name)}"
+        )
     return tuple(by_name[key] for key in order)
 
 
-def _export(module: nn.Module, args: tuple[Tensor, ...], names: Sequence[str], name: str) -> ModelProto:
+def _export(
+    module: nn.Module, args: tuple[Tensor, ...], names: Sequence[str], name: str
+) -> ModelProto:
     """By tracing; a module that cannot be traced goes through torch.export."""
     import onnx
     import torch
@@ -209,11 +263,15 @@ def _export(module: nn.Module, args: tuple[Tensor, ...], names: Sequence[str], n
         model = onnx.load_model_from_string(buffer.getvalue())
     except FAILURES as traced:
         if isinstance(module, torch.jit.ScriptModule):
-            raise WorkloadError(f"{name}: torch cannot export this TorchScript to ONNX: {reason(traced)}") from traced
+            raise WorkloadError(
+                f"{name}: torch cannot export this TorchScript to ONNX: {reason(traced)}"
+            ) from traced
         try:
             model = _by_torch_export(module, args)
         except FAILURES as error:
-            raise WorkloadError(f"{name}: torch cannot export it to ONNX: {reason(error)}") from error
+            raise WorkloadError(
+                f"{name}: torch cannot export it to ONNX: {reason(error)}"
+            ) from error
     onnx_normalise.tidy(model, name, exported=True)
     return model
 
@@ -228,20 +286,30 @@ def _by_torch_export(module: Any, args: tuple[Tensor, ...] | None) -> ModelProto
     return model
 
 
-def _finish(model: ModelProto, args: tuple[Tensor, ...], expected: Any, name: str, findings: tuple[Finding, ...]) -> Exported:
+def _finish(
+    model: ModelProto,
+    args: tuple[Tensor, ...],
+    expected: Any,
+    name: str,
+    findings: tuple[Finding, ...],
+) -> Exported:
     """Serialise, and compare with torch's outputs."""
     data = onnx_files.serialise(model, name)
     error = _relative_error(data, args, expected, name)
     if error > EXPORT_TOLERANCE:
         text = (
-            f"the ONNX export differs from torch by {error:.2g} of the largest output; at most {EXPORT_TOLERANCE:g} was expected"
+            f"the ONNX export differs from torch by {error:.2g} of the largest output; at most"
+            f" {EXPORT_TOLERANCE:g} was expected"
         )
         findings += (Finding("export_differs", text),)
     return Exported(data, findings)
 
 
 def _relative_error(data: bytes, args: tuple[Tensor, ...], expected: Any, name: str) -> float:
-    """Largest difference between ONNX Runtime and torch over torch's largest output; infinite where shapes or NaNs differ."""
+    """Largest difference between ONNX Runtime and torch over torch's largest output.
+
+    Infinite where shapes or NaNs differ.
+    """
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -249,13 +317,24 @@ def _relative_error(data: bytes, args: tuple[Tensor, ...], expected: Any, name: 
     refusals = tuple(getattr(state, kind) for kind in _RUNTIME_ERRORS)
     try:
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        outputs = session.run(None, {known.name: arg.numpy() for known, arg in zip(session.get_inputs(), args, strict=True)})
+        outputs = session.run(
+            None,
+            {
+                known.name: arg.numpy()
+                for known, arg in zip(session.get_inputs(), args, strict=True)
+            },
+        )
     except (*refusals, RuntimeError, ValueError, KeyError) as error:
-        raise WorkloadError(f"{name}: ONNX Runtime cannot run the export: {reason(error)}") from error
+        raise WorkloadError(
+            f"{name}: ONNX Runtime cannot run the export: {reason(error)}"
+        ) from error
     references = [tensor.detach().numpy() for tensor in _tensors(expected)]
     if len(references) != len(outputs):
         return float("inf")
-    return max((_difference(np.asarray(out), ref) for out, ref in zip(outputs, references, strict=True)), default=0.0)
+    return max(
+        (_difference(np.asarray(out), ref) for out, ref in zip(outputs, references, strict=True)),
+        default=0.0,
+    )
 
 
 def _difference(out: NDArray[Any], reference: NDArray[Any]) -> float:

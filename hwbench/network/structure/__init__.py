@@ -1,9 +1,11 @@
 """What can be pruned in a network, and which layers any pruned version of it has, computed from the ONNX graph alone.
 
-A *group* is a set of layers whose output channels must shrink together; a *structure* is one width per group. The layers of a
-structure are known without building it: `Structure.keys` for one, `Structure.layer_widths` for a hundred thousand at once.
-Which channels belong together is worked out in `hwbench.network.structure.channels`; what cannot be followed there is fixed at its
-width, as are the network's inputs and outputs. A concatenation is followed: its reader's channels then come from several groups.
+A *group* is a set of layers whose output channels must shrink together; a *structure* is one width
+per group. The layers of a structure are known without building it: `Structure.keys` for one,
+`Structure.layer_widths` for a hundred thousand at once. Which channels belong together is worked
+out in `hwbench.network.structure.channels`; what cannot be followed there is fixed at its width, as
+are the network's inputs and outputs. A concatenation is followed: its reader's channels then come
+from several groups.
 """
 
 from __future__ import annotations
@@ -90,11 +92,15 @@ class Slot:
     def key(self, widths: Sequence[int]) -> LayerKey:
         """Identity of the layer in the structure `widths`."""
         key = self.layer.key
-        inputs = tuple(_resized(shape, dim, widths) for shape, dim in zip(key.inputs, self.inputs, strict=True))
+        inputs = tuple(
+            _resized(shape, dim, widths) for shape, dim in zip(key.inputs, self.inputs, strict=True)
+        )
         attrs = key.attrs
         if self.depthwise:
             attrs = tuple((dict(attrs) | {"group": str(self.inputs[0].size(widths))}).items())
-        return replace(key, inputs=inputs, output=_resized(key.output, self.output, widths), attrs=attrs)
+        return replace(
+            key, inputs=inputs, output=_resized(key.output, self.output, widths), attrs=attrs
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,9 @@ class Structure:
         depthwise = {view.nodes[index].name for index in channels.depthwise}
         slots = []
         for layer in layers(model):
-            inputs = tuple(_dimension(channels, number, channels.layouts[name]) for name in layer.inputs)
+            inputs = tuple(
+                _dimension(channels, number, channels.layouts[name]) for name in layer.inputs
+            )
             output = _dimension(channels, number, channels.layouts[layer.output])
             slots.append(Slot(layer, inputs, output, layer.name in depthwise))
         return cls(_groups(view, channels, number), blocks(view), tuple(slots))
@@ -138,18 +146,26 @@ class Structure:
         """Check one structure.
 
         Raises:
-            UsageError: Another number of widths than groups, or one that is no whole number from 1 to the original.
+            UsageError: Another number of widths than groups, or one that is no whole number from 1
+                to the original.
         """
         if len(widths) != len(self.groups):
-            raise UsageError(f"{len(widths)} widths given, expected {len(self.groups)}: one per prunable group")
+            raise UsageError(
+                f"{len(widths)} widths given, expected {len(self.groups)}: one per prunable group"
+            )
         resolved = []
         for group, width in zip(self.groups, widths, strict=True):
             try:
                 resolved.append(as_integer(width))
             except TypeError as error:
-                raise UsageError(f"width {width!r} of group {group.name} is no whole number") from error
+                raise UsageError(
+                    f"width {width!r} of group {group.name} is no whole number"
+                ) from error
             if not 1 <= resolved[-1] <= group.width:
-                raise UsageError(f"width {width} of group {group.name} is out of range, expected 1 to {group.width}")
+                raise UsageError(
+                    f"width {width} of group {group.name} is out of range, expected 1 to"
+                    f" {group.width}"
+                )
         return tuple(resolved)
 
     def keys(self, widths: Sequence[int]) -> tuple[LayerKey, ...]:
@@ -176,7 +192,10 @@ class Structure:
 
     @cached_property
     def in_group(self) -> NDArray[np.int64]:
-        """Group that sets each layer's input channels (its first input's), shape (layers,); `FIXED`, `SEVERAL`."""
+        """Group that sets each layer's input channels (its first input's), shape (layers,).
+
+        `FIXED`, `SEVERAL`.
+        """
         return np.array([_ends(slot)[0].group for slot in self.slots], np.int64)
 
     @cached_property
@@ -187,7 +206,8 @@ class Structure:
     def layer_widths(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Input and output channels of every layer in many structures at once.
 
-        A flattened map counts its positions: VGG-16's first linear layer reads 49 channels per width.
+        A flattened map counts its positions: VGG-16's first linear layer reads 49 channels per
+        width.
 
         Args:
             widths: Shape (n, groups).
@@ -196,12 +216,20 @@ class Structure:
             Shape (n, layers, 2): channels of the first input, channels of the output.
 
         Raises:
-            UsageError: The array has another shape, is not of integers, or holds a width out of range.
+            UsageError: The array has another shape, is not of integers, or holds a width out of
+                range.
         """
         wide = np.asarray(widths)
         expected = np.array(self.widths, np.int64)
-        if wide.ndim != 2 or wide.shape[1] != len(expected) or not np.issubdtype(wide.dtype, np.integer):
-            raise UsageError(f"widths are {wide.dtype} of shape {wide.shape}, expected integers of shape (n, {len(expected)})")
+        if (
+            wide.ndim != 2
+            or wide.shape[1] != len(expected)
+            or not np.issubdtype(wide.dtype, np.integer)
+        ):
+            raise UsageError(
+                f"widths are {wide.dtype} of shape {wide.shape}, expected integers of shape (n,"
+                f" {len(expected)})"
+            )
         outside = np.argwhere((wide < 1) | (wide > expected))
         if len(outside):
             row, group = outside[0]
@@ -214,18 +242,31 @@ class Structure:
         return sizes.reshape(len(wide), len(self.slots), 2)
 
     @cached_property
-    def _affine(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[tuple[int, int, int]]]:
-        """Per channel count: first group (-1: none), its scale, what is fixed; and (place, group, scale) of further terms."""
+    def _affine(
+        self,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[tuple[int, int, int]]]:
+        """Per channel count: first group (-1: none), its scale, what is fixed.
+
+        And (place, group, scale) of further terms.
+        """
         dimensions = [dimension for slot in self.slots for dimension in _ends(slot)]
         first = [dimension.terms[0] if dimension.terms else (FIXED, 0) for dimension in dimensions]
-        rest = [(place, *term) for place, dimension in enumerate(dimensions) for term in dimension.terms[1:]]
+        rest = [
+            (place, *term)
+            for place, dimension in enumerate(dimensions)
+            for term in dimension.terms[1:]
+        ]
         group, scale = np.array(first, np.int64).reshape(-1, 2).T
         return group, scale, np.array([dimension.fixed for dimension in dimensions], np.int64), rest
 
 
 def group_numbers(channels: Channels) -> dict[int, int]:
     """Number of each prunable group, by the representative of its channels, in the order of their first producers."""
-    roots = (channels.root(maker) for _, maker in sorted(channels.made.items()) if not channels.is_fixed(maker))
+    roots = (
+        channels.root(maker)
+        for _, maker in sorted(channels.made.items())
+        if not channels.is_fixed(maker)
+    )
     return {root: number for number, root in enumerate(dict.fromkeys(roots))}
 
 
@@ -258,7 +299,9 @@ def _groups(view: GraphView, channels: Channels, number: dict[int, int]) -> tupl
         node = view.nodes[index]
         if not is_weighted(view, node):
             continue
-        roots = [channels.root(maker) for maker, _ in channels.layouts[view.resolve(node.input[0])].spans]
+        roots = [
+            channels.root(maker) for maker, _ in channels.layouts[view.resolve(node.input[0])].spans
+        ]
         readers = followers if index in channels.depthwise else consumers
         for root in dict.fromkeys(roots):
             if root in number:
@@ -267,6 +310,10 @@ def _groups(view: GraphView, channels: Channels, number: dict[int, int]) -> tupl
         if made in number:
             producers[number[made]].append(node.name)
     return tuple(
-        Group(producers[place][0], channels.width(root), *map(tuple, (producers[place], followers[place], consumers[place])))
+        Group(
+            producers[place][0],
+            channels.width(root),
+            *map(tuple, (producers[place], followers[place], consumers[place])),
+        )
         for root, place in number.items()
     )

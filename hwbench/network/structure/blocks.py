@@ -1,8 +1,9 @@
 """Residual blocks of an ONNX graph that can be dropped whole, because what comes out has the shape of what goes in.
 
-A block is found by its addition: one operand, the skip, is an ancestor of the other, and everything between the two depends on
-the skip alone and is read by nothing outside. An activation behind the addition that belongs to the same module goes with it,
-so that dropping a block is what replacing its module by an identity would be.
+A block is found by its addition: one operand, the skip, is an ancestor of the other, and everything
+between the two depends on the skip alone and is read by nothing outside. An activation behind the
+addition that belongs to the same module goes with it, so that dropping a block is what replacing
+its module by an identity would be.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ def blocks(view: GraphView) -> tuple[Block, ...]:
 def _block(view: GraphView, index: int) -> Block | None:
     addition = view.nodes[index]
     operands = view.activations(addition)
-    if addition.op_type != "Add" or len(operands) != 2 or view.shape(operands[0]) != view.shape(operands[1]):
+    if (
+        addition.op_type != "Add"
+        or len(operands) != 2
+        or view.shape(operands[0]) != view.shape(operands[1])
+    ):
         return None
     for tail, skip in (operands, operands[::-1]):
         branch = _between(view, skip, tail, index)
@@ -60,7 +65,9 @@ def _block(view: GraphView, index: int) -> Block | None:
     name, output, members = _shared_path(weighted), addition.output[0], [*sorted(branch), index]
     if view.is_private(output):
         after = view.nodes[view.readers(output)[0]]
-        if after.op_type in ACTIVATIONS and (name and after.name.startswith((f"{name}.", f"{name}/"))):
+        if after.op_type in ACTIVATIONS and (
+            name and after.name.startswith((f"{name}.", f"{name}/"))
+        ):
             members.append(view.readers(output)[0])
             output = after.output[0]
     return Block(name, tuple(weighted), tuple(view.nodes[i].name for i in members), skip, output)
@@ -86,7 +93,9 @@ def _between(view: GraphView, skip: str, tail: str, addition: int) -> set[int]:
             pending += view.activations(view.nodes[makers[name]])
     inside = branch | {addition}
     written = [name for index in branch for name in view.nodes[index].output if name]
-    closed = all(inside.issuperset(view.readers(name)) and name not in view.outputs for name in written)
+    closed = all(
+        inside.issuperset(view.readers(name)) and name not in view.outputs for name in written
+    )
     return branch if closed else set()
 
 

@@ -1,13 +1,16 @@
 """Which channels of an ONNX graph belong together: cut one and the others must be cut as well.
 
-One pass in graph order gives every activation tensor a `Layout`: the axis of its channels and, along it, the spans of channels
-and who made them. Convolutions and linear layers make new channels. Depth-wise convolutions, normalization, activations,
-pooling and reshapes hand them on; flattening a map multiplies them by its positions. Element-wise operators tie the channels
-of their operands together (union-find), which is how residual additions couple whole stages; Concat puts spans side by side.
-Channels that reach a graph output, or an operator not known here (grouped convolutions that are not depth-wise, Split, Gather,
-products of two activations, padding of channels as in CIFAR ResNets' parameter-free shortcut), are fixed at their width.
+One pass in graph order gives every activation tensor a `Layout`: the axis of its channels and,
+along it, the spans of channels and who made them. Convolutions and linear layers make new channels.
+Depth-wise convolutions, normalization, activations, pooling and reshapes hand them on; flattening a
+map multiplies them by its positions. Element-wise operators tie the channels of their operands
+together (union-find), which is how residual additions couple whole stages; Concat puts spans side
+by side. Channels that reach a graph output, or an operator not known here (grouped convolutions
+that are not depth-wise, Split, Gather, products of two activations, padding of channels as in CIFAR
+ResNets' parameter-free shortcut), are fixed at their width.
 
-On the way every constant whose size follows from channels is noted, so that a graph of other widths can be cut from this one.
+On the way every constant whose size follows from channels is noted, so that a graph of other widths
+can be cut from this one.
 """
 
 from __future__ import annotations
@@ -29,8 +32,32 @@ Span = tuple[int, int]
 _KEEPING = (
     ACTIVATIONS
     | POOLS
-    | {"GlobalAveragePool", "GlobalMaxPool", "QuantizeLinear", "DequantizeLinear", "Cast", "LRN", "Softmax", "LogSoftmax"}
-    | {"Elu", "Selu", "Celu", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Neg", "Abs", "Softplus", "Softsign", "Mish", "Swish"}
+    | {
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Cast",
+        "LRN",
+        "Softmax",
+        "LogSoftmax",
+    }
+    | {
+        "Elu",
+        "Selu",
+        "Celu",
+        "Gelu",
+        "Erf",
+        "Exp",
+        "Log",
+        "Sqrt",
+        "Neg",
+        "Abs",
+        "Softplus",
+        "Softsign",
+        "Mish",
+        "Swish",
+    }
 )
 """Operators with one activation whose channels they keep, without constants that depend on channels."""
 _REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"})
@@ -59,7 +86,8 @@ class Channels:
     Attributes:
         layouts: By tensor, identities resolved.
         cuts: Constants to cut, each possibly several times.
-        depthwise: By node index of a depth-wise convolution, the layout of its input, which is its `group`.
+        depthwise: By node index of a depth-wise convolution, the layout of its input, which is its
+            `group`.
         made: By node index of a layer that makes channels, who they are.
     """
 
@@ -72,7 +100,9 @@ class Channels:
         self._parent: list[int] = []
         self._width: list[int] = []
         self._fixed: list[bool] = []
-        normalize = dict.fromkeys(("BatchNormalization", "InstanceNormalization", "LayerNormalization"), self._normalize)
+        normalize = dict.fromkeys(
+            ("BatchNormalization", "InstanceNormalization", "LayerNormalization"), self._normalize
+        )
         self._handlers: Mapping[str, Callable[[NodeProto, list[Layout]], Layout | None]] = (
             dict.fromkeys(_KEEPING, self._keep)
             | dict.fromkeys(("Pad", "Slice", "Resize", "Upsample"), self._spatial)
@@ -120,10 +150,14 @@ class Channels:
             self._fixed[self.root(maker)] = True
 
     def _tie(self, one: Layout, other: Layout) -> None:
-        """Let two layouts of equal size share their channels; where their spans do not match, all of them are fixed."""
+        """Let two layouts of equal size share their channels.
+
+        Where their spans do not match, all of them are fixed.
+        """
         pairs = list(zip(one.spans, other.spans, strict=False))
         matched = len(one.spans) == len(other.spans) and all(
-            repeat == again and self._width[a] == self._width[b] for (a, repeat), (b, again) in pairs
+            repeat == again and self._width[a] == self._width[b]
+            for (a, repeat), (b, again) in pairs
         )
         if not matched:
             self._fix(one)
@@ -148,14 +182,18 @@ class Channels:
                 self._fix(layout)
         for position, name in enumerate(node.output):
             if name:
-                self.layouts[name] = output if output is not None and position == 0 else self._opaque(name)
+                self.layouts[name] = (
+                    output if output is not None and position == 0 else self._opaque(name)
+                )
 
     def _handed_on(self, index: int, node: NodeProto, inputs: list[Layout]) -> Layout | None:
         """Layout of the node's first output, or None if its inputs' channels cannot be followed through it."""
         if is_weighted(self.view, node):
             if len(inputs) > 1:
                 return None
-            return (self._convolution if node.op_type in CONVOLUTIONS else self._linear)(index, node, inputs[0])
+            return (self._convolution if node.op_type in CONVOLUTIONS else self._linear)(
+                index, node, inputs[0]
+            )
         handler = None if node.domain else self._handlers.get(node.op_type)
         return handler(node, inputs) if handler else None
 
@@ -169,7 +207,11 @@ class Channels:
         if group == 1:
             spans: tuple[Span, ...] = ((self._new(outer), 1),)
             self.made[index] = spans[0][0]
-            cuts = [(1, layout.spans), (0, spans)] if not transposed else [(0, layout.spans), (1, spans)]
+            cuts = (
+                [(1, layout.spans), (0, spans)]
+                if not transposed
+                else [(0, layout.spans), (1, spans)]
+            )
         else:
             spans = tuple((maker, repeat * (outer // inner)) for maker, repeat in layout.spans)
             self.depthwise[index] = layout
@@ -201,7 +243,10 @@ class Channels:
         return made
 
     def _cut(self, name: str, axis: int, spans: tuple[Span, ...]) -> bool:
-        """Note that a constant follows `spans` along `axis`; False if it is computed in a way that is not followed."""
+        """Note that a constant follows `spans` along `axis`.
+
+        False if it is computed in a way that is not followed.
+        """
         name = self.view.resolve(name)
         maker = self.view.maker(name)
         if name in self.view.initializers:
@@ -215,8 +260,14 @@ class Channels:
         if maker.op_type != "DequantizeLinear":
             return False
         per_channel = attributes(maker).get("axis", 1) % max(len(self.view.shape(name)), 1) == axis
-        scales = [scale for scale in maker.input[1:] if scale and per_channel and self.view.elements(scale) > 1]
-        return self._cut(maker.input[0], axis, spans) and all(self._cut(scale, 0, spans) for scale in scales)
+        scales = [
+            scale
+            for scale in maker.input[1:]
+            if scale and per_channel and self.view.elements(scale) > 1
+        ]
+        return self._cut(maker.input[0], axis, spans) and all(
+            self._cut(scale, 0, spans) for scale in scales
+        )
 
     def _cut_broadcast(self, name: str, layout: Layout, rank: int) -> bool:
         """Note a constant that is broadcast against a tensor of `rank` dimensions laid out as `layout`."""
@@ -242,7 +293,9 @@ class Channels:
         if axes is None and len(node.input) > place and node.input[place]:
             value = self.view.value(node.input[place])
             axes = value.tolist() if value is not None else None
-        if node.op_type == "Slice" and (axes is None or layout.axis in {axis % rank for axis in axes}):
+        if node.op_type == "Slice" and (
+            axes is None or layout.axis in {axis % rank for axis in axes}
+        ):
             return None
         sized = node.op_type == "Resize" and len(node.input) > 3 and node.input[3]
         return None if sized else layout
@@ -277,9 +330,15 @@ class Channels:
         return inputs[0]
 
     def _reshape(self, node: NodeProto, inputs: list[Layout]) -> Layout | None:
-        """Dimensions up to the channels stay; the channels stay too, or take in dimensions behind them."""
+        """Dimensions up to the channels stay.
+
+        The channels stay too, or take in dimensions behind them.
+        """
         (layout,) = inputs[:1]
-        before, after = self.view.shape(self.view.activations(node)[0]), self.view.shape(node.output[0])
+        before, after = (
+            self.view.shape(self.view.activations(node)[0]),
+            self.view.shape(node.output[0]),
+        )
         axis = layout.axis
         if len(after) <= axis or before[:axis] != after[:axis]:
             return None
@@ -298,7 +357,11 @@ class Channels:
 
     def _reduce(self, node: NodeProto, inputs: list[Layout]) -> Layout | None:
         given, layout = attributes(node), inputs[0]
-        value = self.view.value(node.input[1]) if len(node.input) > 1 and node.input[1] else given.get("axes")
+        value = (
+            self.view.value(node.input[1])
+            if len(node.input) > 1 and node.input[1]
+            else given.get("axes")
+        )
         if value is None:
             return None
         rank = len(self.view.shape(self.view.activations(node)[0]))
@@ -313,6 +376,14 @@ class Channels:
         (layout,) = inputs[:1]
         last = len(self.view.shape(node.output[0])) - 1
         per_channel = all(len(self.view.shape(name)) == 1 for name in node.input[1:] if name)
-        if len(inputs) > 1 or not per_channel or layout.axis != (last if node.op_type == "LayerNormalization" else 1):
+        if (
+            len(inputs) > 1
+            or not per_channel
+            or layout.axis != (last if node.op_type == "LayerNormalization" else 1)
+        ):
             return None
-        return layout if all(self._cut(name, 0, layout.spans) for name in node.input[1:] if name) else None
+        return (
+            layout
+            if all(self._cut(name, 0, layout.spans) for name in node.input[1:] if name)
+            else None
+        )

@@ -1,7 +1,7 @@
 """Smaller versions of an ONNX graph, without the framework it came from: other widths, or whole blocks left out.
 
-They have the layers, and so the latency, of the pruned network; its accuracy is another matter, as the first channels are kept,
-not the best.
+They have the layers, and so the latency, of the pruned network; its accuracy is another matter, as
+the first channels are kept, not the best.
 """
 
 from __future__ import annotations
@@ -86,14 +86,19 @@ def without_blocks(model: ModelProto, names: Iterable[str]) -> ModelProto:
     unknown = [name for name in chosen if name not in blocks]
     if unknown:
         known = ", ".join(blocks) or "none"
-        raise UsageError(f"{unknown[0]!r} is no droppable block of this network; droppable: {known}")
+        raise UsageError(
+            f"{unknown[0]!r} is no droppable block of this network; droppable: {known}"
+        )
     gone = {node for name in chosen for node in blocks[name].nodes}
     instead = {blocks[name].output: blocks[name].input for name in chosen}
     return _rebuilt(model, _rewired(model.graph, gone, instead), model.graph.initializer)
 
 
 def _rewired(graph: GraphProto, gone: set[str], instead: dict[str, str]) -> list[NodeProto]:
-    """Nodes without those `gone`, each reading what stands `instead` of its inputs; graph outputs keep their names."""
+    """Nodes without those `gone`, each reading what stands `instead` of its inputs.
+
+    Graph outputs keep their names.
+    """
     from onnx import NodeProto
     from onnx.helper import make_node
 
@@ -110,7 +115,9 @@ def _rewired(graph: GraphProto, gone: set[str], instead: dict[str, str]) -> list
             copy.input[:] = [source(name) for name in node.input]
             nodes.append(copy)
     ends = [value.name for value in graph.output if value.name in instead]
-    return nodes + [make_node("Identity", [source(name)], [name], name=f"{name}/Identity") for name in ends]
+    return nodes + [
+        make_node("Identity", [source(name)], [name], name=f"{name}/Identity") for name in ends
+    ]
 
 
 def _with_group(node: NodeProto, group: int) -> NodeProto:
@@ -146,7 +153,9 @@ def _cut(tensor: TensorProto, kept: dict[int, NDArray[np.int64]]) -> TensorProto
     return numpy_helper.from_array(np.ascontiguousarray(value), tensor.name)
 
 
-def _rebuilt(model: ModelProto, nodes: Sequence[NodeProto], weights: Iterable[TensorProto]) -> ModelProto:
+def _rebuilt(
+    model: ModelProto, nodes: Sequence[NodeProto], weights: Iterable[TensorProto]
+) -> ModelProto:
     """A loaded model of those nodes and weights that the outputs of `model` still need."""
     import onnx
 
@@ -156,7 +165,9 @@ def _rebuilt(model: ModelProto, nodes: Sequence[NodeProto], weights: Iterable[Te
         if not needed.isdisjoint(node.output):
             live.append(node)
             needed.update(reads(node))
-    made = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    made = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions
+    )
     constants = {tensor.name for tensor in model.graph.initializer}
     made.graph.name = model.graph.name
     made.graph.node.extend(reversed(live))

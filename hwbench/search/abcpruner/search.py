@@ -1,13 +1,16 @@
 """ABCPruner (Lin et al., IJCAI 2020, arXiv 2001.08565): an artificial bee colony searches the widths, within a budget.
 
-A food source is a structure, written as one *code* g per group: its width is g tenths of the original. Three kinds of bees
-visit sources in turn: *employed* ones try a neighbour of each, *onlookers* neighbours of those drawn by fitness, a *scout*
-replaces the source that failed to improve most often. A neighbour moves two random codes (one, where there is one) towards
-or away from another source, x + r (x - x_k) with r uniform in (-1, 1) (Karaboga 2005); it replaces its source if it is fitter.
+A food source is a structure, written as one *code* g per group: its width is g tenths of the
+original. Three kinds of bees visit sources in turn: *employed* ones try a neighbour of each,
+*onlookers* neighbours of those drawn by fitness, a *scout* replaces the source that failed to
+improve most often. A neighbour moves two random codes (one, where there is one) towards or away
+from another source, x + r (x - x_k) with r uniform in (-1, 1) (Karaboga 2005); it replaces its
+source if it is fitter.
 
-The published search has no cost; here every structure is repaired to the budget before it is proposed. Not taken over from
-github.com/lmbxmu/ABCPruner: a last code that never changes, two mutated codes that may be one, a scout that never draws the top
-code, truncation, which favours small codes, and widths of 0.
+The published search has no cost; here every structure is repaired to the budget before it is
+proposed. Not taken over from github.com/lmbxmu/ABCPruner: a last code that never changes, two
+mutated codes that may be one, a scout that never draws the top code, truncation, which favours
+small codes, and widths of 0.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ def code_choices(widths: Sequence[int], step: int, alpha: float = ALPHA) -> tupl
 
     Args:
         widths: The original ones.
-        step: Channel step of the device; 1 for the published search. Groups less than four steps wide are cut by 4 channels
-            instead, and those less than 16 wide by single ones.
+        step: Channel step of the device; 1 for the published search. Groups less than four steps
+            wide are cut by 4 channels instead, and those less than 16 wide by single ones.
         alpha: Largest share of a width.
 
     Raises:
@@ -52,7 +55,13 @@ def code_choices(widths: Sequence[int], step: int, alpha: float = ALPHA) -> tupl
         raise UsageError(f"alpha {alpha:g} leaves no widths to choose from; expected 0.1 to 1")
     found = []
     for width in widths:
-        own = step if width >= WIDE_ENOUGH * step else min(FINE_STEP, step) if width >= WIDE_ENOUGH * FINE_STEP else 1
+        own = (
+            step
+            if width >= WIDE_ENOUGH * step
+            else min(FINE_STEP, step)
+            if width >= WIDE_ENOUGH * FINE_STEP
+            else 1
+        )
         rounded = np.floor(codes * width / TENTHS / own + 0.5).astype(np.int64) * own
         found.append(np.unique(np.clip(rounded, min(own, width), width)))
     return tuple(found)
@@ -62,7 +71,8 @@ class AbcPruner(Search):
     """The colony.
 
     Args:
-        budget: Limit on the cost of every proposed structure, and the widths that codes stand for (`code_choices`).
+        budget: Limit on the cost of every proposed structure, and the widths that codes stand for
+            (`code_choices`).
         seed: Of all random choices.
         sources: Food sources.
         cycles: Rounds of employed bees, onlookers and scout.
@@ -75,11 +85,19 @@ class AbcPruner(Search):
     name = "abcpruner"
 
     def __init__(
-        self, budget: Budget, *, seed: int = 0, sources: int = SOURCES, cycles: int = CYCLES, limit: int = LIMIT
+        self,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        sources: int = SOURCES,
+        cycles: int = CYCLES,
+        limit: int = LIMIT,
     ) -> None:
         super().__init__()
         if sources < 2 or cycles < 1 or limit < 1:
-            raise UsageError(f"{sources} sources, {cycles} cycles, limit {limit}: expected at least 2, 1 and 1")
+            raise UsageError(
+                f"{sources} sources, {cycles} cycles, limit {limit}: expected at least 2, 1 and 1"
+            )
         if not budget.choices:
             raise UsageError("the network has no group of channels that can be pruned")
         self.budget = budget
@@ -89,7 +107,9 @@ class AbcPruner(Search):
         self._fitness: list[float] = []
         self._failures: list[int] = []
         self._phases = ["sources", *["employed", "onlookers", "scout"] * cycles]
-        self._bees: list[tuple[int, Integers]] = []  # the source that each open candidate would replace, and where it is
+        self._bees: list[
+            tuple[int, Integers]
+        ] = []  # the source that each open candidate would replace, and where it is
 
     @property
     def finished(self) -> bool:
@@ -105,7 +125,11 @@ class AbcPruner(Search):
             worst = int(np.argmax(self._failures))
             bees = [(worst, self._anywhere())]
         else:
-            visited = every if phase == "employed" else self._random.choice(self._sources, self._sources, p=self._odds())
+            visited = (
+                every
+                if phase == "employed"
+                else self._random.choice(self._sources, self._sources, p=self._odds())
+            )
             bees = [(int(index), self._neighbour(int(index))) for index in visited]
         self._bees = bees
         return [Candidate(self._number(), self._widths(places), note=phase) for _, places in bees]
@@ -132,11 +156,15 @@ class AbcPruner(Search):
         return np.asarray(weights / weights.sum())
 
     def _anywhere(self) -> Integers:
-        return self._repaired(np.array([self._random.integers(len(grid)) for grid in self.budget.choices], np.int64))
+        return self._repaired(
+            np.array([self._random.integers(len(grid)) for grid in self.budget.choices], np.int64)
+        )
 
     def _neighbour(self, index: int) -> Integers:
         here = self._food[index]
-        other = self._food[int(self._random.choice([one for one in range(self._sources) if one != index]))]
+        other = self._food[
+            int(self._random.choice([one for one in range(self._sources) if one != index]))
+        ]
         moved = self._random.choice(len(here), min(2, len(here)), replace=False)
         there = here.astype(np.float64)
         there[moved] += self._random.uniform(-1, 1, len(moved)) * (here - other)[moved]
@@ -161,7 +189,14 @@ class AbcPruner(Search):
         return np.asarray(places * level // LEVELS, np.int64)
 
     def _least(self) -> Integers:
-        return np.array([int(np.searchsorted(g, w)) for g, w in zip(self.budget.choices, self.budget.least[1], strict=True)])
+        return np.array(
+            [
+                int(np.searchsorted(g, w))
+                for g, w in zip(self.budget.choices, self.budget.least[1], strict=True)
+            ]
+        )
 
     def _widths(self, places: Integers) -> tuple[int, ...]:
-        return tuple(int(grid[place]) for grid, place in zip(self.budget.choices, places, strict=True))
+        return tuple(
+            int(grid[place]) for grid, place in zip(self.budget.choices, places, strict=True)
+        )

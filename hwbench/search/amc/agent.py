@@ -1,12 +1,14 @@
 """AMC's agent: deep deterministic policy gradient (Lillicrap et al. 2016) with the settings of He et al. 2018.
 
-Actor and critic have two hidden layers of 300; exploration draws from a normal distribution truncated to [0, 1] around the
-actor's action, whose width decays; the reward of a whole episode goes to each of its steps, less a moving average of the rewards.
+Actor and critic have two hidden layers of 300; exploration draws from a normal distribution
+truncated to [0, 1] around the actor's action, whose width decays; the reward of a whole episode
+goes to each of its steps, less a moving average of the rewards.
 
-The published agent first draws actions from all of [0, 1]. Within a tight budget nearly all networks so drawn are bad, and few
-episodes do not find the way out. So an agent can be given an action to start from, that of the uniform policy: the search begins
-with it and explores around it, and the actor gives it at first, as the last layer's weights are near 0 then (Lillicrap et al.
-2016, section 7).
+The published agent first draws actions from all of [0, 1]. Within a tight budget nearly all
+networks so drawn are bad, and few episodes do not find the way out. So an agent can be given an
+action to start from, that of the uniform policy: the search begins with it and explores around it,
+and the actor gives it at first, as the last layer's weights are near 0 then (Lillicrap et al. 2016,
+section 7).
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class AgentSettings:
         replay: Transitions kept, per step of an episode.
         tau: Share of the networks that goes into their targets at each update.
         discount: Of later values.
-        sigma: Width of the exploration after the warm-up; also during it, where there is an action to start from.
+        sigma: Width of the exploration after the warm-up; also during it, where there is an action
+            to start from.
         decay: Its factor per episode after the warm-up.
         baseline: Weight of a batch's mean reward in the moving average.
     """
@@ -58,7 +61,8 @@ class AgentSettings:
 PUBLISHED = AgentSettings()
 NEAR, NARROWED = 0.2, 0.1
 """Width of the exploration around the action to start from, and the part of it that is left in the last episode. Chosen with
-other seeds than those of `results/search_amc/`, the widths 0.1 and 0.3 tried on one only (`DECISIONS.md`, 40)."""
+other seeds than those of `results/search_amc/`, the widths 0.1 and 0.3 tried on one only
+(`DECISIONS.md`, 40)."""
 FLAT = 3e-3
 """Largest weight of an actor's last layer that begins near 0 (Lillicrap et al. 2016, section 7)."""
 
@@ -85,7 +89,14 @@ class Transition:
 class _Actor(nn.Sequential):
     def __init__(self, states: int, hidden: int, start: float | None) -> None:
         last = nn.Linear(hidden, 1)
-        super().__init__(nn.Linear(states, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last, nn.Sigmoid())
+        super().__init__(
+            nn.Linear(states, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            last,
+            nn.Sigmoid(),
+        )
         if start is not None:
             nn.init.uniform_(last.weight, -FLAT, FLAT)
             nn.init.constant_(last.bias, math.log(start / (1 - start)))
@@ -112,7 +123,8 @@ class Ddpg:
         steps: Steps of an episode.
         warm_up: Episodes during which nothing is learnt.
         seed: Of weights, exploration and replay.
-        start: Action that the warm-up explores around, and the actor's first, in (0, 1); None to draw all uniformly.
+        start: Action that the warm-up explores around, and the actor's first, in (0, 1); None to
+            draw all uniformly.
         settings: The rest.
     """
 
@@ -130,7 +142,10 @@ class Ddpg:
         self._random = np.random.default_rng(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.actor, self.critic = _Actor(states, settings.hidden, start), _Critic(states, settings.hidden)
+            self.actor, self.critic = (
+                _Actor(states, settings.hidden, start),
+                _Critic(states, settings.hidden),
+            )
         self._actor_target, self._critic_target = deepcopy(self.actor), deepcopy(self.critic)
         self._actor_steps = torch.optim.Adam(self.actor.parameters(), settings.actor_rate)
         self._critic_steps = torch.optim.Adam(self.critic.parameters(), settings.critic_rate)
@@ -155,7 +170,10 @@ class Ddpg:
         return _truncated_normal(self._random, mean, sigma)
 
     def learn(self, episode: Sequence[Transition], reward: float) -> None:
-        """Take in a whole episode, then update once for each of its steps; during the warm-up only remember."""
+        """Take in a whole episode, then update once for each of its steps.
+
+        During the warm-up only remember.
+        """
         self._memory.extend((transition, reward) for transition in episode)
         self.episodes += 1
         if not self.exploring:
@@ -166,10 +184,16 @@ class Ddpg:
         settings = self.settings
         drawn = self._random.integers(len(self._memory), size=settings.batch)
         picked = [self._memory[int(index)] for index in drawn]
-        states, following = (_tensor([getattr(t, name) for t, _ in picked]) for name in ("state", "following"))
+        states, following = (
+            _tensor([getattr(t, name) for t, _ in picked]) for name in ("state", "following")
+        )
         actions, rewards, goes_on = (
             _tensor(values)[:, None]
-            for values in ([t.action for t, _ in picked], [r for _, r in picked], [not t.last for t, _ in picked])
+            for values in (
+                [t.action for t, _ in picked],
+                [r for _, r in picked],
+                [not t.last for t, _ in picked],
+            )
         )
         mean = float(rewards.mean())
         known = mean if self._baseline is None else self._baseline
@@ -177,9 +201,16 @@ class Ddpg:
         with torch.no_grad():
             ahead = self._critic_target(following, self._actor_target(following))
             target = rewards - self._baseline + settings.discount * goes_on * ahead
-        _descend(self._critic_steps, self.critic, nn.functional.mse_loss(self.critic(states, actions), target))
+        _descend(
+            self._critic_steps,
+            self.critic,
+            nn.functional.mse_loss(self.critic(states, actions), target),
+        )
         _descend(self._actor_steps, self.actor, -self.critic(states, self.actor(states)).mean())
-        for target_net, net in ((self._actor_target, self.actor), (self._critic_target, self.critic)):
+        for target_net, net in (
+            (self._actor_target, self.actor),
+            (self._critic_target, self.critic),
+        ):
             with torch.no_grad():
                 for slow, fast in zip(target_net.parameters(), net.parameters(), strict=True):
                     slow.lerp_(fast, settings.tau)

@@ -21,8 +21,9 @@ Observation = NDArray[np.float32]
 class PruningEnv(gymnasium.Env[Observation, Observation]):
     """One episode is one pruned network: an action per group, the reward of the whole network at the end.
 
-    Observations are the 11 features of `amc_walk.FEATURES`; the action is the preserve ratio wished for, shape (1,). The `info`
-    of each step has the realised `width`, that of the last all `widths`.
+    Observations are the 11 features of `amc_walk.FEATURES`; the action is the preserve ratio wished
+    for, shape (1,). The `info` of each step has the realised `width`, that of the last all
+    `widths`.
 
     Args:
         budget: What bounds every action.
@@ -32,12 +33,16 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
 
     metadata: Mapping[str, Any] = {"render_modes": []}  # type: ignore[assignment]
 
-    def __init__(self, budget: Budget, geometry: Floats, reward: Callable[[tuple[int, ...]], float]) -> None:
+    def __init__(
+        self, budget: Budget, geometry: Floats, reward: Callable[[tuple[int, ...]], float]
+    ) -> None:
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (SIZE,), np.float32)
         self.action_space = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
         self._walk, self._reward = Walk(budget, geometry), reward
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """Begin with the first group; nothing here is random."""
         super().reset(seed=seed, options=options)
         return self._walk.reset().astype(np.float32), {}

@@ -43,7 +43,8 @@ REWARDS: Mapping[str, Callable[[Outcome], float]] = {
     "latency": lambda outcome: -_error(outcome) * math.log(_latency(outcome) * 1e9),
 }
 """R_err, for a search within a budget, and R_FLOPs, R_Param and its like for latency (in nanoseconds, so that the logarithm is
-positive and of the size of the others'), for one that trades cost for error by itself (paper, section 3.4)."""
+positive and of the size of the others'), for one that trades cost for error by itself (paper,
+section 3.4)."""
 
 
 class Amc(Search):
@@ -51,13 +52,16 @@ class Amc(Search):
 
     Args:
         budget: Limit and widths; an infinite limit with a reward that knows the cost.
-        geometry: Of each decision (`amc_walk.channel_geometry`, or `weight_geometry` for single weights).
+        geometry: Of each decision (`amc_walk.channel_geometry`, or `weight_geometry` for single
+            weights).
         seed: Of all random choices.
         episodes: Candidates to propose.
         warm_up: Episodes at the start from which nothing is learnt yet; at most a quarter of all.
         reward: One of `REWARDS`.
-        single_weights: Decisions are shares of single weights of each layer, not widths (Algorithm 1).
-        explore: `nearby`, around uniform pruning, or `everywhere`, as published; without a limit always the latter.
+        single_weights: Decisions are shares of single weights of each layer, not widths (Algorithm
+            1).
+        explore: `nearby`, around uniform pruning, or `everywhere`, as published; without a limit
+            always the latter.
         agent: Settings of the agent; None for those of `explore`.
 
     Raises:
@@ -83,7 +87,9 @@ class Amc(Search):
         if reward not in REWARDS:
             raise UsageError(f"unknown reward {reward!r}; expected one of {', '.join(REWARDS)}")
         if explore not in EXPLORATIONS:
-            raise UsageError(f"unknown exploration {explore!r}; expected one of {', '.join(EXPLORATIONS)}")
+            raise UsageError(
+                f"unknown exploration {explore!r}; expected one of {', '.join(EXPLORATIONS)}"
+            )
         if not len(geometry):
             raise UsageError("the network has no group of channels that can be pruned")
         self._reward, self._episodes, self._single = REWARDS[reward], episodes, single_weights
@@ -91,7 +97,9 @@ class Amc(Search):
         first = min(warm_up, episodes // 4)
         start = _uniform_share(budget) if explore == "nearby" and budget.limit < math.inf else None
         settings = agent or (PUBLISHED if start is None else nearby(episodes - first))
-        self._agent = Ddpg(SIZE, len(geometry), warm_up=first, seed=seed, start=start, settings=settings)
+        self._agent = Ddpg(
+            SIZE, len(geometry), warm_up=first, seed=seed, start=start, settings=settings
+        )
         self._path: list[Transition] = []
 
     @property
@@ -113,7 +121,11 @@ class Amc(Search):
             state = following
         decided = tuple(self._walk.decided)
         if self._single:
-            return [Candidate(self._number(), shares=tuple(width / WHOLE for width in decided), note=note)]
+            return [
+                Candidate(
+                    self._number(), shares=tuple(width / WHOLE for width in decided), note=note
+                )
+            ]
         return [Candidate(self._number(), decided, note=note)]
 
     def _learn(self, trials: Sequence[Trial]) -> None:
@@ -125,5 +137,7 @@ class Amc(Search):
 def _uniform_share(budget: Budget) -> float:
     """Mean share of the widths that uniform pruning within the budget keeps."""
     widths = uniform(budget)
-    share = sum(width / int(grid[-1]) for width, grid in zip(widths, budget.choices, strict=True)) / len(widths)
+    share = sum(
+        width / int(grid[-1]) for width, grid in zip(widths, budget.choices, strict=True)
+    ) / len(widths)
     return min(max(share, MIDDLE[0]), MIDDLE[1])

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 EXACT = 1e-6
-"""Of a weight: what floating point may take from a share that is a whole number of weights. Other shares round down, to keep to
-the size."""
+"""Of a weight: what floating point may take from a share that is a whole number of weights.
+
+Other shares round down, to keep to the size."""
 
 
 def weighted_layers(structure: Structure) -> tuple[str, ...]:
@@ -26,7 +27,9 @@ def weighted_layers(structure: Structure) -> tuple[str, ...]:
     return tuple(slot.layer.name for slot in structure.slots if slot.layer.macs)
 
 
-def without_smallest(module: nn.Module, layers: Sequence[str], shares: Sequence[float]) -> nn.Module:
+def without_smallest(
+    module: nn.Module, layers: Sequence[str], shares: Sequence[float]
+) -> nn.Module:
     """A copy of a network in which of each layer only that share of its weights, the largest by absolute value, is not zero."""
     pruned = copy.deepcopy(module)
     for layer, share in zip(layers, shares, strict=True):

@@ -1,7 +1,8 @@
 """AMC's walk through a network: one decision per group of channels, what the agent sees before each, and the bound on it.
 
-The paper takes one step per layer and decides the channels it reads, which are those that the layer before it writes; layers that
-share their channels (residual additions) share one decision. Its first step, whose action is fixed, is left out.
+The paper takes one step per layer and decides the channels it reads, which are those that the layer
+before it writes; layers that share their channels (residual additions) share one decision. Its
+first step, whose action is fixed, is left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from hwbench.search.budget import Budget
 
 FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "cost", "reduced", "rest", "a")
-"""Of a state (paper, equation 1); `cost`, `reduced` and `rest` are shares of the unpruned network's cost, of whatever kind."""
+"""Of a state (paper, equation 1).
+
+`cost`, `reduced` and `rest` are shares of the unpruned network's cost, of whatever kind.
+"""
 SIZE = len(FEATURES)
 
 
@@ -31,7 +35,9 @@ def channel_geometry(structure: Structure) -> Floats:
 
 def weight_geometry(structure: Structure) -> Floats:
     """The same of each layer with weights, for single-weight pruning."""
-    return np.array([_geometry(slot) for slot in structure.slots if slot.layer.macs], np.float64).reshape(-1, 6)
+    return np.array(
+        [_geometry(slot) for slot in structure.slots if slot.layer.macs], np.float64
+    ).reshape(-1, 6)
 
 
 def _geometry(slot: Slot) -> tuple[int, int, int, int, int, int]:
@@ -64,7 +70,9 @@ class Walk:
         self._parts = parts
         self._fixed = np.column_stack([scaled, parts.own / parts.total])
         self._rest = parts.rest / parts.total
-        self._place: list[Mapping[int, int]] = [{int(w): i for i, w in enumerate(grid)} for grid in budget.choices]
+        self._place: list[Mapping[int, int]] = [
+            {int(w): i for i, w in enumerate(grid)} for grid in budget.choices
+        ]
         self.reset()
 
     @property
@@ -87,11 +95,14 @@ class Walk:
             action: Preserve ratio that is wished for, in [0, 1].
 
         Returns:
-            The next state; after the last decision, the state in which it was taken, with what came of it.
+            The next state; after the last decision, the state in which it was taken, with what came
+            of it.
         """
         group = len(self.decided)
         choices = self.budget.choices[group]
-        wish = choices[min(int(np.searchsorted(choices, round(action * int(choices[-1])))), len(choices) - 1)]
+        wish = choices[
+            min(int(np.searchsorted(choices, round(action * int(choices[-1])))), len(choices) - 1)
+        ]
         width = self.budget.bounded(self.decided, wish)
         self._reduced += self._parts.freed(group, (*self._places, self._place[group][width]))
         self.decided.append(width)

@@ -1,12 +1,12 @@
 """PRACTISE (Wang and Wu, CVPR 2023): drop whole blocks, those first that cost most time for what they are hard to do without.
 
-The score of a block is `R / tau`: recoverability R, the distance of the network's features without the block to those with it,
-after adaptors were trained; and tau, the share of latency that goes with it. The lowest are dropped first, until the budget is
-met.
+The score of a block is `R / tau`: recoverability R, the distance of the network's features without
+the block to those with it, after adaptors were trained; and tau, the share of latency that goes
+with it. The lowest are dropped first, until the budget is met.
 
-The authors' code (github.com/DoctorKey/Practise) measures the original once and each candidate later, so that drift lands in the
-score, and drops a block *first* whose tau came out negative. Here tau has an interval, and a block whose interval reaches 0 is
-never dropped.
+The authors' code (github.com/DoctorKey/Practise) measures the original once and each candidate
+later, so that drift lands in the score, and drops a block *first* whose tau came out negative. Here
+tau has an interval, and a block whose interval reaches 0 is never dropped.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class Practise(Search):
         least_s, original_s = latency.latency_s(self._droppable), latency.latency_s(())
         if least_s > limit_s:
             raise UsageError(
-                f"latency {limit_s:.4g} s cannot be reached by dropping blocks: without all {len(self._droppable)} that may go "
-                f"it is {least_s:.4g} s, {least_s / original_s:.1%} of the original; ask for no less, or search with amc"
+                f"latency {limit_s:.4g} s cannot be reached by dropping blocks: without all"
+                f" {len(self._droppable)} that may go it is {least_s:.4g} s,"
+                f" {least_s / original_s:.1%} of the original; ask for no less, or search with amc"
             )
 
     @property
@@ -80,9 +81,13 @@ class Practise(Search):
     def scores(self) -> dict[str, float]:
         """Score of every block that was scored, the lowest first."""
         found = {
-            trial.candidate.dropped[0]: trial.outcome.distance / self.gains[trial.candidate.dropped[0]].share
+            trial.candidate.dropped[0]: (
+                trial.outcome.distance / self.gains[trial.candidate.dropped[0]].share
+            )
             for trial in self.trials
-            if trial.candidate.task == "score" and trial.outcome is not None and trial.outcome.distance is not None
+            if trial.candidate.task == "score"
+            and trial.outcome is not None
+            and trial.outcome.distance is not None
         }
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
@@ -93,7 +98,8 @@ class Practise(Search):
     def _next(self) -> list[Candidate]:
         if not self.trials and self._droppable and self._limit_s < self._latency.latency_s(()):
             return [
-                Candidate(self._number(), dropped=(block,), task="score", note=f"without {block}") for block in self._droppable
+                Candidate(self._number(), dropped=(block,), task="score", note=f"without {block}")
+                for block in self._droppable
             ]
         return [Candidate(self._number(), dropped=self._chosen(), note="lowest scores")]
 
@@ -106,7 +112,17 @@ class Practise(Search):
         order = list(self.scores)
         while self._latency.latency_s(chosen) > self._limit_s:
             if not order:
-                failed = next((f"; {trial.candidate.note}: {trial.error}" for trial in self.trials if trial.error), "")
-                raise UsageError(f"only {len(chosen)} blocks have a score, too few for {self._limit_s:.4g} s{failed}")
+                failed = next(
+                    (
+                        f"; {trial.candidate.note}: {trial.error}"
+                        for trial in self.trials
+                        if trial.error
+                    ),
+                    "",
+                )
+                raise UsageError(
+                    f"only {len(chosen)} blocks have a score, too few for {self._limit_s:.4g}"
+                    f" s{failed}"
+                )
             chosen.append(order.pop(0))
         return tuple(block for block in self.gains if block in chosen)

@@ -34,8 +34,8 @@ BLOCK_S = 4.0
 class TableGains:
     """Gains by a lookup table.
 
-    The latencies with and without a block share their errors, all but those of the block's own layers; so the interval is that of
-    the layers that go, taken by themselves.
+    The latencies with and without a block share their errors, all but those of the block's own
+    layers; so the interval is that of the layers that go, taken by themselves.
     """
 
     def __init__(self, table: LookupTable, model: ModelProto) -> None:
@@ -106,7 +106,9 @@ def measured_gains(
     original, *others = meter.measure([workload, *candidates], how, Watch())
     found = {}
     for block, record in zip(blocks, others, strict=True):
-        ratio = stats.ratio(original.samples_s, record.samples_s, original.session, original.block, record.block)
+        ratio = stats.ratio(
+            original.samples_s, record.samples_s, original.session, original.block, record.block
+        )
         low, high = ratio.ci
         found[block] = Gain(1 - ratio.ratio, 1 - high, 1 - low)
     return MeasuredGains(float(np.median(original.samples_s)), found)
@@ -116,7 +118,10 @@ def kept_gains(store: Store | None, key: str) -> MeasuredGains | None:
     """Gains that an earlier run of the same search measured."""
     for data in store.records(RECORD, holding=key).values() if store is not None else ():
         if data.get("search") == key:
-            return MeasuredGains(float(data["original_s"]), {block: Gain(**gain) for block, gain in data["gains"].items()})
+            return MeasuredGains(
+                float(data["original_s"]),
+                {block: Gain(**gain) for block, gain in data["gains"].items()},
+            )
     return None
 
 

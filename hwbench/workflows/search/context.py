@@ -81,7 +81,10 @@ class Ground:
 
     def cost(self) -> Cost:
         """What the budget is of."""
-        structure, kind = self.subject.structure, self.plan.limit.kind if self.plan.limit else "macs"
+        structure, kind = (
+            self.subject.structure,
+            self.plan.limit.kind if self.plan.limit else "macs",
+        )
         if kind == "latency":
             if self.source is None:
                 raise UsageError("a latency budget needs a --table or a --device")
@@ -98,7 +101,9 @@ class Ground:
 
         cost = self.cost()
         whole = (
-            [WHOLE] * len(weight_geometry(self.subject.structure)) if self.plan.single_weights else self.subject.structure.widths
+            [WHOLE] * len(weight_geometry(self.subject.structure))
+            if self.plan.single_weights
+            else self.subject.structure.widths
         )
         return float(cost.of(np.array([whole], np.int64))[0])
 
@@ -110,14 +115,22 @@ class Ground:
         """
         plan, structure = self.plan, self.subject.structure
         if plan.method == "practise":
-            return Practise([block.name for block in structure.blocks], self._practise_latency(), limit)
+            return Practise(
+                [block.name for block in structure.blocks], self._practise_latency(), limit
+            )
         if not structure.groups:
             raise UsageError(f"{self.subject.name} has no group of channels that can be pruned")
         budget = self.budget(limit)
         self._check_use(budget)
         if plan.method == "abcpruner":
-            cycles = plan.cycles if trials is None else max(1, math.ceil((trials - plan.sources) / (2 * plan.sources + 1)))
-            return AbcPruner(budget, seed=seed, sources=plan.sources, cycles=cycles, limit=plan.patience)
+            cycles = (
+                plan.cycles
+                if trials is None
+                else max(1, math.ceil((trials - plan.sources) / (2 * plan.sources + 1)))
+            )
+            return AbcPruner(
+                budget, seed=seed, sources=plan.sources, cycles=cycles, limit=plan.patience
+            )
         from hwbench.search.amc.search import EPISODES, Amc
 
         geometry = (weight_geometry if plan.single_weights else channel_geometry)(structure)
@@ -135,15 +148,34 @@ class Ground:
         """Say so where not even the widest network of the grid uses the budget up."""
         import numpy as np
 
-        widest = float(budget.cost.of(np.array([[grid[-1] for grid in budget.choices]], np.int64))[0])
-        if widest < USED * budget.limit < math.inf and not any(one.code == "budget_unused" for one in self.findings):
-            text = f"even the widest network to choose from takes only {widest / budget.limit:.0%} of the budget"
-            advice = "; give a larger --alpha" if self.plan.method == "abcpruner" and self.plan.alpha < 1 else ""
+        widest = float(
+            budget.cost.of(np.array([[grid[-1] for grid in budget.choices]], np.int64))[0]
+        )
+        if widest < USED * budget.limit < math.inf and not any(
+            one.code == "budget_unused" for one in self.findings
+        ):
+            text = (
+                f"even the widest network to choose from takes only {widest / budget.limit:.0%} of"
+                " the budget"
+            )
+            advice = (
+                "; give a larger --alpha"
+                if self.plan.method == "abcpruner" and self.plan.alpha < 1
+                else ""
+            )
             self.findings.append(Finding("budget_unused", text + advice))
 
     def baselines(self, limit: float, *, trials: int) -> list[Search]:
-        """Hand-made policies and as many random networks, of the same widths; none for searches of other things than widths."""
-        if not self.plan.baselines or self.plan.method == "practise" or self.plan.single_weights or limit == math.inf:
+        """Hand-made policies and as many random networks, of the same widths.
+
+        None for searches of other things than widths.
+        """
+        if (
+            not self.plan.baselines
+            or self.plan.method == "practise"
+            or self.plan.single_weights
+            or limit == math.inf
+        ):
             return []
         return list(baselines(self.budget(limit), seed=self.plan.seed, trials=trials))
 
@@ -157,14 +189,19 @@ class Ground:
 
         structure, plan = self.subject.structure, self.plan
         if plan.single_weights:
-            shares = np.unique(np.linspace(WHOLE / WEIGHT_SHARES, WHOLE, WEIGHT_SHARES).round().astype(np.int64))
+            shares = np.unique(
+                np.linspace(WHOLE / WEIGHT_SHARES, WHOLE, WEIGHT_SHARES).round().astype(np.int64)
+            )
             return [tuple(shares for _ in weight_geometry(structure))]
         steps = dict.fromkeys([self.step, min(FINE_STEP, self.step)])
         return [self._fixed(channel_choices(structure.widths, step, plan.lower)) for step in steps]
 
     def _codes(self) -> list[tuple[Integers, ...]]:
         steps = dict.fromkeys([self.step, min(FINE_STEP, self.step), 1])
-        return [self._fixed(code_choices(self.subject.structure.widths, step, self.plan.alpha)) for step in steps]
+        return [
+            self._fixed(code_choices(self.subject.structure.widths, step, self.plan.alpha))
+            for step in steps
+        ]
 
     def _fixed(self, choices: tuple[Integers, ...]) -> tuple[Integers, ...]:
         """Groups that torch cannot cut keep their width."""
@@ -178,7 +215,9 @@ class Ground:
 
     def _practise_latency(self) -> BlockLatency:
         if self.blocks is None:
-            raise UsageError("practise needs to know what blocks cost; give a --table or a --device")
+            raise UsageError(
+                "practise needs to know what blocks cost; give a --table or a --device"
+            )
         return self.blocks
 
     def objective(self) -> Objective:
@@ -188,17 +227,37 @@ class Ground:
             from hwbench.search.data import imported
 
             return Judged(
-                self.prices, prunable.module, self.prune, imported(plan.evaluate), name=plan.evaluate, distance=self._distance
+                self.prices,
+                prunable.module,
+                self.prune,
+                imported(plan.evaluate),
+                name=plan.evaluate,
+                distance=self._distance,
             )
         if self.train is not None and self.train.classes:
-            return Judged(self.prices, prunable.module, self.prune, self.accuracy, distance=self._distance)
-        if plan.method == "practise":
-            text = "there are no labelled images, so networks were judged by how much of the original's features they keep"
-            self.findings.append(Finding("objective_features", f"{text}; give --data to judge them by accuracy"))
             return Judged(
-                self.prices, prunable.module, self.prune, self._kept_features, name="kept features", distance=self._distance
+                self.prices, prunable.module, self.prune, self.accuracy, distance=self._distance
             )
-        text = "there are no images, so networks were judged by the L1 weight they keep, not by accuracy; give --data for that"
+        if plan.method == "practise":
+            text = (
+                "there are no labelled images, so networks were judged by how much of the"
+                " original's features they keep"
+            )
+            self.findings.append(
+                Finding("objective_features", f"{text}; give --data to judge them by accuracy")
+            )
+            return Judged(
+                self.prices,
+                prunable.module,
+                self.prune,
+                self._kept_features,
+                name="kept features",
+                distance=self._distance,
+            )
+        text = (
+            "there are no images, so networks were judged by the L1 weight they keep, not by"
+            " accuracy; give --data for that"
+        )
         self.findings.append(Finding("objective_kept_weight", text))
         return KeptWeight(prunable.module, self.prices)
 
@@ -221,7 +280,9 @@ class Ground:
             return prunable.without(candidate.dropped)
         if candidate.shares is not None:
             layers = weighted_layers(self.subject.structure)
-            return Pruned(without_smallest(prunable.module, layers, candidate.shares), prunable.recipe({}))
+            return Pruned(
+                without_smallest(prunable.module, layers, candidate.shares), prunable.recipe({})
+            )
         colony = plan.method == "abcpruner"
         refit = not colony if plan.reconstruct is None else plan.reconstruct
         pruned = prunable.slim(
@@ -233,7 +294,12 @@ class Ground:
         epochs = (2.0 if colony else 0.0) if plan.trial_epochs is None else plan.trial_epochs
         if epochs and self.train is not None and self.train.classes:
             steps = math.ceil(epochs * len(self.train.train) / BATCH)
-            tune(pruned.module, self.train.train, cross_entropy, Schedule(steps, batch=BATCH, seed=plan.seed))
+            tune(
+                pruned.module,
+                self.train.train,
+                cross_entropy,
+                Schedule(steps, batch=BATCH, seed=plan.seed),
+            )
         return pruned
 
     def _images(self) -> Calibration | None:
@@ -251,7 +317,8 @@ class Ground:
         Args:
             pruned: The result.
             say: Told what is done.
-            left_s: Seconds left for PRACTISE's steps, which are many; None for as long as they take.
+            left_s: Seconds left for PRACTISE's steps, which are many; None for as long as they
+                take.
 
         Returns:
             How, one of `TUNINGS`.
@@ -261,7 +328,9 @@ class Ground:
 
         plan, module = self.plan, self.subject.prunable.module
         kind = plan.tune or ("features" if plan.method == "practise" else "ce")
-        if kind == "none" or (kind != "features" and (self.train is None or not self.train.classes)):
+        if kind == "none" or (
+            kind != "features" and (self.train is None or not self.train.classes)
+        ):
             return "none"
         losses: dict[str, Callable[[], Loss]] = {
             "ce": lambda: cross_entropy,
@@ -276,7 +345,9 @@ class Ground:
         layers = weighted_layers(self.subject.structure) if plan.single_weights else ()
         with zeros_kept(pruned.module, layers):
             try:
-                train_calmly(pruned.module, images, loss, Schedule(steps, batch=BATCH, seed=plan.seed))
+                train_calmly(
+                    pruned.module, images, loss, Schedule(steps, batch=BATCH, seed=plan.seed)
+                )
             except MeasurementError as error:
                 self.findings.append(Finding("not_tuned", f"the result was left as it is: {error}"))
                 return "none"
@@ -293,8 +364,14 @@ class Ground:
             if left_s is None:
                 return TUNE_STEPS
             network = copy.deepcopy(self.subject.prunable.module)
-            return fitting_steps(left_s, TUNE_STEPS, lambda steps: train_calmly(network, images, loss, Schedule(steps)))
-        return (TUNE_EPOCHS if plan.tune_epochs is None else plan.tune_epochs) * math.ceil(len(images) / BATCH)
+            return fitting_steps(
+                left_s,
+                TUNE_STEPS,
+                lambda steps: train_calmly(network, images, loss, Schedule(steps)),
+            )
+        return (TUNE_EPOCHS if plan.tune_epochs is None else plan.tune_epochs) * math.ceil(
+            len(images) / BATCH
+        )
 
     def _feature_distance(self) -> FeatureDistance:
         from hwbench.search.training import FeatureDistance, feature_layer
@@ -311,18 +388,28 @@ class Ground:
         return synthetic(self.plan.images or SYNTHETIC_IMAGES, shape, seed=self.plan.seed)
 
     def limit_scoring(self, keep: Callable[[Callable[[], int]], int], limit_s: float) -> None:
-        """Take as many iterations for the score of each block as fit into `limit_s` seconds; `keep` remembers how many."""
+        """Take as many iterations for the score of each block as fit into `limit_s` seconds.
+
+        `keep` remembers how many.
+        """
         blocks = self.subject.structure.blocks
         if not blocks:
             return
         first = Candidate(0, dropped=(blocks[0].name,), task="score")
 
         def found() -> int:
-            return fitting_steps(limit_s / len(blocks), self.plan.adaptor_steps, lambda steps: self._distance(first, steps))
+            return fitting_steps(
+                limit_s / len(blocks),
+                self.plan.adaptor_steps,
+                lambda steps: self._distance(first, steps),
+            )
 
         self._adaptor_steps = keep(found)
         if self._adaptor_steps < self.plan.adaptor_steps:
-            text = f"{self._adaptor_steps} iterations for the score of each block, not {self.plan.adaptor_steps}, to save time"
+            text = (
+                f"{self._adaptor_steps} iterations for the score of each block, not"
+                f" {self.plan.adaptor_steps}, to save time"
+            )
             self.findings.append(Finding("fewer_steps", f"{text}; give a longer --budget for all"))
 
     def _distance(self, candidate: Candidate, steps: int | None = None) -> float:
@@ -331,14 +418,22 @@ class Ground:
         from hwbench.search.training import Schedule, distance
 
         pruned = self.subject.prunable.without(candidate.dropped).module
-        places = adaptor_places(self.subject.model, self.subject.structure, self.subject.prunable.module)[candidate.dropped[0]]
+        places = adaptor_places(
+            self.subject.model, self.subject.structure, self.subject.prunable.module
+        )[candidate.dropped[0]]
         images, loss = self._small_set(), self._feature_distance()
         untrained = distance(pruned, images, loss)
         weights = insert(pruned, places)
         if not weights:
             return untrained
         try:
-            train_calmly(pruned, images, loss, Schedule(steps or self._adaptor_steps, seed=self.plan.seed), weights)
+            train_calmly(
+                pruned,
+                images,
+                loss,
+                Schedule(steps or self._adaptor_steps, seed=self.plan.seed),
+                weights,
+            )
         except MeasurementError:
             return untrained  # that of adaptors which stay identities
         return min(untrained, distance(pruned, images, loss))
@@ -372,9 +467,15 @@ def fitting_steps(limit_s: float, most: int, train: Callable[[int], object]) -> 
 
 
 def train_calmly(
-    module: nn.Module, images: Images, loss: Loss, schedule: Schedule, parameters: Sequence[nn.Parameter] | None = None
+    module: nn.Module,
+    images: Images,
+    loss: Loss,
+    schedule: Schedule,
+    parameters: Sequence[nn.Parameter] | None = None,
 ) -> None:
-    """Train a network in place; where that diverges, begin again with a tenth of the rate, twice at most.
+    """Train a network in place.
+
+    Where that diverges, begin again with a tenth of the rate, twice at most.
 
     Raises:
         MeasurementError: It diverged at every rate; the network is as it was.
@@ -384,7 +485,13 @@ def train_calmly(
     before = {name: value.detach().clone() for name, value in module.state_dict().items()}
     for retry in range(RATES):
         try:
-            tune(module, images, loss, replace(schedule, rate=schedule.rate / 10**retry), parameters=parameters)
+            tune(
+                module,
+                images,
+                loss,
+                replace(schedule, rate=schedule.rate / 10**retry),
+                parameters=parameters,
+            )
         except MeasurementError:
             module.load_state_dict(before)
             if retry == RATES - 1:

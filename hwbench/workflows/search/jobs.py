@@ -36,9 +36,9 @@ _DIED = "the process that judged it died, perhaps for want of memory; search wit
 def judging(objective: Objective, jobs: int | None) -> Iterator[Judge]:
     """Someone to judge candidates.
 
-    Processes judge with one thread each, so that no accuracy depends on how many there are: sums of floating-point numbers are
-    rounded in another order by another number of threads. They are started anew, not forked: torch cannot train in a fork of a
-    process that has trained.
+    Processes judge with one thread each, so that no accuracy depends on how many there are: sums of
+    floating-point numbers are rounded in another order by another number of threads. They are
+    started anew, not forked: torch cannot train in a fork of a process that has trained.
 
     Args:
         objective: Evaluates candidates.
@@ -61,8 +61,10 @@ def tried(objective: Objective, candidate: Candidate) -> Trial:
     """One trial; whatever goes wrong in it is its error."""
     try:
         return Trial(candidate, objective.evaluate(candidate))
-    except Exception as error:  # noqa: BLE001 - one failed trial must not end the search
-        return Trial(candidate, error=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+    except Exception as error:
+        return Trial(
+            candidate, error=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        )
 
 
 class _Pool:
@@ -73,15 +75,18 @@ class _Pool:
         try:
             self._payload = _packed(objective)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise UsageError(f"the network cannot be handed to other processes ({error}); search without --jobs") from error
+            raise UsageError(
+                f"the network cannot be handed to other processes ({error}); search without --jobs"
+            ) from error
         self._processes = self._started()
         try:
             self._processes.submit(_ready).result()
         except (BrokenProcessPool, ImportError, AttributeError) as error:
             self.close()
             raise UsageError(
-                f"processes that judge networks cannot be started ({error}); search without --jobs, or from a script that does "
-                'nothing when it is imported (if __name__ == "__main__")'
+                f"processes that judge networks cannot be started ({error}); search without --jobs,"
+                " or from a script that does nothing when it is imported (if __name__ =="
+                ' "__main__")'
             ) from error
 
     def judge(self, candidates: Iterator[Candidate]) -> Iterator[Trial]:
@@ -106,7 +111,9 @@ class _Pool:
 
     def _started(self) -> ProcessPoolExecutor:
         fresh = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._jobs, mp_context=fresh, initializer=_begin, initargs=(self._payload,))
+        return ProcessPoolExecutor(
+            self._jobs, mp_context=fresh, initializer=_begin, initargs=(self._payload,)
+        )
 
 
 def _answer(candidate: Candidate, future: Future[Trial]) -> Trial:
@@ -119,7 +126,9 @@ def _answer(candidate: Candidate, future: Future[Trial]) -> Trial:
 class _Pickler(pickle.Pickler):
     """Also takes read-only mappings, which tables hold."""
 
-    dispatch_table = copyreg.dispatch_table | {MappingProxyType: lambda mapping: (_read_only, (dict(mapping),))}
+    dispatch_table = copyreg.dispatch_table | {
+        MappingProxyType: lambda mapping: (_read_only, (dict(mapping),))
+    }
 
 
 def _read_only(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
@@ -137,7 +146,10 @@ _payload: list[bytes] = []
 
 
 def _begin(payload: bytes) -> None:
-    """Make ready to judge. An interrupt is for the process that searches; and when that is killed, its judges end too."""
+    """Make ready to judge.
+
+    An interrupt is for the process that searches; and when that is killed, its judges end too.
+    """
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -156,7 +168,7 @@ def _end_with(parent: BaseProcess) -> None:
 
 @cache
 def _objective() -> Objective:
-    found: Objective = pickle.loads(_payload[0])  # noqa: S301 - made by the process that started this one
+    found: Objective = pickle.loads(_payload[0])
     return found
 
 

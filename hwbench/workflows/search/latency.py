@@ -55,7 +55,9 @@ class Latencies:
     settings: Settings
 
 
-def find_latencies(subject: Subject, plan: Plan, places: Latencies, watch: SearchWatch) -> tuple[Ground, str]:
+def find_latencies(
+    subject: Subject, plan: Plan, places: Latencies, watch: SearchWatch
+) -> tuple[Ground, str]:
     """The ground of a search, and the identity of its source of latencies.
 
     Raises:
@@ -73,7 +75,11 @@ def find_latencies(subject: Subject, plan: Plan, places: Latencies, watch: Searc
     if imported:
         table = table.extrapolating()
         origin = f"the table {table.provenance.device.address} was made of few published networks"
-        findings.append(Finding("extrapolated", f"{origin}, so latencies of other widths are partly extrapolated"))
+        findings.append(
+            Finding(
+                "extrapolated", f"{origin}, so latencies of other widths are partly extrapolated"
+            )
+        )
     source_step = min((source.step for source in table.provenance.sources), default=USUAL_STEP)
     step = plan.step or (source_step if imported else grid_step(table.steps))
     source = table.for_structure(subject.structure, step)
@@ -82,7 +88,9 @@ def find_latencies(subject: Subject, plan: Plan, places: Latencies, watch: Searc
     return Ground(subject, plan, source, blocks, step, findings), identity
 
 
-def _table(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) -> LookupTable | None:
+def _table(
+    subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch
+) -> LookupTable | None:
     if isinstance(places.table, LookupTable):
         return _checked(places.table, places)
     if places.table is not None:
@@ -94,7 +102,11 @@ def _table(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) 
         return _checked(find_table(places.store, places.table, _target(places)), places)
     if places.meter is None:
         return None
-    return _of_device(places) if _usable(subject, places, plan) else _built(subject, places, plan, watch)
+    return (
+        _of_device(places)
+        if _usable(subject, places, plan)
+        else _built(subject, places, plan, watch)
+    )
 
 
 def _target(places: Latencies) -> str | None:
@@ -134,7 +146,11 @@ def lower_of(plan: Plan) -> float:
 
 def table_step(structure: Structure, step: int) -> int:
     """Step of the widths that a table of a network must know, on a device of that channel step."""
-    return min(step, FINE_STEP) if any(width < WIDE_ENOUGH * step for width in structure.widths) else step
+    return (
+        min(step, FINE_STEP)
+        if any(width < WIDE_ENOUGH * step for width in structure.widths)
+        else step
+    )
 
 
 def _built(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) -> LookupTable:
@@ -143,13 +159,19 @@ def _built(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) 
 
     if places.meter is None:
         raise UsageError("a table is built on a device; give --device")
-    limit_s = DEFAULT_BUDGET_S if plan.budget_s is None else min(DEFAULT_BUDGET_S, TABLE_SHARE * plan.budget_s)
+    limit_s = (
+        DEFAULT_BUDGET_S
+        if plan.budget_s is None
+        else min(DEFAULT_BUDGET_S, TABLE_SHARE * plan.budget_s)
+    )
     settings = replace(places.settings, budget_s=limit_s)
     watch.say("building the lookup table of the device")
     own = plan.step or places.meter.channel_step(subject.workload, settings)
     step = table_step(subject.structure, own)
     tell: Callable[[Progress], None] = _Telling(watch).measured
-    made = places.meter.build_table(subject.workload, settings, TablePlan(step=step, lower=lower_of(plan)), places.store, tell)
+    made = places.meter.build_table(
+        subject.workload, settings, TablePlan(step=step, lower=lower_of(plan)), places.store, tell
+    )
     if places.store is not None:
         save_table(places.store, made.table)
     return made.table
@@ -160,14 +182,19 @@ class _Telling(TableWatch):
         self._watch = watch
 
     def measured(self, progress: Progress) -> None:
-        self._watch.say(f"building the lookup table: {progress.networks} of at most {progress.most} networks")
+        self._watch.say(
+            f"building the lookup table: {progress.networks} of at most {progress.most} networks"
+        )
 
 
-def _measured_blocks(subject: Subject, plan: Plan, places: Latencies, watch: SearchWatch) -> tuple[Ground, str]:
+def _measured_blocks(
+    subject: Subject, plan: Plan, places: Latencies, watch: SearchWatch
+) -> tuple[Ground, str]:
     names = [block.name for block in subject.structure.blocks]
     if places.meter is None or not names:
         raise UsageError(
-            f"{subject.name} has no block that keeps its shape, so none can be dropped; search with amc or abcpruner"
+            f"{subject.name} has no block that keeps its shape, so none can be dropped; search with"
+            " amc or abcpruner"
         )
     info = places.meter.info()
     identity = f"measured on {info.target_id} {info.runtime}"
@@ -175,7 +202,9 @@ def _measured_blocks(subject: Subject, plan: Plan, places: Latencies, watch: Sea
     found = kept_gains(places.store, key)
     if found is None:
         watch.say(f"measuring what each of {len(names)} blocks costs")
-        found = measured_gains(places.meter, subject.workload, subject.model, names, places.settings)
+        found = measured_gains(
+            places.meter, subject.workload, subject.model, names, places.settings
+        )
         keep_gains(places.store, key, found)
     blocks: BlockLatency = found
     return Ground(subject, plan, None, blocks, plan.step or USUAL_STEP), identity

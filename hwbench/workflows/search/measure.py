@@ -25,6 +25,10 @@ def measure_result(subject: Subject, pruned: Pruned, places: Latencies, watch: W
     """
     if places.meter is None:
         raise UsageError("there is no device to measure on; give --device")
-    smaller = replace(load_workload(pruned.module, example_inputs=subject.example), name=f"{subject.name}, pruned")
+    smaller = replace(
+        load_workload(pruned.module, example_inputs=subject.example), name=f"{subject.name}, pruned"
+    )
     with recording(places.url, save=places.store is not None, watch=watch) as watching:
-        return compare(*places.meter.measure([subject.workload, smaller], places.settings, watching))
+        return compare(
+            *places.meter.measure([subject.workload, smaller], places.settings, watching)
+        )

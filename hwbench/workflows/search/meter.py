@@ -37,12 +37,19 @@ class Meter(Protocol):
         ...
 
     def build_table(
-        self, workload: Workload, settings: Settings, plan: Plan, store: Store | None, watch: Callable[[Progress], None]
+        self,
+        workload: Workload,
+        settings: Settings,
+        plan: Plan,
+        store: Store | None,
+        watch: Callable[[Progress], None],
     ) -> Fitted:
         """Build the lookup table of a network; see `lookup_tables.build`."""
         ...
 
-    def measure(self, workloads: Sequence[Workload], settings: Settings, watch: Watch) -> tuple[Measurement, ...]:
+    def measure(
+        self, workloads: Sequence[Workload], settings: Settings, watch: Watch
+    ) -> tuple[Measurement, ...]:
         """Measure networks interleaved; see `profiling.measure_interleaved`."""
         ...
 
@@ -67,14 +74,21 @@ class DeviceMeter:
         return grid_step(channel_steps(self.device, workload, settings))
 
     def build_table(
-        self, workload: Workload, settings: Settings, plan: Plan, store: Store | None, watch: Callable[[Progress], None]
+        self,
+        workload: Workload,
+        settings: Settings,
+        plan: Plan,
+        store: Store | None,
+        watch: Callable[[Progress], None],
     ) -> Fitted:
         """See `Meter`."""
         from hwbench.lookup_tables import build
 
         return build(self.device, workload, settings, plan=plan, store=store, watch=watch)
 
-    def measure(self, workloads: Sequence[Workload], settings: Settings, watch: Watch) -> tuple[Measurement, ...]:
+    def measure(
+        self, workloads: Sequence[Workload], settings: Settings, watch: Watch
+    ) -> tuple[Measurement, ...]:
         """See `Meter`."""
         return measure_interleaved(self.device, workloads, settings, watch)
 

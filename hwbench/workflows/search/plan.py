@@ -1,4 +1,7 @@
-"""What a search is asked for: method, budget, objective, effort. Plain data, so that a killed search finds itself again."""
+"""What a search is asked for: method, budget, objective, effort.
+
+Plain data, so that a killed search finds itself again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ KINDS = ("latency", "macs", "params", "size")
 REWARDS = ("error", "macs", "params", "latency")
 """AMC's; all but the first know a cost."""
 TUNINGS = ("none", "ce", "kd", "features")
-"""None; by labels (cross-entropy), by the original's answers (knowledge distillation), by its features."""
+"""None.
+
+By labels (cross-entropy), by the original's answers (knowledge distillation), by its features.
+"""
 TUNE_EPOCHS = 10
 TUNE_STEPS = 2000
 """PRACTISE's iterations for the network in the end (Wang and Wu 2023, section 4)."""
@@ -61,10 +67,15 @@ class Limit:
         if unit == "%" or (not unit and number <= 1):
             share = number / 100 if unit == "%" else number
             if not 0 < share <= 1:
-                raise UsageError(f"{kind} budget {text!r} is no share above 0 and up to 1; {expected}")
+                raise UsageError(
+                    f"{kind} budget {text!r} is no share above 0 and up to 1; {expected}"
+                )
             return cls(kind, share=share)
         if unit not in units or not number > 0:
-            raise UsageError(f"{kind} budget {text!r} has no unit of {kind} ({', '.join(filter(None, units))}); {expected}")
+            raise UsageError(
+                f"{kind} budget {text!r} has no unit of {kind} ({', '.join(filter(None, units))});"
+                f" {expected}"
+            )
         return cls(kind, amount=number * units[unit])
 
     def of(self, original: float) -> float:
@@ -86,7 +97,8 @@ class Plan:
         lower: Least share of a width.
         reward: One of `REWARDS`.
         single_weights: AMC prunes single weights, not channels.
-        explore: Where AMC's agent explores at first: `nearby` uniform pruning, or `everywhere`, as published.
+        explore: Where AMC's agent explores at first: `nearby` uniform pruning, or `everywhere`, as
+            published.
         baselines: Whether AMC and ABCPruner are held against hand-made policies and random search.
         alpha: ABCPruner's largest share of a width.
         sources: Its food sources.
@@ -97,12 +109,14 @@ class Plan:
         evaluate: `module:function` that judges a network instead of its accuracy.
         weights: File with weights of the original; None to take them as they come.
         importance: Which channels stay: `l1`, `l2`, `random`; None for the method's own.
-        reconstruct: Whether layers are re-fitted by least squares before a network is judged; None for the method's own.
+        reconstruct: Whether layers are re-fitted by least squares before a network is judged; None
+            for the method's own.
         train_epochs: Of the original, where it comes untrained.
         trial_epochs: Of each candidate before it is judged; None for the method's own.
         adaptor_steps: PRACTISE's iterations for the score of one block.
         tune: Training of the result, one of `TUNINGS`; None for the method's own.
-        tune_epochs: Of the result; None for `TUNE_EPOCHS`, and for `TUNE_STEPS` batches of PRACTISE, whose images are few.
+        tune_epochs: Of the result; None for `TUNE_EPOCHS`, and for `TUNE_STEPS` batches of
+            PRACTISE, whose images are few.
         tune_steps: Batches instead of epochs.
         temperature: Of knowledge distillation.
     """
@@ -138,15 +152,26 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.method not in SEARCHES:
-            raise UsageError(f"unknown search {self.method!r}; expected one of {', '.join(SEARCHES)}")
+            raise UsageError(
+                f"unknown search {self.method!r}; expected one of {', '.join(SEARCHES)}"
+            )
         if self.limit is None and (self.method != "amc" or self.reward == "error"):
-            raise UsageError("the search needs a budget: --latency 0.5, or --macs, --params or --size")
+            raise UsageError(
+                "the search needs a budget: --latency 0.5, or --macs, --params or --size"
+            )
         if self.trials is not None and self.trials < 1:
             raise UsageError(f"{self.trials} trials were asked for; expected at least 1")
-        if self.single_weights and (self.method != "amc" or self.limit is None or self.limit.kind != "size"):
-            raise UsageError("single weights are pruned by amc, for a size budget only: no ordinary runtime gets faster by it")
+        if self.single_weights and (
+            self.method != "amc" or self.limit is None or self.limit.kind != "size"
+        ):
+            raise UsageError(
+                "single weights are pruned by amc, for a size budget only: no ordinary runtime gets"
+                " faster by it"
+            )
         if self.method == "practise" and self.limit is not None and self.limit.kind != "latency":
-            raise UsageError(f"practise drops blocks for latency; give --latency instead of --{self.limit.kind}")
+            raise UsageError(
+                f"practise drops blocks for latency; give --latency instead of --{self.limit.kind}"
+            )
         self._check_choices()
 
     def _check_choices(self) -> None:
@@ -161,9 +186,14 @@ class Plan:
             if given is not None and given not in known:
                 raise UsageError(f"unknown {what} {given!r}; expected one of {', '.join(known)}")
         if self.tune in {"ce", "kd"} and self.data is None:
-            raise UsageError(f"tuning by {self.tune!r} learns from labelled images; give --data, or --tune features")
+            raise UsageError(
+                f"tuning by {self.tune!r} learns from labelled images; give --data, or --tune"
+                " features"
+            )
         if not self.temperature > 0:
-            raise UsageError(f"a temperature of {self.temperature:g} was given; expected a number above 0")
+            raise UsageError(
+                f"a temperature of {self.temperature:g} was given; expected a number above 0"
+            )
         if self.tune_epochs is not None and self.tune_steps is not None:
             raise UsageError("epochs and steps of tuning were given; give one of them")
 
@@ -172,5 +202,7 @@ class Plan:
 
         How long it may go on is no part of it, so that a search can be given more time.
         """
-        fields: dict[str, Any] = {name: value for name, value in asdict(self).items() if name != "budget_s"}
+        fields: dict[str, Any] = {
+            name: value for name, value in asdict(self).items() if name != "budget_s"
+        }
         return sha256(json.dumps([fields, *facts], sort_keys=True).encode()).hexdigest()

@@ -79,7 +79,8 @@ class SearchResult:
         layers: Layers that were kept whole, each with its reason.
         comparison: Original and result, measured interleaved; None where no device was given.
         tuned: How the result was trained in the end, `none` if it was not.
-        quality: Of the result after that, on images that neither training nor search saw; None without images.
+        quality: Of the result after that, on images that neither training nor search saw; None
+            without images.
         original_quality: Of the original on the same images.
         out: Where the network was written; None if it was not.
         findings: What to know of all this.
@@ -119,27 +120,34 @@ def run_search(
     watch: SearchWatch | None = None,
     **options: Unpack[ModelOptions],
 ) -> SearchResult:
-    """Search for a smaller network; a killed search goes on where it stopped when the same one is asked for again.
+    """Search for a smaller network.
+
+    A killed search goes on where it stopped when the same one is asked for again.
 
     Args:
         model: `zoo:NAME`, `package.module:factory`, a pickled module, or an nn.Module.
         plan: What to search for.
-        device: Address of the device, or another `Meter`: its latencies steer the search, and the result is measured on it. `cpu`
-            if neither a device nor a table is given and the plan asks for latency.
+        device: Address of the device, or another `Meter`: its latencies steer the search, and the
+            result is measured on it. `cpu` if neither a device nor a table is given and the plan
+            asks for latency.
         table: A lookup table, its name or the beginning of its id, instead of that of the device.
         settings: How to measure.
-        out: Folder for the network found, its recipe, the log, and the original if it was trained here.
+        out: Folder for the network found, its recipe, the log, and the original if it was trained
+            here.
         fresh: Do not go on from an earlier run.
-        jobs: Processes of one thread each that judge candidates at once, where the method proposes several; the result does not
-            depend on how many. None to judge them in this process, with all its threads.
+        jobs: Processes of one thread each that judge candidates at once, where the method proposes
+            several; the result does not depend on how many. None to judge them in this process,
+            with all its threads.
         store: SQLAlchemy URL of the store.
         save: Whether to keep trials and measurements there; without it a killed search begins anew.
         watch: Told about progress.
         options: How the model is read, see `load_workload`.
 
     Raises:
-        UsageError: The budget cannot be reached (the message has the least that can), or no trial succeeded.
-        HwbenchError: The model cannot be read, or the device cannot run it; the message says what to do.
+        UsageError: The budget cannot be reached (the message has the least that can), or no trial
+            succeeded.
+        HwbenchError: The model cannot be read, or the device cannot run it; the message says what
+            to do.
     """
     watch, settings = watch or SearchWatch(), settings or Settings(seed=plan.seed, layers=False)
     begun = time.monotonic()
@@ -151,7 +159,12 @@ def run_search(
         meter = None if given is None else stack.enter_context(metered(given))
         places = Latencies(meter, table, kept, store if save else None, settings)
         ground, source_id = find_latencies(subject, plan, places, watch)
-        log = Log(kept, plan.key(subject.name, subject.prunable.sha256, source_id), fresh=fresh, begun=begun)
+        log = Log(
+            kept,
+            plan.key(subject.name, subject.prunable.sha256, source_id),
+            fresh=fresh,
+            begun=begun,
+        )
         if plan.method == "practise" and plan.budget_s is not None:
             ground.limit_scoring(log.once, SCORING * (plan.budget_s - log.elapsed_s))
         objective = ground.objective()
@@ -164,23 +177,44 @@ def run_search(
 
 
 def _wants_latency(plan: Plan) -> bool:
-    return plan.method == "practise" or plan.reward == "latency" or (plan.limit is not None and plan.limit.kind == "latency")
+    return (
+        plan.method == "practise"
+        or plan.reward == "latency"
+        or (plan.limit is not None and plan.limit.kind == "latency")
+    )
 
 
 class _Run:
     """One search: rounds with corrected budgets, the baselines, and what follows."""
 
-    def __init__(self, ground: Ground, objective: Objective, loop: Loop, watch: SearchWatch, places: Latencies) -> None:
-        self.ground, self.objective, self.loop, self.watch, self.places = ground, objective, loop, watch, places
+    def __init__(
+        self,
+        ground: Ground,
+        objective: Objective,
+        loop: Loop,
+        watch: SearchWatch,
+        places: Latencies,
+    ) -> None:
+        self.ground, self.objective, self.loop, self.watch, self.places = (
+            ground,
+            objective,
+            loop,
+            watch,
+            places,
+        )
         self.plan, self.subject = ground.plan, ground.subject
         self.trials: list[Trial] = []
 
     def result(self, out: Path | None) -> SearchResult:
         """Search, measure, tune, write."""
-        limit = self.plan.limit.of(self.ground.original()) if self.plan.limit is not None else math.inf
+        limit = (
+            self.plan.limit.of(self.ground.original()) if self.plan.limit is not None else math.inf
+        )
         best, pruned, comparison = self._rounds(limit)
         beside = self._baselines(limit)
-        left_s = None if self.plan.budget_s is None else self.plan.budget_s - self.loop.log.elapsed_s
+        left_s = (
+            None if self.plan.budget_s is None else self.plan.budget_s - self.loop.log.elapsed_s
+        )
         how = self.ground.tuned(pruned, self.watch.say, left_s)
         quality, original_quality = self._reported(pruned)
         result = SearchResult(
@@ -222,17 +256,24 @@ class _Run:
                 break
             limit *= AIM / over
         if over > MISSED:
-            text = f"the result measures {over - 1:.1%} over its budget, although the budget was corrected {ROUNDS - 1} times"
+            text = (
+                f"the result measures {over - 1:.1%} over its budget, although the budget was"
+                f" corrected {ROUNDS - 1} times"
+            )
             self.ground.findings.append(Finding("budget_missed", text))
         elif number:
             text = (
-                f"the budget was corrected {number} times to {limit / asked:.1%} of what was asked, as results measured too slow"
+                f"the budget was corrected {number} times to {limit / asked:.1%} of what was asked,"
+                " as results measured too slow"
             )
             self.ground.findings.append(Finding("budget_corrected", text))
         return best, pruned, comparison
 
     def _search(self, limit: float, number: int) -> Trial:
-        """One search; the best of its trials, and of earlier ones that keep to the limit as well."""
+        """One search.
+
+        The best of its trials, and of earlier ones that keep to the limit as well.
+        """
         plan = self.plan
         trials = plan.trials
         if number:
@@ -240,7 +281,10 @@ class _Run:
         part = plan.method if not number else f"{plan.method}, corrected {number}"
         search = self.ground.search(limit, seed=plan.seed + number, trials=trials)
         if isinstance(search, Practise) and search.spared and not number:
-            text = f"never dropped, as the interval of what they save reaches 0: {', '.join(search.spared)}"
+            text = (
+                "never dropped, as the interval of what they save reaches 0:"
+                f" {', '.join(search.spared)}"
+            )
             self.ground.findings.append(Finding("blocks_spared", text))
         fixed = plan.baselines and plan.method != "practise"
         most = None if plan.method == "practise" else trials
@@ -248,7 +292,11 @@ class _Run:
         best = search.best(trial for trial in self.trials if self._keeps(trial, limit))
         if best is None:
             failed = [trial for trial in self.trials if trial.error]
-            why = f"the last failed with {failed[-1].error}" if failed else "time was up before there was one; raise --budget"
+            why = (
+                f"the last failed with {failed[-1].error}"
+                if failed
+                else "time was up before there was one; raise --budget"
+            )
             raise UsageError(f"none of {len(self.trials)} trials of {part} gave a network: {why}")
         return best
 
@@ -256,22 +304,34 @@ class _Run:
         outcome, kind = trial.outcome, self.plan.limit.kind if self.plan.limit else None
         if outcome is None:
             return False
-        costs = {"latency": outcome.latency_s, "macs": outcome.macs, "params": outcome.params, "size": outcome.size_bytes}
+        costs = {
+            "latency": outcome.latency_s,
+            "macs": outcome.macs,
+            "params": outcome.params,
+            "size": outcome.size_bytes,
+        }
         cost = costs[kind] if kind is not None else 0
         return cost is not None and cost <= limit * (1 + 1e-6)
 
     def _baselines(self, limit: float) -> dict[str, Trial | None]:
         found: dict[str, Trial | None] = {}
         untried: list[str] = []
-        trials = sum(trial.candidate.note not in {"uniform", "shallow", "deep"} for trial in self.trials)
+        trials = sum(
+            trial.candidate.note not in {"uniform", "shallow", "deep"} for trial in self.trials
+        )
         for search in self.ground.baselines(limit, trials=max(trials, 1)):
             self.watch.say(f"baseline {search.name}")
             tried = self.loop.run(search.name, search)
             found[search.name] = search.best(tried)
             untried += [] if tried else [search.name]
         if untried:
-            text = f"time was up before {', '.join(untried)} could be tried, so the result stands beside less than it should"
-            self.ground.findings.append(Finding("baselines_untried", f"{text}; give a longer --budget"))
+            text = (
+                f"time was up before {', '.join(untried)} could be tried, so the result stands"
+                " beside less than it should"
+            )
+            self.ground.findings.append(
+                Finding("baselines_untried", f"{text}; give a longer --budget")
+            )
         return found
 
     def _reported(self, pruned: Pruned) -> tuple[float | None, float | None]:
@@ -297,7 +357,10 @@ def _summary(result: SearchResult, run: _Run) -> dict[str, Any]:
         "objective": result.objective,
         "original": asdict(result.original),
         "groups": [(group.name, group.width) for group in run.subject.structure.groups],
-        "baselines": {name: None if trial is None else trial.to_dict() for name, trial in result.baselines.items()},
+        "baselines": {
+            name: None if trial is None else trial.to_dict()
+            for name, trial in result.baselines.items()
+        },
         "findings": [asdict(finding) for finding in result.findings],
         "device": None if run.places.meter is None else run.places.meter.address,
         "table": run.places.table if isinstance(run.places.table, str) else None,
@@ -331,4 +394,6 @@ def write(result: SearchResult, pruned: Pruned, subject: Subject, out: Path) -> 
         lines = [json.dumps(trial.to_dict()) for trial in result.trials]
         (out / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot write the network to {out}: {error.strerror or error}; give another --out") from error
+        raise UsageError(
+            f"cannot write the network to {out}: {error.strerror or error}; give another --out"
+        ) from error

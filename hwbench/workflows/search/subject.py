@@ -62,7 +62,11 @@ class Subject:
 
 
 def read_subject(
-    model: str | Path | nn.Module, plan: Plan, store: Store | None, say: Callable[[str], None], **options: Unpack[ModelOptions]
+    model: str | Path | nn.Module,
+    plan: Plan,
+    store: Store | None,
+    say: Callable[[str], None],
+    **options: Unpack[ModelOptions],
 ) -> Subject:
     """Read a network and its images, and train it on them if it comes from the zoo, untrained.
 
@@ -81,7 +85,10 @@ def read_subject(
     from hwbench.search.data import load_data
 
     if options.get("precision", "fp32") != "fp32":
-        raise UsageError("networks are pruned in fp32; quantise the result: hwbench compare ORIGINAL RESULT --precision int8")
+        raise UsageError(
+            "networks are pruned in fp32; quantise the result: hwbench compare ORIGINAL RESULT"
+            " --precision int8"
+        )
     name = str(model) if isinstance(model, str | Path) else type(model).__name__
     module = load_module(
         model,
@@ -91,7 +98,9 @@ def read_subject(
         seed=plan.seed,
     )
     from_zoo = isinstance(model, str) and model.startswith("zoo:")
-    workload = load_workload(model if from_zoo else module, seed=plan.seed, **_reading(options, from_zoo=from_zoo))
+    workload = load_workload(
+        model if from_zoo else module, seed=plan.seed, **_reading(options, from_zoo=from_zoo)
+    )
     workload = replace(workload, name=name)
     example = _examples(workload, plan.seed)
     data = None
@@ -129,7 +138,10 @@ def _examples(workload: Workload, seed: int) -> tuple[Tensor, ...]:
     for spec in workload.inputs:
         kind = getattr(torch, spec.dtype)
         if not kind.is_floating_point:
-            raise UsageError(f"input {spec.name} is {spec.dtype}; searches prune networks of images, whose inputs are float32")
+            raise UsageError(
+                f"input {spec.name} is {spec.dtype}; searches prune networks of images, whose"
+                " inputs are float32"
+            )
         found.append(torch.randn(spec.shape, generator=generator).to(kind))
     return tuple(found)
 
@@ -144,19 +156,28 @@ def _check_classes(module: nn.Module, example: tuple[Tensor, ...], data: Data, n
         outputs = logits_of(copy.deepcopy(module).eval()(*example)).shape[-1]
     if data.classes > outputs:
         raise UsageError(
-            f"the images of {data.name} are of {data.classes} classes, but {name} tells {outputs} apart; give a network with "
-            f"{data.classes} outputs (module:factory), or other images"
+            f"the images of {data.name} are of {data.classes} classes, but {name} tells {outputs}"
+            f" apart; give a network with {data.classes} outputs (module:factory), or other images"
         )
 
 
-def train_original(module: nn.Module, data: Data, plan: Plan, store: Store | None, name: str) -> None:
+def train_original(
+    module: nn.Module, data: Data, plan: Plan, store: Store | None, name: str
+) -> None:
     """Train an untrained network in place, or take the weights that an earlier search of it kept."""
     import torch
 
     from hwbench.pruning import fingerprint
     from hwbench.search.training import Schedule, cross_entropy, tune
 
-    facts = (name, fingerprint(module), data.name, str(len(data.train)), str(plan.train_epochs), str(plan.seed))
+    facts = (
+        name,
+        fingerprint(module),
+        data.name,
+        str(len(data.train)),
+        str(plan.train_epochs),
+        str(plan.seed),
+    )
     key = sha256("\n".join(facts).encode()).hexdigest()
     for record in store.records(RECORD, holding=key).values() if store is not None else ():
         if record.get("key") == key:
@@ -164,8 +185,16 @@ def train_original(module: nn.Module, data: Data, plan: Plan, store: Store | Non
             module.load_state_dict(torch.load(kept, map_location="cpu", weights_only=True))
             return
     steps = plan.train_epochs * math.ceil(len(data.train) / BATCH)
-    tune(module, data.train, cross_entropy, Schedule(steps, rate=TRAIN_RATE, batch=BATCH, shift=2, seed=plan.seed))
+    tune(
+        module,
+        data.train,
+        cross_entropy,
+        Schedule(steps, rate=TRAIN_RATE, batch=BATCH, shift=2, seed=plan.seed),
+    )
     if store is not None:
         written = io.BytesIO()
         torch.save(module.state_dict(), written)
-        store.save_record(RECORD, {"key": key, "model": name, "state": base64.b64encode(written.getvalue()).decode()})
+        store.save_record(
+            RECORD,
+            {"key": key, "model": name, "state": base64.b64encode(written.getvalue()).decode()},
+        )

@@ -25,10 +25,17 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A home of its own (but the user's cache: what is built there costs seconds), no adb server, no thread left behind."""
     monkeypatch.setenv("XDG_CACHE_HOME", platformdirs.user_cache_dir())
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    held = socket.socket()  # bound and not listening: nobody answers there, and nobody else is given the port meanwhile
+    held = (
+        socket.socket()
+    )  # bound and not listening: nobody answers there, and nobody else is given the port meanwhile
     held.bind(("127.0.0.1", 0))
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(held.getsockname()[1]))
-    for name in ("ADB_SERVER_SOCKET", "ADB_VENDOR_KEYS", "ANDROID_SERIAL", "ANDROID_ADB_SERVER_ADDRESS"):
+    for name in (
+        "ADB_SERVER_SOCKET",
+        "ADB_VENDOR_KEYS",
+        "ANDROID_SERIAL",
+        "ANDROID_ADB_SERVER_ADDRESS",
+    ):
         monkeypatch.delenv(name, raising=False)
     before = set(threading.enumerate())
     yield
@@ -52,8 +59,13 @@ def adb(adbd: PyAdbd) -> Iterator[Adb]:
 
 
 @pytest.fixture(params=["path", "adbutils"])
-def server(request: pytest.FixtureRequest, alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AdbServer]:
-    """A running adb server of Google's, once from the system's package and once from adbutils; hwbench finds it."""
+def server(
+    request: pytest.FixtureRequest, alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AdbServer]:
+    """A running adb server of Google's, once from the system's package and once from adbutils.
+
+    Hwbench finds it.
+    """
     program = adb_programs()[request.param]
     if program is None:
         pytest.skip(f"no adb program from {request.param} (apt install adb; pip install adbutils)")

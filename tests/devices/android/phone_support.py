@@ -38,12 +38,15 @@ def fake() -> Iterator[FakePhone]:
 def fake_in_a_process() -> Iterator[str]:
     """The address of a Python phone whose threads and files are another process's, for tests that count ours."""
     code = (
-        "import sys; from pathlib import Path; from tests.devices.android.pyadbd_phone import FakePhone\n"
-        "with FakePhone(Path(sys.argv[1])) as phone: print(phone.address, flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from tests.devices.android.pyadbd_phone import"
+        " FakePhone\nwith FakePhone(Path(sys.argv[1])) as phone: print(phone.address, flush=True);"
+        " sys.stdin.read()"
     )
     with TemporaryDirectory() as folder, own_key():
         argv = [sys.executable, "-c", code, folder]
-        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             yield process.stdout.readline().strip()
             process.communicate(timeout=20)

@@ -1,7 +1,8 @@
 """A small adbd in Python: the side of the adb protocol that runs on a phone, over TCP, with faults on request.
 
-It knows the greeting, RSA authorisation, streams, and the services of `pyadbd_services`. Threads of this process do the work,
-so a test can look at it and change it at any time; `close` ends all of them and every process they started.
+It knows the greeting, RSA authorisation, streams, and the services of `pyadbd_services`. Threads of
+this process do the work, so a test can look at it and change it at any time; `close` ends all of
+them and every process they started.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from uuid import uuid4
 
 from tests.devices.android.pyadbd_faults import CutConnectionError, Faults
 
-CODES = {name: int.from_bytes(name.encode(), "little") for name in ("CNXN", "AUTH", "OPEN", "OKAY", "WRTE", "CLSE", "STLS")}
+CODES = {
+    name: int.from_bytes(name.encode(), "little")
+    for name in ("CNXN", "AUTH", "OPEN", "OKAY", "WRTE", "CLSE", "STLS")
+}
 NAMES = {code: name for name, code in CODES.items()}
 VERSION, MAX_PAYLOAD = 0x01000001, 1 << 20
 FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
@@ -113,7 +117,9 @@ class Connection:
 
     def send(self, name: str, first: int, second: int, data: bytes = b"") -> None:
         checksum = sum(data) & 0xFFFFFFFF if self.version < VERSION else 0
-        header = struct.pack("<6I", CODES[name], first, second, len(data), checksum, CODES[name] ^ 0xFFFFFFFF)
+        header = struct.pack(
+            "<6I", CODES[name], first, second, len(data), checksum, CODES[name] ^ 0xFFFFFFFF
+        )
         self._outgoing.put(header + data)
 
     def _write_packets(self) -> None:
@@ -200,7 +206,12 @@ class Connection:
 
     def _welcome(self) -> None:
         self._authorised = True
-        self.send("CNXN", VERSION, MAX_PAYLOAD, f"device::{self.daemon.identity};features={self.daemon.features}".encode())
+        self.send(
+            "CNXN",
+            VERSION,
+            MAX_PAYLOAD,
+            f"device::{self.daemon.identity};features={self.daemon.features}".encode(),
+        )
 
     def _open(self, remote: int, address: str) -> None:
         from tests.devices.android.pyadbd_services import service
@@ -226,8 +237,10 @@ class PyAdbd:
 
     Args:
         trusted: Public keys that may connect (lines of `adb_keys`); None asks for no key at all.
-        dialog: What happens to the dialog that asks about an unknown key: `ignore`, `allow` or `deny`.
-        folders: Folders of the phone, by their path on it, and what they are here; all others are this computer's.
+        dialog: What happens to the dialog that asks about an unknown key: `ignore`, `allow` or
+            `deny`.
+        folders: Folders of the phone, by their path on it, and what they are here; all others are
+            this computer's.
         prefix: Put before every command's argument list (to enter a namespace).
         environment: The commands' whole environment; None is this process's own.
         features: What it says that it can do.
@@ -250,13 +263,18 @@ class PyAdbd:
         self.trusted, self.dialog, self.features, self.tls = trusted, dialog, features, tls
         self.folders, self.prefix = folders or {}, list(prefix)
         self._mark = f"PYADBD={uuid4()}"
-        self.environment = dict([*(os.environ if environment is None else environment).items(), self._mark.split("=")])
+        self.environment = dict(
+            [*(os.environ if environment is None else environment).items(), self._mark.split("=")]
+        )
         self.identity = f"ro.product.name=pyadbd;ro.product.model={model};ro.product.device=pyadbd"
         self._faults, self._planning = Faults(), threading.Lock()
         self.opened: list[str] = []
         """Services asked for so far."""
         self.talks: list[Talk] = []
-        """What its commands heard and said so far, on their own side of every fault; to be emptied now and then."""
+        """What its commands heard and said so far, on their own side of every fault.
+
+        To be emptied now and then.
+        """
         self.connections: set[Connection] = set()
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
@@ -319,7 +337,10 @@ class PyAdbd:
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong from now on; once it is set, no restart of an earlier plan can begin any more."""
+        """What goes wrong from now on.
+
+        Once it is set, no restart of an earlier plan can begin any more.
+        """
         return self._faults
 
     @faults.setter
@@ -341,7 +362,9 @@ class PyAdbd:
         found = []
         for folder in Path("/proc").iterdir():
             with suppress(OSError):
-                if folder.name.isdecimal() and self._mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                if folder.name.isdecimal() and self._mark.encode() in (
+                    folder / "environ"
+                ).read_bytes().split(b"\0"):
                     found.append(int(folder.name))
         return found
 

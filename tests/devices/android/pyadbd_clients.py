@@ -18,7 +18,10 @@ def adb_programs() -> dict[str, str | None]:
     """The adb programs that may be here, by where they come from; None if one is not."""
     package = find_spec("adbutils")
     bundled = Path(package.origin).parent / "binaries/adb" if package and package.origin else None
-    return {"path": shutil.which("adb"), "adbutils": str(bundled) if bundled and bundled.exists() else None}
+    return {
+        "path": shutil.which("adb"),
+        "adbutils": str(bundled) if bundled and bundled.exists() else None,
+    }
 
 
 class AdbServer:
@@ -27,13 +30,26 @@ class AdbServer:
     def __init__(self, program: str, folder: Path) -> None:
         self.program, self.port = program, free_port()
         folder.mkdir(exist_ok=True)
-        plain = {name: value for name, value in os.environ.items() if not name.startswith(("ADB_", "ANDROID_"))}
-        self._env = plain | {"HOME": str(folder), "TMPDIR": str(folder), "ADB_USB": "0", "ADB_LOCAL_TRANSPORT_MAX_PORT": "0"}
+        plain = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ADB_", "ANDROID_"))
+        }
+        self._env = plain | {
+            "HOME": str(folder),
+            "TMPDIR": str(folder),
+            "ADB_USB": "0",
+            "ADB_LOCAL_TRANSPORT_MAX_PORT": "0",
+        }
 
-    def __call__(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 30.0) -> subprocess.CompletedProcess[bytes]:
+    def __call__(
+        self, *arguments: str, stdin: bytes = b"", timeout_s: float = 30.0
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run the client."""
         command = [self.program, "-P", str(self.port), *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, env=self._env)
+        return subprocess.run(
+            command, input=stdin, capture_output=True, timeout=timeout_s, env=self._env
+        )
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -62,4 +78,6 @@ class AdbServer:
 
     def connect(self, serial: str, state: str = "device") -> None:
         self("connect", serial)
-        assert soon(lambda: self.state(serial) == state), f"{self.program} sees {serial} as {self.state(serial)!r}"
+        assert soon(lambda: self.state(serial) == state), (
+            f"{self.program} sees {serial} as {self.state(serial)!r}"
+        )

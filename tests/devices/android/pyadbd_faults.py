@@ -23,8 +23,8 @@ class Fault:
 
     Attributes:
         kind: One of `KINDS`.
-        at: The packet it happens to, counting from 1 those that the phone sends on all connections since the plan was laid;
-            a fault of conduct happens at the first occasion from there on.
+        at: The packet it happens to, counting from 1 those that the phone sends on all connections
+            since the plan was laid; a fault of conduct happens at the first occasion from there on.
         seconds: How long a delay or a restart takes.
     """
 
@@ -70,7 +70,9 @@ class Faults:
         """
         with self._lock:
             self.sent += 1
-            faults = [fault for fault in self._left if fault.kind in IN_PACKETS and fault.at == self.sent]
+            faults = [
+                fault for fault in self._left if fault.kind in IN_PACKETS and fault.at == self.sent
+            ]
             self._left = [fault for fault in self._left if fault not in faults]
             self.happened += faults
         for fault in faults:
@@ -88,7 +90,11 @@ class Faults:
             return self.flipped(packet)
         elif fault.kind == "wrong_id":
             which = self._random.choice((4, 8))
-            return packet[:which] + struct.pack("<I", self._random.randrange(1, 1 << 16)) + packet[which + 4 :]
+            return (
+                packet[:which]
+                + struct.pack("<I", self._random.randrange(1, 1 << 16))
+                + packet[which + 4 :]
+            )
         elif fault.kind == "cut":
             raise CutConnectionError(packet[: self._random.randrange(len(packet))])
         return packet
@@ -101,7 +107,11 @@ class Faults:
             kind, first = "corrupt_put", data.find(b"\n") + 1
         else:
             return data
-        return data[:first] + self.flipped(data[first:]) if len(data) > first and self.due(kind) else data
+        return (
+            data[:first] + self.flipped(data[first:])
+            if len(data) > first and self.due(kind)
+            else data
+        )
 
     def flipped(self, data: bytes) -> bytes:
         """`data` with one bit of it changed."""

@@ -1,7 +1,8 @@
 """A fake phone around the Python adbd: its own /data, /sys and Android commands, whose state a test can see and set.
 
-Commands run in a mount namespace whose root holds this computer's folders and, over them, the phone's (`unshare`, `nsenter`);
-nothing outside the folder given is written. It needs the right to mount, so `needs_namespace` skips tests without it.
+Commands run in a mount namespace whose root holds this computer's folders and, over them, the
+phone's (`unshare`, `nsenter`); nothing outside the folder given is written. It needs the right to
+mount, so `needs_namespace` skips tests without it.
 """
 
 from __future__ import annotations
@@ -37,15 +38,29 @@ cd "$new"; echo ready; exec chroot "$new" cat
 def _namespaces() -> bool:
     if not all(shutil.which(program) for program in ("unshare", "nsenter", "chroot")):
         return False
-    probe = ["unshare", "--mount", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    probe = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "mount",
+        "-t",
+        "tmpfs",
+        "tmpfs",
+        "/mnt",
+    ]
     return subprocess.run(probe, capture_output=True).returncode == 0
 
 
-needs_namespace = pytest.mark.skipif(not _namespaces(), reason="a fake phone needs root and a mount namespace (unshare --mount)")
+needs_namespace = pytest.mark.skipif(
+    not _namespaces(), reason="a fake phone needs root and a mount namespace (unshare --mount)"
+)
 
 
 class FakePhone:
-    """A phone in a folder: a context manager. `adbd` is its daemon, for faults and for what runs on it.
+    """A phone in a folder: a context manager.
+
+    `adbd` is its daemon, for faults and for what runs on it.
 
     Args:
         folder: An empty folder for its files.
@@ -66,16 +81,36 @@ class FakePhone:
         self._options = options
 
     def __enter__(self) -> Self:
-        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER, "sh", self.folder / "new", self.folder]
+        enter = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            _ENTER,
+            "sh",
+            self.folder / "new",
+            self.folder,
+        ]
         self._holder = subprocess.Popen(enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._holder.stdout.readline() != b"ready\n":
             self._end_holder()
             raise OSError("the fake phone's namespace could not be made")
         place = f"/proc/{self._holder.pid}"
         self.adbd = PyAdbd(
-            prefix=["nsenter", f"--mount={place}/ns/mnt", f"--root={place}/root", f"--wd={place}/root"],
+            prefix=[
+                "nsenter",
+                f"--mount={place}/ns/mnt",
+                f"--root={place}/root",
+                f"--wd={place}/root",
+            ],
             folders={f"/{name}": self.folder / name for name in ("data", "fake", "system", "sys")},
-            environment={"PATH": "/system/bin:/usr/bin:/bin", "HOME": "/data/local/tmp", "TMPDIR": "/data/local/tmp"},
+            environment={
+                "PATH": "/system/bin:/usr/bin:/bin",
+                "HOME": "/data/local/tmp",
+                "TMPDIR": "/data/local/tmp",
+            },
             **self._options,
         )
         self.address = self.adbd.address
@@ -106,9 +141,16 @@ class FakePhone:
         return file.read_text().rstrip("\n")
 
     def changeable(self) -> dict[str, str]:
-        """Everything that a visitor could have changed: settings, modes, governors. Equal before and after a good one."""
+        """Everything that a visitor could have changed: settings, modes, governors.
+
+        Equal before and after a good one.
+        """
         files = [*(self.folder / "fake").rglob("*"), *(self.folder / "sys").rglob("scaling_*")]
-        return {str(file.relative_to(self.folder)): file.read_text() for file in files if file.is_file() and file.name != "calls"}
+        return {
+            str(file.relative_to(self.folder)): file.read_text()
+            for file in files
+            if file.is_file() and file.name != "calls"
+        }
 
     def calls(self) -> list[str]:
         """The Android commands called so far, with their arguments."""
@@ -124,14 +166,35 @@ def _make_sys(sys: Path, cores: int) -> None:
         fastest = "2850000" if big else "1800000"
         cluster = range(cores // 2, cores) if big else range(cores // 2)
         members = f"{cluster[0]}-{cluster[-1]}" if len(cluster) > 1 else str(cluster[0])
-        _write(cpu / f"cpu{index}/cpufreq", cpuinfo_max_freq=fastest, scaling_max_freq=fastest, cpuinfo_min_freq="300000")
-        _write(cpu / f"cpu{index}/cpufreq", scaling_min_freq="300000", scaling_cur_freq=fastest, scaling_governor="schedutil")
+        _write(
+            cpu / f"cpu{index}/cpufreq",
+            cpuinfo_max_freq=fastest,
+            scaling_max_freq=fastest,
+            cpuinfo_min_freq="300000",
+        )
+        _write(
+            cpu / f"cpu{index}/cpufreq",
+            scaling_min_freq="300000",
+            scaling_cur_freq=fastest,
+            scaling_governor="schedutil",
+        )
         _write(cpu / f"cpu{index}", cpu_capacity="1024" if big else "380", online="1")
-        _write(cpu / f"cpu{index}/topology", core_id=str(index), physical_package_id="0", cluster_cpus_list=members)
-        _write(cpu / f"cpu{index}/topology", core_siblings_list=f"0-{cores - 1}", package_cpus_list=f"0-{cores - 1}")
+        _write(
+            cpu / f"cpu{index}/topology",
+            core_id=str(index),
+            physical_package_id="0",
+            cluster_cpus_list=members,
+        )
+        _write(
+            cpu / f"cpu{index}/topology",
+            core_siblings_list=f"0-{cores - 1}",
+            package_cpus_list=f"0-{cores - 1}",
+        )
     present = f"0-{cores - 1}" if cores > 1 else "0"
     _write(cpu, possible=present, present=present, online=present, offline="")
-    for index, (kind, temperature) in enumerate((("cpu-0", 38000), ("cpu-1", 39500), ("skin", 33000), ("battery", 29100))):
+    for index, (kind, temperature) in enumerate(
+        (("cpu-0", 38000), ("cpu-1", 39500), ("skin", 33000), ("battery", 29100))
+    ):
         _write(sys / f"class/thermal/thermal_zone{index}", type=kind, temp=str(temperature))
 
 

@@ -36,7 +36,10 @@ def service(address: str) -> Service | None:
 
 
 def shell(stream: Stream, daemon: PyAdbd, *, command: str, framed: bool, terminal: bool) -> None:
-    """Run a command; as adbd does, hang up on its process (and on no other) when the host closes the stream."""
+    """Run a command.
+
+    As adbd does, hang up on its process (and on no other) when the host closes the stream.
+    """
     argv = [*daemon.prefix, "/bin/sh", *(["-c", command] if command else ["-i"])]
     ours, theirs = pty.openpty() if terminal else (-1, -1)
     process = subprocess.Popen(
@@ -60,7 +63,9 @@ def shell(stream: Stream, daemon: PyAdbd, *, command: str, framed: bool, termina
             outputs[process.stderr.fileno()] = _STDERR
     talk = Talk(command)
     daemon.talks.append(talk)
-    feeding = threading.Thread(target=_feed, args=(stream, process, feed, framed, talk), name="pyadbd stdin", daemon=True)
+    feeding = threading.Thread(
+        target=_feed, args=(stream, process, feed, framed, talk), name="pyadbd stdin", daemon=True
+    )
     feeding.start()
     try:
         for kind, data in _output(outputs):
@@ -103,7 +108,9 @@ def _output(outputs: dict[int, int]):
                     selector.unregister(key.fd)
 
 
-def _feed(stream: Stream, process: subprocess.Popen[bytes], descriptor: int, framed: bool, talk: Talk) -> None:
+def _feed(
+    stream: Stream, process: subprocess.Popen[bytes], descriptor: int, framed: bool, talk: Talk
+) -> None:
     try:
         while True:
             if framed:
@@ -146,7 +153,9 @@ class Sync:
             if name == b"QUIT":
                 return
             argument = os.fsdecode(stream.read(size))
-            requests.get(name, lambda _, name=name: self._fail(f"unknown command {name!r}"))(argument)
+            requests.get(name, lambda _, name=name: self._fail(f"unknown command {name!r}"))(
+                argument
+            )
 
     def _fail(self, reason: str) -> None:
         self._stream.write(struct.pack("<4sI", b"FAIL", len(reason)) + reason.encode())
@@ -168,12 +177,21 @@ class Sync:
 
     def _list(self, remote: str, version: int) -> None:
         folder = self._daemon.path(remote)
-        for name in [".", "..", *(file.name for file in folder.iterdir())] if folder.is_dir() else []:
+        for name in (
+            [".", "..", *(file.name for file in folder.iterdir())] if folder.is_dir() else []
+        ):
             found, encoded = os.lstat(folder / name), os.fsencode(name)
             if version == 2:
-                self._stream.write(b"DNT2" + _packed(found) + struct.pack("<I", len(encoded)) + encoded)
+                self._stream.write(
+                    b"DNT2" + _packed(found) + struct.pack("<I", len(encoded)) + encoded
+                )
             else:
-                numbers = found.st_mode, found.st_size & 0xFFFFFFFF, int(found.st_mtime), len(encoded)
+                numbers = (
+                    found.st_mode,
+                    found.st_size & 0xFFFFFFFF,
+                    int(found.st_mtime),
+                    len(encoded),
+                )
                 self._stream.write(struct.pack("<4s4I", b"DENT", *numbers) + encoded)
         self._stream.write(b"DONE" + bytes(72 if version == 2 else 16))
 

@@ -1,7 +1,8 @@
 """Phones without a phone: Google's adbd with authorisation, in namespaces of its own, on this computer.
 
-`amd64` runs at full speed; `arm64` runs under qemu-user, real 64-bit Arm code: evidence of behaviour, never of a latency.
-A phone is a folder (`Rig.root`) and one process; whatever ends the test ends the phone, its processes and its mounts.
+`amd64` runs at full speed; `arm64` runs under qemu-user, real 64-bit Arm code: evidence of
+behaviour, never of a latency. A phone is a folder (`Rig.root`) and one process; whatever ends the
+test ends the phone, its processes and its mounts.
 """
 
 from __future__ import annotations
@@ -62,13 +63,16 @@ def namespaces(arch: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def phone(arch: str = "amd64", trusted: Sequence[str] = (), dialog: str = "ignore") -> Iterator[Rig]:
+def phone(
+    arch: str = "amd64", trusted: Sequence[str] = (), dialog: str = "ignore"
+) -> Iterator[Rig]:
     """A phone that listens on `Rig.address` until the end of the block.
 
     Args:
         arch: `amd64` or `arm64`.
         trusted: Public keys it lets in, as in `adbkey.pub`.
-        dialog: What its owner does when asked whether to allow another key: `ignore`, `allow` or `deny`.
+        dialog: What its owner does when asked whether to allow another key: `ignore`, `allow` or
+            `deny`.
 
     Raises:
         pytest.skip.Exception: This computer lacks something; the reason names it.
@@ -116,8 +120,9 @@ class Rig:
     Attributes:
         arch: `amd64` or `arm64`.
         port: Where it listens on 127.0.0.1, the same after a restart.
-        root: Its root folder, as this computer sees it. Plain files, which survive a restart: what was pushed, and the phone's
-            faces: `sys/` (clocks, temperatures), `data/rig/` (battery, thermal status, settings, `calls` that changed any).
+        root: Its root folder, as this computer sees it. Plain files, which survive a restart: what
+            was pushed, and the phone's faces: `sys/` (clocks, temperatures), `data/rig/` (battery,
+            thermal status, settings, `calls` that changed any).
     """
 
     def __init__(self, arch: str, folder: Path, system: Path) -> None:
@@ -137,7 +142,10 @@ class Rig:
 
     @property
     def dialog(self) -> str:
-        """What its owner does with the dialog "Allow USB debugging?"; may be changed while it runs."""
+        """What its owner does with the dialog "Allow USB debugging?".
+
+        May be changed while it runs.
+        """
         return (self._folder / "dialog").read_text()
 
     @dialog.setter
@@ -160,18 +168,34 @@ class Rig:
         if self._process is not None:
             return
         cpuinfo = str(self._folder / "cpuinfo") if self.arch == "arm64" else ""
-        init = [sys.executable, "-I", "-S", PIECES / "init.py", self.root, self._system, cpuinfo, self._folder / "dialog"]
+        init = [
+            sys.executable,
+            "-I",
+            "-S",
+            PIECES / "init.py",
+            self.root,
+            self._system,
+            cpuinfo,
+            self._folder / "dialog",
+        ]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([*namespaces(self.arch), *init], stdin=subprocess.PIPE, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*namespaces(self.arch), *init], stdin=subprocess.PIPE, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + _READY_S
         while not self._listens():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise RigError(f"the {self.arch} phone does not listen on {self.address}: {self.log()[-500:]}")
+                raise RigError(
+                    f"the {self.arch} phone does not listen on {self.address}: {self.log()[-500:]}"
+                )
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """Cut the power: everything on it ends at once, files stay. Returns when it is over; twice is fine."""
+        """Cut the power: everything on it ends at once, files stay.
+
+        Returns when it is over; twice is fine.
+        """
         process, self._process = self._process, None
         if process is None or process.stdin is None:
             return
@@ -195,7 +219,13 @@ class Rig:
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if (entry / "ns/pid").readlink() == namespace:
-                    lines.append((entry / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace"))
+                    lines.append(
+                        (entry / "cmdline")
+                        .read_bytes()
+                        .rstrip(b"\0")
+                        .replace(b"\0", b" ")
+                        .decode(errors="replace")
+                    )
         own = (str(PIECES / "init.py"), "/usr/sbin/adbd")
         return sorted(line for line in lines if line and not any(name in line for name in own))
 
@@ -204,7 +234,10 @@ class Rig:
         (self.root / "data/rig/thermal_status").write_text(f"{status}\n")
 
     def cap_frequency(self, share: float) -> None:
-        """Lower the highest clock of every cluster to that share of it, as a hot phone does; 1.0 lifts the cap."""
+        """Lower the highest clock of every cluster to that share of it, as a hot phone does.
+
+        1.0 lifts the cap.
+        """
         for policy in (self.root / "sys/devices/system/cpu/cpufreq").iterdir():
             highest_khz = int((policy / "cpuinfo_max_freq").read_text())
             for name in ("scaling_max_freq", "scaling_cur_freq"):

@@ -1,8 +1,9 @@
 """What all phones of a kind share: Google's adbd and a small userland, unpacked from Debian 13's packages; nothing is installed.
 
-The packages' adbd is Google's, 34.0.5. Debian compiles authorisation off: one instruction of the program switches it on again.
-It is built once for each machine and state of these files, in `$HWBENCH_RIG` or the user's cache, by one process at a time; a
-build that was killed leaves nothing that the next one would trust.
+The packages' adbd is Google's, 34.0.5. Debian compiles authorisation off: one instruction of the
+program switches it on again. It is built once for each machine and state of these files, in
+`$HWBENCH_RIG` or the user's cache, by one process at a time; a build that was killed leaves nothing
+that the next one would trust.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Kind:
         compiler: Makes the shim.
         packages: On the host, for the programs it needs beyond a plain Debian.
         loader: Where the kernel looks for the C library's loader.
-        authorise: SHA-256 of Debian's adbd, and the offset, old and new bytes of the instruction which stores
-            `auth_required`.
+        authorise: SHA-256 of Debian's adbd, and the offset, old and new bytes of the instruction
+            which stores `auth_required`.
     """
 
     triplet: str
@@ -55,7 +56,13 @@ class Kind:
 
 
 KINDS = {
-    "amd64": Kind("x86_64-linux-gnu", "g++", ("g++",), "lib64/ld-linux-x86-64.so.2", ("12e64931", 0x3ADAD, "c60000", "c60001")),
+    "amd64": Kind(
+        "x86_64-linux-gnu",
+        "g++",
+        ("g++",),
+        "lib64/ld-linux-x86-64.so.2",
+        ("12e64931", 0x3ADAD, "c60000", "c60001"),
+    ),
     "arm64": Kind(
         "aarch64-linux-gnu",
         "aarch64-linux-gnu-g++",
@@ -89,7 +96,9 @@ def built(arch: str) -> Path:
                 shutil.rmtree(left)
             with tempfile.TemporaryDirectory(dir=folder, prefix=f".{arch}-") as scratch:
                 _build(arch, Path(scratch), time.monotonic() + _BUILD_TIMEOUT_S).rename(finished)
-            for old in sorted(folder.glob(f"{arch}-*"), key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
+            for old in sorted(
+                folder.glob(f"{arch}-*"), key=lambda path: path.stat().st_mtime, reverse=True
+            )[_KEPT:]:
                 shutil.rmtree(old)
     return finished
 
@@ -111,7 +120,9 @@ def _lock(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise RigError(f"another process has been building for {_BUILD_TIMEOUT_S:.0f} s ({path})") from None
+                    raise RigError(
+                        f"another process has been building for {_BUILD_TIMEOUT_S:.0f} s ({path})"
+                    ) from None
                 time.sleep(0.1)
         yield
 
@@ -121,13 +132,28 @@ def _build(arch: str, scratch: Path, deadline: float) -> Path:
     (phone / "usr").mkdir(parents=True)
     for name in ("bin", "lib", "sbin", "lib64"):
         (phone / "usr" / name).mkdir()
-        (phone / name).symlink_to(f"usr/{name}")  # packages that still unpack to /lib end up in /usr/lib
+        (phone / name).symlink_to(
+            f"usr/{name}"
+        )  # packages that still unpack to /lib end up in /usr/lib
     for package in _download(arch, scratch, deadline):
-        _call(["dpkg-deb", "--fsys-tarfile", package], deadline, pipe_to=["tar", "-x", "--keep-directory-symlink", "-C", phone])
+        _call(
+            ["dpkg-deb", "--fsys-tarfile", package],
+            deadline,
+            pipe_to=["tar", "-x", "--keep-directory-symlink", "-C", phone],
+        )
     for name in ("doc", "man", "locale", "lintian"):
         shutil.rmtree(phone / "usr/share" / name, ignore_errors=True)
     _authorise(phone / "usr/lib/android-sdk/platform-tools/adbd", kind, phone / "usr/sbin/adbd")
-    shim = ["-O2", "-Wall", "-Wextra", "-std=c++17", "-shared", "-fPIC", "-o", phone / "usr/lib/adbd_shim.so"]
+    shim = [
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-std=c++17",
+        "-shared",
+        "-fPIC",
+        "-o",
+        phone / "usr/lib/adbd_shim.so",
+    ]
     _call([kind.compiler, *shim, PIECES / "adbd_shim.cpp", "-ldl"], deadline)
     loader = phone / "usr" / kind.loader
     if not loader.exists():
@@ -152,7 +178,12 @@ def _furnish(phone: Path) -> None:
 
 def _download(arch: str, scratch: Path, deadline: float) -> list[Path]:
     apt, packages = scratch / "apt", scratch / "packages"
-    for folder in ("state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/sources.list.d"):
+    for folder in (
+        "state/lists/partial",
+        "cache/archives/partial",
+        "etc/preferences.d",
+        "etc/sources.list.d",
+    ):
         (apt / folder).mkdir(parents=True)
     packages.mkdir()
     (apt / "state/status").touch()
@@ -186,10 +217,17 @@ def _mirror() -> str:
 
 def _authorise(adbd: Path, kind: Kind, target: Path) -> None:
     program = bytearray(adbd.read_bytes())
-    digest, offset, old, new = kind.authorise[0], kind.authorise[1], *map(bytes.fromhex, kind.authorise[2:])
+    digest, offset, old, new = (
+        kind.authorise[0],
+        kind.authorise[1],
+        *map(bytes.fromhex, kind.authorise[2:]),
+    )
     found = sha256(program).hexdigest()
     if not found.startswith(digest) or program[offset : offset + len(old)] != old:
-        raise RigError(f"Debian's adbd has changed (SHA-256 {found[:8]}, expected {digest}); find `auth_required = false` anew")
+        raise RigError(
+            f"Debian's adbd has changed (SHA-256 {found[:8]}, expected {digest}); find"
+            " `auth_required = false` anew"
+        )
     program[offset : offset + len(new)] = new
     target.write_bytes(program)
     target.chmod(0o755)
@@ -203,9 +241,17 @@ def _call(
     cwd: Path | None = None,
     pipe_to: Sequence[str | Path] = (),
 ) -> None:
-    environment = os.environ | {"LC_ALL": "C"} | ({"APT_CONFIG": str(apt / "apt.conf")} if apt else {})
+    environment = (
+        os.environ | {"LC_ALL": "C"} | ({"APT_CONFIG": str(apt / "apt.conf")} if apt else {})
+    )
     try:
-        done = subprocess.run(argv, capture_output=True, timeout=max(0.1, deadline - time.monotonic()), env=environment, cwd=cwd)
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            timeout=max(0.1, deadline - time.monotonic()),
+            env=environment,
+            cwd=cwd,
+        )
         if pipe_to and done.returncode == 0:
             left_s = max(0.1, deadline - time.monotonic())
             done = subprocess.run(pipe_to, input=done.stdout, capture_output=True, timeout=left_s)
@@ -213,4 +259,6 @@ def _call(
         raise RigError(f"building a phone: {error}") from error
     if done.returncode != 0:
         tail = " ".join(done.stderr.decode("utf-8", "replace").split())[-500:]
-        raise RigError(f"building a phone: {' '.join(map(str, argv))} failed ({done.returncode}): {tail}")
+        raise RigError(
+            f"building a phone: {' '.join(map(str, argv))} failed ({done.returncode}): {tail}"
+        )

@@ -1,7 +1,9 @@
-"""What a phone shows of itself: properties, processor, clocks, temperatures, battery; plain files that a test may change.
+"""What a phone shows of itself: properties, processor, clocks, temperatures, battery.
 
-The frame is a phone of 2019 (two clusters, Cortex-A55 and Cortex-A76) with as many CPUs as this computer has, up to eight, as
-pinning must work; nothing of it claims to be a product that exists.
+Plain files that a test may change.
+
+The frame is a phone of 2019 (two clusters, Cortex-A55 and Cortex-A76) with as many CPUs as this
+computer has, up to eight, as pinning must work; nothing of it claims to be a product that exists.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHELL_UID = 2000
-_FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+_FEATURES = (
+    "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop"
+    " asimddp"
+)
 _BATTERY = {
     "AC powered": "false",
     "USB powered": "true",
@@ -30,7 +35,13 @@ _BATTERY = {
     "temperature": "281",
     "technology": "Li-ion",
 }
-_TEMPERATURES = {"cpu-0-0": 38000, "cpu-1-0": 39500, "gpu-0": 37200, "skin-therm": 33100, "battery": 28100}
+_TEMPERATURES = {
+    "cpu-0-0": 38000,
+    "cpu-1-0": 39500,
+    "gpu-0": 37200,
+    "skin-therm": 33100,
+    "battery": 28100,
+}
 
 
 @dataclass(frozen=True)
@@ -60,20 +71,38 @@ def clusters() -> tuple[Cluster, ...]:
 
 def furnish(root: Path, arch: str, port: int) -> None:
     """Fill a phone's own folders: everything but `usr` and `system`, which all phones share."""
-    for name in ("usr", "system", "proc", "sys", "dev", "etc", "data/misc/adb", "data/rig/settings/global"):
+    for name in (
+        "usr",
+        "system",
+        "proc",
+        "sys",
+        "dev",
+        "etc",
+        "data/misc/adb",
+        "data/rig/settings/global",
+    ):
         (root / name).mkdir(parents=True, exist_ok=True)
     for name in ("bin", "lib", "sbin", "lib64"):
         (root / name).symlink_to(f"usr/{name}")
     for name, mode in (("tmp", 0o1777), ("data/local/tmp", 0o771)):
         (root / name).mkdir(parents=True)
         (root / name).chmod(mode)
-    write_tree(root / "etc", _accounts() | {"properties": "".join(f"{k}={v}\n" for k, v in _properties(arch, port).items())})
+    write_tree(
+        root / "etc",
+        _accounts()
+        | {"properties": "".join(f"{k}={v}\n" for k, v in _properties(arch, port).items())},
+    )
     write_tree(root / "sys/devices/system/cpu", _cpus())
     for cluster in clusters():
         for cpu in cluster.cpus:
-            (root / f"sys/devices/system/cpu/cpu{cpu}/cpufreq").symlink_to(f"../cpufreq/policy{cluster.cpus[0]}")
+            (root / f"sys/devices/system/cpu/cpu{cpu}/cpufreq").symlink_to(
+                f"../cpufreq/policy{cluster.cpus[0]}"
+            )
     for number, (kind, millidegrees) in enumerate(_TEMPERATURES.items()):
-        write_tree(root / f"sys/class/thermal/thermal_zone{number}", {"type": kind, "temp": str(millidegrees)})
+        write_tree(
+            root / f"sys/class/thermal/thermal_zone{number}",
+            {"type": kind, "temp": str(millidegrees)},
+        )
     state = {
         "battery": "".join(f"  {key}: {value}\n" for key, value in _BATTERY.items()),
         "thermal_status": "0",
@@ -84,7 +113,12 @@ def furnish(root: Path, arch: str, port: int) -> None:
         "settings/global/stay_on_while_plugged_in": "0",
     }
     write_tree(root / "data/rig", state)
-    for path in [root / "data/local/tmp", root / "data/misc/adb", *(root / "data/rig").rglob("*"), root / "data/rig"]:
+    for path in [
+        root / "data/local/tmp",
+        root / "data/misc/adb",
+        *(root / "data/rig").rglob("*"),
+        root / "data/rig",
+    ]:
         os.chown(path, SHELL_UID, SHELL_UID)
 
 
@@ -101,8 +135,14 @@ def cpuinfo() -> str:
     text = ""
     for cluster in clusters():
         for cpu in cluster.cpus:
-            text += f"processor\t: {cpu}\nBogoMIPS\t: 38.40\nFeatures\t: {_FEATURES}\nCPU implementer\t: 0x41\n"
-            text += f"CPU architecture: 8\nCPU variant\t: 0x1\nCPU part\t: {cluster.part}\nCPU revision\t: 0\n\n"
+            text += (
+                f"processor\t: {cpu}\nBogoMIPS\t: 38.40\nFeatures\t: {_FEATURES}\nCPU"
+                " implementer\t: 0x41\n"
+            )
+            text += (
+                f"CPU architecture: 8\nCPU variant\t: 0x1\nCPU part\t: {cluster.part}\nCPU"
+                " revision\t: 0\n\n"
+            )
     return text
 
 
@@ -151,7 +191,11 @@ def _cpus() -> dict[str, str]:
         files |= {f"cpufreq/policy{first}/{name}": str(value) for name, value in clock.items()}
         for cpu in cluster.cpus:
             mask = f"{sum(1 << other for other in cluster.cpus):x}"
-            topology = {"physical_package_id": "0", "core_id": str(cpu - first), "cluster_id": str(number)}
+            topology = {
+                "physical_package_id": "0",
+                "core_id": str(cpu - first),
+                "cluster_id": str(number),
+            }
             topology |= {
                 "core_siblings": mask,
                 "core_siblings_list": span,

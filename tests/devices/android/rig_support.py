@@ -57,7 +57,10 @@ def push_bundle(adb: Adb, bundle: Bundle) -> str:
 
 
 def outputs_on_host(folder: Path) -> list[np.ndarray]:
-    """What the small convolution net computes here from the runner's own inputs; its model is `folder/m.onnx`."""
+    """What the small convolution net computes here from the runner's own inputs.
+
+    Its model is `folder/m.onnx`.
+    """
     model = conv_model(folder / "m.onnx")
     with RunnerProcess.start([str(program())]) as runner:
         runner.library(ort_library())
@@ -65,4 +68,7 @@ def outputs_on_host(folder: Path) -> list[np.ndarray]:
         runner.load("m", model)
         runner.run(["m"])
         tensors = runner.dump("m", folder)
-    return [np.fromfile(folder / f"m.{index}.bin", spec.dtype).reshape(spec.shape) for index, spec in enumerate(tensors)]
+    return [
+        np.fromfile(folder / f"m.{index}.bin", spec.dtype).reshape(spec.shape)
+        for index, spec in enumerate(tensors)
+    ]

@@ -42,7 +42,9 @@ def test_input_that_nobody_reads_does_not_stop_a_command(adb: Adb) -> None:
 
 
 def test_a_failure_carries_the_command_its_status_and_its_last_words(adb: Adb) -> None:
-    with pytest.raises(DeviceCommandError, match=r"sh on 127.* failed with status 3: no such thing") as caught:
+    with pytest.raises(
+        DeviceCommandError, match=r"sh on 127.* failed with status 3: no such thing"
+    ) as caught:
         adb.run(["sh", "-c", "echo no such thing >&2; exit 3"])
     assert caught.value.argv[0] == "sh"
     assert (caught.value.code, caught.value.output_tail) == (3, "no such thing\n")
@@ -71,7 +73,9 @@ def test_output_without_end_is_not_kept(adb: Adb, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_conversation(adb: Adb, adbd: PyAdbd) -> None:
-    process = adb.start(["sh", "-c", 'while read line; do echo "got $line"; done; echo bye >&2; exit 5'])
+    process = adb.start(
+        ["sh", "-c", 'while read line; do echo "got $line"; done; echo bye >&2; exit 5']
+    )
     for word in (b"one", b"two"):
         process.send(word + b"\n", 1)
         assert process.receive(2) == b"got " + word + b"\n"
@@ -154,7 +158,11 @@ def test_a_file_larger_than_expected_is_not_taken(adb: Adb, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("remote", ["relative", "/a\0b", f"/{'x' * 2000}"])
 def test_paths_that_no_phone_takes(adb: Adb, remote: str) -> None:
-    for action in (lambda: adb.stat(remote), lambda: adb.pull(remote, limit_bytes=1), lambda: adb.push(b"", remote)):
+    for action in (
+        lambda: adb.stat(remote),
+        lambda: adb.pull(remote, limit_bytes=1),
+        lambda: adb.push(b"", remote),
+    ):
         with pytest.raises(UsageError, match="is no path on a phone"):
             action()
 
@@ -167,7 +175,10 @@ def test_every_service_counts_as_a_trip(adb: Adb, adbd: PyAdbd, tmp_path: Path) 
 
 
 def test_a_phone_older_than_android_7_is_refused(alone: None) -> None:
-    with PyAdbd(features="cmd,stat_v2") as old, pytest.raises(DeviceUnavailableError, match="Android 7 or later"):
+    with (
+        PyAdbd(features="cmd,stat_v2") as old,
+        pytest.raises(DeviceUnavailableError, match="Android 7 or later"),
+    ):
         connect(old.address)
 
 

@@ -48,7 +48,9 @@ def test_a_client_moves_files(server: AdbServer, adbd: PyAdbd, tmp_path: Path) -
 def test_a_client_is_authorised_by_its_key_and_hwbench_by_the_same(server: AdbServer) -> None:
     with PyAdbd(trusted=[]) as adbd:
         server.connect(adbd.address, "unauthorized")
-        with pytest.raises(DeviceUnavailableError, match="unauthorized: unlock it and confirm the dialog"):
+        with pytest.raises(
+            DeviceUnavailableError, match="unauthorized: unlock it and confirm the dialog"
+        ):
             connect(adbd.address)
         assert [(phone.state, phone.model) for phone in phones()] == [("unauthorized", "")]
         server("disconnect", adbd.address)
@@ -83,7 +85,9 @@ def test_commands_and_files_through_a_server(through: Adb, tmp_path: Path) -> No
 
 
 def test_conversations_through_a_server(through: Adb, adbd: PyAdbd) -> None:
-    process = through.start(["sh", "-c", 'while read line; do echo "got $line"; done; echo bye >&2; exit 5'])
+    process = through.start(
+        ["sh", "-c", 'while read line; do echo "got $line"; done; echo bye >&2; exit 5']
+    )
     process.send(b"one\n", 1)
     assert process.receive(2) == b"got one\n"
     assert through.run(["echo", "beside it"]).text == "beside it\n"
@@ -123,7 +127,9 @@ def test_phones_of_a_server(server: AdbServer, adbd: PyAdbd) -> None:
         server.connect(second.address)
         with pytest.raises(UsageError, match=r"2 phones are in sight") as caught:
             connect("")
-        assert all(f"android:{phone.address} (device)" in str(caught.value) for phone in (adbd, second))
+        assert all(
+            f"android:{phone.address} (device)" in str(caught.value) for phone in (adbd, second)
+        )
         assert {(phone.address, phone.state, phone.route, phone.hint) for phone in phones()} == {
             (phone.address, "device", "server", "") for phone in (adbd, second)
         }

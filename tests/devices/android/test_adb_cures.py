@@ -14,7 +14,13 @@ import pytest
 from hwbench.devices.android.adb import direct
 from hwbench.devices.android.adb.client import Adb, connect
 from hwbench.devices.android.adb.direct import TcpPipe
-from hwbench.errors import DeviceCommandError, DeviceError, DeviceLostError, DeviceTimeoutError, DeviceUnavailableError
+from hwbench.errors import (
+    DeviceCommandError,
+    DeviceError,
+    DeviceLostError,
+    DeviceTimeoutError,
+    DeviceUnavailableError,
+)
 from tests.devices.android.pyadbd import PyAdbd
 from tests.devices.android.pyadbd_faults import Fault, Faults
 from tests.devices.android.pyadbd_support import soon
@@ -102,7 +108,9 @@ def test_a_command_may_be_silent_for_longer_than_ten_seconds(adb: Adb) -> None:
 
 def test_a_refused_push_of_many_packets_says_why(adb: Adb) -> None:
     started = time.monotonic()
-    with pytest.raises(DeviceCommandError, match=r"refuses /proc/no/file.*: couldn't create file: No such file"):
+    with pytest.raises(
+        DeviceCommandError, match=r"refuses /proc/no/file.*: couldn't create file: No such file"
+    ):
         adb.push(bytes(8 << 20), "/proc/no/file")
     assert time.monotonic() - started < 5
 
@@ -127,7 +135,9 @@ def test_a_late_answer_is_not_taken_for_the_next_one(adb: Adb, adbd: PyAdbd) -> 
 
 
 @pytest.mark.parametrize("size", [100, 1 << 20])
-def test_a_bit_that_tips_over_on_the_way_is_noticed(adb: Adb, adbd: PyAdbd, tmp_path: Path, size: int) -> None:
+def test_a_bit_that_tips_over_on_the_way_is_noticed(
+    adb: Adb, adbd: PyAdbd, tmp_path: Path, size: int
+) -> None:
     (tmp_path / "file").write_bytes(bytes(size))
     for seed in range(10):
         adbd.faults = Faults([Fault("corrupt", 3 + seed % 2)], seed)
@@ -137,7 +147,9 @@ def test_a_bit_that_tips_over_on_the_way_is_noticed(adb: Adb, adbd: PyAdbd, tmp_
             continue
 
 
-def test_a_pushed_file_that_arrives_damaged_is_not_installed(adb: Adb, adbd: PyAdbd, tmp_path: Path) -> None:
+def test_a_pushed_file_that_arrives_damaged_is_not_installed(
+    adb: Adb, adbd: PyAdbd, tmp_path: Path
+) -> None:
     remote = tmp_path / "remote"
     adb.push(b"old", str(remote))
     adbd.faults = Faults([Fault("corrupt_push", 1)])

@@ -1,4 +1,7 @@
-"""The fake phone is one: its own folders and Android commands, whose state a test sees and sets; this computer stays as it is."""
+"""The fake phone is one: its own folders and Android commands, whose state a test sees and sets.
+
+This computer stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,11 @@ def test_its_folders_are_its_own(phone: FakePhone, fake: Adb) -> None:
     assert Path("/data").exists() == there
     assert fake.run(["sh", "-c", "echo /sys/devices/system/cpu/cpu?"]).text.count("cpu/cpu") == 8
     assert fake.run(["cat", "/sys/devices/system/cpu/cpu7/cpu_capacity"]).text == "1024\n"
-    assert [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(phone.folder) in line] == []
+    assert [
+        line
+        for line in Path("/proc/self/mounts").read_text().splitlines()
+        if str(phone.folder) in line
+    ] == []
 
 
 def test_it_runs_programs_from_its_own_folder(phone: FakePhone, fake: Adb) -> None:
@@ -45,7 +52,9 @@ def test_it_runs_programs_from_its_own_folder(phone: FakePhone, fake: Adb) -> No
         assert runner.memory() > 0
 
 
-def test_android_commands_keep_their_state_where_a_test_sees_it(phone: FakePhone, fake: Adb) -> None:
+def test_android_commands_keep_their_state_where_a_test_sees_it(
+    phone: FakePhone, fake: Adb
+) -> None:
     assert fake.run(["getprop", "ro.product.model"]).text == "Fake Phone 1\n"
     assert "[ro.soc.model]: [NB-1]" in fake.run(["getprop"]).text
     before = phone.changeable()

@@ -23,7 +23,9 @@ OF_TRANSPORT = [kind for kind in KINDS if kind != "corrupt_put"]  # that one nee
 
 
 def _run(adb: Adb, folder: Path, data: bytes, timeout_s: float) -> None:
-    done = adb.run(["sh", "-c", "cat; echo err >&2; exit 3"], stdin=data, timeout_s=timeout_s, check=False)
+    done = adb.run(
+        ["sh", "-c", "cat; echo err >&2; exit 3"], stdin=data, timeout_s=timeout_s, check=False
+    )
     assert (done.code, done.stdout, done.stderr) == (3, data, b"err\n")
 
 
@@ -73,13 +75,17 @@ OPERATIONS: dict[str, Callable[[Adb, Path, bytes, float], None]] = {
 def _plan(kind: str, seed: int) -> list[Fault]:
     """One fault of that kind early on, and sometimes others after it."""
     chance = random.Random(f"{kind} {seed}")
-    others = [Fault(chance.choice(OF_TRANSPORT), chance.randrange(2, 20), 0.05) for _ in range(seed % 3)]
+    others = [
+        Fault(chance.choice(OF_TRANSPORT), chance.randrange(2, 20), 0.05) for _ in range(seed % 3)
+    ]
     return [Fault(kind, 1 + seed, chance.choice((0.05, 1.5 * TIMEOUT_S))), *others]
 
 
 @pytest.mark.parametrize("kind", OF_TRANSPORT)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_operation_with_faults(operation: str, kind: str, adb: Adb, adbd: PyAdbd, tmp_path: Path) -> None:
+def test_an_operation_with_faults(
+    operation: str, kind: str, adb: Adb, adbd: PyAdbd, tmp_path: Path
+) -> None:
     act, happened = OPERATIONS[operation], 0
     for seed in SEEDS:
         data = random.Random(seed).randbytes(300_000 if seed % 2 else 70_000)
@@ -93,7 +99,9 @@ def test_an_operation_with_faults(operation: str, kind: str, adb: Adb, adbd: PyA
         happened += len(adbd.faults.happened)
         adbd.faults, adbd.trusted = Faults(), None
         assert soon(lambda: adbd.listening)
-        with suppress(DeviceLostError):  # the connection may have been lost just after the operation had ended well
+        with suppress(
+            DeviceLostError
+        ):  # the connection may have been lost just after the operation had ended well
             adb.run(["true"], timeout_s=20.0)
         act(adb, tmp_path, data, 20.0)
         assert soon(lambda: not adbd.running())
@@ -102,7 +110,9 @@ def test_an_operation_with_faults(operation: str, kind: str, adb: Adb, adbd: PyA
 
 
 @pytest.mark.parametrize("talks", [True, False], ids=["that is talked to", "in silence"])
-def test_a_service_whose_number_came_damaged_is_not_left_running(talks: bool, adb: Adb, adbd: PyAdbd) -> None:
+def test_a_service_whose_number_came_damaged_is_not_left_running(
+    talks: bool, adb: Adb, adbd: PyAdbd
+) -> None:
     """The phone does not know the number, so closing the stream does not reach the service: only hanging up does."""
     adb.close()
     adbd.faults = Faults([Fault("wrong_id", 2)], seed=1)  # the first answers the greeting
@@ -123,7 +133,9 @@ def test_a_command_that_ends_before_its_input_is_acknowledged_leaves_others_alon
     take = Stream.take
 
     def take_and_dawdle(self: Stream, data: bytes) -> None:
-        take(self, data)  # from here on the command may run and end; the packet is acknowledged afterwards
+        take(
+            self, data
+        )  # from here on the command may run and end; the packet is acknowledged afterwards
         time.sleep(0.2)
 
     monkeypatch.setattr(Stream, "take", take_and_dawdle)

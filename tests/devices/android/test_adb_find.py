@@ -72,7 +72,10 @@ def test_an_unknown_key_that_is_confirmed_connects() -> None:
 
 def test_a_damaged_key_is_named() -> None:
     _own_key().write_text("no key")
-    with PyAdbd(trusted=[]) as adbd, pytest.raises(DeviceUnavailableError, match=r"cannot use the adb key .*adbkey"):
+    with (
+        PyAdbd(trusted=[]) as adbd,
+        pytest.raises(DeviceUnavailableError, match=r"cannot use the adb key .*adbkey"),
+    ):
         connect(adbd.address)
 
 
@@ -115,7 +118,9 @@ def test_something_else_at_the_phones_port(answer: bytes) -> None:
         connect(f"127.0.0.1:{port}", timeout_s=2)
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"OKAYzzzz", b"FAILzzzz", b"FAIL0003no!"])
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"OKAYzzzz", b"FAILzzzz", b"FAIL0003no!"]
+)
 def test_something_else_at_the_servers_port(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(answer) as port:
         monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
@@ -158,7 +163,9 @@ def test_a_server_is_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ADB_SERVER_SOCKET": "localabstract:adb"}, "\0adb"),
     ],
 )
-def test_where_a_server_is_looked_for(variables: dict[str, str], expected: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_server_is_looked_for(
+    variables: dict[str, str], expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("ANDROID_ADB_SERVER_PORT")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -178,7 +185,10 @@ def test_a_place_where_no_server_can_be(spec: str, monkeypatch: pytest.MonkeyPat
     [
         ("unauthorized", "confirm the dialog"),
         ("offline", "plug it in again"),
-        ("no permissions (user in plugdev group; are your udev rules wrong?); see [http://...]", "udev"),
+        (
+            "no permissions (user in plugdev group; are your udev rules wrong?); see [http://...]",
+            "udev",
+        ),
         ("recovery", "Reboot system now"),
         ("bootloader", "fastboot reboot"),
         ("something new", "something new"),
@@ -245,7 +255,8 @@ def test_a_phone_held_by_another_process(monkeypatch: pytest.MonkeyPatch) -> Non
     usb1.USBError = UsbError  # type: ignore[attr-defined]
     _usb(monkeypatch, lambda name: usb1, BusyPhone)
     with pytest.raises(
-        DeviceUnavailableError, match=r"BUSY0001 cannot be opened on USB \(USBErrorBusy\); another process holds it"
+        DeviceUnavailableError,
+        match=r"BUSY0001 cannot be opened on USB \(USBErrorBusy\); another process holds it",
     ):
         connect("BUSY0001")
     assert [(phone.address, phone.route) for phone in phones()] == [("BUSY0001", "usb")]

@@ -10,7 +10,12 @@ import pytest
 
 from hwbench.devices.android.adb.client import Adb, connect
 from hwbench.devices.android.adb.keys import keys
-from hwbench.errors import DeviceCommandError, DeviceLostError, DeviceTimeoutError, DeviceUnavailableError
+from hwbench.errors import (
+    DeviceCommandError,
+    DeviceLostError,
+    DeviceTimeoutError,
+    DeviceUnavailableError,
+)
 from tests.devices.android.pyadbd_support import soon
 from tests.devices.android.rig import Rig, phone
 
@@ -42,7 +47,10 @@ def test_commands(google: Adb) -> None:
     assert google.run(["echo", "done"], stdin=bytes(3 << 20)).text == "done\n"
     hostile = "'; $(id) `id`\n\\"
     assert google.script('printf %s "$1"', hostile).text == hostile
-    assert google.run(["sh", "-c", 'pwd; echo "$A"'], env={"A": "$B"}, cwd=HOME).text == f"{HOME}\n$B\n"
+    assert (
+        google.run(["sh", "-c", 'pwd; echo "$A"'], env={"A": "$B"}, cwd=HOME).text
+        == f"{HOME}\n$B\n"
+    )
 
 
 def test_a_silent_command_that_takes_too_long_is_ended(google: Adb) -> None:
@@ -106,7 +114,10 @@ def test_a_phone_that_dies_and_comes_back(google: Adb, rig: Rig) -> None:
 
 def test_the_dialog() -> None:
     keys()
-    with phone("amd64", dialog="ignore") as rig, pytest.raises(DeviceUnavailableError, match="confirm the dialog"):
+    with (
+        phone("amd64", dialog="ignore") as rig,
+        pytest.raises(DeviceUnavailableError, match="confirm the dialog"),
+    ):
         connect(rig.address, timeout_s=2)
     with phone("amd64", dialog="allow") as rig, connect(rig.address) as adb:
         assert adb.run(["echo", "in"]).text == "in\n"

@@ -11,7 +11,14 @@ import pytest
 
 from tests.support.paths import ROOT
 
-_NETWORK = ["unshare", "--net", "sh", "-c", 'ip link set lo mtu 1500 && ip link set lo up && exec "$@"', "sh"]
+_NETWORK = [
+    "unshare",
+    "--net",
+    "sh",
+    "-c",
+    'ip link set lo mtu 1500 && ip link set lo up && exec "$@"',
+    "sh",
+]
 _BOTH = """
 import os, sys
 from pathlib import Path
@@ -42,10 +49,14 @@ def _networks() -> bool:
     return subprocess.run([*_NETWORK, "true"], capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(not _networks(), reason="a network of its own needs root, unshare and ip (apt install iproute2)")
+@pytest.mark.skipif(
+    not _networks(), reason="a network of its own needs root, unshare and ip (apt install iproute2)"
+)
 def test_large_files_over_a_network_with_an_mtu_of_1500(tmp_path: Path) -> None:
     command = [*_NETWORK, sys.executable, "-c", _BOTH, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     lines = done.stdout.splitlines()
     assert lines[:2] == ["pushed True", "pulled True"], done.stderr
-    assert lines[-1].startswith("adb-shell alone"), "the network no longer shows the defect, so it proves no cure"
+    assert lines[-1].startswith("adb-shell alone"), (
+        "the network no longer shows the defect, so it proves no cure"
+    )

@@ -22,15 +22,21 @@ names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True).map(lambda 
 
 @given(st.lists(words, max_size=5), st.dictionaries(names, words, max_size=3))
 @settings(max_examples=60, deadline=None)
-def test_what_is_quoted_reaches_a_program_as_it_was(arguments: list[str], env: dict[str, str]) -> None:
+def test_what_is_quoted_reaches_a_program_as_it_was(
+    arguments: list[str], env: dict[str, str]
+) -> None:
     program = [
         "sh",
         "-c",
-        'pwd; for a in "$@"; do printf "%s\\0" "$a"; done; for n in ' + " ".join(env) + '; do printenv -0 "$n"; done',
+        'pwd; for a in "$@"; do printf "%s\\0" "$a"; done; for n in '
+        + " ".join(env)
+        + '; do printenv -0 "$n"; done',
     ]
     line = quote([*program, "sh", *arguments], env, "/usr/bin")
     output = subprocess.run(["sh", "-c", line], capture_output=True, check=True).stdout
-    assert output == b"/usr/bin\n" + b"".join(word.encode() + b"\0" for word in [*arguments, *env.values()])
+    assert output == b"/usr/bin\n" + b"".join(
+        word.encode() + b"\0" for word in [*arguments, *env.values()]
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +53,9 @@ def test_what_is_quoted_reaches_a_program_as_it_was(arguments: list[str], env: d
         (["a", "x" * 40_000], {}, None),
     ],
 )
-def test_what_cannot_be_quoted_is_refused(argv: list[str], env: dict[str, str], cwd: str | None) -> None:
+def test_what_cannot_be_quoted_is_refused(
+    argv: list[str], env: dict[str, str], cwd: str | None
+) -> None:
     with pytest.raises(UsageError):
         quote(argv, env, cwd)
 
@@ -58,17 +66,25 @@ def _cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40))), st.integers(0, 255), st.lists(st.integers(0, 10_000))
+    st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40))),
+    st.integers(0, 255),
+    st.lists(st.integers(0, 10_000)),
 )
-def test_shell_frames_are_read_however_they_are_cut(frames: list[tuple[int, bytes]], code: int, places: list[int]) -> None:
-    sent = b"".join(struct.pack("<BI", kind, len(data)) + data for kind, data in frames) + struct.pack("<BIB", 3, 1, code)
+def test_shell_frames_are_read_however_they_are_cut(
+    frames: list[tuple[int, bytes]], code: int, places: list[int]
+) -> None:
+    sent = b"".join(
+        struct.pack("<BI", kind, len(data)) + data for kind, data in frames
+    ) + struct.pack("<BIB", 3, 1, code)
     parser, received = ShellParser(), [b"", b""]
     for piece in _cut(sent, places):
         assert parser.code is None
         for index, data in enumerate(parser.feed(piece)):
             received[index] += data
     assert parser.code == code
-    assert received == [b"".join(data for kind, data in frames if kind == wanted) for wanted in (1, 2)]
+    assert received == [
+        b"".join(data for kind, data in frames if kind == wanted) for wanted in (1, 2)
+    ]
 
 
 @given(st.binary(max_size=60))
@@ -104,13 +120,20 @@ def _soon() -> float:
 
 @given(st.lists(st.binary(min_size=1, max_size=100)), st.lists(st.integers(0, 10_000)))
 def test_a_pulled_file_is_read_however_it_is_cut(chunks: list[bytes], places: list[int]) -> None:
-    answer = b"".join(struct.pack("<4sI", b"DATA", len(chunk)) + chunk for chunk in chunks) + b"DONE\0\0\0\0"
+    answer = (
+        b"".join(struct.pack("<4sI", b"DATA", len(chunk)) + chunk for chunk in chunks)
+        + b"DONE\0\0\0\0"
+    )
     stream = Recorded(_cut(answer, places))
     assert sync.pull(stream, "/ü", 10_000, _soon()) == b"".join(chunks)
     assert stream.sent == b"RECV\3\0\0\0/\xc3\xbc"
 
 
-@given(st.binary(max_size=100), st.sampled_from(["pull", "stat1", "stat2", "push"]), st.lists(st.integers(0, 200)))
+@given(
+    st.binary(max_size=100),
+    st.sampled_from(["pull", "stat1", "stat2", "push"]),
+    st.lists(st.integers(0, 200)),
+)
 def test_any_other_answer_is_a_typed_error(answer: bytes, what: str, places: list[int]) -> None:
     stream = Recorded(_cut(answer, places))
     with suppress(DeviceError, OutputParseError):
@@ -142,7 +165,9 @@ def test_a_pushed_file_travels_in_chunks_that_a_phone_takes(pieces: list[bytes])
 @given(st.integers(0, 0o7777), st.integers(0, 2**63 - 1), st.integers(0, 2**62))
 def test_the_newer_stat_is_read(mode: int, size: int, modified: int) -> None:
     answer = b"STA2" + struct.pack("<IQQ4IQ3q", 0, 1, 2, mode, 1, 0, 0, size, 0, modified, 0)
-    assert sync.stat(Recorded([answer]), "/x", frozenset({"stat_v2"}), _soon()) == sync.RemoteStat(mode, size, modified)
+    assert sync.stat(Recorded([answer]), "/x", frozenset({"stat_v2"}), _soon()) == sync.RemoteStat(
+        mode, size, modified
+    )
 
 
 def test_stat_tells_a_missing_file_from_a_forbidden_one() -> None:

@@ -1,4 +1,7 @@
-"""Packets that no phone sends close the direct connection with a typed error; those that are merely late do no harm."""
+"""Packets that no phone sends close the direct connection with a typed error.
+
+Those that are merely late do no harm.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,32 @@ from hwbench.errors import DeviceError, DeviceLostError, DeviceTimeoutError, Dev
 
 
 def packet(
-    name: str, first: int, second: int, data: bytes = b"", *, checksum: int | None = None, magic: int = 0xFFFFFFFF
+    name: str,
+    first: int,
+    second: int,
+    data: bytes = b"",
+    *,
+    checksum: int | None = None,
+    magic: int = 0xFFFFFFFF,
 ) -> bytes:
     code = int.from_bytes(name.encode(), "little")
-    return struct.pack("<6I", code, first, second, len(data), sum(data) if checksum is None else checksum, code ^ magic) + data
+    return (
+        struct.pack(
+            "<6I",
+            code,
+            first,
+            second,
+            len(data),
+            sum(data) if checksum is None else checksum,
+            code ^ magic,
+        )
+        + data
+    )
 
 
-GREETING = packet("CNXN", 0x01000001, 1 << 20, b"device::ro.product.name=x;features=shell_v2,stat_v2")
+GREETING = packet(
+    "CNXN", 0x01000001, 1 << 20, b"device::ro.product.name=x;features=shell_v2,stat_v2"
+)
 ACCEPTED = packet("OKAY", 7, 1)
 
 
@@ -124,13 +146,17 @@ def test_data_before_the_stream_is_accepted() -> None:
 
 
 def test_a_refused_stream_leaves_the_connection() -> None:
-    link = DirectLink(Script(GREETING + packet("CLSE", 0, 1) + packet("OKAY", 8, 2)), "phone", "tcp", _soon())
+    link = DirectLink(
+        Script(GREETING + packet("CLSE", 0, 1) + packet("OKAY", 8, 2)), "phone", "tcp", _soon()
+    )
     with pytest.raises(DeviceUnavailableError, match="phone refuses the service 'nonsense'"):
         link.open("nonsense:x", _soon())
     link.open("sync:", _soon())
 
 
-@pytest.mark.parametrize("greeting", [packet("OKAY", 1, 1), packet("AUTH", 9, 0), packet("CNXN", 1, 5, b"device::")])
+@pytest.mark.parametrize(
+    "greeting", [packet("OKAY", 1, 1), packet("AUTH", 9, 0), packet("CNXN", 1, 5, b"device::")]
+)
 def test_a_greeting_that_is_none(greeting: bytes) -> None:
     pipe = Script(greeting)
     with pytest.raises(DeviceLostError):
@@ -143,7 +169,9 @@ def test_a_greeting_that_is_none(greeting: bytes) -> None:
     st.lists(st.sampled_from(["OKAY", "WRTE", "CLSE", "CNXN", "AUTH"]), max_size=4),
     st.binary(max_size=30),
 )
-def test_any_bytes_end_in_a_typed_error_or_data(noise: bytes, names: list[str], data: bytes) -> None:
+def test_any_bytes_end_in_a_typed_error_or_data(
+    noise: bytes, names: list[str], data: bytes
+) -> None:
     _, _, stream = opened(b"".join(packet(name, 7, 1, data) for name in names) + noise)
     for _ in range(5):
         try:

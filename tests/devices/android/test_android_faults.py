@@ -57,7 +57,10 @@ def use(phone: FakePhone) -> list[float]:
         for width in (8, 16):
             prepared = device.prepare(conv_workload((width,)), Settings())
             values_s += device.run([prepared] * 5).values_s
-            assert {row.name for row in device.profile_layers(prepared, 3).rows} >= {"features.0.conv", "fc"}
+            assert {row.name for row in device.profile_layers(prepared, 3).rows} >= {
+                "features.0.conv",
+                "fc",
+            }
             device.release(prepared)
     return values_s
 
@@ -90,7 +93,10 @@ def test_a_fault_is_an_error_or_nothing_and_leaves_nothing_behind(
 def test_a_model_that_arrives_damaged_is_refused_and_sent_again(phone: FakePhone) -> None:
     workload = conv_workload((24, 8))
     phone.adbd.faults = Faults([Fault("corrupt_put", 1)])
-    with Android(on(phone.address)) as device, pytest.raises(DeviceUnavailableError, match="damaged; send it again"):
+    with (
+        Android(on(phone.address)) as device,
+        pytest.raises(DeviceUnavailableError, match="damaged; send it again"),
+    ):
         device.prepare(workload, Settings())
     assert [fault.kind for fault in phone.adbd.faults.happened] == ["corrupt_put"]
     model = Path(phone.home) / f"hwbench/models/{workload.sha256}.onnx"

@@ -76,7 +76,9 @@ def test_hundreds_of_layers_cost_a_handful_of_round_trips(phone: Rig) -> None:
         assert device._phone.adb.trips - before <= 5 * measured // 100
 
 
-def test_a_measurement_has_layers_conditions_and_nothing_to_distrust_of_the_phone(phone: Rig) -> None:
+def test_a_measurement_has_layers_conditions_and_nothing_to_distrust_of_the_phone(
+    phone: Rig,
+) -> None:
     with Android(on(phone.address)) as device:
         record = measure(device, conv_workload(), QUICK)
     assert record.profile is not None
@@ -95,7 +97,9 @@ def test_isolated_sessions_tell_their_memory(phone: Rig) -> None:
 
 
 @pytest.mark.parametrize("sign", ["status", "cap"])
-def test_throttling_is_waited_out_and_told(phone: Rig, monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+def test_throttling_is_waited_out_and_told(
+    phone: Rig, monkeypatch: pytest.MonkeyPatch, sign: str
+) -> None:
     monkeypatch.setattr(sessions, "COOL_DOWN_S", 0.2)
     waits = []
 
@@ -116,7 +120,10 @@ def test_throttling_is_waited_out_and_told(phone: Rig, monkeypatch: pytest.Monke
 
 
 def test_a_second_measurement_of_a_phone_is_refused(phone: Rig) -> None:
-    with Android(on(phone.address)), pytest.raises(DeviceUnavailableError, match=f"in use by process {os.getpid()}"):
+    with (
+        Android(on(phone.address)),
+        pytest.raises(DeviceUnavailableError, match=f"in use by process {os.getpid()}"),
+    ):
         Android(phone.address).open()
 
 
@@ -138,7 +145,9 @@ def test_a_phone_that_vanishes_is_lost_and_keeps_its_samples(phone: Rig) -> None
         assert device.run([device.prepare(conv_workload(), Settings())]).values_s[0] > 0
 
 
-def test_a_table_build_survives_unplugging_and_measures_nothing_twice(phone: Rig, tmp_path: Path) -> None:
+def test_a_table_build_survives_unplugging_and_measures_nothing_twice(
+    phone: Rig, tmp_path: Path
+) -> None:
     def pull_the_plug(progress) -> None:
         if progress.networks == 3:
             phone.kill()
@@ -182,7 +191,9 @@ def test_settings_and_processes_are_as_before_even_after_a_kill(phone: Rig) -> N
     assert phone.settings() == changed, "nobody was left to restore them"
     with Android(on(phone.address)) as device:
         assert phone.settings()["fixed_performance"] == "false"
-        assert len(list((phone.root / "data/local/tmp/hwbench/run").iterdir())) == 1, "what the killed one left is gone"
+        assert len(list((phone.root / "data/local/tmp/hwbench/run").iterdir())) == 1, (
+            "what the killed one left is gone"
+        )
         device.conditions()
     assert phone.settings() == before
     assert not (phone.root / "data/local/tmp/hwbench/run").exists()
@@ -221,5 +232,8 @@ def test_a_phone_without_fixed_performance_says_so_and_is_left_as_it_was(phone: 
 
 
 def test_more_threads_than_cores_is_an_error_that_names_the_clusters(phone: Rig) -> None:
-    with Android(on(phone.address)) as device, pytest.raises(UsageError, match=r"--threads 99: .*cluster=NAME"):
+    with (
+        Android(on(phone.address)) as device,
+        pytest.raises(UsageError, match=r"--threads 99: .*cluster=NAME"),
+    ):
         device.prepare(conv_workload(), Settings(threads=99))

@@ -29,7 +29,9 @@ def test_two_phones_and_no_serial_is_an_error_that_lists_both(server: AdbServer)
 
 
 @needs_namespace
-def test_a_phone_is_measured_through_the_server_that_lists_it(server: AdbServer, tmp_path: Path) -> None:
+def test_a_phone_is_measured_through_the_server_that_lists_it(
+    server: AdbServer, tmp_path: Path
+) -> None:
     (tmp_path / "phone").mkdir()
     with FakePhone(tmp_path / "phone") as phone:
         server.connect(phone.address)
@@ -39,7 +41,10 @@ def test_a_phone_is_measured_through_the_server_that_lists_it(server: AdbServer,
             assert device._phone.adb.route == "server"
             assert device._phone.adb.serial == phone.address
             assert len(device.run([prepared] * 3).values_s) == 3
-            assert {row.name for row in device.profile_layers(prepared, 3).rows} >= {"features.0.conv", "fc"}
+            assert {row.name for row in device.profile_layers(prepared, 3).rows} >= {
+                "features.0.conv",
+                "fc",
+            }
             assert phone.changeable() != before
         assert phone.changeable() == before
         found = {device.address: device for device in list_devices()}[f"android:{phone.address}"]

@@ -36,8 +36,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def is_whole(bundle: Bundle) -> bool:
     names = {file.name for file in bundle.files}
-    hashes = all(sha256((bundle.folder / file.name).read_bytes()).hexdigest() == file.sha256 for file in bundle.files)
-    return hashes and {"hwbench_runner", "libonnxruntime.so.1", "libc.so.6", bundle.loader[0][2:]} <= names
+    hashes = all(
+        sha256((bundle.folder / file.name).read_bytes()).hexdigest() == file.sha256
+        for file in bundle.files
+    )
+    return (
+        hashes
+        and {"hwbench_runner", "libonnxruntime.so.1", "libc.so.6", bundle.loader[0][2:]} <= names
+    )
 
 
 def test_it_is_made_once(cache: Path) -> None:
@@ -50,7 +56,9 @@ def test_it_is_made_once(cache: Path) -> None:
     assert [path.name for path in cache.iterdir()] == [first.digest]
 
 
-@pytest.mark.parametrize("harm", ["change", "cut", "remove", "mode", "manifest", "emptied", "escape"])
+@pytest.mark.parametrize(
+    "harm", ["change", "cut", "remove", "mode", "manifest", "emptied", "escape"]
+)
 def test_a_damaged_one_is_made_anew(cache: Path, harm: str) -> None:
     first = build_bundle(HERE)
     victim, manifest = first.folder / "libm.so.6", first.folder / "manifest.json"
@@ -81,7 +89,9 @@ def test_a_damaged_one_is_made_anew(cache: Path, harm: str) -> None:
 def test_old_ones_go_and_the_last_used_stay(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     for number in range(4):
-        monkeypatch.setattr(bundle, "TELEMETRY_OFF", {"ORT_DISABLE_TELEMETRY": "1", "NUMBER": str(number)})
+        monkeypatch.setattr(
+            bundle, "TELEMETRY_OFF", {"ORT_DISABLE_TELEMETRY": "1", "NUMBER": str(number)}
+        )
         monkeypatch.setattr(bundle, "_LAYOUT", 100 + number)
         made.append(build_bundle(HERE))
         if number == 2:
@@ -99,14 +109,22 @@ def test_what_a_killed_process_left_is_removed_in_time(cache: Path) -> None:
 
 
 def test_two_processes_at_once_make_one(cache: Path) -> None:
-    code = "from hwbench.devices.android.bundle import build_bundle as b; import platform; print(b(platform.machine()).digest)"
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    code = (
+        "from hwbench.devices.android.bundle import build_bundle as b; import platform;"
+        " print(b(platform.machine()).digest)"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     told = {process.communicate(timeout=60)[0].strip() for process in both}
     assert told == {path.name for path in cache.iterdir()}
     assert len(told) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(DeviceUnavailableError, match=r"cannot keep.*XDG_CACHE_HOME"):
@@ -131,7 +149,9 @@ def test_the_compiler_for_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     with pytest.raises(DeviceUnavailableError, match=r"gcc-aarch64-linux-gnu.*pip install ziglang"):
         bundle_parts.compiler("aarch64")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert str(bundle_parts.compiler("aarch64")).endswith("-m ziglang cc -target aarch64-linux-gnu.2.28")
+    assert str(bundle_parts.compiler("aarch64")).endswith(
+        "-m ziglang cc -target aarch64-linux-gnu.2.28"
+    )
     (tmp_path / "aarch64-linux-gnu-gcc").touch(0o755)
     assert bundle_parts.compiler("aarch64") == "aarch64-linux-gnu-gcc"
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
@@ -141,7 +161,10 @@ def test_the_compiler_for_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 @pytest.fixture
 def without_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No C library for Arm is installed; returns a folder of programs that goes before all others."""
+    """No C library for Arm is installed.
+
+    Returns a folder of programs that goes before all others.
+    """
     arm = bundle_parts.Machine("ld-linux-aarch64.so.1", 183, ("/usr/none/lib",))
     monkeypatch.setitem(bundle_parts.MACHINES, "aarch64", arm)
     programs = tmp_path / "programs"
@@ -156,15 +179,21 @@ def fake_apt(programs: Path, script: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs dpkg-deb: apt-get install dpkg")
-def test_the_c_library_is_fetched_without_being_installed(without_packages: Path, tmp_path: Path) -> None:
+def test_the_c_library_is_fetched_without_being_installed(
+    without_packages: Path, tmp_path: Path
+) -> None:
     tree = tmp_path / "tree"
     names = ["ld-linux-aarch64.so.1", *bundle_parts._C_LIBRARY]
     for name in names:
         (tree / "usr/none/lib").mkdir(parents=True, exist_ok=True)
         (tree / f"usr/none/lib/{name}").write_bytes(ELF)
     (tree / "DEBIAN").mkdir()
-    (tree / "DEBIAN/control").write_text("Package: p\nVersion: 1\nArchitecture: all\nMaintainer: m <m@m>\nDescription: d\n")
-    subprocess.run(["dpkg-deb", "-b", tree, tmp_path / "p.deb"], check=True, capture_output=True, timeout=60)
+    (tree / "DEBIAN/control").write_text(
+        "Package: p\nVersion: 1\nArchitecture: all\nMaintainer: m <m@m>\nDescription: d\n"
+    )
+    subprocess.run(
+        ["dpkg-deb", "-b", tree, tmp_path / "p.deb"], check=True, capture_output=True, timeout=60
+    )
     fake_apt(without_packages, f'echo "$@" >{tmp_path}/asked; cp {tmp_path}/p.deb .')
     (tmp_path / "scratch").mkdir()
     found = bundle_parts.c_library("aarch64", tmp_path / "scratch")
@@ -180,22 +209,33 @@ def test_the_c_library_is_fetched_without_being_installed(without_packages: Path
 @pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs dpkg-deb: apt-get install dpkg")
 @pytest.mark.parametrize(
     ("script", "told"),
-    [("echo 'E: no\nsuch package' >&2; exit 100", "100: E: no such package"), ("", "no C library for aarch64")],
+    [
+        ("echo 'E: no\nsuch package' >&2; exit 100", "100: E: no such package"),
+        ("", "no C library for aarch64"),
+    ],
 )
-def test_a_c_library_that_cannot_be_had(without_packages: Path, tmp_path: Path, script: str, told: str) -> None:
+def test_a_c_library_that_cannot_be_had(
+    without_packages: Path, tmp_path: Path, script: str, told: str
+) -> None:
     fake_apt(without_packages, script)
-    with pytest.raises(DeviceUnavailableError, match=f"{told}.*apt install libc6-arm64-cross.*--aar") as caught:
+    with pytest.raises(
+        DeviceUnavailableError, match=f"{told}.*apt install libc6-arm64-cross.*--aar"
+    ) as caught:
         bundle_parts.c_library("aarch64", tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_without_apt(without_packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_apt(
+    without_packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(without_packages))
     with pytest.raises(DeviceUnavailableError, match=r"no apt-get.*on Debian or Ubuntu.*--aar"):
         bundle_parts.c_library("aarch64", tmp_path)
 
 
-def test_a_download_is_bounded(without_packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_bounded(
+    without_packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_apt(without_packages, "exec sleep 60")
     monkeypatch.setattr(bundle_parts, "_DOWNLOAD_TIMEOUT_S", 0.3)
     with pytest.raises(DeviceTimeoutError, match="apt-get -q did not finish within"):
@@ -204,10 +244,15 @@ def test_a_download_is_bounded(without_packages: Path, tmp_path: Path, monkeypat
 
 @needs_arm_compiler
 @pytest.mark.usefixtures("on_x86")
-def test_a_wheel_that_cannot_be_had(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_that_cannot_be_had(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nothing"))
-    with pytest.raises(DeviceUnavailableError, match=r"pip download.* failed.*onnxruntime.*pip download onnxruntime==") as caught:
+    with pytest.raises(
+        DeviceUnavailableError,
+        match=r"pip download.* failed.*onnxruntime.*pip download onnxruntime==",
+    ) as caught:
         build_bundle("aarch64")
     assert "\n" not in str(caught.value)
     assert list(cache.iterdir()) == []
@@ -217,7 +262,9 @@ def wheel(path: Path, *, name: str = LIBRARY, recorded: bytes = ELF) -> Path:
     digest = base64.urlsafe_b64encode(sha256(recorded).digest()).decode().rstrip("=")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(name, ELF)
-        archive.writestr("onnxruntime-9.9.9.dist-info/RECORD", f"{name},sha256={digest},{len(ELF)}\n")
+        archive.writestr(
+            "onnxruntime-9.9.9.dist-info/RECORD", f"{name},sha256={digest},{len(ELF)}\n"
+        )
     return path
 
 
@@ -225,7 +272,10 @@ def test_the_library_is_what_the_wheel_records(tmp_path: Path) -> None:
     assert bundle_parts.library_of_wheel(wheel(tmp_path / "good.whl")) == ELF
     with pytest.raises(DeviceUnavailableError, match="not what its RECORD says"):
         bundle_parts.library_of_wheel(wheel(tmp_path / "changed.whl", recorded=b"other"))
-    for bad in (wheel(tmp_path / "else.whl", name="onnxruntime/capi/onnxruntime.dll"), tmp_path / "absent.whl"):
+    for bad in (
+        wheel(tmp_path / "else.whl", name="onnxruntime/capi/onnxruntime.dll"),
+        tmp_path / "absent.whl",
+    ):
         with pytest.raises(DeviceUnavailableError, match="no wheel of onnxruntime"):
             bundle_parts.library_of_wheel(bad)
 

@@ -1,7 +1,7 @@
 """Android's own build of ONNX Runtime: an archive and an NDK which the user supplies, and the words for a runner that fails.
 
-The NDK here is a wrapper around this computer's cross compiler, and the archive holds the Linux library: enough to show what
-is taken from them, not that Android's linker likes the result.
+The NDK here is a wrapper around this computer's cross compiler, and the archive holds the Linux
+library: enough to show what is taken from them, not that Android's linker likes the result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ import pytest
 
 from hwbench.devices.android import bundle_parts
 from hwbench.devices.android.adb.client import Completed
-from hwbench.devices.android.bundle import LIBRARY, Bundle, build_bundle, explain_exit, last_ndk_bundle, ndk_bundle, self_test
+from hwbench.devices.android.bundle import (
+    LIBRARY,
+    Bundle,
+    build_bundle,
+    explain_exit,
+    last_ndk_bundle,
+    ndk_bundle,
+    self_test,
+)
 from hwbench.errors import DeviceCommandError, DeviceUnavailableError, OutputParseError, UsageError
 from tests.devices.android import rig_faces
 from tests.needs import needs_arm_compiler
@@ -53,8 +61,12 @@ def library() -> bytes:
 
 
 @needs_arm_compiler
-def test_it_holds_the_users_library_and_a_runner(library: bytes, cache: None, tmp_path: Path) -> None:
-    aar = make_aar(tmp_path / "ort.aar", **{MEMBER: library, "../../escaped": b"x", "/etc/escaped": b"x"})
+def test_it_holds_the_users_library_and_a_runner(
+    library: bytes, cache: None, tmp_path: Path
+) -> None:
+    aar = make_aar(
+        tmp_path / "ort.aar", **{MEMBER: library, "../../escaped": b"x", "/etc/escaped": b"x"}
+    )
     ndk = make_ndk(tmp_path / "with a space" / "ndk", 21, 26, 34)
     assert last_ndk_bundle() is None
     bundle = ndk_bundle(aar, ndk)
@@ -83,7 +95,9 @@ def under_emulation(bundle: Bundle, tmp_path: Path):
     def run(argv: list[str], *, env: dict[str, str], stdin: bytes) -> Completed:
         variables = [word for item in env.items() for word in ("-E", "=".join(item))]
         emulator = ["qemu-aarch64-static", "-cpu", "cortex-a76", "-L", str(faces), *variables]
-        done = subprocess.run([*emulator, *argv], input=stdin, capture_output=True, timeout=60, cwd=bundle.folder)
+        done = subprocess.run(
+            [*emulator, *argv], input=stdin, capture_output=True, timeout=60, cwd=bundle.folder
+        )
         return Completed(done.returncode, done.stdout, done.stderr)
 
     return run
@@ -92,13 +106,17 @@ def under_emulation(bundle: Bundle, tmp_path: Path):
 def test_the_oldest_android_that_will_do_is_chosen(tmp_path: Path) -> None:
     ndk = make_ndk(tmp_path / "a b", 21, 34, 26)
     (ndk / BIN / "aarch64-linux-android24-clang").touch(0o644)
-    assert shlex.split(bundle_parts.ndk_compiler(ndk)) == [str(ndk / BIN / "aarch64-linux-android26-clang")]
+    assert shlex.split(bundle_parts.ndk_compiler(ndk)) == [
+        str(ndk / BIN / "aarch64-linux-android26-clang")
+    ]
 
 
 @pytest.mark.parametrize("levels", [(), (21,)])
 def test_what_is_no_ndk(tmp_path: Path, levels: tuple[int, ...]) -> None:
     ndk = make_ndk(tmp_path / "ndk", *levels)
-    with pytest.raises(UsageError, match=r"no Android NDK.*aarch64-linux-android.*24 or above.*'toolchains'"):
+    with pytest.raises(
+        UsageError, match=r"no Android NDK.*aarch64-linux-android.*24 or above.*'toolchains'"
+    ):
         bundle_parts.ndk_compiler(ndk)
 
 
@@ -106,7 +124,9 @@ def test_what_is_no_aar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (tmp_path / "text.aar").write_text("not a zip")
     other = make_aar(tmp_path / "other.aar", **{"jni/x86_64/libonnxruntime.so": b"x"})
     for bad in (tmp_path / "text.aar", tmp_path / "absent.aar", tmp_path, other):
-        with pytest.raises(UsageError, match=r"no onnxruntime-android AAR.*jni/arm64-v8a/libonnxruntime.so"):
+        with pytest.raises(
+            UsageError, match=r"no onnxruntime-android AAR.*jni/arm64-v8a/libonnxruntime.so"
+        ):
             ndk_bundle(bad, tmp_path)
     nameless = make_aar(tmp_path / "nameless.aar", **{MEMBER: b"\x7fELF"})
     with pytest.raises(UsageError, match="does not say which ONNX Runtime"):
@@ -120,10 +140,17 @@ def test_what_is_no_aar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("cache")
 def test_a_compiler_that_refuses_or_makes_the_wrong_thing(tmp_path: Path) -> None:
     aar = make_aar(tmp_path / "ort.aar", **{MEMBER: b"\x7fELF\0VERS_1.2.3\0"})
-    refusing = make_ndk(tmp_path / "refusing", 24, script='case "$*" in --version) ;; *) echo no >&2; exit 1 ;; esac')
+    refusing = make_ndk(
+        tmp_path / "refusing",
+        24,
+        script='case "$*" in --version) ;; *) echo no >&2; exit 1 ;; esac',
+    )
     with pytest.raises(DeviceCommandError, match=r"failed \(1\): no"):
         ndk_bundle(aar, refusing)
-    wrong = 'case "$*" in --version) exit ;; esac; for word; do [ "$last" = -o ] && echo text >"$word"; last=$word; done'
+    wrong = (
+        'case "$*" in --version) exit ;; esac; for word; do [ "$last" = -o ] && echo text >"$word";'
+        " last=$word; done"
+    )
     with pytest.raises(DeviceUnavailableError, match="is no ELF file"):
         ndk_bundle(aar, make_ndk(tmp_path / "wrong", 24, script=wrong))
     assert last_ndk_bundle() is None
@@ -131,7 +158,15 @@ def test_a_compiler_that_refuses_or_makes_the_wrong_thing(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("code", "cause"),
-    [(159, "SIGSYS"), (126, "noexec"), (127, "missing"), (132, "SIGILL"), (134, "SIGABRT"), (137, "SIGKILL"), (139, "SIGSEGV")],
+    [
+        (159, "SIGSYS"),
+        (126, "noexec"),
+        (127, "missing"),
+        (132, "SIGILL"),
+        (134, "SIGABRT"),
+        (137, "SIGKILL"),
+        (139, "SIGSEGV"),
+    ],
 )
 def test_an_exit_status_is_explained(code: int, cause: str) -> None:
     told = explain_exit(code)
@@ -149,11 +184,19 @@ BYE = b'{"event":"bye"}\n'
 @pytest.mark.parametrize(
     ("ended", "error", "told"),
     [
-        (Completed(159, b"", b"Bad system\ncall"), DeviceUnavailableError, r"exit status 159 = SIGSYS.*\(Bad system call\)"),
+        (
+            Completed(159, b"", b"Bad system\ncall"),
+            DeviceUnavailableError,
+            r"exit status 159 = SIGSYS.*\(Bad system call\)",
+        ),
         (Completed(1, HELLO, b""), DeviceUnavailableError, "exit status 1 .it said nothing"),
         (Completed(0, b"", b""), OutputParseError, "expected ONNX Runtime 1.2.3"),
         (Completed(0, b"WARNING: linker\n" + HELLO, b""), OutputParseError, "not an event"),
-        (Completed(0, HELLO + LIBRARY_EVENT.replace(b"1.2.3", b"1.2.4") + BYE, b""), OutputParseError, "1.2.4.*expected.*1.2.3"),
+        (
+            Completed(0, HELLO + LIBRARY_EVENT.replace(b"1.2.3", b"1.2.4") + BYE, b""),
+            OutputParseError,
+            "1.2.4.*expected.*1.2.3",
+        ),
         (Completed(0, HELLO + LIBRARY_EVENT, b""), OutputParseError, "expected ONNX Runtime"),
         (
             Completed(0, HELLO + LIBRARY_EVENT + BYE, b"Failed to initialize PyTorch cpuinfo"),
@@ -162,7 +205,9 @@ BYE = b'{"event":"bye"}\n'
         ),
     ],
 )
-def test_a_target_where_it_does_not_run(ended: Completed, error: type[Exception], told: str, tmp_path: Path) -> None:
+def test_a_target_where_it_does_not_run(
+    ended: Completed, error: type[Exception], told: str, tmp_path: Path
+) -> None:
     bundle = Bundle(tmp_path, (), "onnxruntime 1.2.3", ("./loader", "./runner"), {"A": "1"})
     with pytest.raises(error, match=told) as caught:
         self_test(bundle, lambda argv, env, stdin: ended)
@@ -177,4 +222,6 @@ def test_a_target_where_it_runs(tmp_path: Path) -> None:
         return Completed(0, HELLO + LIBRARY_EVENT + BYE, b"")
 
     self_test(Bundle(tmp_path, (), "onnxruntime 1.2.3", ("./loader", "./runner"), {"A": "1"}), run)
-    assert asked == [(["./loader", "./runner"], {"env": {"A": "1"}, "stdin": b"lib libonnxruntime.so.1\nquit\n"})]
+    assert asked == [
+        (["./loader", "./runner"], {"env": {"A": "1"}, "stdin": b"lib libonnxruntime.so.1\nquit\n"})
+    ]

@@ -51,9 +51,15 @@ def test_addresses(text: str, address: Address) -> None:
     assert Address.parse(text) == address
 
 
-@pytest.mark.parametrize("text", ["S,cluster=huge", "S,speed=9", "S,cluster", "S,", "S,cluster=big,cluster=big", "big=cluster"])
+@pytest.mark.parametrize(
+    "text",
+    ["S,cluster=huge", "S,speed=9", "S,cluster", "S,", "S,cluster=big,cluster=big", "big=cluster"],
+)
 def test_options_that_do_not_exist_are_refused_with_those_that_do(text: str) -> None:
-    with pytest.raises(UsageError, match=r"cluster=big\|middle\|little\|all; mode=burst\|sustained; build=linux\|android"):
+    with pytest.raises(
+        UsageError,
+        match=r"cluster=big\|middle\|little\|all; mode=burst\|sustained; build=linux\|android",
+    ):
         Android(text)
 
 
@@ -68,7 +74,9 @@ def test_files_are_sent_once(phone: Rig) -> None:
     sent = {path: path.stat().st_mtime_ns for path in files}
     assert any(path.parent.name == "models" for path in sent)
     use(phone)
-    assert {path: path.stat().st_mtime_ns for path in home(phone).rglob("*") if path.is_file()} == sent
+    assert {
+        path: path.stat().st_mtime_ns for path in home(phone).rglob("*") if path.is_file()
+    } == sent
 
 
 def test_half_a_file_is_sent_again(phone: Rig) -> None:
@@ -87,7 +95,9 @@ def test_a_bundle_that_does_not_run_says_why(phone: Rig) -> None:
     whole = runner.read_bytes()
     runner.write_bytes(b"\0" * len(whole))
     try:
-        with pytest.raises(DeviceUnavailableError, match="the runner does not run on the device: exit status 127"):
+        with pytest.raises(
+            DeviceUnavailableError, match="the runner does not run on the device: exit status 127"
+        ):
             use(phone)
     finally:
         runner.write_bytes(whole)
@@ -104,9 +114,13 @@ def test_another_bundle_takes_the_place_of_the_old_one(phone: Rig) -> None:
     assert tested.exists()
 
 
-def test_models_are_bounded_and_the_one_used_longest_ago_goes_first(phone: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_bounded_and_the_one_used_longest_ago_goes_first(
+    phone: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workloads = [conv_workload((width,)) for width in (8, 16, 24, 32)]
-    monkeypatch.setattr(phone_module, "MODELS_BYTES", sum(len(workload.onnx) for workload in workloads[:3]))
+    monkeypatch.setattr(
+        phone_module, "MODELS_BYTES", sum(len(workload.onnx) for workload in workloads[:3])
+    )
     with Android(on(phone.address)) as device:
         for workload in (*workloads[:3], workloads[0], workloads[3]):
             device.release(device.prepare(workload, Settings()))
@@ -171,7 +185,11 @@ def test_a_board_without_androids_tools_is_measured_all_the_same(tmp_path: Path)
         assert "android" not in dict(info.details)
         conditions = device.conditions()
         assert (conditions.battery, conditions.throttled) == (None, False)
-        assert [advice.code for advice in device.doctor() if advice.code != "background" and not advice.ok] == []
+        assert [
+            advice.code
+            for advice in device.doctor()
+            if advice.code != "background" and not advice.ok
+        ] == []
         assert device.run([device.prepare(conv_workload(), Settings())]).values_s[0] > 0
 
 

@@ -14,12 +14,19 @@ from tests.devices.android.test_phone_facts import PIXEL, printed, state
 WHO = facts.identity(printed(PIXEL))
 BIG = WHO.clusters["big"]
 GOOD = replace(
-    state(), load_1m=0.5, online=dict.fromkeys(range(8), True), battery=state().battery | {"status": "5", "level": "95"}
+    state(),
+    load_1m=0.5,
+    online=dict.fromkeys(range(8), True),
+    battery=state().battery | {"status": "5", "level": "95"},
 )
 
 
-def failed(who: facts.Identity = WHO, switched: dict[str, str] | None = None, **changes: Any) -> list[str]:
-    found = advice(who, BIG, replace(GOOD, **changes), switched or {"low_power": "0", "airplane_mode_on": "1"})
+def failed(
+    who: facts.Identity = WHO, switched: dict[str, str] | None = None, **changes: Any
+) -> list[str]:
+    found = advice(
+        who, BIG, replace(GOOD, **changes), switched or {"low_power": "0", "airplane_mode_on": "1"}
+    )
     assert len(found) == len({item.code for item in found}) == 10
     assert all(bool(item.remedy) is not item.ok for item in found)
     return [item.code for item in found if not item.ok]
@@ -46,14 +53,23 @@ def test_nothing_is_wrong_with_a_cool_charged_idle_phone() -> None:
         ({"who": replace(WHO, free_bytes=10_000_000)}, "space"),
     ],
 )
-def test_each_thing_that_spoils_a_measurement_is_found_alone(changes: dict[str, Any], code: str) -> None:
+def test_each_thing_that_spoils_a_measurement_is_found_alone(
+    changes: dict[str, Any], code: str
+) -> None:
     assert failed(**changes) == [code]
 
 
 def test_a_board_that_tells_little_is_not_blamed_for_it() -> None:
     nothing = facts.state(b"\x1eload\n\x1epower\n")
-    assert [item.code for item in advice(replace(WHO, highest_hz={}, free_bytes=None), BIG, nothing, {}) if not item.ok] == []
+    assert [
+        item.code
+        for item in advice(replace(WHO, highest_hz={}, free_bytes=None), BIG, nothing, {})
+        if not item.ok
+    ] == []
 
 
 def test_switches_that_android_does_not_have_read_as_nothing() -> None:
-    assert switches(b"low_power=1\nairplane_mode_on=null\nrubbish") == {"low_power": "1", "airplane_mode_on": "null"}
+    assert switches(b"low_power=1\nairplane_mode_on=null\nrubbish") == {
+        "low_power": "1",
+        "airplane_mode_on": "null",
+    }

@@ -55,7 +55,9 @@ def test_it_says_what_it_is(peer: tuple[Rig, Adb]) -> None:
     assert f"[ro.serialno]: [RIG{rig.port}]" in said(adb, "getprop").splitlines()
     last = min(os.cpu_count(), 8) - 1
     assert said(adb, "cat", "/sys/devices/system/cpu/online") == (f"0-{last}" if last else "0")
-    clocks = said(adb, "sh", "-c", "cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq").splitlines()
+    clocks = said(
+        adb, "sh", "-c", "cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq"
+    ).splitlines()
     assert len(clocks) == last + 1
     assert max(map(int, clocks)) == 2841600
 
@@ -69,14 +71,20 @@ def test_settings_are_kept_and_seen_from_outside(peer: tuple[Rig, Adb]) -> None:
     assert "mStayOn=true" in said(adb, "dumpsys", "power")
     said(adb, "settings", "put", "global", "other", "a b")
     said(adb, "cmd", "power", "set-fixed-performance-mode-enabled", "true")
-    assert rig.settings() == {"stay_on_while_plugged_in": "15", "other": "a b", "fixed_performance": "true"}
+    assert rig.settings() == {
+        "stay_on_while_plugged_in": "15",
+        "other": "a b",
+        "fixed_performance": "true",
+    }
     assert said(adb, "settings", "delete", "global", "other") == "Deleted 1 rows"
     said(adb, "settings", "put", "global", "stay_on_while_plugged_in", "0")
     (rig.root / "data/rig/fixed_performance_supported").write_text("false")
     refused = adb.run(["cmd", "power", "set-fixed-performance-mode-enabled", "false"], check=False)
     assert (refused.code, b"Power HAL" in refused.stderr) == (255, True)
     assert rig.settings() == {"stay_on_while_plugged_in": "0", "fixed_performance": "true"}
-    assert (rig.root / "data/rig/calls").read_text().splitlines()[-1] == "cmd power set-fixed-performance-mode-enabled false"
+    assert (rig.root / "data/rig/calls").read_text().splitlines()[
+        -1
+    ] == "cmd power set-fixed-performance-mode-enabled false"
     assert adb.run(["settings", "put", "nowhere", "a", "b"], check=False).code == 255
 
 
@@ -142,9 +150,14 @@ def test_two_phones_at_once_are_two() -> None:
 @pytest.mark.parametrize("arch", ARCHES)
 def test_a_test_that_is_killed_leaves_nothing(arch: str) -> None:
     code = "import sys; from tests.devices.android.rig import phone\n"
-    code += f"with phone({arch!r}) as rig: print(rig.port, rig.root, rig._process.pid, flush=True); sys.stdin.read()"
+    code += (
+        f"with phone({arch!r}) as rig: print(rig.port, rig.root, rig._process.pid, flush=True);"
+        " sys.stdin.read()"
+    )
     with phone(arch):  # built, and its folder stays in use
-        test = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        test = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         port, root, first = test.stdout.readline().split()
         assert listens(int(port))
         test.send_signal(signal.SIGKILL)
@@ -207,14 +220,23 @@ def test_one_process_builds_and_the_others_wait(tmp_path: Path) -> None:
     assert names == [f"amd64-{rig_build._identity('amd64')}", "amd64.lock"]
 
 
-def test_builds_of_other_checkouts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builds_of_other_checkouts_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HWBENCH_RIG", str(tmp_path))
-    monkeypatch.setattr(rig_build, "_build", lambda arch, scratch, deadline: (scratch / "phone").mkdir() or scratch / "phone")
+    monkeypatch.setattr(
+        rig_build,
+        "_build",
+        lambda arch, scratch, deadline: (scratch / "phone").mkdir() or scratch / "phone",
+    )
     for number in range(4):
         monkeypatch.setattr(rig_build, "_identity", lambda arch, number=number: f"{number}")
         built("arm64")
         os.utime(tmp_path / f"builds/arm64-{number}", (number, number))
-    assert sorted(path.name for path in (rig_folder() / "builds").glob("arm64-*")) == ["arm64-2", "arm64-3"]
+    assert sorted(path.name for path in (rig_folder() / "builds").glob("arm64-*")) == [
+        "arm64-2",
+        "arm64-3",
+    ]
 
 
 def test_another_adbd_is_not_patched_blindly(tmp_path: Path) -> None:
@@ -238,7 +260,10 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         if os.geteuid() == 0:
             assert "aarch64-linux-gnu-g++" in missing("arm64")
             assert "qemu-user-static" in missing("arm64")
-            with pytest.raises(pytest.skip.Exception, match=r"dpkg-deb.*apt-get install"), phone("amd64"):
+            with (
+                pytest.raises(pytest.skip.Exception, match=r"dpkg-deb.*apt-get install"),
+                phone("amd64"),
+            ):
                 pass
         missing.cache_clear()
         monkeypatch.setattr(os, "geteuid", lambda: 1000)

@@ -40,7 +40,9 @@ def test_old_form_says_that_operators_include_the_warm_up():
 def test_rows_of_the_old_form_are_in_execution_order():
     rows = tflite_log.parse(OLD).operators
     assert len(rows) == 31
-    assert rows[0] == Operator("CONV_2D", "MobilenetV1/MobilenetV1/Conv2d_0/Relu6", pytest.approx(4.245e-3), 1)
+    assert rows[0] == Operator(
+        "CONV_2D", "MobilenetV1/MobilenetV1/Conv2d_0/Relu6", pytest.approx(4.245e-3), 1
+    )
     assert [row.kind for row in rows[-4:]] == ["AVERAGE_POOL_2D", "CONV_2D", "SQUEEZE", "SOFTMAX"]
 
 
@@ -55,7 +57,9 @@ def test_new_form_leaves_the_initialization_out():
     log = formats.read(DATA / "tflite_2024.txt")
     assert isinstance(log, TfliteLog)
     assert [row.kind for row in log.operators[:3]] == ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"]
-    assert log.operators[1] == Operator("DEPTHWISE_CONV_2D", "net/dw1/Relu6;net/dw1/bn", pytest.approx(148e-6), 1)
+    assert log.operators[1] == Operator(
+        "DEPTHWISE_CONV_2D", "net/dw1/Relu6;net/dw1/bn", pytest.approx(148e-6), 1
+    )
     assert (log.warm_up.count, log.timed.count, log.profiled.count) == (589, 1176, 1176)
     assert log.timed.median_s == 845e-6
     assert log.profiled.mean_s == 841e-6
@@ -77,12 +81,16 @@ def test_csv_holds_operators_alone_with_more_digits():
     assert isinstance(log, TfliteLog)
     assert (log.warm_up, log.timed) == (None, None)
     assert log.operators[0].mean_s == pytest.approx(398.43e-6)
-    assert [row.kind for row in log.operators] == [row.kind for row in tflite_log.parse(NEW).operators]
+    assert [row.kind for row in log.operators] == [
+        row.kind for row in tflite_log.parse(NEW).operators
+    ]
     assert log.operators_s == pytest.approx(log.profiled.mean_s, rel=0.005)
 
 
 def test_logcat_prefixes_change_nothing():
-    prefixed = "\n".join(f"07-14 13:14:52.097 22838 22838 I tflite  : {line}" for line in NEW.splitlines())
+    prefixed = "\n".join(
+        f"07-14 13:14:52.097 22838 22838 I tflite  : {line}" for line in NEW.splitlines()
+    )
     assert tflite_log.parse(prefixed) == tflite_log.parse(NEW)
 
 
@@ -92,9 +100,18 @@ def test_a_log_aligned_with_spaces_instead_of_tabs_is_read():
         [
             "Operator-wise Profiling Info for Regular Benchmark Runs:",
             "============================== Run Order ==============================",
-            "            [node type]  [first]  [avg ms]      [%]    [cdf%]  [mem KB] [times called] [Name]",
-            "    TfLiteNnapiDelegate    3.826     4.011  97.189%   97.189%     0.000         1      []:64",
-            "RESIZE_NEAREST_NEIGHBOR    0.052     0.058   2.811%  100.000%     0.000         2      []:38",
+            (
+                "            [node type]  [first]  [avg ms]      [%]    [cdf%]  [mem KB] [times"
+                " called] [Name]"
+            ),
+            (
+                "    TfLiteNnapiDelegate    3.826     4.011  97.189%   97.189%     0.000         1 "
+                "     []:64"
+            ),
+            (
+                "RESIZE_NEAREST_NEIGHBOR    0.052     0.058   2.811%  100.000%     0.000         2 "
+                "     []:38"
+            ),
         ]
     )
     log = tflite_log.parse(table)
@@ -108,9 +125,14 @@ def test_a_log_aligned_with_spaces_instead_of_tabs_is_read():
 
 def test_the_summary_alone_is_enough():
     log = tflite_log.parse(
-        "Inference timings in us: Init: 25558, First inference: 9992420, Warmup (avg): 9.99242e+06, Inference (avg): 8459.69"
+        "Inference timings in us: Init: 25558, First inference: 9992420, Warmup (avg): 9.99242e+06,"
+        " Inference (avg): 8459.69"
     )
-    assert (log.warm_up, log.timed, log.operators) == (Runs(9.99242), Runs(pytest.approx(8459.69e-6)), ())
+    assert (log.warm_up, log.timed, log.operators) == (
+        Runs(9.99242),
+        Runs(pytest.approx(8459.69e-6)),
+        (),
+    )
 
 
 def test_runs_that_all_took_the_same_are_told_by_the_last():
@@ -151,22 +173,34 @@ def test_a_log_cut_off_in_its_table_is_refused():
     ("line", "code", "words"),
     [
         (
-            "INFO: Explicitly applied GPU delegate, and the model graph will be completely executed by the delegate.",
+            (
+                "INFO: Explicitly applied GPU delegate, and the model graph will be completely"
+                " executed by the delegate."
+            ),
             "delegate",
             "completely executed",
         ),
         (
-            "Explicitly applied NNAPI delegate, and the model graph will be partially executed by the delegate w/ 44 kernels.",
+            (
+                "Explicitly applied NNAPI delegate, and the model graph will be partially executed"
+                " by the delegate w/ 44 kernels."
+            ),
             "partly_delegated",
             "partially executed by the delegate w/ 44",
         ),
         (
-            "Though EXTERNAL delegate is explicitly applied, the model graph will not be executed by the delegate.",
+            (
+                "Though EXTERNAL delegate is explicitly applied, the model graph will not be"
+                " executed by the delegate."
+            ),
             "not_delegated",
             "EXTERNAL",
         ),
         (
-            "VERBOSE: Replacing 30 out of 31 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 2 partitions.",
+            (
+                "VERBOSE: Replacing 30 out of 31 node(s) with delegate (TfLiteXNNPackDelegate)"
+                " node, yielding 2 partitions."
+            ),
             "partly_delegated",
             "TfLiteXNNPackDelegate took 30 of 31",
         ),
@@ -174,14 +208,20 @@ def test_a_log_cut_off_in_its_table_is_refused():
     ],
 )
 def test_who_computed_is_a_finding(line: str, code: str, words: str):
-    assert words in codes(tflite_log.parse(NEW.replace("Initialized session", f"{line}\nInitialized session", 1)))[code]
+    assert (
+        words
+        in codes(
+            tflite_log.parse(NEW.replace("Initialized session", f"{line}\nInitialized session", 1))
+        )[code]
+    )
 
 
 def test_a_delegate_that_was_asked_for_did_not_come_by_itself():
     lines = (
-        "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
-        "VERBOSE: Replacing 31 out of 31 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 1 partitions.\n"
-        "INFO: Explicitly applied XNNPACK delegate, and the model graph will be completely executed by the delegate.\n"
+        "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nVERBOSE: Replacing 31 out of 31"
+        " node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 1 partitions.\nINFO:"
+        " Explicitly applied XNNPACK delegate, and the model graph will be completely executed by"
+        " the delegate.\n"
     )
     found = codes(tflite_log.parse(lines + NEW))
     assert {"xnnpack", "partly_delegated"}.isdisjoint(found)

@@ -1,4 +1,7 @@
-"""`benchmark_model` on a phone: put there once, pinned, told what to do, ended in time; refused with a reason."""
+"""`benchmark_model` on a phone: put there once, pinned, told what to do, ended in time.
+
+Refused with a reason.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,12 @@ def opened(place: str, form: int = 2024, **flags: str) -> TflitePhone:
 
 def files(home: Path) -> dict[str, int]:
     """Programs and models there, and when each was written."""
-    kept = (path for folder in ("bundle", "models") for path in (home / folder).rglob("*") if path.is_file())
+    kept = (
+        path
+        for folder in ("bundle", "models")
+        for path in (home / folder).rglob("*")
+        if path.is_file()
+    )
     return {str(path.relative_to(home)): path.stat().st_mtime_ns for path in kept}
 
 
@@ -105,7 +113,9 @@ def test_another_program_takes_the_place_of_the_last(phone: Rig) -> None:
     kept.rmdir()
 
 
-def test_models_used_longest_ago_make_room(phone: Rig, net: TfliteModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_used_longest_ago_make_room(
+    phone: Rig, net: TfliteModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = tmp_path / "other.tflite"
     other.write_bytes(model(inputs=(0, 0)))
     monkeypatch.setattr(tflite, "MODELS_BYTES", len(net.data) + 10)
@@ -116,7 +126,9 @@ def test_models_used_longest_ago_make_room(phone: Rig, net: TfliteModel, tmp_pat
     assert left == [f"{read_model(other).sha256}.tflite"]
 
 
-def test_it_runs_on_the_cores_of_its_cluster_and_ends_with_its_time(phone: Rig, net: TfliteModel) -> None:
+def test_it_runs_on_the_cores_of_its_cluster_and_ends_with_its_time(
+    phone: Rig, net: TfliteModel
+) -> None:
     with opened(phone.address, benchmark_name="hang") as device:
         seen: list[str] = []
 
@@ -141,10 +153,19 @@ def test_it_runs_on_the_cores_of_its_cluster_and_ends_with_its_time(phone: Rig, 
 
 def test_a_killed_hwbench_leaves_nothing_running(phone: Rig, net: TfliteModel) -> None:
     code = "import sys; from hwbench.cli import main; sys.exit(main())"
-    words = ["profile", net.name, "--benchmark-model", str(stand_in(2024)), "--device", f"android:{on(phone.address)}"]
+    words = [
+        "profile",
+        net.name,
+        "--benchmark-model",
+        str(stand_in(2024)),
+        "--device",
+        f"android:{on(phone.address)}",
+    ]
     argv = [sys.executable, "-c", code, *words, "--tflite-flag", "benchmark_name=hang", "--no-save"]
     with subprocess.Popen(argv, cwd=ROOT) as hwbench:
-        assert soon(lambda: any("/benchmark_model --graph" in line for line in phone.processes()), 30)
+        assert soon(
+            lambda: any("/benchmark_model --graph" in line for line in phone.processes()), 30
+        )
         hwbench.kill()
     assert soon(lambda: not phone.processes())
     clean_device(f"android:{phone.address}")
@@ -161,12 +182,18 @@ def _allowed(word: str) -> list[str]:
         except OSError:
             continue
         if word.encode() in words and words[0].endswith(b"/benchmark_model"):
-            return [line.split("\t")[1] for line in status.splitlines() if line.startswith("Cpus_allowed_list")]
+            return [
+                line.split("\t")[1]
+                for line in status.splitlines()
+                if line.startswith("Cpus_allowed_list")
+            ]
     return []
 
 
 @needs_namespace
-def test_without_a_taskset_it_is_not_pinned_and_says_so(simple: FakePhone, net: TfliteModel) -> None:
+def test_without_a_taskset_it_is_not_pinned_and_says_so(
+    simple: FakePhone, net: TfliteModel
+) -> None:
     (simple.folder / "system/bin/taskset").write_text("#!/bin/sh\nexit 1\n")
     (simple.folder / "system/bin/taskset").chmod(0o755)
     with opened(simple.address) as device:
@@ -176,7 +203,9 @@ def test_without_a_taskset_it_is_not_pinned_and_says_so(simple: FakePhone, net: 
 
 
 @FORMS
-def test_a_flag_that_it_would_ignore_is_refused_before_anything_is_measured(phone: Rig, form: int) -> None:
+def test_a_flag_that_it_would_ignore_is_refused_before_anything_is_measured(
+    phone: Rig, form: int
+) -> None:
     with pytest.raises(UsageError, match=r"does not know --use_gpus; near it are --use_gpu"):
         opened(phone.address, form, use_gpus="true")
     if form == 2019:
@@ -191,20 +220,31 @@ def test_a_flag_that_was_ignored_is_an_error(phone: Rig, net: TfliteModel) -> No
             device.run(device.place_model(net), {**FEW, "use_turbo": 1}, 20)
 
 
-def test_flags_of_the_measurement_and_values_that_are_none_are_refused(phone: Rig, net: TfliteModel) -> None:
+def test_flags_of_the_measurement_and_values_that_are_none_are_refused(
+    phone: Rig, net: TfliteModel
+) -> None:
     with pytest.raises(UsageError, match="--num_runs is set by the measurement"):
         opened(phone.address, num_runs="7")
-    with opened(phone.address, use_gpu="perhaps") as device, pytest.raises(UsageError, match=r"'use_gpu' against.*perhaps"):
+    with (
+        opened(phone.address, use_gpu="perhaps") as device,
+        pytest.raises(UsageError, match=r"'use_gpu' against.*perhaps"),
+    ):
         device.run(device.place_model(net), FEW, 20)
 
 
 @FORMS
 def test_a_model_that_it_cannot_run_is_the_models_fault(phone: Rig, form: int) -> None:
-    with opened(phone.address, form) as device, pytest.raises(BuildError, match="Failed to mmap model /data/nowhere"):
+    with (
+        opened(phone.address, form) as device,
+        pytest.raises(BuildError, match="Failed to mmap model /data/nowhere"),
+    ):
         device.run(PurePosixPath("/data/nowhere"), FEW, 20)
 
 
-@pytest.mark.parametrize(("fault", "words"), [("crash", "exit status 139 = SIGSEGV"), ("sigsys", "exit status 159 = SIGSYS")])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("crash", "exit status 139 = SIGSEGV"), ("sigsys", "exit status 159 = SIGSYS")],
+)
 def test_a_crash_is_named(phone: Rig, net: TfliteModel, fault: str, words: str) -> None:
     with opened(phone.address, benchmark_name=fault) as device:
         with pytest.raises(DeviceCommandError, match=words) as caught:
@@ -214,7 +254,10 @@ def test_a_crash_is_named(phone: Rig, net: TfliteModel, fault: str, words: str) 
 
 @FORMS
 def test_a_log_that_is_cut_off_is_no_measurement(phone: Rig, net: TfliteModel, form: int) -> None:
-    with opened(phone.address, form, benchmark_name="cut") as device, pytest.raises(OutputParseError, match="ends before"):
+    with (
+        opened(phone.address, form, benchmark_name="cut") as device,
+        pytest.raises(OutputParseError, match="ends before"),
+    ):
         device.run(device.place_model(net), {**FEW, "warmup_runs": FEW["num_runs"]}, 20)
 
 
@@ -231,7 +274,9 @@ def test_more_threads_than_the_cluster_has_cores_are_refused(phone: Rig) -> None
         TflitePhone(on(phone.address), read_program(stand_in(2024)), 9)
 
 
-def test_a_program_for_another_processor_is_refused_before_it_is_sent(phone: Rig, tmp_path: Path) -> None:
+def test_a_program_for_another_processor_is_refused_before_it_is_sent(
+    phone: Rig, tmp_path: Path
+) -> None:
     clean_device(f"android:{phone.address}")
     other = bytearray(stand_in(2024).read_bytes())
     other[18:20] = (183).to_bytes(2, "little")

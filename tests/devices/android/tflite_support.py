@@ -22,13 +22,29 @@ Tensor = tuple[str, tuple[int, ...], int, int]
 
 @cache
 def stand_in(form: int, machine: str = "x86_64") -> Path:
-    """The stand-in as of 2019 or 2024; without libraries, so that any phone with that processor runs it."""
+    """The stand-in as of 2019 or 2024.
+
+    Without libraries, so that any phone with that processor runs it.
+    """
     compiler = shutil.which(COMPILERS[machine])
     if compiler is None:
         pytest.skip(f"no {COMPILERS[machine]}, to compile a stand-in for benchmark_model")
     program = Path(tempfile.mkdtemp(prefix="hwbench-test-tflite-")) / f"benchmark_model_{form}"
     sleep = f"-DSLEEP_US={round(SLEEP_S * 1e6)}"
-    argv = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-static", f"-DFORM={form}", sleep, "-o", program, SOURCE, "-lm"]
+    argv = [
+        compiler,
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-static",
+        f"-DFORM={form}",
+        sleep,
+        "-o",
+        program,
+        SOURCE,
+        "-lm",
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     if "cannot find -lc" in done.stderr:
         pytest.skip(f"no static C library for {machine} (libc6-dev)")
@@ -59,11 +75,23 @@ def model(
     ]
     operators = [(0, (0, 1, 2), (3,)), (1, (3,), (4,))] if operators is None else operators
     build = flatbuffers.Builder(1024)
-    filled = [_table(build, 1, {0: _bytes(build, b"data")}) for _ in range(max(tensor[3] for tensor in tensors))]
+    filled = [
+        _table(build, 1, {0: _bytes(build, b"data")})
+        for _ in range(max(tensor[3] for tensor in tensors))
+    ]
     buffers = _offsets(build, [_table(build, 1, {}), *filled])
     made = [_tensor(build, *tensor) for tensor in tensors]
     ran = [_operator(build, *operator) for operator in operators]
-    graph = _table(build, 5, {0: _offsets(build, made), 1: _ints(build, inputs), 2: _ints(build, (0,)), 3: _offsets(build, ran)})
+    graph = _table(
+        build,
+        5,
+        {
+            0: _offsets(build, made),
+            1: _ints(build, inputs),
+            2: _ints(build, (0,)),
+            3: _offsets(build, ran),
+        },
+    )
     table = _offsets(build, [_code(build, code) for code in codes])
     root = _table(build, 5, {1: table, 2: _offsets(build, [graph]), 4: buffers})
     build.Finish(root, file_identifier=b"TFL3")
@@ -77,7 +105,9 @@ def _table(build: flatbuffers.Builder, fields: int, offsets: dict[int, int]) -> 
     return build.EndObject()
 
 
-def _tensor(build: flatbuffers.Builder, name: str, shape: Sequence[int], kind: int, buffer: int) -> int:
+def _tensor(
+    build: flatbuffers.Builder, name: str, shape: Sequence[int], kind: int, buffer: int
+) -> int:
     text, sizes = build.CreateString(name), _ints(build, shape)
     build.StartObject(4)
     build.PrependUOffsetTRelativeSlot(0, sizes, 0)
@@ -87,7 +117,9 @@ def _tensor(build: flatbuffers.Builder, name: str, shape: Sequence[int], kind: i
     return build.EndObject()
 
 
-def _operator(build: flatbuffers.Builder, code: int, inputs: Sequence[int], outputs: Sequence[int]) -> int:
+def _operator(
+    build: flatbuffers.Builder, code: int, inputs: Sequence[int], outputs: Sequence[int]
+) -> int:
     read, written = _ints(build, inputs), _ints(build, outputs)
     build.StartObject(3)
     build.PrependUint32Slot(0, code, 0)

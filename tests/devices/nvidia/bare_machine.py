@@ -10,7 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 ABSENT = frozenset(
-    {"pandas", "scipy", "sqlalchemy", "psutil", "platformdirs", "onnxruntime", "onnxscript", "onnx_ir", "yaml", "rich", "typer"}
+    {
+        "pandas",
+        "scipy",
+        "sqlalchemy",
+        "psutil",
+        "platformdirs",
+        "onnxruntime",
+        "onnxscript",
+        "onnx_ir",
+        "yaml",
+        "rich",
+        "typer",
+    }
     | {"matplotlib", "adbutils", "adb_shell", "tensorrt", "cuda"}
 )
 
@@ -24,7 +36,9 @@ class Hiding:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ABSENT:
             return None
-        return next(filter(None, (finder.find_spec(name, path, target) for finder in self.finders)), None)
+        return next(
+            filter(None, (finder.find_spec(name, path, target) for finder in self.finders)), None
+        )
 
 
 def main(folder: Path) -> None:
@@ -35,12 +49,18 @@ def main(folder: Path) -> None:
     from tests.devices.nvidia import fake_torch
 
     fake_torch.install(pytest.MonkeyPatch())
-    h200.NETWORKS, h200.BATCHES, h200.PRECISIONS = ("resnet20@0.5", "plain20@0.5"), (1,), ("fp32", "fp16")
+    h200.NETWORKS, h200.BATCHES, h200.PRECISIONS = (
+        ("resnet20@0.5", "plain20@0.5"),
+        (1,),
+        ("fp32", "fp16"),
+    )
     h200.AA_MODEL = h200.TABLE_MODEL = "resnet20@0.5"
     h200.LOOPS, h200.TURNS, h200.CHAIN, h200.TRAIN, h200.HELD_OUT = 2, 2, 4, 2, 1
     h200.SECONDS = dict.fromkeys(h200.SECONDS, 2)
     for name in ("SETTINGS", "QUICK", "SENSITIVE"):
-        quick = replace(getattr(h200, name), budget_s=0.5, min_sessions=2, max_sessions=2, session_s=0.02)
+        quick = replace(
+            getattr(h200, name), budget_s=0.5, min_sessions=2, max_sessions=2, session_s=0.02
+        )
         setattr(h200, name, quick)
     h200.main("0", folder)
     assert not ABSENT & {name.partition(".")[0] for name in sys.modules}

@@ -1,7 +1,8 @@
 """A GPU on paper behind `cuda.bindings.runtime`: names and arguments as strict as the real module, work that takes real time.
 
-The stream is one queue. Each piece of work has a duration; it begins when the one before it ends, but not before it was
-enqueued, on the host's clock. So launching, waiting, capturing and events behave as on a GPU.
+The stream is one queue. Each piece of work has a duration; it begins when the one before it ends,
+but not before it was enqueued, on the host's clock. So launching, waiting, capturing and events
+behave as on a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ LAUNCH_GAP_S = 3e-6
 
 
 class Gpu:
-    """State of the device: memory, the one stream, events, graphs; and what is refused on request."""
+    """State of the device: memory, the one stream, events, graphs.
+
+    And what is refused on request.
+    """
 
     def __init__(self, real: ModuleType) -> None:
         self.real = real
@@ -50,7 +54,10 @@ class Gpu:
 
 
 class Runtime:
-    """The functions of `cuda.bindings.runtime` that the driver may use; others raise AttributeError as unknown names do."""
+    """The functions of `cuda.bindings.runtime` that the driver may use.
+
+    Others raise AttributeError as unknown names do.
+    """
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
@@ -70,7 +77,11 @@ class Runtime:
             code = found if isinstance(found, int) and name not in VALUES else None
             status = self._gpu.real.cudaError_t(code or 0)
             if name in VALUES:
-                return (status, found) if not isinstance(found, Failure) else (self._gpu.real.cudaError_t(found.code), None)
+                return (
+                    (status, found)
+                    if not isinstance(found, Failure)
+                    else (self._gpu.real.cudaError_t(found.code), None)
+                )
             return (status,)
 
         return call
@@ -86,7 +97,10 @@ class Runtime:
         for key, value in arguments.items():
             kind = declared[key].annotation
             if isinstance(kind, str) and not isinstance(value, getattr(self._gpu.real, kind)):
-                raise TypeError(f"{name}: Argument '{key}' has incorrect type (expected {kind}, got {type(value).__name__})")
+                raise TypeError(
+                    f"{name}: Argument '{key}' has incorrect type (expected {kind}, got"
+                    f" {type(value).__name__})"
+                )
             if key in integers and (not isinstance(value, int) or isinstance(value, bool)):
                 raise TypeError(f"{name}: an integer is required for {key}, not {value!r}")
 
@@ -108,7 +122,13 @@ _INVALID, _NOT_READY, _CAPTURE_INVALID, _ILLEGAL = 1, 600, 901, 700
 
 
 class _Properties:
-    name, major, minor, totalGlobalMem, multiProcessorCount = b"NVIDIA Paper GPU", 9, 0, 80 << 30, 132
+    name, major, minor, totalGlobalMem, multiProcessorCount = (
+        b"NVIDIA Paper GPU",
+        9,
+        0,
+        80 << 30,
+        132,
+    )
 
 
 class Functions:

@@ -1,8 +1,9 @@
 """torch.cuda without a GPU: strict fakes that compute, and take as long as the processor is busy with it.
 
-Every fake method has the signature of torch's own, which is checked when this is imported, so a wrong name or argument of the
-driver fails as it would on a GPU. A capture records the operators that run; a replay runs them again into the same tensors.
-Rules of CUDA that a driver can break without noticing on a CPU are errors here.
+Every fake method has the signature of torch's own, which is checked when this is imported, so a
+wrong name or argument of the driver fails as it would on a GPU. A capture records the operators
+that run; a replay runs them again into the same tensors. Rules of CUDA that a driver can break
+without noticing on a CPU are errors here.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ now = time.thread_time
 
 
 def same_signature(ours: Any, theirs: Any, skip: int = 1) -> None:
-    """Fail unless both take the same arguments, by name, order, kind and default; the first `skip` are `self` or `cls`."""
+    """Fail unless both take the same arguments, by name, order, kind and default.
+
+    The first `skip` are `self` or `cls`.
+    """
 
     def shape(function: Any) -> list[tuple[str, Any, Any]]:
         found = list(inspect.signature(function).parameters.values())[skip:]
@@ -58,7 +62,10 @@ def same_signature(ours: Any, theirs: Any, skip: int = 1) -> None:
 
 
 def strict(real: type) -> Callable[[type], type]:
-    """Class decorator: every public method is one of `real`, with its signature; so is the constructor."""
+    """Class decorator: every public method is one of `real`, with its signature.
+
+    So is the constructor.
+    """
 
     def check(fake: type) -> type:
         for name, member in vars(fake).items():
@@ -122,7 +129,9 @@ class CUDAGraph:
 
     def capture_begin(self, pool=None, capture_error_mode="global", check_input_liveness=False):
         assert STATE.calls[-1:] == ["synchronize"], "work before a capture must have ended"
-        assert isinstance(STATE.current, Stream), "CUDA graphs must be captured on a non-default stream"
+        assert isinstance(STATE.current, Stream), (
+            "CUDA graphs must be captured on a non-default stream"
+        )
         assert capture_error_mode in {"global", "thread_local", "relaxed"}
         assert pool is None or pool == (0, 1)
         assert STATE.capturing is None
@@ -140,16 +149,23 @@ class CUDAGraph:
         STATE.capturing = None
         if STATE.memory_for_captures is not None and STATE.memory_for_captures < 0:
             STATE.graphs -= 1
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore lines")
+            raise torch.cuda.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 20.00 GiB.\nmore lines"
+            )
         self._steps = self._recorder.steps
 
     def replay(self):
         STATE.replays += 1
         if STATE.fails_at is not None and STATE.replays >= STATE.fails_at:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
+            raise RuntimeError(
+                "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might"
+                " be ..."
+            )
         if self._steps is None:
             raise RuntimeError("Called CUDAGraph::replay without a preceding successful capture.")
-        assert isinstance(STATE.current, Stream), "a replay on the default stream waits for all others"
+        assert isinstance(STATE.current, Stream), (
+            "a replay on the default stream waits for all others"
+        )
         with torch.no_grad():
             for func, args, kwargs, made in self._steps:
                 fresh = func(*args, **kwargs)
@@ -195,7 +211,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> State:
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90", "compute_90"])
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
-    monkeypatch.setattr(torch_session, "time", SimpleNamespace(perf_counter=now, monotonic=time.monotonic))
+    monkeypatch.setattr(
+        torch_session, "time", SimpleNamespace(perf_counter=now, monotonic=time.monotonic)
+    )
     monkeypatch.setattr(torch_session, "place", lambda _: torch.device("cpu"))
     monkeypatch.setattr(cuda_driver, "probe", lambda: Probe(ok=True, devices=(GPU,), cuda=(12, 9)))
     for name, value in vars(State()).items():

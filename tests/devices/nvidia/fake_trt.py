@@ -1,8 +1,9 @@
 """TensorRT on paper: a module as strict as the real bindings of one version, that parses ONNX and 'runs' it on the fake GPU.
 
-Fakes play the rules that a driver can break: flags that a version lacks, an unchecked refusal, running before addresses are set,
-capturing before the first run, quantisation that TensorRT does not take. Layers come out under the names and in the JSON of the
-version. `FAULT` in the environment asks for a failure.
+Fakes play the rules that a driver can break: flags that a version lacks, an unchecked refusal,
+running before addresses are set, capturing before the first run, quantisation that TensorRT does
+not take. Layers come out under the names and in the JSON of the version. `FAULT` in the environment
+asks for a failure.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from tests.devices.nvidia.strict import Strict, construct
 
 LAYER_S, PER_MAC_S, PROFILER_S = 6e-6, 2e-11, 4e-6
 """Seconds of a layer, of a multiply-accumulate, and of the profiler for each layer: a GPU with a simple law."""
-_KINDS = {"float32": "FLOAT", "float16": "HALF", "int8": "INT8", "int32": "INT32", "int64": "INT64", "bool": "BOOL"}
+_KINDS = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "int8": "INT8",
+    "int32": "INT32",
+    "int64": "INT64",
+    "bool": "BOOL",
+}
 
 
 def fault() -> str:
@@ -69,7 +77,11 @@ class Builder(Strict):
         return INetworkDefinition(flags=int(flags), model=None)
 
     def _create_builder_config(self) -> Any:
-        defaults = {"builder_optimization_level": 3, "avg_timing_iterations": 1, "max_aux_streams": -1}
+        defaults = {
+            "builder_optimization_level": 3,
+            "avg_timing_iterations": 1,
+            "max_aux_streams": -1,
+        }
         verbosity = Strict.module.ProfilingVerbosity.LAYER_NAMES_ONLY
         return IBuilderConfig(on={"TF32"}, cache=None, profiling_verbosity=verbosity, **defaults)
 
@@ -83,7 +95,9 @@ class Builder(Strict):
         if is_weak() and flag and flag not in config.state["on"]:
             _State.say("ERROR", f"network needs {flag}")
             return None
-        settings = {name: str(value) for name, value in config.state.items() if name not in {"on", "cache"}}
+        settings = {
+            name: str(value) for name, value in config.state.items() if name not in {"on", "cache"}
+        }
         plan = {
             "version": _State.version,
             "inputs": network.state["inputs"],
@@ -91,7 +105,11 @@ class Builder(Strict):
             "layers": network.state["layers"],
             "on": sorted(config.state["on"]),
             "settings": settings,
-            "timings": None if config.state["cache"] is None else config.state["cache"].state["data"].decode(),
+            "timings": (
+                None
+                if config.state["cache"] is None
+                else config.state["cache"].state["data"].decode()
+            ),
             "nonce": time.time_ns(),
         }
         if config.state["cache"] is not None:
@@ -158,14 +176,18 @@ class OnnxParser(Strict):
         return self.state["errors"][index]
 
     def _refuse(self, kind: str, node: Any, text: str) -> bool:
-        self.state["errors"].append(ParserError(kind=kind, node=node.name, operator=node.op_type, text=text))
+        self.state["errors"].append(
+            ParserError(kind=kind, node=node.name, operator=node.op_type, text=text)
+        )
         return False
 
     def _parse(self, model: bytes, path: Any = None) -> bool:
         graph_model = load(bytes(model))
         graph = graph_model.graph
         types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-        assert len({node.name for node in graph.node}) == len(graph.node), "every node has a name of its own"
+        assert len({node.name for node in graph.node}) == len(graph.node), (
+            "every node has a name of its own"
+        )
         for node in graph.node:
             if node.op_type == "Unheard":
                 return self._refuse("UNSUPPORTED_NODE", node, "no importer registered")
@@ -199,7 +221,9 @@ class Runtime(Strict):
     def _deserialize_cuda_engine(self, serialized: bytes) -> Any:
         plan = json.loads(serialized)
         if plan["version"] != _State.version or fault() == "no load":
-            _State.say("INTERNAL_ERROR", "engine plan file is not compatible with this version of TensorRT")
+            _State.say(
+                "INTERNAL_ERROR", "engine plan file is not compatible with this version of TensorRT"
+            )
             return None
         return ICudaEngine(plan=plan)
 
@@ -232,7 +256,12 @@ class ICudaEngine(Strict):
 
     def _create_execution_context(self, *strategy: Any) -> Any:
         return IExecutionContext(
-            plan=self.state["plan"], addresses={}, runs=0, profiler=None, enqueue_emits_profile=True, due=False
+            plan=self.state["plan"],
+            addresses={},
+            runs=0,
+            profiler=None,
+            enqueue_emits_profile=True,
+            due=False,
         )
 
     def _create_engine_inspector(self) -> Any:
@@ -253,7 +282,11 @@ def engine_name(nodes: list[str]) -> str:
 
 def _layer_json(layer: list[Any]) -> dict[str, Any]:
     name, nodes, _ = layer
-    found = {"Name": engine_name(nodes), "LayerType": "CaskConvolution", "TacticName": f"sm90_{name}"}
+    found = {
+        "Name": engine_name(nodes),
+        "LayerType": "CaskConvolution",
+        "TacticName": f"sm90_{name}",
+    }
     if _State.version.startswith("8"):
         return {**found, "Inputs": [{"Name": "x", "Format/Datatype": "Row major linear FP32"}]}
     return {
@@ -273,7 +306,9 @@ class IExecutionContext(Strict):
         state, gpu = self.state, _State.gpu
         plan = state["plan"]
         wanted = {tensor[0] for tensor in (*plan["inputs"], *plan["outputs"])}
-        ready = state["addresses"].keys() == wanted and all(address in gpu.memory for address in state["addresses"].values())
+        ready = state["addresses"].keys() == wanted and all(
+            address in gpu.memory for address in state["addresses"].values()
+        )
         if not ready or stream not in gpu.streams:
             _State.say("ERROR", "address is not set, or no such stream")
             return False
@@ -291,7 +326,9 @@ class IExecutionContext(Strict):
             return False
         state["due"] = False
         for layer in state["plan"]["layers"]:
-            state["profiler"].report_layer_time(engine_name(layer[1]), (_layer_s(layer) + PROFILER_S) * 1e3)
+            state["profiler"].report_layer_time(
+                engine_name(layer[1]), (_layer_s(layer) + PROFILER_S) * 1e3
+            )
         return True
 
 

@@ -1,8 +1,11 @@
-"""Builds ONNX files with TensorRT-RTX through the driver's own code; a program of its own, since TensorRT may crash.
+"""Builds ONNX files with TensorRT-RTX through the driver's own code.
 
-For each line of standard input, {"name", "model", "precision"}, one line of output: {"name", "seconds", "bytes", "engine"} with
-the engine inspector's JSON, or {"name", "error"}. Without a GPU an engine can be built but not loaded, so what the inspector
-would say is taken from the builder's log, which ends with it.
+A program of its own, since TensorRT may crash.
+
+For each line of standard input, {"name", "model", "precision"}, one line of output: {"name",
+"seconds", "bytes", "engine"} with the engine inspector's JSON, or {"name", "error"}. Without a GPU
+an engine can be built but not loaded, so what the inspector would say is taken from the builder's
+log, which ends with it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from hwbench.devices.nvidia import trt_build
 from hwbench.errors import HwbenchError
 
 _FIELD = re.compile(
-    r"(LayerType|TacticName|Metadata): (.*?)(?=, (?:Inputs|StreamId|Metadata|Outputs|TacticName|ParameterType): ?|$)", re.DOTALL
+    r"(LayerType|TacticName|Metadata): (.*?)(?=,"
+    r" (?:Inputs|StreamId|Metadata|Outputs|TacticName|ParameterType): ?|$)",
+    re.DOTALL,
 )
 
 

@@ -1,6 +1,7 @@
 """Fakes that are as strict as NVIDIA's own modules: names, argument names, counts and types come from the real docstrings.
 
-A call that the real binding would refuse is refused here with the same kind of error, for whichever version is loaded.
+A call that the real binding would refuse is refused here with the same kind of error, for whichever
+version is loaded.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def fits(value: Any, kind: str, module: ModuleType) -> bool:
     return isinstance(real, type) and isinstance(value, real)
 
 
-def bind(text: str, arguments: Sequence[Any], named: dict[str, Any], module: ModuleType, what: str) -> dict[str, Any]:
+def bind(
+    text: str, arguments: Sequence[Any], named: dict[str, Any], module: ModuleType, what: str
+) -> dict[str, Any]:
     """Arguments by name, if one overload takes them.
 
     Raises:
@@ -86,18 +89,24 @@ def bind(text: str, arguments: Sequence[Any], named: dict[str, Any], module: Mod
             reasons.append(str(error))
             continue
         kinds = {name: signature.parameters[name].annotation for name in bound}
-        bad = [name for name, value in bound.items() if name not in {"self", "arg0"} and not fits(value, kinds[name], module)]
+        bad = [
+            name
+            for name, value in bound.items()
+            if name not in {"self", "arg0"} and not fits(value, kinds[name], module)
+        ]
         if not bad:
             return dict(bound)
         reasons.append(f"wrong types for {bad}")
-    raise TypeError(f"{what}(): incompatible function arguments {arguments[1:]!r} {named!r}: {reasons}")
+    raise TypeError(
+        f"{what}(): incompatible function arguments {arguments[1:]!r} {named!r}: {reasons}"
+    )
 
 
 class Strict:
     """Base of fakes: subclasses are named after the real class and define what its methods return, under the same names.
 
-    A method that the real class lacks cannot be called, nor one that the fake does not play. Properties are read and set as the
-    real class allows; `state` keeps them.
+    A method that the real class lacks cannot be called, nor one that the fake does not play.
+    Properties are read and set as the real class allows; `state` keeps them.
     """
 
     module: ModuleType
@@ -121,7 +130,13 @@ class Strict:
         play = object.__getattribute__(self, f"_{name}")
 
         def call(*arguments: Any, **named: Any) -> Any:
-            bound = bind(original.__doc__, [self, *arguments], named, Strict.module, f"{real.__name__}.{name}")
+            bound = bind(
+                original.__doc__,
+                [self, *arguments],
+                named,
+                Strict.module,
+                f"{real.__name__}.{name}",
+            )
             return play(*[value for key, value in bound.items() if key != "self"])
 
         return call
@@ -130,7 +145,9 @@ class Strict:
         original = getattr(self.real, name)
         if not isinstance(original, property) or original.fset is None:
             raise AttributeError(f"can't set attribute {name!r} of {self.real.__name__}")
-        bind(original.fset.__doc__, [self, value], {}, Strict.module, f"{self.real.__name__}.{name}")
+        bind(
+            original.fset.__doc__, [self, value], {}, Strict.module, f"{self.real.__name__}.{name}"
+        )
         self.state[name] = value
 
 

@@ -19,14 +19,27 @@ def folder() -> Path:
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))
     place = Path(mkdtemp(prefix="hwbench-stub-"))
     for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
-        command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", f"-Wl,-soname,{name}", "-o", str(place / name), str(SOURCE)]
+        command = [
+            compiler,
+            "-shared",
+            "-fPIC",
+            "-Wall",
+            "-Werror",
+            f"-Wl,-soname,{name}",
+            "-o",
+            str(place / name),
+            str(SOURCE),
+        ]
         subprocess.run(command, check=True, timeout=60)
     return place
 
 
 @pytest.fixture
 def stub_driver(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The stubs in the place of the driver; what they say is set with `setenv` on what this returns."""
+    """The stubs in the place of the driver.
+
+    What they say is set with `setenv` on what this returns.
+    """
     from hwbench.devices.nvidia import nvml
 
     monkeypatch.setenv("LD_LIBRARY_PATH", str(folder()))

@@ -13,7 +13,7 @@ from hwbench.devices.nvidia.probe import Probe
 from hwbench.errors import DeviceUnavailableError
 from hwbench.records.measurement import Settings
 from tests.devices.nvidia import fake_torch
-from tests.devices.nvidia.stub_driver import stub_driver  # noqa: F401 - a fixture
+from tests.devices.nvidia.stub_driver import stub_driver
 from tests.needs import needs_compiler
 from tests.support.models import conv_workload
 
@@ -24,7 +24,9 @@ def cuda(monkeypatch):
 
 
 def trouble(cuda_version: tuple[int, int] = (12, 9)) -> str:
-    return torch_trouble(Probe(ok=True, devices=(fake_torch.GPU,), cuda=cuda_version), fake_torch.GPU)
+    return torch_trouble(
+        Probe(ok=True, devices=(fake_torch.GPU,), cuda=cuda_version), fake_torch.GPU
+    )
 
 
 def test_nothing_is_missing():
@@ -47,13 +49,20 @@ def test_no_gpu_is_one_clear_line(monkeypatch):
 
 def test_torch_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert trouble().endswith("pip install torch --index-url https://download.pytorch.org/whl/cu128")
+    assert trouble().endswith(
+        "pip install torch --index-url https://download.pytorch.org/whl/cu128"
+    )
 
 
-@pytest.mark.parametrize(("driver", "wheel"), [((13, 1), "cu130"), ((12, 7), "cu126"), ((11, 2), "cu118")])
+@pytest.mark.parametrize(
+    ("driver", "wheel"), [((13, 1), "cu130"), ((12, 7), "cu126"), ((11, 2), "cu118")]
+)
 def test_cpu_build_of_torch(monkeypatch, driver, wheel):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert f"is a build without CUDA; pip install torch --index-url https://download.pytorch.org/whl/{wheel}" in trouble(driver)
+    assert (
+        "is a build without CUDA; pip install torch --index-url"
+        f" https://download.pytorch.org/whl/{wheel}" in trouble(driver)
+    )
     with pytest.raises(DeviceUnavailableError, match="build without CUDA"):
         Cuda().open()
     assert not Cuda.discover()[0].ready
@@ -61,7 +70,9 @@ def test_cpu_build_of_torch(monkeypatch, driver, wheel):
 
 def test_driver_is_too_old(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "needs CUDA 13.0, the driver serves 12.4; update the driver, or pip install" in trouble((12, 4))
+    assert "needs CUDA 13.0, the driver serves 12.4; update the driver, or pip install" in trouble(
+        (12, 4)
+    )
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     assert trouble((12, 4)) == "", "minor versions of CUDA are compatible"
 
@@ -73,7 +84,13 @@ def test_torch_sees_no_gpu(monkeypatch):
 
 @pytest.mark.parametrize(
     ("built_for", "runs"),
-    [(["sm_80", "sm_90"], True), (["sm_90a"], True), (["sm_80", "compute_80"], True), (["sm_80"], False), (["sm_100"], False)],
+    [
+        (["sm_80", "sm_90"], True),
+        (["sm_90a"], True),
+        (["sm_80", "compute_80"], True),
+        (["sm_80"], False),
+        (["sm_100"], False),
+    ],
 )
 def test_kernels_for_the_gpu(monkeypatch, built_for, runs):
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
@@ -101,7 +118,7 @@ def test_doctor_without_nvml_knows_nothing_and_invents_nothing():
 
 
 @needs_compiler
-def test_doctor_with_nvml(stub_driver):  # noqa: F811
+def test_doctor_with_nvml(stub_driver):
     with Cuda() as device:
         assert all(item.ok for item in device.doctor())
         for name, value in {"REASONS": 0x24, "PERSISTENCE": 0, "MIG": 1, "PROCESSES": 3}.items():
@@ -112,7 +129,7 @@ def test_doctor_with_nvml(stub_driver):  # noqa: F811
 
 
 @needs_compiler
-def test_a_slowdown_during_rounds_is_in_the_next_conditions(stub_driver):  # noqa: F811
+def test_a_slowdown_during_rounds_is_in_the_next_conditions(stub_driver):
     with Cuda() as device:
         prepared = device.prepare(conv_workload(), Settings())
         assert device.conditions().throttled is False
@@ -124,11 +141,13 @@ def test_a_slowdown_during_rounds_is_in_the_next_conditions(stub_driver):  # noq
 
 
 @needs_compiler
-def test_foreign_processes_are_a_finding_of_every_session(stub_driver):  # noqa: F811
+def test_foreign_processes_are_a_finding_of_every_session(stub_driver):
     stub_driver.setenv("STUB_PROCESSES", "2")
     stub_driver.setenv("STUB_LISTS_US", "1")
     with Cuda() as device:
-        assert [finding.code for finding in device.prepare(conv_workload(), Settings()).findings] == ["foreign_processes"]
+        assert [
+            finding.code for finding in device.prepare(conv_workload(), Settings()).findings
+        ] == ["foreign_processes"]
         details = dict(device.info().details)
     assert details["driver"] == "580.65.06"
     assert details["power_limit"] == "700 W"

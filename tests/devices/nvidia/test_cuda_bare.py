@@ -45,6 +45,8 @@ def test_drift_is_theil_sen_and_kendall(count, digits):
     for slope in (0, 0.05, -0.5):
         values = np.round(20 + slope * order + random.normal(size=count), digits)
         change, p_value = stats.drift(values, order)
-        assert change == pytest.approx(theilslopes(values, order)[0] * (count - 1) / np.median(values), abs=1e-12)
+        assert change == pytest.approx(
+            theilslopes(values, order)[0] * (count - 1) / np.median(values), abs=1e-12
+        )
         assert p_value == pytest.approx(kendalltau(order, values).pvalue, rel=1e-9, abs=1e-12)
     assert stats.drift(np.full(count, 3.0), order) == (0.0, 1.0)

@@ -76,11 +76,17 @@ def test_images_and_weights_lie_in_channels_last_order(device):
     session = device.prepare(conv_workload(), Settings()).handle
     last = torch.channels_last
     assert session.inputs[0].is_contiguous(memory_format=last)
-    assert all(buffer.is_contiguous(memory_format=last) for buffer in session.module.buffers() if buffer.dim() == 4)
+    assert all(
+        buffer.is_contiguous(memory_format=last)
+        for buffer in session.module.buffers()
+        if buffer.dim() == 4
+    )
 
 
 def test_seeds_make_inputs(device):
-    first, again, other = (device.prepare(conv_workload(), Settings(seed=seed)).handle.inputs[0] for seed in (1, 1, 2))
+    first, again, other = (
+        device.prepare(conv_workload(), Settings(seed=seed)).handle.inputs[0] for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -106,7 +112,9 @@ def test_release_and_close_free_every_graph(device, cuda):
 
 
 def test_layers_are_named_and_fill_the_whole(device):
-    seen = device.profile_layers(device.prepare(conv_workload((32, 16, 32), size=32), Settings()), 4)
+    seen = device.profile_layers(
+        device.prepare(conv_workload((32, 16, 32), size=32), Settings()), 4
+    )
     assert [row.name for row in seen.rows] == [
         "features.0.conv", "features.1.conv", "features.2.conv", "pool", "flatten", "fc",
     ]  # fmt: skip
@@ -124,7 +132,9 @@ def test_layers_are_part_of_a_measurement(device):
 def test_lost_gpu_breaks_the_device(device, cuda):
     prepared = device.prepare(conv_workload(), Settings())
     cuda.fails_at = cuda.replays + 4
-    with pytest.raises(DeviceLostError, match=r"illegal memory access was encountered; see nvidia-smi") as lost:
+    with pytest.raises(
+        DeviceLostError, match=r"illegal memory access was encountered; see nvidia-smi"
+    ) as lost:
         device.run([prepared] * 5)
     assert len(str(lost.value).splitlines()) == 1
     assert not device.usable
@@ -170,16 +180,22 @@ def test_isolation_and_int8_are_refused(device):
 def test_compiled_networks_are_traced_whole_and_have_no_layers(monkeypatch, cuda):
     compiler = torch.compile
 
-    def compile_but_record_eager(module, **options):  # the recorder of captures cannot look into compiled code
+    def compile_but_record_eager(
+        module, **options
+    ):  # the recorder of captures cannot look into compiled code
         compiled = compiler(module, **options)
         return lambda *inputs: module(*inputs) if cuda.capturing else compiled(*inputs)
 
     monkeypatch.setattr(torch, "compile", compile_but_record_eager)
-    monkeypatch.setattr(torch_session, "BACKEND", "aot_eager")  # the tracing is real, the kernels are torch's own
+    monkeypatch.setattr(
+        torch_session, "BACKEND", "aot_eager"
+    )  # the tracing is real, the kernels are torch's own
     monkeypatch.setattr(cuda_driver, "_compile_trouble", lambda _: "")
     with Cuda("mode=compile") as device:
         assert " compile, " in device.info().runtime
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # torch.compile would ask it for random states
+        monkeypatch.setattr(
+            torch.cuda, "is_available", lambda: False
+        )  # torch.compile would ask it for random states
         prepared = device.prepare(conv_workload(), Settings())
         assert len(device.run([prepared] * 2).values_s) == 2
         with pytest.raises(OutputParseError, match="mode=eager"):

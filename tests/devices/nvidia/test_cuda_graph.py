@@ -21,12 +21,17 @@ RANDOM = np.random.default_rng(0)
 
 
 def reference(model: bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    return onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, feeds)
+    return (
+        onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, feeds)
+    )
 
 
 def in_torch(model: bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     with torch.no_grad():
-        return [value.numpy() for value in to_torch(model).module(*map(torch.from_numpy, feeds.values()))]
+        return [
+            value.numpy()
+            for value in to_torch(model).module(*map(torch.from_numpy, feeds.values()))
+        ]
 
 
 def assert_same(model: bytes, feeds: dict[str, np.ndarray], tolerance: float = TOLERANCE) -> None:
@@ -44,20 +49,27 @@ def test_zoo(name):
     assert_same(workload.onnx, feeds)
     net = to_torch(workload.onnx)
     computing = [node.name for node in net.module.graph.nodes if node.op == "call_function"]
-    assert sorted(name for step in net.steps for name in step) == sorted(computing), "every node belongs to one layer"
+    assert sorted(name for step in net.steps for name in step) == sorted(computing), (
+        "every node belongs to one layer"
+    )
     assert all(net.steps)
 
 
 @pytest.mark.parametrize("precision", CLOSE)
 def test_half_precision(precision):
-    whole, cast = (load_workload("zoo:resnet18@0.25", inputs=["1x3x64x64"], precision=p) for p in ("fp32", precision))
+    whole, cast = (
+        load_workload("zoo:resnet18@0.25", inputs=["1x3x64x64"], precision=p)
+        for p in ("fp32", precision)
+    )
     value = RANDOM.uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32)
     expected = reference(whole.onnx, {whole.inputs[0].name: value})[0]
     kind = getattr(torch, cast.inputs[0].dtype)
     with torch.no_grad():
         found = to_torch(cast.onnx).module(torch.from_numpy(value).to(kind))[0]
     assert found.dtype == kind
-    assert np.abs(found.float().numpy() - expected).max() < CLOSE[precision] * np.abs(expected).max()
+    assert (
+        np.abs(found.float().numpy() - expected).max() < CLOSE[precision] * np.abs(expected).max()
+    )
 
 
 def test_layers_can_run_in_their_order():
@@ -74,11 +86,21 @@ def test_layers_can_run_in_their_order():
 IMAGE = (2, 6, 9, 8)
 C = {"channels": (6,)}
 ONE = [
-    ("Conv", IMAGE, {"w": (4, 3, 3, 3), "b": (4,)}, {"group": 2, "strides": [2, 1], "pads": [1, 0, 1, 0], "dilations": [1, 2]}),
+    (
+        "Conv",
+        IMAGE,
+        {"w": (4, 3, 3, 3), "b": (4,)},
+        {"group": 2, "strides": [2, 1], "pads": [1, 0, 1, 0], "dilations": [1, 2]},
+    ),
     ("Conv", IMAGE, {"w": (4, 6, 3, 3)}, {"pads": [0, 1, 2, 0]}),
     ("Conv", IMAGE, {"w": (4, 6, 4, 4)}, {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
     ("Conv", (1, 3, 16), {"w": (5, 3, 3)}, {"pads": [1, 1]}),
-    ("ConvTranspose", IMAGE, {"w": (6, 4, 3, 3), "b": (4,)}, {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1]}),
+    (
+        "ConvTranspose",
+        IMAGE,
+        {"w": (6, 4, 3, 3), "b": (4,)},
+        {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1]},
+    ),
     ("ConvTranspose", IMAGE, {"w": (6, 2, 3, 3)}, {"group": 2, "dilations": [2, 1]}),
     ("Gemm", (3, 5), {"w": (4, 5), "b": (4,)}, {"transB": 1}),
     ("Gemm", (5, 3), {"w": (5, 4), "b": (3, 1)}, {"transA": 1, "alpha": 0.5, "beta": 2.0}),
@@ -88,12 +110,29 @@ ONE = [
     ("MaxPool", IMAGE, {}, {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
     ("MaxPool", IMAGE, {}, {"kernel_shape": [3, 3], "pads": [0, 0, 2, 1], "dilations": [2, 1]}),
     ("AveragePool", IMAGE, {}, {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}),
-    ("AveragePool", IMAGE, {}, {"kernel_shape": [3, 3], "pads": [1, 0, 0, 1], "count_include_pad": 1}),
+    (
+        "AveragePool",
+        IMAGE,
+        {},
+        {"kernel_shape": [3, 3], "pads": [1, 0, 0, 1], "count_include_pad": 1},
+    ),
     ("GlobalAveragePool", IMAGE, {}, {}),
     ("GlobalMaxPool", IMAGE, {}, {}),
     ("BatchNormalization", IMAGE, {"s": (6,), "b": (6,), "m": (6,), "+v": (6,)}, {"epsilon": 1e-3}),
     ("LayerNormalization", (2, 3, 8), {"s": (8,), "b": (8,)}, {"axis": -1}),
-    *((name, IMAGE, {}, {}) for name in ("Relu", "LeakyRelu", "Elu", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh", "Erf")),
+    *(
+        (name, IMAGE, {}, {})
+        for name in (
+            "Relu",
+            "LeakyRelu",
+            "Elu",
+            "HardSigmoid",
+            "HardSwish",
+            "Sigmoid",
+            "Tanh",
+            "Erf",
+        )
+    ),
     *((name, IMAGE, {}, {}) for name in ("Exp", "Neg", "Abs", "Softplus")),
     ("LeakyRelu", IMAGE, {}, {"alpha": 0.3}),
     ("HardSigmoid", IMAGE, {}, {"alpha": 1 / 6}),
@@ -102,7 +141,10 @@ ONE = [
     ("Clip", IMAGE, {"low": 0.0}, {}),
     ("Softmax", IMAGE, {}, {"axis": 1}),
     ("LogSoftmax", IMAGE, {}, {}),
-    *((name, IMAGE, {"w": (6, 1, 1)}, {}) for name in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum")),
+    *(
+        (name, IMAGE, {"w": (6, 1, 1)}, {})
+        for name in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum")
+    ),
     ("Reshape", IMAGE, {"shape": [2, -1]}, {}),
     ("Flatten", IMAGE, {}, {}),
     ("Flatten", IMAGE, {}, {"axis": 2}),
@@ -128,7 +170,13 @@ def constant(name: str, value: object) -> onnx.TensorProto:
     return numpy_helper.from_array(found, name)
 
 
-def model_of(op: str, shape: tuple[int, ...], constants: dict[str, object], attrs: dict[str, object], outputs=("y",)) -> bytes:
+def model_of(
+    op: str,
+    shape: tuple[int, ...],
+    constants: dict[str, object],
+    attrs: dict[str, object],
+    outputs=("y",),
+) -> bytes:
     node = helper.make_node(op, ["x", *constants], list(outputs), name="the_layer", **attrs)
     ends = (
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
@@ -138,14 +186,20 @@ def model_of(op: str, shape: tuple[int, ...], constants: dict[str, object], attr
         value.type.tensor_type.elem_type = TensorProto.FLOAT
     graph = helper.make_graph([node], "net", *ends, [constant(*item) for item in constants.items()])
     opset = 20 if op == "Gelu" else 18
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9).SerializeToString()
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9
+    ).SerializeToString()
 
 
 def feeds_of(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {"x": RANDOM.uniform(-1, 1, shape).astype(np.float32)}
 
 
-@pytest.mark.parametrize(("op", "shape", "constants", "attrs"), ONE, ids=lambda part: part if isinstance(part, str) else "")
+@pytest.mark.parametrize(
+    ("op", "shape", "constants", "attrs"),
+    ONE,
+    ids=lambda part: part if isinstance(part, str) else "",
+)
 def test_operators(op, shape, constants, attrs):
     assert_same(model_of(op, shape, constants, attrs), feeds_of(shape))
 
@@ -158,7 +212,9 @@ def test_operators_of_positive_numbers(op):
 
 def test_gelu_and_split():
     assert_same(model_of("Gelu", IMAGE, {}, {"approximate": "tanh"}), feeds_of(IMAGE))
-    assert_same(model_of("Split", IMAGE, {"sizes": [4, 2]}, {"axis": 1}, ("y", "z")), feeds_of(IMAGE))
+    assert_same(
+        model_of("Split", IMAGE, {"sizes": [4, 2]}, {"axis": 1}, ("y", "z")), feeds_of(IMAGE)
+    )
 
 
 def test_every_operator_is_tested():
@@ -187,8 +243,13 @@ def test_constants_computed_from_others_are_evaluated_once():
         helper.make_node("Transpose", ["w"], ["t"], name="turn"),
         helper.make_node("MatMul", ["x", "t"], ["y"], name="linear"),
     ]
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name, shape in (("x", (2, 40)), ("y", (2, 7)))]
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+        for name, shape in (("x", (2, 40)), ("y", (2, 7)))
+    ]
     graph = helper.make_graph(nodes, "net", *ends, [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    ).SerializeToString()
     assert_same(model, feeds_of((2, 40)))
     assert [len(step) for step in to_torch(model).steps] == [1]

@@ -11,7 +11,7 @@ import pytest
 
 from hwbench.devices.nvidia import probe as probe_module
 from hwbench.devices.nvidia.probe import Gpu, probe
-from tests.devices.nvidia.stub_driver import stub_driver  # noqa: F401 - a fixture
+from tests.devices.nvidia.stub_driver import stub_driver
 from tests.needs import needs_compiler
 
 pytestmark = needs_compiler
@@ -25,7 +25,7 @@ def _bare_system(monkeypatch):
     monkeypatch.setattr(probe_module, "_on_bus", lambda: False)
 
 
-def test_gpus_are_described(stub_driver):  # noqa: F811
+def test_gpus_are_described(stub_driver):
     found = probe()
     assert found.ok
     assert not found.reason
@@ -34,7 +34,7 @@ def test_gpus_are_described(stub_driver):  # noqa: F811
     assert found.devices[1] == Gpu(1, uuid, "Stub Two", 142 << 30, (9, 0))
 
 
-def test_this_process_does_not_load_the_driver(stub_driver):  # noqa: F811
+def test_this_process_does_not_load_the_driver(stub_driver):
     probe()
     assert "libcuda.so" not in Path("/proc/self/maps").read_text()
 
@@ -51,7 +51,7 @@ def test_this_process_does_not_load_the_driver(stub_driver):  # noqa: F811
         (("STUB_GPUS", "0"), "no GPU", ""),
     ],
 )
-def test_failures_are_explained(stub_driver, setting, reason, remedy):  # noqa: F811
+def test_failures_are_explained(stub_driver, setting, reason, remedy):
     stub_driver.setenv(*setting)
     found = probe()
     assert not found.ok
@@ -61,7 +61,7 @@ def test_failures_are_explained(stub_driver, setting, reason, remedy):  # noqa: 
     assert len((found.reason + found.remedy).splitlines()) == 1
 
 
-def test_hidden_gpus_are_named_as_such(stub_driver):  # noqa: F811
+def test_hidden_gpus_are_named_as_such(stub_driver):
     stub_driver.setenv("CUDA_VISIBLE_DEVICES", "")
     stub_driver.setenv("STUB_INIT", "100")
     found = probe()
@@ -69,7 +69,7 @@ def test_hidden_gpus_are_named_as_such(stub_driver):  # noqa: F811
     assert found.remedy == "unset CUDA_VISIBLE_DEVICES"
 
 
-def test_a_hanging_driver_is_left(stub_driver):  # noqa: F811
+def test_a_hanging_driver_is_left(stub_driver):
     stub_driver.setenv("STUB_HANG", "1")
     start = time.monotonic()
     found = probe(timeout_s=0.5)
@@ -96,5 +96,7 @@ def _without_library() -> str:
     text = Path(probe_module.__file__).read_text()
     copy = Path(mkdtemp(prefix="hwbench-probe-")) / "probe.py"
     assert 'LIBRARY = "libcuda.so.1"' in text
-    copy.write_text(text.replace('LIBRARY = "libcuda.so.1"', 'LIBRARY = "libcuda-that-is-not-there.so"'))
+    copy.write_text(
+        text.replace('LIBRARY = "libcuda.so.1"', 'LIBRARY = "libcuda-that-is-not-there.so"')
+    )
     return str(copy)

@@ -55,17 +55,29 @@ def int8_workload(tmp_path: Path) -> Workload:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_version_builds_every_precision_with_honest_settings(version, monkeypatch, tmp_path, cache):
+def test_every_version_builds_every_precision_with_honest_settings(
+    version, monkeypatch, tmp_path, cache
+):
     use_fakes(monkeypatch, version)
-    models = [convolutions((8,), 8), convolutions((8,), 8, kind=np.float16), int8_workload(tmp_path)]
+    models = [
+        convolutions((8,), 8),
+        convolutions((8,), 8, kind=np.float16),
+        int8_workload(tmp_path),
+    ]
     with NvidiaTrt("0,level=2") as device:
         for model in models:
             noted = device.prepare(model, SETTINGS).findings
-            assert ("symmetric_int8" in {finding.code for finding in noted}) == (model.precision == "int8")
+            assert ("symmetric_int8" in {finding.code for finding in noted}) == (
+                model.precision == "int8"
+            )
         assert device.info().runtime == f"TensorRT {version}, level 2"
-        assert dict(device.info().details)["typing"] == ("weak" if version.startswith("8") else "strong")
+        assert dict(device.info().details)["typing"] == (
+            "weak" if version.startswith("8") else "strong"
+        )
     expected = [[], ["FP16"], ["INT8"]] if version.startswith("8") else [[], [], []]
-    assert [plan["on"] for plan in plans(cache)] == expected, "TF32 is off, and precisions have flags where typing is weak"
+    assert [plan["on"] for plan in plans(cache)] == expected, (
+        "TF32 is off, and precisions have flags where typing is weak"
+    )
     for plan in plans(cache):
         assert plan["settings"] == {
             "profiling_verbosity": "ProfilingVerbosity.DETAILED",
@@ -87,9 +99,12 @@ def test_engines_and_timings_are_kept(monkeypatch, cache):
         device.prepare(convolutions((16,), 8, kind=np.float16), SETTINGS)
     with NvidiaTrt("0,level=1") as device:
         device.prepare(convolutions((8,), 8), SETTINGS)
-    assert [plan["timings"] for plan in plans(cache)] == ["", "+", "", ""], (
-        "timings are shared by models of one kind of build alone"
-    )
+    assert [plan["timings"] for plan in plans(cache)] == [
+        "",
+        "+",
+        "",
+        "",
+    ], "timings are shared by models of one kind of build alone"
 
 
 def test_another_version_has_engines_of_its_own(monkeypatch, cache):
@@ -126,7 +141,9 @@ def test_fresh_builds_are_taken_in_turn_and_not_kept(monkeypatch, cache):
     with NvidiaTrt("0,builds=3") as device:
         told = []
         ask = device._shared.ask
-        monkeypatch.setattr(device._shared, "ask", lambda *a, **k: told.append(ask(*a, **k)) or told[-1])
+        monkeypatch.setattr(
+            device._shared, "ask", lambda *a, **k: told.append(ask(*a, **k)) or told[-1]
+        )
         for _ in range(7):
             device.prepare(convolutions((8,), 8), SETTINGS)
         assert [answer["built"] for answer in told] == [True] * 3 + [False] * 4
@@ -143,13 +160,19 @@ def test_a_node_that_is_not_supported_is_named(monkeypatch):
     model.graph.node[1].op_type, model.graph.node[1].domain = "Unheard", "elsewhere"
     model.opset_import.append(onnx.helper.make_opsetid("elsewhere", 1))
     with NvidiaTrt() as device:
-        with pytest.raises(UnsupportedLayerError, match=r"features\.0\.relu \(Unheard\): no importer"):
+        with pytest.raises(
+            UnsupportedLayerError, match=r"features\.0\.relu \(Unheard\): no importer"
+        ):
             device.prepare(replace(convolutions((8,), 8), onnx=model.SerializeToString()), SETTINGS)
         assert device.run([device.prepare(convolutions((8,), 8), SETTINGS)]).values_s
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("no engine", "Could not find any implementation for node conv1"), ("no load", "engine plan file is not")]
+    ("fault", "said"),
+    [
+        ("no engine", "Could not find any implementation for node conv1"),
+        ("no load", "engine plan file is not"),
+    ],
 )
 def test_refusals_are_build_errors_with_what_tensorrt_said(monkeypatch, fault, said):
     use_fakes(monkeypatch, VERSIONS[-1], fault)
@@ -175,7 +198,9 @@ def test_gpu_clock_tells_the_gpus_time_and_request_clock_more(monkeypatch):
             assert prepared.findings == ()
             samples = device.run([prepared] * 21, loops=4)
             found[latency] = sorted(samples.values_s)[10]
-            assert samples.clock.startswith({"gpu": "cuda_event", "request": "perf_counter"}[latency])
+            assert samples.clock.startswith(
+                {"gpu": "cuda_event", "request": "perf_counter"}[latency]
+            )
             assert device.info().target_id == f"NVIDIA Paper GPU|{UUID}|latency {latency}"
     assert truth_s <= found["gpu"] < 1.1 * truth_s
     assert found["request"] > found["gpu"]

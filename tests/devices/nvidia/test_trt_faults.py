@@ -15,7 +15,12 @@ from hwbench.devices.nvidia import probe, trt_process
 from hwbench.devices.nvidia import tensorrt as tensorrt_driver
 from hwbench.devices.nvidia.tensorrt import PROVEN, NvidiaTrt
 from hwbench.devices.nvidia.trt_process import TrtProcess
-from hwbench.errors import DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, OutputParseError
+from hwbench.errors import (
+    DeviceLostError,
+    DeviceTimeoutError,
+    DeviceUnavailableError,
+    OutputParseError,
+)
 from hwbench.records.measurement import Settings
 from tests.devices.nvidia import wheels
 from tests.devices.nvidia.trt_nets import convolutions
@@ -43,13 +48,17 @@ def _own_cache(monkeypatch, tmp_path):
 def test_a_crash_is_told_with_its_signal_and_log(point, monkeypatch):
     use_fakes(monkeypatch, VERSION, f"crash@{point}")
     with NvidiaTrt() as device:
-        with pytest.raises(DeviceLostError, match=r"killed by SIGSEGV.*paper TensorRT is about to crash") as lost:
+        with pytest.raises(
+            DeviceLostError, match=r"killed by SIGSEGV.*paper TensorRT is about to crash"
+        ) as lost:
             device.run([device.prepare(convolutions((8,), 8), Settings())])
         assert len(str(lost.value).splitlines()) == 1
         assert not device.usable
     use_fakes(monkeypatch, VERSION)
     with NvidiaTrt() as device:
-        assert device.run([device.prepare(convolutions((8,), 8), Settings())]).values_s, "opened anew, it works"
+        assert device.run([device.prepare(convolutions((8,), 8), Settings())]).values_s, (
+            "opened anew, it works"
+        )
 
 
 def test_a_crash_at_the_start_is_a_device_that_cannot_be_opened(monkeypatch):
@@ -65,7 +74,9 @@ def test_a_hang_ends_in_time(point, monkeypatch):
     monkeypatch.setattr(tensorrt_driver, "BUILD_S", 1.0)
     with NvidiaTrt() as device:
         child = device._shared.pid
-        with pytest.raises(DeviceTimeoutError, match=r"longer than allowed to load.*paper TensorRT hangs"):
+        with pytest.raises(
+            DeviceTimeoutError, match=r"longer than allowed to load.*paper TensorRT hangs"
+        ):
             device.prepare(convolutions((8,), 8), Settings())
         assert not device.usable
     with pytest.raises(ProcessLookupError):
@@ -92,8 +103,14 @@ def test_a_killed_child_is_told_and_stays_lost(monkeypatch):
 
 def test_what_libraries_print_does_not_disturb(monkeypatch):
     use_fakes(monkeypatch, VERSION)
-    code = "import os, tests.devices.nvidia.fake_child as c, hwbench.devices.nvidia.trt_child as t; serve = t.serve\n"
-    code += "t.serve = lambda *a: (os.write(1, b'noise'), print('more noise', flush=True), serve(*a)); c.main()"
+    code = (
+        "import os, tests.devices.nvidia.fake_child as c, hwbench.devices.nvidia.trt_child as t;"
+        " serve = t.serve\n"
+    )
+    code += (
+        "t.serve = lambda *a: (os.write(1, b'noise'), print('more noise', flush=True), serve(*a));"
+        " c.main()"
+    )
     monkeypatch.setattr(NvidiaTrt, "child", (sys.executable, "-c", code))
     with NvidiaTrt() as device:
         assert device.run([device.prepare(convolutions((8,), 8), Settings())]).values_s
@@ -128,12 +145,21 @@ def test_a_child_that_cannot_be_started(tmp_path):
 
 
 def test_without_a_driver_nothing_of_tensorrt_is_touched(monkeypatch):
-    absent = probe.Probe(ok=False, reason="there is an NVIDIA GPU, but no driver for it", remedy="install NVIDIA's driver")
+    absent = probe.Probe(
+        ok=False,
+        reason="there is an NVIDIA GPU, but no driver for it",
+        remedy="install NVIDIA's driver",
+    )
     monkeypatch.setattr(probe, "probe", lambda: absent)
     monkeypatch.setattr(NvidiaTrt, "child", ("/no/such/program",))
     (found,) = NvidiaTrt.discover()
     assert not found.ready
-    for told in (absent.reason, absent.remedy, "TensorRT is not installed: pip install tensorrt", PROVEN):
+    for told in (
+        absent.reason,
+        absent.remedy,
+        "TensorRT is not installed: pip install tensorrt",
+        PROVEN,
+    ):
         assert told in found.hint
     with pytest.raises(DeviceUnavailableError, match="no driver for it; install NVIDIA's driver"):
         NvidiaTrt().open()

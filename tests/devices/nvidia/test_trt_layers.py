@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hwbench.devices.nvidia.trt_layers import EngineLayer, engine_layers, findings, grain_s, join, node_cost_s
+from hwbench.devices.nvidia.trt_layers import (
+    EngineLayer,
+    engine_layers,
+    findings,
+    grain_s,
+    join,
+    node_cost_s,
+)
 from hwbench.errors import OutputParseError
 from hwbench.network.graph import Layer, layers, load
 from hwbench.records.layer_key import LayerKey
@@ -51,7 +58,9 @@ def test_every_shape_joins_back_to_modules(file, inserted, kind):
 def test_the_ends_of_the_network_go_by_two_names(ends):
     data = json.loads((DATA / "engine_10.json").read_text())
     plain = {"Layers": data["Layers"]}
-    assert engine_layers(json.dumps({**plain, ends: ["x", "y"]}), NODES) == engine_layers(json.dumps(plain), NODES)
+    assert engine_layers(json.dumps({**plain, ends: ["x", "y"]}), NODES) == engine_layers(
+        json.dumps(plain), NODES
+    )
 
 
 def test_two_kernels_of_one_layer_are_one_row():
@@ -67,16 +76,25 @@ def info(*parts: dict[str, object] | str) -> str:
 
 def test_a_kernel_of_several_convolutions_is_a_group_whose_time_is_not_divided():
     names = ["features.0.conv", "features.0.relu", "features.1.conv", "features.1.relu"]
-    engine = engine_layers(info(" + ".join(names), "features.2.conv + features.2.relu", "pool", "fc"), NODES)
+    engine = engine_layers(
+        info(" + ".join(names), "features.2.conv + features.2.relu", "pool", "fc"), NODES
+    )
     rows = join(engine, LAYERS, timed(engine))
-    assert [row.name for row in rows] == ["features.1.conv/group of 2", "features.2.conv", "pool", "fc"]
+    assert [row.name for row in rows] == [
+        "features.1.conv/group of 2",
+        "features.2.conv",
+        "pool",
+        "fc",
+    ]
     assert rows[0].key is None
     assert rows[0].op == "Group"
     assert rows[0].samples_s[0] == pytest.approx(1e-6)
     assert [finding.code for finding in findings(rows)] == ["fused_layers"]
 
 
-@pytest.mark.parametrize("name", ["{ForeignNode[features.0.conv...fc_154]}", "ForeignNode[features.0.conv...fc]"])
+@pytest.mark.parametrize(
+    "name", ["{ForeignNode[features.0.conv...fc_154]}", "ForeignNode[features.0.conv...fc]"]
+)
 def test_a_part_compiled_in_one_piece_is_one_group(name):
     engine = engine_layers(info(name), NODES)
     (row,) = join(engine, LAYERS, timed(engine))
@@ -84,7 +102,12 @@ def test_a_part_compiled_in_one_piece_is_one_group(name):
 
 
 def test_pointwise_chains_of_8_are_read():
-    engine = engine_layers(info("features.0.conv", "PWN(features.0.relu)", "PWN(PWN(features.1.relu), features.2.relu)"), NODES)
+    engine = engine_layers(
+        info(
+            "features.0.conv", "PWN(features.0.relu)", "PWN(PWN(features.1.relu), features.2.relu)"
+        ),
+        NODES,
+    )
     assert [layer.nodes for layer in engine] == [
         ("features.0.conv",),
         ("features.0.relu",),
@@ -94,10 +117,16 @@ def test_pointwise_chains_of_8_are_read():
 
 def test_a_kernel_between_two_layers_ties_nothing_together():
     first, second = LAYERS[:2]
-    between = {"Name": "add", "Metadata": f"[ONNX Layer: {first.nodes[-1]}]\x1f[ONNX Layer: {second.nodes[-1]}]"}
+    between = {
+        "Name": "add",
+        "Metadata": f"[ONNX Layer: {first.nodes[-1]}]\x1f[ONNX Layer: {second.nodes[-1]}]",
+    }
     engine = engine_layers(info("features.0.conv", "features.1.conv", between), NODES)
     rows = join(engine, LAYERS[:2], timed(engine))
-    assert [(row.name, row.nodes) for row in rows] == [("features.0.conv", 2), ("features.1.conv", 1)]
+    assert [(row.name, row.nodes) for row in rows] == [
+        ("features.0.conv", 2),
+        ("features.1.conv", 1),
+    ]
 
 
 def test_layers_are_told_apart_and_repeated_names_added_up():
@@ -113,21 +142,38 @@ def test_layers_are_told_apart_and_repeated_names_added_up():
 
 
 @pytest.mark.parametrize(
-    "runs", [[], [[]], [[("features.0.conv", 1e-6)], [("pool", 1e-6)]], [[("a layer of another engine", 1e-6)]]], ids=str
+    "runs",
+    [
+        [],
+        [[]],
+        [[("features.0.conv", 1e-6)], [("pool", 1e-6)]],
+        [[("a layer of another engine", 1e-6)]],
+    ],
+    ids=str,
 )
 def test_profiles_that_do_not_fit_are_refused(runs):
     with pytest.raises(OutputParseError):
         join(engine_layers(info("features.0.conv", "pool"), NODES), LAYERS, runs)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"Layers": []}', '{"Layers": [3]}', '{"Layers": [{"LayerType": "x"}]}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"Layers": []}', '{"Layers": [3]}', '{"Layers": [{"LayerType": "x"}]}'],
+)
 def test_damaged_engine_information_is_refused(text):
     with pytest.raises(OutputParseError):
         engine_layers(text, NODES)
 
 
 @pytest.mark.parametrize(
-    "details", [{"Inputs": 3}, {"Inputs": [3]}, {"Inputs": [{"Datatype": 4}]}, {"TacticName": 5}, {"Metadata": 6}]
+    "details",
+    [
+        {"Inputs": 3},
+        {"Inputs": [3]},
+        {"Inputs": [{"Datatype": 4}]},
+        {"TacticName": 5},
+        {"Metadata": 6},
+    ],
 )
 def test_odd_details_are_no_obstacle(details):
     (layer,) = engine_layers(info({"Name": "pool", **details}), NODES)
@@ -138,7 +184,9 @@ def test_a_layer_that_reads_a_wider_type_than_the_file_says_is_found():
     key = LayerKey("Conv", ((1, 8, 8, 8),), (1, 8, 8, 8), precision="int8")
     quantised = [Layer(name, "Conv", key, (name,), ("x",), name, 100, 10) for name in ("a", "b")]
     kinds = [("a", "Int8"), ("b", "Float")]
-    engine = engine_layers(info(*({"Name": name, "Inputs": [{"Datatype": kind}]} for name, kind in kinds)), ["a", "b"])
+    engine = engine_layers(
+        info(*({"Name": name, "Inputs": [{"Datatype": kind}]} for name, kind in kinds)), ["a", "b"]
+    )
     (finding,) = findings(join(engine, quantised, timed(engine)))
     assert finding.code == "fall_back"
     assert "1 of 2" in finding.text
@@ -150,7 +198,9 @@ def test_the_constant_is_the_slope():
     sums_s = [whole + 2e-6 + count * cost_s for whole, count in zip(wholes_s, (6, 30), strict=True)]
     assert node_cost_s(sums_s, wholes_s, (6, 30)) == pytest.approx(cost_s)
     assert node_cost_s((1e-6, 1e-6), (2e-6, 5e-6), (6, 30)) == 0.0, "never negative"
-    assert node_cost_s((9e-6, 9e-6), (3e-6, 3e-6), (1, 1)) == pytest.approx(6e-6), "chains that became one kernel each"
+    assert node_cost_s((9e-6, 9e-6), (3e-6, 3e-6), (1, 1)) == pytest.approx(6e-6), (
+        "chains that became one kernel each"
+    )
 
 
 def test_the_grain_of_the_profilers_clock_is_seen():

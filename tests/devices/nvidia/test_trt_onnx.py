@@ -32,7 +32,11 @@ def quantised(tmp_path_factory):
 
 
 def quantisers(model: bytes) -> list[onnx.NodeProto]:
-    return [n for n in onnx.load_from_string(model).graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    return [
+        n
+        for n in onnx.load_from_string(model).graph.node
+        if n.op_type in {"QuantizeLinear", "DequantizeLinear"}
+    ]
 
 
 def test_int8_is_restated_in_the_form_tensorrt_knows(quantised):
@@ -46,11 +50,16 @@ def test_int8_is_restated_in_the_form_tensorrt_knows(quantised):
         assert zero.dtype == np.int8
         assert not zero.any()
     dequantised = {node.input[0] for node in quantisers(data) if node.op_type == "DequantizeLinear"}
-    assert not any(tensors[name].dtype == np.int32 for name in dequantised if name in tensors), "biases are floats"
+    assert not any(tensors[name].dtype == np.int32 for name in dequantised if name in tensors), (
+        "biases are floats"
+    )
 
 
 def test_restated_int8_computes_the_same(quantised):
-    """Within the step of the coarser grid; without the ReLU that saturation stood for it would be far off."""
+    """Within the step of the coarser grid.
+
+    Without the ReLU that saturation stood for it would be far off.
+    """
     random = np.random.default_rng(1)
     values = random.uniform(0, 1, (1, 3, 16, 16)).astype(np.float32)
     before, after = run(quantised.onnx, values), run(for_tensorrt(quantised)[0], values)
@@ -60,13 +69,17 @@ def test_restated_int8_computes_the_same(quantised):
     assert relus
     for node in relus:
         node.op_type = "Identity"
-    assert np.abs(run(model.SerializeToString(), values) - before).max() > 0.1 * np.abs(before).max()
+    assert (
+        np.abs(run(model.SerializeToString(), values) - before).max() > 0.1 * np.abs(before).max()
+    )
 
 
 def test_restated_int8_has_the_same_layers(quantised):
     was = layers(name_nodes(load(quantised.onnx)))
     now = layers(load(for_tensorrt(quantised)[0]))
-    assert [(layer.name, layer.op, layer.macs) for layer in now] == [(layer.name, layer.op, layer.macs) for layer in was]
+    assert [(layer.name, layer.op, layer.macs) for layer in now] == [
+        (layer.name, layer.op, layer.macs) for layer in was
+    ]
     assert {layer.key.precision for layer in now if layer.macs} == {"int8"}
 
 
@@ -80,8 +93,13 @@ def test_unsigned_constants_and_a_zero_point_that_is_not_zero_keep_their_values(
         helper.make_node("Gemm", ["xf", "wf"], ["y"], "fc", transB=1),
     ]
     tensors = {"w": weights, "ws": scale, "wz": zero, "s": np.float32(0.1), "z": np.uint8(100)}
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size]) for name, size in (("x", 4), ("y", 2))]
-    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size])
+        for name, size in (("x", 4), ("y", 2))
+    ]
+    constants = [
+        numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()
+    ]
     graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     workload = replace(conv_workload(), onnx=model.SerializeToString(), precision="int8")
@@ -95,7 +113,9 @@ def test_other_precisions_are_left_as_they_are():
     assert noted == ()
     values = np.ones((1, 3, 16, 16), np.float32)
     assert np.array_equal(run(data, values), run(conv_net(), values))
-    assert for_tensorrt(conv_workload())[0] == data, "the same bytes each time, as the caches go by them"
+    assert for_tensorrt(conv_workload())[0] == data, (
+        "the same bytes each time, as the caches go by them"
+    )
 
 
 def test_nameless_nodes_get_names():

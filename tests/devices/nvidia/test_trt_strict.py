@@ -1,4 +1,7 @@
-"""The fakes are strict: what NVIDIA's bindings of a version would refuse, they refuse; else passing on them means little."""
+"""The fakes are strict: what NVIDIA's bindings of a version would refuse, they refuse.
+
+Else passing on them means little.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +31,27 @@ def refused(kind, action):
 REFUSED = {
     "a name that no version has": "refused(AttributeError, lambda: builder.make_network(0))",
     "a name that went": "old or refused(AttributeError, lambda: builder.max_batch_size)",
-    "a flag that went": "weak or refused(AttributeError, lambda: config.set_flag(trt.BuilderFlag.FP16))",
+    "a flag that went": (
+        "weak or refused(AttributeError, lambda: config.set_flag(trt.BuilderFlag.FP16))"
+    ),
     "a keyword that is not one": "refused(TypeError, lambda: builder.create_network(bits=1))",
     "a missing argument": "refused(TypeError, lambda: builder.build_serialized_network(config))",
-    "arguments in the wrong order": "refused(TypeError, lambda: context.set_tensor_address(5, 'x'))",
+    "arguments in the wrong order": (
+        "refused(TypeError, lambda: context.set_tensor_address(5, 'x'))"
+    ),
     "a number for an enum": "refused(TypeError, lambda: config.set_flag(6))",
     "an enum of another kind": "refused(TypeError, lambda: config.clear_flag(trt.DataType.FLOAT))",
     "text for a number": "refused(TypeError, lambda: context.execute_async_v3('0'))",
     "a float for a number": "refused(TypeError, lambda: context.execute_async_v3(1.5))",
-    "a property that is not one": "refused(AttributeError, lambda: setattr(config, 'optimisation', 3))",
-    "a property that is read-only": "refused(AttributeError, lambda: setattr(config, 'num_optimization_profiles', 3))",
-    "a property of another type": "refused(TypeError, lambda: setattr(config, 'profiling_verbosity', 2))",
+    "a property that is not one": (
+        "refused(AttributeError, lambda: setattr(config, 'optimisation', 3))"
+    ),
+    "a property that is read-only": (
+        "refused(AttributeError, lambda: setattr(config, 'num_optimization_profiles', 3))"
+    ),
+    "a property of another type": (
+        "refused(TypeError, lambda: setattr(config, 'profiling_verbosity', 2))"
+    ),
     "a logger that is none": "refused(TypeError, lambda: trt.Builder(print))",
     "a profiler that is none": "refused(TypeError, lambda: setattr(context, 'profiler', object()))",
     "a CUDA function that is not one": "refused(AttributeError, lambda: cuda.cudaMallocBytes(5))",

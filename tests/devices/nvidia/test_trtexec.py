@@ -19,8 +19,15 @@ def test_profile():
     profile = formats.read(DATA / "trt_profile.json")
     assert isinstance(profile, TrtProfile)
     assert profile.count == 6610
-    assert [layer.name for layer in profile.layers][1:] == ["conv0 + relu0", "dw1 + relu1", "squeeze", "logits"]
-    assert (profile.layers[1].mean_s, profile.layers[1].median_s) == pytest.approx((40e-6, 39.936e-6))
+    assert [layer.name for layer in profile.layers][1:] == [
+        "conv0 + relu0",
+        "dw1 + relu1",
+        "squeeze",
+        "logits",
+    ]
+    assert (profile.layers[1].mean_s, profile.layers[1].median_s) == pytest.approx(
+        (40e-6, 39.936e-6)
+    )
 
 
 def test_a_layer_without_time_is_below_the_resolution_and_a_finding():
@@ -31,8 +38,13 @@ def test_a_layer_without_time_is_below_the_resolution_and_a_finding():
 
 
 def test_profiles_before_8_5_have_no_median_and_before_that_only_totals():
-    old = trtexec.parse_profile([{"count": 10}, {"name": "a", "timeMs": 5, "averageMs": 0.5}, {"name": "b", "timeMs": 20.0}])
-    assert [(layer.mean_s, layer.median_s) for layer in old.layers] == [(0.5e-3, None), (2e-3, None)]
+    old = trtexec.parse_profile(
+        [{"count": 10}, {"name": "a", "timeMs": 5, "averageMs": 0.5}, {"name": "b", "timeMs": 20.0}]
+    )
+    assert [(layer.mean_s, layer.median_s) for layer in old.layers] == [
+        (0.5e-3, None),
+        (2e-3, None),
+    ]
 
 
 def test_times_are_one_per_inference():
@@ -45,7 +57,12 @@ def test_times_are_one_per_inference():
 def test_layers_know_their_onnx_nodes():
     layers = formats.read(DATA / "trt_layers.json")
     assert isinstance(layers, TrtLayers)
-    assert [layer.origins for layer in layers.layers] == [(), ("conv0", "relu0"), ("dw1", "relu1"), ("logits",)]
+    assert [layer.origins for layer in layers.layers] == [
+        (),
+        ("conv0", "relu0"),
+        ("dw1", "relu1"),
+        ("logits",),
+    ]
     assert layers.layers[1].kind == "CaskConvolution"
     assert layers.bindings == ("x", "y")
 
@@ -53,7 +70,10 @@ def test_layers_know_their_onnx_nodes():
 def test_names_alone_are_split_into_nodes():
     layers = formats.read(DATA / "trt_layers_names.json")
     assert isinstance(layers, TrtLayers)
-    assert [(layer.origins, layer.kind) for layer in layers.layers] == [(("conv0", "relu0"), ""), (("logits",), "")]
+    assert [(layer.origins, layer.kind) for layer in layers.layers] == [
+        (("conv0", "relu0"), ""),
+        (("logits",), ""),
+    ]
     assert layers.bindings == ("x", "y")
 
 
@@ -70,7 +90,10 @@ def test_log_keeps_the_command_line_with_the_numbers():
 
 
 def test_a_bare_summary_of_tensorrt_8_is_read():
-    log = trtexec.parse_log("[I] GPU Compute Time: min = 1 ms, max = 3 ms, mean = 2 ms, median = 1.5 ms, percentile(99%) = 3 ms")
+    log = trtexec.parse_log(
+        "[I] GPU Compute Time: min = 1 ms, max = 3 ms, mean = 2 ms, median = 1.5 ms,"
+        " percentile(99%) = 3 ms"
+    )
     assert (log.command, log.version, log.latency) == (None, None, None)
     assert log.compute.median_s == 1.5e-3
 

@@ -13,7 +13,9 @@ from hwbench.network.workload import Workload
 from hwbench.records.tensors import TensorSpec
 
 
-def convolutions(widths: Sequence[int], size: int, name: str = "net", kind: type = np.float32) -> Workload:
+def convolutions(
+    widths: Sequence[int], size: int, name: str = "net", kind: type = np.float32
+) -> Workload:
     """3x3 convolutions with ReLU and nothing else: TensorRT makes no layer vanish, as it does with a Flatten."""
     random = np.random.default_rng(0)
     nodes, weights, channels = [], [], 3
@@ -21,8 +23,19 @@ def convolutions(widths: Sequence[int], size: int, name: str = "net", kind: type
         values = (random.standard_normal((width, channels, 3, 3)) / channels).astype(kind)
         weights.append(numpy_helper.from_array(values, f"features.{index}.weight"))
         inputs = [f"t{index}", f"features.{index}.weight"]
-        nodes.append(helper.make_node("Conv", inputs, [f"c{index}"], f"features.{index}", kernel_shape=[3, 3], pads=[1] * 4))
-        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"t{index + 1}"], f"features.{index}.relu"))
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                inputs,
+                [f"c{index}"],
+                f"features.{index}",
+                kernel_shape=[3, 3],
+                pads=[1] * 4,
+            )
+        )
+        nodes.append(
+            helper.make_node("Relu", [f"c{index}"], [f"t{index + 1}"], f"features.{index}.relu")
+        )
         channels = width
     element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     ends = [

@@ -21,6 +21,10 @@ def use_fakes(monkeypatch: pytest.MonkeyPatch, version: str, fault: str = "") ->
     for name in ("PYTHONPATH", "LD_LIBRARY_PATH"):
         monkeypatch.setenv(name, environment[name])
     monkeypatch.setenv("FAULT", fault)
-    monkeypatch.setattr(probe, "probe", lambda: probe.Probe(ok=True, devices=(PAPER,), cuda=(13, 0)))
+    monkeypatch.setattr(
+        probe, "probe", lambda: probe.Probe(ok=True, devices=(PAPER,), cuda=(13, 0))
+    )
     monkeypatch.setattr(tensorrt_driver, "_missing", lambda cuda: [])
-    monkeypatch.setattr(NvidiaTrt, "child", (sys.executable, "-m", "tests.devices.nvidia.fake_child"))
+    monkeypatch.setattr(
+        NvidiaTrt, "child", (sys.executable, "-m", "tests.devices.nvidia.fake_child")
+    )

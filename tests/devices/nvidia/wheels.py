@@ -1,7 +1,9 @@
-"""NVIDIA's own Python packages, kept in the tests' cache folder; a test that cannot have one is skipped by its name.
+"""NVIDIA's own Python packages, kept in the tests' cache folder.
 
-The bindings are imported without TensorRT: stub libraries answer to the few names that the module links to. Nothing of
-NVIDIA's is copied into this repository or its environment.
+A test that cannot have one is skipped by its name.
+
+The bindings are imported without TensorRT: stub libraries answer to the few names that the module
+links to. Nothing of NVIDIA's is copied into this repository or its environment.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ _SYSTEM = re.compile(r"_?Py|dl(open|sym|close|error)$|_ITM_|__gmon|__cxa_finaliz
 
 
 def bindings(version: str) -> Path:
-    """A folder to put first on the path: `tensorrt_bindings` of that version; its stub libraries are in `lib`."""
+    """A folder to put first on the path: `tensorrt_bindings` of that version.
+
+    Its stub libraries are in `lib`.
+    """
 
     def make(folder: Path) -> None:
         _download([BINDINGS[version]], folder)
@@ -73,7 +78,15 @@ def _kept(name: str, make: Callable[[Path], object]) -> Path:
 
 
 def _pip(*arguments: str) -> None:
-    command = [sys.executable, "-m", "pip", *arguments[:1], "-q", "--disable-pip-version-check", *arguments[1:]]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        *arguments[:1],
+        "-q",
+        "--disable-pip-version-check",
+        *arguments[1:],
+    ]
     subprocess.run(command, check=True, timeout=DOWNLOAD_S, capture_output=True)
 
 
@@ -89,11 +102,34 @@ def _stub(extension: Path, folder: Path) -> None:
     """Compile libraries with the names that the module links to, whose functions all return null."""
     folder.mkdir()
     needed = re.findall(r"NEEDED.*\[(libnv\S+)\]", _output("readelf", "-d", str(extension)))
-    undefined = re.findall(r"^\s+U ([A-Za-z_]\w*)$", _output("nm", "-D", "--undefined-only", str(extension)), re.MULTILINE)
-    body = "".join(f"void *{name}(void) {{ return 0; }}\n" for name in undefined if not _SYSTEM.match(name))
+    undefined = re.findall(
+        r"^\s+U ([A-Za-z_]\w*)$",
+        _output("nm", "-D", "--undefined-only", str(extension)),
+        re.MULTILINE,
+    )
+    body = "".join(
+        f"void *{name}(void) {{ return 0; }}\n" for name in undefined if not _SYSTEM.match(name)
+    )
     for place, soname in enumerate(needed):
-        command = ["cc", "-x", "c", "-", "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", str(folder / soname)]
-        subprocess.run(command, input="\n" if place else body, text=True, check=True, timeout=60, capture_output=True)
+        command = [
+            "cc",
+            "-x",
+            "c",
+            "-",
+            "-shared",
+            "-fPIC",
+            f"-Wl,-soname,{soname}",
+            "-o",
+            str(folder / soname),
+        ]
+        subprocess.run(
+            command,
+            input="\n" if place else body,
+            text=True,
+            check=True,
+            timeout=60,
+            capture_output=True,
+        )
 
 
 def _output(*command: str) -> str:
@@ -104,4 +140,7 @@ def environment(*folders: Path) -> dict[str, str]:
     """For a process that imports from these folders, without a GPU."""
     paths = [str(folder) for folder in folders] + [str(ROOT)]
     libraries = [str(folder / "lib") for folder in folders if (folder / "lib").is_dir()]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "LD_LIBRARY_PATH": os.pathsep.join(libraries)}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+    }

@@ -29,7 +29,10 @@ from tests.support.models import conv_net, conv_workload
 
 def blocked_channels() -> int:
     """Channels in a block of this computer's blocked layout, as ONNX Runtime in this process has it."""
-    with tempfile.TemporaryDirectory() as folder, closing(PythonEngine([0], 0, Path(folder))) as engine:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(PythonEngine([0], 0, Path(folder))) as engine,
+    ):
         return channel_block(engine.load("block", block_workload(), graph=True))
 
 
@@ -60,7 +63,9 @@ class TestCpuWithoutCompiler(OfCpu):
         monkeypatch.setattr(cpu, "build_runner", refuse)
 
     def test_says_that_python_is_in_the_numbers(self, device):
-        assert "python_calls" in {finding.code for finding in device.prepare(self.make_workload(), self.settings).findings}
+        assert "python_calls" in {
+            finding.code for finding in device.prepare(self.make_workload(), self.settings).findings
+        }
         with pytest.raises(DeviceUnavailableError, match="gcc"):
             device.prepare(self.make_workload(), Settings(isolate=True))
 
@@ -91,8 +96,9 @@ def test_layers_are_named_after_modules_and_say_how_they_ran():
     block = blocked_channels()
     assert record.profile.layers[1].implementation == f"nchwc{block}"
     assert any(layer.implementation == "reorder" for layer in record.profile.layers)
-    assert str(record.profile.layers[1].key) == (
-        "Conv[1x16x32x32->1x32x32x32]{act=Relu,group=1,kernel=3x3,pads=1.1.1.1,strides=1x1}@fp32"
+    assert (
+        str(record.profile.layers[1].key)
+        == "Conv[1x16x32x32->1x32x32x32]{act=Relu,group=1,kernel=3x3,pads=1.1.1.1,strides=1x1}@fp32"
     )
 
 
@@ -110,8 +116,16 @@ def test_int8_layers_keep_their_names_and_run_in_integer_kernels(tmp_path):
     workload = load_workload(tmp_path / "net.onnx", precision="int8")
     with CpuOrt() as device:
         record = measure(device, workload, Settings(budget_s=3))
-    kernels = {layer.name: layer.implementation for layer in record.profile.layers if layer.op in {"Conv", "Linear"}}
-    assert kernels == {"features.0.conv": "QLinearConv", "features.1.conv": "QLinearConv", "fc": "QGemm"}
+    kernels = {
+        layer.name: layer.implementation
+        for layer in record.profile.layers
+        if layer.op in {"Conv", "Linear"}
+    }
+    assert kernels == {
+        "features.0.conv": "QLinearConv",
+        "features.1.conv": "QLinearConv",
+        "fc": "QGemm",
+    }
     assert "fall_back" not in {finding.code for finding in record.findings}
     assert record.precision == "int8"
 
@@ -157,11 +171,10 @@ def test_isolated_runs_report_their_memory():
 def test_telemetry_leaves_no_thread_and_no_file(tmp_path):
     """ONNX Runtime's telemetry would start a thread and write a device id and a database under the home folder."""
     code = (
-        "from hwbench.devices.ort.cpu import CpuOrt; from hwbench.records.measurement import Settings\n"
-        "from hwbench.measuring.sessions import measure; from tests.support.models import conv_net, conv_workload\n"
-        "import os\n"
-        "with CpuOrt() as device: measure(device, conv_workload(), Settings(budget_s=1))\n"
-        "print(len(os.listdir('/proc/self/task')))"
+        "from hwbench.devices.ort.cpu import CpuOrt; from hwbench.records.measurement import"
+        " Settings\nfrom hwbench.measuring.sessions import measure; from tests.support.models"
+        " import conv_net, conv_workload\nimport os\nwith CpuOrt() as device: measure(device,"
+        " conv_workload(), Settings(budget_s=1))\nprint(len(os.listdir('/proc/self/task')))"
     )
     home = tmp_path / "home"
     home.mkdir()

@@ -33,7 +33,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def holder(cache: Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, "cpu"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, "cpu"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -42,7 +45,10 @@ def holder(cache: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_busy_names_the_holder(holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(DeviceUnavailableError, match=rf"cpu is in use by process {holder.pid};"), DeviceLock("cpu"):
+    with (
+        pytest.raises(DeviceUnavailableError, match=rf"cpu is in use by process {holder.pid};"),
+        DeviceLock("cpu"),
+    ):
         pass
 
 
@@ -59,7 +65,10 @@ def test_killed_holder_frees_it(holder: subprocess.Popen[str]) -> None:
 
 def test_waits_until_it_is_free(holder: subprocess.Popen[str]) -> None:
     start = time.monotonic()
-    with pytest.raises(DeviceUnavailableError, match=r"after waiting 0\.2 s"), DeviceLock("cpu", wait_s=0.2):
+    with (
+        pytest.raises(DeviceUnavailableError, match=r"after waiting 0\.2 s"),
+        DeviceLock("cpu", wait_s=0.2),
+    ):
         pass
     assert time.monotonic() - start >= 0.2
     holder.communicate("\n")
@@ -70,7 +79,10 @@ def test_waits_until_it_is_free(holder: subprocess.Popen[str]) -> None:
 def test_excludes_a_second_lock_of_the_same_process() -> None:
     lock = DeviceLock("cpu")
     with lock:
-        with pytest.raises(DeviceUnavailableError, match=f"process {os.getpid()};"), DeviceLock("cpu"):
+        with (
+            pytest.raises(DeviceUnavailableError, match=f"process {os.getpid()};"),
+            DeviceLock("cpu"),
+        ):
             pass
         with pytest.raises(UsageError, match="already held"):
             lock.acquire()
@@ -107,7 +119,10 @@ def test_address_with_slashes_stays_in_the_folder(cache: Path) -> None:
 def test_unwritable_folder_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cache / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "file"))
-    with pytest.raises(UsageError, match=r"cannot create the lock file .*XDG_CACHE_HOME"), DeviceLock("cpu"):
+    with (
+        pytest.raises(UsageError, match=r"cannot create the lock file .*XDG_CACHE_HOME"),
+        DeviceLock("cpu"),
+    ):
         pass
 
 

@@ -27,10 +27,22 @@ def network(channels: int, size: int, depth: int) -> Workload:
     shape = [1, channels, size, size]
     nodes, weights, last = [], [], "x"
     for index in range(depth):
-        weight = helper.make_tensor(f"conv{index}.weight", TensorProto.FLOAT, [channels, channels, 3, 3], [0.1] * channels**2 * 9)
+        weight = helper.make_tensor(
+            f"conv{index}.weight",
+            TensorProto.FLOAT,
+            [channels, channels, 3, 3],
+            [0.1] * channels**2 * 9,
+        )
         weights.append(weight)
         nodes.append(
-            helper.make_node("Conv", [last, weight.name], [f"c{index}"], f"conv{index}", kernel_shape=[3, 3], pads=[1] * 4)
+            helper.make_node(
+                "Conv",
+                [last, weight.name],
+                [f"c{index}"],
+                f"conv{index}",
+                kernel_shape=[3, 3],
+                pads=[1] * 4,
+            )
         )
         nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"], f"relu{index}"))
         last = f"r{index}"
@@ -40,7 +52,9 @@ def network(channels: int, size: int, depth: int) -> Workload:
     onnx.checker.check_model(model)
     data = model.SerializeToString()
     macs, params = depth * channels**2 * 9 * size**2, depth * channels**2 * 9
-    return Workload(f"net{channels}", data, (TensorSpec("x", tuple(shape)),), 1, "fp32", macs, params, len(data))
+    return Workload(
+        f"net{channels}", data, (TensorSpec("x", tuple(shape)),), 1, "fp32", macs, params, len(data)
+    )
 
 
 class OfVirtual(DeviceContract):
@@ -144,10 +158,12 @@ class LeavingThreads(Virtual):
 class LeavingProcesses(Virtual):
     """Starts a child process per session and ends none of them."""
 
-    started: list[subprocess.Popen[bytes]] = []  # noqa: RUF012 - shared on purpose, to be ended by the test
+    started: list[subprocess.Popen[bytes]] = []
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
-        self.started.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        self.started.append(
+            subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        )
         return super()._prepare(workload, settings)
 
 

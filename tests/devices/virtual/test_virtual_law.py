@@ -18,7 +18,9 @@ from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import Settings
 from hwbench.records.tensors import TensorSpec
 
-ONLY_MACS = Law(macs_per_s=1, bytes_per_s=math.inf, layer_overhead_s=0, network_overhead_s=0, channel_step=1)
+ONLY_MACS = Law(
+    macs_per_s=1, bytes_per_s=math.inf, layer_overhead_s=0, network_overhead_s=0, channel_step=1
+)
 
 
 def conv(cin: int, cout: int, group: int = 1, precision: str = "fp32") -> LayerKey:
@@ -30,10 +32,16 @@ def network() -> Workload:
     """A convolution, a depthwise one, one of two groups, a transposed one, pooling and a classifier."""
     inits, nodes = [], []
 
-    def add(op: str, name: str, reads: str, weight: list[int] | None = None, **attrs: object) -> str:
+    def add(
+        op: str, name: str, reads: str, weight: list[int] | None = None, **attrs: object
+    ) -> str:
         inputs = [reads]
         if weight is not None:
-            inits.append(helper.make_tensor(f"{name}.weight", TensorProto.FLOAT, weight, [0.1] * math.prod(weight)))
+            inits.append(
+                helper.make_tensor(
+                    f"{name}.weight", TensorProto.FLOAT, weight, [0.1] * math.prod(weight)
+                )
+            )
             inputs.append(f"{name}.weight")
         nodes.append(helper.make_node(op, inputs, [f"{name}.out"], name, **attrs))
         return f"{name}.out"
@@ -46,9 +54,14 @@ def network() -> Workload:
     last = add("GlobalAveragePool", "pool", last)
     last = add("Flatten", "flat", last)
     last = add("Gemm", "fc", last, [5, 10])
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [2, 3, 8, 8]), (last, [2, 10]))]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        for n, s in (("x", [2, 3, 8, 8]), (last, [2, 10]))
+    ]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], inits)
-    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    data = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    ).SerializeToString()
     return Workload("net", data, (TensorSpec("x", (2, 3, 8, 8)),), 2, "fp32", 0, 0, len(data))
 
 
@@ -70,7 +83,9 @@ def test_a_layer_by_hand() -> None:
     law = Law(macs_per_s=1e9, bytes_per_s=1e8, layer_overhead_s=3e-6)
     macs, elements = 64 * 32 * 16 * 9, 64 * 3 + 64 * 17 + 17 * 3 * 9
     assert law.layer_s(conv(3, 17)) == pytest.approx(3e-6 + macs / 1e9 + 4 * elements / 1e8)
-    assert law.layer_s(conv(3, 17, precision="int8")) == pytest.approx(3e-6 + macs / 4e9 + elements / 1e8)
+    assert law.layer_s(conv(3, 17, precision="int8")) == pytest.approx(
+        3e-6 + macs / 4e9 + elements / 1e8
+    )
     add = LayerKey("Add", ((1, 5), (1, 5)), (1, 5))
     assert law.layer_s(add) == pytest.approx(3e-6 + 4 * 15 / 1e8)
 
@@ -105,7 +120,9 @@ def test_the_layer_profile_is_the_law_and_the_profilers_cost() -> None:
         for row in seen.rows:
             assert row.key is not None
             assert row.samples_s == pytest.approx([device.law.layer_s(row.key) + NODE_COST_S] * 4)
-        assert seen.whole_s == pytest.approx([device.law.network_s(keys) + NODE_COST_S * len(keys)] * 4)
+        assert seen.whole_s == pytest.approx(
+            [device.law.network_s(keys) + NODE_COST_S * len(keys)] * 4
+        )
 
 
 def test_given_latencies_replace_the_law() -> None:

@@ -1,4 +1,7 @@
-"""Each kind of noise does what it says; bounds are some standard errors wide, and seeds are fixed."""
+"""Each kind of noise does what it says.
+
+Bounds are some standard errors wide, and seeds are fixed.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,31 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hwbench.devices.virtual.device import Bimodal, Drift, Fault, Noise, SessionOffset, Spikes, Throttling, Virtual, White
-from hwbench.errors import BuildError, DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, MeasurementError
+from hwbench.devices.virtual.device import (
+    Bimodal,
+    Drift,
+    Fault,
+    Noise,
+    SessionOffset,
+    Spikes,
+    Throttling,
+    Virtual,
+    White,
+)
+from hwbench.errors import (
+    BuildError,
+    DeviceLostError,
+    DeviceTimeoutError,
+    DeviceUnavailableError,
+    MeasurementError,
+)
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.records.tensors import TensorSpec
 
-A, B = (Workload(name, name.encode(), (TensorSpec("x", (1,)),), 1, "fp32", 0, 0, 0) for name in "ab")
+A, B = (
+    Workload(name, name.encode(), (TensorSpec("x", (1,)),), 1, "fp32", 0, 0, 0) for name in "ab"
+)
 TRUTH_S = {A.sha256: 0.001, B.sha256: 0.002}
 
 
@@ -26,7 +47,10 @@ def device(*noise: Noise, seed: int = 0, faults: Sequence[Fault] = ()) -> Virtua
 def samples(opened: Virtual, rounds: int, batch: int = 100) -> NDArray[np.float64]:
     """Factors of rounds of A in one session."""
     prepared = opened.prepare(A, Settings())
-    return np.concatenate([opened.run([prepared] * batch).values_s for _ in range(rounds // batch)]) / 0.001
+    return (
+        np.concatenate([opened.run([prepared] * batch).values_s for _ in range(rounds // batch)])
+        / 0.001
+    )
 
 
 def test_white() -> None:
@@ -67,7 +91,9 @@ def test_drift_swings() -> None:
 def test_bimodal_neighbours_share_the_mode() -> None:
     with device(Bimodal(0.2, dwell_s=0.05)) as opened:
         a, b = opened.prepare(A, Settings()), opened.prepare(B, Settings())
-        pairs = np.concatenate([np.reshape(opened.run([a, b] * 50).values_s, (-1, 2)) for _ in range(200)])
+        pairs = np.concatenate(
+            [np.reshape(opened.run([a, b] * 50).values_s, (-1, 2)) for _ in range(200)]
+        )
     slow = pairs / [0.001, 0.002] > 1.1
     assert np.unique(np.round(pairs / [0.001, 0.002], 9)).tolist() == [1.0, 1.2]
     assert 0.3 < slow.mean() < 0.7
@@ -82,7 +108,9 @@ def test_spikes_are_rare_and_long() -> None:
     hit = values > 1 + 1e-9
     assert hit.mean() == pytest.approx(0.02, rel=0.15)
     assert values[hit].min() >= 3
-    assert np.median((values[hit] - 1) / 2) == pytest.approx(2 ** (1 / 1.5), rel=0.1), "median of a Pareto law"
+    assert np.median((values[hit] - 1) / 2) == pytest.approx(2 ** (1 / 1.5), rel=0.1), (
+        "median of a Pareto law"
+    )
 
 
 def test_throttling_follows_load_and_rest() -> None:
@@ -145,7 +173,9 @@ def test_refuses_to_build_and_stays_usable() -> None:
         assert opened.usable
 
 
-@pytest.mark.parametrize(("kind", "error"), [("lost", DeviceLostError), ("timeout", DeviceTimeoutError)])
+@pytest.mark.parametrize(
+    ("kind", "error"), [("lost", DeviceLostError), ("timeout", DeviceTimeoutError)]
+)
 def test_fails_after_some_rounds_and_is_broken_then(kind: str, error: type[Exception]) -> None:
     with device(faults=[Fault(kind, 10)]) as opened:
         prepared = opened.prepare(A, Settings())
@@ -160,7 +190,8 @@ def test_fails_after_some_rounds_and_is_broken_then(kind: str, error: type[Excep
 
 
 @pytest.mark.parametrize(
-    ("kind", "match"), [("nan", "positive finite"), ("zero", "positive finite"), ("miscount", "4 samples where 5")]
+    ("kind", "match"),
+    [("nan", "positive finite"), ("zero", "positive finite"), ("miscount", "4 samples where 5")],
 )
 def test_impossible_samples_are_caught(kind: str, match: str) -> None:
     with device(faults=[Fault(kind, 5)]) as opened:

@@ -132,7 +132,9 @@ PATTERNS = [
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("start", ["x ", "Run Order =\n", "GPU Compute Time: min = ", "Conv-input:1-output:2: "])
+@pytest.mark.parametrize(
+    "start", ["x ", "Run Order =\n", "GPU Compute Time: min = ", "Conv-input:1-output:2: "]
+)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_repetition_ends_in_time_proportional_to_its_length(start, pattern):
     """Where a search began anew at every repetition and ran to the end each time, this would take hours."""
@@ -168,7 +170,9 @@ def read_or_refuse(text: str) -> None:
         assert "\n" not in str(error)
         assert len(str(error)) < 1000
     else:
-        assert all(isinstance(value, float) and 0 <= value < math.inf for value in durations(record))
+        assert all(
+            isinstance(value, float) and 0 <= value < math.inf for value in durations(record)
+        )
 
 
 TOKENS = [
@@ -211,10 +215,25 @@ def test_any_text_is_refused_or_read(text):
     read_or_refuse(text)
 
 
-NAMES = ["count", "name", "timeMs", "averageMs", "medianMs", "computeMs", "latencyMs", "Layers", "Name", "Metadata", "cat", "ts"]
+NAMES = [
+    "count",
+    "name",
+    "timeMs",
+    "averageMs",
+    "medianMs",
+    "computeMs",
+    "latencyMs",
+    "Layers",
+    "Name",
+    "Metadata",
+    "cat",
+    "ts",
+]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5)
+    ),
     max_leaves=14,
 )
 

@@ -36,7 +36,9 @@ def end_to_end_s(model: str) -> float:
 @pytest.mark.parametrize("model", PIXEL1)
 def test_medians_over_the_repeats_sum_to_the_end_to_end_latency(model):
     entries = entries_of(model)
-    assert sum(entry.median_s * entry.calls for entry in entries) == pytest.approx(end_to_end_s(model), rel=0.005)
+    assert sum(entry.median_s * entry.calls for entry in entries) == pytest.approx(
+        end_to_end_s(model), rel=0.005
+    )
     assert all(entry.n == 3 * entry.calls for entry in entries)
     assert sum(entry.calls for entry in entries) == len(pixel1_logs(model)[0].operators)
 
@@ -48,9 +50,15 @@ def test_rows_go_to_their_layers():
     assert entries[first].median_s == pytest.approx(4.245e-3)
     assert last.op == "Linear"
     assert entries[last].samples_s[0] == pytest.approx(0.623e-3)
-    repeated = [key for key in entries if key.output == (1, 512, 14, 14) and key.inputs == ((1, 512, 14, 14),)]
+    repeated = [
+        key
+        for key in entries
+        if key.output == (1, 512, 14, 14) and key.inputs == ((1, 512, 14, 14),)
+    ]
     assert [entries[key].calls for key in repeated] == [5, 5]
-    assert sum(entry.calls for entry in entries_of(FULL) if entry.key.attr("group", "1") != "1") == 13
+    assert (
+        sum(entry.calls for entry in entries_of(FULL) if entry.key.attr("group", "1") != "1") == 13
+    )
 
 
 def test_a_softmax_that_the_model_leaves_out_gets_the_key_it_would_have():
@@ -62,10 +70,13 @@ def test_a_softmax_that_the_model_leaves_out_gets_the_key_it_would_have():
 
 
 def test_rows_below_the_resolution_give_no_entry():
-    logs = [replace(log, operators=tuple(_without_time(row) for row in log.operators)) for log in pixel1_logs(FULL)]
-    assert {entry.key.op for entry in entries_of(FULL)} - {entry.key.op for entry in join_tflite(logs, keys_of(FULL))} == {
-        "Reshape"
-    }
+    logs = [
+        replace(log, operators=tuple(_without_time(row) for row in log.operators))
+        for log in pixel1_logs(FULL)
+    ]
+    assert {entry.key.op for entry in entries_of(FULL)} - {
+        entry.key.op for entry in join_tflite(logs, keys_of(FULL))
+    } == {"Reshape"}
 
 
 def _without_time(row):
@@ -75,13 +86,24 @@ def _without_time(row):
 def test_logs_that_do_not_fit_are_refused_by_the_first_row():
     logs, keys = pixel1_logs(FULL), keys_of(FULL)
     with pytest.raises(
-        UsageError, match=r"row 3 of mobilenet_run1\.txt, CONV_2D 'MobilenetV1/.*/Conv2d_1_pointwise/Relu6', does"
+        UsageError,
+        match=(
+            r"row 3 of mobilenet_run1\.txt, CONV_2D 'MobilenetV1/.*/Conv2d_1_pointwise/Relu6', does"
+        ),
     ):
         join_tflite(logs, [*keys[:2], keys[1], *keys[3:]])
     with pytest.raises(UsageError, match="any layer: the model has no more"):
-        join_tflite([replace(log, operators=(*log.operators, log.operators[-1])) for log in pixel1_logs(AMC)], keys_of(AMC))
+        join_tflite(
+            [
+                replace(log, operators=(*log.operators, log.operators[-1]))
+                for log in pixel1_logs(AMC)
+            ],
+            keys_of(AMC),
+        )
     with pytest.raises(UsageError, match="ends before layer"):
-        join_tflite([replace(log, operators=log.operators[:-2]) for log in pixel1_logs(AMC)], keys_of(AMC))
+        join_tflite(
+            [replace(log, operators=log.operators[:-2]) for log in pixel1_logs(AMC)], keys_of(AMC)
+        )
     strange = replace(logs[0].operators[0], kind="CUSTOM")
     with pytest.raises(UsageError, match=r"row 1 of mobilenet_run1\.txt, CUSTOM"):
         join_tflite([replace(logs[0], operators=(strange, *logs[0].operators[1:]))], keys)
@@ -102,7 +124,13 @@ def test_logs_of_several_networks_or_without_operators_are_refused():
 
 
 def family(key: LayerKey) -> str:
-    return "depthwise" if key.attr("group", "1") != "1" else f"conv{key.attr('kernel')}" if key.op == "Conv" else "rest"
+    return (
+        "depthwise"
+        if key.attr("group", "1") != "1"
+        else f"conv{key.attr('kernel')}"
+        if key.op == "Conv"
+        else "rest"
+    )
 
 
 def features(key: LayerKey) -> list[float]:
@@ -111,7 +139,11 @@ def features(key: LayerKey) -> list[float]:
     read, written = cin * float(np.prod(before)), cout * float(np.prod(after))
     if family(key) == "conv1x1":
         return [cin * written, read, written, cin * cout, 1.0]
-    return [written, read, float(np.prod(after)), 1.0] if family(key) == "depthwise" else [written, 1.0]
+    return (
+        [written, read, float(np.prod(after)), 1.0]
+        if family(key) == "depthwise"
+        else [written, 1.0]
+    )
 
 
 def predicted_s(model: str, known: list[ForeignEntry]) -> float:
@@ -126,7 +158,9 @@ def predicted_s(model: str, known: list[ForeignEntry]) -> float:
         measured_s = np.array([entry.median_s for entry in points])
         design = np.array([features(entry.key) for entry in points])
         scale = design.max(axis=0)
-        weights, *_ = np.linalg.lstsq(design / scale / measured_s[:, None], np.ones(len(points)), rcond=None)
+        weights, *_ = np.linalg.lstsq(
+            design / scale / measured_s[:, None], np.ones(len(points)), rcond=None
+        )
         layers_s = np.array([features(entry.key) for entry in wanted]) / scale @ weights
         total += float(layers_s @ [entry.calls for entry in wanted])
     return total

@@ -38,9 +38,13 @@ def logged() -> Structure:
     return Structure.from_model(name_nodes(load(load_workload(next(iter(PIXEL1))).onnx)))
 
 
-def network(*entries: ForeignEntry, whole_s: float | None = None, **changes: object) -> ForeignNetwork:
+def network(
+    *entries: ForeignEntry, whole_s: float | None = None, **changes: object
+) -> ForeignNetwork:
     count = sum(entry.calls for entry in entries)
-    found = ForeignNetwork("net", "tflite-log", ("a.txt",), entries, count, whole_s, "Phone", "TensorFlow Lite", 1)
+    found = ForeignNetwork(
+        "net", "tflite-log", ("a.txt",), entries, count, whole_s, "Phone", "TensorFlow Lite", 1
+    )
     return replace(found, **changes)
 
 
@@ -48,14 +52,18 @@ def at_address(address: str) -> LookupTable:
     """The shipped table, as if it were of the device at an address."""
     made = pixel1().provenance
     device = replace(made.device, address=address, details=())
-    return replace(pixel1(), metadata=replace(pixel1().metadata, provenance=replace(made, device=device)))
+    return replace(
+        pixel1(), metadata=replace(pixel1().metadata, provenance=replace(made, device=device))
+    )
 
 
 def test_the_shipped_table_answers_searches_without_a_phone():
     source = pixel1().for_structure(logged())
     assert isinstance(source, LatencySource)
     measured = [network.whole_s for network in pixel1_networks()]
-    widths = [list(map(int, model.partition("@")[2].partition(",")[0].split("-"))) for model in PIXEL1]
+    widths = [
+        list(map(int, model.partition("@")[2].partition(",")[0].split("-"))) for model in PIXEL1
+    ]
     np.testing.assert_allclose(source.predict_widths(np.array(widths)), measured, rtol=0.01)
     assert "mit-han-lab/amc-models (MIT" in pixel1().provenance.note
 
@@ -63,7 +71,10 @@ def test_the_shipped_table_answers_searches_without_a_phone():
 def test_the_shipped_table_reaches_every_width_when_it_may_extrapolate():
     full = np.array(logged().widths)
     rng = np.random.default_rng(0)
-    wide = np.minimum(full, np.maximum(8, (full * rng.uniform(0.2, 1, (500, len(full))) / 8).round().astype(int) * 8))
+    wide = np.minimum(
+        full,
+        np.maximum(8, (full * rng.uniform(0.2, 1, (500, len(full))) / 8).round().astype(int) * 8),
+    )
     latency_s = pixel1().extrapolating().for_structure(logged()).predict_widths(wide)
     assert 0.005 < latency_s.min() < latency_s.max() < 0.125
     with pytest.raises(MissingEntryError, match="--extrapolate"):
@@ -72,7 +83,10 @@ def test_the_shipped_table_reaches_every_width_when_it_may_extrapolate():
 
 def test_extrapolated_layers_are_marked_and_doubt_grows_with_the_distance():
     table = pixel1().extrapolating()
-    widths = [[max(8, int(share * width / 8) * 8) for width in logged().widths] for share in (1.0, 0.5, 0.25)]
+    widths = [
+        [max(8, int(share * width / 8) * 8) for width in logged().widths]
+        for share in (1.0, 0.5, 0.25)
+    ]
     ends = [table.predict(logged().keys(one)) for one in widths]
     spans = [math.log(high / low) for low, high in (one.ci_s for one in ends)]
     assert spans[0] < spans[1] < spans[2]
@@ -98,7 +112,9 @@ def test_what_kinds_have_in_common_is_what_makes_the_largest_network_predictable
     asked, *known = pixel1_networks()
     table = table_of(known, "two").extrapolating()
     alone = table_of(known, "two").extrapolating()
-    vars(alone)["surfaces"] = {family: type(s)(alone.families[family], s.step) for family, s in alone.surfaces.items()}
+    vars(alone)["surfaces"] = {
+        family: type(s)(alone.families[family], s.step) for family, s in alone.surfaces.items()
+    }
     errors = [abs(one.predict(asked.keys).latency_s / asked.whole_s - 1) for one in (table, alone)]
     assert errors[0] < 0.5 * errors[1]
 
@@ -107,7 +123,7 @@ def test_a_pointwise_convolution_of_one_pixel_is_a_linear_layer():
     net = Net(1, 16, 1, 1)
     out = net.conv("x", "head", 10, 1, bn=False)
     net.flatten(out, 1, 10)
-    (layer, *_) = layers(net.model("t1"))
+    layer, *_ = layers(net.model("t1"))
     dense = Net(1, 16)
     (twin,) = layers(dense.model(dense.linear("x", "fc", 16, 10)))
     assert layer.key == twin.key
@@ -129,7 +145,9 @@ def test_samples_of_one_layer_are_merged_over_logs_and_networks():
 
 def test_the_whole_network_is_what_layers_add_up_to():
     layers_s = (ForeignEntry(KEY, (1e-3,), 2), ForeignEntry(WIDE, (2e-3,), 1))
-    slower, faster = (table_of([network(*layers_s, whole_s=whole_s)], "phone") for whole_s in (4.3e-3, 3.6e-3))
+    slower, faster = (
+        table_of([network(*layers_s, whole_s=whole_s)], "phone") for whole_s in (4.3e-3, 3.6e-3)
+    )
     assert slower.calibration.per_layer_s == pytest.approx(1e-4)
     for table, whole_s in ((slower, 4.3e-3), (faster, 3.6e-3)):
         assert table.predict([KEY, KEY, WIDE]).latency_s == pytest.approx(whole_s, rel=0.02)
@@ -138,7 +156,9 @@ def test_the_whole_network_is_what_layers_add_up_to():
     assert 0.02 < pixel1().calibration.shared_sd < 0.05
 
 
-@pytest.mark.parametrize("change", [{"threads": 4}, {"target": "Other phone"}, {"runtime": "ONNX Runtime"}])
+@pytest.mark.parametrize(
+    "change", [{"threads": 4}, {"target": "Other phone"}, {"runtime": "ONNX Runtime"}]
+)
 def test_what_was_measured_otherwise_is_not_mixed(change):
     found = network(ForeignEntry(KEY, (1e-3,), 1))
     with pytest.raises(UsageError, match="another --name"):
@@ -188,11 +208,21 @@ def small() -> tuple[Layer, ...]:
 
 def test_rows_of_tensorrt_go_to_layers_by_the_nodes_in_their_names():
     stem, body, pool, *_ = small()
-    rows = ["Reformatting CopyNode for x", " + ".join(stem.nodes), " + ".join(body.nodes), "__myl_1", "fc"]
-    profile = TrtProfile("p.json", 10, tuple(LayerTime(name, 1e-3 * (i + 1), None) for i, name in enumerate(rows)))
+    rows = [
+        "Reformatting CopyNode for x",
+        " + ".join(stem.nodes),
+        " + ".join(body.nodes),
+        "__myl_1",
+        "fc",
+    ]
+    profile = TrtProfile(
+        "p.json", 10, tuple(LayerTime(name, 1e-3 * (i + 1), None) for i, name in enumerate(rows))
+    )
     engine = TrtLayers("l.json", (EngineLayer("__myl_1", "kgen", pool.nodes),), ())
     found = {entry.key: entry for entry in join_rows(trt_rows(profile, engine), graph(), "p.json")}
-    assert [found[layer.key].median_s for layer in (stem, body, pool)] == pytest.approx([2e-3, 3e-3, 4e-3])
+    assert [found[layer.key].median_s for layer in (stem, body, pool)] == pytest.approx(
+        [2e-3, 3e-3, 4e-3]
+    )
     assert found[small()[-1].key].median_s == pytest.approx(5e-3)
     assert [key.op for key, entry in found.items() if entry.median_s == 0] == ["Reshape"]
     with pytest.raises(UsageError, match=r"'__myl_1' of p\.json is of no layer"):
@@ -211,7 +241,9 @@ def test_rows_of_onnx_runtime_go_to_layers_by_name_or_tensor():
     nodes_s = {name: (9.0, 1e-6 * (i + 1), 1e-6 * (i + 1)) for i, name in enumerate(names)}
     runs = ProfiledRuns((9.0, 3e-5, 3e-5), nodes_s, {"ReorderOutput": "ReorderOutput"})
     found = {entry.key: entry.median_s for entry in join_rows(ort_rows(runs, "p"), graph(), "p")}
-    assert [found[layer.key] for layer in (stem, body, pool, flat, fc)] == pytest.approx([1e-6, 3e-6, 4e-6, 5e-6, 6e-6])
+    assert [found[layer.key] for layer in (stem, body, pool, flat, fc)] == pytest.approx(
+        [1e-6, 3e-6, 4e-6, 5e-6, 6e-6]
+    )
     with pytest.raises(UsageError, match="cold inference alone"):
         ort_rows(runs.only([0]), "p")
 
@@ -238,7 +270,11 @@ def test_rows_of_once_for_all_that_do_not_say_what_a_layer_is_are_counted():
 
 def test_layers_that_are_not_the_whole_are_pointed_out():
     text = "\n".join(f"{name}: {{mean: 1}}" for name in ("Logits-input:1x1x8-output:8",))
-    assert not [one for one in network_of([("t", ofa_yaml.parse(text))], None, target="", threads=1)[1] if one.code == "unclosed"]
+    assert not [
+        one
+        for one in network_of([("t", ofa_yaml.parse(text))], None, target="", threads=1)[1]
+        if one.code == "unclosed"
+    ]
     stem, body, pool, flat, fc = small()
     rows = {layer.name: (1e-6, 1e-6) for layer in (stem, body, pool, flat, fc)}
     for whole_s, said in ((5e-6, []), (9e-6, ["unclosed"])):

@@ -30,7 +30,10 @@ def keys(draw) -> LayerKey:
     """Layers of all ranks and roles, whose shapes need not follow from their channels."""
     rank = draw(st.integers(0, 4))
     shape = st.tuples(*[sizes] * rank)
-    name, text = st.sampled_from(["kernel", "group", "axis", "act", "x%"]), st.text("0123456789x.=,%é{}", max_size=6)
+    name, text = (
+        st.sampled_from(["kernel", "group", "axis", "act", "x%"]),
+        st.text("0123456789x.=,%é{}", max_size=6),
+    )
     op = draw(st.sampled_from(["Conv", "Linear", "Add", "Reshape", "My.Op-1"]))
     attrs = tuple(draw(st.dictionaries(name, text, max_size=3)).items())
     inputs = tuple(draw(st.lists(shape, max_size=3)))
@@ -38,7 +41,9 @@ def keys(draw) -> LayerKey:
 
 
 entries = st.builds(Entry, st.floats(0, 10), st.floats(0, 1), st.integers(1, 10**6))
-tables = st.dictionaries(keys(), entries, min_size=1, max_size=20).map(lambda found: LookupTable(found, built().table.metadata))
+tables = st.dictionaries(keys(), entries, min_size=1, max_size=20).map(
+    lambda found: LookupTable(found, built().table.metadata)
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,7 +63,9 @@ def test_a_table_comes_back_to_six_digits_and_its_file_is_the_same_each_time(tab
 def test_predictions_survive():
     table = built().table
     wide = structure().keys(structure().widths)
-    assert unpack(pack(table)).predict(wide).latency_s == pytest.approx(table.predict(wide).latency_s, rel=1e-5)
+    assert unpack(pack(table)).predict(wide).latency_s == pytest.approx(
+        table.predict(wide).latency_s, rel=1e-5
+    )
 
 
 def test_every_layer_of_mobilenet_v1_at_step_8_fits_in_200_kb():
@@ -67,7 +74,9 @@ def test_every_layer_of_mobilenet_v1_at_step_8_fits_in_200_kb():
     rng = np.random.default_rng(0)
     for _ in range(120):  # three times as many networks as a build measures
         for key in shape.keys(grid.random(rng)):
-            found.setdefault(key, Entry(float(rng.uniform(1e-6, 1e-2)), float(rng.uniform(0, 0.1)), 3))
+            found.setdefault(
+                key, Entry(float(rng.uniform(1e-6, 1e-2)), float(rng.uniform(0, 0.1)), 3)
+            )
     assert len(found) > 1500
     assert len(pack(LookupTable(found, built().table.metadata))) < 200_000
 
@@ -101,14 +110,21 @@ def test_any_bytes_are_refused_on_purpose(data):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
 
 def signed(content: object) -> bytes:
     """A file with a digest that is right for whatever content."""
-    document = {"format": room.FORMAT, "schema": room.SCHEMA, "digest": room._digest(content), "content": content}
+    document = {
+        "format": room.FORMAT,
+        "schema": room.SCHEMA,
+        "digest": room._digest(content),
+        "content": content,
+    }
     return gzip.compress(json.dumps(document).encode())
 
 
@@ -151,8 +167,14 @@ def _finite(value: object) -> bool:
         (lambda c: c["families"][0][1][4].__setitem__(0, 0), "samples"),
         (lambda c: c["families"].append(c["families"][0]), "twice"),
         (lambda c: c["metadata"]["calibration"].update(reference_s=0.0), "impossible"),
-        (lambda c: c["metadata"]["calibration"].update(bend=1.0, span=[-0.1, 30.0]), "impossible"),  # e**900 times the sum
-        (lambda c: c["metadata"]["calibration"].update(bend=-0.5, span=[-0.1, 3.0]), "impossible"),  # larger networks are faster
+        (
+            lambda c: c["metadata"]["calibration"].update(bend=1.0, span=[-0.1, 30.0]),
+            "impossible",
+        ),  # e**900 times the sum
+        (
+            lambda c: c["metadata"]["calibration"].update(bend=-0.5, span=[-0.1, 3.0]),
+            "impossible",
+        ),  # larger networks are faster
         (lambda c: c["metadata"]["calibration"].update(bend=0.5, span=[-3.0, 0.1]), "impossible"),
         (lambda c: c["metadata"]["calibration"].update(bend=0.1, span=[1.0, -1.0]), "impossible"),
         (lambda c: c["metadata"]["provenance"].update(threads="one"), "wrong type"),
@@ -204,7 +226,11 @@ def test_pickles_are_refused_with_the_safe_way(tmp_path, protocol, name):
 
 
 def test_other_files_and_schemas_are_refused(tmp_path):
-    for text, said in (("[]", "no lookup table"), ('{"format": "other"}', "no lookup table"), ("{", "damaged")):
+    for text, said in (
+        ("[]", "no lookup table"),
+        ('{"format": "other"}', "no lookup table"),
+        ("{", "damaged"),
+    ):
         with pytest.raises(SchemaError, match=said):
             unpack(gzip.compress(text.encode()))
     newer = json.loads(gzip.decompress(pack(built().table))) | {"schema": 2}
@@ -231,6 +257,8 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 
 def test_an_uncalibrated_table_is_portable_too():
     table = built().table
-    plain = LookupTable(table.entries, Metadata(replace(table.provenance, sources=()), Calibration()))
+    plain = LookupTable(
+        table.entries, Metadata(replace(table.provenance, sources=()), Calibration())
+    )
     assert unpack(pack(plain)).metadata == plain.metadata
     assert issubclass(SchemaError, HwbenchError)

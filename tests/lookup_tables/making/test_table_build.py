@@ -20,7 +20,11 @@ QUICK = replace(PLAN, first=8, batch=4, most=12)
 
 
 def numbers(store) -> list[int]:
-    return sorted(record["number"] for record in store.records(RECORD).values() if record.get("number", -1) >= 0)
+    return sorted(
+        record["number"]
+        for record in store.records(RECORD).values()
+        if record.get("number", -1) >= 0
+    )
 
 
 def test_a_killed_build_goes_on_and_measures_nothing_twice(tmp_path):
@@ -33,7 +37,9 @@ def test_a_killed_build_goes_on_and_measures_nothing_twice(tmp_path):
         with device() as opened:
             fitted = build(opened, workload(), SETTINGS, plan=QUICK, store=store, watch=seen.append)
         assert numbers(store) == list(range(QUICK.most))
-        assert [progress.networks for progress in seen] == list(range(len(before) + 1, QUICK.most + 1))
+        assert [progress.networks for progress in seen] == list(
+            range(len(before) + 1, QUICK.most + 1)
+        )
         with device() as opened:
             again = build(opened, workload(), SETTINGS, plan=QUICK, store=store, watch=seen.append)
         assert len(seen) == QUICK.most - len(before)
@@ -49,7 +55,10 @@ def test_an_interrupted_build_proposes_what_an_undisturbed_one_does(tmp_path):
         build(opened, workload(), SETTINGS, plan=QUICK, store=store)
         undisturbed = widths_of(store)
     with open_store(str(tmp_path / "b.db")) as store:
-        with pytest.raises(DeviceLostError), device(quiet=True, faults=[Fault("lost", 190)]) as failing:
+        with (
+            pytest.raises(DeviceLostError),
+            device(quiet=True, faults=[Fault("lost", 190)]) as failing,
+        ):
             build(failing, workload(), SETTINGS, plan=QUICK, store=store)
         assert QUICK.first < len(widths_of(store)) < QUICK.most
         with device(quiet=True) as opened:
@@ -67,7 +76,9 @@ def test_a_second_model_joins_the_table_of_the_device(tmp_path):
         assert numbers(store)[-1] < plan.first
     for name in ("zoo:resnet20", "zoo:resnet56"):
         whole = table.predict(structure(name).keys(structure(name).widths)).latency_s
-        assert whole == pytest.approx(LAW.network_s(structure(name).keys(structure(name).widths)), rel=0.03)
+        assert whole == pytest.approx(
+            LAW.network_s(structure(name).keys(structure(name).widths)), rel=0.03
+        )
 
 
 def test_what_was_measured_can_be_forgotten(tmp_path):
@@ -79,7 +90,9 @@ def test_what_was_measured_can_be_forgotten(tmp_path):
             assert len(fitted.table.provenance.sources) == 1
 
 
-@pytest.mark.parametrize("other", [{"plan": replace(QUICK, step=8)}, {"settings": replace(SETTINGS, threads=2)}])
+@pytest.mark.parametrize(
+    "other", [{"plan": replace(QUICK, step=8)}, {"settings": replace(SETTINGS, threads=2)}]
+)
 def test_another_question_is_another_campaign(tmp_path, other):
     asked = {"plan": QUICK, "settings": SETTINGS} | other
     with open_store(str(tmp_path / "store.db")) as store, device() as opened:
@@ -116,8 +129,14 @@ def test_a_table_says_where_it_came_from():
     fitted = built()
     (source,) = fitted.table.provenance.sources
     assert (source.model, source.architecture) == ("zoo:resnet20", architecture(structure()))
-    assert (source.step, source.lower, source.layers) == (PLAN.step, PLAN.lower, len(structure().slots))
-    assert source.latency_s == pytest.approx(LAW.network_s(structure().keys(structure().widths)), rel=0.02)
+    assert (source.step, source.lower, source.layers) == (
+        PLAN.step,
+        PLAN.lower,
+        len(structure().slots),
+    )
+    assert source.latency_s == pytest.approx(
+        LAW.network_s(structure().keys(structure().widths)), rel=0.02
+    )
     assert fitted.table.calibration.networks == source.networks == len(fitted.errors)
 
 

@@ -23,7 +23,9 @@ def campaign(tmp_path_factory):
     """A noisy campaign's networks."""
     with open_store(str(tmp_path_factory.mktemp("fit") / "store.db")) as store, device() as opened:
         table = build(opened, workload(), SETTINGS, plan=PLAN, store=store).table
-        samples = tuple(NetworkSample.from_dict(record) for record in store.records(RECORD).values())
+        samples = tuple(
+            NetworkSample.from_dict(record) for record in store.records(RECORD).values()
+        )
     return Campaign(table.provenance.sources[0], samples)
 
 
@@ -61,11 +63,14 @@ def test_nothing_is_left_out_of_a_quiet_campaign(campaign):
 
 
 def test_networks_round_trip_as_plain_types(campaign):
-    assert [NetworkSample.from_dict(sample.to_dict()) for sample in campaign.samples] == list(campaign.samples)
+    assert [NetworkSample.from_dict(sample.to_dict()) for sample in campaign.samples] == list(
+        campaign.samples
+    )
 
 
 @pytest.mark.parametrize(
-    ("noise", "least", "most"), [((White(0.01),), LEAST_SD, 0.008), ((White(0.01), SessionOffset(0.01)), 0.005, 0.02)]
+    ("noise", "least", "most"),
+    [((White(0.01),), LEAST_SD, 0.008), ((White(0.01), SessionOffset(0.01)), 0.005, 0.02)],
 )
 def test_the_shared_deviation_is_that_of_sessions(noise, least, most):
     with device() as opened:
@@ -82,7 +87,10 @@ def test_calm_blocks_are_those_that_took_least():
 
 
 def test_a_table_whose_layers_explain_nothing_answers_nothing(campaign):
-    same = [replace(sample, whole_s=sample.anchor_s, beside_s=sample.level_s) for sample in campaign.samples]
+    same = [
+        replace(sample, whole_s=sample.anchor_s, beside_s=sample.level_s)
+        for sample in campaign.samples
+    ]
     fitted = fit([Campaign(campaign.source, tuple(same))], built().table.provenance)
     assert fitted.rmspe < 0.1  # a constant is what there is
     with pytest.raises(MissingEntryError):
@@ -93,7 +101,12 @@ def cached(sample: NetworkSample) -> NetworkSample:
     """The network as on a device where small ones stay in a cache, large ones never do, and the step between is smooth."""
     factor = 1 - 0.5 / (1 + math.exp(4 * (math.log(sample.ratio) + 0.9)))
     layers = tuple(replace(layer, latency_s=factor * layer.latency_s) for layer in sample.layers)
-    return replace(sample, whole_s=slowed(sample.whole_s, factor), beside_s=factor * sample.beside_s, layers=layers)
+    return replace(
+        sample,
+        whole_s=slowed(sample.whole_s, factor),
+        beside_s=factor * sample.beside_s,
+        layers=layers,
+    )
 
 
 def test_networks_that_stay_in_a_cache_bend_the_way_layers_add_up(campaign, monkeypatch):

@@ -30,11 +30,15 @@ def test_a_table_follows_its_device():
     with after_reboot() as opened:
         fresh, outcome = recalibrate(opened, table, workload(), SETTINGS)
         grade = validate(opened, fresh, workload(), replace(SETTINGS, seed=77), networks=12).grade
-    assert fresh.predict(keys).latency_s / table.predict(keys).latency_s == pytest.approx(SLOWER, rel=0.02)
+    assert fresh.predict(keys).latency_s / table.predict(keys).latency_s == pytest.approx(
+        SLOWER, rel=0.02
+    )
     assert outcome.drift == pytest.approx(SLOWER, rel=0.02)
     assert outcome.grade.mean_error < 0.02
     assert grade.mean_error < 0.03
-    assert fresh.provenance.sources[0].latency_s == pytest.approx(LAW.network_s(keys) * SLOWER, rel=0.02)
+    assert fresh.provenance.sources[0].latency_s == pytest.approx(
+        LAW.network_s(keys) * SLOWER, rel=0.02
+    )
     assert fresh.grades == (outcome.grade,)
 
 
@@ -42,7 +46,10 @@ def test_a_bad_grade_widens_the_intervals():
     table = built().table
     worse = replace(
         table,
-        entries={k: replace(e, latency_s=e.latency_s * (1.3 if k.op == "Conv" else 1)) for k, e in table.entries.items()},
+        entries={
+            k: replace(e, latency_s=e.latency_s * (1.3 if k.op == "Conv" else 1))
+            for k, e in table.entries.items()
+        },
     )
     with after_reboot() as opened:
         outcome = validate(opened, worse, workload(), SETTINGS, networks=4)

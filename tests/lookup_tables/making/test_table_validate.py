@@ -27,19 +27,26 @@ def test_a_good_table_gets_a_good_grade():
 def test_a_wrong_table_gets_a_bad_grade():
     table = built().table
     worse = {
-        key: replace(entry, latency_s=entry.latency_s * (1.3 if key.op == "Conv" else 1)) for key, entry in table.entries.items()
+        key: replace(entry, latency_s=entry.latency_s * (1.3 if key.op == "Conv" else 1))
+        for key, entry in table.entries.items()
     }
     with device(seed=9) as opened:
-        grade = validate(opened, replace(table, entries=worse), workload(), SETTINGS, networks=8).grade
+        grade = validate(
+            opened, replace(table, entries=worse), workload(), SETTINGS, networks=8
+        ).grade
     assert grade.bias > 0.1
     assert grade.coverage < 0.2
 
 
 def test_the_numbers_of_a_grade():
     def trial(predicted_s: float, *sessions_s: float) -> Trial:
-        return Trial((1,), Prediction(predicted_s, (0.9 * predicted_s, 1.1 * predicted_s)), sessions_s)
+        return Trial(
+            (1,), Prediction(predicted_s, (0.9 * predicted_s, 1.1 * predicted_s)), sessions_s
+        )
 
-    grade = Validation("m", structure(), (trial(1.0, 1.0, 1.0), trial(2.1, 2.0, 2.0), trial(3.6, 3.0, 3.0)), 1.0).grade
+    grade = Validation(
+        "m", structure(), (trial(1.0, 1.0, 1.0), trial(2.1, 2.0, 2.0), trial(3.6, 3.0, 3.0)), 1.0
+    ).grade
     assert grade.bias == pytest.approx((0 + 0.05 + 0.2) / 3)
     assert grade.rmspe == pytest.approx(np.sqrt((0.05**2 + 0.2**2) / 3))
     assert (grade.within_10, grade.coverage) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
@@ -62,7 +69,9 @@ def test_tables_are_found_by_device_and_id(tmp_path):
     table = built().table
     with open_store(str(tmp_path / "store.db")) as store:
         first = save_table(store, table)
-        grade = Validation("m", structure(), (Trial((1,), Prediction(1.0, (0.9, 1.1)), (1.0,)),), 1.0).grade
+        grade = Validation(
+            "m", structure(), (Trial((1,), Prediction(1.0, (0.9, 1.1)), (1.0,)),), 1.0
+        ).grade
         second = save_table(store, table.graded(grade))
         assert find_table(store, "virtual").grades == (grade,)
         assert find_table(store, first[:12]) == table
@@ -75,7 +84,9 @@ def test_tables_of_two_devices_of_one_address_are_told_apart(tmp_path):
     table = built().table
     made = table.provenance
     other_device = replace(made.device, target="the other", target_id="other")
-    other = replace(table, metadata=replace(table.metadata, provenance=replace(made, device=other_device)))
+    other = replace(
+        table, metadata=replace(table.metadata, provenance=replace(made, device=other_device))
+    )
     with open_store(str(tmp_path / "store.db")) as store:
         save_table(store, table)
         second = save_table(store, other)
@@ -104,13 +115,17 @@ def test_the_workflows_from_model_to_prediction(tmp_path):
     where = {"store": str(tmp_path / "store.db")}
     address = "virtual:noise=none"
     settings = replace(SETTINGS, budget_s=3.0)
-    done = build_table("zoo:resnet20", device=address, widths="auto", settings=settings, validation=2, **where)
+    done = build_table(
+        "zoo:resnet20", device=address, widths="auto", settings=settings, validation=2, **where
+    )
     assert done.id is not None
     assert done.validation is not None
     assert done.table.grades[0].networks == 2
     assert done.table.provenance.sources[0].step == 16
     prediction, layers = predict_latency("zoo:resnet20", table=address, **where)
-    assert prediction.latency_s == pytest.approx(done.table.provenance.sources[0].latency_s, rel=0.01)
+    assert prediction.latency_s == pytest.approx(
+        done.table.provenance.sources[0].latency_s, rel=0.01
+    )
     assert len(layers) == len(structure().slots)
     graded = validate_table("zoo:resnet20", device=address, networks=3, **where)
     assert [grade.networks for grade in graded.table.grades] == [3]

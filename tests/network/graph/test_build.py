@@ -59,7 +59,11 @@ def _run(data: bytes, key: LayerKey) -> list[np.ndarray]:
     dtypes = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(float)": np.float32}
     rng = np.random.default_rng(0)
     feeds = {
-        value.name: (rng.random(shape) * (255 if "int" in value.type else 3) + 0.5).astype(dtypes[value.type])
+        value.name: (
+            (rng.random(shape) * (255 if "int" in value.type else 3) + 0.5).astype(
+                dtypes[value.type]
+            )
+        )
         for value, shape in zip(session.get_inputs(), key.inputs, strict=True)
     }
     return session.run(None, feeds)
@@ -112,12 +116,24 @@ def test_impossible_keys_are_refused_by_name(text: str) -> None:
     residual=st.booleans(),
 )
 def test_convolutions_of_any_geometry(
-    batch: int, inner: int, outer: int, kernel: int, stride: int, size: int, act: str, residual: bool
+    batch: int,
+    inner: int,
+    outer: int,
+    kernel: int,
+    stride: int,
+    size: int,
+    act: str,
+    residual: bool,
 ) -> None:
     pad = kernel // 2
     edge = (size + 2 * pad - kernel) // stride + 1
     output = (batch, outer, edge, edge)
-    attrs = {"group": "1", "kernel": f"{kernel}x{kernel}", "strides": f"{stride}x{stride}", "pads": ".".join([str(pad)] * 4)}
+    attrs = {
+        "group": "1",
+        "kernel": f"{kernel}x{kernel}",
+        "strides": f"{stride}x{stride}",
+        "pads": ".".join([str(pad)] * 4),
+    }
     attrs |= ({"act": act} if act else {}) | ({"add": "1"} if residual else {})
     inputs = ((batch, inner, size, size), output) if residual else ((batch, inner, size, size),)
     key = LayerKey("Conv", inputs, output, tuple(attrs.items()))

@@ -22,7 +22,10 @@ def test_convolution_takes_normalization_addition_and_activation() -> None:
     (layer,) = parts.values()
     assert layer.nodes == ("a.conv", "a.bn", "add", "act")
     assert layer.inputs == ("x", "x")
-    assert str(layer.key) == ("Conv[1x4x8x8+1x4x8x8->1x4x8x8]{act=Relu,add=1,group=1,kernel=3x3,pads=1.1.1.1,strides=1x1}@fp32")
+    assert (
+        str(layer.key)
+        == "Conv[1x4x8x8+1x4x8x8->1x4x8x8]{act=Relu,add=1,group=1,kernel=3x3,pads=1.1.1.1,strides=1x1}@fp32"
+    )
 
 
 def test_first_operand_takes_the_addition_and_the_layer_runs_last() -> None:
@@ -59,11 +62,16 @@ def test_an_addition_that_broadcasts_is_no_residual() -> None:
     assert str(parts["add"].key) == "Add[1x4x8x8+1x4x1x1->1x4x8x8]{}@fp32"
 
 
-@pytest.mark.parametrize(("gate", "attributes", "act"), [("Sigmoid", {}, "Silu"), ("HardSigmoid", {"alpha": 1 / 6}, "HardSwish")])
+@pytest.mark.parametrize(
+    ("gate", "attributes", "act"),
+    [("Sigmoid", {}, "Silu"), ("HardSigmoid", {"alpha": 1 / 6}, "HardSwish")],
+)
 def test_gated_activations(gate: str, attributes: dict[str, float], act: str) -> None:
     net = Net(1, 4, 8, 8)
     y = net.conv("x", "a", 4)
-    (layer,) = _of(net, net.node("Mul", net.node(gate, y, name="gate", **attributes), y, name="mul")).values()
+    (layer,) = _of(
+        net, net.node("Mul", net.node(gate, y, name="gate", **attributes), y, name="mul")
+    ).values()
     assert layer.key.attr("act") == act
     assert layer.nodes == ("a.conv", "a.bn", "gate", "mul")
 
@@ -71,7 +79,9 @@ def test_gated_activations(gate: str, attributes: dict[str, float], act: str) ->
 def test_a_gate_on_something_else_is_no_gated_activation() -> None:
     net = Net(1, 4, 8, 8)
     y = net.conv("x", "a", 4)
-    parts = _of(net, net.node("Mul", net.node("HardSigmoid", y, name="gate", alpha=0.2), y, name="mul"))
+    parts = _of(
+        net, net.node("Mul", net.node("HardSigmoid", y, name="gate", alpha=0.2), y, name="mul")
+    )
     assert list(parts) == ["a.conv", "gate", "mul"]
     other = Net(1, 4, 8, 8)
     y = other.conv("x", "a", 4)
@@ -83,7 +93,12 @@ def test_a_gate_on_something_else_is_no_gated_activation() -> None:
 def test_constants_scale_and_shift_a_layer() -> None:
     net = Net(2, 5, 7)
     y = net.node("MatMul", "x", net.random("w", 7, 3), name="fc")
-    y = net.node("Mul", net.node("Add", net.random("b", 3), y, name="bias"), net.constant("s", np.float32(2)), name="scale")
+    y = net.node(
+        "Mul",
+        net.node("Add", net.random("b", 3), y, name="bias"),
+        net.constant("s", np.float32(2)),
+        name="scale",
+    )
     (layer,) = _of(net, y).values()
     assert str(layer.key) == "Linear[2x5x7->2x5x3]{}@fp32"
     assert layer.nodes == ("fc", "bias", "scale")
@@ -99,7 +114,10 @@ def test_a_constant_per_position_is_a_layer_of_its_own() -> None:
 @pytest.mark.parametrize(("value", "fused"), [(0.0, True), (1.0, False)])
 def test_a_pad_of_zeros_goes_into_the_convolution(value: float, fused: bool) -> None:
     net = Net(1, 4, 8, 8)
-    pads, fill = net.constant("pads", np.array([0, 0, 0, 0, 0, 0, 1, 2], np.int64)), net.constant("fill", np.float32(value))
+    pads, fill = (
+        net.constant("pads", np.array([0, 0, 0, 0, 0, 0, 1, 2], np.int64)),
+        net.constant("fill", np.float32(value)),
+    )
     padded = net.node("Pad", "x", pads, fill, name="pad")
     net.channels[padded] = 4
     parts = _of(net, net.conv(padded, "a", 4))
@@ -111,7 +129,9 @@ def test_a_pad_of_zeros_goes_into_the_convolution(value: float, fused: bool) -> 
 def test_identities_and_folded_nodes_are_no_layers() -> None:
     net = Net(1, 4, 8, 8)
     y = net.node("Dropout", net.node("Identity", net.conv("x", "a", 4, bn=False)))
-    shape = net.node("Concat", net.node("Shape", y), net.constant("one", np.array([1], np.int64)), axis=0)
+    shape = net.node(
+        "Concat", net.node("Shape", y), net.constant("one", np.array([1], np.int64)), axis=0
+    )
     y = net.node("Reshape", net.node("Relu", y, name="act"), shape, name="reshape")
     model = net.model(y)
     parts = {layer.name: layer for layer in layers(model)}
@@ -126,7 +146,12 @@ def test_a_tensor_captured_by_a_subgraph_stays() -> None:
     y = net.conv("x", "a", 4, bn=False)
     value = onnx.helper.make_tensor_value_info
     branch = [
-        onnx.helper.make_graph([onnx.helper.make_node(op, [y], [op])], op, [], [value(op, onnx.TensorProto.FLOAT, [1, 4, 8, 8])])
+        onnx.helper.make_graph(
+            [onnx.helper.make_node(op, [y], [op])],
+            op,
+            [],
+            [value(op, onnx.TensorProto.FLOAT, [1, 4, 8, 8])],
+        )
         for op in ("Tanh", "Exp")
     ]
     flag = net.constant("flag", np.array(True))
@@ -146,13 +171,18 @@ def test_tokens_fuse_as_linear_layers() -> None:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["per-tensor", "per-channel"])
-def quantised(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+def quantised(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> onnx.ModelProto:
     onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     class Random(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = [{"x": np.random.default_rng(seed).random((1, 3, 16, 16), np.float32)} for seed in range(3)]
+            self.left = [
+                {"x": np.random.default_rng(seed).random((1, 3, 16, 16), np.float32)}
+                for seed in range(3)
+            ]
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return self.left.pop() if self.left else None
@@ -161,8 +191,16 @@ def quantised(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     options = onnxruntime().SessionOptions()
     options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(folder / "folded.onnx")
-    onnxruntime().InferenceSession(resnet().SerializeToString(), options, providers=["CPUExecutionProvider"])
-    quantize_static(folder / "folded.onnx", folder / "q.onnx", Random(), quant_format=QuantFormat.QDQ, per_channel=request.param)
+    onnxruntime().InferenceSession(
+        resnet().SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    quantize_static(
+        folder / "folded.onnx",
+        folder / "q.onnx",
+        Random(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=request.param,
+    )
     return name_nodes(load((folder / "q.onnx").read_bytes()))
 
 
@@ -176,7 +214,10 @@ def test_quantised_layers(quantised: onnx.ModelProto) -> None:
     plain = {part.name: part for part in layers(resnet()) if part.key.op == "Conv"}
     assert convolutions.keys() == plain.keys()
     for name, part in convolutions.items():
-        assert (part.key.inputs[0], part.key.output) == (plain[name].key.inputs[0], plain[name].key.output)
+        assert (part.key.inputs[0], part.key.output) == (
+            plain[name].key.inputs[0],
+            plain[name].key.output,
+        )
         assert part.macs == plain[name].macs
         assert part.params == plain[name].params
     assert count(quantised) == count(resnet())

@@ -18,7 +18,9 @@ from tests.support.onnx_nets import Net, inception, mobilenet, resnet, vgg
 GOOD = vgg().SerializeToString()
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 40, b"not onnx", GOOD[:-200], GOOD[: len(GOOD) // 2]])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * 40, b"not onnx", GOOD[:-200], GOOD[: len(GOOD) // 2]]
+)
 def test_rubbish_is_refused_in_one_line(data: bytes) -> None:
     with pytest.raises(WorkloadError) as caught:
         load(data)
@@ -26,7 +28,9 @@ def test_rubbish_is_refused_in_one_line(data: bytes) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=12))
+@given(
+    st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=12)
+)
 def test_damaged_models_load_or_are_refused(changes: list[tuple[int, int]]) -> None:
     data = bytearray(GOOD)
     for place, byte in changes:
@@ -81,15 +85,26 @@ def test_shapes_computed_in_the_graph_are_known() -> None:
     """As exporters write a view and a padding: arithmetic on shapes that ONNX's own inference gives up on."""
     net = Net(2, 3, 8, 8)
     x = net.conv("x", "a", 4)
-    index, two = net.constant("index", np.array([0], np.int64)), net.constant("two", np.array([2], np.int64))
+    index, two = (
+        net.constant("index", np.array([0], np.int64)),
+        net.constant("two", np.array([2], np.int64)),
+    )
     zeros = net.node(
-        "ConstantOfShape", net.constant("six", np.array([6], np.int64)), value=numpy_helper.from_array(np.int64([0]))
+        "ConstantOfShape",
+        net.constant("six", np.array([6], np.int64)),
+        value=numpy_helper.from_array(np.int64([0])),
     )
     pads = net.node("Concat", zeros, net.constant("ends", np.array([1, 3], np.int64)), axis=0)
     x = net.node("Pad", x, net.node("Cast", pads, to=onnx.TensorProto.INT64), name="pad")
     batch = net.node("Gather", net.node("Shape", x), index, axis=0)
     half = net.constant("half", np.array([4], np.int64))
-    target = net.node("Concat", net.node("Div", batch, two), net.node("Mul", two, half), net.node("Neg", two), axis=0)
+    target = net.node(
+        "Concat",
+        net.node("Div", batch, two),
+        net.node("Mul", two, half),
+        net.node("Neg", two),
+        axis=0,
+    )
     target = net.node("Max", target, net.constant("least", np.array([1, 1, -1], np.int64)))
     model = net.model(net.node("Reshape", x, target, name="view"))
     parts = {layer.name: str(layer.key) for layer in layers(model)}
@@ -109,7 +124,10 @@ def test_counts_by_hand() -> None:
 
 def test_batch_norm_counts_as_the_bias_it_folds_into() -> None:
     net, folded = Net(1, 3, 8, 8), Net(1, 3, 8, 8)
-    with_bn, with_bias = net.model(net.conv("x", "a", 5)), folded.model(folded.conv("x", "a", 5, bn=False))
+    with_bn, with_bias = (
+        net.model(net.conv("x", "a", 5)),
+        folded.model(folded.conv("x", "a", 5, bn=False)),
+    )
     assert count(with_bn) == count(with_bias)
 
 
@@ -172,9 +190,15 @@ def test_shapes_match_what_the_runtime_computes() -> None:
     parts = layers(model)
     for layer in parts:
         if layer.output not in {value.name for value in model.graph.output}:
-            model.graph.output.append(onnx.helper.make_tensor_value_info(layer.output, onnx.TensorProto.FLOAT, None))
-    session = onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    values = session.run([layer.output for layer in parts], {"x": np.zeros((1, 3, 8, 8), np.float32)})
+            model.graph.output.append(
+                onnx.helper.make_tensor_value_info(layer.output, onnx.TensorProto.FLOAT, None)
+            )
+    session = onnxruntime().InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    values = session.run(
+        [layer.output for layer in parts], {"x": np.zeros((1, 3, 8, 8), np.float32)}
+    )
     for layer, value in zip(parts, values, strict=True):
         dims = layer.key.output
         assert value.shape[: len(dims)] == dims

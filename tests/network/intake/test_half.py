@@ -30,16 +30,28 @@ def run(data: bytes, value: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: value})[0]
 
 
-def model_of(nodes, weights=(), inputs=(("x", (1, 4)),), outputs=(("y", (1, 4)),)) -> onnx.ModelProto:
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side] for side in (inputs, outputs)]
-    graph = helper.make_graph(nodes, "net", *ends, [numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in weights])
+def model_of(
+    nodes, weights=(), inputs=(("x", (1, 4)),), outputs=(("y", (1, 4)),)
+) -> onnx.ModelProto:
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side]
+        for side in (inputs, outputs)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        *ends,
+        [numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in weights],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
 @pytest.mark.parametrize("name", ["zoo:mobilenet_v2@0.25", "zoo:resnet18@0.25", "zoo:resnet20"])
 def test_fp16_networks_compute_what_fp32_does(name):
     shape = ("1x3x32x32",)
-    whole, cast = (load_workload(name, inputs=shape, precision=precision) for precision in ("fp32", "fp16"))
+    whole, cast = (
+        load_workload(name, inputs=shape, precision=precision) for precision in ("fp32", "fp16")
+    )
     value = np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
     expected, found = run(whole.onnx, value), run(cast.onnx, value.astype(np.float16))
     assert found.dtype == np.float16
@@ -55,8 +67,13 @@ def test_everything_is_in_half_precision(net, precision):
     assert 0.45 < cast.file_bytes / plain.file_bytes < 0.6
     assert [finding.code for finding in cast.findings] == ["cast_to_half"]
     model = load(cast.onnx)
-    assert {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1} == {HALF[precision]}
-    types = [v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.value_info, *model.graph.output)]
+    assert {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1} == {
+        HALF[precision]
+    }
+    types = [
+        v.type.tensor_type.elem_type
+        for v in (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    ]
     assert set(types) <= {HALF[precision], TensorProto.INT64}
     names = [[layer.name for layer in layers(name_nodes(load(w.onnx)))] for w in (plain, cast)]
     assert names[0] == names[1]
@@ -73,7 +90,10 @@ def test_a_file_in_half_precision_is_recognised(net, tmp_path, precision):
 
 
 def test_the_cpu_driver_refuses_it(net):
-    with CpuOrt() as device, pytest.raises(UnsupportedLayerError, match="does not run fp16; it runs fp32, int8"):
+    with (
+        CpuOrt() as device,
+        pytest.raises(UnsupportedLayerError, match="does not run fp16; it runs fp32, int8"),
+    ):
         device.prepare(load_workload(net, precision="fp16"), Settings())
 
 
@@ -84,15 +104,22 @@ def test_unknown_precision_names_those_there_are(net):
 
 def test_weights_beyond_fp16_are_refused_not_made_infinite():
     model = model_of([helper.make_node("Mul", ["x", "w"], ["y"])], [("w", [1e5])])
-    with pytest.raises(WorkloadError, match=r"'w' holds 1e\+05, fp16 ends at 65504; measure it in bf16"):
+    with pytest.raises(
+        WorkloadError, match=r"'w' holds 1e\+05, fp16 ends at 65504; measure it in bf16"
+    ):
         half.halve(model, "net", "fp16")
     model = model_of([helper.make_node("Mul", ["x", "w"], ["y"])], [("w", [1e5])])
-    assert half.halve(model, "net", "bf16").graph.output[0].type.tensor_type.elem_type == TensorProto.BFLOAT16
+    assert (
+        half.halve(model, "net", "bf16").graph.output[0].type.tensor_type.elem_type
+        == TensorProto.BFLOAT16
+    )
 
 
 def test_bounds_beyond_fp16_mean_no_bound():
     largest = float(np.finfo(np.float32).max)
-    model = model_of([helper.make_node("Clip", ["x", "low", "high"], ["y"])], [("low", 0.0), ("high", largest)])
+    model = model_of(
+        [helper.make_node("Clip", ["x", "low", "high"], ["y"])], [("low", 0.0), ("high", largest)]
+    )
     value = np.array([[-1, 0, 1, 60000]], np.float16)
     found = run(half.halve(model, "net", "fp16").SerializeToString(), value)
     np.testing.assert_array_equal(found, [[0, 0, 1, 60000]])
@@ -101,13 +128,18 @@ def test_bounds_beyond_fp16_mean_no_bound():
 def test_constants_and_casts_follow():
     nodes = [
         helper.make_node("Constant", [], ["c"], value_float=0.5),
-        helper.make_node("Constant", [], ["d"], value=numpy_helper.from_array(np.array([2.0], np.float32))),
+        helper.make_node(
+            "Constant", [], ["d"], value=numpy_helper.from_array(np.array([2.0], np.float32))
+        ),
         helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT32),
         helper.make_node("Cast", ["whole"], ["back"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["back", "c"], ["half"]),
         helper.make_node("Mul", ["half", "d"], ["y"]),
     ]
-    found = run(half.halve(model_of(nodes), "net", "fp16").SerializeToString(), np.array([[1, 2, 3, 4]], np.float16))
+    found = run(
+        half.halve(model_of(nodes), "net", "fp16").SerializeToString(),
+        np.array([[1, 2, 3, 4]], np.float16),
+    )
     assert found.dtype == np.float16
     np.testing.assert_array_equal(found, [[1, 2, 3, 4]])
 
@@ -120,7 +152,9 @@ def test_scales_of_a_resize_stay_fp32():
 
 
 def test_control_flow_is_refused():
-    inner = helper.make_graph([], "inner", [], [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4))])
+    inner = helper.make_graph(
+        [], "inner", [], [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4))]
+    )
     model = model_of([helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)])
     with pytest.raises(WorkloadError, match="control flow"):
         half.halve(model, "net", "fp16")

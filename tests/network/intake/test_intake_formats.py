@@ -12,18 +12,31 @@ from hwbench.network.intake.torch_onnx import export_program
 from hwbench.network.ort import onnxruntime
 from tests.support.saved_models import SHAPE, TinyNet, plain, save
 
-MODULES = ["features.0.conv", "features.1.conv", "features.2.conv", "features.3.conv", "pool/GlobalAveragePool", "fc"]
+MODULES = [
+    "features.0.conv",
+    "features.1.conv",
+    "features.2.conv",
+    "features.3.conv",
+    "pool/GlobalAveragePool",
+    "fc",
+]
 SHAPES = ["x".join(map(str, SHAPE))]
 
 
 def rows(workload):
     layers = graph.layers(graph.load(workload.onnx))
-    return [(layer.name, layer.op, layer.macs, layer.params) for layer in layers if layer.op != "Reshape"]
+    return [
+        (layer.name, layer.op, layer.macs, layer.params)
+        for layer in layers
+        if layer.op != "Reshape"
+    ]
 
 
 def run(workload, *inputs):
     session = onnxruntime().InferenceSession(workload.onnx, providers=["CPUExecutionProvider"])
-    feed = {known.name: given.numpy() for known, given in zip(session.get_inputs(), inputs, strict=True)}
+    feed = {
+        known.name: given.numpy() for known, given in zip(session.get_inputs(), inputs, strict=True)
+    }
     return session.run(None, feed)[0]
 
 
@@ -37,7 +50,12 @@ def test_an_in_memory_module_keeps_its_names_and_is_counted_right(reference):
     pixels = SHAPE[2] * SHAPE[3]
     assert reference.macs == pixels * (8 * 27 + 2 * 8 * 72 + 8 * 9) + 8 * 5
     assert reference.params == (8 * 27 + 8) + 2 * (8 * 72 + 8) + (8 * 9 + 8) + (8 * 5 + 5)
-    assert (reference.name, reference.batch, reference.precision, reference.findings) == ("TinyNet", 1, "fp32", ())
+    assert (reference.name, reference.batch, reference.precision, reference.findings) == (
+        "TinyNet",
+        1,
+        "fp32",
+        (),
+    )
     assert reference.inputs[0].shape == SHAPE
 
 
@@ -51,20 +69,30 @@ def test_an_in_memory_module_keeps_its_names_and_is_counted_right(reference):
         ("legacy_onnx", "model.bin", ()),
     ],
 )
-def test_every_format_gives_the_same_layers_and_the_same_outputs(how, file, inputs, reference, tmp_path, capfd):
+def test_every_format_gives_the_same_layers_and_the_same_outputs(
+    how, file, inputs, reference, tmp_path, capfd
+):
     path = save(TinyNet(), how, tmp_path / file)
     capfd.readouterr()
     workload = load_workload(path, inputs=inputs)
     assert capfd.readouterr() == ("", ""), "torch's messages must not reach the terminal"
     found = rows(workload)
-    if how == "onnx":  # torch writes the pooling as a mean; a user's own ONNX file is measured as it is
+    if (
+        how == "onnx"
+    ):  # torch writes the pooling as a mean; a user's own ONNX file is measured as it is
         assert found.pop(4)[0] == "pool/ReduceMean"
         found.insert(4, rows(reference)[4])
     assert found == rows(reference)
-    assert (workload.macs, workload.params, workload.findings) == (reference.macs, reference.params, ())
+    assert (workload.macs, workload.params, workload.findings) == (
+        reference.macs,
+        reference.params,
+        (),
+    )
     assert workload.file_bytes == path.stat().st_size
     x = torch.randn(SHAPE)
-    np.testing.assert_allclose(run(workload, x), TinyNet()(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        run(workload, x), TinyNet()(x).detach().numpy(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_frozen_torchscript_has_lost_its_names_but_not_its_layers(reference, tmp_path):
@@ -78,7 +106,9 @@ def test_a_pickled_module_of_torch_classes_loads_and_others_are_refused_by_name(
     workload = load_workload(save(plain(), "module", tmp_path / "plain.pt"), inputs=SHAPES)
     assert [name for name, *_ in rows(workload) if "/" not in name] == ["body.conv", "fc"]
     own = save(TinyNet(), "module", tmp_path / "own.pt")
-    with pytest.raises(UnsafeModelError, match=r"tests\.unit\.saved_models\.TinyNet.*--trust-pickle"):
+    with pytest.raises(
+        UnsafeModelError, match=r"tests\.unit\.saved_models\.TinyNet.*--trust-pickle"
+    ):
         load_workload(own, inputs=SHAPES)
     assert rows(load_workload(own, inputs=SHAPES, trust_pickle=True))[3][0] == "features.3.conv"
 
@@ -87,24 +117,37 @@ def test_a_state_dict_needs_its_architecture_and_the_message_has_the_command(ref
     path = save(TinyNet(), "state_dict", tmp_path / "weights.pt")
     with pytest.raises(UsageError, match=r"hwbench profile .*weights\.pt --arch MODULE:FACTORY"):
         load_workload(path)
-    with pytest.raises(UsageError, match=r"do not fit tests\.unit\.saved_models:plain: .*[Mm]issing key"):
+    with pytest.raises(
+        UsageError, match=r"do not fit tests\.unit\.saved_models:plain: .*[Mm]issing key"
+    ):
         load_workload(path, inputs=SHAPES, arch="tests.support.saved_models:plain")
 
 
 def test_the_weights_of_a_state_dict_are_the_ones_measured(tmp_path):
     checkpoint = {"state_dict": TinyNet(seed=5).state_dict(), "epoch": 3}
     torch.save(checkpoint, tmp_path / "last.ckpt", _use_new_zipfile_serialization=False)
-    workload = load_workload(tmp_path / "last.ckpt", inputs=SHAPES, arch="tests.support.saved_models:TinyNet")
+    workload = load_workload(
+        tmp_path / "last.ckpt", inputs=SHAPES, arch="tests.support.saved_models:TinyNet"
+    )
     x = torch.randn(SHAPE)
-    np.testing.assert_allclose(run(workload, x), TinyNet(seed=5)(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        run(workload, x), TinyNet(seed=5)(x).detach().numpy(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_factory_builds_the_network(reference):
-    assert rows(load_workload("tests.support.saved_models:TinyNet", inputs=SHAPES)) == rows(reference)
+    assert rows(load_workload("tests.support.saved_models:TinyNet", inputs=SHAPES)) == rows(
+        reference
+    )
 
 
 @pytest.mark.parametrize(
-    "text", ["tests.unit.nowhere:x", "tests.support.saved_models:Nothing", "tests.support.saved_models:SHAPE"]
+    "text",
+    [
+        "tests.unit.nowhere:x",
+        "tests.support.saved_models:Nothing",
+        "tests.support.saved_models:SHAPE",
+    ],
 )
 def test_a_factory_that_builds_nothing_is_named(text):
     with pytest.raises(UsageError, match=text):
@@ -129,7 +172,10 @@ def test_what_cannot_be_traced_goes_through_torch_export_and_nothing_is_printed(
 
 
 def test_a_program_exported_in_training_mode_is_refused():
-    for module in (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Sequential(nn.Linear(16, 4), nn.Dropout())):
+    for module in (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Linear(16, 4), nn.Dropout()),
+    ):
         program = torch.export.export(module.train(), (torch.zeros(2, *SHAPE[1:]),))
         with pytest.raises(WorkloadError, match=r"training mode; call \.eval\(\)"):
             export_program(program, (), None, "m")

@@ -22,9 +22,11 @@ from tests.support.hostile_models import BOMBS, members, pack
 from tests.support.saved_models import TinyNet, plain, save
 
 SHAPES = ["1x3x16x16"]
-# What a bomb aims at is not read at all, or is data to its reader; the model around it may still be used.
+# What a bomb aims at is not read at all, or is data to its reader; the model around it may still be
+# used.
 DISARMED = {"program: sample inputs", "script: debug record", "script: traced inputs"}
-# Bombs whose readers the installed torch protects by itself; the others must go off in a reader that trusts them.
+# Bombs whose readers the installed torch protects by itself; the others must go off in a reader
+# that trusts them.
 DUDS = {
     "program: operator", "program: compiled library", "script: data.pkl", "script: constants.pkl", "script: traced inputs",
     "script: debug record", "script: maps a file", "program: list of expressions",
@@ -90,12 +92,16 @@ def test_a_script_that_never_ends_is_stopped(tmp_path):
 
 
 def test_a_reader_that_dies_is_an_error_and_not_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch_files, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(
+        torch_files, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    )
     with pytest.raises(UnsafeModelError, match="signal 11"):
         load_workload(save(plain(), "traced", tmp_path / "m.pt"))
 
 
-@pytest.mark.parametrize("name", ["../evil", "m/../../evil", "/etc/evil", "m/a\\..\\b", "C:/evil", "m//evil", "noroot"])
+@pytest.mark.parametrize(
+    "name", ["../evil", "m/../../evil", "/etc/evil", "m/a\\..\\b", "C:/evil", "m//evil", "noroot"]
+)
 def test_members_that_reach_outside_are_refused(name, tmp_path):
     path = save(TinyNet(), "traced", tmp_path / "m.pt")
     with zipfile.ZipFile(path, "a") as archive:
@@ -162,8 +168,16 @@ def _empty_zip(path):
         (_text, SchemaError, "neither a valid ONNX model nor a file of torch"),
         (_other_zip, SchemaError, "not a model of torch"),
         (_empty_zip, SchemaError, "not a model of torch"),
-        (lambda path: path.write_bytes(save(plain(), "traced", path).read_bytes()[:-200]), SchemaError, "damaged"),
-        (lambda path: path.write_bytes(save(plain(), "onnx", path).read_bytes()[:-200]), SchemaError, "neither a valid ONNX"),
+        (
+            lambda path: path.write_bytes(save(plain(), "traced", path).read_bytes()[:-200]),
+            SchemaError,
+            "damaged",
+        ),
+        (
+            lambda path: path.write_bytes(save(plain(), "onnx", path).read_bytes()[:-200]),
+            SchemaError,
+            "neither a valid ONNX",
+        ),
         (lambda path: torch.save([1, 2], path), SchemaError, "expected a module or a state_dict"),
     ],
 )
@@ -185,8 +199,14 @@ def external(path, location, **facts):
     for key, value in {"location": location, **facts}.items():
         constant.external_data.add(key=key, value=str(value))
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy"]
-    graph = helper.make_graph([helper.make_node("Add", ["x", "c"], ["y"])], "g", value[:1], value[1:], [constant])
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString())
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "c"], ["y"])], "g", value[:1], value[1:], [constant]
+    )
+    path.write_bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+        ).SerializeToString()
+    )
     return path
 
 
@@ -199,7 +219,17 @@ def test_external_data_in_the_folder_is_taken_in(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "location", ["../secret", "/etc/hostname", "sub/../../secret", "link", "linked/secret", "missing", "", "C:secret"]
+    "location",
+    [
+        "../secret",
+        "/etc/hostname",
+        "sub/../../secret",
+        "link",
+        "linked/secret",
+        "missing",
+        "",
+        "C:secret",
+    ],
 )
 def test_external_data_outside_the_folder_is_refused(location, tmp_path):
     (tmp_path / "secret").write_bytes(bytes(16))
@@ -212,7 +242,14 @@ def test_external_data_outside_the_folder_is_refused(location, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "facts", [{"offset": -1}, {"length": 17}, {"offset": 8, "length": 16}, {"length": "9" * 30}, {"offset": "x"}]
+    "facts",
+    [
+        {"offset": -1},
+        {"length": 17},
+        {"offset": 8, "length": 16},
+        {"length": "9" * 30},
+        {"offset": "x"},
+    ],
 )
 def test_external_data_beyond_its_file_is_refused(facts, tmp_path):
     (tmp_path / "data.bin").write_bytes(bytes(16))
@@ -225,7 +262,9 @@ def test_a_model_exported_in_training_mode_is_refused(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         training = torch.onnx.TrainingMode.TRAINING
-        torch.onnx.export(plain().train(), (torch.zeros(2, 3, 8, 8),), buffer, dynamo=False, training=training)
+        torch.onnx.export(
+            plain().train(), (torch.zeros(2, 3, 8, 8),), buffer, dynamo=False, training=training
+        )
     (tmp_path / "m.onnx").write_bytes(buffer.getvalue())
     with pytest.raises(HwbenchError, match=r"training mode; call \.eval\(\)"):
         load_workload(tmp_path / "m.onnx")
@@ -233,4 +272,7 @@ def test_a_model_exported_in_training_mode_is_refused(tmp_path):
 
 def test_a_repacked_archive_is_as_good_as_the_first(tmp_path):
     path = save(plain(), "traced", tmp_path / "m.pt")
-    assert load_workload(pack(tmp_path / "again.pt", members(path))).macs == load_workload(plain(), inputs=SHAPES).macs
+    assert (
+        load_workload(pack(tmp_path / "again.pt", members(path))).macs
+        == load_workload(plain(), inputs=SHAPES).macs
+    )

@@ -1,4 +1,7 @@
-"""Input shapes: from the file where it holds them, else from the user; open dimensions are never guessed."""
+"""Input shapes: from the file where it holds them, else from the user.
+
+Open dimensions are never guessed.
+"""
 
 import warnings
 
@@ -25,11 +28,19 @@ def test_input_texts():
 
 
 def two_inputs(path, left=("n", 3), right=("n", 3)):
-    """An ONNX model that adds two inputs of the given dimensions; None is an open dimension without a name."""
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in (("a", left), ("b", right))]
+    """An ONNX model that adds two inputs of the given dimensions.
+
+    None is an open dimension without a name.
+    """
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+        for name, dims in (("a", left), ("b", right))
+    ]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, left)
     graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["y"])], "g", inputs, [output])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path
+    )
     return path
 
 
@@ -81,7 +92,9 @@ def test_traced_torchscript_keeps_its_shapes_and_a_batch_or_a_shape_of_the_user_
 
 
 def test_scripted_torchscript_has_no_shapes(tmp_path):
-    with pytest.raises(UsageError, match=r"does not say the shape of its input; give it with --input"):
+    with pytest.raises(
+        UsageError, match=r"does not say the shape of its input; give it with --input"
+    ):
         load_workload(save(TinyNet(), "scripted", tmp_path / "m.pt"))
 
 
@@ -90,7 +103,12 @@ def test_an_exported_program_with_an_open_batch_is_fixed(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         open_batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
-        torch.export.save(torch.export.export(TinyNet(), (torch.zeros(2, *SHAPE[1:]),), dynamic_shapes=open_batch), path)
+        torch.export.save(
+            torch.export.export(
+                TinyNet(), (torch.zeros(2, *SHAPE[1:]),), dynamic_shapes=open_batch
+            ),
+            path,
+        )
     workload = load_workload(path, batch=3)
     assert workload.inputs[0].shape == (3, *SHAPE[1:])
     assert workload.macs == 3 * load_workload(TinyNet(), example_inputs=(torch.zeros(SHAPE),)).macs
@@ -111,10 +129,15 @@ class Mixed(nn.Module):
 def test_example_inputs_carry_their_types_and_arguments_go_by_name():
     tokens = torch.tensor([[1, 2, 3]])
     workload = load_workload(Mixed(), example_inputs=(tokens, torch.rand(1, 3, 4)))
-    assert [(spec.name, spec.dtype) for spec in workload.inputs] == [("tokens", "int64"), ("weights", "float32")]
+    assert [(spec.name, spec.dtype) for spec in workload.inputs] == [
+        ("tokens", "int64"),
+        ("weights", "float32"),
+    ]
     assert len(load_workload(Mixed(), example_inputs=tokens).inputs) == 1
 
 
 def test_a_module_that_does_not_run_on_the_inputs_says_why():
-    with pytest.raises(WorkloadError, match=r"does not run on inputs 1x4x16x16: RuntimeError: .*channels"):
+    with pytest.raises(
+        WorkloadError, match=r"does not run on inputs 1x4x16x16: RuntimeError: .*channels"
+    ):
         load_workload(TinyNet(), inputs=["1x4x16x16"])

@@ -15,7 +15,15 @@ from hwbench.errors import HwbenchError
 from hwbench.network.intake import archives, load_workload, pickles
 from tests.support.saved_models import TinyNet, plain, save
 
-STARTS = (b"", b"PK\x03\x04", b"PK\x05\x06", b"\x80\x02", b"\x80\x04", b"\x08\x0a", b"\x08\x0a:\x20")
+STARTS = (
+    b"",
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"\x80\x02",
+    b"\x80\x04",
+    b"\x08\x0a",
+    b"\x08\x0a:\x20",
+)
 
 
 @cache
@@ -52,7 +60,13 @@ def mutated_member(draw, how):
     with zipfile.ZipFile(io.BytesIO(good(how))) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     chosen = draw(
-        st.sampled_from([name for name in content if name.endswith((".pkl", ".py", ".json", "version", "archive_format"))])
+        st.sampled_from(
+            [
+                name
+                for name in content
+                if name.endswith((".pkl", ".py", ".json", "version", "archive_format"))
+            ]
+        )
     )
     content[chosen] = draw(mutated(content[chosen]))
     buffer = io.BytesIO()
@@ -94,7 +108,9 @@ def test_mutated_onnx(data):
 @given(st.data())
 def test_mutated_archives_before_torch_sees_them(data):
     how = data.draw(st.sampled_from(["program", "traced", "module", "state_dict", "legacy"]))
-    change = mutated(good(how)) if how == "legacy" or data.draw(st.booleans()) else mutated_member(how)
+    change = (
+        mutated(good(how)) if how == "legacy" or data.draw(st.booleans()) else mutated_member(how)
+    )
     load(data.draw(change), archives.inspect)
 
 
@@ -116,7 +132,9 @@ def test_the_pickle_scanner_and_the_shape_reader_take_anything(data):
 @given(st.data())
 def test_mutated_traced_inputs_are_shapes_or_nothing(data):
     with zipfile.ZipFile(io.BytesIO(good("traced"))) as archive:
-        original = archive.read(next(name for name in archive.namelist() if name.endswith("traced_inputs.pkl")))
+        original = archive.read(
+            next(name for name in archive.namelist() if name.endswith("traced_inputs.pkl"))
+        )
     assert pickles.traced_inputs(original)[0].shape == (1, 3, 16, 16)
     for spec in pickles.traced_inputs(data.draw(mutated(original))):
         assert all(isinstance(size, int) for size in spec.shape)

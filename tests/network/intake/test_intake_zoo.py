@@ -27,13 +27,16 @@ def test_the_second_time_comes_from_the_cache(cache, monkeypatch):
 
 def test_other_shapes_batches_and_seeds_are_other_entries(cache):
     shapes = {
-        load_workload(SPEC, **options).inputs[0].shape for options in ({}, {"batch": 2}, {"inputs": ["1x3x48x48"]}, {"seed": 1})
+        load_workload(SPEC, **options).inputs[0].shape
+        for options in ({}, {"batch": 2}, {"inputs": ["1x3x48x48"]}, {"seed": 1})
     }
     assert shapes == {(1, 3, 32, 32), (2, 3, 32, 32), (1, 3, 48, 48)}
     assert len(list(cache.iterdir())) == 4
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:40] + b"\0" + data[41:]])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:40] + b"\0" + data[41:]]
+)
 def test_a_damaged_cache_is_not_believed(cache, damage):
     first = load_workload(SPEC)
     (entry,) = cache.iterdir()
@@ -63,7 +66,10 @@ load_workload({SPEC!r})
 print("torch" in sys.modules)
 """
     seen = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60) for _ in range(2)
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        )
+        for _ in range(2)
     ]
     assert [done.stdout.strip() for done in seen] == ["True", "False"]
     assert [done.stderr for done in seen] == ["", ""]

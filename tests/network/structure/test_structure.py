@@ -28,7 +28,11 @@ def test_original_widths_give_the_original_layers(build: Callable[[], onnx.Model
 def test_depthwise_convolutions_follow() -> None:
     first, *_ = Structure.from_model(mobilenet()).groups
     assert (first.name, first.width) == ("stem.conv", 8)
-    assert (first.producers, first.followers, first.consumers) == (("stem.conv",), ("one.dw.conv",), ("one.pw.conv",))
+    assert (first.producers, first.followers, first.consumers) == (
+        ("stem.conv",),
+        ("one.dw.conv",),
+        ("one.pw.conv",),
+    )
 
 
 def test_residual_additions_tie_their_producers() -> None:
@@ -37,13 +41,24 @@ def test_residual_additions_tie_their_producers() -> None:
     stage = groups["layer2.0.down.conv"]
     assert stage.producers == ("layer2.0.down.conv", "layer2.0.second.conv", "layer2.1.second.conv")
     assert stage.consumers == ("layer2.1.first.conv", "fc")
-    assert set(groups) == {*(f"layer{block}.first.conv" for block in ("1.0", "2.0", "2.1")), "stem.conv", stage.name}
+    assert set(groups) == {
+        *(f"layer{block}.first.conv" for block in ("1.0", "2.0", "2.1")),
+        "stem.conv",
+        stage.name,
+    }
 
 
 def test_flattened_positions_multiply() -> None:
     structure = Structure.from_model(vgg())
-    assert [group.name for group in structure.groups] == ["features.0.conv", "features.1.conv", "fc1"]
-    keys = {slot.layer.name: key for slot, key in zip(structure.slots, structure.keys((1, 3, 5)), strict=True)}
+    assert [group.name for group in structure.groups] == [
+        "features.0.conv",
+        "features.1.conv",
+        "fc1",
+    ]
+    keys = {
+        slot.layer.name: key
+        for slot, key in zip(structure.slots, structure.keys((1, 3, 5)), strict=True)
+    }
     assert str(keys["fc1"]) == "Linear[1x48->1x5]{act=Relu}@fp32"
     assert str(keys["fc2"]) == "Linear[1x5->1x4]{}@fp32"
 
@@ -74,7 +89,9 @@ def test_inputs_and_outputs_are_fixed() -> None:
     assert Structure.from_model(net.model(net.head(x), x)).groups == ()
 
 
-@pytest.mark.parametrize("kind", ["grouped", "split", "channel pad", "product", "shuffle", "gather"])
+@pytest.mark.parametrize(
+    "kind", ["grouped", "split", "channel pad", "product", "shuffle", "gather"]
+)
 def test_what_cannot_be_followed_is_fixed(kind: str) -> None:
     net = Net(1, 3, 8, 8)
     x = net.conv("x", "first", 6, act="Relu")
@@ -88,14 +105,20 @@ def test_what_cannot_be_followed_is_fixed(kind: str) -> None:
         x = net.node("Add", net.node("Pad", x, pads), net.conv("x", "other", 8))
         net.channels[x] = 8
     elif kind == "product":
-        x = net.node("MatMul", net.flatten(x, 1, 6, 64), net.constant("w", np.ones((1, 64, 64), np.float32)))
+        x = net.node(
+            "MatMul", net.flatten(x, 1, 6, 64), net.constant("w", np.ones((1, 64, 64), np.float32))
+        )
         x = net.flatten(net.node("MatMul", x, net.node("Transpose", x, perm=[0, 2, 1])), 1, 6, 6, 1)
         net.channels[x] = 6
     elif kind == "shuffle":
-        x = net.flatten(net.node("Transpose", net.flatten(x, 1, 2, 3, 8, 8), perm=[0, 2, 1, 3, 4]), 1, 6, 8, 8)
+        x = net.flatten(
+            net.node("Transpose", net.flatten(x, 1, 2, 3, 8, 8), perm=[0, 2, 1, 3, 4]), 1, 6, 8, 8
+        )
         net.channels[x] = 6
     else:
-        x = net.node("Gather", x, net.constant("order", np.array([5, 3, 1, 0, 2, 4], np.int64)), axis=1)
+        x = net.node(
+            "Gather", x, net.constant("order", np.array([5, 3, 1, 0, 2, 4], np.int64)), axis=1
+        )
     structure = Structure.from_model(net.model(net.head(net.conv(x, "last", 4, act="Relu"))))
     assert [group.name for group in structure.groups] == ["last.conv"]
 
@@ -106,7 +129,9 @@ def test_what_is_added_to_something_fixed_is_fixed() -> None:
     structure = Structure.from_model(net.model(net.head(net.node("Add", free, fixed))))
     assert structure.groups == ()
     net = Net(1, 4, 8, 8)
-    structure = Structure.from_model(net.model(net.head(net.node("Add", "x", net.conv("x", "tied", 4)))))
+    structure = Structure.from_model(
+        net.model(net.head(net.node("Add", "x", net.conv("x", "tied", 4))))
+    )
     assert structure.groups == ()
 
 
@@ -143,13 +168,19 @@ def test_array_and_keys_agree(data: st.DataObject) -> None:
     rows = [[data.draw(st.integers(1, width)) for width in structure.widths] for _ in range(3)]
     sizes = structure.layer_widths(np.array(rows))
     for row, of_layers in zip(rows, sizes, strict=True):
-        for slot, key, (inner, outer) in zip(structure.slots, structure.keys(row), of_layers, strict=True):
+        for slot, key, (inner, outer) in zip(
+            structure.slots, structure.keys(row), of_layers, strict=True
+        ):
             assert key.inputs[0][slot.inputs[0].axis] == inner
             assert key.output[slot.output.axis] == outer
             if slot.depthwise:
                 assert key.attr("group") == str(inner)
     groups = np.array(rows)[:, structure.in_group]
-    single = [place for place, slot in enumerate(structure.slots) if structure.in_group[place] >= 0 and slot.layer.name != "fc1"]
+    single = [
+        place
+        for place, slot in enumerate(structure.slots)
+        if structure.in_group[place] >= 0 and slot.layer.name != "fc1"
+    ]
     assert (groups[:, single] == sizes[:, single, 0]).all()
 
 

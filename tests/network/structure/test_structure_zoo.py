@@ -15,13 +15,18 @@ from hwbench.network.structure import Structure
 from hwbench.network.structure.surgery import with_widths, without_blocks
 from tests.support.onnx_nets import run
 
-# Droppable by the rule "output has the shape of the input"; see He et al. 2015, table 1, and Sandler et al. 2018, table 2.
+# Droppable by the rule "output has the shape of the input"; see He et al. 2015, table 1, and
+# Sandler et al. 2018, table 2.
 BLOCKS = {
     "mobilenet_v1@0.25": [],
     "mobilenet_v2@0.35": [f"features.{i}" for i in (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)],
     "resnet18@0.25": ["layer1.0", *(f"layer{stage}.1" for stage in (1, 2, 3, 4))],
-    "resnet34@0.125": [f"layer{s + 1}.{i}" for s, depth in enumerate((3, 4, 6, 3)) for i in range(s > 0, depth)],
-    "resnet50@0.125": [f"layer{s + 1}.{i}" for s, depth in enumerate((3, 4, 6, 3)) for i in range(1, depth)],
+    "resnet34@0.125": [
+        f"layer{s + 1}.{i}" for s, depth in enumerate((3, 4, 6, 3)) for i in range(s > 0, depth)
+    ],
+    "resnet50@0.125": [
+        f"layer{s + 1}.{i}" for s, depth in enumerate((3, 4, 6, 3)) for i in range(1, depth)
+    ],
     "resnet20": [f"layer{s + 1}.{i}" for s in range(3) for i in range(s > 0, 3)],
     "plain20": [],
 }
@@ -58,7 +63,10 @@ def test_pruned_graphs_have_the_predicted_layers_and_run(spec: str) -> None:
     model = _model(spec)
     structure = Structure.from_model(model)
     rng = np.random.default_rng(0)
-    for widths in ([1] * len(structure.groups), [int(rng.integers(1, width + 1)) for width in structure.widths]):
+    for widths in (
+        [1] * len(structure.groups),
+        [int(rng.integers(1, width + 1)) for width in structure.widths],
+    ):
         small = with_widths(model, widths)
         assert tuple(layer.key for layer in layers(small)) == structure.keys(widths)
         assert np.isfinite(run(small)).all()
@@ -70,5 +78,7 @@ def test_dropping_all_blocks_leaves_the_other_layers(spec: str) -> None:
     structure = Structure.from_model(model)
     small = without_blocks(model, BLOCKS[spec])
     gone = {name for block in structure.blocks for name in block.nodes}
-    assert [layer.name for layer in layers(small)] == [layer.name for layer in layers(model) if layer.name not in gone]
+    assert [layer.name for layer in layers(small)] == [
+        layer.name for layer in layers(model) if layer.name not in gone
+    ]
     assert np.isfinite(run(small)).all()

@@ -32,12 +32,22 @@ def test_built_graph_has_the_predicted_layers_and_runs(data: st.DataObject) -> N
     assert run(small).shape == run(MODELS[name]).shape
 
 
-def _silenced(model: onnx.ModelProto, structure: Structure, widths: Sequence[int]) -> onnx.ModelProto:
+def _silenced(
+    model: onnx.ModelProto, structure: Structure, widths: Sequence[int]
+) -> onnx.ModelProto:
     """The model with the weights that make the channels to be cut set to zero, so that these channels are zero throughout."""
     silent = onnx.ModelProto()
     silent.CopyFrom(model)
-    kept = {name: width for group, width in zip(structure.groups, widths, strict=True) for name in group.producers}
-    kept |= {name: width for group, width in zip(structure.groups, widths, strict=True) for name in group.followers}
+    kept = {
+        name: width
+        for group, width in zip(structure.groups, widths, strict=True)
+        for name in group.producers
+    }
+    kept |= {
+        name: width
+        for group, width in zip(structure.groups, widths, strict=True)
+        for name in group.followers
+    }
     for tensor in silent.graph.initializer:
         layer, _, part = tensor.name.rpartition(".")
         norm = layer.removesuffix(".bn") + ".conv"
@@ -55,7 +65,10 @@ def test_cutting_computes_what_silent_channels_compute(name: str, seed: int) -> 
     structure = STRUCTURES[name]
     rng = np.random.default_rng(seed)
     widths = [int(rng.integers(1, width + 1)) for width in structure.widths]
-    cut, silent = run(with_widths(MODELS[name], widths)), run(_silenced(MODELS[name], structure, widths))
+    cut, silent = (
+        run(with_widths(MODELS[name], widths)),
+        run(_silenced(MODELS[name], structure, widths)),
+    )
     np.testing.assert_allclose(cut, silent, rtol=1e-3, atol=1e-5)
     assert np.abs(cut - run(MODELS[name])).max() > 1e-4
 
@@ -63,9 +76,14 @@ def test_cutting_computes_what_silent_channels_compute(name: str, seed: int) -> 
 def test_spans_of_a_concatenation_are_cut_one_by_one() -> None:
     structure, model = STRUCTURES["inception"], MODELS["inception"]
     widths = [2 if group.name == "left.conv" else group.width for group in structure.groups]
-    cut = {tensor.name: numpy_helper.to_array(tensor) for tensor in with_widths(model, widths).graph.initializer}
+    cut = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in with_widths(model, widths).graph.initializer
+    }
     whole = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    np.testing.assert_array_equal(cut["mixed.conv.weight"], whole["mixed.conv.weight"][:, [0, 1, 4, 5, 6, 7, 8]])
+    np.testing.assert_array_equal(
+        cut["mixed.conv.weight"], whole["mixed.conv.weight"][:, [0, 1, 4, 5, 6, 7, 8]]
+    )
     np.testing.assert_array_equal(cut["right.conv.weight"], whole["right.conv.weight"])
 
 
@@ -91,7 +109,9 @@ def test_wrong_widths_are_refused() -> None:
 
 
 def test_blocks_by_rule() -> None:
-    assert {name: [block.name for block in structure.blocks] for name, structure in STRUCTURES.items()} == {
+    assert {
+        name: [block.name for block in structure.blocks] for name, structure in STRUCTURES.items()
+    } == {
         "mobilenet": ["two"],
         "resnet": ["layer1.0", "layer2.1"],
         "vgg": [],
@@ -112,13 +132,22 @@ def test_a_block_holds_its_layers_and_its_activation() -> None:
 def test_without_blocks_their_layers_alone_are_gone(names: list[str]) -> None:
     model = MODELS["resnet"]
     small = without_blocks(model, names)
-    gone = {layer for block in STRUCTURES["resnet"].blocks if block.name in names for layer in block.layers}
+    gone = {
+        layer
+        for block in STRUCTURES["resnet"].blocks
+        if block.name in names
+        for layer in block.layers
+    }
     left = [layer for layer in layers(model) if layer.name not in gone]
-    assert [(layer.name, layer.key) for layer in layers(small)] == [(layer.name, layer.key) for layer in left]
+    assert [(layer.name, layer.key) for layer in layers(small)] == [
+        (layer.name, layer.key) for layer in left
+    ]
     assert count(small).params == sum(layer.params for layer in left)
     assert not any(name in tensor.name for tensor in small.graph.initializer for name in names)
     assert run(small).shape == run(model).shape
-    assert [block.name for block in Structure.from_model(small).blocks] == sorted({"layer1.0", "layer2.1"} - set(names))
+    assert [block.name for block in Structure.from_model(small).blocks] == sorted(
+        {"layer1.0", "layer2.1"} - set(names)
+    )
 
 
 def _chain(*, blocks: Sequence[str]) -> onnx.ModelProto:
@@ -127,7 +156,9 @@ def _chain(*, blocks: Sequence[str]) -> onnx.ModelProto:
     for name in ("a", "b", "c"):
         y = net.conv(net.conv(x, f"{name}.one", 6, act="Relu"), f"{name}.two", 6)
         if name in blocks:
-            x = net.node("Relu", net.node("Add", x, y, name=f"{name}/Add"), name=f"{name}.relu/Relu")
+            x = net.node(
+                "Relu", net.node("Add", x, y, name=f"{name}/Add"), name=f"{name}.relu/Relu"
+            )
     return net.model(x)
 
 

@@ -85,7 +85,10 @@ def test_a_process_that_dies_costs_its_trials_alone():
     assert "search with fewer --jobs" in found[5].error
 
 
-@pytest.mark.parametrize(("objective", "said"), [(Foreign(), "no way to pickle me"), (Missing(), "cannot be started .not here")])
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [(Foreign(), "no way to pickle me"), (Missing(), "cannot be started .not here")],
+)
 def test_networks_that_cannot_travel_are_refused_before_the_search(objective, said):
     with pytest.raises(UsageError, match=said), judging(objective, 1):
         pass
@@ -93,7 +96,12 @@ def test_networks_that_cannot_travel_are_refused_before_the_search(objective, sa
 
 def test_judges_end_with_a_search_that_is_killed():
     root = ROOT
-    with Popen([sys.executable, "-c", KILLED], stdout=PIPE, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}) as process:
+    with Popen(
+        [sys.executable, "-c", KILLED],
+        stdout=PIPE,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as process:
         assert process.stdout.readline() == b"1\n"
         process.kill()
         process.communicate(timeout=60)  # the pipe ends when nobody holds it any more
@@ -101,8 +109,18 @@ def test_judges_end_with_a_search_that_is_killed():
 
 def test_a_search_finds_the_same_with_any_number_of_jobs():
     asked = Plan(
-        "abcpruner", Limit("latency", share=0.7), sources=3, cycles=1, trial_epochs=0.5, data="digits", images=40, tune="none"
+        "abcpruner",
+        Limit("latency", share=0.7),
+        sources=3,
+        cycles=1,
+        trial_epochs=0.5,
+        data="digits",
+        images=40,
+        tune="none",
     )
-    results = [run_search(tiny(), asked, table=table(), example_inputs=example(), save=False, jobs=jobs) for jobs in (None, 2)]
+    results = [
+        run_search(tiny(), asked, table=table(), example_inputs=example(), save=False, jobs=jobs)
+        for jobs in (None, 2)
+    ]
     first, second = ((one.trials, one.best, one.baselines, one.quality) for one in results)
     assert first == second

@@ -33,7 +33,14 @@ def plan(method: str = "amc", latency: float = 0.7, **more) -> Plan:
 
 
 def search(asked: Plan, store, **more):
-    return run_search(tiny(), asked, example_inputs=example(), settings=QUICK, store=str(store), **({"table": table()} | more))
+    return run_search(
+        tiny(),
+        asked,
+        example_inputs=example(),
+        settings=QUICK,
+        store=str(store),
+        **({"table": table()} | more),
+    )
 
 
 class Killed(SearchWatch):
@@ -58,7 +65,11 @@ def test_killed_search_goes_on_to_the_same_result(method, after, tmp_path):
         assert len(store.records(RECORD)) == after
     again = search(plan(method), tmp_path / "killed.db")
     assert again.resumed == after
-    assert (again.trials, again.best, again.baselines) == (whole.trials, whole.best, whole.baselines)
+    assert (again.trials, again.best, again.baselines) == (
+        whole.trials,
+        whole.best,
+        whole.baselines,
+    )
 
 
 def test_fresh_and_other_plans_begin_anew(tmp_path):
@@ -82,7 +93,11 @@ def test_budget_is_kept_by_prediction_and_by_measurement(tmp_path):
 
 def test_baselines_for_which_time_was_up_are_said(monkeypatch, tmp_path):
     real = Loop.run
-    monkeypatch.setattr(Loop, "run", lambda self, part, *rest, **more: real(self, part, *rest, **more) if part == "amc" else [])
+    monkeypatch.setattr(
+        Loop,
+        "run",
+        lambda self, part, *rest, **more: real(self, part, *rest, **more) if part == "amc" else [],
+    )
     result = search(plan(), tmp_path / "s.db")
     (said,) = (finding.text for finding in result.findings if finding.code == "baselines_untried")
     assert said.startswith("time was up before uniform, shallow, deep, random could be tried")
@@ -92,7 +107,10 @@ def test_baselines_for_which_time_was_up_are_said(monkeypatch, tmp_path):
 def test_missed_budget_is_corrected_and_searched_again(tmp_path):
     honest = table()
     # a table that takes no notice of all that is fixed: shares of small networks come out too small
-    wrong = replace(honest, metadata=replace(honest.metadata, calibration=replace(honest.calibration, context=0.2)))
+    wrong = replace(
+        honest,
+        metadata=replace(honest.metadata, calibration=replace(honest.calibration, context=0.2)),
+    )
     result = search(plan(latency=0.6), tmp_path / "s.db", device=DEVICE, table=wrong)
     assert "budget_corrected" in {finding.code for finding in result.findings}
     assert result.comparison.ratio.ratio <= 0.6 * 1.03
@@ -104,8 +122,16 @@ def test_images_of_more_classes_than_the_network_has_are_refused(tmp_path):
         (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(3):
             Image.new("L", (8, 8), 20 * number).save(tmp_path / "images" / name / f"{number}.png")
-    with pytest.raises(UsageError, match="of 11 classes, but zoo:plain20 tells 10 apart; give a network with 11 outputs"):
-        run_search("zoo:plain20", Plan("amc", Limit("macs", share=0.5), data=str(tmp_path / "images")), store=None, save=False)
+    with pytest.raises(
+        UsageError,
+        match="of 11 classes, but zoo:plain20 tells 10 apart; give a network with 11 outputs",
+    ):
+        run_search(
+            "zoo:plain20",
+            Plan("amc", Limit("macs", share=0.5), data=str(tmp_path / "images")),
+            store=None,
+            save=False,
+        )
 
 
 def test_a_budget_that_no_network_uses_up_is_said(tmp_path):
@@ -122,8 +148,13 @@ def test_unreachable_budget_names_the_least(tmp_path):
 
 
 def test_a_search_whose_every_trial_fails_says_why(tmp_path):
-    with pytest.raises(UsageError, match=r"none of 10 trials of amc gave a network.*broken of candidate 9 is 2.0"):
-        search(plan(evaluate="tests.workflows.search.test_search_run:broken", explore="everywhere"), tmp_path / "s.db")
+    with pytest.raises(
+        UsageError, match=r"none of 10 trials of amc gave a network.*broken of candidate 9 is 2.0"
+    ):
+        search(
+            plan(evaluate="tests.workflows.search.test_search_run:broken", explore="everywhere"),
+            tmp_path / "s.db",
+        )
 
 
 def broken(module) -> float:
@@ -140,7 +171,12 @@ def fussy(module) -> float:
 
 def test_failed_trials_are_counted_and_do_not_end_the_search(tmp_path):
     result = search(
-        plan(evaluate="tests.workflows.search.test_search_run:fussy", trials=16, baselines=False, explore="everywhere"),
+        plan(
+            evaluate="tests.workflows.search.test_search_run:fussy",
+            trials=16,
+            baselines=False,
+            explore="everywhere",
+        ),
         tmp_path / "s.db",
     )
     failed = [trial for trial in result.trials if trial.error]
@@ -151,7 +187,13 @@ def test_failed_trials_are_counted_and_do_not_end_the_search(tmp_path):
 
 
 def test_practise_measures_and_drops_blocks(tmp_path):
-    result = search(plan("practise", latency=0.8), tmp_path / "s.db", table=None, device=DEVICE, out=tmp_path / "out")
+    result = search(
+        plan("practise", latency=0.8),
+        tmp_path / "s.db",
+        table=None,
+        device=DEVICE,
+        out=tmp_path / "out",
+    )
     assert set(result.best.candidate.dropped) < {"blocks.0", "blocks.1", "blocks.2"}
     assert result.comparison.ratio.ratio <= 0.8 * 1.03
     scored = [trial for trial in result.trials if trial.candidate.task == "score"]
@@ -161,7 +203,9 @@ def test_practise_measures_and_drops_blocks(tmp_path):
 
 
 def test_result_is_tuned_on_data_and_written(tmp_path):
-    asked = plan("abcpruner", data="digits", images=40, trial_epochs=0.5, tune_epochs=1, baselines=False)
+    asked = plan(
+        "abcpruner", data="digits", images=40, trial_epochs=0.5, tune_epochs=1, baselines=False
+    )
     result = search(asked, tmp_path / "s.db", out=tmp_path / "out")
     assert result.objective == "accuracy"
     assert result.tuned == "ce"
@@ -180,7 +224,9 @@ def test_a_number_of_trials_is_kept_to_whatever_the_method_counts_by(tmp_path):
 
 
 def test_time_that_is_up_in_the_first_batch_leaves_what_was_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(Log, "elapsed_s", property(lambda log: float(len(log._known))))  # every trial takes a second
+    monkeypatch.setattr(
+        Log, "elapsed_s", property(lambda log: float(len(log._known)))
+    )  # every trial takes a second
     result = search(plan("abcpruner", sources=50, budget_s=4.5, baselines=False), tmp_path / "s.db")
     assert len(result.trials) >= 5
     assert {trial.candidate.note for trial in result.trials} == {"sources"}
@@ -191,7 +237,12 @@ def test_practise_is_tuned_without_images_and_counts_steps(tmp_path, monkeypatch
     steps = []
     monkeypatch.setattr(context, "train_calmly", lambda *words: steps.append(words[3].steps))
     few = Plan("practise", Limit("latency", share=0.7), images=16, adaptor_steps=2)
-    for more, expected in (({}, 2000), ({"tune_steps": 7}, 7), ({"tune_epochs": 3}, 3), ({"tune_epochs": 0}, None)):
+    for more, expected in (
+        ({}, 2000),
+        ({"tune_steps": 7}, 7),
+        ({"tune_epochs": 3}, 3),
+        ({"tune_epochs": 0}, None),
+    ):
         steps.clear()
         result = search(replace(few, **more), tmp_path / "s.db")
         assert result.tuned == ("none" if expected is None else "features")
@@ -202,26 +253,44 @@ def test_practise_is_tuned_without_images_and_counts_steps(tmp_path, monkeypatch
 def test_the_temperature_is_that_of_the_distillation(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(context, "train_calmly", lambda *words: given.append(words[2].temperature))
-    search(plan(data="digits", images=20, tune="kd", temperature=2.5, baselines=False, trials=1), tmp_path / "s.db")
+    search(
+        plan(data="digits", images=20, tune="kd", temperature=2.5, baselines=False, trials=1),
+        tmp_path / "s.db",
+    )
     assert given == [2.5]
 
 
 def test_single_weights_stay_zero_while_tuned(tmp_path):
-    asked = Plan("amc", Limit("size", share=0.3), single_weights=True, trials=3, data="digits", images=30, tune_epochs=1)
+    asked = Plan(
+        "amc",
+        Limit("size", share=0.3),
+        single_weights=True,
+        trials=3,
+        data="digits",
+        images=30,
+        tune_epochs=1,
+    )
     result = run_search(tiny(), asked, example_inputs=example(), save=False, out=tmp_path / "out")
     assert result.best.outcome.size_bytes <= 0.3 * result.original.size_bytes + 1
     state = torch.export.load(tmp_path / "out" / "network.pt2").state_dict
     weights = [value for value in state.values() if value.ndim > 1]
-    biases = result.original.params - sum(value.numel() for value in weights)  # normalization is part of them, none is pruned
+    biases = result.original.params - sum(
+        value.numel() for value in weights
+    )  # normalization is part of them, none is pruned
     kept = sum(int(value.count_nonzero()) for value in weights) + biases
     assert kept <= 0.3 * result.original.params
-    assert 4 * kept <= result.best.outcome.size_bytes + 1 <= 4 * (kept + len(weights)) + 1  # each layer keeps whole weights
+    assert (
+        4 * kept <= result.best.outcome.size_bytes + 1 <= 4 * (kept + len(weights)) + 1
+    )  # each layer keeps whole weights
 
 
 @pytest.mark.parametrize("kind", ["macs", "params", "size"])
 def test_other_budgets_need_no_latency(kind, tmp_path):
     result = run_search(
-        tiny(), Plan("amc", Limit(kind, share=0.5), trials=5), example_inputs=example(), store=str(tmp_path / "s.db")
+        tiny(),
+        Plan("amc", Limit(kind, share=0.5), trials=5),
+        example_inputs=example(),
+        store=str(tmp_path / "s.db"),
     )
     cost = {"macs": "macs", "params": "params", "size": "size_bytes"}[kind]
     assert getattr(result.best.outcome, cost) <= 0.5 * getattr(result.original, cost)
@@ -229,7 +298,9 @@ def test_other_budgets_need_no_latency(kind, tmp_path):
 
 
 def test_candidates_differ_by_what_is_asked_of_them():
-    assert Candidate(0, dropped=("a",)).network != Candidate(0, dropped=("a",), task="score").network
+    assert (
+        Candidate(0, dropped=("a",)).network != Candidate(0, dropped=("a",), task="score").network
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,7 +320,14 @@ def test_limits_are_read(kind, text, expected):
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [("latency", "12"), ("latency", "0"), ("latency", "fast"), ("latency", "5MB"), ("size", "120%")]
+    ("kind", "text"),
+    [
+        ("latency", "12"),
+        ("latency", "0"),
+        ("latency", "fast"),
+        ("latency", "5MB"),
+        ("size", "120%"),
+    ],
 )
 def test_other_limits_are_refused(kind, text):
     with pytest.raises(UsageError, match="expected a share"):
@@ -285,7 +363,9 @@ def test_what_would_be_noticed_in_the_end_is_refused_at_once(wrong, said):
         plan(**wrong)
 
 
-def test_practise_takes_as_many_steps_as_its_time_allows_and_the_same_when_it_goes_on(tmp_path, monkeypatch):
+def test_practise_takes_as_many_steps_as_its_time_allows_and_the_same_when_it_goes_on(
+    tmp_path, monkeypatch
+):
     steps: list[int] = []
     monkeypatch.setattr(context, "train_calmly", lambda *words: steps.append(words[3].steps))
     given = iter([17])

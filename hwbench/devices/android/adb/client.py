@@ -1,8 +1,11 @@
-"""One connection to one Android phone: run, script, start, push, pull, stat. Knows nothing of models.
+"""One connection to one Android phone: run, script, start, push, pull, stat.
 
-Every call is bounded in time and ends with its result or an error of `hwbench.errors` that says what to do. Arguments travel
-through one quoting function (`quote`) and are never pasted into shell text. After a time-out, or any error that leaves the
-connection's state unknown, the next call connects anew, which also ends whatever the old connection had left running.
+Knows nothing of models.
+
+Every call is bounded in time and ends with its result or an error of `hwbench.errors` that says
+what to do. Arguments travel through one quoting function (`quote`) and are never pasted into shell
+text. After a time-out, or any error that leaves the connection's state unknown, the next call
+connects anew, which also ends whatever the old connection had left running.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from hwbench.errors import (
 __all__ = ["Adb", "Completed", "Phone", "RemoteProcess", "RemoteStat", "connect", "phones", "quote"]
 
 _PUSH_PIECE_BYTES = 1 << 19
-# $1 what was sent, $2 where it belongs, $3 its permissions, $4 its MD5 (the one sum that every phone's toybox has)
+# $1 what was sent, $2 where it belongs, $3 its permissions, $4 its MD5 (the one sum that every
+# phone's toybox has)
 _INSTALL = """
 sum=$(md5sum <"$1") && [ "${sum%% *}" = "$4" ] && chmod "$3" "$1" && mv -f "$1" "$2" && exit
 echo "what arrived has the sum ${sum%% *}, sent was $4"; rm -f "$1"; exit 1
@@ -69,11 +73,19 @@ class Adb:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
-        """Hang up; what still runs on the phone through this connection ends. Closing twice is fine."""
+        """Hang up; what still runs on the phone through this connection ends.
+
+        Closing twice is fine.
+        """
         self._link.close()
 
     def run(
@@ -107,15 +119,27 @@ class Adb:
         if check and done.code:
             tail = (done.stderr or done.stdout)[-2000:].decode("utf-8", "replace")
             said = one_line(tail) or "no message"
-            raise DeviceCommandError(f"{argv[0]} on {self.serial} failed with status {done.code}: {said}", argv, done.code, tail)
+            raise DeviceCommandError(
+                f"{argv[0]} on {self.serial} failed with status {done.code}: {said}",
+                argv,
+                done.code,
+                tail,
+            )
         return done
 
-    def script(self, text: str, *args: str, timeout_s: float = 30.0, check: bool = True) -> Completed:
+    def script(
+        self, text: str, *args: str, timeout_s: float = 30.0, check: bool = True
+    ) -> Completed:
         """Run a constant shell script of ours; `args` reach it as $1 and on. Raises as `run`."""
         return self.run(["sh", "-c", text, "sh", *args], timeout_s=timeout_s, check=check)
 
     def start(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None, timeout_s: float = 10.0
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float = 10.0,
     ) -> RemoteProcess:
         """Start a command and talk with it; closing the process, or this connection, ends it."""
         line, deadline = quote(argv, env, cwd), time.monotonic() + timeout_s
@@ -141,7 +165,8 @@ class Adb:
             timeout_s: Seconds it may take.
 
         Raises:
-            DeviceCommandError: The phone refuses it, with its reason, or what arrived is not what was sent.
+            DeviceCommandError: The phone refuses it, with its reason, or what arrived is not what
+                was sent.
             DeviceTimeoutError: It took too long.
         """
         deadline, part, digest = (
@@ -160,12 +185,17 @@ class Adb:
         with self._service("sync:", deadline) as stream:
             sync.push(stream, part, mode, pieces(), deadline)
         left_s = max(1.0, deadline - time.monotonic())
-        done = self.script(_INSTALL, part, remote, f"{mode:04o}", digest.hexdigest(), timeout_s=left_s, check=False)
+        done = self.script(
+            _INSTALL, part, remote, f"{mode:04o}", digest.hexdigest(), timeout_s=left_s, check=False
+        )
         if done.code:
             tail = (done.stderr + done.stdout).decode("utf-8", "replace")
             what = f"{remote} could not be put on {self.serial}: {one_line(tail)}"
             raise DeviceCommandError(
-                f"{what}; check the folder's permissions and the free space", ("push", remote), done.code, tail
+                f"{what}; check the folder's permissions and the free space",
+                ("push", remote),
+                done.code,
+                tail,
             )
 
     def pull(self, remote: str, *, limit_bytes: int, timeout_s: float = 60.0) -> bytes:
@@ -199,7 +229,9 @@ class Adb:
             try:
                 self._link = self._reopen(deadline)
             except DeviceUnavailableError as error:
-                raise DeviceLostError(f"the connection to {self.serial} was lost and cannot be made again: {error}") from error
+                raise DeviceLostError(
+                    f"the connection to {self.serial} was lost and cannot be made again: {error}"
+                ) from error
         self.trips += 1
         return self._link.open(service, deadline)
 
@@ -233,7 +265,9 @@ def _pieces(data: bytes | Path) -> Iterator[tuple[bytes, int, int]]:
                 sent += len(piece)
                 yield piece, sent, total
     except OSError as error:
-        raise UsageError(f"cannot read {data} to send it to the phone ({error}); check the file") from error
+        raise UsageError(
+            f"cannot read {data} to send it to the phone ({error}); check the file"
+        ) from error
 
 
 def connect(address: str, *, timeout_s: float = 10.0) -> Adb:
@@ -252,8 +286,12 @@ def connect(address: str, *, timeout_s: float = 10.0) -> Adb:
     link = open_link(address, time.monotonic() + timeout_s)
     if "shell_v2" not in link.features:
         link.close()
-        raise DeviceUnavailableError(f"phone {link.serial} has no shell of version 2; Android 7 or later is needed")
-    return Adb(link, lambda deadline: open_link(link.serial, min(deadline, time.monotonic() + timeout_s)))
+        raise DeviceUnavailableError(
+            f"phone {link.serial} has no shell of version 2; Android 7 or later is needed"
+        )
+    return Adb(
+        link, lambda deadline: open_link(link.serial, min(deadline, time.monotonic() + timeout_s))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +300,8 @@ class Phone:
 
     Attributes:
         address: What to give after `android:`.
-        state: `device` if it is ready, else what it is instead (`unauthorized`, `offline`, `no permissions`, ...).
+        state: `device` if it is ready, else what it is instead (`unauthorized`, `offline`, `no
+            permissions`, ...).
         model: Manufacturer and model; empty if it could not be asked, as the next two.
         soc: System on chip.
         android: Version of Android.
@@ -286,7 +325,10 @@ do echo "$(getprop $name)"; done
 
 
 def phones(timeout_s: float = 5.0) -> list[Phone]:
-    """The phones in sight of an adb server or on USB, ready or not. Never raises; takes at most about `timeout_s` seconds."""
+    """The phones in sight of an adb server or on USB, ready or not.
+
+    Never raises; takes at most about `timeout_s` seconds.
+    """
     deadline = time.monotonic() + timeout_s
     try:
         seen, missing = sightings(deadline)
@@ -294,7 +336,12 @@ def phones(timeout_s: float = 5.0) -> list[Phone]:
         return [Phone("", "unknown", hint=str(error))]
     if not seen and missing:
         return [Phone("", "unknown", route="usb", hint=missing)]
-    return [_described(item.address, item.state, "server" if item.usb is None else "usb", item.cure, deadline) for item in seen]
+    return [
+        _described(
+            item.address, item.state, "server" if item.usb is None else "usb", item.cure, deadline
+        )
+        for item in seen
+    ]
 
 
 def _described(address: str, state: str, route: str, hint: str, deadline: float) -> Phone:
@@ -302,8 +349,17 @@ def _described(address: str, state: str, route: str, hint: str, deadline: float)
         return Phone(address, state, route=route, hint=hint)
     try:
         with connect(address, timeout_s=max(0.5, deadline - time.monotonic())) as adb:
-            lines = adb.script(_IDENTITY, timeout_s=max(0.5, deadline - time.monotonic())).text.splitlines()
+            lines = adb.script(
+                _IDENTITY, timeout_s=max(0.5, deadline - time.monotonic())
+            ).text.splitlines()
     except (DeviceError, OutputParseError, UsageError) as error:
         return Phone(address, state, route=route, hint=str(error))
     maker, model, soc_maker, soc, board, android = (lines + [""] * 6)[:6]
-    return Phone(address, state, f"{maker} {model}".strip(), f"{soc_maker} {soc}".strip() or board, android, route)
+    return Phone(
+        address,
+        state,
+        f"{maker} {model}".strip(),
+        f"{soc_maker} {soc}".strip() or board,
+        android,
+        route,
+    )

@@ -1,13 +1,16 @@
 """Straight to a phone's adbd, over TCP or USB, without an adb server.
 
-Of adb-shell 0.4.4 this uses the key files (`auth.keygen`) and the USB transport, and nothing else. Its device class has no
-stream that stays open both ways, which a conversation with the runner needs, and its faults lie in the layers between:
-partial sends are lost, no TCP_NODELAY, end of file spins, time-outs leave streams out of step. The protocol itself is six
-messages (`protocol.txt`, Android Open Source Project), so a small multiplexer is the simpler and safer part to own:
+Of adb-shell 0.4.4 this uses the key files (`auth.keygen`) and the USB transport, and nothing else.
+Its device class has no stream that stays open both ways, which a conversation with the runner
+needs, and its faults lie in the layers between: partial sends are lost, no TCP_NODELAY, end of file
+spins, time-outs leave streams out of step. The protocol itself is six messages (`protocol.txt`,
+Android Open Source Project), so a small multiplexer is the simpler and safer part to own:
 
-- one thread, no locks: whoever waits for its own stream reads packets and puts those of other streams into their boxes;
-- every packet is checked (magic, length, checksum, both stream ids); one that cannot be right closes the connection, as
-  nothing after it can be trusted. Protocol version 0x01000000 is announced since later ones leave the checksum out;
+- one thread, no locks: whoever waits for its own stream reads packets and puts those of other
+  streams into their boxes;
+- every packet is checked (magic, length, checksum, both stream ids); one that cannot be right
+  closes the connection, as nothing after it can be trusted. Protocol version 0x01000000 is
+  announced since later ones leave the checksum out;
 - a stream takes at most `BOX_BYTES` ahead of its reader, then the phone waits: memory is bounded.
 """
 
@@ -65,10 +68,12 @@ class TcpPipe:
             self._socket = socket.create_connection((host, port), timeout=left_s(deadline))
         except OSError as error:
             raise DeviceUnavailableError(
-                f"nothing answers as a phone at {host}:{port} ({error}); check the address, that the phone is on this network, "
-                "and that it listens (adb tcpip 5555 over USB, or `adb connect` for wireless debugging)"
+                f"nothing answers as a phone at {host}:{port} ({error}); check the address, that"
+                " the phone is on this network, and that it listens (adb tcpip 5555 over USB, or"
+                " `adb connect` for wireless debugging)"
             ) from error
-        # Without NODELAY a small packet waits some 40 ms for the acknowledgement of the one before it.
+        # Without NODELAY a small packet waits some 40 ms for the acknowledgement of the one before
+        # it.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._ahead = bytearray()
@@ -79,9 +84,13 @@ class TcpPipe:
             self._socket.settimeout(left_s(deadline))
             self._socket.sendall(data)
         except TimeoutError as error:
-            raise DeviceTimeoutError(f"the phone did not take {len(data)} bytes in the time allowed; allow more") from error
+            raise DeviceTimeoutError(
+                f"the phone did not take {len(data)} bytes in the time allowed; allow more"
+            ) from error
         except OSError as error:
-            raise DeviceLostError(f"the connection to the phone was lost while sending ({error}); connect anew") from error
+            raise DeviceLostError(
+                f"the connection to the phone was lost while sending ({error}); connect anew"
+            ) from error
 
     def read(self, size: int, deadline: float) -> bytes:
         """See `Pipe`. What has come of an unfinished read is kept for the next one."""
@@ -90,11 +99,18 @@ class TcpPipe:
                 self._socket.settimeout(left_s(deadline))
                 data = self._socket.recv(max(size - len(self._ahead), 1 << 16))
             except TimeoutError as error:
-                raise DeviceTimeoutError("the phone did not answer in the time allowed; allow more, or connect anew") from error
+                raise DeviceTimeoutError(
+                    "the phone did not answer in the time allowed; allow more, or connect anew"
+                ) from error
             except OSError as error:
-                raise DeviceLostError(f"the connection to the phone was lost ({error}); connect anew") from error
+                raise DeviceLostError(
+                    f"the connection to the phone was lost ({error}); connect anew"
+                ) from error
             if not data:
-                raise DeviceLostError("the phone closed the connection (switched off, restarted, out of reach?); connect anew")
+                raise DeviceLostError(
+                    "the phone closed the connection (switched off, restarted, out of reach?);"
+                    " connect anew"
+                )
             self._ahead += data
         taken = bytes(self._ahead[:size])
         del self._ahead[:size]
@@ -122,7 +138,10 @@ class DirectStream:
         self._boxed, self._owes, self._closed = 0, False, False
 
     def put(self, data: bytes, deadline: float) -> None:
-        """Take a packet of the phone; acknowledge it, unless the box is full, which makes the phone wait."""
+        """Take a packet of the phone.
+
+        Acknowledge it, unless the box is full, which makes the phone wait.
+        """
         if self._owes:
             self._link.broken("data before the last were acknowledged")
         self._box.append(data)
@@ -143,7 +162,13 @@ class DirectStream:
             if self.ended:
                 return
             self.writable = False
-            self._link.send("WRTE", self._local, self.remote, data[first : first + self._link.max_payload], deadline)
+            self._link.send(
+                "WRTE",
+                self._local,
+                self.remote,
+                data[first : first + self._link.max_payload],
+                deadline,
+            )
 
     def receive(self, deadline: float) -> bytes:
         """See `Stream`."""
@@ -156,11 +181,14 @@ class DirectStream:
         return data
 
     def close(self) -> None:
-        """See `Stream`: the phone kills what runs behind it. If it cannot be told, the whole connection is closed.
+        """See `Stream`: the phone kills what runs behind it.
 
-        A packet that is not acknowledged may mean that the phone knows no stream of that number, as the number came damaged (TCP
-        packets are not checked above their own 16 bits); then nothing but the end of the connection reaches what runs behind it.
-        The acknowledgement may also just be on its way, as of a short command's input, which may come after the command's end.
+        If it cannot be told, the whole connection is closed.
+
+        A packet that is not acknowledged may mean that the phone knows no stream of that number, as
+        the number came damaged (TCP packets are not checked above their own 16 bits); then nothing
+        but the end of the connection reaches what runs behind it. The acknowledgement may also just
+        be on its way, as of a short command's input, which may come after the command's end.
         """
         if self._closed:
             return
@@ -205,7 +233,9 @@ class DirectLink:
         except BaseException:
             self.close()
             raise
-        fields = dict(part.partition("=")[::2] for part in self.banner.partition("::")[2].split(";"))
+        fields = dict(
+            part.partition("=")[::2] for part in self.banner.partition("::")[2].split(";")
+        )
         self.features = frozenset(fields.get("features", "").split(","))
 
     def _greet(self, deadline: float) -> str:
@@ -241,7 +271,9 @@ class DirectLink:
         self._last += 1
         stream = self._streams[self._last] = DirectStream(self, self._last)
         try:
-            self.send("OPEN", self._last, 0, service.encode("utf-8", "surrogateescape") + b"\0", deadline)
+            self.send(
+                "OPEN", self._last, 0, service.encode("utf-8", "surrogateescape") + b"\0", deadline
+            )
             while not stream.remote and not stream.ended:
                 self.pump(deadline)
         except BaseException:
@@ -250,12 +282,16 @@ class DirectLink:
         if stream.ended:
             self.forget(self._last)
             raise DeviceUnavailableError(
-                f"{self.serial} refuses the service {one_line(service.partition(':')[0])!r}; restart adb on it"
+                f"{self.serial} refuses the service {one_line(service.partition(':')[0])!r};"
+                " restart adb on it"
             )
         return stream
 
     def send(self, command: str, first: int, second: int, data: bytes, deadline: float) -> None:
-        """Send one packet; if that fails half of it may be under way, so the connection is closed."""
+        """Send one packet.
+
+        If that fails half of it may be under way, so the connection is closed.
+        """
         if self.closed:
             raise DeviceLostError(f"the connection to {self.serial} is closed; connect anew")
         code = int.from_bytes(command.encode(), "little")
@@ -277,7 +313,8 @@ class DirectLink:
                 return  # the last words of a stream that was closed here
             self.broken(f"a {command} packet for stream {local}, which was never opened")
         elif command == "OKAY" and stream.remote in {0, remote} and remote:
-            # Maybe a second one for the same packet: adbd 34 sends two where it could hand on only a part at first.
+            # Maybe a second one for the same packet: adbd 34 sends two where it could hand on only
+            # a part at first.
             stream.remote, stream.writable = remote, True
         elif command == "WRTE" and stream.remote == remote and remote:
             stream.put(data, deadline)
@@ -303,7 +340,9 @@ class DirectLink:
             self.close()
             raise
         command = code.to_bytes(4, "little").decode("ascii", "replace")
-        if command not in {"CNXN", "AUTH", "STLS", "OKAY", "WRTE", "CLSE"} or (size and checksum != _checksum(data)):
+        if command not in {"CNXN", "AUTH", "STLS", "OKAY", "WRTE", "CLSE"} or (
+            size and checksum != _checksum(data)
+        ):
             self.broken("a damaged packet")
         return command, first, second, data
 
@@ -333,13 +372,14 @@ def _checksum(data: bytes) -> int:
 
 def _unauthorised(serial: str, key: Key) -> DeviceUnavailableError:
     return DeviceUnavailableError(
-        f"{serial} has not authorised this computer: unlock it, confirm the dialog 'Allow USB debugging?' (tick 'Always allow'), "
-        f"then run this again; the key it is asked about is {key.path}"
+        f"{serial} has not authorised this computer: unlock it, confirm the dialog 'Allow USB"
+        " debugging?' (tick 'Always allow'), then run this again; the key it is asked about is"
+        f" {key.path}"
     )
 
 
 def _unpaired(serial: str) -> DeviceUnavailableError:
     return DeviceUnavailableError(
-        f"{serial} wants an encrypted connection; pair it once (adb pair HOST:PORT), run adb connect {serial}, and leave that "
-        "adb server running: hwbench goes through it"
+        f"{serial} wants an encrypted connection; pair it once (adb pair HOST:PORT), run adb"
+        f" connect {serial}, and leave that adb server running: hwbench goes through it"
     )

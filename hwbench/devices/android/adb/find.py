@@ -11,12 +11,22 @@ from hwbench.devices.android.adb.usb import UsbPhone, UsbPipe, usb_phones
 from hwbench.errors import DeviceUnavailableError, UsageError
 
 _CURES = {
-    "unauthorized": "unlock it and confirm the dialog 'Allow USB debugging?' (tick 'Always allow'), then run this again",
-    "authorizing": "it is being asked for permission: unlock it, confirm the dialog, then run this again",
+    "unauthorized": (
+        "unlock it and confirm the dialog 'Allow USB debugging?' (tick 'Always allow'), then run"
+        " this again"
+    ),
+    "authorizing": (
+        "it is being asked for permission: unlock it, confirm the dialog, then run this again"
+    ),
     "connecting": "the adb server is still connecting: try again in a few seconds",
-    "offline": "unplug it and plug it in again (or: adb reconnect offline); if that fails, switch USB debugging off and on",
-    "no permissions": "this user may not open it on USB: install udev rules (apt install android-sdk-platform-tools-common), "
-    "be in group plugdev, plug it in again",
+    "offline": (
+        "unplug it and plug it in again (or: adb reconnect offline); if that fails, switch USB"
+        " debugging off and on"
+    ),
+    "no permissions": (
+        "this user may not open it on USB: install udev rules (apt install"
+        " android-sdk-platform-tools-common), be in group plugdev, plug it in again"
+    ),
     "recovery": "it is in recovery: choose 'Reboot system now' on it",
     "sideload": "it is in recovery: choose 'Reboot system now' on it",
     "rescue": "it is in rescue mode: choose 'Reboot system now' on it",
@@ -49,7 +59,15 @@ def sightings(deadline: float) -> tuple[list[Sighting], str]:
     seen = [Sighting(phone.serial, phone.state) for phone in listed(deadline) or []]
     known = {phone.address for phone in seen}
     on_usb, missing = usb_phones()
-    return seen + [Sighting(phone.serial, phone.state, phone) for phone in on_usb if phone.serial not in known], missing
+    return (
+        seen
+        + [
+            Sighting(phone.serial, phone.state, phone)
+            for phone in on_usb
+            if phone.serial not in known
+        ],
+        missing,
+    )
 
 
 def cure(state: str) -> str:
@@ -77,14 +95,18 @@ def open_link(address: str, deadline: float) -> Link:
             return _link(Sighting(address, states[address]), deadline)
         host, _, port = address.rpartition(":")
         if host and port.isdecimal() and 0 < int(port) < 1 << 16:
-            return DirectLink(TcpPipe(host.strip("[]"), int(port), deadline), address, "tcp", deadline)
+            return DirectLink(
+                TcpPipe(host.strip("[]"), int(port), deadline), address, "tcp", deadline
+            )
     seen, missing = sightings(deadline)
     return _link(_only(seen, missing) if not address else _named(address, seen, missing), deadline)
 
 
 def _link(phone: Sighting, deadline: float) -> Link:
     if phone.cure:
-        raise DeviceUnavailableError(f"phone {phone.address} is {one_line(phone.state)}: {phone.cure}")
+        raise DeviceUnavailableError(
+            f"phone {phone.address} is {one_line(phone.state)}: {phone.cure}"
+        )
     if phone.usb is None:
         return ServerLink(phone.address, deadline)
     return DirectLink(UsbPipe(phone.usb, deadline), phone.address, "usb", deadline)
@@ -94,8 +116,14 @@ def _named(address: str, seen: list[Sighting], missing: str) -> Sighting:
     for phone in seen:
         if phone.address == address:
             return phone
-    others = f"in sight: {', '.join(phone.address for phone in seen)}" if seen else missing or "none is in sight"
-    raise DeviceUnavailableError(f"no phone {address!r} ({others}); plug it in with USB debugging on, or give HOST:PORT")
+    others = (
+        f"in sight: {', '.join(phone.address for phone in seen)}"
+        if seen
+        else missing or "none is in sight"
+    )
+    raise DeviceUnavailableError(
+        f"no phone {address!r} ({others}); plug it in with USB debugging on, or give HOST:PORT"
+    )
 
 
 def _only(seen: list[Sighting], missing: str) -> Sighting:
@@ -105,6 +133,7 @@ def _only(seen: list[Sighting], missing: str) -> Sighting:
     if not seen:
         why = f" ({missing})" if missing else ""
         raise DeviceUnavailableError(
-            f"no phone is in sight{why}; plug one in and switch on USB debugging, or name one by android:HOST:PORT"
+            f"no phone is in sight{why}; plug one in and switch on USB debugging, or name one by"
+            " android:HOST:PORT"
         )
     return seen[0]

@@ -1,7 +1,8 @@
 """The RSA keys by which a phone knows this computer: the same files that adb itself uses.
 
-Order and places are those of adb (`client/auth.cpp`, Android Open Source Project): `$HOME/.android/adbkey`, made if it is
-missing, then the files and folders (`*.adb_key`) that `ADB_VENDOR_KEYS` lists.
+Order and places are those of adb (`client/auth.cpp`, Android Open Source Project):
+`$HOME/.android/adbkey`, made if it is missing, then the files and folders (`*.adb_key`) that
+`ADB_VENDOR_KEYS` lists.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Key:
             key = load_pem_private_key(self.path.read_bytes(), None)
             if not isinstance(key, rsa.RSAPrivateKey):
                 raise TypeError("not an RSA key")
-            return key.sign(token, padding.PKCS1v15(), utils.Prehashed(hashes.SHA1()))  # noqa: S303 -- adb's protocol says so
+            return key.sign(token, padding.PKCS1v15(), utils.Prehashed(hashes.SHA1()))
         except (OSError, ValueError, TypeError) as error:
             raise DeviceUnavailableError(
                 f"cannot use the adb key {self.path} ({error}); move it away to have one made"
@@ -57,13 +58,20 @@ def keys() -> list[Key]:
         DeviceUnavailableError: It cannot be made or read.
     """
     own = Path(os.environ.get("HOME") or "~").expanduser() / ".android" / "adbkey"
-    vendor = [path for part in os.environ.get("ADB_VENDOR_KEYS", "").split(os.pathsep) if part for path in _files(Path(part))]
+    vendor = [
+        path
+        for part in os.environ.get("ADB_VENDOR_KEYS", "").split(os.pathsep)
+        if part
+        for path in _files(Path(part))
+    ]
     try:
         if not own.exists():
             _make(own)
     except OSError as error:
         if not vendor:
-            raise DeviceUnavailableError(f"cannot make the adb key {own} ({error}); set ADB_VENDOR_KEYS to one") from error
+            raise DeviceUnavailableError(
+                f"cannot make the adb key {own} ({error}); set ADB_VENDOR_KEYS to one"
+            ) from error
         return [Key(path) for path in vendor]
     return [Key(path) for path in (own, *vendor)]
 

@@ -1,8 +1,8 @@
 """What every way to a phone offers: a link that opens services, each a stream of bytes both ways, all bounded in time.
 
-`_adb_direct` (TCP, USB) and `_adb_server` (a running adb server) implement these two protocols; the shell and file services
-above them (`_adb_shell`, `_adb_sync`) know of nothing else, so they are written and tested once.
-A deadline is a value of `time.monotonic()`, in seconds.
+`_adb_direct` (TCP, USB) and `_adb_server` (a running adb server) implement these two protocols; the
+shell and file services above them (`_adb_shell`, `_adb_sync`) know of nothing else, so they are
+written and tested once. A deadline is a value of `time.monotonic()`, in seconds.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ import time
 from typing import Protocol
 
 FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
-"""What hwbench tells a phone that it understands; neither delayed acknowledgement nor compression is among it."""
+"""What hwbench tells a phone that it understands.
+
+Neither delayed acknowledgement nor compression is among it.
+"""
 
 
 class Stream(Protocol):
     """One open service of the phone."""
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send all of `data`; silently if the phone has closed the stream, as its last words can still be received.
+        """Send all of `data`.
+
+        Silently if the phone has closed the stream, as its last words can still be received.
 
         Raises:
             DeviceTimeoutError: It was not taken in time.
@@ -36,7 +41,10 @@ class Stream(Protocol):
         ...
 
     def close(self) -> None:
-        """Close it, which ends what runs behind it on the phone. Never raises; closing twice is fine."""
+        """Close it, which ends what runs behind it on the phone.
+
+        Never raises; closing twice is fine.
+        """
         ...
 
 

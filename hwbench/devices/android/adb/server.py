@@ -1,8 +1,9 @@
 """Through an adb server that already runs (`adb devices` starts one): the way to phones that are paired, on USB or over TLS.
 
-The client's side of that protocol is a length, a word and an answer (`OVERVIEW.TXT`, Android Open Source Project), after which
-a socket carries the bytes of one service. adbutils speaks it too, but starts a server of its own accord when none answers,
-has time-outs per read only, and takes longer to import than a phone to answer. A server is never started or killed here.
+The client's side of that protocol is a length, a word and an answer (`OVERVIEW.TXT`, Android Open
+Source Project), after which a socket carries the bytes of one service. adbutils speaks it too, but
+starts a server of its own accord when none answers, has time-outs per read only, and takes longer
+to import than a phone to answer. A server is never started or killed here.
 """
 
 from __future__ import annotations
@@ -40,12 +41,16 @@ def server_address() -> str | tuple[str, int]:
         return rest
     if kind == "localabstract" and rest:
         return f"\0{rest}"
-    host, port = os.environ.get("ANDROID_ADB_SERVER_ADDRESS", "127.0.0.1"), os.environ.get("ANDROID_ADB_SERVER_PORT", str(_PORT))
+    host, port = (
+        os.environ.get("ANDROID_ADB_SERVER_ADDRESS", "127.0.0.1"),
+        os.environ.get("ANDROID_ADB_SERVER_PORT", str(_PORT)),
+    )
     if spec:
         host, _, port = rest.rpartition(":")
     if (spec and kind != "tcp") or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UsageError(
-            f"no adb server can be at {spec or port!r}; ADB_SERVER_SOCKET is tcp:HOST:PORT, ANDROID_ADB_SERVER_PORT a number"
+            f"no adb server can be at {spec or port!r}; ADB_SERVER_SOCKET is tcp:HOST:PORT,"
+            " ANDROID_ADB_SERVER_PORT a number"
         )
     return host.strip("[]") or "127.0.0.1", int(port)
 
@@ -80,11 +85,15 @@ class ServerStream:
             self._socket.settimeout(left_s(deadline))
             self._socket.sendall(data)
         except TimeoutError as error:
-            raise DeviceTimeoutError(f"the phone did not take {len(data)} bytes in the time allowed; allow more") from error
+            raise DeviceTimeoutError(
+                f"the phone did not take {len(data)} bytes in the time allowed; allow more"
+            ) from error
         except (BrokenPipeError, ConnectionResetError):
             return
         except OSError as error:
-            raise DeviceLostError(f"the connection to the adb server was lost ({error}); connect anew") from error
+            raise DeviceLostError(
+                f"the connection to the adb server was lost ({error}); connect anew"
+            ) from error
 
     def receive(self, deadline: float) -> bytes:
         """See `Stream`."""
@@ -92,11 +101,15 @@ class ServerStream:
             self._socket.settimeout(left_s(deadline))
             return self._socket.recv(1 << 18)
         except TimeoutError as error:
-            raise DeviceTimeoutError("the phone did not answer in the time allowed; allow more, or connect anew") from error
+            raise DeviceTimeoutError(
+                "the phone did not answer in the time allowed; allow more, or connect anew"
+            ) from error
         except ConnectionResetError:
             return b""
         except OSError as error:
-            raise DeviceLostError(f"the connection to the adb server was lost ({error}); connect anew") from error
+            raise DeviceLostError(
+                f"the connection to the adb server was lost ({error}); connect anew"
+            ) from error
 
     def close(self) -> None:
         """See `Stream`; the server tells the phone."""
@@ -119,7 +132,9 @@ class ServerStream:
         if answer == b"FAIL":
             raise DeviceUnavailableError(one_line(self.block(deadline).decode("utf-8", "replace")))
         if answer != b"OKAY":
-            raise DeviceUnavailableError(f"what listens at {server_address()} answered {answer!r}; it is no adb server")
+            raise DeviceUnavailableError(
+                f"what listens at {server_address()} answered {answer!r}; it is no adb server"
+            )
 
     def block(self, deadline: float) -> bytes:
         """A text of the server: four hexadecimal digits of length, then it."""
@@ -138,7 +153,9 @@ class ServerStream:
                 self._socket.settimeout(left_s(deadline))
                 more = self._socket.recv(size - len(data))
             except TimeoutError as error:
-                raise DeviceTimeoutError("the adb server did not answer in the time allowed; allow more") from error
+                raise DeviceTimeoutError(
+                    "the adb server did not answer in the time allowed; allow more"
+                ) from error
             except OSError as error:
                 raise DeviceLostError(f"the adb server hung up ({error}); connect anew") from error
             if not more:
@@ -162,11 +179,17 @@ def listed(deadline: float) -> list[Listed] | None:
         lines = stream.block(deadline).decode("utf-8", "replace").splitlines()
     finally:
         stream.close()
-    return [Listed(serial, state.strip()) for serial, tab, state in (line.partition("\t") for line in lines) if tab]
+    return [
+        Listed(serial, state.strip())
+        for serial, tab, state in (line.partition("\t") for line in lines)
+        if tab
+    ]
 
 
 class ServerLink:
-    """A phone that a running adb server knows; see `_adb_link.Link`. Each service is a connection of its own.
+    """A phone that a running adb server knows; see `_adb_link.Link`.
+
+    Each service is a connection of its own.
 
     Args:
         serial: As the server lists it.
@@ -194,7 +217,8 @@ class ServerLink:
             return ServerStream(deadline)
         except OSError as error:
             raise DeviceLostError(
-                f"the adb server at {server_address()} is gone ({error}); start it with: adb devices"
+                f"the adb server at {server_address()} is gone ({error}); start it with: adb"
+                " devices"
             ) from error
 
     def open(self, service: str, deadline: float) -> Stream:
@@ -214,12 +238,16 @@ class ServerLink:
         try:
             stream.ask(f"host:transport:{self.serial}", deadline)
         except DeviceUnavailableError as error:
-            raise DeviceLostError(f"the adb server has lost {self.serial} ({error}); look at it with: adb devices") from error
+            raise DeviceLostError(
+                f"the adb server has lost {self.serial} ({error}); look at it with: adb devices"
+            ) from error
         try:
             stream.ask(service, deadline)
         except DeviceUnavailableError as error:
             name = one_line(service.partition(":")[0])
-            raise DeviceUnavailableError(f"{self.serial} refuses the service {name!r} ({error}); restart adb on it") from error
+            raise DeviceUnavailableError(
+                f"{self.serial} refuses the service {name!r} ({error}); restart adb on it"
+            ) from error
 
     def close(self) -> None:
         """See `Link`."""

@@ -1,8 +1,9 @@
 """The phone's shell service, version 2: quoting on the way there, framing on the way back.
 
-Packets are (kind: 1 byte, length: 4 bytes little-endian, payload), from `shell_protocol.h` (Android Open Source Project).
-Output, errors and exit status come apart, and closing the stream ends the command; the older service has neither, so it is
-not used and Android 7 (2016) is the oldest that works.
+Packets are (kind: 1 byte, length: 4 bytes little-endian, payload), from `shell_protocol.h` (Android
+Open Source Project). Output, errors and exit status come apart, and closing the stream ends the
+command; the older service has neither, so it is not used and Android 7 (2016) is the oldest that
+works.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hwbench.devices.android.adb.link import Stream, one_line
-from hwbench.errors import DeviceError, DeviceLostError, DeviceTimeoutError, OutputParseError, UsageError
+from hwbench.errors import (
+    DeviceError,
+    DeviceLostError,
+    DeviceTimeoutError,
+    OutputParseError,
+    UsageError,
+)
 
 _FRAME = struct.Struct("<BI")
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
@@ -54,22 +61,31 @@ def quote(argv: Sequence[str], env: Mapping[str, str] | None = None, cwd: str | 
     The shell replaces itself by the command, so that the end of the stream ends the command itself.
 
     Raises:
-        UsageError: Nothing to run, a NUL, a name no shell takes, a relative folder, or a line too long to travel.
+        UsageError: Nothing to run, a NUL, a name no shell takes, a relative folder, or a line too
+            long to travel.
     """
     words = [*argv, *(env or {}).values(), cwd or "/"]
     if not argv or not argv[0] or any("\0" in word for word in words):
-        raise UsageError(f"cannot run {list(argv)!r} on a phone: a program is needed, and no NUL anywhere")
+        raise UsageError(
+            f"cannot run {list(argv)!r} on a phone: a program is needed, and no NUL anywhere"
+        )
     if not all(_NAME.fullmatch(name) for name in env or {}) or (env and "=" in argv[0]):
-        raise UsageError(f"cannot set {sorted(env or {})!r} for {argv[0]!r} on a phone; use plain variable and program names")
+        raise UsageError(
+            f"cannot set {sorted(env or {})!r} for {argv[0]!r} on a phone; use plain variable and"
+            " program names"
+        )
     if cwd is not None and not cwd.startswith("/"):
-        raise UsageError(f"cannot run {argv[0]!r} in {cwd!r} on a phone; give the folder from the root on")
+        raise UsageError(
+            f"cannot run {argv[0]!r} in {cwd!r} on a phone; give the folder from the root on"
+        )
     settings = ["env", *(f"{name}={value}" for name, value in (env or {}).items())] if env else []
     line = shlex.join(["exec", *settings, *argv])
     if cwd is not None:
         line = f"cd {shlex.quote(cwd)} && {line}"
     if len(line.encode("utf-8", "surrogateescape")) > MAX_COMMAND_BYTES:
         raise UsageError(
-            f"a command line for a phone is longer than {MAX_COMMAND_BYTES} bytes ({argv[0]!r}); push a file instead"
+            f"a command line for a phone is longer than {MAX_COMMAND_BYTES} bytes ({argv[0]!r});"
+            " push a file instead"
         )
     return line
 
@@ -92,8 +108,14 @@ class ShellParser:
         out, err = bytearray(), bytearray()
         while len(self._rest) >= _FRAME.size and self.code is None:
             kind, size = _FRAME.unpack_from(self._rest)
-            if kind not in {_STDOUT, _STDERR, _EXIT} or size > _MAX_FRAME or (kind == _EXIT and size != 1):
-                raise OutputParseError(f"the phone's shell sent a frame of kind {kind} and {size} bytes; connect anew")
+            if (
+                kind not in {_STDOUT, _STDERR, _EXIT}
+                or size > _MAX_FRAME
+                or (kind == _EXIT and size != 1)
+            ):
+                raise OutputParseError(
+                    f"the phone's shell sent a frame of kind {kind} and {size} bytes; connect anew"
+                )
             if len(self._rest) < _FRAME.size + size:
                 break
             payload = bytes(self._rest[_FRAME.size : _FRAME.size + size])
@@ -128,13 +150,16 @@ def complete(stream: Stream, stdin: bytes, deadline: float) -> Completed:
         while parser.code is None:
             data = stream.receive(deadline)
             if not data:
-                raise DeviceLostError("the connection to the phone ended before the command did; connect anew")
+                raise DeviceLostError(
+                    "the connection to the phone ended before the command did; connect anew"
+                )
             more_out, more_err = parser.feed(data)
             out += more_out
             err += more_err
             if len(out) + len(err) > MAX_OUTPUT_BYTES:
                 raise OutputParseError(
-                    f"a command on the phone printed more than {MAX_OUTPUT_BYTES} bytes; write to a file instead"
+                    f"a command on the phone printed more than {MAX_OUTPUT_BYTES} bytes; write to a"
+                    " file instead"
                 )
     finally:
         stream.close()
@@ -173,7 +198,9 @@ class RemoteProcess:
         while self._parser.code is None:
             data = self._stream.receive(deadline)
             if not data:
-                raise DeviceLostError("the connection to the phone ended before the program did; connect anew")
+                raise DeviceLostError(
+                    "the connection to the phone ended before the program did; connect anew"
+                )
             out, err = self._parser.feed(data)
             self._said = (self._said + err)[-_TAIL_BYTES:]
             if out:
@@ -181,7 +208,9 @@ class RemoteProcess:
         return b""
 
     def close(self, grace_s: float = 0.0) -> str:
-        """End it: by the end of its input, after `grace_s` by force. Never raises; closing twice is fine.
+        """End it: by the end of its input, after `grace_s` by force.
+
+        Never raises; closing twice is fine.
 
         Returns:
             How it ended and the last that it said to people, in one line.
@@ -199,5 +228,7 @@ class RemoteProcess:
             except (DeviceError, OutputParseError) as error:
                 how = one_line(str(error))
             self._stream.close()
-            self._ending = f"{how}; {one_line(self._said.decode('utf-8', 'replace')) or 'no message'}"
+            self._ending = (
+                f"{how}; {one_line(self._said.decode('utf-8', 'replace')) or 'no message'}"
+            )
         return self._ending

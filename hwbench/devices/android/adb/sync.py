@@ -1,7 +1,9 @@
-"""The phone's file service: stat, pull, push. From `SYNC.TXT` and `file_sync_protocol.h`, Android Open Source Project.
+"""The phone's file service: stat, pull, push.
 
-A request is (name: 4 bytes, length: 4 bytes little-endian, path); contents travel in chunks of at most 64 KiB, each with such
-a head. One service is opened for one file.
+From `SYNC.TXT` and `file_sync_protocol.h`, Android Open Source Project.
+
+A request is (name: 4 bytes, length: 4 bytes little-endian, path); contents travel in chunks of at
+most 64 KiB, each with such a head. One service is opened for one file.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class _Exchange:
         while len(self._rest) < size:
             data = self.stream.receive(self.deadline)
             if not data:
-                raise DeviceLostError(f"the phone stopped in the middle of {self.remote}; connect anew")
+                raise DeviceLostError(
+                    f"the phone stopped in the middle of {self.remote}; connect anew"
+                )
             self._rest += data
         taken = bytes(self._rest[:size])
         del self._rest[:size]
@@ -66,11 +70,17 @@ class _Exchange:
         if name == b"FAIL" and number <= _MAX_CHUNK_BYTES:
             raise self.refused(one_line(self.take(number).decode("utf-8", "replace")))
         if name not in expected or (name == b"DATA" and number > _MAX_CHUNK_BYTES):
-            raise OutputParseError(f"the phone's file service answered {name!r} {number} about {self.remote}; connect anew")
+            raise OutputParseError(
+                f"the phone's file service answered {name!r} {number} about {self.remote}; connect"
+                " anew"
+            )
         return name, number
 
     def refused(self, reason: str) -> DeviceCommandError:
-        text = f"the phone refuses {self.remote}: {reason}; check that it is there, the folder's permissions and the free space"
+        text = (
+            f"the phone refuses {self.remote}: {reason}; check that it is there, the folder's"
+            " permissions and the free space"
+        )
         return DeviceCommandError(text, ("sync", self.remote), 1, reason)
 
 
@@ -80,29 +90,42 @@ def check_path(remote: str) -> str:
     Raises:
         UsageError: It is relative, too long, or holds a NUL.
     """
-    if not remote.startswith("/") or "\0" in remote or len(os.fsencode(remote)) > _MAX_PATH_BYTES - 8:
+    if (
+        not remote.startswith("/")
+        or "\0" in remote
+        or len(os.fsencode(remote)) > _MAX_PATH_BYTES - 8
+    ):
         raise UsageError(
-            f"{remote[:80]!r} is no path on a phone; give it from the root on, of at most {_MAX_PATH_BYTES - 8} bytes"
+            f"{remote[:80]!r} is no path on a phone; give it from the root on, of at most"
+            f" {_MAX_PATH_BYTES - 8} bytes"
         )
     return remote
 
 
-def stat(stream: Stream, remote: str, features: frozenset[str], deadline: float) -> RemoteStat | None:
+def stat(
+    stream: Stream, remote: str, features: frozenset[str], deadline: float
+) -> RemoteStat | None:
     """What the phone tells of a file, links followed; None if there is none.
 
     Raises:
         DeviceCommandError: It cannot tell (permission denied).
     """
     exchange = _Exchange(stream, remote, deadline)
-    if "stat_v2" not in features:  # Android 7: no reason given, sizes modulo 2**32, links not followed
+    if (
+        "stat_v2" not in features
+    ):  # Android 7: no reason given, sizes modulo 2**32, links not followed
         exchange.ask(b"STAT")
         name, mode, size, modified = _STAT1.unpack(exchange.take(_STAT1.size))
         code = 0 if mode else errno.ENOENT
     else:
         exchange.ask(b"STA2")
-        name, code, _, _, mode, _, _, _, size, _, modified, _ = _STAT2.unpack(exchange.take(_STAT2.size))
+        name, code, _, _, mode, _, _, _, size, _, modified, _ = _STAT2.unpack(
+            exchange.take(_STAT2.size)
+        )
     if name not in {b"STAT", b"STA2"}:
-        raise OutputParseError(f"the phone's file service answered {name!r} about {remote}; connect anew")
+        raise OutputParseError(
+            f"the phone's file service answered {name!r} about {remote}; connect anew"
+        )
     if code in {errno.ENOENT, errno.ENOTDIR}:
         return None
     if code:
@@ -126,7 +149,8 @@ def pull(stream: Stream, remote: str, limit_bytes: int, deadline: float) -> byte
             return bytes(contents)
         if len(contents) + size > limit_bytes:
             raise OutputParseError(
-                f"{remote} on the phone is larger than the {limit_bytes} bytes expected of it; look at it by hand"
+                f"{remote} on the phone is larger than the {limit_bytes} bytes expected of it; look"
+                " at it by hand"
             )
         contents += exchange.take(size)
 
@@ -147,7 +171,10 @@ def push(stream: Stream, remote: str, mode: int, pieces: Iterable[bytes], deadli
     exchange = _Exchange(stream, remote, deadline)
     exchange.ask(b"SEND", f",{file_types.S_IFREG | mode}")
     for piece in pieces:
-        chunks = (piece[first : first + _MAX_CHUNK_BYTES] for first in range(0, len(piece), _MAX_CHUNK_BYTES))
+        chunks = (
+            piece[first : first + _MAX_CHUNK_BYTES]
+            for first in range(0, len(piece), _MAX_CHUNK_BYTES)
+        )
         stream.send(b"".join(_HEAD.pack(b"DATA", len(chunk)) + chunk for chunk in chunks), deadline)
     stream.send(_HEAD.pack(b"DONE", int(time.time()) & 0xFFFFFFFF), deadline)
     exchange.head(b"OKAY")

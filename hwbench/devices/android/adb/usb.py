@@ -1,4 +1,7 @@
-"""Phones on USB, through adb-shell's transport and libusb; both optional, so their absence is a hint and never a crash."""
+"""Phones on USB, through adb-shell's transport and libusb.
+
+Both optional, so their absence is a hint and never a crash.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,13 @@ def usb_phones() -> tuple[list[UsbPhone], str]:
     except ImportError as error:
         return [], f"USB is not searched ({one_line(str(error))}): pip install 'hwbench[android]'"
     except OSError as error:
-        return [], f"USB is not searched ({one_line(str(error))}): install libusb (apt install libusb-1.0-0)"
+        return (
+            [],
+            (
+                f"USB is not searched ({one_line(str(error))}): install libusb (apt install"
+                " libusb-1.0-0)"
+            ),
+        )
     try:
         from adb_shell.transport.usb_transport import UsbTransport
 
@@ -78,21 +87,32 @@ class UsbPipe:
             cause = type(error).__name__
             hint = "look at it with: adb devices"
             if cause == "USBErrorBusy":
-                hint = "another process holds it, usually an adb server; once that lists it (adb devices) hwbench goes through it"
-            raise DeviceUnavailableError(f"phone {phone.serial} cannot be opened on USB ({cause}); {hint}") from error
+                hint = (
+                    "another process holds it, usually an adb server; once that lists it (adb"
+                    " devices) hwbench goes through it"
+                )
+            raise DeviceUnavailableError(
+                f"phone {phone.serial} cannot be opened on USB ({cause}); {hint}"
+            ) from error
 
     def write(self, data: bytes, deadline: float) -> None:
         """See `Pipe`."""
         view = memoryview(data)
         while view:
-            view = view[self._transfer(lambda part=view: self._device.bulk_write(bytes(part), left_s(deadline))) :]  # type: ignore[misc]
+            view = view[
+                self._transfer(
+                    lambda part=view: self._device.bulk_write(bytes(part), left_s(deadline))
+                ) :
+            ]  # type: ignore[misc]
 
     def read(self, size: int, deadline: float) -> bytes:
         """See `Pipe`."""
         data = b""
         while len(data) < size:
             wanted = size - len(data)
-            data += self._transfer(lambda wanted=wanted: self._device.bulk_read(wanted, left_s(deadline)))  # type: ignore[misc]
+            data += self._transfer(
+                lambda wanted=wanted: self._device.bulk_read(wanted, left_s(deadline))
+            )  # type: ignore[misc]
         return data
 
     @staticmethod
@@ -104,8 +124,12 @@ class UsbPipe:
         except (UsbReadFailedError, UsbWriteFailedError) as error:
             cause = repr(error.args[-1])
             if "Timeout" in cause or "TIMEOUT" in cause:
-                raise DeviceTimeoutError("the phone did not answer on USB in the time allowed; allow more") from error
-            raise DeviceLostError(f"the phone was lost on USB ({one_line(cause)}); plug it in again") from error
+                raise DeviceTimeoutError(
+                    "the phone did not answer on USB in the time allowed; allow more"
+                ) from error
+            raise DeviceLostError(
+                f"the phone was lost on USB ({one_line(cause)}); plug it in again"
+            ) from error
 
     def close(self) -> None:
         """See `Pipe`."""

@@ -23,7 +23,9 @@ class Engine(Protocol):
 
     clock: str
 
-    def load(self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False) -> bytes | None:
+    def load(
+        self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False
+    ) -> bytes | None:
         """Create a session and run it once.
 
         Returns:
@@ -62,7 +64,8 @@ class NativeEngine:
         threads: Of each session.
         seed: Of the random inputs.
         clock: Name of the clock.
-        leased: The runner ends itself when nothing was asked of it for a while, as it must where it may be cut off from us.
+        leased: The runner ends itself when nothing was asked of it for a while, as it must where it
+            may be cut off from us.
     """
 
     def __init__(
@@ -87,11 +90,15 @@ class NativeEngine:
             self.close()
             raise
 
-    def load(self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False) -> bytes | None:
+    def load(
+        self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False
+    ) -> bytes | None:
         """See `Engine`."""
         self._renew(PATIENCE_S)
         path, written = self._place(self._runner, workload), self._folder / "graph.onnx"
-        loaded = self._runner.load(name, path, self._folder / "profile" if profile else None, written if graph else None)
+        loaded = self._runner.load(
+            name, path, self._folder / "profile" if profile else None, written if graph else None
+        )
         self._slowest_s = max(self._slowest_s, loaded.first_run_s)
         if not graph:
             return None

@@ -20,7 +20,10 @@ from hwbench.records.tensors import TensorSpec
 def executed_nodes(graph: bytes) -> list[ExecutedNode]:
     """The nodes of a graph that ONNX Runtime executes (`Engine.graph`), in order."""
     nodes = _parse(graph).node
-    return [ExecutedNode(n.name, n.op_type, n.domain, tuple(filter(None, n.input)), tuple(n.output)) for n in nodes]
+    return [
+        ExecutedNode(n.name, n.op_type, n.domain, tuple(filter(None, n.input)), tuple(n.output))
+        for n in nodes
+    ]
 
 
 def read_trace(profile: bytes, runs: int) -> ProfiledRuns:
@@ -39,13 +42,16 @@ def read_trace(profile: bytes, runs: int) -> ProfiledRuns:
 def channel_block(graph: bytes) -> int:
     """Channels in a block of the blocked layout on a processor (16 with AVX-512 and on ARM, 8 with AVX2).
 
-    Read off the weights of a convolution to one output channel, which the runtime pads to a whole block; 1 if there is no
-    blocked layout.
+    Read off the weights of a convolution to one output channel, which the runtime pads to a whole
+    block; 1 if there is no blocked layout.
 
     Args:
         graph: What is executed for `block_workload` there.
     """
-    return max((int(weights.dims[0]) for weights in _parse(graph).initializer if len(weights.dims) == 4), default=1)
+    return max(
+        (int(weights.dims[0]) for weights in _parse(graph).initializer if len(weights.dims) == 4),
+        default=1,
+    )
 
 
 @cache
@@ -70,13 +76,27 @@ def _convolutions(name: str, channels: Sequence[int], side: int) -> Workload:
     for i, (before, after) in enumerate(pairwise(channels)):
         values = random.uniform(-1, 1, (after, before, 3, 3)).astype(np.float32) / (3 * before)
         weights.append(onnx.numpy_helper.from_array(values, f"w{i}"))
-        nodes.append(helper.make_node("Conv", [f"t{i}", f"w{i}"], [f"t{i + 1}"], f"n{i}", kernel_shape=[3, 3], pads=[1] * 4))
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [f"t{i}", f"w{i}"],
+                [f"t{i + 1}"],
+                f"n{i}",
+                kernel_shape=[3, 3],
+                pads=[1] * 4,
+            )
+        )
     ends = [
-        helper.make_tensor_value_info(f"t{i}", TensorProto.FLOAT, [1, channels[i], side, side]) for i in (0, len(channels) - 1)
+        helper.make_tensor_value_info(f"t{i}", TensorProto.FLOAT, [1, channels[i], side, side])
+        for i in (0, len(channels) - 1)
     ]
     graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
-    return Workload(name, model, (TensorSpec("t0", (1, channels[0], side, side)),), 1, "fp32", 0, 0, len(model))
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    ).SerializeToString()
+    return Workload(
+        name, model, (TensorSpec("t0", (1, channels[0], side, side)),), 1, "fp32", 0, 0, len(model)
+    )
 
 
 def _parse(graph: bytes) -> Any:
@@ -91,4 +111,6 @@ def _parse(graph: bytes) -> Any:
     try:
         return onnx.load_model_from_string(graph).graph
     except DecodeError as error:
-        raise OutputParseError(f"the graph that ONNX Runtime wrote cannot be read: {error}") from error
+        raise OutputParseError(
+            f"the graph that ONNX Runtime wrote cannot be read: {error}"
+        ) from error

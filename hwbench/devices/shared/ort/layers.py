@@ -1,9 +1,10 @@
 """From ONNX Runtime's profile to the layers of the network.
 
-ONNX Runtime executes another graph than it was given: operators are fused, convolutions moved to a blocked layout, reorders
-inserted. Node names survive only in part, but tensors do: a fused node writes the tensor that the last operator of its group
-wrote in the original graph (a blocked node is *named* after that tensor, plus `_nchwc`). So an executed node is joined to the
-layer that made its output, and a node that writes no original tensor was inserted by the runtime for its neighbour.
+ONNX Runtime executes another graph than it was given: operators are fused, convolutions moved to a
+blocked layout, reorders inserted. Node names survive only in part, but tensors do: a fused node
+writes the tensor that the last operator of its group wrote in the original graph (a blocked node is
+*named* after that tensor, plus `_nchwc`). So an executed node is joined to the layer that made its
+output, and a node that writes no original tensor was inserted by the runtime for its neighbour.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ BLOCKED = "_nchwc"
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
 REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
 _SUFFIX = re.compile(r"(_token_\d+|/duplicated)+$")
-REST_CAUSE = "ONNX Runtime's work between layers and before the first one (scheduling, binding, allocation)"
+REST_CAUSE = (
+    "ONNX Runtime's work between layers and before the first one (scheduling, binding, allocation)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,19 @@ class _Row:
 
 
 def join(
-    executed: Sequence[ExecutedNode], layers: Sequence[Layer], made_by: Mapping[str, Layer], runs: ProfiledRuns, block: int
+    executed: Sequence[ExecutedNode],
+    layers: Sequence[Layer],
+    made_by: Mapping[str, Layer],
+    runs: ProfiledRuns,
+    block: int,
 ) -> tuple[LayerRow, ...]:
     """One row per layer of the network in execution order, and one per node the runtime inserted for itself.
 
     Args:
         executed: The optimised graph, in order.
         layers: Layers of the original graph, in order.
-        made_by: For every tensor of the original graph, the layer that writes it, at its end or inside.
+        made_by: For every tensor of the original graph, the layer that writes it, at its end or
+            inside.
         runs: The profile of the optimised graph.
         block: Channels in a block of the blocked layout.
 
@@ -64,14 +72,17 @@ def join(
     unknown = set(runs.nodes_s) - {node.name for node in executed}
     if unknown:
         raise OutputParseError(
-            f"profile and graph of ONNX Runtime disagree: {sorted(unknown)[:3]} were timed but are not in the graph"
+            f"profile and graph of ONNX Runtime disagree: {sorted(unknown)[:3]} were timed but are"
+            " not in the graph"
         )
     rows = _rows([node for node in executed if node.name in runs.nodes_s], layers, made_by)
     _absorb(rows, layers)
     return tuple(_layer_row(row, runs, block) for row in rows)
 
 
-def _rows(executed: Iterable[ExecutedNode], layers: Iterable[Layer], made_by: Mapping[str, Layer]) -> list[_Row]:
+def _rows(
+    executed: Iterable[ExecutedNode], layers: Iterable[Layer], made_by: Mapping[str, Layer]
+) -> list[_Row]:
     named = {node: layer for layer in layers for node in layer.nodes}
     by_layer: dict[str, _Row] = {}
     source: dict[str, Layer] = {}  # tensors the runtime invented -> the layer they come from
@@ -80,10 +91,19 @@ def _rows(executed: Iterable[ExecutedNode], layers: Iterable[Layer], made_by: Ma
     for node in executed:
         layer = _layer_of(node, named, made_by)
         if layer is None:
-            near = next((source.get(t) or made_by.get(t) for t in node.inputs if t in source or t in made_by), None)
+            near = next(
+                (
+                    source.get(t) or made_by.get(t)
+                    for t in node.inputs
+                    if t in source or t in made_by
+                ),
+                None,
+            )
             label = f"{near.name if near else 'input'}/{node.op}"
             inserted[label] += 1
-            rows.append(_Row(label if inserted[label] == 1 else f"{label}_{inserted[label]}", [], [node]))
+            rows.append(
+                _Row(label if inserted[label] == 1 else f"{label}_{inserted[label]}", [], [node])
+            )
         else:
             near = layer
             if layer.name not in by_layer:
@@ -95,13 +115,18 @@ def _rows(executed: Iterable[ExecutedNode], layers: Iterable[Layer], made_by: Ma
     return rows
 
 
-def _layer_of(node: ExecutedNode, named: Mapping[str, Layer], made_by: Mapping[str, Layer]) -> Layer | None:
-    if node.op in REORDERS:  # ReorderOutput writes an original tensor, but is not the layer that made it
+def _layer_of(
+    node: ExecutedNode, named: Mapping[str, Layer], made_by: Mapping[str, Layer]
+) -> Layer | None:
+    if (
+        node.op in REORDERS
+    ):  # ReorderOutput writes an original tensor, but is not the layer that made it
         return None
     for tensor in (*node.outputs, node.name.removesuffix(BLOCKED)):
         if tensor in made_by:
             return made_by[tensor]
-    # Quantised nodes write tensors of their own, but keep their names but for a suffix that makes them unique.
+    # Quantised nodes write tensors of their own, but keep their names but for a suffix that makes
+    # them unique.
     return named.get(_SUFFIX.sub("", node.name))
 
 
@@ -148,20 +173,46 @@ def _implementation(node: ExecutedNode, block: int) -> str:
 def layout_findings(rows: Iterable[LayerRow], block: int) -> tuple[Finding, ...]:
     """Convolutions that fell off the blocked layout, and reorders, as findings."""
     rows = list(rows)
-    heavy = [row for row in rows if row.op in {"Conv", "Linear"} and row.key is not None and row.key.precision == "int8"]
-    convolutions = [row for row in rows if row.op == "Conv" and row.implementation.startswith("nchw") and row not in heavy]
+    heavy = [
+        row
+        for row in rows
+        if row.op in {"Conv", "Linear"} and row.key is not None and row.key.precision == "int8"
+    ]
+    convolutions = [
+        row
+        for row in rows
+        if row.op == "Conv" and row.implementation.startswith("nchw") and row not in heavy
+    ]
     plain = [row for row in convolutions if row.implementation == "nchw"]
     reorders = [row for row in rows if row.implementation == "reorder"]
     found = []
-    in_float = [row for row in heavy if not row.implementation.startswith("Q") and "Integer" not in row.implementation]
+    in_float = [
+        row
+        for row in heavy
+        if not row.implementation.startswith("Q") and "Integer" not in row.implementation
+    ]
     if in_float:
         where = f"{len(in_float)} of {len(heavy)} quantised layers run in fp32 ({_names(in_float)})"
-        found.append(Finding("fall_back", f"{where}: the runtime has no integer kernel for them as they stand"))
+        found.append(
+            Finding(
+                "fall_back", f"{where}: the runtime has no integer kernel for them as they stand"
+            )
+        )
     if plain and block > 1:
-        where = f"{len(plain)} of {len(convolutions)} convolutions run outside the blocked layout ({_names(plain)})"
-        found.append(Finding("unblocked_layers", f"{where}; widths in multiples of {block} keep them in it"))
+        where = (
+            f"{len(plain)} of {len(convolutions)} convolutions run outside the blocked layout"
+            f" ({_names(plain)})"
+        )
+        found.append(
+            Finding("unblocked_layers", f"{where}; widths in multiples of {block} keep them in it")
+        )
     if len(reorders) > 2:  # one at each end is the price of the blocked layout
-        found.append(Finding("reorders", f"the runtime inserted {len(reorders)} layout reorders ({_names(reorders)})"))
+        found.append(
+            Finding(
+                "reorders",
+                f"the runtime inserted {len(reorders)} layout reorders ({_names(reorders)})",
+            )
+        )
     return tuple(found)
 
 

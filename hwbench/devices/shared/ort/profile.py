@@ -1,7 +1,8 @@
 """Profiles of ONNX Runtime (`SessionOptions.enable_profiling`): Chrome trace events, times in whole microseconds.
 
-An inference is an event `model_run`; what it executed are the events of category `Node` within it whose names end in
-`_kernel_time`. Nodes are those of the optimised graph, which is not the one the runtime was given.
+An inference is an event `model_run`; what it executed are the events of category `Node` within it
+whose names end in `_kernel_time`. Nodes are those of the optimised graph, which is not the one the
+runtime was given.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class ProfiledRuns:
 
     Attributes:
         whole_s: Latency of each inference.
-        nodes_s: For every executed node, by name, one time per inference; 0 is less than one microsecond.
+        nodes_s: For every executed node, by name, one time per inference; 0 is less than one
+            microsecond.
         ops: Operator of every executed node, by name, where the profile says it.
     """
 
@@ -42,14 +44,19 @@ def read_profile(events: object, last: int | None = None) -> ProfiledRuns:
 
     Args:
         events: The parsed JSON.
-        last: How many inferences at the end count; those before are warm-up. None: all, the cold first one included.
+        last: How many inferences at the end count; those before are warm-up. None: all, the cold
+            first one included.
 
     Raises:
         OutputParseError: It is not such a profile, or inferences differ in the nodes they executed.
     """
     try:
         runs = _spans(event for event in _dicts(events) if event["name"] == "model_run")
-        kernels = _spans(event for event in _dicts(events) if event["cat"] == "Node" and event["name"].endswith(KERNEL))
+        kernels = _spans(
+            event
+            for event in _dicts(events)
+            if event["cat"] == "Node" and event["name"].endswith(KERNEL)
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise OutputParseError(f"not a profile of ONNX Runtime: {shown(repr(error))}") from error
     last = len(runs) if last is None else last
@@ -61,15 +68,28 @@ def read_profile(events: object, last: int | None = None) -> ProfiledRuns:
             position += 1
             if number >= len(runs) - last:
                 nodes_s.setdefault(node.name.removesuffix(KERNEL), []).append(node.length / _US)
-    whole_s = tuple(run.length / _US for run in runs[len(runs) - last :]) if last <= len(runs) else ()
+    whole_s = (
+        tuple(run.length / _US for run in runs[len(runs) - last :]) if last <= len(runs) else ()
+    )
     if not whole_s or not nodes_s:
-        raise OutputParseError(f"ONNX Runtime's profile holds {len(runs)} inferences, expected at least {last or 1}")
+        raise OutputParseError(
+            f"ONNX Runtime's profile holds {len(runs)} inferences, expected at least {last or 1}"
+        )
     if not all(whole_s):
-        raise OutputParseError("ONNX Runtime's profile holds an inference of 0 microseconds, so it is damaged; profile again")
+        raise OutputParseError(
+            "ONNX Runtime's profile holds an inference of 0 microseconds, so it is damaged; profile"
+            " again"
+        )
     if any(len(times) != last for times in nodes_s.values()):
-        raise OutputParseError("the inferences in ONNX Runtime's profile differ in the nodes they executed")
+        raise OutputParseError(
+            "the inferences in ONNX Runtime's profile differ in the nodes they executed"
+        )
     ops = {kernel.name.removesuffix(KERNEL): kernel.op for kernel in kernels}
-    return ProfiledRuns(whole_s, {name: tuple(times) for name, times in nodes_s.items()}, {name: ops[name] for name in nodes_s})
+    return ProfiledRuns(
+        whole_s,
+        {name: tuple(times) for name, times in nodes_s.items()},
+        {name: ops[name] for name in nodes_s},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +106,12 @@ def _spans(events: Iterable[Mapping[str, Any]]) -> list[_Span]:
     """Events in order of time."""
     what = "a time in ONNX Runtime's profile"
     spans = [
-        _Span(event["name"], _op(event), whole(event["ts"], what, least=0), whole(event["dur"], what, least=0))
+        _Span(
+            event["name"],
+            _op(event),
+            whole(event["ts"], what, least=0),
+            whole(event["dur"], what, least=0),
+        )
         for event in events
     ]
     return sorted(spans, key=lambda span: span.start)

@@ -26,18 +26,25 @@ def runner_source() -> Path:
         DeviceUnavailableError: It is in neither place.
     """
     here = Path(__file__).resolve().parent
-    for source in (here.parents[3] / "runners" / "native" / "hwbench_runner.c", here / "hwbench_runner.c"):
+    for source in (
+        here.parents[3] / "runners" / "native" / "hwbench_runner.c",
+        here / "hwbench_runner.c",
+    ):
         if source.is_file():
             return source
-    raise DeviceUnavailableError(f"the native runner's source is not beside {here}; install hwbench again")
+    raise DeviceUnavailableError(
+        f"the native runner's source is not beside {here}; install hwbench again"
+    )
 
 
 def build_runner(cc: str | None = None) -> Path:
-    """Compile the runner, once for each source, compiler and set of flags; later calls find it in the user's cache.
+    """Compile the runner, once for each source, compiler and set of flags.
+
+    Later calls find it in the user's cache.
 
     Args:
-        cc: Compiler with its options, as one would type it (`aarch64-linux-gnu-gcc`); `$CC`, else the first of cc, gcc
-            and clang, if None.
+        cc: Compiler with its options, as one would type it (`aarch64-linux-gnu-gcc`); `$CC`, else
+            the first of cc, gcc and clang, if None.
 
     Returns:
         The program, for the compiler's target.
@@ -64,7 +71,9 @@ def build_runner(cc: str | None = None) -> Path:
             _compile([*compiler, *_FLAGS, "-o", str(fresh), str(source), "-ldl"])
             fresh.replace(program)
     except OSError as error:
-        raise DeviceUnavailableError(f"cannot keep the native runner in {cache} ({error}); set XDG_CACHE_HOME") from error
+        raise DeviceUnavailableError(
+            f"cannot keep the native runner in {cache} ({error}); set XDG_CACHE_HOME"
+        ) from error
     return program
 
 
@@ -75,19 +84,36 @@ def _compiler(cc: str | None) -> list[str]:
         if argv and shutil.which(argv[0]):
             return argv
     sought = wanted or ", ".join(_COMPILERS)
-    raise DeviceUnavailableError(f"no C compiler found ({sought}); install one (apt install gcc) or set CC")
+    raise DeviceUnavailableError(
+        f"no C compiler found ({sought}); install one (apt install gcc) or set CC"
+    )
 
 
 def _compile(argv: list[str]) -> str:
     try:
-        done = subprocess.run(argv, capture_output=True, timeout=_COMPILE_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            timeout=_COMPILE_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
     except OSError as error:
-        raise DeviceUnavailableError(f"cannot start the C compiler {argv[0]} ({error}); set CC to one that works") from error
+        raise DeviceUnavailableError(
+            f"cannot start the C compiler {argv[0]} ({error}); set CC to one that works"
+        ) from error
     except subprocess.TimeoutExpired as error:
-        raise DeviceTimeoutError(f"{argv[0]} did not finish within {_COMPILE_TIMEOUT_S:.0f} s; try again") from error
+        raise DeviceTimeoutError(
+            f"{argv[0]} did not finish within {_COMPILE_TIMEOUT_S:.0f} s; try again"
+        ) from error
     if done.returncode != 0:
         tail = one_line(done.stderr[-2000:].decode("utf-8", "replace"))
-        raise DeviceCommandError(f"{shlex.join(argv[:1])} failed ({done.returncode}): {tail}", argv, done.returncode, tail)
+        raise DeviceCommandError(
+            f"{shlex.join(argv[:1])} failed ({done.returncode}): {tail}",
+            argv,
+            done.returncode,
+            tail,
+        )
     return done.stdout.decode("utf-8", "replace")
 
 
@@ -100,5 +126,7 @@ def ort_library() -> Path:
     folder = Path(str(onnxruntime().__file__)).resolve().parent / "capi"
     found = sorted(folder.glob("libonnxruntime.so*"))
     if not found:
-        raise DeviceUnavailableError(f"no libonnxruntime.so in {folder}; pip install onnxruntime for Linux")
+        raise DeviceUnavailableError(
+            f"no libonnxruntime.so in {folder}; pip install onnxruntime for Linux"
+        )
     return found[0]

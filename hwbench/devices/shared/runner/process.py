@@ -1,7 +1,7 @@
 """A conversation with the native runner, on this computer or wherever a `Transport` reaches.
 
-Building the program is `_runner_build`'s part and the language `_runner_protocol`'s; their public names are offered here too.
-Nothing passes through a shell.
+Building the program is `_runner_build`'s part and the language `_runner_protocol`'s; their public
+names are offered here too. Nothing passes through a shell.
 """
 
 from __future__ import annotations
@@ -34,11 +34,26 @@ from hwbench.devices.shared.runner.protocol import (
     plan_line,
     tensor_specs,
 )
-from hwbench.errors import DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, OutputParseError, UsageError
+from hwbench.errors import (
+    DeviceLostError,
+    DeviceTimeoutError,
+    DeviceUnavailableError,
+    OutputParseError,
+    UsageError,
+)
 from hwbench.network.ort import TELEMETRY_OFF
 from hwbench.records.tensors import TensorSpec
 
-__all__ = ["CLOCK", "Loaded", "LocalProcess", "RunnerProcess", "Transport", "build_runner", "ort_library", "runner_source"]
+__all__ = [
+    "CLOCK",
+    "Loaded",
+    "LocalProcess",
+    "RunnerProcess",
+    "Transport",
+    "build_runner",
+    "ort_library",
+    "runner_source",
+]
 
 _TAIL_BYTES = 2000
 ANSWER_S = 30.0
@@ -56,7 +71,9 @@ class Transport(Protocol):
     """A byte stream to and from one runner, wherever it runs."""
 
     def send(self, data: bytes, timeout_s: float) -> None:
-        """Send all of `data`; silently if the runner is gone, as its last words can still be received.
+        """Send all of `data`.
+
+        Silently if the runner is gone, as its last words can still be received.
 
         Raises:
             DeviceTimeoutError: It was not taken in time.
@@ -92,7 +109,7 @@ class LocalProcess:
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._ending: str | None = None
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process
+        self._stderr = tempfile.TemporaryFile()
         try:
             self.process = subprocess.Popen(
                 list(argv),
@@ -104,7 +121,9 @@ class LocalProcess:
             )
         except OSError as error:
             self._stderr.close()
-            raise DeviceUnavailableError(f"cannot start the native runner {argv[0]} ({error}); build it anew") from error
+            raise DeviceUnavailableError(
+                f"cannot start the native runner {argv[0]} ({error}); build it anew"
+            ) from error
         os.set_blocking(self._stdin, False)
 
     @property
@@ -143,7 +162,10 @@ class LocalProcess:
                 self.process.kill()
                 self.process.wait()
             self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            self._ending = f"exit status {self.process.returncode}; {_tail(self._stderr.read()) or 'no message'}"
+            self._ending = (
+                f"exit status {self.process.returncode};"
+                f" {_tail(self._stderr.read()) or 'no message'}"
+            )
             self._stderr.close()
         return self._ending
 
@@ -152,7 +174,9 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
     poll = select.poll()
     poll.register(descriptor, event)
     if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise DeviceTimeoutError("the native runner did not answer in the time allowed, and was ended; allow it more")
+        raise DeviceTimeoutError(
+            "the native runner did not answer in the time allowed, and was ended; allow it more"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +197,13 @@ class Loaded:
 
 
 class RunnerProcess:
-    """A conversation with one runner: one line, one answer. Use as a context manager, from one thread.
+    """A conversation with one runner: one line, one answer.
 
-    Any error ends the runner, as its state is then unknown; from then on every call raises DeviceLostError. A model that
-    ONNX Runtime refuses (BuildError) costs no more than starting another one.
+    Use as a context manager, from one thread.
+
+    Any error ends the runner, as its state is then unknown; from then on every call raises
+    DeviceLostError. A model that ONNX Runtime refuses (BuildError) costs no more than starting
+    another one.
 
     Args:
         transport: Where the runner is; closed by this object.
@@ -193,8 +220,14 @@ class RunnerProcess:
         hello = self.command(b"", "hello", timeout_s)
         if hello["protocol"] != PROTOCOL:
             self.close()
-            raise OutputParseError(f"the runner speaks protocol {hello['protocol']}, hwbench {PROTOCOL}; build it anew")
-        self.machine, self.kernel, self.pid = str(hello["machine"]), str(hello["kernel"]), int(hello["pid"])
+            raise OutputParseError(
+                f"the runner speaks protocol {hello['protocol']}, hwbench {PROTOCOL}; build it anew"
+            )
+        self.machine, self.kernel, self.pid = (
+            str(hello["machine"]),
+            str(hello["kernel"]),
+            int(hello["pid"]),
+        )
 
     @classmethod
     def start(cls, argv: Sequence[str], timeout_s: float = 30.0) -> Self:
@@ -208,27 +241,45 @@ class RunnerProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self, grace_s: float = 2.0) -> None:
-        """End the runner, after `grace_s` by force, and release what it holds; closing twice is fine."""
+        """End the runner, after `grace_s` by force, and release what it holds.
+
+        Closing twice is fine.
+        """
         self._ending = self._transport.close(grace_s)
 
     def library(self, path: PurePath) -> str:
-        """Open ONNX Runtime's C library, as the runner sees it; before any `load`. Returns its version."""
+        """Open ONNX Runtime's C library, as the runner sees it; before any `load`.
+
+        Returns its version.
+        """
         return str(self.command(plan_line("lib", path), "library")["version"])
 
-    def configure(self, *, threads: int = 1, cpus: Sequence[int] = (), spin: bool = True, seed: int = 0) -> None:
+    def configure(
+        self, *, threads: int = 1, cpus: Sequence[int] = (), spin: bool = True, seed: int = 0
+    ) -> None:
         """Settings of the models loaded from now on.
 
         Args:
             threads: Threads of each model, the calling one included.
-            cpus: As many CPUs as threads: one each. More: shared by all. None: the pinning stays as it is.
+            cpus: As many CPUs as threads: one each. More: shared by all. None: the pinning stays as
+                it is.
             spin: Whether idle threads spin during a run; between runs they always sleep.
             seed: Of the random inputs.
         """
-        lines = [plan_line("threads", threads), plan_line("spin", int(spin)), plan_line("seed", seed)]
+        lines = [
+            plan_line("threads", threads),
+            plan_line("spin", int(spin)),
+            plan_line("seed", seed),
+        ]
         if cpus:
             lines.append(plan_line("cpus", ",".join(map(str, sorted(set(cpus))))))
         for line in lines:
@@ -256,8 +307,13 @@ class RunnerProcess:
         size = int(self.command(plan_line("get", path), "file")["bytes"])
         try:
             if size >= MAX_FILE_BYTES:
-                raise OutputParseError(f"the native runner announced a file of {size} bytes, above {MAX_FILE_BYTES}")
-            self._gather(lambda: len(self._received) >= size, time.monotonic() + ANSWER_S + size / SLOWEST_LINK)
+                raise OutputParseError(
+                    f"the native runner announced a file of {size} bytes, above {MAX_FILE_BYTES}"
+                )
+            self._gather(
+                lambda: len(self._received) >= size,
+                time.monotonic() + ANSWER_S + size / SLOWEST_LINK,
+            )
         except BaseException:
             self.close(grace_s=0)
             raise
@@ -287,17 +343,25 @@ class RunnerProcess:
             timeout_s: Seconds it may take.
 
         Raises:
-            BuildError: ONNX Runtime refuses the model, or it has dynamic dimensions or inputs that are not numbers.
+            BuildError: ONNX Runtime refuses the model, or it has dynamic dimensions or inputs that
+                are not numbers.
         """
         if not _NAME.fullmatch(name):
-            raise UsageError(f"{name!r} cannot name a model; use 1 to 64 letters, digits, '_', '.' or '-'")
+            raise UsageError(
+                f"{name!r} cannot name a model; use 1 to 64 letters, digits, '_', '.' or '-'"
+            )
         self.command(plan_line("profile", profile or "-"), "set")
         self.command(plan_line("graph", graph or "-"), "set")
         event = self.command(plan_line("load", name, path), "loaded", timeout_s)
-        return Loaded(name, event["load_ns"] / 1e9, event["first_run_ns"] / 1e9, tensor_specs(event["inputs"]))
+        return Loaded(
+            name, event["load_ns"] / 1e9, event["first_run_ns"] / 1e9, tensor_specs(event["inputs"])
+        )
 
     def run(self, order: Sequence[str], loops: int = 1, timeout_s: float = 120.0) -> Samples:
-        """Time one round of `loops` inferences for each name, in that order; seconds per inference."""
+        """Time one round of `loops` inferences for each name, in that order.
+
+        Seconds per inference.
+        """
         values_s: list[float] = []
         for first in range(0, len(order), MAX_ROUNDS):
             names = order[first : first + MAX_ROUNDS]
@@ -323,7 +387,9 @@ class RunnerProcess:
         status = self.get(PurePosixPath("/proc/self/status"))
         found = re.search(rb"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
         if found is None:
-            raise OutputParseError(f"/proc/self/status of the native runner does not tell VmHWM: {status[:160]!r}")
+            raise OutputParseError(
+                f"/proc/self/status of the native runner does not tell VmHWM: {status[:160]!r}"
+            )
         return int(found[1]) * 1024
 
     def command(self, line: bytes, answer: str, timeout_s: float | None = None) -> dict[str, Any]:
@@ -336,7 +402,9 @@ class RunnerProcess:
             HwbenchError: What the runner objects to, see `expect`.
         """
         if self._ending is not None:
-            raise DeviceLostError(f"the native runner has ended ({self._ending}); start another one")
+            raise DeviceLostError(
+                f"the native runner has ended ({self._ending}); start another one"
+            )
         timeout_s = ANSWER_S if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
         try:
@@ -358,10 +426,14 @@ class RunnerProcess:
         return event
 
     def _next_line(self, deadline: float) -> bytes:
-        self._gather(lambda: b"\n" in self._received or len(self._received) > MAX_EVENT_BYTES, deadline)
+        self._gather(
+            lambda: b"\n" in self._received or len(self._received) > MAX_EVENT_BYTES, deadline
+        )
         line, end, self._received = self._received.partition(b"\n")
         if not end:
-            raise OutputParseError(f"the native runner printed a line of more than {MAX_EVENT_BYTES} bytes")
+            raise OutputParseError(
+                f"the native runner printed a line of more than {MAX_EVENT_BYTES} bytes"
+            )
         return bytes(line)
 
     def _gather(self, enough: Callable[[], bool], deadline: float) -> None:

@@ -1,6 +1,7 @@
 """The language of the native runner (`runners/native/README.md`): values to plan lines, bytes to checked events.
 
-Pure functions. A round's time can only come out of here if the whole event it came in is as the protocol says.
+Pure functions. A round's time can only come out of here if the whole event it came in is as the
+protocol says.
 """
 
 from __future__ import annotations
@@ -42,13 +43,20 @@ def plan_line(command: str, *values: str | int | PurePath) -> bytes:
     """
     words = [command, *map(str, values)]
     if any("\n" in word or "\0" in word for word in words):
-        raise UsageError(f"the native runner cannot take a line break or NUL in {words!r}; rename the file")
+        raise UsageError(
+            f"the native runner cannot take a line break or NUL in {words!r}; rename the file"
+        )
     if not all(words) or any(" " in word for word in words[:-1]):
-        raise UsageError(f"the native runner cannot take {words!r}: only the last may have spaces, and none may be empty")
+        raise UsageError(
+            f"the native runner cannot take {words!r}: only the last may have spaces, and none may"
+            " be empty"
+        )
     try:
         return os.fsencode(" ".join(words) + "\n")
     except UnicodeEncodeError as error:
-        raise UsageError(f"the native runner cannot take {words!r} ({error}); rename the file") from error
+        raise UsageError(
+            f"the native runner cannot take {words!r} ({error}); rename the file"
+        ) from error
 
 
 def _is_text(value: object) -> bool:
@@ -80,10 +88,20 @@ def _is_tensor(value: object) -> bool:
 
 
 _EVENTS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
-    "hello": {"protocol": _is_positive, "pid": _is_positive, "machine": _is_text, "kernel": _is_text},
+    "hello": {
+        "protocol": _is_positive,
+        "pid": _is_positive,
+        "machine": _is_text,
+        "kernel": _is_text,
+    },
     "library": {"version": _is_text},
     "set": {"name": _is_text},
-    "loaded": {"name": _is_text, "inputs": _is_tensors, "load_ns": _is_positive, "first_run_ns": _is_positive},
+    "loaded": {
+        "name": _is_text,
+        "inputs": _is_tensors,
+        "load_ns": _is_positive,
+        "first_run_ns": _is_positive,
+    },
     "samples": {"clock": _is_text, "loops": _is_positive, "ns": _is_samples},
     "dumped": {"name": _is_text, "outputs": _is_tensors},
     "unloaded": {"name": _is_text, "profile": _is_text},
@@ -106,13 +124,23 @@ def parse_event(line: bytes) -> dict[str, Any]:
         OutputParseError: It is anything else.
     """
     try:
-        event = json.loads(line.decode("utf-8", "replace"), parse_constant=_refuse, object_pairs_hook=_unique)
+        event = json.loads(
+            line.decode("utf-8", "replace"), parse_constant=_refuse, object_pairs_hook=_unique
+        )
     except (ValueError, RecursionError) as error:
-        raise OutputParseError(f"the native runner printed {_excerpt(line)}, which is not an event ({error})") from error
+        raise OutputParseError(
+            f"the native runner printed {_excerpt(line)}, which is not an event ({error})"
+        ) from error
     kind = event.pop("event", None) if isinstance(event, dict) else None
     fields = _EVENTS.get(kind) if isinstance(kind, str) else None
-    if fields is None or event.keys() != fields.keys() or not all(valid(event[key]) for key, valid in fields.items()):
-        raise OutputParseError(f"the native runner printed {_excerpt(line)}, which is no event of protocol {PROTOCOL}")
+    if (
+        fields is None
+        or event.keys() != fields.keys()
+        or not all(valid(event[key]) for key, valid in fields.items())
+    ):
+        raise OutputParseError(
+            f"the native runner printed {_excerpt(line)}, which is no event of protocol {PROTOCOL}"
+        )
     return {"event": kind, **event}
 
 
@@ -130,7 +158,9 @@ def expect(event: Mapping[str, Any], kind: str) -> None:
         kind_of_error = _ERRORS.get(event["code"], DeviceLostError)
         raise kind_of_error(f"native runner, {event['where']!r}: {one_line(event['message'])}")
     if event["event"] != kind:
-        raise OutputParseError(f"the native runner answered {event['event']!r} where {kind!r} was expected")
+        raise OutputParseError(
+            f"the native runner answered {event['event']!r} where {kind!r} was expected"
+        )
 
 
 def latencies(event: Mapping[str, Any], rounds: int, loops: int) -> tuple[float, ...]:
@@ -141,13 +171,17 @@ def latencies(event: Mapping[str, Any], rounds: int, loops: int) -> tuple[float,
     """
     if (len(event["ns"]), event["loops"], event["clock"]) != (rounds, loops, CLOCK):
         told = f"{len(event['ns'])} samples of {event['loops']} loops on {event['clock']!r}"
-        raise OutputParseError(f"the native runner told {told}; expected {rounds} of {loops} on {CLOCK!r}")
+        raise OutputParseError(
+            f"the native runner told {told}; expected {rounds} of {loops} on {CLOCK!r}"
+        )
     return tuple(ns / (loops * 1e9) for ns in event["ns"])
 
 
 def tensor_specs(tensors: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
     """The tensors of a `loaded` or `dumped` event."""
-    return tuple(TensorSpec(tensor["name"], tuple(tensor["shape"]), tensor["type"]) for tensor in tensors)
+    return tuple(
+        TensorSpec(tensor["name"], tuple(tensor["shape"]), tensor["type"]) for tensor in tensors
+    )
 
 
 def one_line(text: str) -> str:

@@ -1,8 +1,8 @@
 """The first process of a phone: mounts, adbd as the user `shell`, and the framework that answers its dialog.
 
-Run by `rig.Rig` inside fresh mount and process namespaces: `init.py ROOT SYSTEM CPUINFO DIALOG`. It ends when adbd does, or
-at the end of its standard input, which comes even if the test is killed; the kernel then ends all that runs in the phone and
-takes its mounts away.
+Run by `rig.Rig` inside fresh mount and process namespaces: `init.py ROOT SYSTEM CPUINFO DIALOG`. It
+ends when adbd does, or at the end of its standard input, which comes even if the test is killed;
+the kernel then ends all that runs in the phone and takes its mounts away.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from typing import NoReturn
 
 SHELL_UID = 2000
 """Of Android's user `shell` (system/core, android_filesystem_config.h)."""
-DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+DEVICES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
 
 
 def mount(*arguments: str) -> None:
@@ -63,7 +70,8 @@ def become_adbd(control: socket.socket) -> NoReturn:
 def serve(dialog: Path, framework: socket.socket) -> None:
     """Answer adbd's questions until standard input ends: `PK` + key asks whether to trust it, with `OK` or `NO`.
 
-    Like a dialog on a screen, a question stays until it is answered, whoever asked it; adbd waits with the next one.
+    Like a dialog on a screen, a question stays until it is answered, whoever asked it; adbd waits
+    with the next one.
     """
     asked = False
     while True:
@@ -82,7 +90,12 @@ def serve(dialog: Path, framework: socket.socket) -> None:
 
 
 def main() -> None:
-    root, system, cpuinfo, dialog = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    root, system, cpuinfo, dialog = (
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        sys.argv[3],
+        Path(sys.argv[4]),
+    )
     os.umask(0)
     mount_all(root, system, cpuinfo)
     os.chdir(root)  # the paths of sockets must be short

@@ -28,7 +28,10 @@ EXECUTED = [
 def joined(executed=EXECUTED, widths=(16, 32)):
     model = load(conv_net(widths))
     parts = layers(model)
-    runs = ProfiledRuns((1e-3, 1e-3), {node.name: ((i + 1) * 1e-6, (i + 2) * 1e-6) for i, node in enumerate(executed)})
+    runs = ProfiledRuns(
+        (1e-3, 1e-3),
+        {node.name: ((i + 1) * 1e-6, (i + 2) * 1e-6) for i, node in enumerate(executed)},
+    )
     return join(executed, parts, made_by(model, parts), runs, block=16)
 
 
@@ -77,20 +80,29 @@ def test_a_timed_node_that_is_not_in_the_graph_is_an_error():
 def test_plain_convolutions_and_many_reorders_are_findings():
     plain = [ExecutedNode("features.0.conv", "Conv", "", ("x", "w"), ("r0",)), *EXECUTED[1:]]
     codes = {finding.code: finding.text for finding in layout_findings(joined(plain), 16)}
-    assert "1 of 2 convolutions run outside the blocked layout (features.0.conv)" in codes["unblocked_layers"]
+    assert (
+        "1 of 2 convolutions run outside the blocked layout (features.0.conv)"
+        in codes["unblocked_layers"]
+    )
     assert layout_findings(joined(), 16) == ()
 
 
 def test_a_renamed_node_that_writes_a_new_tensor_is_joined_by_its_name():
     """Quantised convolutions write tensors that the original graph does not have."""
-    renamed = [ExecutedNode("features.0.conv_token_57", "QLinearConv", "com.microsoft", ("q",), ("new",)), *EXECUTED[1:]]
+    renamed = [
+        ExecutedNode("features.0.conv_token_57", "QLinearConv", "com.microsoft", ("q",), ("new",)),
+        *EXECUTED[1:],
+    ]
     first = joined(renamed)[0]
     assert (first.name, first.implementation) == ("features.0.conv", "QLinearConv")
 
 
 def test_quantised_layers_in_float_kernels_are_a_finding():
     key = LayerKey("Conv", ((1, 3, 8, 8),), (1, 4, 8, 8), (), "int8")
-    rows = [LayerRow(name, "Conv", key, how, (1e-6,)) for name, how in (("a", "nchw"), ("b", "QLinearConv"), ("c", "nchwc16"))]
+    rows = [
+        LayerRow(name, "Conv", key, how, (1e-6,))
+        for name, how in (("a", "nchw"), ("b", "QLinearConv"), ("c", "nchwc16"))
+    ]
     (finding,) = layout_findings(rows, 16)
     assert finding.code == "fall_back"
     assert "2 of 3 quantised layers run in fp32 (a, c)" in finding.text
@@ -104,7 +116,10 @@ def profile(runs: int = 3) -> list[dict[str, object]]:
     events = [event("model_loading", 0, 5, "Session")]
     for number in range(runs):
         start = 100 * (number + 1)
-        events += [event("a_kernel_time", start + 1, 10 + number), event("b_kernel_time", start + 20, 5)]
+        events += [
+            event("a_kernel_time", start + 1, 10 + number),
+            event("b_kernel_time", start + 20, 5),
+        ]
         events.append(event("model_run", start, 50, "Session"))
     return events
 
@@ -117,7 +132,9 @@ def test_profile_is_split_into_inferences_and_warm_up_is_skipped():
 
 def test_inferences_that_differ_in_nodes_are_refused():
     with pytest.raises(OutputParseError, match="differ"):
-        read_profile([e for e in profile() if not (e["name"] == "b_kernel_time" and e["ts"] == 320)], last=3)
+        read_profile(
+            [e for e in profile() if not (e["name"] == "b_kernel_time" and e["ts"] == 320)], last=3
+        )
 
 
 def test_too_few_inferences_are_refused():
@@ -128,7 +145,8 @@ def test_too_few_inferences_are_refused():
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["name", "ts", "dur", "cat", "x"]), inner, max_size=4)
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["name", "ts", "dur", "cat", "x"]), inner, max_size=4)
     ),
     max_leaves=12,
 )

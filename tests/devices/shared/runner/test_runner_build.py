@@ -44,7 +44,9 @@ def compile_strictly(compiler: str, program: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("compiler", [name for name in ("cc", "gcc", "clang") if shutil.which(name)])
+@pytest.mark.parametrize(
+    "compiler", [name for name in ("cc", "gcc", "clang") if shutil.which(name)]
+)
 def test_it_builds_without_a_warning(compiler: str, tmp_path: Path) -> None:
     compile_strictly(compiler, tmp_path / "runner")
 
@@ -61,13 +63,35 @@ def test_it_builds_for_64_bit_arm(tmp_path: Path) -> None:
 def test_no_memory_error_or_undefined_behaviour(tmp_path: Path) -> None:
     program = tmp_path / "runner"
     flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    built = subprocess.run(["cc", *flags, "-o", program, runner_source(), "-ldl"], capture_output=True, timeout=120, check=False)
+    built = subprocess.run(
+        ["cc", *flags, "-o", program, runner_source(), "-ldl"],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
     if built.returncode != 0:
         pytest.skip("the C compiler has no sanitizers")
     model = conv_model(tmp_path / "m.onnx")
-    lines = ["seed 5", f"graph {tmp_path}/g", f"profile {tmp_path}/p", f"load a {model}", "profile -", f"load b {model}"]
-    lines += ["run 2 a b a", f"dump a {tmp_path}", "unload a", f"load a {model}", "run 1 b a", "unload b", '"\\\x01']
-    done = subprocess.run([program], input=with_library(*lines).encode(), capture_output=True, timeout=60, check=False)
+    lines = [
+        "seed 5",
+        f"graph {tmp_path}/g",
+        f"profile {tmp_path}/p",
+        f"load a {model}",
+        "profile -",
+        f"load b {model}",
+    ]
+    lines += [
+        "run 2 a b a",
+        f"dump a {tmp_path}",
+        "unload a",
+        f"load a {model}",
+        "run 1 b a",
+        "unload b",
+        '"\\\x01',
+    ]
+    done = subprocess.run(
+        [program], input=with_library(*lines).encode(), capture_output=True, timeout=60, check=False
+    )
     assert len(done.stdout.splitlines()) == len(lines) + 2
     assert done.returncode == 2
     assert b"Sanitizer" not in done.stderr
@@ -84,7 +108,9 @@ def test_it_is_built_once() -> None:
     assert execute("quit\n")[0] == 0
 
 
-def test_another_source_compiler_or_version_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_source_compiler_or_version_is_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiler = fake_compiler(tmp_path, VERSION_OR_OUTPUT.format(version=tmp_path / "version"))
     (tmp_path / "version").write_text("1.0")
     first = build_runner(str(compiler))
@@ -108,7 +134,9 @@ def test_the_environment_names_the_compiler(monkeypatch: pytest.MonkeyPatch) -> 
     assert build_runner("cc") == plain
 
 
-def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DeviceUnavailableError, match=r"cc, gcc, clang.*apt install gcc"):
         build_runner()
@@ -117,7 +145,9 @@ def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.M
 
 
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
-    compiler = fake_compiler(tmp_path, '[ "$1" = --version ] && exit; echo "disk is\nfull" >&2; exit 3')
+    compiler = fake_compiler(
+        tmp_path, '[ "$1" = --version ] && exit; echo "disk is\nfull" >&2; exit 3'
+    )
     with pytest.raises(DeviceCommandError, match=r"failed \(3\): disk is full$") as caught:
         build_runner(str(compiler))
     assert caught.value.code == 3
@@ -125,7 +155,9 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path, cach
 
 
 @needs_compiler
-def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(DeviceUnavailableError, match="XDG_CACHE_HOME"):
@@ -139,7 +171,9 @@ def test_the_library_is_the_one_of_the_python_package() -> None:
     assert onnxruntime.__version__ in ort_library().name
 
 
-def test_a_package_without_the_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_without_the_library_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Empty:
         __file__ = str(tmp_path / "__init__.py")
 
@@ -148,7 +182,9 @@ def test_a_package_without_the_library_is_named(tmp_path: Path, monkeypatch: pyt
         ort_library()
 
 
-def test_an_installed_wheel_has_the_source_beside_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_wheel_has_the_source_beside_the_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "site-packages" / "hwbench" / "devices"
     package.mkdir(parents=True)
     monkeypatch.setattr(build, "__file__", str(package / "_runner_build.py"))

@@ -15,7 +15,15 @@ from onnx import TensorProto, helper
 
 from hwbench.devices.shared.runner.protocol import parse_event
 from tests.needs import needs_compiler
-from tests.support.runner_support import chain_model, conv_model, execute, identity_model, program, save_model, with_library
+from tests.support.runner_support import (
+    chain_model,
+    conv_model,
+    execute,
+    identity_model,
+    program,
+    save_model,
+    with_library,
+)
 
 pytestmark = needs_compiler
 ABCD = f"put 4 {zlib.adler32(b'abcd')}"
@@ -91,7 +99,11 @@ def test_a_plan_may_be_a_file(tmp_path: Path) -> None:
     plan.write_text("seed 1\n")
     with plan.open() as file:
         done = subprocess.run([program()], stdin=file, capture_output=True, timeout=60, check=True)
-    assert [parse_event(line)["event"] for line in done.stdout.splitlines()] == ["hello", "set", "bye"]
+    assert [parse_event(line)["event"] for line in done.stdout.splitlines()] == [
+        "hello",
+        "set",
+        "bye",
+    ]
 
 
 def test_a_file_that_cannot_be_had_or_kept_is_an_error_of_the_target(tmp_path: Path) -> None:
@@ -139,10 +151,18 @@ def test_names_are_checked(tmp_path: Path) -> None:
 def test_missing_libraries_and_cpus_are_errors_of_the_target(tmp_path: Path) -> None:
     text = tmp_path / "lib.so"
     text.write_text("not a library")
-    libc = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libc.so" in line)
+    libc = next(
+        line.split()[-1]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "libc.so" in line
+    )
     assert failure("lib /nowhere/libonnxruntime.so\n")[:2] == (3, "lib")
     assert failure(f"lib {text}\n")[:2] == (3, "lib")
-    assert failure(f"lib {libc}\n") == (3, "lib", f"{libc} is not ONNX Runtime with version 5 of its C API")
+    assert failure(f"lib {libc}\n") == (
+        3,
+        "lib",
+        f"{libc} is not ONNX Runtime with version 5 of its C API",
+    )
     assert failure("cpus 1023\n")[:2] == (3, "cpus")
 
 
@@ -178,8 +198,14 @@ def out_of_range(path: Path) -> Path:
     """Runs out of its table: an error of the first inference, not of loading."""
     return save_model(
         path,
-        [helper.make_node("Add", ["i", "far"], ["j"]), helper.make_node("Gather", ["t", "j"], ["y"])],
-        [helper.make_tensor_value_info("i", TensorProto.INT64, [1]), helper.make_tensor_value_info("t", 1, [2])],
+        [
+            helper.make_node("Add", ["i", "far"], ["j"]),
+            helper.make_node("Gather", ["t", "j"], ["y"]),
+        ],
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, [1]),
+            helper.make_tensor_value_info("t", 1, [2]),
+        ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
         [helper.make_tensor("far", TensorProto.INT64, [1], [99])],
     )
@@ -187,16 +213,25 @@ def out_of_range(path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [(dynamic, "dynamic"), (strings, "element type 8"), (sequence, ""), (out_of_range, "RunWithBinding")],
+    [
+        (dynamic, "dynamic"),
+        (strings, "element type 8"),
+        (sequence, ""),
+        (out_of_range, "RunWithBinding"),
+    ],
 )
 def test_models_that_cannot_be_timed_are_refused(tmp_path: Path, make: Any, message: str) -> None:
-    code, where, text = failure(with_library(f"load m {make(tmp_path / 'm.onnx')}", "dump m /tmp", "run 1 m"))
+    code, where, text = failure(
+        with_library(f"load m {make(tmp_path / 'm.onnx')}", "dump m /tmp", "run 1 m")
+    )
     assert code == 4
     assert where in {"load", "dump"}
     assert message in text
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.binary(max_size=200), cut=st.integers(0, 10_000))
 def test_damaged_model_bytes_are_refused_or_load(tmp_path: Path, data: bytes, cut: int) -> None:
     model = conv_model(tmp_path / "m.onnx")
@@ -227,7 +262,10 @@ def test_the_limit_ends_an_idle_runner() -> None:
 
 def test_the_limit_ends_a_round_in_progress(tmp_path: Path) -> None:
     model = chain_model(tmp_path / "m.onnx", 256)
-    assert failure(with_library(f"load m {model}", "limit 1", "run 1000000000 m"))[:2] == (5, "limit")
+    assert failure(with_library(f"load m {model}", "limit 1", "run 1000000000 m"))[:2] == (
+        5,
+        "limit",
+    )
 
 
 def test_the_limit_ends_a_runner_whose_reader_has_stalled() -> None:
@@ -255,8 +293,13 @@ def test_a_runner_that_nobody_reads_ends() -> None:
 
 def test_what_a_library_prints_does_not_land_among_the_events(tmp_path: Path) -> None:
     source, library = tmp_path / "noisy.c", tmp_path / "noisy.so"
-    source.write_text('#include <stdio.h>\n__attribute__((constructor)) void f(void) { puts("noise"); fflush(stdout); }\n')
+    source.write_text(
+        '#include <stdio.h>\n__attribute__((constructor)) void f(void) { puts("noise");'
+        " fflush(stdout); }\n"
+    )
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
-    done = subprocess.run([program()], input=f"lib {library}\n".encode(), capture_output=True, timeout=30, check=False)
+    done = subprocess.run(
+        [program()], input=f"lib {library}\n".encode(), capture_output=True, timeout=30, check=False
+    )
     assert [parse_event(line)["event"] for line in done.stdout.splitlines()] == ["hello", "error"]
     assert b"noise" in done.stderr

@@ -17,7 +17,14 @@ from hwbench.network.ort import onnxruntime
 from hwbench.records.tensors import TensorSpec
 from tests.needs import needs_compiler
 from tests.support.models import conv_net
-from tests.support.runner_support import chain_model, conv_model, execute, identity_model, program, with_library
+from tests.support.runner_support import (
+    chain_model,
+    conv_model,
+    execute,
+    identity_model,
+    program,
+    with_library,
+)
 
 pytestmark = needs_compiler
 
@@ -63,7 +70,9 @@ def test_outputs_equal_those_of_python(tmp_path: Path, seed: int, threads: int) 
     assert np.ptp(expected[0]) > 1
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "int8", "uint8", "int32", "int64", "bool"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float16", "float64", "int8", "uint8", "int32", "int64", "bool"]
+)
 def test_inputs_of_every_type_are_as_documented(tmp_path: Path, dtype: str) -> None:
     model = identity_model(tmp_path / "m.onnx", dtype, (3, 200))
     with runner() as process:
@@ -84,8 +93,13 @@ def test_inputs_of_every_type_are_as_documented(tmp_path: Path, dtype: str) -> N
 
 def test_a_scalar_and_an_empty_tensor_are_inputs_too(tmp_path: Path) -> None:
     with runner() as process:
-        assert process.load("s", identity_model(tmp_path / "s.onnx", "float32", ())).inputs[0].shape == ()
-        assert process.load("e", identity_model(tmp_path / "e.onnx", "float32", (2, 0))).inputs[0].shape == (2, 0)
+        assert (
+            process.load("s", identity_model(tmp_path / "s.onnx", "float32", ())).inputs[0].shape
+            == ()
+        )
+        assert process.load("e", identity_model(tmp_path / "e.onnx", "float32", (2, 0))).inputs[
+            0
+        ].shape == (2, 0)
         assert len(process.run(["s", "e", "s"]).values_s) == 3
 
 
@@ -149,14 +163,18 @@ def test_the_graph_is_the_one_that_is_executed(tmp_path: Path) -> None:
     wanted = tmp_path / "graph.onnx"
     with runner() as process:
         process.load("m", tmp_path / "m.onnx", profile=tmp_path / "profile", graph=wanted)
-        executed = {node.name for node in onnx.load_model_from_string(process.get(wanted)).graph.node}
+        executed = {
+            node.name for node in onnx.load_model_from_string(process.get(wanted)).graph.node
+        }
         process.run(["m"])
         profile = process.unload("m")
         assert profile is not None
         events = json.loads(process.get(profile))
         wanted.unlink()
         process.load("m", tmp_path / "m.onnx")
-    assert {event["name"].removesuffix("_kernel_time") for event in events if event["cat"] == "Node"} == executed
+    assert {
+        event["name"].removesuffix("_kernel_time") for event in events if event["cat"] == "Node"
+    } == executed
     assert not wanted.exists(), "a setting holds for one load"
 
 
@@ -179,7 +197,9 @@ def test_memory_is_that_of_the_runner_alone() -> None:
 
 def allowed_cpus(pid: int) -> list[str]:
     tasks = sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda task: int(task.name))
-    return [re.search(r"Cpus_allowed_list:\s*(\S+)", (task / "status").read_text())[1] for task in tasks]  # type: ignore[index]
+    return [
+        re.search(r"Cpus_allowed_list:\s*(\S+)", (task / "status").read_text())[1] for task in tasks
+    ]  # type: ignore[index]
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
@@ -203,7 +223,13 @@ def test_no_telemetry_thread_and_no_file(tmp_path: Path) -> None:
     home.mkdir()
     model = conv_model(tmp_path / "m.onnx")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        for name in (
+            "HOME",
+            "XDG_CACHE_HOME",
+            "XDG_DATA_HOME",
+            "XDG_STATE_HOME",
+            "XDG_CONFIG_HOME",
+        ):
             patch.setenv(name, str(home))
         patch.chdir(home)
         with runner() as process:

@@ -11,8 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from hwbench.devices.shared.runner.process import LocalProcess, RunnerProcess, Transport, ort_library
-from hwbench.errors import BuildError, DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, OutputParseError, UsageError
+from hwbench.devices.shared.runner.process import (
+    LocalProcess,
+    RunnerProcess,
+    Transport,
+    ort_library,
+)
+from hwbench.errors import (
+    BuildError,
+    DeviceLostError,
+    DeviceTimeoutError,
+    DeviceUnavailableError,
+    OutputParseError,
+    UsageError,
+)
 from tests.needs import needs_compiler
 from tests.support.runner_support import chain_model, conv_model, program
 
@@ -22,7 +34,9 @@ SAMPLES = json.dumps({"event": "samples", "clock": "CLOCK_MONOTONIC", "loops": 1
 
 def impostor(script: str, timeout_s: float = 20.0) -> RunnerProcess:
     """A conversation with a Python program that pretends to be a runner: `ask()` reads a line, `say(text)` answers."""
-    prelude = "import os, sys, time\nask = sys.stdin.readline\ndef say(text): print(text, flush=True)\n"
+    prelude = (
+        "import os, sys, time\nask = sys.stdin.readline\ndef say(text): print(text, flush=True)\n"
+    )
     return RunnerProcess.start([sys.executable, "-c", prelude + script], timeout_s)
 
 
@@ -120,7 +134,14 @@ def test_the_last_words_of_a_dead_process_are_quoted_in_one_line() -> None:
 
 @pytest.mark.parametrize(
     "greeting",
-    ["hello", "{}", SAMPLES, HELLO.replace('"protocol": 2', '"protocol": 1'), HELLO.replace("1", "NaN"), HELLO[:-5]],
+    [
+        "hello",
+        "{}",
+        SAMPLES,
+        HELLO.replace('"protocol": 2', '"protocol": 1'),
+        HELLO.replace("1", "NaN"),
+        HELLO[:-5],
+    ],
 )
 def test_a_program_that_is_no_runner_is_refused(greeting: str) -> None:
     with pytest.raises(OutputParseError):
@@ -151,7 +172,9 @@ def test_a_false_answer_ends_the_conversation(answer: str) -> None:
 
 
 def test_an_answer_that_nobody_asked_for_is_never_taken_for_the_next_one() -> None:
-    with impostor(f"say({HELLO!r}); ask(); os.write(1, {(SAMPLES + chr(10)) * 2!r}.encode()); ask()") as runner:
+    with impostor(
+        f"say({HELLO!r}); ask(); os.write(1, {(SAMPLES + chr(10)) * 2!r}.encode()); ask()"
+    ) as runner:
         assert runner.run(["m"]).values_s == (5e-9,)
         with pytest.raises(OutputParseError, match="silence"):
             runner.run(["m"])
@@ -207,7 +230,10 @@ def test_any_transport_will_do() -> None:
         """Gives and takes one byte at a time."""
 
         def __init__(self) -> None:
-            script = f"import sys; print({HELLO!r}, flush=True); sys.stdin.readline(); print({SAMPLES!r}, flush=True)"
+            script = (
+                f"import sys; print({HELLO!r}, flush=True); sys.stdin.readline();"
+                f" print({SAMPLES!r}, flush=True)"
+            )
             self._process = LocalProcess([sys.executable, "-c", script])
             self._held = b""
 

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench.devices.shared.runner.protocol import expect, latencies, parse_event, plan_line, tensor_specs
+from hwbench.devices.shared.runner.protocol import (
+    expect,
+    latencies,
+    parse_event,
+    plan_line,
+    tensor_specs,
+)
 from hwbench.errors import (
     BuildError,
     DeviceLostError,
@@ -24,7 +30,9 @@ from hwbench.records.tensors import TensorSpec
 SAMPLES = {"event": "samples", "clock": "CLOCK_MONOTONIC", "loops": 2, "ns": [10, 30]}
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
 )
 
 
@@ -43,7 +51,9 @@ def test_every_sound_event_is_read(ns: list[int], loops: int) -> None:
     assert all(0 < value < float("inf") for value in values)
 
 
-@pytest.mark.parametrize("bad", [0, -1, 1.0, 1.5, True, None, "1", [1], 2**63, float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "bad", [0, -1, 1.0, 1.5, True, None, "1", [1], 2**63, float("nan"), float("inf"), float("-inf")]
+)
 def test_a_time_that_is_not_a_positive_whole_number_is_refused(bad: object) -> None:
     with pytest.raises(OutputParseError):
         parse_event(line(ns=[10, bad]))
@@ -128,7 +138,11 @@ def test_a_cut_or_damaged_line_never_gives_another_number_of_samples(data: st.Da
     ],
 )
 def test_error_events_are_told_apart_in_one_line(code: int, kind: type[HwbenchError]) -> None:
-    event = parse_event(json.dumps({"event": "error", "code": code, "where": "load", "message": "no\nsuch\tfile"}).encode())
+    event = parse_event(
+        json.dumps(
+            {"event": "error", "code": code, "where": "load", "message": "no\nsuch\tfile"}
+        ).encode()
+    )
     with pytest.raises(kind, match=r"'load': no such file$") as caught:
         expect(event, "loaded")
     assert type(caught.value) is kind
@@ -140,9 +154,15 @@ def test_an_answer_to_another_line_is_refused() -> None:
 
 
 def test_tensors_keep_name_shape_and_type() -> None:
-    tensors = [{"name": "x y", "type": "float32", "shape": [1, 0, 3]}, {"name": "s", "type": "int64", "shape": []}]
+    tensors = [
+        {"name": "x y", "type": "float32", "shape": [1, 0, 3]},
+        {"name": "s", "type": "int64", "shape": []},
+    ]
     event = parse_event(json.dumps({"event": "dumped", "name": "a", "outputs": tensors}).encode())
-    assert tensor_specs(event["outputs"]) == (TensorSpec("x y", (1, 0, 3), "float32"), TensorSpec("s", (), "int64"))
+    assert tensor_specs(event["outputs"]) == (
+        TensorSpec("x y", (1, 0, 3), "float32"),
+        TensorSpec("s", (), "int64"),
+    )
 
 
 @pytest.mark.parametrize("shape", [[-1], [1.0], "11", [None], [True], [2**63]])
@@ -154,7 +174,13 @@ def test_a_shape_that_is_none_is_refused(shape: object) -> None:
 
 def test_only_the_last_word_of_a_plan_line_may_have_spaces() -> None:
     assert plan_line("load", "a", "/my models/ä b.onnx") == "load a /my models/ä b.onnx\n".encode()
-    for words in (("load", "a b", "/x"), ("load", "", "/x"), ("lib", ""), ("lib", "a\nquit"), ("lib", "a\0b")):
+    for words in (
+        ("load", "a b", "/x"),
+        ("load", "", "/x"),
+        ("lib", ""),
+        ("lib", "a\nquit"),
+        ("lib", "a\0b"),
+    ):
         with pytest.raises(UsageError):
             plan_line(*words)
 

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # or the flush at exit fails once more
         return READER_GONE
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last line of defence; anything else has its own class
         return _failed(
             error,
             FAULT,

@@ -65,7 +65,7 @@ def _version(asked: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - handled by its callback
         bool,
         typer.Option(
             "--version", callback=_version, is_eager=True, help="Show the version and exit."

@@ -45,7 +45,7 @@ def setup(
         Path | None,
         typer.Option(metavar="FOLDER", help="Android's NDK, which compiles the runner for it."),
     ] = None,
-    verbose: VerboseOption = False,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
     """Put ahead of time on a device what a measurement needs there.
 
@@ -67,7 +67,7 @@ def setup(
 def clean(
     *,
     address: AddressArgument,
-    verbose: VerboseOption = False,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
     """Restore a device's settings and remove everything that hwbench ever put there."""
     from hwbench.workflows.devices import clean_device

@@ -46,7 +46,7 @@ def start(
         str, typer.Option(metavar="ADDRESS", help="This computer's, as the others reach it.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the lab.")] = 6380,
-    verbose: VerboseOption = False,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
     """Be the head of a lab until ended: it holds the queue, and measures nothing itself."""
     from hwbench.lab.hosts import serve_head
@@ -72,7 +72,7 @@ def join(
     name: Annotated[
         str | None, typer.Option(help="What the lab calls this computer; else its host name.")
     ] = None,
-    verbose: VerboseOption = False,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
     """Offer this computer's devices to a lab until ended; that is also how they leave it."""
     from hwbench.lab.hosts import serve_host

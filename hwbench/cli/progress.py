@@ -128,10 +128,10 @@ class _Line(Watch):
 
     def sampled(
         self,
-        record: int,
+        record: int,  # noqa: ARG002
         session: int,
         samples_s: Sequence[float],
-        blocks: Sequence[int],
+        blocks: Sequence[int],  # noqa: ARG002
         *,
         warm_up: bool,
     ) -> None:
@@ -140,7 +140,7 @@ class _Line(Watch):
         if time.monotonic() - self._drawn > REDRAW_S:
             self.draw()
 
-    def looked(self, sessions: int, elapsed_s: float, so_far: Estimate | Sequence[Ratio]) -> None:
+    def looked(self, sessions: int, elapsed_s: float, so_far: Estimate | Sequence[Ratio]) -> None:  # noqa: ARG002
         self._so_far = _estimate(so_far) if sessions > 1 else ""
         self.draw()
 

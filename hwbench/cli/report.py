@@ -30,7 +30,7 @@ def report_command(
         ),
     ] = "report.html",
     store: StoreOption = None,
-    verbose: VerboseOption = False,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
     """Write everything in a store as one self-contained HTML page: models, comparisons, tables, searches."""
     from hwbench.render.units import plural, size

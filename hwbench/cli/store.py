@@ -75,7 +75,7 @@ def store_export(
         str, typer.Argument(metavar="FILE", help="JSON lines; - for standard output.")
     ] = "-",
     store: StoreOption = None,
-    verbose: VerboseOption = False,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
     """Write every record as JSON lines, raw samples included."""
     with hwbench.open_store(store) as opened:

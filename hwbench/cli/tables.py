@@ -392,7 +392,7 @@ def plot(
         str, typer.Option("--out", metavar="FILE", help="A .png, .pdf or .svg file.")
     ] = "table.png",
     store: StoreOption = None,
-    verbose: VerboseOption = False,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
     """Draw latency against width for the heaviest layers of a table."""
     from hwbench.lookup_tables.repository import find_table

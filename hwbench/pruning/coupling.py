@@ -110,7 +110,7 @@ def _place(graph: Any, item: Any, width: int, names: dict[nn.Module, str]) -> Pl
     """Place of one thing that Torch-Pruning would cut; None for operators without parameters."""
     target = item.dep.target.module
     if isinstance(target, nn.Parameter):
-        path, side = graph._param_to_name[target], str(item.dep.target.pruning_dim % target.ndim)
+        path, side = graph._param_to_name[target], str(item.dep.target.pruning_dim % target.ndim)  # noqa: SLF001 - kept nowhere else
     elif target not in names:
         return None
     elif isinstance(target, NORMALIZATIONS) or is_depthwise(target) or isinstance(target, nn.PReLU):

@@ -233,7 +233,7 @@ class _Watcher:
         dims = len(conv.kernel_size)
         x = x if x.ndim == dims + 2 else x[None]
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        padded = nn.functional.pad(x, conv._reversed_padding_repeated_twice, mode)
+        padded = nn.functional.pad(x, conv._reversed_padding_repeated_twice, mode)  # noqa: SLF001 - what the layer itself pads by
         index: list[Tensor] = [torch.arange(len(x)).reshape(-1, 1, *[1] * dims)]
         geometry = zip(padded.shape[2:], conv.kernel_size, conv.stride, conv.dilation, strict=True)
         for dim, (size, kernel, stride, dilation) in enumerate(geometry):

@@ -18,8 +18,8 @@ CONVOLUTIONS = (
     nn.ConvTranspose3d,
 )
 NORMALIZATIONS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
+    nn.modules.batchnorm._BatchNorm,  # noqa: SLF001 - their common bases have no public name
+    nn.modules.instancenorm._InstanceNorm,  # noqa: SLF001 - their common bases have no public name
     nn.LayerNorm,
 )
 IN, OUT, CHANNELS = "in", "out", "channels"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hwbench.records.comparison import Comparison
 
 
-def _lifetime(fixture_name: str, config: pytest.Config) -> Literal["function", "session"]:
+def _lifetime(fixture_name: str, config: pytest.Config) -> Literal["function", "session"]:  # noqa: ARG001 - pytest names them
     """How long the device stays open.
 
     Workers of xdist share it, and give it back after each test.

@@ -175,13 +175,15 @@ class KeptWeight:
 
 def _absolute(module: nn.Module, name: str) -> Floats:
     """|W| of a layer summed over its kernel, shape (outputs, inputs)."""
+    from torch import Tensor
+
     try:
         weight = module.get_submodule(name).weight
-        found = (
-            weight.detach().abs().flatten(2).sum(dim=2)
-            if weight.ndim > 2
-            else weight.detach().abs()
-        )  # type: ignore[operator]
+        if not isinstance(weight, Tensor):
+            raise AttributeError(f"{name} has no tensor called weight")
+        found = weight.detach().abs()
+        if found.ndim > 2:
+            found = found.flatten(2).sum(dim=2)
     except AttributeError as error:
         raise UsageError(
             f"the network has no layer with weights called {name!r}, so it cannot be pruned"

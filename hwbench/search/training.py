@@ -139,7 +139,7 @@ class FeatureDistance:
     def __init__(self, teacher: nn.Module, layer: str) -> None:
         self.teacher, self.layer = _frozen(teacher), layer
 
-    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002 - all losses are called alike
         """The mean over the batch and the features."""
         with torch.no_grad():
             wanted = features(self.teacher, self.layer, images)

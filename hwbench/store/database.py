@@ -222,7 +222,7 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
         except sa.exc.DBAPIError as error:
             if attempt == TRIES or not collided(error):
                 raise translated(engine.url, error) from error
-        time.sleep(random.uniform(0, 0.002 * 2**attempt))
+        time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - so that two that met do not meet again
         attempt += 1
 
 

@@ -92,7 +92,7 @@ def export_table(
 def import_table(
     files: Sequence[str | Path],
     *,
-    format: str | None = None,
+    format: str | None = None,  # noqa: A002 - the word of the command line
     model: str | Path | None = None,
     name: str | None = None,
     target: str | None = None,
@@ -214,7 +214,7 @@ def _check_here(table: LookupTable) -> None:
         ) from error
 
 
-def _check_request(paths: Sequence[Path], format: str | None, name: str | None) -> None:
+def _check_request(paths: Sequence[Path], format: str | None, name: str | None) -> None:  # noqa: A002
     if format is not None and format not in KINDS:
         raise UsageError(
             f"unknown format {format!r}; known: {', '.join(KINDS)}, and portable tables ({SUFFIX})"

@@ -30,7 +30,7 @@ NOTICED_S = (0.1, 20.0)
 """How soon the pool hears that a process or a host is gone, seconds."""
 
 
-class ClientKilled(Exception):
+class ClientKilled(Exception):  # noqa: N818 - an event, not an error
     """The client's process was killed."""
 
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +111,7 @@ class Lab:
             ]
             self.pool.submit("job", tasks, title="table", client="ann", wanted="android:*")
             for name, incarnation in self._idle:
-                self._after(
-                    0.0, lambda name=name, incarnation=incarnation: self._ask(name, incarnation)
-                )  # type: ignore[misc]
+                self._after(0.0, partial(self._ask, name, incarnation))
             self._idle, until = [], self.done + count
             while self.done < until:
                 self._step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import hwbench
-from hwbench.pytest_plugin import bench, verdicts
+from hwbench.pytest_plugin import bench, verdicts  # noqa: F401 - loaded here once
 from tests.pytest_plugin.support import NETS, Suite
 
 

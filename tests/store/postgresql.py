@@ -31,7 +31,7 @@ def missing() -> str | None:
     if shutil.which("setpriv") is None:
         return "needs setpriv: apt-get install util-linux"
     try:
-        import psycopg
+        import psycopg  # noqa: F401
     except ImportError:
         return "needs psycopg: pip install 'hwbench[lab]'"
     return None

@@ -233,7 +233,7 @@ class Builder:
         """
         for known in (self._timings.get(*self._timing_facts(recipe)) or b"", b""):
             cache = config.create_timing_cache(known)
-            if cache is not None and config.set_timing_cache(cache, False):
+            if cache is not None and config.set_timing_cache(cache, False):  # noqa: FBT003 - one version's name for it is not the other's
                 return cache
         return None
 

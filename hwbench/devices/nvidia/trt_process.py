@@ -53,7 +53,7 @@ class TrtProcess:
     def __init__(self, uuid: str, folder: Path, argv: Sequence[str] | None = None) -> None:
         self._ending = ""
         self._received = bytearray()
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         try:
             self._process = subprocess.Popen(
                 [*(argv or CHILD), str(folder)],

@@ -131,7 +131,7 @@ class CpuOrt(OrtDevice):
             )
         return PythonEngine(cores, settings.seed, self._path)
 
-    def _place(self, runner: RunnerProcess, workload: Workload) -> Path:
+    def _place(self, runner: RunnerProcess, workload: Workload) -> Path:  # noqa: ARG002 - it reads our own files
         path = self._path / f"{workload.sha256}.onnx"
         if not path.exists():
             older = sorted(self._path.glob("*.onnx"), key=lambda file: file.stat().st_mtime_ns)

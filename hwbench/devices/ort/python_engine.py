@@ -205,5 +205,5 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
         binding.bind_ortvalue_output(output.name, value)  # later runs write into the same buffers
     # The wrapper around this call costs 0.35 us of checks on every run; below it is the same entry
     # point.
-    run = partial(session._sess.run_with_iobinding, binding._iobinding, None)
+    run = partial(session._sess.run_with_iobinding, binding._iobinding, None)  # noqa: SLF001
     return _Session(session, run, (binding, values, results))

@@ -91,7 +91,7 @@ def convert(file: ModelFile, request: Request, limit_s: float = LIMIT_S) -> Expo
             "request": asdict(request),
         }
         (folder / "request.json").write_text(json.dumps(asked))
-        paths = [entry or os.getcwd() for entry in (*sys.path, "")]
+        paths = [entry or os.getcwd() for entry in (*sys.path, "")]  # noqa: PTH109 - "" is what Python itself calls it
         environment = os.environ | TELEMETRY_OFF
         if not request.trust_pickle:
             environment["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"

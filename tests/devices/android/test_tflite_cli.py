@@ -10,7 +10,7 @@ import pytest
 from tests.devices.android.phone_support import on, rig
 from tests.devices.android.rig import Rig
 from tests.devices.android.tflite_support import SLEEP_S, model, stand_in
-from tests.support.cli_support import CommandLine, hwb
+from tests.support.cli_support import CommandLine, hwb  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")

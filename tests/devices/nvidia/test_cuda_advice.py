@@ -13,7 +13,7 @@ from hwbench.devices.nvidia.probe import Probe
 from hwbench.errors import DeviceUnavailableError
 from hwbench.records.measurement import Settings
 from tests.devices.nvidia import fake_torch
-from tests.devices.nvidia.stub_driver import stub_driver
+from tests.devices.nvidia.stub_driver import stub_driver  # noqa: F401 - a fixture
 from tests.needs import needs_compiler
 from tests.support.models import conv_workload
 

@@ -11,7 +11,7 @@ import pytest
 
 from hwbench.devices.nvidia import probe as probe_module
 from hwbench.devices.nvidia.probe import Gpu, probe
-from tests.devices.nvidia.stub_driver import stub_driver
+from tests.devices.nvidia.stub_driver import stub_driver  # noqa: F401 - a fixture
 from tests.needs import needs_compiler
 
 pytestmark = needs_compiler

@@ -9,7 +9,7 @@ import pytest
 
 from hwbench.devices.nvidia import nvml as nvml_module
 from hwbench.devices.nvidia.nvml import Identity, Nvml, names_of
-from tests.devices.nvidia.stub_driver import stub_driver
+from tests.devices.nvidia.stub_driver import stub_driver  # noqa: F401 - a fixture
 from tests.needs import needs_compiler
 
 pytestmark = needs_compiler

@@ -158,7 +158,7 @@ class LeavingThreads(Virtual):
 class LeavingProcesses(Virtual):
     """Starts a child process per session and ends none of them."""
 
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[subprocess.Popen[bytes]] = []  # noqa: RUF012 - shared on purpose, to be ended by the test
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
         self.started.append(

@@ -37,7 +37,7 @@ class Key:
             key = load_pem_private_key(self.path.read_bytes(), None)
             if not isinstance(key, rsa.RSAPrivateKey):
                 raise TypeError("not an RSA key")
-            return key.sign(token, padding.PKCS1v15(), utils.Prehashed(hashes.SHA1()))
+            return key.sign(token, padding.PKCS1v15(), utils.Prehashed(hashes.SHA1()))  # noqa: S303 -- adb's protocol says so
         except (OSError, ValueError, TypeError) as error:
             raise DeviceUnavailableError(
                 f"cannot use the adb key {self.path} ({error}); move it away to have one made"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -99,20 +100,23 @@ class UsbPipe:
         """See `Pipe`."""
         view = memoryview(data)
         while view:
-            view = view[
-                self._transfer(
-                    lambda part=view: self._device.bulk_write(bytes(part), left_s(deadline))
-                ) :
-            ]  # type: ignore[misc]
+            written = self._transfer(partial(self._write_some, bytes(view), deadline))
+            view = view[written:]
 
     def read(self, size: int, deadline: float) -> bytes:
         """See `Pipe`."""
         data = b""
         while len(data) < size:
             wanted = size - len(data)
-            data += self._transfer(
-                lambda wanted=wanted: self._device.bulk_read(wanted, left_s(deadline))
-            )  # type: ignore[misc]
+            data += self._transfer(partial(self._read_some, wanted, deadline))
+        return data
+
+    def _write_some(self, data: bytes, deadline: float) -> int:
+        written: int = self._device.bulk_write(data, left_s(deadline))
+        return written
+
+    def _read_some(self, size: int, deadline: float) -> bytes:
+        data: bytes = self._device.bulk_read(size, left_s(deadline))
         return data
 
     @staticmethod

@@ -109,7 +109,7 @@ class LocalProcess:
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._ending: str | None = None
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process
         try:
             self.process = subprocess.Popen(
                 list(argv),

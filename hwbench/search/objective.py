@@ -179,16 +179,16 @@ def _absolute(module: nn.Module, name: str) -> Floats:
 
     try:
         weight = module.get_submodule(name).weight
-        if not isinstance(weight, Tensor):
-            raise AttributeError(f"{name} has no tensor called weight")
-        found = weight.detach().abs()
-        if found.ndim > 2:
-            found = found.flatten(2).sum(dim=2)
-    except AttributeError as error:
+    except AttributeError:
+        weight = None
+    if not isinstance(weight, Tensor):
         raise UsageError(
             f"the network has no layer with weights called {name!r}, so it cannot be pruned"
-        ) from error
-    return np.asarray(found.double().cpu().numpy())
+        )
+    magnitudes = weight.detach().abs()
+    if magnitudes.ndim > 2:
+        magnitudes = magnitudes.flatten(2).sum(dim=2)
+    return np.asarray(magnitudes.double().cpu().numpy())
 
 
 def _order(weights: Mapping[str, Floats], structure: Structure, group: int) -> costs.Integers:

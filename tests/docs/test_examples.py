@@ -8,7 +8,6 @@ import pytest
 
 from hwbench.devices.base import Device
 from hwbench.devices.contract import DeviceContract
-from hwbench.devices.virtual.device import Virtual
 from hwbench.measuring.sessions import measure
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
@@ -48,14 +47,6 @@ def test_the_driver_measures_with_intervals():
 
 def test_the_contract_on_the_page_is_the_contract_here():
     assert "class TestReference(DeviceContract)" in blocks("drivers.md", "python")[1]
-
-
-def test_a_recording_is_played_back(capsys):
-    workload = conv_workload((4,), size=8)
-    with Virtual() as device:
-        recorded = measure(device, workload, Settings(max_sessions=3))
-    exec(blocks("devices/virtual.md", "python")[0], {"recorded": recorded, "workload": workload})
-    assert capsys.readouterr().out.startswith(f"({recorded.warmup_s[0]}, ")
 
 
 def hill_climb(seed: int = 0, trials: int = 12) -> Search:

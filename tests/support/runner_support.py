@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from hwbench.devices.shared.runner.build import build_runner
-from hwbench.devices.shared.runner.process import ort_library
+from hwbench.devices.shared.runner.process import RunnerProcess, ort_library
+from hwbench.devices.shared.runner.protocol import plan_line, tensor_specs
+from hwbench.records.tensors import TensorSpec
 
 
 @cache
@@ -47,6 +49,11 @@ def execute(
 def with_library(*lines: object) -> str:
     """A plan that opens ONNX Runtime first."""
     return "".join(f"{line}\n" for line in (f"lib {ort_library()}", *lines))
+
+
+def dump_outputs(runner: RunnerProcess, name: str, folder: PurePath) -> tuple[TensorSpec, ...]:
+    """Have a runner write output i of a model to `folder/NAME.i.bin`, raw; what the outputs are."""
+    return tensor_specs(runner.command(plan_line("dump", name, folder), "dumped")["outputs"])
 
 
 def save_model(

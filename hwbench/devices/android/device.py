@@ -32,7 +32,7 @@ PROVEN = (
 class Android(OrtDevice):
     """A phone.
 
-    Address `android[:SERIAL|HOST:PORT][,cluster=...][,mode=...][,build=...]`, see `_phone.Address`.
+    Address `android[:SERIAL|HOST:PORT][,cluster=...][,mode=...][,build=...]`, see `phone.Address`.
     """
 
     name = "android"

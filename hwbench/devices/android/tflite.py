@@ -80,7 +80,7 @@ class TflitePhone(Phone):
     """An opened phone with a `benchmark_model` in place of hwbench's own runner; a context manager.
 
     Args:
-        place: Which phone, and which part of it: what follows `android:`, see `_phone.Address`.
+        place: Which phone, and which part of it: what follows `android:`, see `phone.Address`.
         program: What to put there.
         threads: Of the runtime; pinned to as many cores of the cluster where the phone has a
             `taskset`.

@@ -1,7 +1,7 @@
 """NVIDIA GPUs through PyTorch alone: each network as a CUDA graph, eager kernels or torch.compile's.
 
 It needs a driver and a CUDA build of torch, nothing else, and is the comparison that TensorRT has
-to win. What runs is the workload's ONNX graph, node for node (`_torch_graph`), batch normalization
+to win. What runs is the workload's ONNX graph, node for node (`torch_graph`), batch normalization
 folded as everywhere in hwbench; images and weights lie in channels_last order, cuDNN picks its
 algorithms by trying them, fp32 is fp32 (TF32 off). Threads are not used.
 

@@ -1,6 +1,6 @@
 """NVIDIA GPUs through TensorRT 8.6 to 11 and TensorRT-RTX: ONNX in, engine out, a CUDA graph of it timed by CUDA events.
 
-TensorRT lives in a process of its own (`_trt_child`), which may crash or hang without harm.
+TensorRT lives in a process of its own (`trt_child`), which may crash or hang without harm.
 Sessions are fresh engines, contexts and buffers in one such process; with `isolate` each has its
 own. Nothing is ever built while something is timed.
 """

@@ -15,14 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
+from hwbench.devices.nvidia.torch_emitter import Operands, Operator
 from hwbench.network.graph.keys import geometry
 
 if TYPE_CHECKING:
     from torch import fx
-
-    from hwbench.devices.nvidia.torch_graph import Operands
-
-Operator = Callable[["Operands"], "fx.Node | list[fx.Node]"]
 
 
 def _same(function: Callable[..., Any], **attrs: float) -> Operator:

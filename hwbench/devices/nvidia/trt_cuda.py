@@ -2,7 +2,7 @@
 
 On NVIDIA's own `cuda.bindings.runtime`.
 
-Runs in the child process only (see `_trt_child`), which sees one GPU.
+Runs in the child process only (see `trt_child`), which sees one GPU.
 """
 
 from __future__ import annotations

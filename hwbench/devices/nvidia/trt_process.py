@@ -1,4 +1,4 @@
-"""A conversation with the process in which TensorRT lives (`_trt_child`): every answer in bounded time, every end explained."""
+"""A conversation with the process in which TensorRT lives (`trt_child`): every answer in bounded time, every end explained."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from hwbench.devices.android.adb.keys import keys
 from hwbench.devices.android.bundle import Bundle
 from hwbench.devices.shared.runner.process import RunnerProcess, ort_library
 from tests.devices.android.rig import Rig, phone
-from tests.support.runner_support import conv_model, program
+from tests.support.runner_support import conv_model, dump_outputs, program
 
 SEED = 7
 HOME = "/data/local/tmp/hwbench"
@@ -67,7 +67,7 @@ def outputs_on_host(folder: Path) -> list[np.ndarray]:
         runner.configure(seed=SEED)
         runner.load("m", model)
         runner.run(["m"])
-        tensors = runner.dump("m", folder)
+        tensors = dump_outputs(runner, "m", folder)
     return [
         np.fromfile(folder / f"m.{index}.bin", spec.dtype).reshape(spec.shape)
         for index, spec in enumerate(tensors)

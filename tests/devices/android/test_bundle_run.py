@@ -22,6 +22,7 @@ from tests.devices.android import rig_faces
 from tests.devices.android.rig import Rig
 from tests.devices.android.rig_support import HOME, SEED, connected, outputs_on_host, push_bundle
 from tests.needs import needs_arm_compiler, needs_compiler
+from tests.support.runner_support import dump_outputs
 
 pytestmark = needs_compiler
 FORBIDDEN = r"""printf '#!/bin/sh\nkill -SYS $$\n' >"$1" """
@@ -66,7 +67,7 @@ def test_arm_code_computes_what_this_computer_does(tmp_path: Path) -> None:
         runner.configure(seed=SEED)
         runner.load("m", tmp_path / "m.onnx")
         assert len(runner.run(["m", "m"]).values_s) == 2
-        specs = runner.dump("m", arm)
+        specs = dump_outputs(runner, "m", arm)
     same(
         [
             np.fromfile(arm / f"m.{i}.bin", spec.dtype).reshape(spec.shape)
@@ -92,7 +93,7 @@ def test_it_runs_on_a_phone_and_needs_nothing_from_it(arch: str, tmp_path: Path)
             runner.configure(seed=SEED)
             runner.load("m", Path(f"{HOME}/models/m.onnx"))
             assert len(runner.run(["m", "m"], loops=2).values_s) == 2
-            specs = runner.dump("m", Path(f"{HOME}/run"))
+            specs = dump_outputs(runner, "m", Path(f"{HOME}/run"))
             foreign = libraries(adb, runner.pid) - {
                 f"{folder}/{file.name}" for file in bundle.files
             }

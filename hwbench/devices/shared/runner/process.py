@@ -1,6 +1,6 @@
 """A conversation with the native runner, on this computer or wherever a `Transport` reaches.
 
-Building the program is `_runner_build`'s part and the language `_runner_protocol`'s; their public
+Building the program is `build`'s part and the language `protocol`'s; their public
 names are offered here too. Nothing passes through a shell.
 """
 
@@ -372,10 +372,6 @@ class RunnerProcess:
                 self.close(grace_s=0)
                 raise
         return Samples(tuple(values_s), CLOCK)
-
-    def dump(self, name: str, folder: PurePath) -> tuple[TensorSpec, ...]:
-        """Write output i of a model to `folder/NAME.i.bin`, raw, and return what they are."""
-        return tensor_specs(self.command(plan_line("dump", name, folder), "dumped")["outputs"])
 
     def unload(self, name: str) -> PurePosixPath | None:
         """Free a model. Returns its profile file, where the runner is, if it was profiled."""

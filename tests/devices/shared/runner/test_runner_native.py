@@ -20,6 +20,7 @@ from tests.support.models import conv_net
 from tests.support.runner_support import (
     chain_model,
     conv_model,
+    dump_outputs,
     execute,
     identity_model,
     program,
@@ -59,7 +60,7 @@ def test_outputs_equal_those_of_python(tmp_path: Path, seed: int, threads: int) 
         process.configure(seed=seed, threads=threads)
         loaded = process.load("conv", model)
         process.run(["conv"], loops=3)
-        outputs = process.dump("conv", tmp_path)
+        outputs = dump_outputs(process, "conv", tmp_path)
     feeds = {spec.name: random_input(spec, seed, index) for index, spec in enumerate(loaded.inputs)}
     session = onnxruntime().InferenceSession(str(model), providers=["CPUExecutionProvider"])
     expected = session.run([spec.name for spec in outputs], feeds)
@@ -78,7 +79,7 @@ def test_inputs_of_every_type_are_as_documented(tmp_path: Path, dtype: str) -> N
     with runner() as process:
         process.configure(seed=3)
         loaded = process.load("m", model)
-        process.dump("m", tmp_path)
+        dump_outputs(process, "m", tmp_path)
     assert loaded.inputs == (TensorSpec("x", (3, 200), dtype),)
     values = np.fromfile(tmp_path / "m.0.bin", dtype)
     np.testing.assert_array_equal(values, random_input(loaded.inputs[0], 3, 0).ravel())

@@ -3,11 +3,11 @@
     model file -> layers -> measure on the device -> lookup table -> search -> pruned model ->
     compare
 
-Where to look: `workflows` (what a user asks for, one file each), `profiling` (the measuring core),
+Where to look: `workflows` (what a user asks for, one file each), `measuring` (the measuring core),
 `stats` (intervals and verdicts), `devices` (drivers; `devices/base.py` says how to write one),
-`model_files` (safe loading), `onnx_graph` (layers and their keys), `structure` (what can be
-pruned), `lookup_tables` (latency without measuring), `pruning` and `search` (a smaller network
-within a budget), `measurement` and `comparison` (the records), `store`, `render` and `cli`.
+`network` (what is run: graphs and their layers, what can be pruned, and in `network/intake` the
+safe loading of models), `lookup_tables` (latency without measuring), `pruning` and `search` (a
+smaller network within a budget), `records` (what is kept and named), `store`, `render` and `cli`.
 
     import hwbench
     print(hwbench.profile("zoo:resnet18").median_s)

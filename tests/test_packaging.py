@@ -85,7 +85,7 @@ def python(place, wheel) -> Path:
 
 def test_wheel_holds_the_package_and_the_runner_but_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert "hwbench/devices/hwbench_runner.c" in names
+    assert "hwbench/devices/shared/runner/hwbench_runner.c" in names
     assert "hwbench/py.typed" in names
     assert not [name for name in names if name.startswith(("tests/", "runners/", "results/"))]
 

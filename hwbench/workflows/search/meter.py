@@ -50,7 +50,7 @@ class Meter(Protocol):
     def measure(
         self, workloads: Sequence[Workload], settings: Settings, watch: Watch
     ) -> tuple[Measurement, ...]:
-        """Measure networks interleaved; see `profiling.measure_interleaved`."""
+        """Measure networks interleaved; see `measuring.sessions.measure_interleaved`."""
         ...
 
 

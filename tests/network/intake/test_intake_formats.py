@@ -144,7 +144,7 @@ def test_a_factory_builds_the_network(reference):
 @pytest.mark.parametrize(
     "text",
     [
-        "tests.unit.nowhere:x",
+        "tests.network.nowhere:x",
         "tests.support.saved_models:Nothing",
         "tests.support.saved_models:SHAPE",
     ],

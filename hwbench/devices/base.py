@@ -32,8 +32,9 @@ from hwbench.errors import (
     MeasurementError,
     UnsupportedLayerError,
     UsageError,
+    WorkloadError,
 )
-from hwbench.network.workload import Workload
+from hwbench.network.workload import ONNX, Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.layer_key import LayerKey
@@ -173,6 +174,8 @@ class Device(ABC):
     """The driver's name: the part of an address before the colon."""
     precisions: ClassVar[frozenset[str]] = frozenset({"fp32"})
     """Precisions of a workload that the runtime executes as such."""
+    formats: ClassVar[frozenset[str]] = frozenset({ONNX})
+    """Formats of a workload's artifact that the runtime reads."""
 
     def __init__(self, address: str = "") -> None:
         self.address = f"{self.name}:{address}" if address else self.name
@@ -263,7 +266,14 @@ class Device(ABC):
         Raises:
             BuildError: The runtime refuses the model.
             UnsupportedLayerError: The runtime has no kernel for a layer, or not in this precision.
+            WorkloadError: The runtime does not read files of the workload's format.
         """
+        if workload.format not in self.formats:
+            known = ", ".join(sorted(self.formats))
+            raise WorkloadError(
+                f"{self.address} does not run {workload.format} files such as {workload.name};"
+                f" it runs {known}"
+            )
         if workload.precision not in self.precisions:
             known = ", ".join(sorted(self.precisions))
             raise UnsupportedLayerError(

@@ -60,7 +60,7 @@ class DeviceContract(ABC):
 
     def make_bad_workload(self) -> Workload:
         """A model that the device must refuse; the default is no model at all."""
-        return replace(self.make_workload(), name="not a model", onnx=b"this is no ONNX model")
+        return replace(self.make_workload(), name="not a model", artifact=b"this is no ONNX model")
 
     @pytest.fixture
     def device(self) -> Iterator[Device]:

@@ -165,7 +165,7 @@ class RayCrew:
         answer(self._pool.collect.remote(job, self._client, taken, 0.0))
 
     def _submit(self, job: str, tasks: Sequence[Task], workloads: Sequence[Workload]) -> None:
-        models = {workload.sha256: workload.onnx for workload in workloads}
+        models = {workload.sha256: workload.artifact for workload in workloads}
         for sha256 in answer(self._pool.missing.remote(list(models))):
             answer(self._pool.offer.remote(sha256, models[sha256]))
         until_s = time.monotonic() + TAKE_OVER_S

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from hwbench import errors
 from hwbench.errors import DeviceError, HwbenchError, SchemaError
-from hwbench.network.workload import Workload
+from hwbench.network.workload import ONNX, Workload
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
 from hwbench.records.tensors import TensorSpec
@@ -94,11 +94,17 @@ class Task:
 
 
 def described(workload: Workload) -> dict[str, Any]:
-    """A workload as plain JSON types, its model left out but for the SHA-256."""
+    """A workload as plain JSON types, its model left out but for the SHA-256.
+
+    The format is said only where it is not ONNX: descriptions name jobs that can be resumed.
+    """
+    left_out = {"artifact", "inputs", "findings"}
+    if workload.format == ONNX:
+        left_out.add("format")
     facts = {
         one.name: getattr(workload, one.name)
         for one in fields(workload)
-        if one.name not in {"onnx", "inputs", "findings"}
+        if one.name not in left_out
     }
     inputs = [asdict(spec) for spec in workload.inputs]
     return facts | {
@@ -127,7 +133,7 @@ def workload_of(facts: Mapping[str, Any], model: bytes) -> Workload:
             TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in given.pop("inputs")
         )
         findings = tuple(Finding(**one) for one in given.pop("findings"))
-        return Workload(onnx=model, inputs=inputs, findings=findings, **given)
+        return Workload(artifact=model, inputs=inputs, findings=findings, **given)
     except (KeyError, TypeError) as error:
         raise SchemaError(f"damaged description of a workload: {error!r}") from error
 

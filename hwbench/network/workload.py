@@ -6,28 +6,33 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 
+from hwbench.errors import WorkloadError
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
+
+ONNX = "onnx"
+"""Format of a serialised ModelProto without external data."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is run once: an ONNX model with fixed input shapes, and what is known about it.
+    """What is run once: a model file with fixed input shapes, and what is known about it.
 
     Attributes:
         name: How the user called it (`zoo:resnet18`, a path, a class name).
-        onnx: The serialised ModelProto, self-contained (no external data).
+        artifact: Content of the model file, self-contained (no data in other files).
         inputs: Every input, all dimensions fixed.
         batch: Leading dimension of the first input; latencies are for the whole batch.
-        precision: `fp32`, `fp16` or `int8`; already inside the ONNX file, no driver converts.
+        precision: `fp32`, `fp16` or `int8`; already inside the artifact, no driver converts.
         macs: Multiply-accumulates of all convolutions and linear layers, for the whole batch.
-        params: Weights and biases of the ONNX graph (batch norm folded), elements.
-        file_bytes: Size of the file the model came from; of `onnx` where there was none.
+        params: Weights and biases of the graph (batch norm folded), elements.
+        file_bytes: Size of the file the model came from; of `artifact` where there was none.
         findings: What the intake noticed (export differs from torch, zeros left dense, ...).
+        format: What kind of file `artifact` is. A device says in `Device.formats` which it runs.
     """
 
     name: str
-    onnx: bytes = field(repr=False)
+    artifact: bytes = field(repr=False)
     inputs: tuple[TensorSpec, ...]
     batch: int
     precision: str
@@ -35,8 +40,23 @@ class Workload:
     params: int
     file_bytes: int
     findings: tuple[Finding, ...] = ()
+    format: str = ONNX
 
     @cached_property
     def sha256(self) -> str:
-        """Hexadecimal SHA-256 of the ONNX bytes: the identity of the model."""
-        return sha256(self.onnx).hexdigest()
+        """Hexadecimal SHA-256 of the artifact: the identity of the model."""
+        return sha256(self.artifact).hexdigest()
+
+    @property
+    def onnx(self) -> bytes:
+        """The serialised ModelProto.
+
+        Raises:
+            WorkloadError: The artifact has another format.
+        """
+        if self.format != ONNX:
+            raise WorkloadError(
+                f"{self.name} is a {self.format} file where an ONNX model is needed; give the"
+                " model it was made from"
+            )
+        return self.artifact

@@ -136,7 +136,7 @@ def zeroed(workload: Workload, share: float) -> Workload:
         if len(tensor.dims) > 1:
             weights = sparsified(numpy_helper.to_array(tensor), share)
             tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
-    return replace(workload, onnx=model.SerializeToString())
+    return replace(workload, artifact=model.SerializeToString())
 
 
 def sparsified(weights: NDArray[np.float32], share: float) -> NDArray[np.float32]:

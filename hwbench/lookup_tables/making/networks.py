@@ -369,7 +369,7 @@ def pruned_workload(workload: Workload, model: ModelProto) -> Workload:
     counts = count(model)
     return replace(
         workload,
-        onnx=data,
+        artifact=data,
         macs=counts.macs,
         params=counts.params,
         file_bytes=len(data),

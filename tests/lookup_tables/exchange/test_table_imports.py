@@ -279,7 +279,7 @@ def test_layers_that_are_not_the_whole_are_pointed_out():
     rows = {layer.name: (1e-6, 1e-6) for layer in (stem, body, pool, flat, fc)}
     for whole_s, said in ((5e-6, []), (9e-6, ["unclosed"])):
         runs = ProfiledRuns((1.0, whole_s), rows, {})
-        workload = replace(load_workload("zoo:resnet20"), onnx=graph().SerializeToString())
+        workload = replace(load_workload("zoo:resnet20"), artifact=graph().SerializeToString())
         _, findings = network_of([("p", runs)], workload, target="", threads=1)
         assert [one.code for one in findings] == said
 

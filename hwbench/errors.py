@@ -1,17 +1,90 @@
 """Every error hwbench raises on purpose, and the exit code of the command line for each.
 
-One message is one line: what happened, with the value, what was expected, and what to do next.
+A message is one line: what happened, with the value, and what was expected. What would help stands
+beside it as a `Remedy`, in terms of the Python functions; the command line shows the same remedy as
+a command that can be pasted. So no message names an option, and no caller reads of an option that
+it does not have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument that would help, of the call that failed.
+
+    Attributes:
+        name: As the Python functions call it (`trust_pickle`).
+        value: What to pass; None leaves the value to the caller.
+        change: In place of a value, how it should differ: "another", "a longer", "no".
+        purpose: What passing it does, or when it is right: "only if you trust its author".
+    """
+
+    name: str
+    value: Value = None
+    change: str = ""
+    purpose: str = ""
+
+    def __str__(self) -> str:
+        if self.change:
+            text = f"pass {self.change} {self.name}"
+        elif self.value is None:
+            text = f"pass {self.name}=..."
+        else:
+            text = f"pass {self.name}={self.value!r}"
+        return f"{self.purpose}: {text}" if self.purpose else text
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Another function of hwbench that would help.
+
+    Attributes:
+        function: Its name (`build_table`).
+        arguments: What to pass, by name; None leaves a value to the caller.
+        purpose: What calling it does: "measure it".
+    """
+
+    function: str
+    arguments: Mapping[str, Value] = field(default_factory=dict)
+    purpose: str = ""
+
+    def __str__(self) -> str:
+        arguments = ", ".join(
+            f"{name}=..." if value is None else f"{name}={value!r}"
+            for name, value in self.arguments.items()
+        )
+        text = f"{self.function}({arguments})"
+        return f"{self.purpose}: {text}" if self.purpose else f"call {text}"
+
+
+Remedy = Argument | Call
+"""What would help against an error."""
 
 
 class HwbenchError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns.
+
+    Args:
+        message: What happened, with the value, and what was expected.
+        remedies: What would help, any one of them.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *remedies: Remedy) -> None:
+        super().__init__(message, *remedies)
+        self.message = message
+        self.remedies = remedies
+
+    def __str__(self) -> str:
+        return "; ".join([self.message, ", or ".join(map(str, self.remedies))]).removesuffix("; ")
 
 
 class UsageError(HwbenchError):
@@ -107,3 +180,39 @@ class StoreUnavailableError(HwbenchError):
 
 class IncomparableError(HwbenchError):
     """Two measurements differ in more than the model, so their ratio means nothing."""
+
+
+def error_to_dict(error: HwbenchError) -> dict[str, Any]:
+    """An error as plain JSON types, so that another process can raise it."""
+    data: dict[str, Any] = {"error": type(error).__name__, "text": error.message}
+    if error.remedies:
+        data["remedies"] = [asdict(remedy) for remedy in error.remedies]
+    return data
+
+
+def error_from_dict(
+    data: Mapping[str, Any], unknown: type[HwbenchError] = DeviceError
+) -> HwbenchError:
+    """The error that `error_to_dict` described, its message on one line.
+
+    Args:
+        data: What `error_to_dict` returned in another process.
+        unknown: Class for an error whose own class is not known here, or needs more than a message.
+    """
+    remedies = [
+        Call(**remedy) if "function" in remedy else Argument(**remedy)
+        for remedy in data.get("remedies", ())
+    ]
+    kind = _KINDS.get(str(data["error"]), unknown)
+    return kind(" ".join(str(data["text"]).split()), *remedies)
+
+
+def _all_kinds(base: type[HwbenchError]) -> dict[str, type[HwbenchError]]:
+    kinds = {base.__name__: base}
+    for kind in base.__subclasses__():
+        kinds.update(_all_kinds(kind))
+    return kinds
+
+
+_KINDS = _all_kinds(HwbenchError)
+del _KINDS["DeviceCommandError"]  # it needs a command as well

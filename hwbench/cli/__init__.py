@@ -13,12 +13,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import typer
 import typer.main
 
 from hwbench.cli.commands import app
+from hwbench.cli.hints import error_line
 from hwbench.errors import HwbenchError
 
 FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
@@ -42,13 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(
                 errors="replace"
             )  # a terminal without Unicode shows ? instead of ending the program
+    command = typer.main.get_command(app)
     try:
-        code = _run(words)
+        code = _run(command, words)
         sys.stdout.flush()
     except _BadCommandLine as error:
         return _failed(error, 2, words, _usage(error))
     except HwbenchError as error:
-        return _failed(error, error.exit_code, words, str(error))
+        return _failed(error, error.exit_code, words, error_line(error, command, words))
     except KeyboardInterrupt as error:
         return _failed(error, INTERRUPTED, words, "interrupted")
     except (
@@ -69,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(words: list[str]) -> int:
-    command = typer.main.get_command(app)
+def _run(command: Any, words: list[str]) -> int:
     try:
         with command.make_context("hwbench", words) as context:
             return int(command.invoke(context) or 0)

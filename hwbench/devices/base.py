@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from hwbench.errors import (
+    Argument,
     DeviceError,
     DeviceUnavailableError,
     MeasurementError,
@@ -277,7 +278,8 @@ class Device(ABC):
         if workload.precision not in self.precisions:
             known = ", ".join(sorted(self.precisions))
             raise UnsupportedLayerError(
-                f"{self.address} does not run {workload.precision}; it runs {known} (--precision)"
+                f"{self.address} does not run {workload.precision}; it runs {known}",
+                Argument("precision", change="another"),
             )
         return self._guard(lambda: self._prepare(workload, settings))
 

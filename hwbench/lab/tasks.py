@@ -13,8 +13,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any, Self
 
-from hwbench import errors
-from hwbench.errors import DeviceError, HwbenchError, SchemaError
+from hwbench.errors import HwbenchError, SchemaError, error_from_dict, error_to_dict
 from hwbench.network.workload import ONNX, Workload
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
@@ -140,7 +139,7 @@ def workload_of(facts: Mapping[str, Any], model: bytes) -> Workload:
 
 def failed(error: HwbenchError) -> Outcome:
     """An error as plain data, for whoever asked."""
-    return {"error": type(error).__name__, "text": " ".join(str(error).split())}
+    return error_to_dict(error)
 
 
 def result_of(outcome: Outcome) -> dict[str, Any]:
@@ -151,13 +150,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
             host.
     """
     if "error" in outcome:
-        kind = getattr(errors, str(outcome["error"]), None)
-        simple = (
-            isinstance(kind, type)
-            and issubclass(kind, HwbenchError)
-            and kind is not errors.DeviceCommandError
-        )
-        raise (kind if simple and kind is not None else DeviceError)(str(outcome["text"]))
+        raise error_from_dict(outcome)
     result: dict[str, Any] = outcome["result"]
     return result
 

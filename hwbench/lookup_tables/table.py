@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from hwbench.errors import MissingEntryError, SchemaError
+from hwbench.errors import Argument, Call, MissingEntryError, SchemaError, Value
 from hwbench.lookup_tables.families import Family, place_of
 from hwbench.lookup_tables.kinds import priors
 from hwbench.lookup_tables.records import Calibration, Entry, Grade, Metadata, Provenance
@@ -219,7 +219,8 @@ class LookupTable:
         if surface is None:
             layer = called if isinstance(called, str) else called[0]
             raise MissingEntryError(
-                f"no entry for layer {layer} in the table of {self._where}; {self._remedy(model)}"
+                f"no entry for layer {layer} in the table of {self._where}",
+                self._remedy(model),
             )
         inside = surface.inside(cin, cout)
         if not self.extrapolate and not inside.all():
@@ -229,8 +230,9 @@ class LookupTable:
             raise MissingEntryError(
                 f"layer {layer} with {cin[first]} channels in and {cout[first]} out is outside what"
                 f" was measured on {self._where}, {low_in} to {high_in} in and {low_out} to"
-                f" {high_out} out; {self._remedy(model, further=True)}, or allow it with"
-                " --extrapolate"
+                f" {high_out} out",
+                self._remedy(model, further=True),
+                Argument("extrapolate", value=True, purpose="allow it"),
             )
         return *surface.at(cin, cout), inside
 
@@ -367,21 +369,20 @@ class LookupTable:
         device = self.provenance.device
         return f"{device.address} ({device.runtime})"
 
-    def _remedy(self, model: str, *, further: bool = False) -> str:
+    def _remedy(self, model: str, *, further: bool = False) -> Call:
         """What would measure a layer that is missing, or further than the table reaches."""
         device = self.provenance.device
         tool = dict(device.details).get(IMPORTED)
         if tool is not None:
-            return (
-                f"measure the model there and add it: hwbench table import {tool} FILE --model"
-                f" {model} --name {device.address}"
+            return Call(
+                "import_table",
+                {"format": tool, "files": "FILE", "model": model, "name": device.address},
+                purpose="measure the model there and add it",
             )
-        command = f"hwbench table build {model} --device {device.address}"
-        return (
-            f"measure further: {command} with a smaller --lower"
-            if further
-            else f"measure it: {command}"
-        )
+        arguments: dict[str, Value] = {"model": model, "device": device.address}
+        if not further:
+            return Call("build_table", arguments, purpose="measure it")
+        return Call("build_table", arguments | {"lower": None}, purpose="measure further")
 
 
 @lru_cache(maxsize=256)

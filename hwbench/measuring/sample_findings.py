@@ -28,7 +28,7 @@ def _amount(record: Measurement) -> list[Finding]:
         return []
     text = (
         f"{sessions} of at least {record.settings.min_sessions} sessions fit into"
-        f" {record.settings.budget_s:g} s; raise --budget"
+        f" {record.settings.budget_s:g} s; allow a longer time"
     )
     return [Finding("too_few_samples", text)]
 

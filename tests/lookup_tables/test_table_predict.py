@@ -68,7 +68,7 @@ def test_measured_and_interpolated_keys_are_told_apart():
 def test_an_unknown_layer_is_refused_with_the_command_that_would_measure_it():
     foreign = LayerKey.parse("Conv[1x8x9x9->1x8x9x9]{group=1,kernel=5x5}@fp32")
     with pytest.raises(
-        MissingEntryError, match=r"Conv\[1x8x9x9.*hwbench table build MODEL --device virtual"
+        MissingEntryError, match=r"Conv\[1x8x9x9.*build_table\(model='MODEL', device='virtual"
     ):
         built().table.predict([foreign])
     with pytest.raises(MissingEntryError, match="Conv"):

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from hwbench.devices.nvidia.trt_build import Builder, Library, Recipe
 from hwbench.devices.nvidia.trt_cuda import Cuda
 from hwbench.devices.nvidia.trt_session import Session, gpu_clock, request_clock
-from hwbench.errors import DeviceError, HwbenchError
+from hwbench.errors import DeviceError, HwbenchError, error_to_dict
 
 
 class Server:
@@ -74,7 +74,7 @@ def serve(requests: BinaryIO, answers: BinaryIO, folder: Path) -> None:
         try:
             answer({"ok": action()})
         except HwbenchError as error:
-            answer({"error": type(error).__name__, "text": str(error)})
+            answer(error_to_dict(error))
             return not isinstance(error, DeviceError)
         return True
 

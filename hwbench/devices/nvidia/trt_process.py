@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwbench import errors
 from hwbench.errors import (
+    DeviceError,
     DeviceLostError,
     DeviceTimeoutError,
     DeviceUnavailableError,
     HwbenchError,
     OutputParseError,
+    error_from_dict,
 )
 
 CHILD = (sys.executable, "-m", "hwbench.devices.nvidia.trt_child")
@@ -129,7 +130,7 @@ class TrtProcess:
         if "ok" in event:
             return dict(event["ok"])
         failure = _failure(event)
-        if isinstance(failure, errors.DeviceError):
+        if isinstance(failure, DeviceError):
             self.close()
         raise failure
 
@@ -201,14 +202,7 @@ def _parse(line: bytes) -> Mapping[str, Any]:
 
 def _failure(event: Mapping[str, Any]) -> HwbenchError:
     """The error that the child raised; what is unknown here counts as a failure of the device."""
-    kind = getattr(errors, str(event["error"]), None)
-    plain = (
-        isinstance(kind, type)
-        and issubclass(kind, HwbenchError)
-        and kind is not errors.DeviceCommandError
-    )
-    found: type[HwbenchError] = kind if plain and kind is not None else DeviceLostError
-    return found(" ".join(str(event["text"]).split()))
+    return error_from_dict(event, unknown=DeviceLostError)
 
 
 def _how(code: int) -> str:

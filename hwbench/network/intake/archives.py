@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwbench.errors import SchemaError, UnsafeModelError, UsageError
+from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError
 from hwbench.network.intake import pickles
 from hwbench.records.tensors import TensorSpec
 
@@ -62,10 +62,8 @@ _EFFECTS = re.compile(
     rb"\b(save|from_file|classes|rpc_\w+|PythonOp|IgnoredPythonOp|c10d\w*|symm_mem|profiler)\b"
 )
 
-TRUST = (
-    "pass --trust-pickle only if you trust its author, or ask for the model saved with"
-    " torch.export.save"
-)
+HOW_TO_SAVE = "ask its author for the model saved with torch.export.save"
+TRUST = Argument("trust_pickle", value=True, purpose="only if you trust its author")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +213,7 @@ def _check_pickle(data: bytes, name: str, *, trust_pickle: bool) -> None:
             data,
             name,
             lambda part: pickles.is_tensor_part(part) or pickles.is_module_class(part),
+            HOW_TO_SAVE,
             TRUST,
         )
 

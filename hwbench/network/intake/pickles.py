@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hwbench.errors import UnsafeModelError
+from hwbench.errors import Remedy, UnsafeModelError
 from hwbench.records.tensors import TensorSpec
 
 _REFUSED = {
@@ -130,18 +130,22 @@ def is_legacy(data: bytes) -> bool:
     )
 
 
-def require(data: bytes, name: str, allowed: Callable[[str], bool], remedy: str) -> None:
+def require(
+    data: bytes, name: str, allowed: Callable[[str], bool], advice: str, *remedies: Remedy
+) -> None:
     """Refuse a pickle that imports anything not `allowed`.
 
     Raises:
-        UnsafeModelError: Naming what it imports; `remedy` says what to do.
+        UnsafeModelError: Naming what it imports, with `advice` and `remedies`.
     """
     foreign = sorted(part for part in imports(data, name) if not allowed(part))
     if foreign:
         shown = ", ".join(repr(part)[1:-1] for part in foreign[:6]) + (
             f" and {len(foreign) - 6} more" if len(foreign) > 6 else ""
         )
-        raise UnsafeModelError(f"{name} is a pickle that would run or build {shown}; {remedy}")
+        raise UnsafeModelError(
+            f"{name} is a pickle that would run or build {shown}; {advice}", *remedies
+        )
 
 
 class _Shapes(pickle.Unpickler):
@@ -174,7 +178,7 @@ def traced_inputs(data: bytes) -> tuple[TensorSpec, ...]:
 
     Returns:
         One nameless TensorSpec per input; empty where the pickle is not of that form (then
-        `--input` must say it).
+        the caller must say it).
     """
     try:
         if not all(is_script_part(part) for part in imports(data, "traced_inputs.pkl")):

@@ -20,9 +20,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hwbench import errors
-from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError
-from hwbench.network.intake.archives import TRUST, ModelFile
+from hwbench.errors import (
+    Argument,
+    HwbenchError,
+    SchemaError,
+    UnsafeModelError,
+    UsageError,
+    error_from_dict,
+    error_to_dict,
+)
+from hwbench.network.intake.archives import HOW_TO_SAVE, TRUST, ModelFile
 from hwbench.network.intake.torch_onnx import (
     FAILURES,
     Exported,
@@ -114,8 +121,7 @@ def convert(file: ModelFile, request: Request, limit_s: float = LIMIT_S) -> Expo
             raise _died(request.name, done.returncode, done.stderr.decode(errors="replace"))
         result = json.loads((folder / "result.json").read_text())
         if "error" in result:
-            kind: type[HwbenchError] = getattr(errors, result["error"])
-            raise kind(result["message"])
+            raise error_from_dict(result)
         return Exported(
             (folder / "model.onnx").read_bytes(),
             tuple(Finding(**found) for found in result["findings"]),
@@ -150,10 +156,10 @@ def main(folder: str) -> None:
         (place / "model.onnx").write_bytes(exported.onnx)
         result = {"findings": [asdict(found) for found in exported.findings]}
     except HwbenchError as error:
-        result = {"error": type(error).__name__, "message": str(error)}
+        result = error_to_dict(error)
     except (*FAILURES, pickle.UnpicklingError, EOFError) as error:
         message = f"{request.name}: torch cannot read it ({reason(error)}); save the model anew"
-        result = {"error": SchemaError.__name__, "message": message}
+        result = error_to_dict(SchemaError(message))
     (place / "result.json").write_text(json.dumps(result))
 
 
@@ -197,7 +203,8 @@ def input_shapes(request: Request, known: Sequence[TensorSpec]) -> tuple[TensorS
     """
     if not (request.inputs or known):
         raise UsageError(
-            f"{request.name} does not say the shape of its input; give it with --input 1x3x224x224"
+            f"{request.name} does not say the shape of its input",
+            Argument("inputs", "1x3x224x224", purpose="give it"),
         )
     types = [spec.dtype for spec in known] + ["float32"] * len(request.inputs)
     specs = [
@@ -239,12 +246,14 @@ def unpickle(payload: bytes, name: str, *, trust: bool) -> Any:
             .split()
         )
         raise UnsafeModelError(
-            f"{name}: torch's weights-only reader refuses it ({cause[:200] or 'damaged'}); {TRUST}"
+            f"{name}: torch's weights-only reader refuses it ({cause[:200] or 'damaged'})"
+            f"; {HOW_TO_SAVE}",
+            TRUST,
         ) from error
 
 
 def with_architecture(found: Any, request: Request) -> nn.Module:
-    """The network of `--arch` with the weights that the file holds.
+    """The network of the architecture asked for, with the weights that the file holds.
 
     Raises:
         SchemaError: It holds no weights.
@@ -252,10 +261,10 @@ def with_architecture(found: Any, request: Request) -> nn.Module:
     """
     weights = _weights_in(found, request.name)
     if request.arch is None:
-        command = f"hwbench profile {request.name} --arch MODULE:FACTORY --input 1x3x224x224"
         held = f"{len(weights)} tensors, first {next(iter(weights))!r}"
         raise UsageError(
-            f"{request.name} holds weights alone ({held}); say what builds the network: {command}"
+            f"{request.name} holds weights alone ({held})",
+            Argument("arch", purpose="say what builds the network"),
         )
     module = from_factory(request.arch)
     load_weights(module, weights, request.name, request.arch)

@@ -77,7 +77,7 @@ def test_the_shipped_table_reaches_every_width_when_it_may_extrapolate():
     )
     latency_s = pixel1().extrapolating().for_structure(logged()).predict_widths(wide)
     assert 0.005 < latency_s.min() < latency_s.max() < 0.125
-    with pytest.raises(MissingEntryError, match="--extrapolate"):
+    with pytest.raises(MissingEntryError, match="extrapolate=True"):
         pixel1().for_structure(logged()).predict_widths(wide)
 
 

@@ -72,7 +72,7 @@ def test_the_bombs_are_live(bomb, tmp_path, monkeypatch):
 
 def test_the_refusal_names_what_the_pickle_would_run(tmp_path):
     path = BOMBS["pickled module"](tmp_path, tmp_path / "mark")
-    with pytest.raises(UnsafeModelError, match=r"builtins\.eval.*--trust-pickle"):
+    with pytest.raises(UnsafeModelError, match=r"builtins\.eval.*trust_pickle=True"):
         load_workload(path, inputs=SHAPES)
 
 

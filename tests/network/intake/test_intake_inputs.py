@@ -93,7 +93,7 @@ def test_traced_torchscript_keeps_its_shapes_and_a_batch_or_a_shape_of_the_user_
 
 def test_scripted_torchscript_has_no_shapes(tmp_path):
     with pytest.raises(
-        UsageError, match=r"does not say the shape of its input; give it with --input"
+        UsageError, match=r"does not say the shape of its input; give it: pass inputs="
     ):
         load_workload(save(TinyNet(), "scripted", tmp_path / "m.pt"))
 

@@ -1,0 +1,126 @@
+"""Remedies of errors as options and commands that can be pasted.
+
+The library says which argument or function would help (`hwbench.errors.Remedy`); here that is
+turned into the option of the command that failed, or into another command.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from hwbench.errors import Argument, Call, HwbenchError, Remedy
+
+PARAMETER_OF = {"budget_s": "budget", "example_inputs": "inputs"}
+"""Arguments of the Python functions whose command has another name for them."""
+
+COMMAND_OF = {
+    "build_table": ("table", "build"),
+    "export_table": ("table", "export"),
+    "import_table": ("table", "import"),
+    "list_devices": ("devices",),
+    "setup_device": ("devices", "setup"),
+    "sync_store": ("store", "sync"),
+}
+"""Functions whose command has another name."""
+
+
+def error_line(error: HwbenchError, root: Any, words: Sequence[str]) -> str:
+    """What happened and what helps, in one line.
+
+    Args:
+        error: What was raised.
+        root: The group of all commands.
+        words: What the user wrote after `hwbench`.
+    """
+    hints = [_hint(remedy, root, words) for remedy in error.remedies]
+    if not hints:
+        return error.message
+    return f"{error.message}; {', or '.join(hints)}"
+
+
+def _hint(remedy: Remedy, root: Any, words: Sequence[str]) -> str:
+    if isinstance(remedy, Call):
+        hint = _command_text(remedy, root)
+        return f"{remedy.purpose or 'try'}: {hint}"
+    option = _find_option(_find_command(root, words), remedy.name)
+    if option is None:
+        return str(remedy)
+    if remedy.change:
+        text = f"give {remedy.change} {option.opts[0]}"
+        return f"{remedy.purpose}: {text}" if remedy.purpose else text
+    corrected = [*_without_option(words, option), *_option_words(option, remedy)]
+    return f"{remedy.purpose or 'try'}: {_shell_text(corrected)}"
+
+
+def _find_command(root: Any, words: Sequence[str]) -> Any:
+    """The command that `words` call: groups hold the commands of the next word."""
+    command = root
+    for word in words:
+        command = getattr(command, "commands", {}).get(word, command)
+    return command
+
+
+def _find_option(command: Any, argument: str) -> Any:
+    """The option of a command for an argument of the Python functions; None without one."""
+    name = PARAMETER_OF.get(argument, argument)
+    for parameter in command.params:
+        if parameter.name == name and parameter.opts[0].startswith("-"):
+            return parameter
+    return None
+
+
+def _option_words(option: Any, remedy: Argument) -> list[str]:
+    if option.is_flag:
+        return [option.opts[0]]
+    if remedy.value is None:
+        return [option.opts[0], option.metavar or "..."]
+    return [option.opts[0], str(remedy.value)]
+
+
+def _without_option(words: Sequence[str], option: Any) -> list[str]:
+    """What the user wrote, less the option that is to be given anew; one that may be repeated stays."""
+    if option.multiple:
+        return list(words)
+    kept = []
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word in option.opts:
+            skip = not option.is_flag
+        elif not any(word.startswith(f"{name}=") for name in option.opts):
+            kept.append(word)
+    return kept
+
+
+def _command_text(call: Call, root: Any) -> str:
+    """The command for a function, its arguments as operands and options."""
+    path = COMMAND_OF.get(call.function, (call.function,))
+    command = _find_command(root, path)
+    operands: list[str] = []
+    options: list[str] = []
+    for name, value in call.arguments.items():
+        option = _find_option(command, name)
+        if option is None:
+            operands.append(name.upper() if value is None else str(value))
+        else:
+            options += _option_words(option, Argument(name, value))
+    return _shell_text([*path, *operands, *options])
+
+
+def _shell_text(words: Sequence[str]) -> str:
+    """The whole command, quoted for a shell; passwords in URLs of stores are hidden."""
+    from hwbench.store import redacted
+
+    shown = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        if "://" not in word:
+            shown.append(word)
+        elif option.startswith("--") and equals:
+            shown.append(f"{option}={redacted(value)}")
+        else:
+            shown.append(redacted(word))
+    return shlex.join(["hwbench", *shown])

@@ -1,18 +1,19 @@
-"""Pruning of torch networks: widths per group, or blocks to drop, to a smaller network that stands by itself.
+"""Pruning of torch networks: widths per group, or blocks to drop, make a smaller network.
 
-What can be pruned is said by the network's ONNX structure (`hwbench.network.structure`), the same
-that tables and searches use; where the channels lie in torch is found by `coupling`, the one door
-to Torch-Pruning. Both must agree, and what they agree on is tried out once when a `Prunable` is
-made, so that a search never meets a network that does not fit its own layer keys.
+The network's ONNX structure (`hwbench.network.structure`), the same that tables and searches use,
+says what can be pruned. `coupling`, the one door to Torch-Pruning, finds where the channels lie in
+torch. Both must agree, and what they agree on is tried out once when a `Prunable` is made, so that
+a search never meets a network that does not fit its own layer keys.
 
     prunable = Prunable(module, (images[:1],))
     pruned = prunable.slim([48] * len(prunable.structure.groups), calibration=[images])
     save(pruned, folder, images[:1])
 
-`surgeon` cuts modules, `recipe` is what was cut, as data, `importance` picks channels,
-`reconstruction` and `normalization` make up for those that went, `probing` tries out, `kept` says
-what cannot be pruned, `dropping` leaves blocks out, `adaptors` are PRACTISE's, `files` writes and
-reads.
+The modules, one subject each: `surgeon` cuts channels out of modules, `recipe` holds what was cut
+as data, `importance` picks the channels that stay, `reconstruction` and `normalization` make up for
+those that went, `probing` compares a pruned network with its graph, `kept` explains what cannot be
+pruned, `dropping` leaves blocks out, `adaptors` holds PRACTISE's adaptors, `files` writes and reads
+pruned networks.
 """
 
 from __future__ import annotations
@@ -29,21 +30,20 @@ from hwbench.errors import UsageError
 from hwbench.network import graph
 from hwbench.network.intake import load_workload
 from hwbench.network.structure import Structure
-from hwbench.pruning import importance as importances
 from hwbench.pruning.adaptors import Adaptors, adaptor_places
 from hwbench.pruning.coupling import Coupled, couple
 from hwbench.pruning.files import load, save
-from hwbench.pruning.importance import Importance
-from hwbench.pruning.kept import Kept, kept_layers
-from hwbench.pruning.probing import Blocks, misfit
+from hwbench.pruning.importance import Importance, check_importance, choose_channels
+from hwbench.pruning.kept import Kept, find_kept_layers
+from hwbench.pruning.probing import BlockProbe, describe_misfit
 from hwbench.pruning.recipe import GroupCut, Pruned, Recipe, fingerprint
-from hwbench.pruning.reconstruction import POSITIONS, RENORMALIZED, Batch, Calibration
+from hwbench.pruning.reconstruction import POSITIONS, RENORMALIZED, Batch, CalibrationStatistics
 from hwbench.pruning.surgeon import CHANNELS, IN, OUT, weight_of
 
 __all__ = [
     "Adaptors",
     "Batch",
-    "Calibration",
+    "CalibrationStatistics",
     "Importance",
     "Kept",
     "Prunable",
@@ -56,25 +56,27 @@ __all__ = [
 
 
 class Prunable:
-    """One network that can be pruned, as often as wanted: every pruned version is cut from the same original.
+    """A network that can be pruned any number of times, always from the same original.
 
     Attributes:
-        module: The original, a copy of what was given.
-        structure: Its groups and droppable blocks, in the order of ONNX execution.
-        kept: Layers that keep all their channels and blocks that cannot be dropped, each with its
-            reason.
-        fixed: By name of each group of `structure` that torch cannot cut, why; its width must stay.
+        module: The original network, a copy of the module handed in.
+        structure: The groups and the droppable blocks of the network, in the order in which ONNX
+            executes them.
+        kept: The layers that keep all their channels and the blocks that cannot be dropped, each
+            with the reason.
+        fixed: The groups of `structure` that torch cannot cut, by name, each with the reason. The
+            width of such a group must stay as it is.
 
     Args:
-        module: Any network whose forward takes tensors; it is not changed.
-        example_inputs: One tensor per argument.
-        structure: Of a graph that must be that of the module, such as the one a lookup table was
-            built for.
-        name: For recipes and messages; the class of the module if empty.
+        module: Any network whose `forward` takes tensors. It is not changed.
+        example_inputs: One tensor per argument of `forward`.
+        structure: The structure the network is expected to have, such as the one a lookup table
+            was built for; None accepts any.
+        name: The name used in recipes and messages; the class of the module if empty.
 
     Raises:
-        UsageError: The network cannot be traced, or `structure` is another network's.
-        WorkloadError: It cannot be exported.
+        UsageError: The network cannot be traced, or it does not have the expected `structure`.
+        WorkloadError: The network cannot be exported.
     """
 
     def __init__(
@@ -89,34 +91,34 @@ class Prunable:
         self.name = name or type(module).__name__
         self._inputs = tuple(tensor.detach().cpu() for tensor in example_inputs)
         model = graph.load(load_workload(module, example_inputs=self._inputs).onnx)
-        found = Structure.from_model(model)
+        traced = Structure.from_model(model)
         if structure is not None:
-            _check_same(found, structure, self.name)
+            _check_same_structure(traced, structure, self.name)
         on_cpu = copy.deepcopy(module).cpu().eval()
-        self._coupled = {one.group.name: one for one in couple(on_cpu, self._inputs, found)}
-        self._verify(on_cpu, found)
-        self._adaptors = adaptor_places(model, found, on_cpu)
-        self._drops = Blocks(on_cpu, model, found, self._inputs).find()
-        self.structure = replace(
-            found, blocks=tuple(block for block in found.blocks if block.name in self._drops)
-        )
-        self.fixed = {name: one.problem for name, one in self._coupled.items() if one.problem}
-        stuck = [
-            Kept(layer, one.problem)
-            for one in self._coupled.values()
-            if one.problem
-            for layer in one.group.producers
-        ]
-        whole = [
-            Kept(block.name, _NOT_DROPPABLE)
-            for block in found.blocks
-            if block.name not in self._drops
-        ]
-        self.kept = (*kept_layers(model), *stuck, *whole)
+        self._coupled = {
+            coupled.group.name: coupled for coupled in couple(on_cpu, self._inputs, traced)
+        }
+        self._try_groups(on_cpu, traced)
+        self._adaptors = adaptor_places(model, traced, on_cpu)
+        self._drops = BlockProbe(on_cpu, model, traced, self._inputs).find_replacements()
+        self.fixed: dict[str, str] = {}
+        kept = list(find_kept_layers(model))
+        for group_name, coupled in self._coupled.items():
+            if coupled.problem:
+                self.fixed[group_name] = coupled.problem
+                kept += [Kept(layer, coupled.problem) for layer in coupled.group.producers]
+        droppable = []
+        for block in traced.blocks:
+            if block.name in self._drops:
+                droppable.append(block)
+            else:
+                kept.append(Kept(block.name, _NOT_DROPPABLE))
+        self.structure = replace(traced, blocks=tuple(droppable))
+        self.kept = tuple(kept)
 
     @cached_property
     def sha256(self) -> str:
-        """Fingerprint of the original's weights."""
+        """The fingerprint of the original's weights, see `fingerprint`."""
         return fingerprint(self.module)
 
     def slim(
@@ -125,65 +127,69 @@ class Prunable:
         *,
         importance: Importance = "l1",
         seed: int = 0,
-        calibration: Calibration | Iterable[Batch] | None = None,
+        calibration: CalibrationStatistics | Iterable[Batch] | None = None,
     ) -> Pruned:
         """Prune every group to its width.
 
-        Layers that meet in an addition keep the same channels, depth-wise layers follow.
+        Layers that meet in an addition keep the same channels, and depthwise layers keep those of
+        the layer that feeds them.
 
         Args:
-            widths: One per group of `structure`.
-            importance: Which channels stay: those of the largest L1 or L2 norm, or any.
-            seed: Of `random`.
-            calibration: Images, or what `calibrate` made of them: layers that lost inputs are
-                re-fitted by least squares, and batch normalization is corrected.
+            widths: The width of every group of `structure`, in channels.
+            importance: How the channels that stay are picked: those of the largest L1 or L2 norm,
+                or at random.
+            seed: The seed of the importance `random` and of the sampling of `calibrate`.
+            calibration: Images, or the statistics that `calibrate` took on them. With these, the
+                layers that lost inputs are re-fitted by least squares and batch normalization is
+                corrected; without, the weights are simply inherited.
 
         Raises:
-            UsageError: As `Structure.resolve`; a group of `fixed` is to be pruned; unknown
-                importance.
+            UsageError: The widths do not fit (see `Structure.resolve`), a group of `fixed` would
+                be pruned, or the importance is unknown.
         """
-        importances.check(importance)
+        check_importance(importance)
         resolved = self._resolve(widths)
         generator = torch.Generator().manual_seed(seed)
-        kept = {
-            group.name: importances.kept_channels(
+        kept_channels = {}
+        for group, width in zip(self.structure.groups, resolved, strict=True):
+            kept_channels[group.name] = choose_channels(
                 self.module,
                 self._coupled[group.name].places,
-                (width, group.width),
-                importance,
-                generator,
+                keep=width,
+                total=group.width,
+                importance=importance,
+                generator=generator,
             )
-            for group, width in zip(self.structure.groups, resolved, strict=True)
-        }
-        recipe = self.recipe(kept, refitted=calibration is not None)
+        recipe = self.recipe(kept_channels, refitted=calibration is not None)
         pruned = recipe.apply(self.module, other_weights=True)
         if calibration is not None:
-            known = (
-                calibration
-                if isinstance(calibration, Calibration)
-                else self.calibrate(calibration, seed=seed)
-            )
-            self._refit(pruned, recipe, known)
-            sides = recipe.kept_positions(self.module).items()
-            known.renormalize(
-                pruned, {path: kept for (path, side), kept in sides if side == CHANNELS}
-            )
+            if not isinstance(calibration, CalibrationStatistics):
+                calibration = self.calibrate(calibration, seed=seed)
+            self._refit(pruned, recipe, calibration)
         return Pruned(pruned, recipe)
 
     def recipe(self, kept: Mapping[str, Sequence[int]], *, refitted: bool = False) -> Recipe:
-        """The recipe that keeps these channels of these groups, by name, ascending, and all others."""
-        cuts = tuple(
-            GroupCut(name, one.group.width, tuple(kept[name]), one.places)
-            for name, one in self._coupled.items()
-            if name in kept and len(kept[name]) < one.group.width
-        )
-        return Recipe(self.name, self.sha256, cuts, refitted=refitted)
+        """Make the recipe that keeps these channels.
+
+        Args:
+            kept: The indices of the channels that stay, ascending, by name of the group. A group
+                that is not named keeps all of its channels.
+            refitted: Whether the recipe says that weights were re-fitted.
+        """
+        cuts = []
+        for name, coupled in self._coupled.items():
+            if name in kept and len(kept[name]) < coupled.group.width:
+                cuts.append(GroupCut(name, coupled.group.width, tuple(kept[name]), coupled.places))
+        return Recipe(self.name, self.sha256, tuple(cuts), refitted=refitted)
 
     def without(self, blocks: Sequence[str]) -> Pruned:
-        """Drop whole blocks; what remains is computed exactly as before.
+        """Drop whole blocks; the rest computes exactly what it computed before.
+
+        Args:
+            blocks: The names of the blocks to drop.
 
         Raises:
-            UsageError: A name is no droppable block.
+            UsageError: A name is not that of a droppable block.
         """
         self._check_droppable(blocks)
         chosen = set(blocks)
@@ -192,24 +198,31 @@ class Prunable:
         return Pruned(recipe.apply(self.module, other_weights=True), recipe)
 
     def adaptors(self, blocks: Sequence[str]) -> Adaptors:
-        """Where PRACTISE puts adaptors to recover what dropping these blocks costs.
+        """Find where PRACTISE puts adaptors to recover what dropping these blocks costs.
 
         See `hwbench.pruning.adaptors`.
 
+        Args:
+            blocks: The names of the blocks that are dropped.
+
         Raises:
-            UsageError: A name is no droppable block.
+            UsageError: A name is not that of a droppable block.
         """
         self._check_droppable(blocks)
-        found = [self._adaptors[name] for name in blocks]
-        gone = {
-            layer
-            for block in self.structure.blocks
-            if block.name in blocks
-            for layer in block.layers
-        }
-        after = dict.fromkeys(path for one in found for path in one.after if path not in gone)
-        before = dict.fromkeys(path for one in found for path in one.before if path not in gone)
-        return Adaptors(tuple(after), tuple(before))
+        dropped_layers: set[str] = set()
+        for block in self.structure.blocks:
+            if block.name in blocks:
+                dropped_layers.update(block.layers)
+        # Neighbouring blocks ask for the same places: dictionaries keep each once, in order.
+        after: dict[str, None] = {}
+        before: dict[str, None] = {}
+        for name in blocks:
+            after.update(dict.fromkeys(self._adaptors[name].after))
+            before.update(dict.fromkeys(self._adaptors[name].before))
+        return Adaptors(
+            tuple(path for path in after if path not in dropped_layers),
+            tuple(path for path in before if path not in dropped_layers),
+        )
 
     def calibrate(
         self,
@@ -218,34 +231,36 @@ class Prunable:
         positions: int = POSITIONS,
         renormalized: int = RENORMALIZED,
         seed: int = 0,
-    ) -> Calibration:
-        """Run the original once on images, for `slim` to re-fit layers as often as wanted.
+    ) -> CalibrationStatistics:
+        """Run the original once on images, so that `slim` can re-fit layers any number of times.
 
         Args:
-            batches: Input of the network: a tensor per batch, or one per argument.
-            positions: Sampled output positions per image and layer.
-            renormalized: Images, of those, to correct batch normalization on; 0 leaves it as it is.
-            seed: Of the sampling.
+            batches: Batches of inputs of the network: each a tensor, or one tensor per argument.
+            positions: How many output positions are sampled per image and layer.
+            renormalized: On how many of the images batch normalization is corrected; 0 leaves it
+                as it is.
+            seed: The seed of the sampling.
 
         Raises:
             UsageError: There are no images.
         """
-        layers = dict.fromkeys(
-            place.path for one in self._coupled.values() for place in one.places if place.side == IN
-        )
-        return Calibration(
+        layers: dict[str, None] = {}
+        for coupled in self._coupled.values():
+            layers.update((place.path, None) for place in coupled.places if place.side == IN)
+        return CalibrationStatistics(
             self.module, layers, batches, positions=positions, renormalized=renormalized, seed=seed
         )
 
     def _check_droppable(self, blocks: Sequence[str]) -> None:
         for name in blocks:
             if name not in self._drops:
-                known = ", ".join(self._drops) or "none"
+                droppable = ", ".join(self._drops) or "none"
                 raise UsageError(
-                    f"{name!r} is no droppable block of {self.name}; droppable: {known}"
+                    f"{name!r} is no droppable block of {self.name}; droppable: {droppable}"
                 )
 
-    def _refit(self, pruned: nn.Module, recipe: Recipe, calibration: Calibration) -> None:
+    def _refit(self, pruned: nn.Module, recipe: Recipe, calibration: CalibrationStatistics) -> None:
+        """Re-fit the layers of `pruned` that lost inputs, then correct its normalization."""
         positions = recipe.kept_positions(self.module)
         for path in recipe.consumers():
             original = self.module.get_submodule(path)
@@ -255,6 +270,10 @@ class Prunable:
             if weight is not None:
                 with torch.no_grad():
                     weight_of(pruned.get_submodule(path)).copy_(weight)
+        channels = {
+            path: channels for (path, side), channels in positions.items() if side == CHANNELS
+        }
+        calibration.renormalize(pruned, channels)
 
     def _resolve(self, widths: Sequence[int]) -> tuple[int, ...]:
         resolved = self.structure.resolve(widths)
@@ -266,43 +285,43 @@ class Prunable:
                 )
         return resolved
 
-    def _verify(self, on_cpu: nn.Module, structure: Structure) -> None:
-        """Prune all groups at once on trial.
+    def _try_groups(self, on_cpu: nn.Module, structure: Structure) -> None:
+        """Prune every group once, to find those that torch cannot cut as the structure says.
 
-        If that does not fit, each by itself, and fix those that do not.
+        All groups are pruned at once first, as that nearly always works and costs one run. Only if
+        it fails is each pruned by itself, and those that fail alone are marked as fixed.
         """
-        groups = [one.group.name for one in self._coupled.values() if not one.problem]
-        if not self._trial(on_cpu, structure, groups):
+        groups = [coupled.group.name for coupled in self._coupled.values() if not coupled.problem]
+        if not self._try_cut(on_cpu, structure, groups):
             return
         for name in groups:
-            problem = self._trial(on_cpu, structure, [name])
+            problem = self._try_cut(on_cpu, structure, [name])
             if problem:
                 self._coupled[name] = Coupled(self._coupled[name].group, (), problem)
-        left = [name for name in groups if not self._coupled[name].problem]
-        problem = self._trial(on_cpu, structure, left)
+        cuttable = [name for name in groups if not self._coupled[name].problem]
+        problem = self._try_cut(on_cpu, structure, cuttable)
         if problem:
             raise UsageError(
                 f"{self.name} cannot be pruned: {problem}, although each of its groups alone can be"
             )
 
-    def _trial(self, on_cpu: nn.Module, structure: Structure, names: Sequence[str]) -> str:
-        """What goes wrong when these groups lose a third of their channels.
+    def _try_cut(self, on_cpu: nn.Module, structure: Structure, names: Sequence[str]) -> str:
+        """Cut a third of the channels of the groups named, and describe what goes wrong.
 
-        Empty if nothing does.
+        Returns:
+            The problem; empty if there is none.
         """
-        widths = [
-            max(1, 2 * g.width // 3) if g.name in names else g.width for g in structure.groups
-        ]
-        kept = {
-            group.name: range(width) for group, width in zip(structure.groups, widths, strict=True)
-        }
-        cuts = tuple(
-            GroupCut(name, one.group.width, tuple(kept[name]), one.places)
-            for name, one in self._coupled.items()
-            if name in names
-        )
-        pruned = Recipe(self.name, "", cuts).apply(on_cpu, other_weights=True)
-        return misfit(pruned, self._inputs, structure, widths)
+        widths = []
+        cuts = []
+        for group in structure.groups:
+            width = group.width
+            if group.name in names:
+                width = max(1, 2 * width // 3)
+                places = self._coupled[group.name].places
+                cuts.append(GroupCut(group.name, group.width, tuple(range(width)), places))
+            widths.append(width)
+        pruned = Recipe(self.name, "", tuple(cuts)).apply(on_cpu, other_weights=True)
+        return describe_misfit(pruned, self._inputs, structure, widths)
 
 
 _NOT_DROPPABLE = (
@@ -310,20 +329,19 @@ _NOT_DROPPABLE = (
 )
 
 
-def _check_same(found: Structure, given: Structure, name: str) -> None:
-    pairs = zip(found.groups, given.groups, strict=False)
-    other = next((group.name for group, expected in pairs if group != expected), "")
-    if (
-        other
-        or len(found.groups) != len(given.groups)
-        or found.keys(found.widths) != given.keys(given.widths)
-    ):
-        where = (
-            f"they differ first at group {other}"
-            if other
-            else f"{len(found.groups)} groups against {len(given.groups)}"
-        )
-        raise UsageError(
-            f"the structure given is not that of {name}: {where}; build the table for this very"
-            " network and input shape"
-        )
+def _check_same_structure(traced: Structure, expected: Structure, name: str) -> None:
+    """Raise a UsageError if the structure of the network is not the expected one."""
+    where = ""
+    for group, expected_group in zip(traced.groups, expected.groups, strict=False):
+        if group != expected_group:
+            where = f"they differ first at group {group.name}"
+            break
+    if not where:
+        same_number = len(traced.groups) == len(expected.groups)
+        if same_number and traced.keys(traced.widths) == expected.keys(expected.widths):
+            return
+        where = f"{len(traced.groups)} groups against {len(expected.groups)}"
+    raise UsageError(
+        f"the structure given is not that of {name}: {where}; build the table for this very"
+        " network and input shape"
+    )

@@ -1,9 +1,10 @@
-"""PRACTISE's adaptors (Wang and Wu, CVPR 2023, section 3.2): 1x1 convolutions beside a dropped block that recover what it did.
+"""PRACTISE's adaptors: 1x1 convolutions next to a dropped block that recover what it did.
 
-They have no bias, start as identities, and are trained alone, everything else frozen and in eval
-mode. As they are linear they merge exactly into the convolutions they stand beside: behind one, `W'
-= P W` over its outputs and `b' = P b`; in front of one, `W' = W P` over its inputs, padding
-included, as zeros stay zeros.
+The method is that of Wang and Wu, CVPR 2023, section 3.2. Adaptors have no bias, start as
+identities, and are trained alone, while everything else is frozen and in eval mode. As they are
+linear they merge exactly into the convolutions next to them: behind one, `W' = P W` over its
+outputs and `b' = P b`; in front of one, `W' = W P` over its inputs, padding included, as zeros stay
+zeros.
 
 They stand in the stream of channels that the dropped block read and wrote: behind the convolutions
 before the block that write into the stream as they are (the last one of every earlier block, and
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Adaptors:
-    """Paths of the convolutions that get an adaptor behind them, and of those that get one in front."""
+    """Where adaptors go.
+
+    Attributes:
+        after: The paths of the convolutions that get an adaptor behind them.
+        before: The paths of the convolutions that get one in front of them.
+    """
 
     after: tuple[str, ...]
     before: tuple[str, ...]
@@ -43,18 +49,29 @@ class Adapted(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, *, before: bool, after: bool) -> None:
         super().__init__()
-        self.before = _identity(conv.in_channels, conv.weight) if before else None
+        self.before = _make_identity(conv.in_channels, conv.weight) if before else None
         self.conv = conv
-        self.after = _identity(conv.out_channels, conv.weight) if after else None
+        self.after = _make_identity(conv.out_channels, conv.weight) if after else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) to what the convolution makes of it."""
-        x = x if self.before is None else self.before(x)
-        x = self.conv(x)
-        return x if self.after is None else self.after(x)
+        """Apply the adaptor in front, the convolution and the adaptor behind.
 
-    def merged(self) -> nn.Conv2d:
-        """The convolution, changed in place so that it computes the same alone."""
+        Args:
+            x: Shape (images, input channels, height, width).
+        """
+        if self.before is not None:
+            x = self.before(x)
+        x = self.conv(x)
+        if self.after is not None:
+            x = self.after(x)
+        return x
+
+    def merge(self) -> nn.Conv2d:
+        """Merge the adaptors into the convolution, in place, so that it computes the same alone.
+
+        Returns:
+            The convolution.
+        """
         weight, bias = self.conv.weight.detach().double(), self.conv.bias
         if self.before is not None:
             weight = torch.einsum("oixy,ij->ojxy", weight, _matrix(self.before))
@@ -68,10 +85,14 @@ class Adapted(nn.Module):
 
 
 def insert(module: nn.Module, places: Adaptors) -> list[nn.Parameter]:
-    """Put adaptors into `module`, in place; it computes what it did.
+    """Put adaptors into `module`, in place; it computes the same as before.
+
+    Args:
+        module: The network.
+        places: Where the adaptors go.
 
     Returns:
-        Their weights, to be trained.
+        The weights of the adaptors, to be trained.
     """
     parameters: list[nn.Parameter] = []
     for path in dict.fromkeys((*places.after, *places.before)):
@@ -79,72 +100,86 @@ def insert(module: nn.Module, places: Adaptors) -> list[nn.Parameter]:
         adapted = Adapted(conv, before=path in places.before, after=path in places.after)
         adapted.train(conv.training)
         module.set_submodule(path, adapted, strict=True)
-        parameters += [
-            one.get_parameter("weight")
-            for one in (adapted.before, adapted.after)
-            if one is not None
-        ]
+        if adapted.before is not None:
+            parameters.append(adapted.before.get_parameter("weight"))
+        if adapted.after is not None:
+            parameters.append(adapted.after.get_parameter("weight"))
     return parameters
 
 
 def merge(module: nn.Module) -> None:
-    """Merge all adaptors of `module` into their convolutions, in place; it computes what it did."""
+    """Merge all adaptors of `module` into their convolutions, in place; outputs stay the same."""
     for path, part in list(module.named_modules()):
         if isinstance(part, Adapted):
-            module.set_submodule(path, part.merged(), strict=True)
+            module.set_submodule(path, part.merge(), strict=True)
 
 
 def adaptor_places(
     model: ModelProto, structure: Structure, module: nn.Module
 ) -> dict[str, Adaptors]:
-    """Where adaptors go for each block of a structure, by its name.
+    """Find where adaptors go for each block of a structure.
 
     Args:
-        model: The graph of the structure.
-        structure: Of `model`.
+        model: The ONNX graph of the network.
+        structure: The structure of `model`.
         module: The network the graph was exported from.
+
+    Returns:
+        The places of the adaptors, by name of the block.
     """
     view = GraphView(model)
     channels = Channels(view)
-    dense = {
-        path
-        for path, part in module.named_modules()
-        if isinstance(part, nn.Conv2d) and part.groups == 1
-    }
-    return {block.name: _around(view, channels, block, dense) for block in structure.blocks}
+    dense = set()
+    for path, part in module.named_modules():
+        if isinstance(part, nn.Conv2d) and part.groups == 1:
+            dense.add(path)
+    places = {}
+    for block in structure.blocks:
+        places[block.name] = _adaptors_around(view, channels, block, dense)
+    return places
 
 
-def _around(view: GraphView, channels: Channels, block: Block, dense: set[str]) -> Adaptors:
+def _adaptors_around(
+    view: GraphView, channels: Channels, block: Block, dense: set[str]
+) -> Adaptors:
+    """Find the convolutions before and behind a block that share its stream of channels.
+
+    Channels that are added up share a root in `channels`, so the stream is the set of roots of what
+    the block reads: a convolution writes into it, or reads it, if its own roots are the same.
+    """
     inside = set(block.nodes)
     first = min(index for index in view.active if view.nodes[index].name in inside)
-    stream = _roots(channels, view.resolve(block.input))
+    stream = _channel_roots(channels, view.resolve(block.input))
     after, before = [], []
     for index in view.active:
         node = view.nodes[index]
         if node.op_type not in CONVOLUTIONS or node.name in inside or node.name not in dense:
             continue
-        if (
-            index < first
-            and index in channels.made
-            and {channels.root(channels.made[index])} == stream
-        ):
-            if _is_linear(view, node.output[0]):
+        if index < first:
+            writes = index in channels.made and {channels.root(channels.made[index])} == stream
+            if writes and not _is_activated(view, node.output[0]):
                 after.append(node.name)
-        elif index > first and _roots(channels, view.resolve(node.input[0])) == stream:
+        elif _channel_roots(channels, view.resolve(node.input[0])) == stream:
             before.append(node.name)
     return Adaptors(tuple(after), tuple(before))
 
 
-def _roots(channels: Channels, tensor: str) -> set[int]:
+def _channel_roots(channels: Channels, tensor: str) -> set[int]:
     return {channels.root(maker) for maker, _ in channels.layouts[tensor].spans}
 
 
-def _is_linear(view: GraphView, tensor: str) -> bool:
-    """Whether a convolution's output joins the stream without an activation in between."""
-    return not any(view.nodes[reader].op_type in ACTIVATIONS for reader in view.readers(tensor))
+def _is_activated(view: GraphView, tensor: str) -> bool:
+    """Tell whether an activation reads a convolution's output before it joins the stream."""
+    return any(view.nodes[reader].op_type in ACTIVATIONS for reader in view.readers(tensor))
 
 
-def _identity(channels: int, like: Tensor) -> nn.Conv2d:
+def _make_identity(channels: int, like: Tensor) -> nn.Conv2d:
+    """Make a 1x1 convolution without bias that hands its input on unchanged.
+
+    Args:
+        channels: Its number of input and of output channels.
+        like: A tensor of the type and on the device that its weight gets.
+    """
     conv = nn.Conv2d(channels, channels, 1, bias=False).to(device=like.device, dtype=like.dtype)
     with torch.no_grad():
         nn.init.eye_(conv.weight.view(channels, channels))

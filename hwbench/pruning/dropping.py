@@ -1,8 +1,8 @@
-"""Leaving out whole residual blocks of a torch network, exactly: what remains computes what the block's shortcut carried.
+"""Leaving out whole residual blocks of a torch network: only what the shortcut carried remains.
 
 A block that is a module of its own becomes a `Skip`. One that is written into its parent's
 `forward`, as `x + self.mlp(x)`, loses its branch: the layers of the branch become `Vanish`, which
-returns `NOTHING`, and adding nothing leaves `x` as it is.
+returns `NOTHING`, and adding nothing leaves `x` as it is. Both are exact.
 """
 
 from __future__ import annotations
@@ -14,31 +14,49 @@ from typing import Any
 import torch
 from torch import nn
 
-SKIP, VANISH = "skip", "vanish"
+SKIP, SKIP_TUPLE, VANISH = "skip", "skip-tuple", "vanish"
+"""By what a module may be replaced, see `Replacement`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """One module that was replaced: its path, and by what (`skip`, `skip-tuple` or `vanish`)."""
+    """One module that was replaced.
+
+    Attributes:
+        path: The path of the module.
+        by: What stands there now: `skip` (a `Skip`), `skip-tuple` (a `Skip` in a tuple) or
+            `vanish` (a `Vanish`).
+    """
 
     path: str
     by: str
 
 
 class Skip(nn.Module):
-    """Stands where a block was: hands its first input on, as the first of a tuple where the block returned one."""
+    """Stands where a block was and hands its first input on.
+
+    Args:
+        in_tuple: Whether the block returned a tuple, so that the input is handed on in one.
+    """
 
     def __init__(self, *, in_tuple: bool = False) -> None:
         super().__init__()
         self.in_tuple = in_tuple
 
     def forward(self, x: Any, *_others: Any, **_named: Any) -> Any:
-        """The first input."""
-        return (x,) if self.in_tuple else x
+        """Return the first input."""
+        if self.in_tuple:
+            return (x,)
+        return x
 
 
 class Nothing:
-    """What is left of a branch: every function of it is nothing again, and adding it changes nothing."""
+    """What is left of a dropped branch.
+
+    The layers of a branch are surrounded by code of the parent's `forward` (transposes, scalings,
+    reshapes), which still runs. So every function of nothing is nothing again, whichever function
+    it is, until it is added to the shortcut, where it changes nothing.
+    """
 
     @classmethod
     def __torch_function__(
@@ -48,10 +66,11 @@ class Nothing:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Called by torch in place of any of its functions that is given nothing."""
+        """Stand in for any function of torch that has nothing among its arguments."""
         if function in _ADDITIONS:
-            others = [arg for arg in args if not isinstance(arg, Nothing)]
-            return others[0] if others else NOTHING
+            for arg in args:
+                if not isinstance(arg, Nothing):
+                    return arg
         return NOTHING
 
     def __add__(self, other: Any) -> Any:
@@ -65,7 +84,7 @@ class Nothing:
         return lambda *_args, **_named: NOTHING
 
     def __iter__(self) -> Iterator[Nothing]:
-        """Unpacked as attention's answer is, which comes with its weights."""
+        """Allow unpacking into two, as the output of attention is, which comes with its weights."""
         return iter((self, self))
 
     def __mul__(self, _other: Any) -> Nothing:
@@ -89,15 +108,15 @@ class Vanish(nn.Module):
     """Stands where a layer of a dropped branch was."""
 
     def forward(self, *_args: Any, **_named: Any) -> Nothing:
-        """Nothing."""
+        """Return nothing, whatever goes in."""
         return NOTHING
 
 
 def replace_modules(module: nn.Module, replaced: Iterable[Replacement]) -> None:
     """Put the replacements into `module`, in place."""
-    for item in replaced:
-        module.set_submodule(
-            item.path,
-            Vanish() if item.by == VANISH else Skip(in_tuple=item.by != SKIP),
-            strict=True,
-        )
+    for replacement in replaced:
+        if replacement.by == VANISH:
+            substitute: nn.Module = Vanish()
+        else:
+            substitute = Skip(in_tuple=replacement.by == SKIP_TUPLE)
+        module.set_submodule(replacement.path, substitute, strict=True)

@@ -1,4 +1,8 @@
-"""A pruned network in a folder: `network.pt2` (architecture and weights), `network.onnx`, `recipe.json`."""
+"""A pruned network in a folder.
+
+`network.pt2` holds architecture and weights, `network.onnx` the same network as a graph, and
+`recipe.json` how it was made from its original.
+"""
 
 from __future__ import annotations
 
@@ -24,28 +28,33 @@ def save(pruned: Pruned, folder: str | Path, example_inputs: Tensor | Sequence[T
 
     Args:
         pruned: The network; it is left as it is.
-        folder: Made if need be; files of the same names are replaced.
-        example_inputs: The first entry of each is the static batch of 1 that both files are
-            exported at.
+        folder: The folder to write into. It is made if need be, and files of the same names are
+            replaced.
+        example_inputs: One tensor per argument of the network. The first entry of each is the
+            static batch of 1 that both files are exported at.
 
     Raises:
-        WorkloadError: It cannot be exported.
+        WorkloadError: The network cannot be exported.
     """
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    write_network(pruned.module, place, example_inputs)
-    (place / RECIPE).write_text(pruned.recipe.to_json())
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_network(pruned.module, folder, example_inputs)
+    (folder / RECIPE).write_text(pruned.recipe.to_json())
 
 
 def write_network(
     module: nn.Module, folder: Path, example_inputs: Tensor | Sequence[Tensor]
 ) -> None:
-    """Write `network.pt2` and `network.onnx` of a module, in eval mode, on the CPU.
+    """Write a module as `network.pt2` and `network.onnx`, in eval mode and on the CPU.
 
-    Both are the same network.
+    Args:
+        module: The network; it is left as it is.
+        folder: The folder to write into; it is made if need be.
+        example_inputs: One tensor per argument; the first entry of each is the batch of 1 that both
+            files are exported at.
 
     Raises:
-        WorkloadError: It cannot be exported.
+        WorkloadError: The network cannot be exported.
     """
     tensors = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
     args = tuple(tensor[:1].detach().cpu() for tensor in tensors)
@@ -69,35 +78,37 @@ def load(folder: str | Path, original: nn.Module) -> Pruned:
     """Read a pruned network back as a module that can be trained further.
 
     Args:
-        folder: Written by `save`.
+        folder: A folder written by `save`.
         original: The network it was made from; its weights do not matter.
 
     Raises:
         UsageError: There is no such folder, or the original has another architecture.
-        SchemaError, UnsafeModelError: A file is damaged or hostile.
+        SchemaError: A file is damaged.
+        UnsafeModelError: A file would run code when it is read.
     """
-    place = Path(folder)
+    folder = Path(folder)
     try:
-        recipe = Recipe.from_json((place / RECIPE).read_text())
+        recipe = Recipe.from_json((folder / RECIPE).read_text())
     except OSError as error:
         raise UsageError(
-            f"{place} holds no {RECIPE}: {error.strerror}; expected a folder written by a search"
+            f"{folder} holds no {RECIPE}: {error.strerror}; expected a folder written by a search"
         ) from error
     module = recipe.apply(original, other_weights=True)
-    checked = inspect(place / PROGRAM)
+    # A hostile `.pt2` runs code when torch loads it: only bytes that passed inspection are read.
+    checked = inspect(folder / PROGRAM)
     with quiet():
         try:
             state = torch.export.load(io.BytesIO(checked.payload)).state_dict
         except FAILURES as error:
             raise SchemaError(
-                f"{place / PROGRAM} cannot be read: {reason(error)}; save the network anew"
+                f"{folder / PROGRAM} cannot be read: {reason(error)}; save the network anew"
             ) from error
     try:
         module.load_state_dict(state)
     except FAILURES as error:
         text = " ".join(str(error).split())[:300]
         raise UsageError(
-            f"the weights in {place} do not fit the pruned {recipe.original}: {text}; give its"
+            f"the weights in {folder} do not fit the pruned {recipe.original}: {text}; give its"
             " original"
         ) from error
     return Pruned(module, recipe)

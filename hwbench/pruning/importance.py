@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from hwbench.errors import UsageError
-from hwbench.pruning.surgeon import IN, OUT, Place, side_dim, weight_of
+from hwbench.pruning.surgeon import IN, OUT, ChannelPlace, side_dim, weight_of
 
 Importance = Literal["l1", "l2", "random"]
 
 
-def check(importance: str) -> None:
+def check_importance(importance: str) -> None:
     """Raise a UsageError for an importance that is not offered."""
     if importance not in get_args(Importance):
         raise UsageError(
@@ -23,14 +23,16 @@ def check(importance: str) -> None:
         )
 
 
-def kept_channels(
+def choose_channels(
     module: nn.Module,
-    places: Sequence[Place],
-    share: tuple[int, int],
+    places: Sequence[ChannelPlace],
+    *,
+    keep: int,
+    total: int,
     importance: Importance,
     generator: torch.Generator,
 ) -> tuple[int, ...]:
-    """Indices of the most important channels, ascending: so many of so many, as `share` says.
+    """Choose the most important channels of a group.
 
     The importance of a channel is the L1 or L2 norm of the weights that read it (AMC: He et al.
     2018, its public code), summed over the layers that do, each scaled to a mean of 1; where none
@@ -38,25 +40,38 @@ def kept_channels(
     reconstruction the readers' weights were the better guide: half of Plain-20's channels kept,
     digits were told apart in 42 % of cases without tuning, in 33 % where makers and readers both
     counted.
+
+    Args:
+        module: The unpruned network.
+        places: Where the channels of the group lie.
+        keep: How many channels stay.
+        total: How many channels the group has.
+        importance: The norm to sort by, or `random`.
+        generator: The random numbers of `random`.
+
+    Returns:
+        The indices of the channels that stay, ascending.
     """
-    width, total = share
-    if width == total:
+    if keep == total:
         return tuple(range(total))
     if importance == "random":
         order = torch.randperm(total, generator=generator)
     else:
-        order = torch.argsort(
-            _scores(module, places, total, 1 if importance == "l1" else 2),
-            descending=True,
-            stable=True,
-        )
-    return tuple(sorted(order[:width].tolist()))
+        power = 1 if importance == "l1" else 2
+        scores = _score_channels(module, places, total, power)
+        order = torch.argsort(scores, descending=True, stable=True)
+    return tuple(sorted(order[:keep].tolist()))
 
 
-def _scores(module: nn.Module, places: Sequence[Place], total: int, power: int) -> Tensor:
+def _score_channels(
+    module: nn.Module, places: Sequence[ChannelPlace], total: int, power: int
+) -> Tensor:
+    """Sum up the norms of every channel's weights, shape (total,)."""
     scores = torch.zeros(total, dtype=torch.float64)
-    readers = [place for place in places if place.side == IN]
-    for place in readers or [place for place in places if place.side == OUT]:
+    weighted = [place for place in places if place.side == IN]
+    if not weighted:
+        weighted = [place for place in places if place.side == OUT]
+    for place in weighted:
         layer = module.get_submodule(place.path)
         entries = weight_of(layer).detach().movedim(side_dim(layer, place.side), 0)
         chosen = entries[place.start : place.start + total * place.repeat]

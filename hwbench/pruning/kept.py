@@ -1,4 +1,4 @@
-"""Why layers of a network keep all their channels: said, never silent."""
+"""Why layers of a network keep all their channels: every such layer is listed with its reason."""
 
 from __future__ import annotations
 
@@ -21,62 +21,66 @@ class Kept:
     reason: str
 
 
-class _Explained(Channels):
-    """Channels that remember what fixed them."""
+class _ExplainedChannels(Channels):
+    """Channels followed through the graph that remember what fixed them."""
 
     def __init__(self, view: GraphView) -> None:
-        self.why: dict[int, str] = {}
-        self._now: NodeProto | None = None
+        self.reasons: dict[int, str] = {}
+        self._traced_node: NodeProto | None = None
         super().__init__(view)
 
     def _trace(self, index: int, node: NodeProto) -> None:
-        self._now = node
+        self._traced_node = node
         super()._trace(index, node)
 
     def _fix(self, layout: Layout) -> None:
         super()._fix(layout)
+        node = self._traced_node
+        place = "the network's end" if node is None else f"{node.op_type} ({node.name})"
         for maker, _ in layout.spans:
-            self.why.setdefault(
+            self.reasons.setdefault(
                 maker,
-                f"its channels reach {_described(self._now)}, through which channels cannot be"
-                " followed",
+                f"its channels reach {place}, through which channels cannot be followed",
             )
 
     def _opaque(self, name: str) -> Layout:
         layout = super()._opaque(name)
         node = self.view.maker(name)
-        came = (
-            f"come from {_described(node)}"
-            if node is not None
-            else "are those of the network's input"
-        )
-        self.why[layout.spans[0][0]] = (
-            f"its channels meet others that {came} and must stay as they are"
+        if node is None:
+            origin = "are those of the network's input"
+        else:
+            origin = f"come from {node.op_type} ({node.name})"
+        self.reasons[layout.spans[0][0]] = (
+            f"its channels meet others that {origin} and must stay as they are"
         )
         return layout
 
     def reason(self, maker: int) -> str:
+        """Explain why the channels that this layer makes are fixed."""
         root = self.root(maker)
-        outputs = {
-            self.root(one)
-            for name in self.view.outputs
-            if name in self.layouts
-            for one, _ in self.layouts[name].spans
-        }
-        if root in outputs:
-            return "its channels are the network's outputs"
-        found = [self.why[one] for one in sorted(self.why) if self.root(one) == root]
-        return self.why.get(maker) or (found[0] if found else "its channels cannot be followed")
+        for name in self.view.outputs:
+            if name not in self.layouts:
+                continue
+            for output_maker, _ in self.layouts[name].spans:
+                if self.root(output_maker) == root:
+                    return "its channels are the network's outputs"
+        if maker in self.reasons:
+            return self.reasons[maker]
+        # The reason may have been noted at another layer whose channels meet this one's.
+        for other in sorted(self.reasons):
+            if self.root(other) == root:
+                return self.reasons[other]
+        return "its channels cannot be followed"
 
 
-def _described(node: NodeProto | None) -> str:
-    return "the network's end" if node is None else f"{node.op_type} ({node.name})"
+def find_kept_layers(model: ModelProto) -> tuple[Kept, ...]:
+    """Find the convolutions and linear layers whose outputs are in no group, in graph order.
 
-
-def kept_layers(model: ModelProto) -> tuple[Kept, ...]:
-    """Convolutions and linear layers whose output channels no group of the structure holds, in graph order."""
+    Args:
+        model: The ONNX graph of the network.
+    """
     view = GraphView(model)
-    channels = _Explained(view)
+    channels = _ExplainedChannels(view)
     kept = []
     for index in view.active:
         node = view.nodes[index]

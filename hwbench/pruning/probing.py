@@ -1,4 +1,4 @@
-"""What a pruned torch network has in common with the ONNX graph of the same structure, tried out before a search relies on it."""
+"""Trying out, before a search relies on it, that torch and the ONNX graph prune alike."""
 
 from __future__ import annotations
 
@@ -15,37 +15,52 @@ from hwbench.network.ort import onnxruntime
 from hwbench.network.structure import Structure
 from hwbench.network.structure.blocks import Block
 from hwbench.network.structure.surgery import without_blocks
-from hwbench.pruning.dropping import SKIP, VANISH, Replacement, replace_modules
+from hwbench.pruning.dropping import SKIP, SKIP_TUPLE, VANISH, Replacement, replace_modules
 from hwbench.pruning.surgeon import IN, OUT, is_dense, size_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 TOLERANCE = 1e-3
-"""Largest difference of outputs over the largest output; as for exports."""
+"""Largest accepted difference of outputs, over the largest output; the same as for exports."""
 
 
 def outputs_of(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors a network returns in eval mode.
+    """Run a network in eval mode and collect the tensors it returns, in order.
 
-    The module is on the CPU and its mode is not restored.
+    Args:
+        module: The network, on the CPU. It stays in eval mode.
+        inputs: One tensor per argument.
     """
     with torch.no_grad(), quiet():
-        return list(_tensors(module.eval()(*inputs)))
+        return list(_iterate_tensors(module.eval()(*inputs)))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _iterate_tensors(value: Any) -> Iterator[Tensor]:
+    """Find the tensors in nested mappings, lists and tuples; anything else is passed over."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _iterate_tensors(item)
 
 
-def misfit(
+def describe_misfit(
     pruned: nn.Module, inputs: Sequence[Tensor], structure: Structure, widths: Sequence[int]
 ) -> str:
-    """How a pruned network differs from what the structure says about it; empty if it does not."""
+    """Describe how a pruned network differs from what the structure says about it.
+
+    Args:
+        pruned: The pruned network, on the CPU.
+        inputs: Example inputs, one tensor per argument.
+        structure: The structure of the original.
+        widths: The width of every group, in channels.
+
+    Returns:
+        The difference in words; empty if there is none.
+    """
     try:
         outputs_of(pruned, inputs)
     except FAILURES as error:
@@ -56,20 +71,20 @@ def misfit(
         if name not in modules or not is_dense(modules[name]) or not slot.inputs:
             continue
         for side, dimension in ((IN, slot.inputs[0]), (OUT, slot.output)):
-            made, said = size_of(pruned, name, side), dimension.size(widths)
-            if dimension.terms and made != said:
-                return f"layer {name} has {made} channels {side} where the graph has {said}"
+            in_torch, in_graph = size_of(pruned, name, side), dimension.size(widths)
+            if dimension.terms and in_torch != in_graph:
+                return f"layer {name} has {in_torch} channels {side} where the graph has {in_graph}"
     return ""
 
 
-class Blocks:
-    """Finds out how the blocks of a structure are dropped in torch.
+class BlockProbe:
+    """Finds out by trying how the blocks of a structure are dropped in torch.
 
     Args:
         module: The network, on the CPU.
-        model: Its ONNX graph.
-        structure: Of that graph.
-        inputs: Example inputs, on the CPU.
+        model: The ONNX graph of the network.
+        structure: The structure of that graph.
+        inputs: Example inputs, one tensor per argument, on the CPU.
     """
 
     def __init__(
@@ -81,71 +96,83 @@ class Blocks:
             slot.layer.name for slot in structure.slots if slot.layer.name in self._modules
         ]
 
-    def find(self) -> dict[str, tuple[Replacement, ...]]:
-        """By name of each block that can be dropped, what replaces its modules: tried all together, and one by one if need be."""
-        ways = {block.name: self._ways(block) for block in self.structure.blocks}
-        first = {name: found[0] for name, found in ways.items() if found}
-        if self._agrees(first):
-            return first
-        found = {}
-        for name, candidates in ways.items():
-            way = next((way for way in candidates if self._agrees({name: way})), None)
-            if way is not None:
-                found[name] = way
-        return found
+    def find_replacements(self) -> dict[str, tuple[Replacement, ...]]:
+        """Find what replaces the modules of each block that can be dropped, by its name.
 
-    def _ways(self, block: Block) -> list[tuple[Replacement, ...]]:
-        """Replacements to try, best first; only such as touch no layer outside the block."""
+        The best replacements of all blocks are tried together first, as that nearly always works
+        and costs one run; only if it does not are the blocks tried one by one.
+        """
+        options = {}
+        for block in self.structure.blocks:
+            replacements = self._list_replacements(block)
+            if replacements:
+                options[block.name] = replacements
+        best = {name: replacements[0] for name, replacements in options.items()}
+        if self._matches_graph(best):
+            return best
+        working = {}
+        for name, replacements in options.items():
+            for replacement in replacements:
+                if self._matches_graph({name: replacement}):
+                    working[name] = replacement
+                    break
+        return working
+
+    def _list_replacements(self, block: Block) -> list[tuple[Replacement, ...]]:
+        """List the replacements to try, best first, that touch no layer outside the block."""
         own = bool(block.name) and block.name in self._modules
         inside = {name for name in self._layers if name.startswith(f"{block.name}.")}
-        ways: list[tuple[Replacement, ...]] = []
+        options: list[tuple[Replacement, ...]] = []
         if own and inside == set(block.layers):
-            whole = all(
-                node.startswith((f"{block.name}.", f"{block.name}/")) for node in block.nodes
-            )
-            ways += [
-                (Replacement(block.name, by),)
-                for by in ((SKIP, f"{SKIP}-tuple") if whole else (VANISH,))
-            ]
+            # Where the block's addition lies inside the module, the module is the block, shortcut
+            # included; else it is only the branch, and the addition stands in its parent.
+            prefixes = (f"{block.name}.", f"{block.name}/")
+            if all(node.startswith(prefixes) for node in block.nodes):
+                options.append((Replacement(block.name, SKIP),))
+                options.append((Replacement(block.name, SKIP_TUPLE),))
+            else:
+                options.append((Replacement(block.name, VANISH),))
         if set(block.layers) <= set(self._modules):
-            outer = [
-                name
-                for name in block.layers
-                if not any(name.startswith(f"{other}.") for other in block.layers)
-            ]
-            ways.append(tuple(Replacement(name, VANISH) for name in outer))
-        return ways
+            # A layer inside another layer of the block goes with it.
+            inner = tuple(f"{layer}." for layer in block.layers)
+            outer = [layer for layer in block.layers if not layer.startswith(inner)]
+            options.append(tuple(Replacement(layer, VANISH) for layer in outer))
+        return options
 
-    def _agrees(self, ways: Mapping[str, tuple[Replacement, ...]]) -> bool:
-        """Whether torch without these blocks computes what the graph without them does."""
-        if not ways:
+    def _matches_graph(self, replacements: Mapping[str, tuple[Replacement, ...]]) -> bool:
+        """Tell whether torch without these blocks computes what the graph without them does."""
+        if not replacements:
             return True
         smaller = copy.deepcopy(self.module)
-        for replaced in ways.values():
+        for replaced in replacements.values():
             replace_modules(smaller, replaced)
         try:
-            ours = outputs_of(smaller, self.inputs)
+            torch_outputs = outputs_of(smaller, self.inputs)
         except FAILURES:
             return False
-        theirs = self._graph_outputs(list(ways))
-        return len(ours) == len(theirs) and all(
-            _close(a.numpy(), b) for a, b in zip(ours, theirs, strict=True)
-        )
+        graph_outputs = self._run_graph(list(replacements))
+        if len(torch_outputs) != len(graph_outputs):
+            return False
+        for in_torch, in_graph in zip(torch_outputs, graph_outputs, strict=True):
+            if not _is_close(in_torch.numpy(), in_graph):
+                return False
+        return True
 
-    def _graph_outputs(self, dropped: Sequence[str]) -> list[Any]:
+    def _run_graph(self, dropped: Sequence[str]) -> list[Any]:
+        """Run the graph without the blocks named; the outputs are NumPy arrays."""
         options = onnxruntime().SessionOptions()
         options.log_severity_level = 4
         data = without_blocks(self.model, dropped).SerializeToString()
         session = onnxruntime().InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        given = zip(session.get_inputs(), self.inputs, strict=True)
-        outputs: list[Any] = session.run(
-            None, {known.name: tensor.numpy() for known, tensor in given}
-        )
+        feeds = {}
+        for graph_input, tensor in zip(session.get_inputs(), self.inputs, strict=True):
+            feeds[graph_input.name] = tensor.numpy()
+        outputs: list[Any] = session.run(None, feeds)
         return outputs
 
 
-def _close(ours: Any, theirs: Any) -> bool:
-    scale = float(np.abs(theirs).max(initial=0.0)) or 1.0
-    return ours.shape == theirs.shape and bool(
-        np.abs(ours - theirs).max(initial=0.0) <= TOLERANCE * scale
-    )
+def _is_close(in_torch: Any, in_graph: Any) -> bool:
+    if in_torch.shape != in_graph.shape:
+        return False
+    scale = float(np.abs(in_graph).max(initial=0.0)) or 1.0
+    return bool(np.abs(in_torch - in_graph).max(initial=0.0) <= TOLERANCE * scale)

@@ -1,4 +1,4 @@
-"""What was taken from a network, as data: enough to take it again, without tracing, from the same original.
+"""What was taken from a network, as data: enough to take it again from the same original, untraced.
 
 Every pruned group says which of its channels stay and where they lie in the tensors of the
 network's modules; every dropped block says which modules were replaced. Weights are no part of a
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hwbench.errors import SchemaError, UsageError
 from hwbench.pruning.dropping import Replacement, replace_modules
-from hwbench.pruning.surgeon import IN, Place, cut, size_of
+from hwbench.pruning.surgeon import IN, ChannelPlace, cut, size_of
 
 SCHEMA = 1
 
@@ -30,33 +30,33 @@ class GroupCut:
     """What stays of one group.
 
     Attributes:
-        name: Of the group.
-        width: Its original number of channels.
-        kept: Indices of the channels that stay, ascending.
-        places: Where the channels lie.
+        name: The name of the group.
+        width: The original number of channels of the group.
+        kept: The indices of the channels that stay, ascending.
+        places: Where the channels of the group lie in torch.
     """
 
     name: str
     width: int
     kept: tuple[int, ...]
-    places: tuple[Place, ...]
+    places: tuple[ChannelPlace, ...]
 
     @property
     def removed(self) -> tuple[int, ...]:
-        """Indices of the channels that go."""
+        """The indices of the channels that go, ascending."""
         kept = set(self.kept)
         return tuple(index for index in range(self.width) if index not in kept)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """From an original network to a smaller one.
+    """How a smaller network is made from an original.
 
     Attributes:
-        original: Name of the original.
-        sha256: Fingerprint of its weights.
-        groups: Those that got narrower.
-        dropped: By name of a dropped block, what replaces its modules.
+        original: The name of the original.
+        sha256: The fingerprint of the original's weights, see `fingerprint`.
+        groups: The groups that got narrower.
+        dropped: What replaces the modules of every dropped block, by name of the block.
         refitted: Whether weights were re-fitted to calibration images, so that they are not simply
             the original's.
     """
@@ -71,8 +71,9 @@ class Recipe:
         """Take the same channels and blocks from `module`, which stays as it is.
 
         Args:
-            module: The original.
-            other_weights: Accept an original of the same architecture with other weights.
+            module: The original network.
+            other_weights: Whether an original of the same architecture with other weights is
+                accepted.
 
         Returns:
             The smaller network, with the weights it inherits.
@@ -99,39 +100,46 @@ class Recipe:
         return smaller
 
     def kept_positions(self, module: nn.Module) -> dict[tuple[str, str], Tensor]:
-        """Positions that stay, ascending, by path and side of every tensor dimension that is cut.
+        """Find which entries stay along every tensor dimension that is cut.
 
-        `module` is the original.
+        Args:
+            module: The original network.
+
+        Returns:
+            The positions that stay, ascending, by path and side of the module.
         """
-        gone: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        # Several groups may lie along one side (behind a concatenation), so what goes is collected
+        # over all groups before anything is cut: cutting one moves the positions of the next.
+        removed_positions: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for group in self.groups:
             for place in group.places:
-                gone[place.path, place.side] += place.positions(group.removed)
+                removed_positions[place.path, place.side] += place.positions(group.removed)
         kept = {}
-        for (path, side), removed in gone.items():
+        for (path, side), removed in removed_positions.items():
             stays = torch.ones(size_of(module, path, side), dtype=torch.bool)
             stays[removed] = False
             kept[path, side] = stays.nonzero().flatten()
         return kept
 
     def consumers(self) -> tuple[str, ...]:
-        """Layers that lose inputs."""
-        return tuple(
-            dict.fromkeys(
-                place.path for group in self.groups for place in group.places if place.side == IN
-            )
-        )
+        """List the paths of the layers that lose inputs, each once."""
+        paths: dict[str, None] = {}
+        for group in self.groups:
+            for place in group.places:
+                if place.side == IN:
+                    paths[place.path] = None
+        return tuple(paths)
 
     def to_json(self) -> str:
-        """As text."""
+        """Write the recipe as JSON text."""
         return json.dumps({"schema": SCHEMA, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Read `to_json` back.
+        """Read a recipe back from what `to_json` wrote.
 
         Raises:
-            SchemaError: It is no recipe.
+            SchemaError: The text is no recipe.
         """
         try:
             raw = json.loads(text)
@@ -139,11 +147,10 @@ class Recipe:
                 raise SchemaError(
                     f"not a recipe of schema {SCHEMA}; it was written by another version of hwbench"
                 )
-            groups = tuple(map(_group, raw.pop("groups")))
-            dropped = {
-                name: tuple(Replacement(**item) for item in items)
-                for name, items in raw.pop("dropped").items()
-            }
+            groups = tuple(_read_group(group) for group in raw.pop("groups"))
+            dropped = {}
+            for name, replacements in raw.pop("dropped").items():
+                dropped[name] = tuple(Replacement(**fields) for fields in replacements)
             return cls(groups=groups, dropped=dropped, **raw)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SchemaError(
@@ -151,25 +158,29 @@ class Recipe:
             ) from error
 
 
-def _group(raw: dict[str, Any]) -> GroupCut:
-    places = tuple(Place(**place) for place in raw["places"])
+def _read_group(raw: dict[str, Any]) -> GroupCut:
+    places = tuple(ChannelPlace(**place) for place in raw["places"])
     return GroupCut(str(raw["name"]), int(raw["width"]), tuple(map(int, raw["kept"])), places)
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A smaller network, and how it was made."""
+    """A smaller network, and the recipe it was made by."""
 
     module: nn.Module
     recipe: Recipe
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Hexadecimal SHA-256 of names, types, shapes and values of all parameters and buffers."""
+    """Hash the names, types, shapes and values of all parameters and buffers.
+
+    Returns:
+        The SHA-256 in hexadecimal.
+    """
     digest = sha256()
     for name, value in module.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(
-            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        )
+        flat = value.detach().cpu().contiguous().view(-1)
+        # NumPy lacks some of torch's types (bfloat16): every type can be seen as bytes.
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

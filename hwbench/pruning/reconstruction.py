@@ -1,4 +1,6 @@
-"""Calibrating a pruned network without training it: layers are re-fitted by least squares, normalization is measured anew.
+"""Calibrating a pruned network without training it.
+
+Layers are re-fitted by least squares, and normalization is corrected.
 
 He, Zhang and Sun 2017 (arXiv 1707.06168) and AMC (He et al. 2018) re-fit 1x1 convolutions and
 linear layers on sampled positions of their outputs; here it is any convolution without groups and
@@ -19,36 +21,40 @@ in 97 % before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwbench.errors import UsageError
-from hwbench.pruning.normalization import BATCH_NORMS, Correction, Spread
-from hwbench.pruning.surgeon import device_of, evaluating, weight_of
+from hwbench.pruning.normalization import BATCH_NORMS, InputSpread, SpreadCorrection
+from hwbench.pruning.surgeon import device_of, eval_mode, weight_of
 
 POSITIONS = 10
 """Sampled positions per image and layer (AMC, section 4.1: 10 of every image, 3,000 images)."""
 RENORMALIZED = 256
 """Images that normalization is corrected on, at most; each pruned version is run on them."""
 RIDGE = 1e-4
-"""Pull towards the inherited weights, over the mean second moment of the inputs that stay: keeps the fit defined where inputs
-repeat each other or images are few. Large enough for single precision, too small to matter
-elsewhere."""
+"""Strength of the pull towards the inherited weights, as a share of the mean second moment of the
+inputs that stay. It keeps the fit defined where inputs repeat each other or images are few: large
+enough for single precision, too small to matter elsewhere."""
 
 Batch = Tensor | Sequence[Tensor]
+"""A batch of inputs of a network: a tensor, or one tensor per argument."""
 
 
-class Moments:
-    """Inputs of one layer, summed up: never more than the smaller of samples and inputs times the inputs."""
+class InputMoments:
+    """The inputs of one layer, summed up as far as a least-squares fit needs them.
+
+    As long as there are fewer samples than inputs the samples themselves are smaller, and are kept;
+    from then on their second moments, the matrix of shape (inputs, inputs), are.
+    """
 
     def __init__(self) -> None:
         self._samples: Tensor | None = None
         self._gram: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
-        """Take in samples of shape (samples, inputs)."""
+        """Add samples of shape (samples, inputs)."""
         rows = rows.double().cpu()
         if self._gram is not None:
             self._gram += rows.T @ rows
@@ -58,57 +64,60 @@ class Moments:
             self._gram, self._samples = self._samples.T @ self._samples, None
 
     def refit(self, weight: Tensor, kept: Tensor) -> Tensor:
-        """Weights on the inputs `kept` that come closest, in squares, to what `weight` computes on all of them.
+        """Fit weights on some inputs to what a layer computes on all of them, by least squares.
 
         Args:
-            weight: Shape (outputs, inputs).
-            kept: Positions of inputs that stay.
+            weight: The layer's weights, shape (outputs, inputs).
+            kept: The positions of the inputs that stay.
 
         Returns:
-            Shape (outputs, kept).
+            The new weights, shape (outputs, kept inputs).
         """
-        own = weight.double().cpu()
-        lost = torch.ones(own.shape[1], dtype=torch.bool)
+        full = weight.double().cpu()
+        lost = torch.ones(full.shape[1], dtype=torch.bool)
         lost[kept] = False
-        missing, stays = own[:, lost], own[:, kept]
+        lost_weights, kept_weights = full[:, lost], full[:, kept]
+        # With X the samples of the kept inputs, Y those of the lost ones and V the lost weights,
+        # the change C of the kept weights solves the ridge regression of X C' on Y V'. Its solution
+        # is C' = (X'X + r)^-1 X'Y V'. It is only the change that is pulled towards zero, and so the
+        # weights towards the inherited ones.
         if self._gram is not None:
-            square, cross = self._gram[kept][:, kept], self._gram[kept][:, lost]
-            change = torch.linalg.solve(_damped(square, len(kept)), cross @ missing.T).T
+            gram, cross = self._gram[kept][:, kept], self._gram[kept][:, lost]
+            change = torch.linalg.solve(_add_ridge(gram, len(kept)), cross @ lost_weights.T).T
         elif self._samples is not None:
+            # Fewer samples than inputs: C' = X' (XX' + r)^-1 Y V' is the same (the kernel form),
+            # and the matrix to solve has only the size of the samples.
             rows = self._samples[:, kept]
-            square = rows @ rows.T
-            change = (
-                torch.linalg.solve(_damped(square, len(kept)), self._samples[:, lost] @ missing.T).T
-                @ rows
-            )
+            kernel = _add_ridge(rows @ rows.T, len(kept))
+            lost_outputs = self._samples[:, lost] @ lost_weights.T
+            change = torch.linalg.solve(kernel, lost_outputs).T @ rows
         else:
             return weight[:, kept]
-        fitted: Tensor = (stays + change).to(weight.dtype)
+        fitted: Tensor = (kept_weights + change).to(weight.dtype)
         return fitted
 
 
-def _damped(square: Tensor, inputs: int) -> Tensor:
-    """With the ridge on its diagonal.
+def _add_ridge(square: Tensor, inputs: int) -> Tensor:
+    """Add the ridge to the diagonal of a matrix of second moments, or of products of samples.
 
-    The trace is the same for second moments and for products of samples.
+    Both have the same trace, so both get the same ridge.
     """
-    pull = RIDGE * float(square.diagonal().sum()) / inputs
-    return square + max(pull, torch.finfo(torch.float32).tiny) * torch.eye(
-        len(square), dtype=square.dtype
-    )
+    ridge = RIDGE * float(square.diagonal().sum()) / inputs
+    ridge = max(ridge, torch.finfo(torch.float32).tiny)
+    return square + ridge * torch.eye(len(square), dtype=square.dtype)
 
 
-class Calibration:
-    """Moments of the inputs of a network's layers over some images.
+class CalibrationStatistics:
+    """What the layers of an unpruned network read on some images.
 
     Args:
         module: The unpruned network; it is run in eval mode and left as it was.
-        layers: Paths of the convolutions and linear layers to watch; transposed and grouped
+        layers: The paths of the convolutions and linear layers to observe; transposed and grouped
             convolutions are passed over.
-        batches: Input of the network: a tensor, or one per argument.
-        positions: Sampled per image and layer.
-        renormalized: Images to correct normalization on; 0 leaves it as it is.
-        seed: Of the sampling.
+        batches: Batches of inputs of the network.
+        positions: How many output positions are sampled per image and layer.
+        renormalized: On how many of the images normalization is corrected; 0 leaves it as it is.
+        seed: The seed of the sampling.
 
     Raises:
         UsageError: There are no images.
@@ -125,24 +134,23 @@ class Calibration:
         seed: int = 0,
     ) -> None:
         self._batches: list[list[Tensor]] = []
-        self.moments = {path: Moments() for path in layers if can_refit(module.get_submodule(path))}
+        self.moments: dict[str, InputMoments] = {}
+        self.spreads: dict[str, InputSpread] = {}
         generator = torch.Generator().manual_seed(seed)
-        norms = [
-            path
-            for path, part in module.named_modules()
-            if isinstance(part, BATCH_NORMS) and part.track_running_stats
-        ]
-        self.spreads = {path: Spread() for path in norms if renormalized}
-        watchers = {
-            path: _Watcher(moments, positions, generator) for path, moments in self.moments.items()
-        }
-        hooks: list[tuple[str, Any]] = [*watchers.items(), *self.spreads.items()]
-        handles = [
-            module.get_submodule(path).register_forward_pre_hook(hook) for path, hook in hooks
-        ]
+        handles = []
+        for path in layers:
+            layer = module.get_submodule(path)
+            if can_refit(layer) and path not in self.moments:
+                self.moments[path] = InputMoments()
+                sampler = _InputSampler(self.moments[path], positions, generator)
+                handles.append(layer.register_forward_pre_hook(sampler))
+        for path, part in module.named_modules():
+            if renormalized and isinstance(part, BATCH_NORMS) and part.track_running_stats:
+                self.spreads[path] = InputSpread()
+                handles.append(part.register_forward_pre_hook(self.spreads[path]))
         device, images = device_of(module), 0
         try:
-            with evaluating(module), torch.no_grad():
+            with eval_mode(module), torch.no_grad():
                 for batch in batches:
                     inputs = [batch] if isinstance(batch, Tensor) else list(batch)
                     module(*(tensor.to(device) for tensor in inputs))
@@ -160,18 +168,23 @@ class Calibration:
     def refit(
         self, path: str, layer: nn.Module, kept: Tensor, outputs: Tensor | None
     ) -> Tensor | None:
-        """New weights of a layer that lost inputs; None where it was not watched.
+        """Fit new weights of a layer that lost inputs.
 
         Args:
-            path: Of the layer.
+            path: The path of the layer.
             layer: The layer of the unpruned network.
-            kept: Input channels that stay.
-            outputs: Output channels that stay; None for all.
+            kept: The input channels that stay.
+            outputs: The output channels that stay; None for all.
+
+        Returns:
+            The new weights, in the shape of the pruned layer's; None if the layer was not observed.
         """
         if path not in self.moments:
             return None
         weight = weight_of(layer).detach()
-        weight = weight if outputs is None else weight[outputs.to(weight.device)]
+        if outputs is not None:
+            weight = weight[outputs.to(weight.device)]
+        # A channel of a convolution is as many inputs of the fit as its window has entries.
         window = weight[0, 0].numel()
         columns = (kept[:, None] * window + torch.arange(window)).flatten()
         fitted = self.moments[path].refit(weight.flatten(1), columns)
@@ -181,19 +194,18 @@ class Calibration:
         """Correct the running statistics of a pruned network's batch normalization, in place.
 
         Args:
-            pruned: The network; it is run on some of the images.
-            kept: Channels that stay, by path of the normalizations that lost some.
+            pruned: The pruned network; it is run on some of the images.
+            kept: The channels that stay, by path of every normalization that lost some.
         """
         if not self._batches:
             return
         handles = []
-        for path, before in self.spreads.items():
+        for path, original in self.spreads.items():
             layer: nn.BatchNorm2d = pruned.get_submodule(path)  # type: ignore[assignment]
-            handles.append(
-                layer.register_forward_pre_hook(Correction(layer, before, kept.get(path)))
-            )
+            correction = SpreadCorrection(layer, original, kept.get(path))
+            handles.append(layer.register_forward_pre_hook(correction))
         try:
-            with evaluating(pruned), torch.no_grad():
+            with eval_mode(pruned), torch.no_grad():
                 for batch in self._batches:
                     pruned(*(tensor.to(device_of(pruned)) for tensor in batch))
         finally:
@@ -202,47 +214,63 @@ class Calibration:
 
 
 def can_refit(layer: nn.Module) -> bool:
-    """Whether a layer's weights can be re-fitted to its inputs."""
+    """Tell whether a layer's weights can be re-fitted to its inputs."""
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return layer.groups == 1
     return isinstance(layer, nn.Linear)
 
 
-class _Watcher:
-    """Forward hook that samples what a layer reads."""
+class _InputSampler:
+    """Forward hook that samples what a layer reads and adds it to the layer's moments."""
 
-    def __init__(self, moments: Moments, positions: int, generator: torch.Generator) -> None:
+    def __init__(self, moments: InputMoments, positions: int, generator: torch.Generator) -> None:
         self.moments, self.positions, self.generator = moments, positions, generator
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach()
-        rows = self._vectors(x) if isinstance(layer, nn.Linear) else self._windows(layer, x)
+        if isinstance(layer, nn.Linear):
+            rows = self._sample_vectors(x)
+        else:
+            rows = self._sample_windows(layer, x)
         self.moments.add(rows)
 
-    def _vectors(self, x: Tensor) -> Tensor:
-        """Rows of a linear layer's input: of an image that has many, some."""
+    def _sample_vectors(self, x: Tensor) -> Tensor:
+        """Sample rows of a linear layer's input: all of an image that has few, else some."""
         rows = x.reshape(len(x), -1, x.shape[-1])
         if rows.shape[1] <= self.positions:
             return rows.flatten(0, 1)
         chosen = torch.randint(rows.shape[1], (len(x), self.positions), generator=self.generator)
         return rows[torch.arange(len(x))[:, None], chosen].flatten(0, 1)
 
-    def _windows(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """Windows under some output positions of a convolution, shape (images * positions, channels * window)."""
+    def _sample_windows(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Sample the windows that a convolution reads for some of its output positions.
+
+        Returns:
+            Shape (images * positions, channels * entries of a window).
+        """
         conv: nn.Conv2d = layer  # type: ignore[assignment]
         dims = len(conv.kernel_size)
-        x = x if x.ndim == dims + 2 else x[None]
+        if x.ndim != dims + 2:
+            x = x[None]
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        padded = nn.functional.pad(x, conv._reversed_padding_repeated_twice, mode)  # noqa: SLF001 - what the layer itself pads by
+        # The layer itself pads by this attribute; it is not the same as `padding` where that is
+        # "same".
+        padding = conv._reversed_padding_repeated_twice  # noqa: SLF001 - see above
+        padded = nn.functional.pad(x, padding, mode)
+        # One index per dimension, each of shape (images, positions, 1, .., kernel, .., 1): together
+        # they broadcast to (images, positions, *kernel) and read all windows in one go. Only those
+        # are gathered that are kept, where `unfold` would make all of them.
         index: list[Tensor] = [torch.arange(len(x)).reshape(-1, 1, *[1] * dims)]
         geometry = zip(padded.shape[2:], conv.kernel_size, conv.stride, conv.dilation, strict=True)
         for dim, (size, kernel, stride, dilation) in enumerate(geometry):
-            places = (size - dilation * (kernel - 1) - 1) // stride + 1
-            begin = stride * torch.randint(
-                places, (len(x), self.positions), generator=self.generator
+            output_size = (size - dilation * (kernel - 1) - 1) // stride + 1
+            output_positions = torch.randint(
+                output_size, (len(x), self.positions), generator=self.generator
             )
-            offset = dilation * torch.arange(kernel)
+            begin = (stride * output_positions).reshape(len(x), self.positions, *[1] * dims)
             shape = [1] * dims
             shape[dim] = kernel
-            index.append(begin.reshape(len(x), self.positions, *[1] * dims) + offset.reshape(shape))
-        return padded.movedim(1, -1)[tuple(index)].movedim(-1, 2).flatten(2).flatten(0, 1)
+            offset = (dilation * torch.arange(kernel)).reshape(shape)
+            index.append(begin + offset)
+        windows = padded.movedim(1, -1)[tuple(index)]
+        return windows.movedim(-1, 2).flatten(2).flatten(0, 1)

@@ -17,16 +17,18 @@ CONVOLUTIONS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMALIZATIONS = (
     nn.modules.batchnorm._BatchNorm,  # noqa: SLF001 - their common bases have no public name
     nn.modules.instancenorm._InstanceNorm,  # noqa: SLF001 - their common bases have no public name
     nn.LayerNorm,
 )
 IN, OUT, CHANNELS = "in", "out", "channels"
-"""Sides of a module: inputs or outputs of a convolution or linear layer.
+"""Sides of a module along which channels lie.
 
-Channels of one that hands them on one by one. The side of a bare parameter is its dimension, as
-text."""
+`in` and `out` are the inputs and outputs of a convolution or linear layer; `channels` is the one
+side of a module that hands each channel on by itself (depthwise convolution, normalization, PReLU).
+The side of a bare parameter is the number of its dimension, as text."""
 
 _PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
 _COUNTS = {
@@ -37,14 +39,16 @@ _COUNTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the channels of a group lie along one side of a module: channel `i` takes `repeat` entries from `start + i * repeat`.
+class ChannelPlace:
+    """Where the channels of a group lie along one side of a module.
+
+    Channel `i` takes `repeat` entries, the first of which is `start + i * repeat`.
 
     Attributes:
-        path: Of the module, or of a bare parameter.
+        path: The path of the module, or of a bare parameter.
         side: `in`, `out`, `channels`, or the dimension of a bare parameter.
-        start: Entry of the group's first channel; not 0 behind a concatenation.
-        repeat: Entries per channel; not 1 behind a flattened map.
+        start: The entry of the group's first channel; not 0 behind a concatenation.
+        repeat: The number of entries per channel; not 1 behind a flattened feature map.
     """
 
     path: str
@@ -53,45 +57,67 @@ class Place:
     repeat: int
 
     def positions(self, channels: Iterable[int]) -> list[int]:
-        """Entries of some channels."""
-        return [
-            self.start + channel * self.repeat + entry
-            for channel in channels
-            for entry in range(self.repeat)
-        ]
+        """List the entries that some channels take.
+
+        Args:
+            channels: Indices of channels of the group.
+        """
+        positions: list[int] = []
+        for channel in channels:
+            first = self.start + channel * self.repeat
+            positions.extend(range(first, first + self.repeat))
+        return positions
 
 
 def side_dim(layer: nn.Module, side: str) -> int:
-    """Dimension of a module's weight that `side` is."""
+    """Find the dimension of a module's weight that lies along `side`."""
     if side == CHANNELS:
         return 0
-    return int((side == IN) != bool(getattr(layer, "transposed", False)))
+    # Weights are (outputs, inputs, ..), those of transposed convolutions (inputs, outputs, ..).
+    transposed = isinstance(layer, _TRANSPOSED)
+    if side == IN:
+        return 0 if transposed else 1
+    return 1 if transposed else 0
 
 
 def size_of(module: nn.Module, path: str, side: str) -> int:
-    """Number of entries along a side."""
+    """Count the entries along a side of a module or bare parameter."""
     if side.isdigit():
         return module.get_parameter(path).shape[int(side)]
     layer = module.get_submodule(path)
     if isinstance(layer, nn.LayerNorm):
         return layer.normalized_shape[-1]
-    if side == CHANNELS and not hasattr(layer, "groups"):
-        return int(getattr(layer, "num_features", 0) or layer.num_parameters)  # type: ignore[arg-type]
+    if isinstance(layer, nn.PReLU):
+        return layer.num_parameters
+    if isinstance(layer, NORMALIZATIONS):
+        # Normalization without parameters of its own has no weight to look at.
+        return int(layer.num_features)  # type: ignore[arg-type]
     return weight_of(layer).shape[side_dim(layer, side)]
 
 
 def weight_of(layer: nn.Module) -> Tensor:
-    """The weight of a layer that has one."""
+    """Give the weight of a layer that has one.
+
+    Raises:
+        AttributeError: The layer has no weight.
+    """
     weight: Tensor = layer.get_parameter("weight")
     return weight
 
 
 def cut(module: nn.Module, path: str, side: str, kept: Tensor) -> None:
-    """Keep the entries `kept` of one side of a module or bare parameter."""
+    """Cut one side of a module or bare parameter down to some of its entries, in place.
+
+    Args:
+        module: The network.
+        path: The path of the module or bare parameter in it.
+        side: The side to cut, see `ChannelPlace`.
+        kept: The positions of the entries that stay, ascending.
+    """
     if side.isdigit():
         owner, _, name = path.rpartition(".")
         holder = module.get_submodule(owner)
-        setattr(holder, name, _selected(getattr(holder, name), int(side), kept))
+        setattr(holder, name, _select_entries(getattr(holder, name), int(side), kept))
         return
     layer = module.get_submodule(path)
     names = ("weight",) if side == IN else _PER_CHANNEL
@@ -99,7 +125,8 @@ def cut(module: nn.Module, path: str, side: str, kept: Tensor) -> None:
         tensor = getattr(layer, name, None)
         if tensor is not None:
             dim = side_dim(layer, side) if name == "weight" else 0
-            setattr(layer, name, _selected(tensor, dim, kept))
+            setattr(layer, name, _select_entries(tensor, dim, kept))
+    # Modules also keep their sizes as numbers, which others (exporters, printing) rely on.
     if isinstance(layer, nn.LayerNorm):
         layer.normalized_shape = (len(kept),)
     for name in _COUNTS[side]:
@@ -107,35 +134,35 @@ def cut(module: nn.Module, path: str, side: str, kept: Tensor) -> None:
             setattr(layer, name, len(kept))
 
 
-def _selected(tensor: Tensor, dim: int, kept: Tensor) -> Tensor:
+def _select_entries(tensor: Tensor, dim: int, kept: Tensor) -> Tensor:
     chosen = tensor.detach().index_select(dim, kept.to(tensor.device))
-    return (
-        nn.Parameter(chosen, requires_grad=tensor.requires_grad)
-        if isinstance(tensor, nn.Parameter)
-        else chosen
-    )
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(chosen, requires_grad=tensor.requires_grad)
+    return chosen
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether a layer is a convolution of each channel by itself."""
+    """Tell whether a layer is a convolution of each channel by itself."""
     return (
         isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and layer.groups == layer.in_channels
     )
 
 
 def is_dense(layer: nn.Module) -> bool:
-    """Whether a layer is linear, or a convolution in which every output reads every input."""
+    """Tell whether a layer is linear, or a convolution in which every output reads every input."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, CONVOLUTIONS) and layer.groups == 1)
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters are; the CPU if it has none."""
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    """Find where a module's parameters are; the CPU if it has none."""
+    for parameter in module.parameters():
+        return parameter.device
+    return torch.device("cpu")
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """A network in eval mode for a while; the mode of each of its parts comes back."""
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Hold a network in eval mode; on leaving, every part of it gets its own mode back."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -92,7 +92,10 @@ def test_where_adaptors_stand(
 
 
 def resnet_rule(block: str, depths: Sequence[int], last: str) -> tuple[set[str], set[str]]:
-    """Wang and Wu 2023, section 3.2: behind what wrote into the stage before the block, in front of what reads it after."""
+    """Adaptors go behind what writes into the stage before the block (Wang and Wu 2023, 3.2).
+
+    They also go in front of what reads the stage after it.
+    """
     stage, place = int(block[5]), int(block[7:])
     after = {f"layer{stage}.{earlier}.{last}" for earlier in range(place)}
     before = {f"layer{stage}.{later}.conv1" for later in range(place + 1, depths[stage - 1])}
@@ -104,7 +107,10 @@ def resnet_rule(block: str, depths: Sequence[int], last: str) -> tuple[set[str],
 
 
 def mobilenet_rule(block: str) -> tuple[set[str], set[str]]:
-    """Behind the projections of the blocks of that width before it, in front of the expansions up to the first of another."""
+    """Adaptors go behind the projections of earlier blocks of that width.
+
+    They also go in front of the expansions of later ones, up to the first of another width.
+    """
     stages = [
         0,
         1,

@@ -1,4 +1,4 @@
-"""A pruned network in a folder: it runs by itself, comes back trainable, and its recipe repeats it."""
+"""A pruned network in a folder runs by itself, comes back trainable, and its recipe repeats it."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "transposed": nets.Transposed,
     "signal": nets.Signal,
 }
-STATISTICS = {
-    "vision"
-}  # layer normalization sees the pruned channels, so that cutting is not the same as being blind to them
+STATISTICS = {"vision"}
+# Layer normalization sees the pruned channels, so that cutting is not the same as being blind to
+# them.
 
 
 def example(name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reconstruction and correction of normalization: exact where an exact answer exists, else closer to the original."""
+"""Reconstruction and correction of normalization: exact where that is possible, else closer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hwbench.errors import UsageError
 from hwbench.network import zoo
-from hwbench.pruning import Calibration, Prunable
+from hwbench.pruning import CalibrationStatistics, Prunable
 from tests.support.prunable_nets import Efficient, Stack, Vision, lively
 
 
@@ -40,7 +40,7 @@ def test_convolution_makes_up_for_channels_that_repeat_others(
     conv = nn.Conv2d(6, 5, bias=bias, **window)
     x = repeated(noise(40, 3, 9, 8))
     kept = torch.tensor([0, 1, 2])
-    calibration = Calibration(nn.Sequential(conv), ["0"], [x[:20], x[20:]])
+    calibration = CalibrationStatistics(nn.Sequential(conv), ["0"], [x[:20], x[20:]])
     smaller = nn.Conv2d(3, 5, bias=bias, **window)
     smaller.weight.data = calibration.refit("0", conv, kept, None)
     if bias:
@@ -55,7 +55,7 @@ def test_linear_layer_makes_up_for_inputs_that_repeat_others(shape: tuple[int, .
     x = noise(*shape)
     x = torch.cat([x, -x], -1)
     kept = torch.tensor([3, 4, 5])
-    weight = Calibration(nn.Sequential(linear), ["0"], [x]).refit(
+    weight = CalibrationStatistics(nn.Sequential(linear), ["0"], [x]).refit(
         "0", linear, kept, torch.tensor([0, 2])
     )
     got = nn.functional.linear(x[..., 3:], weight, linear.bias[[0, 2]])
@@ -66,7 +66,7 @@ def test_it_is_the_least_squares_solution_without_the_bias() -> None:
     linear = nn.Linear(6, 4)
     x = noise(200, 6) @ noise(6, 6, seed=1) + 1
     kept = torch.tensor([0, 2, 5])
-    weight = Calibration(nn.Sequential(linear), ["0"], [x]).refit("0", linear, kept, None)
+    weight = CalibrationStatistics(nn.Sequential(linear), ["0"], [x]).refit("0", linear, kept, None)
     target = (linear(x) - linear.bias).detach()
     expected = torch.linalg.lstsq(x[:, kept].double(), target.double()).solution.T.float()
     torch.testing.assert_close(weight, expected, rtol=1e-2, atol=1e-3)
@@ -76,7 +76,7 @@ def test_fewer_samples_than_inputs_are_fitted_too_and_stay_near_the_weights() ->
     linear = nn.Linear(50, 4)
     x = noise(8, 50)
     kept = torch.arange(40)
-    weight = Calibration(nn.Sequential(linear), ["0"], [x]).refit("0", linear, kept, None)
+    weight = CalibrationStatistics(nn.Sequential(linear), ["0"], [x]).refit("0", linear, kept, None)
     target = linear(x) - linear.bias
     torch.testing.assert_close(x[:, kept] @ weight.T, target, rtol=1e-2, atol=1e-2)
     inherited, target = linear.weight[:, kept].detach(), target.detach()
@@ -117,7 +117,7 @@ def test_reconstruction_alone_helps_other_classifiers(build: type[nn.Module]) ->
     )
     widths = [max(1, 2 * width // 3) for width in whole.structure.widths]
 
-    def off(given: Calibration | None) -> float:
+    def off(given: CalibrationStatistics | None) -> float:
         outputs = [net(fresh) for net in (whole.slim(widths, calibration=given).module, module)]
         first, second = (out["logits"] if isinstance(out, dict) else out for out in outputs)
         return float((first - second).norm())
@@ -143,7 +143,7 @@ def test_calibration_leaves_modes_and_weights_alone() -> None:
     module = zoo.build("resnet20").train()
     module.bn1.eval()
     before = copy.deepcopy(module.state_dict())
-    Calibration(module, ["conv1", "layer1.0.conv1"], [noise(4, 3, 8, 8)])
+    CalibrationStatistics(module, ["conv1", "layer1.0.conv1"], [noise(4, 3, 8, 8)])
     assert module.training
     assert not module.bn1.training
     torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
@@ -151,7 +151,7 @@ def test_calibration_leaves_modes_and_weights_alone() -> None:
 
 
 def test_normalization_of_a_trained_network_is_measured_anew() -> None:
-    """Where the original's statistics are those of the images, the pruned network's are those of what arrives there."""
+    """Statistics of the very images are replaced by those of what arrives in the pruned network."""
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(3, 8, 3),
@@ -174,7 +174,7 @@ def test_normalization_of_a_trained_network_is_measured_anew() -> None:
 
 
 def test_normalization_of_an_untrained_network_gives_what_it_gave() -> None:
-    """Where they are not, what leaves the normalization has the mean and spread it has in the original, whatever these are."""
+    """Statistics of other images: what leaves the normalization keeps the original's spread."""
     torch.manual_seed(0)
     features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6))
     module = lively(nn.Sequential(*features, nn.Flatten(), nn.Linear(96, 4)))

@@ -1,4 +1,4 @@
-"""Pruning the networks of the papers: the pruned torch network is the one that the ONNX structure describes."""
+"""Pruning the networks of the papers gives the network that the ONNX structure describes."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from hwbench.workflows.search.plan import TUNE_EPOCHS, TUNE_STEPS
 if TYPE_CHECKING:
     from torch import nn
 
-    from hwbench.pruning import Calibration, Pruned
+    from hwbench.pruning import CalibrationStatistics, Pruned
     from hwbench.search.base import Objective, Search
     from hwbench.search.data import Data, Images
     from hwbench.search.training import FeatureDistance, Loss, Schedule
@@ -71,7 +71,7 @@ class Ground:
     def __post_init__(self) -> None:
         self.prices = Prices(self.subject.structure, self.source, self.blocks)
         self.train = None if self.subject.data is None else self._few(self.subject.data)
-        self._calibration: Calibration | None = None
+        self._calibration: CalibrationStatistics | None = None
         self._adaptor_steps = self.plan.adaptor_steps
 
     def _few(self, data: Data) -> Data:
@@ -302,7 +302,7 @@ class Ground:
             )
         return pruned
 
-    def _images(self) -> Calibration | None:
+    def _images(self) -> CalibrationStatistics | None:
         """What layers are re-fitted on: features of the unpruned network, gathered once."""
         import torch
 

@@ -1,4 +1,7 @@
-"""Foreign files are hostile until shown otherwise: bounded reading, refusal of pickles, numbers that are really numbers."""
+"""Reading foreign files, which are hostile until they have passed these checks.
+
+Files are read within bounds, pickles are refused, and numbers are checked to be numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ from typing import Any, NoReturn
 from hwbench.errors import OutputParseError, UnsafeModelError, UsageError
 
 MAX_BYTES = 64 << 20
-"""Largest file that is read: 100 inferences of a network of a thousand nodes fill some 30 MB of ONNX Runtime's profile."""
-MAX_SECONDS = 1e6
-"""Longest time that is believed of one inference or layer (eleven days).
+"""Largest file that is read, in bytes.
 
-Beyond it the file is damaged.
+100 inferences of a network of a thousand nodes fill some 30 MB of ONNX Runtime's profile.
 """
+MAX_SECONDS = 1e6
+"""Longest time that is believed of one inference or layer; a file with more is damaged."""
 
+# The beginning of a pickle of protocol 0, which is text: an import, or an empty list or dict put
+# into the memo.
 _TEXT_PICKLE = re.compile(rb"\(?[dl]?p?0?\n?c[A-Za-z_][\w.]*\n\w+\n|\([dl]p0\n")
 _PICKLE_FREE = (
     "a pickle is a program; write the numbers as JSON or YAML where you trust it, and read that"
@@ -26,12 +31,13 @@ _PICKLE_FREE = (
 
 
 def read_text(path: Path) -> str:
-    """The text of a regular file within bounds.
+    """Read the text of a regular file of at most `MAX_BYTES`.
 
     Raises:
-        UsageError: No such file, not a regular file, empty, too large or unreadable.
-        UnsafeModelError: It is a pickle or an archive that holds one (`.pkl`, `.pt`, `.npz`).
-        OutputParseError: It is no text.
+        UsageError: There is no such file, or it is not regular, empty, too large or unreadable.
+        UnsafeModelError: The file is a pickle or an archive that may hold one (`.pkl`, `.pt`,
+            `.npz`).
+        OutputParseError: The file is not text.
     """
     try:
         if not path.is_file():
@@ -45,23 +51,27 @@ def read_text(path: Path) -> str:
             data = file.read(MAX_BYTES)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {str(path)!r} ({error})") from error
-    return decode(data, shown(path))
+    return decode(data, quote(path))
 
 
 def decode(data: bytes, name: str) -> str:
-    """Bytes as text: UTF-8, or UTF-16 with its mark (a redirection in PowerShell).
+    """Decode bytes as UTF-8, or as UTF-16 with its mark (which a redirection in PowerShell writes).
+
+    Args:
+        data: The bytes of a file.
+        name: The name of the file, for messages.
 
     Raises:
-        UnsafeModelError: It is a pickle or an archive.
-        OutputParseError: It is no text.
+        UnsafeModelError: The file is a pickle or an archive.
+        OutputParseError: The file is not text.
     """
     if is_pickle(data):
         raise UnsafeModelError(
             f"{name} is a pickle or an archive that may hold one, and is not opened: {_PICKLE_FREE}"
         )
-    encoding = (
-        "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    )
+    encoding = "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -77,86 +87,114 @@ def decode(data: bytes, name: str) -> str:
 
 
 def is_pickle(data: bytes) -> bool:
-    """Whether bytes start like a pickle of any protocol, or a ZIP archive (`.pt`, `.npz`), which may hold one."""
+    """Tell whether bytes start like a pickle of any protocol, or like a ZIP archive.
+
+    ZIP archives (`.pt`, `.npz`) may hold pickles.
+    """
     return data.startswith((b"\x80", b"PK\x03\x04")) or _TEXT_PICKLE.match(data) is not None
 
 
 def parse_json(text: str, name: str) -> Any:
-    """The JSON in `text`; `NaN` and infinities are no JSON.
+    """Parse JSON; `NaN` and infinities, which Python would accept, are refused.
+
+    Args:
+        text: The JSON.
+        name: The name of the file, for messages.
 
     Raises:
-        OutputParseError: It is damaged.
+        OutputParseError: The text is not valid JSON.
     """
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise OutputParseError(
             f"{name} is damaged JSON ({error}); was it written to its end?"
         ) from error
 
 
-def seconds(value: object, per_second: float, what: str) -> float:
-    """A positive duration in seconds from a number, or the text of one, of which `per_second` make a second.
+def parse_seconds(value: object, per_second: float, what: str) -> float:
+    """Parse a positive duration.
+
+    Args:
+        value: A number, or the text of one.
+        per_second: How many of its unit make a second, such as 1000 for milliseconds.
+        what: What the value is, for messages.
+
+    Returns:
+        The duration in seconds.
 
     Raises:
-        OutputParseError: It is no number, not above 0, or beyond what is believed.
+        OutputParseError: The value is no number, not above 0, or more than `MAX_SECONDS`.
     """
-    number = seconds_or_zero(value, per_second, what)
+    number = parse_seconds_or_zero(value, per_second, what)
     if number == 0:
         raise OutputParseError(
-            f"{what} is {shown(value)}; expected a time above 0, so this file is damaged"
+            f"{what} is {quote(value)}; expected a time above 0, so this file is damaged"
         )
     return number
 
 
-def seconds_or_zero(value: object, per_second: float, what: str) -> float:
-    """As `seconds`, for a time that may really be 0 (a transfer that did not happen, a spread).
+def parse_seconds_or_zero(value: object, per_second: float, what: str) -> float:
+    """Parse a duration that may really be 0 (a transfer that did not happen, a spread).
+
+    Args:
+        value: A number, or the text of one.
+        per_second: How many of its unit make a second, such as 1000 for milliseconds.
+        what: What the value is, for messages.
+
+    Returns:
+        The duration in seconds.
 
     Raises:
-        OutputParseError: It is no number, negative, or beyond what is believed.
+        OutputParseError: The value is no number, negative, or more than `MAX_SECONDS`.
     """
-    try:
-        number = (
-            float(value) / per_second
-            if isinstance(value, int | float | str) and not isinstance(value, bool)
-            else math.nan
-        )
-    except (ValueError, OverflowError):
-        number = math.nan
+    number = math.nan
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value) / per_second
+        except (ValueError, OverflowError):
+            number = math.nan
     if not 0 <= number <= MAX_SECONDS:
         raise OutputParseError(
-            f"{what} is {shown(value)}; expected a time, so this file is damaged"
+            f"{what} is {quote(value)}; expected a time, so this file is damaged"
         )
     return number
 
 
-def whole(value: object, what: str, least: int = 1) -> int:
-    """A whole number of at least `least`, from a number or the text of one.
+def parse_whole(value: object, what: str, least: int = 1) -> int:
+    """Parse a whole number.
+
+    Args:
+        value: A number, or the text of one.
+        what: What the value is, for messages.
+        least: The smallest number accepted.
 
     Raises:
-        OutputParseError: It is something else.
+        OutputParseError: The value is no whole number of at least `least`, or has over 15 digits.
     """
     number = value
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value.strip()):
         number = int(value)
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number < 10**15:
         raise OutputParseError(
-            f"{what} is {shown(value)}; expected a whole number of at least {least}, so this file"
+            f"{what} is {quote(value)}; expected a whole number of at least {least}, so this file"
             " is damaged"
         )
     return number
 
 
-def shown(value: object) -> str:
-    """A foreign value in a message: on one line, and not longer than helps."""
-    plain = isinstance(value, str | int | float | Path) or value is None
-    text = (
-        repr(str(value) if isinstance(value, Path) else value)
-        if plain
-        else f"a {type(value).__name__}"
-    )
-    return text if len(text) <= 120 else f"{text[:116]}..."
+def quote(value: object) -> str:
+    """Quote a foreign value for a message: on one line, and of at most 120 characters."""
+    if isinstance(value, Path):
+        text = repr(str(value))
+    elif value is None or isinstance(value, str | int | float):
+        text = repr(value)
+    else:
+        text = f"a {type(value).__name__}"
+    if len(text) > 120:
+        return f"{text[:116]}..."
+    return text
 
 
-def _no_number(constant: str) -> NoReturn:
+def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number")

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from hwbench.errors import OutputParseError
 from hwbench.records.findings import Finding
-from hwbench.records.untrusted import seconds, seconds_or_zero, shown, whole
+from hwbench.records.untrusted import parse_seconds, parse_seconds_or_zero, parse_whole, quote
 
 SIGNS = re.compile(
     r"Run Order =|Inference timings in us:|Average inference timings in us:|\bcount=\d+"
@@ -196,7 +196,7 @@ def _operators(lines: Sequence[str], start: int, source: str) -> tuple[Operator,
         )
         if len(cells) != len(labels):
             raise OutputParseError(
-                f"{source}: {shown(line.strip())} has {len(cells)} cells; its table has"
+                f"{source}: {quote(line.strip())} has {len(cells)} cells; its table has"
                 f" {len(labels)} columns"
             )
         rows.append(dict(zip(labels, map(str.strip, cells), strict=True)))
@@ -215,7 +215,7 @@ def _check_whole(rows: Sequence[dict[str, str]], lines: Sequence[str], source: s
     share = rows[-1].get("cdf%", "100%")
     if re.fullmatch(r"(99\.9\d*|100(\.0\d*)?)%", share) is None:
         raise OutputParseError(
-            f"{source}: operators up to {shown(rows[-1]['name'])} make up {share} of the whole; is"
+            f"{source}: operators up to {quote(rows[-1]['name'])} make up {share} of the whole; is"
             " it cut off?"
         )
 
@@ -227,17 +227,17 @@ def _header(lines: Sequence[str], index: int, source: str) -> tuple[list[str], b
     labels = [label.strip().lower().replace("_", " ") for label in bracketed or header.split(",")]
     if not set(labels) >= _COLUMNS or labels[-1] != "name" or len(set(labels)) < len(labels):
         raise OutputParseError(
-            f"{source}: {shown(header.strip())} under 'Run Order' is no header; expected"
+            f"{source}: {quote(header.strip())} under 'Run Order' is no header; expected"
             f" {sorted(_COLUMNS)}"
         )
     return labels, not bracketed
 
 
 def _operator(cells: dict[str, str], source: str) -> Operator:
-    what = f"{source}: average of operator {shown(cells['name'])}"
-    mean_s = seconds_or_zero(cells["avg ms"], _MS, what)
-    calls = whole(
-        cells["times called"], f"{source}: calls of operator {shown(cells['name'])}", least=0
+    what = f"{source}: average of operator {quote(cells['name'])}"
+    mean_s = parse_seconds_or_zero(cells["avg ms"], _MS, what)
+    calls = parse_whole(
+        cells["times called"], f"{source}: calls of operator {quote(cells['name'])}", least=0
     )
     name = re.sub(r"^\[(.*)\](?::\d+)?$", r"\1", cells["name"])
     return Operator(cells["node type"], name, mean_s or None, calls)
@@ -256,20 +256,20 @@ def _phases(lines: Sequence[str], source: str) -> tuple[list[Runs], Runs | None]
 
 
 def _runs(match: re.Match[str], source: str) -> Runs:
-    what = f"{source}: {shown(match[0])}"
+    what = f"{source}: {quote(match[0])}"
     values = dict(re.findall(r"(\w+)=([-+.\w]+)", match[3]))
     known = {
-        name: seconds_or_zero(values[name], _US, what) or None
+        name: parse_seconds_or_zero(values[name], _US, what) or None
         for name in ("first", "min", "max", "median")
         if name in values
     }
-    std_s = seconds_or_zero(values["std"], _US, what) if "std" in values else None
-    mean_s = seconds(
+    std_s = parse_seconds_or_zero(values["std"], _US, what) if "std" in values else None
+    mean_s = parse_seconds(
         values.get("avg", values.get("curr")), _US, what
     )  # all samples equal: only `curr` is printed
     return Runs(
         mean_s,
-        whole(match[2], what),
+        parse_whole(match[2], what),
         known.get("first"),
         known.get("min"),
         known.get("max"),
@@ -291,12 +291,12 @@ def _ends(lines: Sequence[str], phases: list[Runs], source: str) -> tuple[Runs |
     summary = next(filter(None, map(_SUMMARY.match, map(str.strip, lines))), None)
     if not phases and summary is not None:
         warm_up_s, timed_s = (
-            seconds_or_zero(text, _US, f"{source}: {shown(summary[0])}")
+            parse_seconds_or_zero(text, _US, f"{source}: {quote(summary[0])}")
             for text in summary.groups()
         )
         if timed_s == 0:
             raise OutputParseError(
-                f"{source}: {shown(summary[0])} says that inference takes no time; the log is"
+                f"{source}: {quote(summary[0])} says that inference takes no time; the log is"
                 " damaged"
             )
         return Runs(warm_up_s) if warm_up_s else None, Runs(timed_s)
@@ -306,7 +306,7 @@ def _ends(lines: Sequence[str], phases: list[Runs], source: str) -> tuple[Runs |
 def _findings(log: TfliteLog, flags: Sequence[str], tables: int) -> Iterator[Finding]:
     if flags:
         text = (
-            f"benchmark_model did not know {', '.join(map(shown, flags))} and ran without; the"
+            f"benchmark_model did not know {', '.join(map(quote, flags))} and ran without; the"
             " setting meant was not in force"
         )
         yield Finding("unknown_flags", text)
@@ -320,14 +320,14 @@ def _findings(log: TfliteLog, flags: Sequence[str], tables: int) -> Iterator[Fin
     if tiny:
         yield Finding(
             "below_resolution",
-            f"operators below the log's resolution: {len(tiny)}, {shown(tiny[0])} first",
+            f"operators below the log's resolution: {len(tiny)}, {quote(tiny[0])} first",
         )
     delegates = [row.kind for row in log.operators if "delegate" in row.kind.lower()]
     if delegates:
         yield Finding(
             "delegated",
             f"rows that are delegates, each standing for several layers: {len(delegates)},"
-            f" {shown(delegates[0])} first",
+            f" {quote(delegates[0])} first",
         )
     if tables > 1:
         yield Finding(

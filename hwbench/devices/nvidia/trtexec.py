@@ -18,7 +18,7 @@ from typing import Any
 
 from hwbench.errors import OutputParseError
 from hwbench.records.findings import Finding
-from hwbench.records.untrusted import seconds, seconds_or_zero, shown, whole
+from hwbench.records.untrusted import parse_seconds, parse_seconds_or_zero, parse_whole, quote
 
 SIGNS = re.compile(
     r"^(?:\[[^\]\n]*\] ?)*(?:&&&& \w+ TensorRT\.trtexec|GPU Compute(?: Time)?: min = )",
@@ -147,11 +147,11 @@ def parse_profile(data: object, source: str = "the profile") -> TrtProfile:
             f"{source} is no trtexec profile; expected [{{'count': N}}, {{'name': .., 'averageMs':"
             " ..}, ..]"
         )
-    count = whole(head["count"], f"{source}: count")
+    count = parse_whole(head["count"], f"{source}: count")
     layers = tuple(_layer_time(row, count, source) for row in rows)
     tiny = [layer.name for layer in layers if layer.mean_s is None]
     text = (
-        f"layers below the profiler's resolution: {len(tiny)}, {shown(tiny[0])} first"
+        f"layers below the profiler's resolution: {len(tiny)}, {quote(tiny[0])} first"
         if tiny
         else ""
     )
@@ -162,15 +162,15 @@ def _layer_time(row: dict[str, Any], count: int, source: str) -> LayerTime:
     name = row.get("name")
     if not isinstance(name, str) or not ({"averageMs", "timeMs"} & set(row)):
         raise OutputParseError(
-            f"{source}: layer {shown(name)} has no name or no time; expected 'name' and 'averageMs'"
+            f"{source}: layer {quote(name)} has no name or no time; expected 'name' and 'averageMs'"
         )
-    what = f"{source}: time of layer {shown(name)}"
+    what = f"{source}: time of layer {quote(name)}"
     mean_s = (
-        seconds_or_zero(row["averageMs"], _MS, what)
+        parse_seconds_or_zero(row["averageMs"], _MS, what)
         if "averageMs" in row
-        else seconds_or_zero(row["timeMs"], _MS, what) / count
+        else parse_seconds_or_zero(row["timeMs"], _MS, what) / count
     )
-    median_s = seconds_or_zero(row["medianMs"], _MS, what) if "medianMs" in row else None
+    median_s = parse_seconds_or_zero(row["medianMs"], _MS, what) if "medianMs" in row else None
     return LayerTime(name, mean_s or None, median_s or None)
 
 
@@ -189,10 +189,10 @@ def parse_times(data: object, source: str = "the times") -> TrtTimes:
         raise OutputParseError(
             f"{source}: an inference without 'computeMs'; expected a file of trtexec --exportTimes"
         )
-    compute_s = tuple(seconds(run["computeMs"], _MS, f"{source}: computeMs") for run in runs)
+    compute_s = tuple(parse_seconds(run["computeMs"], _MS, f"{source}: computeMs") for run in runs)
     told = all("latencyMs" in run for run in runs)
     latency_s = (
-        tuple(seconds(run["latencyMs"], _MS, f"{source}: latencyMs") for run in runs)
+        tuple(parse_seconds(run["latencyMs"], _MS, f"{source}: latencyMs") for run in runs)
         if told
         else ()
     )
@@ -236,7 +236,7 @@ def _text(item: object, source: str) -> str:
     name = item.get("Name") if isinstance(item, dict) else item
     if not isinstance(name, str) or not name:
         raise OutputParseError(
-            f"{source}: {shown(name)} is no name of a layer or tensor; expected text"
+            f"{source}: {quote(name)} is no name of a layer or tensor; expected text"
         )
     return name
 
@@ -256,11 +256,11 @@ def parse_log(text: str, source: str = "the log") -> TrtLog:
         name = match[1].removesuffix(" Time")
         if name in metrics:
             raise OutputParseError(
-                f"{source} holds several summaries ({shown(match[1])} twice); put each run into a"
+                f"{source} holds several summaries ({quote(match[1])} twice); put each run into a"
                 " file of its own"
             )
         if name in {"GPU Compute", "Latency", "Host Latency"}:
-            metrics[name] = _quantity(match[2], f"{source}: {shown(match[1])}")
+            metrics[name] = _quantity(match[2], f"{source}: {quote(match[1])}")
     if "GPU Compute" not in metrics:
         raise OutputParseError(
             f"{source} holds no 'GPU Compute Time: min = ..' of trtexec; was it written to its end?"
@@ -285,7 +285,7 @@ def _quantity(text: str, what: str) -> Quantity:
             f"{what} tells no median; expected 'min = .. ms, max = .. ms, mean = .. ms, median ="
             " .. ms'"
         )
-    values = {name: seconds(value, _MS, what) for name, value in parts.items()}
+    values = {name: parse_seconds(value, _MS, what) for name, value in parts.items()}
     percentiles = tuple(
         (float(name[len("percentile(") : -2]) / 100, values[name])
         for name in values

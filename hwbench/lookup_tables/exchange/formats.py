@@ -24,7 +24,7 @@ from hwbench.devices.shared.ort.profile import ProfiledRuns, read_profile
 from hwbench.errors import SchemaError
 from hwbench.lookup_tables.exchange import ofa_yaml
 from hwbench.lookup_tables.exchange.ofa_yaml import OfaTable
-from hwbench.records.untrusted import parse_json, read_text, shown
+from hwbench.records.untrusted import parse_json, quote, read_text
 
 __all__ = [
     "OfaTable",
@@ -51,7 +51,7 @@ def read(path: str | Path) -> Record:
         SchemaError: It is of no known format, or a damaged latency table.
         OutputParseError: It is a damaged log or profile.
     """
-    return parse(read_text(Path(path)), shown(Path(path)))
+    return parse(read_text(Path(path)), quote(Path(path)))
 
 
 def parse(text: str, source: str) -> Record:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from hwbench.errors import SchemaError, UnsafeModelError
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import Shape
-from hwbench.records.untrusted import seconds, seconds_or_zero, shown, whole
+from hwbench.records.untrusted import parse_seconds, parse_seconds_or_zero, parse_whole, quote
 
 if TYPE_CHECKING:
     from yaml.nodes import Node
@@ -105,10 +105,10 @@ def _compose(text: str, source: str) -> Node | None:
         where = f" at line {mark.line + 1}" if mark else ""
         raise SchemaError(
             f"{source} is damaged YAML{where}:"
-            f" {shown(getattr(error, 'problem', None) or str(error))}"
+            f" {quote(getattr(error, 'problem', None) or str(error))}"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise SchemaError(f"{source} is damaged YAML: {shown(str(error))}") from error
+        raise SchemaError(f"{source} is damaged YAML: {quote(str(error))}") from error
     return found
 
 
@@ -125,7 +125,7 @@ def _entries(node: Node | None, source: str) -> dict[str, Node]:
     for key, value in node.value:
         if not isinstance(key, ScalarNode) or key.value in found:
             raise SchemaError(
-                f"{source}: {shown(key.value)} at line {key.start_mark.line + 1} is no key, or is"
+                f"{source}: {quote(key.value)} at line {key.start_mark.line + 1} is no key, or is"
                 " given twice"
             )
         found[key.value] = value
@@ -136,10 +136,10 @@ def _row(key: str, node: Node, source: str) -> OfaRow:
     match = _KEY.fullmatch(key)
     if match is None:
         raise SchemaError(
-            f"{source}: {shown(key)} is no key; expected"
+            f"{source}: {quote(key)} is no key; expected"
             " OPERATOR-input:HxWxC-output:HxWxC[-name:value..]"
         )
-    what = f"{source}: entry {shown(key)}"
+    what = f"{source}: entry {quote(key)}"
     entry = {name: value.value for name, value in _entries(node, what).items()}
     if "mean" not in entry:
         raise SchemaError(f"{what} has no mean; expected {{mean: MILLISECONDS, count: N}}")
@@ -148,7 +148,7 @@ def _row(key: str, node: Node, source: str) -> OfaRow:
         tuple(map(int, match[2].split("x"))),
         tuple(map(int, match[3].split("x"))),
         tuple((name, int(value)) for name, value in re.findall(r"-([a-z]+):(\d+)", match[4])),
-        seconds(entry["mean"], _MS, f"{what}: mean"),
-        seconds_or_zero(entry["std"], _MS, f"{what}: std") if "std" in entry else None,
-        whole(entry["count"], f"{what}: count") if "count" in entry else None,
+        parse_seconds(entry["mean"], _MS, f"{what}: mean"),
+        parse_seconds_or_zero(entry["std"], _MS, f"{what}: std") if "std" in entry else None,
+        parse_whole(entry["count"], f"{what}: count") if "count" in entry else None,
     )

@@ -24,7 +24,7 @@ from hwbench.lookup_tables.records import Entry, Metadata
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.tensors import Shape
-from hwbench.records.untrusted import MAX_SECONDS, is_pickle, parse_json, shown
+from hwbench.records.untrusted import MAX_SECONDS, is_pickle, parse_json, quote
 
 FORMAT, SCHEMA = "hwbench-table", 1
 SUFFIX = ".hwtable"
@@ -87,7 +87,7 @@ def unpack(data: bytes, source: str = "the file") -> LookupTable:
         raise SchemaError(f"{source} is no lookup table; expected a file of hwbench table export")
     if document.get("schema") != SCHEMA:
         raise SchemaError(
-            f"{source} is of schema {shown(document.get('schema'))}; this hwbench reads {SCHEMA}:"
+            f"{source} is of schema {quote(document.get('schema'))}; this hwbench reads {SCHEMA}:"
             " update hwbench"
         )
     if document.get("digest") != _digest(content):
@@ -100,7 +100,7 @@ def unpack(data: bytes, source: str = "the file") -> LookupTable:
         entries = _entries(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(
-            f"{source} is a damaged lookup table: {shown(repr(error))}; export it again"
+            f"{source} is a damaged lookup table: {quote(repr(error))}; export it again"
         ) from error
     _check_metadata(metadata, source)
     return LookupTable(entries, metadata)
@@ -114,7 +114,7 @@ def read_table(path: Path) -> LookupTable:
         UnsafeModelError: As `unpack`.
         SchemaError: As `unpack`.
     """
-    return unpack(read_bytes(path), shown(path))
+    return unpack(read_bytes(path), quote(path))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -125,7 +125,7 @@ def read_bytes(path: Path) -> bytes:
         UnsafeModelError: It is called a pickle.
     """
     if path.suffix.lower() in PICKLES:
-        refuse_pickle(b"\x80", shown(path))
+        refuse_pickle(b"\x80", quote(path))
     try:
         if not path.is_file():
             raise UsageError(
@@ -207,7 +207,7 @@ def _document(data: bytes, source: str) -> dict[str, Any]:
         document = parse_json(text.decode(), source)
     except (zlib.error, UnicodeDecodeError, OutputParseError) as error:
         raise SchemaError(
-            f"{source} is damaged: {shown(str(error))}; copy or export it again"
+            f"{source} is damaged: {quote(str(error))}; copy or export it again"
         ) from error
     if not isinstance(document, dict):
         raise SchemaError(f"{source} is no lookup table; expected a file of hwbench table export")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwbench.errors import OutputParseError
-from hwbench.records.untrusted import shown, whole
+from hwbench.records.untrusted import parse_whole, quote
 
 KERNEL = "_kernel_time"
 _US = 1e6  # of which make a second
@@ -58,7 +58,7 @@ def read_profile(events: object, last: int | None = None) -> ProfiledRuns:
             if event["cat"] == "Node" and event["name"].endswith(KERNEL)
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise OutputParseError(f"not a profile of ONNX Runtime: {shown(repr(error))}") from error
+        raise OutputParseError(f"not a profile of ONNX Runtime: {quote(repr(error))}") from error
     last = len(runs) if last is None else last
     nodes_s: dict[str, list[float]] = {}
     position = 0
@@ -109,8 +109,8 @@ def _spans(events: Iterable[Mapping[str, Any]]) -> list[_Span]:
         _Span(
             event["name"],
             _op(event),
-            whole(event["ts"], what, least=0),
-            whole(event["dur"], what, least=0),
+            parse_whole(event["ts"], what, least=0),
+            parse_whole(event["dur"], what, least=0),
         )
         for event in events
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwbench.devices.base import Device, MovesTime, Prepared
 from hwbench.errors import DeviceError, DeviceLostError, HwbenchError, MeasurementError, SchemaError
@@ -15,17 +15,11 @@ from hwbench.lookup_tables.making.networks import (
     PrunedNetwork,
     Quiet,
     measure_network,
-    pruned_workload,
 )
 from hwbench.lookup_tables.making.steps import channel_steps
 from hwbench.measuring.sessions import measure_interleaved
-from hwbench.network.graph import load, name_nodes
-from hwbench.network.structure import Structure
-from hwbench.network.structure.surgery import with_widths
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 
 class Bench:
@@ -124,7 +118,9 @@ class Bench:
         anchor = self._anchor
         if anchor is None or anchor.identity != identity or anchor.since >= every:
             anchor = self._fresh(identity, workload, task)
-            samples.append(self._measured(anchor, -1 - number, anchor.structure.widths, effort))
+            samples.append(
+                self._measured(anchor, -1 - number, anchor.network.structure.widths, effort)
+            )
         samples.append(self._measured(anchor, number, widths, effort))
         anchor.since += 1
         return {"samples": [sample.to_dict() for sample in samples]}
@@ -140,17 +136,8 @@ class Bench:
     def _measured(
         self, anchor: _Anchor, number: int, widths: tuple[int, ...], effort: Effort
     ) -> NetworkSample:
-        whole = anchor.prepared.workload
-        itself = widths == anchor.structure.widths
-        pruned = whole if itself else pruned_workload(whole, with_widths(anchor.model, widths))
-        keys = dict(zip(anchor.names, anchor.structure.keys(widths), strict=True))
-        return measure_network(
-            self.device,
-            anchor.prepared,
-            PrunedNetwork(number, widths, pruned, keys),
-            effort,
-            anchor.quiet,
-        )
+        pruned = PrunedNetwork.of(anchor.network, number, widths)
+        return measure_network(self.device, anchor.prepared, pruned, effort, anchor.quiet)
 
 
 class _Anchor:
@@ -158,11 +145,7 @@ class _Anchor:
 
     def __init__(self, identity: str, prepared: Prepared, before: _Anchor | None) -> None:
         self.identity, self.prepared, self.since = identity, prepared, 0
-        self.model: ModelProto = (
-            name_nodes(load(prepared.workload.onnx)) if before is None else before.model
-        )
-        self.structure: Structure = (
-            Structure.from_model(self.model) if before is None else before.structure
-        )
-        self.names = [slot.layer.name for slot in self.structure.slots]
-        self.quiet: Quiet = Quiet() if before is None else before.quiet
+        if before is None:
+            self.network, self.quiet = PrunableNetwork(prepared.workload), Quiet()
+        else:
+            self.network, self.quiet = before.network, before.quiet

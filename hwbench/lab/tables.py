@@ -22,9 +22,7 @@ from hwbench.lookup_tables.making.journal import Ledger
 from hwbench.lookup_tables.making.networks import Effort, NetworkSample
 from hwbench.lookup_tables.making.proposals import Grid, first
 from hwbench.lookup_tables.making.validate import Trial, held_out
-from hwbench.lookup_tables.records import architecture
-from hwbench.network.graph import load, name_nodes
-from hwbench.network.structure import Structure
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 from hwbench.records.device import DeviceInfo
 from hwbench.records.measurement import Settings
@@ -101,9 +99,9 @@ class TableBuild:
     ) -> None:
         self.crew, self.request, self._watch = crew, request, watch
         workload, settings, plan = request.workload, request.settings, request.plan
-        self.structure = Structure.from_model(name_nodes(load(workload.onnx)))
+        self.structure = PrunableNetwork(workload).structure
         self.grid = Grid(self.structure.widths, plan.step, plan.lower)
-        self.identity = architecture(self.structure)
+        self.identity = self.structure.architecture
         source = Source(
             workload.name, self.identity, 0.0, len(self.structure.slots), plan.step, plan.lower, 0
         )

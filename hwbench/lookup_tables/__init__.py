@@ -3,14 +3,13 @@
 `table` is the record and its answers, `surface` the latency of one layer family over channel counts
 (`kinds`: what families tell each other), `widths` the fast path for searches; `build` measures
 (`networks`, `proposals`, `fit`), `validate` says how good a table is, `recalibrate` follows a
-device that has changed, `live` asks the device itself. `keeping` finds tables in the store,
+device that has changed. `repository` finds tables in the store,
 `portable` is the file they travel in, `imports` makes tables of what other tools measured
 (`reading`, `join`, `foreign`).
 """
 
 from __future__ import annotations
 
-from hwbench.lookup_tables.live import LiveLatency
 from hwbench.lookup_tables.making.build import Plan, Progress, build
 from hwbench.lookup_tables.making.recalibrate import recalibrate
 from hwbench.lookup_tables.making.validate import Validation, validate
@@ -22,7 +21,6 @@ __all__ = [
     "Entry",
     "Grade",
     "LayerPrediction",
-    "LiveLatency",
     "LookupTable",
     "Metadata",
     "Plan",

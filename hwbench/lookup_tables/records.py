@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwbench.errors import SchemaError
 from hwbench.records.device import DeviceInfo
-
-if TYPE_CHECKING:
-    from hwbench.network.structure import Structure
 
 Floats = NDArray[np.float64]
 
@@ -101,12 +97,6 @@ class Source:
     networks: int
     disturbed: int = 0
     records: tuple[str, ...] = ()
-
-
-def architecture(structure: Structure) -> str:
-    """Identity of a network's layers: two models that differ in their weights alone have the same."""
-    text = "\n".join(str(slot.layer.key) for slot in structure.slots)
-    return sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

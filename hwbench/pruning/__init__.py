@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from hwbench.errors import UsageError
-from hwbench.network import graph
+from hwbench.network.graph import load as load_graph
 from hwbench.network.intake import load_workload
 from hwbench.network.structure import Structure
+from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning.adaptors import Adaptors, adaptor_places
 from hwbench.pruning.coupling import Coupled, couple
 from hwbench.pruning.files import load, save
@@ -90,8 +91,8 @@ class Prunable:
         self.module = copy.deepcopy(module)
         self.name = name or type(module).__name__
         self._inputs = tuple(tensor.detach().cpu() for tensor in example_inputs)
-        model = graph.load(load_workload(module, example_inputs=self._inputs).onnx)
-        traced = Structure.from_model(model)
+        graph = PrunableGraph(load_graph(load_workload(module, example_inputs=self._inputs).onnx))
+        traced = graph.structure
         if structure is not None:
             _check_same_structure(traced, structure, self.name)
         on_cpu = copy.deepcopy(module).cpu().eval()
@@ -99,10 +100,10 @@ class Prunable:
             coupled.group.name: coupled for coupled in couple(on_cpu, self._inputs, traced)
         }
         self._try_groups(on_cpu, traced)
-        self._adaptors = adaptor_places(model, traced, on_cpu)
-        self._drops = BlockProbe(on_cpu, model, traced, self._inputs).find_replacements()
+        self._adaptors = adaptor_places(graph.model, traced, on_cpu)
+        self._drops = BlockProbe(on_cpu, graph, self._inputs).find_replacements()
         self.fixed: dict[str, str] = {}
-        kept = list(find_kept_layers(model))
+        kept = list(find_kept_layers(graph.model))
         for group_name, coupled in self._coupled.items():
             if coupled.problem:
                 self.fixed[group_name] = coupled.problem

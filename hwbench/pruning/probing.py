@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +14,9 @@ from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
 from hwbench.network.ort import onnxruntime
 from hwbench.network.structure import Structure
 from hwbench.network.structure.blocks import Block
-from hwbench.network.structure.surgery import without_blocks
+from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning.dropping import SKIP, SKIP_TUPLE, VANISH, Replacement, replace_modules
 from hwbench.pruning.surgeon import IN, OUT, is_dense, size_of
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 TOLERANCE = 1e-3
 """Largest accepted difference of outputs, over the largest output; the same as for exports."""
@@ -82,18 +79,16 @@ class BlockProbe:
 
     Args:
         module: The network, on the CPU.
-        model: The ONNX graph of the network.
-        structure: The structure of that graph.
+        graph: The ONNX graph of the network.
         inputs: Example inputs, one tensor per argument, on the CPU.
     """
 
-    def __init__(
-        self, module: nn.Module, model: ModelProto, structure: Structure, inputs: Sequence[Tensor]
-    ) -> None:
-        self.module, self.model, self.structure, self.inputs = module, model, structure, inputs
+    def __init__(self, module: nn.Module, graph: PrunableGraph, inputs: Sequence[Tensor]) -> None:
+        self.module, self.graph, self.inputs = module, graph, inputs
+        self.structure = graph.structure
         self._modules = dict(module.named_modules())
         self._layers = [
-            slot.layer.name for slot in structure.slots if slot.layer.name in self._modules
+            slot.layer.name for slot in self.structure.slots if slot.layer.name in self._modules
         ]
 
     def find_replacements(self) -> dict[str, tuple[Replacement, ...]]:
@@ -162,7 +157,7 @@ class BlockProbe:
         """Run the graph without the blocks named; the outputs are NumPy arrays."""
         options = onnxruntime().SessionOptions()
         options.log_severity_level = 4
-        data = without_blocks(self.model, dropped).SerializeToString()
+        data = self.graph.without_blocks(dropped).SerializeToString()
         session = onnxruntime().InferenceSession(data, options, providers=["CPUExecutionProvider"])
         feeds = {}
         for graph_input, tensor in zip(session.get_inputs(), self.inputs, strict=True):

@@ -34,7 +34,7 @@ class Prediction:
 
 @runtime_checkable
 class LatencySource(Protocol):
-    """Anything that tells the latency of a network: a lookup table, or a live device."""
+    """Anything that tells the latency of a network, as a lookup table does."""
 
     def predict(self, keys: Sequence[LayerKey]) -> Prediction:
         """Latency of the network made of `keys`, in order."""

@@ -18,7 +18,7 @@ from hwbench.lookup_tables.making.recalibrate import NETWORKS, recalibrate
 from hwbench.lookup_tables.making.steps import channel_steps, grid_step
 from hwbench.lookup_tables.making.validate import graded
 from hwbench.lookup_tables.repository import check, find_table, save_table
-from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.graph import layers, load
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
@@ -234,7 +234,7 @@ def predict_latency(
         with open_store(store) as kept:
             found = find_table(kept, table)
     found = found.extrapolating() if extrapolate else found
-    wanted = layers(name_nodes(load(workload.onnx)))
+    wanted = layers(load(workload.onnx))
     parts = found.layers(
         [layer.key for layer in wanted], [layer.name for layer in wanted], workload.name
     )

@@ -17,15 +17,11 @@ from hwbench.lookup_tables.making.networks import (
     Effort,
     NetworkSample,
     Quiet,
-    pruned_workload,
     turns_of,
 )
 from hwbench.lookup_tables.making.proposals import Grid, first
-from hwbench.network.graph import load, name_nodes
 from hwbench.network.intake import load_workload
-from hwbench.network.structure import Structure
-from hwbench.network.structure.surgery import with_widths
-from hwbench.network.workload import Workload
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.records.measurement import Settings
 from hwbench.store import Store, open_store
 from tests.devices.android.pyadbd import Talk
@@ -172,31 +168,23 @@ def check_networks(
     if len(numbers) != len(set(numbers)):
         raise WrongError(f"networks {numbers} are in the store, one of them twice")
     workload = load_workload(model)
-    named = name_nodes(load(workload.onnx))
-    structure = Structure.from_model(named)
+    network = PrunableNetwork(workload)
     quiet, replay, settings = Quiet(), _Replay(rounds), Settings()
     anchor: Any = SimpleNamespace(workload=workload, settings=settings)
 
-    def network(widths: tuple[int, ...]) -> Workload:
-        return (
-            workload
-            if widths == structure.widths
-            else pruned_workload(workload, with_widths(named, widths))
-        )
-
     for sample in samples[len(samples) - fresh :]:
-        prepared: Any = SimpleNamespace(workload=network(sample.widths), settings=settings)
+        prepared: Any = SimpleNamespace(workload=network.version(sample.widths), settings=settings)
         device: Any = replay
         again = turns_of(device, anchor, prepared, Effort().turns, quiet=quiet, seed=sample.number)
         if again != (sample.anchor_s, sample.whole_s):
             raise WrongError(
                 f"network {sample.number} was kept with other latencies than were printed"
             )
-    following = first(Grid(structure.widths, STEP, LOWER), Plan().first, settings.seed)[
+    following = first(Grid(network.structure.widths, STEP, LOWER), Plan().first, settings.seed)[
         len(numbers) :
     ]
     unfinished = {sha for item in replay.left for sha in item.whose} - {workload.sha256}
-    if not unfinished <= {network(widths).sha256 for widths in following[:1]}:
+    if not unfinished <= {network.version(widths).sha256 for widths in following[:1]}:
         raise WrongError(
             "the network that was measured last is not the first of the unfinished ones"
         )

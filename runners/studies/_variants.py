@@ -6,10 +6,7 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hwbench.lookup_tables.making.networks import pruned_workload
-from hwbench.network.graph import load, name_nodes
-from hwbench.network.structure import Structure
-from hwbench.network.structure.surgery import with_widths
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 
 if TYPE_CHECKING:
@@ -20,9 +17,8 @@ INPUT = "1x{channels}x{side}x{side}"
 
 def narrowed(workload: Workload, change: Callable[[int], int]) -> Workload:
     """The network with every width that can be pruned changed; the first channels are kept."""
-    model = name_nodes(load(workload.onnx))
-    widths = [change(width) for width in Structure.from_model(model).widths]
-    return pruned_workload(workload, with_widths(model, widths))
+    network = PrunableNetwork(workload)
+    return network.version([change(width) for width in network.structure.widths])
 
 
 def exported(module: nn.Module, channels: int, side: int) -> Workload:

@@ -31,14 +31,12 @@ from hwbench.lookup_tables.making.networks import (
     PrunedNetwork,
     Quiet,
     measure_network,
-    pruned_workload,
 )
 from hwbench.lookup_tables.making.proposals import Grid, first
 from hwbench.measuring.sessions import measure, measure_interleaved
-from hwbench.network.graph import count, load, name_nodes
+from hwbench.network.graph import count, load
 from hwbench.network.intake import half, onnx_files, onnx_normalise
-from hwbench.network.structure import Structure
-from hwbench.network.structure.surgery import with_widths
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.stats import ratio
@@ -87,7 +85,7 @@ def network(
         export(zoo.build(name), (image,), buffer, opset_version=18, dynamo=False)
     model = onnx_files.parse(buffer.getvalue(), Path(name))
     onnx_normalise.tidy(model, name, exported=True)
-    model = name_nodes(load(model.SerializeToString()))
+    model = load(model.SerializeToString())
     model = model if precision == "fp32" else half.halve(model, name, precision)
     data, counts = onnx_files.serialise(model, name), count(model)
     return Workload(
@@ -257,10 +255,8 @@ def table(address: str, until: float) -> list[Row]:
     The last are held out.
     """
     workload = network(TABLE_MODEL)
-    model = name_nodes(load(workload.onnx))
-    structure = Structure.from_model(model)
-    names = [slot.layer.name for slot in structure.slots]
-    chosen = first(Grid(structure.widths, step=8, lower=0.2), TRAIN + HELD_OUT, seed=0)
+    whole = PrunableNetwork(workload)
+    chosen = first(Grid(whole.structure.widths, step=8, lower=0.2), TRAIN + HELD_OUT, seed=0)
     rows, quiet = [], Quiet()
     with Cuda(address) as device:
         anchor = device.prepare(workload, SETTINGS)
@@ -271,11 +267,8 @@ def table(address: str, until: float) -> list[Row]:
         ):
             if number >= len(chosen) or time.monotonic() > until:
                 continue
-            keys = dict(zip(names, structure.keys(chosen[number]), strict=True))
-            pruned = pruned_workload(workload, with_widths(model, chosen[number]))
-            sample = measure_network(
-                device, anchor, PrunedNetwork(number, chosen[number], pruned, keys), Effort(), quiet
-            )
+            pruned = PrunedNetwork.of(whole, number, chosen[number])
+            sample = measure_network(device, anchor, pruned, Effort(), quiet)
             rows.append(
                 {
                     "number": number,

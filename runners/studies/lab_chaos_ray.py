@@ -20,7 +20,7 @@ import psutil
 from hwbench.devices.virtual.device import LAW
 from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.lookup_tables.making.networks import NetworkSample
-from hwbench.network.graph import load, name_nodes
+from hwbench.network.graph import load
 from hwbench.network.structure import Structure
 from hwbench.store import open_store
 from runners.studies._results import save_study
@@ -110,7 +110,7 @@ def _strike(lab: RealLab, kind: str, rng: random.Random) -> None:
 
 def _judged(store: str) -> tuple[bool, int, int]:
     """Whether each network is there once, how many numbers are off the law, and how many networks there are."""
-    structure = Structure.from_model(name_nodes(load(conv_net((16, 24, 32)))))
+    structure = Structure.from_model(load(conv_net((16, 24, 32))))
     anchor_s = LAW.network_s(structure.keys(structure.widths))
     with open_store(store) as opened:
         samples = [NetworkSample.from_dict(record) for record in opened.records(RECORD).values()]

@@ -14,9 +14,8 @@ import numpy as np
 from hwbench.lookup_tables.exchange.foreign import PIXEL1
 from hwbench.lookup_tables.exchange.imports import table_of
 from hwbench.lookup_tables.exchange.shipped import PIXEL1_TARGET, pixel1, pixel1_networks
-from hwbench.network.graph import load, name_nodes
 from hwbench.network.intake import load_workload
-from hwbench.network.structure import Structure
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.search.base import Candidate, Outcome
 from hwbench.search.baselines import RandomSearch
 from hwbench.search.budget import Budget, channel_choices
@@ -59,7 +58,7 @@ def reward_us() -> list[float]:
     from hwbench.search.amc.search import REWARDS
 
     model = next(iter(PIXEL1))
-    structure = Structure.from_model(name_nodes(load(load_workload(model).onnx)))
+    structure = PrunableNetwork(load_workload(model)).structure
     source = pixel1().extrapolating().for_structure(structure, STEP)
     cost = Latency(source)
     limit_s = 0.5 * float(cost.of(np.array([structure.widths]))[0])

@@ -114,9 +114,7 @@ def repeated(repeat: int) -> list[Row]:
     first = ground_of(MODEL, plan_of("practise", REPEAT_IMAGES, 0), SIZE, DEVICE)
     subject, names = first.subject, [block.name for block in first.subject.structure.blocks]
     with metered(DEVICE) as meter:
-        gains = measured_gains(
-            meter, subject.workload, subject.model, names, replace(SETTINGS, seed=repeat)
-        )
+        gains = measured_gains(meter, subject.network, names, replace(SETTINGS, seed=repeat))
     again = replace(first, plan=replace(first.plan, seed=repeat), blocks=gains)
     search = again.search(SHARE * again.original(), seed=repeat, trials=None)
     with judging(again.objective(), None) as judge:

@@ -22,10 +22,8 @@ from hwbench.lookup_tables import Plan, build, validate
 from hwbench.lookup_tables.making.networks import Quiet
 from hwbench.lookup_tables.making.validate import graded
 from hwbench.network import zoo
-from hwbench.network.graph import count, load, name_nodes
 from hwbench.network.intake import load_workload
-from hwbench.network.structure import Structure
-from hwbench.network.structure.surgery import with_widths
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.workflows.build_table import DEFAULT_BUDGET_S, QUICK_NETWORKS
@@ -106,8 +104,8 @@ def study(device: Device, network: str, workload: Workload) -> dict[str, object]
     """What is kept of one network: its rows, its trials and what the table says of itself."""
     from scipy.stats import spearmanr
 
-    model = name_nodes(load(workload.onnx))
-    structure = Structure.from_model(model)
+    prunable = PrunableNetwork(workload)
+    structure = prunable.structure
     settings = Settings(budget_s=BUDGETS_S.get(network, DEFAULT_BUDGET_S), seed=0)
     quiet = Quiet(recent=100_000, batches=PATIENCE)
     start = time.monotonic()
@@ -127,7 +125,7 @@ def study(device: Device, network: str, workload: Workload) -> dict[str, object]
     level_s = table.provenance.sources[0].latency_s
     rivals: Mapping[str, Callable[[], tuple[Floats, float]]] = {
         "MACs": lambda: (
-            np.array([float(count(with_widths(model, w)).macs) for w in chosen]),
+            np.array([float(prunable.version(w).macs) for w in chosen]),
             float(workload.macs),
         ),
         "isolated": lambda: isolated(device, structure, chosen, settings),

@@ -16,7 +16,7 @@ from hwbench.errors import UsageError
 from hwbench.network import graph
 from hwbench.network.graph import layers
 from hwbench.network.intake import load_workload
-from hwbench.network.structure.surgery import without_blocks
+from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning import Prunable
 from hwbench.pruning.surgeon import IN
 from hwbench.records.layer_key import LayerKey
@@ -120,7 +120,7 @@ def test_blocks_written_into_a_forward_are_dropped_exactly(name: str, blocks: li
     for dropped in (blocks[:1], blocks[1:], blocks):
         smaller = whole.without(dropped).module
         assert keys_of(smaller, example(name)) == tuple(
-            layer.key for layer in layers(without_blocks(model, dropped))
+            layer.key for layer in layers(PrunableGraph(model).without_blocks(dropped))
         )
 
 

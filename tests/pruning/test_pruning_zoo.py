@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hwbench.network import zoo
 from hwbench.network.graph import layers, load
 from hwbench.network.intake import load_workload
-from hwbench.network.structure.surgery import without_blocks
+from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning import Prunable, Pruned
 from hwbench.pruning.surgeon import IN
 from hwbench.records.layer_key import LayerKey
@@ -108,7 +108,7 @@ def test_dropping_blocks_is_exact_and_leaves_their_layers_out(spec: str) -> None
     names = [block.name for block in whole.structure.blocks]
     some = [name for name in names if rng.random() < 0.5] or names[:1]
     for dropped in (some, names):
-        smaller, graph = whole.without(dropped).module, without_blocks(model, dropped)
+        smaller, graph = whole.without(dropped).module, PrunableGraph(model).without_blocks(dropped)
         assert keys_of(smaller, images(spec)) == tuple(layer.key for layer in layers(graph))
         with torch.no_grad():
             got = smaller(

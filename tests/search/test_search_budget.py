@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwbench.errors import UsageError
-from hwbench.network.graph import count, load, name_nodes
-from hwbench.network.structure.surgery import with_widths
+from hwbench.network.graph import count
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.search import costs
 from hwbench.search.base import Candidate
 from hwbench.search.baselines import Policy
@@ -118,12 +118,12 @@ def test_channel_choices_keep_to_the_step_where_it_is_not_too_coarse():
 
 def test_costs_are_those_of_the_pruned_graph():
     structure, random = table_support.structure(), np.random.default_rng(3)
-    model = name_nodes(load(table_support.workload().onnx))
+    graph = PrunableNetwork(table_support.workload()).graph
     prices = Prices(structure)
     for _ in range(3):
         widths = tuple(int(random.integers(1, width + 1)) for width in structure.widths)
         counts, outcome = (
-            count(with_widths(model, widths)),
+            count(graph.with_widths(widths)),
             prices.outcome(Candidate(0, widths), 1.0),
         )
         assert (outcome.macs, outcome.params, outcome.size_bytes) == (

@@ -11,10 +11,10 @@ from torch import nn
 
 from hwbench.devices.virtual.device import Law
 from hwbench.errors import MeasurementError, SchemaError, UsageError
-from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.graph import load
 from hwbench.network.intake import load_workload
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.structure import Structure
-from hwbench.network.structure.surgery import without_blocks
 from hwbench.search.base import Candidate, Outcome, Trial
 from hwbench.search.baselines import RandomSearch
 from hwbench.search.budget import Budget
@@ -35,7 +35,7 @@ def chain() -> tuple[nn.Module, Structure]:
         module[1].weight.copy_(
             torch.tensor([1.0, 3.0, 2.0, -4.0]).view(1, 4, 1, 1).expand(2, 4, 1, 1)
         )
-    model = name_nodes(load(load_workload(module, example_inputs=torch.ones(1, 1, 2, 2)).onnx))
+    model = load(load_workload(module, example_inputs=torch.ones(1, 1, 2, 2)).onnx)
     return module, Structure.from_model(model)
 
 
@@ -72,13 +72,13 @@ def test_outcomes_hold_no_stand_in_numbers(numbers):
 
 def test_gains_from_a_table_are_those_of_the_device():
     workload = load_workload(tiny(), example_inputs=example())
-    model = name_nodes(load(workload.onnx))
+    network = PrunableNetwork(workload)
     law = Law(channel_step=4)
 
     def truth_s(dropped) -> float:
-        return law.network_s([layer.key for layer in layers(without_blocks(model, dropped))])
+        return law.network_s(network.keys_without(dropped))
 
-    gains = TableGains(table(), model)
+    gains = TableGains(table(), network)
     gain = gains.gain("blocks.1")
     truth = 1 - truth_s(["blocks.1"]) / truth_s([])
     assert gain.share == pytest.approx(truth, rel=0.05)

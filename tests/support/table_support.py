@@ -8,8 +8,8 @@ from hwbench.devices.virtual.device import Law, SessionOffset, Virtual, White
 from hwbench.lookup_tables.making.build import Plan, build
 from hwbench.lookup_tables.making.fit import Fitted
 from hwbench.lookup_tables.making.networks import Effort
-from hwbench.network.graph import load, name_nodes
 from hwbench.network.intake import load_workload
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.structure import Structure
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
@@ -29,7 +29,7 @@ def workload(name: str = "zoo:resnet20") -> Workload:
 
 @cache
 def structure(name: str = "zoo:resnet20") -> Structure:
-    return Structure.from_model(name_nodes(load(workload(name).onnx)))
+    return PrunableNetwork(workload(name)).structure
 
 
 def device(*, quiet: bool = False, seed: int = 1, **arguments: object) -> Virtual:

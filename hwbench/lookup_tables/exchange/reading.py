@@ -20,7 +20,7 @@ from hwbench.lookup_tables.exchange.formats import (
 )
 from hwbench.lookup_tables.exchange.imports import ForeignNetwork
 from hwbench.lookup_tables.exchange.join import WARM_UP, join_rows, ort_rows, trt_rows
-from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.graph import layers, load
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 
@@ -279,4 +279,4 @@ def _merged(joined: Sequence[Sequence[ForeignEntry]]) -> tuple[ForeignEntry, ...
 
 
 def _graph(workload: Workload) -> ModelProto:
-    return name_nodes(load(workload.onnx))
+    return load(workload.onnx)

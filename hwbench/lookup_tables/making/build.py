@@ -28,13 +28,11 @@ from hwbench.lookup_tables.making.networks import (
     PrunedNetwork,
     Quiet,
     measure_network,
-    pruned_workload,
 )
 from hwbench.lookup_tables.making.proposals import Grid, first, least_certain
-from hwbench.lookup_tables.records import Provenance, Source, architecture
-from hwbench.network.graph import load, name_nodes
+from hwbench.lookup_tables.records import Provenance, Source
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.structure import Structure
-from hwbench.network.structure.surgery import with_widths
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.store import Store
@@ -183,18 +181,17 @@ class _Build:
     ) -> None:
         self.device, self.workload, self.settings, self.plan = device, workload, settings, plan
         self.watch, self.quiet = watch, quiet
-        self.model = name_nodes(load(workload.onnx))
-        self.structure = Structure.from_model(self.model)
-        self.names = [slot.layer.name for slot in self.structure.slots]
+        self.network = PrunableNetwork(workload)
+        self.structure = self.network.structure
         self.grid = Grid(self.structure.widths, plan.step, plan.lower)
         self.now: Callable[[], float] = (
             device.time_s if isinstance(device, MovesTime) else time.monotonic
         )
         source = Source(
             workload.name,
-            architecture(self.structure),
+            self.structure.architecture,
             0.0,
-            len(self.names),
+            len(self.structure.slots),
             plan.step,
             plan.lower,
             0,
@@ -241,15 +238,8 @@ class _Build:
         return True
 
     def _network(self, number: int, widths: tuple[int, ...], anchor: Prepared) -> NetworkSample:
-        itself = widths == self.structure.widths
-        pruned = (
-            self.workload
-            if itself
-            else pruned_workload(self.workload, with_widths(self.model, widths))
-        )
-        keys = dict(zip(self.names, self.structure.keys(widths), strict=True))
-        network = PrunedNetwork(number, widths, pruned, keys)
-        return measure_network(self.device, anchor, network, self.plan.effort, self.quiet)
+        pruned = PrunedNetwork.of(self.network, number, widths)
+        return measure_network(self.device, anchor, pruned, self.plan.effort, self.quiet)
 
     @contextmanager
     def _anchors(self) -> Iterator[Callable[[int], Prepared]]:

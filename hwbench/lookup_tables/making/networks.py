@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,10 @@ from numpy.typing import NDArray
 from hwbench.devices.base import Device, LayerSamples, Prepared, ProfilesLayers
 from hwbench.errors import SchemaError, UsageError
 from hwbench.measuring.layer_profile import row_s
-from hwbench.network.graph import count
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import Settings
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 TURN_S = 0.02
 """A turn of one network lasts at least this long and two rounds; its first half does not count.
@@ -214,6 +211,11 @@ class PrunedNetwork:
     workload: Workload
     keys: Mapping[str, LayerKey]
 
+    @classmethod
+    def of(cls, network: PrunableNetwork, number: int, widths: tuple[int, ...]) -> Self:
+        """The version of `network` with these widths; the original for its own."""
+        return cls(number, widths, network.version(widths), network.keys_by_name(widths))
+
 
 def measure_network(
     device: Device, anchor: Prepared, network: PrunedNetwork, effort: Effort, quiet: Quiet
@@ -361,17 +363,3 @@ def _relative_error(samples_s: Sequence[float]) -> float:
     centre = float(np.median(values_s))
     spread = 1.4826 * float(np.median(np.abs(values_s - centre)))
     return MEDIAN_ERROR * spread / math.sqrt(len(values_s)) / centre if centre > 0 else 0.0
-
-
-def pruned_workload(workload: Workload, model: ModelProto) -> Workload:
-    """The workload of a pruned version of `workload`, its own size counted."""
-    data = model.SerializeToString()
-    counts = count(model)
-    return replace(
-        workload,
-        artifact=data,
-        macs=counts.macs,
-        params=counts.params,
-        file_bytes=len(data),
-        findings=(),
-    )

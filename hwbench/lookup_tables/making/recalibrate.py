@@ -11,7 +11,7 @@ import numpy as np
 
 from hwbench.devices.base import Device
 from hwbench.lookup_tables.making.validate import Validation, graded, validate
-from hwbench.lookup_tables.records import Entry, Source, architecture
+from hwbench.lookup_tables.records import Entry, Source
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
@@ -62,8 +62,7 @@ def recalibrate(
     )
     factor = outcome.drift * math.exp(off)
     known = any(
-        source.architecture == architecture(outcome.structure)
-        for source in table.provenance.sources
+        source.architecture == outcome.structure.architecture for source in table.provenance.sources
     )
     scaled = scale(table, factor, outcome.drift if known else factor)
     predictions = [scaled.predict(outcome.structure.keys(trial.widths)) for trial in outcome.trials]

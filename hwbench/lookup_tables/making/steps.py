@@ -11,7 +11,7 @@ from hwbench.errors import UnsupportedLayerError
 from hwbench.lookup_tables.families import Family, place_of
 from hwbench.lookup_tables.making.networks import loops_for
 from hwbench.lookup_tables.surface import Points, find_step
-from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.graph import layers, load
 from hwbench.network.graph.build import layer_model
 from hwbench.network.workload import Workload
 from hwbench.records.layer_key import LayerKey
@@ -42,7 +42,7 @@ def channel_steps(device: Device, workload: Workload, settings: Settings) -> dic
         DeviceError: The device failed.
     """
     heaviest: dict[str, tuple[int, Family]] = {}
-    for layer in layers(name_nodes(load(workload.onnx))):
+    for layer in layers(load(workload.onnx)):
         family = place_of(layer.key).family
         if layer.macs > heaviest.get(family.kind, (0, family))[0]:
             heaviest[family.kind] = layer.macs, family

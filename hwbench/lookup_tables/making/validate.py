@@ -10,13 +10,12 @@ import numpy as np
 
 from hwbench.devices.base import Device
 from hwbench.errors import UsageError
-from hwbench.lookup_tables.making.networks import Quiet, paired_ratio, pruned_workload, turns_of
+from hwbench.lookup_tables.making.networks import Quiet, paired_ratio, turns_of
 from hwbench.lookup_tables.making.proposals import Grid
-from hwbench.lookup_tables.records import Grade, Source, architecture
+from hwbench.lookup_tables.records import Grade, Source
 from hwbench.lookup_tables.table import LookupTable
-from hwbench.network.graph import load, name_nodes
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.structure import Structure
-from hwbench.network.structure.surgery import with_widths
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.records.prediction import Prediction
@@ -145,14 +144,14 @@ def validate(
             f"nothing to validate with {networks} networks in {sessions} sessions; give at least 1"
             " of each"
         )
-    model = name_nodes(load(workload.onnx))
-    structure = Structure.from_model(model)
+    network = PrunableNetwork(workload)
+    structure = network.structure
     source = next(
-        (s for s in table.provenance.sources if s.architecture == architecture(structure)), None
+        (s for s in table.provenance.sources if s.architecture == structure.architecture), None
     )
     chosen = held_out(structure, source, networks, settings.seed)
-    predictions = [table.predict(structure.keys(widths)) for widths in chosen]
-    pruned = [pruned_workload(workload, with_widths(model, widths)) for widths in chosen]
+    predictions = [table.predict(network.keys(widths)) for widths in chosen]
+    pruned = [network.version(widths) for widths in chosen]
     order = np.random.default_rng([settings.seed, HELD_OUT, 1])
     quiet = quiet or Quiet()
     ratios, levels_s = np.zeros((networks, sessions)), np.zeros(sessions)

@@ -57,7 +57,7 @@ class Counts:
 
 
 def load(data: bytes) -> ModelProto:
-    """Parse, check and shape-infer a self-contained ONNX model.
+    """Parse, check and shape-infer a self-contained ONNX model, and name its nodes (`name_nodes`).
 
     Raises:
         WorkloadError: The bytes are no valid ONNX model, or keep weights in other files.
@@ -83,7 +83,7 @@ def load(data: bytes) -> ModelProto:
         raise WorkloadError(
             f"not a valid ONNX model of {len(data)} bytes: {reason}; export it again"
         ) from error
-    return model
+    return name_nodes(model)
 
 
 def name_nodes(model: ModelProto) -> ModelProto:
@@ -115,16 +115,16 @@ def name_nodes(model: ModelProto) -> ModelProto:
     return model
 
 
-def layers(model: ModelProto) -> tuple[Layer, ...]:
+def layers(model: ModelProto | GraphView) -> tuple[Layer, ...]:
     """The layers of a loaded model, in execution order.
 
     Args:
-        model: From `load`, every node named (`name_nodes`).
+        model: From `load`, or the view of such a model.
 
     Raises:
         UnsupportedLayerError: A tensor's shape is not fixed.
     """
-    view = GraphView(model)
+    view = model if isinstance(model, GraphView) else GraphView(model)
     return tuple(_layer(view, fusion) for fusion in fusions(view))
 
 

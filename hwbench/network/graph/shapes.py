@@ -58,7 +58,8 @@ def infer_shapes(model: ModelProto) -> None:
     Raises:
         onnx.checker.ValidationError: The model breaks the ONNX specification.
         onnx.shape_inference.InferenceError: Its shapes contradict each other.
-        ValueError: A weight has more or fewer bytes than its shape needs, or lies in another file.
+        ValueError: A weight has more or fewer bytes than its shape needs, is of no type of ONNX, or
+            lies in another file.
     """
     _infer(model)
     while _fold(model):
@@ -77,11 +78,14 @@ def _infer(model: ModelProto) -> None:
     )
     skeleton.graph.value_info.extend(graph.value_info)
     declared = {value.name for value in graph.input}
+    known_types = set(onnx.helper.get_all_tensor_dtypes())
     for tensor in graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ValueError(
                 f"weight {tensor.name!r} lies in another file, so load the model from its path"
             )
+        if tensor.data_type not in known_types:
+            raise ValueError(f"weight {tensor.name!r} is of an unknown type {tensor.data_type}")
         if math.prod(tensor.dims) < _LARGE or not tensor.HasField("raw_data"):
             skeleton.graph.initializer.append(tensor)
             continue

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from operator import index as as_integer
 from typing import TYPE_CHECKING
 
@@ -119,23 +120,42 @@ class Structure:
 
     @classmethod
     def from_model(cls, model: ModelProto) -> Structure:
-        """Work out the structure of a loaded model whose nodes are named.
+        """Work out the structure of a loaded model.
 
         Raises:
             UnsupportedLayerError: A tensor's shape is not fixed.
         """
-        view = GraphView(model)
-        channels = Channels(view)
+        return cls.from_channels(Channels(GraphView(model)))
+
+    @classmethod
+    def from_channels(cls, channels: Channels) -> Structure:
+        """The structure of a graph whose channels were followed already.
+
+        Raises:
+            UnsupportedLayerError: A tensor's shape is not fixed.
+        """
+        view = channels.view
         number = group_numbers(channels)
         depthwise = {view.nodes[index].name for index in channels.depthwise}
         slots = []
-        for layer in layers(model):
+        for layer in layers(view):
             inputs = tuple(
                 _dimension(channels, number, channels.layouts[name]) for name in layer.inputs
             )
             output = _dimension(channels, number, channels.layouts[layer.output])
             slots.append(Slot(layer, inputs, output, layer.name in depthwise))
         return cls(_groups(view, channels, number), blocks(view), tuple(slots))
+
+    @cached_property
+    def architecture(self) -> str:
+        """SHA-256 of the keys of the unpruned layers: networks that differ in their weights alone share it."""
+        text = "\n".join(str(slot.layer.key) for slot in self.slots)
+        return sha256(text.encode()).hexdigest()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Module paths of the layers, in execution order."""
+        return tuple(slot.layer.name for slot in self.slots)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -169,7 +189,7 @@ class Structure:
         return tuple(resolved)
 
     def keys(self, widths: Sequence[int]) -> tuple[LayerKey, ...]:
-        """The layers of one structure, in execution order: those of the model that `surgery.with_widths` builds.
+        """The layers of one structure, in execution order: those of `PrunableGraph.with_widths`.
 
         Raises:
             UsageError: As `resolve`.

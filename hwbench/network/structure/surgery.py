@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwbench.errors import UsageError
 from hwbench.network.graph.shapes import infer_shapes
@@ -19,102 +20,139 @@ from hwbench.network.structure import Structure, group_numbers
 from hwbench.network.structure.channels import Channels, Span
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+Integers = NDArray[np.int64]
 
-def with_widths(model: ModelProto, widths: Sequence[int]) -> ModelProto:
-    """The model with each prunable group cut to its first `widths[group]` channels.
+
+class PrunableGraph:
+    """A graph from which smaller versions are cut, as often as wanted.
+
+    Which channels belong together is worked out once, when it is made.
+
+    Attributes:
+        model: The original, which stays as it is.
+        structure: What can be pruned in it.
 
     Args:
-        model: A loaded model, nodes named; it is left as it is.
-        widths: One per group of `Structure.from_model(model)`.
-
-    Returns:
-        A loaded model whose layers have exactly the keys `Structure.keys(widths)`.
+        model: From `hwbench.network.graph.load`.
 
     Raises:
-        UsageError: As `Structure.resolve`.
+        UnsupportedLayerError: A tensor's shape is not fixed.
     """
-    resolved = Structure.from_model(model).resolve(widths)
-    view = GraphView(model)
-    channels = Channels(view)
-    number = group_numbers(channels)
 
-    def width(maker: int) -> int:
-        group = number.get(channels.root(maker))
-        return channels.width(maker) if group is None else resolved[group]
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self._channels = Channels(GraphView(model))
+        self._group_numbers = group_numbers(self._channels)
+        self.structure = Structure.from_channels(self._channels)
 
-    def kept(spans: tuple[Span, ...]) -> NDArray[np.int64]:
-        parts, start = [], 0
+    def with_widths(self, widths: Sequence[int]) -> ModelProto:
+        """The model with each prunable group cut to its first `widths[group]` channels.
+
+        Args:
+            widths: One per group of `structure`.
+
+        Returns:
+            A loaded model whose layers have exactly the keys `structure.keys(widths)`.
+
+        Raises:
+            UsageError: As `Structure.resolve`.
+        """
+        resolved = self.structure.resolve(widths)
+        # A constant follows the channels along several axes (a convolution's weight those it reads
+        # and those it makes), so all cuts of one tensor are gathered before any is made.
+        cuts: defaultdict[str, dict[int, Integers]] = defaultdict(dict)
+        for cut in self._channels.cuts:
+            cuts[cut.tensor][cut.axis] = self._kept_entries(cut.spans, resolved)
+        weights = [
+            _cut_tensor(tensor, cuts.get(tensor.name, {}))
+            for tensor in self.model.graph.initializer
+        ]
+        nodes, shapes = self._nodes(resolved)
+        return _rebuild(self.model, nodes, [*weights, *shapes])
+
+    def without_blocks(self, names: Iterable[str]) -> ModelProto:
+        """The model with the named blocks replaced by identities.
+
+        Args:
+            names: Of blocks of `structure`.
+
+        Raises:
+            UsageError: A name is no droppable block.
+        """
+        blocks = {block.name: block for block in self.structure.blocks}
+        removed_nodes: set[str] = set()
+        replacements: dict[str, str] = {}
+        for name in names:
+            if name not in blocks:
+                known = ", ".join(blocks) or "none"
+                raise UsageError(
+                    f"{name!r} is no droppable block of this network; droppable: {known}"
+                )
+            block = blocks[name]
+            removed_nodes.update(block.nodes)
+            replacements[block.output] = block.input
+        nodes = _rewire(self.model.graph, removed_nodes, replacements)
+        return _rebuild(self.model, nodes, self.model.graph.initializer)
+
+    def _nodes(self, widths: tuple[int, ...]) -> tuple[list[NodeProto], list[TensorProto]]:
+        """The nodes of the cut graph, and the constants that some of them need.
+
+        Two kinds of nodes hold channel counts of their own: depth-wise convolutions in `group`, and
+        reshapes in the shape they make.
+        """
+        view, channels = self._channels.view, self._channels
+        nodes: list[NodeProto] = []
+        shapes: list[TensorProto] = []
+        for index, node in enumerate(view.nodes):
+            layout = channels.layouts.get(view.resolve(node.output[0]))
+            if index in channels.depthwise:
+                spans = channels.depthwise[index].spans
+                nodes.append(_with_group(node, len(self._kept_entries(spans, widths))))
+            elif node.op_type == "Reshape" and layout is not None:
+                shape = list(view.shape(node.output[0]))
+                shape[layout.axis] = len(self._kept_entries(layout.spans, widths))
+                nodes.append(_with_shape(node, shape, shapes))
+            else:
+                nodes.append(node)
+        return nodes, shapes
+
+    def _kept_entries(self, spans: tuple[Span, ...], widths: tuple[int, ...]) -> Integers:
+        """Which entries of an axis with these spans stay: the first ones of every span."""
+        parts = []
+        start = 0
         for maker, repeat in spans:
-            parts.append(start + np.arange(width(maker) * repeat))
-            start += channels.width(maker) * repeat
+            whole = self._channels.width(maker)
+            group = self._group_numbers.get(self._channels.root(maker))
+            kept = whole if group is None else widths[group]
+            parts.append(start + np.arange(kept * repeat))
+            start += whole * repeat
         return np.concatenate(parts)
 
-    cuts: defaultdict[str, dict[int, NDArray[np.int64]]] = defaultdict(dict)
-    for cut in channels.cuts:
-        cuts[cut.tensor][cut.axis] = kept(cut.spans)
-    nodes: list[NodeProto] = []
-    shapes: list[TensorProto] = []
-    for index, node in enumerate(view.nodes):
-        layout = channels.layouts.get(view.resolve(node.output[0]))
-        if index in channels.depthwise:
-            nodes.append(_with_group(node, len(kept(channels.depthwise[index].spans))))
-        elif node.op_type == "Reshape" and layout is not None:
-            shape = list(view.shape(node.output[0]))
-            shape[layout.axis] = len(kept(layout.spans))
-            nodes.append(_with_shape(node, shape, shapes))
-        else:
-            nodes.append(node)
-    weights = [_cut(tensor, cuts.get(tensor.name, {})) for tensor in model.graph.initializer]
-    return _rebuilt(model, nodes, [*weights, *shapes])
 
+def _rewire(graph: GraphProto, removed: set[str], replacements: dict[str, str]) -> list[NodeProto]:
+    """Nodes without those `removed`, each reading the replacements of its inputs.
 
-def without_blocks(model: ModelProto, names: Iterable[str]) -> ModelProto:
-    """The model with the named blocks replaced by identities.
-
-    Args:
-        model: A loaded model, nodes named; it is left as it is.
-        names: Of blocks of `Structure.from_model(model)`.
-
-    Raises:
-        UsageError: A name is no droppable block.
-    """
-    blocks = {block.name: block for block in Structure.from_model(model).blocks}
-    chosen = list(dict.fromkeys(names))
-    unknown = [name for name in chosen if name not in blocks]
-    if unknown:
-        known = ", ".join(blocks) or "none"
-        raise UsageError(
-            f"{unknown[0]!r} is no droppable block of this network; droppable: {known}"
-        )
-    gone = {node for name in chosen for node in blocks[name].nodes}
-    instead = {blocks[name].output: blocks[name].input for name in chosen}
-    return _rebuilt(model, _rewired(model.graph, gone, instead), model.graph.initializer)
-
-
-def _rewired(graph: GraphProto, gone: set[str], instead: dict[str, str]) -> list[NodeProto]:
-    """Nodes without those `gone`, each reading what stands `instead` of its inputs.
-
-    Graph outputs keep their names.
+    Graph outputs keep their names: one that is replaced is written by an Identity.
     """
     from onnx import NodeProto
     from onnx.helper import make_node
 
     def source(name: str) -> str:
-        while name in instead:
-            name = instead[name]
+        # Blocks that follow each other are replaced in a chain.
+        while name in replacements:
+            name = replacements[name]
         return name
 
     nodes = []
     for node in graph.node:
-        if node.name not in gone:
+        if node.name not in removed:
             copy = NodeProto()
             copy.CopyFrom(node)
             copy.input[:] = [source(name) for name in node.input]
             nodes.append(copy)
-    ends = [value.name for value in graph.output if value.name in instead]
+    ends = [value.name for value in graph.output if value.name in replacements]
     return nodes + [
         make_node("Identity", [source(name)], [name], name=f"{name}/Identity") for name in ends
     ]
@@ -142,7 +180,8 @@ def _with_shape(node: NodeProto, shape: Sequence[int], constants: list[TensorPro
     return copy
 
 
-def _cut(tensor: TensorProto, kept: dict[int, NDArray[np.int64]]) -> TensorProto:
+def _cut_tensor(tensor: TensorProto, kept: dict[int, Integers]) -> TensorProto:
+    """A constant of which only the entries `kept` along each axis stay."""
     from onnx import numpy_helper
 
     if all(len(indices) == tensor.dims[axis] for axis, indices in kept.items()):
@@ -153,26 +192,27 @@ def _cut(tensor: TensorProto, kept: dict[int, NDArray[np.int64]]) -> TensorProto
     return numpy_helper.from_array(np.ascontiguousarray(value), tensor.name)
 
 
-def _rebuilt(
+def _rebuild(
     model: ModelProto, nodes: Sequence[NodeProto], weights: Iterable[TensorProto]
 ) -> ModelProto:
     """A loaded model of those nodes and weights that the outputs of `model` still need."""
     import onnx
 
+    # Nodes are in the order of execution: backwards, all readers of a tensor come before its maker.
     needed = {value.name for value in model.graph.output}
-    live = []
+    used_nodes = []
     for node in reversed(nodes):
         if not needed.isdisjoint(node.output):
-            live.append(node)
+            used_nodes.append(node)
             needed.update(reads(node))
-    made = onnx.ModelProto(
+    constants = {tensor.name for tensor in model.graph.initializer}
+    smaller = onnx.ModelProto(
         ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions
     )
-    constants = {tensor.name for tensor in model.graph.initializer}
-    made.graph.name = model.graph.name
-    made.graph.node.extend(reversed(live))
-    made.graph.input.extend(value for value in model.graph.input if value.name not in constants)
-    made.graph.output.extend(model.graph.output)
-    made.graph.initializer.extend(tensor for tensor in weights if tensor.name in needed)
-    infer_shapes(made)
-    return made
+    smaller.graph.name = model.graph.name
+    smaller.graph.node.extend(reversed(used_nodes))
+    smaller.graph.input.extend(value for value in model.graph.input if value.name not in constants)
+    smaller.graph.output.extend(model.graph.output)
+    smaller.graph.initializer.extend(tensor for tensor in weights if tensor.name in needed)
+    infer_shapes(smaller)
+    return smaller

@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwbench import stats
-from hwbench.lookup_tables.making.networks import pruned_workload
 from hwbench.measuring.sessions import Watch
-from hwbench.network.graph import layers
-from hwbench.network.structure.surgery import without_blocks
 from hwbench.search.practise.search import Gain
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from hwbench.lookup_tables import LookupTable
-    from hwbench.network.workload import Workload
+    from hwbench.network.prunable import PrunableNetwork
     from hwbench.records.layer_key import LayerKey
     from hwbench.records.measurement import Settings
     from hwbench.store import Store
@@ -38,8 +33,8 @@ class TableGains:
     layers; so the interval is that of the layers that go, taken by themselves.
     """
 
-    def __init__(self, table: LookupTable, model: ModelProto) -> None:
-        self._table, self._model = table, model
+    def __init__(self, table: LookupTable, network: PrunableNetwork) -> None:
+        self._table, self._network = table, network
         self._known: dict[tuple[str, ...], float] = {}
 
     def latency_s(self, dropped: Sequence[str]) -> float:
@@ -62,8 +57,7 @@ class TableGains:
         return Gain(share, share - half, share + half)
 
     def _keys(self, dropped: Sequence[str]) -> tuple[LayerKey, ...]:
-        model = without_blocks(self._model, dropped) if dropped else self._model
-        return tuple(layer.key for layer in layers(model))
+        return self._network.keys_without(dropped)
 
 
 def _quantile(table: LookupTable) -> float:
@@ -94,16 +88,16 @@ class MeasuredGains:
 
 
 def measured_gains(
-    meter: Meter, workload: Workload, model: ModelProto, blocks: Sequence[str], settings: Settings
+    meter: Meter, network: PrunableNetwork, blocks: Sequence[str], settings: Settings
 ) -> MeasuredGains:
     """Measure a network with and without each of its blocks, all interleaved, and every one against the original.
 
     Raises:
         DeviceError: Measuring failed.
     """
-    candidates = [pruned_workload(workload, without_blocks(model, [block])) for block in blocks]
+    candidates = [network.without([block]) for block in blocks]
     how = replace(settings, layers=False, budget_s=BLOCK_S * (len(blocks) + 1))
-    original, *others = meter.measure([workload, *candidates], how, Watch())
+    original, *others = meter.measure([network.workload, *candidates], how, Watch())
     found = {}
     for block, record in zip(blocks, others, strict=True):
         ratio = stats.ratio(

@@ -419,7 +419,7 @@ class Ground:
 
         pruned = self.subject.prunable.without(candidate.dropped).module
         places = adaptor_places(
-            self.subject.model, self.subject.structure, self.subject.prunable.module
+            self.subject.network.graph.model, self.subject.structure, self.subject.prunable.module
         )[candidate.dropped[0]]
         images, loss = self._small_set(), self._feature_distance()
         untrained = distance(pruned, images, loss)

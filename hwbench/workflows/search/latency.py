@@ -84,7 +84,7 @@ def find_latencies(
     step = plan.step or (source_step if imported else grid_step(table.steps))
     source = table.for_structure(subject.structure, step)
     identity = sha256(json.dumps(table.to_dict(), sort_keys=True).encode()).hexdigest()
-    blocks = TableGains(table, subject.model) if subject.structure.blocks else None
+    blocks = TableGains(table, subject.network) if subject.structure.blocks else None
     return Ground(subject, plan, source, blocks, step, findings), identity
 
 
@@ -202,9 +202,7 @@ def _measured_blocks(
     found = kept_gains(places.store, key)
     if found is None:
         watch.say(f"measuring what each of {len(names)} blocks costs")
-        found = measured_gains(
-            places.meter, subject.workload, subject.model, names, places.settings
-        )
+        found = measured_gains(places.meter, subject.network, names, places.settings)
         keep_gains(places.store, key, found)
     blocks: BlockLatency = found
     return Ground(subject, plan, None, blocks, plan.step or USUAL_STEP), identity

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from hwbench.errors import UsageError
-from hwbench.network.graph import load, name_nodes
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.intake.modules import load_module
+from hwbench.network.prunable import PrunableNetwork
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
     from torch import Tensor, nn
 
     from hwbench.network.structure import Structure
@@ -41,7 +40,7 @@ class Subject:
         name: As the user gave it.
         prunable: The network.
         workload: The same as ONNX; its latency is the original's.
-        model: Its graph, loaded and named.
+        network: That workload, taken apart.
         example: Inputs of batch 1.
         data: Images, all of them; None without.
         trained: Whether the original was trained here.
@@ -50,7 +49,7 @@ class Subject:
     name: str
     prunable: Prunable
     workload: Workload
-    model: ModelProto
+    network: PrunableNetwork
     example: tuple[Tensor, ...]
     data: Data | None
     trained: bool
@@ -116,7 +115,7 @@ def read_subject(
         name=name,
         prunable=Prunable(module, example, name=name),
         workload=workload,
-        model=name_nodes(load(workload.onnx)),
+        network=PrunableNetwork(workload),
         example=example,
         data=data,
         trained=trained,

@@ -12,7 +12,6 @@ from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.lookup_tables.making.networks import Quiet, layer_samples, measure_network
 from hwbench.lookup_tables.making.proposals import Grid
 from hwbench.lookup_tables.making.steps import channel_steps, grid_step
-from hwbench.lookup_tables.records import architecture
 from hwbench.store import open_store
 from tests.support.table_support import LAW, PLAN, SETTINGS, built, device, structure, workload
 
@@ -128,7 +127,7 @@ def test_the_whole_range_is_measured():
 def test_a_table_says_where_it_came_from():
     fitted = built()
     (source,) = fitted.table.provenance.sources
-    assert (source.model, source.architecture) == ("zoo:resnet20", architecture(structure()))
+    assert (source.model, source.architecture) == ("zoo:resnet20", structure().architecture)
     assert (source.step, source.lower, source.layers) == (
         PLAN.step,
         PLAN.lower,

@@ -47,6 +47,15 @@ def test_a_weight_of_the_wrong_size_is_named() -> None:
         load(model.SerializeToString())
 
 
+def test_a_weight_of_an_unknown_type_is_named() -> None:
+    model = vgg()
+    model.graph.initializer[0].data_type = 29
+    with pytest.raises(
+        WorkloadError, match=rf"{model.graph.initializer[0].name}.* unknown type 29"
+    ):
+        load(model.SerializeToString())
+
+
 def test_external_weights_are_refused() -> None:
     model = vgg()
     model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL

@@ -12,7 +12,7 @@ from hwbench.network import zoo
 from hwbench.network.graph import layers, load
 from hwbench.network.intake import load_workload
 from hwbench.network.structure import Structure
-from hwbench.network.structure.surgery import with_widths, without_blocks
+from hwbench.network.structure.surgery import PrunableGraph
 from tests.support.onnx_nets import run
 
 # Droppable by the rule "output has the shape of the input"; see He et al. 2015, table 1, and
@@ -67,7 +67,7 @@ def test_pruned_graphs_have_the_predicted_layers_and_run(spec: str) -> None:
         [1] * len(structure.groups),
         [int(rng.integers(1, width + 1)) for width in structure.widths],
     ):
-        small = with_widths(model, widths)
+        small = PrunableGraph(model).with_widths(widths)
         assert tuple(layer.key for layer in layers(small)) == structure.keys(widths)
         assert np.isfinite(run(small)).all()
 
@@ -76,7 +76,7 @@ def test_pruned_graphs_have_the_predicted_layers_and_run(spec: str) -> None:
 def test_dropping_all_blocks_leaves_the_other_layers(spec: str) -> None:
     model = _model(spec)
     structure = Structure.from_model(model)
-    small = without_blocks(model, BLOCKS[spec])
+    small = PrunableGraph(model).without_blocks(BLOCKS[spec])
     gone = {name for block in structure.blocks for name in block.nodes}
     assert [layer.name for layer in layers(small)] == [
         layer.name for layer in layers(model) if layer.name not in gone

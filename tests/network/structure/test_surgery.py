@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from hwbench.errors import UsageError
 from hwbench.network.graph import count, layers
 from hwbench.network.structure import Structure
-from hwbench.network.structure.surgery import with_widths, without_blocks
+from hwbench.network.structure.surgery import PrunableGraph
 from tests.support.onnx_nets import Net, inception, mobilenet, resnet, run, tokens, vgg
 
 MODELS = {build.__name__: build() for build in (mobilenet, resnet, vgg, inception, tokens)}
@@ -27,7 +27,7 @@ def test_built_graph_has_the_predicted_layers_and_runs(data: st.DataObject) -> N
     name = data.draw(st.sampled_from(sorted(MODELS)))
     structure = STRUCTURES[name]
     widths = [data.draw(st.integers(1, width)) for width in structure.widths]
-    small = with_widths(MODELS[name], widths)
+    small = PrunableGraph(MODELS[name]).with_widths(widths)
     assert tuple(layer.key for layer in layers(small)) == structure.keys(widths)
     assert run(small).shape == run(MODELS[name]).shape
 
@@ -66,7 +66,7 @@ def test_cutting_computes_what_silent_channels_compute(name: str, seed: int) -> 
     rng = np.random.default_rng(seed)
     widths = [int(rng.integers(1, width + 1)) for width in structure.widths]
     cut, silent = (
-        run(with_widths(MODELS[name], widths)),
+        run(PrunableGraph(MODELS[name]).with_widths(widths)),
         run(_silenced(MODELS[name], structure, widths)),
     )
     np.testing.assert_allclose(cut, silent, rtol=1e-3, atol=1e-5)
@@ -78,7 +78,7 @@ def test_spans_of_a_concatenation_are_cut_one_by_one() -> None:
     widths = [2 if group.name == "left.conv" else group.width for group in structure.groups]
     cut = {
         tensor.name: numpy_helper.to_array(tensor)
-        for tensor in with_widths(model, widths).graph.initializer
+        for tensor in PrunableGraph(model).with_widths(widths).graph.initializer
     }
     whole = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     np.testing.assert_array_equal(
@@ -90,22 +90,23 @@ def test_spans_of_a_concatenation_are_cut_one_by_one() -> None:
 def test_the_original_is_left_alone_and_full_widths_change_nothing() -> None:
     model = mobilenet()
     before = model.SerializeToString(deterministic=True)
-    same = with_widths(model, STRUCTURES["mobilenet"].widths)
-    with_widths(model, [1] * len(STRUCTURES["mobilenet"].widths))
+    graph = PrunableGraph(model)
+    graph.with_widths([1] * len(graph.structure.widths))
+    same = graph.with_widths(graph.structure.widths)
     assert model.SerializeToString(deterministic=True) == before
     np.testing.assert_array_equal(run(same), run(model))
 
 
 def test_batch_and_nodes_names_survive() -> None:
     model = MODELS["mobilenet"]
-    small = with_widths(model, [3, 4, 5])
+    small = PrunableGraph(model).with_widths([3, 4, 5])
     assert [node.name for node in small.graph.node] == [node.name for node in model.graph.node]
     assert run(small).shape == (2, 5)
 
 
 def test_wrong_widths_are_refused() -> None:
     with pytest.raises(UsageError, match="out of range"):
-        with_widths(MODELS["vgg"], [99, 1, 1])
+        PrunableGraph(MODELS["vgg"]).with_widths([99, 1, 1])
 
 
 def test_blocks_by_rule() -> None:
@@ -131,7 +132,7 @@ def test_a_block_holds_its_layers_and_its_activation() -> None:
 @pytest.mark.parametrize("names", [["layer1.0"], ["layer2.1"], ["layer1.0", "layer2.1"]])
 def test_without_blocks_their_layers_alone_are_gone(names: list[str]) -> None:
     model = MODELS["resnet"]
-    small = without_blocks(model, names)
+    small = PrunableGraph(model).without_blocks(names)
     gone = {
         layer
         for block in STRUCTURES["resnet"].blocks
@@ -166,7 +167,7 @@ def _chain(*, blocks: Sequence[str]) -> onnx.ModelProto:
 def test_dropping_is_replacing_by_an_identity(dropped: tuple[str, ...]) -> None:
     model = _chain(blocks="abc")
     expected = _chain(blocks=[name for name in "abc" if name not in dropped])
-    got = without_blocks(model, dropped)
+    got = PrunableGraph(model).without_blocks(dropped)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for tensor in expected.graph.initializer:
         tensor.CopyFrom(stored[tensor.name])
@@ -185,4 +186,4 @@ def test_a_branch_that_is_read_elsewhere_is_no_block() -> None:
 
 def test_an_unknown_block_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"'layer9' .* droppable: layer1\.0, layer2\.1"):
-        without_blocks(MODELS["resnet"], ["layer1.0", "layer9"])
+        PrunableGraph(MODELS["resnet"]).without_blocks(["layer1.0", "layer9"])

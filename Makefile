@@ -5,15 +5,23 @@ BIN := $(VENV)/bin
 EXTRAS := android,search,report,pytest,lab
 TEST_PACKAGES := g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross adb qemu-user-static iproute2 util-linux dpkg postgresql chromium
 TEST_PROGRAMS := g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch64-static ip unshare dpkg-deb pg_ctlcluster chromium
+# Tests run on as many processes; each may take 2 GB.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+# What `make quick` leaves out of one folder, and of the rest: see the markers in pyproject.toml.
+SLOWEST := slow or hil or ray or browser or rig or qemu
+COSTLY := $(SLOWEST) or torch or compiler or arm_compiler or database
 STUDIES := $(patsubst runners/studies/%.py,%,$(wildcard runners/studies/[a-z]*.py))
 
-.PHONY: help setup compiler system demo lint test hil check docs lab-demo study clean
+.PHONY: help setup compiler system demo lint quick test hil check docs lab-demo study clean
 
 help:
 	@echo "make setup   .venv with hwbench (editable), all extras but tensorrt, and the development tools"
 	@echo "make demo    set up, then profile and compare two networks on this computer's CPU"
+	@echo "make quick   set up, then test the core on the virtual device: a minute"
+	@echo "make quick PKG=lookup_tables   tests of one folder of the package, and those elsewhere that import it"
 	@echo "make test    set up, then run all tests"
-	@echo "make lint    set up, then ruff, mypy --strict and import-linter"
+	@echo "make lint    set up, then ruff, mypy --strict, import-linter and vulture"
 	@echo "make hil DEVICE=...     contract tests, selftest, profile, compare and a table on a real device"
 	@echo "make check   lint and test: what CI runs"
 	@echo "make docs    set up, then the documentation as HTML in build/docs; warnings are errors"
@@ -24,10 +32,14 @@ setup: $(VENV)/.done compiler
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hwbench needs Python >= 3.11; call: make PYTHON=python3.11 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[$(EXTRAS)]" --group dev
-	touch $@
+	@echo "setup 1/3: an environment in $(VENV), and pip: seconds"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
+	@echo "setup 2/3: hwbench with PyTorch, ONNX Runtime, Ray and more: over 2 GB, minutes; pip says nothing meanwhile"
+	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[$(EXTRAS)]"
+	@echo "setup 3/3: tools for development, from ruff to Sphinx: a minute"
+	@$(BIN)/python -m pip install -q -c constraints.txt --group dev
+	@touch $@
 
 # A C compiler for the native runner; without it the CPU is timed from Python.
 compiler:
@@ -43,6 +55,7 @@ define install
 command -v apt-get >/dev/null || { echo "no apt-get: install by hand if missing: $(2)" >&2; exit 0; }; \
 if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; \
 else echo "not root and no sudo: what needs these is left out: $(2)" >&2; exit 0; fi; \
+echo "system packages for what is missing of: $(1): a few minutes"; \
 $$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install -y -qq $(2) >/dev/null \
 || echo "could not install: $(2); what needs them is left out" >&2
 endef
@@ -56,9 +69,18 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p hwbench -p runners
 	$(BIN)/lint-imports
+	$(BIN)/vulture
+
+quick: setup
+ifdef PKG
+	@test -d tests/$(PKG) || { echo "no folder tests/$(PKG): PKG is a folder of hwbench/" >&2; exit 2; }
+	$(PYTEST) -m "not ($(SLOWEST))" tests/$(PKG) $$(grep -rlE --include='test_*.py' 'hwbench\.$(subst /,\.,$(PKG))\b' tests)
+else
+	$(PYTEST) -m "not ($(COSTLY))"
+endif
 
 test: setup system
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 hil: setup
 	@test -n "$(DEVICE)" || { echo "make hil DEVICE=cuda:0, or another address of: hwbench devices" >&2; exit 2; }

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.needs import ROOT, markers_of, missing
+
+COSTLY = {"browser", "database", "qemu", "ray", "slow"}
+"""Markers of tests that run first, so that no long one is left to the end."""
+TOGETHER = {"report", "store"}
+"""Folders whose tests share a browser or a database server."""
 
 # Small layers on several threads wait for each other more than they compute: on two busy cores
 # tests took ten times as long.
@@ -13,3 +21,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what tests cost, begin with the costly ones, and keep together what shares fixtures.
+
+    With several workers, the tests of a file go to one of them, so that a module's fixtures and
+    caches are made once; so do the folders whose tests share what exists once on a computer.
+    """
+    for item in items:
+        for marker in markers_of(item):
+            item.add_marker(marker)
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    costly = {
+        group_of(item) for item in items if COSTLY & {mark.name for mark in item.iter_markers()}
+    }
+    items.sort(key=lambda item: group_of(item) not in costly)
+
+
+def group_of(item: pytest.Item) -> str:
+    """The tests of a group run one after the other, in one process."""
+    path = item.path.relative_to(ROOT / "tests")
+    return path.parts[0] if path.parts[0] in TOGETHER else path.with_suffix("").as_posix()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, by name, what this computer cannot run."""
+    for mark in item.iter_markers():
+        if reason := missing(mark.name):
+            pytest.skip(reason)

@@ -84,6 +84,7 @@ def test_a_reader_without_other_rights_can_read(shared: str, server: Server) -> 
             store.save(measurement(id="other"))
 
 
+@pytest.mark.database
 def test_order_is_that_of_sqlite_whatever_the_language(server: Server) -> None:
     """Most languages order text without its punctuation and capitals; ids and times must not be."""
     with open_store(server.database(locale="en-US")) as store:

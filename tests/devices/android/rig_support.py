@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 
 from hwbench.devices.android.adb.client import Adb, connect
@@ -34,8 +35,13 @@ def _home() -> Path:
 
 @contextlib.contextmanager
 def own_key() -> Iterator[str]:
-    """Connect with a key of the tests' own, and past every adb server. Yields the public key."""
+    """Connect with a key of the tests' own, and past every adb server. Yields the public key.
+
+    The cache stays the user's: building a phone and what is put there takes half a minute, and
+    fetches packages.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", platformdirs.user_cache_dir())
         patch.setenv("HOME", str(_home()))
         patch.setenv("ADB_SERVER_SOCKET", "tcp:127.0.0.1:9")  # the discard port: nobody answers
         patch.delenv("ADB_VENDOR_KEYS", raising=False)

@@ -52,6 +52,7 @@ class TestGoogleAdbdIsolated(TestGoogleAdbd):
     settings = Settings(threads=1, isolate=True)
 
 
+@pytest.mark.qemu
 @pytest.mark.slow
 class TestArm(OfAndroid):
     @pytest.fixture(scope="class", autouse=True)

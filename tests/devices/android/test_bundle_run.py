@@ -37,6 +37,7 @@ def same(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
+@pytest.mark.qemu
 @needs_arm_compiler
 @pytest.mark.skipif(
     not shutil.which("qemu-aarch64-static"),

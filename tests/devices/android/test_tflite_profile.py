@@ -139,6 +139,7 @@ def test_the_log_of_the_layers_imports_into_a_table(
     assert found.id is not None
 
 
+@pytest.mark.qemu
 def test_it_runs_on_64_bit_arm(places: Callable[[str], str], net: Path) -> None:
     """Under emulation: evidence of behaviour, never of a latency."""
     record = profile_tflite(

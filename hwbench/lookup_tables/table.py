@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from hwbench.lookup_tables.widths import StructureLatency
-    from hwbench.network.structure import Structure
 
 IMPORTED = "imported"
 """Detail of a device that says which tool's files a table was read from."""
@@ -56,7 +54,7 @@ class LayerPrediction:
 class LookupTable:
     """Layer latencies on one device and runtime.
 
-    Immutable; a `LatencySource` through `for_structure`.
+    Immutable; `widths.StructureLatency` makes a `LatencySource` of it.
 
     Attributes:
         entries: What was measured.
@@ -279,23 +277,6 @@ class LookupTable:
             family = place_of(part.key).family
             own[family] = own.get(family, 0.0) + part.latency_s * part.sd
         return math.hypot(self.calibration.shared_sd, *(value / total_s for value in own.values()))
-
-    def for_structure(self, structure: Structure, step: int | None = None) -> StructureLatency:
-        """This table for the pruned versions of one network: a `LatencySource` that answers 100,000 of them a second.
-
-        Args:
-            structure: Of the network.
-            step: Widths are multiples of it for the most part; others are answered too, more
-                slowly. None: the table's.
-
-        Raises:
-            MissingEntryError: A layer of the unpruned network has no entry.
-        """
-        from hwbench.lookup_tables.widths import StructureLatency
-
-        return StructureLatency(
-            self, structure, step or min((s.step for s in self.provenance.sources), default=8)
-        )
 
     def to_frame(self) -> pd.DataFrame:
         """Entries as columns `key`, `latency_s`, `sd`, `samples`.

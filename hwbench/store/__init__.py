@@ -23,7 +23,7 @@ from hwbench.records.measurement import Measurement
 from hwbench.store import transfer
 from hwbench.store.address import is_file, local_address, redacted, without_secrets
 from hwbench.store.database import open_engine, reading, tables, write
-from hwbench.store.rescue import Rescue, Step
+from hwbench.store.rescue import Rescue
 from hwbench.store.rows import batches, dump, find_measurement, load, plain, replace_measurement
 from hwbench.store.transfer import MEASUREMENT, Check, Fate, Key, Parcel, Taken
 
@@ -376,7 +376,7 @@ class Store:
         self,
         work: Callable[[sa.Connection], T],
         record_id: str,
-        step: Step,
+        step: Callable[[Store], object],
         *,
         whole: bool = False,
         last: bool = False,

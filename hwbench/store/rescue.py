@@ -9,20 +9,18 @@ the server's answer was lost.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from shlex import quote
-from typing import TYPE_CHECKING, TypeVar
+from typing import Generic, TypeVar
 
 from hwbench.errors import HwbenchError
 from hwbench.store.address import local_address
 
-if TYPE_CHECKING:
-    from hwbench.store import Store
-
 T = TypeVar("T")
-Step = Callable[["Store"], object]
+Store = TypeVar("Store")
 
 
-class Rescue:
+class Rescue(Generic[Store]):
     """Remembers how each unfinished record came about, to do it again in the local store.
 
     Args:
@@ -30,12 +28,20 @@ class Rescue:
         open_local: Opens the store at an address.
     """
 
-    def __init__(self, shared: str, open_local: Callable[[str], Store]) -> None:
+    def __init__(
+        self, shared: str, open_local: Callable[[str], AbstractContextManager[Store]]
+    ) -> None:
         self._shared, self._open_local = shared, open_local
-        self._steps: dict[str, list[Step]] = {}
+        self._steps: dict[str, list[Callable[[Store], object]]] = {}
 
     def attempt(
-        self, work: Callable[[], T], record_id: str, step: Step, *, whole: bool, last: bool
+        self,
+        work: Callable[[], T],
+        record_id: str,
+        step: Callable[[Store], object],
+        *,
+        whole: bool,
+        last: bool,
     ) -> T:
         """Write to the shared store, and on its failure to the local one.
 
@@ -64,7 +70,7 @@ class Rescue:
             self._steps.setdefault(record_id, []).append(step)
         return done
 
-    def _rescued(self, steps: Sequence[Step]) -> str:
+    def _rescued(self, steps: Sequence[Callable[[Store], object]]) -> str:
         """Do all steps in the local store; says how it went."""
         try:
             address = local_address()

@@ -14,6 +14,7 @@ import numpy as np
 from hwbench.lookup_tables.exchange.foreign import PIXEL1
 from hwbench.lookup_tables.exchange.imports import table_of
 from hwbench.lookup_tables.exchange.shipped import PIXEL1_TARGET, pixel1, pixel1_networks
+from hwbench.lookup_tables.widths import StructureLatency
 from hwbench.network.intake import load_workload
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.search.base import Candidate, Outcome
@@ -59,7 +60,7 @@ def reward_us() -> list[float]:
 
     model = next(iter(PIXEL1))
     structure = PrunableNetwork(load_workload(model)).structure
-    source = pixel1().extrapolating().for_structure(structure, STEP)
+    source = StructureLatency(pixel1().extrapolating(), structure, STEP)
     cost = Latency(source)
     limit_s = 0.5 * float(cost.of(np.array([structure.widths]))[0])
     budget, prices = (

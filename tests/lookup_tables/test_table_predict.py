@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hwbench.errors import MissingEntryError, SchemaError, UsageError
 from hwbench.lookup_tables import Calibration, Entry, LookupTable, Metadata
 from hwbench.lookup_tables.making.proposals import Grid
+from hwbench.lookup_tables.widths import StructureLatency
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.prediction import LatencySource
 from tests.support.table_support import LAW, PLAN, built, structure
@@ -31,13 +32,13 @@ def random_structures(count: int, seed: int) -> np.ndarray:
 
 
 def test_a_table_and_its_view_of_a_network_are_latency_sources():
-    assert isinstance(built().table.for_structure(structure()), LatencySource)
+    assert isinstance(StructureLatency(built().table, structure()), LatencySource)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.booleans())
 def test_vectorised_predictions_are_those_of_the_keys(seed, off_grid):
-    table, source = built().table, built().table.for_structure(structure())
+    table, source = built().table, StructureLatency(built().table, structure())
     wide = random_structures(3, seed)
     if off_grid:
         wide = np.minimum(
@@ -48,7 +49,7 @@ def test_vectorised_predictions_are_those_of_the_keys(seed, off_grid):
 
 
 def test_a_hundred_thousand_structures_take_less_than_a_second():
-    source = built().table.for_structure(structure())
+    source = StructureLatency(built().table, structure())
     wide = np.tile(random_structures(100, 1), (1000, 1))
     start = time.process_time()
     assert source.predict_widths(wide).shape == (100_000,)
@@ -80,7 +81,7 @@ def test_the_measured_range_is_not_left_silently():
     with pytest.raises(MissingEntryError, match="outside what was measured"):
         table.predict(structure().keys([2] * len(structure().widths)))
     with pytest.raises(MissingEntryError, match="outside what was measured"):
-        table.for_structure(structure()).predict_widths(
+        StructureLatency(table, structure()).predict_widths(
             np.array([structure().widths, [2] * len(tiny)])
         )
     inside = table.predict(structure().keys(structure().widths))
@@ -92,7 +93,7 @@ def test_the_measured_range_is_not_left_silently():
 
 
 def test_leaving_the_range_on_the_grid_is_refused_too():
-    source = built().table.for_structure(structure(), step=2)
+    source = StructureLatency(built().table, structure(), step=2)
     with pytest.raises(MissingEntryError, match="outside what was measured"):
         source.predict_widths(np.full((1, len(structure().widths)), 2))
 
@@ -104,12 +105,12 @@ def test_impossible_widths_are_refused(wide):
     groups = len(structure().widths)
     wide = np.resize(wide, (1, groups)).astype(wide.dtype) if wide.shape == (1, 12) else wide
     with pytest.raises(UsageError):
-        built().table.for_structure(structure()).predict_widths(wide)
+        StructureLatency(built().table, structure()).predict_widths(wide)
 
 
 def test_a_structure_with_an_unknown_layer_names_it():
     with pytest.raises(MissingEntryError, match=r"conv1|features\.0"):
-        small({(8, 8): 1e-5}).for_structure(structure())
+        StructureLatency(small({(8, 8): 1e-5}), structure())
 
 
 def test_a_lone_measurement_answers_only_for_itself():
@@ -162,7 +163,7 @@ def test_predictions_recover_the_law():
     wide = random_structures(100, 77)
     truth = np.array([LAW.network_s(structure().keys(widths)) for widths in wide.tolist()])
     for fitted, bound in ((built(quiet=True), 0.002), (built(), 0.01)):
-        errors = fitted.table.for_structure(structure()).predict_widths(wide) / truth - 1
+        errors = StructureLatency(fitted.table, structure()).predict_widths(wide) / truth - 1
         assert np.abs(errors).mean() < bound
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hwbench.errors import UsageError
+from hwbench.lookup_tables.widths import StructureLatency
 from hwbench.network.graph import count
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.search import costs
@@ -146,7 +147,7 @@ def test_addends_sum_to_the_cost(kind):
 
 def test_latency_addends_sum_to_what_the_table_predicts():
     structure = table_support.structure()
-    source = table_support.built().table.for_structure(structure, 4)
+    source = StructureLatency(table_support.built().table, structure, 4)
     budget = Budget(costs.Latency(source), np.inf, channel_choices(structure.widths, 4, 0.25))
     decided = [int(grid[0]) for grid in budget.choices]
     predicted = float(source.predict_widths(np.array([decided]))[0])

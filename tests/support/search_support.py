@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from hwbench.lookup_tables.widths import StructureLatency
 from hwbench.search.base import Candidate, Outcome, Search, Trial
 from hwbench.search.budget import Budget, channel_choices
 from hwbench.search.costs import Latency
@@ -66,7 +67,7 @@ CHOICES = (np.array([4, 8, 16]), np.array([8, 16, 24, 32]), np.array([4, 8]), np
 def budget(share: float = 0.6, step: int = 4) -> Budget:
     """A latency budget for ResNet-20 on the simulated device."""
     structure = table_support.structure()
-    cost = Latency(table_support.built(quiet=True).table.for_structure(structure, step))
+    cost = Latency(StructureLatency(table_support.built(quiet=True).table, structure, step))
     limit = share * float(cost.of(np.array([structure.widths]))[0])
     return Budget(cost, limit, channel_choices(structure.widths, step))
 

@@ -13,6 +13,7 @@ from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.making.steps import grid_step
 from hwbench.lookup_tables.repository import check, find_table, save_table
 from hwbench.lookup_tables.table import IMPORTED
+from hwbench.lookup_tables.widths import StructureLatency
 from hwbench.records.findings import Finding
 from hwbench.search.abcpruner.search import TENTHS
 from hwbench.search.budget import FINE_STEP, WIDE_ENOUGH
@@ -82,7 +83,7 @@ def find_latencies(
         )
     source_step = min((source.step for source in table.provenance.sources), default=USUAL_STEP)
     step = plan.step or (source_step if imported else grid_step(table.steps))
-    source = table.for_structure(subject.structure, step)
+    source = StructureLatency(table, subject.structure, step)
     identity = sha256(json.dumps(table.to_dict(), sort_keys=True).encode()).hexdigest()
     blocks = TableGains(table, subject.network) if subject.structure.blocks else None
     return Ground(subject, plan, source, blocks, step, findings), identity

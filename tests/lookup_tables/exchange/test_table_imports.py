@@ -21,6 +21,7 @@ from hwbench.lookup_tables.exchange.join import join_rows, ort_rows, trt_rows
 from hwbench.lookup_tables.exchange.reading import network_of
 from hwbench.lookup_tables.exchange.shipped import pixel1, pixel1_networks
 from hwbench.lookup_tables.repository import add_networks, find_table, list_tables, save_table
+from hwbench.lookup_tables.widths import StructureLatency
 from hwbench.network.graph import Layer, layers, load, name_nodes
 from hwbench.network.intake import load_workload
 from hwbench.network.structure import Structure
@@ -58,7 +59,7 @@ def at_address(address: str) -> LookupTable:
 
 
 def test_the_shipped_table_answers_searches_without_a_phone():
-    source = pixel1().for_structure(logged())
+    source = StructureLatency(pixel1(), logged())
     assert isinstance(source, LatencySource)
     measured = [network.whole_s for network in pixel1_networks()]
     widths = [
@@ -75,10 +76,10 @@ def test_the_shipped_table_reaches_every_width_when_it_may_extrapolate():
         full,
         np.maximum(8, (full * rng.uniform(0.2, 1, (500, len(full))) / 8).round().astype(int) * 8),
     )
-    latency_s = pixel1().extrapolating().for_structure(logged()).predict_widths(wide)
+    latency_s = StructureLatency(pixel1().extrapolating(), logged()).predict_widths(wide)
     assert 0.005 < latency_s.min() < latency_s.max() < 0.125
     with pytest.raises(MissingEntryError, match="extrapolate=True"):
-        pixel1().for_structure(logged()).predict_widths(wide)
+        StructureLatency(pixel1(), logged()).predict_widths(wide)
 
 
 def test_extrapolated_layers_are_marked_and_doubt_grows_with_the_distance():

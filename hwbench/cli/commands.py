@@ -120,7 +120,7 @@ def profile(
     from hwbench.workflows.profile import DEFAULT_MODEL, DEFAULT_SETTINGS
 
     model, settings = model or DEFAULT_MODEL, how.settings(DEFAULT_SETTINGS, layers=not no_layers)
-    with Progress(model, keeping) as watch:
+    with Progress(model, keeping) as progress:
         if tflite.measures(model):
             if lab is not None:
                 raise UsageError(
@@ -128,14 +128,14 @@ def profile(
                     " leave out --lab"
                 )
             record = tflite.profile(
-                model, source, how, keeping=keeping, settings=settings, watch=watch
+                model, source, how, keeping=keeping, settings=settings, callback=progress
             )
         else:
             record = on(lab, hwbench.profile)(
                 model,
                 device=how.device,
                 settings=settings,
-                watch=watch,
+                callback=progress,
                 **source.arguments(),
                 **keeping.arguments(),
             )
@@ -181,7 +181,7 @@ def compare(
 
     settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
     try:
-        with Progress(f"{baseline} and {candidate}", keeping) as watch:
+        with Progress(f"{baseline} and {candidate}", keeping) as progress:
             outcome = on(lab, hwbench.compare)(
                 baseline,
                 candidate,
@@ -191,7 +191,7 @@ def compare(
                 ),
                 candidate_arch=candidate_arch,
                 settings=settings,
-                watch=watch,
+                callback=progress,
                 **source.arguments(),
                 **keeping.arguments(),
             )
@@ -236,15 +236,15 @@ def selftest(
 
     model, runs = model or DEFAULT_MODEL, runs or DEFAULT_RUNS
     settings = how.settings(hwbench.Settings(budget_s=DEFAULT_BUDGET_S), min_effect=min_effect)
-    with Progress(model, Keeping(no_save=True)) as watch:
-        watch.say(f"comparison 1 of {runs}")
+    with Progress(model, Keeping(no_save=True)) as progress:
+        progress.say(f"comparison 1 of {runs}")
         outcome = hwbench.selftest(
             device=how.device,
             model=model,
             runs=runs,
             settings=settings,
-            watch=watch,
-            after_each=lambda done, _: watch.say(f"comparison {done + 1} of {runs}"),
+            callback=progress,
+            after_each=lambda done, _: progress.say(f"comparison {done + 1} of {runs}"),
         )
     document = documents.selftest_document(outcome)
     deliver(output, views.selftest_view(outcome), document)

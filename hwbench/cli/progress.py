@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hwbench.cli.options import Keeping
 from hwbench.errors import StoreUnavailableError
-from hwbench.measuring.sessions import Watch
+from hwbench.measuring.callback import MeasuringCallback
 from hwbench.render.units import bar, interval, interval_s, printable, seconds, times
 from hwbench.render.views import SHORT_ID
 from hwbench.stats import Estimate, Ratio
@@ -31,7 +31,7 @@ BAR = 20
 
 
 class Progress:
-    """A context manager around one workflow; gives the watch to hand to it.
+    """A context manager around one workflow; gives the callback to hand to the workflow.
 
     It draws only when told of something, which is between timed rounds: a thread that redraws by
     the clock would take the interpreter away from the rounds themselves. Whatever a model's code
@@ -45,18 +45,18 @@ class Progress:
     def __init__(self, models: str, keeping: Keeping) -> None:
         self._keeping = keeping
         self._stack = ExitStack()
-        self.watch = _Line(models)
+        self.line = _Line(models)
 
     def __enter__(self) -> _Line:
         if sys.stderr.isatty():
             console = Console(stderr=True, highlight=False)
-            self.watch.live = self._stack.enter_context(
+            self.line.live = self._stack.enter_context(
                 Live(console=console, auto_refresh=False, transient=True)
             )
-            self._stack.enter_context(_noted_on(self.watch))
+            self._stack.enter_context(_noted_on(self.line))
         self._stack.enter_context(redirect_stdout(sys.stderr))
-        self.watch.draw()
-        return self.watch
+        self.line.draw()
+        return self.line
 
     def __exit__(
         self,
@@ -69,13 +69,13 @@ class Progress:
             error, StoreUnavailableError
         ):  # which says itself what is kept where
             return
-        if self.watch.samples and not self._keeping.no_save:
+        if self.line.samples and not self._keeping.no_save:
             error.add_note(
                 "what was measured is kept:"
-                f" {self._keeping.show(self.watch.records[0].id[:SHORT_ID])}"
+                f" {self._keeping.show(self.line.records[0].id[:SHORT_ID])}"
             )
         elif isinstance(error, KeyboardInterrupt):
-            error.add_note("nothing is kept" if self.watch.samples else "nothing was measured yet")
+            error.add_note("nothing is kept" if self.line.samples else "nothing was measured yet")
 
 
 @contextmanager
@@ -101,7 +101,7 @@ class _Notes(logging.Handler):
         self._line.note(record.getMessage())
 
 
-class _Line(Watch):
+class _Line(MeasuringCallback):
     """One line that says how far a measurement is."""
 
     def __init__(self, models: str) -> None:
@@ -140,7 +140,12 @@ class _Line(Watch):
         if time.monotonic() - self._drawn > REDRAW_S:
             self.draw()
 
-    def looked(self, sessions: int, elapsed_s: float, so_far: Estimate | Sequence[Ratio]) -> None:  # noqa: ARG002
+    def session_ended(
+        self,
+        sessions: int,
+        elapsed_s: float,  # noqa: ARG002
+        so_far: Estimate | Sequence[Ratio],
+    ) -> None:
         self._so_far = _estimate(so_far) if sessions > 1 else ""
         self.draw()
 

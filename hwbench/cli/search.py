@@ -286,7 +286,7 @@ def _add(method: type[Amc | Abcpruner | Practise], default: str, example: str) -
             **asdict(own),
         }
         plan = Plan(name, budget.limit(), **fields)
-        with SearchProgress(model or default, keeping) as watch:
+        with SearchProgress(model or default, keeping) as progress:
             result = on(lab, run_search)(
                 model or default,
                 plan,
@@ -296,7 +296,7 @@ def _add(method: type[Amc | Abcpruner | Practise], default: str, example: str) -
                 out=learning.out,
                 fresh=learning.fresh,
                 jobs=budget.jobs,
-                watch=watch,
+                callback=progress,
                 **source.arguments(),
                 **keeping.arguments(),
             )

@@ -13,14 +13,14 @@ from rich.text import Text
 
 from hwbench.cli.options import Keeping
 from hwbench.render.units import percent, plural, printable, seconds
-from hwbench.workflows.search.run import SearchWatch
+from hwbench.workflows.search.run import SearchCallback
 
 if TYPE_CHECKING:
     from hwbench.search.base import Trial
 
 
 class SearchProgress:
-    """A context manager around a search; gives the watch to hand to it.
+    """A context manager around a search; gives the callback to hand to the workflow.
 
     Args:
         model: What is searched.
@@ -30,16 +30,16 @@ class SearchProgress:
     def __init__(self, model: str, keeping: Keeping) -> None:
         self._keeping = keeping
         self._stack = ExitStack()
-        self.watch = _Line(model)
+        self.line = _Line(model)
 
-    def __enter__(self) -> SearchWatch:
+    def __enter__(self) -> SearchCallback:
         if sys.stderr.isatty():
             console = Console(stderr=True, highlight=False)
-            self.watch.live = self._stack.enter_context(
+            self.line.live = self._stack.enter_context(
                 Live(console=console, auto_refresh=False, transient=True)
             )
         self._stack.enter_context(redirect_stdout(sys.stderr))
-        return self.watch
+        return self.line
 
     def __exit__(
         self,
@@ -48,16 +48,16 @@ class SearchProgress:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
-        if error is not None and self.watch.trials:
+        if error is not None and self.line.trials:
             kept = (
                 "nothing is kept"
                 if self._keeping.no_save
                 else "the same command goes on from there"
             )
-            error.add_note(f"{plural(self.watch.trials, 'trial')} so far; {kept}")
+            error.add_note(f"{plural(self.line.trials, 'trial')} so far; {kept}")
 
 
-class _Line(SearchWatch):
+class _Line(SearchCallback):
     """One line that says how far the work is."""
 
     def __init__(self, model: str) -> None:

@@ -114,8 +114,8 @@ def store_sync(
     from hwbench.render import syncing
     from hwbench.workflows.sync_store import sync_store
 
-    with _progress() as watch:
-        done = sync_store(target, source, watch=watch)
+    with _progress() as progress:
+        done = sync_store(target, source, callback=progress)
     deliver(output, syncing.synced_view(done), syncing.synced_document(done))
     return report(syncing.refusals(done), 2)
 

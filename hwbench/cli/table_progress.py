@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hwbench.cli.options import Keeping
 from hwbench.render.units import bar, percent, plural, printable
-from hwbench.workflows.build_table import TableWatch
+from hwbench.workflows.build_table import TableCallback
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables import Progress
@@ -23,7 +23,7 @@ BAR = 20
 
 
 class TableProgress:
-    """A context manager around a build or a validation; gives the watch to hand to it.
+    """A context manager around a build or a validation; gives the callback to hand to the workflow.
 
     Args:
         model: What is read first.
@@ -33,17 +33,17 @@ class TableProgress:
     def __init__(self, model: str, keeping: Keeping) -> None:
         self._keeping = keeping
         self._stack = ExitStack()
-        self.watch = _Line(model)
+        self.line = _Line(model)
 
-    def __enter__(self) -> TableWatch:
+    def __enter__(self) -> TableCallback:
         if sys.stderr.isatty():
             console = Console(stderr=True, highlight=False)
-            self.watch.live = self._stack.enter_context(
+            self.line.live = self._stack.enter_context(
                 Live(console=console, auto_refresh=False, transient=True)
             )
         self._stack.enter_context(redirect_stdout(sys.stderr))
-        self.watch.draw("reading, preparing ...")
-        return self.watch
+        self.line.draw("reading, preparing ...")
+        return self.line
 
     def __exit__(
         self,
@@ -52,16 +52,16 @@ class TableProgress:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
-        if error is not None and self.watch.networks:
+        if error is not None and self.line.networks:
             kept = (
                 "nothing is kept"
                 if self._keeping.no_save
                 else "the same command goes on from there"
             )
-            error.add_note(f"{plural(self.watch.networks, 'network')} measured so far; {kept}")
+            error.add_note(f"{plural(self.line.networks, 'network')} measured so far; {kept}")
 
 
-class _Line(TableWatch):
+class _Line(TableCallback):
     """One line that says how far the work is."""
 
     def __init__(self, model: str) -> None:

@@ -118,7 +118,7 @@ def build(
     from hwbench.workflows.build_table import DEFAULT_BUDGET_S, DEFAULT_MODEL, build_table
 
     model = model or DEFAULT_MODEL
-    with TableProgress(model, keeping) as watch:
+    with TableProgress(model, keeping) as progress:
         outcome = on(lab, build_table)(
             model,
             device=how.device,
@@ -127,7 +127,7 @@ def build(
             settings=how.settings(Settings(budget_s=DEFAULT_BUDGET_S)),
             validation=validation,
             forget=forget,
-            watch=watch,
+            callback=progress,
             **source.arguments(),
             **keeping.arguments(),
         )
@@ -206,14 +206,14 @@ def _with_table(
     from hwbench.workflows.build_table import DEFAULT_MODEL
 
     model = model or DEFAULT_MODEL
-    with TableProgress(model, keeping) as watch:
+    with TableProgress(model, keeping) as progress:
         return workflow(
             model,
             table=table,
             device=how.device,
             settings=how.settings(Settings()),
             networks=networks,
-            watch=watch,
+            callback=progress,
             **source.arguments(),
             **keeping.arguments(),
         )

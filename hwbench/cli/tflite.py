@@ -12,7 +12,7 @@ from hwbench.cli.options import Keeping, Protocol, Source
 from hwbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from hwbench.measuring.sessions import Watch
+    from hwbench.measuring.callback import MeasuringCallback
     from hwbench.records.measurement import Measurement, Settings
 
 _PANEL = "TensorFlow Lite"
@@ -76,7 +76,7 @@ class Tflite:
         *,
         keeping: Keeping,
         settings: Settings,
-        watch: Watch,
+        callback: MeasuringCallback,
     ) -> Measurement:
         """Measure it.
 
@@ -104,7 +104,7 @@ class Tflite:
             flags=_flags(self.tflite_flag or ()),
             settings=settings,
             save_log=self.save_log,
-            watch=watch,
+            callback=callback,
             **keeping.arguments(),
         )
 

@@ -61,7 +61,7 @@ def serve_head(host: str, port: int, say: Say, rules: Rules | None = None) -> No
     Args:
         host: This computer's address, as the others reach it; 127.0.0.1 for this computer alone.
         port: Of the lab.
-        say: Told what people should know.
+        say: Called with each line that people should read.
         rules: Of the pool.
 
     Raises:
@@ -112,7 +112,7 @@ def serve_host(
     Args:
         address: `HOST:PORT` of the lab's head.
         devices: Addresses of the devices; none for all that are ready.
-        say: Told what people should know.
+        say: Called with each line that people should read.
         own: This computer's address, as the others reach it; None to let Ray find it.
         name: What the lab calls this computer.
 

@@ -11,7 +11,7 @@ from hwbench.errors import MeasurementError
 from hwbench.lab.tables import Request, TableBuild
 from hwbench.lab.tasks import Task, TaskKind, described, digest, result_of
 from hwbench.lookup_tables.making.steps import grid_step
-from hwbench.measuring.sessions import Watch
+from hwbench.measuring.callback import MeasuringCallback
 from hwbench.records.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ class LabMeter:
         settings: Settings,
         plan: Plan,
         store: Store | None,
-        watch: Callable[[Progress], None],
+        callback: Callable[[Progress], None],
         *,
         forget: bool = False,
     ) -> TableBuild:
         """A table in the making, with all devices at once."""
         return TableBuild(
-            self._crew, Request(workload, settings, plan), store, forget=forget, watch=watch
+            self._crew, Request(workload, settings, plan), store, forget=forget, callback=callback
         )
 
     def build_table(
@@ -85,7 +85,7 @@ class LabMeter:
         settings: Settings,
         plan: Plan,
         store: Store | None,
-        watch: Callable[[Progress], None],
+        callback: Callable[[Progress], None],
     ) -> Fitted:
         """Build a lookup table with all devices at once.
 
@@ -93,14 +93,14 @@ class LabMeter:
             DeviceError: No device is left; the same call goes on where it stopped.
             WorkloadError: The devices cannot run the model.
         """
-        return self.table(workload, settings, plan, store, watch).run()
+        return self.table(workload, settings, plan, store, callback).run()
 
     def measure(
-        self, workloads: Sequence[Workload], settings: Settings, watch: Watch
+        self, workloads: Sequence[Workload], settings: Settings, callback: MeasuringCallback
     ) -> tuple[Measurement, ...]:
         """Records of workloads measured interleaved on one of the devices.
 
-        `watch` is told when they are there.
+        `callback` is called when they are there.
 
         Raises:
             DeviceError: No device is left.
@@ -124,6 +124,6 @@ class LabMeter:
                     f"{outcome['by']} measured other models than it was asked to; update hwbench"
                     " there"
                 )
-            watch.finished(records)
+            callback.finished(records)
             return records
         raise MeasurementError("the lab did not tell what it measured; repeat the command")

@@ -82,7 +82,7 @@ class TableBuild:
         request: What to build.
         store: Where each network is kept, and found again; None keeps nothing.
         forget: Leave out all that was measured on this kind before.
-        watch: Told after every network.
+        callback: Called after every network.
 
     Raises:
         UsageError: The model has nothing to prune.
@@ -95,9 +95,9 @@ class TableBuild:
         store: Store | None = None,
         *,
         forget: bool = False,
-        watch: Callable[[Progress], None] | None = None,
+        callback: Callable[[Progress], None] | None = None,
     ) -> None:
-        self.crew, self.request, self._watch = crew, request, watch
+        self.crew, self.request, self._callback = crew, request, callback
         workload, settings, plan = request.workload, request.settings, request.plan
         self.structure = PrunableNetwork(workload).structure
         self.grid = Grid(self.structure.widths, plan.step, plan.lower)
@@ -131,7 +131,7 @@ class TableBuild:
         networks: int,
         *,
         sessions: int = 2,
-        watch: Callable[[int, int], None] | None = None,
+        callback: Callable[[int, int], None] | None = None,
     ) -> Validation:
         """Measure random pruned networks that the table has not seen, each in several sessions, on whichever devices.
 
@@ -139,7 +139,7 @@ class TableBuild:
             table: Of this build.
             networks: Held-out networks.
             sessions: Of each.
-            watch: Told how many of how many measurements are done.
+            callback: Called with the number of measurements done and the number of all.
 
         Raises:
             MissingEntryError: The table cannot answer for the model.
@@ -169,8 +169,8 @@ class TableBuild:
         for done, samples in enumerate(self._samples(tasks), 1):
             every += samples
             seen[samples[-1].number % networks].append(samples[-1].ratio * source.latency_s)
-            if watch is not None:
-                watch(done, len(tasks))
+            if callback is not None:
+                callback(done, len(tasks))
         trials = (
             Trial(widths, prediction, tuple(seen[index]))
             for index, (widths, prediction) in enumerate(zip(chosen, predictions, strict=True))
@@ -255,7 +255,7 @@ class TableBuild:
         return self._fitted
 
     def _tell(self) -> None:
-        if self._watch is None:
+        if self._callback is None:
             return
         done, plan = sum(sample.number >= 0 for sample in self.ledger.samples), self.request.plan
         elapsed_s = self.crew.now() - self._begun_s
@@ -263,4 +263,4 @@ class TableBuild:
             elapsed_s / self._fresh * (plan.most - done), self.request.settings.budget_s - elapsed_s
         )
         rmspe = None if self._fitted is None else self._fitted.rmspe
-        self._watch(Progress(done, plan.most, elapsed_s, max(0.0, left_s), rmspe))
+        self._callback(Progress(done, plan.most, elapsed_s, max(0.0, left_s), rmspe))

@@ -15,7 +15,7 @@ from hwbench.lab.meter import LabMeter
 from hwbench.lookup_tables import Plan
 from hwbench.lookup_tables.making.validate import graded
 from hwbench.lookup_tables.repository import save_table
-from hwbench.measuring.sessions import Watch
+from hwbench.measuring.callback import MeasuringCallback
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison
@@ -30,7 +30,7 @@ from hwbench.workflows.build_table import (
     DEFAULT_WIDTHS,
     QUICK_NETWORKS,
     BuiltTable,
-    TableWatch,
+    TableCallback,
     width_step,
 )
 from hwbench.workflows.compare import load_pair
@@ -52,7 +52,7 @@ def profile(
     settings: Settings | None = None,
     store: str | None = None,
     save: bool = True,
-    watch: Watch | None = None,
+    callback: MeasuringCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> Measurement:
     """Measure one model on any device of a lab that is meant by `device`.
@@ -66,7 +66,7 @@ def profile(
         settings: How to measure.
         store: SQLAlchemy URL of the store.
         save: Whether to keep the record.
-        watch: Told when it is there.
+        callback: Called when it is there.
         options: How the model is read, see `load_workload`.
 
     Raises:
@@ -74,7 +74,9 @@ def profile(
     """
     settings = settings or DEFAULT_SETTINGS
     workload = load_workload(model, seed=settings.seed, **options)
-    (record,) = _measured(lab, device, [workload], settings, store=store, save=save, watch=watch)
+    (record,) = _measured(
+        lab, device, [workload], settings, store=store, save=save, callback=callback
+    )
     return record
 
 
@@ -89,7 +91,7 @@ def compare(
     settings: Settings | None = None,
     store: str | None = None,
     save: bool = True,
-    watch: Watch | None = None,
+    callback: MeasuringCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> Comparison:
     """Measure two models interleaved on any device of a lab that is meant by `device`.
@@ -106,7 +108,7 @@ def compare(
         settings: How to measure.
         store: SQLAlchemy URL of the store.
         save: Whether to keep both records.
-        watch: Told when they are there.
+        callback: Called when they are there.
         options: How both models are read, see `load_workload`.
 
     Raises:
@@ -117,7 +119,7 @@ def compare(
         baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
     )
     return compare_records(
-        *_measured(lab, device, pair, settings, store=store, save=save, watch=watch)
+        *_measured(lab, device, pair, settings, store=store, save=save, callback=callback)
     )
 
 
@@ -133,7 +135,7 @@ def build_table(
     forget: bool = False,
     store: str | None = None,
     save: bool = True,
-    watch: TableWatch | None = None,
+    callback: TableCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> BuiltTable:
     """Build a table with all devices of a lab that are meant by `device`, which are of one kind.
@@ -151,14 +153,17 @@ def build_table(
         forget: Leave out all that was measured for tables on this kind before.
         store: SQLAlchemy URL of the store.
         save: Whether to keep networks and table; without it a killed build begins anew.
-        watch: Told about progress.
+        callback: Called while the work goes on, to show or store how far it is.
         options: How the model is read, see `load_workload`.
 
     Raises:
         UsageError: The devices are of several kinds.
         HwbenchError: The lab cannot be reached, or whatever building here raises.
     """
-    settings, watch = settings or Settings(budget_s=DEFAULT_BUDGET_S), watch or TableWatch()
+    settings, callback = (
+        settings or Settings(budget_s=DEFAULT_BUDGET_S),
+        callback or TableCallback(),
+    )
     workload = load_workload(model, seed=settings.seed, **options)
     fixed = None if widths == AUTO else width_step(widths)
     with (
@@ -168,10 +173,12 @@ def build_table(
     ):
         meter = LabMeter(crew)
         plan = Plan(step=fixed or meter.channel_step(workload, settings), lower=lower)
-        build = meter.table(workload, settings, plan, kept, watch.measured, forget=forget)
+        build = meter.table(workload, settings, plan, kept, callback.measured, forget=forget)
         fitted = build.run()
         outcome = (
-            build.grade(fitted.table, validation, watch=watch.validated) if validation else None
+            build.grade(fitted.table, validation, callback=callback.validated)
+            if validation
+            else None
         )
         table = fitted.table if outcome is None else graded(fitted.table, outcome)
         return BuiltTable(
@@ -223,13 +230,13 @@ def _measured(
     *,
     store: str | None,
     save: bool,
-    watch: Watch | None,
+    callback: MeasuringCallback | None,
 ) -> tuple[Measurement, ...]:
     """Records of workloads measured interleaved on one device of the lab."""
     title = " and ".join(workload.name for workload in workloads)
     with (
         open_lab(lab) as opened,
         opened.crew(device, f"measuring {title}") as crew,
-        recording(store, save=save, watch=watch) as watching,
+        recording(store, save=save, callback=callback) as recorder,
     ):
-        return LabMeter(crew).measure(workloads, settings, watching)
+        return LabMeter(crew).measure(workloads, settings, recorder)

@@ -32,6 +32,7 @@ from hwbench.devices.base import (
     ReportsMemory,
 )
 from hwbench.errors import DeviceError, OutputParseError, UsageError
+from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.layer_profile import below_resolution, join_sessions
 from hwbench.measuring.sample_findings import of_samples
 from hwbench.network.workload import Workload
@@ -41,7 +42,7 @@ from hwbench.records.measurement import Measurement, Settings
 from hwbench.version import __version__
 
 CHUNK_S = 0.1
-"""Seconds of rounds between two reports to the watch: what a killed process can lose."""
+"""Seconds of rounds between two reports to the callback: what a killed process can lose."""
 MIN_BLOCKS, MAX_BLOCKS = 4, 200
 """Blocks of a session: enough for a median, and not so many that tiny models fill the store."""
 WARM_UP_S, REWARM_UP_S = 1.0, 0.3
@@ -62,61 +63,26 @@ COOL_DOWN_S, COOL_DOWNS = 5.0, 12
 """Seconds between two looks at a throttled device, and looks before it is measured as it is."""
 
 
-class Watch:
-    """Told what happens while measuring; the default hears nothing.
-
-    Progress bars and the store are watches.
-    """
-
-    def started(self, records: Sequence[Measurement]) -> None:
-        """The first warm-up is over and samples follow.
-
-        `records` have none yet and `complete=False`.
-        """
-
-    def sampled(
-        self,
-        record: int,
-        session: int,
-        samples_s: Sequence[float],
-        blocks: Sequence[int],
-        *,
-        warm_up: bool,
-    ) -> None:
-        """Samples of workload number `record` arrived."""
-
-    def withdrawn(self, session: int) -> None:
-        """The timed samples of `session` count as warm-up from now on.
-
-        The session is repeated under the same number.
-        """
-
-    def looked(
-        self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]
-    ) -> None:
-        """A session ended.
-
-        `so_far` is the latency of a single workload, or the ratios to the first of several.
-        """
-
-    def finished(self, records: Sequence[Measurement]) -> None:
-        """The complete records."""
-
-
 def measure(
-    device: Device, workload: Workload, settings: Settings, watch: Watch | None = None
+    device: Device,
+    workload: Workload,
+    settings: Settings,
+    callback: MeasuringCallback | None = None,
 ) -> Measurement:
     """Measure one workload on an opened device.
 
     Raises:
-        DeviceError: The device failed; samples taken before were given to `watch`.
+        DeviceError: The device failed; samples taken before were given to `callback`.
         WorkloadError: The device cannot run the workload.
     """
-    return measure_interleaved(device, [workload], settings, watch)[0]
+    return measure_interleaved(device, [workload], settings, callback)[0]
 
 
 def measure_interleaved(
-    device: Device, workloads: Sequence[Workload], settings: Settings, watch: Watch | None = None
+    device: Device,
+    workloads: Sequence[Workload],
+    settings: Settings,
+    callback: MeasuringCallback | None = None,
 ) -> tuple[Measurement, ...]:
     """Measure several workloads interleaved on an opened device, the first being the baseline of the others.
 
@@ -124,7 +90,7 @@ def measure_interleaved(
         One record per workload, in order, sharing `group_id`; their samples pair by `block`.
 
     Raises:
-        DeviceError: The device failed; samples taken before were given to `watch`.
+        DeviceError: The device failed; samples taken before were given to `callback`.
         WorkloadError: The device cannot run one of the workloads.
     """
     if not workloads:
@@ -133,7 +99,7 @@ def measure_interleaved(
         raise UsageError(
             f"the budget must be a positive number of seconds, not {settings.budget_s:g}"
         )
-    campaign = _Campaign(device, list(workloads), settings, watch or Watch())
+    campaign = _Campaign(device, list(workloads), settings, callback or MeasuringCallback())
     return campaign.run()
 
 
@@ -160,9 +126,13 @@ class _Campaign:
     """One measurement in progress."""
 
     def __init__(
-        self, device: Device, workloads: list[Workload], settings: Settings, watch: Watch
+        self,
+        device: Device,
+        workloads: list[Workload],
+        settings: Settings,
+        callback: MeasuringCallback,
     ) -> None:
-        self.device, self.settings, self.watch = device, settings, watch
+        self.device, self.settings, self.callback = device, settings, callback
         self.tracks = [_Track(workload) for workload in workloads]
         self.now: Callable[[], float] = (
             device.time_s if isinstance(device, MovesTime) else time.monotonic
@@ -191,13 +161,13 @@ class _Campaign:
                 longest_s = max(longest_s, self.now() - start) if sessions > 1 else 0.0
                 so_far = self._so_far()
                 self.resolved.append(self._resolves(so_far))
-                self.watch.looked(sessions, self.now() - self.begun, so_far)
+                self.callback.session_ended(sessions, self.now() - self.begun, so_far)
         after = self.device.conditions()
         records = tuple(
             self._finish(draft, track, after)
             for draft, track in zip(self.drafts, self.tracks, strict=True)
         )
-        self.watch.finished(records)
+        self.callback.finished(records)
         return records
 
     def _enough(self, sessions: int, longest_s: float) -> bool:
@@ -292,7 +262,7 @@ class _Campaign:
             self.drafts = [
                 replace(draft, clock=self.clock, loops=self.loops) for draft in self.drafts
             ]
-            self.watch.started(self.drafts)
+            self.callback.started(self.drafts)
         for index, values in seen.items():
             self._keep(index, number, values, (), warm_up=True)
         return sum(latencies_s.values()) * self.loops
@@ -338,7 +308,7 @@ class _Campaign:
             track.samples_s += samples_s
             track.session += [session] * len(samples_s)
             track.block += blocks
-        self.watch.sampled(index, session, samples_s, blocks, warm_up=warm_up)
+        self.callback.sampled(index, session, samples_s, blocks, warm_up=warm_up)
 
     def _withdraw(self, session: int) -> None:
         for track in self.tracks:
@@ -346,7 +316,7 @@ class _Campaign:
             track.warmup_s += track.samples_s[kept:]
             track.warmup_session += track.session[kept:]
             del track.samples_s[kept:], track.session[kept:], track.block[kept:]
-        self.watch.withdrawn(session)
+        self.callback.session_withdrawn(session)
 
     def _may_wait(self) -> bool:
         return (

@@ -71,8 +71,8 @@ class Bench:
             )
         workload = load_workload(model, seed=settings.seed, **options)
         self._profiled = workload.name
-        with recording(self._options.store, save=not quick, watch=None) as watch:
-            record = measure(self._ready(), workload, settings, watch)
+        with recording(self._options.store, save=not quick, callback=None) as recorder:
+            record = measure(self._ready(), workload, settings, recorder)
         self.note(measured(record, saved=not quick))
         return record
 
@@ -103,8 +103,8 @@ class Bench:
         pair = load_pair(
             baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
         )
-        with recording(self._options.store, save=True, watch=None) as watch:
-            records = measure_interleaved(self._ready(), pair, settings, watch)
+        with recording(self._options.store, save=True, callback=None) as recorder:
+            records = measure_interleaved(self._ready(), pair, settings, recorder)
         return compare_records(*records)
 
     def note(self, line: str) -> None:

@@ -42,8 +42,8 @@ QUICK_NETWORKS = 10
 FULL_NETWORKS = 40
 
 
-class TableWatch:
-    """Told how far the work is; the default hears nothing."""
+class TableCallback:
+    """Called while a table is built or validated; the methods of this base class do nothing."""
 
     def measured(self, progress: Progress) -> None:
         """One more network was measured for the table."""
@@ -81,7 +81,7 @@ def build_table(
     forget: bool = False,
     store: str | None = None,
     save: bool = True,
-    watch: TableWatch | None = None,
+    callback: TableCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> BuiltTable:
     """Build the lookup table of everything that pruning a model can produce, and grade it.
@@ -98,24 +98,33 @@ def build_table(
         forget: Leave out all that was measured for tables on the device before.
         store: SQLAlchemy URL of the store.
         save: Whether to keep networks and table; without it a killed build begins anew.
-        watch: Told about progress.
+        callback: Called while the work goes on, to show or store how far it is.
         options: How the model is read, see `load_workload`.
 
     Raises:
         HwbenchError: The model cannot be read, or the device cannot run it; the message says what
             to do.
     """
-    settings, watch = settings or Settings(budget_s=DEFAULT_BUDGET_S), watch or TableWatch()
+    settings, callback = (
+        settings or Settings(budget_s=DEFAULT_BUDGET_S),
+        callback or TableCallback(),
+    )
     workload = load_workload(model, seed=settings.seed, **options)
     fixed = None if widths == AUTO else width_step(widths)
     with open_device(device) as opened, open_store(store) if save else nullcontext() as kept:
         step = fixed or grid_step(channel_steps(opened, workload, settings))
         plan = Plan(step=step, lower=lower)
         fitted = build_on(
-            opened, workload, settings, plan=plan, store=kept, forget=forget, watch=watch.measured
+            opened,
+            workload,
+            settings,
+            plan=plan,
+            store=kept,
+            forget=forget,
+            callback=callback.measured,
         )
         table, outcome = _graded(
-            opened, fitted.table, workload, settings, networks=validation, watch=watch
+            opened, fitted.table, workload, settings, networks=validation, callback=callback
         )
         return BuiltTable(
             None if kept is None else save_table(kept, table, outcome), table, outcome, fitted.rmspe
@@ -131,7 +140,7 @@ def validate_table(
     networks: int = FULL_NETWORKS,
     store: str | None = None,
     save: bool = True,
-    watch: TableWatch | None = None,
+    callback: TableCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> BuiltTable:
     """Grade a table on random pruned networks that it has not seen, measured end to end beside the unpruned one.
@@ -144,7 +153,7 @@ def validate_table(
         networks: Held-out networks.
         store: SQLAlchemy URL of the store.
         save: Whether to keep the graded table.
-        watch: Told about progress.
+        callback: Called while the work goes on, to show or store how far it is.
         options: How the model is read, see `load_workload`.
 
     Raises:
@@ -153,10 +162,12 @@ def validate_table(
         HwbenchError: The model cannot be read, or the device cannot run it; the message says what
             to do.
     """
-    settings, watch = settings or Settings(), watch or TableWatch()
+    settings, callback = settings or Settings(), callback or TableCallback()
     workload = load_workload(model, seed=settings.seed, **options)
     with _at_hand(table, device, settings, store) as (kept, opened, found):
-        graded, outcome = _graded(opened, found, workload, settings, networks=networks, watch=watch)
+        graded, outcome = _graded(
+            opened, found, workload, settings, networks=networks, callback=callback
+        )
         return BuiltTable(
             save_table(kept, graded, outcome) if save else None, graded, outcome, None
         )
@@ -171,7 +182,7 @@ def recalibrate_table(
     networks: int = NETWORKS,
     store: str | None = None,
     save: bool = True,
-    watch: TableWatch | None = None,
+    callback: TableCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> BuiltTable:
     """Scale a table to what a few random pruned networks take now: after a reboot, in seconds instead of a minute.
@@ -184,7 +195,7 @@ def recalibrate_table(
         networks: Pruned networks to measure.
         store: SQLAlchemy URL of the store.
         save: Whether to keep the scaled table.
-        watch: Told about progress.
+        callback: Called while the work goes on, to show or store how far it is.
         options: How the model is read, see `load_workload`.
 
     Raises:
@@ -193,11 +204,11 @@ def recalibrate_table(
         HwbenchError: The model cannot be read, or the device cannot run it; the message says what
             to do.
     """
-    settings, watch = settings or Settings(), watch or TableWatch()
+    settings, callback = settings or Settings(), callback or TableCallback()
     workload = load_workload(model, seed=settings.seed, **options)
     with _at_hand(table, device, settings, store) as (kept, opened, found):
         fresh, outcome = recalibrate(
-            opened, found, workload, settings, networks=networks, watch=watch.validated
+            opened, found, workload, settings, networks=networks, callback=callback.validated
         )
         return BuiltTable(save_table(kept, fresh, outcome) if save else None, fresh, outcome, None)
 
@@ -264,13 +275,13 @@ def _graded(
     settings: Settings,
     *,
     networks: int,
-    watch: TableWatch,
+    callback: TableCallback,
 ) -> tuple[LookupTable, Validation | None]:
     """The table with its grade on held-out networks; as it is for none of them."""
     if not networks:
         return table, None
     outcome = validate_on(
-        device, table, workload, settings, networks=networks, watch=watch.validated
+        device, table, workload, settings, networks=networks, callback=callback.validated
     )
     return graded(table, outcome), outcome
 

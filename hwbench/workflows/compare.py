@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from hwbench.devices import open_device
 from hwbench.errors import IncomparableError
-from hwbench.measuring.sessions import Watch, measure_interleaved
+from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison
@@ -30,7 +31,7 @@ def compare(
     settings: Settings | None = None,
     store: str | None = None,
     save: bool = True,
-    watch: Watch | None = None,
+    callback: MeasuringCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> Comparison:
     """Measure two models interleaved and compare them.
@@ -44,7 +45,7 @@ def compare(
         settings: How to measure.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
         save: Whether to keep both records in the store.
-        watch: Told about progress.
+        callback: Called while the work goes on, to show or store how far it is.
         options: How both models are read, see `load_workload`.
 
     Returns:
@@ -59,8 +60,8 @@ def compare(
     pair = load_pair(
         baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
     )
-    with open_device(device) as opened, recording(store, save=save, watch=watch) as watching:
-        records = measure_interleaved(opened, pair, settings, watching)
+    with open_device(device) as opened, recording(store, save=save, callback=callback) as recorder:
+        records = measure_interleaved(opened, pair, settings, recorder)
     return compare_records(*records)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from hwbench.devices import open_device
-from hwbench.measuring.sessions import Watch, measure
+from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.sessions import measure
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.workflows.recording import recording
@@ -26,7 +27,7 @@ def profile(
     settings: Settings | None = None,
     store: str | None = None,
     save: bool = True,
-    watch: Watch | None = None,
+    callback: MeasuringCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> Measurement:
     """Measure one model, end to end and layer by layer.
@@ -38,7 +39,7 @@ def profile(
         settings: How to measure.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
         save: Whether to keep the record in the store.
-        watch: Told about progress.
+        callback: Called while the work goes on, to show or store how far it is.
         options: How the model is read, see `load_workload`.
 
     Returns:
@@ -50,5 +51,5 @@ def profile(
     """
     settings = settings or DEFAULT_SETTINGS
     workload = load_workload(model, seed=settings.seed, **options)
-    with open_device(device) as opened, recording(store, save=save, watch=watch) as watching:
-        return measure(opened, workload, settings, watching)
+    with open_device(device) as opened, recording(store, save=save, callback=callback) as recorder:
+        return measure(opened, workload, settings, recorder)

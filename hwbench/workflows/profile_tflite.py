@@ -21,6 +21,7 @@ from hwbench.devices.android.tflite import Invocation, TflitePhone
 from hwbench.devices.android.tflite_file import TfliteModel, read_model, read_program
 from hwbench.devices.android.tflite_log import Operator, TfliteLog
 from hwbench.errors import OutputParseError, UsageError
+from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.sample_findings import of_samples
 from hwbench.measuring.sessions import (
     CONFIRM,
@@ -28,7 +29,6 @@ from hwbench.measuring.sessions import (
     COOL_DOWNS,
     REWARM_UP_S,
     WARM_UP_S,
-    Watch,
     commit,
 )
 from hwbench.records.device import Conditions
@@ -70,7 +70,7 @@ def profile_tflite(
     save_log: str | Path | None = None,
     store: str | None = None,
     save: bool = True,
-    watch: Watch | None = None,
+    callback: MeasuringCallback | None = None,
 ) -> Measurement:
     """Measure a TensorFlow Lite model on a phone, end to end and operator by operator.
 
@@ -86,7 +86,7 @@ def profile_tflite(
             imported into a table.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
         save: Whether to keep the record in the store.
-        watch: Told about progress.
+        callback: Called while the work goes on, to show or store how far it is.
 
     Returns:
         The record; its layers have the operators' names and no key, as the program tells no shapes.
@@ -95,7 +95,7 @@ def profile_tflite(
         UsageError: A file is not what it should be, is for another processor, or a flag is not
             known.
         WorkloadError: The model is damaged, or TensorFlow Lite cannot run it.
-        DeviceError: The phone or the program failed; samples taken before were given to `watch`.
+        DeviceError: The phone or the program failed; samples taken before were given to `callback`.
         OutputParseError: What the program printed cannot be read.
     """
     driver, _, place = device.partition(":")
@@ -116,9 +116,9 @@ def profile_tflite(
     )
     with (
         TflitePhone(place, program, settings.threads, flags) as phone,
-        recording(store, save=save, watch=watch) as watching,
+        recording(store, save=save, callback=callback) as recorder,
     ):
-        return _Profile(phone, found, settings, logs, watching).run()
+        return _Profile(phone, found, settings, logs, recorder).run()
 
 
 class _Logs:
@@ -152,14 +152,19 @@ class _Profile:
     """One measurement in progress."""
 
     def __init__(
-        self, phone: TflitePhone, model: TfliteModel, settings: Settings, logs: _Logs, watch: Watch
+        self,
+        phone: TflitePhone,
+        model: TfliteModel,
+        settings: Settings,
+        logs: _Logs,
+        callback: MeasuringCallback,
     ) -> None:
-        self.phone, self.model, self.settings, self.logs, self.watch = (
+        self.phone, self.model, self.settings, self.logs, self.callback = (
             phone,
             model,
             settings,
             logs,
-            watch,
+            callback,
         )
         self.begun = time.monotonic()
         self.samples_s: list[float] = []
@@ -176,12 +181,12 @@ class _Profile:
         beside_s = time.monotonic() - begun
         self._plan(self._execute("look", LOOK_RUNS, 1, LOOK_S, warm_s=WARM_UP_S), beside_s)
         draft = self._draft(before)
-        self.watch.started([draft])
+        self.callback.started([draft])
         while not self._enough():
             self._session(len(self.samples_s))
         profile = self._layers() if self.settings.layers else None
         record = self._finish(draft, profile, self.phone.conditions())
-        self.watch.finished([record])
+        self.callback.finished([record])
         return record
 
     @property
@@ -272,14 +277,14 @@ class _Profile:
         slowest_s = (done.log.timed.max_s if done.log.timed else None) or mean_s
         self.spikes.append((slowest_s / mean_s - 1) / self.runs)
         self.samples_s.append(mean_s)
-        self.watch.sampled(0, number, [mean_s], [number], warm_up=False)
+        self.callback.sampled(0, number, [mean_s], [number], warm_up=False)
         so_far = stats.latency(self.samples_s, range(len(self.samples_s)))
         self.resolved.append(so_far.half_width <= self.settings.target)
-        self.watch.looked(number + 1, self._elapsed_s, so_far)
+        self.callback.session_ended(number + 1, self._elapsed_s, so_far)
 
     def _warmed(self, session: int, value_s: float) -> None:
         self.warmup.append((session, value_s))
-        self.watch.sampled(0, session, [value_s], (), warm_up=True)
+        self.callback.sampled(0, session, [value_s], (), warm_up=True)
 
     def _may_wait(self) -> bool:
         return (

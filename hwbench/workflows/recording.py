@@ -1,4 +1,4 @@
-"""A watch that writes every sample to the store as it arrives, beside the caller's own watch."""
+"""Every sample goes to the store as it arrives, and to the callback of the caller."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from hwbench import stats
-from hwbench.measuring.sessions import Watch
+from hwbench.measuring.callback import MeasuringCallback
 from hwbench.records.comparison import RECORD
 from hwbench.records.measurement import Measurement
 from hwbench.store import Store, open_store
 
 
-class _Recorder(Watch):
-    """Gives what happens to the store first, then to the caller's watch."""
+class _Recorder(MeasuringCallback):
+    """Writes what happens to the store, then calls the callback of the caller."""
 
-    def __init__(self, store: Store, inner: Watch) -> None:
-        self.store, self.inner = store, inner
+    def __init__(self, store: Store, callback: MeasuringCallback) -> None:
+        self.store, self.callback = store, callback
         self.ids: list[str] = []
 
     def started(self, records: Sequence[Measurement]) -> None:
         self.ids = [record.id for record in records]
         for record in records:
             self.store.begin(record)
-        self.inner.started(records)
+        self.callback.started(records)
 
     def sampled(
         self,
@@ -35,17 +35,17 @@ class _Recorder(Watch):
         warm_up: bool,
     ) -> None:
         self.store.append(self.ids[record], session, samples_s, blocks, warm_up=warm_up)
-        self.inner.sampled(record, session, samples_s, blocks, warm_up=warm_up)
+        self.callback.sampled(record, session, samples_s, blocks, warm_up=warm_up)
 
-    def withdrawn(self, session: int) -> None:
+    def session_withdrawn(self, session: int) -> None:
         for measurement_id in self.ids:
             self.store.withdraw(measurement_id, session)
-        self.inner.withdrawn(session)
+        self.callback.session_withdrawn(session)
 
-    def looked(
+    def session_ended(
         self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]
     ) -> None:
-        self.inner.looked(sessions, elapsed_s, so_far)
+        self.callback.session_ended(sessions, elapsed_s, so_far)
 
     def finished(self, records: Sequence[Measurement]) -> None:
         for record in records:
@@ -56,15 +56,23 @@ class _Recorder(Watch):
                 "measurements": [record.id for record in records],
             }
             self.store.save_record(RECORD, order)
-        self.inner.finished(records)
+        self.callback.finished(records)
 
 
 @contextmanager
-def recording(store: str | None, *, save: bool, watch: Watch | None) -> Iterator[Watch]:
-    """The watch to measure with: `watch` itself, or one that also writes to the store at URL `store`."""
-    inner = watch or Watch()
+def recording(
+    store: str | None, *, save: bool, callback: MeasuringCallback | None
+) -> Iterator[MeasuringCallback]:
+    """The callback to measure with, which also writes to a store where that is wanted.
+
+    Args:
+        store: URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
+        save: Whether to write to it.
+        callback: Of the caller.
+    """
+    callback = callback or MeasuringCallback()
     if not save:
-        yield inner
+        yield callback
         return
     with open_store(store) as opened:
-        yield _Recorder(opened, inner)
+        yield _Recorder(opened, callback)

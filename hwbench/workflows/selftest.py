@@ -8,7 +8,8 @@ from statistics import median
 
 from hwbench.devices import open_device
 from hwbench.errors import UsageError
-from hwbench.measuring.sessions import Watch, measure_interleaved
+from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.intake import load_workload
 from hwbench.records.comparison import Comparison, compare
 from hwbench.records.device import DeviceInfo
@@ -59,7 +60,7 @@ def selftest(
     model: str = DEFAULT_MODEL,
     runs: int = DEFAULT_RUNS,
     settings: Settings | None = None,
-    watch: Watch | None = None,
+    callback: MeasuringCallback | None = None,
     after_each: Callable[[int, Comparison], None] | None = None,
 ) -> SelfTest:
     """Compare a model with itself several times.
@@ -69,7 +70,7 @@ def selftest(
         model: What `hwbench.profile` takes.
         runs: Comparisons.
         settings: How to measure; `budget_s` is for one comparison.
-        watch: Told about progress inside a comparison.
+        callback: Called while a comparison is measured.
         after_each: Called with the number of comparisons done and the last one.
 
     Raises:
@@ -85,7 +86,7 @@ def selftest(
         for number in range(runs):
             once = replace(settings, seed=settings.seed + number, layers=False)
             comparisons.append(
-                compare(*measure_interleaved(opened, [workload, workload], once, watch))
+                compare(*measure_interleaved(opened, [workload, workload], once, callback))
             )
             if after_each is not None:
                 after_each(number + 1, comparisons[-1])

@@ -73,7 +73,7 @@ def sync_store(
     target: str | None = None,
     source: str | None = None,
     *,
-    watch: Callable[[Syncing], None] | None = None,
+    callback: Callable[[Syncing], None] | None = None,
 ) -> Synced:
     """Bring all records of one store into another that are not there yet.
 
@@ -83,7 +83,7 @@ def sync_store(
     Args:
         target: URL or path of the store to bring them to; None for `$HWBENCH_STORE`.
         source: URL or path of the store they come from; None for the one of this computer.
-        watch: Told after every few records.
+        callback: Called after every few records.
 
     Raises:
         UsageError: Both are one store, there is no source, or a store cannot be read or written.
@@ -102,8 +102,8 @@ def sync_store(
             part = wanted[start : start + BATCH]
             for taken in _brought(ours, theirs, part):
                 done.note(taken)
-            if watch is not None:
-                watch(Syncing(start + len(part), len(wanted), done.new.total()))
+            if callback is not None:
+                callback(Syncing(start + len(part), len(wanted), done.new.total()))
         return done
 
 

@@ -17,7 +17,7 @@ from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table
 from hwbench.workflows.search.latency import Latencies, find_latencies
 from hwbench.workflows.search.meter import DeviceMeter
-from hwbench.workflows.search.run import SearchWatch
+from hwbench.workflows.search.run import SearchCallback
 from hwbench.workflows.search.subject import read_subject
 from runners.studies._groups import Row, measured, rows_of
 
@@ -77,7 +77,7 @@ def ground_of(model: str, plan: Plan, size: str, table: str | None = None) -> Gr
             subject,
             plan,
             Latencies(DeviceMeter(device, DEVICE), table, store, None, SETTINGS),
-            SearchWatch(),
+            SearchCallback(),
         )
     return ground
 

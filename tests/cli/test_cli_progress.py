@@ -32,9 +32,9 @@ def shown_while(monkeypatch, workloads, stream):
     monkeypatch.setenv("TERM", "xterm")
     with (
         Virtual(latencies_s={A.sha256: 0.01, B.sha256: 0.005}) as device,
-        Progress("my model", Keeping()) as watch,
+        Progress("my model", Keeping()) as line,
     ):
-        measure_interleaved(device, workloads, QUICK, watch)
+        measure_interleaved(device, workloads, QUICK, line)
     return stream.getvalue()
 
 
@@ -73,8 +73,8 @@ def test_prints_go_to_standard_error(capsys):
 def test_an_error_says_where_its_samples_are():
     with Virtual(latencies_s={A.sha256: 0.01}) as device:
         progress = Progress("m", Keeping(store="a b.db"))
-        with progress as watch:
-            record = measure(device, A, QUICK, watch)
+        with progress as line:
+            record = measure(device, A, QUICK, line)
     error = ValueError("x")
     progress.__exit__(ValueError, error, None)
     assert error.__notes__ == [

@@ -92,7 +92,7 @@ def test_a_table_is_graded_on_networks_it_has_not_seen(eight):
     _, build, fitted = eight
     seen = []
     outcome = build.grade(
-        fitted.table.extrapolating(), 6, watch=lambda done, total: seen.append((done, total))
+        fitted.table.extrapolating(), 6, callback=lambda done, total: seen.append((done, total))
     )
     assert [len(trial.sessions_s) for trial in outcome.trials] == [2] * 6
     assert outcome.grade.mean_error < 0.05
@@ -111,7 +111,7 @@ def test_a_killed_client_goes_on_and_nothing_is_measured_twice(tmp_path):
         assert kept > 0
         lab.killed, lab.client = False, "client 1"
         seen = []
-        TableBuild(lab, REQUEST, store, watch=seen.append).run()
+        TableBuild(lab, REQUEST, store, callback=seen.append).run()
         numbers = [record["number"] for record in store.records(RECORD).values()]
     genuine = [number for number in numbers if number >= 0]
     assert sorted(genuine) == list(range(PLAN.most))

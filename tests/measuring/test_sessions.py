@@ -9,7 +9,12 @@ import pytest
 from hwbench.devices.virtual.device import Fault, Virtual
 from hwbench.devices.virtual.noise import SessionOffset, Throttling, White
 from hwbench.errors import DeviceLostError, MeasurementError, OutputParseError, UsageError
-from hwbench.measuring.sessions import CONFIRM, Watch, measure, measure_interleaved
+from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.sessions import (
+    CONFIRM,
+    measure,
+    measure_interleaved,
+)
 from hwbench.records.comparison import compare
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.stats import Verdict
@@ -28,7 +33,7 @@ def virtual(ratio: float = 1.0, noise=ORDINARY, seed: int = 0, **more) -> Virtua
     )
 
 
-class Recorder(Watch):
+class Recorder(MeasuringCallback):
     def __init__(self):
         self.samples, self.warm, self.sessions, self.done = [[], []], 0, 0, ()
 
@@ -37,7 +42,7 @@ class Recorder(Watch):
         self.warm += warm_up * len(samples_s)
         self.samples[record] += [] if warm_up else samples_s
 
-    def looked(self, sessions, elapsed_s, so_far):
+    def session_ended(self, sessions, elapsed_s, so_far):
         self.sessions = sessions
 
     def finished(self, records):

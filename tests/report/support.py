@@ -79,9 +79,9 @@ def measure_hostile(url: str) -> None:
     workload = Workload(HOSTILE, data, (spec,), 1, "fp32", counts.macs, counts.params, len(data))
     with (
         _Hostile(noise=(White(), SessionOffset())) as device,
-        recording(url, save=True, watch=None) as watch,
+        recording(url, save=True, callback=None) as recorder,
     ):
-        measure(device, workload, QUICK, watch)
+        measure(device, workload, QUICK, recorder)
 
 
 def data_of(html: str) -> dict[str, Any]:

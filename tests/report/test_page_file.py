@@ -169,9 +169,9 @@ def test_partial_records_are_shown_as_such(url, tmp_path):
     with (
         device,
         pytest.raises(DeviceLostError),
-        recording(str(tmp_path / "store.db"), save=True, watch=None) as watch,
+        recording(str(tmp_path / "store.db"), save=True, callback=None) as recorder,
     ):
-        measure(device, workload, Settings(layers=False), watch)
+        measure(device, workload, Settings(layers=False), recorder)
     data = data_of(make_report(store=str(tmp_path / "store.db")).html)
     page = next(page for page in data["pages"] if page["title"] == "broken")
     assert "partial" in {code for code, _ in page["findings"]}

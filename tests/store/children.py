@@ -113,11 +113,11 @@ def append_forever(pipe: Connection, address: str) -> None:
 def sync_and_say(pipe: Connection, source: str, target: str) -> None:
     """Say how many records are through; go on when told."""
 
-    def watch(now: Syncing) -> None:
+    def callback(now: Syncing) -> None:
         pipe.send(now.done)
         pipe.recv()
 
-    sync_store(target, source, watch=watch)
+    sync_store(target, source, callback=callback)
 
 
 def sync(source: str, target: str) -> tuple[int, int]:

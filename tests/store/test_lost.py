@@ -14,7 +14,8 @@ from hwbench import store as store_module
 from hwbench.devices.virtual.device import Virtual
 from hwbench.devices.virtual.noise import White
 from hwbench.errors import HwbenchError, SchemaError, StoreUnavailableError
-from hwbench.measuring.sessions import Watch, measure
+from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.sessions import measure
 from hwbench.records.measurement import Settings
 from hwbench.store import open_store
 from hwbench.store.database import write
@@ -179,7 +180,7 @@ def test_a_faulty_call_is_not_kept(shared: str, local: str) -> None:
         assert untouched.keys() == []
 
 
-class Given(Watch):
+class Given(MeasuringCallback):
     """Remembers what the device gave, and stops the server in the midst of it."""
 
     def __init__(self, server: Server) -> None:
@@ -202,15 +203,15 @@ class Given(Watch):
 
 
 def test_a_measurement_under_way(shared: str, server: Server, local: str) -> None:
-    """Through the workflow's own watch: what the device gave is in the shared store, or in the local one."""
+    """Through the workflow's own callback: what the device gave is in the shared store, or in the local one."""
     given, net = Given(server), told("a")
     device = Virtual(noise=(White(),), latencies_s={net.sha256: 0.01})
     with (
         pytest.raises(StoreUnavailableError),
         device,
-        recording(shared, save=True, watch=given) as watch,
+        recording(shared, save=True, callback=given) as recorder,
     ):
-        measure(device, net, Settings(layers=False, budget_s=10), watch)
+        measure(device, net, Settings(layers=False, budget_s=10), recorder)
     server.start()
     sync_store(shared)
     with open_store(shared) as store:

@@ -246,7 +246,7 @@ def test_a_damaged_record_in_the_target_is_told_apart(source: str, address: str)
 
 def test_progress_is_told(source: str, address: str) -> None:
     seen: list[Syncing] = []
-    sync_store(address, source, watch=seen.append)
+    sync_store(address, source, callback=seen.append)
     assert [now.total for now in seen] == [TOTAL] * 3
     assert [now.done for now in seen] == [BATCH, 2 * BATCH, TOTAL]
     assert seen[-1].new == TOTAL

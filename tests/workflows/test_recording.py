@@ -9,7 +9,8 @@ import pytest
 from hwbench.devices.virtual.device import Fault, Virtual
 from hwbench.devices.virtual.noise import Throttling, White
 from hwbench.errors import DeviceLostError
-from hwbench.measuring.sessions import Watch, measure, measure_interleaved
+from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.sessions import measure, measure_interleaved
 from hwbench.records.measurement import Settings
 from hwbench.store import open_store
 from hwbench.workflows.recording import recording
@@ -27,8 +28,12 @@ def url(tmp_path):
 
 def test_a_lost_device_leaves_its_samples_in_the_store(url):
     device = Virtual(noise=(White(),), faults=[Fault("lost", after_rounds=300)], latencies_s=TRUTH)
-    with device, pytest.raises(DeviceLostError), recording(url, save=True, watch=None) as watch:
-        measure_interleaved(device, [A, B], QUICK, watch)
+    with (
+        device,
+        pytest.raises(DeviceLostError),
+        recording(url, save=True, callback=None) as recorder,
+    ):
+        measure_interleaved(device, [A, B], QUICK, recorder)
     with open_store(url) as store:
         first, second = (store.get(summary.id) for summary in store.list())
     assert not first.complete
@@ -39,7 +44,7 @@ def test_a_lost_device_leaves_its_samples_in_the_store(url):
 def test_samples_arrive_in_chunks_of_a_tenth_of_a_second(url):
     sizes = []
 
-    class Sizes(Watch):
+    class Sizes(MeasuringCallback):
         def sampled(self, record, session, samples_s, blocks, *, warm_up):
             sizes.extend([] if warm_up else [sum(samples_s)])
 
@@ -52,10 +57,10 @@ def test_what_is_stored_is_what_is_returned_throttled_sessions_included(url):
     noise = (White(0.005), Throttling(after_s=3.0, factor=1.5, recovery_s=10.0))
     with (
         Virtual(noise=noise, latencies_s=TRUTH) as device,
-        recording(url, save=True, watch=None) as watch,
+        recording(url, save=True, callback=None) as recorder,
     ):
         record = measure(
-            device, A, replace(QUICK, budget_s=60, target=0.0005, max_sessions=8), watch
+            device, A, replace(QUICK, budget_s=60, target=0.0005, max_sessions=8), recorder
         )
     assert "throttled" in {finding.code for finding in record.findings}
     with open_store(url) as store:
@@ -77,7 +82,10 @@ def test_a_withdrawn_session_is_warm_up_in_the_store_too(url):
 
 
 def test_nothing_is_stored_unasked(url):
-    with Virtual(latencies_s=TRUTH) as device, recording(url, save=False, watch=None) as watch:
-        measure(device, A, QUICK, watch)
+    with (
+        Virtual(latencies_s=TRUTH) as device,
+        recording(url, save=False, callback=None) as recorder,
+    ):
+        measure(device, A, QUICK, recorder)
     with open_store(url) as store:
         assert store.list() == ()

@@ -92,7 +92,7 @@ def build(
     store: Store | None = None,
     forget: bool = False,
     quiet: Quiet | None = None,
-    watch: Callable[[Progress], None] | None = None,
+    callback: Callable[[Progress], None] | None = None,
 ) -> Fitted:
     """Build a table of all pruned versions of one model on an opened device.
 
@@ -107,7 +107,7 @@ def build(
         forget: Leave out all that was measured on the device before.
         quiet: What the unpruned network takes while nothing disturbs the device, if that is known
             already.
-        watch: Told after every network.
+        callback: Called after every network.
 
     Raises:
         UsageError: The device cannot profile layers, or the model has nothing to prune.
@@ -122,7 +122,7 @@ def build(
         store=store,
         forget=forget,
         quiet=quiet or Quiet(),
-        watch=watch or (lambda _: None),
+        callback=callback or (lambda _: None),
     ).run()
 
 
@@ -177,10 +177,10 @@ class _Build:
         store: Store | None,
         forget: bool,
         quiet: Quiet,
-        watch: Callable[[Progress], None],
+        callback: Callable[[Progress], None],
     ) -> None:
         self.device, self.workload, self.settings, self.plan = device, workload, settings, plan
-        self.watch, self.quiet = watch, quiet
+        self.callback, self.quiet = callback, quiet
         self.network = PrunableNetwork(workload)
         self.structure = self.network.structure
         self.grid = Grid(self.structure.widths, plan.step, plan.lower)
@@ -295,7 +295,7 @@ class _Build:
         elapsed_s = self.now() - self.begun
         pace_s = elapsed_s / self.fresh * (self.plan.most - done)
         left_s = max(0.0, min(pace_s, self.settings.budget_s - elapsed_s))
-        self.watch(
+        self.callback(
             Progress(
                 done,
                 self.plan.most,

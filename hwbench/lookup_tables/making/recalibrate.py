@@ -27,7 +27,7 @@ def recalibrate(
     settings: Settings,
     *,
     networks: int = NETWORKS,
-    watch: Callable[[int, int], None] | None = None,
+    callback: Callable[[int, int], None] | None = None,
 ) -> tuple[LookupTable, Validation]:
     """Scale a table to what random pruned networks take now.
 
@@ -41,7 +41,7 @@ def recalibrate(
         workload: A model the table answers for, unpruned.
         settings: Threads, isolation and seed.
         networks: Pruned networks to measure.
-        watch: Told how many of how many measurements are done.
+        callback: Called with the number of measurements done and the number of all.
 
     Returns:
         The scaled table, and the networks it was scaled with, predicted by it.
@@ -52,7 +52,7 @@ def recalibrate(
         DeviceError: The device failed.
     """
     outcome = validate(
-        device, table, workload, settings, networks=networks, sessions=1, watch=watch
+        device, table, workload, settings, networks=networks, sessions=1, callback=callback
     )
     # Trials are in seconds of the table's own time; drift is what those seconds have become.
     off = float(

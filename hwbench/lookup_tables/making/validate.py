@@ -118,7 +118,7 @@ def validate(
     sessions: int = 2,
     turns: int = 6,
     quiet: Quiet | None = None,
-    watch: Callable[[int, int], None] | None = None,
+    callback: Callable[[int, int], None] | None = None,
 ) -> Validation:
     """Predict random pruned networks and measure them.
 
@@ -132,7 +132,7 @@ def validate(
         turns: Of a network and the unpruned one in a session.
         quiet: What the unpruned network takes while nothing disturbs the device, if that is known
             already.
-        watch: Told how many of how many measurements are done.
+        callback: Called with the number of measurements done and the number of all.
 
     Raises:
         MissingEntryError: The table cannot answer for the model.
@@ -161,8 +161,8 @@ def validate(
         ):
             ratios[index, session] = ratio
             levels_s[session] += math.log(level_s) / networks
-            if watch is not None:
-                watch(session * networks + done, networks * sessions)
+            if callback is not None:
+                callback(session * networks + done, networks * sessions)
     now_s = math.exp(float(levels_s.mean()))
     table_s = now_s if source is None else source.latency_s
     trials = tuple(

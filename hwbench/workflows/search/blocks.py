@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwbench import stats
-from hwbench.measuring.sessions import Watch
+from hwbench.measuring.callback import MeasuringCallback
 from hwbench.search.practise.search import Gain
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def measured_gains(
     """
     candidates = [network.without([block]) for block in blocks]
     how = replace(settings, layers=False, budget_s=BLOCK_S * (len(blocks) + 1))
-    original, *others = meter.measure([network.workload, *candidates], how, Watch())
+    original, *others = meter.measure([network.workload, *candidates], how, MeasuringCallback())
     found = {}
     for block, record in zip(blocks, others, strict=True):
         ratio = stats.ratio(

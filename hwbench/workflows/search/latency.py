@@ -17,7 +17,7 @@ from hwbench.lookup_tables.widths import StructureLatency
 from hwbench.records.findings import Finding
 from hwbench.search.abcpruner.search import TENTHS
 from hwbench.search.budget import FINE_STEP, WIDE_ENOUGH
-from hwbench.workflows.build_table import DEFAULT_BUDGET_S, TableWatch
+from hwbench.workflows.build_table import DEFAULT_BUDGET_S, TableCallback
 from hwbench.workflows.search.blocks import TableGains, keep_gains, kept_gains, measured_gains
 from hwbench.workflows.search.context import Ground
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hwbench.store import Store
     from hwbench.workflows.search.meter import Meter
     from hwbench.workflows.search.plan import Plan
-    from hwbench.workflows.search.run import SearchWatch
+    from hwbench.workflows.search.run import SearchCallback
     from hwbench.workflows.search.subject import Subject
 
 TABLE_SHARE = 0.25
@@ -57,7 +57,7 @@ class Latencies:
 
 
 def find_latencies(
-    subject: Subject, plan: Plan, places: Latencies, watch: SearchWatch
+    subject: Subject, plan: Plan, places: Latencies, callback: SearchCallback
 ) -> tuple[Ground, str]:
     """The ground of a search, and the identity of its source of latencies.
 
@@ -67,8 +67,8 @@ def find_latencies(
         UsageError: There is no such table.
     """
     if plan.method == "practise" and places.table is None and places.meter is not None:
-        return _measured_blocks(subject, plan, places, watch)
-    table = _table(subject, places, plan, watch)
+        return _measured_blocks(subject, plan, places, callback)
+    table = _table(subject, places, plan, callback)
     if table is None:
         return Ground(subject, plan, None, None, plan.step or USUAL_STEP), "no latency"
     findings: list[Finding] = []
@@ -90,7 +90,7 @@ def find_latencies(
 
 
 def _table(
-    subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch
+    subject: Subject, places: Latencies, plan: Plan, callback: SearchCallback
 ) -> LookupTable | None:
     if isinstance(places.table, LookupTable):
         return _checked(places.table, places)
@@ -106,7 +106,7 @@ def _table(
     return (
         _of_device(places)
         if _usable(subject, places, plan)
-        else _built(subject, places, plan, watch)
+        else _built(subject, places, plan, callback)
     )
 
 
@@ -154,7 +154,9 @@ def table_step(structure: Structure, step: int) -> int:
     )
 
 
-def _built(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) -> LookupTable:
+def _built(
+    subject: Subject, places: Latencies, plan: Plan, callback: SearchCallback
+) -> LookupTable:
     """Build the table of the network on the device, with what was measured there before."""
     from hwbench.lookup_tables import Plan as TablePlan
 
@@ -166,10 +168,10 @@ def _built(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) 
         else min(DEFAULT_BUDGET_S, TABLE_SHARE * plan.budget_s)
     )
     settings = replace(places.settings, budget_s=limit_s)
-    watch.say("building the lookup table of the device")
+    callback.say("building the lookup table of the device")
     own = plan.step or places.meter.channel_step(subject.workload, settings)
     step = table_step(subject.structure, own)
-    tell: Callable[[Progress], None] = _Telling(watch).measured
+    tell: Callable[[Progress], None] = _Telling(callback).measured
     made = places.meter.build_table(
         subject.workload, settings, TablePlan(step=step, lower=lower_of(plan)), places.store, tell
     )
@@ -178,18 +180,18 @@ def _built(subject: Subject, places: Latencies, plan: Plan, watch: SearchWatch) 
     return made.table
 
 
-class _Telling(TableWatch):
-    def __init__(self, watch: SearchWatch) -> None:
-        self._watch = watch
+class _Telling(TableCallback):
+    def __init__(self, callback: SearchCallback) -> None:
+        self._callback = callback
 
     def measured(self, progress: Progress) -> None:
-        self._watch.say(
+        self._callback.say(
             f"building the lookup table: {progress.networks} of at most {progress.most} networks"
         )
 
 
 def _measured_blocks(
-    subject: Subject, plan: Plan, places: Latencies, watch: SearchWatch
+    subject: Subject, plan: Plan, places: Latencies, callback: SearchCallback
 ) -> tuple[Ground, str]:
     names = [block.name for block in subject.structure.blocks]
     if places.meter is None or not names:
@@ -202,7 +204,7 @@ def _measured_blocks(
     key = plan.key(subject.name, subject.prunable.sha256, identity)
     found = kept_gains(places.store, key)
     if found is None:
-        watch.say(f"measuring what each of {len(names)} blocks costs")
+        callback.say(f"measuring what each of {len(names)} blocks costs")
         found = measured_gains(places.meter, subject.network, names, places.settings)
         keep_gains(places.store, key, found)
     blocks: BlockLatency = found

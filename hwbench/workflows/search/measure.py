@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hwbench.errors import UsageError
-from hwbench.measuring.sessions import Watch
+from hwbench.measuring.callback import MeasuringCallback
 from hwbench.network.intake import load_workload
 from hwbench.records.comparison import Comparison, compare
 from hwbench.workflows.recording import recording
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from hwbench.workflows.search.subject import Subject
 
 
-def measure_result(subject: Subject, pruned: Pruned, places: Latencies, watch: Watch) -> Comparison:
+def measure_result(
+    subject: Subject, pruned: Pruned, places: Latencies, callback: MeasuringCallback
+) -> Comparison:
     """Measure and compare the very network that is going to be delivered.
 
     Raises:
@@ -28,7 +30,7 @@ def measure_result(subject: Subject, pruned: Pruned, places: Latencies, watch: W
     smaller = replace(
         load_workload(pruned.module, example_inputs=subject.example), name=f"{subject.name}, pruned"
     )
-    with recording(places.url, save=places.store is not None, watch=watch) as watching:
+    with recording(places.url, save=places.store is not None, callback=callback) as recorder:
         return compare(
-            *places.meter.measure([subject.workload, smaller], places.settings, watching)
+            *places.meter.measure([subject.workload, smaller], places.settings, recorder)
         )

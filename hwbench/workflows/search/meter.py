@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from hwbench.devices import open_device
 from hwbench.lookup_tables.making.steps import channel_steps, grid_step
-from hwbench.measuring.sessions import Watch, measure_interleaved
+from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.sessions import measure_interleaved
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Device
@@ -42,13 +43,13 @@ class Meter(Protocol):
         settings: Settings,
         plan: Plan,
         store: Store | None,
-        watch: Callable[[Progress], None],
+        callback: Callable[[Progress], None],
     ) -> Fitted:
         """Build the lookup table of a network; see `lookup_tables.build`."""
         ...
 
     def measure(
-        self, workloads: Sequence[Workload], settings: Settings, watch: Watch
+        self, workloads: Sequence[Workload], settings: Settings, callback: MeasuringCallback
     ) -> tuple[Measurement, ...]:
         """Measure networks interleaved; see `measuring.sessions.measure_interleaved`."""
         ...
@@ -79,18 +80,18 @@ class DeviceMeter:
         settings: Settings,
         plan: Plan,
         store: Store | None,
-        watch: Callable[[Progress], None],
+        callback: Callable[[Progress], None],
     ) -> Fitted:
         """See `Meter`."""
         from hwbench.lookup_tables import build
 
-        return build(self.device, workload, settings, plan=plan, store=store, watch=watch)
+        return build(self.device, workload, settings, plan=plan, store=store, callback=callback)
 
     def measure(
-        self, workloads: Sequence[Workload], settings: Settings, watch: Watch
+        self, workloads: Sequence[Workload], settings: Settings, callback: MeasuringCallback
     ) -> tuple[Measurement, ...]:
         """See `Meter`."""
-        return measure_interleaved(self.device, workloads, settings, watch)
+        return measure_interleaved(self.device, workloads, settings, callback)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from hwbench.errors import UsageError
 from hwbench.lookup_tables import LookupTable
-from hwbench.measuring.sessions import Watch
+from hwbench.measuring.callback import MeasuringCallback
 from hwbench.network.intake import ModelOptions
 from hwbench.records.comparison import Comparison
 from hwbench.records.findings import Finding
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from hwbench.pruning import Pruned
 
-__all__ = ["Plan", "SearchResult", "SearchWatch", "run_search"]
+__all__ = ["Plan", "SearchCallback", "SearchResult", "run_search"]
 
 RECORD = "search"
 ROUNDS = 3
@@ -51,7 +51,7 @@ SCORING = 0.5
 """Share of the time left that PRACTISE may take for the scores of all blocks, where it has a limit."""
 
 
-class SearchWatch(Watch):
+class SearchCallback(MeasuringCallback):
     """Told how far a search is; the default hears nothing."""
 
     def say(self, doing: str) -> None:
@@ -117,7 +117,7 @@ def run_search(
     jobs: int | None = None,
     store: str | None = None,
     save: bool = True,
-    watch: SearchWatch | None = None,
+    callback: SearchCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> SearchResult:
     """Search for a smaller network.
@@ -140,7 +140,7 @@ def run_search(
             with all its threads.
         store: SQLAlchemy URL of the store.
         save: Whether to keep trials and measurements there; without it a killed search begins anew.
-        watch: Told about progress.
+        callback: Called while the work goes on, to show or store how far it is.
         options: How the model is read, see `load_workload`.
 
     Raises:
@@ -149,16 +149,19 @@ def run_search(
         HwbenchError: The model cannot be read, or the device cannot run it; the message says what
             to do.
     """
-    watch, settings = watch or SearchWatch(), settings or Settings(seed=plan.seed, layers=False)
+    callback, settings = (
+        callback or SearchCallback(),
+        settings or Settings(seed=plan.seed, layers=False),
+    )
     begun = time.monotonic()
     with ExitStack() as stack:
         kept = stack.enter_context(open_store(store)) if save else None
-        watch.say("reading the network")
-        subject = read_subject(model, plan, kept, watch.say, **options)
+        callback.say("reading the network")
+        subject = read_subject(model, plan, kept, callback.say, **options)
         given = device or (None if table is not None or not _wants_latency(plan) else "cpu")
         meter = None if given is None else stack.enter_context(metered(given))
         places = Latencies(meter, table, kept, store if save else None, settings)
-        ground, source_id = find_latencies(subject, plan, places, watch)
+        ground, source_id = find_latencies(subject, plan, places, callback)
         log = Log(
             kept,
             plan.key(subject.name, subject.prunable.sha256, source_id),
@@ -168,8 +171,10 @@ def run_search(
         if plan.method == "practise" and plan.budget_s is not None:
             ground.limit_scoring(log.once, SCORING * (plan.budget_s - log.elapsed_s))
         objective = ground.objective()
-        loop = Loop(log, plan.budget_s, stack.enter_context(judging(objective, jobs)), watch.tried)
-        run = _Run(ground, objective, loop, watch, places)
+        loop = Loop(
+            log, plan.budget_s, stack.enter_context(judging(objective, jobs)), callback.tried
+        )
+        run = _Run(ground, objective, loop, callback, places)
         result = run.result(Path(out) if out is not None else None)
         if kept is not None:
             kept.save_record(RECORD, _summary(result, run))
@@ -192,14 +197,14 @@ class _Run:
         ground: Ground,
         objective: Objective,
         loop: Loop,
-        watch: SearchWatch,
+        callback: SearchCallback,
         places: Latencies,
     ) -> None:
-        self.ground, self.objective, self.loop, self.watch, self.places = (
+        self.ground, self.objective, self.loop, self.callback, self.places = (
             ground,
             objective,
             loop,
-            watch,
+            callback,
             places,
         )
         self.plan, self.subject = ground.plan, ground.subject
@@ -215,7 +220,7 @@ class _Run:
         left_s = (
             None if self.plan.budget_s is None else self.plan.budget_s - self.loop.log.elapsed_s
         )
-        how = self.ground.tuned(pruned, self.watch.say, left_s)
+        how = self.ground.tuned(pruned, self.callback.say, left_s)
         quality, original_quality = self._reported(pruned)
         result = SearchResult(
             key=self.loop.log.key,
@@ -237,7 +242,7 @@ class _Run:
             findings=tuple(self.ground.findings),
         )
         if out is not None:
-            self.watch.say(f"writing {out}")
+            self.callback.say(f"writing {out}")
             write(result, pruned, self.subject, out)
         return result
 
@@ -249,8 +254,8 @@ class _Run:
             pruned = self.ground.prune(best.candidate)
             if self.places.meter is None:
                 return best, pruned, None
-            self.watch.say("measuring the result beside the original")
-            comparison = measure_result(self.subject, pruned, self.places, self.watch)
+            self.callback.say("measuring the result beside the original")
+            comparison = measure_result(self.subject, pruned, self.places, self.callback)
             over = _over(comparison, self.plan, asked)
             if over <= MISSED or number == ROUNDS - 1:
                 break
@@ -320,7 +325,7 @@ class _Run:
             trial.candidate.note not in {"uniform", "shallow", "deep"} for trial in self.trials
         )
         for search in self.ground.baselines(limit, trials=max(trials, 1)):
-            self.watch.say(f"baseline {search.name}")
+            self.callback.say(f"baseline {search.name}")
             tried = self.loop.run(search.name, search)
             found[search.name] = search.best(tried)
             untried += [] if tried else [search.name]

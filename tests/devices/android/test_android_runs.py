@@ -130,14 +130,14 @@ def test_a_second_measurement_of_a_phone_is_refused(phone: Rig) -> None:
 def test_a_phone_that_vanishes_is_lost_and_keeps_its_samples(phone: Rig) -> None:
     heard = []
 
-    class Watch(sessions.Watch):
+    class MeasuringCallback(sessions.MeasuringCallback):
         def sampled(self, record, session, samples_s, blocks, *, warm_up):
             heard.extend(samples_s)
             if session == 1:
                 phone.kill()
 
     with pytest.raises(DeviceLostError) as lost, Android(on(phone.address)) as device:
-        measure(device, conv_workload(), replace(QUICK, min_sessions=8), Watch())
+        measure(device, conv_workload(), replace(QUICK, min_sessions=8), MeasuringCallback())
     assert len(str(lost.value).splitlines()) == 1
     assert min(heard) > 0
     phone.start()
@@ -155,12 +155,14 @@ def test_a_table_build_survives_unplugging_and_measures_nothing_twice(
     settings, workload = Settings(budget_s=60), conv_workload((16, 32, 32), size=16)
     with open_store(str(tmp_path / "store.db")) as store:
         with pytest.raises(DeviceLostError), Android(on(phone.address)) as device:
-            build(device, workload, settings, plan=SMALL, store=store, watch=pull_the_plug)
+            build(device, workload, settings, plan=SMALL, store=store, callback=pull_the_plug)
         assert sum(record["number"] >= 0 for record in store.records(RECORD).values()) == 3
         phone.start()
         seen = []
         with Android(on(phone.address)) as device:
-            fitted = build(device, workload, settings, plan=SMALL, store=store, watch=seen.append)
+            fitted = build(
+                device, workload, settings, plan=SMALL, store=store, callback=seen.append
+            )
         assert seen[0].networks == 4
         assert fitted.table.entries
 

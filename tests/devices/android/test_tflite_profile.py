@@ -12,7 +12,7 @@ import pytest
 from hwbench.errors import DeviceError, DeviceTimeoutError, OutputParseError, UsageError
 from hwbench.lookup_tables.exchange import formats
 from hwbench.lookup_tables.exchange.formats import TfliteLog
-from hwbench.measuring.sessions import Watch
+from hwbench.measuring.callback import MeasuringCallback
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.store import open_store
 from hwbench.workflows import profile_tflite as room
@@ -179,7 +179,7 @@ def test_sessions_that_do_not_fit_the_budget_are_missed(
     assert "2 of at least 8 sessions" in codes(record)["too_few_samples"]
 
 
-class _Heat(Watch):
+class _Heat(MeasuringCallback):
     """The phone gets hot in its second session."""
 
     def __init__(self, phone: Rig) -> None:
@@ -216,7 +216,7 @@ def test_a_throttled_session_is_repeated_when_the_phone_has_cooled(
         device=f"android:{on(phone.address)}",
         settings=settings,
         save=False,
-        watch=_Heat(phone),
+        callback=_Heat(phone),
     )
     assert waits == [room.COOL_DOWN_S]
     assert "waited 5 s" in codes(record)["throttled"]
@@ -227,8 +227,8 @@ def test_a_throttled_session_is_repeated_when_the_phone_has_cooled(
 def test_what_was_measured_before_a_failure_is_kept(
     phone: Rig, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Unplugs(Watch):
-        def looked(self, sessions: int, elapsed_s: float, so_far: object) -> None:
+    class Unplugs(MeasuringCallback):
+        def session_ended(self, sessions: int, elapsed_s: float, so_far: object) -> None:
             if sessions == 3:
                 phone.kill()
 
@@ -236,7 +236,7 @@ def test_what_was_measured_before_a_failure_is_kept(
     store, device = str(tmp_path / "store.sqlite"), f"android:{on(phone.address)}"
     with pytest.raises(DeviceError):
         profile_tflite(
-            net, stand_in(2024), device=device, settings=QUICK, store=store, watch=Unplugs()
+            net, stand_in(2024), device=device, settings=QUICK, store=store, callback=Unplugs()
         )
     with open_store(store) as kept:
         record = kept.get(kept.list()[0].id)

@@ -34,13 +34,17 @@ def test_a_killed_build_goes_on_and_measures_nothing_twice(tmp_path):
         assert 0 < len(before) < QUICK.most
         seen = []
         with device() as opened:
-            fitted = build(opened, workload(), SETTINGS, plan=QUICK, store=store, watch=seen.append)
+            fitted = build(
+                opened, workload(), SETTINGS, plan=QUICK, store=store, callback=seen.append
+            )
         assert numbers(store) == list(range(QUICK.most))
         assert [progress.networks for progress in seen] == list(
             range(len(before) + 1, QUICK.most + 1)
         )
         with device() as opened:
-            again = build(opened, workload(), SETTINGS, plan=QUICK, store=store, watch=seen.append)
+            again = build(
+                opened, workload(), SETTINGS, plan=QUICK, store=store, callback=seen.append
+            )
         assert len(seen) == QUICK.most - len(before)
         assert again.table.entries == fitted.table.entries
 

@@ -17,7 +17,7 @@ from hwbench.store import open_store
 from hwbench.workflows.search import context
 from hwbench.workflows.search.journal import RECORD, Log, Loop
 from hwbench.workflows.search.plan import Limit, Plan
-from hwbench.workflows.search.run import SearchWatch, run_search
+from hwbench.workflows.search.run import SearchCallback, run_search
 from tests.support.tiny_net import DEVICE, example, table, tiny
 
 QUICK = Settings(budget_s=1.0, layers=False)
@@ -43,7 +43,7 @@ def search(asked: Plan, store, **more):
     )
 
 
-class Killed(SearchWatch):
+class Killed(SearchCallback):
     """Interrupts after some trials."""
 
     def __init__(self, after: int) -> None:
@@ -60,7 +60,7 @@ class Killed(SearchWatch):
 def test_killed_search_goes_on_to_the_same_result(method, after, tmp_path):
     whole = search(plan(method), tmp_path / "whole.db")
     with pytest.raises(KeyboardInterrupt):
-        search(plan(method), tmp_path / "killed.db", watch=Killed(after))
+        search(plan(method), tmp_path / "killed.db", callback=Killed(after))
     with open_store(str(tmp_path / "killed.db")) as store:
         assert len(store.records(RECORD)) == after
     again = search(plan(method), tmp_path / "killed.db")
@@ -372,7 +372,7 @@ def test_practise_takes_as_many_steps_as_its_time_allows_and_the_same_when_it_go
     monkeypatch.setattr(context, "fitting_steps", lambda *_: next(given))
     asked = plan("practise", adaptor_steps=500, budget_s=100.0)
     with pytest.raises(KeyboardInterrupt):
-        search(asked, tmp_path / "s.db", watch=Killed(2))
+        search(asked, tmp_path / "s.db", callback=Killed(2))
     result = search(asked, tmp_path / "s.db")
     assert steps == [17, 17, 17]
     assert "17 iterations for the score of each block, not 500" in result.findings[0].text

@@ -1,4 +1,5 @@
-"""`make lab-demo`: PostgreSQL, a lab of three hosts with eight virtual devices, and a table built while one host is killed.
+"""`make lab-demo`: PostgreSQL, a lab of three hosts with eight virtual devices, and a table built
+while one host is killed.
 
 Everything runs on this computer's loopback, in temporary folders, and is gone afterwards.
 """

@@ -1,4 +1,6 @@
-"""A wheel works in an empty environment, far from the checkout, and brings the native runner's source."""
+"""A wheel works in an empty environment, far from the checkout, and brings the native runner's
+source.
+"""
 
 from __future__ import annotations
 

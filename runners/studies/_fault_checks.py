@@ -1,4 +1,6 @@
-"""What the runner on the phone really printed, against what hwbench kept: every number, and whose it is."""
+"""What the runner on the phone really printed, against what hwbench kept: every number, and whose
+it is.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Rounds:
 
 
 def printed(talks: Sequence[Talk]) -> list[Rounds]:
-    """All timed rounds in the order in which they were printed, but those of profiled sessions and of hwbench's own networks."""
+    """All timed rounds in the order in which they were printed, but those of profiled sessions and
+    of hwbench's own networks.
+    """
     own = {block_workload().sha256, *(workload.sha256 for workload in map(chain_workload, (6, 30)))}
     rounds = [
         item for talk in list(talks) if "hwbench_runner" in talk.command for item in _rounds(talk)
@@ -94,7 +98,8 @@ def _events(said: bytes) -> Iterator[dict[str, Any]]:
 
 
 def check_measurements(store: Store, rounds: Sequence[Rounds], *, complete: bool) -> int:
-    """Compare the samples of every measurement of a store, warm-up too, with what was printed for its model.
+    """Compare the samples of every measurement of a store, warm-up too, with what was printed for
+    its model.
 
     Returns:
         How many samples there are.
@@ -133,7 +138,9 @@ def check_measurements(store: Store, rounds: Sequence[Rounds], *, complete: bool
 
 
 class _Replay:
-    """A device that answers with what was printed, and objects to any other question than the one that was asked."""
+    """A device that answers with what was printed, and objects to any other question than the one
+    that was asked.
+    """
 
     def __init__(self, rounds: Sequence[Rounds]) -> None:
         self.left = list(rounds)

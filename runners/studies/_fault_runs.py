@@ -1,4 +1,6 @@
-"""One use of hwbench in a process of its own, on a phone that misbehaves: started from a server that has everything imported."""
+"""One use of hwbench in a process of its own, on a phone that misbehaves: started from a server
+that has everything imported.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from hwbench.workflows.profile import profile
 from runners.studies._fault_checks import LOWER, STEP
 
 LIMIT_S = 2.5
-"""All of the driver's time limits, which are 10 s and more: what is lost on the way costs the study that long."""
+"""All of the driver's time limits, which are 10 s and more: what is lost on the way costs the study
+that long.
+"""
 BOUND_S = 40.0
 """A use that takes longer hangs."""
 PRELOAD = [
@@ -73,7 +77,9 @@ def carry_out(
     device: str,
     meanwhile: Callable[[int], None] = lambda _: None,
 ) -> Ending:
-    """Run it in a process of its own, which `meanwhile` is told the number of, and wait for its end."""
+    """Run it in a process of its own, which `meanwhile` is told the number of, and wait for its
+    end.
+    """
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_use, args=(use, device, theirs))
     start = time.monotonic()

@@ -20,7 +20,9 @@ RATIOS = (
     " well: large networks wait for them, and only the ratios count."
 )
 SMALL_MACS = 15e6
-"""A network up to this takes at most some 0.5 ms on a core with AVX-512: well below the time slice of a busy machine."""
+"""A network up to this takes at most some 0.5 ms on a core with AVX-512: well below the time slice
+of a busy machine.
+"""
 SHORT_ROUND_S, LONG_ROUND_S = 1e-4, 15e-3
 
 
@@ -36,7 +38,8 @@ def measured(
 
 
 def round_s(workloads: Collection[Workload]) -> float:
-    """How long a round should be at least, so that other programs on the machine delay large and small networks alike.
+    """How long a round should be at least, so that other programs on the machine delay large and
+    small networks alike.
 
     The system takes the core away every few milliseconds. Rounds far shorter than that are mostly
     left whole, and the median does not notice; rounds far longer all stretch by one factor. In

@@ -1,4 +1,5 @@
-"""A whole lab in virtual time and one process: the real pool, the real benches, simulated devices, and faults by a seed.
+"""A whole lab in virtual time and one process: the real pool, the real benches, simulated devices,
+and faults by a seed.
 
 Nothing here knows Ray. Every step of a device is an event; what it measures is computed at once and
 reported when its own clock says that it is done. Killing a device, a host, the pool or the client

@@ -1,4 +1,6 @@
-"""How the pictures of all studies look: small, one message in the title, colours that colour-blind readers tell apart."""
+"""How the pictures of all studies look: small, one message in the title, colours that colour-blind
+readers tell apart.
+"""
 
 from __future__ import annotations
 

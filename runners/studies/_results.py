@@ -1,4 +1,6 @@
-"""What every study shares: one folder with the question, the machine, the command, a table, a picture and the raw data."""
+"""What every study shares: one folder with the question, the machine, the command, a table, a
+picture and the raw data.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def save_study(
     raw: object = None,
     picture: Any = None,
 ) -> Path:
-    """Write results/NAME: README.md, data.csv with `rows`, raw.json.gz if there are raw data, picture.png if there is a figure.
+    """Write results/NAME: README.md, data.csv with `rows`, raw.json.gz if there are raw data,
+    picture.png if there is a figure.
 
     Prints the answer and the table.
     """

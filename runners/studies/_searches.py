@@ -1,4 +1,6 @@
-"""What studies of searches share: rows that outlive a kill, the ground they stand on, networks tested beside each other."""
+"""What studies of searches share: rows that outlive a kill, the ground they stand on, networks
+tested beside each other.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,17 @@ RECORD = "study_rows"
 TABLE, STEP, LOWER = Settings(budget_s=240), 4, 0.1
 """How tables are built: searches choose from multiples of so many channels, down to this share."""
 EQUAL, TRIES = 0.02, 3
-"""How near the measured latencies of networks that are compared come to each other, and networks tried for it."""
+"""How near the measured latencies of networks that are compared come to each other, and networks
+tried for it.
+"""
 SETTINGS = Settings(budget_s=10, layers=False)
 """How networks of one group are measured, interleaved."""
 
 
 def once(study: str, facts: Mapping[str, Any], make: Callable[[], list[Row]]) -> list[Row]:
-    """Rows of a study, from the store where an earlier run left them: the same command goes on where a killed one stopped."""
+    """Rows of a study, from the store where an earlier run left them: the same command goes on
+    where a killed one stopped.
+    """
     key = json.dumps([study, facts], sort_keys=True)
     with open_store() as store:
         for kept in store.records(RECORD).values():
@@ -69,7 +75,9 @@ def build(model: str, size: str) -> None:
 
 
 def ground_of(model: str, plan: Plan, size: str, table: str | None = None) -> Ground:
-    """The trained original, with the lookup table of this CPU or what its blocks were measured to save."""
+    """The trained original, with the lookup table of this CPU or what its blocks were measured to
+    save.
+    """
     build(model, size)
     with open_store() as store, CpuOrt() as device:
         subject = read_subject(model, plan, store, print, inputs=(size,))
@@ -112,7 +120,9 @@ def tested(ground: Ground, modules: Mapping[str, nn.Module], **common: object) -
 
 
 def as_fast(ground: Ground, policy: str, ratio: float) -> Candidate:
-    """The network of a hand-made policy that measures that ratio to its original: the nearest of a few tries."""
+    """The network of a hand-made policy that measures that ratio to its original: the nearest of a
+    few tries.
+    """
     tried, wanted = [], ratio
     for _ in range(TRIES):
         candidate = Policy(ground.budget(wanted * ground.original()), policy).propose()[0]
@@ -138,13 +148,16 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ahead(rows: Sequence[Row], one: str, other: str, field: str = "test") -> tuple[float, float]:
-    """By how much one name is ahead of another in a field, paired over the seeds: mean and half-width of its 95 % t interval."""
+    """By how much one name is ahead of another in a field, paired over the seeds: mean and
+    half-width of its 95 % t interval.
+    """
     pairs = zip(column(rows, one, field), column(rows, other, field), strict=True)
     return interval([a - b for a, b in pairs])
 
 
 def pays(rows: Sequence[Row], one: str, other: str, field: str = "test") -> tuple[int, float]:
-    """In how many seeds one name is ahead of another, and the chance of as much if it is no better (Wilcoxon's signed ranks).
+    """In how many seeds one name is ahead of another, and the chance of as much if it is no better
+    (Wilcoxon's signed ranks).
 
     Other than a t interval, this bears that a policy now and then ruins a network.
     """

@@ -1,4 +1,6 @@
-"""Older recipes for predicting latency from layers, for comparison: written anew after their papers."""
+"""Older recipes for predicting latency from layers, for comparison: written anew after their
+papers.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def isolated(
 def netadapt(
     device: Device, structure: Structure, chosen: Widths, settings: Settings
 ) -> tuple[Floats, float]:
-    """NetAdapt's recipe (Yang et al., ECCV 2018): weighted layers on a grid of widths, cubic radial basis functions between."""
+    """NetAdapt's recipe (Yang et al., ECCV 2018): weighted layers on a grid of widths, cubic radial
+    basis functions between.
+    """
     from scipy.interpolate import RBFInterpolator
 
     ranges: dict[Family, list[tuple[int, int]]] = {}
@@ -75,7 +79,9 @@ def netadapt(
 def forest(
     table: LookupTable, structure: Structure, chosen: Widths, seed: int = 0
 ) -> tuple[Floats, float]:
-    """A random forest per layer family (nn-Meter's regressor; Zhang et al., MobiSys 2021) on the entries of a table."""
+    """A random forest per layer family (nn-Meter's regressor; Zhang et al., MobiSys 2021) on the
+    entries of a table.
+    """
     networks = [structure.keys(widths) for widths in (*chosen, structure.widths)]
     sums_s = np.zeros(len(networks))
     rng = np.random.default_rng(seed)
@@ -109,7 +115,9 @@ def measure_layers(
 
 
 def _grid(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Channel counts between the smallest and the largest: all combinations, or one axis where both are equal."""
+    """Channel counts between the smallest and the largest: all combinations, or one axis where both
+    are equal.
+    """
     axes = [_axis(int(column.min()), int(column.max())) for column in pairs.T]
     if (pairs[:, 0] == pairs[:, 1]).all():
         return np.stack([axes[0], axes[0]], axis=1)

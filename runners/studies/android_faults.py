@@ -1,4 +1,5 @@
-"""A thousand faults on the way to a phone: what becomes of the numbers, of the phone and of the work already done.
+"""A thousand faults on the way to a phone: what becomes of the numbers, of the phone and of the
+work already done.
 
 python -m runners.studies.android_faults
 """
@@ -101,7 +102,9 @@ class Bench:
         )
 
     def faults(self, wanted: random.Random, task: str) -> list[Fault]:
-        """A plan of faults, and the phone as they need it to happen: without a model or a file of the bundle."""
+        """A plan of faults, and the phone as they need it to happen: without a model or a file of
+        the bundle.
+        """
         last = self.packets[task]
         delays = (
             Fault("delay", wanted.randint(1, last), wanted.uniform(0.005, LONGEST_DELAY_S))

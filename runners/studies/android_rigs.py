@@ -1,4 +1,5 @@
-"""What hwbench costs on a phone, and what it says when something is wrong: on Google's adbd, without faults of our own making.
+"""What hwbench costs on a phone, and what it says when something is wrong: on Google's adbd,
+without faults of our own making.
 
 python -m runners.studies.android_rigs
 """
@@ -44,7 +45,9 @@ Row = dict[str, object]
 
 
 def said(arguments: Sequence[str], folder: Path, **environment: str) -> tuple[int, str, str]:
-    """Exit status of a command of hwbench, the last lines it wrote for people, and its standard output."""
+    """Exit status of a command of hwbench, the last lines it wrote for people, and its standard
+    output.
+    """
     every = os.environ | environment
     done = subprocess.run(
         [PROGRAM, *arguments],
@@ -110,7 +113,9 @@ def first_sample(phone: Rig, folder: Path) -> list[Row]:
 
 @contextmanager
 def watched() -> Iterator[Counter[str]]:
-    """Seconds that the runner says it was measuring (`measuring`), that it was waited for (by command), and trips."""
+    """Seconds that the runner says it was measuring (`measuring`), that it was waited for (by
+    command), and trips.
+    """
     seen: Counter[str] = Counter()
     run, command, made = RunnerProcess.run, RunnerProcess.command, Adb.__init__
 

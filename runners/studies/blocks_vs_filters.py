@@ -189,7 +189,9 @@ def accuracy_of(module: nn.Module, data: Data) -> float:
 def compared(
     name: str, other: str, known: Mapping[str, Row], right: Mapping[str, Sequence[float]]
 ) -> Row:
-    """A dropped network and the narrow one of nearest latency: difference in accuracy with its 95 % interval over networks."""
+    """A dropped network and the narrow one of nearest latency: difference in accuracy with its 95 %
+    interval over networks.
+    """
     gains = np.array(right[name]) - np.array(right[other])
     half = stats.t_half_width(gains)
     pair = {
@@ -221,7 +223,9 @@ def unmatched(row: Row) -> str:
 
 
 def draw(rows: Sequence[Row], right: Mapping[str, Sequence[float]], pairs: Sequence[Row]) -> Any:
-    """Accuracy over latency of the networks that were tuned, with 95 % intervals over trained networks."""
+    """Accuracy over latency of the networks that were tuned, with 95 % intervals over trained
+    networks.
+    """
     clear = sum(pair["low"] > 0 for pair in pairs)
     title = (
         f"Dropping blocks beats narrowing for certain in {clear} of {len(pairs)} pairs of equal"

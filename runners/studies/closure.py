@@ -1,4 +1,5 @@
-"""Do the layers add up to the unprofiled latency, for every network of the zoo, and how much does the profiler distort?
+"""Do the layers add up to the unprofiled latency, for every network of the zoo, and how much does
+the profiler distort?
 
 python -m runners.studies.closure
 """

@@ -1,4 +1,5 @@
-"""A smaller file, or a faster network? Clustered weights and low-rank factors, by the bytes they save and the time.
+"""A smaller file, or a faster network? Clustered weights and low-rank factors, by the bytes they
+save and the time.
 
     python -m runners.studies.clustering_lowrank
 
@@ -98,7 +99,8 @@ def with_clusters(module: nn.Module, count: int) -> nn.Module:
 
 
 def clustered(weights: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Each weight replaced by the nearest of `count` values: k-means in one dimension, from evenly spaced values.
+    """Each weight replaced by the nearest of `count` values: k-means in one dimension, from evenly
+    spaced values.
 
     Evenly spaced is what the paper found best (section 3.2): few but large weights keep a value of
     their own.
@@ -114,7 +116,9 @@ def clustered(weights: NDArray[np.float32], count: int) -> NDArray[np.float32]:
 
 
 def with_factors(module: nn.Module, share: float) -> nn.Module:
-    """A copy whose 3x3 convolutions are two factors with that share of the output channels between them."""
+    """A copy whose 3x3 convolutions are two factors with that share of the output channels between
+    them.
+    """
     from torch import nn
 
     changed = copy.deepcopy(module)
@@ -130,7 +134,9 @@ def with_factors(module: nn.Module, share: float) -> nn.Module:
 
 
 def factors(layer: nn.Conv2d, rank: int) -> nn.Sequential:
-    """The 3x3 convolution to `rank` channels and the 1x1 convolution behind it that together come closest to `layer`."""
+    """The 3x3 convolution to `rank` channels and the 1x1 convolution behind it that together come
+    closest to `layer`.
+    """
     import torch
     from torch import nn
 

@@ -1,4 +1,5 @@
-"""A true difference of about 2 % on the real CPU: interleaved comparisons against timing one after the other at equal cost.
+"""A true difference of about 2 % on the real CPU: interleaved comparisons against timing one after
+the other at equal cost.
 
     python -m runners.studies.cpu_sensitivity
 
@@ -33,7 +34,9 @@ TRUTH = replace(SETTINGS, budget_s=150, max_sessions=100, min_sessions=100)
 def one_after_the_other(
     device: CpuOrt, first: Workload, second: Workload, seconds: float, seed: int
 ) -> dict[str, object]:
-    """Time each network for half of `seconds`, then compare session medians with the same two gates."""
+    """Time each network for half of `seconds`, then compare session medians with the same two
+    gates.
+    """
     half = replace(SETTINGS, budget_s=seconds / 2, min_sessions=100, max_sessions=100, seed=seed)
     start = time.monotonic()
     records = [measure(device, workload, half) for workload in (first, second)]

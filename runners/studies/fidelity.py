@@ -1,4 +1,5 @@
-"""How far are the driver's samples from the plainest C loop over the same runtime? Interleaved, fresh sessions, three sizes.
+"""How far are the driver's samples from the plainest C loop over the same runtime? Interleaved,
+fresh sessions, three sizes.
 
     python -m runners.studies.fidelity
 

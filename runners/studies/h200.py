@@ -127,7 +127,9 @@ def fidelity(address: str, until: float) -> list[Row]:
 
 
 def bare_loop(workload: Workload) -> Callable[[], float]:
-    """Seconds per inference of `LOOPS` replays of a CUDA graph between two events, written out with torch alone."""
+    """Seconds per inference of `LOOPS` replays of a CUDA graph between two events, written out with
+    torch alone.
+    """
     import torch
 
     from hwbench.devices.nvidia.torch_graph import to_torch

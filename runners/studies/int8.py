@@ -1,4 +1,5 @@
-"""int8 against fp32: by kind of layer, and whole networks, with what `--precision int8` makes of them.
+"""int8 against fp32: by kind of layer, and whole networks, with what `--precision int8` makes of
+them.
 
 python -m runners.studies.int8
 """

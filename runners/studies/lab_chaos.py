@@ -1,4 +1,5 @@
-"""Chaos in a lab: 200 tables built while devices, hosts, the pool and the client are killed at random; are they whole and right?
+"""Chaos in a lab: 200 tables built while devices, hosts, the pool and the client are killed at
+random; are they whole and right?
 
 A build over six simulated devices on three hosts is disturbed every 1.5 s of virtual time or so: a
 device's process is killed, a whole host, the pool with all it knows, or the client (which comes
@@ -42,9 +43,13 @@ LIMIT_S = 20.0
 """A network takes half a second; one that takes longer than this hangs."""
 EVERY_S, UNTIL_S = 1.5, 600.0
 HANG_S = 20_000.0
-"""Virtual time after which a run hangs: without faults it takes 4 s, and each fault costs a minute at most."""
+"""Virtual time after which a run hangs: without faults it takes 4 s, and each fault costs a minute
+at most.
+"""
 WRONG = 0.15
-"""A latency further than this from the law's is wrong: noise makes 2 %, another network or a torn one is off by far more."""
+"""A latency further than this from the law's is wrong: noise makes 2 %, another network or a torn
+one is off by far more.
+"""
 FAULTS = ("lost", "timeout", "nan", "zero", "miscount")
 
 
@@ -163,7 +168,9 @@ def _off(value: float, truth: float) -> bool:
 
 
 def off(build: TableBuild, fitted: Fitted, rng: np.random.Generator) -> float:
-    """Largest relative error of the table on random networks, next to the law, on the scale of its own unpruned network."""
+    """Largest relative error of the table on random networks, next to the law, on the scale of its
+    own unpruned network.
+    """
     structure, table = build.structure, fitted.table.extrapolating()
     scale = table.provenance.sources[0].latency_s / LAW.network_s(structure.keys(structure.widths))
     keys = [structure.keys(build.grid.random(rng)) for _ in range(30)]

@@ -1,4 +1,5 @@
-"""Chaos on real processes: tables built in a lab on this computer while processes of it are killed at random by signals.
+"""Chaos on real processes: tables built in a lab on this computer while processes of it are killed
+at random by signals.
 
 Five virtual devices on three hosts. During each build one thing after the other is killed with
 SIGKILL: the process of a device, every process of a host (which then joins anew), or the client,
@@ -109,7 +110,9 @@ def _strike(lab: RealLab, kind: str, rng: random.Random) -> None:
 
 
 def _judged(store: str) -> tuple[bool, int, int]:
-    """Whether each network is there once, how many numbers are off the law, and how many networks there are."""
+    """Whether each network is there once, how many numbers are off the law, and how many networks
+    there are.
+    """
     structure = Structure.from_model(load(conv_net((16, 24, 32))))
     anchor_s = LAW.network_s(structure.keys(structure.widths))
     with open_store(store) as opened:

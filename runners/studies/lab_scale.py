@@ -1,4 +1,5 @@
-"""Where a lab stops scaling: up to 1,000 devices on 100 hosts, simulated with the real pool and with costs that were measured.
+"""Where a lab stops scaling: up to 1,000 devices on 100 hosts, simulated with the real pool and
+with costs that were measured.
 
 Three things could be too slow: the pool, which is one process and answers one call after the other;
 the client, which keeps each result in its store before it takes the next; and the work itself, as a
@@ -43,7 +44,9 @@ TASKS_EACH = 30
 FIRST, BATCH, MOST = 48, 16, 160
 """Networks of one table, as `hwbench.lookup_tables.Plan` has them."""
 FIT_S = 0.9
-"""Seconds of a processor that the client takes between two batches to fit the table of ResNet-20 and choose the next networks."""
+"""Seconds of a processor that the client takes between two batches to fit the table of ResNet-20
+and choose the next networks.
+"""
 INFO = DeviceInfo("android:A", "Pixel 8, Tensor G3", "Pixel 8", "onnxruntime 1")
 
 
@@ -102,7 +105,9 @@ class Lab:
         self.devices = devices
 
     def run(self, batches: Sequence[int], pause_s: float = 0.0) -> Load:
-        """Do so many tasks, then so many, each batch after the one before, with a pause between them."""
+        """Do so many tasks, then so many, each batch after the one before, with a pause between
+        them.
+        """
         number = itertools.count()
         for count in batches:
             tasks = [

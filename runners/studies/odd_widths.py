@@ -1,4 +1,5 @@
-"""When do fewer channels not make a network faster? Every width of a layer, and whole networks one channel narrower.
+"""When do fewer channels not make a network faster? Every width of a layer, and whole networks one
+channel narrower.
 
 python -m runners.studies.odd_widths
 """
@@ -31,7 +32,9 @@ SETTINGS = Settings(budget_s=45, layers=False)
 
 
 def main() -> None:
-    """Measure the sweep and the networks, add what the Pixel 1's logs say, write results/odd_widths/."""
+    """Measure the sweep and the networks, add what the Pixel 1's logs say, write
+    results/odd_widths/.
+    """
     rows, raw = [], {}
     with CpuOrt() as device:
         found = measured(device, sweep(), SWEEP)

@@ -81,7 +81,8 @@ def workloads() -> dict[str, Workload]:
 
 
 def with_exits(whole: Any, blocks: Sequence[int], *, end: bool) -> nn.Module:
-    """A MobileNet-V1 that answers with one set of logits (n, classes) per block of `blocks`, and its own at the `end`.
+    """A MobileNet-V1 that answers with one set of logits (n, classes) per block of `blocks`, and
+    its own at the `end`.
 
     Blocks are numbered as in `features`, the first convolution being 0; nothing behind the last
     exit is computed without `end`.

@@ -1,4 +1,5 @@
-"""Do two networks logged on a Google Pixel 1 predict the third end to end, and how far off are single layers?
+"""Do two networks logged on a Google Pixel 1 predict the third end to end, and how far off are
+single layers?
 
 python -m runners.studies.pixel1
 """

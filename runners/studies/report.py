@@ -36,7 +36,9 @@ LARGEST_BYTES = 300_000
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: of the first page whose address begins so and that has a figure, from a heading on."""
+    """One picture: of the first page whose address begins so and that has a figure, from a heading
+    on.
+    """
 
     name: str
     page: str
@@ -62,7 +64,9 @@ SHOTS = (
 
 
 def measure(store: str) -> None:
-    """A small real run on this computer's CPU, and a table and searches on simulated and published latencies."""
+    """A small real run on this computer's CPU, and a table and searches on simulated and published
+    latencies.
+    """
     settings = Settings(budget_s=BUDGET_S)
     for _ in range(2):
         profile(MODEL, settings=Settings(budget_s=BUDGET_S / 2), store=store)

@@ -1,4 +1,5 @@
-"""Do networks that searches find keep to their latency budget when they are measured, and do they use it up?
+"""Do networks that searches find keep to their latency budget when they are measured, and do they
+use it up?
 
 python -m runners.studies.search_budget
 """
@@ -31,7 +32,8 @@ Additions are not pruned, so ResNet-20 keeps at least half its latency on the ch
 """
 SETTINGS = Settings(budget_s=20, layers=False)
 SLOWEST, FASTEST = 1.03, 0.9
-"""What a measured latency may be, over the budget: at most, and at least where widths are searched."""
+"""What a measured latency may be, over the budget: at most, and at least where widths are searched.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ CASES = [
 
 
 def main() -> None:
-    """Search, measure what was written beside the original once more, write results/search_budget/ after each."""
+    """Search, measure what was written beside the original once more, write results/search_budget/
+    after each.
+    """
     rows: list[Row] = []
     for model in SHARES:
         build(model, SIZE)

@@ -1,4 +1,5 @@
-"""Is a search guided by latency worth more than one guided by MACs, where both results take the same time?
+"""Is a search guided by latency worth more than one guided by MACs, where both results take the
+same time?
 
 python -m runners.studies.search_guidance
 """

@@ -1,4 +1,5 @@
-"""With few images, is dropping blocks better than pruning filters at the same latency, and are they the same blocks each time?
+"""With few images, is dropping blocks better than pruning filters at the same latency, and are they
+the same blocks each time?
 
 python -m runners.studies.search_practise
 """
@@ -65,7 +66,9 @@ def plan_of(method: str, images: int, seed: int) -> Plan:
 
 
 def main() -> None:
-    """Repeat the choice of blocks, compare with filters for every number of images, write results/search_practise/."""
+    """Repeat the choice of blocks, compare with filters for every number of images, write
+    results/search_practise/.
+    """
     facts = {"model": MODEL, "size": SIZE, "data": DATA, "share": SHARE, "scoring": SCORING}
     rows: list[Row] = []
     for seed in range(SEEDS):
@@ -110,7 +113,9 @@ def compared(images: int, seed: int) -> list[Row]:
 
 
 def repeated(repeat: int) -> list[Row]:
-    """The blocks that are dropped from one network: with other images, in another order, and all blocks measured again."""
+    """The blocks that are dropped from one network: with other images, in another order, and all
+    blocks measured again.
+    """
     first = ground_of(MODEL, plan_of("practise", REPEAT_IMAGES, 0), SIZE, DEVICE)
     subject, names = first.subject, [block.name for block in first.subject.structure.blocks]
     with metered(DEVICE) as meter:

@@ -1,4 +1,5 @@
-"""Zeros anywhere against whole channels away, at equal parameters: which of them does a dense runtime notice?
+"""Zeros anywhere against whole channels away, at equal parameters: which of them does a dense
+runtime notice?
 
     python -m runners.studies.sparsity
 
@@ -111,7 +112,9 @@ def layer_variants(layer: Convolution) -> dict[str, Workload]:
 
 
 def variants(dense: Workload, narrower: Workload) -> dict[str, Workload]:
-    """The network, the same with zeros, and the narrower one with as many parameters left as the zeros leave."""
+    """The network, the same with zeros, and the narrower one with as many parameters left as the
+    zeros leave.
+    """
     return {
         "dense": dense,
         "zeros": zeroed(dense, 1 - narrower.params / dense.params),
@@ -140,7 +143,9 @@ def zeroed(workload: Workload, share: float) -> Workload:
 
 
 def sparsified(weights: NDArray[np.float32], share: float) -> NDArray[np.float32]:
-    """Weights with the smallest `share` of them zero and the sum of squares as it was, so that activations keep their size."""
+    """Weights with the smallest `share` of them zero and the sum of squares as it was, so that
+    activations keep their size.
+    """
     flat = np.abs(weights).ravel()
     count = round(share * flat.size)
     result = weights.copy()
@@ -151,7 +156,9 @@ def sparsified(weights: NDArray[np.float32], share: float) -> NDArray[np.float32
 
 
 def narrowed_to(workload: Workload, share: float) -> Workload:
-    """The network with all widths times one factor, in multiples of `STEP`, whose parameters come closest to `share`."""
+    """The network with all widths times one factor, in multiples of `STEP`, whose parameters come
+    closest to `share`.
+    """
     tried = [
         narrowed(workload, partial(step_width, factor=factor))
         for factor in np.arange(0.2, 0.5, 0.01)

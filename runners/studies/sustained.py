@@ -163,12 +163,16 @@ def row_of(stage: Stage, first: Stage) -> Row:
 
 
 def combined(one: float, other: float) -> float:
-    """Factor by which a ratio may be off either way, from the relative half-widths of both latencies, which are independent."""
+    """Factor by which a ratio may be off either way, from the relative half-widths of both
+    latencies, which are independent.
+    """
     return float(np.exp(np.hypot(np.log1p(one), np.log1p(other))))
 
 
 def resolves(rows: Sequence[Row]) -> bool:
-    """Whether the sustained stage was slower beyond doubt, and the bursts after it were not slower as well."""
+    """Whether the sustained stage was slower beyond doubt, and the bursts after it were not slower
+    as well.
+    """
     _, long, after = rows
     return bool(long["low"] > 1 and after["high"] < long["low"])
 

@@ -1,4 +1,5 @@
-"""How well do lookup tables predict pruned networks end to end, and how do older recipes do on the same networks?
+"""How well do lookup tables predict pruned networks end to end, and how do older recipes do on the
+same networks?
 
 python -m runners.studies.tables [NETWORK ...]
 """
@@ -39,7 +40,9 @@ INPUTS = {
 }
 HELD_OUT, SESSIONS = 50, 4
 BUDGETS_S = {"resnet18": 90.0, "vgg16": 90.0}
-"""Networks that take tens of milliseconds are given more time than the default, to be measured in as many pruned versions."""
+"""Networks that take tens of milliseconds are given more time than the default, to be measured in
+as many pruned versions.
+"""
 PLAN = Plan()
 PATIENCE = 10
 """Batches of turns that a network may take until enough were quiet."""

@@ -1,4 +1,5 @@
-"""False verdicts, sensitivity and interval coverage where the truth is known: thousands of comparisons on the virtual device.
+"""False verdicts, sensitivity and interval coverage where the truth is known: thousands of
+comparisons on the virtual device.
 
     python -m runners.studies.virtual_truth
 

@@ -1,4 +1,6 @@
-"""What goes wrong on the command line: one line on standard error, the right exit code, nothing lost."""
+"""What goes wrong on the command line: one line on standard error, the right exit code, nothing
+lost.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The driver and the search of the documentation do what their pages say, held to the contracts of all others."""
+"""The driver and the search of the documentation do what their pages say, held to the contracts of
+all others.
+"""
 
 from __future__ import annotations
 

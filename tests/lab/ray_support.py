@@ -1,4 +1,6 @@
-"""A lab of real processes on this computer: a head and hosts, each started as a user would, and all ended with the block."""
+"""A lab of real processes on this computer: a head and hosts, each started as a user would, and all
+ended with the block.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Reasons to distrust a measurement, each from a device that gives that reason and none from one that does not."""
+"""Reasons to distrust a measurement, each from a device that gives that reason and none from one
+that does not.
+"""
 
 from __future__ import annotations
 

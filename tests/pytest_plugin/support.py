@@ -1,4 +1,6 @@
-"""A suite of latency tests in a folder of its own, with networks whose true latencies on the virtual device are known."""
+"""A suite of latency tests in a folder of its own, with networks whose true latencies on the
+virtual device are known.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def true_s(net: str) -> float:
 
 
 class Suite:
-    """Networks as NAME.onnx, tests, a store, and runs of pytest over them on a virtual device with a given seed."""
+    """Networks as NAME.onnx, tests, a store, and runs of pytest over them on a virtual device with
+    a given seed.
+    """
 
     def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pytester, self.folder = pytester, pytester.path

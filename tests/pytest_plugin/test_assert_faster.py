@@ -1,4 +1,6 @@
-"""`assert_faster` and `hw_compare`: planted differences are found, equal networks pass, and noise decides nothing."""
+"""`assert_faster` and `hw_compare`: planted differences are found, equal networks pass, and noise
+decides nothing.
+"""
 
 from __future__ import annotations
 

@@ -88,7 +88,9 @@ def test_no_text_of_the_pull_request_reaches_the_shell():
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 @pytest.mark.parametrize(("net", "passes"), [("slower", False), ("twin", True)])
 def test_the_workflow_stops_a_slower_network(suite, monkeypatch, net, passes):
-    """The workflow's own commands, on a repository whose pull request changes the network, and on a virtual device."""
+    """The workflow's own commands, on a repository whose pull request changes the network, and on a
+    virtual device.
+    """
 
     def git(*words: str) -> None:
         subprocess.run(

@@ -1,4 +1,6 @@
-"""`hw_benchmark` beside pytest-benchmark: its table, files, comparisons and switches hold device seconds; and without it."""
+"""`hw_benchmark` beside pytest-benchmark: its table, files, comparisons and switches hold device
+seconds; and without it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Views of records made by hand: what they say, at 80 columns and beyond, on terminals and in Markdown."""
+"""Views of records made by hand: what they say, at 80 columns and beyond, on terminals and in
+Markdown.
+"""
 
 from __future__ import annotations
 

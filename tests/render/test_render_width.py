@@ -1,4 +1,6 @@
-"""Whatever names a model file holds: nothing is wider than the terminal, and nothing reaches it but text."""
+"""Whatever names a model file holds: nothing is wider than the terminal, and nothing reaches it but
+text.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The page in a real browser: every section renders, tables sort and filter, colours change, a phone is wide enough."""
+"""The page in a real browser: every section renders, tables sort and filter, colours change, a
+phone is wide enough.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every study can be imported, says what it is and how to repeat it, and has results that hold together."""
+"""Every study can be imported, says what it is and how to repeat it, and has results that hold
+together.
+"""
 
 from __future__ import annotations
 

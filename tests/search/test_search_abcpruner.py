@@ -1,4 +1,6 @@
-"""The colony: codes, phases, repair to the budget, and the defects of the public code that it does not have."""
+"""The colony: codes, phases, repair to the budget, and the defects of the public code that it does
+not have.
+"""
 
 from __future__ import annotations
 

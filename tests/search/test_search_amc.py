@@ -1,4 +1,6 @@
-"""AMC: what the agent sees, what it is rewarded for, how it learns, and the environment for other agents."""
+"""AMC: what the agent sees, what it is rewarded for, how it learns, and the environment for other
+agents.
+"""
 
 from __future__ import annotations
 

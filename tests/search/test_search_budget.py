@@ -1,4 +1,6 @@
-"""The budget: the bound on single decisions against the truth found by trying everything, grids, and limits out of reach."""
+"""The budget: the bound on single decisions against the truth found by trying everything, grids,
+and limits out of reach.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What candidates are worth: kept weight, judged networks, gains of blocks, and the log that finds them again."""
+"""What candidates are worth: kept weight, judged networks, gains of blocks, and the log that finds
+them again.
+"""
 
 from __future__ import annotations
 

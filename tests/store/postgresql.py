@@ -1,4 +1,6 @@
-"""A PostgreSQL server of the tests' own: in a temporary folder, on a Unix socket, as a user without rights."""
+"""A PostgreSQL server of the tests' own: in a temporary folder, on a Unix socket, as a user without
+rights.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The server goes away while something is written: an error that says so, nothing half-written, and nothing lost."""
+"""The server goes away while something is written: an error that says so, nothing half-written, and
+nothing lost.
+"""
 
 from __future__ import annotations
 
@@ -203,7 +205,9 @@ class Given(MeasuringCallback):
 
 
 def test_a_measurement_under_way(shared: str, server: Server, local: str) -> None:
-    """Through the workflow's own callback: what the device gave is in the shared store, or in the local one."""
+    """Through the workflow's own callback: what the device gave is in the shared store, or in the
+    local one.
+    """
     given, net = Given(server), told("a")
     device = Virtual(noise=(White(),), latencies_s={net.sha256: 0.01})
     with (

@@ -102,7 +102,9 @@ def test_a_deadlock_is_done_again(shared: str) -> None:
 
 
 def test_samples_are_not_added_beside_a_replacement(shared: str, server: Server) -> None:
-    """`append` waits for whoever is replacing the measurement, so that no batch is lost between the two."""
+    """`append` waits for whoever is replacing the measurement, so that no batch is lost between the
+    two.
+    """
     with open_store(shared) as store, ThreadPoolExecutor() as pool:
         store.begin(begun(measurement()))
         with server.connect(name_of(shared)) as other:
@@ -143,7 +145,9 @@ def _shorten_patience(store: Store) -> None:
 def test_one_of_two_transfers_at_once_is_refused_or_finds_it_known(
     shared: str, server: Server
 ) -> None:
-    """Between looking and inserting another process may bring a measurement with the same id: it is compared, not replaced."""
+    """Between looking and inserting another process may bring a measurement with the same id: it is
+    compared, not replaced.
+    """
     with open_store(shared) as store, ThreadPoolExecutor() as pool:
         with server.connect(name_of(shared)) as other:
             other.execute("BEGIN")

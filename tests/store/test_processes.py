@@ -52,7 +52,9 @@ def test_a_damaged_store_of_a_killed_writer_is_left_untouched(tmp_path: Path) ->
 
 
 def test_a_store_opened_twice_keeps_its_locks(tmp_path: Path) -> None:
-    """Else another process that leaves believes itself the last one, and takes the log away from under this one."""
+    """Else another process that leaves believes itself the last one, and takes the log away from
+    under this one.
+    """
     path, log = tmp_path / "store.db", tmp_path / "store.db-wal"
     with open_store(str(path)) as first:
         first.save_record("comparison", {"number": 1})

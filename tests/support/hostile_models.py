@@ -1,4 +1,6 @@
-"""Model files that would leave a mark if anything in them were executed, one for every way into torch and ONNX."""
+"""Model files that would leave a mark if anything in them were executed, one for every way into
+torch and ONNX.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ def told(name: str) -> Workload:
 
 
 def conv_net(widths: Sequence[int] = (16, 32, 32), size: int = 16, seed: int = 0) -> bytes:
-    """An ONNX network: 3x3 convolutions of the given widths with ReLU, global pooling, a linear layer to 10 classes."""
+    """An ONNX network: 3x3 convolutions of the given widths with ReLU, global pooling, a linear
+    layer to 10 classes.
+    """
     random = np.random.default_rng(seed)
     nodes, weights, tensor, channels = [], [], "x", 3
 

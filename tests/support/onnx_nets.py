@@ -168,7 +168,9 @@ def vgg() -> onnx.ModelProto:
 
 
 def inception() -> onnx.ModelProto:
-    """Two branches side by side, then a convolution with squeeze-and-excitation, then a transposed convolution."""
+    """Two branches side by side, then a convolution with squeeze-and-excitation, then a transposed
+    convolution.
+    """
     net = Net(1, 3, 8, 8)
     x = net.conv("x", "stem", 6, act="Relu")
     x = net.node(
@@ -192,7 +194,9 @@ def inception() -> onnx.ModelProto:
 
 
 def tokens() -> onnx.ModelProto:
-    """A map turned into tokens, then a block of LayerNormalization, MatMul, bias and residual addition, as in ConvNeXt."""
+    """A map turned into tokens, then a block of LayerNormalization, MatMul, bias and residual
+    addition, as in ConvNeXt.
+    """
     net = Net(1, 3, 4, 4)
     x = net.node("Transpose", net.conv("x", "stem", 6, bn=False), perm=[0, 2, 3, 1], name="permute")
     scale, shift = net.random("norm.weight", 6), net.random("norm.bias", 6)

@@ -107,7 +107,9 @@ class Grouped(nn.Module):
 
 
 class Transposed(nn.Module):
-    """Transposed convolutions, a slope and a normalization per channel, and a linear layer that reads a flattened map."""
+    """Transposed convolutions, a slope and a normalization per channel, and a linear layer that
+    reads a flattened map.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +172,9 @@ class Encoder(nn.Module):
 
 
 class Vision(nn.Module):
-    """A vision transformer with a learned position per patch and a class token, as transformers returns it: a dictionary."""
+    """A vision transformer with a learned position per patch and a class token, as transformers
+    returns it: a dictionary.
+    """
 
     def __init__(self, *, token: bool = False) -> None:
         super().__init__()
@@ -241,7 +245,9 @@ class Bert(nn.Module):
 
 
 def lively(module: nn.Module, seed: int = 0) -> nn.Module:
-    """In eval mode, every bias and normalization drawn at random, so that nothing is the same by being zero or one."""
+    """In eval mode, every bias and normalization drawn at random, so that nothing is the same by
+    being zero or one.
+    """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for layer in module.modules():

@@ -1,4 +1,6 @@
-"""Every view of records whose names are chosen: what a hostile model file can put in front of a reader."""
+"""Every view of records whose names are chosen: what a hostile model file can put in front of a
+reader.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from tests.support import table_support
 
 TRICKY = "aZ09._-/ |*`_[]<>&#$~\\!层积모😀e\u0301\u202e\x1b\x07\n\t"
 NAMES = st.text(st.sampled_from(TRICKY) | st.characters(codec="utf-8"), min_size=1, max_size=150)
-"""Long, wide, combining, right to left, with control characters, and all that means something in Markdown."""
+"""Long, wide, combining, right to left, with control characters, and all that means something in
+Markdown.
+"""
 patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """How examples are tried on a machine that does other things too: no time decides."""
 

@@ -1,4 +1,6 @@
-"""A tiny network with everything that names and folding can get wrong, saved in every way torch knows."""
+"""A tiny network with everything that names and folding can get wrong, saved in every way torch
+knows.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def unit(cin: int, cout: int, groups: int = 1) -> nn.Sequential:
 
 
 class TinyNet(nn.Module):
-    """Repeated blocks, a depth-wise convolution with bias, batch norm with statistics, pooling, dropout, a linear layer."""
+    """Repeated blocks, a depth-wise convolution with bias, batch norm with statistics, pooling,
+    dropout, a linear layer.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -62,7 +66,9 @@ def plain() -> nn.Sequential:
 
 
 def save(module: nn.Module, how: str, path: Path, shape: tuple[int, ...] = SHAPE) -> Path:
-    """Save `module` as `program`, `traced`, `scripted`, `frozen`, `module`, `state_dict`, `onnx` or `legacy_onnx`."""
+    """Save `module` as `program`, `traced`, `scripted`, `frozen`, `module`, `state_dict`, `onnx` or
+    `legacy_onnx`.
+    """
     x = torch.zeros(shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,6 @@
-"""A network of three droppable blocks that is trained and pruned in no time, and its table on a quiet simulated device."""
+"""A network of three droppable blocks that is trained and pruned in no time, and its table on a
+quiet simulated device.
+"""
 
 from __future__ import annotations
 

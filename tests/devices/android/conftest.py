@@ -22,7 +22,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A home of its own (but the user's cache: what is built there costs seconds), no adb server, no thread left behind."""
+    """A home of its own (but the user's cache: what is built there costs seconds), no adb server,
+    no thread left behind.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", platformdirs.user_cache_dir())
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     held = (

@@ -1,4 +1,6 @@
-"""Phones to open as a device: the Python one, and Google's adbd on this computer and under emulation."""
+"""Phones to open as a device: the Python one, and Google's adbd on this computer and under
+emulation.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def fake() -> Iterator[FakePhone]:
 
 @contextmanager
 def fake_in_a_process() -> Iterator[str]:
-    """The address of a Python phone whose threads and files are another process's, for tests that count ours."""
+    """The address of a Python phone whose threads and files are another process's, for tests that
+    count ours.
+    """
     code = (
         "import sys; from pathlib import Path; from tests.devices.android.pyadbd_phone import"
         " FakePhone\nwith FakePhone(Path(sys.argv[1])) as phone: print(phone.address, flush=True);"

@@ -1,4 +1,5 @@
-"""A small adbd in Python: the side of the adb protocol that runs on a phone, over TCP, with faults on request.
+"""A small adbd in Python: the side of the adb protocol that runs on a phone, over TCP, with faults
+on request.
 
 It knows the greeting, RSA authorisation, streams, and the services of `pyadbd_services`. Threads of
 this process do the work, so a test can look at it and change it at any time; `close` ends all of
@@ -104,7 +105,9 @@ class Stream:
 
 
 class Connection:
-    """One host: a thread that reads its packets, one that writes (as in adbd, so that neither waits for the other)."""
+    """One host: a thread that reads its packets, one that writes (as in adbd, so that neither waits
+    for the other).
+    """
 
     def __init__(self, daemon: PyAdbd, connected: socket.socket) -> None:
         self.daemon, self._socket = daemon, connected
@@ -233,7 +236,8 @@ class Connection:
 
 
 class PyAdbd:
-    """The daemon: a context manager that listens on a port of 127.0.0.1 that no adb server takes for an emulator's.
+    """The daemon: a context manager that listens on a port of 127.0.0.1 that no adb server takes
+    for an emulator's.
 
     Args:
         trusted: Public keys that may connect (lines of `adb_keys`); None asks for no key at all.
@@ -358,7 +362,9 @@ class PyAdbd:
             thread.join(10)
 
     def running(self) -> list[int]:
-        """Processes that commands of this phone have started and that have not ended, by their numbers."""
+        """Processes that commands of this phone have started and that have not ended, by their
+        numbers.
+        """
         found = []
         for folder in Path("/proc").iterdir():
             with suppress(OSError):
@@ -385,7 +391,9 @@ class PyAdbd:
 
 
 def _signed(key: str, token: bytes, signature: bytes) -> bool:
-    """Whether `signature` is that of `token` by `key`: PKCS #1 v1.5, the key in Android's RSAPublicKey form."""
+    """Whether `signature` is that of `token` by `key`: PKCS #1 v1.5, the key in Android's
+    RSAPublicKey form.
+    """
     raw = base64.b64decode(key.split(maxsplit=1)[0])
     size = 4 * struct.unpack_from("<I", raw)[0]
     modulus = int.from_bytes(raw[8 : 8 + size], "little")

@@ -1,4 +1,6 @@
-"""Google's own adb clients, to show that the Python adbd is what they expect of a phone, and to reach it through their server."""
+"""Google's own adb clients, to show that the Python adbd is what they expect of a phone, and to
+reach it through their server.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def adb_programs() -> dict[str, str | None]:
 
 
 class AdbServer:
-    """An adb server of one's own: its own port and home, and (where it can be told) without a look at USB, which takes 3 s."""
+    """An adb server of one's own: its own port and home, and (where it can be told) without a look
+    at USB, which takes 3 s.
+    """
 
     def __init__(self, program: str, folder: Path) -> None:
         self.program, self.port = program, free_port()

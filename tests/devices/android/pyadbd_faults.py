@@ -12,7 +12,8 @@ from dataclasses import dataclass
 IN_PACKETS = ("drop", "delay", "truncate", "corrupt", "wrong_id", "cut")
 """Faults of a packet on its way to the host."""
 IN_CONDUCT = ("refuse", "unauthorised", "reboot", "corrupt_push", "corrupt_put")
-"""Faults of the phone: it refuses the next service, forgets the host's key, goes away for a while, or takes in damaged
+"""Faults of the phone: it refuses the next service, forgets the host's key, goes away for a while,
+or takes in damaged
 contents of a file: one of the file service, or one given to a runner."""
 KINDS = IN_PACKETS + IN_CONDUCT
 
@@ -100,7 +101,9 @@ class Faults:
         return packet
 
     def taken(self, data: bytes) -> bytes:
-        """What arrives of a packet's data from the host, which holds the contents of a file or the beginning of them."""
+        """What arrives of a packet's data from the host, which holds the contents of a file or the
+        beginning of them.
+        """
         if data.startswith(b"DATA"):
             kind, first = "corrupt_push", 64
         elif data[5:9] == b"put ":  # behind the head of a frame of the shell service

@@ -1,4 +1,5 @@
-"""A fake phone around the Python adbd: its own /data, /sys and Android commands, whose state a test can see and set.
+"""A fake phone around the Python adbd: its own /data, /sys and Android commands, whose state a test
+can see and set.
 
 Commands run in a mount namespace whose root holds this computer's folders and, over them, the
 phone's (`unshare`, `nsenter`); nothing outside the folder given is written. It needs the right to

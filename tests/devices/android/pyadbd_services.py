@@ -1,4 +1,6 @@
-"""Services of the Python adbd: shell (version 1 and 2, with or without a terminal), exec, and file sync."""
+"""Services of the Python adbd: shell (version 1 and 2, with or without a terminal), exec, and file
+sync.
+"""
 
 from __future__ import annotations
 

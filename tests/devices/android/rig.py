@@ -1,4 +1,5 @@
-"""Phones without a phone: Google's adbd with authorisation, in namespaces of its own, on this computer.
+"""Phones without a phone: Google's adbd with authorisation, in namespaces of its own, on this
+computer.
 
 `amd64` runs at full speed; `arm64` runs under qemu-user, real 64-bit Arm code: evidence of
 behaviour, never of a latency. A phone is a folder (`Rig.root`) and one process; whatever ends the
@@ -29,7 +30,9 @@ from tests.devices.android.rig_build import KEYRING, KINDS, PIECES, RigError, bu
 _QEMU = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
 _READY_S = 20.0
 _PORTS = range(20000, 32000)
-"""Below the ports that the kernel gives to clients, and above 5555..5585, where an adb server takes a phone for an emulator."""
+"""Below the ports that the kernel gives to clients, and above 5555..5585, where an adb server takes
+a phone for an emulator.
+"""
 
 
 @functools.cache
@@ -54,7 +57,8 @@ def missing(arch: str) -> str:
 
 
 def namespaces(arch: str) -> list[str]:
-    """The beginning of a command that runs in mount and process namespaces of its own, where programs of `arch` run.
+    """The beginning of a command that runs in mount and process namespaces of its own, where
+    programs of `arch` run.
 
     If it ends, by whatever cause, all that it started ends.
     """
@@ -97,7 +101,9 @@ def phone(
 
 @contextlib.contextmanager
 def _own_folder(phones: Path) -> Iterator[Path]:
-    """A folder that goes at the end, or, if this process is killed, when the next phone starts: its lock is free then."""
+    """A folder that goes at the end, or, if this process is killed, when the next phone starts: its
+    lock is free then.
+    """
     with (phones / ".lock").open("a") as census:
         fcntl.flock(census, fcntl.LOCK_EX)
         for left in phones.glob("*/lock"):
@@ -230,7 +236,9 @@ class Rig:
         return sorted(line for line in lines if line and not any(name in line for name in own))
 
     def set_thermal_status(self, status: int) -> None:
-        """Android's thermal status: 0 none, 1 light, 2 moderate, 3 severe, 4 critical, 5 emergency, 6 shutdown."""
+        """Android's thermal status: 0 none, 1 light, 2 moderate, 3 severe, 4 critical, 5 emergency,
+        6 shutdown.
+        """
         (self.root / "data/rig/thermal_status").write_text(f"{status}\n")
 
     def cap_frequency(self, share: float) -> None:
@@ -244,7 +252,9 @@ class Rig:
                 (policy / name).write_text(f"{int(highest_khz * share)}\n")
 
     def settings(self) -> dict[str, str]:
-        """Android's global settings, and the fixed performance mode as the setting `fixed_performance`."""
+        """Android's global settings, and the fixed performance mode as the setting
+        `fixed_performance`.
+        """
         state = self.root / "data/rig"
         paths = [*(state / "settings/global").iterdir(), state / "fixed_performance"]
         return {path.name: path.read_text().strip() for path in paths}

@@ -1,4 +1,5 @@
-"""What all phones of a kind share: Google's adbd and a small userland, unpacked from Debian 13's packages; nothing is installed.
+"""What all phones of a kind share: Google's adbd and a small userland, unpacked from Debian 13's
+packages; nothing is installed.
 
 The packages' adbd is Google's, 34.0.5. Debian compiles authorisation off: one instruction of the
 program switches it on again. It is built once for each machine and state of these files, in
@@ -82,7 +83,8 @@ def rig_folder() -> Path:
 
 
 def built(arch: str) -> Path:
-    """The shared part of a phone of this kind, built now if it is not there yet: folders `usr` and `system`.
+    """The shared part of a phone of this kind, built now if it is not there yet: folders `usr` and
+    `system`.
 
     Raises:
         RigError: It cannot be built; says which step failed, and why.

@@ -1,4 +1,6 @@
-"""Defects of the libraries that the adb transport must not have: each test fails when its cure is taken away."""
+"""Defects of the libraries that the adb transport must not have: each test fails when its cure is
+taken away.
+"""
 
 from __future__ import annotations
 

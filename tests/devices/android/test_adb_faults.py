@@ -1,4 +1,6 @@
-"""Whatever goes wrong on the way: every operation ends in time, with the right result or a typed error, and leaves nothing."""
+"""Whatever goes wrong on the way: every operation ends in time, with the right result or a typed
+error, and leaves nothing.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,9 @@ def test_an_operation_with_faults(
 def test_a_service_whose_number_came_damaged_is_not_left_running(
     talks: bool, adb: Adb, adbd: PyAdbd
 ) -> None:
-    """The phone does not know the number, so closing the stream does not reach the service: only hanging up does."""
+    """The phone does not know the number, so closing the stream does not reach the service: only
+    hanging up does.
+    """
     adb.close()
     adbd.faults = Faults([Fault("wrong_id", 2)], seed=1)  # the first answers the greeting
     process = adb.start(["cat"], timeout_s=TIMEOUT_S)

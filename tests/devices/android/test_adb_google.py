@@ -1,4 +1,6 @@
-"""The adb connection against Google's own adbd, with authorisation, as far as the Python adbd could be wrong about it."""
+"""The adb connection against Google's own adbd, with authorisation, as far as the Python adbd could
+be wrong about it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Large files over a network as it is outside of this computer: packets of 1500 bytes, in a network namespace of its own."""
+"""Large files over a network as it is outside of this computer: packets of 1500 bytes, in a network
+namespace of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The driver `android` keeps the driver contract on the Python phone and on Google's adbd, on x86-64 and on real Arm code."""
+"""The driver `android` keeps the driver contract on the Python phone and on Google's adbd, on
+x86-64 and on real Arm code.
+"""
 
 from __future__ import annotations
 

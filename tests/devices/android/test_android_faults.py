@@ -1,4 +1,6 @@
-"""A phone whose connection misbehaves: right numbers or a typed error, in bounded time, and the phone is left as it was."""
+"""A phone whose connection misbehaves: right numbers or a typed error, in bounded time, and the
+phone is left as it was.
+"""
 
 from __future__ import annotations
 

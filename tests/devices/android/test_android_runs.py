@@ -1,4 +1,6 @@
-"""What a user of a phone meets: quick starts, few round trips, phones that vanish, hwbench killed, phones that throttle."""
+"""What a user of a phone meets: quick starts, few round trips, phones that vanish, hwbench killed,
+phones that throttle.
+"""
 
 from __future__ import annotations
 

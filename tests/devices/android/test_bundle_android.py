@@ -1,4 +1,5 @@
-"""Android's own build of ONNX Runtime: an archive and an NDK which the user supplies, and the words for a runner that fails.
+"""Android's own build of ONNX Runtime: an archive and an NDK which the user supplies, and the words
+for a runner that fails.
 
 The NDK here is a wrapper around this computer's cross compiler, and the archive holds the Linux
 library: enough to show what is taken from them, not that Android's linker likes the result.

@@ -1,4 +1,5 @@
-"""The bundle end to end: under an emulator of 64-bit Arm, and through Google's adbd as Android's user `shell`.
+"""The bundle end to end: under an emulator of 64-bit Arm, and through Google's adbd as Android's
+user `shell`.
 
 Equal outputs prove that the runner, the library and the C library in it work together; times under
 an emulator prove nothing.

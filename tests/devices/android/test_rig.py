@@ -1,4 +1,6 @@
-"""The rig is as good as a phone where hwbench looks, is gone when the test is, and says what it lacks."""
+"""The rig is as good as a phone where hwbench looks, is gone when the test is, and says what it
+lacks.
+"""
 
 from __future__ import annotations
 

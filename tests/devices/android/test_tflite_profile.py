@@ -106,7 +106,9 @@ def _check_layers(record: Measurement) -> None:
 
 
 def _check_logs(folder: Path, record: Measurement) -> None:
-    """Every execution's log is one that the reader of such logs takes, with the numbers of the record."""
+    """Every execution's log is one that the reader of such logs takes, with the numbers of the
+    record.
+    """
     logs = {path.stem: formats.read(path) for path in folder.iterdir()}
     assert set(logs) == {"look", "layers", *(f"session-{number:02d}" for number in range(1, 9))}
     means_s = [

@@ -1,4 +1,6 @@
-"""Small `.tflite` files, and the stand-in for `benchmark_model` as a program for the rigs' processors."""
+"""Small `.tflite` files, and the stand-in for `benchmark_model` as a program for the rigs'
+processors.
+"""
 
 from __future__ import annotations
 

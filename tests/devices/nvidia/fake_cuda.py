@@ -1,4 +1,5 @@
-"""A GPU on paper behind `cuda.bindings.runtime`: names and arguments as strict as the real module, work that takes real time.
+"""A GPU on paper behind `cuda.bindings.runtime`: names and arguments as strict as the real module,
+work that takes real time.
 
 The stream is one queue. Each piece of work has a duration; it begins when the one before it ends,
 but not before it was enqueued, on the host's clock. So launching, waiting, capturing and events
@@ -87,7 +88,9 @@ class Runtime:
         return call
 
     def _check(self, name: str, original: Any, arguments: dict[str, Any]) -> None:
-        """Types that the real function declares: enums by class, sizes and handles as whole numbers."""
+        """Types that the real function declares: enums by class, sizes and handles as whole
+        numbers.
+        """
         declared = inspect.signature(original).parameters
         integers = {
             part.split()[-1]

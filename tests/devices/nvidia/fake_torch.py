@@ -1,4 +1,5 @@
-"""torch.cuda without a GPU: strict fakes that compute, and take as long as the processor is busy with it.
+"""torch.cuda without a GPU: strict fakes that compute, and take as long as the processor is busy
+with it.
 
 Every fake method has the signature of torch's own, which is checked when this is imported, so a
 wrong name or argument of the driver fails as it would on a GPU. A capture records the operators

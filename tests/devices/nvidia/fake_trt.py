@@ -1,4 +1,5 @@
-"""TensorRT on paper: a module as strict as the real bindings of one version, that parses ONNX and 'runs' it on the fake GPU.
+"""TensorRT on paper: a module as strict as the real bindings of one version, that parses ONNX and
+'runs' it on the fake GPU.
 
 Fakes play the rules that a driver can break: flags that a version lacks, an unchecked refusal,
 running before addresses are set, capturing before the first run, quantisation that TensorRT does
@@ -22,7 +23,9 @@ from tests.devices.nvidia.fake_cuda import Gpu
 from tests.devices.nvidia.strict import Strict, construct
 
 LAYER_S, PER_MAC_S, PROFILER_S = 6e-6, 2e-11, 4e-6
-"""Seconds of a layer, of a multiply-accumulate, and of the profiler for each layer: a GPU with a simple law."""
+"""Seconds of a layer, of a multiply-accumulate, and of the profiler for each layer: a GPU with a
+simple law.
+"""
 _KINDS = {
     "float32": "FLOAT",
     "float16": "HALF",
@@ -337,7 +340,9 @@ def _layer_s(layer: list[Any]) -> float:
 
 
 def module(real: ModuleType, gpu: Gpu, version: str) -> ModuleType:
-    """What `import tensorrt` gives: the real bindings, but for the classes that need TensorRT itself."""
+    """What `import tensorrt` gives: the real bindings, but for the classes that need TensorRT
+    itself.
+    """
     Strict.module = real
     _State.gpu, _State.version = gpu, version
     fake = ModuleType("tensorrt")

@@ -1,4 +1,5 @@
-"""Fakes that are as strict as NVIDIA's own modules: names, argument names, counts and types come from the real docstrings.
+"""Fakes that are as strict as NVIDIA's own modules: names, argument names, counts and types come
+from the real docstrings.
 
 A call that the real binding would refuse is refused here with the same kind of error, for whichever
 version is loaded.
@@ -103,7 +104,8 @@ def bind(
 
 
 class Strict:
-    """Base of fakes: subclasses are named after the real class and define what its methods return, under the same names.
+    """Base of fakes: subclasses are named after the real class and define what its methods return,
+    under the same names.
 
     A method that the real class lacks cannot be called, nor one that the fake does not play.
     Properties are read and set as the real class allows; `state` keeps them.

@@ -1,4 +1,6 @@
-"""The study of a GPU runs whole on a machine with torch, numpy and onnx alone, and its numbers need no SciPy."""
+"""The study of a GPU runs whole on a machine with torch, numpy and onnx alone, and its numbers need
+no SciPy.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The torch form of a network computes what ONNX Runtime computes: every network of the zoo, and every operator by itself."""
+"""The torch form of a network computes what ONNX Runtime computes: every network of the zoo, and
+every operator by itself.
+"""
 
 from __future__ import annotations
 

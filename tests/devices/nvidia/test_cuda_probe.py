@@ -1,4 +1,6 @@
-"""Probing CUDA: through real ctypes calls into stub libraries, and through every way in which it can fail."""
+"""Probing CUDA: through real ctypes calls into stub libraries, and through every way in which it
+can fail.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The TensorRT driver keeps the driver contract: its own child process on strict fakes of NVIDIA's bindings, three versions."""
+"""The TensorRT driver keeps the driver contract: its own child process on strict fakes of NVIDIA's
+bindings, three versions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A child that crashes, hangs, is killed or talks nonsense: the device is lost in bounded time, with the end of its log."""
+"""A child that crashes, hangs, is killed or talks nonsense: the device is lost in bounded time,
+with the end of its log.
+"""
 
 from __future__ import annotations
 
@@ -178,7 +180,9 @@ def test_a_missing_library_is_named_with_its_command(cuda, major, monkeypatch):
 
 
 def test_the_real_child_without_a_gpu_says_so(monkeypatch, tmp_path):
-    """No fake at all: the program a user has, cuda-bindings and TensorRT's bindings on a computer without a driver."""
+    """No fake at all: the program a user has, cuda-bindings and TensorRT's bindings on a computer
+    without a driver.
+    """
     environment = wheels.environment(wheels.bindings(VERSION), wheels.cuda())
     for name in ("PYTHONPATH", "LD_LIBRARY_PATH"):
         monkeypatch.setenv(name, environment[name])

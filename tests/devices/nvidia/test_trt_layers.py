@@ -1,4 +1,6 @@
-"""Inspector and profile of every shape that TensorRT has printed, joined back to the network's layers."""
+"""Inspector and profile of every shape that TensorRT has printed, joined back to the network's
+layers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What TensorRT is given is the network that was asked for: restated int8 computes the same, under the same names."""
+"""What TensorRT is given is the network that was asked for: restated int8 computes the same, under
+the same names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every network of the zoo, in every precision, parsed and built for real by TensorRT-RTX, which needs no GPU for that.
+"""Every network of the zoo, in every precision, parsed and built for real by TensorRT-RTX, which
+needs no GPU for that.
 
 Big networks at quarter width and 64 pixels (VGG-16, whose classifier fixes the size, at 224). Each
 layer that multiplies is found again in the engine, under its module's name.

@@ -16,7 +16,9 @@ from hwbench.records.tensors import TensorSpec
 def convolutions(
     widths: Sequence[int], size: int, name: str = "net", kind: type = np.float32
 ) -> Workload:
-    """3x3 convolutions with ReLU and nothing else: TensorRT makes no layer vanish, as it does with a Flatten."""
+    """3x3 convolutions with ReLU and nothing else: TensorRT makes no layer vanish, as it does with
+    a Flatten.
+    """
     random = np.random.default_rng(0)
     nodes, weights, channels = [], [], 3
     for index, width in enumerate(widths):

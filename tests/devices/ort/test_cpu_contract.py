@@ -28,7 +28,9 @@ from tests.support.models import conv_net, conv_workload
 
 
 def blocked_channels() -> int:
-    """Channels in a block of this computer's blocked layout, as ONNX Runtime in this process has it."""
+    """Channels in a block of this computer's blocked layout, as ONNX Runtime in this process has
+    it.
+    """
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(PythonEngine([0], 0, Path(folder))) as engine,
@@ -169,7 +171,9 @@ def test_isolated_runs_report_their_memory():
 
 
 def test_telemetry_leaves_no_thread_and_no_file(tmp_path):
-    """ONNX Runtime's telemetry would start a thread and write a device id and a database under the home folder."""
+    """ONNX Runtime's telemetry would start a thread and write a device id and a database under the
+    home folder.
+    """
     code = (
         "from hwbench.devices.ort.cpu import CpuOrt; from hwbench.records.measurement import"
         " Settings\nfrom hwbench.measuring.sessions import measure; from tests.support.models"

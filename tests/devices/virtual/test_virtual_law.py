@@ -29,7 +29,9 @@ def conv(cin: int, cout: int, group: int = 1, precision: str = "fp32") -> LayerK
 
 
 def network() -> Workload:
-    """A convolution, a depthwise one, one of two groups, a transposed one, pooling and a classifier."""
+    """A convolution, a depthwise one, one of two groups, a transposed one, pooling and a
+    classifier.
+    """
     inits, nodes = [], []
 
     def add(

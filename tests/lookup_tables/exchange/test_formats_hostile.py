@@ -1,4 +1,6 @@
-"""Telling formats apart, refusing what is none, and damage of every kind: one-line errors or sound records, nothing else."""
+"""Telling formats apart, refusing what is none, and damage of every kind: one-line errors or sound
+records, nothing else.
+"""
 
 from __future__ import annotations
 
@@ -137,7 +139,9 @@ PATTERNS = [
 )
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_repetition_ends_in_time_proportional_to_its_length(start, pattern):
-    """Where a search began anew at every repetition and ran to the end each time, this would take hours."""
+    """Where a search began anew at every repetition and ran to the end each time, this would take
+    hours.
+    """
     with pytest.raises(HwbenchError):
         formats.parse(start + pattern * (400_000 // len(pattern)), "file")
 

@@ -134,7 +134,9 @@ def family(key: LayerKey) -> str:
 
 
 def features(key: LayerKey) -> list[float]:
-    """Multiply-accumulates, elements read and written, weights, and a constant, as far as three networks can tell them apart."""
+    """Multiply-accumulates, elements read and written, weights, and a constant, as far as three
+    networks can tell them apart.
+    """
     (_, cin, *before), (_, cout, *after) = key.inputs[0], key.output
     read, written = cin * float(np.prod(before)), cout * float(np.prod(after))
     if family(key) == "conv1x1":
@@ -147,7 +149,9 @@ def features(key: LayerKey) -> list[float]:
 
 
 def predicted_s(model: str, known: list[ForeignEntry]) -> float:
-    """Latency of `model` by one least-squares fit of relative errors per family of layers, on entries of other networks."""
+    """Latency of `model` by one least-squares fit of relative errors per family of layers, on
+    entries of other networks.
+    """
     total = 0.0
     for name in {family(entry.key) for entry in entries_of(model)}:
         points = [entry for entry in known if family(entry.key) == name]

@@ -1,4 +1,6 @@
-"""Tables of what other tools measured: the shipped one, merging, adding up, and joins that are refused."""
+"""Tables of what other tools measured: the shipped one, merging, adding up, and joins that are
+refused.
+"""
 
 from __future__ import annotations
 

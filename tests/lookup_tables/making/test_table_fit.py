@@ -98,7 +98,9 @@ def test_a_table_whose_layers_explain_nothing_answers_nothing(campaign):
 
 
 def cached(sample: NetworkSample) -> NetworkSample:
-    """The network as on a device where small ones stay in a cache, large ones never do, and the step between is smooth."""
+    """The network as on a device where small ones stay in a cache, large ones never do, and the
+    step between is smooth.
+    """
     factor = 1 - 0.5 / (1 + math.exp(4 * (math.log(sample.ratio) + 0.9)))
     layers = tuple(replace(layer, latency_s=factor * layer.latency_s) for layer in sample.layers)
     return replace(

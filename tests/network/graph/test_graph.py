@@ -91,7 +91,9 @@ def test_dynamic_dimensions_are_named() -> None:
 
 
 def test_shapes_computed_in_the_graph_are_known() -> None:
-    """As exporters write a view and a padding: arithmetic on shapes that ONNX's own inference gives up on."""
+    """As exporters write a view and a padding: arithmetic on shapes that ONNX's own inference gives
+    up on.
+    """
     net = Net(2, 3, 8, 8)
     x = net.conv("x", "a", 4)
     index, two = (

@@ -1,4 +1,6 @@
-"""Half precision is put into the ONNX file: what ONNX Runtime computes with it, and what is refused."""
+"""Half precision is put into the ONNX file: what ONNX Runtime computes with it, and what is
+refused.
+"""
 
 from __future__ import annotations
 

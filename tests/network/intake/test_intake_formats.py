@@ -1,4 +1,6 @@
-"""However a network was saved, the workload has the same layers under the names of its torch modules, and computes the same."""
+"""However a network was saved, the workload has the same layers under the names of its torch
+modules, and computes the same.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Random bytes and mutations of good files: a workload or one HwbenchError, never another exception, a crash or a mark."""
+"""Random bytes and mutations of good files: a workload or one HwbenchError, never another
+exception, a crash or a mark.
+"""
 
 import io
 import zipfile

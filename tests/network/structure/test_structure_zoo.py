@@ -1,4 +1,6 @@
-"""Structures of the networks of the papers, exported as `hwbench profile` exports them (narrow, small images)."""
+"""Structures of the networks of the papers, exported as `hwbench profile` exports them (narrow,
+small images).
+"""
 
 from __future__ import annotations
 

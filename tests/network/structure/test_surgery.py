@@ -35,7 +35,9 @@ def test_built_graph_has_the_predicted_layers_and_runs(data: st.DataObject) -> N
 def _silenced(
     model: onnx.ModelProto, structure: Structure, widths: Sequence[int]
 ) -> onnx.ModelProto:
-    """The model with the weights that make the channels to be cut set to zero, so that these channels are zero throughout."""
+    """The model with the weights that make the channels to be cut set to zero, so that these
+    channels are zero throughout.
+    """
     silent = onnx.ModelProto()
     silent.CopyFrom(model)
     kept = {

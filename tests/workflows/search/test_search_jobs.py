@@ -1,4 +1,6 @@
-"""Candidates judged by several processes: the same outcomes as by one, and nothing lost where one dies."""
+"""Candidates judged by several processes: the same outcomes as by one, and nothing lost where one
+dies.
+"""
 
 from __future__ import annotations
 

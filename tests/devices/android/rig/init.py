@@ -1,4 +1,5 @@
-"""The first process of a phone: mounts, adbd as the user `shell`, and the framework that answers its dialog.
+"""The first process of a phone: mounts, adbd as the user `shell`, and the framework that answers
+its dialog.
 
 Run by `rig.Rig` inside fresh mount and process namespaces: `init.py ROOT SYSTEM CPUINFO DIALOG`. It
 ends when adbd does, or at the end of its standard input, which comes even if the test is killed;
@@ -68,7 +69,8 @@ def become_adbd(control: socket.socket) -> NoReturn:
 
 
 def serve(dialog: Path, framework: socket.socket) -> None:
-    """Answer adbd's questions until standard input ends: `PK` + key asks whether to trust it, with `OK` or `NO`.
+    """Answer adbd's questions until standard input ends: `PK` + key asks whether to trust it, with
+    `OK` or `NO`.
 
     Like a dialog on a screen, a question stays until it is answered, whoever asked it; adbd waits
     with the next one.

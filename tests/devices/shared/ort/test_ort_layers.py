@@ -63,7 +63,9 @@ def test_a_layer_that_the_runtime_runs_in_two_nodes_is_one_row():
 
 
 def test_a_layer_that_disappears_into_its_reader_keeps_its_name_if_it_is_the_heavier():
-    """The runtime may fuse more than expected: pooling and flattening in one node that writes the flattened tensor."""
+    """The runtime may fuse more than expected: pooling and flattening in one node that writes the
+    flattened tensor.
+    """
     fused = [*EXECUTED[:3], ExecutedNode("both", "Fused", "", ("r1",), ("flat",)), EXECUTED[5]]
     rows = joined(fused)
     assert len([row for row in rows if row.name in {"pool", "flatten"}]) == 1

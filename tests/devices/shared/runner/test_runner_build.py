@@ -1,4 +1,6 @@
-"""Building the native runner: once, with any compiler, without a warning, and with a clear error where there is none."""
+"""Building the native runner: once, with any compiler, without a warning, and with a clear error
+where there is none.
+"""
 
 from __future__ import annotations
 

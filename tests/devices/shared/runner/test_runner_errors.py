@@ -1,4 +1,6 @@
-"""Whatever is wrong with a plan, a target or a model ends the runner with one clear event and its own exit code."""
+"""Whatever is wrong with a plan, a target or a model ends the runner with one clear event and its
+own exit code.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The native runner against the real ONNX Runtime: right numbers, right order, and nothing left behind."""
+"""The native runner against the real ONNX Runtime: right numbers, right order, and nothing left
+behind.
+"""
 
 from __future__ import annotations
 

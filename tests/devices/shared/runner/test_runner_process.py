@@ -1,4 +1,6 @@
-"""The conversation with a runner: every way in which it can go wrong is named, and ends the process."""
+"""The conversation with a runner: every way in which it can go wrong is named, and ends the
+process.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ SAMPLES = json.dumps({"event": "samples", "clock": "CLOCK_MONOTONIC", "loops": 1
 
 
 def impostor(script: str, timeout_s: float = 20.0) -> RunnerProcess:
-    """A conversation with a Python program that pretends to be a runner: `ask()` reads a line, `say(text)` answers."""
+    """A conversation with a Python program that pretends to be a runner: `ask()` reads a line,
+    `say(text)` answers.
+    """
     prelude = (
         "import os, sys, time\nask = sys.stdin.readline\ndef say(text): print(text, flush=True)\n"
     )

@@ -1,4 +1,6 @@
-"""The runner's language: what is written can be read back, and no malformed event ever becomes a sample."""
+"""The runner's language: what is written can be read back, and no malformed event ever becomes a
+sample.
+"""
 
 from __future__ import annotations
 

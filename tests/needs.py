@@ -43,7 +43,7 @@ def missing(marker: str) -> str | None:
 
 
 def markers_of(item: pytest.Item) -> set[str]:
-    """The markers that can be read off a test: what its file loads, its fixtures, its parameters."""
+    """Markers that a test shows by what its file loads, its fixtures, its parameters."""
     loaded = modules_loaded_by(item.path)
     markers = {marker for module, marker in MODULES.items() if module in loaded}
     fixtures = getattr(item, "fixturenames", ())

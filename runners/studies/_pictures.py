@@ -41,7 +41,7 @@ def points(axes: Any, x: Sequence[float], rows: Sequence[dict[str, Any]], **styl
 
 
 def errors_of(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """How far the ends of the intervals lie below and above the ratios, as matplotlib wants them."""
+    """Distances of the ends of the intervals from the ratios, below and above."""
     return [
         [row["ratio"] - row["low"] for row in rows],
         [row["high"] - row["ratio"] for row in rows],

@@ -73,7 +73,7 @@ def save_study(
 - machine: {machine}, {platform.system()} {platform.release()}
 - versions: hwbench {__version__}, Python {platform.python_version()}, {libraries}
 - date: {datetime.now(UTC).date().isoformat()}
-- load at the end: {os.getloadavg()[0]:.1f} (programs that wanted to run, 1-minute average, this one included)
+- load at the end: {os.getloadavg()[0]:.1f} (1-minute average, this program included)
 - repeat: `{command}`
 - data: `data.csv`{", `raw.json.gz` (raw samples, seconds)" if raw is not None else ""}
 """

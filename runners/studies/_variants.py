@@ -1,4 +1,4 @@
-"""Variants of a network that studies compare: narrower ones, and how small the file of one becomes."""
+"""Narrower variants of a network, and the size of the file of one."""
 
 from __future__ import annotations
 

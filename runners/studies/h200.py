@@ -177,8 +177,15 @@ def layers(address: str, until: float) -> list[Row]:
         for name in NETWORKS:
             record = measure(device, network(name), replace(QUICK, layers=True))
             profile = record.profile
-            rows.append({"network": name, "median_s": record.median_s, "closure": record.closure,
-                         "gap_s": profile.node_cost_s if profile else None, "raw": record.to_dict()})  # fmt: skip
+            rows.append(
+                {
+                    "network": name,
+                    "median_s": record.median_s,
+                    "closure": record.closure,
+                    "gap_s": profile.node_cost_s if profile else None,
+                    "raw": record.to_dict(),
+                }
+            )
             if time.monotonic() > until:
                 break
     return rows
@@ -189,9 +196,15 @@ def compared(device: Device, pair: Sequence[Workload], settings: Settings) -> Ro
     start = time.monotonic()
     base, other = measure_interleaved(device, pair, settings)
     found = ratio(base.samples_s, other.samples_s, base.session, base.block, other.block)
-    return {"seed": settings.seed, "ratio": found.ratio, "low": found.ci[0], "high": found.ci[1],
-            "verdict": found.verdict(settings.min_effect).value, "seconds": time.monotonic() - start,
-            "raw": [samples_of(base), samples_of(other)]}  # fmt: skip
+    return {
+        "seed": settings.seed,
+        "ratio": found.ratio,
+        "low": found.ci[0],
+        "high": found.ci[1],
+        "verdict": found.verdict(settings.min_effect).value,
+        "seconds": time.monotonic() - start,
+        "raw": [samples_of(base), samples_of(other)],
+    }
 
 
 def samples_of(record: Measurement) -> Row:
@@ -244,8 +257,16 @@ def latencies(address: str, until: float) -> list[Row]:
                     if time.monotonic() + QUICK.budget_s > share:
                         break
                     record = measure(device, network(name, batch, precision), QUICK)
-                    rows.append({"network": name, "batch": batch, "precision": precision, "mode": mode,
-                                 "median_s": record.median_s, "raw": record.to_dict()})  # fmt: skip
+                    rows.append(
+                        {
+                            "network": name,
+                            "batch": batch,
+                            "precision": precision,
+                            "mode": mode,
+                            "median_s": record.median_s,
+                            "raw": record.to_dict(),
+                        }
+                    )
         except HwbenchError as error:
             rows.append({"mode": mode, "error": str(error)})
     return rows
@@ -321,7 +342,8 @@ def main(address: str = "0", folder: Path = RESULTS / "h200") -> None:
         )
         text += (
             "\n##"
-            f" {name}\n\n{part.__doc__}\n\n{markdown(shown) if shown else ''}{errors}\n\n{seconds}\n"
+            f" {name}\n\n{part.__doc__}\n\n"
+            f"{markdown(shown) if shown else ''}{errors}\n\n{seconds}\n"
         )
         (folder / "README.md").write_text(text)
         print(name, seconds, flush=True)

@@ -215,12 +215,15 @@ def main() -> None:
     )
 
 
-NOTES = f"""Each run builds a table of at most {PLAN.most} networks over {DEVICES} devices on {HOSTS} hosts; something is killed
-or hangs every {EVERY_S:g} s of virtual time on average. `broken` are devices that failed by themselves. Whole: each network that
-was asked for is in the store exactly once. Wrong: a latency of a stored network, or of one of its layers, more than {WRONG:.0%}
-off the law relative to the unpruned network; noise alone makes some 2 %. `measured again` counts results that came to nothing
-(their device had been expelled or was hot, or the pool was lost), so that the network was measured once more; no result counted
-twice. The table's error is the largest on 30 random networks per run."""
+NOTES = f"""Each run builds a table of at most {PLAN.most} networks over {DEVICES} devices on
+{HOSTS} hosts; something is killed or hangs every {EVERY_S:g} s of virtual time on
+average. `broken` are devices that failed by themselves. Whole: each network that was
+asked for is in the store exactly once. Wrong: a latency of a stored network, or of one
+of its layers, more than {WRONG:.0%} off the law relative to the unpruned network; noise
+alone makes some 2 %. `measured again` counts results that came to nothing (their device
+had been expelled or was hot, or the pool was lost), so that the network was measured
+once more; no result counted twice. The table's error is the largest on 30 random
+networks per run."""
 
 
 if __name__ == "__main__":

@@ -147,9 +147,9 @@ def main() -> None:
         answer=f"{good} of {len(rows)} tables are whole and right; none hung",
         rows=rows,
         command="python -m runners.studies.lab_chaos_ray",
-        notes=f"""Killed with SIGKILL every {EVERY_S:g} s on average: the process of a device, all processes of a host (which then
-joins anew), or the client (whose command is repeated). Whole: each network is in the store once. Wrong: more than {WRONG:.0%} off
-the law.""",
+        notes=f"""Killed with SIGKILL every {EVERY_S:g} s on average: the process of a device, all
+processes of a host (which then joins anew), or the client (whose command is repeated).
+Whole: each network is in the store once. Wrong: more than {WRONG:.0%} off the law.""",
     )
 
 

@@ -237,11 +237,14 @@ def main() -> None:
     )
 
 
-NOTES = f"""A network takes {NETWORK_S:g} s (log-normal, {NETWORK_SD:g}), a profile {PROFILE_S:g} s. A call of the pool costs
-it {1e3 * CALL_S:g} ms of Ray's time, and what the pool itself takes, measured while it runs. *Efficiency*: {TASKS_EACH} tasks
-per device in one queue; *overhead*: waiting for work and reporting. *One table*: batches of {FIRST}, then {BATCH} networks that
-wait for each other, up to {MOST}, with {FIT_S:g} s of fitting between them, in which devices rest; and without counting that. A
-client keeps one result in {{keeping_ms:.1f}} ms (SQLite, on this machine, busy), so it takes {{keeping_rate:.0f}} a second."""
+NOTES = f"""A network takes {NETWORK_S:g} s (log-normal, {NETWORK_SD:g}), a profile {PROFILE_S:g} s.
+A call of the pool costs it {1e3 * CALL_S:g} ms of Ray's time, and what the pool itself
+takes, measured while it runs. *Efficiency*: {TASKS_EACH} tasks per device in one queue;
+*overhead*: waiting for work and reporting. *One table*: batches of {FIRST}, then
+{BATCH} networks that wait for each other, up to {MOST}, with {FIT_S:g} s of fitting
+between them, in which devices rest; and without counting that. A client keeps one
+result in {{keeping_ms:.1f}} ms (SQLite, on this machine, busy), so it takes
+{{keeping_rate:.0f}} a second."""
 
 
 if __name__ == "__main__":

@@ -24,8 +24,13 @@ from runners.studies._variants import exported, narrowed
 WIDTHS = range(64, 31, -1)
 SIDE = 14
 NETWORKS = ("resnet18", "mobilenet_v1")
-CHANGES = {"whole": lambda w: w, "less 1": lambda w: w - 1, "less 4": lambda w: w - 4, "x 3/4": lambda w: w * 3 // 4,
-           "x 3/4 less 1": lambda w: w * 3 // 4 - 1}  # fmt: skip
+CHANGES = {
+    "whole": lambda w: w,
+    "less 1": lambda w: w - 1,
+    "less 4": lambda w: w - 4,
+    "x 3/4": lambda w: w * 3 // 4,
+    "x 3/4 less 1": lambda w: w * 3 // 4 - 1,
+}
 """How every prunable width of a network is changed."""
 SWEEP = Settings(budget_s=90, session_s=1.2)
 SETTINGS = Settings(budget_s=45, layers=False)

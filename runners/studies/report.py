@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 MODEL, HALF, ODD = "zoo:mobilenet_v1", "zoo:mobilenet_v1@0.5", "zoo:mobilenet_v1@0.53"
 VIRTUAL = "virtual:seed=3"
 BUDGET_S = 20.0
-CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-                  "--disable-component-update", "--disable-sync")  # fmt: skip
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 DESK, PHONE = (1280, 1500), (390, 844)
 LARGEST_BYTES = 300_000
 
@@ -130,7 +136,8 @@ def _go(page: Page, shot: Shot) -> None:
 
 
 _FIND = """([start, title]) => JSON.parse(document.getElementById("data").textContent).pages
-    .find((page) => page.id.startsWith(start) && (!title || page.figures.some((figure) => figure.title === title))).id"""
+    .find((page) => page.id.startsWith(start) &&
+        (!title || page.figures.some((figure) => figure.title === title))).id"""
 
 
 def _shrink(path: Path) -> None:

@@ -159,8 +159,15 @@ def study(device: Device, network: str, workload: Workload) -> dict[str, object]
                 build_s=time.monotonic() - start,
             )
         )
-    trials = [{"widths": t.widths, "predicted_s": t.prediction.latency_s, "ci_s": t.prediction.ci_s, "sessions_s": t.sessions_s}
-           for t in outcome.trials]  # fmt: skip
+    trials = [
+        {
+            "widths": t.widths,
+            "predicted_s": t.prediction.latency_s,
+            "ci_s": t.prediction.ci_s,
+            "sessions_s": t.sessions_s,
+        }
+        for t in outcome.trials
+    ]
     return {
         "rows": rows,
         "trials": trials,

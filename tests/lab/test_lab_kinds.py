@@ -61,9 +61,21 @@ def test_the_refusal_says_in_what_they_differ():
 
 @pytest.mark.parametrize(
     "text",
-    ["android:*", "android:A1", "android", "*", "*@rack1", "android:A1@rack1", "soc=Tensor G3", "SOC=Tensor G3".lower(),
-     "mode=burst", "serial=A*", "host=rack1", "runtime=onnxruntime*"],
-)  # fmt: skip
+    [
+        "android:*",
+        "android:A1",
+        "android",
+        "*",
+        "*@rack1",
+        "android:A1@rack1",
+        "soc=Tensor G3",
+        "SOC=Tensor G3".lower(),
+        "mode=burst",
+        "serial=A*",
+        "host=rack1",
+        "runtime=onnxruntime*",
+    ],
+)
 def test_a_device_is_meant_by(text):
     assert Selector(text).matches("android:A1@rack1", PIXEL)
 

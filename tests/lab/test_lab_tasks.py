@@ -24,9 +24,13 @@ from tests.support.models import conv_workload
 NET = conv_workload((16, 24, 32))
 MODELS = {NET.sha256: NET.onnx}
 NETWORK = Task(
-    "3", TaskKind.NETWORK, (described(NET),), SETTINGS, 60.0,
+    "3",
+    TaskKind.NETWORK,
+    (described(NET),),
+    SETTINGS,
+    60.0,
     {"number": 3, "widths": [8, 12, 16], "effort": {"turns": 3, "runs": 4}, "anchor_every": 2},
-)  # fmt: skip
+)
 
 
 def test_tasks_and_workloads_survive_json():
@@ -79,10 +83,16 @@ def test_a_network_is_measured_beside_an_anchor_that_stays_for_a_while():
     with Specimen(law=LAW) as device:
         bench = Bench(device, "d")
         numbers = [
-            [one["number"] for one in result_of(bench.carry_out(
-                replace(NETWORK, arguments={**NETWORK.arguments, "number": number}), MODELS))["samples"]]
+            [
+                one["number"]
+                for one in result_of(
+                    bench.carry_out(
+                        replace(NETWORK, arguments={**NETWORK.arguments, "number": number}), MODELS
+                    )
+                )["samples"]
+            ]
             for number in range(4)
-        ]  # fmt: skip
+        ]
         assert numbers == [[-1, 0], [1], [-3, 2], [3]]
         assert len(device._live) == 1
         bench.clear()

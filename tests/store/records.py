@@ -36,14 +36,34 @@ def measurement(**changes: object) -> Measurement:
         "rest",
     )
     record = Measurement(
-        id="0123abc", group_id="g", model="zoo:resnet18", model_sha256="5" * 64, inputs=(TensorSpec("x", (1, 3, 8, 8)),),
-        batch=1, precision="fp32", macs=7, params=8, file_bytes=9, peak_memory_bytes=10,
-        device=DeviceInfo("cpu", "some CPU", "cpu-1", "onnxruntime 1", (("a", "b"),)), settings=Settings(seed=4),
-        clock="perf_counter", loops=2, samples_s=(0.1, 0.2, 0.30000000000000004, 0.4), session=(0, 0, 1, 0), block=(0, 1, 2, 3),
-        warmup_s=(1e-300, 0.6), warmup_session=(0, 1), before=Conditions("2024-01-01T00:00:00+00:00", (1e9,), "performance"),
-        after=Conditions("2024-01-01T00:01:00+00:00", throttled=True), findings=(Finding("drift", "it drifted by 5 %"),),
-        profile=profile, started_utc="2024-01-01T00:00:00+00:00", hwbench_version="0.1.0", commit=None,
-    )  # fmt: skip
+        id="0123abc",
+        group_id="g",
+        model="zoo:resnet18",
+        model_sha256="5" * 64,
+        inputs=(TensorSpec("x", (1, 3, 8, 8)),),
+        batch=1,
+        precision="fp32",
+        macs=7,
+        params=8,
+        file_bytes=9,
+        peak_memory_bytes=10,
+        device=DeviceInfo("cpu", "some CPU", "cpu-1", "onnxruntime 1", (("a", "b"),)),
+        settings=Settings(seed=4),
+        clock="perf_counter",
+        loops=2,
+        samples_s=(0.1, 0.2, 0.30000000000000004, 0.4),
+        session=(0, 0, 1, 0),
+        block=(0, 1, 2, 3),
+        warmup_s=(1e-300, 0.6),
+        warmup_session=(0, 1),
+        before=Conditions("2024-01-01T00:00:00+00:00", (1e9,), "performance"),
+        after=Conditions("2024-01-01T00:01:00+00:00", throttled=True),
+        findings=(Finding("drift", "it drifted by 5 %"),),
+        profile=profile,
+        started_utc="2024-01-01T00:00:00+00:00",
+        hwbench_version="0.1.0",
+        commit=None,
+    )
     return replace(record, **changes)  # type: ignore[arg-type]
 
 

@@ -67,7 +67,7 @@ def test_one_id_inserted_twice_is_replaced(shared: str, server: Server) -> None:
 
 
 def test_a_deadlock_is_done_again(shared: str) -> None:
-    """Two that lock the same rows in opposite order: the server ends one, which then comes second."""
+    """Two lock the same rows in opposite order: the server ends one, which comes second."""
     with open_store(shared) as store:
         for record_id in ("a", "b"):
             store.save(measurement(id=record_id, model="0"))

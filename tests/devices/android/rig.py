@@ -205,7 +205,7 @@ class Rig:
         process, self._process = self._process, None
         if process is None or process.stdin is None:
             return
-        process.stdin.close()  # its first process ends, and the kernel ends the rest before anyone hears of it
+        process.stdin.close()  # its first process ends, and the kernel ends the rest
         try:
             process.wait(5)
         except subprocess.TimeoutExpired:

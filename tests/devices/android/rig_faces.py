@@ -123,7 +123,7 @@ def furnish(root: Path, arch: str, port: int) -> None:
 
 
 def write_tree(folder: Path, files: Mapping[str, str]) -> None:
-    """Write small files with their folders, each text ending with a line break as the kernel's do."""
+    """Write small files with their folders; texts end with a line break, as the kernel's do."""
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

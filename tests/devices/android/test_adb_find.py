@@ -1,4 +1,4 @@
-"""Which phone an address means, who may connect, and what is said about those that are not ready."""
+"""Which phone an address means, who may connect, and why a phone is not ready."""
 
 from __future__ import annotations
 

@@ -116,10 +116,19 @@ class Failure:
 
 
 VALUES = {
-    "cudaDriverGetVersion", "cudaRuntimeGetVersion", "cudaGetDeviceCount", "cudaGetDeviceProperties", "cudaStreamCreateWithFlags",
-    "cudaEventCreateWithFlags", "cudaEventElapsedTime", "cudaMalloc", "cudaStreamEndCapture", "cudaGraphInstantiate",
-    "cudaGetErrorName", "cudaGetErrorString",
-}  # fmt: skip
+    "cudaDriverGetVersion",
+    "cudaRuntimeGetVersion",
+    "cudaGetDeviceCount",
+    "cudaGetDeviceProperties",
+    "cudaStreamCreateWithFlags",
+    "cudaEventCreateWithFlags",
+    "cudaEventElapsedTime",
+    "cudaMalloc",
+    "cudaStreamEndCapture",
+    "cudaGraphInstantiate",
+    "cudaGetErrorName",
+    "cudaGetErrorString",
+}
 """Functions that return (status, value)."""
 _INVALID, _NOT_READY, _CAPTURE_INVALID, _ILLEGAL = 1, 600, 901, 700
 

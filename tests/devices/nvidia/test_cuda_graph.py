@@ -75,7 +75,7 @@ def test_half_precision(precision):
 
 
 def test_layers_can_run_in_their_order():
-    """Each layer's nodes read nothing that a later layer makes: what the layer profile relies on."""
+    """No layer's nodes read what a later layer makes: the layer profile relies on it."""
     net = to_torch(load_workload("zoo:resnet50@0.25", inputs=["1x3x64x64"]).onnx)
     nodes = {node.name: node for node in net.module.graph.nodes}
     known = {node.name for node in nodes.values() if node.op in {"placeholder", "get_attr"}}

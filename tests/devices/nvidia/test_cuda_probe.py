@@ -94,7 +94,7 @@ def test_without_any_driver(monkeypatch):
 
 
 def _without_library() -> str:
-    """This module's file, but asking for a library that does not exist, whatever this computer has."""
+    """The probe's file, but asking for a library that no computer has."""
     text = Path(probe_module.__file__).read_text()
     copy = Path(mkdtemp(prefix="hwbench-probe-")) / "probe.py"
     assert 'LIBRARY = "libcuda.so.1"' in text

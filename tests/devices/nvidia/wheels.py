@@ -99,7 +99,7 @@ def _download(packages: Sequence[str], folder: Path) -> None:
 
 
 def _stub(extension: Path, folder: Path) -> None:
-    """Compile libraries with the names that the module links to, whose functions all return null."""
+    """Compile libraries that the module links to, whose functions all return null."""
     folder.mkdir()
     needed = re.findall(r"NEEDED.*\[(libnv\S+)\]", _output("readelf", "-d", str(extension)))
     undefined = re.findall(

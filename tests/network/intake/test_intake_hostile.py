@@ -1,4 +1,4 @@
-"""Hostile and broken files give one clear error and execute nothing, whichever reader they aim at."""
+"""Hostile and broken files give one clear error and execute nothing, in every reader."""
 
 import io
 import os
@@ -28,9 +28,15 @@ DISARMED = {"program: sample inputs", "script: debug record", "script: traced in
 # Bombs whose readers the installed torch protects by itself; the others must go off in a reader
 # that trusts them.
 DUDS = {
-    "program: operator", "program: compiled library", "script: data.pkl", "script: constants.pkl", "script: traced inputs",
-    "script: debug record", "script: maps a file", "program: list of expressions",
-}  # fmt: skip
+    "program: operator",
+    "program: compiled library",
+    "script: data.pkl",
+    "script: constants.pkl",
+    "script: traced inputs",
+    "script: debug record",
+    "script: maps a file",
+    "program: list of expressions",
+}
 
 
 @pytest.mark.parametrize("bomb", BOMBS)

@@ -35,7 +35,7 @@ def mount(*arguments: str) -> None:
 
 
 def mount_all(root: Path, system: Path, cpuinfo: str) -> None:
-    """`system` holds what no phone changes: it is shared by all phones of its kind, and read-only."""
+    """`system` is read-only and shared by all phones of its kind: no phone changes it."""
     for name in ("usr", "system"):
         mount("--bind", "-o", "ro", f"{system}/{name}", f"{root}/{name}")
     mount("-t", "proc", "proc", f"{root}/proc")

@@ -2,8 +2,9 @@
 
 A driver is one file with one subclass of `Device` and one line in `hwbench.devices.DRIVERS` (or, in
 another package, one entry point in the group `hwbench.devices`). It implements the underscored
-methods; this class does the bookkeeping that all drivers share: opening twice, using a closed or
-broken device, exact sample counts, impossible samples. A driver:
+methods; this class does what all drivers share: opening twice, using a closed or broken device,
+sessions that were released, the lock of the target, exact sample counts, impossible samples. A
+driver:
 
 1. never averages, filters, warms up, retries, sleeps or converts precision: `_run` returns exactly
    the samples asked for;
@@ -12,7 +13,8 @@ broken device, exact sample counts, impossible samples. A driver:
 3. raises `WorkloadError` (`BuildError`, `UnsupportedLayerError`) from `_prepare` when the model is
    at fault: the device stays usable; any `DeviceError` later means that the device itself failed:
    the object is broken from then on;
-4. proves itself by subclassing `hwbench.devices.contract.DeviceContract` in its tests.
+4. takes the lock of its target in `_open` (`_lock_target`), so that nothing else is measured there;
+5. proves itself by subclassing `hwbench.devices.contract.DeviceContract` in its tests.
 
 Optional abilities are protocols below; a driver has one by having its methods.
 """
@@ -20,12 +22,15 @@ Optional abilities are protocols below; a driver has one by having its methods.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
+from hwbench.devices.shared.lock import DeviceLock
 from hwbench.errors import (
     Argument,
     DeviceError,
@@ -181,6 +186,10 @@ class Device(ABC):
     def __init__(self, address: str = "") -> None:
         self.address = f"{self.name}:{address}" if address else self.name
         self._state = "closed"
+        self._live: set[Prepared] = set()
+        """The sessions that may be run. A driver takes those out that ended without a release."""
+        self._at_close = ExitStack()
+        """What ends with the device, after `_close`: the last thing entered ends first."""
 
     @classmethod
     @abstractmethod
@@ -193,11 +202,10 @@ class Device(ABC):
     @abstractmethod
     def _open(self) -> None: ...
 
-    @abstractmethod
-    def _close(self) -> None:
-        """Release everything, also after a failed `_open` or a broken device.
+    def _close(self) -> None:  # noqa: B027 - a driver may have nothing to release
+        """Release everything that is not in `_at_close`, also after a failed `_open` or a broken device.
 
-        Never raises for a device that is gone.
+        Never raises for a device that is gone. The default has nothing to release.
         """
 
     @abstractmethod
@@ -209,8 +217,8 @@ class Device(ABC):
     @abstractmethod
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared: ...
 
-    @abstractmethod
-    def _release(self, prepared: Prepared) -> None: ...
+    def _release(self, prepared: Prepared) -> None:  # noqa: B027 - Python may free it
+        """Free a session, which is not in `_live` any more. The default leaves that to Python."""
 
     @abstractmethod
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples: ...
@@ -231,7 +239,7 @@ class Device(ABC):
         try:
             self._open()
         except BaseException:
-            self._close()
+            self._release_everything()
             raise
         self._state = "open"
         return self
@@ -240,7 +248,7 @@ class Device(ABC):
         """Release the device and everything prepared on it; closing twice is fine."""
         if self._state != "closed":
             self._state = "closed"
-            self._close()
+            self._release_everything()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -281,11 +289,19 @@ class Device(ABC):
                 f"{self.address} does not run {workload.precision}; it runs {known}",
                 Argument("precision", change="another"),
             )
-        return self._guard(lambda: self._prepare(workload, settings))
+        prepared = self._guard(lambda: self._prepare(workload, settings))
+        self._live.add(prepared)
+        return prepared
 
     def release(self, prepared: Prepared) -> None:
-        """Free a session; it must not be run again."""
-        self._guard(lambda: self._release(prepared))
+        """Free a session; it must not be run again. Releasing it twice is fine."""
+
+        def release_live() -> None:
+            if prepared in self._live:
+                self._live.remove(prepared)
+                self._release(prepared)
+
+        self._guard(release_live)
 
     def run(self, order: Sequence[Prepared], loops: int = 1) -> Samples:
         """Run one round per entry of `order`, in that order, each of `loops` inferences back to back.
@@ -294,29 +310,96 @@ class Device(ABC):
             Exactly `len(order)` samples, seconds per inference.
 
         Raises:
+            UsageError: A session was released, or is another device's.
             MeasurementError: The driver returned another number of samples, or one that is not
                 positive and finite.
         """
         if loops < 1:
             raise UsageError(f"loops must be at least 1, not {loops}")
-        samples = self._guard(lambda: self._run(order, loops))
-        if len(samples.values_s) != len(order):
-            raise MeasurementError(
-                f"{self.address} returned {len(samples.values_s)} samples where {len(order)} were"
-                " asked for"
-            )
-        if not all(0 < value < float("inf") for value in samples.values_s):
-            raise MeasurementError(
-                f"{self.address} returned a latency that is not a positive finite number of seconds"
-            )
+
+        def run_live() -> Samples:
+            self._require_live(order)
+            return self._run(order, loops)
+
+        samples = self._guard(run_live)
+        self._require_latencies(samples.values_s, len(order))
         return samples
 
-    def doctor(self) -> list[Advice]:
-        """Check what would spoil a measurement on the opened device.
+    def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
+        """Per-layer times of `runs` inferences, in a session of its own beside the timed one.
 
-        The default knows of nothing.
+        Raises:
+            UsageError: The driver has no `_profile_layers` (see `ProfilesLayers`), or the session
+                was released.
+            MeasurementError: The driver returned another number of samples, or an impossible one.
         """
+        if not isinstance(self, ProfilesLayers):
+            raise UsageError(f"device {self.address} does not profile layers")
+        if runs < 1:
+            raise UsageError(f"at least 1 inference must be profiled, not {runs}")
+
+        def profile_live() -> LayerSamples:
+            self._require_live([prepared])
+            return self._profile_layers(prepared, runs)
+
+        profile: LayerSamples = self._guard(profile_live)
+        self._require_latencies(profile.whole_s, runs)
+        self._require_latencies(profile.beside_s, len(profile.beside_s))
+        for row in profile.rows:
+            # A row may read 0 seconds: the clocks of profilers are coarse.
+            self._require_latencies(row.samples_s, runs, or_zero=True)
+        self._require_latencies([profile.node_cost_s, profile.grain_s], 2, or_zero=True)
+        return profile
+
+    def doctor(self) -> list[Advice]:
+        """Check what would spoil a measurement on the opened device."""
+        return self._guard(self._doctor)
+
+    def _doctor(self) -> list[Advice]:
+        """What would spoil a measurement. The default knows of nothing."""
         return []
+
+    def _lock_target(self, target: str) -> DeviceLock:
+        """Take the lock of a target until the device is closed; for use in `_open`.
+
+        Args:
+            target: Name of the hardware, the same for every driver that measures on it (the UUID of
+                a GPU): two measurements on it at once would disturb each other, whatever their
+                runtimes.
+
+        Raises:
+            DeviceUnavailableError: Something else measures there; with its process id.
+        """
+        return self._at_close.enter_context(DeviceLock(target))
+
+    def _release_everything(self) -> None:
+        try:
+            self._close()
+        finally:
+            self._live.clear()
+            self._at_close.close()
+
+    def _require_live(self, sessions: Iterable[Prepared]) -> None:
+        if not self._live.issuperset(sessions):
+            raise UsageError(
+                f"{self.address} was asked to run a session that was released or is another"
+                " device's"
+            )
+
+    def _require_latencies(
+        self, values_s: Sequence[float], count: int, *, or_zero: bool = False
+    ) -> None:
+        if len(values_s) != count:
+            raise MeasurementError(
+                f"{self.address} returned {len(values_s)} samples where {count} were asked for"
+            )
+        for value_s in values_s:
+            possible = value_s >= 0 if or_zero else value_s > 0
+            if not (possible and isfinite(value_s)):
+                raise MeasurementError(
+                    f"{self.address} returned a latency that is not a positive finite number of"
+                    f" seconds: {value_s}"
+                )
 
     def _guard(self, action: Callable[[], T]) -> T:
         if self._state == "closed":
@@ -334,10 +417,17 @@ class Device(ABC):
 
 @runtime_checkable
 class ProfilesLayers(Protocol):
-    """The device can time the layers of a network in place."""
+    """The device can time the layers of a network in place.
+
+    A driver has the ability by having `_profile_layers`; `Device` has the other method.
+    """
 
     def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Per-layer times of `runs` inferences in a session of its own (never in the timed one)."""
+        ...
+
+    def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
+        """What the driver does for `profile_layers`."""
         ...
 
 

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from hwbench.devices.base import Samples
-from hwbench.devices.shared.ort.graph import block_workload, chain_workload
+from hwbench.devices.shared.chains import chain_workload
+from hwbench.devices.shared.ort.executed_graph import block_workload
 from hwbench.lookup_tables import Plan
 from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.lookup_tables.making.networks import (

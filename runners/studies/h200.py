@@ -24,7 +24,7 @@ from typing import Any
 
 from hwbench.devices.base import Device
 from hwbench.devices.nvidia.cuda import Cuda
-from hwbench.devices.shared.ort.graph import chain_workload
+from hwbench.devices.shared.chains import chain_workload
 from hwbench.errors import HwbenchError
 from hwbench.lookup_tables.making.networks import (
     Effort,
@@ -133,12 +133,12 @@ def bare_loop(workload: Workload) -> Callable[[], float]:
     import torch
 
     from hwbench.devices.nvidia.torch_graph import to_torch
-    from hwbench.devices.nvidia.torch_session import on_gpu, place, random_input
+    from hwbench.devices.nvidia.torch_session import input_on_gpu, on_gpu, place
 
     cuda: Any = torch.cuda
     device, stream = place(0), cuda.Stream()
     module = on_gpu(to_torch(workload.onnx).module, device)
-    inputs = [random_input(spec, 0, device) for spec in workload.inputs]
+    inputs = [input_on_gpu(spec, 0, device) for spec in workload.inputs]
     graph, begin, end = (
         cuda.CUDAGraph(),
         cuda.Event(enable_timing=True),

@@ -79,7 +79,7 @@ class Android(OrtDevice):
         self._opened = Phone(self._wanted)
 
     def _close(self) -> None:
-        self._free()
+        super()._close()
         if self._opened is not None:
             self._opened.close()
             self._opened = None
@@ -123,11 +123,8 @@ class Android(OrtDevice):
     def _conditions(self) -> Conditions:
         return self._phone.state().conditions(self._phone.cluster.cpus, self._phone.caps_hz)
 
-    def doctor(self) -> list[Advice]:
-        """Ten things that would spoil a measurement on this phone, with what mends each."""
-        return self._guard(self._doctor)
-
     def _doctor(self) -> list[Advice]:
+        """Ten things that would spoil a measurement on this phone, with what mends each."""
         phone = self._phone
         switched = checks.switches(phone.adb.script(checks.SETTINGS).stdout)
         return checks.advice(phone.identity, phone.cluster, phone.state(), switched)

@@ -18,9 +18,10 @@ from uuid import uuid4
 from hwbench.devices.android import phone_facts as facts
 from hwbench.devices.android.adb.client import Adb, connect
 from hwbench.devices.android.bundle import Bundle, build_bundle, last_ndk_bundle, self_test
+from hwbench.devices.shared.address import choice, read_address
 from hwbench.devices.shared.lock import DeviceLock
 from hwbench.devices.shared.runner.process import RunnerProcess
-from hwbench.errors import DeviceLostError, DeviceUnavailableError, HwbenchError, UsageError
+from hwbench.errors import DeviceLostError, DeviceUnavailableError, HwbenchError
 from hwbench.network.workload import Workload
 
 HOME = PurePosixPath("/data/local/tmp/hwbench")
@@ -32,8 +33,11 @@ MODELS_BYTES = 1 << 30
 """Most that models take there, but for the one in use."""
 PUSH_S = 600.0
 """Seconds that the largest file of a bundle, 23 MB, may take: enough for 40 kB/s."""
-MODES = ("burst", "sustained")
-BUILDS = ("linux", "android")
+OPTIONS = {
+    "cluster": choice("big", "middle", "little", "all"),
+    "mode": choice("burst", "sustained"),
+    "build": choice("linux", "android"),
+}
 _log = logging.getLogger(__name__)
 
 _FOLDERS = """
@@ -108,21 +112,8 @@ class Address:
         Raises:
             UsageError: An option is unknown, or has no such value.
         """
-        place, *options = (
-            text.split(",") if "=" not in text.partition(",")[0] else ["", *text.split(",")]
-        )
-        known = {"cluster": ("big", "middle", "little", "all"), "mode": MODES, "build": BUILDS}
-        given: dict[str, str] = {}
-        for option in options:
-            name, _, value = option.partition("=")
-            if name not in known or value not in known[name] or name in given:
-                offered = "; ".join(f"{key}={'|'.join(values)}" for key, values in known.items())
-                raise UsageError(
-                    f"android address {text!r}: {option!r} is no option; after the serial, comma"
-                    f" separated: {offered}"
-                )
-            given[name] = value
-        return cls(place, **given)
+        place, options = read_address("android", text, OPTIONS)
+        return cls(place, **options)
 
 
 class Phone:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
 from hwbench.devices.nvidia.nvml import POWER_CAP, SLOWDOWN, Nvml
 from hwbench.devices.nvidia.probe import Gpu, Probe, probe
-from hwbench.devices.shared.lock import DeviceLock
+from hwbench.devices.shared.address import choice, read_address
 from hwbench.errors import DeviceUnavailableError, OutputParseError, UsageError
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
@@ -31,7 +31,7 @@ from hwbench.records.measurement import Settings
 if TYPE_CHECKING:
     from hwbench.devices.nvidia.torch_graph import TorchNet
 
-OPTIONS = {"mode": ("eager", "compile"), "latency": ("gpu", "request")}
+OPTIONS = {"mode": choice("eager", "compile"), "latency": choice("gpu", "request")}
 CLOCKS = {
     "gpu": "cuda_event, one round ahead",
     "request": "perf_counter, from start to end of each inference",
@@ -79,20 +79,8 @@ class Address:
         Raises:
             UsageError: An option is unknown, or has no such value.
         """
-        place, *options = (
-            text.split(",") if "=" not in text.partition(",")[0] else ["", *text.split(",")]
-        )
-        given: dict[str, str] = {}
-        for option in options:
-            name, _, value = option.partition("=")
-            if value not in OPTIONS.get(name, ()) or name in given:
-                offered = "; ".join(f"{key}={'|'.join(values)}" for key, values in OPTIONS.items())
-                raise UsageError(
-                    f"cuda address {text!r}: {option!r} is no option; after the GPU, comma"
-                    f" separated: {offered}"
-                )
-            given[name] = value
-        return cls(place, **given)
+        place, options = read_address("cuda", text, OPTIONS)
+        return cls(place, **options)
 
 
 class Cuda(Device):
@@ -107,10 +95,7 @@ class Cuda(Device):
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
         self._asked = Address.parse(address)
-        self._lock: DeviceLock | None = None
-        self._nvml: Nvml | None = None
         self._nets: dict[str, TorchNet] = {}  # by SHA-256 of the model
-        self._live: set[Prepared] = set()
         self._gap_s: float | None = None
         self._slowed: bool | None = None
 
@@ -145,31 +130,23 @@ class Cuda(Device):
         self._gpu = _chosen(found, self._asked.place)
         if trouble := torch_trouble(found, self._gpu) or _compile_trouble(self._asked.mode):
             raise DeviceUnavailableError(f"{self.address}: {trouble}")
-        lock = DeviceLock(self._gpu.uuid)
-        lock.acquire()
-        self._lock = lock
+        self._lock_target(self._gpu.uuid)
         from hwbench.devices.nvidia.torch_session import TorchGpu
 
         self._nvml = Nvml(self._gpu.uuid)
+        self._at_close.callback(self._nvml.close)
         self._place = TorchGpu(self._gpu.index)
 
     def _close(self) -> None:
         for prepared in self._live:
             prepared.handle.close()
-        self._live.clear()
         self._nets.clear()
         self._gap_s = self._slowed = None
-        if self._nvml is not None:
-            self._nvml.close()
-            self._nvml = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
 
     def _info(self) -> DeviceInfo:
         import torch
 
-        identity, cudnn = self._health().identity(), torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        identity, cudnn = self._nvml.identity(), torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         limit = _known(identity.power_limit_w, "W")
         details = {
             "uuid": self._gpu.uuid,
@@ -197,7 +174,7 @@ class Cuda(Device):
 
     def _conditions(self) -> Conditions:
         slowed, self._slowed = self._slowed, None
-        return self._health().conditions(slowed=slowed)
+        return self._nvml.conditions(slowed=slowed)
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
         from hwbench.devices.nvidia.torch_session import Session
@@ -210,9 +187,7 @@ class Cuda(Device):
         session = Session(
             self._place, self._net(workload), workload, seed=settings.seed, compiled=compiled
         )
-        prepared = Prepared(workload, settings, session, self._health().findings())
-        self._live.add(prepared)
-        return prepared
+        return Prepared(workload, settings, session, self._nvml.findings())
 
     def _net(self, workload: Workload) -> TorchNet:
         from hwbench.devices.nvidia.torch_graph import to_torch
@@ -225,16 +200,9 @@ class Cuda(Device):
         return self._nets[workload.sha256]
 
     def _release(self, prepared: Prepared) -> None:
-        if prepared in self._live:
-            self._live.remove(prepared)
-            prepared.handle.close()
+        prepared.handle.close()
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
-        if not self._live.issuperset(order):
-            raise UsageError(
-                f"{self.address} was asked to run a session that was released or is another"
-                " device's"
-            )
         clock, findings = CLOCKS[self._asked.latency], []
         if not order:
             return Samples((), clock)
@@ -244,37 +212,31 @@ class Cuda(Device):
         else:
             values_s, host_share = self._place.timed(graphs, loops)
             findings += [LAUNCH_BOUND] if host_share > HOST_SHARE else []
-        reasons = (
-            self._health().reasons()
-        )  # right behind the rounds: the clock has not yet risen again
+        reasons = self._nvml.reasons()  # right behind the rounds: the clock has not yet risen again
         if reasons is not None:
             self._slowed = bool(self._slowed) or bool(reasons & SLOWDOWN)
             findings += [POWER_CAPPED] if reasons & POWER_CAP else []
         return Samples(tuple(values_s), clock, tuple(findings))
 
-    def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
+    def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Per-layer times of `runs` inferences, each layer a CUDA graph of its own.
 
         Raises:
             OutputParseError: torch.compile has fused the layers beyond telling apart.
         """
+        from hwbench.devices.nvidia.torch_layers import gap, layer_samples
+
         if self._asked.mode == "compile":
             raise OutputParseError(
                 "torch.compile fuses across layers, so they have no times of their own; measure"
                 " with mode=eager"
             )
-        return self._guard(lambda: self._profile_layers(prepared, runs))
-
-    def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        from hwbench.devices.nvidia.torch_layers import gap, layer_samples
-
         if self._gap_s is None:
             self._gap_s = gap(self._place)
         return layer_samples(self._place, prepared.handle, runs, self._gap_s)
 
-    def doctor(self) -> list[Advice]:
-        """What would spoil a measurement on this GPU, with the command that mends it."""
-        nvml, conditions = self._health(), self._conditions()
+    def _doctor(self) -> list[Advice]:
+        nvml, conditions = self._nvml, self._conditions()
         identity, others = nvml.identity(), nvml.foreign()
         reasons = dict(conditions.details).get("clock_limits", "unknown")
         index = self._gpu.uuid
@@ -322,13 +284,6 @@ class Cuda(Device):
                 "let it cool; check the fan",
             ),
         ]
-
-    def _health(self) -> Nvml:
-        if self._nvml is None:
-            raise DeviceUnavailableError(
-                f"device {self.address} is not open; use it in a with block"
-            )
-        return self._nvml
 
 
 def torch_trouble(found: Probe, gpu: Gpu) -> str:

@@ -26,12 +26,11 @@ from hwbench.devices.nvidia.trt_layers import (
     findings,
     grain_s,
     join,
-    node_cost_s,
 )
 from hwbench.devices.nvidia.trt_onnx import for_tensorrt
 from hwbench.devices.nvidia.trt_process import BUILD_S, RUN_S, TrtProcess
-from hwbench.devices.shared.lock import DeviceLock
-from hwbench.devices.shared.ort.graph import chain_workload
+from hwbench.devices.shared.address import choice, read_address, whole_number
+from hwbench.devices.shared.chains import ChainProfile, node_cost_s, profile_chains
 from hwbench.errors import DeviceUnavailableError, HwbenchError, OutputParseError, UsageError
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
@@ -43,8 +42,14 @@ LAUNCH_BOUND = 0.8
 """Share of the latency that submitting takes from which the host, not the GPU, may set the pace."""
 UUID_CHARACTERS = 8
 """Fewest of a UUID that name a GPU; a shorter number is CUDA's index."""
-SHORT_CHAIN, LONG_CHAIN, COST_RUNS = 6, 30, 60
+COST_RUNS = 60
+"""Runs of each chain from which the profiler's own cost is learnt."""
 CLOCKS = {"gpu": "cuda_event, one run ahead", "request": "perf_counter, submit to done"}
+OPTIONS = {
+    "latency": choice(*CLOCKS),
+    "level": whole_number(0, 5),
+    "builds": whole_number(0, 32),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +79,8 @@ class Address:
         Raises:
             UsageError: An option is unknown, or has no such value.
         """
-        place, *options = (
-            text.split(",") if "=" not in text.partition(",")[0] else ["", *text.split(",")]
-        )
-        known = {
-            "latency": tuple(CLOCKS),
-            "level": tuple("012345"),
-            "builds": tuple(map(str, range(33))),
-        }
-        given: dict[str, Any] = {}
-        for option in options:
-            name, _, value = option.partition("=")
-            if name not in known or value not in known[name] or name in given:
-                offered = "latency=gpu|request; level=0..5; builds=0..32"
-                raise UsageError(
-                    f"option {option!r} of 'tensorrt:{text}' is unknown or given twice; known:"
-                    f" {offered}"
-                )
-            given[name] = value if name == "latency" else int(value)
-        return cls(place, **given)
+        place, options = read_address("tensorrt", text, OPTIONS)
+        return cls(place, **options)
 
 
 @dataclass(eq=False)
@@ -117,14 +105,7 @@ class NvidiaTrt(Device):
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
         self._wanted = Address.parse(address)
-        self._gpu: probe.Gpu | None = None
-        self._lock: DeviceLock | None = None
-        self._nvml: Nvml | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._processes: dict[
-            TrtProcess, set[str]
-        ] = {}  # those that live, and the sessions in each
-        self._shared: TrtProcess | None = None
+        self._processes: list[TrtProcess] = []  # those that live
         self._turns: dict[str, int] = {}  # sessions prepared so far, by model
         self._count = 0
         self._cost_s: float | None = None
@@ -160,21 +141,20 @@ class NvidiaTrt(Device):
             raise DeviceUnavailableError(
                 f"{self.address}: {gpu.name} is there, but {'; '.join(absent)}"
             )
-        lock = DeviceLock(gpu.uuid)
-        lock.acquire()
-        self._lock = lock
-        self._folder = tempfile.TemporaryDirectory(prefix="hwbench-")
+        self._lock_target(gpu.uuid)
+        self._folder = Path(
+            self._at_close.enter_context(tempfile.TemporaryDirectory(prefix="hwbench-"))
+        )
         self._nvml = Nvml(gpu.uuid)
+        self._at_close.callback(self._nvml.close)
         self._shared = self._start()
 
     def _start(self) -> TrtProcess:
         import platformdirs
 
-        uuid = self._gpu.uuid if self._gpu else ""
-        process = TrtProcess(
-            uuid, Path(platformdirs.user_cache_dir("hwbench")) / "tensorrt", self.child
-        )
-        self._processes[process] = set()
+        cache = Path(platformdirs.user_cache_dir("hwbench")) / "tensorrt"
+        process = TrtProcess(self._gpu.uuid, cache, self.child)
+        self._processes.append(process)
         return process
 
     def _close(self) -> None:
@@ -182,37 +162,18 @@ class NvidiaTrt(Device):
             process.close()
         self._processes.clear()
         self._turns.clear()
-        self._shared = None
         self._cost_s = None
-        if self._nvml is not None:
-            self._nvml.close()
-            self._nvml = None
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    @property
-    def _facts(self) -> dict[str, Any]:
-        if self._shared is None:
-            raise DeviceUnavailableError(
-                f"device {self.address} is not open; use it in a with block"
-            )
-        return self._shared.hello
 
     def _info(self) -> DeviceInfo:
-        facts, wanted = self._facts, self._wanted
-        uuid = self._gpu.uuid if self._gpu else ""
-        identity = self._nvml.identity() if self._nvml else None
+        facts, wanted = self._shared.hello, self._wanted
+        uuid, identity = self._gpu.uuid, self._nvml.identity()
         details = {
             "uuid": uuid,
             "compute_capability": facts["capability"],
             "multiprocessors": facts["multiprocessors"],
             "memory_bytes": facts["memory_bytes"],
-            "driver": identity.driver if identity else None,
-            "power_limit_w": identity.power_limit_w if identity else None,
+            "driver": identity.driver,
+            "power_limit_w": identity.power_limit_w,
             "cuda_driver": facts["cuda_driver"],
             "cuda_runtime": facts["cuda_runtime"],
             "typing": facts["typing"],
@@ -236,61 +197,44 @@ class NvidiaTrt(Device):
         )
 
     def _conditions(self) -> Conditions:
-        if self._nvml is None:
-            raise DeviceUnavailableError(
-                f"device {self.address} is not open; use it in a with block"
-            )
         return self._nvml.conditions()
 
-    def doctor(self) -> list[Advice]:
-        """What would spoil a measurement on this GPU."""
-        return self._guard(self._doctor)
-
     def _doctor(self) -> list[Advice]:
-        told = self._nvml.reason if self._nvml else ""
-        found = self._watch()
+        facts = self._shared.hello
+        trouble = self._nvml.reason
         return [
-            Advice(
-                "tensorrt",
-                ok=True,
-                text=f"{self._facts['runtime']} on {self._facts['name']}: {PROVEN}",
-            ),
+            Advice("tensorrt", ok=True, text=f"{facts['runtime']} on {facts['name']}: {PROVEN}"),
             Advice(
                 "nvml",
-                not told,
-                told or "NVML tells clocks, heat and other processes",
-                "install NVIDIA's driver with its tools" if told else "",
+                not trouble,
+                trouble or "NVML tells clocks, heat and other processes",
+                "install NVIDIA's driver with its tools" if trouble else "",
             ),
             *(
                 Advice(finding.code, ok=False, text=finding.text, remedy="see: nvidia-smi")
-                for finding in found
+                for finding in self._nvml_findings()
             ),
         ]
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
         process = self._start() if settings.isolate else self._shared
-        if process is None:
-            raise DeviceUnavailableError(
-                f"device {self.address} is not open; use it in a with block"
-            )
         try:
-            handle, noted = self._load(process, workload, settings.seed)
+            handle, findings = self._load(process, workload, settings.seed)
         except HwbenchError:
-            if process is not self._shared:
-                self._drop(process)
+            self._end_isolated(process)
             raise
-        return Prepared(workload, settings, handle, noted)
+        return Prepared(workload, settings, handle, findings)
 
     def _load(
         self, process: TrtProcess, workload: Workload, seed: int, *, chain: bool = False
     ) -> tuple[_Handle, tuple[Finding, ...]]:
         from hashlib import sha256
 
-        model, noted = for_tensorrt(workload)
+        model, findings = for_tensorrt(workload)
         digest = sha256(model).hexdigest()
         self._count += 1
         handle = _Handle(process, f"session{self._count}")
-        path = Path(self._folder.name if self._folder else "") / f"{digest}.onnx"
+        path = self._folder / f"{digest}.onnx"
         path.write_bytes(model)
         fresh = self._wanted.builds > 0 and not chain
         recipe = {
@@ -300,19 +244,18 @@ class NvidiaTrt(Device):
             "fresh": self._turn(digest) if fresh else None,
         }
         try:
-            told = process.ask(
+            loaded = process.ask(
                 "load", BUILD_S, name=handle.name, model=str(path), seed=seed, recipe=recipe
             )
         finally:
             path.unlink()
-        self._processes[process].add(handle.name)
-        if told["uncaptured"]:
+        if loaded["uncaptured"]:
             text = (
                 "the engine does not go into a CUDA graph, so launching is in its latency"
-                f" ({told['uncaptured']})"
+                f" ({loaded['uncaptured']})"
             )
-            noted += (Finding("no_cuda_graph", text),)
-        return handle, noted
+            findings += (Finding("no_cuda_graph", text),)
+        return handle, findings
 
     def _turn(self, digest: str) -> int:
         """Which of the fresh engines of a model is next."""
@@ -322,52 +265,42 @@ class NvidiaTrt(Device):
 
     def _release(self, prepared: Prepared) -> None:
         handle: _Handle = prepared.handle
-        self._unload(handle)
-        if handle.process is not self._shared:
-            self._drop(handle.process)
+        _unload(handle)
+        self._end_isolated(handle.process)
 
-    def _unload(self, handle: _Handle) -> None:
-        if handle.name in self._processes.get(handle.process, ()):
-            handle.process.ask("unload", RUN_S, name=handle.name)
-            self._processes[handle.process].remove(handle.name)
-
-    def _drop(self, process: TrtProcess) -> None:
-        if self._processes.pop(process, None) is not None:
+    def _end_isolated(self, process: TrtProcess) -> None:
+        """End the process of an isolated session; the shared one stays."""
+        if process is not self._shared:
+            self._processes.remove(process)
             process.close()
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
         handles: list[_Handle] = [prepared.handle for prepared in order]
-        for handle in handles:
-            if handle.name not in self._processes.get(handle.process, ()):
-                raise UsageError(
-                    f"{self.address} was asked to run a session that was released or is another"
-                    " device's"
-                )
         values_s: list[float] = []
         submit_s: list[float] = []
         for process, part in groupby(handles, key=lambda handle: handle.process):
             names = [handle.name for handle in part]
-            told = process.ask("run", RUN_S, order=names, loops=loops, clock=self._wanted.latency)
-            values_s += told["values_s"]
-            submit_s += told["submit_s"]
-        noted = (*self._watch(), *_pace(values_s, submit_s)) if order else ()
-        return Samples(tuple(values_s), CLOCKS[self._wanted.latency], noted)
+            times = process.ask("run", RUN_S, order=names, loops=loops, clock=self._wanted.latency)
+            values_s += times["values_s"]
+            submit_s += times["submit_s"]
+        findings: tuple[Finding, ...] = ()
+        if order:
+            findings = (*self._nvml_findings(), *_launch_findings(values_s, submit_s))
+        return Samples(tuple(values_s), CLOCKS[self._wanted.latency], findings)
 
-    def _watch(self) -> tuple[Finding, ...]:
+    def _nvml_findings(self) -> tuple[Finding, ...]:
         """What NVML finds to distrust; asked between blocks, never during one."""
-        return (
-            self._nvml.findings([process.pid for process in self._processes]) if self._nvml else ()
-        )
-
-    def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        """Per-layer times of `runs` inferences through TensorRT's profiler, in a context of their own."""
-        return self._guard(lambda: self._profile_layers(prepared, runs))
+        return self._nvml.findings([process.pid for process in self._processes])
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
+        """Per-layer times of `runs` inferences through TensorRT's profiler, in a context of their own."""
         from hwbench.network.graph import layers, load, name_nodes
 
         if self._cost_s is None:
-            self._cost_s = self._learn_cost(prepared.settings.seed)
+            seed = prepared.settings.seed
+            self._cost_s = node_cost_s(
+                *profile_chains(lambda chain: self._profile_chain(chain, seed))
+            )
         told = _profile(prepared.handle, runs, self._wanted.latency)
         model = name_nodes(load(prepared.workload.onnx))
         engine = engine_layers(told["engine"], [node.name for node in model.graph.node])
@@ -383,21 +316,18 @@ class NvidiaTrt(Device):
             findings(rows),
         )
 
-    def _learn_cost(self, seed: int) -> float:
-        """Seconds that TensorRT's profiler adds to each layer on this GPU, from two chains of convolutions."""
-        sums_s, wholes_s, nodes = [], [], []
-        for length in (SHORT_CHAIN, LONG_CHAIN):
-            if self._shared is None:
-                raise DeviceUnavailableError(
-                    f"device {self.address} is not open; use it in a with block"
-                )
-            handle, _ = self._load(self._shared, chain_workload(length), seed, chain=True)
-            told = _profile(handle, COST_RUNS, "gpu")
-            self._unload(handle)
-            sums_s.append(median(sum(seconds for _, seconds in run) for run in told["layers"]))
-            wholes_s.append(median(told["beside_s"]))
-            nodes.append(len(told["layers"][0]))
-        return node_cost_s(sums_s, wholes_s, nodes)
+    def _profile_chain(self, chain: Workload, seed: int) -> ChainProfile:
+        handle, _ = self._load(self._shared, chain, seed, chain=True)
+        profile = _profile(handle, COST_RUNS, "gpu")
+        _unload(handle)
+        sums_s = [sum(seconds for _, seconds in run) for run in profile["layers"]]
+        return ChainProfile(
+            len(profile["layers"][0]), sums_s, profile["whole_s"], profile["beside_s"]
+        )
+
+
+def _unload(handle: _Handle) -> None:
+    handle.process.ask("unload", RUN_S, name=handle.name)
 
 
 def _profile(handle: _Handle, runs: int, clock: str) -> dict[str, Any]:
@@ -409,7 +339,7 @@ def _profile(handle: _Handle, runs: int, clock: str) -> dict[str, Any]:
     return told
 
 
-def _pace(values_s: Sequence[float], submit_s: Sequence[float]) -> tuple[Finding, ...]:
+def _launch_findings(values_s: Sequence[float], submit_s: Sequence[float]) -> tuple[Finding, ...]:
     """Whether the host submitted slower than the GPU computed."""
     if not submit_s or median(submit_s) < LAUNCH_BOUND * median(values_s):
         return ()

@@ -22,7 +22,7 @@ import numpy as np
 from hwbench.devices.base import LayerRow, LayerSamples
 from hwbench.devices.nvidia.torch_graph import to_torch
 from hwbench.devices.nvidia.torch_session import Session, TorchGpu, gpu_errors
-from hwbench.devices.shared.ort.graph import chain_workload
+from hwbench.devices.shared.chains import chain_workload
 
 if TYPE_CHECKING:
     import torch

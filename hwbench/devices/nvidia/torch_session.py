@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hwbench.devices.shared.inputs import random_input
 from hwbench.errors import BuildError, DeviceLostError, DeviceTimeoutError, UnsupportedLayerError
 from hwbench.network.workload import Workload
 from hwbench.records.tensors import TensorSpec
@@ -188,7 +189,7 @@ class Session:
         with gpu_errors("the GPU failed", workload.name), gpu.current():
             self.module = on_gpu(net.module, gpu.device)
             self.inputs = tuple(
-                random_input(spec, seed + number, gpu.device)
+                input_on_gpu(spec, seed + number, gpu.device)
                 for number, spec in enumerate(workload.inputs)
             )
             run: Callable[..., Any] = self.module
@@ -216,8 +217,8 @@ def on_gpu(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
     return moved
 
 
-def random_input(spec: TensorSpec, seed: int, device: torch.device) -> Tensor:
-    """Values for one input: floats uniform in [-1, 1), integers 0 or 1; images in channels_last order.
+def input_on_gpu(spec: TensorSpec, seed: int, device: torch.device) -> Tensor:
+    """Random values for one input (see `random_input`), on the GPU; images in channels_last order.
 
     Raises:
         UnsupportedLayerError: torch has no such element type.
@@ -230,15 +231,10 @@ def random_input(spec: TensorSpec, seed: int, device: torch.device) -> Tensor:
             f"input {spec.name!r} holds {spec.dtype}, which torch does not have; cast it in the"
             " model"
         )
-    random = torch.Generator().manual_seed(seed)
-    whole = not kind.is_floating_point
-    values = (
-        torch.randint(0, 2, spec.shape, generator=random)
-        if whole
-        else torch.rand(spec.shape, generator=random) * 2 - 1
-    )
-    values = values.to(device=device, dtype=kind)
-    return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
+    values = torch.from_numpy(random_input(spec, seed)).view(kind).to(device)
+    if values.dim() == 4:
+        return values.contiguous(memory_format=torch.channels_last)
+    return values
 
 
 @contextmanager

@@ -3,23 +3,20 @@
 Pure functions over what TensorRT printed.
 
 An engine layer says in its `Metadata` which ONNX nodes it was made of (TensorRT 10 on), or is named
-after them (8.x: `conv1 + relu`, `PWN(sigmoid, mul)`). Engine layers that serve the same layer of
-the network, and layers whose main nodes share an engine layer, make one row; so a fused layer's
-time is never divided. Layers that have none of their own (a reshape) belong to the row of the layer
-that reads them. Reformats and the like are real cost and have rows of their own.
+after them (8.x: `conv1 + relu`, `PWN(sigmoid, mul)`); `joining` makes rows of that.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hwbench.devices.base import LayerRow
 from hwbench.devices.nvidia.trtexec import parse_layers
+from hwbench.devices.shared.joining import RuntimeRow, join_rows, layers_served
 from hwbench.errors import OutputParseError
 from hwbench.network.graph import Layer
 from hwbench.records.findings import Finding
@@ -143,14 +140,6 @@ def _precision(details: Mapping[str, Any]) -> str:
     return next((kind for kind in ("int8", "fp8", "fp16", "bf16", "fp32") if kind in kinds), "")
 
 
-@dataclass(slots=True)
-class _Row:
-    """A row being gathered."""
-
-    engine: list[EngineLayer] = field(default_factory=list)
-    layers: list[Layer] = field(default_factory=list)
-
-
 def join(
     engine: Sequence[EngineLayer],
     layers: Sequence[Layer],
@@ -180,128 +169,35 @@ def join(
             f"TensorRT timed {len(strangers)} layers that its engine does not list"
             f" ({strangers[0][:120]!r} first)"
         )
-    columns = [tuple(run[place][1] for run in runs) for place in range(len(timed))]
-    times: dict[str, tuple[float, ...]] = {}
-    for name, column in zip(timed, columns, strict=True):
-        times[name] = (
-            tuple(map(sum, zip(times[name], column, strict=True))) if name in times else column
+    main_nodes = {layer.name for layer in layers}
+    rows = []
+    for place, name in enumerate(timed):
+        part = known[name]
+        words = (part.precision, part.kind or "fused", part.tactic[:60])
+        rows.append(
+            RuntimeRow(
+                kind=part.kind or "reformat",
+                implementation=" ".join(filter(None, words)),
+                samples_s=tuple(run[place][1] for run in runs),
+                serves=layers_served(part.nodes, layers),
+                principal=not main_nodes.isdisjoint(part.nodes),
+            )
         )
-    rows = _rows([known[name] for name in times], layers)
-    _absorb(rows, layers)
-    labels = _labels(rows)
-    nodes = Counter(timed)
-    return tuple(
-        _layer_row(row, label, times, nodes) for row, label in zip(rows, labels, strict=True)
-    )
+    return join_rows(_add_up_repeated(timed, rows), layers)
 
 
-def _rows(engine: Iterable[EngineLayer], layers: Sequence[Layer]) -> list[_Row]:
-    """Engine layers gathered in rows, and the network's layers that each serves."""
-    by_name = {layer.name: layer for layer in layers}
-    owner = {node: layer.name for layer in layers for node in layer.nodes}
-    row_of: dict[str, _Row] = {}
-    rows: list[_Row] = []
-    for part in engine:
-        mine = _served(part, by_name, owner)
-        joined = list({id(row_of[name]): row_of[name] for name in mine if name in row_of}.values())
-        row = joined[0] if joined else _Row()
-        for other in joined[1:]:  # this engine layer ties rows together that were apart until now
-            row.engine += other.engine
-            row.layers += other.layers
-            rows = [kept for kept in rows if kept is not other]
-        if not joined:
-            rows.append(row)
-        row.engine.append(part)
-        row.layers += [by_name[name] for name in mine if name not in row_of]
-        row_of.update((layer.name, row) for layer in row.layers)
-    return rows
-
-
-def _served(part: EngineLayer, by_name: Mapping[str, Layer], owner: Mapping[str, str]) -> list[str]:
-    """Names of the layers whose main nodes an engine layer computes.
-
-    Without any, the one whose other nodes it mostly computes.
-
-    So a kernel that only adds or quantises between two layers belongs to one of them and ties
-    nothing together.
-    """
-    mains = [node for node in part.nodes if node in by_name]
-    others = Counter(owner[node] for node in part.nodes if node in owner)
-    return mains or [name for name, _ in others.most_common(1)]
-
-
-def _absorb(rows: list[_Row], layers: Sequence[Layer]) -> None:
-    """Give layers without an engine layer of their own to the row of the layer that reads them, else of the one they read."""
-    row_of = {layer.name: row for row in rows for layer in row.layers}
-    readers = {tensor: layer for layer in reversed(layers) for tensor in layer.inputs}
-    writers = {layer.output: layer for layer in layers}
-    for layer in reversed(layers):
-        near = [readers.get(layer.output), *(writers.get(tensor) for tensor in layer.inputs)]
-        row = next(
-            (row_of[other.name] for other in near if other is not None and other.name in row_of),
-            None,
-        )
-        if layer.name not in row_of and row is not None:
-            row.layers.append(layer)
-            row_of[layer.name] = row
-
-
-def _heaviest(row: _Row) -> Layer | None:
-    return max(row.layers, key=lambda layer: layer.macs, default=None)
-
-
-def _is_group(row: _Row) -> bool:
-    """Whether several layers that do real work are one: then no single key has this time."""
-    return sum(layer.macs > 0 for layer in row.layers) > 1
-
-
-def _labels(rows: Sequence[_Row]) -> list[str]:
-    """Unique names: the layer's.
-
-    For a group or an inserted row that of the layer it serves, and its kind.
-    """
-    taken: Counter[str] = Counter()
-    labels, near = [], "input"
-    for row in rows:
-        heaviest = _heaviest(row)
-        near = heaviest.name if heaviest is not None else near
-        kind = (
-            f"group of {len(row.layers)}"
-            if heaviest is not None
-            else row.engine[0].kind or "reformat"
-        )
-        label = near if heaviest is not None and not _is_group(row) else f"{near}/{kind}"
-        taken[label] += 1
-        labels.append(label if taken[label] == 1 else f"{label}_{taken[label]}")
-    return labels
-
-
-def _layer_row(
-    row: _Row, label: str, times: Mapping[str, tuple[float, ...]], nodes: Mapping[str, int]
-) -> LayerRow:
-    heaviest = _heaviest(row)
-    single = heaviest is not None and not _is_group(row)
-    main = row.engine[0]
-    if (
-        heaviest is not None
-    ):  # the engine layer that does the work, beside those that only convert for it
-        main = max(row.engine, key=lambda part: (heaviest.name in part.nodes, times[part.name]))
-    return LayerRow(
-        name=label,
-        op=(
-            heaviest.op
-            if single and heaviest is not None
-            else "Group"
-            if heaviest is not None
-            else main.kind or "Reformat"
-        ),
-        key=heaviest.key if single and heaviest is not None else None,
-        implementation=" ".join(
-            filter(None, (main.precision, main.kind or "fused", main.tactic[:60]))
-        ),
-        samples_s=tuple(map(sum, zip(*(times[part.name] for part in row.engine), strict=True))),
-        nodes=sum(nodes[part.name] for part in row.engine),
-    )
+def _add_up_repeated(names: Sequence[str], rows: Sequence[RuntimeRow]) -> list[RuntimeRow]:
+    """Rows of equal names as one: TensorRT reports an engine layer again for each kernel of it."""
+    by_name: dict[str, RuntimeRow] = {}
+    for name, row in zip(names, rows, strict=True):
+        before = by_name.get(name)
+        if before is None:
+            by_name[name] = row
+        else:
+            pairs = zip(before.samples_s, row.samples_s, strict=True)
+            samples_s = tuple(first_s + second_s for first_s, second_s in pairs)
+            by_name[name] = replace(before, samples_s=samples_s, nodes=before.nodes + 1)
+    return list(by_name.values())
 
 
 def findings(rows: Sequence[LayerRow]) -> tuple[Finding, ...]:
@@ -337,24 +233,6 @@ def findings(rows: Sequence[LayerRow]) -> tuple[Finding, ...]:
             )
         )
     return tuple(found)
-
-
-def node_cost_s(sums_s: Sequence[float], wholes_s: Sequence[float], nodes: Sequence[int]) -> float:
-    """The profiler's constant per engine layer, from two networks that differ in their number of equal layers.
-
-    What the layers' sum exceeds the unprofiled latency by grows with their number; the slope is the
-    constant. Published captures have 1.7 us (TITAN RTX) to 7.5 us (A100). It is not fitted on the
-    network that is measured: then closure would say nothing.
-
-    Args:
-        sums_s: Median sum of the layers' times of each network.
-        wholes_s: Median unprofiled latency of each.
-        nodes: Engine layers of each.
-    """
-    excess_s = [total - whole for total, whole in zip(sums_s, wholes_s, strict=True)]
-    more = nodes[1] - nodes[0]
-    slope_s = (excess_s[1] - excess_s[0]) / more if more > 0 else excess_s[1] / max(1, nodes[1])
-    return max(0.0, slope_s)
 
 
 def grain_s(runs: Sequence[Sequence[tuple[str, float]]]) -> float:

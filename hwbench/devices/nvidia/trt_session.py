@@ -8,23 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwbench.devices.nvidia.trt_build import Library
 from hwbench.devices.nvidia.trt_cuda import CaptureError, Cuda, Event
+from hwbench.devices.shared.inputs import random_input
+from hwbench.devices.shared.turns import take_turns
 from hwbench.errors import BuildError, DeviceLostError, OutputParseError
+from hwbench.records.tensors import TensorSpec
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-TURN = 4
-"""Inferences in a row when profiled and unprofiled ones alternate.
-
-The first of each turn is not counted.
-"""
-_NUMPY = {
+_DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
+    "BF16": "bfloat16",
     "INT8": "int8",
     "UINT8": "uint8",
     "INT32": "int32",
@@ -47,35 +43,38 @@ class Context:
     """
 
     def __init__(self, library: Library, cuda: Cuda, engine: Any, seed: int) -> None:
-        import numpy as np
-
         self._library, self._cuda = library, cuda
         self._buffers: list[int] = []
         self.trt = engine.create_execution_context()
         if self.trt is None:
             raise DeviceLostError(f"{library.version} makes no execution context: {library.said()}")
-        random = np.random.default_rng(seed)
         try:
             for index in range(engine.num_io_tensors):
-                self._bind(engine, engine.get_tensor_name(index), random)
+                self._bind(engine, engine.get_tensor_name(index), seed + index)
             cuda.settle()
         except BaseException:
             self.free()
             raise
 
-    def _bind(self, engine: Any, name: str, random: Any) -> None:
+    def _bind(self, engine: Any, name: str, seed: int) -> None:
         trt = self._library.trt
         shape = tuple(engine.get_tensor_shape(name))
         kind = engine.get_tensor_dtype(name)
         if min(shape, default=1) < 0 or engine.get_tensor_location(name) == trt.TensorLocation.HOST:
             raise BuildError(
                 f"tensor {name!r} of shape {shape} is not fixed when the engine is built; fix every"
-                " dimension (--input)"
+                " dimension of the model's inputs"
             )
         address = self._cuda.allocate(max(1, prod(shape)) * max(1, int(kind.itemsize or 8)))
         self._buffers.append(address)
         if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-            self._cuda.upload(address, _random(kind.name, shape, random))
+            if kind.name not in _DTYPES:
+                raise BuildError(
+                    f"an input of type {kind.name} cannot be filled; expected one of"
+                    f" {', '.join(_DTYPES)}"
+                )
+            values = random_input(TensorSpec(name, shape, _DTYPES[kind.name]), seed)
+            self._cuda.upload(address, values)
         if not self.trt.set_tensor_address(name, address):
             raise DeviceLostError(
                 f"{self._library.version} does not take the address of tensor {name!r}:"
@@ -166,26 +165,30 @@ class Session:
                 latency of each profiled and each
             unprofiled inference.
         """
-        context, profiler = (
-            Context(self._library, self._cuda, self._engine, self._seed),
-            _profiler(self._library.trt),
-        )
-        seen: dict[str, Any] = {"layers": [], "whole_s": [], "beside_s": []}
+        context = Context(self._library, self._cuda, self._engine, self._seed)
+        profiler = _profiler(self._library.trt)
+        begin, end = self._cuda.event(), self._cuda.event()
+
+        def run_profiled(count: int) -> list[tuple[float, list[tuple[str, float]]]]:
+            results = []
+            for _ in range(count):
+                profiler.rows = []
+                results.append((self._profiled(context, begin, end), profiler.rows))
+            return results
+
         try:
             context.trt.profiler = profiler
             context.trt.enqueue_emits_profile = False
-            begin, end = self._cuda.event(), self._cuda.event()
-            while len(seen["whole_s"]) < runs:
-                seen["beside_s"] += clock([self] * TURN, 1)[0][1:]
-                for turn in range(TURN):
-                    profiler.rows = []
-                    whole_s = self._profiled(context, begin, end)
-                    if turn:
-                        seen["whole_s"].append(whole_s)
-                        seen["layers"].append(profiler.rows)
+            plain_s, profiled = take_turns(
+                lambda count: clock([self] * count, 1)[0], run_profiled, runs
+            )
         finally:
             context.free()
-        return {name: values[:runs] for name, values in seen.items()}
+        return {
+            "layers": [rows for _, rows in profiled],
+            "whole_s": [whole_s for whole_s, _ in profiled],
+            "beside_s": plain_s,
+        }
 
     def _profiled(self, context: Context, begin: Event, end: Event) -> float:
         self._cuda.record(begin)
@@ -268,20 +271,3 @@ def _profiler(trt: Any) -> Any:
             self.rows.append((layer_name, ms / 1e3))
 
     return Profiler()
-
-
-def _random(kind: str, shape: tuple[int, ...], random: Any) -> NDArray[Any]:
-    """Values of the right kind and of ordinary size: zeros and denormals would distort."""
-    import numpy as np
-
-    if kind == "BF16":  # numpy has none: the upper half of a float32
-        return np.ascontiguousarray(
-            random.standard_normal(shape, dtype=np.float32).view(np.uint32) >> 16
-        ).astype(np.uint16)
-    if kind not in _NUMPY:
-        raise BuildError(
-            f"an input of type {kind} cannot be filled; expected one of {', '.join(_NUMPY)}"
-        )
-    if kind in {"FLOAT", "HALF"}:
-        return np.asarray(random.standard_normal(shape, dtype=np.float32), dtype=_NUMPY[kind])
-    return np.asarray(random.integers(0, 2, shape), dtype=_NUMPY[kind])

@@ -14,12 +14,12 @@ from pathlib import Path
 from hwbench.devices.base import Advice, Found
 from hwbench.devices.ort.python_engine import PythonEngine
 from hwbench.devices.shared import host
-from hwbench.devices.shared.lock import DeviceLock
+from hwbench.devices.shared.address import read_address
 from hwbench.devices.shared.ort.device import OrtDevice
 from hwbench.devices.shared.ort.engine import Engine, NativeEngine
 from hwbench.devices.shared.runner.build import build_runner, ort_library
 from hwbench.devices.shared.runner.process import RunnerProcess
-from hwbench.errors import DeviceError, DeviceUnavailableError, UsageError
+from hwbench.errors import DeviceError, DeviceUnavailableError
 from hwbench.network.ort import onnxruntime
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
@@ -42,10 +42,8 @@ class CpuOrt(OrtDevice):
     name = "cpu"
 
     def __init__(self, address: str = "") -> None:
-        if address:
-            raise UsageError(f"device 'cpu' takes no address, got 'cpu:{address}'")
+        read_address(self.name, address, {}, has_place=False)
         super().__init__(address)
-        self._lock = DeviceLock(self.name)
 
     @classmethod
     def discover(cls) -> list[Found]:
@@ -60,9 +58,9 @@ class CpuOrt(OrtDevice):
 
     def _open(self) -> None:
         onnxruntime()
-        self._lock.acquire()
+        lock = self._lock_target(host.LOCKED_AS)
         self._cores = host.quiet_first(host.physical_cores(host.affinity()))
-        self._path = self._lock.folder()
+        self._path = lock.folder()
         self._throttles = host.throttles(self._cores)
         self._findings = () if host.CAN_PIN else (NOT_PINNED,)
         try:
@@ -75,10 +73,6 @@ class CpuOrt(OrtDevice):
                 f" be built ({error})"
             )
             self._findings += (Finding("python_calls", text),)
-
-    def _close(self) -> None:
-        self._free()
-        self._lock.release()
 
     def _info(self) -> DeviceInfo:
         flags = " ".join(host.cpu_flags())
@@ -107,8 +101,7 @@ class CpuOrt(OrtDevice):
             throttled=None if before is None else before != self._throttles,
         )
 
-    def doctor(self) -> list[Advice]:
-        """What would spoil a measurement on this computer, with the command that mends it."""
+    def _doctor(self) -> list[Advice]:
         return host.doctor(self._cores)
 
     def _engine(self, settings: Settings) -> Engine:

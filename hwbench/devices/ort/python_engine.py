@@ -15,13 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hwbench.devices.shared import host
+from hwbench.devices.shared.inputs import random_input
 from hwbench.errors import BuildError, UnsupportedLayerError
 from hwbench.network.ort import onnxruntime
 from hwbench.network.workload import Workload
-from hwbench.records.tensors import TensorSpec
 
 
 @dataclass(eq=False)
@@ -168,15 +166,6 @@ def create_session(model: bytes, options: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:300]
-
-
-def random_input(spec: TensorSpec, seed: int) -> np.ndarray[Any, Any]:
-    """Values for one input: floats uniform in [-1, 1), integers 0 or 1 (valid as index, token and mask); never denormal."""
-    random = np.random.default_rng(seed)
-    kind = np.dtype(spec.dtype)
-    if kind.kind == "f":
-        return random.uniform(-1, 1, spec.shape).astype(kind)
-    return random.integers(0, 2, spec.shape).astype(kind)
 
 
 def _bind(session: Any, workload: Workload, seed: int) -> _Session:

@@ -14,6 +14,8 @@ from hwbench.errors import UsageError
 from hwbench.records.device import Conditions
 
 CPUS = Path("/sys/devices/system/cpu")
+LOCKED_AS = "cpu"
+"""What this computer's processor is called as the target of a lock, whatever runtime measures on it."""
 CAN_PIN = hasattr(os, "sched_setaffinity")
 LOOK_S = 0.2
 """Seconds over which cores are watched before some are chosen.

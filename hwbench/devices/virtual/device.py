@@ -8,14 +8,15 @@ thousands of times against a truth that is known. On the command line the addres
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hwbench.devices.base import Device, Found, LayerRow, LayerSamples, Prepared, Samples
+from hwbench.devices.shared.address import Option, read_address, whole_number
 from hwbench.devices.virtual.noise import (
     KINDS,
     Bimodal,
@@ -199,7 +200,7 @@ class Virtual(Device):
         latencies_s: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(address)
-        options = _options(address)
+        _, options = read_address(self.name, address, OPTIONS, has_place=False)
         self.law = replace(law, channel_step=options["step"]) if "step" in options else law
         self._noise = tuple(options.get("noise", noise))
         self._faults = tuple(options.get("fault", faults))
@@ -215,7 +216,6 @@ class Virtual(Device):
         self._processes = [
             kind.start(random, self._clock) for kind, random in zip(self._noise, rest, strict=True)
         ]
-        self._live: set[_Session] = set()
 
     @classmethod
     def discover(cls) -> list[Found]:
@@ -243,9 +243,6 @@ class Virtual(Device):
             )
         self._start()
 
-    def _close(self) -> None:
-        self._live.clear()
-
     def _info(self) -> DeviceInfo:
         noise = " ".join(map(repr, self._noise)) or "none"
         target = f"simulated device, channel step {self.law.channel_step}"
@@ -267,20 +264,10 @@ class Virtual(Device):
         latency_s = (
             self.law.network_s([layer.key for layer in layers]) if given_s is None else given_s
         )
-        session = _Session(latency_s, self._offset(), layers)
-        self._live.add(session)
-        return Prepared(workload, settings, session)
-
-    def _release(self, prepared: Prepared) -> None:
-        self._live.discard(prepared.handle)
+        return Prepared(workload, settings, _Session(latency_s, self._offset(), layers))
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
         sessions: list[_Session] = [prepared.handle for prepared in order]
-        if not self._live.issuperset(sessions):
-            raise UsageError(
-                f"{self.address} was asked to run a session that was released or is another"
-                " device's"
-            )
         self._rounds += len(order)
         if self._strikes("lost"):
             raise DeviceLostError(
@@ -299,15 +286,12 @@ class Virtual(Device):
         )
         return Samples(self._spoiled(values_s.tolist()), "virtual", hot)
 
-    def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
+    def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Per-layer times of `runs` inferences in a session of its own.
 
         Raises:
             WorkloadError: The latency was given as a number, so there are no layers.
         """
-        return self._guard(lambda: self._profile(prepared, runs))
-
-    def _profile(self, prepared: Prepared, runs: int) -> LayerSamples:
         session: _Session = prepared.handle
         if not session.layers:
             raise WorkloadError(
@@ -379,41 +363,7 @@ def _layers(workload: Workload) -> tuple[Layer, ...]:
     return _LAYERS[workload.sha256]
 
 
-def _options(address: str) -> dict[str, Any]:
-    """Validated options of an address.
-
-    Raises:
-        UsageError: An option is unknown, or its value is impossible.
-    """
-    parsers: dict[str, Callable[[str], Any]] = {
-        "noise": _noise,
-        "seed": int,
-        "step": int,
-        "fault": _fault,
-    }
-    least = {"seed": 0, "step": 1}
-    options: dict[str, Any] = {}
-    for part in filter(None, address.split(",")):
-        name, _, text = part.partition("=")
-        if name not in parsers:
-            raise UsageError(
-                f"unknown option {part!r} of the virtual device; known:"
-                f" {', '.join(f'{key}=' for key in parsers)}"
-            )
-        try:
-            options[name] = parsers[name](text)
-        except ValueError as error:
-            raise UsageError(
-                f"option {part!r} of the virtual device holds {text!r} where a whole number belongs"
-            ) from error
-        if name in least and options[name] < least[name]:
-            raise UsageError(
-                f"option {part!r} of the virtual device must be at least {least[name]}"
-            )
-    return options
-
-
-def _noise(text: str) -> tuple[Noise, ...]:
+def _read_noise(text: str) -> tuple[Noise, ...]:
     kinds = () if text == "none" else text.split("+")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
@@ -424,6 +374,16 @@ def _noise(text: str) -> tuple[Noise, ...]:
     return tuple(KINDS[kind]() for kind in kinds)
 
 
-def _fault(text: str) -> tuple[Fault, ...]:
+def _read_fault(text: str) -> tuple[Fault, ...]:
     kind, _, rounds = text.partition("@")
+    if rounds and not rounds.isdecimal():
+        raise ValueError("KIND@ROUNDS, with a whole number of rounds")
     return (Fault(kind, int(rounds or 0)),)
+
+
+OPTIONS = {
+    "noise": Option("none|KIND+KIND", _read_noise),
+    "seed": whole_number(0),
+    "step": whole_number(1),
+    "fault": Option("KIND@ROUNDS", _read_fault),
+}

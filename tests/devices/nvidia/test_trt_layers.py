@@ -16,7 +16,6 @@ from hwbench.devices.nvidia.trt_layers import (
     findings,
     grain_s,
     join,
-    node_cost_s,
 )
 from hwbench.errors import OutputParseError
 from hwbench.network.graph import Layer, layers, load
@@ -193,16 +192,6 @@ def test_a_layer_that_reads_a_wider_type_than_the_file_says_is_found():
     assert finding.code == "fall_back"
     assert "1 of 2" in finding.text
     assert "(b)" in finding.text
-
-
-def test_the_constant_is_the_slope():
-    wholes_s, cost_s = (30e-6, 150e-6), 3e-6
-    sums_s = [whole + 2e-6 + count * cost_s for whole, count in zip(wholes_s, (6, 30), strict=True)]
-    assert node_cost_s(sums_s, wholes_s, (6, 30)) == pytest.approx(cost_s)
-    assert node_cost_s((1e-6, 1e-6), (2e-6, 5e-6), (6, 30)) == 0.0, "never negative"
-    assert node_cost_s((9e-6, 9e-6), (3e-6, 3e-6), (1, 1)) == pytest.approx(6e-6), (
-        "chains that became one kernel each"
-    )
 
 
 def test_the_grain_of_the_profilers_clock_is_seen():

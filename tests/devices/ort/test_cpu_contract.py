@@ -17,7 +17,7 @@ from hwbench.devices.contract import DeviceContract
 from hwbench.devices.ort import cpu
 from hwbench.devices.ort.cpu import CpuOrt
 from hwbench.devices.ort.python_engine import PythonEngine
-from hwbench.devices.shared.ort.graph import block_workload, channel_block
+from hwbench.devices.shared.ort.executed_graph import block_workload, channel_block
 from hwbench.errors import BuildError, DeviceUnavailableError, UsageError
 from hwbench.measuring.sessions import measure
 from hwbench.network.intake import load_workload

@@ -10,11 +10,11 @@ output, and a node that writes no original tensor was inserted by the runtime fo
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from hwbench.devices.base import LayerRow
+from hwbench.devices.shared.joining import RuntimeRow, join_rows
+from hwbench.devices.shared.ort.executed_graph import ExecutedNode
 from hwbench.devices.shared.ort.profile import ProfiledRuns
 from hwbench.errors import OutputParseError
 from hwbench.network.graph import Layer
@@ -27,26 +27,6 @@ _SUFFIX = re.compile(r"(_token_\d+|/duplicated)+$")
 REST_CAUSE = (
     "ONNX Runtime's work between layers and before the first one (scheduling, binding, allocation)"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutedNode:
-    """One node of the graph that the runtime executes, after its optimisations."""
-
-    name: str
-    op: str
-    domain: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _Row:
-    """A layer row being gathered: the executed nodes that serve one layer."""
-
-    name: str
-    layers: list[Layer] = field(default_factory=list)
-    nodes: list[ExecutedNode] = field(default_factory=list)
 
 
 def join(
@@ -75,44 +55,30 @@ def join(
             f"profile and graph of ONNX Runtime disagree: {sorted(unknown)[:3]} were timed but are"
             " not in the graph"
         )
-    rows = _rows([node for node in executed if node.name in runs.nodes_s], layers, made_by)
-    _absorb(rows, layers)
-    return tuple(_layer_row(row, runs, block) for row in rows)
-
-
-def _rows(
-    executed: Iterable[ExecutedNode], layers: Iterable[Layer], made_by: Mapping[str, Layer]
-) -> list[_Row]:
     named = {node: layer for layer in layers for node in layer.nodes}
-    by_layer: dict[str, _Row] = {}
     source: dict[str, Layer] = {}  # tensors the runtime invented -> the layer they come from
-    inserted: Counter[str] = Counter()
-    rows: list[_Row] = []
+    rows = []
     for node in executed:
+        if node.name not in runs.nodes_s:
+            continue
         layer = _layer_of(node, named, made_by)
+        neighbour = layer
         if layer is None:
-            near = next(
-                (
-                    source.get(t) or made_by.get(t)
-                    for t in node.inputs
-                    if t in source or t in made_by
-                ),
-                None,
+            origins = [source.get(tensor) or made_by.get(tensor) for tensor in node.inputs]
+            neighbour = next(filter(None, origins), None)
+        if neighbour is not None:
+            source.update({tensor: neighbour for tensor in node.outputs if tensor not in made_by})
+        rows.append(
+            RuntimeRow(
+                kind=node.op,
+                implementation=_implementation(node, block),
+                samples_s=runs.nodes_s[node.name],
+                serves=() if layer is None else (layer.name,),
+                near="input" if neighbour is None else neighbour.name,
+                principal=layer is not None and _does_work_of(node, layer),
             )
-            label = f"{near.name if near else 'input'}/{node.op}"
-            inserted[label] += 1
-            rows.append(
-                _Row(label if inserted[label] == 1 else f"{label}_{inserted[label]}", [], [node])
-            )
-        else:
-            near = layer
-            if layer.name not in by_layer:
-                by_layer[layer.name] = _Row(layer.name, [layer])
-                rows.append(by_layer[layer.name])
-            by_layer[layer.name].nodes.append(node)
-        if near is not None:
-            source.update({tensor: near for tensor in node.outputs if tensor not in made_by})
-    return rows
+        )
+    return join_rows(rows, layers)
 
 
 def _layer_of(
@@ -130,36 +96,10 @@ def _layer_of(
     return named.get(_SUFFIX.sub("", node.name))
 
 
-def _absorb(rows: list[_Row], layers: Sequence[Layer]) -> None:
-    """Give layers that have no node of their own to the row that executes them: that of the layer which reads them."""
-    shown = {layer.name: row for row in rows for layer in row.layers}
-    readers = {tensor: layer for layer in reversed(layers) for tensor in layer.inputs}
-    for layer in reversed(layers):
-        reader = readers.get(layer.output)
-        if layer.name not in shown and reader is not None and reader.name in shown:
-            row = shown[layer.name] = shown[reader.name]
-            row.layers.append(layer)
-
-
-def _layer_row(row: _Row, runs: ProfiledRuns, block: int) -> LayerRow:
-    times = [runs.nodes_s[node.name] for node in row.nodes]
-    samples_s = tuple(map(sum, zip(*times, strict=True)))
-    heaviest = max(row.layers, key=lambda layer: layer.macs, default=None)
-    main = row.nodes[0] if heaviest is None else _main_node(row, heaviest)
-    return LayerRow(
-        name=row.name if heaviest is None else heaviest.name,
-        op=main.op if heaviest is None else heaviest.op,
-        key=None if heaviest is None else heaviest.key,
-        implementation=_implementation(main, block),
-        samples_s=samples_s,
-        nodes=len(row.nodes),
-    )
-
-
-def _main_node(row: _Row, layer: Layer) -> ExecutedNode:
-    """The node that does the layer's work, beside those that only convert for it."""
+def _does_work_of(node: ExecutedNode, layer: Layer) -> bool:
+    """Whether a node does a layer's own work, and not only a conversion for it."""
     wanted = ("Gemm", "MatMul", "Conv") if layer.op == "Linear" else (layer.op,)
-    return next((node for node in row.nodes if node.op.endswith(wanted)), row.nodes[0])
+    return node.op.endswith(wanted)
 
 
 def _implementation(node: ExecutedNode, block: int) -> str:

@@ -7,6 +7,7 @@ runtime was given.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,19 @@ class ProfiledRuns:
         """The same for some of the inferences, by number."""
         nodes_s = {name: tuple(times[run] for run in runs) for name, times in self.nodes_s.items()}
         return ProfiledRuns(tuple(self.whole_s[run] for run in runs), nodes_s, self.ops)
+
+
+def read_trace(profile: bytes, runs: int) -> ProfiledRuns:
+    """The last `runs` inferences of a profile file that ONNX Runtime wrote.
+
+    Raises:
+        OutputParseError: It is not such a profile, or holds fewer inferences.
+    """
+    try:
+        events = json.loads(profile)
+    except ValueError as error:
+        raise OutputParseError(f"ONNX Runtime's profile cannot be read: {error}") from error
+    return read_profile(events, last=runs)
 
 
 def read_profile(events: object, last: int | None = None) -> ProfiledRuns:

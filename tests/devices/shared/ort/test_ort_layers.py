@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwbench.devices.base import LayerRow
-from hwbench.devices.shared.ort.layers import ExecutedNode, join, layout_findings
+from hwbench.devices.shared.ort.executed_graph import ExecutedNode
+from hwbench.devices.shared.ort.layers import join, layout_findings
 from hwbench.devices.shared.ort.profile import ProfiledRuns, read_profile
 from hwbench.errors import OutputParseError
 from hwbench.network.graph import layers, load, made_by

@@ -1,0 +1,51 @@
+"""Random values for the inputs of a model: of ordinary size, so that no kernel takes a short cut or a detour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwbench.errors import UnsupportedLayerError
+from hwbench.records.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def random_input(spec: TensorSpec, seed: int) -> NDArray[Any]:
+    """Values for one input.
+
+    Floats are uniform in [-1, 1); those of two bytes keep away from 0, where they would often be
+    denormal, which some processors compute slowly. Whole numbers are 0 or 1, which are valid as
+    index, token and mask alike.
+
+    Args:
+        spec: The input. `bfloat16`, which NumPy does not have, comes as `uint16` of the same bits.
+        seed: Of the values.
+
+    Raises:
+        UnsupportedLayerError: NumPy has no such element type.
+    """
+    random = np.random.default_rng(seed)
+    if spec.dtype == "bfloat16":
+        values = _away_from_zero(random, spec.shape).astype(np.float32)
+        # A bfloat16 is the upper half of the float32 with the same value.
+        return (values.view(np.uint32) >> 16).astype(np.uint16)
+    try:
+        kind = np.dtype(spec.dtype)
+    except TypeError as error:
+        raise UnsupportedLayerError(
+            f"input {spec.name!r} holds {spec.dtype}, of which no values can be made; cast it in"
+            " the model"
+        ) from error
+    if kind.kind != "f":
+        return random.integers(0, 2, spec.shape).astype(kind)
+    if kind.itemsize <= 2:
+        return _away_from_zero(random, spec.shape).astype(kind)
+    return random.uniform(-1, 1, spec.shape).astype(kind)
+
+
+def _away_from_zero(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Of either sign, from 0.5 to 1 in size."""
+    return np.asarray(random.choice([-1.0, 1.0], shape) * random.uniform(0.5, 1, shape))

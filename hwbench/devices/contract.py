@@ -10,7 +10,8 @@
             return Workload(...)  # a small ONNX model, so that the tests are quick
 
 No test judges how fast the device is: timings are only held against each other where a driver that
-keeps its promises differs from one that does not by a large factor.
+keeps its promises differs from one that does not by a large factor, or in a way that other work on
+the machine cannot bring about.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -36,6 +37,10 @@ ROUNDS = 9
 LOOPS = 16
 TIMES_OFF = 6.0
 """Factor between latencies that cannot be noise: forgetting to divide by `LOOPS`, or dividing twice, is off by 16."""
+PATTERN = (False, True, True, False, True) + (False,) * 5 + (True,) * 5
+"""Which rounds are slow ones; read backwards or moved along, it is another pattern."""
+ATTEMPTS = 100
+"""How often the pattern is run until it shows, before a driver is said to mix its rounds up."""
 
 
 class DeviceContract(ABC):
@@ -160,21 +165,14 @@ class DeviceContract(ABC):
             pytest.skip("no make_slow_workload(): the order of rounds is not tested")
         quick = device.prepare(self.make_workload(), self.settings)
         slow = device.prepare(slow_workload, self.settings)
-        pattern = [False, True, True, False, True] + [False] * 5 + [True] * 5
-        order = [slow if is_slow else quick for is_slow in pattern * 4]
-        device.run(order)
-        values_s = device.run(order).values_s
-        middles_s = [
-            statistics.median(values_s[place :: len(pattern)]) for place in range(len(pattern))
-        ]
-        of_kind = [
-            [value for value, is_slow in zip(middles_s, pattern, strict=True) if is_slow is kind]
-            for kind in (False, True)
-        ]
-        between_s = statistics.geometric_mean(
-            map(statistics.median, of_kind)
-        )  # a quick one after a slow one finds cold caches
-        assert [value > between_s for value in middles_s] == pattern
+
+        def run(is_slow: Sequence[bool]) -> Sequence[float]:
+            return device.run([slow if wanted else quick for wanted in is_slow]).values_s
+
+        assert shows_its_order(run), (
+            f"in {ATTEMPTS} attempts the samples never told quick rounds from slow ones where they"
+            " were asked for"
+        )
 
     def test_sessions_are_independent(self, device: Device) -> None:
         workload = self.make_workload()
@@ -187,6 +185,20 @@ class DeviceContract(ABC):
         assert len(device.run([first, second, first]).values_s) == 3
         device.release(first)
         assert len(device.run([second] * ROUNDS).values_s) == ROUNDS
+
+    def test_a_released_session_is_refused(self, device: Device) -> None:
+        workload = self.make_workload()
+        released, kept = (device.prepare(workload, self.settings) for _ in range(2))
+        device.release(released)
+        device.release(released)
+        for action in (
+            lambda: device.run([released]),
+            lambda: device.run([kept, released]),
+            lambda: device.profile_layers(released, 1),
+        ):
+            with pytest.raises(UsageError):
+                action()
+        assert len(device.run([kept]).values_s) == 1, "and harms nothing"
 
     def test_release_frees_the_session(self, device: Device) -> None:
         workload = self.make_workload()
@@ -235,6 +247,11 @@ class DeviceContract(ABC):
         assert min(seen.whole_s) > 0
         assert seen.node_cost_s >= 0
         assert len(device.run([prepared]).values_s) == 1, "the timed session is still there"
+        with pytest.raises(UsageError):
+            device.profile_layers(prepared, 0)
+        device.close()
+        with pytest.raises(DeviceUnavailableError):
+            device.profile_layers(prepared, runs)
 
     def test_nothing_is_left_after_close(self) -> None:
         """Compared with the first use, since loading a library may start threads that stay."""
@@ -244,6 +261,30 @@ class DeviceContract(ABC):
                 device.run([device.prepare(self.make_workload(), self.settings)])
             left.append(_resources())
         assert left[-1] <= left[0], "threads, child processes or open files are left"
+
+
+def shows_its_order(run: Callable[[Sequence[bool]], Sequence[float]]) -> bool:
+    """Whether the samples of quick and slow rounds come where they were asked for.
+
+    Other work on a machine makes rounds longer and never shorter. So a slow round never has a quick
+    one's time, and of many quick rounds one is soon undisturbed: the least time ever seen at each
+    place is what decides. A driver that keeps the order passes as soon as every quick place has
+    been undisturbed once. One that does not keep it has a place asked to be quick that never is, or
+    one asked to be slow that is quick.
+
+    Args:
+        run: Runs quick (False) and slow (True) rounds in the order given; one sample for each.
+    """
+    least_s = [float("inf")] * len(PATTERN)
+    for _ in range(ATTEMPTS):
+        least_s = list(map(min, least_s, run(PATTERN)))
+        quick_s = [
+            value_s for value_s, is_slow in zip(least_s, PATTERN, strict=True) if not is_slow
+        ]
+        slow_s = [value_s for value_s, is_slow in zip(least_s, PATTERN, strict=True) if is_slow]
+        if max(quick_s) < min(slow_s):
+            return True
+    return False
 
 
 def _now_s(device: Device) -> float:

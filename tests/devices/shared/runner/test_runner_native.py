@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
+from hwbench.devices.contract import shows_its_order
 from hwbench.devices.shared.runner.process import RunnerProcess, ort_library
 from hwbench.network.ort import onnxruntime
 from hwbench.records.tensors import TensorSpec
@@ -108,16 +110,20 @@ def test_a_scalar_and_an_empty_tensor_are_inputs_too(tmp_path: Path) -> None:
 
 def test_samples_come_in_the_order_asked_for(tmp_path: Path) -> None:
     small, large = chain_model(tmp_path / "s.onnx", 8), chain_model(tmp_path / "l.onnx", 384)
-    order = list("sllslsslss")
+    values_s: dict[bool, list[float]] = {False: [], True: []}
     with runner() as process:
         process.load("s", small)
         process.load("l", large)
-        samples = [process.run(order, loops=2) for _ in range(9)]
-    medians = np.median([sample.values_s for sample in samples], axis=0)
-    threshold = np.sqrt(medians.min() * medians.max())
-    assert {sample.clock for sample in samples} == {"CLOCK_MONOTONIC"}
-    assert ["l" if median > threshold else "s" for median in medians] == order
-    assert medians.max() > 20 * medians.min()
+
+        def run(is_large: Sequence[bool]) -> Sequence[float]:
+            samples = process.run(["l" if wanted else "s" for wanted in is_large], loops=2)
+            assert samples.clock == "CLOCK_MONOTONIC"
+            for wanted, value_s in zip(is_large, samples.values_s, strict=True):
+                values_s[wanted].append(value_s)
+            return samples.values_s
+
+        assert shows_its_order(run)
+    assert min(values_s[True]) > 20 * min(values_s[False])
 
 
 def test_a_round_lasts_as_long_as_its_loops(tmp_path: Path) -> None:

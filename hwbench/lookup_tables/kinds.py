@@ -9,7 +9,6 @@ Gelman and Hill, Data Analysis Using Regression and Multilevel/Hierarchical Mode
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -92,25 +91,25 @@ def work(family: Family, step: int) -> Floats:
 def _work(family: Family) -> Floats:
     pattern = family.pattern
     first, *others = pattern.inputs or (pattern.output,)
-    written, kernel = _per_channel(pattern.output), math.prod(_numbers(pattern.attr("kernel")))
     layer, pair, read, write = np.eye(4)
+    if pattern.attr("group") == EACH:
+        # Every channel has its own kernel: work grows with the channels written alone.
+        unit, each = family.key(1, 1), write
+    else:
+        # The smallest layer of the family has one channel in each of its groups.
+        unit = family.key(pattern.groups, pattern.groups)
+        each = pair / pattern.groups**2
+    elements_read = _per_channel(first) * read
+    for shape in others:
+        elements_read = elements_read + _per_channel(shape) * write
     columns = [
         layer,
-        0 * pair,
-        0 * pair,
-        _per_channel(first) * read + sum(map(_per_channel, others)) * write,
-        written * write,
+        unit.macs * each,
+        unit.weights * each,
+        elements_read,
+        _per_channel(pattern.output) * write,
     ]
-    if pattern.attr("group") == EACH:
-        columns[1:3] = written * kernel * write, kernel * write
-    elif pattern.op in {"Conv", "Linear"}:
-        weights = kernel / max([1, *_numbers(pattern.attr("group"))])
-        columns[1:3] = written * weights * pair, weights * pair
     return np.stack(columns, axis=1)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d{1,9}", text)]
 
 
 def _per_channel(shape: Shape) -> int:

@@ -60,6 +60,11 @@ class Calibration:
     shared_sd: float = 0.05
     networks: int = 0
 
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Of the t quantile behind intervals; 2 where few networks, or none, were seen."""
+        return max(self.networks - 1, 2)
+
     def whole_s(self, sums_s: Floats, layers: NDArray[np.integer] | int) -> Floats:
         """Latencies of networks whose layers sum to `sums_s` (any shape; 0 where layers explain nothing), seconds."""
         size = np.log(np.maximum(sums_s / self.reference_s, np.finfo(float).tiny))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,7 +18,7 @@ from hwbench.lookup_tables.records import Calibration, Entry, Grade, Metadata, P
 from hwbench.lookup_tables.surface import Floats, Points, Shape, Surface, find_step
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.prediction import Prediction
-from hwbench.stats import SHOWN_CONFIDENCE
+from hwbench.stats import t_quantile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -255,7 +255,7 @@ class LookupTable:
                 " network"
             )
         total_s = float(self.calibration.whole_s(np.array(sum_s), len(parts)))
-        half = _t_quantile(max(self.calibration.networks - 1, 2)) * self.deviation(parts, total_s)
+        half = t_quantile(self.calibration.degrees_of_freedom) * self.deviation(parts, total_s)
         return Prediction(
             latency_s=total_s,
             ci_s=(total_s * math.exp(-half), total_s * math.exp(half)),
@@ -364,10 +364,3 @@ class LookupTable:
         if not further:
             return Call("build_table", arguments, purpose="measure it")
         return Call("build_table", arguments | {"lower": None}, purpose="measure further")
-
-
-@lru_cache(maxsize=256)
-def _t_quantile(degrees: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, 0.5 + SHOWN_CONFIDENCE / 2))

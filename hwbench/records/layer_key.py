@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
@@ -9,6 +10,8 @@ from urllib.parse import quote, unquote
 from hwbench.errors import SchemaError
 from hwbench.records.tensors import Shape
 
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Linear"})
+"""Operators of keys that have weights, and whose multiply-accumulates count."""
 _KEY = re.compile(
     r"(?P<op>[\w.~%-]+)\[(?P<inputs>[^\]]*)->(?P<output>[^\]]*)\]\{(?P<attrs>[^}]*)\}@(?P<precision>\w+)"
 )
@@ -51,6 +54,42 @@ class LayerKey:
         """Value of one attribute, or `default`."""
         return dict(self.attrs).get(name, default)
 
+    @property
+    def groups(self) -> int:
+        """Groups of channels that a convolution keeps apart; 1 for all else."""
+        return max([1, *_numbers(self.attr("group"))])
+
+    @property
+    def weights(self) -> int:
+        """Elements of the weights of a convolution or linear layer, biases apart; 0 for all else."""
+        # A key may come from a file of unknown origin, so it need not describe a possible layer.
+        if self.op not in WEIGHTED or not self.inputs:
+            return 0
+        if len(self.inputs[0]) < 2 or len(self.output) < 2:
+            return 0
+        cin, cout = self._channels()
+        return cout * (cin // self.groups) * math.prod(_numbers(self.attr("kernel")))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference, whole batch: every weight is used once per position.
+
+        Positions are those of the output; where a convolution is transposed, and in a linear layer,
+        those of the input. 0 for all but convolutions and linear layers.
+        """
+        weights = self.weights
+        if not weights:
+            return 0
+        cin, cout = self._channels()
+        if self.op == "Conv":
+            return weights * (math.prod(self.output) // cout)
+        return weights * (math.prod(self.inputs[0]) // cin)
+
+    def _channels(self) -> tuple[int, int]:
+        """Channels that a convolution or linear layer reads, and those that it writes."""
+        axis = -1 if self.op == "Linear" else 1
+        return self.inputs[0][axis], self.output[axis]
+
     @classmethod
     def parse(cls, text: str) -> LayerKey:
         """Read the text form back.
@@ -80,6 +119,11 @@ class LayerKey:
             )
         except ValueError as error:
             raise SchemaError(f"not a layer key: {text[:120]!r} ({error})") from error
+
+
+def _numbers(text: str) -> list[int]:
+    """The whole numbers in the text of an attribute (`3x3`), as far as they are sizes."""
+    return [int(number) for number in re.findall(r"\d{1,9}", text)]
 
 
 def _shape_text(shape: Shape) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -96,22 +95,10 @@ def times_number(ratio: float | None, note: str = "") -> Number:
 
 
 def layer_macs(key: LayerKey | None) -> int | None:
-    """Multiply-accumulates of one layer, from its key: each weight is used once per position.
-
-    None where none are counted.
-
-    The same numbers as `onnx_graph` counts on the network itself.
-    """
-    if key is None or key.op not in {"Conv", "ConvTranspose", "Linear"} or not key.inputs:
+    """Multiply-accumulates of one layer; None where none are counted."""
+    if key is None or not key.macs:
         return None
-    read, written = key.inputs[0], key.output
-    if key.op == "Linear":
-        return math.prod(read) * written[-1]
-    taps = math.prod(map(int, key.attr("kernel", "1").split("x")))
-    group = int(key.attr("group", "1"))
-    if key.op == "Conv":
-        return math.prod(written) * (read[1] // group) * taps
-    return math.prod(read) * (written[1] // group) * taps
+    return key.macs
 
 
 def thinned(samples_s: Sequence[float], most: int) -> list[float]:

@@ -2,10 +2,10 @@
 
     python -m runners.studies.h200 [GPU]
 
-It runs on a bare machine: a driver, torch with CUDA, numpy and onnx; no network, no store, no
-command line of hwbench. Each part writes its raw samples to results/h200/ as soon as it is done, so
-a run that is cut short leaves what it had. The table's part only measures pruned networks; what a
-table fitted on them predicts is worked out later, where SciPy is.
+It runs on a bare machine: a driver, torch with CUDA, numpy, scipy and onnx; no network, no store,
+no command line of hwbench. Each part writes its raw samples to results/h200/ as soon as it is done,
+so a run that is cut short leaves what it had. The table's part only measures pruned networks; what
+a table fitted on them predicts is worked out later, where there is time.
 """
 
 from __future__ import annotations

@@ -57,3 +57,22 @@ def test_anything_else_is_refused_in_one_way(text):
 def test_examples_that_are_refused(text):
     with pytest.raises(SchemaError):
         LayerKey.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "macs"),
+    [
+        ("Conv[1x3x8x8->1x16x4x4]{group=1,kernel=3x3,strides=2x2}@fp32", 432, 432 * 16),
+        ("Conv[2x16x8x8->2x32x8x8]{group=4,kernel=3x1}@fp32", 384, 384 * 128),
+        ("Conv[1x16x8x8->1x16x8x8]{group=16,kernel=3x3}@int8", 144, 144 * 64),
+        ("Conv[1x8x9->1x4x9]{group=1,kernel=5}@fp32", 160, 160 * 9),
+        ("ConvTranspose[1x8x4x4->1x6x8x8]{group=2,kernel=2x2}@fp32", 96, 96 * 16),
+        ("Linear[3x128->3x10]{}@fp32", 1280, 1280 * 3),
+        ("Linear[2x49x64->2x49x32]{}@fp32", 2048, 2048 * 98),
+        ("Add[1x8x4x4+1x8x4x4->1x8x4x4]{}@fp32", 0, 0),
+        ("Conv[->1x8]{}@fp32", 0, 0),
+    ],
+)
+def test_weights_and_multiply_accumulates_follow_from_the_key(text, weights, macs):
+    key = LayerKey.parse(text)
+    assert (key.weights, key.macs) == (weights, macs)

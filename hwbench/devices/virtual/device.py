@@ -102,19 +102,16 @@ class Law:
 
     def _work(self, key: LayerKey) -> tuple[int, int]:
         """Multiply-accumulates in full blocks, and weights as they are stored."""
-        if key.op not in {"Conv", "ConvTranspose", "Linear"}:
+        weights = key.weights
+        if not weights:
             return 0, 0
         axis = -1 if key.op == "Linear" else 1
         cin, cout = key.inputs[0][axis], key.output[axis]
-        group = int(key.attr("group", "1"))
-        kernel = math.prod(map(int, key.attr("kernel", "1").split("x")))
-        reduced = self._blocked(cin) if group == 1 else cin // group
-        positions = (
-            math.prod(key.inputs[0]) // cin
-            if key.op == "ConvTranspose"
-            else math.prod(key.output) // cout
-        )
-        return positions * self._blocked(cout) * reduced * kernel, cout * (cin // group) * kernel
+        blocked = weights // cout * self._blocked(cout)
+        if key.groups == 1:
+            blocked = blocked // cin * self._blocked(cin)
+        positions = key.macs // weights
+        return positions * blocked, weights
 
     def _blocked(self, channels: int) -> int:
         return -(-channels // self.channel_step) * self.channel_step

@@ -156,11 +156,13 @@ def count(model: ModelProto) -> Counts:
     once; scales and zero points of a quantised graph do not.
     """
     view = GraphView(model)
-    found = fusions(view)
-    parameters: dict[str, int] = {}
-    for fusion in found:
+    macs = 0
+    parameters: dict[str, int] = {}  # by constant, so that shared ones count once
+    for fusion in fusions(view):
+        if is_weighted(view, view.nodes[fusion.main]):
+            macs += _key(view, fusion).macs
         parameters |= _parameters(view, fusion)
-    return Counts(sum(_macs(view, fusion) for fusion in found), sum(parameters.values()))
+    return Counts(macs, sum(parameters.values()))
 
 
 def zero_share(model: ModelProto) -> float:
@@ -185,9 +187,7 @@ def zero_share(model: ModelProto) -> float:
 
 def _layer(view: GraphView, fusion: Fusion) -> Layer:
     node = view.nodes[fusion.main]
-    shapes = ([view.shape(name) for name in fusion.inputs], view.shape(fusion.tail))
-    speed = "int8" if fusion.quantised else precision(view, fusion.tail)
-    key = key_of(view, node, shapes, fusion.fused, pads=fusion.pads, precision_name=speed)
+    key = _key(view, fusion)
     parameters = sum(_parameters(view, fusion).values())
     return Layer(
         node.name,
@@ -196,9 +196,16 @@ def _layer(view: GraphView, fusion: Fusion) -> Layer:
         _names(view, fusion),
         tuple(fusion.inputs),
         fusion.tail,
-        _macs(view, fusion),
+        key.macs if is_weighted(view, node) else 0,
         parameters,
     )
+
+
+def _key(view: GraphView, fusion: Fusion) -> LayerKey:
+    node = view.nodes[fusion.main]
+    shapes = ([view.shape(name) for name in fusion.inputs], view.shape(fusion.tail))
+    precision_name = "int8" if fusion.quantised else precision(view, fusion.tail)
+    return key_of(view, node, shapes, fusion.fused, pads=fusion.pads, precision_name=precision_name)
 
 
 def _names(view: GraphView, fusion: Fusion) -> tuple[str, ...]:
@@ -217,19 +224,6 @@ def _names(view: GraphView, fusion: Fusion) -> tuple[str, ...]:
         if maker and maker.op_type == "DequantizeLinear"
     ]
     return (*dict.fromkeys(makers), *(node.name for node in nodes))
-
-
-def _macs(view: GraphView, fusion: Fusion) -> int:
-    """Every weight is used once per position: of the output, or of the input where a convolution is transposed."""
-    node = view.nodes[fusion.main]
-    if not is_weighted(view, node):
-        return 0
-    weight = view.shape(node.input[1])
-    if node.op_type == "Conv":
-        return view.elements(node.output[0]) * int(np.prod(weight[1:]))
-    if node.op_type == "ConvTranspose":
-        return view.elements(node.input[0]) * int(np.prod(weight[1:]))
-    return view.elements(node.input[0]) * view.shape(node.output[0])[-1]
 
 
 def _parameters(view: GraphView, fusion: Fusion) -> dict[str, int]:

@@ -53,17 +53,12 @@ class TableGains:
         own_s = sum(part.latency_s for part in parts)
         if not own_s > 0:
             return Gain(share, min(share, 0.0), share)
-        half = abs(share) * _quantile(self._table) * self._table.deviation(parts, own_s)
+        reach = stats.t_quantile(self._table.calibration.degrees_of_freedom)
+        half = abs(share) * reach * self._table.deviation(parts, own_s)
         return Gain(share, share - half, share + half)
 
     def _keys(self, dropped: Sequence[str]) -> tuple[LayerKey, ...]:
         return self._network.keys_without(dropped)
-
-
-def _quantile(table: LookupTable) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(max(table.calibration.networks - 1, 2), 0.5 + stats.SHOWN_CONFIDENCE / 2))
 
 
 @dataclass(frozen=True)

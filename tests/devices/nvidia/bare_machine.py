@@ -1,5 +1,5 @@
-"""Run the study of a GPU in a process that has torch, numpy and onnx and none of hwbench's other
-libraries, on a fake GPU.
+"""Run the study of a GPU in a process that has torch, numpy, scipy and onnx and none of hwbench's
+other libraries, on a fake GPU.
 
 python -m tests.devices.nvidia.bare_machine FOLDER
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 ABSENT = frozenset(
     {
         "pandas",
-        "scipy",
         "sqlalchemy",
         "psutil",
         "platformdirs",

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from hwbench.network import zoo
-from hwbench.network.graph import layers, load
+from hwbench.network.graph import count, layers, load
 from hwbench.network.intake import load_workload
 from hwbench.network.structure import Structure
 from hwbench.network.structure.surgery import PrunableGraph
@@ -45,7 +45,8 @@ GROUPS = {
 
 @cache
 def _model(spec: str) -> onnx.ModelProto:
-    return load(load_workload(zoo.build(spec), inputs=["1x3x32x32"]).onnx)
+    size = 224 if spec.startswith("vgg") else 32
+    return load(load_workload(zoo.build(spec), inputs=[f"1x3x{size}x{size}"]).onnx)
 
 
 @pytest.mark.parametrize("spec", sorted(BLOCKS))
@@ -84,3 +85,26 @@ def test_dropping_all_blocks_leaves_the_other_layers(spec: str) -> None:
         layer.name for layer in layers(model) if layer.name not in gone
     ]
     assert np.isfinite(run(small)).all()
+
+
+@pytest.mark.parametrize("spec", [*sorted(BLOCKS), "resnet56", "vgg16@0.0625"])
+def test_a_key_alone_tells_what_the_graph_counts(spec: str) -> None:
+    model = _model(spec)
+    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    nodes = {node.name: node for node in model.graph.node}
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    }
+    counted = 0
+    for layer in layers(model):
+        node = nodes[layer.name]
+        if node.op_type not in {"Conv", "Gemm", "MatMul"}:
+            assert layer.key.weights == layer.key.macs == 0
+            continue
+        held = weights[node.input[1]]
+        positions = np.prod(shapes[node.output[0]]) // layer.key.output[1]
+        assert layer.key.weights == np.prod(held)
+        assert layer.key.macs == np.prod(held) * positions == layer.macs
+        counted += layer.key.macs
+    assert counted == count(model).macs > 0

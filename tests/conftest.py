@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
+import platformdirs
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -21,6 +25,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+
+SHARED_CACHES = ("bundles", "onnx", "rig", "tests-nvidia")
+"""Folders in hwbench's cache that are slow to fill; whatever lies there is kept under its hash."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process locks of devices of its own; the rest of the cache stays the user's.
+
+    Another worker, and another run of the tests, may use this computer's CPU meanwhile.
+    """
+    controls_others = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if controls_others:
+        return
+    users, own = (
+        Path(platformdirs.user_cache_dir()),
+        Path(tempfile.mkdtemp(prefix="hwbench-cache-")),
+    )
+    config.add_cleanup(lambda: shutil.rmtree(own, ignore_errors=True))
+    (own / "hwbench").mkdir()
+    for name in SHARED_CACHES:
+        (users / "hwbench" / name).mkdir(parents=True, exist_ok=True)
+        (own / "hwbench" / name).symlink_to(users / "hwbench" / name)
+    for path in users.iterdir():
+        if path.name != "hwbench":
+            (own / path.name).symlink_to(path)
+    os.environ["XDG_CACHE_HOME"] = str(own)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -163,7 +163,9 @@ def test_a_node_that_is_not_supported_is_named(monkeypatch):
         with pytest.raises(
             UnsupportedLayerError, match=r"features\.0\.relu \(Unheard\): no importer"
         ):
-            device.prepare(replace(convolutions((8,), 8), onnx=model.SerializeToString()), SETTINGS)
+            device.prepare(
+                replace(convolutions((8,), 8), artifact=model.SerializeToString()), SETTINGS
+            )
         assert device.run([device.prepare(convolutions((8,), 8), SETTINGS)]).values_s
 
 

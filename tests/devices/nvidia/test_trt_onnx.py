@@ -104,7 +104,7 @@ def test_unsigned_constants_and_a_zero_point_that_is_not_zero_keep_their_values(
     ]
     graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    workload = replace(conv_workload(), onnx=model.SerializeToString(), precision="int8")
+    workload = replace(conv_workload(), artifact=model.SerializeToString(), precision="int8")
     values = np.array([[-5.0, 0.0, 1.0, 7.0]], np.float32)
     before, after = run(workload.onnx, values), run(for_tensorrt(workload)[0], values)
     assert after == pytest.approx(before, rel=0.05, abs=1.0)
@@ -124,7 +124,7 @@ def test_nameless_nodes_get_names():
     model = onnx.load_from_string(conv_net())
     for node in model.graph.node:
         node.name = ""
-    data, _ = for_tensorrt(replace(conv_workload(), onnx=model.SerializeToString()))
+    data, _ = for_tensorrt(replace(conv_workload(), artifact=model.SerializeToString()))
     names = [node.name for node in onnx.load_from_string(data).graph.node]
     assert all(names)
     assert len(set(names)) == len(names)

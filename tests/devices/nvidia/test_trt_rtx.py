@@ -88,7 +88,10 @@ def test_what_tensorrt_cannot_parse_is_named(tmp_path):
     model.graph.node[0].op_type, model.graph.node[0].domain = "Unheard", "elsewhere"
     model.opset_import.append(onnx.helper.make_opsetid("elsewhere", 1))
     answers = build(
-        {"bad": replace(conv_workload(), onnx=model.SerializeToString()), "good": conv_workload()},
+        {
+            "bad": replace(conv_workload(), artifact=model.SerializeToString()),
+            "good": conv_workload(),
+        },
         tmp_path,
     )
     assert answers["bad"]["error"].startswith("UnsupportedLayerError: TensorRT-RTX 1.")

@@ -148,7 +148,7 @@ def test_a_bad_candidate_leaves_the_device_usable():
     with CpuOrt() as device:
         good = device.prepare(conv_workload(), Settings())
         with pytest.raises(BuildError):
-            device.prepare(replace(conv_workload(), onnx=b"no model"), Settings())
+            device.prepare(replace(conv_workload(), artifact=b"no model"), Settings())
         device.release(good)
         assert device.run([device.prepare(conv_workload(), Settings())]).values_s[0] > 0
 
@@ -160,7 +160,7 @@ def test_bad_requests_are_refused():
         with pytest.raises(UsageError, match="--threads 4096"):
             device.prepare(conv_workload(), Settings(threads=4096))
         with pytest.raises(BuildError):
-            device.prepare(replace(conv_workload(), onnx=b"\x08\x0a"), Settings())
+            device.prepare(replace(conv_workload(), artifact=b"\x08\x0a"), Settings())
 
 
 @needs_compiler

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -175,8 +176,12 @@ class Adb:
             hashlib.md5(usedforsecurity=False),
         )
 
+        contents = _pieces(data)
+        # A file that cannot be read must be found out before the phone has begun one of that name.
+        beginning = list(islice(contents, 1))
+
         def pieces() -> Iterator[bytes]:
-            for piece, sent, total in _pieces(data):
+            for piece, sent, total in chain(beginning, contents):
                 digest.update(piece)
                 yield piece
                 if progress is not None:

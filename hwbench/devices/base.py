@@ -41,6 +41,7 @@ from hwbench.errors import (
     WorkloadError,
 )
 from hwbench.network.workload import ONNX, Workload
+from hwbench.records.comparison import ChangeExplanation
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.layer_key import LayerKey
@@ -222,6 +223,15 @@ class Device(ABC):
 
     @abstractmethod
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples: ...
+
+    @classmethod
+    def explain_change(cls, baseline: str, candidate: str) -> ChangeExplanation | None:  # noqa: ARG003
+        """What it means that a layer runs as `candidate` which ran as `baseline` before.
+
+        Both are implementations as `LayerRow` has them. It asks the driver and not an opened device, so
+        that stored records are explained too. The default knows of nothing worth a word.
+        """
+        return None
 
     @property
     def usable(self) -> bool:

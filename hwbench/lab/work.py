@@ -16,10 +16,10 @@ from hwbench.lookup_tables import Plan
 from hwbench.lookup_tables.making.validate import graded
 from hwbench.lookup_tables.repository import save_table
 from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.comparing import compare_measured
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison
-from hwbench.records.comparison import compare as compare_records
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.store import open_store
 from hwbench.workflows.build_table import (
@@ -118,7 +118,7 @@ def compare(
     pair = load_pair(
         baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
     )
-    return compare_records(
+    return compare_measured(
         *_measured(lab, device, pair, settings, store=store, save=save, callback=callback)
     )
 

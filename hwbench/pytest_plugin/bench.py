@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Unpack
 import pytest
 
 from hwbench.errors import UsageError
+from hwbench.measuring.comparing import compare_measured
 from hwbench.measuring.sessions import measure, measure_interleaved
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.pytest_plugin.options import OPTIONS
 from hwbench.pytest_plugin.summary import PROPERTY, measured
 from hwbench.records.comparison import Comparison
-from hwbench.records.comparison import compare as compare_records
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.workflows.compare import load_pair
 from hwbench.workflows.profile import DEFAULT_SETTINGS
@@ -105,7 +105,7 @@ class Bench:
         )
         with recording(self._options.store, save=True, callback=None) as recorder:
             records = measure_interleaved(self._ready(), pair, settings, recorder)
-        return compare_records(*records)
+        return compare_measured(*records)
 
     def note(self, line: str) -> None:
         """Add a line to the summary."""

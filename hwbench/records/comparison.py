@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hwbench import stats
@@ -23,6 +23,25 @@ EXPLAINED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeExplanation:
+    """What it means that a layer is executed in another way, in the words of whoever knows the runtime.
+
+    Attributes:
+        code: Code of the finding that names such layers.
+        change: What became of them, for that finding: "left the blocked layout in the candidate".
+        cause: Why that costs time: "fell off the blocked layout because ...".
+    """
+
+    code: str
+    change: str
+    cause: str
+
+
+ExplainChange = Callable[[str, str], ChangeExplanation | None]
+"""Explains a change from the baseline's implementation of a layer to the candidate's, if it is worth a word."""
+
+
+@dataclass(frozen=True, slots=True)
 class LayerChange:
     """One layer on both sides, matched by module path; None on the side where it is absent.
 
@@ -32,6 +51,7 @@ class LayerChange:
         candidate_s: Seconds per inference in the candidate.
         baseline_implementation: How the baseline's runtime executed it.
         candidate_implementation: How the candidate's runtime executed it.
+        explanation: What a change of the implementation means; None where that is not known.
     """
 
     name: str
@@ -39,17 +59,12 @@ class LayerChange:
     candidate_s: float | None
     baseline_implementation: str | None
     candidate_implementation: str | None
+    explanation: ChangeExplanation | None = None
 
     @property
     def saved_s(self) -> float:
         """Seconds per inference that the candidate saves here; negative where it is slower."""
         return (self.baseline_s or 0.0) - (self.candidate_s or 0.0)
-
-    @property
-    def fell_off_layout(self) -> bool:
-        """Whether the layer left the runtime's blocked layout."""
-        before, after = self.baseline_implementation or "", self.candidate_implementation
-        return before.startswith("nchwc") and after == "nchw"
 
 
 @dataclass(frozen=True)
@@ -105,14 +120,21 @@ class Comparison:
         return _over(self.baseline.params, self.candidate.params)
 
 
-def compare(baseline: Measurement, candidate: Measurement) -> Comparison:
+def compare(
+    baseline: Measurement, candidate: Measurement, *, explain_change: ExplainChange | None = None
+) -> Comparison:
     """Compare two records of one interleaved measurement.
 
     Records that disagree in more than the model, or were not interleaved, give the verdict
     INCOMPARABLE and say why.
+
+    Args:
+        baseline: The reference.
+        candidate: The new one.
+        explain_change: Explains layers that are executed in another way; None explains none.
     """
     reasons = differences(baseline, candidate)
-    changes = _match(baseline, candidate)
+    changes = _match(baseline, candidate, explain_change)
     shared = _findings_of(baseline, candidate)
     if reasons:
         finding = Finding("incomparable", f"not comparable: {'; '.join(reasons)}")
@@ -158,7 +180,7 @@ def explain(comparison: Comparison) -> tuple[Finding, ...]:
     """Sentences that explain a comparison, as findings."""
     return (
         *_macs(comparison),
-        *_layout(comparison),
+        *_implementations(comparison),
         *_unexplained(comparison),
         *_precision(comparison),
     )
@@ -192,13 +214,9 @@ def _blame(comparison: Comparison) -> str:
     total_s = sum(max(excess, 0.0) for excess in excess_s.values())
     if total_s <= 0:
         return "its layers do not tell why"
-    fallen = [c for c in comparison.layers if c.fell_off_layout]
-    if sum(excess_s[c.name] for c in fallen) > MAIN_CAUSE * total_s:
-        block = (fallen[0].baseline_implementation or "").removeprefix("nchwc")
-        return (
-            f"{len(fallen)} layers fell off the blocked layout because their widths are not"
-            f" multiples of {block}"
-        )
+    for explanation, changes in _explained_changes(comparison):
+        if sum(excess_s[change.name] for change in changes) > MAIN_CAUSE * total_s:
+            return f"{len(changes)} layers {explanation.cause}"
     new = [c for c in comparison.layers if not c.baseline_s]
     if sum(excess_s[c.name] for c in new) > MAIN_CAUSE * total_s:
         return (
@@ -211,17 +229,27 @@ def _blame(comparison: Comparison) -> str:
     return f"most of the time that stayed is spread over the layers, {share:.0%} of it in {names}"
 
 
-def _layout(comparison: Comparison) -> list[Finding]:
-    fallen = [change.name for change in comparison.layers if change.fell_off_layout]
-    if not fallen:
-        return []
-    names = ", ".join(fallen[:3]) + (", ..." if len(fallen) > 3 else "")
-    return [
-        Finding(
-            "fell_off_layout",
-            f"{len(fallen)} layers left the blocked layout in the candidate: {names}",
-        )
-    ]
+def _implementations(comparison: Comparison) -> list[Finding]:
+    findings = []
+    for explanation, changes in _explained_changes(comparison):
+        names = ", ".join(change.name for change in changes[:3])
+        more = ", ..." if len(changes) > 3 else ""
+        text = f"{len(changes)} layers {explanation.change}: {names}{more}"
+        findings.append(Finding(explanation.code, text))
+    return findings
+
+
+def _explained_changes(
+    comparison: Comparison,
+) -> list[tuple[ChangeExplanation, list[LayerChange]]]:
+    """Layers whose change of implementation is explained, together by the code of the explanation."""
+    by_code: dict[str, list[LayerChange]] = {}
+    explanations: dict[str, ChangeExplanation] = {}
+    for change in comparison.layers:
+        if change.explanation is not None:
+            explanations.setdefault(change.explanation.code, change.explanation)
+            by_code.setdefault(change.explanation.code, []).append(change)
+    return [(explanations[code], changes) for code, changes in by_code.items()]
 
 
 def _unexplained(comparison: Comparison) -> list[Finding]:
@@ -260,22 +288,33 @@ def explained_share(comparison: Comparison) -> float | None:
     return sum(change.saved_s for change in comparison.layers) / saved_s if saved_s else None
 
 
-def _match(baseline: Measurement, candidate: Measurement) -> tuple[LayerChange, ...]:
+def _match(
+    baseline: Measurement, candidate: Measurement, explain_change: ExplainChange | None
+) -> tuple[LayerChange, ...]:
     """Match layers by module path, which pruning keeps when it changes widths or drops blocks."""
     if baseline.profile is None or candidate.profile is None:
         return ()
     before, after = _by_name(baseline.profile.layers), _by_name(candidate.profile.layers)
     names = [*before, *(name for name in after if name not in before)]
-    return tuple(_change(name, before.get(name), after.get(name)) for name in names)
+    return tuple(_change(name, before.get(name), after.get(name), explain_change) for name in names)
 
 
-def _change(name: str, before: LayerLatency | None, after: LayerLatency | None) -> LayerChange:
+def _change(
+    name: str,
+    before: LayerLatency | None,
+    after: LayerLatency | None,
+    explain_change: ExplainChange | None,
+) -> LayerChange:
+    explanation = None
+    if explain_change is not None and before is not None and after is not None:
+        explanation = explain_change(before.implementation, after.implementation)
     return LayerChange(
         name,
         None if before is None else before.median_s * before.calls,
         None if after is None else after.median_s * after.calls,
         None if before is None else before.implementation,
         None if after is None else after.implementation,
+        explanation,
     )
 
 

@@ -12,8 +12,9 @@ from hwbench.errors import SchemaError, UsageError
 from hwbench.lookup_tables.repository import RECORD as TABLE
 from hwbench.lookup_tables.repository import VALIDATION
 from hwbench.lookup_tables.table import LookupTable
+from hwbench.measuring.comparing import compare_measured
 from hwbench.records.comparison import RECORD as COMPARISON
-from hwbench.records.comparison import Comparison, compare
+from hwbench.records.comparison import Comparison
 from hwbench.search.base import Outcome, Trial
 from hwbench.workflows.search.journal import RECORD as TRIAL
 from hwbench.workflows.search.run import RECORD as SEARCH
@@ -157,7 +158,7 @@ def _comparisons(store: Store, measurements: Iterable[Measurement]) -> tuple[Com
     found = []
     for group_id, records in groups.items():
         baseline, *candidates = _baseline_first(records, order.get(group_id))
-        found += [compare(baseline, candidate) for candidate in candidates]
+        found += [compare_measured(baseline, candidate) for candidate in candidates]
     return tuple(found)
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Unpack
 from hwbench.devices import open_device
 from hwbench.errors import IncomparableError
 from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.comparing import compare_measured
 from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison
-from hwbench.records.comparison import compare as compare_records
 from hwbench.records.measurement import Settings
 from hwbench.workflows.recording import recording
 
@@ -62,7 +62,7 @@ def compare(
     )
     with open_device(device) as opened, recording(store, save=save, callback=callback) as recorder:
         records = measure_interleaved(opened, pair, settings, recorder)
-    return compare_records(*records)
+    return compare_measured(*records)
 
 
 def load_pair(

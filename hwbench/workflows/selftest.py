@@ -9,9 +9,10 @@ from statistics import median
 from hwbench.devices import open_device
 from hwbench.errors import UsageError
 from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.comparing import compare_measured
 from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.intake import load_workload
-from hwbench.records.comparison import Comparison, compare
+from hwbench.records.comparison import Comparison
 from hwbench.records.device import DeviceInfo
 from hwbench.records.measurement import Settings
 from hwbench.stats import Verdict
@@ -86,7 +87,7 @@ def selftest(
         for number in range(runs):
             once = replace(settings, seed=settings.seed + number, layers=False)
             comparisons.append(
-                compare(*measure_interleaved(opened, [workload, workload], once, callback))
+                compare_measured(*measure_interleaved(opened, [workload, workload], once, callback))
             )
             if after_each is not None:
                 after_each(number + 1, comparisons[-1])

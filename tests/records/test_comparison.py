@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from hwbench.devices.shared.ort.layers import explain_change
 from hwbench.devices.virtual.device import Law, Virtual
 from hwbench.devices.virtual.noise import White
 from hwbench.measuring.sessions import measure, measure_interleaved
@@ -82,6 +83,7 @@ def test_fewer_macs_without_gain_are_blamed_on_the_layout():
     found = compare(
         with_layers(first, a=(0.004, "nchwc16"), b=(0.006, "nchwc16")),
         with_layers(second, a=(0.005, "nchw"), b=(0.005, "nchw")),
+        explain_change=explain_change,
     )
     text = next(finding.text for finding in found.findings if finding.code == "macs_without_gain")
     assert "2.00x fewer MACs, no faster: 2 layers fell off the blocked layout" in text

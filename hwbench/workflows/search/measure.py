@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from hwbench.errors import UsageError
 from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.comparing import compare_measured
 from hwbench.network.intake import load_workload
-from hwbench.records.comparison import Comparison, compare
+from hwbench.records.comparison import Comparison
 from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:
@@ -31,6 +32,6 @@ def measure_result(
         load_workload(pruned.module, example_inputs=subject.example), name=f"{subject.name}, pruned"
     )
     with recording(places.url, save=places.store is not None, callback=callback) as recorder:
-        return compare(
+        return compare_measured(
             *places.meter.measure([subject.workload, smaller], places.settings, recorder)
         )

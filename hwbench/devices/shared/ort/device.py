@@ -23,13 +23,14 @@ from hwbench.devices.shared.ort.executed_graph import (
     channel_block,
     executed_nodes,
 )
-from hwbench.devices.shared.ort.layers import REST_CAUSE, join, layout_findings
+from hwbench.devices.shared.ort.layers import REST_CAUSE, explain_change, join, layout_findings
 from hwbench.devices.shared.ort.profile import ProfiledRuns, read_trace
 from hwbench.devices.shared.runner.protocol import CLOCK
 from hwbench.devices.shared.turns import TURN, counted, turn_order
 from hwbench.errors import OutputParseError
 from hwbench.network.graph import Layer, layers, load, made_by
 from hwbench.network.workload import Workload
+from hwbench.records.comparison import ChangeExplanation
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
 
@@ -77,6 +78,11 @@ class OrtDevice(Device):
             int, float
         ] = {}  # share of the profiler's cost inside the nodes' times, by threads
         self._block = 0  # channels of the blocked layout; 0 until it is known
+
+    @classmethod
+    def explain_change(cls, baseline: str, candidate: str) -> ChangeExplanation | None:
+        """See `Device.explain_change`."""
+        return explain_change(baseline, candidate)
 
     @abstractmethod
     def _engine(self, settings: Settings) -> Engine:

@@ -18,6 +18,7 @@ from hwbench.devices.shared.ort.executed_graph import ExecutedNode
 from hwbench.devices.shared.ort.profile import ProfiledRuns
 from hwbench.errors import OutputParseError
 from hwbench.network.graph import Layer
+from hwbench.records.comparison import ChangeExplanation
 from hwbench.records.findings import Finding
 
 BLOCKED = "_nchwc"
@@ -108,6 +109,18 @@ def _implementation(node: ExecutedNode, block: int) -> str:
     if node.domain == BLOCKED_DOMAIN:
         return f"nchwc{block}"
     return "nchw" if node.op in {"Conv", "FusedConv"} else node.op
+
+
+def explain_change(baseline: str, candidate: str) -> ChangeExplanation | None:
+    """Explain that a convolution left the blocked layout, which is what costs time in ONNX Runtime."""
+    if not baseline.startswith("nchwc") or candidate != "nchw":
+        return None
+    block = baseline.removeprefix("nchwc")
+    return ChangeExplanation(
+        code="fell_off_layout",
+        change="left the blocked layout in the candidate",
+        cause=(f"fell off the blocked layout because their widths are not multiples of {block}"),
+    )
 
 
 def layout_findings(rows: Iterable[LayerRow], block: int) -> tuple[Finding, ...]:

@@ -1,0 +1,23 @@
+"""Comparing measured records, explained by the driver that took them."""
+
+from __future__ import annotations
+
+from hwbench import devices
+from hwbench.errors import HwbenchError
+from hwbench.records.comparison import Comparison, compare
+from hwbench.records.measurement import Measurement
+
+
+def compare_measured(baseline: Measurement, candidate: Measurement) -> Comparison:
+    """Compare two records of one interleaved measurement, fresh or stored.
+
+    What it means that a layer is executed in another way, the driver says that the baseline's
+    address names. Where there is no such driver (a record of another computer, or of a package that
+    is not installed), changes stay unexplained.
+    """
+    name = baseline.device.address.partition(":")[0]
+    try:
+        driver = devices.driver_class(name)
+    except HwbenchError:
+        return compare(baseline, candidate)
+    return compare(baseline, candidate, explain_change=driver.explain_change)

@@ -117,7 +117,8 @@ def profile(
     rules = [parse_rule(text, fields) for text in fail_on or ()]
     from hwbench.cli.progress import Progress
     from hwbench.render import documents, views
-    from hwbench.workflows.profile import DEFAULT_MODEL, DEFAULT_SETTINGS
+    from hwbench.workflows.defaults import DEFAULT_MODEL
+    from hwbench.workflows.profile import DEFAULT_SETTINGS
 
     model, settings = model or DEFAULT_MODEL, how.settings(DEFAULT_SETTINGS, layers=not no_layers)
     with Progress(model, keeping) as progress:

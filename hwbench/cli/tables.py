@@ -24,6 +24,14 @@ from hwbench.cli.options import (
     writable,
 )
 from hwbench.cli.rules import Rule, hits, parse_rule
+from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
+from hwbench.workflows.defaults import (
+    DEFAULT_MODEL,
+    GRADING_NETWORKS,
+    RECALIBRATION_NETWORKS,
+    TABLE_BUDGET_S,
+    VALIDATION_NETWORKS,
+)
 
 if TYPE_CHECKING:
     from hwbench.workflows.build_table import BuiltTable
@@ -92,13 +100,13 @@ def build(
         typer.Option(
             metavar="STEP", help="Pruned widths are multiples of it; auto finds it first."
         ),
-    ] = "8",
+    ] = str(DEFAULT_STEP),
     lower: Annotated[
         float, typer.Option(parser=share, metavar="SHARE", help="Smallest share of a width.")
-    ] = 0.2,
+    ] = DEFAULT_LOWER,
     validation: Annotated[
         int, typer.Option(min=0, help="Held-out networks that grade the table.")
-    ] = 10,
+    ] = GRADING_NETWORKS,
     forget: Annotated[
         bool, typer.Option("--forget", help="Leave out what was measured on the device before.")
     ] = False,
@@ -115,7 +123,7 @@ def build(
     rules = [parse_rule(text, BUILD_FIELDS + GRADE_FIELDS) for text in fail_on or ()]
     from hwbench.cli.table_progress import TableProgress
     from hwbench.records.measurement import Settings
-    from hwbench.workflows.build_table import DEFAULT_BUDGET_S, DEFAULT_MODEL, build_table
+    from hwbench.workflows.build_table import build_table
 
     model = model or DEFAULT_MODEL
     with TableProgress(model, keeping) as progress:
@@ -124,7 +132,7 @@ def build(
             device=how.device,
             widths=widths,
             lower=lower,
-            settings=how.settings(Settings(budget_s=DEFAULT_BUDGET_S)),
+            settings=how.settings(Settings(budget_s=TABLE_BUDGET_S)),
             validation=validation,
             forget=forget,
             callback=progress,
@@ -146,7 +154,7 @@ def validate(
     output: Output,
     model: ModelArgument = None,
     table: TableOption = None,
-    networks: Annotated[int, typer.Option(min=1, help="Held-out networks.")] = 40,
+    networks: Annotated[int, typer.Option(min=1, help="Held-out networks.")] = VALIDATION_NETWORKS,
     picture: PlotOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
@@ -173,7 +181,9 @@ def recalibrate(
     output: Output,
     model: ModelArgument = None,
     table: TableOption = None,
-    networks: Annotated[int, typer.Option(min=1, help="Pruned networks to scale it with.")] = 12,
+    networks: Annotated[
+        int, typer.Option(min=1, help="Pruned networks to scale it with.")
+    ] = RECALIBRATION_NETWORKS,
     picture: PlotOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
@@ -203,7 +213,6 @@ def _with_table(
     """Measure held-out networks of a model with a table that exists."""
     from hwbench.cli.table_progress import TableProgress
     from hwbench.records.measurement import Settings
-    from hwbench.workflows.build_table import DEFAULT_MODEL
 
     model = model or DEFAULT_MODEL
     with TableProgress(model, keeping) as progress:
@@ -279,7 +288,7 @@ def predict(
 ) -> int:
     """Predict the latency of a model without its device."""
     from hwbench.render import tables
-    from hwbench.workflows.build_table import DEFAULT_MODEL, predict_latency
+    from hwbench.workflows.build_table import predict_latency
 
     model = model or DEFAULT_MODEL
     prediction, parts = predict_latency(

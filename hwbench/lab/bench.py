@@ -9,6 +9,7 @@ from typing import Any
 from hwbench.devices.base import Device, MovesTime, Prepared
 from hwbench.errors import DeviceError, DeviceLostError, HwbenchError, MeasurementError, SchemaError
 from hwbench.lab.tasks import Outcome, Task, TaskKind, digest, failed, workload_of
+from hwbench.lookup_tables.making.channel_steps import channel_steps
 from hwbench.lookup_tables.making.networks import (
     Effort,
     NetworkSample,
@@ -16,7 +17,6 @@ from hwbench.lookup_tables.making.networks import (
     Quiet,
     measure_network,
 )
-from hwbench.lookup_tables.making.steps import channel_steps
 from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hwbench.errors import MeasurementError
 from hwbench.lab.tables import Request, TableBuild
 from hwbench.lab.tasks import Task, TaskKind, described, digest, result_of
-from hwbench.lookup_tables.making.steps import grid_step
+from hwbench.lookup_tables.making.channel_steps import grid_step
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.records.measurement import Measurement
 

@@ -18,7 +18,7 @@ from hwbench.lab.tasks import Outcome, Task, TaskKind, described, digest, result
 from hwbench.lookup_tables import LookupTable, Plan, Progress, Provenance, Source, Validation
 from hwbench.lookup_tables.making.build import refine
 from hwbench.lookup_tables.making.fit import Fitted, fit
-from hwbench.lookup_tables.making.journal import Ledger
+from hwbench.lookup_tables.making.journal import BuildJournal
 from hwbench.lookup_tables.making.networks import Effort, NetworkSample
 from hwbench.lookup_tables.making.proposals import Grid, first
 from hwbench.lookup_tables.making.validate import Trial, held_out
@@ -106,7 +106,7 @@ class TableBuild:
             workload.name, self.identity, 0.0, len(self.structure.slots), plan.step, plan.lower, 0
         )
         facts = ["lab", plan.first, plan.batch, plan.anchor_every, asdict(plan.effort)]
-        self.ledger = Ledger(store, crew.info, settings, source, facts, forget=forget)
+        self.journal = BuildJournal(store, crew.info, settings, source, facts, forget=forget)
         asked = asdict(replace(settings, budget_s=0.0))  # more time is more of the same work
         self.job = digest("table", asdict(crew.info), workload.sha256, asked, asdict(plan))
         self._fitted: Fitted | None = None
@@ -184,7 +184,7 @@ class TableBuild:
         False if the budget ended first.
         """
         plan = self.request.plan
-        done = {sample.number for sample in self.ledger.samples}
+        done = {sample.number for sample in self.journal.samples}
         missing = [
             (number, widths) for number, widths in enumerate(queue, start) if number not in done
         ]
@@ -195,11 +195,11 @@ class TableBuild:
         left = len(tasks)
         for samples in self._samples(tasks):
             for sample in samples:
-                self.ledger.keep(sample)
+                self.journal.keep(sample)
             left, self._fresh = left - 1, self._fresh + 1
             self._tell()
             late = self.crew.now() - self._begun_s > self.request.settings.budget_s
-            if left and late and len(self.ledger.samples) >= LEAST:
+            if left and late and len(self.journal.samples) >= LEAST:
                 return False
         return True
 
@@ -243,12 +243,12 @@ class TableBuild:
 
     def _fit(self, before: int) -> Fitted:
         """The table of the networks numbered below `before`, in seconds of one device, and of other models on that kind."""
-        ours = self.ledger.campaign(before)
+        ours = self.journal.campaign(before)
         scales = scales_of(ours.samples)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         provenance = Provenance(self.crew.info, self.request.settings.threads, created, __version__)
         fitted = fit(
-            [replace(ours, samples=reconciled(ours.samples, scales)), *self.ledger.others],
+            [replace(ours, samples=reconciled(ours.samples, scales)), *self.journal.others],
             provenance,
         )
         self._fitted = replace(fitted, table=widened(fitted.table, scales))
@@ -257,7 +257,7 @@ class TableBuild:
     def _tell(self) -> None:
         if self._callback is None:
             return
-        done, plan = sum(sample.number >= 0 for sample in self.ledger.samples), self.request.plan
+        done, plan = sum(sample.number >= 0 for sample in self.journal.samples), self.request.plan
         elapsed_s = self.crew.now() - self._begun_s
         left_s = min(
             elapsed_s / self._fresh * (plan.most - done), self.request.settings.budget_s - elapsed_s

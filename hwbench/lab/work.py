@@ -18,22 +18,19 @@ from hwbench.lookup_tables.repository import save_table
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.comparing import compare_measured
 from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.store import open_store
 from hwbench.workflows.build_table import (
     AUTO,
-    DEFAULT_BUDGET_S,
-    DEFAULT_LOWER,
-    DEFAULT_MODEL,
-    DEFAULT_WIDTHS,
-    QUICK_NETWORKS,
     BuiltTable,
     TableCallback,
     width_step,
 )
 from hwbench.workflows.compare import load_pair
+from hwbench.workflows.defaults import DEFAULT_MODEL, GRADING_NETWORKS, TABLE_BUDGET_S
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workflows.recording import recording
 
@@ -128,10 +125,10 @@ def build_table(
     model: str | Path | nn.Module = DEFAULT_MODEL,
     *,
     device: str = "cpu",
-    widths: int | str = DEFAULT_WIDTHS,
+    widths: int | str = DEFAULT_STEP,
     lower: float = DEFAULT_LOWER,
     settings: Settings | None = None,
-    validation: int = QUICK_NETWORKS,
+    validation: int = GRADING_NETWORKS,
     forget: bool = False,
     store: str | None = None,
     save: bool = True,
@@ -161,7 +158,7 @@ def build_table(
         HwbenchError: The lab cannot be reached, or whatever building here raises.
     """
     settings, callback = (
-        settings or Settings(budget_s=DEFAULT_BUDGET_S),
+        settings or Settings(budget_s=TABLE_BUDGET_S),
         callback or TableCallback(),
     )
     workload = load_workload(model, seed=settings.seed, **options)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwbench.errors import StaleTableError, UsageError
-from hwbench.lookup_tables.exchange.imports import ForeignNetwork, table_of
+from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork, table_of
 from hwbench.lookup_tables.exchange.shipped import NETWORKS, SHIPPED
 from hwbench.lookup_tables.making.validate import Validation
 from hwbench.lookup_tables.table import LookupTable

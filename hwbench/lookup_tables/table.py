@@ -13,8 +13,8 @@ import numpy as np
 
 from hwbench.errors import Argument, Call, MissingEntryError, SchemaError, Value
 from hwbench.lookup_tables.families import Family, place_of
-from hwbench.lookup_tables.kinds import priors
-from hwbench.lookup_tables.records import Calibration, Entry, Grade, Metadata, Provenance
+from hwbench.lookup_tables.metadata import Calibration, Entry, Grade, Metadata, Provenance
+from hwbench.lookup_tables.priors import priors
 from hwbench.lookup_tables.surface import Floats, Points, Shape, Surface, find_step
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.prediction import Prediction
@@ -307,19 +307,8 @@ class LookupTable:
                 f"not a lookup table: {', '.join(missing) or 'metadata'} missing; export it with"
                 " to_frame()"
             )
-        try:
-            rows = list(zip(*(frame[name].tolist() for name in COLUMNS), strict=True))
-            entries = {
-                LayerKey.parse(key): Entry(float(value), float(sd), int(n))
-                for key, value, sd, n in rows
-            }
-        except (TypeError, ValueError) as error:
-            raise SchemaError(f"damaged lookup table: {error}") from error
-        if len(entries) != len(rows):
-            raise SchemaError(
-                f"damaged lookup table: {len(rows)} rows hold {len(entries)} different keys"
-            )
-        return cls(entries, Metadata.from_dict(frame.attrs["hwbench"]))
+        columns = [frame[name].tolist() for name in COLUMNS]
+        return cls._from_rows(list(zip(*columns, strict=True)), frame.attrs["hwbench"])
 
     def to_dict(self) -> dict[str, Any]:
         """The whole table as plain JSON types."""
@@ -336,14 +325,27 @@ class LookupTable:
         Raises:
             SchemaError: As `from_frame`.
         """
-        import pandas as pd
-
         try:
-            frame = pd.DataFrame(data["entries"], columns=list(COLUMNS))
-            frame.attrs["hwbench"] = data["metadata"]
-        except (KeyError, TypeError, ValueError) as error:
+            rows, metadata = list(data["entries"]), data["metadata"]
+        except (KeyError, TypeError) as error:
             raise SchemaError(f"damaged lookup table: {error!r}") from error
-        return cls.from_frame(frame)
+        return cls._from_rows(rows, metadata)
+
+    @classmethod
+    def _from_rows(cls, rows: Sequence[Sequence[Any]], metadata: Mapping[str, Any]) -> Self:
+        """A table of rows in the order of `COLUMNS`, validated."""
+        try:
+            entries = {
+                LayerKey.parse(key): Entry(float(latency_s), float(sd), int(samples))
+                for key, latency_s, sd, samples in rows
+            }
+        except (TypeError, ValueError) as error:
+            raise SchemaError(f"damaged lookup table: {error}") from error
+        if len(entries) != len(rows):
+            raise SchemaError(
+                f"damaged lookup table: {len(rows)} rows hold {len(entries)} different keys"
+            )
+        return cls(entries, Metadata.from_dict(metadata))
 
     @property
     def _where(self) -> str:

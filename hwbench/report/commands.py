@@ -8,9 +8,9 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from hwbench.lookup_tables.table import IMPORTED
+from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
 from hwbench.records.measurement import Settings
 from hwbench.render.units import shape
-from hwbench.workflows.build_table import DEFAULT_LOWER, DEFAULT_WIDTHS
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workflows.search.plan import Plan
 
@@ -45,7 +45,7 @@ def table_command(table: LookupTable) -> str:
         return _joined(["table", "show", made.device.address])
     source = made.sources[0]
     words = ["table", "build", source.model, "--device", made.device.address]
-    words += [] if str(source.step) == DEFAULT_WIDTHS else ["--widths", str(source.step)]
+    words += [] if source.step == DEFAULT_STEP else ["--widths", str(source.step)]
     words += [] if source.lower == DEFAULT_LOWER else ["--lower", f"{source.lower:g}"]
     return _joined([*words, *_threads(made.threads)])
 

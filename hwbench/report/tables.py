@@ -18,7 +18,7 @@ from hwbench.report.numbers import count_number, rounded, seconds_number, share_
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables.families import Family
-    from hwbench.lookup_tables.records import Grade
+    from hwbench.lookup_tables.metadata import Grade
     from hwbench.lookup_tables.table import LookupTable
     from hwbench.report.contents import KeptTable
 

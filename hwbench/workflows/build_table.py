@@ -14,32 +14,30 @@ from hwbench.errors import UsageError
 from hwbench.lookup_tables import LayerPrediction, LookupTable, Plan, Progress, Validation
 from hwbench.lookup_tables import build as build_on
 from hwbench.lookup_tables import validate as validate_on
-from hwbench.lookup_tables.making.recalibrate import NETWORKS, recalibrate
-from hwbench.lookup_tables.making.steps import channel_steps, grid_step
+from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
+from hwbench.lookup_tables.making.recalibrate import recalibrate
 from hwbench.lookup_tables.making.validate import graded
 from hwbench.lookup_tables.repository import check, find_table, save_table
 from hwbench.network.graph import layers, load
 from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.records.prediction import Prediction
 from hwbench.store import Store, open_store
+from hwbench.workflows.defaults import (
+    DEFAULT_MODEL,
+    GRADING_NETWORKS,
+    RECALIBRATION_NETWORKS,
+    TABLE_BUDGET_S,
+    VALIDATION_NETWORKS,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-DEFAULT_MODEL = "zoo:mobilenet_v1"
-DEFAULT_WIDTHS = "8"
-DEFAULT_LOWER = 0.2
-DEFAULT_BUDGET_S = 45.0
-"""For building.
-
-With reading the model and the validation that follows, MobileNet-V1's table takes a minute.
-"""
 AUTO = "auto"
-QUICK_NETWORKS = 10
-"""Held-out networks of the validation after each build."""
-FULL_NETWORKS = 40
+"""Widths that keep to the channel step of the device."""
 
 
 class TableCallback:
@@ -74,10 +72,10 @@ def build_table(
     model: str | Path | nn.Module = DEFAULT_MODEL,
     *,
     device: str = "cpu",
-    widths: int | str = DEFAULT_WIDTHS,
+    widths: int | str = DEFAULT_STEP,
     lower: float = DEFAULT_LOWER,
     settings: Settings | None = None,
-    validation: int = QUICK_NETWORKS,
+    validation: int = GRADING_NETWORKS,
     forget: bool = False,
     store: str | None = None,
     save: bool = True,
@@ -106,7 +104,7 @@ def build_table(
             to do.
     """
     settings, callback = (
-        settings or Settings(budget_s=DEFAULT_BUDGET_S),
+        settings or Settings(budget_s=TABLE_BUDGET_S),
         callback or TableCallback(),
     )
     workload = load_workload(model, seed=settings.seed, **options)
@@ -137,7 +135,7 @@ def validate_table(
     table: LookupTable | str | None = None,
     device: str = "cpu",
     settings: Settings | None = None,
-    networks: int = FULL_NETWORKS,
+    networks: int = VALIDATION_NETWORKS,
     store: str | None = None,
     save: bool = True,
     callback: TableCallback | None = None,
@@ -179,7 +177,7 @@ def recalibrate_table(
     table: LookupTable | str | None = None,
     device: str = "cpu",
     settings: Settings | None = None,
-    networks: int = NETWORKS,
+    networks: int = RECALIBRATION_NETWORKS,
     store: str | None = None,
     save: bool = True,
     callback: TableCallback | None = None,

@@ -10,12 +10,12 @@ from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.sessions import measure
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.records.measurement import Measurement, Settings
+from hwbench.workflows.defaults import DEFAULT_MODEL
 from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:
     from torch import nn
 
-DEFAULT_MODEL = "zoo:mobilenet_v1"
 DEFAULT_SETTINGS = Settings(budget_s=10)
 """A first number within 15 s, export included; a comparison takes up to 30."""
 

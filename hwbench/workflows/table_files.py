@@ -12,8 +12,9 @@ from typing import Any
 from hwbench.devices import drivers, open_device
 from hwbench.errors import DeviceUnavailableError, StaleTableError, UsageError
 from hwbench.lookup_tables import LookupTable
-from hwbench.lookup_tables.exchange import formats
-from hwbench.lookup_tables.exchange.formats import Record
+from hwbench.lookup_tables.exchange import foreign_files
+from hwbench.lookup_tables.exchange.foreign_files import Record
+from hwbench.lookup_tables.exchange.foreign_reader import KINDS, WITH_MODEL, kind_of, network_of
 from hwbench.lookup_tables.exchange.portable import (
     PICKLES,
     SUFFIX,
@@ -22,7 +23,6 @@ from hwbench.lookup_tables.exchange.portable import (
     read_table,
     write_table,
 )
-from hwbench.lookup_tables.exchange.reading import KINDS, WITH_MODEL, kind_of, network_of
 from hwbench.lookup_tables.exchange.shipped import target_of
 from hwbench.lookup_tables.repository import add_networks, check, find_table, save_table
 from hwbench.network.intake import load_workload
@@ -242,6 +242,6 @@ def _check_name(name: str) -> None:
 
 
 def _read(path: Path) -> Record:
-    return formats.parse(
+    return foreign_files.parse(
         read_text(path), path.name
     )  # the table keeps names of files, not of people's folders

@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 
 from hwbench.lookup_tables import LayerPrediction, LookupTable
-from hwbench.lookup_tables.exchange.foreign import PIXEL1
-from hwbench.lookup_tables.exchange.imports import ForeignNetwork, table_of
+from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork, table_of
+from hwbench.lookup_tables.exchange.join_by_order import PIXEL1
 from hwbench.lookup_tables.exchange.shipped import pixel1_networks
 from hwbench.lookup_tables.families import place_of
 from hwbench.lookup_tables.surface import Surface

@@ -27,7 +27,7 @@ from hwbench.network.intake import load_workload
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
-from hwbench.workflows.build_table import DEFAULT_BUDGET_S, QUICK_NETWORKS
+from hwbench.workflows.defaults import GRADING_NETWORKS, TABLE_BUDGET_S
 from runners.studies._results import load_raw, save_study
 from runners.studies._table_baselines import forest, isolated, netadapt
 
@@ -109,13 +109,13 @@ def study(device: Device, network: str, workload: Workload) -> dict[str, object]
 
     prunable = PrunableNetwork(workload)
     structure = prunable.structure
-    settings = Settings(budget_s=BUDGETS_S.get(network, DEFAULT_BUDGET_S), seed=0)
+    settings = Settings(budget_s=BUDGETS_S.get(network, TABLE_BUDGET_S), seed=0)
     quiet = Quiet(recent=100_000, batches=PATIENCE)
     start = time.monotonic()
     fitted = build(device, workload, settings, plan=PLAN, quiet=quiet)
     table = graded(
         fitted.table,
-        validate(device, fitted.table, workload, settings, networks=QUICK_NETWORKS, quiet=quiet),
+        validate(device, fitted.table, workload, settings, networks=GRADING_NETWORKS, quiet=quiet),
     )
     build_s = time.monotonic() - start
     held_out = replace(settings, seed=1)

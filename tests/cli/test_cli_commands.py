@@ -64,7 +64,7 @@ def test_layers_are_null_when_not_asked_for(hwb):
 
 def test_profile_without_a_model_takes_the_default(hwb, monkeypatch):
     import hwbench
-    from hwbench.workflows.profile import DEFAULT_MODEL
+    from hwbench.workflows.defaults import DEFAULT_MODEL
 
     asked = []
     real = hwbench.profile

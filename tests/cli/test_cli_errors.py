@@ -191,12 +191,13 @@ def test_every_help_has_an_example(hwb, name):
 
 def test_help_names_the_defaults_of_the_workflows(hwb):
     from hwbench.records.measurement import Settings
-    from hwbench.workflows import profile, selftest
+    from hwbench.workflows import selftest
+    from hwbench.workflows.defaults import DEFAULT_MODEL
 
     def text(name: str) -> str:
         return " ".join(hwb(name, "--help").out.replace("│", " ").split())
 
-    assert f"Else {profile.DEFAULT_MODEL}" in text("profile")
+    assert f"Else {DEFAULT_MODEL}" in text("profile")
     assert (
         f"{Settings().budget_s:g} if not given (selftest: {selftest.DEFAULT_BUDGET_S:g} a run)"
         in text("profile")

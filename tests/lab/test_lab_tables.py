@@ -57,7 +57,7 @@ def test_scales_are_reconciled(one, eight):
     _, build, fitted = eight
     truth_s = LAW.network_s(build.structure.keys(build.structure.widths))
     speeds = {name: agent.make(0)._speed for name, agent in eight[0].agents.items()}
-    found = scales_of(build.ledger.samples)
+    found = scales_of(build.journal.samples)
     middle = float(np.exp(np.mean(np.log([speeds[name] for name in found.levels_s]))))
     for name, level_s in found.levels_s.items():
         assert level_s / found.reference_s == pytest.approx(speeds[name] / middle, rel=0.03)
@@ -67,7 +67,7 @@ def test_scales_are_reconciled(one, eight):
 
 
 def test_reconciled_samples_agree_on_the_anchor_and_keep_their_ratios(eight):
-    samples = eight[1].ledger.samples
+    samples = eight[1].journal.samples
     scales = scales_of(samples)
     for before, after in zip(samples, reconciled(samples, scales), strict=True):
         assert after.ratio == pytest.approx(before.ratio)
@@ -79,10 +79,10 @@ def test_reconciled_samples_agree_on_the_anchor_and_keep_their_ratios(eight):
 
 
 def test_intervals_are_for_any_device_of_the_kind(one, eight):
-    scales = scales_of(eight[1].ledger.samples)
+    scales = scales_of(eight[1].journal.samples)
     assert 0.01 < scales.deviation < 0.06
     assert eight[2].table.calibration.shared_sd > scales.deviation
-    alone = scales_of(one[1].ledger.samples)
+    alone = scales_of(one[1].journal.samples)
     assert alone.deviation == 0
     assert widened(one[2].table, alone).calibration == one[2].table.calibration
     assert alone.note == "measured on 1 device of its kind"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hwbench.errors import MissingEntryError, SchemaError, UsageError
 from hwbench.lookup_tables import Calibration, Entry, LookupTable, Metadata
 from hwbench.lookup_tables.making.proposals import Grid
-from hwbench.lookup_tables.widths import StructureLatency
+from hwbench.lookup_tables.structure_latency import StructureLatency
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.prediction import LatencySource
 from tests.support.table_support import LAW, PLAN, built, structure

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hwbench.errors import UsageError
-from hwbench.lookup_tables.widths import StructureLatency
+from hwbench.lookup_tables.structure_latency import StructureLatency
 from hwbench.network.graph import count
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.search import costs

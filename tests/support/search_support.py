@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hwbench.lookup_tables.widths import StructureLatency
+from hwbench.lookup_tables.structure_latency import StructureLatency
 from hwbench.search.base import Candidate, Outcome, Search, Trial
 from hwbench.search.budget import Budget, channel_choices
 from hwbench.search.costs import Latency

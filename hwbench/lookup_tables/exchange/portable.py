@@ -20,7 +20,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hwbench.errors import OutputParseError, SchemaError, UnsafeModelError, UsageError
 from hwbench.lookup_tables.families import Family, place_of
-from hwbench.lookup_tables.records import Entry, Metadata
+from hwbench.lookup_tables.metadata import Entry, Metadata
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.tensors import Shape

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from hwbench.lookup_tables.exchange.foreign import PIXEL1, pixel1_logs
-from hwbench.lookup_tables.exchange.formats import TfliteLog
-from hwbench.lookup_tables.exchange.imports import ForeignNetwork, table_of
-from hwbench.lookup_tables.exchange.reading import read_tflite
+from hwbench.lookup_tables.exchange.foreign_files import TfliteLog
+from hwbench.lookup_tables.exchange.foreign_reader import read_tflite
+from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork, table_of
+from hwbench.lookup_tables.exchange.join_by_order import PIXEL1, pixel1_logs
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.network.intake import load_workload
 

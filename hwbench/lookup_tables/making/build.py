@@ -4,7 +4,7 @@ Why whole networks and not isolated layers: in place a layer has the cache state
 it will have in use, one network gives a sample of every layer at once, and only whole networks show
 what lies between layers (`DECISIONS.md`).
 
-Every network is written to the store as soon as it is measured (`ledger`). Proposals depend on
+Every network is written to the store as soon as it is measured (`journal`). Proposals depend on
 nothing but the seed and on networks measured before, so the same command goes on where a killed one
 stopped; only the anchor is measured again.
 """
@@ -21,7 +21,7 @@ from functools import partial
 from hwbench.devices.base import Device, MovesTime, Prepared
 from hwbench.errors import MissingEntryError
 from hwbench.lookup_tables.making.fit import Fitted, fit
-from hwbench.lookup_tables.making.journal import Ledger
+from hwbench.lookup_tables.making.journal import BuildJournal
 from hwbench.lookup_tables.making.networks import (
     Effort,
     NetworkSample,
@@ -30,9 +30,10 @@ from hwbench.lookup_tables.making.networks import (
     measure_network,
 )
 from hwbench.lookup_tables.making.proposals import Grid, first, least_certain
-from hwbench.lookup_tables.records import Provenance, Source
+from hwbench.lookup_tables.metadata import Provenance, Source
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.structure import Structure
+from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.store import Store
@@ -54,8 +55,8 @@ class Plan:
         effort: What each network is given.
     """
 
-    step: int = 8
-    lower: float = 0.2
+    step: int = DEFAULT_STEP
+    lower: float = DEFAULT_LOWER
     first: int = 48
     batch: int = 16
     most: int = 160
@@ -197,7 +198,7 @@ class _Build:
             0,
         )
         facts = [plan.first, plan.batch, plan.anchor_every, asdict(plan.effort)]
-        self.ledger = Ledger(store, device.info(), settings, source, facts, forget=forget)
+        self.journal = BuildJournal(store, device.info(), settings, source, facts, forget=forget)
         self.fresh = 0  # networks measured in this run
         self.fitted: Fitted | None = None
 
@@ -222,17 +223,17 @@ class _Build:
         self, anchor: Callable[[int], Prepared], queue: Sequence[tuple[int, ...]], start: int
     ) -> bool:
         """Measure the networks of one batch that were not; False if the budget ended first."""
-        done = {sample.number for sample in self.ledger.samples}
+        done = {sample.number for sample in self.journal.samples}
         for number, widths in enumerate(queue, start):
             if number in done:
                 continue
             if (
                 self.fresh
                 and self.now() - self.begun > self.settings.budget_s
-                and len(self.ledger.samples) >= 3
+                and len(self.journal.samples) >= 3
             ):
                 return False
-            self.ledger.keep(self._network(number, widths, anchor(number)))
+            self.journal.keep(self._network(number, widths, anchor(number)))
             self.fresh += 1
             self._tell()
         return True
@@ -257,7 +258,7 @@ class _Build:
                 held.append(self.device.prepare(self.workload, self.settings))
                 if len(held) > 1:
                     self.device.release(held.pop(0))
-                self.ledger.keep(self._network(-1 - number, self.structure.widths, held[0]))
+                self.journal.keep(self._network(-1 - number, self.structure.widths, held[0]))
                 since = 0
             since += 1
             return held[0]
@@ -272,16 +273,16 @@ class _Build:
         """The table of this campaign's networks numbered below `before`, and of other models measured on the device."""
         created = datetime.now(UTC).isoformat(timespec="seconds")
         provenance = Provenance(self.device.info(), self.settings.threads, created, __version__)
-        self.fitted = fit([self.ledger.campaign(before), *self.ledger.others], provenance)
+        self.fitted = fit([self.journal.campaign(before), *self.journal.others], provenance)
         return self.fitted
 
     def _known(self) -> bool:
         """Whether other models' networks already answer for the whole range of this one."""
-        if not self.ledger.others:
+        if not self.journal.others:
             return False
         info, created = self.device.info(), datetime.now(UTC).isoformat(timespec="seconds")
         table = fit(
-            self.ledger.others, Provenance(info, self.settings.threads, created, __version__)
+            self.journal.others, Provenance(info, self.settings.threads, created, __version__)
         ).table
         try:
             for widths in (self.grid.least, self.structure.widths):
@@ -291,7 +292,7 @@ class _Build:
         return True
 
     def _tell(self) -> None:
-        done = sum(sample.number >= 0 for sample in self.ledger.samples)
+        done = sum(sample.number >= 0 for sample in self.journal.samples)
         elapsed_s = self.now() - self.begun
         pace_s = elapsed_s / self.fresh * (self.plan.most - done)
         left_s = max(0.0, min(pace_s, self.settings.budget_s - elapsed_s))

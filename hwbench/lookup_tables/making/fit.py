@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwbench.lookup_tables.families import Family, place_of
 from hwbench.lookup_tables.making.networks import NetworkSample
-from hwbench.lookup_tables.records import Calibration, Entry, Metadata, Provenance, Source
+from hwbench.lookup_tables.metadata import Calibration, Entry, Metadata, Provenance, Source
 from hwbench.lookup_tables.surface import Floats, Points, Shape, Surface
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.records.layer_key import LayerKey

@@ -10,7 +10,7 @@ from typing import Any
 from hwbench.errors import SchemaError
 from hwbench.lookup_tables.making.fit import Campaign
 from hwbench.lookup_tables.making.networks import NetworkSample
-from hwbench.lookup_tables.records import Source
+from hwbench.lookup_tables.metadata import Source
 from hwbench.records.device import DeviceInfo
 from hwbench.records.measurement import Settings
 from hwbench.store import Store
@@ -19,7 +19,7 @@ RECORD = "table_build"
 SCHEMA = 1
 
 
-class Ledger:
+class BuildJournal:
     """Networks of one campaign, found again and added to, and those of other campaigns on the same device.
 
     Args:

@@ -11,13 +11,10 @@ import numpy as np
 
 from hwbench.devices.base import Device
 from hwbench.lookup_tables.making.validate import Validation, graded, validate
-from hwbench.lookup_tables.records import Entry, Source
+from hwbench.lookup_tables.metadata import Entry, Source
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
-
-NETWORKS = 12
-"""Measured for a recalibration."""
 
 
 def recalibrate(
@@ -26,7 +23,7 @@ def recalibrate(
     workload: Workload,
     settings: Settings,
     *,
-    networks: int = NETWORKS,
+    networks: int,
     callback: Callable[[int, int], None] | None = None,
 ) -> tuple[LookupTable, Validation]:
     """Scale a table to what random pruned networks take now.

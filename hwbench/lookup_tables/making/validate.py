@@ -12,10 +12,11 @@ from hwbench.devices.base import Device
 from hwbench.errors import UsageError
 from hwbench.lookup_tables.making.networks import Quiet, paired_ratio, turns_of
 from hwbench.lookup_tables.making.proposals import Grid
-from hwbench.lookup_tables.records import Grade, Source
+from hwbench.lookup_tables.metadata import Grade, Source
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.structure import Structure
+from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.records.prediction import Prediction
@@ -114,7 +115,7 @@ def validate(
     workload: Workload,
     settings: Settings,
     *,
-    networks: int = 12,
+    networks: int,
     sessions: int = 2,
     turns: int = 6,
     quiet: Quiet | None = None,
@@ -186,7 +187,10 @@ def held_out(
     structure: Structure, source: Source | None, networks: int, seed: int
 ) -> list[tuple[int, ...]]:
     """Random structures on the grid of a table that it was not made with."""
-    grid = Grid(structure.widths, source.step if source else 8, source.lower if source else 0.2)
+    step, lower = DEFAULT_STEP, DEFAULT_LOWER
+    if source is not None:
+        step, lower = source.step, source.lower
+    grid = Grid(structure.widths, step, lower)
     rng = np.random.default_rng([seed, HELD_OUT])
     return [grid.random(rng) for _ in range(networks)]
 

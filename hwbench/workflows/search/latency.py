@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from hwbench.errors import LookupTableError, StaleTableError, UsageError
 from hwbench.lookup_tables import LookupTable
-from hwbench.lookup_tables.making.steps import grid_step
+from hwbench.lookup_tables.making.channel_steps import grid_step
 from hwbench.lookup_tables.repository import check, find_table, save_table
+from hwbench.lookup_tables.structure_latency import StructureLatency
 from hwbench.lookup_tables.table import IMPORTED
-from hwbench.lookup_tables.widths import StructureLatency
 from hwbench.records.findings import Finding
 from hwbench.search.abcpruner.search import TENTHS
 from hwbench.search.budget import FINE_STEP, WIDE_ENOUGH
-from hwbench.workflows.build_table import DEFAULT_BUDGET_S, TableCallback
+from hwbench.workflows.build_table import TableCallback
+from hwbench.workflows.defaults import TABLE_BUDGET_S
 from hwbench.workflows.search.blocks import TableGains, keep_gains, kept_gains, measured_gains
 from hwbench.workflows.search.context import Ground
 
@@ -163,9 +164,9 @@ def _built(
     if places.meter is None:
         raise UsageError("a table is built on a device; give --device")
     limit_s = (
-        DEFAULT_BUDGET_S
+        TABLE_BUDGET_S
         if plan.budget_s is None
-        else min(DEFAULT_BUDGET_S, TABLE_SHARE * plan.budget_s)
+        else min(TABLE_BUDGET_S, TABLE_SHARE * plan.budget_s)
     )
     settings = replace(places.settings, budget_s=limit_s)
     callback.say("building the lookup table of the device")

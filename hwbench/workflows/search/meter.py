@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from hwbench.devices import open_device
-from hwbench.lookup_tables.making.steps import channel_steps, grid_step
+from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.sessions import measure_interleaved
 

@@ -7,8 +7,8 @@ import pytest
 from hwbench.devices.android import tflite_log
 from hwbench.devices.android.tflite_log import Operator, Runs
 from hwbench.errors import OutputParseError
-from hwbench.lookup_tables.exchange import formats
-from hwbench.lookup_tables.exchange.formats import TfliteLog
+from hwbench.lookup_tables.exchange import foreign_files
+from hwbench.lookup_tables.exchange.foreign_files import TfliteLog
 from tests.support.paths import DATA, ROOT
 
 NEW = (DATA / "tflite_2024.txt").read_text()
@@ -47,14 +47,14 @@ def test_rows_of_the_old_form_are_in_execution_order():
 
 
 def test_operators_of_every_pixel_1_log_sum_to_its_end_to_end_latency():
-    logs = [formats.read(path) for path in PIXEL1.glob("*_run*.txt")]
+    logs = [foreign_files.read(path) for path in PIXEL1.glob("*_run*.txt")]
     assert len(logs) == 9
     for log in logs:
         assert log.operators_s == pytest.approx(log.profiled.mean_s, rel=0.005)
 
 
 def test_new_form_leaves_the_initialization_out():
-    log = formats.read(DATA / "tflite_2024.txt")
+    log = foreign_files.read(DATA / "tflite_2024.txt")
     assert isinstance(log, TfliteLog)
     assert [row.kind for row in log.operators[:3]] == ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"]
     assert log.operators[1] == Operator(
@@ -77,7 +77,7 @@ def test_a_flag_that_the_tool_did_not_know_is_a_finding():
 
 
 def test_csv_holds_operators_alone_with_more_digits():
-    log = formats.read(DATA / "tflite_profile.csv")
+    log = foreign_files.read(DATA / "tflite_profile.csv")
     assert isinstance(log, TfliteLog)
     assert (log.warm_up, log.timed) == (None, None)
     assert log.operators[0].mean_s == pytest.approx(398.43e-6)

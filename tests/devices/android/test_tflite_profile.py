@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hwbench.errors import DeviceError, DeviceTimeoutError, OutputParseError, UsageError
-from hwbench.lookup_tables.exchange import formats
-from hwbench.lookup_tables.exchange.formats import TfliteLog
+from hwbench.lookup_tables.exchange import foreign_files
+from hwbench.lookup_tables.exchange.foreign_files import TfliteLog
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.store import open_store
@@ -109,7 +109,7 @@ def _check_logs(folder: Path, record: Measurement) -> None:
     """Every execution's log is one that the reader of such logs takes, with the numbers of the
     record.
     """
-    logs = {path.stem: formats.read(path) for path in folder.iterdir()}
+    logs = {path.stem: foreign_files.read(path) for path in folder.iterdir()}
     assert set(logs) == {"look", "layers", *(f"session-{number:02d}" for number in range(1, 9))}
     means_s = [
         log.timed.mean_s

@@ -8,15 +8,15 @@ import pytest
 
 from hwbench.devices.nvidia import trtexec
 from hwbench.errors import HwbenchError, OutputParseError
-from hwbench.lookup_tables.exchange import formats
-from hwbench.lookup_tables.exchange.formats import TrtLayers, TrtLog, TrtProfile, TrtTimes
+from hwbench.lookup_tables.exchange import foreign_files
+from hwbench.lookup_tables.exchange.foreign_files import TrtLayers, TrtLog, TrtProfile, TrtTimes
 from tests.support.paths import DATA
 
 LOG = (DATA / "trtexec_log.txt").read_text()
 
 
 def test_profile():
-    profile = formats.read(DATA / "trt_profile.json")
+    profile = foreign_files.read(DATA / "trt_profile.json")
     assert isinstance(profile, TrtProfile)
     assert profile.count == 6610
     assert [layer.name for layer in profile.layers][1:] == [
@@ -31,7 +31,7 @@ def test_profile():
 
 
 def test_a_layer_without_time_is_below_the_resolution_and_a_finding():
-    profile = formats.read(DATA / "trt_profile.json")
+    profile = foreign_files.read(DATA / "trt_profile.json")
     assert isinstance(profile, TrtProfile)
     assert profile.layers[3].mean_s is None
     assert [finding.code for finding in profile.findings] == ["below_resolution"]
@@ -48,14 +48,14 @@ def test_profiles_before_8_5_have_no_median_and_before_that_only_totals():
 
 
 def test_times_are_one_per_inference():
-    times = formats.read(DATA / "trt_times.json")
+    times = foreign_files.read(DATA / "trt_times.json")
     assert isinstance(times, TrtTimes)
     assert times.compute_s == pytest.approx((93.1e-6, 92.9e-6, 94.2e-6, 93.0e-6))
     assert times.latency_s == pytest.approx(tuple(t + 18e-6 for t in times.compute_s))
 
 
 def test_layers_know_their_onnx_nodes():
-    layers = formats.read(DATA / "trt_layers.json")
+    layers = foreign_files.read(DATA / "trt_layers.json")
     assert isinstance(layers, TrtLayers)
     assert [layer.origins for layer in layers.layers] == [
         (),
@@ -68,7 +68,7 @@ def test_layers_know_their_onnx_nodes():
 
 
 def test_names_alone_are_split_into_nodes():
-    layers = formats.read(DATA / "trt_layers_names.json")
+    layers = foreign_files.read(DATA / "trt_layers_names.json")
     assert isinstance(layers, TrtLayers)
     assert [(layer.origins, layer.kind) for layer in layers.layers] == [
         (("conv0", "relu0"), ""),
@@ -78,7 +78,7 @@ def test_names_alone_are_split_into_nodes():
 
 
 def test_log_keeps_the_command_line_with_the_numbers():
-    log = formats.read(DATA / "trtexec_log.txt")
+    log = foreign_files.read(DATA / "trtexec_log.txt")
     assert isinstance(log, TrtLog)
     assert log.command == "trtexec --onnx=small.onnx --useCudaGraph --exportTimes=times.json"
     assert log.version == "TensorRT v100800"
@@ -139,4 +139,4 @@ def test_a_damaged_or_failed_log_is_refused(old, new, message):
 )
 def test_damaged_exports_are_refused(data):
     with pytest.raises(HwbenchError):
-        formats.parse(json.dumps(data), "x.json")
+        foreign_files.parse(json.dumps(data), "x.json")

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwbench.errors import HwbenchError, OutputParseError, SchemaError, UnsafeModelError, UsageError
-from hwbench.lookup_tables.exchange import formats
-from hwbench.lookup_tables.exchange.formats import ProfiledRuns
+from hwbench.lookup_tables.exchange import foreign_files
+from hwbench.lookup_tables.exchange.foreign_files import ProfiledRuns
 from hwbench.records import untrusted
 from tests.support.paths import DATA
 
@@ -39,7 +39,7 @@ EXPECTED = {
 def test_the_format_is_told_by_content_and_not_by_name(name, record, tmp_path):
     path = tmp_path / "file.dat"
     path.write_bytes(SAMPLES[name])
-    assert type(formats.read(path)).__name__ == record
+    assert type(foreign_files.read(path)).__name__ == record
 
 
 @pytest.mark.parametrize("name", ["tflite_2024.txt", "trt_profile.json"])
@@ -47,11 +47,11 @@ def test_the_format_is_told_by_content_and_not_by_name(name, record, tmp_path):
 def test_files_redirected_by_powershell_are_read(name, encoding, tmp_path):
     path = tmp_path / name
     path.write_bytes(SAMPLES[name].decode().replace("\n", "\r\n").encode(encoding))
-    assert type(formats.read(path)).__name__ == EXPECTED[name]
+    assert type(foreign_files.read(path)).__name__ == EXPECTED[name]
 
 
 def test_profile_of_onnx_runtime_names_operators():
-    profile = formats.read(DATA / "ort_profile.json")
+    profile = foreign_files.read(DATA / "ort_profile.json")
     assert isinstance(profile, ProfiledRuns)
     assert profile.whole_s == pytest.approx((420e-6, 419e-6, 418e-6))
     assert profile.nodes_s["logits"] == pytest.approx((55e-6, 56e-6, 57e-6))
@@ -79,7 +79,7 @@ def test_pickles_are_refused_with_the_safe_way(data, tmp_path):
     path = tmp_path / "table.pkl"
     path.write_bytes(data)
     with pytest.raises(UnsafeModelError, match="JSON or YAML"):
-        formats.read(path)
+        foreign_files.read(path)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_is_no_record_is_refused(data, error, message, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(data)
     with pytest.raises(error, match=message) as caught:
-        formats.read(path)
+        foreign_files.read(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
@@ -110,11 +110,11 @@ def test_what_is_no_record_is_refused(data, error, message, tmp_path):
 def test_missing_and_oversized_files_and_folders_are_refused(tmp_path, monkeypatch):
     for path in (tmp_path / "none", tmp_path, "nul\0byte"):
         with pytest.raises(UsageError):
-            formats.read(path)
+            foreign_files.read(path)
     monkeypatch.setattr(untrusted, "MAX_BYTES", 4)
     (tmp_path / "large").write_bytes(b"12345")
     with pytest.raises(UsageError, match="5 bytes"):
-        formats.read(tmp_path / "large")
+        foreign_files.read(tmp_path / "large")
 
 
 PATTERNS = [
@@ -143,7 +143,7 @@ def test_repetition_ends_in_time_proportional_to_its_length(start, pattern):
     hours.
     """
     with pytest.raises(HwbenchError):
-        formats.parse(start + pattern * (400_000 // len(pattern)), "file")
+        foreign_files.parse(start + pattern * (400_000 // len(pattern)), "file")
 
 
 def durations(record: object):
@@ -169,7 +169,7 @@ def numbers(value: object):
 
 def read_or_refuse(text: str) -> None:
     try:
-        record = formats.parse(text, "file")
+        record = foreign_files.parse(text, "file")
     except HwbenchError as error:
         assert "\n" not in str(error)
         assert len(str(error)) < 1000

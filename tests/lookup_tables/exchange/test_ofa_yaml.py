@@ -7,8 +7,8 @@ import json
 import pytest
 
 from hwbench.errors import HwbenchError, OutputParseError, SchemaError, UnsafeModelError
-from hwbench.lookup_tables.exchange import formats, ofa_yaml
-from hwbench.lookup_tables.exchange.formats import OfaTable
+from hwbench.lookup_tables.exchange import foreign_files, ofa_yaml
+from hwbench.lookup_tables.exchange.foreign_files import OfaTable
 from hwbench.lookup_tables.exchange.ofa_yaml import OfaRow
 from tests.support.paths import DATA
 
@@ -16,7 +16,7 @@ KEY = "Conv-input:224x224x3-output:112x112x32"
 
 
 def test_entries_become_seconds_and_shapes():
-    table = formats.read(DATA / "ofa.yaml")
+    table = foreign_files.read(DATA / "ofa.yaml")
     assert isinstance(table, OfaTable)
     assert table.rows[0] == OfaRow(
         "Conv",
@@ -53,7 +53,7 @@ def test_the_same_table_as_json_is_read(tmp_path):
             indent=2,
         )
     )
-    table = formats.read(path)
+    table = foreign_files.read(path)
     assert isinstance(table, OfaTable)
     assert [row.mean_s for row in table.rows] == [1.25e-3, 0.5e-3]
 
@@ -64,7 +64,7 @@ def test_the_same_table_as_json_is_read(tmp_path):
 )
 def test_python_tags_are_refused(tag):
     with pytest.raises(UnsafeModelError, match="Python objects"):
-        formats.parse(f"{KEY}: {{mean: {tag}}}", "table.yaml")
+        foreign_files.parse(f"{KEY}: {{mean: {tag}}}", "table.yaml")
 
 
 @pytest.mark.parametrize(

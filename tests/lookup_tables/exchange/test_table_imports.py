@@ -15,15 +15,15 @@ import pytest
 from hwbench.devices.nvidia.trtexec import EngineLayer, LayerTime, TrtLayers, TrtProfile
 from hwbench.errors import MissingEntryError, SchemaError, UsageError
 from hwbench.lookup_tables import LookupTable
-from hwbench.lookup_tables.exchange import formats, ofa_yaml
-from hwbench.lookup_tables.exchange.foreign import PIXEL1, ForeignEntry
-from hwbench.lookup_tables.exchange.formats import ProfiledRuns
-from hwbench.lookup_tables.exchange.imports import LONE_SD, ForeignNetwork, table_of
-from hwbench.lookup_tables.exchange.join import join_rows, ort_rows, trt_rows
-from hwbench.lookup_tables.exchange.reading import network_of
+from hwbench.lookup_tables.exchange import foreign_files, ofa_yaml
+from hwbench.lookup_tables.exchange.foreign_files import ProfiledRuns
+from hwbench.lookup_tables.exchange.foreign_reader import network_of
+from hwbench.lookup_tables.exchange.foreign_table import LONE_SD, ForeignNetwork, table_of
+from hwbench.lookup_tables.exchange.join_by_name import join_rows, ort_rows, trt_rows
+from hwbench.lookup_tables.exchange.join_by_order import PIXEL1, ForeignEntry
 from hwbench.lookup_tables.exchange.shipped import pixel1, pixel1_networks
 from hwbench.lookup_tables.repository import add_networks, find_table, list_tables, save_table
-from hwbench.lookup_tables.widths import StructureLatency
+from hwbench.lookup_tables.structure_latency import StructureLatency
 from hwbench.network.graph import Layer, layers, load, name_nodes
 from hwbench.network.intake import load_workload
 from hwbench.network.structure import Structure
@@ -288,9 +288,9 @@ def test_layers_that_are_not_the_whole_are_pointed_out():
 
 
 def test_files_that_do_not_belong_together_are_refused():
-    profile = formats.parse('[{"count": 1}, {"name": "a", "averageMs": 1.0}]', "p.json")
-    times = formats.parse('[{"computeMs": 1.0}]', "t.json")
-    log = formats.parse("INFO: count=1 first=5 curr=5 min=5 max=5 avg=5 std=0\n", "log.txt")
+    profile = foreign_files.parse('[{"count": 1}, {"name": "a", "averageMs": 1.0}]', "p.json")
+    times = foreign_files.parse('[{"computeMs": 1.0}]', "t.json")
+    log = foreign_files.parse("INFO: count=1 first=5 curr=5 min=5 max=5 avg=5 std=0\n", "log.txt")
     with pytest.raises(UsageError, match="several formats"):
         network_of([("p.json", profile), ("log.txt", log)], None, target="", threads=1)
     workload = load_workload("zoo:resnet20")

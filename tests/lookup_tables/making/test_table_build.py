@@ -8,10 +8,10 @@ import pytest
 from hwbench.devices.virtual.device import Drift, Fault
 from hwbench.errors import DeviceLostError, SchemaError, UsageError
 from hwbench.lookup_tables.making.build import build
+from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.lookup_tables.making.networks import Quiet, layer_samples, measure_network
 from hwbench.lookup_tables.making.proposals import Grid
-from hwbench.lookup_tables.making.steps import channel_steps, grid_step
 from hwbench.store import open_store
 from tests.support.table_support import LAW, PLAN, SETTINGS, built, device, structure, workload
 

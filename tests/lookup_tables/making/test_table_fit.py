@@ -13,7 +13,7 @@ from hwbench.lookup_tables.making.build import build
 from hwbench.lookup_tables.making.fit import LEAST_SD, Campaign, fit
 from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.lookup_tables.making.networks import NetworkSample, calm, paired_ratio
-from hwbench.lookup_tables.records import Metadata
+from hwbench.lookup_tables.metadata import Metadata
 from hwbench.store import open_store
 from tests.support.table_support import LAW, PLAN, SETTINGS, built, device, structure, workload
 

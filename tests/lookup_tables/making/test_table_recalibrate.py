@@ -28,7 +28,7 @@ def test_a_table_follows_its_device():
     table = built().table
     keys = structure().keys(structure().widths)
     with after_reboot() as opened:
-        fresh, outcome = recalibrate(opened, table, workload(), SETTINGS)
+        fresh, outcome = recalibrate(opened, table, workload(), SETTINGS, networks=12)
         grade = validate(opened, fresh, workload(), replace(SETTINGS, seed=77), networks=12).grade
     assert fresh.predict(keys).latency_s / table.predict(keys).latency_s == pytest.approx(
         SLOWER, rel=0.02

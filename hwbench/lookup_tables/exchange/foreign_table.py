@@ -18,15 +18,14 @@ from typing import Any, Self
 import numpy as np
 
 from hwbench.errors import MissingEntryError, SchemaError, UsageError
-from hwbench.lookup_tables.exchange.foreign import ForeignEntry
-from hwbench.lookup_tables.records import Calibration, Entry, Metadata, Provenance, Source
+from hwbench.lookup_tables.exchange.join_by_order import ForeignEntry
+from hwbench.lookup_tables.metadata import Calibration, Entry, Metadata, Provenance, Source
 from hwbench.lookup_tables.table import IMPORTED, LookupTable
+from hwbench.network.widths import DEFAULT_STEP
 from hwbench.records.device import DeviceInfo
 from hwbench.records.layer_key import LayerKey
 from hwbench.version import __version__
 
-STEP = 8
-"""Widths of the grid that searches use with an imported table, whose networks have no step of their own."""
 LONE_SD = 0.04
 """Relative error of an entry that rests on one average: so much does the same layer differ between two networks on the Pixel 1
 (root mean square, see results/pixel1)."""
@@ -206,7 +205,7 @@ def _source(network: ForeignNetwork) -> Source:
         identity,
         latency_s,
         network.layers,
-        STEP,
+        DEFAULT_STEP,  # their networks have no step of their own
         1.0,
         networks=1,
         records=network.files,

@@ -7,8 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from hwbench.errors import UsageError
-from hwbench.lookup_tables.exchange.foreign import ForeignEntry, join_ofa, join_tflite
-from hwbench.lookup_tables.exchange.formats import (
+from hwbench.lookup_tables.exchange.foreign_files import (
     OfaTable,
     ProfiledRuns,
     Record,
@@ -18,8 +17,9 @@ from hwbench.lookup_tables.exchange.formats import (
     TrtProfile,
     TrtTimes,
 )
-from hwbench.lookup_tables.exchange.imports import ForeignNetwork
-from hwbench.lookup_tables.exchange.join import WARM_UP, join_rows, ort_rows, trt_rows
+from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork
+from hwbench.lookup_tables.exchange.join_by_name import WARM_UP, join_rows, ort_rows, trt_rows
+from hwbench.lookup_tables.exchange.join_by_order import ForeignEntry, join_ofa, join_tflite
 from hwbench.network.graph import layers, load
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding

@@ -19,7 +19,7 @@ from statistics import median
 from hwbench.devices.android import tflite_log
 from hwbench.devices.android.tflite_log import Operator
 from hwbench.errors import UsageError
-from hwbench.lookup_tables.exchange.formats import OfaTable, TfliteLog
+from hwbench.lookup_tables.exchange.foreign_files import OfaTable, TfliteLog
 from hwbench.lookup_tables.exchange.ofa_yaml import OfaRow
 from hwbench.records.layer_key import LayerKey
 

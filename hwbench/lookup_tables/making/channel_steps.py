@@ -13,6 +13,7 @@ from hwbench.lookup_tables.making.networks import loops_for
 from hwbench.lookup_tables.surface import Points, find_step
 from hwbench.network.graph import layers, load
 from hwbench.network.graph.build import layer_model
+from hwbench.network.widths import DEFAULT_STEP
 from hwbench.network.workload import Workload
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import Settings
@@ -21,13 +22,11 @@ from hwbench.records.tensors import TensorSpec
 PROBES = range(32, 97, 4)
 """Channels of the probed layers: steps of 4 to 32 show in them."""
 ROUNDS = 15
-USUAL = 8
-"""Step of the grid on a device whose latency has no steps."""
 
 
 def grid_step(steps: Mapping[str, int]) -> int:
     """Step that widths should keep to, given those of each kind of layer."""
-    return max((step for step in steps.values() if step > 1), default=USUAL)
+    return max((step for step in steps.values() if step > 1), default=DEFAULT_STEP)
 
 
 def channel_steps(device: Device, workload: Workload, settings: Settings) -> dict[str, int]:

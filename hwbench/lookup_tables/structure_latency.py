@@ -16,6 +16,7 @@ from hwbench.errors import MissingEntryError
 from hwbench.lookup_tables.families import Place, place_of
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.network.structure import Dimension, Slot, Structure
+from hwbench.network.widths import DEFAULT_STEP
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.prediction import Prediction
 
@@ -40,7 +41,7 @@ class StructureLatency:
     """
 
     def __init__(self, table: LookupTable, structure: Structure, step: int | None = None) -> None:
-        step = step or min((s.step for s in table.provenance.sources), default=8)
+        step = step or min((s.step for s in table.provenance.sources), default=DEFAULT_STEP)
         self.table, self.structure = table, structure
         self._places = [place_of(slot.key(structure.widths)) for slot in structure.slots]
         for slot, place in zip(structure.slots, self._places, strict=True):

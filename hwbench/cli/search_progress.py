@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hwbench.cli.options import Keeping
 from hwbench.render.units import percent, plural, printable, seconds
-from hwbench.workflows.search.run import SearchCallback
+from hwbench.workflows.search.callback import SearchCallback
 
 if TYPE_CHECKING:
     from hwbench.search.base import Trial

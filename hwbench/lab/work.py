@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hwbench.workflows.search.plan import Plan as SearchPlan
-    from hwbench.workflows.search.run import SearchResult
+    from hwbench.workflows.search.result import SearchResult
 
 
 def profile(

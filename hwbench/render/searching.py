@@ -16,7 +16,7 @@ from hwbench.render.views import SHORT_ID
 if TYPE_CHECKING:
     from hwbench.render.documents import Document
     from hwbench.search.base import Outcome, Trial
-    from hwbench.workflows.search.run import SearchResult
+    from hwbench.workflows.search.result import SearchResult
 
 SCHEMA = 1
 KEPT_SHOWN = 3
@@ -131,7 +131,7 @@ def search_document(result: SearchResult) -> Document:
         "schema": SCHEMA,
         "search": result.key,
         "model": result.model,
-        "plan": asdict(result.plan),
+        "plan": result.plan.to_dict(),
         "objective": result.objective,
         "limit": result.limit if math.isfinite(result.limit) else None,
         "original": asdict(result.original),
@@ -141,10 +141,7 @@ def search_document(result: SearchResult) -> Document:
         "tuned": result.tuned,
         "quality": result.quality,
         "original_quality": result.original_quality,
-        "baselines": {
-            name: None if trial is None else trial.to_dict()
-            for name, trial in result.baselines.items()
-        },
+        "baselines": result.baselines_to_dict(),
         "trials": [trial.to_dict() for trial in result.trials],
         "resumed": result.resumed,
         "kept_layers": dict(result.layers),

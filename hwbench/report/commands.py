@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from hwbench.lookup_tables.table import IMPORTED
 from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
 from hwbench.records.measurement import Settings
 from hwbench.render.units import shape
+from hwbench.search.options import option_defaults, option_infos
 from hwbench.workflows.profile import DEFAULT_SETTINGS
-from hwbench.workflows.search.plan import Plan
+from hwbench.workflows.search.plan import plan_defaults, recorded_method
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables import LookupTable
@@ -50,10 +50,6 @@ def table_command(table: LookupTable) -> str:
     return _joined([*words, *_threads(made.threads)])
 
 
-_APART = ("method", "limit", "single_weights", "baselines", "importance", "reconstruct")
-"""Fields of a plan that the command line writes in another way, or has no option for."""
-
-
 def search_command(record: Mapping[str, Any]) -> str:
     """What searches again, from the record of a search that ended."""
     plan = record["plan"]
@@ -63,16 +59,27 @@ def search_command(record: Mapping[str, Any]) -> str:
     limit = plan["limit"]
     if limit is not None:
         words += [f"--{limit['kind']}", _amount(limit)]
-    for field in fields(Plan):
-        if field.name not in _APART and plan.get(field.name, field.default) != field.default:
-            words += [f"--{field.name.removesuffix('_s').replace('_', '-')}", str(plan[field.name])]
-    words += ["--single-weights"] if plan.get("single_weights") else []
-    words += (
-        ["--no-baselines"]
-        if not plan.get("baselines", True) and plan["method"] != "practise"
-        else []
-    )
+    defaults = plan_defaults()
+    del defaults["limit"]
+    method = recorded_method(plan)
+    if method is not None:
+        infos = option_infos(method.options_type)
+        for name, default in option_defaults(method.options_type).items():
+            if infos[name].on_command_line:
+                defaults[name] = default
+    for name, default in defaults.items():
+        words += _option_words(name, plan.get(name, default), default)
     return _joined(words)
+
+
+def _option_words(name: str, value: object, default: object) -> list[str]:
+    """An option as the command line takes it; nothing where it has its default."""
+    if value == default:
+        return []
+    option = name.removesuffix("_s").replace("_", "-")
+    if isinstance(default, bool):
+        return [f"--no-{option}" if default else f"--{option}"]
+    return [f"--{option}", str(value)]
 
 
 def _amount(limit: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.records.comparison import Comparison
 from hwbench.search.base import Outcome, Trial
 from hwbench.workflows.search.journal import RECORD as TRIAL
-from hwbench.workflows.search.run import RECORD as SEARCH
+from hwbench.workflows.search.result import RECORD as SEARCH
 
 if TYPE_CHECKING:
     from hwbench.records.measurement import Measurement

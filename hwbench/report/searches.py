@@ -20,6 +20,7 @@ from hwbench.report.numbers import (
     speedup_number,
 )
 from hwbench.search.base import Outcome, Trial
+from hwbench.workflows.search.plan import recorded_method
 
 if TYPE_CHECKING:
     from hwbench.records.comparison import Comparison
@@ -167,12 +168,11 @@ def _predicted(outcome: Outcome) -> Number:
 
 
 def _reward(plan: Mapping[str, Any]) -> tuple[str, Callable[[Outcome], float | None]]:
-    """What the search maximised, by name, as a function of an outcome."""
-    if plan["method"] != "amc" or plan.get("reward", "error") == "error":
+    """What the search maximised: its name, and how it follows from an outcome."""
+    method = recorded_method(plan)
+    if method is None:
         return "quality", lambda outcome: outcome.quality
-    from hwbench.search.amc.search import REWARDS
-
-    return f"reward ({plan['reward']})", REWARDS[plan["reward"]]
+    return method.reward()
 
 
 def _trials(search: KeptSearch) -> Figure:

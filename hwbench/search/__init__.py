@@ -7,50 +7,55 @@ latency is handed in as a `LatencySource`, so that the same search runs on a tab
 or on the simulated one. Its state is its seed and the trials it observed: a search that is given
 the same outcomes again proposes the same candidates again, which is how a killed one goes on.
 
-`base` holds the nouns; `costs` and `budget` what a network may cost; `amc` (with `amc_walk`,
-`amc_agent`, `amc_env`), `abcpruner` and `practise` are the searches of the papers, `baselines` what
-they are held against; `objective` evaluates, with `data`, `training` and `single_weights`.
+`base` holds the nouns; `method` says what a search is to the rest of hwbench, `options` how its
+options are described, `context` what it is handed; `costs`, `limit` and `budget` what a network may
+cost; `baselines` what searches are held against; `objective` evaluates, with `data` and `training`.
+The folders `amc`, `abcpruner` and `practise` hold one published search each.
+
+A new search is one folder, and one line in `SEARCHES` or an entry point of the group
+`hwbench.searches` in another package.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
 
+from hwbench.errors import UsageError
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One search.
+if TYPE_CHECKING:
+    from hwbench.search.method import Method
 
-    Attributes:
-        target: `module:Class`, imported when it is asked for.
-        summary: One line for people.
-        source: Where the method was published.
-    """
+GROUP = "hwbench.searches"
+"""Entry points by which other packages add searches: `name = "module:Method"`."""
 
-    target: str
-    summary: str
-    source: str
-
-
-SEARCHES: dict[str, Method] = {
-    "amc": Method(
-        "hwbench.search.amc.search:Amc",
-        "reinforcement learning picks every width",
-        "He et al., ECCV 2018",
-    ),
-    "abcpruner": Method(
-        "hwbench.search.abcpruner.search:AbcPruner",
-        "an artificial bee colony picks every width",
-        "Lin et al., IJCAI 2020",
-    ),
-    "practise": Method(
-        "hwbench.search.practise.search:Practise",
-        "whole blocks are dropped, with few images",
-        "Wang and Wu, CVPR 2023",
-    ),
+SEARCHES: dict[str, str] = {
+    "amc": "hwbench.search.amc.method:AmcMethod",
+    "abcpruner": "hwbench.search.abcpruner.method:AbcPrunerMethod",
+    "practise": "hwbench.search.practise.method:PractiseMethod",
 }
-EXPLORATIONS = ("nearby", "everywhere")
-"""Where AMC's agent explores at first: around uniform pruning, or among all widths, as published.
+"""The searches that come with hwbench, each as `module:Method`, imported when it is asked for."""
 
-See `amc_agent`.
-"""
+
+def searches() -> dict[str, str]:
+    """All searches, as in `SEARCHES`: those that come with hwbench, and those of other packages."""
+    others = {point.name: point.value for point in entry_points(group=GROUP)}
+    return SEARCHES | {name: others[name] for name in sorted(others) if name not in SEARCHES}
+
+
+def load_method(name: str) -> type[Method[Any]]:
+    """The method of the search that is registered under a name.
+
+    Raises:
+        UsageError: There is none, or it cannot be imported.
+    """
+    known = searches()
+    if name not in known:
+        raise UsageError(f"unknown search {name!r}; expected one of {', '.join(known)}")
+    module, _, attribute = known[name].partition(":")
+    try:
+        method: type[Method[Any]] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"search {name!r} cannot be loaded: {error}") from error
+    return method

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, Self
 
-from hwbench.errors import MeasurementError, SchemaError, UsageError
+from hwbench.errors import Argument, MeasurementError, SchemaError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class Candidate:
         dropped: Names of the blocks left out.
         shares: Kept share of the single weights of each layer (fine-grained pruning); None where
             all stay.
-        task: `network` to judge it as a result, `score` to tell its distance alone (PRACTISE).
+        task: `network` to evaluate it as a result, `score` to tell the distance of its features
+            alone.
         note: How the search came to it, for people.
     """
 
@@ -109,7 +110,7 @@ class Trial:
             return cls(Candidate(**given), outcome, data["error"])
         except (KeyError, TypeError) as error:
             raise SchemaError(
-                f"damaged trial of a search: {error!r}; start the search anew with --fresh"
+                f"damaged trial of a search: {error!r}", Argument("fresh", value=True)
             ) from error
 
 
@@ -137,12 +138,14 @@ class Objective(Protocol):
 class Search(ABC):
     """A seeded state machine.
 
-    Its next proposals depend on its arguments and on the trials it observed, on nothing else.
+    Its next proposals depend on its arguments and on the trials it observed, on nothing else. So a
+    search that was killed goes on by replay: a new one with the same arguments is given the
+    outcomes that are known.
 
     Subclasses implement `_next` and `_learn`, and say when they are `finished`.
 
     Attributes:
-        name: As in `SEARCHES`.
+        name: What it is called in the journal of its trials.
         trials: What was observed, in order.
     """
 
@@ -186,10 +189,9 @@ class Search(ABC):
             UsageError: They are not the trials of the candidates that were proposed.
         """
         if [trial.candidate for trial in trials] != self._open or not trials:
-            given = [trial.candidate.number for trial in trials]
-            raise UsageError(
-                f"trials {given} observed where {[one.number for one in self._open]} were proposed"
-            )
+            observed = [trial.candidate.number for trial in trials]
+            proposed = [candidate.number for candidate in self._open]
+            raise UsageError(f"trials {observed} observed where {proposed} were proposed")
         self._open = []
         self.trials += trials
         self._learn(trials)
@@ -199,44 +201,16 @@ class Search(ABC):
         return trial.outcome is not None
 
     def best(self, trials: Iterable[Trial] | None = None) -> Trial | None:
-        """The one of these trials, of those observed if none are given, that ranks highest, the earliest of equals."""
-        return max(
-            filter(self.eligible, self.trials if trials is None else trials),
-            key=self._rank_of,
-            default=None,
-        )
+        """The trial that ranks highest, the earliest of equals.
+
+        Args:
+            trials: To choose from; those observed if none are given.
+        """
+        eligible = filter(self.eligible, self.trials if trials is None else trials)
+        return max(eligible, key=self._rank_of, default=None)
 
     def _rank_of(self, trial: Trial) -> float:
         return float("-inf") if trial.outcome is None else self.rank(trial.outcome)
-
-    def state(self) -> dict[str, Any]:
-        """All that it takes to go on, as plain JSON types."""
-        return {"search": self.name, "trials": [trial.to_dict() for trial in self.trials]}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Bring a new search to where another with the same arguments was.
-
-        Raises:
-            UsageError: This search has begun already.
-            SchemaError: The state is damaged, or the other had other arguments or another version.
-        """
-        if self.trials:
-            raise UsageError("only a new search can be restored, and this one has observed trials")
-        if state.get("search") != self.name:
-            raise SchemaError(
-                f"the state is of the search {state.get('search')!r}, not of {self.name!r}"
-            )
-        kept = [Trial.from_dict(one) for one in state["trials"]]
-        while kept:
-            asked = self.propose()
-            told = kept[: len(asked)]
-            if not asked or [one.candidate for one in told] != asked:
-                raise SchemaError(
-                    f"trial {kept[0].candidate.number} of the state was proposed by another search;"
-                    " start anew"
-                )
-            self.observe(told)
-            del kept[: len(asked)]
 
     def _number(self) -> int:
         """The number of one more candidate."""

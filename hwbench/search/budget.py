@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hwbench.errors import UsageError
+from hwbench.errors import Call, UsageError
 from hwbench.search.costs import Cost, Floats, Integers, check_size
 
 LOWER = 0.2
@@ -177,8 +177,12 @@ def _known(cost: Cost, grid: tuple[Integers, ...]) -> tuple[Integers, ...]:
     if not all(map(len, known)):
         group = next(place for place, widths in enumerate(known) if not len(widths))
         raise UsageError(
-            f"the table knows none of the widths {grid[group].tolist()} of group {group}; build one"
-            " that reaches further, with a smaller --lower"
+            f"the table knows none of the widths {grid[group].tolist()} of group {group}",
+            Call(
+                "build_table",
+                {"model": None, "lower": None},
+                purpose="build one that reaches down to a smaller share",
+            ),
         )
     return known
 

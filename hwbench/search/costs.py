@@ -110,8 +110,8 @@ class Latency:
     def _additive(self) -> Additive:
         if not isinstance(self.source, Additive):
             raise UsageError(
-                "a live device answers whole networks only, and AMC bounds every single step; give"
-                " it a --table"
+                "a live device answers whole networks only, and the bound on single decisions needs"
+                " a lookup table"
             )
         return self.source
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwbench.errors import UsageError
+from hwbench.errors import Argument, UsageError
 from hwbench.search import costs
 from hwbench.search.base import Candidate, Outcome
 from hwbench.search.costs import WHOLE, Floats, KeptWeights
@@ -18,30 +18,23 @@ if TYPE_CHECKING:
     from hwbench.network.structure import Structure
     from hwbench.pruning import Pruned
     from hwbench.records.prediction import LatencySource
-
-
-class DroppedLatency(Protocol):
-    """Tells the latency of a network without some of its blocks."""
-
-    def latency_s(self, dropped: tuple[str, ...]) -> float:
-        """Seconds without the blocks `dropped`."""
-        ...
+    from hwbench.search.blocks import BlockLatency
 
 
 class Prices:
     """Costs of any candidate of one network.
 
     Args:
-        structure: Of the network.
-        source: Of latencies; None where none is known.
-        blocks: Of latencies without blocks; None where none is known.
+        structure: Structure of the network.
+        source: Tells latencies of widths; None where none is known.
+        blocks: Tells latencies without blocks; None where none is known.
     """
 
     def __init__(
         self,
         structure: Structure,
         source: LatencySource | None = None,
-        blocks: DroppedLatency | None = None,
+        blocks: BlockLatency | None = None,
     ) -> None:
         self.structure, self._source, self._blocks = structure, source, blocks
         counted = [costs.macs(structure), costs.params(structure), costs.size(structure)]
@@ -106,7 +99,7 @@ def weights_cost(structure: Structure) -> KeptWeights:
 
 
 class KeptWeight:
-    """Share of the weights, by absolute value, that widths keep: what pruning goes by where there are no images to test with.
+    """Evaluates by the share of the weights, by absolute value, that widths keep: where there are no images to test with.
 
     The channels of a group are ordered by the sum of |W| over all that makes and reads them, the
     heaviest kept first. Of each layer the shares of its kept outputs and of its kept inputs are
@@ -159,7 +152,8 @@ class KeptWeight:
         """
         if candidate.widths is None:
             raise UsageError(
-                "kept weight is an objective for widths alone; give images with --data"
+                "the weight that is kept tells only widths apart; other networks need images",
+                Argument("data"),
             )
         shares = (
             self._kept[self._rows, np.asarray(candidate.widths)[self._group]]
@@ -206,18 +200,18 @@ def _order(weights: Mapping[str, Floats], structure: Structure, group: int) -> c
     return np.argsort(-total, kind="stable")
 
 
-class Judged:
-    """Quality of the pruned network itself: its accuracy on held-out images, or what a function of the user's says.
+class NetworkQuality:
+    """Evaluates the pruned network itself: its accuracy on held-out images, or what a function of the user's says.
 
     Args:
-        prices: Costs.
+        prices: Costs of candidates.
         original: The unpruned network.
         prune: Makes the pruned network of a candidate, trained as far as the search asks for; the
             same for the same candidate.
-        judge: Quality of a network, in [0, 1].
-        name: What that is.
-        distance: Distance of a candidate's features to those of the original; None where no search
-            asks for it.
+        quality: Gives the quality of a network, in [0, 1].
+        name: What that quality is.
+        distance: Gives the distance of a candidate's features to those of the original; None where
+            no search asks for it.
     """
 
     def __init__(
@@ -225,29 +219,23 @@ class Judged:
         prices: Prices,
         original: nn.Module,
         prune: Callable[[Candidate], Pruned],
-        judge: Callable[[nn.Module], float],
+        quality: Callable[[nn.Module], float],
         *,
         name: str = "accuracy",
         distance: Callable[[Candidate], float] | None = None,
     ) -> None:
-        self.prices, self.prune, self._judge, self.name, self._distance = (
-            prices,
-            prune,
-            judge,
-            name,
-            distance,
-        )
-        self._original = original
+        self.prices, self.prune, self.name = prices, prune, name
+        self._original, self._quality, self._distance = original, quality, distance
 
     def evaluate(self, candidate: Candidate) -> Outcome:
-        """Prune, judge, price.
+        """Prune, evaluate, and tell the costs.
 
         Raises:
             UsageError: The quality is no number in [0, 1].
         """
         if candidate.task == "score" and self._distance is not None:
             return self.prices.outcome(candidate, None, self._distance(candidate))
-        quality = float(self._judge(self.prune(candidate).module))
+        quality = float(self._quality(self.prune(candidate).module))
         if not 0 <= quality <= 1:
             raise UsageError(
                 f"the {self.name} of candidate {candidate.number} is {quality}; expected a number"
@@ -256,5 +244,5 @@ class Judged:
         return self.prices.outcome(candidate, quality)
 
     def original(self) -> Outcome:
-        """The unpruned network, judged likewise."""
-        return self.prices.outcome(Candidate(0), float(self._judge(self._original)))
+        """The unpruned network, evaluated likewise."""
+        return self.prices.outcome(Candidate(0), float(self._quality(self._original)))

@@ -12,9 +12,10 @@ learns where it is.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,10 @@ from torch.nn import functional
 from hwbench.errors import MeasurementError, UsageError
 from hwbench.search.data import Images
 
+RATES = 3
+"""Learning rates that `train_stably` tries, each a tenth of the one before."""
+STEPS_TRIED, FEWEST_STEPS = 5, 10
+"""Steps on trial that tell how long one takes, and steps that are taken however little time is left."""
 _POOLING = (
     nn.Identity, nn.Dropout, nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool1d,
 )  # fmt: skip
@@ -112,18 +117,17 @@ class Distillation:
     def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The mean over the batch."""
         with torch.no_grad():
-            told = functional.log_softmax(logits_of(self.teacher(images)) / self.temperature, 1)
+            wanted = functional.log_softmax(logits_of(self.teacher(images)) / self.temperature, 1)
         logits = logits_of(module(images))
         answer = functional.log_softmax(logits / self.temperature, 1)
         soft = (
-            functional.kl_div(answer, told, log_target=True, reduction="batchmean")
+            functional.kl_div(answer, wanted, log_target=True, reduction="batchmean")
             * self.temperature**2
         )
-        return (
-            soft
-            if self.share == 1
-            else self.share * soft + (1 - self.share) * functional.cross_entropy(logits, labels)
-        )
+        if self.share == 1:
+            return soft
+        hard = functional.cross_entropy(logits, labels)
+        return self.share * soft + (1 - self.share) * hard
 
 
 class FeatureDistance:
@@ -214,6 +218,59 @@ def tune(
     return losses
 
 
+def train_stably(
+    module: nn.Module,
+    images: Images,
+    loss: Loss,
+    schedule: Schedule,
+    parameters: Sequence[nn.Parameter] | None = None,
+) -> None:
+    """Train a network in place, and where that diverges begin again with a tenth of the rate.
+
+    Args:
+        module: The network.
+        images: To learn from.
+        loss: What is made small.
+        schedule: How, with the first rate to try of `RATES`.
+        parameters: To train these alone; all by default.
+
+    Raises:
+        MeasurementError: It diverged at every rate; the network is as it was.
+    """
+    before = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    for retry in range(RATES):
+        slower = replace(schedule, rate=schedule.rate / 10**retry)
+        try:
+            tune(module, images, loss, slower, parameters=parameters)
+        except MeasurementError:
+            module.load_state_dict(before)
+            if retry == RATES - 1:
+                raise
+        else:
+            return
+
+
+def fitting_steps(limit_s: float, most: int, train: Callable[[int], object]) -> int:
+    """Steps of training that fit into a time, told by how long a few of them take.
+
+    The first step is timed apart, as it also pays for what is done once.
+
+    Args:
+        limit_s: Seconds.
+        most: The most steps; the fewest are `FEWEST_STEPS`.
+        train: Trains for so many steps, on trial.
+    """
+
+    def seconds_of(steps: int) -> float:
+        begun = time.perf_counter()
+        train(steps)
+        return time.perf_counter() - begun
+
+    first_s = seconds_of(1)
+    each_s = max(seconds_of(1 + STEPS_TRIED) - first_s, 1e-6) / STEPS_TRIED
+    return min(most, max(FEWEST_STEPS, int((limit_s - first_s) / each_s)))
+
+
 def accuracy(module: nn.Module, images: Images, *, batch: int = 256) -> float:
     """Share of images, 0 to 1, whose label the network answers; in eval mode, its mode is restored.
 
@@ -222,7 +279,7 @@ def accuracy(module: nn.Module, images: Images, *, batch: int = 256) -> float:
     """
     if not len(images) or images.labels is None:
         raise UsageError(
-            "accuracy needs labelled images; give --data a folder with one sub-folder per class"
+            "accuracy needs labelled images: a folder with one sub-folder per class, or a dataset"
         )
     device, right = next(module.parameters()).device, 0
     with _modes(module, train=False), torch.no_grad():

@@ -1,11 +1,10 @@
-"""What studies of searches share: rows that outlive a kill, the ground they stand on, networks
-tested beside each other.
-"""
+"""What studies of searches share: rows that outlive a kill, searches made ready, networks tested beside each other."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,20 +13,22 @@ from hwbench.devices.ort.cpu import CpuOrt
 from hwbench.network.intake import load_workload
 from hwbench.records.measurement import Settings
 from hwbench.search.baselines import Policy
+from hwbench.search.method import Method, WidthMethod
 from hwbench.stats import t_half_width
 from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table
-from hwbench.workflows.search.latency import Latencies, find_latencies
+from hwbench.workflows.search.context import make_context
+from hwbench.workflows.search.latency import LatencyFinder, Resources
 from hwbench.workflows.search.meter import DeviceMeter
-from hwbench.workflows.search.run import SearchCallback
 from hwbench.workflows.search.subject import read_subject
 from runners.studies._groups import Row, measured, rows_of
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from hwbench.pruning import Pruned
     from hwbench.search.base import Candidate, Trial
-    from hwbench.workflows.search.context import Ground
+    from hwbench.search.context import SearchContext
     from hwbench.workflows.search.plan import Plan
 
 DEVICE = "cpu"
@@ -35,17 +36,13 @@ RECORD = "study_rows"
 TABLE, STEP, LOWER = Settings(budget_s=240), 4, 0.1
 """How tables are built: searches choose from multiples of so many channels, down to this share."""
 EQUAL, TRIES = 0.02, 3
-"""How near the measured latencies of networks that are compared come to each other, and networks
-tried for it.
-"""
+"""How near the measured latencies of networks that are compared come to each other, and networks tried for it."""
 SETTINGS = Settings(budget_s=10, layers=False)
 """How networks of one group are measured, interleaved."""
 
 
 def once(study: str, facts: Mapping[str, Any], make: Callable[[], list[Row]]) -> list[Row]:
-    """Rows of a study, from the store where an earlier run left them: the same command goes on
-    where a killed one stopped.
-    """
+    """Rows of a study, from the store where an earlier run left them: the same command goes on where a killed one stopped."""
     key = json.dumps([study, facts], sort_keys=True)
     with open_store() as store:
         for kept in store.records(RECORD).values():
@@ -74,36 +71,44 @@ def build(model: str, size: str) -> None:
     once("table", {"model": model, "size": size}, made)
 
 
-def ground_of(model: str, plan: Plan, size: str, table: str | None = None) -> Ground:
-    """The trained original, with the lookup table of this CPU or what its blocks were measured to
-    save.
-    """
+@dataclass(frozen=True)
+class Prepared:
+    """A search made ready, as a workflow makes it: its method, and the trained original with its latencies."""
+
+    plan: Plan
+    method: Method[Any]
+    context: SearchContext
+
+    def prune(self, candidate: Candidate) -> Pruned:
+        """The network of a candidate, as the search evaluates it."""
+        return self.method.prune(self.context, candidate)
+
+
+def prepare(model: str, plan: Plan, size: str, table: str | None = None) -> Prepared:
+    """Make a search ready, with the lookup table of this CPU or what its blocks were measured to save."""
     build(model, size)
+    method = plan.make_method()
     with open_store() as store, CpuOrt() as device:
         subject = read_subject(model, plan, store, print, inputs=(size,))
-        ground, _ = find_latencies(
-            subject,
-            plan,
-            Latencies(DeviceMeter(device, DEVICE), table, store, None, SETTINGS),
-            SearchCallback(),
-        )
-    return ground
+        resources = Resources(DeviceMeter(device, DEVICE), table, store, None, SETTINGS)
+        latencies = LatencyFinder(subject, plan, method, resources, print).find()
+    return Prepared(plan, method, make_context(subject, plan, latencies))
 
 
-def pruned(ground: Ground, trials: Mapping[str, Trial | None]) -> dict[str, nn.Module]:
-    """The networks of these trials, as they were judged."""
+def pruned(search: Prepared, trials: Mapping[str, Trial | None]) -> dict[str, nn.Module]:
+    """The networks of these trials, as they were evaluated."""
     return {
-        name: ground.prune(trial.candidate).module
+        name: search.prune(trial.candidate).module
         for name, trial in trials.items()
         if trial is not None
     }
 
 
-def tested(ground: Ground, modules: Mapping[str, nn.Module], **common: object) -> list[Row]:
+def tested(search: Prepared, modules: Mapping[str, nn.Module], **common: object) -> list[Row]:
     """The original and these networks measured interleaved, with their accuracies: one row each."""
     from hwbench.search.training import accuracy
 
-    subject = ground.subject
+    subject = search.context.subject
     if subject.data is None:
         raise RuntimeError(f"{subject.name} was read without images")
     every = {"original": subject.prunable.module, **modules}
@@ -119,15 +124,17 @@ def tested(ground: Ground, modules: Mapping[str, nn.Module], **common: object) -
     return rows
 
 
-def as_fast(ground: Ground, policy: str, ratio: float) -> Candidate:
-    """The network of a hand-made policy that measures that ratio to its original: the nearest of a
-    few tries.
-    """
+def as_fast(search: Prepared, policy: str, ratio: float) -> Candidate:
+    """The network of a hand-made policy that measures that ratio to its original: the nearest of a few tries."""
+    method = search.method
+    if not isinstance(method, WidthMethod):
+        raise TypeError(f"{method.name} does not search widths")
     tried, wanted = [], ratio
     for _ in range(TRIES):
-        candidate = Policy(ground.budget(wanted * ground.original()), policy).propose()[0]
+        limit = wanted * method.original_cost(search.context)
+        candidate = Policy(method.budget(search.context, limit), policy).propose()[0]
         is_ratio = column(
-            tested(ground, {policy: ground.prune(candidate).module}), policy, "ratio"
+            tested(search, {policy: search.prune(candidate).module}), policy, "ratio"
         )[0]
         tried.append((abs(is_ratio / ratio - 1), candidate))
         if tried[-1][0] <= EQUAL:
@@ -148,16 +155,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ahead(rows: Sequence[Row], one: str, other: str, field: str = "test") -> tuple[float, float]:
-    """By how much one name is ahead of another in a field, paired over the seeds: mean and
-    half-width of its 95 % t interval.
-    """
+    """By how much one name is ahead of another in a field, paired over the seeds: mean and half-width of its 95 % t interval."""
     pairs = zip(column(rows, one, field), column(rows, other, field), strict=True)
     return interval([a - b for a, b in pairs])
 
 
 def pays(rows: Sequence[Row], one: str, other: str, field: str = "test") -> tuple[int, float]:
-    """In how many seeds one name is ahead of another, and the chance of as much if it is no better
-    (Wilcoxon's signed ranks).
+    """In how many seeds one name is ahead of another, and the chance of as much if it is no better (Wilcoxon's signed ranks).
 
     Other than a t interval, this bears that a policy now and then ruins a network.
     """

@@ -83,7 +83,7 @@ def measure(store: str) -> None:
     build_table("zoo:resnet20", device=VIRTUAL, settings=settings, validation=40, store=store)
     amc = Plan("amc", Limit("latency", share=0.55), trials=120)
     run_search(MODEL, amc, table="pixel1", store=store)
-    blocks = Plan("practise", Limit("latency", share=0.8), adaptor_steps=10, tune="none")
+    blocks = Plan.of("practise", Limit("latency", share=0.8), adaptor_steps=10, tune="none")
     run_search("zoo:resnet20", blocks, device=VIRTUAL, store=store)
 
 

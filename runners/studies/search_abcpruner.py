@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hwbench.workflows.search.plan import Limit
-from hwbench.workflows.search.run import Plan, run_search
+from hwbench.workflows.search.plan import Limit, Plan
+from hwbench.workflows.search.run import run_search
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
@@ -20,11 +20,11 @@ from runners.studies._searches import (
     DEVICE,
     ahead,
     column,
-    ground_of,
     interval,
     once,
     pays,
     points_text,
+    prepare,
     pruned,
     tested,
 )
@@ -57,9 +57,9 @@ def main() -> None:
 def one_seed(seed: int) -> list[Row]:
     """One search and as many random structures.
 
-    The best of both, trained and judged as the search did, tested and measured.
+    The best of both, trained and evaluated as the search did, tested and measured.
     """
-    plan = Plan(
+    plan = Plan.of(
         "abcpruner",
         Limit("latency", share=SHARE),
         seed=seed,
@@ -70,9 +70,9 @@ def one_seed(seed: int) -> list[Row]:
         cycles=CYCLES,
         patience=PATIENCE,
     )
-    ground = ground_of(MODEL, plan, SIZE)
+    search = prepare(MODEL, plan, SIZE)
     result = run_search(MODEL, plan, table=DEVICE, inputs=(SIZE,))
-    rows = tested(ground, pruned(ground, {"abcpruner": result.best, **result.baselines}), seed=seed)
+    rows = tested(search, pruned(search, {"abcpruner": result.best, **result.baselines}), seed=seed)
     fitness = [trial.outcome.quality for trial in result.trials if trial.outcome is not None]
     return [row | {"fitness": fitness if row["name"] == "abcpruner" else None} for row in rows]
 

@@ -1,5 +1,4 @@
-"""Does AMC find better networks of half the latency than hand-made policies and as many random
-tries, before tuning?
+"""Does AMC find better networks of half the latency than hand-made policies and as many random tries, before tuning?
 
 python -m runners.studies.search_amc
 """
@@ -7,13 +6,12 @@ python -m runners.studies.search_amc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from hwbench.search.baselines import POLICIES
-from hwbench.workflows.search.plan import Limit
-from hwbench.workflows.search.run import Plan, run_search
+from hwbench.workflows.search.plan import Limit, Plan
+from hwbench.workflows.search.run import run_search
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
@@ -22,11 +20,11 @@ from runners.studies._searches import (
     ahead,
     as_fast,
     column,
-    ground_of,
     interval,
     once,
     pays,
     points_text,
+    prepare,
     pruned,
     tested,
 )
@@ -42,10 +40,8 @@ OTHERS = (*POLICIES, "random", PUBLISHED)
 
 
 def plan_of(seed: int) -> Plan:
-    """The search of one seed, which is also that of the original's weights, its training and its
-    images.
-    """
-    return Plan(
+    """The search of one seed, which is also that of the original's weights, its training and its images."""
+    return Plan.of(
         "amc",
         Limit("latency", share=SHARE),
         trials=TRIALS,
@@ -75,17 +71,17 @@ def main() -> None:
 def one_seed(seed: int) -> list[Row]:
     """One search with its baselines; all networks tested and measured beside their original."""
     plan = plan_of(seed)
-    ground = ground_of(MODEL, plan, SIZE)
+    search = prepare(MODEL, plan, SIZE)
     result = run_search(MODEL, plan, table=DEVICE, inputs=(SIZE,))
     other = run_search(
-        MODEL, replace(plan, explore="everywhere", baselines=False), table=DEVICE, inputs=(SIZE,)
+        MODEL, plan.changed(explore="everywhere", baselines=False), table=DEVICE, inputs=(SIZE,)
     )
     found = pruned(
-        ground, {"amc": result.best, "random": result.baselines["random"], PUBLISHED: other.best}
+        search, {"amc": result.best, "random": result.baselines["random"], PUBLISHED: other.best}
     )
-    ratio = column(tested(ground, found), "amc", "ratio")[0]
-    alike = {policy: ground.prune(as_fast(ground, policy, ratio)).module for policy in POLICIES}
-    rows = tested(ground, found | alike, seed=seed)
+    ratio = column(tested(search, found), "amc", "ratio")[0]
+    alike = {policy: search.prune(as_fast(search, policy, ratio)).module for policy in POLICIES}
+    rows = tested(search, found | alike, seed=seed)
     curve = [trial.outcome.quality for trial in result.trials if trial.outcome is not None]
     return [row | {"curve": curve if row["name"] == "amc" else None} for row in rows]
 

@@ -16,8 +16,9 @@ from typing import Any
 from hwbench.devices.ort.cpu import CpuOrt
 from hwbench.network.intake import load_workload
 from hwbench.records.measurement import Settings
-from hwbench.workflows.search.plan import Limit
-from hwbench.workflows.search.run import Plan, SearchResult, run_search
+from hwbench.workflows.search.plan import Limit, Plan
+from hwbench.workflows.search.result import SearchResult
+from hwbench.workflows.search.run import run_search
 from runners.studies._groups import Row, measured, rows_of
 from runners.studies._pictures import COLOURS, figure, points
 from runners.studies._results import save_study
@@ -46,14 +47,14 @@ class Case:
 
     def plan(self) -> Plan:
         """What is searched for."""
-        return Plan(
+        options = {"adaptor_steps": 1} if self.method == "practise" else {"baselines": False}
+        return Plan.of(
             self.method,
             Limit("latency", share=self.share),
             trials=TRIALS,
             seed=round(100 * self.share),
-            baselines=False,
-            adaptor_steps=1,
             tune="none",
+            **options,
         )
 
 
@@ -144,7 +145,7 @@ def save(rows: Sequence[Row]) -> None:
             " interleaved with the original. measured: of the ONNX file that was written, after"
             " the search and independent of it; low and high are its 95 % interval. own: what the"
             " search itself measured at its end. predicted: by the lookup table, or by the gains"
-            f" of the blocks. Networks of random weights, {TRIALS} trials, judged by kept weight."
+            f" of the blocks. Networks of random weights, {TRIALS} trials, evaluated by kept weight."
             " PRACTISE drops whole blocks, so it can only come as near to its budget as one block"
             " is large; ABCPruner keeps at most 0.7 of every width (alpha), which is why Plain-20"
             " does not use up 0.7 of its latency."

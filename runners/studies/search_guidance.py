@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from hwbench.workflows.search.plan import Limit
-from hwbench.workflows.search.run import Plan, run_search
+from hwbench.workflows.search.plan import Limit, Plan
+from hwbench.workflows.search.run import run_search
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
@@ -19,11 +19,11 @@ from runners.studies._searches import (
     DEVICE,
     ahead,
     column,
-    ground_of,
     interval,
     once,
     pays,
     points_text,
+    prepare,
     pruned,
     tested,
 )
@@ -53,7 +53,7 @@ def main() -> None:
 def one_seed(seed: int) -> list[Row]:
     """A search for fewer MACs, then one for the latency that its result has."""
     by_macs = plan_of(Limit("macs", share=SHARE), seed)
-    ground = ground_of(MODEL, by_macs, SIZE)
+    search = prepare(MODEL, by_macs, SIZE)
     first = run_search(MODEL, by_macs, table=DEVICE, inputs=(SIZE,))
     limit_s = first.best.outcome.latency_s if first.best.outcome is not None else None
     if limit_s is None:
@@ -61,12 +61,12 @@ def one_seed(seed: int) -> list[Row]:
     second = run_search(
         MODEL, plan_of(Limit("latency", amount=limit_s), seed), table=DEVICE, inputs=(SIZE,)
     )
-    return tested(ground, pruned(ground, {"MACs": first.best, "latency": second.best}), seed=seed)
+    return tested(search, pruned(search, {"MACs": first.best, "latency": second.best}), seed=seed)
 
 
 def plan_of(limit: Limit, seed: int) -> Plan:
     """AMC within that limit."""
-    return Plan(
+    return Plan.of(
         "amc", limit, trials=TRIALS, seed=seed, data=DATA, tune="none", lower=0.1, baselines=False
     )
 

@@ -1,5 +1,4 @@
-"""What does AMC's published network take on a Pixel 1 by the shipped table, and what does a reward
-cost?
+"""What does AMC's published network take on a Pixel 1 by the shipped table, and what does a reward cost?
 
 python -m runners.studies.search_pixel1
 """
@@ -56,10 +55,8 @@ def main() -> None:
 
 
 def reward_us() -> list[float]:
-    """Microseconds of one reward, beyond whatever the accuracy costs: prediction, all other costs,
-    and the reward itself.
-    """
-    from hwbench.search.amc.search import REWARDS
+    """Microseconds of one reward, beyond whatever the accuracy costs: prediction, all other costs, and the reward itself."""
+    from hwbench.search.amc.search import REWARD_FUNCTIONS
 
     model = next(iter(PIXEL1))
     structure = PrunableNetwork(load_workload(model)).structure
@@ -71,7 +68,7 @@ def reward_us() -> list[float]:
         Prices(structure, source),
     )
     candidates = RandomSearch(budget, trials=CALLS).propose()
-    return [_mean_us(candidates, prices, REWARDS["latency"]) for _ in range(REPEATS)]
+    return [_mean_us(candidates, prices, REWARD_FUNCTIONS["latency"]) for _ in range(REPEATS)]
 
 
 def _mean_us(candidates: Sequence[Candidate], prices: Prices, reward: Any) -> float:
@@ -91,7 +88,7 @@ def save(rows: Sequence[Row], costs_us: Sequence[float]) -> None:
         question=(
             f"AMC's published network of half the MACs was logged on a {PIXEL1_TARGET}: what does"
             " the shipped table say of it, with its logs and without them? And what does one"
-            " reward cost a search, beyond judging accuracy?"
+            " reward cost a search, beyond evaluating accuracy?"
         ),
         answer=(
             f"{amc['error']:+.1%} with its logs, {amc['error when left out']:+.1%} without. A"

@@ -1,5 +1,4 @@
-"""With few images, is dropping blocks better than pruning filters at the same latency, and are they
-the same blocks each time?
+"""With few images, is dropping blocks better than pruning filters at the same latency, and are they the same blocks each time?
 
 python -m runners.studies.search_practise
 """
@@ -12,12 +11,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from hwbench.workflows.search.blocks import measured_gains
-from hwbench.workflows.search.jobs import judging
-from hwbench.workflows.search.journal import Log, Loop
-from hwbench.workflows.search.meter import metered
-from hwbench.workflows.search.plan import Limit
-from hwbench.workflows.search.run import Plan, run_search
+from hwbench.workflows.search.blocks import measure_gains
+from hwbench.workflows.search.context import make_objective
+from hwbench.workflows.search.jobs import evaluating
+from hwbench.workflows.search.journal import Journal
+from hwbench.workflows.search.meter import open_meter
+from hwbench.workflows.search.plan import Limit, Plan
+from hwbench.workflows.search.run import run_search
+from hwbench.workflows.search.trials import TrialLoop
+from hwbench.workflows.search.tuning import tune_result
 from runners.studies._groups import RATIOS, Row
 from runners.studies._pictures import COLOURS, figure
 from runners.studies._results import save_study
@@ -28,10 +30,10 @@ from runners.studies._searches import (
     ahead,
     as_fast,
     column,
-    ground_of,
     interval,
     once,
     points_text,
+    prepare,
     tested,
 )
 from runners.studies.search_amc import DATA
@@ -49,26 +51,22 @@ REPEATS, REPEAT_IMAGES = 20, 50
 FILTERS = {"filters": False, "filters, re-fitted": True}
 
 
-def plan_of(method: str, images: int, seed: int) -> Plan:
+def plan_of(method: str, images: int, seed: int, **options: Any) -> Plan:
     """A search with few images; all networks are tuned alike."""
-    limit = Limit("latency", share=SHARE)
-    return Plan(
+    return Plan.of(
         method,
-        limit,
+        Limit("latency", share=SHARE),
         seed=seed,
-        lower=LOWER,
         data=DATA,
         images=images,
-        adaptor_steps=SCORING,
         tune="features",
         tune_steps=TUNING,
+        **options,
     )
 
 
 def main() -> None:
-    """Repeat the choice of blocks, compare with filters for every number of images, write
-    results/search_practise/.
-    """
+    """Repeat the choice of blocks, compare with filters for every number of images, write results/search_practise/."""
     facts = {"model": MODEL, "size": SIZE, "data": DATA, "share": SHARE, "scoring": SCORING}
     rows: list[Row] = []
     for seed in range(SEEDS):
@@ -91,9 +89,9 @@ def compared(images: int, seed: int) -> list[Row]:
 
     Tuned and tested alike.
     """
-    filters = ground_of(MODEL, plan_of("amc", images, seed), SIZE)
-    plan = plan_of("practise", images, seed)
-    blocks = ground_of(MODEL, plan, SIZE, DEVICE)
+    filters = prepare(MODEL, plan_of("amc", images, seed, lower=LOWER), SIZE)
+    plan = plan_of("practise", images, seed, adaptor_steps=SCORING)
+    blocks = prepare(MODEL, plan, SIZE, DEVICE)
     best = run_search(MODEL, replace(plan, tune="none"), table=DEVICE, inputs=(SIZE,)).best
     networks = {"PRACTISE": blocks.prune(best.candidate)}
     ratio = column(
@@ -101,11 +99,10 @@ def compared(images: int, seed: int) -> list[Row]:
     )[0]
     uniform = as_fast(filters, "uniform", ratio)
     for name, refitted in FILTERS.items():
-        networks[name] = replace(filters, plan=replace(filters.plan, reconstruct=refitted)).prune(
-            uniform
-        )
+        method = filters.plan.changed(reconstruct=refitted).make_method()
+        networks[name] = method.prune(filters.context, uniform)
     for network in networks.values():
-        blocks.tuned(network, print)
+        tune_result(blocks.context, blocks.method, plan, network, say=print)
     modules = {name: network.module for name, network in networks.items()}
     return tested(
         blocks, modules, images=images, seed=seed, dropped=" ".join(best.candidate.dropped)
@@ -113,17 +110,18 @@ def compared(images: int, seed: int) -> list[Row]:
 
 
 def repeated(repeat: int) -> list[Row]:
-    """The blocks that are dropped from one network: with other images, in another order, and all
-    blocks measured again.
-    """
-    first = ground_of(MODEL, plan_of("practise", REPEAT_IMAGES, 0), SIZE, DEVICE)
-    subject, names = first.subject, [block.name for block in first.subject.structure.blocks]
-    with metered(DEVICE) as meter:
-        gains = measured_gains(meter, subject.network, names, replace(SETTINGS, seed=repeat))
-    again = replace(first, plan=replace(first.plan, seed=repeat), blocks=gains)
-    search = again.search(SHARE * again.original(), seed=repeat, trials=None)
-    with judging(again.objective(), None) as judge:
-        best = search.best(Loop(Log(None, ""), None, judge).run("practise", search))
+    """The blocks that are dropped from one network: with other images, in another order, and all blocks measured again."""
+    plan = plan_of("practise", REPEAT_IMAGES, 0, adaptor_steps=SCORING)
+    first = prepare(MODEL, plan, SIZE, DEVICE)
+    subject, method = first.context.subject, first.method
+    names = [block.name for block in subject.structure.blocks]
+    with open_meter(DEVICE) as meter:
+        gains = measure_gains(meter, subject.network, names, replace(SETTINGS, seed=repeat))
+    context = replace(first.context, seed=repeat, blocks=gains)
+    limit_s = SHARE * method.original_cost(context)
+    search = method.make_search(context, limit_s, seed=repeat, trials=None)
+    with evaluating(make_objective(context, method), None) as evaluate:
+        best = search.best(TrialLoop(Journal(None, ""), None, evaluate).run("practise", search))
     if best is None:
         raise RuntimeError(f"no blocks were dropped; {len(names)} could have been")
     shares = {block: gain.share for block, gain in gains.gains.items()}

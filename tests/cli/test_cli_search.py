@@ -44,7 +44,7 @@ def test_published_table_is_enough_for_a_search(capsys):
     assert main([*COMMAND, "--no-baselines"]) == 0
     said = capsys.readouterr().out
     assert "kept L1 weight" in said
-    assert "judged by the L1 weight they keep" in " ".join(said.split())
+    assert "evaluated by the L1 weight they keep" in " ".join(said.split())
     assert "went on after" not in said  # without baselines it is another search
 
 
@@ -177,4 +177,5 @@ def test_options_reach_the_search(words, model, expected, monkeypatch):
         4,
         words[0],
     )
-    assert {name: getattr(given["plan"], name) for name in expected} == expected
+    plan = given["plan"].to_dict()
+    assert {name: plan[name] for name in expected} == expected

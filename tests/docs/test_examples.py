@@ -13,11 +13,12 @@ from hwbench.devices.contract import DeviceContract
 from hwbench.measuring.sessions import measure
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
+from hwbench.search import SEARCHES, load_method, searches
 from hwbench.search.base import Search
-from tests.docs.pages import blocks, module
+from tests.docs.pages import blocks, module, page
 from tests.search import test_search_contract as promises
 from tests.support.models import conv_workload
-from tests.support.search_support import Width, budget, drive
+from tests.support.search_support import SHARE, Width, budget, context, drive
 
 DRIVER, SEARCH = module("drivers.md", 0), module("searches.md", 0)
 TESTS = [test for name, test in vars(promises).items() if name.startswith("test_")]
@@ -62,13 +63,39 @@ def test_the_search_keeps_what_every_search_promises(promise):
 
 @pytest.mark.parametrize("batches", [1, 5])
 def test_the_search_goes_on_after_it_was_killed(batches):
-    promises.test_restored_search_goes_on_as_if_nothing_had_been(hill_climb, batches)
+    promises.test_a_search_that_is_given_its_stored_trials_goes_on_as_if_nothing_had_been(
+        hill_climb, batches
+    )
 
 
 def test_the_search_climbs():
     search = hill_climb(trials=60)
     first = drive(search)[0].outcome.quality
     assert search.best().outcome.quality > first
+
+
+def test_the_method_on_the_page_makes_it_a_search_of_hwbench():
+    names = dict(vars(SEARCH))
+    code = blocks("searches.md", "python")[2]
+    exec(compile(code, "docs/searches.md", "exec", dont_inherit=True), names)
+    method = names["HillClimbMethod"]("hillclimb", names["HillClimbOptions"](steps=12))
+    resnet = context()
+    search = method.make_search(resnet, SHARE * method.original_cost(resnet), seed=0, trials=None)
+    limit = budget()
+    assert len(drive(search)) == 12
+    assert all(limit.fits(trial.candidate.widths) for trial in search.trials)
+
+
+def test_the_table_of_searches_is_that_of_the_registry():
+    rows = [line.strip("| ").split(" | ") for line in page("searches.md").splitlines()]
+    on_page = {row[0].strip("`"): row[1:] for row in rows if row[0].strip("`") in searches()}
+    for name in SEARCHES:
+        method = load_method(name)
+        published, budgets, proposes, tuned = on_page[name]
+        assert published == method.published
+        assert budgets == ", ".join(method.budgets)
+        assert proposes == ("dropped blocks" if method.drops_blocks else "widths")
+        assert tuned == f"`{method.tuning}`"
 
 
 def test_the_loop_on_the_page_drives_it(capsys):

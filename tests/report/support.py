@@ -45,7 +45,7 @@ def fill(folder: Path) -> str:
     build_table(str(big), device=VIRTUAL, settings=QUICK, validation=6, store=url)
     plans = (
         Plan("amc", Limit("latency", share=0.7), trials=12),
-        Plan("practise", Limit("latency", share=0.8), adaptor_steps=2, images=16, tune="none"),
+        Plan.of("practise", Limit("latency", share=0.8), adaptor_steps=2, images=16, tune="none"),
     )
     for plan in plans:
         run_search(

@@ -1,6 +1,4 @@
-"""AMC: what the agent sees, what it is rewarded for, how it learns, and the environment for other
-agents.
-"""
+"""AMC: what the agent sees, what it is rewarded for, and how it learns."""
 
 from __future__ import annotations
 
@@ -22,7 +20,8 @@ from hwbench.search.amc.agent import (
     _truncated_normal,
     nearby,
 )
-from hwbench.search.amc.search import REWARDS, Amc
+from hwbench.search.amc.options import REWARDS
+from hwbench.search.amc.search import REWARD_FUNCTIONS, Amc
 from hwbench.search.amc.walk import FEATURES, Walk, channel_geometry, weight_geometry
 from hwbench.search.base import Outcome, Trial
 from hwbench.search.baselines import uniform
@@ -89,14 +88,16 @@ def test_cost_features_add_up():
 
 def test_rewards():
     outcome = Outcome(quality=0.75, latency_s=1e-3, macs=1000, params=100, size_bytes=400)
-    assert REWARDS["error"](outcome) == -0.25
-    assert REWARDS["macs"](outcome) == pytest.approx(-0.25 * math.log(1000))
-    assert REWARDS["params"](outcome) == pytest.approx(-0.25 * math.log(100))
+    assert REWARD_FUNCTIONS["error"](outcome) == -0.25
+    assert REWARD_FUNCTIONS["macs"](outcome) == pytest.approx(-0.25 * math.log(1000))
+    assert REWARD_FUNCTIONS["params"](outcome) == pytest.approx(-0.25 * math.log(100))
     faster, better = (Outcome(0.75, 1e-4, 1, 1, 1), Outcome(0.8, 1e-3, 1, 1, 1))
-    assert REWARDS["latency"](faster) > REWARDS["latency"](outcome)
-    assert REWARDS["latency"](better) > REWARDS["latency"](outcome)
-    with pytest.raises(UsageError, match="--table"):
-        REWARDS["latency"](Outcome(0.5, None, 1, 1, 1))
+    assert REWARD_FUNCTIONS["latency"](faster) > REWARD_FUNCTIONS["latency"](outcome)
+    assert REWARD_FUNCTIONS["latency"](better) > REWARD_FUNCTIONS["latency"](outcome)
+    with pytest.raises(
+        UsageError, match=r"needs a latency, and none is known; pass table=..., or pass device=..."
+    ):
+        REWARD_FUNCTIONS["latency"](Outcome(0.5, None, 1, 1, 1))
 
 
 def test_exploration_is_a_truncated_normal():
@@ -210,29 +211,8 @@ def test_single_weights_keep_to_a_size():
     assert full == 4 * sum(slot.layer.params for slot in structure.slots)
 
 
-def test_environment_passes_gymnasiums_check():
-    pytest.importorskip("gymnasium")
-    from gymnasium.utils.env_checker import check_env
-
-    from hwbench.search.amc.env import PruningEnv
-
-    limit, seen = budget(), []
-
-    def reward(widths):
-        seen.append(widths)
-        return -float(sum(widths)) / 1000
-
-    environment = PruningEnv(limit, channel_geometry(table_support.structure()), reward)
-    assert environment.observation_space.shape == (11,)
-    check_env(environment, skip_render_check=True)
-    environment.reset(seed=1)
-    done, rewards = False, []
-    while not done:
-        _, value, done, _, info = environment.step(np.array([0.9], np.float32))
-        rewards.append(value)
-    assert info["widths"] == seen[-1]
-    assert rewards == [0.0] * 8 + [-sum(seen[-1]) / 1000]
-    assert limit.fits(info["widths"])
+def test_rewards_are_those_that_can_be_chosen():
+    assert tuple(REWARD_FUNCTIONS) == REWARDS
 
 
 def test_reward_call_asks_the_table_once():
@@ -256,5 +236,5 @@ def test_reward_call_asks_the_table_once():
         0
     ].candidate
     for _ in range(5):
-        REWARDS["latency"](objective.evaluate(candidate))
+        REWARD_FUNCTIONS["latency"](objective.evaluate(candidate))
     assert source.calls == 5

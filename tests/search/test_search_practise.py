@@ -6,7 +6,8 @@ import pytest
 
 from hwbench.errors import UsageError
 from hwbench.search.base import Outcome, Trial
-from hwbench.search.practise.search import Gain, Practise
+from hwbench.search.blocks import Gain
+from hwbench.search.practise.search import Practise
 
 GAINS = {
     "a": Gain(0.10, 0.08, 0.12),

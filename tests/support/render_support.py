@@ -21,7 +21,7 @@ from hwbench.search.base import Candidate, Outcome, Trial
 from hwbench.store import Summary
 from hwbench.workflows.doctor import Diagnosis
 from hwbench.workflows.search.plan import Plan
-from hwbench.workflows.search.run import SearchResult
+from hwbench.workflows.search.result import SearchResult
 from hwbench.workflows.selftest import SelfTest
 from tests.render.test_render_views import CPU, NOW, layers, record
 from tests.support import table_support
@@ -75,7 +75,7 @@ def found(name: str) -> SearchResult:
     return SearchResult(
         key="0123456789abcdef",
         model=name,
-        plan=Plan("amc", reward="latency"),
+        plan=Plan.of("amc", reward="latency"),
         objective=name,
         original=outcome,
         best=best,

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 
 from hwbench.lookup_tables.structure_latency import StructureLatency
 from hwbench.search.base import Candidate, Outcome, Search, Trial
+from hwbench.search.blocks import Gain
 from hwbench.search.budget import Budget, channel_choices
+from hwbench.search.context import SearchContext
 from hwbench.search.costs import Latency
+from hwbench.search.limit import Limit
 from tests.support import table_support
 
 SCOPES = ((), (0,), (0, 1), (1, 2), (0, 3), (2, 3), (1, 3))
@@ -64,12 +68,48 @@ class GridCost:
 CHOICES = (np.array([4, 8, 16]), np.array([8, 16, 24, 32]), np.array([4, 8]), np.array([8, 16, 20]))
 
 
-def budget(share: float = 0.6, step: int = 4) -> Budget:
+SHARE = 0.6
+"""Share of the latency of ResNet-20 that searches in tests may keep."""
+
+
+def budget(share: float = SHARE, step: int = 4) -> Budget:
     """A latency budget for ResNet-20 on the simulated device."""
     structure = table_support.structure()
-    cost = Latency(StructureLatency(table_support.built(quiet=True).table, structure, step))
+    cost = Latency(source(step))
     limit = share * float(cost.of(np.array([structure.widths]))[0])
     return Budget(cost, limit, channel_choices(structure.widths, step))
+
+
+def source(step: int = 4) -> StructureLatency:
+    """Latencies of ResNet-20 on the simulated device."""
+    table = table_support.built(quiet=True).table
+    return StructureLatency(table, table_support.structure(), step)
+
+
+class Blocks:
+    """Every block saves a tenth; the first may save nothing."""
+
+    def gain(self, block: str) -> Gain:
+        return Gain(0.1, -0.01 if block == "layer1.0" else 0.05, 0.15)
+
+    def latency_s(self, dropped) -> float:
+        return 1 - 0.1 * len(dropped)
+
+
+class ResNet:
+    """ResNet-20 as far as a search looks at it: its structure, of which all can be cut."""
+
+    name = "resnet20"
+
+    def __init__(self) -> None:
+        self.structure = table_support.structure()
+        self.prunable = SimpleNamespace(fixed={})
+
+
+def context(step: int = 4) -> SearchContext:
+    """ResNet-20 and its latencies, as the method of a search is handed them."""
+    limit = Limit("latency", share=SHARE)
+    return SearchContext(ResNet(), limit=limit, source=source(step), blocks=Blocks(), step=step)
 
 
 class Width:

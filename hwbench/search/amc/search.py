@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hwbench.errors import UsageError
-from hwbench.search import EXPLORATIONS
+from hwbench.errors import Argument, UsageError
 from hwbench.search.amc.agent import PUBLISHED, AgentSettings, Ddpg, Transition, nearby
+from hwbench.search.amc.options import EXPLORATIONS, REWARDS
 from hwbench.search.amc.walk import SIZE, Walk
 from hwbench.search.base import Candidate, Outcome, Search, Trial
 from hwbench.search.baselines import uniform
@@ -23,7 +23,7 @@ EPISODES, WARM_UP = 400, 100
 
 
 MIDDLE = (0.02, 0.98)
-"""Within which an actor's first action must lie, as its sigmoid is flat outside."""
+"""The first action of an actor must lie in here, as its sigmoid is flat outside."""
 
 
 def _error(outcome: Outcome) -> float:
@@ -32,19 +32,26 @@ def _error(outcome: Outcome) -> float:
 
 def _latency(outcome: Outcome) -> float:
     if outcome.latency_s is None:
-        raise UsageError("the reward by latency needs a latency; give a --table or a --device")
+        raise UsageError(
+            "the reward by latency needs a latency, and none is known",
+            Argument("table"),
+            Argument("device"),
+        )
     return outcome.latency_s
 
 
-REWARDS: Mapping[str, Callable[[Outcome], float]] = {
+REWARD_FUNCTIONS: Mapping[str, Callable[[Outcome], float]] = {
     "error": lambda outcome: -_error(outcome),
     "macs": lambda outcome: -_error(outcome) * math.log(outcome.macs),
     "params": lambda outcome: -_error(outcome) * math.log(outcome.params),
     "latency": lambda outcome: -_error(outcome) * math.log(_latency(outcome) * 1e9),
 }
-"""R_err, for a search within a budget, and R_FLOPs, R_Param and its like for latency (in nanoseconds, so that the logarithm is
-positive and of the size of the others'), for one that trades cost for error by itself (paper,
-section 3.4)."""
+"""The rewards of the paper (section 3.4), by the names in `options.REWARDS`.
+
+R_err is for a search within a budget. R_FLOPs, R_Param and its like for latency trade cost for
+error by themselves; latency is in nanoseconds, so that the logarithm is positive and of the size of
+the others'.
+"""
 
 
 class Amc(Search):
@@ -52,17 +59,17 @@ class Amc(Search):
 
     Args:
         budget: Limit and widths; an infinite limit with a reward that knows the cost.
-        geometry: Of each decision (`amc_walk.channel_geometry`, or `weight_geometry` for single
-            weights).
-        seed: Of all random choices.
+        geometry: Geometry of the layer of each decision, shape (decisions, 6): see
+            `walk.channel_geometry`, or `walk.weight_geometry` for single weights.
+        seed: Seed of all random choices.
         episodes: Candidates to propose.
         warm_up: Episodes at the start from which nothing is learnt yet; at most a quarter of all.
         reward: One of `REWARDS`.
-        single_weights: Decisions are shares of single weights of each layer, not widths (Algorithm
-            1).
+        single_weights: Whether decisions are shares of the single weights of each layer, not
+            widths (the paper's Algorithm 1).
         explore: `nearby`, around uniform pruning, or `everywhere`, as published; without a limit
             always the latter.
-        agent: Settings of the agent; None for those of `explore`.
+        agent: Settings of the agent; None for those that go with `explore`.
 
     Raises:
         UsageError: There is no such reward, or nothing to decide.
@@ -78,7 +85,7 @@ class Amc(Search):
         seed: int = 0,
         episodes: int = EPISODES,
         warm_up: int = WARM_UP,
-        reward: str = "error",
+        reward: str = REWARDS[0],
         single_weights: bool = False,
         explore: str = EXPLORATIONS[0],
         agent: AgentSettings | None = None,
@@ -87,12 +94,12 @@ class Amc(Search):
         if reward not in REWARDS:
             raise UsageError(f"unknown reward {reward!r}; expected one of {', '.join(REWARDS)}")
         if explore not in EXPLORATIONS:
-            raise UsageError(
-                f"unknown exploration {explore!r}; expected one of {', '.join(EXPLORATIONS)}"
-            )
+            known = ", ".join(EXPLORATIONS)
+            raise UsageError(f"unknown exploration {explore!r}; expected one of {known}")
         if not len(geometry):
             raise UsageError("the network has no group of channels that can be pruned")
-        self._reward, self._episodes, self._single = REWARDS[reward], episodes, single_weights
+        self._reward, self._episodes = REWARD_FUNCTIONS[reward], episodes
+        self._single_weights = single_weights
         self._walk = Walk(budget, geometry)
         first = min(warm_up, episodes // 4)
         start = _uniform_share(budget) if explore == "nearby" and budget.limit < math.inf else None
@@ -120,7 +127,7 @@ class Amc(Search):
             self._path.append(Transition(state, float(following[-1]), following, self._walk.done))
             state = following
         decided = tuple(self._walk.decided)
-        if self._single:
+        if self._single_weights:
             return [
                 Candidate(
                     self._number(), shares=tuple(width / WHOLE for width in decided), note=note

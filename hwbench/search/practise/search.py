@@ -1,4 +1,4 @@
-"""PRACTISE (Wang and Wu, CVPR 2023): drop whole blocks, those first that cost most time for what they are hard to do without.
+"""PRACTISE (Wang and Wu, CVPR 2023): drop the blocks that cost most time and are easiest to do without.
 
 The score of a block is `R / tau`: recoverability R, the distance of the network's features without
 the block to those with it, after adaptors were trained; and tau, the share of latency that goes
@@ -12,44 +12,25 @@ tau has an interval, and a block whose interval reaches 0 is never dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from hwbench.errors import UsageError
 from hwbench.search.base import Candidate, Search, Trial
 
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """What leaving out a block saves, as a share of the latency (tau), with its 95 % interval."""
-
-    share: float
-    low: float
-    high: float
-
-
-class BlockLatency(Protocol):
-    """Latencies of a network without some of its blocks."""
-
-    def gain(self, block: str) -> Gain:
-        """What leaving out one block saves."""
-        ...
-
-    def latency_s(self, dropped: Sequence[str]) -> float:
-        """Seconds without the blocks `dropped`."""
-        ...
+if TYPE_CHECKING:
+    from hwbench.search.blocks import BlockLatency, Gain
 
 
 class Practise(Search):
     """First the scores of all blocks that may go, at once; then the one network without the lowest.
 
     Args:
-        blocks: Those that can be dropped.
-        latency: What that saves.
-        limit_s: Seconds that the network may take.
+        blocks: Names of the blocks that can be dropped.
+        latency: Tells what dropping them saves.
+        limit_s: Most seconds that the network may take.
 
     Attributes:
-        gains: By block.
+        gains: What dropping each block saves, by its name.
         spared: Blocks that are never dropped, as their gain may be none.
 
     Raises:
@@ -69,7 +50,8 @@ class Practise(Search):
             raise UsageError(
                 f"latency {limit_s:.4g} s cannot be reached by dropping blocks: without all"
                 f" {len(self._droppable)} that may go it is {least_s:.4g} s,"
-                f" {least_s / original_s:.1%} of the original; ask for no less, or search with amc"
+                f" {least_s / original_s:.1%} of the original; ask for no less, or search for"
+                " widths instead (amc)"
             )
 
     @property
@@ -80,16 +62,14 @@ class Practise(Search):
     @property
     def scores(self) -> dict[str, float]:
         """Score of every block that was scored, the lowest first."""
-        found = {
-            trial.candidate.dropped[0]: (
-                trial.outcome.distance / self.gains[trial.candidate.dropped[0]].share
-            )
-            for trial in self.trials
-            if trial.candidate.task == "score"
-            and trial.outcome is not None
-            and trial.outcome.distance is not None
-        }
-        return dict(sorted(found.items(), key=lambda item: item[1]))
+        scores = {}
+        for trial in self.trials:
+            outcome = trial.outcome
+            if trial.candidate.task != "score" or outcome is None or outcome.distance is None:
+                continue
+            block = trial.candidate.dropped[0]
+            scores[block] = outcome.distance / self.gains[block].share
+        return dict(sorted(scores.items(), key=lambda item: item[1]))
 
     def eligible(self, trial: Trial) -> bool:
         """Only the network in the end is a result."""
@@ -101,28 +81,27 @@ class Practise(Search):
                 Candidate(self._number(), dropped=(block,), task="score", note=f"without {block}")
                 for block in self._droppable
             ]
-        return [Candidate(self._number(), dropped=self._chosen(), note="lowest scores")]
+        return [Candidate(self._number(), dropped=self._choose_blocks(), note="lowest scores")]
 
     def _learn(self, trials: Sequence[Trial]) -> None:
         """Scores are read from the trials."""
 
-    def _chosen(self) -> tuple[str, ...]:
-        """Blocks of the lowest scores, as many as the budget takes."""
+    def _choose_blocks(self) -> tuple[str, ...]:
+        """Blocks of the lowest scores, as many as it takes to keep to the limit."""
         chosen: list[str] = []
-        order = list(self.scores)
+        lowest_first = list(self.scores)
         while self._latency.latency_s(chosen) > self._limit_s:
-            if not order:
-                failed = next(
-                    (
-                        f"; {trial.candidate.note}: {trial.error}"
-                        for trial in self.trials
-                        if trial.error
-                    ),
-                    "",
-                )
+            if not lowest_first:
                 raise UsageError(
                     f"only {len(chosen)} blocks have a score, too few for {self._limit_s:.4g}"
-                    f" s{failed}"
+                    f" s{self._first_failure()}"
                 )
-            chosen.append(order.pop(0))
+            chosen.append(lowest_first.pop(0))
         return tuple(block for block in self.gains if block in chosen)
+
+    def _first_failure(self) -> str:
+        """The first trial that failed, for a message; empty if none did."""
+        for trial in self.trials:
+            if trial.error:
+                return f"; {trial.candidate.note}: {trial.error}"
+        return ""

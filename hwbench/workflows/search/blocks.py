@@ -11,7 +11,7 @@ import numpy as np
 
 from hwbench import stats
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.search.practise.search import Gain
+from hwbench.search.blocks import Gain
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables import LookupTable
@@ -82,40 +82,46 @@ class MeasuredGains:
         return self.original_s * (1 - sum(self.gains[block].share for block in dropped))
 
 
-def measured_gains(
+def measure_gains(
     meter: Meter, network: PrunableNetwork, blocks: Sequence[str], settings: Settings
 ) -> MeasuredGains:
-    """Measure a network with and without each of its blocks, all interleaved, and every one against the original.
+    """Measure a network with and without each of its blocks, all interleaved, each against the original.
+
+    Args:
+        meter: What to measure with.
+        network: The network.
+        blocks: Names of the blocks to leave out, one at a time.
+        settings: How to measure; the time grows with the number of blocks.
 
     Raises:
         DeviceError: Measuring failed.
     """
     candidates = [network.without([block]) for block in blocks]
-    how = replace(settings, layers=False, budget_s=BLOCK_S * (len(blocks) + 1))
-    original, *others = meter.measure([network.workload, *candidates], how, MeasuringCallback())
-    found = {}
+    longer = replace(settings, layers=False, budget_s=BLOCK_S * (len(blocks) + 1))
+    original, *others = meter.measure([network.workload, *candidates], longer, MeasuringCallback())
+    gains = {}
     for block, record in zip(blocks, others, strict=True):
         ratio = stats.ratio(
             original.samples_s, record.samples_s, original.session, original.block, record.block
         )
         low, high = ratio.ci
-        found[block] = Gain(1 - ratio.ratio, 1 - high, 1 - low)
-    return MeasuredGains(float(np.median(original.samples_s)), found)
+        gains[block] = Gain(1 - ratio.ratio, 1 - high, 1 - low)
+    return MeasuredGains(float(np.median(original.samples_s)), gains)
 
 
-def kept_gains(store: Store | None, key: str) -> MeasuredGains | None:
+def load_gains(store: Store | None, key: str) -> MeasuredGains | None:
     """Gains that an earlier run of the same search measured."""
-    for data in store.records(RECORD, holding=key).values() if store is not None else ():
+    records = {} if store is None else store.records(RECORD, holding=key)
+    for data in records.values():
         if data.get("search") == key:
-            return MeasuredGains(
-                float(data["original_s"]),
-                {block: Gain(**gain) for block, gain in data["gains"].items()},
-            )
+            gains = {block: Gain(**gain) for block, gain in data["gains"].items()}
+            return MeasuredGains(float(data["original_s"]), gains)
     return None
 
 
-def keep_gains(store: Store | None, key: str, found: MeasuredGains) -> None:
+def save_gains(store: Store | None, key: str, measured: MeasuredGains) -> None:
     """Keep gains for a run that goes on."""
     if store is not None:
-        gains = {block: asdict(gain) for block, gain in found.gains.items()}
-        store.save_record(RECORD, {"search": key, "original_s": found.original_s, "gains": gains})
+        gains = {block: asdict(gain) for block, gain in measured.gains.items()}
+        data = {"search": key, "original_s": measured.original_s, "gains": gains}
+        store.save_record(RECORD, data)

@@ -1,4 +1,4 @@
-"""Who judges the candidates of a search: this process, one after the other, or several processes at once."""
+"""Evaluating the candidates of a search: in this process, one after the other, or in several processes at once."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hwbench.errors import UsageError
+from hwbench.errors import Argument, UsageError
 from hwbench.search.base import Candidate, Objective, Trial
 
-Judge = Callable[[Iterator[Candidate]], Iterator[Trial]]
-"""Trials of candidates, in their order; takes a candidate only when it is about to be judged."""
+Evaluate = Callable[[Iterator[Candidate]], Iterator[Trial]]
+"""Trials of candidates, in their order; takes a candidate only when it is about to be evaluated."""
 
+LONGEST_ERROR = 500
+"""Characters of the message of a failed trial that are kept."""
 AHEAD = 2
 """Candidates handed out per process, so that none waits for the slowest."""
-_DIED = "the process that judged it died, perhaps for want of memory; search with fewer --jobs"
+_DIED = "the process that evaluated it died, perhaps for want of memory; search with fewer jobs"
 
 
 @contextmanager
-def judging(objective: Objective, jobs: int | None) -> Iterator[Judge]:
-    """Someone to judge candidates.
+def evaluating(objective: Objective, jobs: int | None) -> Iterator[Evaluate]:
+    """A function that evaluates candidates, and the processes it needs for as long as it is used.
 
-    Processes judge with one thread each, so that no accuracy depends on how many there are: sums of
-    floating-point numbers are rounded in another order by another number of threads. They are
-    started anew, not forked: torch cannot train in a fork of a process that has trained.
+    Each process evaluates with one thread, so that no accuracy depends on how many processes there
+    are: sums of floating-point numbers are rounded in another order by another number of threads.
+    They are started anew, not forked: torch cannot train in a fork of a process that has trained.
 
     Args:
         objective: Evaluates candidates.
@@ -48,75 +50,77 @@ def judging(objective: Objective, jobs: int | None) -> Iterator[Judge]:
         UsageError: The network cannot be handed to other processes, or they cannot be started.
     """
     if jobs is None:
-        yield partial(map, partial(tried, objective))
+        yield partial(map, partial(evaluate_candidate, objective))
         return
     pool = _Pool(objective, jobs)
     try:
-        yield pool.judge
+        yield pool.evaluate
     finally:
         pool.close()
 
 
-def tried(objective: Objective, candidate: Candidate) -> Trial:
+def evaluate_candidate(objective: Objective, candidate: Candidate) -> Trial:
     """One trial; whatever goes wrong in it is its error."""
     try:
         return Trial(candidate, objective.evaluate(candidate))
     except Exception as error:  # noqa: BLE001 - one failed trial must not end the search
-        return Trial(
-            candidate, error=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        )
+        message = " ".join(str(error).split())[:LONGEST_ERROR]
+        return Trial(candidate, error=f"{type(error).__name__}: {message}")
 
 
 class _Pool:
-    """Processes that judge; those that died are replaced."""
+    """Processes that evaluate; those that died are replaced."""
 
     def __init__(self, objective: Objective, jobs: int) -> None:
         self._jobs = jobs
         try:
-            self._payload = _packed(objective)
+            self._payload = _pickle_objective(objective)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UsageError(
-                f"the network cannot be handed to other processes ({error}); search without --jobs"
+                f"the network cannot be handed to other processes ({error})",
+                Argument("jobs", change="no"),
             ) from error
-        self._processes = self._started()
+        self._processes = self._start_processes()
         try:
-            self._processes.submit(_ready).result()
+            self._processes.submit(_name_objective).result()
         except (BrokenProcessPool, ImportError, AttributeError) as error:
             self.close()
             raise UsageError(
-                f"processes that judge networks cannot be started ({error}); search without --jobs,"
-                " or from a script that does nothing when it is imported (if __name__ =="
-                ' "__main__")'
+                f"processes that evaluate networks cannot be started ({error}); a script that"
+                ' searches must do nothing when it is imported (if __name__ == "__main__")',
+                Argument("jobs", change="no"),
             ) from error
 
-    def judge(self, candidates: Iterator[Candidate]) -> Iterator[Trial]:
+    def evaluate(self, candidates: Iterator[Candidate]) -> Iterator[Trial]:
+        """Trials of candidates, in their order."""
         waiting: deque[tuple[Candidate, Future[Trial]]] = deque()
         for candidate in candidates:
-            waiting.append((candidate, self._submitted(candidate)))
+            waiting.append((candidate, self._submit(candidate)))
             if len(waiting) >= AHEAD * self._jobs:
-                yield _answer(*waiting.popleft())
+                yield _wait_for(*waiting.popleft())
         while waiting:
-            yield _answer(*waiting.popleft())
+            yield _wait_for(*waiting.popleft())
 
     def close(self) -> None:
+        """End the processes."""
         self._processes.shutdown(wait=True, cancel_futures=True)
 
-    def _submitted(self, candidate: Candidate) -> Future[Trial]:
+    def _submit(self, candidate: Candidate) -> Future[Trial]:
         try:
-            return self._processes.submit(_judged, candidate)
+            return self._processes.submit(_evaluate_here, candidate)
         except BrokenProcessPool:
             self.close()
-            self._processes = self._started()
-            return self._processes.submit(_judged, candidate)
+            self._processes = self._start_processes()
+            return self._processes.submit(_evaluate_here, candidate)
 
-    def _started(self) -> ProcessPoolExecutor:
+    def _start_processes(self) -> ProcessPoolExecutor:
         fresh = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(
-            self._jobs, mp_context=fresh, initializer=_begin, initargs=(self._payload,)
+            self._jobs, mp_context=fresh, initializer=_begin_process, initargs=(self._payload,)
         )
 
 
-def _answer(candidate: Candidate, future: Future[Trial]) -> Trial:
+def _wait_for(candidate: Candidate, future: Future[Trial]) -> Trial:
     try:
         return future.result()
     except BrokenProcessPool:
@@ -127,54 +131,55 @@ class _Pickler(pickle.Pickler):
     """Also takes read-only mappings, which tables hold."""
 
     dispatch_table = copyreg.dispatch_table | {
-        MappingProxyType: lambda mapping: (_read_only, (dict(mapping),))
+        MappingProxyType: lambda mapping: (_make_read_only, (dict(mapping),))
     }
 
 
-def _read_only(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+def _make_read_only(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
     return MappingProxyType(mapping)
 
 
-def _packed(objective: Objective) -> bytes:
+def _pickle_objective(objective: Objective) -> bytes:
     written = io.BytesIO()
     _Pickler(written).dump(objective)
     return written.getvalue()
 
 
 _payload: list[bytes] = []
-"""What a judging process was given to judge by."""
+"""The pickled objective, in a process that evaluates."""
 
 
-def _begin(payload: bytes) -> None:
-    """Make ready to judge.
+def _begin_process(payload: bytes) -> None:
+    """Make a process ready to evaluate.
 
-    An interrupt is for the process that searches; and when that is killed, its judges end too.
+    An interrupt is for the process that searches; and when that is killed, this one ends too.
     """
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     sys.path.append(str(Path.cwd()))  # where `--evaluate` and datasets are searched last
     _payload.append(payload)
 
 
-def _end_with(parent: BaseProcess) -> None:
+def _exit_after(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
 
 
 @cache
-def _objective() -> Objective:
-    found: Objective = pickle.loads(_payload[0])  # noqa: S301 - made by the process that started this one
-    return found
+def _load_objective() -> Objective:
+    objective: Objective = pickle.loads(_payload[0])  # noqa: S301 - made by the process that started this one
+    return objective
 
 
-def _ready() -> str:
-    return _objective().name
+def _name_objective() -> str:
+    """Load the objective, which shows whether this process can evaluate at all."""
+    return _load_objective().name
 
 
-def _judged(candidate: Candidate) -> Trial:
-    return tried(_objective(), candidate)
+def _evaluate_here(candidate: Candidate) -> Trial:
+    return evaluate_candidate(_load_objective(), candidate)

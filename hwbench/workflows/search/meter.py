@@ -95,10 +95,10 @@ class DeviceMeter:
 
 
 @contextmanager
-def metered(given: str | Meter) -> Iterator[Meter]:
-    """What to measure with, as it was given, or the device of an address, which is opened."""
-    if not isinstance(given, str):
-        yield given
+def open_meter(device: str | Meter) -> Iterator[Meter]:
+    """What to measure with: a meter as it was given, or the device of an address, which is opened."""
+    if not isinstance(device, str):
+        yield device
         return
-    with open_device(given) as device:
-        yield DeviceMeter(device, given)
+    with open_device(device) as opened:
+        yield DeviceMeter(opened, device)

@@ -1,4 +1,4 @@
-"""What a search is asked for: method, budget, objective, effort.
+"""What a search is asked for: method, budget, images, effort.
 
 Plain data, so that a killed search finds itself again.
 """
@@ -6,81 +6,45 @@ Plain data, so that a killed search finds itself again.
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, Self
 
-from hwbench.errors import UsageError
-from hwbench.search import EXPLORATIONS, SEARCHES
+from hwbench.errors import Argument, UsageError
+from hwbench.search import load_method, searches
+from hwbench.search.limit import KINDS, Limit
+from hwbench.search.method import Method
+from hwbench.search.options import SearchOptions, option_defaults
 
-KINDS = ("latency", "macs", "params", "size")
-"""What a budget can be of."""
-REWARDS = ("error", "macs", "params", "latency")
-"""AMC's; all but the first know a cost."""
+__all__ = [
+    "KINDS",
+    "TEMPERATURE",
+    "TRAIN_EPOCHS",
+    "TUNE_EPOCHS",
+    "TUNINGS",
+    "Limit",
+    "Plan",
+    "plan_defaults",
+    "recorded_method",
+]
+
 TUNINGS = ("none", "ce", "kd", "features")
-"""None.
+"""How a result can be tuned.
 
 By labels (cross-entropy), by the original's answers (knowledge distillation), by its features.
 """
 TUNE_EPOCHS = 10
-TUNE_STEPS = 2000
-"""PRACTISE's iterations for the network in the end (Wang and Wu 2023, section 4)."""
-IMPORTANCES = ("l1", "l2", "random")
-_UNITS = {
-    "latency": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
-    "macs": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
-    "params": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
-    "size": {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9},
-}
-_LIMIT = re.compile(r"(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)\s*(?P<unit>%|[a-zA-Z]*)")
+TRAIN_EPOCHS = 20
+TEMPERATURE = 4.0
+DEFAULT_OPTIONS = SearchOptions()
+"""Stands for the defaults of whatever search is planned."""
+RECORDED_TOGETHER = ("amc", "abcpruner", "practise")
+"""Searches whose records and keys hold the options of all of them.
 
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A budget as the user wrote it: a share of the original's cost, or an amount.
-
-    Attributes:
-        kind: One of `KINDS`.
-        share: Of the original, in (0, 1]; None for an amount.
-        amount: Seconds, operations, parameters or bytes; None for a share.
-    """
-
-    kind: str
-    share: float | None = None
-    amount: float | None = None
-
-    @classmethod
-    def parse(cls, kind: str, text: str | float) -> Limit:
-        """Read `0.5` or `50%` (of the original), `12ms`, `285M`, `4MB`.
-
-        Raises:
-            UsageError: It is none of these.
-        """
-        match = _LIMIT.fullmatch(str(text).strip())
-        units = _UNITS[kind]
-        example = {"latency": "12ms", "macs": "285M", "params": "2M", "size": "4MB"}[kind]
-        expected = f"expected a share of the original (0.5, 50%) or an amount ({example})"
-        if match is None:
-            raise UsageError(f"{kind} budget {text!r} cannot be read; {expected}")
-        number, unit = float(match["number"]), match["unit"].lower()
-        if unit == "%" or (not unit and number <= 1):
-            share = number / 100 if unit == "%" else number
-            if not 0 < share <= 1:
-                raise UsageError(
-                    f"{kind} budget {text!r} is no share above 0 and up to 1; {expected}"
-                )
-            return cls(kind, share=share)
-        if unit not in units or not number > 0:
-            raise UsageError(
-                f"{kind} budget {text!r} has no unit of {kind} ({', '.join(filter(None, units))});"
-                f" {expected}"
-            )
-        return cls(kind, amount=number * units[unit])
-
-    def of(self, original: float) -> float:
-        """The amount, where the original costs `original`."""
-        return self.amount if self.amount is not None else (self.share or 1.0) * original
+That is how searches were recorded, and how one that was killed is found again, from the first
+version on. A search that is added records its own options alone.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,121 +52,162 @@ class Plan:
     """A search, without the network, the device and the places it uses.
 
     Attributes:
-        method: One of `SEARCHES`.
-        limit: The budget; None for AMC with a reward that knows the cost.
-        trials: Candidates to evaluate; None for the method's own number.
+        method: Name of the search, see `hwbench.search.searches`.
+        limit: The budget; None for a search that can do without.
+        options: Options of that search; by default its defaults.
+        trials: Candidates to evaluate; None for the search's own number.
         budget_s: Seconds the search may take, with training and tables; None for no limit.
-        seed: Of everything random.
-        step: Channel step of the grid; None for that of the device.
-        lower: Least share of a width.
-        reward: One of `REWARDS`.
-        single_weights: AMC prunes single weights, not channels.
-        explore: Where AMC's agent explores at first: `nearby` uniform pruning, or `everywhere`, as
-            published.
-        baselines: Whether AMC and ABCPruner are held against hand-made policies and random search.
-        alpha: ABCPruner's largest share of a width.
-        sources: Its food sources.
-        cycles: Its cycles.
-        patience: Failures after which it gives up a source.
+        seed: Seed of everything random.
         data: Images: a folder, `module:factory` of a dataset, or `digits`; None for none.
-        images: Use that many training images only; None for all.
-        evaluate: `module:function` that judges a network instead of its accuracy.
+        images: Number of training images to use; None for all.
+        evaluate: `module:function` that evaluates a network in place of its accuracy.
         weights: File with weights of the original; None to take them as they come.
-        importance: Which channels stay: `l1`, `l2`, `random`; None for the method's own.
-        reconstruct: Whether layers are re-fitted by least squares before a network is judged; None
-            for the method's own.
-        train_epochs: Of the original, where it comes untrained.
-        trial_epochs: Of each candidate before it is judged; None for the method's own.
-        adaptor_steps: PRACTISE's iterations for the score of one block.
-        tune: Training of the result, one of `TUNINGS`; None for the method's own.
-        tune_epochs: Of the result; None for `TUNE_EPOCHS`, and for `TUNE_STEPS` batches of
-            PRACTISE, whose images are few.
-        tune_steps: Batches instead of epochs.
-        temperature: Of knowledge distillation.
+        train_epochs: Epochs that the original is trained for where it comes untrained.
+        tune: Training of the result, one of `TUNINGS`; None for the search's own.
+        tune_epochs: Epochs of that; None for the search's own.
+        tune_steps: Batches of that, in place of epochs.
+        temperature: Temperature of knowledge distillation.
+
+    Raises:
+        UsageError: There is no such search, or it cannot do what is asked for.
     """
 
     method: str
     limit: Limit | None = None
+    options: SearchOptions = DEFAULT_OPTIONS
     trials: int | None = None
     budget_s: float | None = None
     seed: int = 0
-    step: int | None = None
-    lower: float = 0.2
-    reward: str = "error"
-    single_weights: bool = False
-    explore: str = EXPLORATIONS[0]
-    baselines: bool = True
-    alpha: float = 0.7
-    sources: int = 10
-    cycles: int = 10
-    patience: int = 5
     data: str | None = None
     images: int | None = None
     evaluate: str | None = None
     weights: str | None = None
-    importance: str | None = None
-    reconstruct: bool | None = None
-    train_epochs: int = 20
-    trial_epochs: float | None = None
-    adaptor_steps: int = 1000
+    train_epochs: int = TRAIN_EPOCHS
     tune: str | None = None
     tune_epochs: int | None = None
     tune_steps: int | None = None
-    temperature: float = 4.0
+    temperature: float = TEMPERATURE
 
     def __post_init__(self) -> None:
-        if self.method not in SEARCHES:
+        wanted = load_method(self.method).options_type
+        if type(self.options) is SearchOptions:
+            object.__setattr__(self, "options", wanted())
+        if not isinstance(self.options, wanted):
             raise UsageError(
-                f"unknown search {self.method!r}; expected one of {', '.join(SEARCHES)}"
+                f"the options of a {type(self.options).__name__} were given to {self.method};"
+                f" expected {wanted.__name__}"
             )
-        if self.limit is None and (self.method != "amc" or self.reward == "error"):
-            raise UsageError(
-                "the search needs a budget: --latency 0.5, or --macs, --params or --size"
-            )
-        if self.trials is not None and self.trials < 1:
-            raise UsageError(f"{self.trials} trials were asked for; expected at least 1")
-        if self.single_weights and (
-            self.method != "amc" or self.limit is None or self.limit.kind != "size"
-        ):
-            raise UsageError(
-                "single weights are pruned by amc, for a size budget only: no ordinary runtime gets"
-                " faster by it"
-            )
-        if self.method == "practise" and self.limit is not None and self.limit.kind != "latency":
-            raise UsageError(
-                f"practise drops blocks for latency; give --latency instead of --{self.limit.kind}"
-            )
-        self._check_choices()
+        self.make_method().check(self.limit)
+        self._check_numbers()
+        self._check_tuning()
 
-    def _check_choices(self) -> None:
-        """Refuse, before anything is trained or measured, what would only be noticed after it."""
-        choices = (
-            ("tuning", self.tune, TUNINGS),
-            ("reward", self.reward, REWARDS),
-            ("exploration", self.explore, EXPLORATIONS),
-            ("importance", self.importance, IMPORTANCES),
-        )
-        for what, given, known in choices:
-            if given is not None and given not in known:
-                raise UsageError(f"unknown {what} {given!r}; expected one of {', '.join(known)}")
-        if self.tune in {"ce", "kd"} and self.data is None:
-            raise UsageError(
-                f"tuning by {self.tune!r} learns from labelled images; give --data, or --tune"
-                " features"
-            )
-        if not self.temperature > 0:
-            raise UsageError(
-                f"a temperature of {self.temperature:g} was given; expected a number above 0"
-            )
-        if self.tune_epochs is not None and self.tune_steps is not None:
-            raise UsageError("epochs and steps of tuning were given; give one of them")
+    @classmethod
+    def of(cls, method: str, limit: Limit | None = None, **arguments: Any) -> Self:
+        """A plan whose arguments and options of the search are given alike.
+
+        Args:
+            method: Name of the search.
+            limit: The budget.
+            arguments: Attributes of the plan, and options of the search.
+
+        Raises:
+            UsageError: The search has no such option.
+        """
+        options = load_method(method).options_type
+        common, own = _divide(arguments, method, options)
+        return cls(method, limit, options(**own), **common)
+
+    def changed(self, **arguments: Any) -> Self:
+        """The same plan with other arguments, or other options of the search.
+
+        Raises:
+            UsageError: The search has no such option.
+        """
+        common, own = _divide(arguments, self.method, type(self.options))
+        return replace(self, options=replace(self.options, **own), **common)
+
+    def make_method(self) -> Method[Any]:
+        """The search that was asked for, with its options."""
+        return load_method(self.method)(self.method, self.options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types, on one level: the options of the search stand beside the rest."""
+        data = asdict(self)
+        data.pop("options")
+        if self.method in RECORDED_TOGETHER:
+            for name in RECORDED_TOGETHER:
+                data |= option_defaults(load_method(name).options_type)
+        return data | asdict(self.options)
 
     def key(self, *facts: str) -> str:
         """Identity of the search of these `facts` (network, table): a killed one is found by it.
 
         How long it may go on is no part of it, so that a search can be given more time.
         """
-        fields: dict[str, Any] = {
-            name: value for name, value in asdict(self).items() if name != "budget_s"
-        }
-        return sha256(json.dumps([fields, *facts], sort_keys=True).encode()).hexdigest()
+        data = self.to_dict()
+        data.pop("budget_s")
+        return sha256(json.dumps([data, *facts], sort_keys=True).encode()).hexdigest()
+
+    def _check_numbers(self) -> None:
+        if self.trials is not None and self.trials < 1:
+            raise UsageError(f"{self.trials} trials were asked for; expected at least 1")
+        if not self.temperature > 0:
+            raise UsageError(
+                f"a temperature of {self.temperature:g} was given; expected a number above 0"
+            )
+
+    def _check_tuning(self) -> None:
+        """Refuse, before anything is trained or measured, what would only be noticed after it."""
+        if self.tune is not None and self.tune not in TUNINGS:
+            raise UsageError(f"unknown tuning {self.tune!r}; expected one of {', '.join(TUNINGS)}")
+        if self.tune in {"ce", "kd"} and self.data is None:
+            raise UsageError(
+                f"tuning by {self.tune!r} learns from labelled images, and none were given",
+                Argument("data"),
+                Argument("tune", "features"),
+            )
+        if self.tune_epochs is not None and self.tune_steps is not None:
+            raise UsageError("epochs and steps of tuning were given; give one of them")
+
+
+def recorded_method(data: Mapping[str, Any]) -> Method[Any] | None:
+    """The search of a plan as it was recorded.
+
+    Args:
+        data: What `Plan.to_dict` gave, perhaps in an earlier version.
+
+    Returns:
+        The search; None where it is of a package that is not installed, or that has changed.
+    """
+    name = str(data.get("method"))
+    if name not in searches():
+        return None
+    try:
+        method = load_method(name)
+        return method(name, method.options_type.from_record(data))
+    except UsageError:
+        return None
+
+
+def plan_defaults() -> dict[str, Any]:
+    """Defaults of the arguments of a plan that every search has, by name."""
+    return {
+        entry.name: entry.default
+        for entry in fields(Plan)
+        if entry.name != "options" and entry.default is not MISSING
+    }
+
+
+def _divide(
+    arguments: Mapping[str, Any], method: str, options: type[SearchOptions]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of a plan, and those that are options of the search."""
+    own_names = option_defaults(options)
+    common_names = {entry.name for entry in fields(Plan)}
+    unknown = [name for name in arguments if name not in own_names and name not in common_names]
+    if unknown:
+        known = ", ".join(own_names) or "none"
+        raise UsageError(f"{method} has no option {unknown[0]!r}; its options are {known}")
+    common = {name: value for name, value in arguments.items() if name not in own_names}
+    own = {name: value for name, value in arguments.items() if name in own_names}
+    return common, own

@@ -7,57 +7,28 @@ import copy
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from hwbench.errors import UsageError
+from hwbench.errors import Argument, UsageError
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.intake.modules import load_module
 from hwbench.network.prunable import PrunableNetwork
+from hwbench.search.context import BATCH, Subject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hwbench.network.structure import Structure
     from hwbench.network.workload import Workload
-    from hwbench.pruning import Prunable
     from hwbench.search.data import Data
     from hwbench.store import Store
     from hwbench.workflows.search.plan import Plan
 
 RECORD = "trained_network"
-TRAIN_RATE, BATCH = 0.05, 64
-"""Learning rate and images per batch of an original that is trained from scratch."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is searched.
-
-    Attributes:
-        name: As the user gave it.
-        prunable: The network.
-        workload: The same as ONNX; its latency is the original's.
-        network: That workload, taken apart.
-        example: Inputs of batch 1.
-        data: Images, all of them; None without.
-        trained: Whether the original was trained here.
-    """
-
-    name: str
-    prunable: Prunable
-    workload: Workload
-    network: PrunableNetwork
-    example: tuple[Tensor, ...]
-    data: Data | None
-    trained: bool
-
-    @property
-    def structure(self) -> Structure:
-        """What can be pruned."""
-        return self.prunable.structure
+TRAIN_RATE = 0.05
+"""Learning rate of an original that is trained from scratch."""
 
 
 def read_subject(
@@ -73,7 +44,7 @@ def read_subject(
         model: `zoo:NAME`, `package.module:factory`, a pickled module, or an nn.Module.
         plan: Of the search.
         store: Where trained networks are kept; None to train anew.
-        say: Told what is done.
+        say: Called with what is done.
         options: How the model is read.
 
     Raises:
@@ -85,8 +56,8 @@ def read_subject(
 
     if options.get("precision", "fp32") != "fp32":
         raise UsageError(
-            "networks are pruned in fp32; quantise the result: hwbench compare ORIGINAL RESULT"
-            " --precision int8"
+            "networks are pruned in fp32; compare measures the result in another precision",
+            Argument("precision", change="no"),
         )
     name = str(model) if isinstance(model, str | Path) else type(model).__name__
     module = load_module(
@@ -98,10 +69,10 @@ def read_subject(
     )
     from_zoo = isinstance(model, str) and model.startswith("zoo:")
     workload = load_workload(
-        model if from_zoo else module, seed=plan.seed, **_reading(options, from_zoo=from_zoo)
+        model if from_zoo else module, seed=plan.seed, **_input_options(options, from_zoo=from_zoo)
     )
     workload = replace(workload, name=name)
-    example = _examples(workload, plan.seed)
+    example = _example_inputs(workload, plan.seed)
     data = None
     if plan.data is not None:
         data = load_data(plan.data, workload.inputs[0].shape[1:], seed=plan.seed)
@@ -122,18 +93,20 @@ def read_subject(
     )
 
 
-def _reading(options: ModelOptions, *, from_zoo: bool) -> ModelOptions:
+def _input_options(options: ModelOptions, *, from_zoo: bool) -> ModelOptions:
+    """The options that shape the inputs of the network."""
     kept: ModelOptions = {"inputs": options.get("inputs", ()), "batch": options.get("batch")}
     if not from_zoo and options.get("example_inputs") is not None:
         kept = {"example_inputs": options["example_inputs"]}
     return kept
 
 
-def _examples(workload: Workload, seed: int) -> tuple[Tensor, ...]:
+def _example_inputs(workload: Workload, seed: int) -> tuple[Tensor, ...]:
+    """Random inputs of the network."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    inputs = []
     for spec in workload.inputs:
         kind = getattr(torch, spec.dtype)
         if not kind.is_floating_point:
@@ -141,8 +114,8 @@ def _examples(workload: Workload, seed: int) -> tuple[Tensor, ...]:
                 f"input {spec.name} is {spec.dtype}; searches prune networks of images, whose"
                 " inputs are float32"
             )
-        found.append(torch.randn(spec.shape, generator=generator).to(kind))
-    return tuple(found)
+        inputs.append(torch.randn(spec.shape, generator=generator).to(kind))
+    return tuple(inputs)
 
 
 def _check_classes(module: nn.Module, example: tuple[Tensor, ...], data: Data, name: str) -> None:
@@ -178,7 +151,8 @@ def train_original(
         str(plan.seed),
     )
     key = sha256("\n".join(facts).encode()).hexdigest()
-    for record in store.records(RECORD, holding=key).values() if store is not None else ():
+    records = {} if store is None else store.records(RECORD, holding=key)
+    for record in records.values():
         if record.get("key") == key:
             kept = io.BytesIO(base64.b64decode(record["state"]))
             module.load_state_dict(torch.load(kept, map_location="cpu", weights_only=True))

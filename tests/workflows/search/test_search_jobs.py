@@ -1,6 +1,4 @@
-"""Candidates judged by several processes: the same outcomes as by one, and nothing lost where one
-dies.
-"""
+"""Candidates evaluated by several processes: the same outcomes as by one, and nothing lost where one dies."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ import pytest
 
 from hwbench.errors import UsageError
 from hwbench.search.base import Candidate, Outcome
-from hwbench.workflows.search.jobs import judging, tried
+from hwbench.workflows.search.jobs import evaluate_candidate, evaluating
 from hwbench.workflows.search.plan import Limit, Plan
 from hwbench.workflows.search.run import run_search
 from tests.support.paths import ROOT
@@ -22,10 +20,10 @@ from tests.support.tiny_net import example, table, tiny
 KILLED = """
 import time
 from hwbench.search.base import Candidate
-from hwbench.workflows.search.jobs import judging
+from hwbench.workflows.search.jobs import evaluating
 from tests.support.search_support import Width
-with judging(Width(), 1) as judge:
-    print(len(list(judge(iter([Candidate(0)])))), flush=True)
+with evaluating(Width(), 1) as evaluate:
+    print(len(list(evaluate(iter([Candidate(0)])))), flush=True)
     time.sleep(600)
 """
 
@@ -69,22 +67,22 @@ def test_trials_come_in_order_as_those_of_one_process_and_none_is_begun_too_earl
             taken.append(candidate)
             yield candidate
 
-    with judging(objective, 2) as judge:
-        first = next(judge(taking()))
-        found = list(judge(iter(candidates)))
-    assert found == [tried(objective, candidate) for candidate in candidates]
+    with evaluating(objective, 2) as evaluate:
+        first = next(evaluate(taking()))
+        found = list(evaluate(iter(candidates)))
+    assert found == [evaluate_candidate(objective, candidate) for candidate in candidates]
     assert found[0] == first
     assert taken == candidates[:4]
 
 
 def test_a_process_that_dies_costs_its_trials_alone():
-    with judging(Deadly(), 1) as judge:
-        found = list(judge(iter(numbered(12))))
+    with evaluating(Deadly(), 1) as evaluate:
+        found = list(evaluate(iter(numbered(12))))
     assert [trial.candidate.number for trial in found] == list(range(12))
     failed = [trial.candidate.number for trial in found if trial.error]
     assert 5 in failed
     assert len(failed) <= 3
-    assert "search with fewer --jobs" in found[5].error
+    assert "search with fewer jobs" in found[5].error
 
 
 @pytest.mark.parametrize(
@@ -92,11 +90,11 @@ def test_a_process_that_dies_costs_its_trials_alone():
     [(Foreign(), "no way to pickle me"), (Missing(), "cannot be started .not here")],
 )
 def test_networks_that_cannot_travel_are_refused_before_the_search(objective, said):
-    with pytest.raises(UsageError, match=said), judging(objective, 1):
+    with pytest.raises(UsageError, match=said), evaluating(objective, 1):
         pass
 
 
-def test_judges_end_with_a_search_that_is_killed():
+def test_processes_end_with_a_search_that_is_killed():
     root = ROOT
     with Popen(
         [sys.executable, "-c", KILLED],
@@ -110,7 +108,7 @@ def test_judges_end_with_a_search_that_is_killed():
 
 
 def test_a_search_finds_the_same_with_any_number_of_jobs():
-    asked = Plan(
+    asked = Plan.of(
         "abcpruner",
         Limit("latency", share=0.7),
         sources=3,

@@ -12,12 +12,14 @@ from PIL import Image
 from hwbench.errors import UsageError
 from hwbench.records.measurement import Settings
 from hwbench.render.searching import search_view
+from hwbench.search import training
 from hwbench.search.base import Candidate
 from hwbench.store import open_store
-from hwbench.workflows.search import context
-from hwbench.workflows.search.journal import RECORD, Log, Loop
+from hwbench.workflows.search.callback import SearchCallback
+from hwbench.workflows.search.journal import RECORD, Journal
 from hwbench.workflows.search.plan import Limit, Plan
-from hwbench.workflows.search.run import SearchCallback, run_search
+from hwbench.workflows.search.run import run_search
+from hwbench.workflows.search.trials import TrialLoop
 from tests.support.tiny_net import DEVICE, example, table, tiny
 
 QUICK = Settings(budget_s=1.0, layers=False)
@@ -29,7 +31,7 @@ SMALL = {
 
 
 def plan(method: str = "amc", latency: float = 0.7, **more) -> Plan:
-    return Plan(method, Limit("latency", share=latency), **(SMALL[method] | more))
+    return Plan.of(method, Limit("latency", share=latency), **(SMALL[method] | more))
 
 
 def search(asked: Plan, store, **more):
@@ -92,9 +94,9 @@ def test_budget_is_kept_by_prediction_and_by_measurement(tmp_path):
 
 
 def test_baselines_for_which_time_was_up_are_said(monkeypatch, tmp_path):
-    real = Loop.run
+    real = TrialLoop.run
     monkeypatch.setattr(
-        Loop,
+        TrialLoop,
         "run",
         lambda self, part, *rest, **more: real(self, part, *rest, **more) if part == "amc" else [],
     )
@@ -137,7 +139,7 @@ def test_images_of_more_classes_than_the_network_has_are_refused(tmp_path):
 def test_a_budget_that_no_network_uses_up_is_said(tmp_path):
     spare = search(plan("abcpruner", latency=0.95, alpha=0.3), tmp_path / "s.db")
     (said,) = (finding for finding in spare.findings if finding.code == "budget_unused")
-    assert said.text.endswith("of the budget; give a larger --alpha")
+    assert said.text.endswith("of the budget; a larger alpha allows wider ones")
 
 
 def test_unreachable_budget_names_the_least(tmp_path):
@@ -225,7 +227,7 @@ def test_a_number_of_trials_is_kept_to_whatever_the_method_counts_by(tmp_path):
 
 def test_time_that_is_up_in_the_first_batch_leaves_what_was_found(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        Log, "elapsed_s", property(lambda log: float(len(log._known)))
+        Journal, "elapsed_s", property(lambda journal: float(len(journal._known)))
     )  # every trial takes a second
     result = search(plan("abcpruner", sources=50, budget_s=4.5, baselines=False), tmp_path / "s.db")
     assert len(result.trials) >= 5
@@ -235,8 +237,8 @@ def test_time_that_is_up_in_the_first_batch_leaves_what_was_found(tmp_path, monk
 
 def test_practise_is_tuned_without_images_and_counts_steps(tmp_path, monkeypatch):
     steps = []
-    monkeypatch.setattr(context, "train_calmly", lambda *words: steps.append(words[3].steps))
-    few = Plan("practise", Limit("latency", share=0.7), images=16, adaptor_steps=2)
+    monkeypatch.setattr(training, "train_stably", lambda *words: steps.append(words[3].steps))
+    few = Plan.of("practise", Limit("latency", share=0.7), images=16, adaptor_steps=2)
     for more, expected in (
         ({}, 2000),
         ({"tune_steps": 7}, 7),
@@ -244,7 +246,7 @@ def test_practise_is_tuned_without_images_and_counts_steps(tmp_path, monkeypatch
         ({"tune_epochs": 0}, None),
     ):
         steps.clear()
-        result = search(replace(few, **more), tmp_path / "s.db")
+        result = search(few.changed(**more), tmp_path / "s.db")
         assert result.tuned == ("none" if expected is None else "features")
         assert steps[-1] == (2 if expected is None else expected)
     assert "there are no labelled images to tell its accuracy" in str(search_view(result))
@@ -252,7 +254,7 @@ def test_practise_is_tuned_without_images_and_counts_steps(tmp_path, monkeypatch
 
 def test_the_temperature_is_that_of_the_distillation(tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(context, "train_calmly", lambda *words: given.append(words[2].temperature))
+    monkeypatch.setattr(training, "train_stably", lambda *words: given.append(words[2].temperature))
     search(
         plan(data="digits", images=20, tune="kd", temperature=2.5, baselines=False, trials=1),
         tmp_path / "s.db",
@@ -261,7 +263,7 @@ def test_the_temperature_is_that_of_the_distillation(tmp_path, monkeypatch):
 
 
 def test_single_weights_stay_zero_while_tuned(tmp_path):
-    asked = Plan(
+    asked = Plan.of(
         "amc",
         Limit("size", share=0.3),
         single_weights=True,
@@ -353,7 +355,7 @@ def test_impossible_plans_are_refused(arguments, said):
         ({"tune": "hard"}, "unknown tuning 'hard'; expected one of none, ce, kd, features"),
         ({"reward": "joy"}, "unknown reward 'joy'"),
         ({"importance": "l3"}, "unknown importance 'l3'"),
-        ({"tune": "kd"}, "learns from labelled images; give --data"),
+        ({"tune": "kd"}, "learns from labelled images, and none were given; pass data="),
         ({"temperature": 0.0}, "temperature of 0"),
         ({"tune_epochs": 1, "tune_steps": 1}, "give one of them"),
     ],
@@ -367,9 +369,9 @@ def test_practise_takes_as_many_steps_as_its_time_allows_and_the_same_when_it_go
     tmp_path, monkeypatch
 ):
     steps: list[int] = []
-    monkeypatch.setattr(context, "train_calmly", lambda *words: steps.append(words[3].steps))
+    monkeypatch.setattr(training, "train_stably", lambda *words: steps.append(words[3].steps))
     given = iter([17])
-    monkeypatch.setattr(context, "fitting_steps", lambda *_: next(given))
+    monkeypatch.setattr(training, "fitting_steps", lambda *_: next(given))
     asked = plan("practise", adaptor_steps=500, budget_s=100.0)
     with pytest.raises(KeyboardInterrupt):
         search(asked, tmp_path / "s.db", callback=Killed(2))
@@ -381,9 +383,9 @@ def test_practise_takes_as_many_steps_as_its_time_allows_and_the_same_when_it_go
 @pytest.mark.parametrize(("limit_s", "expected"), [(10.0, 80), (1000.0, 500), (0.1, 10)])
 def test_steps_that_fit_are_told_by_a_few(limit_s, expected, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(context.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
 
     def train(steps: int) -> None:
         now[0] += 1.9 + 0.1 * steps  # so long before the first
 
-    assert context.fitting_steps(limit_s, 500, train) == expected
+    assert training.fitting_steps(limit_s, 500, train) == expected

@@ -1,0 +1,345 @@
+"""The commands of `hwbench search`: one for every search, made of the descriptions of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+import typer.main
+
+from hwbench.cli.delivery import deliver, report
+from hwbench.cli.lab import on
+from hwbench.cli.options import (
+    FailOnOption,
+    Keeping,
+    LabOption,
+    Output,
+    Source,
+    duration,
+    options,
+    share,
+)
+from hwbench.cli.rules import hits, parse_rule
+from hwbench.errors import UsageError
+from hwbench.search import load_method
+from hwbench.search.limit import KINDS, Limit
+from hwbench.search.options import option_defaults, option_infos
+from hwbench.workflows.search.plan import TEMPERATURE, TRAIN_EPOCHS, Plan
+
+if TYPE_CHECKING:
+    from hwbench.search.method import Method
+    from hwbench.search.options import OptionInfo, SearchOptions
+
+FIELDS = ("predicted_ratio", "quality")
+"""Fields of a result that `--fail-on` can name."""
+MODEL_HELP = (
+    "The network: zoo:NAME, module:factory, or a file with a pickled module. By default one from"
+    " the zoo."
+)
+ModelArgument = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)
+]
+
+
+def _check_folder(target: str | None) -> str | None:
+    """Refuse a folder that cannot be made *before* anything is searched for it."""
+    if target is not None and (
+        Path(target).is_file() or not Path(target).absolute().parent.is_dir()
+    ):
+        raise typer.BadParameter(
+            f"{target!r} is a file, or lies in no folder; give a folder that can be made"
+        )
+    return target
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the network may cost, and the search itself."""
+
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AMOUNT",
+            help="Longest latency: 0.5 or 50% of the original's, or 12ms.",
+            rich_help_panel="Budget",
+        ),
+    ] = None
+    macs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AMOUNT",
+            help="Most multiply-accumulates: 0.5 of the original's, or 285M.",
+            rich_help_panel="Budget",
+        ),
+    ] = None
+    params: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AMOUNT",
+            help="Most parameters: 0.5 of the original's, or 2M.",
+            rich_help_panel="Budget",
+        ),
+    ] = None
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AMOUNT",
+            help="Most bytes of weights: 0.5 of the original's, or 4MB.",
+            rich_help_panel="Budget",
+        ),
+    ] = None
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration,
+            metavar="SECONDS",
+            help="Longest time that the search may take.",
+            rich_help_panel="Budget",
+        ),
+    ] = None
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of networks to try.", rich_help_panel="Budget"),
+    ] = None
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of networks to evaluate at once, each in a process with one thread. The"
+            " result does not depend on it.",
+            rich_help_panel="Budget",
+        ),
+    ] = None
+
+    def limit(self) -> Limit | None:
+        """The one limit on the network.
+
+        Raises:
+            typer.BadParameter: There are several.
+        """
+        given = [(kind, getattr(self, kind)) for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) > 1:
+            names = " and ".join(f"--{kind}" for kind, _ in given)
+            raise typer.BadParameter(f"{names} were given; a search has one budget")
+        return Limit.parse(*given[0]) if given else None
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Images, training, and where latencies come from."""
+
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="ADDRESS",
+            help="Device whose latencies steer the search, and on which the result is measured;"
+            " cpu by default. See: hwbench devices.",
+        ),
+    ] = None
+    table: Annotated[
+        str | None,
+        typer.Option(
+            "--table",
+            metavar="TABLE",
+            help="Lookup table that steers the search. Without --device nothing is measured. See:"
+            " hwbench table show.",
+        ),
+    ] = None
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="Images: a folder, module:factory of a dataset, or digits.",
+            rich_help_panel="Images",
+        ),
+    ] = None
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of training images to use; all by default.",
+            rich_help_panel="Images",
+        ),
+    ] = None
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Function that gives a network a quality from 0 to 1, in place of its accuracy.",
+            rich_help_panel="Images",
+        ),
+    ] = None
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="State dict with the original's weights.", rich_help_panel="Model"
+        ),
+    ] = None
+    train_epochs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Epochs of training the original, where it comes untrained.",
+            rich_help_panel="Images",
+        ),
+    ] = TRAIN_EPOCHS
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="Training of the result: none, ce (by labels), kd (by the original's answers) or"
+            " features (by the original's features).",
+            rich_help_panel="Images",
+        ),
+    ] = None
+    tune_epochs: Annotated[
+        int | None,
+        typer.Option(min=0, help="Epochs of training the result.", rich_help_panel="Images"),
+    ] = None
+    tune_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Batches of training the result, in place of epochs.",
+            rich_help_panel="Images",
+        ),
+    ] = None
+    temperature: Annotated[
+        float,
+        typer.Option(help="Temperature of knowledge distillation (kd).", rich_help_panel="Images"),
+    ] = TEMPERATURE
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder to write the network found to.",
+            callback=_check_folder,
+            rich_help_panel="Output",
+        ),
+    ] = None
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew, even where an earlier run was interrupted.")
+    ] = False
+
+    def plan_arguments(self) -> dict[str, Any]:
+        """Those of them that are arguments of a plan."""
+        places = {"device", "table", "threads", "out", "fresh"}
+        return {name: value for name, value in vars(self).items() if name not in places}
+
+
+def make_command(name: str) -> Any:
+    """The command of a search; of one that cannot be loaded, a command that says why."""
+    app = typer.Typer(add_completion=False)
+    try:
+        method = load_method(name)
+        search = _make_function(name, method)
+    except UsageError as error:
+        failure = error
+
+        @app.command(name, help=f"Cannot be used: {failure}.")
+        def refuse() -> int:
+            raise failure
+
+        return typer.main.get_command(app)
+    help_text = "\n\n".join(filter(None, [method.summary, method.details]))
+    example = f"Example: hwbench search {name} {method.example}"
+    app.command(name, help=help_text, epilog=example)(search)
+    return typer.main.get_command(app)
+
+
+def _make_function(name: str, method: type[Method[Any]]) -> Callable[..., int]:
+    """What the command of a search runs, with its options as parameters."""
+    own_options = option_group(name, method.options_type)
+
+    def search(
+        *,
+        source: Source,
+        budget: Budget,
+        learning: Learning,
+        keeping: Keeping,
+        output: Output,
+        own: Any,
+        model: ModelArgument = None,
+        fail_on: FailOnOption = None,
+        lab: LabOption = None,
+    ) -> int:
+        rules = [parse_rule(text, FIELDS) for text in fail_on or ()]
+        from hwbench.cli.search_progress import SearchProgress
+        from hwbench.records.measurement import Settings
+        from hwbench.render import searching
+        from hwbench.workflows.search.run import run_search
+
+        network = model or method.default_model
+        plan = Plan.of(
+            name,
+            budget.limit(),
+            trials=budget.trials,
+            budget_s=budget.budget,
+            **learning.plan_arguments(),
+            **asdict(own),
+        )
+        with SearchProgress(network, keeping) as progress:
+            result = on(lab, run_search)(
+                network,
+                plan,
+                device=learning.device,
+                table=learning.table,
+                settings=Settings(threads=learning.threads, seed=learning.seed, layers=False),
+                out=learning.out,
+                fresh=learning.fresh,
+                jobs=budget.jobs,
+                callback=progress,
+                **source.arguments(),
+                **keeping.arguments(),
+            )
+        document = searching.search_document(result)
+        deliver(output, searching.search_view(result), document)
+        return report(hits(rules, document), 1)
+
+    search.__annotations__["own"] = own_options
+    return options(search)
+
+
+def option_group(name: str, options_type: type[SearchOptions]) -> type[Any]:
+    """The options of a search as a group of the command line (see `cli.options.options`).
+
+    Args:
+        name: The search.
+        options_type: The dataclass of its options.
+
+    Raises:
+        UsageError: It has an option that all searches have.
+    """
+    common = {
+        entry.name for group in (Source, Budget, Learning, Keeping) for entry in fields(group)
+    }
+    infos, defaults = option_infos(options_type), option_defaults(options_type)
+    hints = get_type_hints(options_type)
+    members: list[tuple[str, Any, Any]] = []
+    for option, info in infos.items():
+        if option in common:
+            raise UsageError(f"search {name!r} has an option {option!r}, which all searches have")
+        if info.on_command_line:
+            default = defaults[option] if info.command_default is None else info.command_default
+            members.append(
+                (option, Annotated[hints[option], _describe(option, info, default)], default)
+            )
+    return make_dataclass(f"{options_type.__name__}Group", members, frozen=True)
+
+
+def _describe(name: str, info: OptionInfo, default: object) -> Any:
+    """One option for Typer."""
+    option = f"--{name.replace('_', '-')}"
+    if default is True:  # only leaving it out has a name
+        return typer.Option(f" /--no-{option[2:]}", show_default=False, help=info.help)
+    if default is False:
+        return typer.Option(option, help=info.help)
+    if info.is_share:
+        return typer.Option(option, parser=share, metavar="SHARE", help=info.help)
+    return typer.Option(option, min=info.least, max=info.most, help=info.help)

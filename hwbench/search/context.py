@@ -1,0 +1,245 @@
+"""What the method of a search is handed: the network, its images, its latencies, and what can be done with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwbench.errors import Argument, UsageError
+from hwbench.records.findings import Finding
+from hwbench.search import costs
+from hwbench.search.objective import Prices
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hwbench.network.prunable import PrunableNetwork
+    from hwbench.network.structure import Structure
+    from hwbench.network.workload import Workload
+    from hwbench.pruning import CalibrationStatistics, Importance, Prunable, Pruned
+    from hwbench.records.prediction import LatencySource
+    from hwbench.search.blocks import BlockLatency
+    from hwbench.search.costs import Cost, Integers
+    from hwbench.search.data import Data, Images
+    from hwbench.search.limit import Limit
+    from hwbench.search.training import FeatureDistance
+
+BATCH = 64
+"""Images per batch wherever a search trains a network."""
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 300, 50
+"""Training images that layers are re-fitted on.
+
+AMC's code takes 60 batches of 50; the positions that are sampled of each image matter more.
+"""
+SYNTHETIC_IMAGES = 256
+"""Images of smooth noise that stand in where there are no images at all."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network that is searched, with its images.
+
+    Attributes:
+        name: As the user gave it.
+        prunable: The network.
+        workload: The same network as ONNX; its latency is the original's.
+        network: That workload, taken apart.
+        example: Inputs of batch 1.
+        data: All images; None without.
+        trained: Whether the original was trained here.
+    """
+
+    name: str
+    prunable: Prunable
+    workload: Workload
+    network: PrunableNetwork
+    example: tuple[Tensor, ...]
+    data: Data | None
+    trained: bool
+
+    @property
+    def structure(self) -> Structure:
+        """What can be pruned."""
+        return self.prunable.structure
+
+
+@dataclass
+class SearchContext:
+    """All that a method needs to search one network.
+
+    Attributes:
+        subject: The network.
+        limit: The budget as the user wrote it; None for a search that needs none.
+        source: Tells latencies of any widths; None where the budget needs none.
+        blocks: Tells what dropping blocks saves; None where nobody asked.
+        step: Channel step of the grid of widths.
+        seed: Seed of everything random.
+        images: Number of training images to use; None for all.
+        evaluate: `module:function` that evaluates a network in place of its accuracy.
+        findings: What to know of the result; a method adds to it.
+    """
+
+    subject: Subject
+    limit: Limit | None = None
+    source: LatencySource | None = None
+    blocks: BlockLatency | None = None
+    step: int = 8
+    seed: int = 0
+    images: int | None = None
+    evaluate: str | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def add_finding(self, code: str, text: str) -> None:
+        """Note a finding, unless there is one of this code already."""
+        if all(finding.code != code for finding in self.findings):
+            self.findings.append(Finding(code, text))
+
+    # The network
+
+    @property
+    def structure(self) -> Structure:
+        """Groups of channels, layers and blocks of the network."""
+        return self.subject.structure
+
+    @property
+    def prunable(self) -> Prunable:
+        """The network, to cut smaller ones from."""
+        return self.subject.prunable
+
+    @property
+    def module(self) -> nn.Module:
+        """The unpruned network."""
+        return self.subject.prunable.module
+
+    # What networks cost
+
+    @cached_property
+    def prices(self) -> Prices:
+        """Costs of any candidate."""
+        return Prices(self.structure, self.source, self.blocks)
+
+    def cost(self) -> Cost:
+        """The cost that is limited, as a function of widths; MACs where nothing is.
+
+        Raises:
+            UsageError: It is latency, and nothing tells latencies.
+        """
+        kind = "macs" if self.limit is None else self.limit.kind
+        if kind == "latency":
+            if self.source is None:
+                raise UsageError(
+                    "a latency budget needs a lookup table or a device",
+                    Argument("table"),
+                    Argument("device"),
+                )
+            return costs.Latency(self.source)
+        counted = {"macs": costs.macs, "params": costs.params, "size": costs.size}
+        return counted[kind](self.structure)
+
+    def block_latency(self) -> BlockLatency:
+        """What dropping blocks saves.
+
+        Raises:
+            UsageError: Nothing tells it.
+        """
+        if self.blocks is None:
+            raise UsageError("what blocks cost is not known", Argument("table"), Argument("device"))
+        return self.blocks
+
+    def prunable_choices(self, choices: Sequence[Integers]) -> tuple[Integers, ...]:
+        """Allowed widths of every group, where groups that cannot be cut keep their width."""
+        allowed = []
+        for group, widths in zip(self.structure.groups, choices, strict=True):
+            fixed = group.name in self.prunable.fixed
+            allowed.append(np.array([group.width]) if fixed else widths)
+        return tuple(allowed)
+
+    # Images
+
+    @cached_property
+    def data(self) -> Data | None:
+        """Images, the training ones cut down to as many as were asked for; None without."""
+        data = self.subject.data
+        if data is None or self.images is None:
+            return data
+        return replace(data, train=data.train.few(self.images, self.seed))
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are images with labels."""
+        return self.data is not None and self.data.classes > 0
+
+    def training_images(self) -> Images:
+        """Images to learn from: those given, or smooth noise without labels."""
+        from hwbench.search.data import synthetic
+
+        if self.data is not None:
+            return self.data.train
+        shape = self.subject.workload.inputs[0].shape[1:]
+        return synthetic(self.images or SYNTHETIC_IMAGES, shape, seed=self.seed)
+
+    def accuracy(self, module: nn.Module) -> float:
+        """Accuracy of a network on images held out from training.
+
+        Raises:
+            UsageError: There are no images with labels.
+        """
+        from hwbench.search.training import accuracy
+
+        if self.data is None:
+            raise UsageError(
+                "accuracy needs labelled images, and none were given", Argument("data")
+            )
+        return accuracy(module, self.data.validation)
+
+    def feature_distance(self) -> FeatureDistance:
+        """The loss that tells how far the features of a network are from the original's."""
+        from hwbench.search.training import FeatureDistance, feature_layer
+
+        return FeatureDistance(self.module, feature_layer(self.module, self.subject.example[0]))
+
+    # Smaller networks
+
+    def prune_widths(
+        self,
+        widths: Sequence[int],
+        *,
+        importance: Importance = "l1",
+        reconstruct: bool = True,
+        epochs: float = 0.0,
+    ) -> Pruned:
+        """The network cut to these widths; the same network each time.
+
+        Args:
+            widths: One per group.
+            importance: Which channels stay.
+            reconstruct: Whether layers that lost inputs are re-fitted to the training images by
+                least squares, where there are any.
+            epochs: Epochs of training by labels after that, where there are any.
+        """
+        from hwbench.search.training import Schedule, cross_entropy, tune
+
+        calibration = self.calibration if reconstruct else None
+        pruned = self.prunable.slim(
+            widths, importance=importance, seed=self.seed, calibration=calibration
+        )
+        if epochs and self.data is not None and self.has_labels:
+            steps = math.ceil(epochs * len(self.data.train) / BATCH)
+            schedule = Schedule(steps, batch=BATCH, seed=self.seed)
+            tune(pruned.module, self.data.train, cross_entropy, schedule)
+        return pruned
+
+    @cached_property
+    def calibration(self) -> CalibrationStatistics | None:
+        """Features of the unpruned network that layers are re-fitted to; None without images."""
+        import torch
+
+        if self.data is None:
+            return None
+        batches = torch.split(self.data.train.first(CALIBRATION_IMAGES), CALIBRATION_BATCH)
+        return self.prunable.calibrate(batches, seed=self.seed)

@@ -1,0 +1,30 @@
+"""What is called while a search goes on, to show or to store how far it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwbench.measuring.callback import MeasuringCallback
+
+if TYPE_CHECKING:
+    from hwbench.search.base import Trial
+
+
+class SearchCallback(MeasuringCallback):
+    """Called while a search goes on, and while it measures; the methods of this base class do nothing."""
+
+    def say(self, doing: str) -> None:
+        """A part of the work begins.
+
+        Args:
+            doing: What is done, as the beginning of a sentence.
+        """
+
+    def tried(self, part: str, trial: Trial, best: Trial | None) -> None:
+        """A trial ended.
+
+        Args:
+            part: The search or the baseline it belongs to.
+            trial: The trial.
+            best: The best trial of that part so far.
+        """

@@ -1,0 +1,142 @@
+"""The result of a search: measured beside its original, recorded, and written as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwbench.errors import Argument, UsageError
+from hwbench.measuring.comparing import compare_measured
+from hwbench.network.intake import load_workload
+from hwbench.records.comparison import Comparison
+from hwbench.search.base import Outcome, Trial
+from hwbench.workflows.recording import recording
+from hwbench.workflows.search.plan import Plan
+
+if TYPE_CHECKING:
+    from hwbench.measuring.callback import MeasuringCallback
+    from hwbench.pruning import Pruned
+    from hwbench.records.findings import Finding
+    from hwbench.search.context import Subject
+    from hwbench.workflows.search.latency import Resources
+
+RECORD = "search"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        key: Identity of the search in the store.
+        model: What was searched.
+        plan: What was asked for.
+        objective: What `Outcome.quality` is.
+        original: The unpruned network.
+        best: The network found.
+        limit: The budget, in the unit of its cost; infinite without one.
+        trials: All trials of the search, corrected budgets included.
+        baselines: Best trial of each baseline, by name.
+        resumed: Number of trials taken over from an earlier run of the same search.
+        layers: Layers that were kept whole, each with its reason.
+        comparison: Original and result, measured interleaved; None where no device was given.
+        tuned: How the result was trained in the end, `none` if it was not.
+        quality: Quality of the result after that, on images that neither training nor search saw;
+            None without images.
+        original_quality: Quality of the original on the same images.
+        out: Where the network was written; None if it was not.
+        findings: What to know of all this.
+    """
+
+    key: str
+    model: str
+    plan: Plan
+    objective: str
+    original: Outcome
+    best: Trial
+    limit: float
+    trials: tuple[Trial, ...]
+    baselines: Mapping[str, Trial | None]
+    resumed: int
+    layers: tuple[tuple[str, str], ...]
+    comparison: Comparison | None
+    tuned: str
+    quality: float | None
+    original_quality: float | None
+    out: Path | None
+    findings: tuple[Finding, ...]
+
+    def baselines_to_dict(self) -> dict[str, Any]:
+        """The best trial of each baseline as plain JSON types."""
+        return {
+            name: None if trial is None else trial.to_dict()
+            for name, trial in self.baselines.items()
+        }
+
+
+def measure_result(
+    subject: Subject, pruned: Pruned, resources: Resources, callback: MeasuringCallback
+) -> Comparison:
+    """Measure and compare the very network that is going to be delivered.
+
+    Raises:
+        UsageError: There is no device to measure on.
+        DeviceError: The device failed.
+    """
+    if resources.meter is None:
+        raise UsageError("there is no device to measure the result on", Argument("device"))
+    smaller = load_workload(pruned.module, example_inputs=subject.example)
+    smaller = replace(smaller, name=f"{subject.name}, pruned")
+    with recording(resources.url, save=resources.store is not None, callback=callback) as recorder:
+        pair = resources.meter.measure([subject.workload, smaller], resources.settings, recorder)
+        return compare_measured(*pair)
+
+
+def result_record(result: SearchResult, subject: Subject, resources: Resources) -> dict[str, Any]:
+    """What the store keeps of a search that came to its end, beside its trials and measurements."""
+    measurements = []
+    if result.comparison is not None:
+        measurements = [result.comparison.baseline.id, result.comparison.candidate.id]
+    return {
+        "search": result.key,
+        "model": result.model,
+        "plan": result.plan.to_dict(),
+        "best": result.best.to_dict(),
+        "quality": result.quality,
+        "original_quality": result.original_quality,
+        "objective": result.objective,
+        "original": asdict(result.original),
+        "groups": [(group.name, group.width) for group in subject.structure.groups],
+        "baselines": result.baselines_to_dict(),
+        "findings": [asdict(finding) for finding in result.findings],
+        "device": None if resources.meter is None else resources.meter.address,
+        "table": resources.table if isinstance(resources.table, str) else None,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "measurements": measurements,
+    }
+
+
+def write_result(result: SearchResult, pruned: Pruned, subject: Subject, out: Path) -> None:
+    """Write the network found, its recipe and the log of trials; the original too if it was trained here.
+
+    Raises:
+        UsageError: The folder cannot be written.
+    """
+    from hwbench.pruning import save
+    from hwbench.pruning.files import write_network
+
+    try:
+        save(pruned, out, subject.example)
+        if subject.trained:
+            write_network(subject.prunable.module, out / "original", subject.example)
+        lines = [json.dumps(trial.to_dict()) for trial in result.trials]
+        (out / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the network to {out}: {error.strerror or error}",
+            Argument("out", change="another"),
+        ) from error

@@ -27,6 +27,7 @@ from hwbench.errors import UsageError
 from hwbench.search import load_method
 from hwbench.search.limit import KINDS, Limit
 from hwbench.search.options import option_defaults, option_infos
+from hwbench.workflows.defaults import DEFAULT_MODEL
 from hwbench.workflows.search.plan import TEMPERATURE, TRAIN_EPOCHS, Plan
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ def _make_function(name: str, method: type[Method[Any]]) -> Callable[..., int]:
         from hwbench.render import searching
         from hwbench.workflows.search.run import run_search
 
-        network = model or method.default_model
+        network = model or method.default_model or DEFAULT_MODEL
         plan = Plan.of(
             name,
             budget.limit(),

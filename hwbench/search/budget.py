@@ -18,10 +18,9 @@ from functools import cached_property
 import numpy as np
 
 from hwbench.errors import Call, UsageError
+from hwbench.network.widths import DEFAULT_LOWER
 from hwbench.search.costs import Cost, Floats, Integers, check_size
 
-LOWER = 0.2
-"""Least preserve ratio (AMC's published setting)."""
 WIDE_ENOUGH = 4
 """A group is cut in the device's channel steps if it is at least this many of them wide."""
 FINE_STEP = 4
@@ -30,7 +29,9 @@ SLACK = 1e-9
 """Relative room for rounding when a cost is held against its limit."""
 
 
-def channel_choices(widths: Sequence[int], step: int, lower: float = LOWER) -> tuple[Integers, ...]:
+def channel_choices(
+    widths: Sequence[int], step: int, lower: float = DEFAULT_LOWER
+) -> tuple[Integers, ...]:
     """Allowed widths of every group, ascending: multiples of the step from the lower bound up, and the original.
 
     Args:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwbench.errors import Argument, UsageError
+from hwbench.network.widths import DEFAULT_STEP
 from hwbench.records.findings import Finding
 from hwbench.search import costs
 from hwbench.search.objective import Prices
@@ -88,7 +89,7 @@ class SearchContext:
     limit: Limit | None = None
     source: LatencySource | None = None
     blocks: BlockLatency | None = None
-    step: int = 8
+    step: int = DEFAULT_STEP
     seed: int = 0
     images: int | None = None
     evaluate: str | None = None

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 import numpy as np
 
 from hwbench.errors import UsageError
+from hwbench.network.widths import DEFAULT_LOWER
 from hwbench.search.baselines import baselines
-from hwbench.search.budget import FINE_STEP, LOWER, Budget, channel_choices
+from hwbench.search.budget import FINE_STEP, Budget, channel_choices
 from hwbench.search.limit import KINDS
 from hwbench.search.objective import KeptWeight
 from hwbench.search.options import SearchOptions, WidthOptions
@@ -59,7 +60,8 @@ class Method(ABC, Generic[OptionsT]):
         published: Where it was published; empty if it was not.
         details: What the help of its command says below the summary.
         example: Arguments of an example command, after `hwbench search NAME`.
-        default_model: The network that the command searches where none is named.
+        default_model: The network that the command searches where none is named; None for that of
+            all commands.
         options_type: The dataclass of its options.
         budgets: What its budget can be of.
         drops_blocks: Whether its candidates leave out blocks; then it is told what each block
@@ -74,7 +76,7 @@ class Method(ABC, Generic[OptionsT]):
     published: ClassVar[str] = ""
     details: ClassVar[str] = ""
     example: ClassVar[str] = "zoo:mobilenet_v1 --table pixel1 --latency 0.55"
-    default_model: ClassVar[str] = "zoo:mobilenet_v1"
+    default_model: ClassVar[str | None] = None
     options_type: ClassVar[type[SearchOptions]] = SearchOptions
     budgets: ClassVar[tuple[str, ...]] = KINDS
     drops_blocks: ClassVar[bool] = False
@@ -108,7 +110,7 @@ class Method(ABC, Generic[OptionsT]):
     @property
     def narrowest(self) -> float:
         """The smallest share of a width that the search may ask the latency of."""
-        return LOWER
+        return DEFAULT_LOWER
 
     @property
     def channel_step(self) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hwbench.search.budget import LOWER
+from hwbench.network.widths import DEFAULT_LOWER
 from hwbench.search.options import WidthOptions, option
 
 EXPLORATIONS = ("nearby", "everywhere")
@@ -41,4 +41,6 @@ class AmcOptions(WidthOptions):
         choices=EXPLORATIONS,
         noun="exploration",
     )
-    lower: float = option("Smallest share of a width that is kept.", default=LOWER, is_share=True)
+    lower: float = option(
+        "Smallest share of a width that is kept.", default=DEFAULT_LOWER, is_share=True
+    )

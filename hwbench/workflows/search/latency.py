@@ -13,6 +13,7 @@ from hwbench.lookup_tables.making.channel_steps import grid_step
 from hwbench.lookup_tables.repository import check, find_table, save_table
 from hwbench.lookup_tables.structure_latency import StructureLatency
 from hwbench.lookup_tables.table import IMPORTED
+from hwbench.network.widths import DEFAULT_STEP
 from hwbench.records.findings import Finding
 from hwbench.search.budget import FINE_STEP, WIDE_ENOUGH
 from hwbench.workflows.defaults import TABLE_BUDGET_S
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 TABLE_SHARE = 0.25
 """Share of a search's time that building a table may take, where it has a limit."""
-USUAL_STEP = 8
-"""Channel step where nothing tells that of a device."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class LatencyFinder:
             return self._measure_blocks(resources.meter)
         table = self._find_table()
         if table is None:
-            return Latencies(None, None, method.channel_step or USUAL_STEP, "no latency")
+            return Latencies(None, None, method.channel_step or DEFAULT_STEP, "no latency")
         findings: tuple[Finding, ...] = ()
         step = grid_step(table.steps)
         if IMPORTED in dict(table.provenance.device.details):
@@ -133,7 +132,7 @@ class LatencyFinder:
             )
             findings = (Finding("extrapolated", text),)
             # Published networks say nothing of the device's own step; theirs is the finest known.
-            step = min((source.step for source in table.provenance.sources), default=USUAL_STEP)
+            step = min((source.step for source in table.provenance.sources), default=DEFAULT_STEP)
         step = method.channel_step or step
         source = StructureLatency(table, self.subject.structure, step)
         identity = sha256(json.dumps(table.to_dict(), sort_keys=True).encode()).hexdigest()
@@ -209,7 +208,7 @@ class LatencyFinder:
             self.say(f"measuring what each of {len(names)} blocks costs")
             gains = measure_gains(meter, subject.network, names, resources.settings)
             save_gains(resources.store, key, gains)
-        return Latencies(None, gains, self.method.channel_step or USUAL_STEP, identity)
+        return Latencies(None, gains, self.method.channel_step or DEFAULT_STEP, identity)
 
 
 def _find_named(name: str, resources: Resources) -> LookupTable:

@@ -84,7 +84,7 @@ def network(
         export: Any = torch.onnx.export  # takes a buffer too, which its types do not say
         export(zoo.build(name), (image,), buffer, opset_version=18, dynamo=False)
     model = onnx_files.parse(buffer.getvalue(), Path(name))
-    onnx_normalise.tidy(model, name, exported=True)
+    onnx_normalise.normalise_graph(model, name, exported=True)
     model = load(model.SerializeToString())
     model = model if precision == "fp32" else half.halve(model, name, precision)
     data, counts = onnx_files.serialise(model, name), count(model)

@@ -87,7 +87,7 @@ def test_archives_without_layers_are_refused_with_advice(tmp_path, capsys):
     torch.export.save(program, tmp_path / "net.pt2")
     assert main(["search", "amc", str(tmp_path / "net.pt2"), "--macs", "0.5"]) == 2
     assert (
-        "give the module itself: zoo:NAME, package.module:factory with --weights FILE"
+        "give the module itself: zoo:NAME, package.module:factory with a file of weights"
         in capsys.readouterr().err
     )
 

@@ -1,9 +1,9 @@
-"""Model files are hostile until shown otherwise: what a file is, and a clean copy of it for torch to read.
+"""Checking model files, which are hostile until shown otherwise, and cleaning them for torch.
 
-Works with the standard library alone, so that no reader of torch sees a byte before it was checked.
-Zip archives are never handed on as they came: their members are read within bounds, checked one by
-one, and written into a new archive, so that two readers cannot disagree about what is in it. What
-torch would execute or evaluate is refused or left out:
+This works with the standard library alone, so that no reader of torch sees a byte before it was
+checked. Zip archives are never handed on as they came: their members are read within bounds,
+checked one by one, and written into a new archive, so that two readers cannot disagree about what
+is in it. What torch would execute or evaluate is refused or left out:
 
 * pickles (of modules and state dicts): only names on an allow-list (`pickles`);
 * exported programs (`.pt2`): `torch.export.load` (2.13) unpickles sample inputs and opaque
@@ -32,7 +32,7 @@ from hwbench.network.intake import pickles
 from hwbench.records.tensors import TensorSpec
 
 MAX_BYTES = 8 << 30
-"""Largest file, and largest sum of unpacked members, that is read at all."""
+"""Largest file, and largest sum of unpacked members, that is read at all, in bytes."""
 MAX_RATIO = 100
 """Largest unpacked size over file size.
 
@@ -43,15 +43,17 @@ Torch stores members uncompressed (ratio 1); deflate reaches 1,032.
 # integer=True)), Integer(1)).
 _SYMBOLIC = re.compile(
     r"(?>Symbol\('[su]\d+'(?:, [a-z]+=True)*\)|\b[su]?\d+\b|[-+(),\s]"
-    r"|\b(?:Integer|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|ModularIndexing)(?=\())*+"
+    r"|\b(?:Integer|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv"
+    r"|ModularIndexing)(?=\())*+"
 )
 _SYMBOL = re.compile(r"-?int_oo|[su]\d+")
 _OPERATOR = re.compile(
-    r"torch\.ops\.(aten|prims)\.(?!from_file\b)\w+\.\w+|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)"
+    r"torch\.ops\.(aten|prims)\.(?!from_file\b)\w+\.\w+"
+    r"|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)"
     r"|torch\.sym_(int|float|max|min|not|ite)|math\.(ceil|floor|trunc)"
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_)"
 )
-_TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
+_CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 _PROGRAM_TENSOR = re.compile(r"data/(weights/weight_|constants/tensor_)\d+")
 _PROGRAM_CONFIGS = (
     "data/weights/model_weights_config.json",
@@ -71,10 +73,10 @@ class ModelFile:
     """A model file after the checks.
 
     Attributes:
-        kind: `onnx`, `program` (torch.export), `script` (TorchScript), `pickle` (torch.save of a
+        kind: `onnx`, `program` (torch.export), `script` (TorchScript) or `pickle` (torch.save of a
             module or state dict).
-        payload: What may be given to the reader of that kind.
-        inputs: Shapes the file keeps of its example inputs, nameless; empty if none.
+        payload: The bytes that may be given to the reader of that kind.
+        inputs: The shapes that the file keeps of its example inputs, nameless; empty if none.
     """
 
     kind: str
@@ -85,22 +87,26 @@ class ModelFile:
 def inspect(path: Path, *, trust_pickle: bool = False) -> ModelFile:
     """Read a file, tell by its content what it is, and check it.
 
+    Args:
+        path: The path of the file.
+        trust_pickle: Whether pickled modules and state dicts may import anything.
+
     Raises:
-        UsageError: No such file, a directory, or empty.
-        SchemaError: Damaged, or of no known kind.
-        UnsafeModelError: It would execute something, unpack beyond bounds, or hide one member
+        UsageError: There is no such file, it is a directory, or it is empty.
+        SchemaError: The file is damaged, or of no known kind.
+        UnsafeModelError: The file would execute something, unpack beyond bounds, or hide one member
             behind another.
     """
     data = read_file(path)
     if data.startswith(b"PK"):
-        members = _members(data, str(path))
+        members = _read_members(data, str(path))
         if members.get("archive_format") == b"pt2":
-            return ModelFile("program", _program(members, str(path)))
+            return ModelFile("program", _clean_program(members, str(path)))
         if "constants.pkl" in members and any(member.startswith("code/") for member in members):
-            return _script(members, str(path))
+            return _clean_script(members, str(path))
         if "data.pkl" in members:
             _check_pickle(members["data.pkl"], str(path), trust_pickle=trust_pickle)
-            return ModelFile("pickle", _pack(members))
+            return ModelFile("pickle", _write_archive(members))
         raise SchemaError(
             f"{path} is a zip archive but not a model of torch; expected one by torch.export.save,"
             " torch.jit.save or torch.save"
@@ -117,10 +123,10 @@ def inspect(path: Path, *, trust_pickle: bool = False) -> ModelFile:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a regular, non-empty file within bounds.
+    """Read the bytes of a regular file of 1 to `MAX_BYTES` bytes.
 
     Raises:
-        UsageError: No such file, not a regular file, empty, too large or unreadable.
+        UsageError: There is no such file, or it is not regular, empty, too large or unreadable.
     """
     try:
         if not path.exists():
@@ -139,15 +145,23 @@ def read_file(path: Path) -> bytes:
         raise UsageError(f"cannot read {str(path)!r} ({error})") from error
 
 
-def _members(data: bytes, name: str) -> dict[str, bytes]:
-    """All members by name without the archive's root folder, after checks of names, sizes and checksums."""
+def _read_members(data: bytes, name: str) -> dict[str, bytes]:
+    """Read all members of an archive, after checks of names, sizes and checksums.
+
+    Args:
+        data: The archive.
+        name: The name of the file, for messages.
+
+    Returns:
+        The contents by name, without the archive's root folder.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-            _check_sizes(infos, len(data), name)
-            members = {
-                _member_name(info, name): archive.read(info) for info in infos if not info.is_dir()
-            }
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+            # Sizes are checked before a byte is unpacked. `read` then fails on a member that is
+            # longer than it said, or that does not match its checksum.
+            _check_sizes(archive.infolist(), len(data), name)
+            members = {_member_name(info, name): archive.read(info) for info in infos}
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -161,7 +175,7 @@ def _members(data: bytes, name: str) -> dict[str, bytes]:
         raise SchemaError(
             f"{name} is a damaged zip archive ({error}); save the model anew"
         ) from error
-    if len(members) < sum(not info.is_dir() for info in infos):
+    if len(members) < len(infos):
         raise UnsafeModelError(
             f"{name} holds two members of one name; refusing to guess which one is meant"
         )
@@ -184,6 +198,7 @@ def _check_sizes(infos: list[zipfile.ZipInfo], size: int, name: str) -> None:
 
 
 def _member_name(info: zipfile.ZipInfo, name: str) -> str:
+    """Check the name of a member, and give it without the archive's root folder."""
     root, _, rest = info.filename.partition("/")
     if (
         not root
@@ -199,7 +214,8 @@ def _member_name(info: zipfile.ZipInfo, name: str) -> str:
     return rest
 
 
-def _pack(members: Mapping[str, bytes]) -> bytes:
+def _write_archive(members: Mapping[str, bytes]) -> bytes:
+    """Write members into a new, uncompressed archive, as torch does."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for member, data in members.items():
@@ -209,7 +225,7 @@ def _pack(members: Mapping[str, bytes]) -> bytes:
 
 def _check_pickle(data: bytes, name: str, *, trust_pickle: bool) -> None:
     if not trust_pickle:
-        pickles.require(
+        pickles.check_imports(
             data,
             name,
             lambda part: pickles.is_tensor_part(part) or pickles.is_module_class(part),
@@ -218,18 +234,19 @@ def _check_pickle(data: bytes, name: str, *, trust_pickle: bool) -> None:
         )
 
 
-def _script(members: Mapping[str, bytes], name: str) -> ModelFile:
-    """A TorchScript archive without debug records and traced inputs, its sources and pickles checked."""
-    kept = {}
+def _clean_script(members: Mapping[str, bytes], name: str) -> ModelFile:
+    """Check sources and pickles of a TorchScript archive; leave out what only debuggers need."""
+    clean = {}
     for member, data in members.items():
         if member.startswith("code/") and member.endswith(".py"):
-            if word := _EFFECTS.search(data):
+            word = _EFFECTS.search(data)
+            if word:
                 raise UnsafeModelError(
                     f"{name}: its TorchScript code uses {word[0].decode()!r}, which reaches outside"
                     " the model; export it anew"
                 )
         elif member in {"data.pkl", "constants.pkl"}:
-            pickles.require(
+            pickles.check_imports(
                 data,
                 f"{name} ({member})",
                 pickles.is_script_part,
@@ -237,94 +254,97 @@ def _script(members: Mapping[str, bytes], name: str) -> ModelFile:
             )
         elif not (member.startswith(("data/", "constants/")) or member in _ARCHIVE_PARTS):
             continue
-        kept[member] = data
-    return ModelFile(
-        "script", _pack(kept), pickles.traced_inputs(members.get("traced_inputs.pkl", b""))
-    )
+        clean[member] = data
+    inputs = pickles.read_traced_inputs(members.get("traced_inputs.pkl", b""))
+    return ModelFile("script", _write_archive(clean), inputs)
 
 
-def _program(members: Mapping[str, bytes], name: str) -> bytes:
-    """A torch.export archive with nothing left in it that torch would execute."""
+def _clean_program(members: Mapping[str, bytes], name: str) -> bytes:
+    """Make a copy of a torch.export archive with nothing left in it that torch would execute."""
     if any(member.startswith("data/aotinductor") for member in members):
         raise UnsafeModelError(
             f"{name} carries compiled libraries (AOTInductor), which would run; expected a"
             " torch.export.save file"
         )
-    kept = {
+    clean = {
         member: data
         for member, data in members.items()
         if member in _ARCHIVE_PARTS or _PROGRAM_TENSOR.fullmatch(member)
     }
     try:
         for config in _PROGRAM_CONFIGS:
-            kept[config] = members[config]
-            for fqn, entry in json.loads(members[config])["config"].items():
-                if entry["use_pickle"] or not _PROGRAM_TENSOR.fullmatch(
-                    f"{config.rpartition('/')[0]}/{entry['path_name']}"
-                ):
+            clean[config] = members[config]
+            folder = config.rpartition("/")[0]
+            for constant, entry in json.loads(members[config])["config"].items():
+                is_plain = _PROGRAM_TENSOR.fullmatch(f"{folder}/{entry['path_name']}")
+                if entry["use_pickle"] or not is_plain:
                     raise UnsafeModelError(
-                        f"{name}: constant {fqn!r} is pickled; only plain tensors are read"
+                        f"{name}: constant {constant!r} is pickled; only plain tensors are read"
                     )
         program = json.loads(members["models/model.json"])
-        program["guards_code"] = []
-        _clean(program, name)
+        program["guards_code"] = []  # code that torch would run to check inputs
+        _clean_program_json(program, name)
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise SchemaError(
             f"{name} is not a program by torch.export.save of torch 2.9 or later ({error!r})"
         ) from error
-    return _pack(
-        kept
-        | {
-            "models/model.json": json.dumps(program).encode(),
-            "data/sample_inputs/model.pt": b"",
-        }
-    )
+    clean["models/model.json"] = json.dumps(program).encode()
+    clean["data/sample_inputs/model.pt"] = b""
+    return _write_archive(clean)
 
 
-def _clean(program: Any, name: str) -> None:
+def _clean_program_json(program: Any, name: str) -> None:
     """Check every operator, symbolic expression and container type in a program's JSON.
 
-    Drop what is only for debuggers.
+    What is only for debuggers is dropped, in place.
     """
     checks: dict[str, Callable[[str], object]] = {
         "expr_str": _SYMBOLIC.fullmatch,
-        "in_spec": _known_tree,
-        "out_spec": _known_tree,
+        "in_spec": _has_plain_containers,
+        "out_spec": _has_plain_containers,
     }
-    for holder in _dicts(program):
-        if isinstance(target := holder.get("target"), str):
+    # What torch reads may stand anywhere in the document, so every object in it is checked by its
+    # keys, whatever it is.
+    for entry in _iterate_objects(program):
+        target = entry.get("target")
+        if isinstance(target, str):
             if not _OPERATOR.fullmatch(target):
                 raise UnsafeModelError(
                     f"{name}: operator {target[:80]!r} is not one of torch's tensor operators"
                 )
-            stack = holder["metadata"].get("nn_module_stack", "")
-            holder["metadata"] = {"nn_module_stack": stack} if stack else {}
+            # The stack of modules is where layers get their names from.
+            stack = entry["metadata"].get("nn_module_stack", "")
+            entry["metadata"] = {"nn_module_stack": stack} if stack else {}
         for key, check in checks.items():
-            if key in holder and not (isinstance(holder[key], str) and check(holder[key])):
+            if key in entry and not (isinstance(entry[key], str) and check(entry[key])):
                 raise UnsafeModelError(
-                    f"{name}: {key} {str(holder[key])[:80]!r} is more than shapes and containers"
+                    f"{name}: {key} {str(entry[key])[:80]!r} is more than shapes and containers"
                     " need"
                 )
-        if "as_operator" in holder or "as_custom_obj" in holder:
+        if "as_operator" in entry or "as_custom_obj" in entry:
             raise UnsafeModelError(
                 f"{name}: an argument is a function or a foreign object; only tensors and numbers"
                 " are read"
             )
-        if "treespec_namedtuple_fields" in holder:
-            holder["treespec_namedtuple_fields"] = {}
+        if "treespec_namedtuple_fields" in entry:
+            entry["treespec_namedtuple_fields"] = {}
     if not all(_SYMBOL.fullmatch(symbol) for symbol in program["range_constraints"]):
         raise UnsafeModelError(f"{name}: range constraints on something else than symbols")
 
 
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
-    """Every dict inside nested lists and dicts, outermost first."""
+def _iterate_objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Walk over every object of a JSON document, outermost first."""
     if isinstance(value, dict):
         yield value
         value = list(value.values())
     if isinstance(value, list):
-        for item in value:
-            yield from _dicts(item)
+        for entry in value:
+            yield from _iterate_objects(entry)
 
 
-def _known_tree(text: str) -> bool:
-    return all(holder["type"] in _TREES for holder in _dicts(json.loads(text)) if "type" in holder)
+def _has_plain_containers(text: str) -> bool:
+    """Tell whether a tree of inputs or outputs is made of Python's own containers alone."""
+    for entry in _iterate_objects(json.loads(text)):
+        if "type" in entry and entry["type"] not in _CONTAINERS:
+            return False
+    return True

@@ -1,38 +1,45 @@
-"""fp16 and bf16: the numbers of a model cast in the ONNX file, so that every runtime runs the same network in that precision."""
+"""fp16 and bf16: the numbers of a model are cast in the ONNX file.
+
+So every runtime runs the same network in that precision.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwbench.errors import WorkloadError
 from hwbench.network.graph.shapes import infer_shapes
+from hwbench.network.intake.onnx_files import has_subgraphs
 from hwbench.records.findings import Finding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx import AttributeProto, ModelProto, TensorProto
+    from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 HALVES = {"fp16": "FLOAT16", "bf16": "BFLOAT16"}
-"""Precisions and the ONNX element types that hold them."""
+"""The ONNX element type that holds each precision."""
 LARGEST_FP16 = 65504.0
-_KEPT_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}
-"""Inputs that are fp32 by ONNX's operator definitions whatever the data is."""
-_BOUNDS = {"Clip": (1, 2), "Pad": (2,)}
-"""Inputs where the largest number of a type stands for "no bound"."""
+_FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+"""Positions of inputs that are fp32 by ONNX's operator definitions whatever the data is."""
+_BOUND_INPUTS = {"Clip": (1, 2), "Pad": (2,)}
+"""Positions of inputs where the largest number of a type stands for "no bound"."""
 
 
 def halve(model: ModelProto, name: str, precision: str = "fp16") -> ModelProto:
-    """A copy of an fp32 model whose weights, inputs and outputs are cast, so that everything between them is in half precision.
+    """Make a copy of an fp32 model that computes in half precision.
+
+    Weights, inputs and outputs are cast, so that everything between them is in half precision too.
 
     Args:
-        model: fp32; nodes keep their names.
-        name: For messages.
+        model: The fp32 model. It stays as it is, and the nodes of the copy keep its names.
+        name: The name of the model, for messages.
         precision: `fp16` or `bf16`.
 
     Returns:
-        The copy, its shapes and types inferred.
+        The copy, with its shapes and types inferred anew.
 
     Raises:
         WorkloadError: A weight is too large for fp16, an operator has no form in this precision, or
@@ -44,36 +51,42 @@ def halve(model: ModelProto, name: str, precision: str = "fp16") -> ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    if model.functions or any(
-        attribute.HasField("g") or attribute.graphs
-        for node in graph.node
-        for attribute in node.attribute
-    ):
+    if model.functions or has_subgraphs(graph):
         raise WorkloadError(
             f"{name} has control flow or functions, which are not cast to {precision}; measure it"
             " in fp32"
         )
-    kept, bounds = ({node.input[i] for node in graph.node for i in places.get(node.op_type, ()) if i < len(node.input)}
-                    for places in (_KEPT_FLOAT, _BOUNDS))  # fmt: skip
+    float_tensors = _tensors_at(graph, _FLOAT_INPUTS)
+    bounds = _tensors_at(graph, _BOUND_INPUTS)
     for tensor in graph.initializer:
-        if tensor.name not in kept:
+        if tensor.name not in float_tensors:
             _cast_tensor(tensor, half, name, clip=tensor.name in bounds)
     for node in graph.node:
-        if not kept.intersection(node.output):
-            for attribute in node.attribute:
-                _cast_attribute(
-                    attribute, node.op_type, half, name, clip=bool(bounds.intersection(node.output))
-                )
+        if float_tensors.intersection(node.output):
+            continue
+        is_bound = bool(bounds.intersection(node.output))
+        for attribute in node.attribute:
+            _cast_attribute(attribute, node.op_type, half, name, clip=is_bound)
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
             value.type.tensor_type.elem_type = half
     del graph.value_info[:]
-    _check(result, precision, name)
+    _check_types(result, precision, name)
     return result
 
 
-def finding(precision: str) -> Finding:
-    """What a reader should know of a model that was cast."""
+def _tensors_at(graph: GraphProto, positions: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Collect the tensors that operators read at some positions of their inputs."""
+    tensors = set()
+    for node in graph.node:
+        for position in positions.get(node.op_type, ()):
+            if position < len(node.input):
+                tensors.add(node.input[position])
+    return tensors
+
+
+def make_finding(precision: str) -> Finding:
+    """Make the finding that tells a reader that a model was cast."""
     text = (
         f"weights, inputs and outputs were cast to {precision}: latency is meaningful, accuracy was"
         " not looked at"
@@ -84,7 +97,7 @@ def finding(precision: str) -> Finding:
 def _cast_attribute(
     attribute: AttributeProto, op: str, half: int, name: str, *, clip: bool
 ) -> None:
-    """Constants, and the target of a Cast or of a generator."""
+    """Cast an attribute that holds constants, or that names the type of what a node makes."""
     import onnx
 
     if attribute.type == onnx.AttributeProto.TENSOR:
@@ -117,8 +130,11 @@ def _cast_tensor(tensor: TensorProto, half: int, name: str, *, clip: bool) -> No
     tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(kind), tensor.name))
 
 
-def _check(model: ModelProto, precision: str, name: str) -> None:
-    """Infer all types anew: an operator that does not take the precision, or would mix it with another, shows here."""
+def _check_types(model: ModelProto, precision: str, name: str) -> None:
+    """Infer all types anew.
+
+    An operator that does not take the precision, or would mix it with another, shows here.
+    """
     import onnx
 
     try:

@@ -1,4 +1,4 @@
-"""Models as torch modules, for whoever changes them: pruning needs the layers, not only what they compute."""
+"""Models as torch modules, for pruning: that needs the layers, not only what they compute."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from hwbench.errors import UsageError
 from hwbench.network.intake import torch_files
 from hwbench.network.intake.archives import inspect
-from hwbench.network.intake.torch_files import Request
+from hwbench.network.intake.torch_files import ReadRequest
 
 if TYPE_CHECKING:
     from torch import nn
 
-LOST = {
+KINDS_WITHOUT_MODULES = {
     "onnx": "an ONNX graph",
     "program": "an exported program (torch.export)",
     "script": "TorchScript",
 }
-"""Files whose networks run, but have no modules left that could be pruned."""
+"""Kinds of files whose networks run, but have no modules left that could be pruned."""
 
 
 def load_module(
@@ -29,15 +29,15 @@ def load_module(
     trust_pickle: bool = False,
     seed: int = 0,
 ) -> nn.Module:
-    """The module of a model, in eval mode.
+    """Load the torch module of a model, in eval mode.
 
     Args:
-        model: `zoo:NAME`, `package.module:factory`, a pickled module of torch.nn classes or a state
-            dict with `arch`, or an nn.Module, which is copied.
-        weights: File with a state dict to load into it.
+        model: `zoo:NAME`, `package.module:factory`, the path of a pickled module of torch.nn
+            classes or of a state dict (with `arch`), or an nn.Module, which is copied.
+        weights: The path of a file with a state dict to load into the module.
         arch: `package.module:factory` that builds the network of a bare state dict.
-        trust_pickle: Let pickles run code.
-        seed: Of the zoo's weights.
+        trust_pickle: Whether pickles may run code.
+        seed: The seed of the zoo's weights.
 
     Raises:
         UsageError: The model holds no layers that could be pruned, or the weights do not fit it.
@@ -60,7 +60,7 @@ def load_module(
 
         module = zoo.build(str(model).removeprefix("zoo:"), seed)
     elif ":" in str(model) and not Path(model).exists():
-        module = torch_files.from_factory(str(model))
+        module = torch_files.call_factory(str(model))
     else:
         module = _from_file(Path(model), arch, trust_pickle=trust_pickle)
     if weights is not None:
@@ -72,24 +72,24 @@ def _from_file(path: Path, arch: str | None, *, trust_pickle: bool) -> nn.Module
     import torch
 
     file = inspect(path, trust_pickle=trust_pickle)
-    if file.kind in LOST:
+    if file.kind in KINDS_WITHOUT_MODULES:
         raise UsageError(
-            f"{path} holds {LOST[file.kind]}, whose layers cannot be pruned any more; give the"
-            " module itself: zoo:NAME, package.module:factory with --weights FILE, or a pickled"
-            " module"
+            f"{path} holds {KINDS_WITHOUT_MODULES[file.kind]}, whose layers cannot be pruned any"
+            " more; give the module itself: zoo:NAME, package.module:factory with a file of"
+            " weights, or a pickled module"
         )
-    found = torch_files.unpickle(file.payload, str(path), trust=trust_pickle)
-    if isinstance(found, torch.nn.Module):
-        return found
-    return torch_files.with_architecture(found, Request(str(path), arch=arch))
+    content = torch_files.unpickle(file.payload, str(path), trust=trust_pickle)
+    if isinstance(content, torch.nn.Module):
+        return content
+    return torch_files.build_architecture(content, ReadRequest(str(path), arch=arch))
 
 
 def _load_weights(module: nn.Module, path: Path, *, trust_pickle: bool) -> None:
     file = inspect(path, trust_pickle=trust_pickle)
-    if file.kind in LOST:
+    if file.kind in KINDS_WITHOUT_MODULES:
         raise UsageError(
-            f"{path} holds {LOST[file.kind]}; --weights takes a state dict:"
-            " torch.save(module.state_dict(), FILE)"
+            f"{path} holds {KINDS_WITHOUT_MODULES[file.kind]}; weights are read from a state dict,"
+            " saved by torch.save(module.state_dict(), FILE)"
         )
-    found = torch_files.unpickle(file.payload, str(path), trust=trust_pickle)
-    torch_files.load_weights(module, found, str(path), type(module).__name__)
+    content = torch_files.unpickle(file.payload, str(path), trust=trust_pickle)
+    torch_files.load_weights(module, content, str(path), type(module).__name__)

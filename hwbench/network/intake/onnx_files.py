@@ -1,4 +1,4 @@
-"""ONNX files read safely into one self-contained model, and their inputs fixed to definite shapes."""
+"""Reading ONNX files safely into one self-contained model, and fixing the shapes of its inputs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.errors import SchemaError, UnsafeModelError, UsageError, WorkloadError
+from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError, WorkloadError
 from hwbench.network.intake.archives import MAX_BYTES
 from hwbench.records.tensors import Shape, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx import ModelProto, TensorProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes of one serialised message
 
 
 def parse(data: bytes, path: Path) -> ModelProto:
-    """Parse an ONNX model read from `path`, with its external data taken in.
+    """Parse an ONNX model and read its external data into it.
+
+    Args:
+        data: The bytes of the model file.
+        path: Where the file lies; external data is read from its folder.
 
     Raises:
-        SchemaError: Not an ONNX model, or damaged.
-        UnsafeModelError: External data outside the model's folder.
-        WorkloadError: More than the 2 GiB a self-contained model can hold.
+        SchemaError: The file is no ONNX model, or damaged.
+        UnsafeModelError: The model refers to external data outside its folder.
+        WorkloadError: The weights exceed the 2 GiB that a self-contained model can hold.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -40,7 +44,7 @@ def parse(data: bytes, path: Path) -> ModelProto:
                 " .pt2 or .pt"
             )
         model.ClearField("training_info")
-        _take_in(model, path)
+        _embed_external_data(model, path)
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         reason = (str(error).strip() or "it does not parse").splitlines()[0]
@@ -51,10 +55,10 @@ def parse(data: bytes, path: Path) -> ModelProto:
 
 
 def serialise(model: ModelProto, name: str) -> bytes:
-    """The bytes of a self-contained model.
+    """Serialise a self-contained model, always to the same bytes.
 
     Raises:
-        WorkloadError: They would exceed protobuf's 2 GiB.
+        WorkloadError: The bytes would exceed protobuf's 2 GiB.
     """
     from google.protobuf.message import EncodeError
 
@@ -66,30 +70,46 @@ def serialise(model: ModelProto, name: str) -> bytes:
         ) from error
 
 
-def _messages(message: Any) -> Iterator[Any]:
-    """Every protobuf message inside `message`, itself first: no tensor can hide from it in a subgraph or a function.
+def has_subgraphs(graph: GraphProto) -> bool:
+    """Tell whether a node of a graph holds graphs of its own, as control flow does."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g") or attribute.graphs:
+                return True
+    return False
+
+
+def _iterate_messages(message: Any) -> Iterator[Any]:
+    """Walk over every protobuf message inside `message`, itself first.
+
+    It goes by what protobuf has stored rather than by ONNX's fields, so that no tensor can hide in
+    a subgraph, a function, or a field that a later version of ONNX adds.
 
     Raises:
         ValueError: A text is not UTF-8; protobuf hands such a one on as bytes.
     """
     yield message
     for field, value in message.ListFields():
-        items = value if hasattr(value, "extend") else (value,)  # repeated, or one
+        entries = value if hasattr(value, "extend") else (value,)  # repeated, or one
         if field.message_type is not None:
-            for item in items:
-                yield from _messages(item)
-        elif field.type == field.TYPE_STRING and any(isinstance(item, bytes) for item in items):
+            for entry in entries:
+                yield from _iterate_messages(entry)
+        elif field.type == field.TYPE_STRING and any(isinstance(entry, bytes) for entry in entries):
             raise ValueError(f"{field.name} is not text")
 
 
-def _take_in(model: ModelProto, path: Path) -> None:
+def _embed_external_data(model: ModelProto, path: Path) -> None:
+    """Read the data of every tensor that keeps it in another file into the model, in place."""
     from onnx import TensorProto
 
     total = 0
-    for tensor in [found for found in _messages(model) if isinstance(found, TensorProto)]:
+    # The list is made first, as the loop changes what is walked over.
+    for tensor in list(_iterate_messages(model)):
+        if not isinstance(tensor, TensorProto):
+            continue
         if tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data:
             continue
-        tensor.raw_data = _external(tensor, path)
+        tensor.raw_data = _read_external_data(tensor, path)
         tensor.ClearField("external_data")
         tensor.data_location = TensorProto.DEFAULT
         total += len(tensor.raw_data)
@@ -100,9 +120,16 @@ def _take_in(model: ModelProto, path: Path) -> None:
             )
 
 
-def _external(tensor: TensorProto, path: Path) -> bytes:
-    facts = {entry.key: entry.value for entry in tensor.external_data}
-    location = facts.get("location", "")
+def _read_external_data(tensor: TensorProto, path: Path) -> bytes:
+    """Read the external data of one tensor, which the file itself locates: nothing is trusted.
+
+    Args:
+        tensor: A tensor that names a file, an offset and a length.
+        path: The path of the model.
+    """
+    fields = {entry.key: entry.value for entry in tensor.external_data}
+    location = fields.get("location", "")
+    # First the text: absolute paths, backslashes, drive letters and "..".
     if (
         not location
         or location.startswith("/")
@@ -113,6 +140,7 @@ def _external(tensor: TensorProto, path: Path) -> bytes:
             f"{path}: tensor {tensor.name!r} keeps its data at {location!r}; expected a file in the"
             " model's folder"
         )
+    # Then what lies there: a symbolic link could still lead out of the folder.
     folder = path.parent.resolve()
     target = folder / location
     if target.resolve() != target or not target.is_file():
@@ -120,16 +148,16 @@ def _external(tensor: TensorProto, path: Path) -> bytes:
             f"{path}: tensor {tensor.name!r} needs {location!r}, which is no regular file in the"
             " model's folder"
         )
-    size, texts = target.stat().st_size, (facts.get("offset", "0"), facts.get("length", ""))
-    if not all(text.isdecimal() or not text for text in texts) or any(
-        len(text) > 18 for text in texts
-    ):
-        raise SchemaError(
-            f"{path}: tensor {tensor.name!r} lies at offset {texts[0][:40]!r}, length"
-            f" {texts[1][:40]!r}; expected whole numbers"
-        )
-    offset = int(texts[0] or 0)
-    length = int(texts[1]) if texts[1] else size - offset
+    size = target.stat().st_size
+    offset_text, length_text = fields.get("offset", "0"), fields.get("length", "")
+    for text in (offset_text, length_text):
+        if text and (not text.isdecimal() or len(text) > 18):
+            raise SchemaError(
+                f"{path}: tensor {tensor.name!r} lies at offset {offset_text[:40]!r}, length"
+                f" {length_text[:40]!r}; expected whole numbers"
+            )
+    offset = int(offset_text or 0)
+    length = int(length_text) if length_text else size - offset
     if not 0 <= offset <= offset + length <= min(size, MAX_BYTES):
         raise SchemaError(
             f"{path}: tensor {tensor.name!r} needs bytes {offset} to {offset + length} of"
@@ -141,17 +169,18 @@ def _external(tensor: TensorProto, path: Path) -> bytes:
 
 
 def fix_inputs(
-    model: ModelProto, given: Sequence[TensorSpec], batch: int | None, name: str
+    model: ModelProto, shapes: Sequence[TensorSpec], batch: int | None, name: str
 ) -> tuple[TensorSpec, ...]:
     """Give every input of `model` a fixed shape, in place.
 
-    Where one was open, the shapes inside are to be inferred anew.
+    Where a dimension was open, the shapes inside the model are dropped, to be inferred anew.
 
     Args:
-        model: Changed in place.
-        given: Shapes by name, or nameless in the order of the inputs.
-        batch: Leading dimension of every input where the model leaves it open.
-        name: Of the model, for messages.
+        model: The model; it is changed.
+        shapes: The shapes asked for, by name, or nameless in the order of the inputs.
+        batch: The leading dimension of every input where the model leaves it open; None if it is
+            not asked for.
+        name: The name of the model, for messages.
 
     Returns:
         The inputs, in order.
@@ -160,23 +189,25 @@ def fix_inputs(
         UsageError: A dimension stays open, or one that the model fixes is asked to differ.
         WorkloadError: An input is no tensor of numbers.
     """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
-    wanted = _assign(given, [value.name for value in inputs], name)
-    were_open = any(
-        dim.dim_value < 1 for value in inputs for dim in value.type.tensor_type.shape.dim
-    )
-    symbols: dict[str, int] = {}
+    inputs = _list_inputs(model)
+    shape_by_input = _assign_shapes(shapes, [value.name for value in inputs], name)
+    had_open_dims = False
     for value in inputs:
-        _ask(value, wanted.get(value.name), batch, symbols, name)
-    fixed = tuple(_fix(value, symbols, name) for value in inputs)
+        if any(dim.dim_value < 1 for dim in value.type.tensor_type.shape.dim):
+            had_open_dims = True
+    # Dimensions of one name are the same size in all inputs, and only one input may have been given
+    # a shape: so all are asked first, and fixed when the sizes of all names are known.
+    size_by_symbol: dict[str, int] = {}
+    for value in inputs:
+        _request_shape(value, shape_by_input.get(value.name), batch, size_by_symbol, name)
+    fixed = tuple(_fix_shape(value, size_by_symbol, name) for value in inputs)
     if batch is not None and (not fixed or fixed[0].shape[:1] != (batch,)):
-        found = dims_text(inputs[0]) if inputs else "none"
+        first = dims_text(inputs[0]) if inputs else "none"
         raise UsageError(
-            f"{name} is fixed to its first input {found}; --batch {batch} needs a model exported"
+            f"{name} is fixed to its first input {first}; a batch of {batch} needs a model exported"
             " with that batch"
         )
-    if were_open:
+    if had_open_dims:
         del model.graph.value_info[:]
         for value in model.graph.output:
             for dim in value.type.tensor_type.shape.dim:
@@ -185,40 +216,59 @@ def fix_inputs(
 
 
 def input_specs(model: ModelProto, name: str) -> tuple[TensorSpec, ...]:
-    """The inputs of a model whose shapes are fixed.
+    """Describe the inputs of a model whose shapes are fixed.
+
+    Args:
+        model: The model.
+        name: The name of the model, for messages.
 
     Raises:
         UsageError: A dimension is open.
     """
+    return tuple(_fix_shape(value, {}, name) for value in _list_inputs(model))
+
+
+def _list_inputs(model: ModelProto) -> list[ValueInfoProto]:
+    """List the inputs that must be fed; old files list initializers among them."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    return tuple(
-        _fix(value, {}, name) for value in model.graph.input if value.name not in constants
-    )
+    return [value for value in model.graph.input if value.name not in constants]
 
 
-def _assign(given: Sequence[TensorSpec], names: Sequence[str], name: str) -> dict[str, Shape]:
-    unnamed = [known for known in names if known not in {spec.name for spec in given}]
-    wanted: dict[str, Shape] = {}
-    for spec in given:
-        if (spec.name and spec.name not in names) or not (spec.name or unnamed):
+def _assign_shapes(
+    shapes: Sequence[TensorSpec], names: Sequence[str], model_name: str
+) -> dict[str, Shape]:
+    """Assign shapes to inputs: by name, and the nameless ones to the other inputs in order."""
+    assigned_by_name = {spec.name for spec in shapes}
+    others = [name for name in names if name not in assigned_by_name]
+    assigned: dict[str, Shape] = {}
+    for spec in shapes:
+        name = spec.name
+        if not name and others:
+            name = others.pop(0)
+        if name not in names:
             raise UsageError(
-                f"{name} has the inputs {', '.join(names)}; --input {spec.name}{spec.shape} fits"
-                " none of them"
+                f"{model_name} has the inputs {', '.join(names)};"
+                f" the shape {spec.name}{spec.shape} fits none of them"
             )
-        wanted[spec.name or unnamed.pop(0)] = spec.shape
-    return wanted
+        assigned[name] = spec.shape
+    return assigned
 
 
-def _ask(
+def _request_shape(
     value: ValueInfoProto,
     shape: Shape | None,
     batch: int | None,
-    symbols: dict[str, int],
+    size_by_symbol: dict[str, int],
     name: str,
 ) -> None:
-    """Put the asked sizes into the open dimensions of one input.
+    """Put the sizes asked for into the open dimensions of one input.
 
-    Those with a name go to `symbols`.
+    Args:
+        value: The input; dimensions without a name are set.
+        shape: The shape asked for, or None.
+        batch: The leading dimension asked for where there is no shape, or None.
+        size_by_symbol: The sizes of dimensions that have a name; those found are added.
+        name: The name of the model, for messages.
     """
     if not value.type.HasField("tensor_type"):
         raise WorkloadError(f"{name}: input {value.name!r} is no tensor; only tensors can be fed")
@@ -226,8 +276,8 @@ def _ask(
     if not tensor.HasField("shape"):
         if shape is None:
             raise UsageError(
-                f"{name}: input {value.name!r} has no shape; give it with --input"
-                f" {value.name}=1x3x224x224"
+                f"{name}: input {value.name!r} has no shape",
+                Argument("inputs", f"{value.name}=1x3x224x224", purpose="give it"),
             )
         tensor.shape.SetInParent()
         for _ in shape:
@@ -237,35 +287,38 @@ def _ask(
             f"{name}: input {value.name!r} has the dimensions {dims_text(value)}, not those of"
             f" {shape}"
         )
-    for dim, size in zip(tensor.shape.dim, (batch,) if shape is None else shape, strict=False):
+    sizes: Sequence[int | None] = (batch,) if shape is None else shape
+    for dim, size in zip(tensor.shape.dim, sizes, strict=False):
         if dim.dim_value > 0:
+            # A batch that does not fit is refused by `fix_inputs`, which sees all inputs.
             if shape is not None and size != dim.dim_value:
                 raise UsageError(
                     f"{name}: input {value.name!r} is fixed to {dims_text(value)}; {shape} needs an"
                     " export with that shape"
                 )
         elif size is not None and dim.dim_param:
-            if symbols.setdefault(dim.dim_param, size) != size:
+            earlier = size_by_symbol.setdefault(dim.dim_param, size)
+            if earlier != size:
                 raise UsageError(
-                    f"{name}: dimension {dim.dim_param!r} is asked to be {symbols[dim.dim_param]}"
-                    f" and {size}"
+                    f"{name}: dimension {dim.dim_param!r} is asked to be {earlier} and {size}"
                 )
         elif size is not None:
             dim.dim_value = size
 
 
-def _fix(value: ValueInfoProto, symbols: Mapping[str, int], name: str) -> TensorSpec:
+def _fix_shape(value: ValueInfoProto, size_by_symbol: Mapping[str, int], name: str) -> TensorSpec:
+    """Set the named dimensions of one input, and describe it once none is open."""
     import onnx
 
     dims = value.type.tensor_type.shape.dim
     for dim in dims:
-        if dim.dim_value < 1 and dim.dim_param in symbols:
-            dim.dim_value = symbols[dim.dim_param]
+        if dim.dim_value < 1 and dim.dim_param in size_by_symbol:
+            dim.dim_value = size_by_symbol[dim.dim_param]
     if any(dim.dim_value < 1 for dim in dims):
-        how = f"--input {value.name}=1x3x224x224 (all dimensions) or --batch N (the first)"
         raise UsageError(
-            f"{name}: input {value.name!r} has open dimensions: {dims_text(value)}; fix them with"
-            f" {how}"
+            f"{name}: input {value.name!r} has open dimensions: {dims_text(value)}",
+            Argument("inputs", f"{value.name}=1x3x224x224", purpose="fix all of them"),
+            Argument("batch", purpose="fix the first"),
         )
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -279,13 +332,23 @@ def _fix(value: ValueInfoProto, symbols: Mapping[str, int], name: str) -> Tensor
 
 
 def random_input(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:
-    """Values for one input: standard normal, or zeros and ones for whole numbers, which are valid as indices too."""
-    whole = not spec.dtype.startswith("float")
-    values = random.integers(0, 2, spec.shape) if whole else random.standard_normal(spec.shape)
+    """Draw values for one input.
+
+    They are standard normal, or zeros and ones for whole numbers, which are valid as indices too.
+    """
+    if spec.dtype.startswith("float"):
+        values: Any = random.standard_normal(spec.shape)
+    else:
+        values = random.integers(0, 2, spec.shape)
     return np.asarray(values).astype(spec.dtype)
 
 
 def dims_text(value: ValueInfoProto) -> str:
-    """Dimensions of an input for people: `[batch, 3, ?, ?]`."""
-    dims = value.type.tensor_type.shape.dim
-    return f"[{', '.join(str(dim.dim_value) if dim.dim_value > 0 else dim.dim_param or '?' for dim in dims)}]"
+    """Write the dimensions of an input for people: `[batch, 3, ?, ?]`."""
+    texts = []
+    for dim in value.type.tensor_type.shape.dim:
+        if dim.dim_value > 0:
+            texts.append(str(dim.dim_value))
+        else:
+            texts.append(dim.dim_param or "?")
+    return f"[{', '.join(texts)}]"

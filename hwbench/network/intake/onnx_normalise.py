@@ -1,4 +1,4 @@
-"""ONNX graphs brought to one form, so that a network gives the same layers whichever way it was saved.
+"""Bringing ONNX graphs to one form: a network has the same layers whichever way it was saved.
 
 Batch normalization is folded into the convolution before it (every runtime does that itself; here
 it happens before layers are named and quantised), constants become initializers, and nodes are
@@ -12,54 +12,51 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwbench.errors import WorkloadError
 from hwbench.network.intake import onnx_constants
+from hwbench.network.intake.onnx_files import has_subgraphs
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_HOLDS_WEIGHTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _LABELS = {"Flatten": "Reshape"}  # one exporter writes the one, the other the other
 
 
-def tidy(model: ModelProto, name: str, *, exported: bool) -> None:
-    """Bring `model` to the common form, in place.
+def normalise_graph(model: ModelProto, name: str, *, exported: bool) -> None:
+    """Bring a model to the common form, in place.
 
     Args:
-        model: Its input shapes are fixed. Its nodes are renamed, its documentation is dropped.
-        name: For messages.
-        exported: hwbench exported it itself, so what torch's exporter decomposed may be undone
-            (global average pooling).
+        model: A model with fixed input shapes. Its nodes are renamed, and its documentation is
+            dropped.
+        name: The name of the model, for messages.
+        exported: Whether hwbench exported the model itself, so that what torch's exporter
+            decomposed may be undone (global average pooling).
 
     Raises:
-        WorkloadError: It was exported in training mode.
+        WorkloadError: The model was exported in training mode.
     """
     graph = model.graph
     for node in graph.node:
-        if node.op_type == "BatchNormalization" and _integer(node, "training_mode", 0):
+        if node.op_type == "BatchNormalization" and _integer_attribute(node, "training_mode", 0):
             raise WorkloadError(
                 f"{name} was exported in training mode; call .eval() on the module and export it"
                 " again"
             )
-    plain = not any(
-        attribute.HasField("g") or attribute.graphs
-        for node in graph.node
-        for attribute in node.attribute
-    )
-    if (
-        plain
-    ):  # a subgraph reads tensors of its parent by name, so where there is one nothing is moved
-        _constants_to_initializers(graph)
-        onnx_constants.fold(model)
+    # A subgraph reads tensors of its parent by name, so where there is one nothing is moved.
+    movable = not has_subgraphs(graph)
+    if movable:
+        _turn_constants_into_initializers(graph)
+        onnx_constants.fold_constants(model)
     if exported:
         _restore_folded_biases(graph)
-    _name(model)
-    if plain:
+    _name_nodes(model)
+    if movable:
         _fold_batch_norm(graph)
         if exported:
             _restore_global_pool(model)
@@ -68,17 +65,23 @@ def tidy(model: ModelProto, name: str, *, exported: bool) -> None:
     _drop_documentation(model)
 
 
-def _integer(node: NodeProto, attribute: str, default: int) -> int:
-    return next((int(found.i) for found in node.attribute if found.name == attribute), default)
+def _integer_attribute(node: NodeProto, name: str, default: int) -> int:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return int(attribute.i)
+    return default
 
 
-def _constants_to_initializers(graph: GraphProto) -> None:
-    """Constant nodes, and identities of initializers (the exporter shares equal ones), become initializers of their own."""
+def _turn_constants_into_initializers(graph: GraphProto) -> None:
+    """Turn Constant nodes, and identities of initializers, into initializers of their own.
+
+    Torch's exporter shares equal initializers through such identities.
+    """
     from onnx import TensorProto
 
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
-    kept = []
+    remaining = []
     for node in graph.node:
         source: TensorProto | None = None
         if (
@@ -90,7 +93,7 @@ def _constants_to_initializers(graph: GraphProto) -> None:
         elif node.op_type == "Identity":
             source = tensors.get(node.input[0])
         if source is None or node.output[0] in outputs:
-            kept.append(node)
+            remaining.append(node)
             continue
         copy = TensorProto()
         copy.CopyFrom(source)
@@ -98,50 +101,58 @@ def _constants_to_initializers(graph: GraphProto) -> None:
         tensors[copy.name] = copy
         graph.initializer.append(copy)
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend(remaining)
 
 
-def _name(model: ModelProto) -> None:
+def _name_nodes(model: ModelProto) -> None:
+    """Name every node after the torch module it came from, where that can be told."""
     tensors = {tensor.name for tensor in model.graph.initializer}
-    taken: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
     for node in model.graph.node:
-        path = _path(node, tensors, by_torch=model.producer_name == "pytorch")
+        path = _find_module_path(node, tensors, by_torch=model.producer_name == "pytorch")
         if path is None:
             continue
-        bears = node.op_type in _HOLDS_WEIGHTS and any(name in tensors for name in node.input[:2])
-        base = (
-            path
-            if bears and path
-            else f"{path}/{_LABELS.get(node.op_type, node.op_type)}".lstrip("/")
-        )
-        taken[base] += 1
-        node.name = base if taken[base] == 1 else f"{base}_{taken[base] - 1}"
+        has_weights = node.op_type in _WEIGHTED and any(name in tensors for name in node.input[:2])
+        if has_weights and path:
+            base = path
+        else:
+            base = f"{path}/{_LABELS.get(node.op_type, node.op_type)}".lstrip("/")
+        uses[base] += 1
+        node.name = base if uses[base] == 1 else f"{base}_{uses[base] - 1}"
 
 
-def _path(node: NodeProto, tensors: set[str], *, by_torch: bool) -> str | None:
-    """Module path of a node; empty for the network itself, None where nothing tells it."""
+def _find_module_path(node: NodeProto, tensors: set[str], *, by_torch: bool) -> str | None:
+    """Find the module path of a node; empty for the network itself, None where nothing tells it."""
     for name in node.input[1:]:
         if name in tensors and name.endswith(".weight"):
             return str(name.removesuffix(".weight"))
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
-            return _innermost(entry.value)
+            return _parse_innermost_module(entry.value)
     if by_torch and node.name.startswith("/"):
-        return _joined(node.name.split("/")[1:-1])
+        return _join_scopes(node.name.split("/")[1:-1])
     return None
 
 
-def _innermost(text: str) -> str | None:
-    """`"['', 'features', 'features.0', 'relu']"` to `features.0`: the last scope is the operator itself."""
+def _parse_innermost_module(text: str) -> str | None:
+    """Find `features.0` in `"['', 'features', 'features.0', 'relu']"`.
+
+    The last scope is the operator itself, so the one before it is the module.
+    """
     try:
         scopes = ast.literal_eval(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else None
+    if not isinstance(scopes, list) or len(scopes) < 2:
+        return None
+    return str(scopes[-2])
 
 
-def _joined(scopes: list[str]) -> str:
-    """`[features, features.3, conv]` to `features.3.conv`: children of a Sequential repeat their parent's last name."""
+def _join_scopes(scopes: list[str]) -> str:
+    """Join `[features, features.3, conv]` to `features.3.conv`.
+
+    Children of a Sequential repeat their parent's last name.
+    """
     path: list[str] = []
     for scope in scopes:
         if path and scope.startswith(f"{path[-1]}."):
@@ -152,9 +163,10 @@ def _joined(scopes: list[str]) -> str:
 
 
 def _fold_batch_norm(graph: GraphProto) -> None:
-    """Convolution then batch normalization, at inference: one convolution with scaled weights and a bias.
+    """Fold every batch normalization that follows a convolution into that convolution.
 
-    With scale = gamma / sqrt(var + eps): W' = scale * W, b' = scale * (b - mean) + beta.
+    At inference the two are one convolution: with scale = gamma / sqrt(var + eps), its weights are
+    W' = scale * W and its bias is b' = scale * (b - mean) + beta.
     """
     import onnx
 
@@ -163,40 +175,43 @@ def _fold_batch_norm(graph: GraphProto) -> None:
         value.name for value in graph.output
     )
     convs = {node.output[0]: node for node in graph.node if node.op_type == "Conv"}
-    kept = []
+    remaining = []
     for node in graph.node:
-        conv = convs.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-        if conv is None or not _foldable(conv, node, tensors, readers):
-            kept.append(node)
+        conv = None
+        if node.op_type == "BatchNormalization":
+            conv = convs.get(node.input[0])
+        if conv is None or not _can_fold(conv, node, tensors, readers):
+            remaining.append(node)
             continue
         gamma, beta, mean, var = (
             onnx.numpy_helper.to_array(tensors[name]).astype(np.float64) for name in node.input[1:5]
         )
-        eps = next((found.f for found in node.attribute if found.name == "epsilon"), 1e-5)
+        eps = 1e-5  # ONNX's default
+        for attribute in node.attribute:
+            if attribute.name == "epsilon":
+                eps = attribute.f
         scale = gamma / np.sqrt(var + eps)
-        old = tensors[conv.input[1]]
-        weight = onnx.numpy_helper.to_array(old)
-        bias = (
-            onnx.numpy_helper.to_array(tensors[conv.input[2]])
-            if len(conv.input) > 2 and conv.input[2]
-            else 0.0
-        )
-        folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-        old.CopyFrom(onnx.numpy_helper.from_array(folded.astype(weight.dtype), old.name))
-        name = f"{old.name.removesuffix('.weight')}.folded_bias"
-        graph.initializer.append(
-            onnx.numpy_helper.from_array((scale * (bias - mean) + beta).astype(weight.dtype), name)
-        )
+        weight_tensor = tensors[conv.input[1]]
+        weight = onnx.numpy_helper.to_array(weight_tensor)
+        bias: Any = 0.0
+        if len(conv.input) > 2 and conv.input[2]:
+            bias = onnx.numpy_helper.to_array(tensors[conv.input[2]])
+        folded = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
+        folded_bias = (scale * (bias - mean) + beta).astype(weight.dtype)
+        bias_name = f"{weight_tensor.name.removesuffix('.weight')}.folded_bias"
+        weight_tensor.CopyFrom(onnx.numpy_helper.from_array(folded, weight_tensor.name))
+        graph.initializer.append(onnx.numpy_helper.from_array(folded_bias, bias_name))
         del conv.input[2:]
-        conv.input.append(name)
+        conv.input.append(bias_name)
         conv.output[0] = node.output[0]
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend(remaining)
 
 
-def _foldable(
+def _can_fold(
     conv: NodeProto, norm: NodeProto, tensors: dict[str, TensorProto], readers: Counter[str]
 ) -> bool:
+    """Tell whether nothing else reads what folding changes, and all that it needs is constant."""
     constants = [*conv.input[1:3], *norm.input[1:5]]
     return (
         readers[conv.output[0]] == 1
@@ -210,10 +225,11 @@ def _foldable(
 
 
 def _restore_folded_biases(graph: GraphProto) -> None:
-    """Torch's exporter folds batch norm too, but drops the bias that this makes where it is zero, as in untrained networks.
+    """Give convolutions back the zero biases that torch's exporter dropped.
 
-    A network's parameters do not depend on their values. Such a convolution bears the scope of the
-    batch norm it absorbed.
+    The exporter folds batch normalization too, but drops the bias that this makes where it is zero,
+    as in untrained networks. What parameters a network has must not depend on their values. Such a
+    convolution is recognised by its scope, which is that of the batch normalization it absorbed.
     """
     from onnx import numpy_helper
 
@@ -227,9 +243,11 @@ def _restore_folded_biases(graph: GraphProto) -> None:
         ):
             continue
         path = node.input[1].removesuffix(".weight")
-        scope = next(
-            (_innermost(entry.value) for entry in node.metadata_props if entry.key == _SCOPES), path
-        )
+        scope = path
+        for entry in node.metadata_props:
+            if entry.key == _SCOPES:
+                scope = _parse_innermost_module(entry.value)
+                break
         if scope != path:
             weight = numpy_helper.to_array(tensors[node.input[1]])
             node.input.append(f"{path}.folded_bias")
@@ -239,77 +257,68 @@ def _restore_folded_biases(graph: GraphProto) -> None:
 
 
 def _restore_global_pool(model: ModelProto) -> None:
-    """A mean over height and width that keeps both is global average pooling, and runtimes are faster when told so."""
+    """Turn means over height and width that keep both into global average pooling.
+
+    That is what they are, and runtimes are faster when they are told so.
+    """
     import onnx
 
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    means = [
-        node
-        for node in graph.node
-        if node.op_type == "ReduceMean" and _integer(node, "keepdims", 1)
-    ]
-    shapes = onnx_constants.fixed_shapes(model) if means else {}
+    means = [node for node in graph.node if node.op_type == "ReduceMean"]
+    means = [node for node in means if _integer_attribute(node, "keepdims", 1)]
+    if not means:
+        return
+    shapes = onnx_constants.infer_fixed_shapes(model)
     for node in means:
         axes = tensors.get(node.input[1]) if len(node.input) > 1 else None
         if axes is None or len(shapes.get(node.input[0], ())) != 4:
             continue
         if {int(axis) % 4 for axis in onnx.numpy_helper.to_array(axes).ravel()} != {2, 3}:
             continue
-        node.op_type, node.name = (
-            "GlobalAveragePool",
-            node.name.replace("ReduceMean", "GlobalAveragePool"),
-        )
+        node.op_type = "GlobalAveragePool"
+        node.name = node.name.replace("ReduceMean", "GlobalAveragePool")
         del node.input[1:]
         del node.attribute[:]
 
 
 def _unshare_biases(graph: GraphProto) -> None:
-    """Exporters let layers share small equal tensors, such as zero biases.
+    """Give each layer a bias of its own, whatever its values.
 
-    Here each layer has its own, whatever its values.
+    Exporters let layers share small equal tensors, such as zero biases.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    seen: set[str] = set()
+    used: set[str] = set()
     for node in graph.node:
-        if (
-            node.op_type not in _HOLDS_WEIGHTS
-            or len(node.input) < 3
-            or node.input[2] not in tensors
-        ):
+        if node.op_type not in _WEIGHTED or len(node.input) < 3 or node.input[2] not in tensors:
             continue
-        if node.input[2] in seen:
-            own = graph.initializer.add()
-            own.CopyFrom(tensors[node.input[2]])
-            own.name = f"{node.name}.own_bias"
-            node.input[2] = own.name
-        seen.add(node.input[2])
+        if node.input[2] in used:
+            own_bias = graph.initializer.add()
+            own_bias.CopyFrom(tensors[node.input[2]])
+            own_bias.name = f"{node.name}.own_bias"
+            node.input[2] = own_bias.name
+        used.add(node.input[2])
 
 
 def _drop_unused(graph: GraphProto) -> None:
-    """Initializers that nothing reads any more, and the inputs that old files list for them."""
-    used = {name for node in graph.node for name in node.input} | {
-        value.name for value in graph.output
-    }
+    """Drop initializers that nothing reads, and the inputs that old files list for them."""
+    used = {value.name for value in graph.output}
+    for node in graph.node:
+        used.update(node.input)
     unused = {tensor.name for tensor in graph.initializer} - used
-    for items in (graph.initializer, graph.input):
-        for index in reversed(
-            range(len(items))
-        ):  # in place: rebuilding the list would copy every weight
-            if items[index].name in unused:
-                del items[index]
+    for entries in (graph.initializer, graph.input):
+        # One by one and in place, as rebuilding the list would copy every weight.
+        for index in reversed(range(len(entries))):
+            if entries[index].name in unused:
+                del entries[index]
 
 
 def _drop_documentation(model: ModelProto) -> None:
-    """Texts and metadata would only change the model's identity."""
+    """Drop texts and metadata, which would only change the model's identity."""
     model.ClearField("doc_string")
     model.ClearField("metadata_props")
     model.graph.ClearField("doc_string")
-    for item in (
-        *model.graph.node,
-        *model.graph.input,
-        *model.graph.output,
-        *model.graph.value_info,
-    ):
-        item.ClearField("doc_string")
-        item.ClearField("metadata_props")
+    graph = model.graph
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")

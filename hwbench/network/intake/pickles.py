@@ -1,10 +1,10 @@
-"""What a pickle names, told without running it.
-
-And the input shapes a traced TorchScript file keeps in one.
+"""Finding out what a pickle imports without running it.
 
 A pickle is a program. Only its import instructions (GLOBAL and relatives) reach outside, so a
 pickle whose every import is on an allow-list can build nothing else. torch writes protocol 2;
 instructions beyond it are refused rather than understood.
+
+Traced TorchScript files keep the shapes of their inputs in a pickle, which is read here too.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ _REFUSED = {
     "NEXT_BUFFER",
     "READONLY_BUFFER",
 }
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER: first pickle of a file written before torch 1.6
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+"""torch.serialization.MAGIC_NUMBER, the first pickle of a file written before torch 1.6."""
 
 _TENSORS = re.compile(
-    r"torch\.(\w+Storage|Size|device|float\w+|bfloat16|u?int\d+|bool|half|double|long|storage\.\w+Storage)"
-    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)|torch\.nn\.parameter\.(Parameter|Buffer)"
+    r"torch\.(\w+Storage|Size|device|float\w+|bfloat16|u?int\d+|bool|half|double|long)"
+    r"|torch\.storage\.\w+Storage"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
+    r"|torch\.nn\.parameter\.(Parameter|Buffer)"
     r"|torch\.serialization\._get_layout|collections\.OrderedDict|builtins\.set|_codecs\.encode"
 )
 _MODULES = re.compile(
@@ -47,69 +50,74 @@ _SCRIPT = re.compile(
 )
 
 DTYPES = {
-    "Float": "float32", "Half": "float16", "Double": "float64", "Long": "int64", "Int": "int32", "Short": "int16",
-    "Char": "int8", "Byte": "uint8", "Bool": "bool",
+    "Float": "float32", "Half": "float16", "Double": "float64", "Long": "int64", "Int": "int32",
+    "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
 }  # fmt: skip
-"""Element type of each legacy storage class, as a numpy name."""
+"""The element type of each legacy storage class, as a NumPy name."""
 
 
 def is_module_class(name: str) -> bool:
-    """Whether `name` is what a pickled module of torch.nn classes needs beyond tensors."""
+    """Tell whether `name` is what a pickled module of torch.nn classes needs beyond tensors."""
     return _MODULES.fullmatch(name) is not None
 
 
 def is_tensor_part(name: str) -> bool:
-    """Whether `name` is what tensors, parameters and state dicts are pickled with."""
+    """Tell whether `name` is what tensors, parameters and state dicts are pickled with."""
     return _TENSORS.fullmatch(name) is not None
 
 
 def is_script_part(name: str) -> bool:
-    """Whether `name` is what TorchScript pickles name: types defined in the archive itself, and tensors."""
+    """Tell whether `name` is what TorchScript pickles name.
+
+    That is a type defined in the archive itself, or part of a tensor.
+    """
     return _SCRIPT.fullmatch(name) is not None
 
 
-def imports(data: bytes, name: str) -> set[str]:
-    """Everything the pickles in `data` import, as `module.attribute`.
-
-    Several pickles may follow each other.
+def find_imports(data: bytes, name: str) -> set[str]:
+    """Find everything that the pickles in `data` import, as `module.attribute`.
 
     Args:
-        data: One pickle, or a legacy torch file whose first five pickles are looked at.
-        name: Of the file, for messages.
+        data: One pickle, or a legacy torch file, whose first five pickles are looked at.
+        name: The name of the file, for messages.
 
     Raises:
-        UnsafeModelError: It is no complete pickle, or uses an instruction that torch does not
-            write.
+        UnsafeModelError: The data is no complete pickle.
     """
-    stream, found = io.BytesIO(data), set[str]()
-    legacy = is_legacy(data)
-    for _ in range(5 if legacy else 1):
+    stream = io.BytesIO(data)
+    names: set[str] = set()
+    for _ in range(5 if is_legacy(data) else 1):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pickletools warns of odd escapes in damaged texts
-                found |= _imports_of_one(stream, len(data))
+                names |= _find_imports_of_next(stream, len(data))
         except (ValueError, OverflowError) as error:
             raise UnsafeModelError(
                 f"{name}: damaged pickle ({error}); save the model anew"
             ) from error
-    return found
+    return names
 
 
-def _imports_of_one(stream: io.BytesIO, size: int) -> set[str]:
-    found: set[str] = set()
-    pushed: list[str | None] = [
-        None,
-        None,
-    ]  # texts as they come to lie on the stack; protocol 4 imports the last two
+def _find_imports_of_next(stream: io.BytesIO, size: int) -> set[str]:
+    """Find the imports of the next pickle in a stream, and of instructions that torch never writes.
+
+    Args:
+        stream: The pickles; the next one is read to its end.
+        size: The length of the whole file in bytes.
+    """
+    names: set[str] = set()
+    # Protocol 4 imports by the last two texts on the stack. The stack is followed only as far as
+    # messages need it: STACK_GLOBAL is refused whatever it names.
+    pushed: list[str | None] = [None, None]
     memo: dict[int, str | None] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         kind = opcode.name
         if kind == "GLOBAL":
-            found.add(str(argument).replace("__builtin__", "builtins").replace(" ", "."))
+            names.add(str(argument).replace("__builtin__", "builtins").replace(" ", "."))
         elif kind == "STACK_GLOBAL":
-            found.add(f"{pushed[-2]}.{pushed[-1]} (pickle protocol 4)")
+            names.add(f"{pushed[-2]}.{pushed[-1]} (pickle protocol 4)")
         elif kind in _REFUSED:
-            found.add(f"{kind} {argument or ''}".strip())
+            names.add(f"{kind} {argument or ''}".strip())
         elif kind in {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}:
             index = len(memo) if argument is None else int(argument)
             if index > size:
@@ -120,70 +128,87 @@ def _imports_of_one(stream: io.BytesIO, size: int) -> set[str]:
             pushed.append(memo.get(int(argument or 0)))
             continue
         pushed.append(argument if isinstance(argument, str) else None)
-    return found
+    return names
 
 
 def is_legacy(data: bytes) -> bool:
-    """Whether `data` starts like a file that torch.save wrote before torch 1.6."""
+    """Tell whether `data` starts like a file that torch.save wrote before torch 1.6."""
     return data.startswith(
         pickle.PROTO + b"\x02" + pickle.LONG1 + b"\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")
     )
 
 
-def require(
-    data: bytes, name: str, allowed: Callable[[str], bool], advice: str, *remedies: Remedy
+def check_imports(
+    data: bytes, name: str, is_allowed: Callable[[str], bool], advice: str, *remedies: Remedy
 ) -> None:
-    """Refuse a pickle that imports anything not `allowed`.
+    """Refuse a pickle that imports anything that is not allowed.
+
+    Args:
+        data: The pickle.
+        name: The name of the file, for messages.
+        is_allowed: Tells whether a `module.attribute` may be imported.
+        advice: What the message says to do.
+        remedies: What else would help.
 
     Raises:
-        UnsafeModelError: Naming what it imports, with `advice` and `remedies`.
+        UnsafeModelError: It imports something else; the message names it.
     """
-    foreign = sorted(part for part in imports(data, name) if not allowed(part))
+    foreign = sorted(part for part in find_imports(data, name) if not is_allowed(part))
     if foreign:
-        shown = ", ".join(repr(part)[1:-1] for part in foreign[:6]) + (
-            f" and {len(foreign) - 6} more" if len(foreign) > 6 else ""
-        )
+        listing = ", ".join(repr(part)[1:-1] for part in foreign[:6])
+        if len(foreign) > 6:
+            listing += f" and {len(foreign) - 6} more"
         raise UnsafeModelError(
-            f"{name} is a pickle that would run or build {shown}; {advice}", *remedies
+            f"{name} is a pickle that would run or build {listing}; {advice}", *remedies
         )
 
 
-class _Shapes(pickle.Unpickler):
+class _ShapeUnpickler(pickle.Unpickler):
     """Unpickles tensors as their TensorSpec.
 
-    Everything else that is not a plain container is refused.
+    A tensor is pickled as a call of a torch function on its storage. Here that function is replaced
+    by one that keeps type and shape only, and the storage by its element type. Everything else that
+    is not a plain container is refused.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        makers: dict[str, Callable[..., object]] = {
-            "torch.jit._pickle.restore_type_tag": lambda value, _type: value,
-            "torch._utils._rebuild_tensor_v2": lambda dtype, _offset, size, *_: TensorSpec(
-                "", tuple(map(int, size)), dtype
-            ),
-            "collections.OrderedDict": lambda *_: None,
-        }
         if module == "torch" and name.endswith("Storage"):
             return DTYPES.get(name.removesuffix("Storage"), "float32")
         try:
-            return makers[f"{module}.{name}"]
+            return _SHAPE_MAKERS[f"{module}.{name}"]
         except KeyError as error:
             raise pickle.UnpicklingError(f"{module}.{name} in traced inputs") from error
 
     def persistent_load(self, pid: Any) -> Any:
+        # A storage is a tuple whose second entry is its class, here already an element type.
         return pid[1]
 
 
-def traced_inputs(data: bytes) -> tuple[TensorSpec, ...]:
-    """Shapes and types of the example inputs of `forward`, from a TorchScript archive's `traced_inputs.pkl`.
+def _make_spec(dtype: str, _offset: object, size: Sequence[int], *_others: object) -> TensorSpec:
+    return TensorSpec("", tuple(int(entries) for entries in size), dtype)
+
+
+_SHAPE_MAKERS: dict[str, Callable[..., object]] = {
+    "torch.jit._pickle.restore_type_tag": lambda value, _type: value,
+    "torch._utils._rebuild_tensor_v2": _make_spec,
+    "collections.OrderedDict": lambda *_: None,
+}
+
+
+def read_traced_inputs(data: bytes) -> tuple[TensorSpec, ...]:
+    """Read shapes and types of the example inputs of `forward` of a TorchScript archive.
+
+    Args:
+        data: The member `traced_inputs.pkl` of the archive; empty if there is none.
 
     Returns:
-        One nameless TensorSpec per input; empty where the pickle is not of that form (then
-        the caller must say it).
+        One nameless TensorSpec per input; empty where the pickle is not of that form, so that the
+        user must give the shapes.
     """
     try:
-        if not all(is_script_part(part) for part in imports(data, "traced_inputs.pkl")):
+        if not all(is_script_part(part) for part in find_imports(data, "traced_inputs.pkl")):
             return ()
-        found = _Shapes(io.BytesIO(data)).load()["forward"]
+        specs = _ShapeUnpickler(io.BytesIO(data)).load()["forward"]
     except (
         UnsafeModelError,
         pickle.UnpicklingError,
@@ -194,6 +219,6 @@ def traced_inputs(data: bytes) -> tuple[TensorSpec, ...]:
         AttributeError,
     ):
         return ()
-    if not isinstance(found, Sequence) or not all(isinstance(spec, TensorSpec) for spec in found):
+    if not isinstance(specs, Sequence) or not all(isinstance(spec, TensorSpec) for spec in specs):
         return ()
-    return tuple(found)
+    return tuple(specs)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 CALIBRATION_SAMPLES = 4
+"""Random inputs that the ranges of activations are taken from."""
 
 RANDOM_CALIBRATION = Finding(
     "random_calibration",
@@ -32,18 +33,18 @@ RANDOM_CALIBRATION = Finding(
 def quantize(
     model: ModelProto, inputs: Sequence[TensorSpec], name: str, seed: int = 0
 ) -> ModelProto:
-    """Static Q/DQ int8: unsigned activations, signed weights per channel (U8S8).
+    """Quantise a model statically to int8: unsigned activations, signed weights per channel.
 
-    With signed activations ONNX Runtime 1.32 leaves every convolution that a ReLU follows in fp32
-    on x86 (10 of ResNet-20's 19): a range that starts at zero lets the quantiser drop the ReLU.
-    Nodes keep their names. See
+    The result is in the Q/DQ form (U8S8). With signed activations ONNX Runtime 1.32 leaves every
+    convolution that a ReLU follows in fp32 on x86 (10 of ResNet-20's 19): a range that starts at
+    zero lets the quantiser drop the ReLU. Nodes keep their names. See
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 
     Args:
-        model: fp32, batch normalization folded, input shapes fixed.
-        inputs: Its inputs.
-        name: For messages.
-        seed: Of the random calibration inputs.
+        model: An fp32 model with batch normalization folded and input shapes fixed.
+        inputs: The inputs of the model.
+        name: The name of the model, for messages.
+        seed: The seed of the random calibration inputs.
 
     Raises:
         WorkloadError: The quantiser refuses the model.
@@ -58,9 +59,9 @@ def quantize(
         quantize_static,
     )
 
-    class Random(CalibrationDataReader):  # type: ignore[misc]
+    class RandomReader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._batches = _batches(inputs, seed)
+            self._batches = _draw_batches(inputs, seed)
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
             return next(self._batches, None)
@@ -73,7 +74,7 @@ def quantize(
             quantize_static(
                 model,
                 str(target),
-                Random(),
+                RandomReader(),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
@@ -88,7 +89,7 @@ def quantize(
         logging.disable(before)
 
 
-def _batches(inputs: Sequence[TensorSpec], seed: int) -> Iterator[dict[str, NDArray[Any]]]:
+def _draw_batches(inputs: Sequence[TensorSpec], seed: int) -> Iterator[dict[str, NDArray[Any]]]:
     random = np.random.default_rng(seed)
     for _ in range(CALIBRATION_SAMPLES):
         yield {spec.name: random_input(spec, random) for spec in inputs}

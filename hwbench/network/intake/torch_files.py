@@ -1,4 +1,4 @@
-"""Files of torch to ONNX, in a process of their own.
+"""Exporting files of torch to ONNX, in a process of their own.
 
 Even after the checks of `archives` a file reaches native readers that were not written for hostile
 input, and TorchScript may loop for ever. So a child process with a time limit loads, runs and
@@ -45,31 +45,27 @@ if TYPE_CHECKING:
     from torch import nn
 
 LIMIT_S = 600.0
-"""Time in which a file must have been exported, seconds."""
+"""Time within which a file must have been exported, in seconds."""
 
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from"
     " hwbench.network.intake.torch_files import main; main(sys.argv[2])"
 )
-_NESTED = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-)  # where training checkpoints keep the weights
+_WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "net")
+"""Where training checkpoints keep the weights."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked of a file of torch.
+class ReadRequest:
+    """How a model is to be read.
 
     Attributes:
-        name: Of the file, for messages.
-        inputs: Shapes from the user, by name or in order; they win over those in the file.
-        batch: Leading dimension of every input, or None.
+        name: The name of the model, for messages.
+        inputs: The shapes from the user, by name or in order; they win over those in the file.
+        batch: The leading dimension of every input, or None.
         arch: `module:factory` that builds the network for a file with weights alone.
-        trust_pickle: Pickles may run code.
-        seed: Of random inputs.
+        trust_pickle: Whether pickles may run code.
+        seed: The seed of random inputs and weights.
     """
 
     name: str
@@ -80,33 +76,42 @@ class Request:
     seed: int = 0
 
 
-def convert(file: ModelFile, request: Request, limit_s: float = LIMIT_S) -> Exported:
+def convert(file: ModelFile, request: ReadRequest, limit_s: float = LIMIT_S) -> Exported:
     """Export a checked file of torch in a child process.
+
+    Args:
+        file: The file, as `archives.inspect` gives it.
+        request: How it is to be read.
+        limit_s: Time within which the child must have finished, in seconds.
 
     Raises:
         UsageError: Input shapes or the architecture are missing or do not fit.
         SchemaError: torch cannot read the file.
-        UnsafeModelError: Reading it ended the process, or took longer than `limit_s` seconds.
-        WorkloadError: It cannot be run or exported.
+        UnsafeModelError: Reading the file ended the process, or took longer than `limit_s`.
+        WorkloadError: The network cannot be run or exported.
     """
-    with TemporaryDirectory(prefix="hwbench-") as text:
-        folder = Path(text)
+    with TemporaryDirectory(prefix="hwbench-") as folder_name:
+        folder = Path(folder_name)
         (folder / "payload").write_bytes(file.payload)
-        asked = {
+        job = {
             "kind": file.kind,
-            "kept": [asdict(spec) for spec in file.inputs],
+            "file_inputs": [asdict(spec) for spec in file.inputs],
             "request": asdict(request),
         }
-        (folder / "request.json").write_text(json.dumps(asked))
-        paths = [entry or os.getcwd() for entry in (*sys.path, "")]  # noqa: PTH109 - "" is what Python itself calls it
+        (folder / "request.json").write_text(json.dumps(job))
+        # The child runs in the temporary folder, but finds modules where this process does: an
+        # empty entry of the path means the current folder.
+        current = str(Path.cwd())
+        paths = [entry or current for entry in (*sys.path, "")]
         environment = os.environ | TELEMETRY_OFF
         if not request.trust_pickle:
+            # Parts of a `.pt2` are pickles too, which torch.export.load would run without this.
             environment["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-        command = [sys.executable, "-c", _CHILD, json.dumps(paths), text]
+        command = [sys.executable, "-c", _CHILD, json.dumps(paths), folder_name]
         try:
             done = subprocess.run(
                 command,
-                cwd=text,
+                cwd=folder,
                 env=environment,
                 capture_output=True,
                 timeout=limit_s,
@@ -118,17 +123,17 @@ def convert(file: ModelFile, request: Request, limit_s: float = LIMIT_S) -> Expo
                 f" {limit_s:g} s"
             ) from error
         if not (folder / "result.json").exists():
-            raise _died(request.name, done.returncode, done.stderr.decode(errors="replace"))
+            stderr = done.stderr.decode(errors="replace")
+            raise _explain_child_end(request.name, done.returncode, stderr)
         result = json.loads((folder / "result.json").read_text())
         if "error" in result:
             raise error_from_dict(result)
-        return Exported(
-            (folder / "model.onnx").read_bytes(),
-            tuple(Finding(**found) for found in result["findings"]),
-        )
+        findings = tuple(Finding(**fields) for fields in result["findings"])
+        return Exported((folder / "model.onnx").read_bytes(), findings)
 
 
-def _died(name: str, code: int, stderr: str) -> HwbenchError:
+def _explain_child_end(name: str, code: int, stderr: str) -> HwbenchError:
+    """Make the error for a child process that ended without a result."""
     if code < 0:
         return UnsafeModelError(
             f"{name}: reading it ended the process with signal {-code}; the file is damaged or"
@@ -139,22 +144,25 @@ def _died(name: str, code: int, stderr: str) -> HwbenchError:
 
 
 def main(folder: str) -> None:
-    """Entry of the child process: convert `payload` as `request.json` says.
+    """Run the child process: convert `payload` as `request.json` says.
 
-    Leave `result.json` and `model.onnx`.
+    It leaves `result.json` and, if all went well, `model.onnx`.
+
+    Args:
+        folder: The path of the folder with the files.
     """
     _limit_resources()
     place = Path(folder)
-    asked = json.loads((place / "request.json").read_text())
-    fields = asked["request"]
-    request = Request(**{**fields, "inputs": _specs(fields["inputs"])})
+    job = json.loads((place / "request.json").read_text())
+    fields = job["request"]
+    fields["inputs"] = _read_specs(fields["inputs"])
+    request = ReadRequest(**fields)
+    payload = (place / "payload").read_bytes()
     result: dict[str, Any]
     try:
-        exported = _convert(
-            asked["kind"], (place / "payload").read_bytes(), _specs(asked["kept"]), request
-        )
+        exported = _convert_payload(job["kind"], payload, _read_specs(job["file_inputs"]), request)
         (place / "model.onnx").write_bytes(exported.onnx)
-        result = {"findings": [asdict(found) for found in exported.findings]}
+        result = {"findings": [asdict(finding) for finding in exported.findings]}
     except HwbenchError as error:
         result = error_to_dict(error)
     except (*FAILURES, pickle.UnpicklingError, EOFError) as error:
@@ -163,12 +171,15 @@ def main(folder: str) -> None:
     (place / "result.json").write_text(json.dumps(result))
 
 
-def _specs(rows: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+def _read_specs(rows: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(row["name"], tuple(row["shape"]), row["dtype"]) for row in rows)
 
 
 def _limit_resources() -> None:
-    """No core dump, and no more memory than the machine has: a greedy file must not take others' processes down."""
+    """Allow this process no core dump, and no more memory than the machine has.
+
+    A greedy file must not take the processes of others down.
+    """
     if sys.platform != "win32":
         import resource
 
@@ -178,7 +189,9 @@ def _limit_resources() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (psutil.virtual_memory().total,) * 2)
 
 
-def _convert(kind: str, payload: bytes, kept: tuple[TensorSpec, ...], request: Request) -> Exported:
+def _convert_payload(
+    kind: str, payload: bytes, file_inputs: tuple[TensorSpec, ...], request: ReadRequest
+) -> Exported:
     import torch
 
     if kind == "program":
@@ -186,65 +199,76 @@ def _convert(kind: str, payload: bytes, kept: tuple[TensorSpec, ...], request: R
         return export_program(program, request.inputs, request.batch, request.name, request.seed)
     if kind == "script":
         script = torch.jit.load(io.BytesIO(payload), map_location="cpu")  # type: ignore[no-untyped-call]
-        return export_module(script, input_shapes(request, kept), request.name, request.seed)
-    found = unpickle(payload, request.name, trust=request.trust_pickle)
-    if not isinstance(found, torch.nn.Module):
-        found = with_architecture(found, request)
-    return export_module(found, input_shapes(request, ()), request.name, request.seed)
+        shapes = choose_input_shapes(request, file_inputs)
+        return export_module(script, shapes, request.name, request.seed)
+    content = unpickle(payload, request.name, trust=request.trust_pickle)
+    if not isinstance(content, torch.nn.Module):
+        content = build_architecture(content, request)
+    shapes = choose_input_shapes(request, ())
+    return export_module(content, shapes, request.name, request.seed)
 
 
-def input_shapes(request: Request, known: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """The shapes to run at: the user's, else the `known` ones.
+def choose_input_shapes(
+    request: ReadRequest, file_inputs: Sequence[TensorSpec]
+) -> tuple[TensorSpec, ...]:
+    """Choose the shapes to run at: the user's, else those that the model itself says.
 
-    The batch replaces their leading dimension.
+    Args:
+        request: What the user asked for; its batch replaces the leading dimension of every shape.
+        file_inputs: The shapes that the model says; empty if it says none. Their element types hold
+            for the user's shapes as well.
 
     Raises:
-        UsageError: There are none.
+        UsageError: There are no shapes.
     """
-    if not (request.inputs or known):
+    if not (request.inputs or file_inputs):
         raise UsageError(
             f"{request.name} does not say the shape of its input",
             Argument("inputs", "1x3x224x224", purpose="give it"),
         )
-    types = [spec.dtype for spec in known] + ["float32"] * len(request.inputs)
-    specs = [
-        replace(spec, dtype=dtype) for spec, dtype in zip(request.inputs, types, strict=False)
-    ] or list(known)
+    shapes = list(file_inputs)
+    if request.inputs:
+        dtypes = [spec.dtype for spec in file_inputs] + ["float32"] * len(request.inputs)
+        shapes = [
+            replace(spec, dtype=dtype) for spec, dtype in zip(request.inputs, dtypes, strict=False)
+        ]
     if request.batch is not None:
-        specs = [replace(spec, shape=(request.batch, *spec.shape[1:])) for spec in specs]
-    return tuple(specs)
+        shapes = [replace(spec, shape=(request.batch, *spec.shape[1:])) for spec in shapes]
+    return tuple(shapes)
 
 
 def unpickle(payload: bytes, name: str, *, trust: bool) -> Any:
-    """What a pickle of torch holds: a module of torch.nn classes, or weights.
+    """Read a pickle of torch: a module of torch.nn classes, or weights.
+
+    Args:
+        payload: The file.
+        name: The name of the file, for messages.
+        trust: Whether the pickle may run code.
 
     Raises:
-        UnsafeModelError: It holds anything else, and is not trusted.
+        UnsafeModelError: The file holds anything else, and is not trusted.
     """
     import torch
 
     if trust:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=False)
-    classes = [
-        kind
-        for kind in vars(torch.nn).values()
-        if isinstance(kind, type) and issubclass(kind, torch.nn.Module)
-    ]
-    extra: list[Callable[..., Any]] = [
+    # Besides tensors, torch's weights-only reader builds what it is told is safe: the classes of
+    # torch.nn, whose construction runs nothing of the file's, and what instances of them refer to.
+    classes = [value for value in vars(torch.nn).values() if isinstance(value, type)]
+    modules = [kind for kind in classes if issubclass(kind, torch.nn.Module)]
+    others: list[Callable[..., Any]] = [
         torch.nn.modules.linear.NonDynamicallyQuantizableLinear,
         torch.nn.functional.relu,
         torch.nn.functional.gelu,
     ]
     try:
-        with torch.serialization.safe_globals([*classes, *extra]):
+        with torch.serialization.safe_globals([*modules, *others]):
             return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        cause = " ".join(
-            str(error)
-            .partition("WeightsUnpickler error:")[2]
-            .partition("Check the documentation")[0]
-            .split()
-        )
+        # torch's message has the cause between two paragraphs of advice.
+        _, _, text = str(error).partition("WeightsUnpickler error:")
+        text, _, _ = text.partition("Check the documentation")
+        cause = " ".join(text.split())
         raise UnsafeModelError(
             f"{name}: torch's weights-only reader refuses it ({cause[:200] or 'damaged'})"
             f"; {HOW_TO_SAVE}",
@@ -252,39 +276,43 @@ def unpickle(payload: bytes, name: str, *, trust: bool) -> Any:
         ) from error
 
 
-def with_architecture(found: Any, request: Request) -> nn.Module:
-    """The network of the architecture asked for, with the weights that the file holds.
+def build_architecture(content: Any, request: ReadRequest) -> nn.Module:
+    """Build the network of the architecture asked for, with the weights of a file.
+
+    Args:
+        content: What was read from the file: a state dict, or a checkpoint with one.
+        request: What the user asked for.
 
     Raises:
-        SchemaError: It holds no weights.
-        UsageError: There is no architecture, or the weights do not fit it.
+        SchemaError: The file holds no weights.
+        UsageError: No architecture was asked for, or the weights do not fit it.
     """
-    weights = _weights_in(found, request.name)
+    weights = _find_weights(content, request.name)
     if request.arch is None:
-        held = f"{len(weights)} tensors, first {next(iter(weights))!r}"
+        summary = f"{len(weights)} tensors, first {next(iter(weights))!r}"
         raise UsageError(
-            f"{request.name} holds weights alone ({held})",
+            f"{request.name} holds weights alone ({summary})",
             Argument("arch", purpose="say what builds the network"),
         )
-    module = from_factory(request.arch)
+    module = call_factory(request.arch)
     load_weights(module, weights, request.name, request.arch)
     return module
 
 
-def load_weights(module: nn.Module, found: Any, name: str, arch: str) -> None:
-    """Put the weights that a file holds into a network.
+def load_weights(module: nn.Module, content: Any, name: str, arch: str) -> None:
+    """Put the weights that a file holds into a network, in place.
 
     Args:
         module: The network.
-        found: What was read from the file: a state dict, or a checkpoint with one.
-        name: Of the file, for messages.
-        arch: Of the network, for messages.
+        content: What was read from the file: a state dict, or a checkpoint with one.
+        name: The name of the file, for messages.
+        arch: The name of the network, for messages.
 
     Raises:
         SchemaError: The file holds no weights.
-        UsageError: They do not fit.
+        UsageError: The weights do not fit.
     """
-    weights = _weights_in(found, name)
+    weights = _find_weights(content, name)
     try:
         module.load_state_dict(weights)
     except FAILURES as error:
@@ -292,45 +320,53 @@ def load_weights(module: nn.Module, found: Any, name: str, arch: str) -> None:
         raise UsageError(f"the weights of {name} do not fit {arch}: {text[:300]}") from error
 
 
-def _weights_in(found: Any, name: str) -> dict[str, Any]:
+def _find_weights(content: Any, name: str) -> dict[str, Any]:
+    """Find the state dict in what a file holds: all of it, or one entry of a checkpoint."""
     import torch
 
-    if isinstance(found, Mapping):
-        found = next((found[key] for key in _NESTED if isinstance(found.get(key), Mapping)), found)
+    if isinstance(content, Mapping):
+        for key in _WEIGHTS_KEYS:
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
     if (
-        not isinstance(found, Mapping)
-        or not found
-        or not all(isinstance(value, torch.Tensor) for value in found.values())
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, torch.Tensor) for value in content.values())
     ):
         raise SchemaError(
-            f"{name} holds a {type(found).__name__}; expected a module or a state_dict"
+            f"{name} holds a {type(content).__name__}; expected a module or a state_dict"
         )
-    return dict(found)
+    return dict(content)
 
 
-def from_factory(text: str) -> nn.Module:
-    """Import `package.module:factory` and call it; the current folder is searched last.
+def call_factory(text: str) -> nn.Module:
+    """Import `package.module:factory` and call it; a module that stands there is taken as it is.
+
+    Args:
+        text: The module and the attribute in it. The current folder is searched last.
 
     Raises:
-        UsageError: It does not import, or makes no nn.Module.
+        UsageError: The module cannot be imported, or no nn.Module comes of it.
     """
     import torch
 
-    where, _, attribute = text.partition(":")
-    here = str(Path.cwd())
-    sys.path.append(here)
+    module_name, _, attribute = text.partition(":")
+    current = str(Path.cwd())
+    sys.path.append(current)
     try:
-        made = import_module(where)
+        module: Any = import_module(module_name)
         for part in attribute.split("."):
-            made = getattr(made, part)
-        module = made() if callable(made) and not isinstance(made, torch.nn.Module) else made
+            module = getattr(module, part)
+        if callable(module) and not isinstance(module, torch.nn.Module):
+            module = module()
     except FAILURES as error:
         raise UsageError(
             f"{text} cannot be called to build a network: {reason(error)}; expected"
             " package.module:factory"
         ) from error
     finally:
-        sys.path.remove(here)
+        sys.path.remove(current)
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"{text} made a {type(module).__name__}; expected a torch.nn.Module")
     return module

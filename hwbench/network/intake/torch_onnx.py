@@ -1,4 +1,4 @@
-"""torch modules, TorchScript modules and exported programs to ONNX, checked against what torch computes.
+"""Exporting torch modules, TorchScript and exported programs to ONNX, checked against torch.
 
 Modules and TorchScript go through torch's tracing exporter: it keeps weight names and module
 scopes, reads TorchScript files, and takes a tenth of the time of the other (0.5 s against 4 s for
@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 OPSET = 18
-"""ONNX operator set of every export: the native one of both exporters, so no converter rewrites the graph."""
+"""ONNX operator set of every export.
+
+It is the native one of both exporters, so that no converter rewrites the graph.
+"""
 EXPORT_TOLERANCE = 1e-3
-"""Largest difference to torch over torch's largest output.
+"""Largest accepted difference to torch, over torch's largest output.
 
 Fp32 reassociation stays two orders of magnitude below.
 """
@@ -48,19 +51,14 @@ FAILURES = (
 """What running or exporting someone's module may raise."""
 
 
-_RUNTIME_ERRORS = (
-    "Fail",
-    "InvalidArgument",
-    "InvalidGraph",
-    "InvalidProtobuf",
-    "NotImplemented",
-    "RuntimeException",
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An ONNX model made from torch, self-contained and tidy, and what was noticed on the way."""
+    """A self-contained ONNX model in normal form, and what was noticed on the way to it.
+
+    Attributes:
+        onnx: The model, serialised.
+        findings: What a reader of its latency should know.
+    """
 
     onnx: bytes
     findings: tuple[Finding, ...] = ()
@@ -68,28 +66,26 @@ class Exported:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch's warnings and log lines from the user's terminal: none of them is about what the user asked for.
+    """Keep torch's warnings and log lines from the user's terminal.
 
-    Its tracing exporter (2.13) prints the graph of a failure past Python on standard output, so
-    that is closed meanwhile.
+    None of them is about what the user asked for. The tracing exporter (2.13) prints the graph of a
+    failure past Python on standard output, so the file descriptor itself leads nowhere meanwhile.
     """
     sys.stdout.flush()
-    before, screen, nowhere = (
-        logging.root.manager.disable,
-        os.dup(1),
-        os.open(os.devnull, os.O_WRONLY),
-    )
+    log_level = logging.root.manager.disable
+    real_stdout = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
-        os.dup2(nowhere, 1)
+        os.dup2(null, 1)
         try:
             yield
         finally:
-            os.dup2(screen, 1)
-            logging.disable(before)
-            os.close(screen)
-            os.close(nowhere)
+            os.dup2(real_stdout, 1)
+            logging.disable(log_level)
+            os.close(real_stdout)
+            os.close(null)
 
 
 def export_module(
@@ -97,34 +93,32 @@ def export_module(
 ) -> Exported:
     """Export a module or TorchScript module at fixed input shapes, in eval mode and fp32.
 
-    The module is left as it was.
-
     Args:
-        module: On any device, in any mode.
-        inputs: One per argument of `forward`: tensors, or shapes (by name, or in order) to draw
-            random ones for.
-        name: For messages.
-        seed: Of random inputs.
+        module: The module, on any device and in any mode. It is left as it was.
+        inputs: One entry per argument of `forward`: a tensor, or a shape (by name, or in order) to
+            draw a random one for.
+        name: The name of the model, for messages.
+        seed: The seed of random inputs.
 
     Raises:
-        UsageError: Inputs that the module does not take.
-        WorkloadError: It cannot be run or exported.
+        UsageError: The module does not take these inputs.
+        WorkloadError: The module cannot be run or exported.
     """
     import torch
 
     with quiet():
         try:
-            own, findings = _prepared(module)
-            names = _argument_names(own)
-            args = _arguments(inputs, names, name, seed)
+            own, findings = _copy_in_fp32(module)
+            names = _list_argument_names(own)
+            args = _make_arguments(inputs, names, name, seed)
             with torch.no_grad():
                 expected = own(*args)
         except FAILURES as error:
             raise WorkloadError(
-                f"{name} does not run on inputs {_text(inputs)}: {reason(error)}"
+                f"{name} does not run on inputs {_shapes_text(inputs)}: {reason(error)}"
             ) from error
-        model = _export(own, args, names, name)
-    return _finish(model, args, expected, name, findings)
+        model = _export_traced(own, args, names, name)
+    return _finish_export(model, args, expected, name, findings)
 
 
 def export_program(
@@ -132,11 +126,16 @@ def export_program(
 ) -> Exported:
     """Export a `torch.export.ExportedProgram`.
 
-    Its open dimensions are fixed by `inputs` or `batch`.
+    Args:
+        program: The program.
+        inputs: The shapes of its inputs, by name or in order; they fix its open dimensions.
+        batch: The size of open leading dimensions, or None.
+        name: The name of the model, for messages.
+        seed: The seed of random inputs.
 
     Raises:
-        UsageError: An input dimension stays open.
-        WorkloadError: It cannot be exported.
+        UsageError: A dimension of an input stays open.
+        WorkloadError: The program cannot be exported.
     """
     import torch
 
@@ -146,105 +145,115 @@ def export_program(
         )
     with quiet():
         try:
-            model = _by_torch_export(program, None)
+            model = _export_by_torch_export(program, None)
         except FAILURES as error:
             raise WorkloadError(
                 f"{name}: torch cannot export the program to ONNX: {reason(error)}"
             ) from error
         specs = onnx_files.fix_inputs(model, inputs, batch, name)
-        onnx_normalise.tidy(model, name, exported=True)
-        args = _arguments(specs, [spec.name for spec in specs], name, seed)
+        onnx_normalise.normalise_graph(model, name, exported=True)
+        args = _make_arguments(specs, [spec.name for spec in specs], name, seed)
         try:
             with torch.no_grad():
                 expected = program.module()(*args)
         except FAILURES as error:
             raise WorkloadError(
-                f"{name} does not run on inputs {_text(specs)}: {reason(error)}"
+                f"{name} does not run on inputs {_shapes_text(specs)}: {reason(error)}"
             ) from error
-    return _finish(model, args, expected, name, ())
+    return _finish_export(model, args, expected, name, ())
 
 
 def _is_training(node: Any) -> bool:
-    """Whether an operator of an exported program is a batch norm or dropout of a module in training mode."""
+    """Tell whether an operator is a batch norm or dropout that was exported in training mode."""
     import torch
 
     aten = torch.ops.aten
-    switches = {
+    training_positions = {
         aten.batch_norm.default: 5,
         aten.dropout.default: 2,
         aten.feature_dropout.default: 2,
-    }  # position of `training`
-    position = switches.get(node.target) if node.op == "call_function" else None
-    return position is not None and len(node.args) > position and node.args[position] is True
+    }
+    if node.op != "call_function" or node.target not in training_positions:
+        return False
+    position = training_positions[node.target]
+    return len(node.args) > position and node.args[position] is True
 
 
-def _prepared(module: nn.Module) -> tuple[nn.Module, tuple[Finding, ...]]:
-    """A copy on the CPU, in eval mode, its floating-point parts in fp32."""
+def _copy_in_fp32(module: nn.Module) -> tuple[nn.Module, tuple[Finding, ...]]:
+    """Copy a module to the CPU, in eval mode, its floating-point parts in fp32."""
     own = copy.deepcopy(module).cpu()
     if hasattr(own, "training"):  # a frozen TorchScript module has no modes
         own.eval()
-    found = {
-        str(t.dtype).removeprefix("torch.")
-        for t in own.state_dict().values()
-        if t.is_floating_point()
-    } - {"float32"}
-    if not found:
+    dtypes = set()
+    for tensor in own.state_dict().values():
+        if tensor.is_floating_point():
+            dtypes.add(str(tensor.dtype).removeprefix("torch."))
+    dtypes.discard("float32")
+    if not dtypes:
         return own, ()
     text = (
-        f"the module's {', '.join(sorted(found))} weights were converted to float32, and that is"
+        f"the module's {', '.join(sorted(dtypes))} weights were converted to float32, and that is"
         " what is measured"
     )
     return own.float(), (Finding("converted_to_fp32", text),)
 
 
-def _text(inputs: Sequence[TensorSpec | Tensor]) -> str:
-    return ", ".join("x".join(map(str, given.shape)) for given in inputs) or "none"
+def _shapes_text(inputs: Sequence[TensorSpec | Tensor]) -> str:
+    """Write the shapes of inputs for people: `1x3x224x224, 1x10`."""
+    return ", ".join("x".join(map(str, tensor.shape)) for tensor in inputs) or "none"
 
 
-def _argument_names(module: nn.Module) -> list[str]:
+def _list_argument_names(module: nn.Module) -> list[str]:
+    """List the names of the positional arguments of `forward`."""
     import torch
 
     if isinstance(module, torch.jit.ScriptModule):
         forward: Any = module.forward
         return [argument.name for argument in forward.schema.arguments[1:]]
     kinds = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
-    return [
-        parameter.name
-        for parameter in inspect.signature(module.forward).parameters.values()
-        if parameter.kind in kinds
-    ]
+    parameters = inspect.signature(module.forward).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
-def _arguments(
-    inputs: Sequence[TensorSpec | Tensor], names: Sequence[str], name: str, seed: int
+def _make_arguments(
+    inputs: Sequence[TensorSpec | Tensor], names: Sequence[str], model_name: str, seed: int
 ) -> tuple[Tensor, ...]:
-    """Tensors in the order of the arguments, drawn at random where only the shape is given."""
+    """Put tensors in the order of the arguments, drawn at random where only the shape is given.
+
+    Args:
+        inputs: Tensors, or shapes by name or in order.
+        names: The names of all arguments, in order; the last ones may be left out.
+        model_name: The name of the model, for messages.
+        seed: The seed of random tensors.
+    """
     import torch
 
     random = np.random.default_rng(seed)
     by_name: dict[str, Tensor] = {}
-    for position, given in enumerate(inputs):
-        if isinstance(given, torch.Tensor):
-            tensor = given.detach().cpu()
-            tensor = tensor.float() if tensor.is_floating_point() else tensor
+    for position, entry in enumerate(inputs):
+        name = ""
+        if isinstance(entry, torch.Tensor):
+            tensor = entry.detach().cpu()
+            if tensor.is_floating_point():
+                tensor = tensor.float()
         else:
-            tensor = torch.from_numpy(onnx_files.random_input(given, random))
-        key = (given.name if isinstance(given, TensorSpec) else "") or (
-            names[position] if position < len(names) else str(position)
-        )
-        by_name[key] = tensor
-    order = [known for known in names if known in by_name] or list(by_name)
+            tensor = torch.from_numpy(onnx_files.random_input(entry, random))
+            name = entry.name
+        if not name:
+            name = names[position] if position < len(names) else str(position)
+        by_name[name] = tensor
+    order = [name for name in names if name in by_name] or list(by_name)
     if set(order) != set(by_name) or order != list(names[: len(order)]):
         raise UsageError(
-            f"{name} takes the inputs {', '.join(names)}; given were {', '.join(by_name)}"
+            f"{model_name} takes the inputs {', '.join(names)}; given were {', '.join(by_name)}"
         )
-    return tuple(by_name[key] for key in order)
+    return tuple(by_name[name] for name in order)
 
 
-def _export(
+def _export_traced(
     module: nn.Module, args: tuple[Tensor, ...], names: Sequence[str], name: str
 ) -> ModelProto:
-    """By tracing; a module that cannot be traced goes through torch.export."""
+    """Export a module by tracing; one that cannot be traced goes through torch.export."""
     import onnx
     import torch
 
@@ -256,7 +265,8 @@ def _export(
             buffer,
             dynamo=False,
             input_names=list(names[: len(args)]),
-            training=torch.onnx.TrainingMode.PRESERVE,  # eval mode would rename the weights that batch norm is folded into
+            # Eval mode would rename the weights that batch norm is folded into.
+            training=torch.onnx.TrainingMode.PRESERVE,
             opset_version=OPSET,
             verbose=False,
         )
@@ -267,16 +277,16 @@ def _export(
                 f"{name}: torch cannot export this TorchScript to ONNX: {reason(traced)}"
             ) from traced
         try:
-            model = _by_torch_export(module, args)
+            model = _export_by_torch_export(module, args)
         except FAILURES as error:
             raise WorkloadError(
                 f"{name}: torch cannot export it to ONNX: {reason(error)}"
             ) from error
-    onnx_normalise.tidy(model, name, exported=True)
+    onnx_normalise.normalise_graph(model, name, exported=True)
     return model
 
 
-def _by_torch_export(module: Any, args: tuple[Tensor, ...] | None) -> ModelProto:
+def _export_by_torch_export(module: Any, args: tuple[Tensor, ...] | None) -> ModelProto:
     import torch
 
     exported = torch.onnx.export(module, args, dynamo=True, opset_version=OPSET, verbose=False)  # type: ignore[arg-type]
@@ -286,16 +296,17 @@ def _by_torch_export(module: Any, args: tuple[Tensor, ...] | None) -> ModelProto
     return model
 
 
-def _finish(
+def _finish_export(
     model: ModelProto,
     args: tuple[Tensor, ...],
     expected: Any,
     name: str,
     findings: tuple[Finding, ...],
 ) -> Exported:
-    """Serialise, and compare with torch's outputs."""
+    """Serialise an exported model, and compare what it computes with torch's outputs."""
     data = onnx_files.serialise(model, name)
-    error = _relative_error(data, args, expected, name)
+    outputs = _run_export(data, args, name)
+    error = _relative_error(outputs, [tensor.detach().numpy() for tensor in _tensors(expected)])
     if error > EXPORT_TOLERANCE:
         text = (
             f"the ONNX export differs from torch by {error:.2g} of the largest output; at most"
@@ -305,68 +316,79 @@ def _finish(
     return Exported(data, findings)
 
 
-def _relative_error(data: bytes, args: tuple[Tensor, ...], expected: Any, name: str) -> float:
-    """Largest difference between ONNX Runtime and torch over torch's largest output.
-
-    Infinite where shapes or NaNs differ.
-    """
+def _run_export(data: bytes, args: tuple[Tensor, ...], name: str) -> list[NDArray[Any]]:
+    """Run an exported model through ONNX Runtime."""
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    state = ort.capi.onnxruntime_pybind11_state
-    refusals = tuple(getattr(state, kind) for kind in _RUNTIME_ERRORS)
+    # ONNX Runtime's own errors have no common base, and are not those of Python.
+    errors = ort.capi.onnxruntime_pybind11_state
+    refusals = (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    )
     try:
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        outputs = session.run(
-            None,
-            {
-                known.name: arg.numpy()
-                for known, arg in zip(session.get_inputs(), args, strict=True)
-            },
-        )
+        feeds = {}
+        for graph_input, tensor in zip(session.get_inputs(), args, strict=True):
+            feeds[graph_input.name] = tensor.numpy()
+        return [np.asarray(output) for output in session.run(None, feeds)]
     except (*refusals, RuntimeError, ValueError, KeyError) as error:
         raise WorkloadError(
             f"{name}: ONNX Runtime cannot run the export: {reason(error)}"
         ) from error
-    references = [tensor.detach().numpy() for tensor in _tensors(expected)]
-    if len(references) != len(outputs):
-        return float("inf")
-    return max(
-        (_difference(np.asarray(out), ref) for out, ref in zip(outputs, references, strict=True)),
-        default=0.0,
-    )
 
 
-def _difference(out: NDArray[Any], reference: NDArray[Any]) -> float:
-    if out.shape != reference.shape:
+def _relative_error(outputs: Sequence[NDArray[Any]], references: Sequence[NDArray[Any]]) -> float:
+    """Find the largest difference of outputs, each over the largest value of its reference.
+
+    It is infinite where numbers, shapes or NaNs of outputs differ.
+    """
+    if len(outputs) != len(references):
         return float("inf")
-    ours, theirs = out.astype(np.float64), reference.astype(np.float64)
-    finite = np.isfinite(theirs)
-    if not np.array_equal(ours[~finite], theirs[~finite], equal_nan=True):
+    largest = 0.0
+    for output, reference in zip(outputs, references, strict=True):
+        largest = max(largest, _relative_error_of_one(output, reference))
+    return largest
+
+
+def _relative_error_of_one(output: NDArray[Any], reference: NDArray[Any]) -> float:
+    if output.shape != reference.shape:
         return float("inf")
-    scale = float(np.abs(theirs[finite]).max(initial=0.0)) or 1.0
-    worst = float(np.abs(ours[finite] - theirs[finite]).max(initial=0.0)) / scale
-    return worst if np.isfinite(worst) else float("inf")
+    output, reference = output.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(reference)
+    if not np.array_equal(output[~finite], reference[~finite], equal_nan=True):
+        return float("inf")
+    scale = float(np.abs(reference[finite]).max(initial=0.0)) or 1.0
+    worst = float(np.abs(output[finite] - reference[finite]).max(initial=0.0)) / scale
+    if not np.isfinite(worst):
+        return float("inf")
+    return worst
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of a module's output, in the order in which the exporters flatten it."""
+    """Walk over the tensors of a module's output, in the order in which exporters flatten it."""
     import torch
 
+    if isinstance(value, Mapping):
+        value = list(value.values())
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
     elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+        for entry in value:
+            yield from _tensors(entry)
 
 
 def reason(error: BaseException) -> str:
-    """One line for people: the first line of what went wrong at the bottom of a chain of errors."""
+    """Say in one line what went wrong: the first line of the error at the bottom of a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours of terminals
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return f"{type(error).__name__}: {lines[0][:300]}"

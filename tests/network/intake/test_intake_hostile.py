@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError
 from hwbench.network.intake import archives, load_workload, torch_files
-from hwbench.network.intake.torch_files import Request
+from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.records.tensors import TensorSpec
 from tests.support.hostile_models import BOMBS, members, pack
 from tests.support.saved_models import TinyNet, plain, save
@@ -94,7 +94,7 @@ def test_a_script_that_never_ends_is_stopped(tmp_path):
         torch.jit.script(Endless()).save(tmp_path / "m.pt")
     file = archives.inspect(tmp_path / "m.pt")
     with pytest.raises(UnsafeModelError, match="within 5 s"):
-        torch_files.convert(file, Request("m.pt", inputs=(TensorSpec("", (1,)),)), limit_s=5)
+        torch_files.convert(file, ReadRequest("m.pt", inputs=(TensorSpec("", (1,)),)), limit_s=5)
 
 
 def test_a_reader_that_dies_is_an_error_and_not_the_end(tmp_path, monkeypatch):

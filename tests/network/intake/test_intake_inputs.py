@@ -14,7 +14,7 @@ from torch import nn
 from hwbench.errors import UsageError, WorkloadError
 from hwbench.network.intake import load_workload, parse_input
 from hwbench.network.intake.archives import inspect
-from hwbench.network.intake.torch_files import Request, input_shapes
+from hwbench.network.intake.torch_files import ReadRequest, choose_input_shapes
 from hwbench.records.tensors import TensorSpec
 from tests.support.saved_models import SHAPE, TinyNet, save
 
@@ -59,11 +59,16 @@ def test_a_named_dimension_is_fixed_once_for_all_inputs(tmp_path):
 @pytest.mark.parametrize(
     ("left", "right", "options", "says"),
     [
-        (("n", 3), ("n", 3), {}, "'a' has open dimensions: [n, 3]; fix them with --input a="),
+        (
+            ("n", 3),
+            ("n", 3),
+            {},
+            "'a' has open dimensions: [n, 3]; fix all of them: pass inputs='a=1x3x224x224', or",
+        ),
         ((1, None), (1, None), {"batch": 1}, "open dimensions: [1, ?]"),
         (("n", 3), ("n", 3), {"inputs": ["2x3", "3x3"]}, "'n' is asked to be 2 and 3"),
         ((1, 3), (1, 3), {"inputs": ["2x3"]}, "is fixed to [1, 3]"),
-        ((1, 3), (1, 3), {"batch": 2}, "--batch 2 needs a model exported with that batch"),
+        ((1, 3), (1, 3), {"batch": 2}, "a batch of 2 needs a model exported with that batch"),
         ((1, 3), (1, 3), {"inputs": ["1x3x1"]}, "not those of (1, 3, 1)"),
         ((1, 3), (1, 3), {"inputs": ["c=1x3"]}, "has the inputs a, b"),
         ((1, 3), (1, 3), {"inputs": ["1x3"] * 3}, "has the inputs a, b"),
@@ -87,8 +92,8 @@ def test_traced_torchscript_keeps_its_shapes_and_a_batch_or_a_shape_of_the_user_
     assert load_workload(path, batch=2).inputs[0].shape == (2, *SHAPE[1:])
     kept = inspect(path).inputs
     assert [spec.shape for spec in kept] == [SHAPE]
-    asked = Request("m", (parse_input("1x3x32x32"),), batch=5)
-    assert input_shapes(asked, kept)[0].shape == (5, 3, 32, 32)
+    asked = ReadRequest("m", (parse_input("1x3x32x32"),), batch=5)
+    assert choose_input_shapes(asked, kept)[0].shape == (5, 3, 32, 32)
 
 
 def test_scripted_torchscript_has_no_shapes(tmp_path):

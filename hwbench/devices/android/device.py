@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hwbench.devices.android import phone_checks as checks
-from hwbench.devices.android.adb.client import phones
+from hwbench.devices.android.adb.client import list_phones
 from hwbench.devices.android.bundle import build_bundle, ndk_bundle
 from hwbench.devices.android.phone import Address, Phone, erase
 from hwbench.devices.base import Advice, Found
@@ -49,7 +49,7 @@ class Android(OrtDevice):
         Those on the network are found by their address.
         """
         found = []
-        for phone in phones():
+        for phone in list_phones():
             address = f"{cls.name}:{phone.address}" if phone.address else cls.name
             facts = (
                 phone.model or "Android phone",
@@ -170,7 +170,7 @@ class Android(OrtDevice):
             ndk_bundle(given["aar"], given["ndk"])
         else:
             build_bundle()
-        if self._wanted.place or any(not phone.hint for phone in phones()):
+        if self._wanted.place or any(not phone.hint for phone in list_phones()):
             with self:
                 pass
 

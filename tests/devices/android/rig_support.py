@@ -15,7 +15,7 @@ import platformdirs
 import pytest
 
 from hwbench.devices.android.adb.client import Adb, connect
-from hwbench.devices.android.adb.keys import keys
+from hwbench.devices.android.adb.keys import load_keys
 from hwbench.devices.android.bundle import Bundle
 from hwbench.devices.shared.runner.process import RunnerProcess, ort_library
 from tests.devices.android.rig import Rig, phone
@@ -45,7 +45,7 @@ def own_key() -> Iterator[str]:
         patch.setenv("HOME", str(_home()))
         patch.setenv("ADB_SERVER_SOCKET", "tcp:127.0.0.1:9")  # the discard port: nobody answers
         patch.delenv("ADB_VENDOR_KEYS", raising=False)
-        yield keys()[0].public().decode()
+        yield load_keys()[0].public().decode()
 
 
 @contextlib.contextmanager

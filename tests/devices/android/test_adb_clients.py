@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hwbench.devices.android.adb.client import Adb, connect, phones
+from hwbench.devices.android.adb.client import Adb, connect, list_phones
 from hwbench.errors import DeviceLostError, DeviceTimeoutError, DeviceUnavailableError, UsageError
 from tests.devices.android.pyadbd import PyAdbd
 from tests.devices.android.pyadbd_clients import AdbServer
@@ -52,7 +52,7 @@ def test_a_client_is_authorised_by_its_key_and_hwbench_by_the_same(server: AdbSe
             DeviceUnavailableError, match="unauthorized: unlock it and confirm the dialog"
         ):
             connect(adbd.address)
-        assert [(phone.state, phone.model) for phone in phones()] == [("unauthorized", "")]
+        assert [(phone.state, phone.model) for phone in list_phones()] == [("unauthorized", "")]
         server("disconnect", adbd.address)
         adbd.dialog = "allow"
         server.connect(adbd.address)
@@ -130,6 +130,6 @@ def test_phones_of_a_server(server: AdbServer, adbd: PyAdbd) -> None:
         assert all(
             f"android:{phone.address} (device)" in str(caught.value) for phone in (adbd, second)
         )
-        assert {(phone.address, phone.state, phone.route, phone.hint) for phone in phones()} == {
-            (phone.address, "device", "server", "") for phone in (adbd, second)
-        }
+        assert {
+            (phone.address, phone.state, phone.route, phone.hint) for phone in list_phones()
+        } == {(phone.address, "device", "server", "") for phone in (adbd, second)}

@@ -162,7 +162,7 @@ def test_a_pushed_file_that_arrives_damaged_is_not_installed(
 
 
 def test_memory_is_bounded_when_nobody_reads(adb: Adb, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "BOX_BYTES", 1 << 20)
+    monkeypatch.setattr(direct, "QUEUE_BYTES", 1 << 20)
     flood = adb.start(["cat", "/dev/zero"])
     for _ in range(30):
         adb.run(["true"])

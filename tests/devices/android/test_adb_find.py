@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from hwbench.devices.android.adb import usb
-from hwbench.devices.android.adb.client import connect, phones
-from hwbench.devices.android.adb.find import cure
-from hwbench.devices.android.adb.keys import keys
+from hwbench.devices.android.adb.client import connect, list_phones
+from hwbench.devices.android.adb.find import find_cure
+from hwbench.devices.android.adb.keys import load_keys
 from hwbench.devices.android.adb.server import server_address
 from hwbench.errors import DeviceError, DeviceUnavailableError, UsageError
 from tests.devices.android.pyadbd import PyAdbd
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 def _own_key() -> Path:
-    return keys()[0].path
+    return load_keys()[0].path
 
 
 def test_a_key_is_made_once_and_for_the_owner_alone() -> None:
@@ -38,11 +38,11 @@ def test_a_key_is_made_once_and_for_the_owner_alone() -> None:
     made = path.read_bytes()
     assert _own_key().read_bytes() == made
     assert {file.name for file in path.parent.iterdir()} == {"adbkey", "adbkey.pub"}
-    assert path.with_suffix(".pub").read_bytes().split()[0] == keys()[0].public().split()[0]
+    assert path.with_suffix(".pub").read_bytes().split()[0] == load_keys()[0].public().split()[0]
 
 
 def test_a_known_key_connects() -> None:
-    with PyAdbd(trusted=[keys()[0].public().decode()]) as adbd, connect(adbd.address) as adb:
+    with PyAdbd(trusted=[load_keys()[0].public().decode()]) as adbd, connect(adbd.address) as adb:
         assert adb.run(["echo", "in"]).text == "in\n"
 
 
@@ -51,8 +51,8 @@ def test_a_vendor_key_connects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     vendor.mkdir()
     _own_key().rename(vendor / "lab.adb_key")
     monkeypatch.setenv("ADB_VENDOR_KEYS", str(vendor))
-    assert [key.path.name for key in keys()] == ["adbkey", "lab.adb_key"]
-    with PyAdbd(trusted=[keys()[1].public().decode()]) as adbd, connect(adbd.address) as adb:
+    assert [key.path.name for key in load_keys()] == ["adbkey", "lab.adb_key"]
+    with PyAdbd(trusted=[load_keys()[1].public().decode()]) as adbd, connect(adbd.address) as adb:
         assert adb.run(["true"]).code == 0
 
 
@@ -126,7 +126,7 @@ def test_something_else_at_the_servers_port(answer: bytes, monkeypatch: pytest.M
         monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
         with pytest.raises(DeviceError):
             connect("", timeout_s=2)
-        found = phones()
+        found = list_phones()
     assert [phone.state for phone in found] == ["unknown"]
     assert found[0].hint
 
@@ -135,7 +135,7 @@ def test_a_server_that_hangs_does_not_hang_the_list(monkeypatch: pytest.MonkeyPa
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(listener.getsockname()[1]))
         started = time.monotonic()
-        assert phones(timeout_s=0.5)[0].hint
+        assert list_phones(timeout_s=0.5)[0].hint
         assert time.monotonic() - started < 2
 
 
@@ -146,7 +146,7 @@ def test_a_server_is_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", forbidden)
     with pytest.raises(DeviceUnavailableError):
         connect("")
-    assert phones() == []
+    assert list_phones() == []
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(server_address(), timeout=1)  # type: ignore[arg-type]
 
@@ -177,7 +177,7 @@ def test_a_place_where_no_server_can_be(spec: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ADB_SERVER_SOCKET", spec)
     with pytest.raises(UsageError, match="no adb server can be at"):
         connect("")
-    assert phones()[0].hint
+    assert list_phones()[0].hint
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_a_place_where_no_server_can_be(spec: str, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_every_bad_state_has_its_cure(state: str, words: str) -> None:
-    assert words in cure(state)
-    assert cure("device") == ""
+    assert words in find_cure(state)
+    assert find_cure("device") == ""
 
 
 def _usb(monkeypatch: pytest.MonkeyPatch, usb1: object, transport: object) -> None:
@@ -212,7 +212,7 @@ def test_without_libusb_the_list_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         raise OSError("libusb-1.0.so.0: cannot open shared object file")
 
     _usb(monkeypatch, missing, None)
-    assert "apt install libusb" in phones()[0].hint
+    assert "apt install libusb" in list_phones()[0].hint
     with pytest.raises(DeviceUnavailableError, match=r"no phone is in sight \(USB is not searched"):
         connect("")
 
@@ -259,14 +259,16 @@ def test_a_phone_held_by_another_process(monkeypatch: pytest.MonkeyPatch) -> Non
         match=r"BUSY0001 cannot be opened on USB \(USBErrorBusy\); another process holds it",
     ):
         connect("BUSY0001")
-    assert [(phone.address, phone.route) for phone in phones()] == [("BUSY0001", "usb")]
-    assert "another process" in phones()[0].hint
+    assert [(phone.address, phone.route) for phone in list_phones()] == [("BUSY0001", "usb")]
+    assert "another process" in list_phones()[0].hint
 
 
 def test_a_phone_that_this_user_may_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
     usb1 = ModuleType("usb1")
     usb1.USBError = UsbError  # type: ignore[attr-defined]
     _usb(monkeypatch, lambda name: usb1, ForbiddenPhone)
-    assert [(phone.address, phone.state) for phone in phones()] == [("usb:1-4", "no permissions")]
+    assert [(phone.address, phone.state) for phone in list_phones()] == [
+        ("usb:1-4", "no permissions")
+    ]
     with pytest.raises(DeviceUnavailableError, match="udev"):
         connect("")

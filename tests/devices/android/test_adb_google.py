@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from hwbench.devices.android.adb.client import Adb, connect
-from hwbench.devices.android.adb.keys import keys
+from hwbench.devices.android.adb.keys import load_keys
 from hwbench.errors import (
     DeviceCommandError,
     DeviceLostError,
@@ -27,7 +27,7 @@ HOME = "/data/local/tmp"
 
 @pytest.fixture
 def rig(alone: None) -> Iterator[Rig]:
-    with phone("amd64", trusted=[keys()[0].public().decode()]) as running:
+    with phone("amd64", trusted=[load_keys()[0].public().decode()]) as running:
         yield running
 
 
@@ -115,7 +115,7 @@ def test_a_phone_that_dies_and_comes_back(google: Adb, rig: Rig) -> None:
 
 
 def test_the_dialog() -> None:
-    keys()
+    load_keys()
     with (
         phone("amd64", dialog="ignore") as rig,
         pytest.raises(DeviceUnavailableError, match="confirm the dialog"),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwbench.devices.android.adb import sync
-from hwbench.devices.android.adb.shell import ShellParser, frame, quote
+from hwbench.devices.android.adb.shell import ShellParser, frame_input, quote_command
 from hwbench.errors import DeviceError, OutputParseError, UsageError
 
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
@@ -32,7 +32,7 @@ def test_what_is_quoted_reaches_a_program_as_it_was(
         + " ".join(env)
         + '; do printenv -0 "$n"; done',
     ]
-    line = quote([*program, "sh", *arguments], env, "/usr/bin")
+    line = quote_command([*program, "sh", *arguments], env, "/usr/bin")
     output = subprocess.run(["sh", "-c", line], capture_output=True, check=True).stdout
     assert output == b"/usr/bin\n" + b"".join(
         word.encode() + b"\0" for word in [*arguments, *env.values()]
@@ -57,7 +57,7 @@ def test_what_cannot_be_quoted_is_refused(
     argv: list[str], env: dict[str, str], cwd: str | None
 ) -> None:
     with pytest.raises(UsageError):
-        quote(argv, env, cwd)
+        quote_command(argv, env, cwd)
 
 
 def _cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -94,8 +94,8 @@ def test_other_bytes_are_read_or_refused(data: bytes) -> None:
 
 
 def test_input_is_framed_and_no_input_is_not() -> None:
-    assert frame(b"") == b""
-    assert frame(b"abc") == b"\0\3\0\0\0abc"
+    assert frame_input(b"") == b""
+    assert frame_input(b"abc") == b"\0\3\0\0\0abc"
 
 
 class Recorded:

@@ -1,13 +1,13 @@
-"""Which phone, and by which way: what an address means, which phones are in sight, and the cure for each bad state."""
+"""Which phone an address means, by which way it is reached, and what cures each bad state of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from hwbench.devices.android.adb.direct import DirectLink, TcpPipe
-from hwbench.devices.android.adb.link import Link, one_line
-from hwbench.devices.android.adb.server import ServerLink, listed
-from hwbench.devices.android.adb.usb import UsbPhone, UsbPipe, usb_phones
+from hwbench.devices.android.adb.link import AdbLink, one_line
+from hwbench.devices.android.adb.server import ServerLink, list_server_phones
+from hwbench.devices.android.adb.usb import UsbPhone, UsbPipe, find_usb_phones
 from hwbench.errors import DeviceUnavailableError, UsageError
 
 _CURES = {
@@ -41,7 +41,7 @@ class Sighting:
     Attributes:
         address: Its serial, or HOST:PORT.
         state: `device` if it is ready, else what it is instead.
-        usb: How it is found on USB; None if an adb server lists it.
+        usb: The phone on USB; None if an adb server lists it.
     """
 
     address: str
@@ -51,58 +51,66 @@ class Sighting:
     @property
     def cure(self) -> str:
         """What to do about its state; empty for `device`."""
-        return cure(self.state)
+        return find_cure(self.state)
 
 
-def sightings(deadline: float) -> tuple[list[Sighting], str]:
-    """The phones that an adb server lists and those on USB that it does not, and what keeps USB from being searched."""
-    seen = [Sighting(phone.serial, phone.state) for phone in listed(deadline) or []]
-    known = {phone.address for phone in seen}
-    on_usb, missing = usb_phones()
-    return (
-        seen
-        + [
-            Sighting(phone.serial, phone.state, phone)
-            for phone in on_usb
-            if phone.serial not in known
-        ],
-        missing,
-    )
+def find_phones(deadline: float) -> tuple[list[Sighting], str]:
+    """Find the phones that an adb server lists, and those on USB that it does not.
+
+    Args:
+        deadline: Until when it may take.
+
+    Returns:
+        The phones, and what keeps USB from being searched (empty if nothing does).
+    """
+    phones = [Sighting(phone.serial, phone.state) for phone in list_server_phones(deadline) or []]
+    listed = {phone.address for phone in phones}
+    usb_phones, missing = find_usb_phones()
+    for phone in usb_phones:
+        # A phone that an adb server holds cannot be opened on USB as well.
+        if phone.serial in listed:
+            continue
+        phones.append(Sighting(phone.serial, phone.state, phone))
+    return phones, missing
 
 
-def cure(state: str) -> str:
-    """What to do about a phone in that state; empty for `device`."""
+def find_cure(state: str) -> str:
+    """Say what to do about a phone in some state; empty for `device`."""
     if state == "device":
         return ""
-    known = next((text for name, text in _CURES.items() if state.startswith(name)), None)
-    return known or f"its state is {one_line(state)!r}: look at it with: adb devices -l"
+    for name, text in _CURES.items():
+        if state.startswith(name):
+            return text
+    return f"its state is {one_line(state)!r}: look at it with: adb devices -l"
 
 
-def open_link(address: str, deadline: float) -> Link:
+def open_link(address: str, deadline: float) -> AdbLink:
     """Connect to the phone at `address` by the first way that leads to it: adb server, TCP, USB.
 
     Args:
-        address: A serial, HOST:PORT, or nothing if there is only one phone.
+        address: A serial, HOST:PORT, or an empty text if there is only one phone.
         deadline: Until when to try.
 
     Raises:
-        UsageError: Several phones and none is named.
-        DeviceUnavailableError: There is none, or it is not ready; the message has the cure.
+        UsageError: Several phones are in sight and none is named.
+        DeviceUnavailableError: There is no phone, or it is not ready; the message has the cure.
     """
     if address:
-        states = {phone.serial: phone.state for phone in listed(deadline) or []}
+        states = {phone.serial: phone.state for phone in list_server_phones(deadline) or []}
         if address in states:
-            return _link(Sighting(address, states[address]), deadline)
+            return _link_to(Sighting(address, states[address]), deadline)
         host, _, port = address.rpartition(":")
         if host and port.isdecimal() and 0 < int(port) < 1 << 16:
-            return DirectLink(
-                TcpPipe(host.strip("[]"), int(port), deadline), address, "tcp", deadline
-            )
-    seen, missing = sightings(deadline)
-    return _link(_only(seen, missing) if not address else _named(address, seen, missing), deadline)
+            pipe = TcpPipe(host.strip("[]"), int(port), deadline)
+            return DirectLink(pipe, address, "tcp", deadline)
+    phones, missing = find_phones(deadline)
+    if address:
+        return _link_to(_pick_named_phone(address, phones, missing), deadline)
+    return _link_to(_pick_only_phone(phones, missing), deadline)
 
 
-def _link(phone: Sighting, deadline: float) -> Link:
+def _link_to(phone: Sighting, deadline: float) -> AdbLink:
+    """Connect to a phone in sight."""
     if phone.cure:
         raise DeviceUnavailableError(
             f"phone {phone.address} is {one_line(phone.state)}: {phone.cure}"
@@ -112,28 +120,31 @@ def _link(phone: Sighting, deadline: float) -> Link:
     return DirectLink(UsbPipe(phone.usb, deadline), phone.address, "usb", deadline)
 
 
-def _named(address: str, seen: list[Sighting], missing: str) -> Sighting:
-    for phone in seen:
+def _pick_named_phone(address: str, phones: list[Sighting], missing: str) -> Sighting:
+    for phone in phones:
         if phone.address == address:
             return phone
-    others = (
-        f"in sight: {', '.join(phone.address for phone in seen)}"
-        if seen
-        else missing or "none is in sight"
-    )
+    if phones:
+        others = f"in sight: {', '.join(phone.address for phone in phones)}"
+    else:
+        others = missing or "none is in sight"
     raise DeviceUnavailableError(
         f"no phone {address!r} ({others}); plug it in with USB debugging on, or give HOST:PORT"
     )
 
 
-def _only(seen: list[Sighting], missing: str) -> Sighting:
-    if len(seen) > 1:
-        several = ", ".join(f"android:{phone.address} ({one_line(phone.state)})" for phone in seen)
-        raise UsageError(f"{len(seen)} phones are in sight and none is named: {several}; name one")
-    if not seen:
+def _pick_only_phone(phones: list[Sighting], missing: str) -> Sighting:
+    if len(phones) > 1:
+        listing = ", ".join(
+            f"android:{phone.address} ({one_line(phone.state)})" for phone in phones
+        )
+        raise UsageError(
+            f"{len(phones)} phones are in sight and none is named: {listing}; name one"
+        )
+    if not phones:
         why = f" ({missing})" if missing else ""
         raise DeviceUnavailableError(
             f"no phone is in sight{why}; plug one in and switch on USB debugging, or name one by"
             " android:HOST:PORT"
         )
-    return seen[0]
+    return phones[0]

@@ -1,6 +1,6 @@
 """The RSA keys by which a phone knows this computer: the same files that adb itself uses.
 
-Order and places are those of adb (`client/auth.cpp`, Android Open Source Project):
+Their order and places are those of adb (`client/auth.cpp`, Android Open Source Project):
 `$HOME/.android/adbkey`, made if it is missing, then the files and folders (`*.adb_key`) that
 `ADB_VENDOR_KEYS` lists.
 """
@@ -19,16 +19,23 @@ from hwbench.errors import DeviceUnavailableError
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One private key file.
+    """One private key.
 
     Attributes:
-        path: Where it is.
+        path: The path of the file that holds it.
     """
 
     path: Path
 
     def sign(self, token: bytes) -> bytes:
-        """Sign a phone's challenge: PKCS #1 v1.5 over the 20 bytes of `token`, which take the place of a SHA-1 digest."""
+        """Sign a phone's challenge with PKCS #1 v1.5.
+
+        Args:
+            token: The 20 bytes of the challenge, which take the place of a SHA-1 digest.
+
+        Raises:
+            DeviceUnavailableError: The key cannot be read.
+        """
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -37,36 +44,45 @@ class Key:
             key = load_pem_private_key(self.path.read_bytes(), None)
             if not isinstance(key, rsa.RSAPrivateKey):
                 raise TypeError("not an RSA key")
-            return key.sign(token, padding.PKCS1v15(), utils.Prehashed(hashes.SHA1()))  # noqa: S303 -- adb's protocol says so
+            digest = utils.Prehashed(hashes.SHA1())  # noqa: S303 -- adb's protocol says so
+            return key.sign(token, padding.PKCS1v15(), digest)
         except (OSError, ValueError, TypeError) as error:
             raise DeviceUnavailableError(
                 f"cannot use the adb key {self.path} ({error}); move it away to have one made"
             ) from error
 
     def public(self) -> bytes:
-        """The line a phone keeps of this key: base64 of Android's RSAPublicKey, and who it belongs to."""
+        """Encode the public key as the line that a phone keeps of it.
+
+        Returns:
+            The base64 of Android's RSAPublicKey, and the user and computer that it belongs to.
+        """
         from adb_shell.auth.keygen import encode_pubkey
 
-        owner = f" {os.environ.get('USER') or os.environ.get('LOGNAME') or 'unknown'}@{socket.gethostname() or 'unknown'}"
-        return b64encode(encode_pubkey(str(self.path))) + owner.encode()
+        user = os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
+        computer = socket.gethostname() or "unknown"
+        return b64encode(encode_pubkey(str(self.path))) + f" {user}@{computer}".encode()
 
 
-def keys() -> list[Key]:
-    """The keys to offer, in order; the user's own is made if there is none at all.
+def load_keys() -> list[Key]:
+    """Find the keys to offer, in order; the user's own is made if it is missing.
 
     Raises:
-        DeviceUnavailableError: It cannot be made or read.
+        DeviceUnavailableError: There is no key, and none can be made.
     """
     own = Path(os.environ.get("HOME") or "~").expanduser() / ".android" / "adbkey"
-    vendor = [
-        path
-        for part in os.environ.get("ADB_VENDOR_KEYS", "").split(os.pathsep)
-        if part
-        for path in _files(Path(part))
-    ]
+    vendor: list[Path] = []
+    for entry in os.environ.get("ADB_VENDOR_KEYS", "").split(os.pathsep):
+        if not entry:
+            continue
+        path = Path(entry)
+        if path.is_dir():
+            vendor += sorted(path.glob("*.adb_key"))
+        elif path.exists():
+            vendor.append(path)
     try:
         if not own.exists():
-            _make(own)
+            _make_key(own)
     except OSError as error:
         if not vendor:
             raise DeviceUnavailableError(
@@ -76,21 +92,21 @@ def keys() -> list[Key]:
     return [Key(path) for path in (own, *vendor)]
 
 
-def _files(place: Path) -> list[Path]:
-    return sorted(place.glob("*.adb_key")) if place.is_dir() else [place] if place.exists() else []
+def _make_key(path: Path) -> None:
+    """Make the user's key, unless another process makes it at the same time.
 
-
-def _make(path: Path) -> None:
-    """Two processes may do this at once: each makes a whole key in a folder of its own, and the first to link it wins."""
+    Each process makes a whole key in a folder of its own, and the first to link it to `path` wins:
+    nobody ever reads half a key.
+    """
     from adb_shell.auth.keygen import keygen
 
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / "adbkey"
-        keygen(str(made))
-        made.chmod(0o600)
+        new_key = Path(folder) / "adbkey"
+        keygen(str(new_key))
+        new_key.chmod(0o600)
         try:
-            os.link(made, path)
+            os.link(new_key, path)
         except FileExistsError:
             return
-        made.with_suffix(".pub").replace(path.with_suffix(".pub"))
+        new_key.with_suffix(".pub").replace(path.with_suffix(".pub"))

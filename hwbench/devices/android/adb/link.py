@@ -1,8 +1,8 @@
-"""What every way to a phone offers: a link that opens services, each a stream of bytes both ways, all bounded in time.
+"""What every way to a phone offers: a link that opens services, each a stream of bytes both ways.
 
-`_adb_direct` (TCP, USB) and `_adb_server` (a running adb server) implement these two protocols; the
-shell and file services above them (`_adb_shell`, `_adb_sync`) know of nothing else, so they are
-written and tested once. A deadline is a value of `time.monotonic()`, in seconds.
+`direct` (TCP, USB) and `server` (a running adb server) implement these two protocols; the shell and
+file services above them (`shell`, `sync`) know of nothing else, so they are written and tested
+once. Every call is bounded by a deadline, a value of `time.monotonic()` in seconds.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import time
 from typing import Protocol
 
 FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
-"""What hwbench tells a phone that it understands.
+"""The features that hwbench tells a phone it understands.
 
-Neither delayed acknowledgement nor compression is among it.
+Neither delayed acknowledgement nor compression is among them.
 """
 
 
@@ -23,16 +23,16 @@ class Stream(Protocol):
     def send(self, data: bytes, deadline: float) -> None:
         """Send all of `data`.
 
-        Silently if the phone has closed the stream, as its last words can still be received.
+        If the phone has closed the stream nothing happens, as its last words can still be received.
 
         Raises:
-            DeviceTimeoutError: It was not taken in time.
+            DeviceTimeoutError: The phone did not take it in time.
             DeviceLostError: The connection is gone.
         """
         ...
 
     def receive(self, deadline: float) -> bytes:
-        """The next bytes; none at the end of the stream.
+        """Receive the next bytes; none at the end of the stream.
 
         Raises:
             DeviceTimeoutError: Nothing came in time.
@@ -41,15 +41,21 @@ class Stream(Protocol):
         ...
 
     def close(self) -> None:
-        """Close it, which ends what runs behind it on the phone.
+        """Close the stream, which ends what runs behind it on the phone.
 
         Never raises; closing twice is fine.
         """
         ...
 
 
-class Link(Protocol):
-    """One authorised connection to one phone."""
+class AdbLink(Protocol):
+    """One authorised connection to one phone.
+
+    Attributes:
+        serial: The phone's serial, or HOST:PORT.
+        route: How it is reached: `server`, `tcp` or `usb`.
+        features: The features that the phone says it has.
+    """
 
     serial: str
     route: str
@@ -57,7 +63,7 @@ class Link(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether it can no longer be used: closed here, lost, or out of step."""
+        """Whether the link can no longer be used: closed here, lost, or out of step."""
         ...
 
     def open(self, service: str, deadline: float) -> Stream:
@@ -65,22 +71,31 @@ class Link(Protocol):
 
         Raises:
             DeviceUnavailableError: The phone refuses it.
-            DeviceTimeoutError: No answer in time.
+            DeviceTimeoutError: There was no answer in time.
             DeviceLostError: The connection is gone.
         """
         ...
 
     def close(self) -> None:
-        """Close it and every stream on it. Never raises; closing twice is fine."""
+        """Close the link and every stream on it. Never raises; closing twice is fine."""
         ...
 
 
 def left_s(deadline: float) -> float:
-    """Seconds left until the deadline, at least one millisecond, so that what has already come is still taken."""
+    """Count the seconds left until a deadline.
+
+    They are at least one millisecond, so that what has already come is still taken.
+    """
     return max(deadline - time.monotonic(), 1e-3)
 
 
 def one_line(text: str) -> str:
-    """Text of a phone, fit for an error message: one line, nothing but printable characters, its end if it is long."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= 400 else f"...{line[-400:]}"
+    """Make text of a phone fit for an error message.
+
+    It becomes one line of printable characters, and only the end is kept of one that is long.
+    """
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    line = " ".join(printable.split())
+    if len(line) > 400:
+        return f"...{line[-400:]}"
+    return line

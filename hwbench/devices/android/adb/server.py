@@ -1,9 +1,10 @@
-"""Through an adb server that already runs (`adb devices` starts one): the way to phones that are paired, on USB or over TLS.
+"""Reaching phones through an adb server that already runs (`adb devices` starts one).
 
-The client's side of that protocol is a length, a word and an answer (`OVERVIEW.TXT`, Android Open
-Source Project), after which a socket carries the bytes of one service. adbutils speaks it too, but
-starts a server of its own accord when none answers, has time-outs per read only, and takes longer
-to import than a phone to answer. A server is never started or killed here.
+This is the way to phones that are paired, on USB or over TLS. The client's side of the protocol is
+a length, a word and an answer (`OVERVIEW.TXT`, Android Open Source Project), after which a socket
+carries the bytes of one service. adbutils speaks it too, but starts a server of its own accord when
+none answers, has time-outs per read only, and takes longer to import than a phone to answer. A
+server is never started or killed here.
 """
 
 from __future__ import annotations
@@ -19,15 +20,23 @@ _PORT = 5037
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """One phone in a server's list: its serial and its state (`device`, `unauthorized`, `offline`, ...)."""
+class ServerPhone:
+    """One phone in a server's list.
+
+    Attributes:
+        serial: Its serial, or HOST:PORT.
+        state: Its state (`device`, `unauthorized`, `offline`, ...).
+    """
 
     serial: str
     state: str
 
 
 def server_address() -> str | tuple[str, int]:
-    """Where an adb server would be: `ADB_SERVER_SOCKET`, `ANDROID_ADB_SERVER_ADDRESS` and `_PORT`, else 127.0.0.1:5037.
+    """Find where an adb server would be.
+
+    That is at `ADB_SERVER_SOCKET`, else at `ANDROID_ADB_SERVER_ADDRESS` and
+    `ANDROID_ADB_SERVER_PORT`, else at 127.0.0.1:5037.
 
     Returns:
         Host and port, or the path of a local socket (a leading NUL for an abstract one).
@@ -41,12 +50,11 @@ def server_address() -> str | tuple[str, int]:
         return rest
     if kind == "localabstract" and rest:
         return f"\0{rest}"
-    host, port = (
-        os.environ.get("ANDROID_ADB_SERVER_ADDRESS", "127.0.0.1"),
-        os.environ.get("ANDROID_ADB_SERVER_PORT", str(_PORT)),
-    )
     if spec:
         host, _, port = rest.rpartition(":")
+    else:
+        host = os.environ.get("ANDROID_ADB_SERVER_ADDRESS", "127.0.0.1")
+        port = os.environ.get("ANDROID_ADB_SERVER_PORT", str(_PORT))
     if (spec and kind != "tcp") or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UsageError(
             f"no adb server can be at {spec or port!r}; ADB_SERVER_SOCKET is tcp:HOST:PORT,"
@@ -56,7 +64,7 @@ def server_address() -> str | tuple[str, int]:
 
 
 class ServerStream:
-    """A socket to the server; see `_adb_link.Stream`.
+    """A socket to the server; see `link.Stream`.
 
     Args:
         deadline: Until when to try.
@@ -120,33 +128,38 @@ class ServerStream:
         """Whether it was closed here."""
         return self._socket.fileno() < 0
 
-    def ask(self, request: str, deadline: float) -> None:
+    def request(self, text: str, deadline: float) -> None:
         """Send a request and wait until it is granted.
+
+        Args:
+            text: The request, such as `host:devices`.
+            deadline: Until when it may take.
 
         Raises:
             DeviceUnavailableError: The server refuses it, with its reason.
         """
-        words = request.encode("utf-8", "surrogateescape")
-        self.send(b"%04x" % len(words) + words, deadline)
-        answer = self._exactly(4, deadline)
+        data = text.encode("utf-8", "surrogateescape")
+        self.send(b"%04x" % len(data) + data, deadline)
+        answer = self._read_exactly(4, deadline)
         if answer == b"FAIL":
-            raise DeviceUnavailableError(one_line(self.block(deadline).decode("utf-8", "replace")))
+            raise DeviceUnavailableError(one_line(self.read_text(deadline)))
         if answer != b"OKAY":
             raise DeviceUnavailableError(
                 f"what listens at {server_address()} answered {answer!r}; it is no adb server"
             )
 
-    def block(self, deadline: float) -> bytes:
-        """A text of the server: four hexadecimal digits of length, then it."""
-        digits = self._exactly(4, deadline)
+    def read_text(self, deadline: float) -> str:
+        """Read a text of the server, which comes with its length in four hexadecimal digits."""
+        digits = self._read_exactly(4, deadline)
         try:
-            return self._exactly(int(digits, 16), deadline)
+            size = int(digits, 16)
         except ValueError as error:
             raise DeviceUnavailableError(
                 f"what listens at {server_address()} answered {digits!r}; it is no adb server"
             ) from error
+        return self._read_exactly(size, deadline).decode("utf-8", "replace")
 
-    def _exactly(self, size: int, deadline: float) -> bytes:
+    def _read_exactly(self, size: int, deadline: float) -> bytes:
         data = b""
         while len(data) < size:
             try:
@@ -164,8 +177,8 @@ class ServerStream:
         return data
 
 
-def listed(deadline: float) -> list[Listed] | None:
-    """The phones that a running server knows; None if no server answers.
+def list_server_phones(deadline: float) -> list[ServerPhone] | None:
+    """List the phones that a running server knows; None if no server answers.
 
     Raises:
         DeviceError: Something answers that is no adb server.
@@ -175,28 +188,30 @@ def listed(deadline: float) -> list[Listed] | None:
     except OSError:
         return None
     try:
-        stream.ask("host:devices", deadline)
-        lines = stream.block(deadline).decode("utf-8", "replace").splitlines()
+        stream.request("host:devices", deadline)
+        lines = stream.read_text(deadline).splitlines()
     finally:
         stream.close()
-    return [
-        Listed(serial, state.strip())
-        for serial, tab, state in (line.partition("\t") for line in lines)
-        if tab
-    ]
+    phones = []
+    for line in lines:
+        serial, tab, state = line.partition("\t")
+        if tab:
+            phones.append(ServerPhone(serial, state.strip()))
+    return phones
 
 
 class ServerLink:
-    """A phone that a running adb server knows; see `_adb_link.Link`.
+    """A phone that a running adb server knows; see `link.AdbLink`.
 
     Each service is a connection of its own.
 
     Args:
-        serial: As the server lists it.
+        serial: The serial of the phone as the server lists it.
         deadline: Until when it may take.
 
     Raises:
-        DeviceUnavailableError: The server does not know it, or it is not in a state to be used.
+        DeviceUnavailableError: The server does not know the phone, or it cannot be used in its
+            state.
     """
 
     route = "server"
@@ -207,8 +222,8 @@ class ServerLink:
         self._streams: list[ServerStream] = []
         stream = self._connect(deadline)
         try:
-            stream.ask(f"host-serial:{serial}:features", deadline)
-            self.features = frozenset(stream.block(deadline).decode("utf-8", "replace").split(","))
+            stream.request(f"host-serial:{serial}:features", deadline)
+            self.features = frozenset(stream.read_text(deadline).split(","))
         finally:
             stream.close()
 
@@ -222,27 +237,29 @@ class ServerLink:
             ) from error
 
     def open(self, service: str, deadline: float) -> Stream:
-        """See `Link`."""
+        """See `AdbLink`."""
         if self.closed:
             raise DeviceLostError(f"the connection to {self.serial} is closed; connect anew")
         stream = self._connect(deadline)
-        self._streams = [*(other for other in self._streams if not other.closed), stream]
+        self._streams = [other for other in self._streams if not other.closed]
+        self._streams.append(stream)
         try:
-            self._ask(stream, service, deadline)
+            self._request_service(stream, service, deadline)
         except BaseException:
             stream.close()
             raise
         return stream
 
-    def _ask(self, stream: ServerStream, service: str, deadline: float) -> None:
+    def _request_service(self, stream: ServerStream, service: str, deadline: float) -> None:
+        """Have the server connect the stream to the phone, then the phone to the service."""
         try:
-            stream.ask(f"host:transport:{self.serial}", deadline)
+            stream.request(f"host:transport:{self.serial}", deadline)
         except DeviceUnavailableError as error:
             raise DeviceLostError(
                 f"the adb server has lost {self.serial} ({error}); look at it with: adb devices"
             ) from error
         try:
-            stream.ask(service, deadline)
+            stream.request(service, deadline)
         except DeviceUnavailableError as error:
             name = one_line(service.partition(":")[0])
             raise DeviceUnavailableError(
@@ -250,7 +267,7 @@ class ServerLink:
             ) from error
 
     def close(self) -> None:
-        """See `Link`."""
+        """See `AdbLink`."""
         self.closed = True
         for stream in self._streams:
             stream.close()

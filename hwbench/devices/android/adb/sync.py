@@ -1,9 +1,10 @@
 """The phone's file service: stat, pull, push.
 
-From `SYNC.TXT` and `file_sync_protocol.h`, Android Open Source Project.
-
-A request is (name: 4 bytes, length: 4 bytes little-endian, path); contents travel in chunks of at
-most 64 KiB, each with such a head. One service is opened for one file.
+The protocol is that of `SYNC.TXT` and `file_sync_protocol.h` (Android Open Source Project). A
+request is a header (name: 4 bytes, length: 4 bytes little-endian) and a path. Contents travel in
+chunks of at most 64 KiB, each behind a header named DATA with the length of the chunk; DONE ends
+them. An answer is such a header too: OKAY, or FAIL with the length of the reason that follows. One
+service is opened for one file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from hwbench.devices.android.adb.link import Stream, one_line
 from hwbench.errors import DeviceCommandError, DeviceLostError, OutputParseError, UsageError
 
-_HEAD = struct.Struct("<4sI")
+_HEADER = struct.Struct("<4sI")
 _STAT1 = struct.Struct("<4s3I")
 _STAT2 = struct.Struct("<4sIQQ4IQ3q")
 _MAX_CHUNK_BYTES = 1 << 16
@@ -28,12 +29,12 @@ _MAX_PATH_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class RemoteStat:
-    """What a phone tells of a file.
+    """What a phone says of a file.
 
     Attributes:
-        mode: Type and permissions, as `os.stat_result.st_mode`.
-        size_bytes: Its size.
-        modified_s: Time of its last change, seconds since 1970 by the phone's clock.
+        mode: Its type and permissions, as `os.stat_result.st_mode`.
+        size_bytes: Its size in bytes.
+        modified_s: The time of its last change, in seconds since 1970 by the phone's clock.
     """
 
     mode: int
@@ -42,33 +43,52 @@ class RemoteStat:
 
 
 class _Exchange:
-    """Requests to and answers from one file service, for one remote path."""
+    """Requests to and answers from one file service, for one remote path.
+
+    Args:
+        stream: An open file service.
+        remote: The path on the phone.
+        deadline: Until when the whole exchange may take.
+    """
 
     def __init__(self, stream: Stream, remote: str, deadline: float) -> None:
         self.stream, self.remote, self.deadline = stream, remote, deadline
-        self._rest = bytearray()
+        self._received = bytearray()
 
-    def ask(self, request: bytes, suffix: str = "") -> None:
+    def request(self, name: bytes, suffix: str = "") -> None:
+        """Send a request about the path, with `suffix` behind it."""
         path = os.fsencode(self.remote + suffix)
-        self.stream.send(_HEAD.pack(request, len(path)) + path, self.deadline)
+        self.stream.send(_HEADER.pack(name, len(path)) + path, self.deadline)
 
-    def take(self, size: int) -> bytes:
-        while len(self._rest) < size:
+    def read(self, size: int) -> bytes:
+        """Read exactly `size` bytes of the answer."""
+        while len(self._received) < size:
             data = self.stream.receive(self.deadline)
             if not data:
                 raise DeviceLostError(
                     f"the phone stopped in the middle of {self.remote}; connect anew"
                 )
-            self._rest += data
-        taken = bytes(self._rest[:size])
-        del self._rest[:size]
-        return taken
+            self._received += data
+        data = bytes(self._received[:size])
+        del self._received[:size]
+        return data
 
-    def head(self, *expected: bytes) -> tuple[bytes, int]:
-        """Name and number of the next answer; a refusal is raised with the phone's own reason."""
-        name, number = _HEAD.unpack(self.take(_HEAD.size))
+    def read_header(self, *expected: bytes) -> tuple[bytes, int]:
+        """Read the header of the next answer.
+
+        Args:
+            *expected: The names it may have.
+
+        Returns:
+            Its name and number.
+
+        Raises:
+            DeviceCommandError: The phone refuses the request; the message has its own reason.
+            OutputParseError: The answer is something else.
+        """
+        name, number = _HEADER.unpack(self.read(_HEADER.size))
         if name == b"FAIL" and number <= _MAX_CHUNK_BYTES:
-            raise self.refused(one_line(self.take(number).decode("utf-8", "replace")))
+            raise self.refusal(one_line(self.read(number).decode("utf-8", "replace")))
         if name not in expected or (name == b"DATA" and number > _MAX_CHUNK_BYTES):
             raise OutputParseError(
                 f"the phone's file service answered {name!r} {number} about {self.remote}; connect"
@@ -76,7 +96,8 @@ class _Exchange:
             )
         return name, number
 
-    def refused(self, reason: str) -> DeviceCommandError:
+    def refusal(self, reason: str) -> DeviceCommandError:
+        """Make the error for a request that the phone refuses."""
         text = (
             f"the phone refuses {self.remote}: {reason}; check that it is there, the folder's"
             " permissions and the free space"
@@ -85,10 +106,10 @@ class _Exchange:
 
 
 def check_path(remote: str) -> str:
-    """The path itself, if a phone can take it.
+    """Check that a phone can take a path, and return it.
 
     Raises:
-        UsageError: It is relative, too long, or holds a NUL.
+        UsageError: The path is relative, too long, or holds a NUL.
     """
     if (
         not remote.startswith("/")
@@ -105,23 +126,30 @@ def check_path(remote: str) -> str:
 def stat(
     stream: Stream, remote: str, features: frozenset[str], deadline: float
 ) -> RemoteStat | None:
-    """What the phone tells of a file, links followed; None if there is none.
+    """Ask what a file is, links followed.
+
+    Args:
+        stream: An open file service.
+        remote: The path on the phone.
+        features: The features of the phone.
+        deadline: Until when it may take.
+
+    Returns:
+        What the phone says; None if there is no such file.
 
     Raises:
-        DeviceCommandError: It cannot tell (permission denied).
+        DeviceCommandError: The phone cannot say (permission denied).
     """
     exchange = _Exchange(stream, remote, deadline)
-    if (
-        "stat_v2" not in features
-    ):  # Android 7: no reason given, sizes modulo 2**32, links not followed
-        exchange.ask(b"STAT")
-        name, mode, size, modified = _STAT1.unpack(exchange.take(_STAT1.size))
-        code = 0 if mode else errno.ENOENT
+    if "stat_v2" in features:
+        exchange.request(b"STA2")
+        fields = _STAT2.unpack(exchange.read(_STAT2.size))
+        name, code, _, _, mode, _, _, _, size, _, modified, _ = fields
     else:
-        exchange.ask(b"STA2")
-        name, code, _, _, mode, _, _, _, size, _, modified, _ = _STAT2.unpack(
-            exchange.take(_STAT2.size)
-        )
+        # Android 7 gives no reason, sizes modulo 2**32, and does not follow links.
+        exchange.request(b"STAT")
+        name, mode, size, modified = _STAT1.unpack(exchange.read(_STAT1.size))
+        code = 0 if mode else errno.ENOENT
     if name not in {b"STAT", b"STA2"}:
         raise OutputParseError(
             f"the phone's file service answered {name!r} about {remote}; connect anew"
@@ -129,22 +157,28 @@ def stat(
     if code in {errno.ENOENT, errno.ENOTDIR}:
         return None
     if code:
-        raise exchange.refused(os.strerror(code))
+        raise exchange.refusal(os.strerror(code))
     return RemoteStat(mode, size, modified)
 
 
 def pull(stream: Stream, remote: str, limit_bytes: int, deadline: float) -> bytes:
-    """The contents of a file of at most `limit_bytes`.
+    """Read the contents of a file.
+
+    Args:
+        stream: An open file service.
+        remote: The path on the phone.
+        limit_bytes: The largest size that is read.
+        deadline: Until when it may take.
 
     Raises:
-        DeviceCommandError: There is none, or it may not be read.
-        OutputParseError: It is larger, or the phone's answer is damaged.
+        DeviceCommandError: There is no such file, or it may not be read.
+        OutputParseError: The file is larger, or the phone's answer is damaged.
     """
     exchange = _Exchange(stream, remote, deadline)
-    exchange.ask(b"RECV")
+    exchange.request(b"RECV")
     contents = bytearray()
     while True:
-        name, size = exchange.head(b"DATA", b"DONE")
+        name, size = exchange.read_header(b"DATA", b"DONE")
         if name == b"DONE":
             return bytes(contents)
         if len(contents) + size > limit_bytes:
@@ -152,7 +186,7 @@ def pull(stream: Stream, remote: str, limit_bytes: int, deadline: float) -> byte
                 f"{remote} on the phone is larger than the {limit_bytes} bytes expected of it; look"
                 " at it by hand"
             )
-        contents += exchange.take(size)
+        contents += exchange.read(size)
 
 
 def push(stream: Stream, remote: str, mode: int, pieces: Iterable[bytes], deadline: float) -> None:
@@ -160,8 +194,8 @@ def push(stream: Stream, remote: str, mode: int, pieces: Iterable[bytes], deadli
 
     Args:
         stream: An open file service.
-        remote: Where.
-        mode: Permissions; adbd gives those of the owner to all.
+        remote: The path on the phone.
+        mode: The permissions; adbd gives those of the owner to all.
         pieces: The contents, in pieces of any size.
         deadline: Until when it may take.
 
@@ -169,12 +203,15 @@ def push(stream: Stream, remote: str, mode: int, pieces: Iterable[bytes], deadli
         DeviceCommandError: The phone refuses it; the reason is in the message.
     """
     exchange = _Exchange(stream, remote, deadline)
-    exchange.ask(b"SEND", f",{file_types.S_IFREG | mode}")
+    exchange.request(b"SEND", f",{file_types.S_IFREG | mode}")
     for piece in pieces:
-        chunks = (
-            piece[first : first + _MAX_CHUNK_BYTES]
-            for first in range(0, len(piece), _MAX_CHUNK_BYTES)
-        )
-        stream.send(b"".join(_HEAD.pack(b"DATA", len(chunk)) + chunk for chunk in chunks), deadline)
-    stream.send(_HEAD.pack(b"DONE", int(time.time()) & 0xFFFFFFFF), deadline)
-    exchange.head(b"OKAY")
+        # The chunks of a piece are sent together, as each sending waits for an acknowledgement.
+        data = bytearray()
+        for first in range(0, len(piece), _MAX_CHUNK_BYTES):
+            chunk = piece[first : first + _MAX_CHUNK_BYTES]
+            data += _HEADER.pack(b"DATA", len(chunk)) + chunk
+        stream.send(bytes(data), deadline)
+    # The number of DONE is the time of the last change. The phone answers only now, also if it
+    # refused the file at once.
+    stream.send(_HEADER.pack(b"DONE", int(time.time()) & 0xFFFFFFFF), deadline)
+    exchange.read_header(b"OKAY")

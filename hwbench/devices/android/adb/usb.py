@@ -1,6 +1,6 @@
 """Phones on USB, through adb-shell's transport and libusb.
 
-Both optional, so their absence is a hint and never a crash.
+Both are optional, so their absence is a hint and never a crash.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class UsbPhone:
     """An adb interface on USB.
 
     Attributes:
-        serial: The phone's serial; `usb:BUS-PORT` if this user may not ask it.
+        serial: The phone's serial; `usb:BUS-PORT` if this user may not ask for it.
         state: `device`, or `no permissions`.
-        device: adb-shell's UsbTransport, not yet connected.
+        device: The UsbTransport of adb-shell, not yet connected.
     """
 
     serial: str
@@ -34,56 +34,59 @@ class UsbPhone:
     device: Any
 
 
-def usb_phones() -> tuple[list[UsbPhone], str]:
-    """The phones on USB, and what is missing to see any; empty if nothing is."""
+def find_usb_phones() -> tuple[list[UsbPhone], str]:
+    """Find the phones on USB.
+
+    Returns:
+        The phones, and what keeps USB from being searched (empty if nothing does).
+    """
     try:
-        usb_error = _usb_error()
+        usb_error = _load_usb_error()
     except ImportError as error:
         return [], f"USB is not searched ({one_line(str(error))}): pip install 'hwbench[android]'"
     except OSError as error:
-        return (
-            [],
-            (
-                f"USB is not searched ({one_line(str(error))}): install libusb (apt install"
-                " libusb-1.0-0)"
-            ),
+        missing = (
+            f"USB is not searched ({one_line(str(error))}): install libusb (apt install"
+            " libusb-1.0-0)"
         )
+        return [], missing
     try:
         from adb_shell.transport.usb_transport import UsbTransport
 
-        return [_phone(device) for device in UsbTransport.find_all_adb_devices()], ""
+        return [_describe_device(device) for device in UsbTransport.find_all_adb_devices()], ""
     except usb_error as error:
         return [], f"USB cannot be searched ({one_line(repr(error))}); look at it with: adb devices"
 
 
-def _usb_error() -> type[Exception]:
+def _load_usb_error() -> type[Exception]:
+    """Import libusb's error; raises ImportError without the package, OSError without libusb."""
     error: type[Exception] = import_module("usb1").USBError
     return error
 
 
-def _phone(device: Any) -> UsbPhone:
+def _describe_device(device: Any) -> UsbPhone:
     try:
         return UsbPhone(device.serial_number, "device", device)
-    except _usb_error():
+    except _load_usb_error():
         return UsbPhone(f"usb:{'-'.join(map(str, device.port_path))}", NO_PERMISSIONS, device)
 
 
 class UsbPipe:
-    """A phone's adb interface; see `_adb_direct.Pipe`.
+    """A phone's adb interface on USB; see `direct.Pipe`.
 
     Args:
-        phone: Which one.
+        phone: The phone.
         deadline: Until when to try.
 
     Raises:
-        DeviceUnavailableError: It belongs to another process, or may not be opened.
+        DeviceUnavailableError: Another process holds the phone, or it may not be opened.
     """
 
     def __init__(self, phone: UsbPhone, deadline: float) -> None:
         self._device = phone.device
         try:
             self._device.connect(left_s(deadline))
-        except _usb_error() as error:
+        except _load_usb_error() as error:
             self._device.close()
             cause = type(error).__name__
             hint = "look at it with: adb devices"
@@ -98,17 +101,17 @@ class UsbPipe:
 
     def write(self, data: bytes, deadline: float) -> None:
         """See `Pipe`."""
-        view = memoryview(data)
-        while view:
-            written = self._transfer(partial(self._write_some, bytes(view), deadline))
-            view = view[written:]
+        # A bulk transfer may take only a part.
+        rest = memoryview(data)
+        while rest:
+            written = self._transfer(partial(self._write_some, bytes(rest), deadline))
+            rest = rest[written:]
 
     def read(self, size: int, deadline: float) -> bytes:
         """See `Pipe`."""
         data = b""
         while len(data) < size:
-            wanted = size - len(data)
-            data += self._transfer(partial(self._read_some, wanted, deadline))
+            data += self._transfer(partial(self._read_some, size - len(data), deadline))
         return data
 
     def _write_some(self, data: bytes, deadline: float) -> int:
@@ -121,6 +124,7 @@ class UsbPipe:
 
     @staticmethod
     def _transfer(action: Callable[[], T]) -> T:
+        """Run a transfer, and turn the errors of adb-shell into ours."""
         from adb_shell.exceptions import UsbReadFailedError, UsbWriteFailedError
 
         try:

@@ -121,13 +121,14 @@ class Android(OrtDevice):
         )
 
     def _conditions(self) -> Conditions:
-        return self._phone.state().conditions(self._phone.cluster.cpus, self._phone.caps_hz)
+        state = self._phone.read_state()
+        return state.conditions(self._phone.cluster.cpus, self._phone.caps_hz)
 
     def _doctor(self) -> list[Advice]:
         """Ten things that would spoil a measurement on this phone, with what mends each."""
         phone = self._phone
-        switched = checks.switches(phone.adb.script(checks.SETTINGS).stdout)
-        return checks.advice(phone.identity, phone.cluster, phone.state(), switched)
+        switched = checks.parse_settings(phone.adb.script(checks.SETTINGS_SCRIPT).stdout)
+        return checks.check_phone(phone.identity, phone.cluster, phone.read_state(), switched)
 
     def _engine(self, settings: Settings) -> Engine:
         phone, threads = self._phone, settings.threads
@@ -143,8 +144,8 @@ class Android(OrtDevice):
                 f" android:{phone.adb.serial},cluster=NAME"
             )
         return NativeEngine(
-            phone.runner(),
-            phone.place,
+            phone.start_runner(),
+            phone.send_model,
             phone.folder,
             cores=cpus[-threads:],
             threads=threads,

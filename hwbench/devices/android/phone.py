@@ -1,8 +1,8 @@
-"""A phone or board as an instrument: its runtime, its models, its settings and its state, through one connection.
+"""A phone or board as an instrument: its runtime, models, settings and state, in one connection.
 
 Everything of hwbench's lies in one folder there: `bundle/` (the runner and its runtime), `models/`
-(by SHA-256, bounded), `run/` (of this connection) and `restore/` (what settings were before they
-were changed, written down before the change, so that whoever connects next restores them after a
+(by SHA-256, of bounded size), `run/` (of this connection) and `restore/` (the former values of
+settings, written down before they are changed, so that whoever connects next restores them after a
 kill).
 """
 
@@ -25,14 +25,14 @@ from hwbench.errors import DeviceLostError, DeviceUnavailableError, HwbenchError
 from hwbench.network.workload import Workload
 
 HOME = PurePosixPath("/data/local/tmp/hwbench")
-"""The one place on a phone from which the shell may execute files.
+"""Hwbench's folder, in the one place on a phone from which the shell may execute files.
 
-Made on other Linux systems too.
+It is made on other Linux systems too.
 """
 MODELS_BYTES = 1 << 30
-"""Most that models take there, but for the one in use."""
+"""Most bytes that models take there, but for the one in use."""
 PUSH_S = 600.0
-"""Seconds that the largest file of a bundle, 23 MB, may take: enough for 40 kB/s."""
+"""Seconds that sending the largest file of a bundle, 23 MB, may take: enough for 40 kB/s."""
 OPTIONS = {
     "cluster": choice("big", "middle", "little", "all"),
     "mode": choice("burst", "sustained"),
@@ -40,7 +40,7 @@ OPTIONS = {
 }
 _log = logging.getLogger(__name__)
 
-_FOLDERS = """
+_RESTORE_SCRIPT = """
 home=$1
 give_back() {
   for note in "$home"/restore/*; do
@@ -55,9 +55,9 @@ give_back() {
   done
 }
 """
-_BEGIN = (
-    facts.PART
-    + _FOLDERS
+_BEGIN_SCRIPT = (
+    facts.PART_SCRIPT
+    + _RESTORE_SCRIPT
     + """
 mkdir -p "$home/bundle" "$home/models" "$home/restore" || exit
 give_back
@@ -75,14 +75,17 @@ part cpus; cd /sys/devices/system/cpu && show cpu[0-9]*/cpufreq/scaling_max_freq
 exit 0
 """
 )
-"""Folders, old settings back, then new ones: $1 hwbench's folder, $2 the connection's token, $3 the mode. Prints the caps."""
-_END = _FOLDERS + '\ngive_back\nrm -rf "$home/run"\n'
-_ERASE = (
-    _FOLDERS
+"""Makes the folders, restores old settings, then makes new ones, and prints the caps of clocks.
+
+$1 is hwbench's folder, $2 the token of the connection, $3 the mode.
+"""
+_END_SCRIPT = _RESTORE_SCRIPT + '\ngive_back\nrm -rf "$home/run"\n'
+_ERASE_SCRIPT = (
+    _RESTORE_SCRIPT
     + '\ngive_back\nfor note in "$home"/restore/*; do [ ! -f "$note" ] || { echo "$note"; exit 1;'
     ' }; done\nrm -rf "$home"\n'
 )
-_MAKE_ROOM = (
+_MAKE_ROOM_SCRIPT = (
     'cd "$1/bundle" && for old in *; do [ "$old" = "$2" ] || rm -rf "$old"; done; mkdir -p "$2"'
 )
 
@@ -92,7 +95,7 @@ class Address:
     """What follows `android:`: `[SERIAL|HOST:PORT][,cluster=NAME][,mode=NAME][,build=NAME]`.
 
     Attributes:
-        place: Serial, HOST:PORT, or empty if there is only one phone.
+        place: The serial, HOST:PORT, or empty if there is only one phone.
         cluster: The CPUs to measure on: `big`, `middle`, `little` or `all`.
         mode: `burst`, as the phone is, or `sustained`: in Android's fixed performance mode, at
             clocks it can hold.
@@ -117,15 +120,26 @@ class Address:
 
 
 class Phone:
-    """An opened phone: locked for others, its settings as a measurement needs them, its runtime in place.
+    """An opened phone.
+
+    It is locked for others, its settings are as a measurement needs them, and its runtime is in
+    place.
 
     Args:
-        address: Which, and which part of it.
+        address: The phone, and the part of it to measure on.
+
+    Attributes:
+        address: The phone, and the part of it to measure on.
+        adb: The connection.
+        identity: What the phone is.
+        cluster: The CPUs to measure on.
+        bundle: The runner and runtime on it.
+        caps_hz: The highest frequency that each CPU might run at when the phone was opened.
 
     Raises:
-        UsageError: Several phones and none is named, or it has no such cluster.
-        DeviceUnavailableError: There is none, it is not ready, in use, or its system does not run
-            the bundle.
+        UsageError: Several phones are in sight and none is named, or it has no such cluster.
+        DeviceUnavailableError: There is no phone, it is not ready or in use, or its system does not
+            run the bundle.
     """
 
     def __init__(self, address: Address) -> None:
@@ -134,65 +148,75 @@ class Phone:
         self._lock: DeviceLock | None = None
         self._began = False
         try:
-            self.identity = facts.identity(self.adb.script(facts.IDENTITY, str(HOME)).stdout)
+            self.identity = facts.parse_identity(
+                self.adb.script(facts.IDENTITY_SCRIPT, str(HOME)).stdout
+            )
             self.cluster = self.identity.cluster(address.cluster)
             lock = DeviceLock(f"android:{self.identity.serial or self.adb.serial}")
             lock.acquire()
             self._lock = lock
             self.bundle = self._find_bundle()
             self._begin()
-            self._install()
+            self._install_bundle()
         except BaseException:
             self.close()
             raise
-        self._models = {
-            PurePosixPath(name): size
-            for name, size in self.identity.files.items()
-            if name.startswith("models/")
-        }
+        # The sizes of the models on the phone, in the order of their last use.
+        self._models: dict[PurePosixPath, int] = {}
+        for name, size in self.identity.files.items():
+            if name.startswith("models/"):
+                self._models[PurePosixPath(name)] = size
 
     @property
     def folder(self) -> PurePosixPath:
-        """For files in passing; removed at the end."""
+        """The folder for temporary files, which is removed at the end."""
         return HOME / "run" / self._token
 
     def close(self) -> None:
-        """Restore what was changed, remove what is in passing, hang up.
+        """Restore settings, remove temporary files, and hang up.
 
         What fails is done at the next connection.
         """
         if self._began:
             self._began = False
             with suppress(HwbenchError):
-                self.adb.script(_END, str(HOME), timeout_s=10.0)
+                self.adb.script(_END_SCRIPT, str(HOME), timeout_s=10.0)
         self.adb.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
-    def state(self) -> facts.State:
-        """How it is now; one round trip."""
-        return facts.state(self.adb.script(facts.STATE).stdout)
+    def read_state(self) -> facts.PhoneState:
+        """Read how the phone is now, in one round trip."""
+        return facts.parse_state(self.adb.script(facts.STATE_SCRIPT).stdout)
 
-    def runner(self) -> RunnerProcess:
-        """A new process of the runner, its library open; it ends with its stream.
+    def start_runner(self) -> RunnerProcess:
+        """Start a process of the runner and open its library; it ends with its stream.
 
         Raises:
-            DeviceUnavailableError: It does not run there; with the cause.
+            DeviceUnavailableError: The runner does not run there; the message has the cause.
         """
-        home = str(self._home_of(self.bundle))
+        home = str(self._bundle_folder)
         try:
             runner = RunnerProcess(
                 self.adb.start(self.bundle.loader, env=self.bundle.env, cwd=home)
             )
             runner.library(self.bundle.library)
         except DeviceLostError:
-            self._test()  # says why, if the bundle is to blame
+            self._test_bundle()  # says why, if the bundle is to blame
             raise
         return runner
 
-    def place(self, runner: RunnerProcess, workload: Workload) -> PurePosixPath:
-        """Where a model file lies on the phone; sent through the runner if it was not there."""
+    def send_model(self, runner: RunnerProcess, workload: Workload) -> PurePosixPath:
+        """Send a model through the runner, unless it is on the phone already.
+
+        Args:
+            runner: A running runner.
+            workload: The model.
+
+        Returns:
+            The path of the model on the phone.
+        """
         name = PurePosixPath("models") / f"{workload.sha256}.onnx"
         size = len(workload.onnx)
         if self._models.get(name) != size:
@@ -202,7 +226,7 @@ class Phone:
                 runner.delete(HOME / oldest)
                 del self._models[oldest]
             runner.put(workload.onnx, HOME / name)
-        self._models[name] = self._models.pop(name, size)  # used last
+        self._models[name] = self._models.pop(name, size)  # moves it to the end: used last
         return HOME / name
 
     def _find_bundle(self) -> Bundle:
@@ -217,28 +241,33 @@ class Phone:
         return bundle
 
     def _begin(self) -> None:
+        """Make the folders, and make settings what a measurement needs."""
         self._token = uuid4().hex
         self._began = True
-        done = self.adb.script(_BEGIN, str(HOME), self._token, self.address.mode, check=False)
-        if done.code:
-            said = " ".join((done.stdout + done.stderr).decode("utf-8", "replace").split())[-300:]
+        completed = self.adb.script(
+            _BEGIN_SCRIPT, str(HOME), self._token, self.address.mode, check=False
+        )
+        if completed.code:
+            output = (completed.stdout + completed.stderr).decode("utf-8", "replace")
+            reason = " ".join(output.split())[-300:] or completed.code
             raise DeviceUnavailableError(
                 f"{self.adb.serial} cannot be made ready in {HOME} (mode {self.address.mode}):"
-                f" {said or done.code}; measure with mode=burst, or make the folder writable for"
-                " the shell"
+                f" {reason}; measure with mode=burst, or make the folder writable for the shell"
             )
-        self.caps_hz = facts.caps_hz(done.stdout)
+        self.caps_hz = facts.parse_caps_hz(completed.stdout)
 
-    def _install(self) -> None:
-        """Put the bundle there, but for what is there already, and see it run once."""
-        bundle, home = self.bundle, self._home_of(self.bundle)
-        there = self.identity.files
+    def _install_bundle(self) -> None:
+        """Put the bundle on the phone, but for what is there already, and see it run once.
+
+        The file `tested` is written last: where it lies, all files were sent and the bundle ran.
+        """
+        bundle, folder = self.bundle, self._bundle_folder
+        sizes = self.identity.files
+        prefix = f"bundle/{bundle.digest}"
         missing = [
-            file
-            for file in bundle.files
-            if there.get(f"bundle/{bundle.digest}/{file.name}") != file.bytes
+            file for file in bundle.files if sizes.get(f"{prefix}/{file.name}") != file.bytes
         ]
-        if not missing and f"bundle/{bundle.digest}/tested" in there:
+        if not missing and f"{prefix}/tested" in sizes:
             return
         _log.info(
             "putting %s on %s (%.0f MB)",
@@ -246,16 +275,15 @@ class Phone:
             self.adb.serial,
             sum(file.bytes for file in missing) / 1e6,
         )
-        self.adb.script(_MAKE_ROOM, str(HOME), bundle.digest)
+        self.adb.script(_MAKE_ROOM_SCRIPT, str(HOME), bundle.digest)
         for file in missing:
-            self.adb.push(
-                bundle.folder / file.name, str(home / file.name), mode=file.mode, timeout_s=PUSH_S
-            )
-        self._test()
-        self.adb.script('echo tested >"$1"', str(home / "tested"))
+            remote = str(folder / file.name)
+            self.adb.push(bundle.folder / file.name, remote, mode=file.mode, timeout_s=PUSH_S)
+        self._test_bundle()
+        self.adb.script('echo tested >"$1"', str(folder / "tested"))
 
-    def _test(self) -> None:
-        home = str(self._home_of(self.bundle))
+    def _test_bundle(self) -> None:
+        home = str(self._bundle_folder)
         self_test(
             self.bundle,
             lambda argv, env, stdin: self.adb.run(
@@ -263,20 +291,23 @@ class Phone:
             ),
         )
 
-    @staticmethod
-    def _home_of(bundle: Bundle) -> PurePosixPath:
-        return HOME / "bundle" / bundle.digest
+    @property
+    def _bundle_folder(self) -> PurePosixPath:
+        return HOME / "bundle" / self.bundle.digest
 
 
 def erase(address: Address) -> None:
     """Restore a phone's settings and remove everything that hwbench ever put there.
 
+    Args:
+        address: The phone.
+
     Raises:
-        DeviceUnavailableError: It is in use by another process.
+        DeviceUnavailableError: The phone is in use by another process.
         DeviceCommandError: A setting cannot be restored; nothing is removed then, so that it can be
             tried again.
     """
     with connect(address.place) as adb:
-        identity = facts.identity(adb.script(facts.IDENTITY, str(HOME)).stdout)
+        identity = facts.parse_identity(adb.script(facts.IDENTITY_SCRIPT, str(HOME)).stdout)
         with DeviceLock(f"android:{identity.serial or adb.serial}"):
-            adb.script(_ERASE, str(HOME), timeout_s=60.0)
+            adb.script(_ERASE_SCRIPT, str(HOME), timeout_s=60.0)

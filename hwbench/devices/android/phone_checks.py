@@ -1,4 +1,4 @@
-"""Ten things that spoil a measurement on a phone, and what mends each."""
+"""Checks of ten things that spoil a measurement on a phone, and what mends each."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from hwbench.devices.android import phone_facts as facts
 from hwbench.devices.android.phone_cpus import Cluster
 from hwbench.devices.base import Advice
 
-SETTINGS = """
-for name in low_power airplane_mode_on; do echo "$name=$(settings get global $name 2>/dev/null)"; done
+SETTINGS_SCRIPT = """
+for name in low_power airplane_mode_on
+do echo "$name=$(settings get global $name 2>/dev/null)"; done
 exit 0
 """
 """Prints global settings that are switches."""
@@ -22,152 +23,167 @@ STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shu
 """Android's PowerManager.THERMAL_STATUS_*."""
 
 
-def switches(output: bytes) -> dict[str, str]:
-    """Read what `SETTINGS` printed."""
-    return dict(
-        line.split("=", 1) for line in output.decode("utf-8", "replace").splitlines() if "=" in line
-    )
+def parse_settings(output: bytes) -> dict[str, str]:
+    """Parse what `SETTINGS_SCRIPT` printed: the value of each setting by its name."""
+    settings = {}
+    for line in output.decode("utf-8", "replace").splitlines():
+        name, equals, value = line.partition("=")
+        if equals:
+            settings[name] = value
+    return settings
 
 
-def advice(
-    identity: facts.Identity, cluster: Cluster, now: facts.State, switched: Mapping[str, str]
+def check_phone(
+    identity: facts.PhoneIdentity,
+    cluster: Cluster,
+    state: facts.PhoneState,
+    settings: Mapping[str, str],
 ) -> list[Advice]:
-    """What would spoil a measurement on these CPUs of a phone.
+    """Check what would spoil a measurement on some CPUs of a phone.
 
     Args:
-        identity: Of the phone.
-        cluster: CPUs to measure on.
-        now: Its state.
-        switched: Its global settings.
+        identity: What the phone is.
+        cluster: The CPUs to measure on.
+        state: How the phone is now.
+        settings: Its global settings, as `parse_settings` gives them.
+
+    Returns:
+        One entry per check; what is unknown passes.
     """
     return [
-        *_heat(now),
-        *_power(now, switched),
-        *_processor(cluster, now, identity.highest_hz),
-        *_rest(identity, now, switched),
+        *_check_heat(state),
+        *_check_power(state, settings),
+        *_check_cpus(cluster, state, identity.highest_hz),
+        _check_screen(state),
+        _check_load(identity, state, settings),
+        _check_space(identity),
     ]
 
 
-def _heat(now: facts.State) -> list[Advice]:
-    status, hottest, battery_c = now.thermal_status, now.processor_c, now.battery_c
-    cool = (hottest is None or hottest < HOT_C) and (
+def _check_heat(state: facts.PhoneState) -> list[Advice]:
+    status, processor_c, battery_c = state.thermal_status, state.processor_c, state.battery_c
+    cool = (processor_c is None or processor_c < HOT_C) and (
         battery_c is None or battery_c < WARM_BATTERY_C
     )
-    named = "not told" if status is None else STATUSES[min(status, len(STATUSES) - 1)]
-    heat = f"processor {_celsius(hottest)}, battery {_celsius(battery_c)}"
+    status_name = "unknown" if status is None else STATUSES[min(status, len(STATUSES) - 1)]
     return [
-        _check(
+        _make_advice(
             "thermal_status",
             not status,
-            f"thermal status {named}",
+            f"thermal status {status_name}",
             "it slows itself down: let it cool, out of its case",
         ),
-        _check(
+        _make_advice(
             "temperature",
             cool,
-            heat,
+            f"processor {_celsius_text(processor_c)}, battery {_celsius_text(battery_c)}",
             "let it cool for some minutes, away from the sun and out of its case",
         ),
     ]
 
 
-def _power(now: facts.State, switched: Mapping[str, str]) -> list[Advice]:
-    level, charging, save = now.battery_level, now.charging, switched.get("low_power") == "1"
-    full = level is None or level >= FULL_BATTERY
+def _check_power(state: facts.PhoneState, settings: Mapping[str, str]) -> list[Advice]:
+    level, charging = state.battery_level, state.charging
+    charging_text = "charging unknown"
+    if charging is not None:
+        charging_text = "charging" if charging else "not charging"
+    saves_power = settings.get("low_power") == "1"
     return [
-        _check(
+        _make_advice(
             "battery",
             level is None or level >= LOW_BATTERY,
-            "battery not told" if level is None else f"battery at {level:.0%}",
+            "battery unknown" if level is None else f"battery at {level:.0%}",
             f"charge it above {LOW_BATTERY:.0%}: phones lower their clocks when it is low",
         ),
-        _check(
+        _make_advice(
             "charging",
-            not charging or full,
-            {None: "charging not told", True: "charging", False: "not charging"}[charging],
+            not charging or level is None or level >= FULL_BATTERY,
+            charging_text,
             f"charging heats: charge it above {FULL_BATTERY:.0%} first, or measure over Wi-Fi (adb"
             " tcpip 5555)",
         ),
-        _check(
+        _make_advice(
             "power_save",
-            not save,
-            f"power saving {'on' if save else 'off'}",
+            not saves_power,
+            f"power saving {'on' if saves_power else 'off'}",
             "switch it off: adb shell settings put global low_power 0",
         ),
     ]
 
 
-def _processor(cluster: Cluster, now: facts.State, highest_hz: Mapping[int, float]) -> list[Advice]:
-    capped = [
-        cpu
-        for cpu in cluster.cpus
-        if now.caps_hz.get(cpu, 0) < highest_hz.get(cpu, 0) and cpu in now.caps_hz
-    ]
-    saving = [cpu for cpu in cluster.cpus if now.governors.get(cpu) == "powersave"]
-    off = [cpu for cpu in (*cluster.cpus, *cluster.offline) if not now.online.get(cpu, True)]
-    governor = next(
-        (now.governors[cpu] for cpu in cluster.cpus if cpu in now.governors), "not told"
-    )
-    capped_text = (
-        f", CPU {', '.join(map(str, capped))} capped below what they can do" if capped else ""
-    )
+def _check_cpus(
+    cluster: Cluster, state: facts.PhoneState, highest_hz: Mapping[int, float]
+) -> list[Advice]:
+    limited = [cpu for cpu in cluster.cpus if cpu in state.caps_hz and cpu in highest_hz]
+    capped = [str(cpu) for cpu in limited if state.caps_hz[cpu] < highest_hz[cpu]]
+    governors = [state.governors[cpu] for cpu in cluster.cpus if cpu in state.governors]
+    frequency_text = f"governor {governors[0] if governors else 'unknown'}"
+    if capped:
+        frequency_text += f", CPU {', '.join(capped)} capped below what they can do"
+    every_cpu = (*cluster.cpus, *cluster.offline)
+    switched_off = [str(cpu) for cpu in every_cpu if not state.online.get(cpu, True)]
+    cores_text = f"all {cluster.name} cores on"
+    if switched_off:
+        cores_text = f"CPU {', '.join(switched_off)} of the {cluster.name} cluster switched off"
     return [
-        _check(
+        _make_advice(
             "frequency",
-            not capped and not saving,
-            f"governor {governor}{capped_text}",
+            not capped and "powersave" not in governors,
+            frequency_text,
             "let it cool, switch power saving and game or battery profiles off; then look at"
             " scaling_max_freq again",
         ),
-        _check(
+        _make_advice(
             "cores",
-            not off and bool(cluster.cpus),
-            (
-                f"CPU {', '.join(map(str, off))} of the {cluster.name} cluster switched off"
-                if off
-                else f"all {cluster.name} cores on"
-            ),
+            not switched_off and bool(cluster.cpus),
+            cores_text,
             "wake the screen, let it cool, switch power saving off; or measure on another cluster"
             " (android:...,cluster=...)",
         ),
     ]
 
 
-def _rest(identity: facts.Identity, now: facts.State, switched: Mapping[str, str]) -> list[Advice]:
-    cores = max(
-        1,
-        sum(now.online.values())
-        or max((len(c.cpus) for c in identity.clusters.values()), default=1),
+def _check_screen(state: facts.PhoneState) -> Advice:
+    return _make_advice(
+        "screen",
+        state.wakefulness in {"", "Awake"},
+        f"screen {state.wakefulness.lower() or 'unknown'}",
+        "wake it: adb shell input keyevent KEYCODE_WAKEUP; asleep it parks its fast cores",
     )
-    free = identity.free_bytes
-    load = "not told" if now.load_1m is None else f"{now.load_1m:.2f}"
-    radio = {"0": ", radio on", "1": ", radio off"}.get(switched.get("airplane_mode_on", ""), "")
-    return [
-        _check(
-            "screen",
-            now.wakefulness in {"", "Awake"},
-            f"screen {now.wakefulness.lower() or 'not told'}",
-            "wake it: adb shell input keyevent KEYCODE_WAKEUP; asleep it parks its fast cores",
-        ),
-        _check(
-            "background",
-            now.load_1m is None or now.load_1m < BUSY_LOAD * cores,
-            f"load {load} on {cores} cores{radio}",
-            "close apps, switch airplane mode on, and wait some minutes after a restart or an"
-            " update",
-        ),
-        _check(
-            "space",
-            free is None or free >= FREE_BYTES,
-            "free space not told" if free is None else f"{free / 1e9:.1f} GB free",
-            "make room: hwbench devices clean removes what hwbench put there",
-        ),
-    ]
 
 
-def _celsius(value: float | None) -> str:
-    return "not told" if value is None else f"{value:.0f} C"
+def _check_load(
+    identity: facts.PhoneIdentity, state: facts.PhoneState, settings: Mapping[str, str]
+) -> Advice:
+    cores = sum(state.online.values())
+    if not cores:
+        # Which CPUs are on is unknown: the largest cluster is `all` where there are several.
+        cores = max((len(cluster.cpus) for cluster in identity.clusters.values()), default=1)
+    cores = max(1, cores)
+    load_text = "unknown" if state.load_1m is None else f"{state.load_1m:.2f}"
+    radio_texts = {"0": ", radio on", "1": ", radio off"}
+    radio_text = radio_texts.get(settings.get("airplane_mode_on", ""), "")
+    return _make_advice(
+        "background",
+        state.load_1m is None or state.load_1m < BUSY_LOAD * cores,
+        f"load {load_text} on {cores} cores{radio_text}",
+        "close apps, switch airplane mode on, and wait some minutes after a restart or an update",
+    )
 
 
-def _check(code: str, ok: bool, text: str, remedy: str) -> Advice:
+def _check_space(identity: facts.PhoneIdentity) -> Advice:
+    free_bytes = identity.free_bytes
+    return _make_advice(
+        "space",
+        free_bytes is None or free_bytes >= FREE_BYTES,
+        "free space unknown" if free_bytes is None else f"{free_bytes / 1e9:.1f} GB free",
+        "make room: hwbench devices clean removes what hwbench put there",
+    )
+
+
+def _celsius_text(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0f} C"
+
+
+def _make_advice(code: str, ok: bool, text: str, remedy: str) -> Advice:
     return Advice(code, ok, text, "" if ok else remedy)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 CPU_FACT = re.compile(r"(?:.*/)?cpu(\d+)/(?:cpufreq/)?(\w+) (.*)")
-"""A line `cpu4/cpufreq/NAME VALUE`: a file of /sys/devices/system/cpu and its content."""
+"""A line `cpu4/cpufreq/NAME VALUE`: the path and content of a file in /sys/devices/system/cpu."""
 MOST_CPUS = 1024
 _PARTS_OF_ARM = {
     "0xd03": "Cortex-A53",
@@ -33,7 +33,10 @@ _PARTS_OF_ARM = {
     "0xd81": "Cortex-A720",
     "0xd82": "Cortex-X4",
 }
-"""Numbers of Arm's cores in /proc/cpuinfo (MIDR_EL1; names as in the kernel's arch/arm64/include/asm/cputype.h)."""
+"""The names of Arm's cores by their number in /proc/cpuinfo.
+
+Numbers are those of MIDR_EL1, names as in the kernel's arch/arm64/include/asm/cputype.h.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,8 @@ class Cluster:
 
     Attributes:
         name: `little`, `middle`, `big`, or `all`.
-        cpus: Those online, the fastest last.
-        offline: Those that are switched off.
+        cpus: The numbers of the CPUs that are online, the fastest last.
+        offline: The numbers of the CPUs that are switched off.
     """
 
     name: str
@@ -59,48 +62,66 @@ def find_clusters(
     The slowest are `little`, the fastest `big`, what lies between `middle`.
 
     Args:
-        speeds: Capacity and highest frequency of each CPU; 0 where they are not told.
-        online: Whether each is switched on; those not named are.
+        speeds: The capacity and highest frequency of each CPU; 0 where they are unknown.
+        online: Whether each CPU is switched on; those that are not named are.
+
+    Returns:
+        The clusters by name. A processor of one kind has only `big`, one of two kinds no `middle`.
     """
     if not speeds:
         return {}
-    kinds = sorted(set(speeds.values()))
-    groups = [[cpu for cpu in sorted(speeds) if speeds[cpu] == kind] for kind in kinds]
-    middle, every = ([cpu for group in some for cpu in group] for some in (groups[1:-1], groups))
-    named = {"little": groups[0], "middle": middle, "big": groups[-1], "all": every}
-    wanted = {1: ("big",), 2: ("big", "little", "all")}.get(
-        len(groups), ("big", "middle", "little", "all")
-    )
-    return {
-        name: Cluster(
+    # Sorted by speed first, so that the fastest CPU of each cluster comes last.
+    by_speed = sorted(speeds, key=lambda cpu: (speeds[cpu], cpu))
+    slowest, fastest = speeds[by_speed[0]], speeds[by_speed[-1]]
+    cpus_by_name = {"big": [cpu for cpu in by_speed if speeds[cpu] == fastest]}
+    if slowest != fastest:
+        middle = [cpu for cpu in by_speed if slowest < speeds[cpu] < fastest]
+        if middle:
+            cpus_by_name["middle"] = middle
+        cpus_by_name["little"] = [cpu for cpu in by_speed if speeds[cpu] == slowest]
+        cpus_by_name["all"] = by_speed
+    clusters = {}
+    for name, cpus in cpus_by_name.items():
+        clusters[name] = Cluster(
             name,
-            tuple(cpu for cpu in named[name] if online.get(cpu, True)),
-            tuple(cpu for cpu in named[name] if not online.get(cpu, True)),
+            tuple(cpu for cpu in cpus if online.get(cpu, True)),
+            tuple(cpu for cpu in cpus if not online.get(cpu, True)),
         )
-        for name in wanted
-    }
+    return clusters
 
 
-def processors(cpuinfo: str) -> dict[int, dict[str, str]]:
-    """The fields of each processor in /proc/cpuinfo."""
-    found: dict[int, dict[str, str]] = {}
+def parse_cpuinfo(text: str) -> dict[int, dict[str, str]]:
+    """Parse /proc/cpuinfo: the fields of each processor, by its number."""
+    processors: dict[int, dict[str, str]] = {}
     fields: dict[str, str] = {}
-    for line in cpuinfo.splitlines():
+    for line in text.splitlines():
         label, colon, value = line.partition(":")
         label, value = label.strip(), value.strip()
         if label == "processor" and value.isdecimal():
-            fields = found.setdefault(int(value), {})
+            fields = processors.setdefault(int(value), {})
         elif colon:
             fields[label] = value
-    return found
+    return processors
 
 
-def speeds_of(present: str, facts: str) -> tuple[dict[int, tuple[int, int]], dict[int, bool]]:
-    """Capacity and highest frequency of each CPU that is present, and whether it is online."""
-    speeds = dict.fromkeys(_cpu_list(present), (0, 0))
+def parse_speeds(
+    present: str, cpu_files: str
+) -> tuple[dict[int, tuple[int, int]], dict[int, bool]]:
+    """Find out how fast each CPU is, and whether it is online.
+
+    Args:
+        present: The content of /sys/devices/system/cpu/present.
+        cpu_files: Lines of the form of `CPU_FACT`.
+
+    Returns:
+        The capacity and highest frequency (in kHz) of each CPU, 0 where unknown, and whether each
+        is switched on.
+    """
+    speeds = dict.fromkeys(_parse_cpu_list(present), (0, 0))
     online = dict.fromkeys(speeds, True)
-    for text, name, value in CPU_FACT.findall(facts):
-        cpu, number = int(text), int(value) if value.strip().isdecimal() else 0
+    for cpu_text, name, value in CPU_FACT.findall(cpu_files):
+        cpu = int(cpu_text)
+        number = int(value) if value.strip().isdecimal() else 0
         if cpu not in speeds:
             continue
         capacity, highest = speeds[cpu]
@@ -113,31 +134,36 @@ def speeds_of(present: str, facts: str) -> tuple[dict[int, tuple[int, int]], dic
     return speeds, online
 
 
-def cores_of(
-    speeds: Mapping[int, tuple[int, int]], described: Mapping[int, Mapping[str, str]]
+def describe_cores(
+    speeds: Mapping[int, tuple[int, int]], processors: Mapping[int, Mapping[str, str]]
 ) -> str:
-    """`4 x Cortex-A55 at 1.79 GHz, 4 x Cortex-A76 at 2.84 GHz`."""
-    texts = []
-    for kind in sorted(set(speeds.values())):
-        cpus = [cpu for cpu in speeds if speeds[cpu] == kind]
-        fields = described.get(cpus[0], {})
+    """Describe the CPUs: `4 x Cortex-A55 at 1.79 GHz, 4 x Cortex-A76 at 2.84 GHz`.
+
+    Args:
+        speeds: The capacity and highest frequency (in kHz) of each CPU.
+        processors: The fields of each CPU in /proc/cpuinfo.
+    """
+    descriptions = []
+    for speed in sorted(set(speeds.values())):
+        cpus = [cpu for cpu in speeds if speeds[cpu] == speed]
+        fields = processors.get(cpus[0], {})
         part = fields.get("CPU part", "")
-        core = (
-            _PARTS_OF_ARM.get(part, part)
-            if fields.get("CPU implementer") == "0x41"
-            else fields.get("model name", part)
-        )
-        texts.append(
-            f"{len(cpus)} x {core or 'core'}" + (f" at {kind[1] / 1e6:.2f} GHz" if kind[1] else "")
-        )
-    return ", ".join(texts)
+        if fields.get("CPU implementer") == "0x41":  # Arm
+            core = _PARTS_OF_ARM.get(part, part)
+        else:
+            core = fields.get("model name", part)
+        description = f"{len(cpus)} x {core or 'core'}"
+        highest_khz = speed[1]
+        if highest_khz:
+            description += f" at {highest_khz / 1e6:.2f} GHz"
+        descriptions.append(description)
+    return ", ".join(descriptions)
 
 
-def _cpu_list(text: str) -> Iterator[int]:
-    """CPUs as the kernel lists them: `0-3,6`."""
+def _parse_cpu_list(text: str) -> Iterator[int]:
+    """Parse numbers of CPUs as the kernel lists them: `0-3,6`."""
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
         if first.isdecimal():
-            yield from range(
-                int(first), min(MOST_CPUS, int(last) + 1 if last.isdecimal() else int(first) + 1)
-            )
+            end = int(last) + 1 if last.isdecimal() else int(first) + 1
+            yield from range(int(first), min(MOST_CPUS, end))

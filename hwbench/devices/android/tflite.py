@@ -157,7 +157,7 @@ class TflitePhone(Phone):
 
     def conditions(self) -> Conditions:
         """How the phone is now."""
-        return self.state().conditions(self.cluster.cpus, self.caps_hz)
+        return self.read_state().conditions(self.cluster.cpus, self.caps_hz)
 
     def place_model(self, model: TfliteModel) -> PurePosixPath:
         """Where a model lies on the phone.
@@ -246,11 +246,11 @@ class TflitePhone(Phone):
 
     @property
     def _program(self) -> str:
-        return str(self._home_of(self.bundle) / PROGRAM)
+        return str(self._bundle_folder / PROGRAM)
 
-    @staticmethod
-    def _home_of(bundle: Bundle) -> PurePosixPath:
-        return HOME / "bundle" / f"tflite-{bundle.digest}"
+    @property
+    def _bundle_folder(self) -> PurePosixPath:
+        return HOME / "bundle" / f"tflite-{self.bundle.digest}"
 
     def _find_bundle(self) -> Bundle:
         """A bundle of one file, which the phone's own C library runs."""
@@ -266,8 +266,8 @@ class TflitePhone(Phone):
         runtime = f"TensorFlow Lite {PROGRAM} {self.program.sha256[:12]}"
         return Bundle(self.program.path.parent, (file,), runtime, (f"./{PROGRAM}",), {})
 
-    def _install(self) -> None:
-        home = self._home_of(self.bundle)
+    def _install_bundle(self) -> None:
+        home = self._bundle_folder
         if self.identity.files.get(f"bundle/{home.name}/{PROGRAM}") != len(self.program.data):
             self.adb.script(_MAKE_ROOM, str(HOME), home.name)
             self.adb.push(self.program.data, self._program, mode=0o755, timeout_s=PUSH_S)

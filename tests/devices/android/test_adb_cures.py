@@ -166,7 +166,7 @@ def test_memory_is_bounded_when_nobody_reads(adb: Adb, monkeypatch: pytest.Monke
     flood = adb.start(["cat", "/dev/zero"])
     for _ in range(30):
         adb.run(["true"])
-    assert flood._stream._boxed < 3 << 20  # type: ignore[attr-defined]
+    assert flood._stream._queued_bytes < 3 << 20  # type: ignore[attr-defined]
     flood.close()
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from hwbench.devices.android import phone_facts as facts
-from hwbench.devices.android.phone_checks import advice, switches
+from hwbench.devices.android.phone_checks import check_phone, parse_settings
 from tests.devices.android.test_phone_facts import PIXEL, printed, state
 
-WHO = facts.identity(printed(PIXEL))
+WHO = facts.parse_identity(printed(PIXEL))
 BIG = WHO.clusters["big"]
 GOOD = replace(
     state(),
@@ -22,9 +22,9 @@ GOOD = replace(
 
 
 def failed(
-    who: facts.Identity = WHO, switched: dict[str, str] | None = None, **changes: Any
+    who: facts.PhoneIdentity = WHO, switched: dict[str, str] | None = None, **changes: Any
 ) -> list[str]:
-    found = advice(
+    found = check_phone(
         who, BIG, replace(GOOD, **changes), switched or {"low_power": "0", "airplane_mode_on": "1"}
     )
     assert len(found) == len({item.code for item in found}) == 10
@@ -60,16 +60,16 @@ def test_each_thing_that_spoils_a_measurement_is_found_alone(
 
 
 def test_a_board_that_tells_little_is_not_blamed_for_it() -> None:
-    nothing = facts.state(b"\x1eload\n\x1epower\n")
+    nothing = facts.parse_state(b"\x1eload\n\x1epower\n")
     assert [
         item.code
-        for item in advice(replace(WHO, highest_hz={}, free_bytes=None), BIG, nothing, {})
+        for item in check_phone(replace(WHO, highest_hz={}, free_bytes=None), BIG, nothing, {})
         if not item.ok
     ] == []
 
 
 def test_switches_that_android_does_not_have_read_as_nothing() -> None:
-    assert switches(b"low_power=1\nairplane_mode_on=null\nrubbish") == {
+    assert parse_settings(b"low_power=1\nairplane_mode_on=null\nrubbish") == {
         "low_power": "1",
         "airplane_mode_on": "null",
     }

@@ -97,12 +97,12 @@ def printed(told: Mapping[str, str]) -> bytes:
     return "".join(f"\x1e{name}\n{text}\n" for name, text in told.items()).encode()
 
 
-def state(**changes: str) -> facts.State:
-    return facts.state(printed(STATE | changes))
+def state(**changes: str) -> facts.PhoneState:
+    return facts.parse_state(printed(STATE | changes))
 
 
 def test_a_phone_is_known_by_maker_model_chip_and_system() -> None:
-    who = facts.identity(printed(PIXEL))
+    who = facts.parse_identity(printed(PIXEL))
     assert (who.model, who.soc, who.android, who.serial) == (
         "Google Pixel 7 Pro",
         "Google Tensor G2",
@@ -123,7 +123,7 @@ def test_a_phone_is_known_by_maker_model_chip_and_system() -> None:
 
 
 def test_a_board_without_androids_tools_is_known_by_its_device_tree() -> None:
-    who = facts.identity(printed(BOARD))
+    who = facts.parse_identity(printed(BOARD))
     assert (who.model, who.android, who.serial, who.free_bytes) == (
         "Raspberry Pi 4 Model B Rev 1.4",
         "",
@@ -142,7 +142,7 @@ def test_a_shell_that_is_no_phones_is_refused() -> None:
         printed(PIXEL | {"present": ""}),
     ):
         with pytest.raises(DeviceUnavailableError, match="Android or Linux"):
-            facts.identity(output)
+            facts.parse_identity(output)
 
 
 SLOW, MIDDLE, FAST = (124, 1803000), (427, 2348000), (1024, 2850000)
@@ -178,7 +178,7 @@ def test_cpus_that_are_off_are_not_measured_on_but_remembered() -> None:
 
 def test_a_cluster_that_a_phone_lacks_is_an_error_that_lists_the_others() -> None:
     with pytest.raises(UsageError, match=r"'middle'; it has big$"):
-        facts.identity(printed(BOARD)).cluster("middle")
+        facts.parse_identity(printed(BOARD)).cluster("middle")
 
 
 def test_the_state_becomes_conditions() -> None:
@@ -236,7 +236,7 @@ def test_without_a_sensor_of_the_processor_the_hottest_counts() -> None:
 
 def test_output_that_is_no_state_is_refused() -> None:
     with pytest.raises(OutputParseError):
-        facts.state(b"sh: syntax error")
+        facts.parse_state(b"sh: syntax error")
 
 
 @given(
@@ -246,12 +246,12 @@ def test_output_that_is_no_state_is_refused() -> None:
     )
 )
 def test_whatever_is_printed_is_read_or_refused(told: dict[str, str]) -> None:
-    for read in (facts.identity, facts.state):
+    for read in (facts.parse_identity, facts.parse_state):
         try:
             seen = read(printed(told))
         except HwbenchError:
             continue
-        if isinstance(seen, facts.State):
+        if isinstance(seen, facts.PhoneState):
             assert seen.conditions((0, 7), {0: 1e9}).at_utc
         else:
             assert all(

@@ -1,9 +1,10 @@
-"""The on-device bundle: the native runner and ONNX Runtime in one folder which needs nothing from the target.
+"""The on-device bundle: the native runner and ONNX Runtime in one self-contained folder.
 
 It holds the runner, ONNX Runtime's C library out of the wheel of the host's version, and the C
-library both need, with its loader: so it runs on any 64-bit Arm Linux kernel, a phone's included,
-from `adb shell` and without root. `_bundle_parts` finds the parts. A bundle is made once and kept
-in the user's cache, its files checked against their SHA-256 at each use.
+library both need, with its loader. So it needs nothing from the target, and runs on any 64-bit Arm
+Linux kernel, a phone's included, from `adb shell` and without root. `bundle_parts` finds the parts.
+A bundle is made once and kept in the user's cache; its files are checked against their SHA-256 at
+each use.
 """
 
 from __future__ import annotations
@@ -27,23 +28,30 @@ from hwbench.devices.shared.runner.protocol import expect, one_line, parse_event
 from hwbench.errors import DeviceUnavailableError, OutputParseError, UsageError
 from hwbench.network.ort import TELEMETRY_OFF
 
-Progress = Callable[[str], None]
-"""Told in a few words what is being done, for people."""
+BundleProgress = Callable[[str], None]
+"""A callback that gets a few words on what is being done, for people."""
 
 RUNNER, LIBRARY = "hwbench_runner", "libonnxruntime.so.1"
 _MANIFEST = "manifest.json"
 _UNFINISHED = ".new-"
 _LAYOUT = 1
-"""Of the manifest, and of what goes into a bundle; another number makes every bundle anew."""
-_KEPT = 2
-"""Bundles of a kind that stay in the cache."""
+"""Version of the manifest and of what goes into a bundle; a new one makes every bundle anew."""
+_MOST_CACHED = 2
+"""How many bundles of a kind stay in the cache."""
 _ABANDONED_S = 3600.0
-"""Age at which an unfinished bundle is taken for that of a process that was killed."""
+"""Age in seconds at which an unfinished bundle is taken for that of a process that was killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class BundleFile:
-    """One file of a bundle: its name inside the folder, SHA-256 in hexadecimal, length in bytes and permissions."""
+    """One file of a bundle.
+
+    Attributes:
+        name: Its name inside the folder.
+        sha256: Its SHA-256 in hexadecimal.
+        bytes: Its length in bytes.
+        mode: Its permissions.
+    """
 
     name: str
     sha256: str
@@ -56,11 +64,11 @@ class Bundle:
     """A complete bundle on the host.
 
     Attributes:
-        folder: Where its files are.
-        files: Each of them, sorted by name.
-        runtime: Name and version of the runtime inside, `onnxruntime 1.32.0`.
-        loader: How its runner is started, as an argument list, inside the folder it was copied to.
-        env: Environment its runner needs besides.
+        folder: The folder with its files.
+        files: The files, sorted by name.
+        runtime: The name and version of the runtime inside, `onnxruntime 1.32.0`.
+        loader: The command that starts its runner, inside the folder it was copied to.
+        env: The environment variables that its runner needs.
     """
 
     folder: Path
@@ -71,41 +79,38 @@ class Bundle:
 
     @cached_property
     def digest(self) -> str:
-        """What it is, in 32 hexadecimal digits: over all files, names, permissions and the way to start it."""
-        told = json.dumps(
-            [
-                [asdict(file) for file in self.files],
-                self.runtime,
-                self.loader,
-                sorted(self.env.items()),
-            ]
-        )
-        return sha256(told.encode()).hexdigest()[:32]
+        """The identity of the bundle, 32 hexadecimal digits.
+
+        It is a hash over all files, names and permissions, and the way to start it.
+        """
+        files = [asdict(file) for file in self.files]
+        facts = [files, self.runtime, self.loader, sorted(self.env.items())]
+        return sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
     @property
     def library(self) -> Path:
-        """ONNX Runtime, inside the folder it was copied to: for `RunnerProcess.library`."""
+        """The path of ONNX Runtime inside the folder it was copied to."""
         return Path(LIBRARY)
 
     @property
     def size_bytes(self) -> int:
-        """Of all files together."""
+        """The length of all files together."""
         return sum(file.bytes for file in self.files)
 
 
-def build_bundle(machine: str = "aarch64", *, progress: Progress | None = None) -> Bundle:
-    """The bundle for a Linux kernel on `machine`, from the cache or made now; never half of one.
+def build_bundle(machine: str = "aarch64", *, progress: BundleProgress | None = None) -> Bundle:
+    """Find the bundle for a Linux kernel in the cache, or make it; it is never half of one.
 
     ONNX Runtime comes from its wheel (through pip) and the C library from Debian's packages for
     cross compilation, or both from this computer if `machine` is its own.
 
     Args:
-        machine: As `uname -m` says it: `aarch64` or `x86_64`.
-        progress: Told what is being done, where it takes more than a moment.
+        machine: The processor, as `uname -m` says it: `aarch64` or `x86_64`.
+        progress: Called before whatever takes more than a moment.
 
     Raises:
-        UsageError: Another machine.
-        DeviceUnavailableError: A part cannot be had; says which, and what to install.
+        UsageError: There are no bundles for such a machine.
+        DeviceUnavailableError: A part cannot be had; the message says which, and what to install.
         DeviceTimeoutError: pip, apt-get or the compiler did not finish.
         DeviceCommandError: The compiler refused.
     """
@@ -114,45 +119,53 @@ def build_bundle(machine: str = "aarch64", *, progress: Progress | None = None) 
             f"no bundle for the machine {machine!r}; there are {', '.join(sorted(parts.MACHINES))}"
         )
     version = parts.host_version()
-    recipe = _recipe(machine, version)
-    tell = progress or _ignore
+    recipe = _hash_recipe(machine, version)
     loader = parts.MACHINES[machine].loader
     command = (f"./{loader}", "--library-path", ".", f"./{RUNNER}")
 
+    def report(text: str) -> None:
+        if progress is not None:
+            progress(text)
+
     def fill(folder: Path, scratch: Path) -> str:
-        tell(f"compiling the runner for {machine}")
-        _place(build_runner(parts.compiler(machine)), folder / RUNNER)
-        tell(f"fetching the C library for {machine}")
-        for path in parts.c_library(machine, scratch):
-            _place(path, folder / path.name, mode=0o755 if path.name == loader else 0o644)
-        tell(f"fetching onnxruntime {version} for {machine}")
-        _place(parts.ort_library_for(machine, version, scratch), folder / LIBRARY, mode=0o644)
+        report(f"compiling the runner for {machine}")
+        _copy_file(build_runner(parts.find_compiler(machine)), folder / RUNNER)
+        report(f"fetching the C library for {machine}")
+        for path in parts.find_c_library(machine, scratch):
+            _copy_file(path, folder / path.name, mode=0o755 if path.name == loader else 0o644)
+        report(f"fetching onnxruntime {version} for {machine}")
+        _copy_file(parts.find_ort_library(machine, version, scratch), folder / LIBRARY, mode=0o644)
         for path in folder.iterdir():
             parts.check_machine(path, machine)
         return f"onnxruntime {version}"
 
-    return _cached(machine, recipe) or _make(machine, recipe, command, TELEMETRY_OFF, fill)
+    bundle = _find_cached(machine, recipe)
+    if bundle is None:
+        bundle = _make_bundle(machine, recipe, command, TELEMETRY_OFF, fill)
+    return bundle
 
 
 def ndk_bundle(aar: Path, ndk: Path) -> Bundle:
-    """A bundle of Android's own build of ONNX Runtime, and a runner compiled against Android's C library; for arm64.
+    """Find or make a bundle of Android's own build of ONNX Runtime, for arm64.
+
+    Its runner is compiled against Android's C library.
 
     Args:
-        aar: `onnxruntime-android-VERSION.aar`, as Maven has it; its library is
+        aar: The path of `onnxruntime-android-VERSION.aar`, as Maven has it; the library in it is
             `jni/arm64-v8a/libonnxruntime.so`.
-        ndk: Folder of Android's NDK: that which holds `toolchains`.
+        ndk: The folder of Android's NDK which holds `toolchains`.
 
     Raises:
-        UsageError: One of them is not what it should be; says what is missing in it.
+        UsageError: One of them is not what it should be; the message says what is missing in it.
         DeviceCommandError: The NDK's compiler refused.
     """
-    library = parts.library_of_aar(aar)
+    library = parts.read_aar_library(aar)
     version = parts.library_version(library, aar)
-    compiler = parts.ndk_compiler(ndk)
-    recipe = _recipe("android", sha256(library).hexdigest(), compiler)
+    compiler = parts.find_ndk_compiler(ndk)
+    recipe = _hash_recipe("android", sha256(library).hexdigest(), compiler)
 
     def fill(folder: Path, _scratch: Path) -> str:
-        _place(build_runner(compiler), folder / RUNNER)
+        _copy_file(build_runner(compiler), folder / RUNNER)
         (folder / LIBRARY).write_bytes(library)
         (folder / LIBRARY).chmod(0o644)
         for path in folder.iterdir():
@@ -160,80 +173,85 @@ def ndk_bundle(aar: Path, ndk: Path) -> Bundle:
         return f"onnxruntime {version}"
 
     env = TELEMETRY_OFF | {"LD_LIBRARY_PATH": "."}
-    return _cached("android", recipe) or _make("android", recipe, (f"./{RUNNER}",), env, fill)
+    bundle = _find_cached("android", recipe)
+    if bundle is None:
+        bundle = _make_bundle("android", recipe, (f"./{RUNNER}",), env, fill)
+    return bundle
 
 
 def last_ndk_bundle() -> Bundle | None:
-    """The bundle that `ndk_bundle` made last, if it is still in the cache."""
-    return _cached("android", None)
+    """Find the bundle that `ndk_bundle` made last, if it is still in the cache."""
+    return _find_cached("android", None)
 
 
-class Ended(Protocol):
+class CompletedProcess(Protocol):
     """How a command on the target ended."""
 
     @property
     def code(self) -> int:
-        """Its exit status as a shell tells it: 128 + n for signal n."""
+        """Its exit status as a shell gives it: 128 + n for signal n."""
 
     @property
     def stdout(self) -> bytes:
-        """All that it printed."""
+        """All of its output."""
 
     @property
     def stderr(self) -> bytes:
-        """All that it said to people."""
+        """All of its messages."""
 
 
-def self_test(bundle: Bundle, run: Callable[..., Ended]) -> None:
+def self_test(bundle: Bundle, run: Callable[..., CompletedProcess]) -> None:
     """Start the runner on the target, open ONNX Runtime there, and end it.
 
     Args:
         bundle: The bundle that was copied there.
-        run: Called as `run(argv, env=..., stdin=...)`: carries that out inside the bundle's folder
-            on the target, to its end.
+        run: A function that runs a command inside the bundle's folder on the target to its end. It
+            is called as `run(argv, env=..., stdin=...)`.
 
     Raises:
-        DeviceUnavailableError: It does not run there; says why, and what to do.
-        OutputParseError: It ran and said something that is no event of the runner.
+        DeviceUnavailableError: The runner does not run there; the message says why, and what to do.
+        OutputParseError: The runner printed something that is no event of it.
     """
-    ended = run(
+    completed = run(
         list(bundle.loader),
         env=dict(bundle.env),
         stdin=plan_line("lib", bundle.library) + plan_line("quit"),
     )
-    said = one_line(ended.stderr[-500:].decode("utf-8", "replace")) or "it said nothing"
-    if ended.code != 0 and b'"error"' not in ended.stdout:
+    messages = one_line(completed.stderr[-500:].decode("utf-8", "replace")) or "no message"
+    # A runner that could not open the library says so in an event, which is raised below.
+    if completed.code != 0 and b'"error"' not in completed.stdout:
+        remedies = [parts.ANDROID_BUILD] if completed.code - 128 in _CURED_BY_ANDROID_BUILD else []
         raise DeviceUnavailableError(
-            f"the runner does not run on the device: {explain_exit(ended.code)} ({said})"
+            f"the runner does not run on the device: {explain_exit(completed.code)} ({messages})",
+            *remedies,
         )
-    events = [parse_event(line) for line in ended.stdout.splitlines()]
+    events = [parse_event(line) for line in completed.stdout.splitlines()]
     for event, kind in zip(events, ("hello", "library", "bye"), strict=False):
         expect(event, kind)
     version = bundle.runtime.partition(" ")[2]
     if len(events) != 3 or events[1]["version"] != version:
         raise OutputParseError(
-            f"the runner on the device said {events[1:]!r}; expected ONNX Runtime {version}; push"
-            " it again"
+            f"the runner on the device answered {events[1:]!r}; expected ONNX Runtime {version};"
+            " push it again"
         )
-    if b"cpuinfo" in ended.stderr:
-        what = (
+    if b"cpuinfo" in completed.stderr:
+        raise DeviceUnavailableError(
             "ONNX Runtime cannot read the device's /proc/cpuinfo or /sys, and would choose other"
-            " code than for its processor"
+            f" code than for its processor ({messages}); look whether `adb shell` may read them"
         )
-        raise DeviceUnavailableError(f"{what} ({said}); look whether `adb shell` may read them")
 
 
-_NDK = "hwbench devices setup android --aar .. --ndk .."
 _SIGNALS = {
     4: "SIGILL: the processor lacks an instruction that the bundle uses; 64-bit Armv8 is needed",
     6: "SIGABRT: it gave up by itself; its last words say why",
     9: "SIGKILL: ended from outside, mostly for want of memory; close apps and try again",
-    11: f"SIGSEGV: it crashed; try Android's own build ({_NDK})",
+    11: "SIGSEGV: it crashed; Android's own build of ONNX Runtime may run",
     31: (
-        "SIGSYS: the seccomp policy forbids a system call; not in an app but by `adb shell`, or"
-        f" with Android's build ({_NDK})"
+        "SIGSYS: the seccomp policy forbids a system call; start it by `adb shell` rather than in"
+        " an app, or use Android's own build of ONNX Runtime"
     ),
 }
+_CURED_BY_ANDROID_BUILD = {11, 31}
 _CODES = {
     126: (
         "it may not be executed: the folder is mounted noexec (/sdcard is, /data/local/tmp is not),"
@@ -247,10 +265,13 @@ _CODES = {
 
 
 def explain_exit(code: int) -> str:
-    """What an exit status of the bundle's runner means on a phone, and what to do, in one line.
+    """Explain what an exit status of the bundle's runner means on a phone, and what to do.
 
     Shells report a death by signal n as 128 + n (POSIX, Shell Command Language 2.8.2, says only
     "greater than 128"; mksh and adbd both do this).
+
+    Returns:
+        The explanation in one line.
     """
     if code in _CODES:
         return f"exit status {code}: {_CODES[code]}"
@@ -259,83 +280,97 @@ def explain_exit(code: int) -> str:
     return f"exit status {code}"
 
 
-def _ignore(_doing: str) -> None:
-    pass
-
-
-def _place(source: Path, target: Path, *, mode: int = 0o755) -> None:
+def _copy_file(source: Path, target: Path, *, mode: int = 0o755) -> None:
     shutil.copyfile(source, target)
     target.chmod(mode)
 
 
-def _recipe(*ingredients: str) -> str:
-    told = [_LAYOUT, sha256(runner_source().read_bytes()).hexdigest(), *ingredients]
-    return sha256(json.dumps(told).encode()).hexdigest()
+def _hash_recipe(*ingredients: str) -> str:
+    """Hash what a bundle is made of, so that one that was made of the same can be found."""
+    source = sha256(runner_source().read_bytes()).hexdigest()
+    return sha256(json.dumps([_LAYOUT, source, *ingredients]).encode()).hexdigest()
 
 
-def _cache() -> Path:
+def _cache_folder() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("hwbench")) / "bundles"
 
 
-def _make(
+def _make_bundle(
     kind: str,
     recipe: str,
     loader: Sequence[str],
     env: Mapping[str, str],
     fill: Callable[[Path, Path], str],
 ) -> Bundle:
-    cache = _cache()
+    """Make a bundle in the cache, whole or not at all.
+
+    It is filled in a folder of its own, which gets its final name last: a process that is killed
+    meanwhile leaves nothing that could be taken for a bundle.
+
+    Args:
+        kind: What it is for: a machine, or `android`.
+        recipe: The hash of what it is made of.
+        loader: The command that starts its runner.
+        env: The environment variables that its runner needs.
+        fill: A function that puts the files into a folder (its first argument; the second is a
+            folder for temporary files), and returns the name and version of the runtime.
+    """
+    cache = _cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _tidy(cache)
+        _remove_abandoned(cache)
         with tempfile.TemporaryDirectory(dir=cache, prefix=_UNFINISHED) as scratch:
             folder = Path(scratch) / "bundle"
             folder.mkdir()
             runtime = fill(folder, Path(scratch))
-            files = tuple(_describe(path) for path in sorted(folder.iterdir()))
+            files = tuple(_describe_file(path) for path in sorted(folder.iterdir()))
             bundle = Bundle(folder, files, runtime, tuple(loader), env)
-            (folder / _MANIFEST).write_text(
-                json.dumps(_manifest(bundle, kind, recipe), indent=1), encoding="utf-8"
-            )
-            made = _finish(folder, cache / bundle.digest)
+            manifest = json.dumps(_make_manifest(bundle, kind, recipe), indent=1)
+            (folder / _MANIFEST).write_text(manifest, encoding="utf-8")
+            finished = _finish_bundle(folder, cache / bundle.digest)
     except OSError as error:
         raise DeviceUnavailableError(
             f"cannot keep a bundle in {cache} ({error}); make room, or set XDG_CACHE_HOME"
         ) from error
-    for old in _folders(cache, kind)[_KEPT:]:
+    for old in _list_folders(cache, kind)[_MOST_CACHED:]:
         shutil.rmtree(old, ignore_errors=True)
-    return made
+    return finished
 
 
-def _finish(folder: Path, target: Path) -> Bundle:
+def _finish_bundle(folder: Path, target: Path) -> Bundle:
     """Give a filled folder its final name, unless another process has just done the same."""
-    if _read(target) is None:
+    if _read_bundle(target) is None:
         shutil.rmtree(target, ignore_errors=True)
         with contextlib.suppress(FileExistsError, NotADirectoryError):
             folder.rename(target)
-    made = _read(target)
-    if made is None:
+    bundle = _read_bundle(target)
+    if bundle is None:
         raise DeviceUnavailableError(
             f"the bundle in {target} was changed while it was made; try again"
         )
-    return made
+    return bundle
 
 
-def _describe(path: Path) -> BundleFile:
+def _describe_file(path: Path) -> BundleFile:
     data = path.read_bytes()
     return BundleFile(path.name, sha256(data).hexdigest(), len(data), path.stat().st_mode & 0o777)
 
 
-def _manifest(bundle: Bundle, kind: str, recipe: str) -> dict[str, Any]:
-    files = [asdict(file) for file in bundle.files]
-    how = {"runtime": bundle.runtime, "loader": bundle.loader, "env": dict(bundle.env)}
-    return {"kind": kind, "recipe": recipe, "files": files, **how}
+def _make_manifest(bundle: Bundle, kind: str, recipe: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "recipe": recipe,
+        "files": [asdict(file) for file in bundle.files],
+        "runtime": bundle.runtime,
+        "loader": bundle.loader,
+        "env": dict(bundle.env),
+    }
 
 
 def _load_manifest(folder: Path) -> dict[str, Any]:
-    """What a folder of the cache says of itself; nothing if it cannot be read."""
+    """Load the manifest of a folder of the cache; it is empty if it cannot be read."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
     except (OSError, ValueError):
@@ -343,46 +378,46 @@ def _load_manifest(folder: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def _read(folder: Path) -> Bundle | None:
-    """The bundle in a folder of the cache, if every file of it is what it was when it was made."""
+def _read_bundle(folder: Path) -> Bundle | None:
+    """Read the bundle in a folder of the cache; None if any file is not what it was made as."""
     manifest = _load_manifest(folder)
     try:
         files = tuple(BundleFile(**file) for file in manifest["files"])
         bundle = Bundle(
             folder, files, manifest["runtime"], tuple(manifest["loader"]), manifest["env"]
         )
-        whole = bundle.digest == folder.name and all(
-            _describe(folder / file.name) == file for file in files
-        )
+        if bundle.digest != folder.name:
+            return None
+        for file in files:
+            if _describe_file(folder / file.name) != file:
+                return None
     except (OSError, KeyError, TypeError, AttributeError):
         return None
-    return bundle if whole else None
+    return bundle
 
 
-def _folders(cache: Path, kind: str) -> list[Path]:
-    """Bundles of a kind, the one used last first; whole or not."""
+def _list_folders(cache: Path, kind: str) -> list[Path]:
+    """List the bundles of a kind, whole or not, the one used last first."""
     with contextlib.suppress(OSError):
-        mine = [
-            (path.stat().st_mtime_ns, path)
-            for path in cache.iterdir()
-            if _load_manifest(path).get("kind") == kind
-        ]
-        return [path for _, path in sorted(mine, reverse=True)]
+        folders = [path for path in cache.iterdir() if _load_manifest(path).get("kind") == kind]
+        return sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path), reverse=True)
     return []
 
 
-def _cached(kind: str, recipe: str | None) -> Bundle | None:
-    for folder in _folders(_cache(), kind):
-        if recipe in {None, _load_manifest(folder).get("recipe")}:
-            bundle = _read(folder)
-            if bundle is not None:
-                with contextlib.suppress(OSError):
-                    os.utime(folder)  # used last
-                return bundle
+def _find_cached(kind: str, recipe: str | None) -> Bundle | None:
+    """Find a whole bundle of a kind in the cache, made by this recipe or (None) by any."""
+    for folder in _list_folders(_cache_folder(), kind):
+        if recipe is not None and _load_manifest(folder).get("recipe") != recipe:
+            continue
+        bundle = _read_bundle(folder)
+        if bundle is not None:
+            with contextlib.suppress(OSError):
+                os.utime(folder)  # marks it as the one used last
+            return bundle
     return None
 
 
-def _tidy(cache: Path) -> None:
+def _remove_abandoned(cache: Path) -> None:
     """Remove what processes left that were killed while they made a bundle."""
     for path in cache.glob(f"{_UNFINISHED}*"):
         with contextlib.suppress(OSError):

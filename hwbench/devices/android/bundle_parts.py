@@ -1,4 +1,4 @@
-"""Where the parts of an on-device bundle come from, and that they are what they should be.
+"""Finding the parts of an on-device bundle, and checking that they are what they should be.
 
 Nothing is downloaded but through pip and apt-get, which verify what they fetch, and nothing is
 installed.
@@ -24,7 +24,7 @@ from pathlib import Path, PurePath
 
 from hwbench.devices.shared.runner.build import ort_library
 from hwbench.devices.shared.runner.protocol import one_line
-from hwbench.errors import DeviceTimeoutError, DeviceUnavailableError, UsageError
+from hwbench.errors import Call, DeviceTimeoutError, DeviceUnavailableError, UsageError
 from hwbench.network.ort import onnxruntime
 
 
@@ -33,9 +33,10 @@ class Machine:
     """A processor that a bundle can be for.
 
     Attributes:
-        loader: File name of the C library's loader.
-        elf: `e_machine` of its programs (ELF specification, table of machines).
-        folders: Where a computer of this kind, or Debian's packages for it, keep the C library.
+        loader: The file name of the C library's loader.
+        elf: The `e_machine` of its programs (ELF specification, table of machines).
+        folders: The folders where a computer of this kind, or Debian's packages for it, keep the C
+            library.
     """
 
     loader: str
@@ -75,28 +76,46 @@ _C_LIBRARY = (
 )
 """What ONNX Runtime's wheels and the runner are linked against (their ELF NEEDED entries)."""
 _PACKAGES = ("libc6-arm64-cross", "libgcc-s1-arm64-cross", "libstdc++6-arm64-cross")
-"""Debian's and Ubuntu's packages of the same, of architecture `all`: any computer can fetch them."""
+"""Debian's and Ubuntu's packages of these libraries.
+
+They are of architecture `all`, so that any computer can fetch them.
+"""
 _PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
 _CROSS_COMPILER = "aarch64-linux-gnu-gcc"
-_OTHERWISE = "or give Android's own build: hwbench devices setup android --aar .. --ndk .."
+ANDROID_BUILD = Call(
+    "setup_device",
+    {"address": "android", "aar": None, "ndk": None},
+    purpose="set up Android's own build of ONNX Runtime",
+)
+"""What helps wherever the bundle for Linux cannot be made or does not run."""
 _AAR_MEMBER = "jni/arm64-v8a/libonnxruntime.so"
 _MAX_LIBRARY_BYTES = 1 << 29
 _OLDEST_ANDROID = 24
-"""API level: Android 7, the first whose adbd speaks shell v2, and the oldest that onnxruntime-android supports."""
+"""The API level of Android 7.
+
+It is the first whose adbd speaks shell v2, and the oldest that onnxruntime-android supports.
+"""
 _VERSION = re.compile(rb"\0VERS_(\d+\.\d+\.\d+)\0")
-"""ONNX Runtime names the version of its exported symbols so (its linker scripts, tools/ci_build/gen_def.py)."""
+"""How ONNX Runtime names the version of its exported symbols.
+
+It is in its linker scripts, tools/ci_build/gen_def.py.
+"""
 _DOWNLOAD_TIMEOUT_S = 600.0
 
 
 def host_version() -> str:
-    """Version of ONNX Runtime on the host: the one that a bundle has."""
+    """Give the version of ONNX Runtime on the host, which is the one of every bundle."""
     return str(onnxruntime().__version__)
 
 
-def compiler(machine: str) -> str | None:
-    """What compiles the runner for `machine`, as one would type it.
+def find_compiler(machine: str) -> str | None:
+    """Find the compiler of the runner for a machine.
 
-    None: this computer's own compiler.
+    Args:
+        machine: The processor, as `uname -m` says it.
+
+    Returns:
+        The command as one would type it; None for this computer's own compiler.
 
     Raises:
         DeviceUnavailableError: There is none.
@@ -110,37 +129,46 @@ def compiler(machine: str) -> str | None:
             # glibc 2.28 is the oldest that ONNX Runtime's wheels run with, so the runner asks for
             # no more
             return f"{shlex.quote(sys.executable)} -m ziglang cc -target aarch64-linux-gnu.2.28"
-        hint = (
-            "apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross, or pip install ziglang,"
-            f" {_OTHERWISE}"
+        raise DeviceUnavailableError(
+            "no C compiler for 64-bit Arm; apt install gcc-aarch64-linux-gnu"
+            " libc6-dev-arm64-cross, or pip install ziglang",
+            ANDROID_BUILD,
         )
-        raise DeviceUnavailableError(f"no C compiler for 64-bit Arm; {hint}")
     raise DeviceUnavailableError(
         f"a bundle for {machine} is made on {machine}; this computer is {platform.machine()}"
     )
 
 
-def c_library(machine: str, scratch: Path) -> list[Path]:
-    """The loader and the C library's files for `machine`: those that are installed, else fetched into `scratch`.
+def find_c_library(machine: str, scratch: Path) -> list[Path]:
+    """Find the loader and the files of the C library for a machine.
+
+    Args:
+        machine: The processor, as `uname -m` says it.
+        scratch: A folder into which they are fetched if they are not installed.
 
     Raises:
-        DeviceUnavailableError: They are not installed and cannot be fetched; says what to install.
+        DeviceUnavailableError: They are not installed and cannot be fetched; the message says what
+            to install.
         DeviceTimeoutError: apt-get did not finish.
     """
     folders = [Path(folder) for folder in MACHINES[machine].folders]
-    found = _complete(folders, machine)
-    if not found and machine == "aarch64":
-        found = _complete([_fetch_c_library(scratch) / folders[0].relative_to("/")], machine)
-    if not found:
-        wanted = " ".join(_PACKAGES) if machine == "aarch64" else "libstdc++6"
+    files = _find_complete_set(folders, machine)
+    if not files and machine == "aarch64":
+        fetched = _fetch_c_library(scratch) / folders[0].relative_to("/")
+        files = _find_complete_set([fetched], machine)
+    if not files:
+        packages = " ".join(_PACKAGES) if machine == "aarch64" else "libstdc++6"
         raise DeviceUnavailableError(
-            f"no C library for {machine} in {folders[0]}; apt install {wanted}, {_OTHERWISE}"
+            f"no C library for {machine} in {folders[0]}; apt install {packages}", ANDROID_BUILD
         )
-    return found
+    return files
 
 
-def _complete(folders: Sequence[Path], machine: str) -> list[Path]:
-    """The C library's files from the first folder that has them all: parts of two releases do not fit together."""
+def _find_complete_set(folders: Sequence[Path], machine: str) -> list[Path]:
+    """Find the C library's files in the first folder that has them all.
+
+    Parts of two releases do not fit together, so files of two folders are never mixed.
+    """
     for folder in folders:
         paths = [folder / name for name in (MACHINES[machine].loader, *_C_LIBRARY)]
         if all(path.is_file() and _elf_machine(path) == MACHINES[machine].elf for path in paths):
@@ -149,25 +177,33 @@ def _complete(folders: Sequence[Path], machine: str) -> list[Path]:
 
 
 def _fetch_c_library(scratch: Path) -> Path:
-    hint = f"apt install {' '.join(_PACKAGES)}, {_OTHERWISE}"
+    """Download and unpack Debian's packages of the C library; gives the folder they lie in."""
+    hint = f"apt install {' '.join(_PACKAGES)}"
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise DeviceUnavailableError(
             "no C library for 64-bit Arm, and no apt-get to fetch it with; on Debian or Ubuntu:"
-            f" {hint}"
+            f" {hint}",
+            ANDROID_BUILD,
         )
     packages, root = scratch / "packages", scratch / "root"
     packages.mkdir()
-    _fetch(["apt-get", "-q", "download", *_PACKAGES], packages, hint)
+    _run_download(["apt-get", "-q", "download", *_PACKAGES], packages, hint)
     for package in sorted(packages.glob("*.deb")):
-        _fetch(["dpkg-deb", "-x", str(package), str(root)], packages, hint)
+        _run_download(["dpkg-deb", "-x", str(package), str(root)], packages, hint)
     return root
 
 
-def ort_library_for(machine: str, version: str, scratch: Path) -> Path:
-    """ONNX Runtime's C library for `machine`: this computer's own, or out of the wheel, fetched into `scratch`.
+def find_ort_library(machine: str, version: str, scratch: Path) -> Path:
+    """Find ONNX Runtime's C library for a machine: this computer's own, or out of a wheel.
+
+    Args:
+        machine: The processor, as `uname -m` says it.
+        version: The version of ONNX Runtime.
+        scratch: A folder into which the wheel is fetched.
 
     Raises:
-        DeviceUnavailableError: The wheel cannot be had, or has no such library; says what to do.
+        DeviceUnavailableError: The wheel cannot be had, or has no such library; the message says
+            what to do.
         DeviceTimeoutError: pip did not finish.
     """
     if machine == platform.machine():
@@ -182,27 +218,33 @@ def ort_library_for(machine: str, version: str, scratch: Path) -> Path:
         "--disable-pip-version-check",
         "--no-input",
     ]
-    argv += [word for name in _PLATFORMS for word in ("--platform", name)]
-    argv += [
-        "--python-version",
-        f"{sys.version_info.major}.{sys.version_info.minor}",
-        "--dest",
-        str(scratch),
-    ]
+    for platform_tag in _PLATFORMS:
+        argv += ["--platform", platform_tag]
+    argv += ["--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"]
+    argv += ["--dest", str(scratch), f"onnxruntime=={version}"]
     hint = (
         f"look whether `pip download onnxruntime=={version}` works here (python -m ensurepip if pip"
-        f" is missing), {_OTHERWISE}"
+        " is missing)"
     )
-    _fetch([*argv, f"onnxruntime=={version}"], scratch, hint)
+    _run_download(argv, scratch, hint)
     wheels = sorted(scratch.glob(f"onnxruntime-{version}-*.whl"))
     if not wheels:
-        raise DeviceUnavailableError(f"pip brought no wheel of onnxruntime {version}; {hint}")
+        raise DeviceUnavailableError(
+            f"pip brought no wheel of onnxruntime {version}; {hint}", ANDROID_BUILD
+        )
     library = scratch / "libonnxruntime.so"
-    library.write_bytes(library_of_wheel(wheels[0]))
+    library.write_bytes(read_wheel_library(wheels[0]))
     return library
 
 
-def _fetch(argv: Sequence[str], folder: Path, hint: str) -> None:
+def _run_download(argv: Sequence[str], folder: Path, hint: str) -> None:
+    """Run a command that downloads or unpacks.
+
+    Args:
+        argv: The command.
+        folder: The folder to run it in.
+        hint: What to do if it fails, for messages.
+    """
     words = " ".join(argv[:4] if argv[0] == sys.executable else argv[:2])
     try:
         done = subprocess.run(
@@ -214,7 +256,9 @@ def _fetch(argv: Sequence[str], folder: Path, hint: str) -> None:
             check=False,
         )
     except OSError as error:
-        raise DeviceUnavailableError(f"{words} does not start ({error}); {hint}") from error
+        raise DeviceUnavailableError(
+            f"{words} does not start ({error}); {hint}", ANDROID_BUILD
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise DeviceTimeoutError(
             f"{words} did not finish within {_DOWNLOAD_TIMEOUT_S:.0f} s; look at the network, try"
@@ -222,51 +266,54 @@ def _fetch(argv: Sequence[str], folder: Path, hint: str) -> None:
         ) from error
     if done.returncode != 0:
         tail = one_line(done.stderr[-400:].decode("utf-8", "replace"))
-        raise DeviceUnavailableError(f"{words} failed ({done.returncode}: {tail}); {hint}")
+        raise DeviceUnavailableError(
+            f"{words} failed ({done.returncode}: {tail}); {hint}", ANDROID_BUILD
+        )
 
 
-def library_of_wheel(wheel: Path) -> bytes:
-    """ONNX Runtime's C library inside a wheel, checked against the wheel's own RECORD (PEP 427).
+def read_wheel_library(wheel: Path) -> bytes:
+    """Read ONNX Runtime's C library out of a wheel, checked against the wheel's RECORD (PEP 427).
 
     Raises:
-        DeviceUnavailableError: It is not in it, or damaged.
+        DeviceUnavailableError: The library is not in it, or damaged.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            names = archive.namelist()
-            name = next(
-                name
-                for name in names
-                if re.fullmatch(r"onnxruntime/capi/libonnxruntime\.so[\d.]*", name)
-            )
-            record = next(name for name in names if re.fullmatch(r"[^/]+\.dist-info/RECORD", name))
-            rows = {
-                row[0]: row[1]
-                for row in csv.reader(archive.read(record).decode().splitlines())
-                if len(row) == 3
-            }
-            data = _read_member(archive, name)
-    except (OSError, StopIteration, ValueError, zipfile.BadZipFile) as error:
+            library = _find_member(archive, r"onnxruntime/capi/libonnxruntime\.so[\d.]*")
+            record = _find_member(archive, r"[^/]+\.dist-info/RECORD")
+            recorded_hashes = {}
+            for row in csv.reader(archive.read(record).decode().splitlines()):
+                if len(row) == 3:
+                    recorded_hashes[row[0]] = row[1]
+            data = _read_member(archive, library)
+    except (OSError, LookupError, ValueError, zipfile.BadZipFile) as error:
         raise DeviceUnavailableError(
             f"{wheel.name} is no wheel of onnxruntime for Linux ({error!r}); pip cache purge, try"
             " again"
         ) from error
-    if rows.get(name) != "sha256=" + base64.urlsafe_b64encode(
-        sha256(data).digest()
-    ).decode().rstrip("="):
+    digest = base64.urlsafe_b64encode(sha256(data).digest()).decode().rstrip("=")
+    if recorded_hashes.get(library) != f"sha256={digest}":
         raise DeviceUnavailableError(
-            f"{name} in {wheel.name} is not what its RECORD says; pip cache purge, try again"
+            f"{library} in {wheel.name} is not what its RECORD says; pip cache purge, try again"
         )
     return data
 
 
-def library_of_aar(aar: Path) -> bytes:
-    """ONNX Runtime's library for arm64 inside an Android archive.
+def _find_member(archive: zipfile.ZipFile, pattern: str) -> str:
+    """Find the first member of an archive whose name matches a pattern."""
+    for name in archive.namelist():
+        if re.fullmatch(pattern, name):
+            return name
+    raise LookupError(f"no member {pattern}")
 
-    Read by its exact name, so no path in it is ever followed.
+
+def read_aar_library(aar: Path) -> bytes:
+    """Read ONNX Runtime's library for arm64 out of an Android archive.
+
+    It is read by its exact name, so that no path in the archive is ever followed.
 
     Raises:
-        UsageError: It is no such archive.
+        UsageError: The file is no such archive.
     """
     try:
         with zipfile.ZipFile(aar) as archive:
@@ -286,22 +333,32 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def library_version(library: bytes, origin: PurePath) -> str:
-    """Version of ONNX Runtime, as the library itself tells it.
+    """Find the version of ONNX Runtime in the library itself.
+
+    Args:
+        library: The bytes of the library.
+        origin: The path of the archive it is from, for messages.
 
     Raises:
         UsageError: It is another library.
     """
-    found = set(_VERSION.findall(library))
-    if len(found) != 1:
+    versions = set(_VERSION.findall(library))
+    if len(versions) != 1:
         raise UsageError(
             f"the library in {origin} does not say which ONNX Runtime it is (found"
-            f" {sorted(found)}); take another AAR"
+            f" {sorted(versions)}); take another AAR"
         )
-    return str(found.pop().decode())
+    return str(versions.pop().decode())
 
 
-def ndk_compiler(ndk: Path) -> str:
-    """The NDK's C compiler for arm64, for the oldest Android that will do, as one would type it.
+def find_ndk_compiler(ndk: Path) -> str:
+    """Find the NDK's C compiler for arm64 and the oldest Android that will do.
+
+    Args:
+        ndk: The folder of the NDK.
+
+    Returns:
+        The command as one would type it.
 
     Raises:
         UsageError: There is none in that folder.
@@ -324,20 +381,19 @@ def check_machine(path: Path, machine: str) -> None:
     Raises:
         DeviceUnavailableError: It is not.
     """
-    found = _elf_machine(path)
-    if found != MACHINES[machine].elf:
-        told = "no ELF file" if found is None else f"for ELF machine {found}"
+    file_machine = _elf_machine(path)
+    if file_machine != MACHINES[machine].elf:
+        kind = "no ELF file" if file_machine is None else f"for ELF machine {file_machine}"
         raise DeviceUnavailableError(
-            f"{path.name} is {told}; {machine} ({MACHINES[machine].elf}) was expected: look at the"
+            f"{path.name} is {kind}; {machine} ({MACHINES[machine].elf}) was expected: look at the"
             " compiler and the packages"
         )
 
 
 def _elf_machine(path: Path) -> int | None:
+    """Read the machine of a 64-bit ELF file; None if it is none."""
     with path.open("rb") as file:
-        head = file.read(20)
-    return (
-        int.from_bytes(head[18:20], "little")
-        if head[:5] == b"\x7fELF\x02" and len(head) == 20
-        else None
-    )
+        header = file.read(20)
+    if header[:5] != b"\x7fELF\x02" or len(header) < 20:
+        return None
+    return int.from_bytes(header[18:20], "little")

@@ -166,7 +166,9 @@ class Android(OrtDevice):
         """
         given = dict(files or {})
         if given and given.keys() != {"aar", "ndk"}:
-            raise UsageError(f"--aar and --ndk go together; got {', '.join(sorted(given))} alone")
+            raise UsageError(
+                f"Android's own build needs both aar and ndk; got {', '.join(sorted(given))} alone"
+            )
         if given:
             ndk_bundle(given["aar"], given["ndk"])
         else:

@@ -18,6 +18,7 @@ from uuid import uuid4
 from hwbench.devices.android import phone_facts as facts
 from hwbench.devices.android.adb.client import Adb, connect
 from hwbench.devices.android.bundle import Bundle, build_bundle, last_ndk_bundle, self_test
+from hwbench.devices.android.bundle_parts import ANDROID_BUILD
 from hwbench.devices.shared.address import choice, read_address
 from hwbench.devices.shared.lock import DeviceLock
 from hwbench.devices.shared.runner.process import RunnerProcess
@@ -235,8 +236,8 @@ class Phone:
         bundle = last_ndk_bundle()
         if bundle is None:
             raise DeviceUnavailableError(
-                "build=android needs Android's own build of ONNX Runtime: hwbench devices setup"
-                " android --aar FILE --ndk FOLDER"
+                "build=android needs Android's own build of ONNX Runtime, which was not set up",
+                ANDROID_BUILD,
             )
         return bundle
 

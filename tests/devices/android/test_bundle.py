@@ -79,7 +79,7 @@ def test_a_damaged_one_is_made_anew(cache: Path, harm: str) -> None:
             manifest.write_text("[]")
         case "escape":
             manifest.write_text(manifest.read_text().replace('"libm.so.6"', '"../libm.so.6"'))
-    assert bundle._read(first.folder) is None
+    assert bundle._read_bundle(first.folder) is None
     again = build_bundle(HERE)
     assert again == first
     assert is_whole(again)
@@ -143,20 +143,20 @@ def on_x86(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("on_x86")
 def test_the_compiler_for_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert bundle_parts.compiler("x86_64") is None
+    assert bundle_parts.find_compiler("x86_64") is None
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DeviceUnavailableError, match=r"gcc-aarch64-linux-gnu.*pip install ziglang"):
-        bundle_parts.compiler("aarch64")
+        bundle_parts.find_compiler("aarch64")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert str(bundle_parts.compiler("aarch64")).endswith(
+    assert str(bundle_parts.find_compiler("aarch64")).endswith(
         "-m ziglang cc -target aarch64-linux-gnu.2.28"
     )
     (tmp_path / "aarch64-linux-gnu-gcc").touch(0o755)
-    assert bundle_parts.compiler("aarch64") == "aarch64-linux-gnu-gcc"
+    assert bundle_parts.find_compiler("aarch64") == "aarch64-linux-gnu-gcc"
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(DeviceUnavailableError, match="made on x86_64"):
-        bundle_parts.compiler("x86_64")
+        bundle_parts.find_compiler("x86_64")
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_the_c_library_is_fetched_without_being_installed(
     )
     fake_apt(without_packages, f'echo "$@" >{tmp_path}/asked; cp {tmp_path}/p.deb .')
     (tmp_path / "scratch").mkdir()
-    found = bundle_parts.c_library("aarch64", tmp_path / "scratch")
+    found = bundle_parts.find_c_library("aarch64", tmp_path / "scratch")
     assert [path.name for path in found] == names
     assert all(path.is_relative_to(tmp_path / "scratch") for path in found)
     assert (tmp_path / "asked").read_text().split()[-3:] == [
@@ -219,9 +219,9 @@ def test_a_c_library_that_cannot_be_had(
 ) -> None:
     fake_apt(without_packages, script)
     with pytest.raises(
-        DeviceUnavailableError, match=f"{told}.*apt install libc6-arm64-cross.*--aar"
+        DeviceUnavailableError, match=f"{told}.*apt install libc6-arm64-cross.*aar="
     ) as caught:
-        bundle_parts.c_library("aarch64", tmp_path)
+        bundle_parts.find_c_library("aarch64", tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -229,8 +229,8 @@ def test_without_apt(
     without_packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(without_packages))
-    with pytest.raises(DeviceUnavailableError, match=r"no apt-get.*on Debian or Ubuntu.*--aar"):
-        bundle_parts.c_library("aarch64", tmp_path)
+    with pytest.raises(DeviceUnavailableError, match=r"no apt-get.*on Debian or Ubuntu.*aar="):
+        bundle_parts.find_c_library("aarch64", tmp_path)
 
 
 def test_a_download_is_bounded(
@@ -239,7 +239,7 @@ def test_a_download_is_bounded(
     fake_apt(without_packages, "exec sleep 60")
     monkeypatch.setattr(bundle_parts, "_DOWNLOAD_TIMEOUT_S", 0.3)
     with pytest.raises(DeviceTimeoutError, match="apt-get -q did not finish within"):
-        bundle_parts.c_library("aarch64", tmp_path)
+        bundle_parts.find_c_library("aarch64", tmp_path)
 
 
 @needs_arm_compiler
@@ -269,15 +269,15 @@ def wheel(path: Path, *, name: str = LIBRARY, recorded: bytes = ELF) -> Path:
 
 
 def test_the_library_is_what_the_wheel_records(tmp_path: Path) -> None:
-    assert bundle_parts.library_of_wheel(wheel(tmp_path / "good.whl")) == ELF
+    assert bundle_parts.read_wheel_library(wheel(tmp_path / "good.whl")) == ELF
     with pytest.raises(DeviceUnavailableError, match="not what its RECORD says"):
-        bundle_parts.library_of_wheel(wheel(tmp_path / "changed.whl", recorded=b"other"))
+        bundle_parts.read_wheel_library(wheel(tmp_path / "changed.whl", recorded=b"other"))
     for bad in (
         wheel(tmp_path / "else.whl", name="onnxruntime/capi/onnxruntime.dll"),
         tmp_path / "absent.whl",
     ):
         with pytest.raises(DeviceUnavailableError, match="no wheel of onnxruntime"):
-            bundle_parts.library_of_wheel(bad)
+            bundle_parts.read_wheel_library(bad)
 
 
 def test_a_program_for_another_machine_is_refused(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def under_emulation(bundle: Bundle, tmp_path: Path):
 def test_the_oldest_android_that_will_do_is_chosen(tmp_path: Path) -> None:
     ndk = make_ndk(tmp_path / "a b", 21, 34, 26)
     (ndk / BIN / "aarch64-linux-android24-clang").touch(0o644)
-    assert shlex.split(bundle_parts.ndk_compiler(ndk)) == [
+    assert shlex.split(bundle_parts.find_ndk_compiler(ndk)) == [
         str(ndk / BIN / "aarch64-linux-android26-clang")
     ]
 
@@ -118,7 +118,7 @@ def test_what_is_no_ndk(tmp_path: Path, levels: tuple[int, ...]) -> None:
     with pytest.raises(
         UsageError, match=r"no Android NDK.*aarch64-linux-android.*24 or above.*'toolchains'"
     ):
-        bundle_parts.ndk_compiler(ndk)
+        bundle_parts.find_ndk_compiler(ndk)
 
 
 def test_what_is_no_aar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ BYE = b'{"event":"bye"}\n'
             DeviceUnavailableError,
             r"exit status 159 = SIGSYS.*\(Bad system call\)",
         ),
-        (Completed(1, HELLO, b""), DeviceUnavailableError, "exit status 1 .it said nothing"),
+        (Completed(1, HELLO, b""), DeviceUnavailableError, "exit status 1 .no message"),
         (Completed(0, b"", b""), OutputParseError, "expected ONNX Runtime 1.2.3"),
         (Completed(0, b"WARNING: linker\n" + HELLO, b""), OutputParseError, "not an event"),
         (

@@ -163,7 +163,7 @@ def test_a_device_on_which_nothing_is_put_says_so() -> None:
 
 
 def test_only_one_half_of_androids_own_build_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--aar and --ndk"):
+    with pytest.raises(UsageError, match="both aar and ndk"):
         setup_device("android", {"aar": tmp_path})
 
 

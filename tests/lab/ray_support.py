@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,16 +114,19 @@ class RealLab:
 
     def await_devices(self, count: int) -> dict[str, Any]:
         """The status once so many devices are free."""
+        return self.await_status(
+            lambda devices: sum(device["state"] == "free" for device in devices) == count
+        )
+
+    def await_status(self, wanted: Callable[[list[dict[str, Any]]], bool]) -> dict[str, Any]:
+        """The status once its devices are as wanted."""
         until = time.monotonic() + START_S
         while True:
-            found = self.call("lab", "status", self.address, "--json", "-")
-            status = json.loads(found.stdout) if found.returncode == 0 else {"devices": []}
-            free = [device for device in status["devices"] if device["state"] == "free"]
-            if len(free) == count:
+            done = self.call("lab", "status", self.address, "--json", "-")
+            status: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+            if status and wanted(status["devices"]):
                 return status
-            assert time.monotonic() < until, (
-                f"{len(free)} of {count} devices are free: {status} {found.stderr}"
-            )
+            assert time.monotonic() < until, f"the lab stays like this: {status} {done.stderr}"
 
 
 @contextmanager

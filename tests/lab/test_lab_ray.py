@@ -213,5 +213,7 @@ def test_the_pool_may_be_lost(lab):
 def test_a_host_that_is_ended_leaves(lab):
     lab.hosts["rack1"].terminate()
     assert lab.hosts.pop("rack1").wait(60) == 0
-    assert not any(device["name"].endswith("@rack1") for device in lab.status()["devices"])
+    lab.await_status(
+        lambda devices: not any(device["name"].endswith("@rack1") for device in devices)
+    )
     assert "virtual:seed=3@rack2" in lab.call("lab", "status", lab.address).stdout

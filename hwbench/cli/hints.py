@@ -20,6 +20,7 @@ COMMAND_OF = {
     "export_table": ("table", "export"),
     "import_table": ("table", "import"),
     "list_devices": ("devices",),
+    "list_tables": ("table", "list"),
     "setup_device": ("devices", "setup"),
     "sync_store": ("store", "sync"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hwbench.errors import StaleTableError, UsageError
+from hwbench.errors import Argument, Call, StaleTableError, UsageError
 from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork, table_of
 from hwbench.lookup_tables.exchange.shipped import NETWORKS, SHIPPED
 from hwbench.lookup_tables.making.validate import Validation
@@ -78,8 +78,9 @@ def find_table(store: Store, wanted: str, target_id: str | None = None) -> Looku
             else f"no lookup table {wanted!r}"
         )
         raise UsageError(
-            f"{what} in {store.url}; see: hwbench table list; make one: hwbench table build MODEL"
-            " --device ADDRESS"
+            f"{what} in {store.url}",
+            Call("list_tables", purpose="see"),
+            Call("build_table", {"model": None, "device": None}, purpose="make one"),
         )
     return LookupTable.from_dict(by_id[0])
 
@@ -128,8 +129,8 @@ def add_networks(store: Store | None, name: str, networks: Sequence[ForeignNetwo
         _device(data).get("address") == name for data in store.records(RECORD).values()
     ):
         raise UsageError(
-            f"the table {name!r} was not made of imported networks, so none can be added to it;"
-            " give another --name"
+            f"the table {name!r} was not made of imported networks, so none can be added to it",
+            Argument("name", change="another"),
         )
     new = [network for network in networks if network not in known]
     table = table_of([*known, *new], name, note=note)
@@ -180,6 +181,6 @@ def check(table: LookupTable, info: DeviceInfo, threads: int) -> None:
     for what, then, now in facts:
         if then != now:
             raise StaleTableError(
-                f"the table was made for {what} {then!r}, but this is {now!r}; build one: "
-                f"hwbench table build MODEL --device {info.address}"
+                f"the table was made for {what} {then!r}, but this is {now!r}",
+                Call("build_table", {"model": None, "device": info.address}, purpose="build one"),
             )

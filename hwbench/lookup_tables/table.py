@@ -70,8 +70,8 @@ class LookupTable:
     def __post_init__(self) -> None:
         if not self.entries:
             raise SchemaError(
-                "a lookup table needs at least one entry; measure something first: hwbench table"
-                " build MODEL"
+                "a lookup table needs at least one entry",
+                Call("build_table", {"model": None}, purpose="measure something first"),
             )
         for key, entry in self.entries.items():
             sound = (

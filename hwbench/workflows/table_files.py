@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.devices import drivers, open_device
-from hwbench.errors import DeviceUnavailableError, StaleTableError, UsageError
+from hwbench.errors import Argument, DeviceUnavailableError, StaleTableError, UsageError
 from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.exchange import foreign_files
 from hwbench.lookup_tables.exchange.foreign_files import Record
@@ -136,7 +136,7 @@ def import_table(
         if len(paths) > 1 or format is not None or model is not None:
             raise UsageError(
                 f"{portable[0]} is a whole table, with its layers; import it alone, without a"
-                " format or --model"
+                " format or a model"
             )
         return _import_portable(
             portable[0], name=name, threads=threads, device=device, store=store, save=save
@@ -151,8 +151,12 @@ def import_table(
     _check_name(name)
     if model is None and kind in WITH_MODEL:
         raise UsageError(
-            f"files of {kind} hold no shapes; say what was measured: --model"
-            " zoo:mobilenet_v1@WIDTHS, or a model file"
+            f"files of {kind} hold no shapes",
+            Argument(
+                "model",
+                "zoo:mobilenet_v1@WIDTHS",
+                purpose="say what was measured, or give a model file",
+            ),
         )
     workload = None if model is None or kind not in WITH_MODEL else load_workload(model, **source)
     network, findings = network_of(
@@ -210,7 +214,9 @@ def _check_here(table: LookupTable) -> None:
         check(table, info, table.provenance.threads)
     except StaleTableError as error:
         raise StaleTableError(
-            f"{error}; or keep this one under another name: --name NAME"
+            error.message,
+            *error.remedies,
+            Argument("name", purpose="keep this one under another name"),
         ) from error
 
 
@@ -233,11 +239,13 @@ def _check_request(paths: Sequence[Path], format: str | None, name: str | None) 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name for a table; give letters, digits, '.', '_' and '-' with --name"
+            f"{name!r} is no name for a table; expected letters, digits, '.', '_' and '-'",
+            Argument("name", change="another"),
         )
     if name in drivers():
         raise UsageError(
-            f"{name!r} is a device here, whose own table would be hidden; give another --name"
+            f"{name!r} is a device here, whose own table would be hidden",
+            Argument("name", change="another"),
         )
 
 

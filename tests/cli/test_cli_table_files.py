@@ -122,7 +122,8 @@ def test_a_table_is_not_taken_for_that_of_the_device_here(hwb):
 
     export_table(at_address("virtual:noise=none"), out="alien.hwtable")
     refused = hwb("table", "import", "alien.hwtable")
-    assert "keep this one under another name: --name" in refused.error
+    assert "keep this one under another name: hwbench table import" in refused.error
+    assert "--name" in refused.error
     assert hwb("table", "import", "alien.hwtable", "--name", "alien").code == 0
     export_table(at_address("android:NOSUCHPHONE"), out="far.hwtable")
     assert hwb("table", "import", "far.hwtable").code == 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from hwbench.errors import UsageError
+from hwbench.errors import Argument, Call, UsageError
 from hwbench.lookup_tables.exchange.foreign_files import (
     OfaTable,
     ProfiledRuns,
@@ -100,8 +100,8 @@ def network_of(
         return network, (*findings, Finding("not_mapped", text)) if left else findings
     if workload is None:
         raise UsageError(
-            f"files of {kind} hold no shapes; say what was measured with --model, its widths"
-            " included"
+            f"files of {kind} hold no shapes",
+            Argument("model", purpose="say what was measured, its widths included"),
         )
     if kind == "tflite-log":
         network = read_tflite(
@@ -140,8 +140,8 @@ def read_tflite(
     told = {log.source: _threads(log) for log in logs}
     if len(set(told.values())) > 1:
         raise UsageError(
-            f"logs made with different threads: {told}; import each by itself under a --name of"
-            " its own"
+            f"logs made with different threads: {told}",
+            Argument("name", change="another", purpose="import each by itself"),
         )
     phases = [log.timed or log.profiled for log in logs]
     whole_s = median(phase.mean_s for phase in phases if phase is not None) if any(phases) else None
@@ -170,9 +170,13 @@ def _threads(log: TfliteLog) -> int | None:
 def _agreed(told: int | None, given: int | None, source: str) -> int:
     """Number of threads, from the file or from the user."""
     if told is None and given is None:
-        raise UsageError(f"{source} does not tell the number of threads; say it with --threads")
+        raise UsageError(
+            f"{source} does not tell the number of threads", Argument("threads", purpose="say it")
+        )
     if None not in (told, given) and told != given:
-        raise UsageError(f"{source} was made with {told} threads, not {given}; leave --threads out")
+        raise UsageError(
+            f"{source} was made with {told} threads, not {given}", Argument("threads", change="no")
+        )
     return given if told is None else told  # type: ignore[return-value]
 
 
@@ -243,8 +247,8 @@ def _read_ofa(
     if not entries:
         raise UsageError(
             f"no row of {', '.join(files)} says all that a layer is (blocks and convolutions"
-            " without a kernel are left out), so there is nothing to import; measure the layers:"
-            " hwbench table build MODEL --device ADDRESS"
+            " without a kernel are left out), so there is nothing to import",
+            Call("build_table", {"model": None, "device": None}, purpose="measure the layers"),
         )
     threads = _agreed(None, threads, files[0])
     network = ForeignNetwork(

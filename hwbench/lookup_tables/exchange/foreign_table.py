@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from hwbench.errors import MissingEntryError, SchemaError, UsageError
+from hwbench.errors import Argument, MissingEntryError, SchemaError, UsageError
 from hwbench.lookup_tables.exchange.join_by_order import ForeignEntry
 from hwbench.lookup_tables.metadata import Calibration, Entry, Metadata, Provenance, Source
 from hwbench.lookup_tables.table import IMPORTED, LookupTable
@@ -89,7 +89,8 @@ class ForeignNetwork:
             return cls(**{**data, "files": tuple(data["files"]), "entries": entries})
         except (KeyError, TypeError, ValueError) as error:
             raise SchemaError(
-                f"damaged imported network: {error!r}; import it again under another --name"
+                f"damaged imported network: {error!r}",
+                Argument("name", change="another", purpose="import it again"),
             ) from error
 
 
@@ -115,7 +116,8 @@ def table_of(
             if mine != yours:
                 raise UsageError(
                     f"{other.files[0]} was measured with {what} {yours!r}, but the table {name!r}"
-                    f" with {mine!r}; import it under another --name"
+                    f" with {mine!r}",
+                    Argument("name", change="another", purpose="import it by itself"),
                 )
     details = ((IMPORTED, first.format),)
     device = DeviceInfo(name, first.target, f"imported:{name}", first.runtime, details)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwbench.errors import UsageError
+from hwbench.errors import Call, UsageError
 from hwbench.lookup_tables.exchange.foreign_files import ProfiledRuns, TrtLayers, TrtProfile
 from hwbench.lookup_tables.exchange.join_by_order import ForeignEntry
 from hwbench.network.graph import Layer, layers
@@ -131,6 +131,7 @@ def _layer_of(row: Row, made_by: dict[str, Layer], source: str) -> Layer:
         )
         raise UsageError(
             f"row {row.name!r} of {source} {what}, so its time belongs to none; give the model that"
-            " was profiled, or measure its layers with: hwbench table build MODEL"
+            " was profiled",
+            Call("build_table", {"model": None}, purpose="measure its layers"),
         )
     return next(iter(found.values()))

@@ -18,7 +18,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from hwbench.errors import OutputParseError, SchemaError, UnsafeModelError, UsageError
+from hwbench.errors import (
+    Argument,
+    OutputParseError,
+    SchemaError,
+    UnsafeModelError,
+    UsageError,
+)
 from hwbench.lookup_tables.families import Family, place_of
 from hwbench.lookup_tables.metadata import Entry, Metadata
 from hwbench.lookup_tables.table import LookupTable
@@ -160,8 +166,8 @@ def write_table(table: LookupTable, path: Path) -> int:
         part.replace(path)
     except OSError as error:
         raise UsageError(
-            f"cannot write the table to {path}: {error.strerror or error}; give another file with"
-            " --out"
+            f"cannot write the table to {path}: {error.strerror or error}",
+            Argument("out", change="another"),
         ) from error
     return len(data)
 

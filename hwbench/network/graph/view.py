@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.errors import UnsupportedLayerError
+from hwbench.errors import Argument, UnsupportedLayerError
 from hwbench.records.tensors import Shape
 
 if TYPE_CHECKING:
@@ -119,8 +119,9 @@ class GraphView:
                 else "x".join("?" if dim is None else str(dim) for dim in known)
             )
             raise UnsupportedLayerError(
-                f"tensor {name!r} has shape {text}, expected fixed dimensions; give the input"
-                " shapes (--input) or export the model with fixed ones"
+                f"tensor {name!r} has shape {text}, expected fixed dimensions; export the model"
+                " with fixed ones",
+                Argument("inputs", purpose="fix the shapes of its inputs"),
             )
         return shape
 

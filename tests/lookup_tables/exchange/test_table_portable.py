@@ -251,7 +251,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     assert write_table(table, path) == path.stat().st_size
     assert read_table(path).entries.keys() == table.entries.keys()
     assert [one.name for one in tmp_path.iterdir()] == ["a.hwtable"]
-    with pytest.raises(UsageError, match="--out"):
+    with pytest.raises(UsageError, match="pass another out"):
         write_table(table, tmp_path / "no" / "a.hwtable")
 
 

@@ -25,7 +25,6 @@ from typing import Any
 from hwbench.errors import DeviceUnavailableError, UsageError
 
 TOKEN, TOKEN_FILE = "HWBENCH_LAB_TOKEN", "HWBENCH_LAB_TOKEN_FILE"
-PORT = 6380
 START_S = 120.0
 """Longest wait for Ray's processes to answer."""
 POLL_S, ANSWER_S = 0.2, 5.0

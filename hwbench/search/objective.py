@@ -42,7 +42,6 @@ class Prices:
         self._biases = np.stack([one.biases for one in counted], axis=1)
         self._left = counted[0].left
         every = [slot.layer for slot in structure.slots]
-        self._whole = sum(layer.params for layer in every)
         self._kept = weights_cost(structure)
         self._in_blocks = {
             block.name: [i for i, layer in enumerate(every) if layer.name in block.nodes]

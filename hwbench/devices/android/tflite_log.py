@@ -131,14 +131,6 @@ class TfliteLog:
         profiled, warm_up, timed = counts
         return None not in counts and profiled == (warm_up or 0) + (timed or 0)
 
-    @property
-    def operators_s(self) -> float:
-        """Sum of the operators in seconds of one inference.
-
-        Those below the log's resolution are left out.
-        """
-        return sum(row.mean_s * row.calls for row in self.operators if row.mean_s is not None)
-
 
 def parse(text: str, source: str = "the log") -> TfliteLog:
     """Read a log or CSV file of `benchmark_model`.

@@ -20,6 +20,11 @@ def codes(log: TfliteLog) -> dict[str, str]:
     return {finding.code: finding.text for finding in log.findings}
 
 
+def operators_s(log: TfliteLog) -> float:
+    """The operators' seconds of one inference; those below the log's resolution are left out."""
+    return sum(row.mean_s * row.calls for row in log.operators if row.mean_s is not None)
+
+
 def test_old_form_keeps_warm_up_and_timed_runs_apart():
     log = tflite_log.parse(OLD)
     assert log.warm_up == Runs(0.123679, 100, 0.135716, 0.117861, 0.16337, 0.005429)
@@ -50,7 +55,7 @@ def test_operators_of_every_pixel_1_log_sum_to_its_end_to_end_latency():
     logs = [foreign_files.read(path) for path in PIXEL1.glob("*_run*.txt")]
     assert len(logs) == 9
     for log in logs:
-        assert log.operators_s == pytest.approx(log.profiled.mean_s, rel=0.005)
+        assert operators_s(log) == pytest.approx(log.profiled.mean_s, rel=0.005)
 
 
 def test_new_form_leaves_the_initialization_out():
@@ -84,7 +89,7 @@ def test_csv_holds_operators_alone_with_more_digits():
     assert [row.kind for row in log.operators] == [
         row.kind for row in tflite_log.parse(NEW).operators
     ]
-    assert log.operators_s == pytest.approx(log.profiled.mean_s, rel=0.005)
+    assert operators_s(log) == pytest.approx(log.profiled.mean_s, rel=0.005)
 
 
 def test_logcat_prefixes_change_nothing():
@@ -119,7 +124,7 @@ def test_a_log_aligned_with_spaces_instead_of_tabs_is_read():
         ("TfLiteNnapiDelegate", "", 1),
         ("RESIZE_NEAREST_NEIGHBOR", "", 2),
     ]
-    assert log.operators_s == pytest.approx(4.127e-3)
+    assert operators_s(log) == pytest.approx(4.127e-3)
     assert "TfLiteNnapiDelegate" in codes(log)["delegated"]
 
 

@@ -15,7 +15,7 @@ def free_port() -> int:
                 return int(probe.getsockname()[1])
 
 
-def soon(what: Callable[[], object], within_s: float = 5.0) -> bool:
+def soon(what: Callable[[], object], within_s: float = 30.0) -> bool:
     """Whether it becomes true within that time."""
     deadline = time.monotonic() + within_s
     while not what():

@@ -136,7 +136,7 @@ def test_a_server_that_hangs_does_not_hang_the_list(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(listener.getsockname()[1]))
         started = time.monotonic()
         assert list_phones(timeout_s=0.5)[0].hint
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8
 
 
 def test_a_server_is_never_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_a_silent_command_that_takes_too_long_is_ended(google: Adb) -> None:
     started = time.monotonic()
     with pytest.raises(DeviceTimeoutError):
         google.run(["sleep", "4321"], timeout_s=0.5)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 60, "it was waited for"
     assert soon(lambda: not _running(google, "sleep 4321"))
 
 

@@ -193,8 +193,8 @@ def test_hundred_thousand_structures_take_less_than_a_second() -> None:
     widths = np.random.default_rng(0).integers(1, 33, (100_000, len(structure.groups)))
     taken = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         sizes = structure.layer_widths(widths)
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
     assert min(taken) < 1
     assert sizes.shape == (100_000, len(structure.slots), 2)

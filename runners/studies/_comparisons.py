@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 
 from hwbench.devices.base import Device
+from hwbench.measuring.comparing import compare_measured
 from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.workload import Workload
-from hwbench.records.comparison import compare
 from hwbench.records.measurement import Measurement, Settings
 
 
@@ -17,7 +17,7 @@ def one(
 ) -> dict[str, object]:
     """Speed-up, its 95 % interval, the verdict, what it took, and the raw samples under `raw`."""
     start = time.monotonic()
-    found = compare(
+    found = compare_measured(
         *measure_interleaved(device, [baseline, candidate], replace(settings, seed=seed))
     )
     low, high = found.speedup_ci or (0.0, float("inf"))

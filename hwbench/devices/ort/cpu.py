@@ -52,9 +52,7 @@ class CpuOrt(OrtDevice):
             runtime = f"onnxruntime {onnxruntime().__version__}"
         except DeviceUnavailableError as error:
             return [Found(cls.name, host.cpu_name(), ready=False, hint=str(error))]
-        return [
-            Found(cls.name, f"{host.cpu_name()}, {host.core_count()} cores, {runtime}", ready=True)
-        ]
+        return [Found(cls.name, f"{host.target()}, {runtime}", ready=True)]
 
     def _open(self) -> None:
         onnxruntime()
@@ -75,9 +73,8 @@ class CpuOrt(OrtDevice):
             self._findings += (Finding("python_calls", text),)
 
     def _info(self) -> DeviceInfo:
-        flags = " ".join(host.cpu_flags())
         details = {
-            "isa": flags,
+            "isa": " ".join(host.cpu_flags()),
             "engine": "native runner" if self._native else "Python",
             "kernel": host.kernel(),
             "graph_optimisation": "all",
@@ -88,8 +85,8 @@ class CpuOrt(OrtDevice):
         }
         return DeviceInfo(
             address=self.address,
-            target=f"{host.cpu_name()}, {host.core_count()} cores",
-            target_id=f"{host.cpu_name()}|{host.core_count()} cores|{flags}",
+            target=host.target(),
+            target_id=host.target_id(),
             runtime=f"onnxruntime {onnxruntime().__version__}",
             details=tuple(details.items()),
         )

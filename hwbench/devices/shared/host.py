@@ -129,6 +129,16 @@ def choose_cores(threads: int, cores: Sequence[int]) -> tuple[int, ...]:
     return tuple(cores[:threads])
 
 
+def target() -> str:
+    """This computer's processor for people: the same words from every runtime on it."""
+    return f"{cpu_name()}, {core_count()} cores"
+
+
+def target_id() -> str:
+    """What tells this computer's processor from others."""
+    return f"{cpu_name()}|{core_count()} cores|{' '.join(cpu_flags())}"
+
+
 def kernel() -> str:
     """Release of the operating system's kernel."""
     return platform.release()

@@ -8,8 +8,9 @@ TEST_PROGRAMS := g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch6
 # Tests run on as many processes; each may take 2 GB.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
-# What `make quick` leaves out of one folder, and of the rest: see the markers in pyproject.toml.
+# What `make quick` leaves out (the markers are explained in pyproject.toml): of one folder the slowest, of the core all that costs.
 SLOWEST := slow or hil or ray or browser or rig or qemu
+CORE := $(wildcard tests/test_*.py) $(addprefix tests/,cli devices/shared devices/virtual lookup_tables measuring network records render search store workflows)
 COSTLY := $(SLOWEST) or torch or compiler or arm_compiler or database
 STUDIES := $(patsubst runners/studies/%.py,%,$(wildcard runners/studies/[a-z]*.py))
 
@@ -76,7 +77,7 @@ ifdef PKG
 	@test -d tests/$(PKG) || { echo "no folder tests/$(PKG): PKG is a folder of hwbench/" >&2; exit 2; }
 	$(PYTEST) -m "not ($(SLOWEST))" tests/$(PKG) $$(grep -rlE --include='test_*.py' 'hwbench\.$(subst /,\.,$(PKG))\b' tests)
 else
-	$(PYTEST) -m "not ($(COSTLY))"
+	$(PYTEST) -m "not ($(COSTLY))" $(CORE)
 endif
 
 test: setup system

@@ -17,6 +17,7 @@ import pytest
 from tests.needs import needs_compiler
 from tests.support.models import conv_net
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 
 

@@ -58,6 +58,7 @@ def test_opened_once_for_all_tests(suite, board):
     assert board() == 1
 
 
+@pytest.mark.slow
 def test_workers_take_turns(suite, board):
     suite.tests(THREE.replace('"net", "twin", "slower"', '"net", "twin", "slower"] * 4 + ["net"'))
     result = suite.run("-n", "3", device="board", apart=True)

@@ -75,6 +75,7 @@ def test_what_is_no_model_fails_with_the_line_of_hwbench(suite, model, message):
     result.stdout.fnmatch_lines([message])
 
 
+@pytest.mark.slow
 def test_on_the_real_cpu(suite):
     suite.tests(
         """

@@ -18,6 +18,7 @@ from tests.support.paths import ROOT
 PARTS = {"fidelity", "layers", "selftest", "sensitivity", "latencies", "table"}
 
 
+@pytest.mark.slow
 def test_the_study_runs_and_keeps_raw_samples(tmp_path):
     command = [sys.executable, "-m", "tests.devices.nvidia.bare_machine", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)

@@ -107,6 +107,7 @@ def test_processes_end_with_a_search_that_is_killed():
         process.communicate(timeout=60)  # the pipe ends when nobody holds it any more
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_same_with_any_number_of_jobs():
     asked = Plan.of(
         "abcpruner",

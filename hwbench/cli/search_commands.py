@@ -1,4 +1,4 @@
-"""The commands of `hwbench search`: one for every search, made of the descriptions of its options."""
+"""The commands of `hwbench search`: one for every search, made of its options' descriptions."""
 
 from __future__ import annotations
 

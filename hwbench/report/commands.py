@@ -83,7 +83,7 @@ def _option_words(name: str, value: object, default: object) -> list[str]:
 
 
 def _amount(limit: Mapping[str, Any]) -> str:
-    """A budget as `--latency` and its like take it: a share, or an amount in the unit that is one of each kind."""
+    """A budget as `--latency` and its like take it: a share, or an amount in its base unit."""
     if limit["share"] is not None:
         return f"{limit['share']:g}"
     unit = {"latency": "s", "size": "B"}.get(limit["kind"], "")

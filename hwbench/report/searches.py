@@ -1,4 +1,7 @@
-"""Pages of searches: reward over trials, what was kept of each layer, and the result beside the original and the baselines."""
+"""Pages of searches: their trials, what was kept of each layer, and what was found.
+
+The result stands beside the original and the baselines.
+"""
 
 from __future__ import annotations
 

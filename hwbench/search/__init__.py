@@ -1,4 +1,4 @@
-"""Searches for a smaller network: each a seeded state machine that proposes candidates and observes what became of them.
+"""Searches for a smaller network: seeded state machines that propose networks and observe.
 
     proposed = search.propose();  search.observe(trials);  search.best()
 

@@ -13,7 +13,7 @@ from hwbench.errors import Argument, MeasurementError, SchemaError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A proposed network: the original with other widths, with blocks left out, or with single weights set to zero.
+    """A proposed network: the original with other widths, fewer blocks, or weights set to zero.
 
     Attributes:
         number: Counts the proposals of one search, from 0.

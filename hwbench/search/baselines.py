@@ -1,4 +1,7 @@
-"""What a search is held against: hand-made policies of the same cost, and as many random structures (He et al. 2018, table 3)."""
+"""What a search is held against: hand-made policies and random structures of the same cost.
+
+So do He et al. (2018, table 3).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ STRENGTHS = 1000
 BATCH = 32
 """Random structures proposed at once."""
 GOLDEN = 0.6180339887498949
-"""Its multiples, less their whole parts, are spread evenly over 0 to 1, however many are taken (Weyl 1916)."""
+"""Its multiples, less their whole parts, spread evenly over 0 to 1, however many (Weyl 1916)."""
 POLICIES = ("uniform", "shallow", "deep")
 
 
@@ -94,7 +97,7 @@ def uniform(budget: Budget) -> tuple[int, ...]:
 
 
 class RandomSearch(Search):
-    """Structures whose every width is drawn at random, bounded as AMC's actions are: what its agent starts from.
+    """Structures whose every width is drawn at random, bounded as AMC's actions are.
 
     Args:
         budget: Limit and widths.

@@ -1,4 +1,4 @@
-"""Budget: a limit on one cost, the widths it is searched over, and the exact bound on every single decision.
+"""Budget: a limit on one cost, the widths to choose from, and the exact bound on every decision.
 
 The bound is that of AMC's Algorithm 1 (He et al. 2018), without its assumption that cost is a
 product of shares: latency is neither a product nor monotone in widths. For each allowed width of
@@ -24,7 +24,7 @@ from hwbench.search.costs import Cost, Floats, Integers, check_size
 WIDE_ENOUGH = 4
 """A group is cut in the device's channel steps if it is at least this many of them wide."""
 FINE_STEP = 4
-"""Channels that narrower groups are cut by, and all groups where the coarse grid cannot reach a budget."""
+"""Channels that narrower groups are cut by; all groups, where the coarse grid misses a budget."""
 SLACK = 1e-9
 """Relative room for rounding when a cost is held against its limit."""
 
@@ -32,7 +32,9 @@ SLACK = 1e-9
 def channel_choices(
     widths: Sequence[int], step: int, lower: float = DEFAULT_LOWER
 ) -> tuple[Integers, ...]:
-    """Allowed widths of every group, ascending: multiples of the step from the lower bound up, and the original.
+    """Allowed widths of every group, ascending.
+
+    They are multiples of the step from the lower bound up, and the original width.
 
     Args:
         widths: The original ones.
@@ -40,31 +42,45 @@ def channel_choices(
             instead.
         lower: Least share of a width.
     """
-    found = []
+    choices = []
     for width in widths:
-        own = step if width >= WIDE_ENOUGH * step else min(FINE_STEP, step)
-        start = max(math.ceil(lower * width / own), 1) * own
-        found.append(np.unique(np.append(np.arange(start, width, own), width)))
-    return tuple(found)
+        own_step = step if width >= WIDE_ENOUGH * step else min(FINE_STEP, step)
+        start = max(math.ceil(lower * width / own_step), 1) * own_step
+        choices.append(np.unique(np.append(np.arange(start, width, own_step), width)))
+    return tuple(choices)
+
+
+LAYER = -1
+"""Origin of a table that is a layer's own cost, not made by an elimination."""
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Cost over the widths of a few groups, ascending.
+    """Cost over the widths of a few groups.
 
-    `born` is the group whose elimination made it, -1 for a layer's own.
+    Attributes:
+        groups: The groups, ascending.
+        grid: Costs, one axis per group over its choices.
+        origin: The group whose elimination made the table; `LAYER` for a layer's own.
     """
 
     groups: tuple[int, ...]
     grid: Floats
-    born: int = -1
+    origin: int = LAYER
 
     @property
     def last(self) -> int:
+        """The group that is decided last; -1 where the cost depends on none."""
         return self.groups[-1] if self.groups else -1
 
     def at(self, places: Sequence[int]) -> float:
+        """The cost of the choices at these places, one per group of the network."""
         return float(self.grid[tuple(places[group] for group in self.groups)])
+
+    @property
+    def unpruned(self) -> float:
+        """The cost of the widest choices."""
+        return float(self.grid.flat[-1])
 
 
 class Budget:
@@ -93,29 +109,23 @@ class Budget:
                 " number"
             )
         self.cost, self.limit = cost, limit
-        for grid in grids:
-            self.choices = _known(cost, grid)
-            vars(self).pop("least", None)
-            vars(self).pop("_bound", None)
+        for widths in grids:
+            self._grid = _Grid(cost, _known_widths(cost, widths))
+            self.choices = self._grid.choices
             if limit == math.inf or self.least[0] <= limit * (1 + SLACK):
                 return
+        least = _text(self.least[0], cost)
+        if original is not None:
+            least += f", {self.least[0] / original:.1%} of the original"
         raise UsageError(
             f"{cost.name} {_text(limit, cost)} cannot be reached: the least on this grid is"
-            f" {_text(self.least[0], cost)}{'' if original is None else f', {self.least[0] / original:.1%} of the original'};"
-            " ask for no less"
+            f" {least}; ask for no less"
         )
 
-    @cached_property
+    @property
     def least(self) -> tuple[float, tuple[int, ...]]:
-        """The least reachable cost, and widths that have it.
-
-        The narrowest where a cost has no bound (a live device).
-        """
-        try:
-            return self._bound.least
-        except UsageError:
-            narrowest = tuple(int(grid[0]) for grid in self.choices)
-            return float(self.cost.of(np.array([narrowest], np.int64))[0]), narrowest
+        """The least reachable cost, and widths that have it."""
+        return self._grid.least
 
     def fits(self, widths: Sequence[int]) -> bool:
         """Whether a structure keeps to the limit."""
@@ -127,12 +137,17 @@ class Budget:
         Args:
             decided: Widths of the groups before it, on the grid.
         """
-        return self._bound.totals(decided)
+        return self._grid.bound.totals(decided)
 
     def bounded(self, decided: Sequence[int], wish: float) -> int:
-        """The widest width of the next group that is not above `wish` and can still be completed within the limit.
+        """The width of the next group that comes nearest to a wish.
 
-        Where none is, the one with the least cost of those that can.
+        It is the widest that is not above the wish and from which the limit can still be kept;
+        where none is, the one of least cost from which it can.
+
+        Args:
+            decided: Widths of the groups before it, on the grid.
+            wish: Channels that are wished for.
 
         Raises:
             UsageError: The limit was missed already by the groups `decided`.
@@ -153,18 +168,45 @@ class Budget:
             return int(choices[wished][-1])
         return int(choices[int(totals.argmin())])
 
-    @cached_property
-    def _bound(self) -> _Bound:
-        return _Bound(self.cost, self.choices)
-
     @property
     def parts(self) -> Shares:
         """How the cost of the unpruned network is made up, for states of an agent."""
-        return self._bound.parts
+        return self._grid.bound.parts
 
 
-def _known(cost: Cost, grid: tuple[Integers, ...]) -> tuple[Integers, ...]:
-    """The widths whose cost is known: a table may not reach down to all of them."""
+class _Grid:
+    """Allowed widths of every group, with what follows from them, computed when it is needed."""
+
+    def __init__(self, cost: Cost, choices: tuple[Integers, ...]) -> None:
+        self.cost, self.choices = cost, choices
+
+    @cached_property
+    def bound(self) -> _Bound:
+        """The bound on single decisions.
+
+        Raises:
+            UsageError: The cost has none, as that of a live device.
+        """
+        return _Bound(self.cost, self.choices)
+
+    @cached_property
+    def least(self) -> tuple[float, tuple[int, ...]]:
+        """The least cost, and widths that have it; the narrowest where the cost has no bound."""
+        try:
+            return self.bound.least
+        except UsageError:
+            narrowest = tuple(int(widths[0]) for widths in self.choices)
+            return float(self.cost.of(np.array([narrowest], np.int64))[0]), narrowest
+
+
+def _known_widths(cost: Cost, grid: tuple[Integers, ...]) -> tuple[Integers, ...]:
+    """The widths whose cost is known: a table may not reach down to all of them.
+
+    A width stays if every layer that depends on it is known for some widths of the other groups.
+
+    Raises:
+        UsageError: No width of a group is known.
+    """
     try:
         addends = cost.addends(grid)
     except UsageError:  # no bound on single decisions, as of a live device, which knows all widths
@@ -175,8 +217,9 @@ def _known(cost: Cost, grid: tuple[Integers, ...]) -> tuple[Integers, ...]:
             others = tuple(place for place in range(len(groups)) if place != axis)
             kept[group] &= np.isfinite(table).any(axis=others)
     known = tuple(widths[mask] for widths, mask in zip(grid, kept, strict=True))
-    if not all(map(len, known)):
-        group = next(place for place, widths in enumerate(known) if not len(widths))
+    for group, widths in enumerate(known):
+        if len(widths):
+            continue
         raise UsageError(
             f"the table knows none of the widths {grid[group].tolist()} of group {group}",
             Call(
@@ -211,54 +254,57 @@ class Shares:
             group: Decided last.
             places: Of the widths so far, in the choices.
         """
-        return sum(float(table.grid.flat[-1]) - table.at(places) for table in self.settled[group])
+        return sum(table.unpruned - table.at(places) for table in self.settled[group])
 
 
 class _Bound:
-    """Least cost that can still be reached after any decisions."""
+    """Least cost that can still be reached after any decisions.
+
+    Bucket elimination: groups are decided in order, so they are eliminated from the last to the
+    first. The *bucket* of a group is the sum of all tables whose last group it is, those that
+    earlier eliminations left included; its minimum over that group's widths is a new table over the
+    other groups it holds, and stands for whatever is best to do from there on. So after any
+    decisions the least total for each width of the next group is one row of its bucket, plus the
+    tables that no longer depend on anything undecided. The least cost is exact, since the sum over
+    layers is and `Cost.whole` is monotone.
+    """
 
     def __init__(self, cost: Cost, choices: tuple[Integers, ...]) -> None:
         self._cost, self._choices = cost, choices
         self._place = [{int(width): place for place, width in enumerate(grid)} for grid in choices]
         self._layers = [_Table(groups, grid) for groups, grid in cost.addends(choices).items()]
-        every = list(self._layers)
+        tables = list(self._layers)
         buckets: list[_Table] = []
         for group in reversed(range(len(choices))):
-            bucket = self._joined([table for table in every if table.last == group], group)
+            bucket = self._sum_tables([table for table in tables if table.last == group], group)
             buckets.append(bucket)
-            every.append(_Table(bucket.groups[:-1], bucket.grid.min(axis=-1), group))
+            tables.append(_Table(bucket.groups[:-1], bucket.grid.min(axis=-1), group))
         self._buckets = buckets[::-1]
-        self._beside = [
-            tuple(
-                table
-                for table in every
-                if table.last < group and (table.born == -1 or table.born > group)
-            )
-            for group in range(len(choices))
-        ]
+        self._settled = [_settled_before(group, tables) for group in range(len(choices))]
 
-    def _joined(self, tables: Sequence[_Table], group: int) -> _Table:
-        """The sum of tables that end in `group`."""
+    def _sum_tables(self, tables: Sequence[_Table], group: int) -> _Table:
+        """The sum of tables whose last group is `group`, over all groups that they depend on."""
         groups = tuple(sorted({group}.union(*(table.groups for table in tables))))
-        shape = tuple(len(self._choices[one]) for one in groups)
         check_size(groups, self._choices)
-        grid = np.zeros(shape)
+        counts = {member: len(self._choices[member]) for member in groups}
+        grid = np.zeros(tuple(counts.values()))
         for table in tables:
-            grid += table.grid.reshape(
-                [len(self._choices[one]) if one in table.groups else 1 for one in groups]
-            )
+            # An axis of length 1 where the table does not depend on a group repeats it along there.
+            shape = [counts[member] if member in table.groups else 1 for member in groups]
+            grid += table.grid.reshape(shape)
         return _Table(groups, grid)
 
     def totals(self, decided: Sequence[int]) -> Floats:
+        """Least cost of a whole network for each width of the next group."""
         places = [self._place[group][int(width)] for group, width in enumerate(decided)]
         bucket = self._buckets[len(places)]
-        beside = sum(table.at(places) for table in self._beside[len(places)])
-        return self._cost.whole(
-            bucket.grid[tuple(places[group] for group in bucket.groups[:-1])] + beside
-        )
+        settled = sum(table.at(places) for table in self._settled[len(places)])
+        row = bucket.grid[tuple(places[group] for group in bucket.groups[:-1])]
+        return self._cost.whole(row + settled)
 
     @cached_property
     def least(self) -> tuple[float, tuple[int, ...]]:
+        """The least cost of all networks, and widths that have it."""
         decided: list[int] = []
         total = math.inf
         for grid in self._choices:
@@ -269,21 +315,32 @@ class _Bound:
 
     @cached_property
     def parts(self) -> Shares:
-        groups = range(len(self._choices))
-        full = [(table, float(table.grid.flat[-1])) for table in self._layers]
-        own = np.array(
-            [sum(value for table, value in full if group in table.groups) for group in groups]
-        )
-        rest = np.array(
-            [
-                sum(v for table, v in full if table.last > group and group not in table.groups)
-                for group in groups
-            ]
-        )
-        settled = tuple(
-            tuple(table for table in self._layers if table.last == group) for group in groups
-        )
-        return Shares(own, rest, sum(value for _, value in full), settled)
+        """How the cost of the unpruned network is made up."""
+        count = len(self._choices)
+        own, rest = np.zeros(count), np.zeros(count)
+        settled: list[tuple[_Table, ...]] = []
+        for group in range(count):
+            for table in self._layers:
+                if group in table.groups:
+                    own[group] += table.unpruned
+                elif table.last > group:
+                    rest[group] += table.unpruned
+            settled.append(tuple(table for table in self._layers if table.last == group))
+        total = sum(table.unpruned for table in self._layers)
+        return Shares(own, rest, total, tuple(settled))
+
+
+def _settled_before(group: int, tables: Sequence[_Table]) -> tuple[_Table, ...]:
+    """Tables that depend on groups before `group` alone, and are in no bucket from there on.
+
+    A table that an elimination made counts only while its group is still undecided: once that is
+    decided, the layers it stood for are looked up themselves.
+    """
+    return tuple(
+        table
+        for table in tables
+        if table.last < group and (table.origin == LAYER or table.origin > group)
+    )
 
 
 def _text(value: float, cost: Cost) -> str:

@@ -1,4 +1,4 @@
-"""What the method of a search is handed: the network, its images, its latencies, and what can be done with them."""
+"""What the method of a search is handed: the network, its images, its latencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pruned network costs: latency, multiply-accumulates, parameters or bytes, of any widths and as a sum of small grids.
+"""What a pruned network costs: latency, multiply-accumulates, parameters or bytes.
 
 A layer depends on the widths of few groups, mostly two. So the cost of a structure is a sum of
 *addends*, one per set of groups, each a dense grid over the allowed widths of those groups; for a
@@ -144,14 +144,18 @@ class Counted:
         return costs
 
     def left(self, channels: Integers) -> tuple[Floats, Floats]:
-        """Share of the weights, and of the output channels, of each layer with channels of shape (n, layers, 2)."""
+        """Share of the weights, and of the output channels, that is left of each layer.
+
+        Args:
+            channels: Input and output channels of the layers, shape (n, layers, 2).
+        """
         shares = channels / self._full
         outputs = shares[..., 1]
         return outputs * np.where(self._depthwise, 1.0, shares[..., 0]), outputs
 
     def addends(self, choices: Sequence[Integers]) -> Addends:
         """Costs of layers, gathered by the groups they depend on."""
-        found: dict[tuple[int, ...], Floats] = {}
+        addends: dict[tuple[int, ...], Floats] = {}
         for index, slot in enumerate(self.structure.slots):
             if not self.weights[index] and not self.biases[index]:
                 continue
@@ -159,10 +163,9 @@ class Counted:
             rows = on_grid(groups, choices, self.structure.widths)
             area, outputs = self.left(self.structure.layer_widths(rows))
             costs = area[:, index] * self.weights[index] + outputs[:, index] * self.biases[index]
-            found[groups] = found.get(groups, 0.0) + costs.reshape(
-                [len(choices[group]) for group in groups]
-            )
-        return found
+            grid = costs.reshape([len(choices[group]) for group in groups])
+            addends[groups] = addends.get(groups, 0.0) + grid
+        return addends
 
     def whole(self, sums: Floats) -> Floats:
         """The sums themselves."""
@@ -192,7 +195,7 @@ def size(structure: Structure) -> Counted:
 
 
 class KeptWeights:
-    """Bytes of the weights that are not zero, where single weights are pruned: what a sparse file format would store.
+    """Bytes of the weights that are not zero: what a sparse file format would store.
 
     A decision is one layer with weights; its width counts kept weights in thousandths.
 
@@ -259,7 +262,15 @@ def groups_of(slot: Slot) -> tuple[int, ...]:
 def on_grid(
     groups: tuple[int, ...], choices: Sequence[Integers], widths: Sequence[int]
 ) -> Integers:
-    """Structures, shape (product of the groups' choices, all groups): every combination of them, the other groups unpruned.
+    """Structures with every combination of the choices of some groups, the other groups unpruned.
+
+    Args:
+        groups: Those groups.
+        choices: Allowed widths of all groups.
+        widths: Widths of the unpruned network.
+
+    Returns:
+        Widths, shape (product of the numbers of choices, all groups).
 
     Raises:
         UsageError: They are too many.

@@ -56,7 +56,15 @@ class Images:
     def batches(
         self, size: int, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in order or shuffled: images (n, c, h, w) and labels (n,), -1 where there are none."""
+        """Every image once, in batches.
+
+        Args:
+            size: Images per batch; the last may have fewer.
+            generator: Shuffles them; None for their order.
+
+        Yields:
+            Images (n, c, h, w) and labels (n,), -1 where there are none.
+        """
         order = (
             range(len(self))
             if generator is None
@@ -73,7 +81,7 @@ class Images:
         return torch.stack([self.read(number) for number in self.numbers[:count]])
 
     def split(self, share: float, seed: int) -> tuple[Images, Images]:
-        """Two sets, the second with `share` of the images of every class, at most `MOST_HELD_OUT`."""
+        """Two sets, the second with a share of every class, at most `MOST_HELD_OUT` images."""
         count = min(round(share * len(self)), MOST_HELD_OUT)
         held = set(self._drawn(count, seed))
         rest = tuple(number for number in self.numbers if number not in held)
@@ -193,7 +201,9 @@ def load_data(
 
 
 def synthetic(count: int, shape: Sequence[int] = (3, 32, 32), *, seed: int = 0) -> Images:
-    """Images of smooth noise without labels, of zero mean and unit spread, for tuning by features where there is no data at all.
+    """Images of smooth noise without labels, for tuning by features where there are no images.
+
+    They have zero mean and unit spread.
 
     The spectrum falls as 1/f, as that of natural images does (Field 1987).
     """
@@ -290,7 +300,10 @@ def _images_in(folder: Path) -> Iterable[Path]:
 
 
 class _File:
-    """Reads images from files: the short side scaled to 8/7 of the wanted size, the middle cut out, as ImageNet's are."""
+    """Reads images from files.
+
+    The short side is scaled to 8/7 of the wanted size and the middle cut out, as ImageNet's are.
+    """
 
     def __init__(self, paths: tuple[Path, ...], size: tuple[int, int, int]) -> None:
         self.paths, self.size = paths, size

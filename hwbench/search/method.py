@@ -1,4 +1,4 @@
-"""Methods: what a search is to the rest of hwbench, beyond the state machine that proposes networks.
+"""Methods: what a search is to the rest of hwbench, beyond proposing networks.
 
 A method says which options the search has and what it needs, makes the state machine, cuts (and
 perhaps trains) the network of a candidate, and says how the result is tuned and what it is held

@@ -98,7 +98,9 @@ def weights_cost(structure: Structure) -> KeptWeights:
 
 
 class KeptWeight:
-    """Evaluates by the share of the weights, by absolute value, that widths keep: where there are no images to test with.
+    """Evaluates widths by the share of the weights, by absolute value, that they keep.
+
+    That is what pruning goes by where there are no images to test with.
 
     The channels of a group are ordered by the sum of |W| over all that makes and reads them, the
     heaviest kept first. Of each layer the shares of its kept outputs and of its kept inputs are
@@ -200,7 +202,7 @@ def _order(weights: Mapping[str, Floats], structure: Structure, group: int) -> c
 
 
 class NetworkQuality:
-    """Evaluates the pruned network itself: its accuracy on held-out images, or what a function of the user's says.
+    """Evaluates the pruned network itself: its accuracy, or what a function of the user's says.
 
     Args:
         prices: Costs of candidates.

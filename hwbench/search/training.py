@@ -1,4 +1,4 @@
-"""Training a network: from scratch, or fine-tuning a pruned one by labels, its original's answers, or its original's features.
+"""Training a network: from scratch, or a pruned one by labels or by its original.
 
     tune(module, data.train, cross_entropy, Schedule(steps=500, rate=0.1))
     tune(pruned, data.train, Distillation(original), Schedule(steps=500))
@@ -27,11 +27,19 @@ from hwbench.search.data import Images
 
 RATES = 3
 """Learning rates that `train_stably` tries, each a tenth of the one before."""
-STEPS_TRIED, FEWEST_STEPS = 5, 10
-"""Steps on trial that tell how long one takes, and steps that are taken however little time is left."""
+STEPS_TRIED = 5
+"""Steps on trial that tell how long one takes."""
+FEWEST_STEPS = 10
+"""Steps that are taken however little time is left."""
 _POOLING = (
-    nn.Identity, nn.Dropout, nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool1d,
-)  # fmt: skip
+    nn.Identity,
+    nn.Dropout,
+    nn.Flatten,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool1d,
+)
 
 
 class Loss(Protocol):
@@ -131,7 +139,9 @@ class Distillation:
 
 
 class FeatureDistance:
-    """Mean squared distance of one layer's output to that of the unpruned network (PRACTISE, equation 3); needs no labels.
+    """Mean squared distance of one layer's output to that of the unpruned network; needs no labels.
+
+    It is PRACTISE's loss (Wang and Wu 2023, equation 3).
 
     Args:
         teacher: The unpruned network; it is run in eval mode.
@@ -143,7 +153,12 @@ class FeatureDistance:
     def __init__(self, teacher: nn.Module, layer: str) -> None:
         self.teacher, self.layer = _frozen(teacher), layer
 
-    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002 - all losses are called alike
+    def __call__(
+        self,
+        module: nn.Module,
+        images: Tensor,
+        labels: Tensor,  # noqa: ARG002 - all losses are called alike
+    ) -> Tensor:
         """The mean over the batch and the features."""
         with torch.no_grad():
             wanted = features(self.teacher, self.layer, images)
@@ -301,7 +316,10 @@ def distance(module: nn.Module, images: Images, loss: Loss, *, batch: int = 64) 
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in whatever a classifier returns: a tensor, a tuple that starts with them, or a mapping that names them."""
+    """The logits in whatever a classifier returns.
+
+    That is a tensor, a tuple that starts with them, or a mapping that names them.
+    """
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
@@ -331,7 +349,7 @@ def features(module: nn.Module, layer: str, images: Tensor) -> Tensor:
 
 
 def feature_layer(module: nn.Module, images: Tensor) -> str:
-    """Path of the module that writes the last feature map before global pooling, or the last token sequence.
+    """Path of the module that writes the last feature map before pooling, or the last tokens.
 
     Raises:
         UsageError: No module writes one.

@@ -1,4 +1,4 @@
-"""What studies of searches share: rows that outlive a kill, searches made ready, networks tested beside each other."""
+"""What studies of searches share: rows that outlive a kill, searches made ready, fair tests."""
 
 from __future__ import annotations
 
@@ -35,14 +35,19 @@ DEVICE = "cpu"
 RECORD = "study_rows"
 TABLE, STEP, LOWER = Settings(budget_s=240), 4, 0.1
 """How tables are built: searches choose from multiples of so many channels, down to this share."""
-EQUAL, TRIES = 0.02, 3
-"""How near the measured latencies of networks that are compared come to each other, and networks tried for it."""
+EQUAL = 0.02
+"""How near the measured latencies of networks that are compared come to each other."""
+TRIES = 3
+"""Networks that are tried for it."""
 SETTINGS = Settings(budget_s=10, layers=False)
 """How networks of one group are measured, interleaved."""
 
 
 def once(study: str, facts: Mapping[str, Any], make: Callable[[], list[Row]]) -> list[Row]:
-    """Rows of a study, from the store where an earlier run left them: the same command goes on where a killed one stopped."""
+    """Rows of a study, from the store where an earlier run left them.
+
+    So the same command goes on where a killed one stopped.
+    """
     key = json.dumps([study, facts], sort_keys=True)
     with open_store() as store:
         for kept in store.records(RECORD).values():
@@ -73,7 +78,7 @@ def build(model: str, size: str) -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search made ready, as a workflow makes it: its method, and the trained original with its latencies."""
+    """A search made ready: its method, and the trained original with its latencies."""
 
     plan: Plan
     method: Method[Any]
@@ -85,7 +90,7 @@ class Prepared:
 
 
 def prepare(model: str, plan: Plan, size: str, table: str | None = None) -> Prepared:
-    """Make a search ready, with the lookup table of this CPU or what its blocks were measured to save."""
+    """Make a search ready, with the lookup table of this CPU or what its blocks save."""
     build(model, size)
     method = plan.make_method()
     with open_store() as store, CpuOrt() as device:
@@ -125,7 +130,7 @@ def tested(search: Prepared, modules: Mapping[str, nn.Module], **common: object)
 
 
 def as_fast(search: Prepared, policy: str, ratio: float) -> Candidate:
-    """The network of a hand-made policy that measures that ratio to its original: the nearest of a few tries."""
+    """The network of a hand-made policy that measures that ratio, the nearest of a few tries."""
     method = search.method
     if not isinstance(method, WidthMethod):
         raise TypeError(f"{method.name} does not search widths")
@@ -155,13 +160,19 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ahead(rows: Sequence[Row], one: str, other: str, field: str = "test") -> tuple[float, float]:
-    """By how much one name is ahead of another in a field, paired over the seeds: mean and half-width of its 95 % t interval."""
+    """By how much one name is ahead of another in a field, paired over the seeds.
+
+    Returns:
+        The mean, and the half-width of its 95 % t interval.
+    """
     pairs = zip(column(rows, one, field), column(rows, other, field), strict=True)
     return interval([a - b for a, b in pairs])
 
 
 def pays(rows: Sequence[Row], one: str, other: str, field: str = "test") -> tuple[int, float]:
-    """In how many seeds one name is ahead of another, and the chance of as much if it is no better (Wilcoxon's signed ranks).
+    """In how many seeds one name is ahead of another, and the chance of as much if it is no better.
+
+    The chance is that of Wilcoxon's signed ranks.
 
     Other than a t interval, this bears that a policy now and then ruins a network.
     """

@@ -1,4 +1,4 @@
-"""Does AMC find better networks of half the latency than hand-made policies and as many random tries, before tuning?
+"""Does AMC find better networks of half the latency than policies and as many random tries?
 
 python -m runners.studies.search_amc
 """
@@ -40,7 +40,7 @@ OTHERS = (*POLICIES, "random", PUBLISHED)
 
 
 def plan_of(seed: int) -> Plan:
-    """The search of one seed, which is also that of the original's weights, its training and its images."""
+    """The search of one seed, also that of the original's weights, its training and its images."""
     return Plan.of(
         "amc",
         Limit("latency", share=SHARE),

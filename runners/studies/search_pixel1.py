@@ -1,4 +1,4 @@
-"""What does AMC's published network take on a Pixel 1 by the shipped table, and what does a reward cost?
+"""What does AMC's published network take on a Pixel 1, and what does a reward cost?
 
 python -m runners.studies.search_pixel1
 """
@@ -55,7 +55,10 @@ def main() -> None:
 
 
 def reward_us() -> list[float]:
-    """Microseconds of one reward, beyond whatever the accuracy costs: prediction, all other costs, and the reward itself."""
+    """Microseconds of one reward, beyond whatever the accuracy costs.
+
+    They are for the prediction, all other costs, and the reward itself.
+    """
     from hwbench.search.amc.search import REWARD_FUNCTIONS
 
     model = next(iter(PIXEL1))

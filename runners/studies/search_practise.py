@@ -1,4 +1,4 @@
-"""With few images, is dropping blocks better than pruning filters at the same latency, and are they the same blocks each time?
+"""With few images, is dropping blocks better than pruning filters at the same latency?
 
 python -m runners.studies.search_practise
 """
@@ -66,7 +66,7 @@ def plan_of(method: str, images: int, seed: int, **options: Any) -> Plan:
 
 
 def main() -> None:
-    """Repeat the choice of blocks, compare with filters for every number of images, write results/search_practise/."""
+    """Compare with filters, repeat the choice of blocks, and write results/search_practise/."""
     facts = {"model": MODEL, "size": SIZE, "data": DATA, "share": SHARE, "scoring": SCORING}
     rows: list[Row] = []
     for seed in range(SEEDS):
@@ -110,7 +110,7 @@ def compared(images: int, seed: int) -> list[Row]:
 
 
 def repeated(repeat: int) -> list[Row]:
-    """The blocks that are dropped from one network: with other images, in another order, and all blocks measured again."""
+    """The blocks that are dropped from one network, with other images and measured again."""
     plan = plan_of("practise", REPEAT_IMAGES, 0, adaptor_steps=SCORING)
     first = prepare(MODEL, plan, SIZE, DEVICE)
     subject, method = first.context.subject, first.method

@@ -1,4 +1,4 @@
-"""Searches of other packages on the command line: listed, run, and no trouble where they are broken."""
+"""Searches of other packages on the command line: listed, run, and no trouble where broken."""
 
 from __future__ import annotations
 

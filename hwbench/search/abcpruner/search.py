@@ -1,4 +1,4 @@
-"""ABCPruner (Lin et al., IJCAI 2020, arXiv 2001.08565): an artificial bee colony searches the widths, within a budget.
+"""ABCPruner (Lin et al., IJCAI 2020, arXiv 2001.08565): a bee colony searches the widths.
 
 A food source is a structure, written as one *code* g per group: its width is g tenths of the
 original. Three kinds of bees visit sources in turn: *employed* ones try a neighbour of each,
@@ -34,12 +34,15 @@ SOURCES, CYCLES, LIMIT = 10, 10, 5
 ALPHA = 0.7
 """Largest share of a width (recommended by the paper)."""
 TENTHS = 10
+"""A code counts tenths of a width."""
 LEVELS = 64
-"""How finely the factor of a repair is found."""
+"""Steps from 0 to 1 in which the factor of a repair is found."""
 
 
 def code_choices(widths: Sequence[int], step: int, alpha: float = ALPHA) -> tuple[Integers, ...]:
-    """The widths that codes 1 to 10 * alpha stand for: the nearest multiple of `step` to each tenth, at least one channel.
+    """The widths that codes 1 to 10 * alpha stand for, of every group.
+
+    They are the multiples of the step nearest to each tenth, at least one channel.
 
     Args:
         widths: The original ones.
@@ -53,18 +56,17 @@ def code_choices(widths: Sequence[int], step: int, alpha: float = ALPHA) -> tupl
     codes = np.arange(1, math.floor(TENTHS * alpha + 1e-9) + 1)
     if not len(codes) or alpha > 1:
         raise UsageError(f"alpha {alpha:g} leaves no widths to choose from; expected 0.1 to 1")
-    found = []
+    choices = []
     for width in widths:
-        own = (
-            step
-            if width >= WIDE_ENOUGH * step
-            else min(FINE_STEP, step)
-            if width >= WIDE_ENOUGH * FINE_STEP
-            else 1
-        )
-        rounded = np.floor(codes * width / TENTHS / own + 0.5).astype(np.int64) * own
-        found.append(np.unique(np.clip(rounded, min(own, width), width)))
-    return tuple(found)
+        own_step = 1
+        if width >= WIDE_ENOUGH * step:
+            own_step = step
+        elif width >= WIDE_ENOUGH * FINE_STEP:
+            own_step = min(FINE_STEP, step)
+        # Halves round up: truncation, as in the authors' code, would favour narrow networks.
+        rounded = np.floor(codes * width / TENTHS / own_step + 0.5).astype(np.int64) * own_step
+        choices.append(np.unique(np.clip(rounded, min(own_step, width), width)))
+    return tuple(choices)
 
 
 class AbcPruner(Search):
@@ -73,10 +75,10 @@ class AbcPruner(Search):
     Args:
         budget: Limit on the cost of every proposed structure, and the widths that codes stand for
             (`code_choices`).
-        seed: Of all random choices.
-        sources: Food sources.
-        cycles: Rounds of employed bees, onlookers and scout.
-        limit: Failures after which a source is given up.
+        seed: Seed of all random choices.
+        sources: Number of food sources.
+        cycles: Number of rounds of employed bees, onlookers and scout.
+        limit: Number of failures after which a source is given up.
 
     Raises:
         UsageError: The colony is too small to have neighbours, or has nothing to prune.
@@ -103,13 +105,14 @@ class AbcPruner(Search):
         self.budget = budget
         self._random = np.random.default_rng(seed)
         self._sources, self._limit = sources, limit
-        self._food: list[Integers] = []  # places of the widths in the choices
+        # Of each food source: the places of its widths in the choices, its fitness, and how often
+        # bees failed to improve it.
+        self._food: list[Integers] = []
         self._fitness: list[float] = []
         self._failures: list[int] = []
         self._phases = ["sources", *["employed", "onlookers", "scout"] * cycles]
-        self._bees: list[
-            tuple[int, Integers]
-        ] = []  # the source that each open candidate would replace, and where it is
+        # The source that each open candidate would replace, and the candidate's own places.
+        self._bees: list[tuple[int, Integers]] = []
 
     @property
     def finished(self) -> bool:
@@ -118,19 +121,15 @@ class AbcPruner(Search):
 
     def _next(self) -> list[Candidate]:
         phase = self._phases[0]
-        every = range(self._sources)
         if phase == "sources":
-            bees = [(index, self._anywhere()) for index in every]
+            bees = [(index, self._draw_anywhere()) for index in range(self._sources)]
         elif phase == "scout":
-            worst = int(np.argmax(self._failures))
-            bees = [(worst, self._anywhere())]
+            bees = [(int(np.argmax(self._failures)), self._draw_anywhere())]
+        elif phase == "employed":
+            bees = [(index, self._draw_neighbour(index)) for index in range(self._sources)]
         else:
-            visited = (
-                every
-                if phase == "employed"
-                else self._random.choice(self._sources, self._sources, p=self._odds())
-            )
-            bees = [(int(index), self._neighbour(int(index))) for index in visited]
+            visited = self._random.choice(self._sources, self._sources, p=self._odds())
+            bees = [(int(index), self._draw_neighbour(int(index))) for index in visited]
         self._bees = bees
         return [Candidate(self._number(), self._widths(places), note=phase) for _, places in bees]
 
@@ -150,29 +149,36 @@ class AbcPruner(Search):
             self._phases.pop(0)  # no source is exhausted
 
     def _odds(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Chance of each source to be visited by an onlooker: 0.9 fitness / greatest fitness + 0.1 (authors' code), normed."""
+        """Chance of each source to be visited by an onlooker.
+
+        As in the authors' code it is proportional to 0.9 fitness / greatest fitness + 0.1.
+        """
         fitness = np.array(self._fitness)
         weights = 0.9 * fitness / max(fitness.max(), 1e-12) + 0.1
         return np.asarray(weights / weights.sum())
 
-    def _anywhere(self) -> Integers:
-        return self._repaired(
-            np.array([self._random.integers(len(grid)) for grid in self.budget.choices], np.int64)
-        )
+    def _draw_anywhere(self) -> Integers:
+        """Places drawn evenly from all choices, repaired to the budget."""
+        drawn = [self._random.integers(len(grid)) for grid in self.budget.choices]
+        return self._repair(np.array(drawn, np.int64))
 
-    def _neighbour(self, index: int) -> Integers:
+    def _draw_neighbour(self, index: int) -> Integers:
+        """Places of a neighbour of a source, x + r (x - x_k) in two groups, repaired."""
         here = self._food[index]
-        other = self._food[
-            int(self._random.choice([one for one in range(self._sources) if one != index]))
-        ]
+        others = [source for source in range(self._sources) if source != index]
+        other = self._food[int(self._random.choice(others))]
         moved = self._random.choice(len(here), min(2, len(here)), replace=False)
         there = here.astype(np.float64)
         there[moved] += self._random.uniform(-1, 1, len(moved)) * (here - other)[moved]
         last = np.array([len(grid) - 1 for grid in self.budget.choices])
-        return self._repaired(np.clip(np.floor(there + 0.5), 0, last).astype(np.int64))
+        return self._repair(np.clip(np.floor(there + 0.5), 0, last).astype(np.int64))
 
-    def _repaired(self, places: Integers) -> Integers:
-        """The structure shrunk to the budget: all codes by one factor, the largest that fits."""
+    def _repair(self, places: Integers) -> Integers:
+        """The structure shrunk to the budget: all codes by one factor, the largest that fits.
+
+        The factor is found by bisection over `LEVELS`. Latency is not monotone in widths, so the
+        factor that is found may not fit after all; then the structure of least cost is taken.
+        """
         if self.budget.fits(self._widths(places)):
             return places
         low, high = 0, LEVELS
@@ -183,20 +189,22 @@ class AbcPruner(Search):
             else:
                 high = level
         shrunk = self._scaled(places, low)
-        return shrunk if self.budget.fits(self._widths(shrunk)) else self._least()
+        if self.budget.fits(self._widths(shrunk)):
+            return shrunk
+        return self._least()
 
     def _scaled(self, places: Integers, level: int) -> Integers:
+        """Places times a factor of so many levels, rounded down."""
         return np.asarray(places * level // LEVELS, np.int64)
 
     def _least(self) -> Integers:
-        return np.array(
-            [
-                int(np.searchsorted(g, w))
-                for g, w in zip(self.budget.choices, self.budget.least[1], strict=True)
-            ]
-        )
+        """Places of the structure of least cost."""
+        places = []
+        for grid, width in zip(self.budget.choices, self.budget.least[1], strict=True):
+            places.append(int(np.searchsorted(grid, width)))
+        return np.array(places)
 
     def _widths(self, places: Integers) -> tuple[int, ...]:
-        return tuple(
-            int(grid[place]) for grid, place in zip(self.budget.choices, places, strict=True)
-        )
+        """The widths at these places."""
+        pairs = zip(self.budget.choices, places, strict=True)
+        return tuple(int(grid[place]) for grid, place in pairs)

@@ -1,4 +1,4 @@
-"""AMC's agent: deep deterministic policy gradient (Lillicrap et al. 2016) with the settings of He et al. 2018.
+"""AMC's agent: deep deterministic policy gradient with the settings of He et al. (2018).
 
 Actor and critic have two hidden layers of 300; exploration draws from a normal distribution
 truncated to [0, 1] around the actor's action, whose width decays; the reward of a whole episode
@@ -34,12 +34,12 @@ class AgentSettings:
 
     Attributes:
         hidden: Neurons of each hidden layer.
-        actor_rate: Adam's rate for the actor.
-        critic_rate: For the critic.
+        actor_rate: Adam's learning rate for the actor.
+        critic_rate: Adam's learning rate for the critic.
         batch: Transitions per update.
         replay: Transitions kept, per step of an episode.
         tau: Share of the networks that goes into their targets at each update.
-        discount: Of later values.
+        discount: Factor of the value of the next state.
         sigma: Width of the exploration after the warm-up; also during it, where there is an action
             to start from.
         decay: Its factor per episode after the warm-up.
@@ -59,10 +59,14 @@ class AgentSettings:
 
 
 PUBLISHED = AgentSettings()
-NEAR, NARROWED = 0.2, 0.1
-"""Width of the exploration around the action to start from, and the part of it that is left in the last episode. Chosen with
-other seeds than those of `results/search_amc/`, the widths 0.1 and 0.3 tried on one only
-(`DECISIONS.md`, 40)."""
+NEAR = 0.2
+"""Width of the exploration around the action to start from.
+
+It was chosen with other seeds than those of `results/search_amc/`; 0.1 and 0.3 were tried on one
+only (`DECISIONS.md`, 40).
+"""
+NARROWED = 0.1
+"""The part of that width which is left in the last episode."""
 FLAT = 3e-3
 """Largest weight of an actor's last layer that begins near 0 (Lillicrap et al. 2016, section 7)."""
 
@@ -119,13 +123,13 @@ class Ddpg:
     """The agent. All its randomness comes from `seed`; torch's global state is left alone.
 
     Args:
-        states: Features of a state.
-        steps: Steps of an episode.
-        warm_up: Episodes during which nothing is learnt.
-        seed: Of weights, exploration and replay.
+        states: Number of features of a state.
+        steps: Number of steps of an episode.
+        warm_up: Number of episodes during which nothing is learnt.
+        seed: Seed of weights, exploration and replay.
         start: Action that the warm-up explores around, and the actor's first, in (0, 1); None to
             draw all uniformly.
-        settings: The rest.
+        settings: All else.
     """
 
     def __init__(
@@ -184,17 +188,13 @@ class Ddpg:
         settings = self.settings
         drawn = self._random.integers(len(self._memory), size=settings.batch)
         picked = [self._memory[int(index)] for index in drawn]
-        states, following = (
-            _tensor([getattr(t, name) for t, _ in picked]) for name in ("state", "following")
-        )
-        actions, rewards, goes_on = (
-            _tensor(values)[:, None]
-            for values in (
-                [t.action for t, _ in picked],
-                [r for _, r in picked],
-                [not t.last for t, _ in picked],
-            )
-        )
+        states = _tensor([transition.state for transition, _ in picked])
+        following = _tensor([transition.following for transition, _ in picked])
+        actions = _tensor([transition.action for transition, _ in picked])[:, None]
+        rewards = _tensor([reward for _, reward in picked])[:, None]
+        goes_on = _tensor([not transition.last for transition, _ in picked])[:, None]
+        # Rewards are all of one sign and close together; what counts is how much better an episode
+        # was than usual, so a moving average of the rewards is taken off.
         mean = float(rewards.mean())
         known = mean if self._baseline is None else self._baseline
         self._baseline = known + settings.baseline * (mean - known)
@@ -207,16 +207,22 @@ class Ddpg:
             nn.functional.mse_loss(self.critic(states, actions), target),
         )
         _descend(self._actor_steps, self.actor, -self.critic(states, self.actor(states)).mean())
-        for target_net, net in (
-            (self._actor_target, self.actor),
-            (self._critic_target, self.critic),
-        ):
-            with torch.no_grad():
-                for slow, fast in zip(target_net.parameters(), net.parameters(), strict=True):
-                    slow.lerp_(fast, settings.tau)
+        _follow(self._actor_target, self.actor, settings.tau)
+        _follow(self._critic_target, self.critic, settings.tau)
+
+
+def _follow(target: nn.Module, network: nn.Module, share: float) -> None:
+    """Move a target network a share of the way to the network it follows.
+
+    Values that change slowly make the critic's own predictions a target that can be learnt.
+    """
+    with torch.no_grad():
+        for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
+            slow.lerp_(fast, share)
 
 
 def _descend(optimizer: torch.optim.Optimizer, net: nn.Module, loss: Tensor) -> None:
+    """One step of gradient descent of a network, and of no other that the loss depends on."""
     optimizer.zero_grad()
     loss.backward(inputs=list(net.parameters()))  # type: ignore[no-untyped-call]
     optimizer.step()

@@ -66,7 +66,7 @@ class AmcMethod(WidthMethod[AmcOptions]):
         return context.cost()
 
     def whole(self, context: SearchContext) -> Sequence[int]:
-        """Decisions that stand for the unpruned network: its widths, or all weights of its layers."""
+        """Decisions that stand for the unpruned network: its widths, or all its single weights."""
         if self.options.single_weights:
             return [WHOLE] * len(self._geometry(context))
         return super().whole(context)

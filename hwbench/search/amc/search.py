@@ -1,4 +1,7 @@
-"""AMC (He et al., ECCV 2018, arXiv 1802.03494): reinforcement learning picks each group's preserve ratio, within a budget."""
+"""AMC (He et al., ECCV 2018, arXiv 1802.03494): reinforcement learning picks every width.
+
+More exactly it picks the preserve ratio of each group of channels, within a budget.
+"""
 
 from __future__ import annotations
 

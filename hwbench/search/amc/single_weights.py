@@ -1,4 +1,7 @@
-"""Fine-grained pruning (AMC's Algorithm 1): the smallest weights of each layer become zero, which saves bytes but no time."""
+"""Fine-grained pruning (AMC's Algorithm 1): the smallest weights of each layer become zero.
+
+That saves bytes but no time.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,13 @@ def weighted_layers(structure: Structure) -> tuple[str, ...]:
 def without_smallest(
     module: nn.Module, layers: Sequence[str], shares: Sequence[float]
 ) -> nn.Module:
-    """A copy of a network in which of each layer only that share of its weights, the largest by absolute value, is not zero."""
+    """A copy of a network in which only the largest weights of each layer are not zero.
+
+    Args:
+        module: The network.
+        layers: Paths of its layers.
+        shares: Share of the weights of each that stays, those largest by absolute value.
+    """
     pruned = copy.deepcopy(module)
     for layer, share in zip(layers, shares, strict=True):
         weight = pruned.get_submodule(layer).weight

@@ -1,4 +1,4 @@
-"""AMC's walk through a network: one decision per group of channels, what the agent sees before each, and the bound on it.
+"""AMC's walk through a network: one decision per group of channels, and what the agent sees.
 
 The paper takes one step per layer and decides the channels it reads, which are those that the layer
 before it writes; layers that share their channels (residual additions) share one decision. Its

@@ -1,4 +1,4 @@
-"""PRACTISE (Wang and Wu, CVPR 2023): drop the blocks that cost most time and are easiest to do without.
+"""PRACTISE (Wang and Wu, CVPR 2023): drop the blocks that are slow and easy to do without.
 
 The score of a block is `R / tau`: recoverability R, the distance of the network's features without
 the block to those with it, after adaptors were trained; and tau, the share of latency that goes

@@ -1,4 +1,4 @@
-"""What leaving out blocks of a network saves: from a lookup table, or measured interleaved with the original."""
+"""What leaving out blocks of a network saves, by a lookup table or by measurement."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class MeasuredGains:
 def measure_gains(
     meter: Meter, network: PrunableNetwork, blocks: Sequence[str], settings: Settings
 ) -> MeasuredGains:
-    """Measure a network with and without each of its blocks, all interleaved, each against the original.
+    """Measure a network with and without each of its blocks, all interleaved.
 
     Args:
         meter: What to measure with.

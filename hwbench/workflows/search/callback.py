@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SearchCallback(MeasuringCallback):
-    """Called while a search goes on, and while it measures; the methods of this base class do nothing."""
+    """Called while a search goes on and while it measures; these methods do nothing."""
 
     def say(self, doing: str) -> None:
         """A part of the work begins.

@@ -37,7 +37,7 @@ def make_context(subject: Subject, plan: Plan, latencies: Latencies) -> SearchCo
 
 
 def make_objective(context: SearchContext, method: Method[Any]) -> Objective:
-    """What evaluates candidates: a function of the user's, else accuracy, else what the method says.
+    """What evaluates candidates: the user's function, else accuracy, else what the method says.
 
     Objectives are pickled for other processes, so they are made of functions of modules and of
     methods of objects, never of functions inside functions.

@@ -1,4 +1,4 @@
-"""Evaluating the candidates of a search: in this process, one after the other, or in several processes at once."""
+"""Evaluating the candidates of a search: in this process, or in several processes at once."""
 
 from __future__ import annotations
 
@@ -172,7 +172,8 @@ def _exit_after(parent: BaseProcess) -> None:
 
 @cache
 def _load_objective() -> Objective:
-    objective: Objective = pickle.loads(_payload[0])  # noqa: S301 - made by the process that started this one
+    # The process that started this one made the pickle.
+    objective: Objective = pickle.loads(_payload[0])  # noqa: S301
     return objective
 
 

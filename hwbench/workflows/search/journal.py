@@ -1,4 +1,7 @@
-"""The journal of a search in the store: every trial as soon as it is known, for a search that goes on after it was killed."""
+"""The journal of a search in the store: every trial as soon as it is known.
+
+A search that was killed goes on by it.
+"""
 
 from __future__ import annotations
 

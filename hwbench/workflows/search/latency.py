@@ -1,4 +1,8 @@
-"""Where the latencies of a search come from: a table that was named, that of the device, or one that is built first."""
+"""Where the latencies of a search come from.
+
+They come from a table that was named, from that of the device, from one that is built first, or,
+for blocks, from a measurement.
+"""
 
 from __future__ import annotations
 

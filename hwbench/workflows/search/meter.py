@@ -1,4 +1,4 @@
-"""What a search measures with: one device, or whatever else can do the same (the devices of a lab)."""
+"""What a search measures with: one device, or what can do the same (the devices of a lab)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class DeviceMeter:
 
 @contextmanager
 def open_meter(device: str | Meter) -> Iterator[Meter]:
-    """What to measure with: a meter as it was given, or the device of an address, which is opened."""
+    """What to measure with: a meter as it was given, or the device of an address, opened."""
     if not isinstance(device, str):
         yield device
         return

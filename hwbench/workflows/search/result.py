@@ -121,7 +121,9 @@ def result_record(result: SearchResult, subject: Subject, resources: Resources) 
 
 
 def write_result(result: SearchResult, pruned: Pruned, subject: Subject, out: Path) -> None:
-    """Write the network found, its recipe and the log of trials; the original too if it was trained here.
+    """Write the network found, its recipe and the log of trials.
+
+    The original is written too if it was trained here.
 
     Raises:
         UsageError: The folder cannot be written.

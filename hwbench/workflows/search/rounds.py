@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 """Searches at most, each with a budget corrected by what the result of the one before measured."""
-MISSED, AIM = 1.005, 0.985
-"""A result that measures more than the first of these times its budget missed it; the next result is to measure the second.
+MISSED = 1.005
+"""A result that measures more than this times its budget missed it."""
+AIM = 0.985
+"""What the next result is to measure, as a share of the budget.
 
 Measured again later, on a noisy machine, the same network differs by 1 to 3 % (`results/tables/`).
 """

@@ -1,4 +1,4 @@
-"""The network of a search: read, trained where it comes untrained, and taken apart into what can be pruned."""
+"""The network of a search: read, trained where it comes untrained, and made ready to be pruned."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _example_inputs(workload: Workload, seed: int) -> tuple[Tensor, ...]:
 
 
 def _check_classes(module: nn.Module, example: tuple[Tensor, ...], data: Data, name: str) -> None:
-    """Refuse images of more classes than the network can tell apart, before it is trained on them."""
+    """Refuse images of more classes than the network can tell apart, before anything is trained."""
     import torch
 
     from hwbench.search.training import logits_of
@@ -136,7 +136,7 @@ def _check_classes(module: nn.Module, example: tuple[Tensor, ...], data: Data, n
 def train_original(
     module: nn.Module, data: Data, plan: Plan, store: Store | None, name: str
 ) -> None:
-    """Train an untrained network in place, or take the weights that an earlier search of it kept."""
+    """Train an untrained network in place, or take the weights that an earlier search kept."""
     import torch
 
     from hwbench.pruning import fingerprint

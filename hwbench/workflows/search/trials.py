@@ -1,4 +1,4 @@
-"""The loop that drives a search: its proposals are evaluated, and it observes what became of them."""
+"""The loop that drives a search: proposals are evaluated, and it observes what became of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class TrialLoop:
-    """Drives searches: proposals to be evaluated, trials to the journal, until they are finished or time is up.
+    """Drives searches until they are finished or time is up.
+
+    Their proposals are evaluated, and the trials are noted in the journal.
 
     Args:
         journal: Where trials are kept, and found again.

@@ -1,4 +1,4 @@
-"""Candidates evaluated by several processes: the same outcomes as by one, and nothing lost where one dies."""
+"""Candidates evaluated by several processes: outcomes as by one, nothing lost where one dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans of searches: their options, what is refused at once, and the identity by which a killed search is found."""
+"""Plans of searches: options, what is refused at once, and how a killed search is found."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ KNOWN = [
         "f5883135e166b7418bc6ba6867cdb9f9ef0b75c464653e9c1c47658d2275d44a",
     ),
 ]
-"""Plans, and their keys for the facts `net`, `abc` and `table`, as they were from the first version on."""
+"""Plans, and their keys for the facts `net`, `abc` and `table`, as from the first version on."""
 FIELDS = {
     "method",
     "limit",

@@ -7,8 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hwbench.devices.base import Device, MovesTime, Prepared
-from hwbench.errors import DeviceError, DeviceLostError, HwbenchError, MeasurementError, SchemaError
-from hwbench.lab.tasks import Outcome, Task, TaskKind, digest, failed, workload_of
+from hwbench.errors import (
+    DeviceError,
+    DeviceLostError,
+    HwbenchError,
+    MeasurementError,
+    SchemaError,
+    error_to_dict,
+)
+from hwbench.lab.tasks import Outcome, Task, TaskKind, digest, rebuild_workload
 from hwbench.lookup_tables.making.channel_steps import channel_steps
 from hwbench.lookup_tables.making.networks import (
     Effort,
@@ -60,7 +67,7 @@ class Bench:
         begun_s = self.now()
         try:
             workloads = [
-                workload_of(facts, models[str(facts["sha256"])]) for facts in task.workloads
+                rebuild_workload(facts, models[str(facts["sha256"])]) for facts in task.workloads
             ]
             result = self._done(task, workloads)
         except DeviceError:
@@ -68,7 +75,7 @@ class Bench:
         except MeasurementError as error:
             raise DeviceLostError(f"{self.name} cannot be believed: {error}") from error
         except HwbenchError as error:
-            return failed(error)
+            return error_to_dict(error)
         if (
             task.kind is not TaskKind.MEASURE and self.hot()
         ):  # a measurement waits for the device to cool by itself

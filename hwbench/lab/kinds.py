@@ -9,6 +9,7 @@ from typing import Any
 
 from hwbench.errors import UsageError
 from hwbench.lab.tasks import digest
+from hwbench.records.codec import from_plain
 from hwbench.records.device import DeviceInfo
 
 SPECIMEN = frozenset({"serial", "uuid", "seed"})
@@ -35,9 +36,7 @@ def kind_id(info: DeviceInfo) -> str:
 
 def info_from(data: Mapping[str, Any]) -> DeviceInfo:
     """Rebuild from plain JSON types."""
-    return DeviceInfo(
-        **{**data, "details": tuple((str(name), str(value)) for name, value in data["details"])}
-    )
+    return from_plain(DeviceInfo, data, "device of a lab")
 
 
 @dataclass(frozen=True, slots=True)

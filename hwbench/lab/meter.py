@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwbench.errors import MeasurementError
 from hwbench.lab.tables import Request, TableBuild
-from hwbench.lab.tasks import Task, TaskKind, described, digest, result_of
+from hwbench.lab.tasks import Task, TaskKind, describe_workload, digest, task_result
 from hwbench.lookup_tables.making.channel_steps import grid_step
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.records.measurement import Measurement
@@ -54,12 +54,12 @@ class LabMeter:
         Raises:
             DeviceError: No device is left.
         """
-        task = Task("steps", TaskKind.STEPS, (described(workload),), settings, SLOW_S)
+        task = Task("steps", TaskKind.STEPS, (describe_workload(workload),), settings, SLOW_S)
         job = digest(
             "steps", self.info().target_id, self.info().runtime, workload.sha256, settings.threads
         )
         for _, outcome in self._crew.carry_out(job, [task], workload):
-            return grid_step(result_of(outcome)["steps"])
+            return grid_step(task_result(outcome)["steps"])
         raise MeasurementError(
             "the lab did not tell the channel step; give it: --widths 8, or --step 8 of a search"
         )
@@ -107,7 +107,7 @@ class LabMeter:
             WorkloadError: The device cannot run one of the workloads.
             MeasurementError: It measured something else.
         """
-        descriptions = tuple(described(workload) for workload in workloads)
+        descriptions = tuple(describe_workload(workload) for workload in workloads)
         task = Task(
             "measure", TaskKind.MEASURE, descriptions, settings, SLOW * settings.budget_s + SLOW_S
         )
@@ -115,7 +115,7 @@ class LabMeter:
         logger.info("waiting in the queue of the lab")
         for _, outcome in self._crew.carry_out(job, [task], *workloads):
             records = tuple(
-                Measurement.from_dict(record) for record in result_of(outcome)["records"]
+                Measurement.from_dict(record) for record in task_result(outcome)["records"]
             )
             if [record.model_sha256 for record in records] != [
                 workload.sha256 for workload in workloads

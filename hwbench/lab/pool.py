@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hwbench.errors import DeviceLostError, UsageError
+from hwbench.errors import DeviceLostError, UsageError, error_to_dict
 from hwbench.lab.kinds import Selector, kind_id
 from hwbench.lab.records import Job, Lease, Member, Rules, State
-from hwbench.lab.tasks import Outcome, Task, failed
+from hwbench.lab.tasks import Outcome, Task
 from hwbench.records.device import DeviceInfo
 
 
@@ -310,7 +310,7 @@ class Pool:
                 f"{job.title}: {job.failures[task_id]} devices failed at one task, the last,"
                 f" {member.name}: {reason}"
             )
-            job.results[task_id] = failed(DeviceLostError(text))
+            job.results[task_id] = error_to_dict(DeviceLostError(text))
 
     def _return(self, member: Member) -> None:
         """What the device holds goes back to the head of the queue."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from hwbench.errors import DeviceUnavailableError, UsageError
 from hwbench.lab.reconcile import reconciled, scales_of, widened
-from hwbench.lab.tasks import Outcome, Task, TaskKind, described, digest, result_of
+from hwbench.lab.tasks import Outcome, Task, TaskKind, describe_workload, digest, task_result
 from hwbench.lookup_tables import LookupTable, Plan, Progress, Provenance, Source, Validation
 from hwbench.lookup_tables.making.build import refine
 from hwbench.lookup_tables.making.fit import Fitted, fit
@@ -212,7 +212,7 @@ class TableBuild:
         for task_id, outcome in outcomes:
             samples = [
                 NetworkSample.from_dict({**one, "by": outcome.get("by", "")})
-                for one in result_of(outcome)["samples"]
+                for one in task_result(outcome)["samples"]
             ]
             if not samples or samples[-1].widths != asked.pop(task_id):
                 text = (
@@ -235,7 +235,7 @@ class TableBuild:
         return Task(
             name,
             TaskKind.NETWORK,
-            (described(request.workload),),
+            (describe_workload(request.workload),),
             request.settings,
             request.limit_s,
             arguments,

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any, Self
 
-from hwbench.errors import HwbenchError, SchemaError, error_from_dict, error_to_dict
+from hwbench.errors import SchemaError, error_from_dict
 from hwbench.network.workload import ONNX, Workload
-from hwbench.records.findings import Finding
+from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.measurement import Settings
-from hwbench.records.tensors import TensorSpec
 
 Outcome = dict[str, Any]
-"""What became of a task: `{"result": ..., "by": DEVICE, "took_s": ...}`, or `{"error": CLASS, "text": ...}`."""
+"""What became of a task: `{"result": ..., "by": DEVICE, "took_s": ...}`, or what `error_to_dict` makes of an error."""
 
 
 class TaskKind(StrEnum):
@@ -61,7 +60,7 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        return {**asdict(self), "kind": self.kind.value}
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -71,78 +70,42 @@ class Task:
             SchemaError: It is no task of hwbench's.
         """
         try:
-            if set(data) != {one.name for one in fields(cls)}:
-                raise ValueError(f"its fields are {sorted(data)}")
-            json.dumps(data["arguments"])
-            kind, settings = TaskKind(data["kind"]), Settings(**data["settings"])
-            workloads = tuple(dict(one) for one in data["workloads"])
-            task = cls(
-                str(data["id"]),
-                kind,
-                workloads,
-                settings,
-                float(data["limit_s"]),
-                dict(data["arguments"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            json.dumps(data["arguments"])  # plain data, and nothing that could be called
+            return from_plain(cls, data, "task of a lab")
+        except (KeyError, TypeError, ValueError, SchemaError) as error:
             known = ", ".join(TaskKind)
-            raise SchemaError(
-                f"not a task of a lab: {error!r}; hosts do nothing but {known}"
-            ) from error
-        return task
+            raise SchemaError(f"{error}; hosts do nothing but {known}") from error
 
 
-def described(workload: Workload) -> dict[str, Any]:
+def describe_workload(workload: Workload) -> dict[str, Any]:
     """A workload as plain JSON types, its model left out but for the SHA-256.
 
     The format is said only where it is not ONNX: descriptions name jobs that can be resumed.
     """
-    left_out = {"artifact", "inputs", "findings"}
+    facts = to_plain(workload)
+    del facts["artifact"]
     if workload.format == ONNX:
-        left_out.add("format")
-    facts = {
-        one.name: getattr(workload, one.name)
-        for one in fields(workload)
-        if one.name not in left_out
-    }
-    inputs = [asdict(spec) for spec in workload.inputs]
-    return facts | {
-        "sha256": workload.sha256,
-        "inputs": inputs,
-        "findings": [asdict(one) for one in workload.findings],
-    }
+        del facts["format"]
+    return {**facts, "sha256": workload.sha256}
 
 
-def workload_of(facts: Mapping[str, Any], model: bytes) -> Workload:
-    """The workload that was `described`, with its model.
+def rebuild_workload(facts: Mapping[str, Any], model: bytes) -> Workload:
+    """The workload of `describe_workload`, with its model.
 
     Raises:
         SchemaError: The model is another one, or the description is damaged.
     """
-    found = sha256(model).hexdigest()
-    if found != facts.get("sha256"):
-        wanted = str(facts.get("sha256"))
+    arrived, wanted = sha256(model).hexdigest(), facts.get("sha256")
+    if arrived != wanted:
         raise SchemaError(
-            f"the model that arrived has SHA-256 {found[:12]}..., not {wanted[:12]}..., and was"
-            " refused: send it again"
+            f"the model that arrived has SHA-256 {arrived[:12]}..., not {str(wanted)[:12]}..., and"
+            " was refused: send it again"
         )
-    try:
-        given = {name: value for name, value in facts.items() if name != "sha256"}
-        inputs = tuple(
-            TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in given.pop("inputs")
-        )
-        findings = tuple(Finding(**one) for one in given.pop("findings"))
-        return Workload(artifact=model, inputs=inputs, findings=findings, **given)
-    except (KeyError, TypeError) as error:
-        raise SchemaError(f"damaged description of a workload: {error!r}") from error
+    fields = {name: value for name, value in facts.items() if name != "sha256"}
+    return from_plain(Workload, fields | {"artifact": model}, "description of a workload")
 
 
-def failed(error: HwbenchError) -> Outcome:
-    """An error as plain data, for whoever asked."""
-    return error_to_dict(error)
-
-
-def result_of(outcome: Outcome) -> dict[str, Any]:
+def task_result(outcome: Outcome) -> dict[str, Any]:
     """The result of a task.
 
     Raises:

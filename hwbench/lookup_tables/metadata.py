@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwbench.errors import SchemaError
+from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.device import DeviceInfo
 
 Floats = NDArray[np.float64]
@@ -169,7 +170,7 @@ class Metadata:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        return {"schema": TABLE_SCHEMA, **asdict(self)}
+        return {"schema": TABLE_SCHEMA, **to_plain(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -182,19 +183,5 @@ class Metadata:
             raise SchemaError(
                 f"lookup table of schema {data.get('schema')!r}; this hwbench reads {TABLE_SCHEMA}"
             )
-        try:
-            given = dict(data["provenance"])
-            details = tuple((str(name), str(value)) for name, value in given["device"]["details"])
-            device = DeviceInfo(**{**given["device"], "details": details})
-            sources = tuple(
-                Source(**{**source, "records": tuple(source["records"])})
-                for source in given["sources"]
-            )
-            provenance = Provenance(**{**given, "device": device, "sources": sources})
-            grades = tuple(Grade(**grade) for grade in data["grades"])
-            adding_up = dict(data["calibration"])
-            return cls(
-                provenance, Calibration(**{**adding_up, "span": tuple(adding_up["span"])}), grades
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise SchemaError(f"damaged lookup table: {error!r}") from error
+        fields = {name: value for name, value in data.items() if name != "schema"}
+        return from_plain(cls, fields, "lookup table")

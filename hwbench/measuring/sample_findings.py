@@ -15,75 +15,88 @@ The aim is 2 %.
 """
 DRIFT = 0.02
 """Change over the measurement that is worth a word, if it is also unlikely to be chance (p < 1 %)."""
+SPIKY = 0.01
+"""Share of rounds that may be far longer than the rest before it is said."""
 
 
-def of_samples(record: Measurement) -> tuple[Finding, ...]:
-    """Everything about the samples of `record` that a reader should know before believing its median."""
-    return (*_amount(record), *_shape(record), *_conditions(record), *_closure(record))
-
-
-def _amount(record: Measurement) -> list[Finding]:
-    sessions = len(set(record.session))
-    if sessions >= record.settings.min_sessions:
-        return []
-    text = (
-        f"{sessions} of at least {record.settings.min_sessions} sessions fit into"
-        f" {record.settings.budget_s:g} s; allow a longer time"
+def find_sample_faults(record: Measurement) -> tuple[Finding, ...]:
+    """Everything about the samples of a record that a reader should know before believing its median."""
+    checks = (
+        _check_amount,
+        _check_drift,
+        _check_modes,
+        _check_spread,
+        _check_spikes,
+        _check_throttling,
+        _check_closure,
     )
-    return [Finding("too_few_samples", text)]
+    findings = [check(record) for check in checks]
+    return tuple(finding for finding in findings if finding is not None)
 
 
-def _shape(record: Measurement) -> list[Finding]:
-    found = []
-    change, p_value = stats.drift(record.samples_s, record.session)
-    if abs(change) > DRIFT and p_value < 0.01:
-        found.append(
-            Finding("drift", f"latency changed by {change:+.1%} from the first to the last session")
-        )
-    modes = stats.modes(record.samples_s)
-    if modes is not None:
-        low, high, share = modes
-        text = (
-            f"two modes {high / low - 1:.1%} apart, {share:.0%} of the samples in the slower one;"
-            " the median hides one of them"
-        )
-        found.append(Finding("bimodal", text))
-    spread = stats.spread(record.samples_s, record.session)
-    if spread > NOISY:
-        found.append(
-            Finding(
-                "noisy_host", f"rounds inside a session spread by {spread:.1%}; see: hwbench doctor"
-            )
-        )
-    count, longest_s = stats.spikes(record.samples_s)
-    share = count / len(record.samples_s)
-    if share > 0.01:
-        text = (
-            f"{share:.1%} of the rounds are far longer than the rest, up to"
-            f" x{longest_s / record.median_s:.1f} the median"
-        )
-        found.append(Finding("spikes", text))
-    return found
+def _check_amount(record: Measurement) -> Finding | None:
+    sessions, least = record.series.sessions, record.settings.min_sessions
+    if sessions >= least:
+        return None
+    text = (
+        f"{sessions} of at least {least} sessions fit into {record.settings.budget_s:g} s; allow a"
+        " longer time"
+    )
+    return Finding("too_few_samples", text)
 
 
-def _conditions(record: Measurement) -> list[Finding]:
-    if record.after.throttled and not any(
-        finding.code == "throttled" for finding in record.findings
-    ):
-        return [
-            Finding(
-                "throttled",
-                "the device was slowing itself down at the end; let it cool and measure again",
-            )
-        ]
-    return []
+def _check_drift(record: Measurement) -> Finding | None:
+    change, p_value = stats.drift(record.series.samples_s, record.series.session)
+    if abs(change) <= DRIFT or p_value >= 0.01:
+        return None
+    return Finding("drift", f"latency changed by {change:+.1%} from the first to the last session")
 
 
-def _closure(record: Measurement) -> list[Finding]:
+def _check_modes(record: Measurement) -> Finding | None:
+    modes = stats.modes(record.series.samples_s)
+    if modes is None:
+        return None
+    low_s, high_s, share = modes
+    text = (
+        f"two modes {high_s / low_s - 1:.1%} apart, {share:.0%} of the samples in the slower one;"
+        " the median hides one of them"
+    )
+    return Finding("bimodal", text)
+
+
+def _check_spread(record: Measurement) -> Finding | None:
+    spread = stats.spread(record.series.samples_s, record.series.session)
+    if spread <= NOISY:
+        return None
+    text = f"rounds inside a session spread by {spread:.1%}; see: hwbench doctor"
+    return Finding("noisy_host", text)
+
+
+def _check_spikes(record: Measurement) -> Finding | None:
+    count, longest_s = stats.spikes(record.series.samples_s)
+    share = count / len(record.series)
+    if share <= SPIKY:
+        return None
+    text = (
+        f"{share:.1%} of the rounds are far longer than the rest, up to"
+        f" x{longest_s / record.median_s:.1f} the median"
+    )
+    return Finding("spikes", text)
+
+
+def _check_throttling(record: Measurement) -> Finding | None:
+    is_known = any(finding.code == "throttled" for finding in record.findings)
+    if not record.after.throttled or is_known:
+        return None
+    text = "the device was slowing itself down at the end; let it cool and measure again"
+    return Finding("throttled", text)
+
+
+def _check_closure(record: Measurement) -> Finding | None:
     if record.closure is None or abs(record.closure - 1) <= CLOSES:
-        return []
+        return None
     text = (
         f"the layers add up to {record.closure:.0%} of the latency; believe their shares with care,"
         " or measure again in quiet"
     )
-    return [Finding("layers_do_not_close", text)]
+    return Finding("layers_do_not_close", text)

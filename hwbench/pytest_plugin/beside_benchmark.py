@@ -136,8 +136,8 @@ def _publish(benchmark: BenchmarkFixture, clock: DeviceClock, record: Measuremen
         "median_ci_s": [low_s, high_s],
         "findings": [finding.code for finding in record.findings],
     }
-    clock.load(record.samples_s)
-    benchmark.pedantic(clock.advance, setup=clock.rewind, rounds=len(record.samples_s))  # type: ignore[no-untyped-call]
+    clock.load(record.series.samples_s)
+    benchmark.pedantic(clock.advance, setup=clock.rewind, rounds=len(record.series))  # type: ignore[no-untyped-call]
 
 
 def _publish_failure(benchmark: BenchmarkFixture) -> None:

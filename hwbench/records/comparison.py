@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hwbench import stats
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, Measurement
 from hwbench.stats import Ratio, Verdict
@@ -141,9 +140,7 @@ def compare(
         return Comparison(
             baseline, candidate, None, Verdict.INCOMPARABLE, changes, (finding, *shared)
         )
-    ratio = stats.ratio(
-        baseline.samples_s, candidate.samples_s, baseline.session, baseline.block, candidate.block
-    )
+    ratio = candidate.series.ratio_to(baseline.series)
     verdict = ratio.verdict(baseline.settings.min_effect)
     bare = Comparison(baseline, candidate, ratio, verdict, changes, ())
     return Comparison(baseline, candidate, ratio, verdict, changes, (*explain(bare), *shared))

@@ -8,17 +8,24 @@ batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-from hwbench import stats
 from hwbench.errors import SchemaError
+from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.layer_key import LayerKey
+from hwbench.records.series import Series
 from hwbench.records.tensors import TensorSpec
 
 MEASUREMENT_SCHEMA = 1
+
+_FLAT_NAMES = {
+    "series": {"samples_s": "samples_s", "session": "session", "block": "block"},
+    "warm_up": {"samples_s": "warmup_s", "session": "warmup_session"},
+}
+"""Documents hold the parts of a series side by side with the other fields, under these names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,7 @@ class Measurement:
 
     Attributes:
         id: Unique name (UUID4, hexadecimal).
-        group_id: Shared by measurements that were interleaved; their `block` numbers pair them.
+        group_id: Shared by measurements that were interleaved; the blocks of their series pair them.
         model: Name of the model as the user gave it.
         model_sha256: Identity of the ONNX model.
         inputs: Names, shapes and types of the inputs.
@@ -122,12 +129,8 @@ class Measurement:
         settings: How it was measured.
         clock: Name of the clock the samples came from.
         loops: Inferences in one sample (a sample is their mean latency).
-        samples_s: Every timed sample in order, seconds.
-        session: Session number of each sample.
-        block: Block number of each sample, unique within the measurement; samples of interleaved
-            workloads pair by it.
-        warmup_s: Warm-up samples, kept apart.
-        warmup_session: Session number of each warm-up sample.
+        series: Every timed sample.
+        warm_up: Samples of the warm-up, kept apart.
         before: Conditions before the first session.
         after: Conditions after the last session.
         findings: Reasons to distrust the record, and facts that explain it.
@@ -153,11 +156,8 @@ class Measurement:
     settings: Settings
     clock: str
     loops: int
-    samples_s: tuple[float, ...] = field(repr=False)
-    session: tuple[int, ...] = field(repr=False)
-    block: tuple[int, ...] = field(repr=False)
-    warmup_s: tuple[float, ...] = field(repr=False)
-    warmup_session: tuple[int, ...] = field(repr=False)
+    series: Series = field(repr=False)
+    warm_up: Series = field(repr=False)
     before: Conditions
     after: Conditions
     findings: tuple[Finding, ...]
@@ -165,17 +165,17 @@ class Measurement:
     started_utc: str
     hwbench_version: str
     commit: str | None
-    complete: bool = True
+    complete: bool
 
     @property
     def median_s(self) -> float:
         """Latency in seconds: geometric mean over sessions of the session medians."""
-        return stats.latency(self.samples_s, self.session).estimate
+        return self.series.latency().estimate
 
     @property
     def median_ci_s(self) -> tuple[float, float]:
         """95 % interval of `median_s` in seconds, sessions being the unit of resampling."""
-        return stats.latency(self.samples_s, self.session).ci
+        return self.series.latency().ci
 
     @property
     def closure(self) -> float | None:
@@ -183,12 +183,15 @@ class Measurement:
         return None if self.profile is None else self.profile.layers_sum_s / self.median_s
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain JSON types; layer keys become text."""
-        data = asdict(self)
+        """The record as plain JSON types, its series flat; layer keys become text."""
+        data: dict[str, Any] = {}
+        for name, value in to_plain(self).items():
+            flat = _FLAT_NAMES.get(name)
+            if flat is None:
+                data[name] = value
+            else:
+                data |= {flat_name: value[field_name] for field_name, flat_name in flat.items()}
         data["schema"] = MEASUREMENT_SCHEMA
-        if self.profile is not None:
-            for row, layer in zip(data["profile"]["layers"], self.profile.layers, strict=True):
-                row["key"] = None if layer.key is None else str(layer.key)
         return data
 
     @classmethod
@@ -204,58 +207,19 @@ class Measurement:
                 f"measurement of schema {data.get('schema')!r}; this hwbench reads"
                 f" {MEASUREMENT_SCHEMA}"
             )
-        try:
-            record = cls(**_fields_from(data))
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise SchemaError(f"damaged measurement record: {error}") from error
-        if not len(record.samples_s) == len(record.session) == len(record.block):
-            raise SchemaError(
-                "damaged measurement record: samples, sessions and blocks differ in number"
-            )
-        if not all(0 < sample < float("inf") for sample in record.samples_s):
+        values = {name: value for name, value in data.items() if name != "schema"}
+        for name, flat in _FLAT_NAMES.items():
+            missing = [flat_name for flat_name in flat.values() if flat_name not in values]
+            if missing:
+                raise SchemaError(f"damaged measurement record: {', '.join(missing)} missing")
+            values[name] = {
+                field_name: values.pop(flat_name) for field_name, flat_name in flat.items()
+            }
+        record = from_plain(cls, values, "measurement record")
+        if len(record.series.block) != len(record.series):
+            raise SchemaError("damaged measurement record: samples and blocks differ in number")
+        if not all(0 < sample_s < float("inf") for sample_s in record.series.samples_s):
             raise SchemaError(
                 "damaged measurement record: a sample is not a positive finite number of seconds"
             )
         return record
-
-
-def _fields_from(data: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON types back to the types of `Measurement`'s fields."""
-    values = {f.name: data[f.name] for f in fields(Measurement)}
-    unknown = set(data) - set(values) - {"schema"}
-    if unknown:
-        raise KeyError(f"unknown fields {sorted(unknown)}")
-    for name in ("samples_s", "warmup_s"):
-        values[name] = tuple(map(float, values[name]))
-    for name in ("session", "block", "warmup_session"):
-        values[name] = tuple(map(int, values[name]))
-    values["inputs"] = tuple(
-        TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in values["inputs"]
-    )
-    values["findings"] = tuple(Finding(**finding) for finding in values["findings"])
-    values["device"] = DeviceInfo(**_with_pairs(values["device"]))
-    values["settings"] = Settings(**values["settings"])
-    for name in ("before", "after"):
-        values[name] = _conditions_from(values[name])
-    if values["profile"] is not None:
-        values["profile"] = _profile_from(values["profile"])
-    return values
-
-
-def _with_pairs(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {**data, "details": tuple((str(name), str(value)) for name, value in data["details"])}
-
-
-def _conditions_from(data: Mapping[str, Any]) -> Conditions:
-    values = _with_pairs(data)
-    if values["frequency_hz"] is not None:
-        values["frequency_hz"] = tuple(values["frequency_hz"])
-    return Conditions(**values)
-
-
-def _profile_from(data: Mapping[str, Any]) -> LayerProfile:
-    rows = [
-        {**row, "key": None if row["key"] is None else LayerKey.parse(row["key"])}
-        for row in data["layers"]
-    ]
-    return LayerProfile(**{**data, "layers": tuple(LayerLatency(**row) for row in rows)})

@@ -133,7 +133,7 @@ def _sides(comparison: Comparison) -> Table:
 
 def _spread(record: Measurement) -> tuple[str, str]:
     """Distribution of the samples, and what lies between their 5th and 95th percentile."""
-    low_s, line, high_s = sparkline(record.samples_s, SPARK)
+    low_s, line, high_s = sparkline(record.series.samples_s, SPARK)
     return line, interval_s((low_s, high_s), record.median_s)
 
 

@@ -49,7 +49,7 @@ def profile_document(record: Measurement) -> Document:
 
     Latencies are null if it was ended before its first sample, layers if none were taken.
     """
-    measured, profile = bool(record.samples_s), record.profile
+    measured, profile = bool(record.series), record.profile
     median_s = record.median_s if measured else None
     sum_s = None if profile is None else profile.layers_sum_s
     return {
@@ -59,8 +59,8 @@ def profile_document(record: Measurement) -> Document:
         "median_s": median_s,
         "median_ci_s": record.median_ci_s if measured else None,
         "confidence": SHOWN_CONFIDENCE,
-        "samples_s": record.samples_s,
-        "session": record.session,
+        "samples_s": record.series.samples_s,
+        "session": record.series.session,
         "macs": record.macs,
         "params": record.params,
         "file_bytes": record.file_bytes,
@@ -129,8 +129,8 @@ def _side(record: Measurement) -> Document:
         "model": record.model,
         "median_s": record.median_s,
         "median_ci_s": record.median_ci_s,
-        "samples_s": record.samples_s,
-        "session": record.session,
+        "samples_s": record.series.samples_s,
+        "session": record.series.session,
         "macs": record.macs,
         "params": record.params,
         "file_bytes": record.file_bytes,

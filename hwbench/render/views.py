@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hwbench import stats
 from hwbench.records.findings import Finding
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
 from hwbench.render.units import (
@@ -51,9 +50,9 @@ def profile_view(record: Measurement, *, kept: bool = True) -> View:
     blocks: list[Block] = [Line(f"{record.model} on {where(record)}: {_latency(record)}", "bold")]
     blocks += notes((*record.findings, *(() if record.complete else (PARTIAL,))))
     blocks.append(Line(_size_of(record)))
-    if record.samples_s:
+    if record.series:
         blocks.append(Line(_distribution(record)))
-    if record.samples_s and record.profile is not None:
+    if record.series and record.profile is not None:
         blocks += _layers(record.profile, record.median_s)
     blocks.append(Line(provenance(record, kept=kept), "dim"))
     return blocks
@@ -86,7 +85,7 @@ def provenance(*records: Measurement, kept: bool = True) -> str:
 
 def _circumstances(record: Measurement) -> str:
     settings = record.settings
-    samples = f"{plural(len(record.samples_s), 'sample')} of {plural(record.loops, 'inference')}"
+    samples = f"{plural(len(record.series), 'sample')} of {plural(record.loops, 'inference')}"
     inputs = ", ".join(f"{spec.name} {shape(spec.shape)} {spec.dtype}" for spec in record.inputs)
     commit = f" (commit {record.commit[:SHORT_ID]})" if record.commit else ""
     parts = (
@@ -100,9 +99,9 @@ def _circumstances(record: Measurement) -> str:
 
 
 def _latency(record: Measurement) -> str:
-    if not record.samples_s:
+    if not record.series:
         return "no sample was taken"
-    estimate = stats.latency(record.samples_s, record.session)
+    estimate = record.series.latency()
     shown = interval_s(estimate.ci, estimate.estimate)
     return (
         f"{seconds(estimate.estimate)} (95 % interval {shown},"
@@ -121,10 +120,10 @@ def _size_of(record: Measurement) -> str:
 
 
 def _distribution(record: Measurement) -> str:
-    low_s, line, high_s = sparkline(record.samples_s)
+    low_s, line, high_s = sparkline(record.series.samples_s)
     return (
         f"{seconds(low_s)} {line} {seconds(high_s)} (5th to 95th percentile of"
-        f" {plural(len(record.samples_s), 'sample')})"
+        f" {plural(len(record.series), 'sample')})"
     )
 
 

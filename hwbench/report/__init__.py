@@ -94,7 +94,7 @@ def make_report(*, since: str | None = None, store: str | None = None) -> Report
 
 def _notes(contents: Contents, drawn: int) -> list[str]:
     """What was left out of the pictures."""
-    most = max((len(record.samples_s) for record in contents.measurements), default=0)
+    most = max((len(record.series) for record in contents.measurements), default=0)
     if most <= drawn:
         return []
     return [

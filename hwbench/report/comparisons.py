@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from hwbench import stats
 from hwbench.records.comparison import Comparison, LayerChange, explained_share
 from hwbench.records.measurement import Measurement
 from hwbench.render.comparing import verdict_text
@@ -189,23 +187,12 @@ def _speedup(comparison: Comparison) -> Figure:
 
 def _session_speedups(comparison: Comparison) -> dict[int, float]:
     """Speed-up of each session, from the ratios inside its blocks."""
-    baseline, candidate = comparison.baseline, comparison.candidate
-    found = {}
+    baseline, candidate = comparison.baseline.series, comparison.candidate.series
+    speedups = {}
     for session in dict.fromkeys(baseline.session):
-        one, other = _of_session(baseline, session), _of_session(candidate, session)
-        ratio = stats.ratio(one.samples_s, other.samples_s, one.session, one.block, other.block)
-        found[session] = 1 / ratio.ratio
-    return found
-
-
-def _of_session(record: Measurement, session: int) -> Measurement:
-    places = [index for index, number in enumerate(record.session) if number == session]
-    return replace(
-        record,
-        samples_s=tuple(record.samples_s[index] for index in places),
-        session=(session,) * len(places),
-        block=tuple(record.block[index] for index in places),
-    )
+        ratio = candidate.of_session(session).ratio_to(baseline.of_session(session))
+        speedups[session] = 1 / ratio.ratio
+    return speedups
 
 
 def _samples(comparison: Comparison, drawn: int) -> Figure:
@@ -221,8 +208,7 @@ def _samples(comparison: Comparison, drawn: int) -> Figure:
     rows: list[tuple[Cell, ...]] = []
     for name, record in sides:
         counts = [
-            Number(number, f"{number:,}")
-            for number in (len(set(record.session)), len(record.samples_s))
+            Number(number, f"{number:,}") for number in (record.series.sessions, len(record.series))
         ]
         rows.append(
             (

@@ -153,7 +153,7 @@ def _comparisons(store: Store, measurements: Iterable[Measurement]) -> tuple[Com
     order = {data["group_id"]: data["measurements"] for data in store.records(COMPARISON).values()}
     groups: dict[str, list[Measurement]] = {}
     for record in measurements:
-        if record.complete and record.samples_s:
+        if record.complete and record.series:
             groups.setdefault(record.group_id, []).append(record)
     found = []
     for group_id, records in groups.items():

@@ -40,7 +40,7 @@ class Model:
     def newest(self) -> Measurement:
         """The measurement that speaks for it: the newest that is complete, else the newest."""
         return next(
-            (record for record in self.records if record.complete and record.samples_s),
+            (record for record in self.records if record.complete and record.series),
             self.records[0],
         )
 
@@ -100,7 +100,7 @@ def models_figure(models: Sequence[Model]) -> Figure:
                 findings if record.complete else f"partial, {findings}",
             )
         )
-        if record.samples_s:
+        if record.series:
             shown.append(
                 _interval_row(record, f"{record.model} · {record.device.address}", model.page)
             )
@@ -138,7 +138,7 @@ def model_page(model: Model, drawn: int) -> Page:
     record = model.newest
     document = profile_document(record)
     facts: list[tuple[str, Cell]] = [("latency", latency_number(record))]
-    if record.samples_s:
+    if record.series:
         facts.append(("95 % interval", interval_s(record.median_ci_s, record.median_s)))
     facts += [
         ("MACs", count_number(record.macs)),
@@ -154,10 +154,8 @@ def model_page(model: Model, drawn: int) -> Page:
                 share_number(document["closure"], "sum of the layers over the latency"),
             )
         )
-    figures = [_distribution(record, drawn)] if record.samples_s else []
-    layered = next(
-        (one for one in model.records if one.profile is not None and one.samples_s), None
-    )
+    figures = [_distribution(record, drawn)] if record.series else []
+    layered = next((one for one in model.records if one.profile is not None and one.series), None)
     if layered is not None and layered.profile is not None:
         figures.append(_waterfall(layered, layered.profile, model.source(layered)))
     if len(model.records) > 1:
@@ -177,7 +175,7 @@ def model_page(model: Model, drawn: int) -> Page:
 
 def _distribution(record: Measurement, drawn: int) -> Figure:
     columns = (Column("session"), Column("median", numeric=True), Column("samples", numeric=True))
-    counts = Counter(record.session)
+    counts = Counter(record.series.session)
     rows = tuple(
         (
             Number(session, str(session)),
@@ -262,8 +260,8 @@ def _history(model: Model) -> Figure:
         (
             minute(record.started_utc),
             latency_number(record),
-            Number(len(set(record.session)), str(len(set(record.session)))),
-            Number(len(record.samples_s), str(len(record.samples_s))),
+            Number(record.series.sessions, str(record.series.sessions)),
+            Number(len(record.series), str(len(record.series))),
             record.id[:SHORT_ID],
             ", ".join(finding.code for finding in record.findings) or "none",
         )
@@ -272,7 +270,7 @@ def _history(model: Model) -> Figure:
     shown = [
         _interval_row(record, f"{minute(record.started_utc)} · {record.id[:4]}")
         for record in model.records
-        if record.samples_s
+        if record.series
     ]
     chart = {"kind": "intervals", "label": "latency", "unit": "s", "rows": shown}
     text = (

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench import stats
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Measurement
 from hwbench.render.units import (
@@ -49,9 +48,9 @@ def source_of(*records: Measurement, command: str | None = None) -> Source:
 
 def latency_number(record: Measurement, source: Source | None = None) -> Number:
     """A measured latency; a dash where no sample was taken."""
-    if not record.samples_s:
+    if not record.series:
         return Number(None, "-", "no sample was taken", source)
-    found = stats.latency(record.samples_s, record.session)
+    found = record.series.latency()
     shown = (
         f"95 % interval {interval_s(found.ci, found.estimate)}, {plural(found.sessions, 'session')}"
     )
@@ -119,10 +118,10 @@ def rounded(values: Any) -> list[float]:
 
 def sample_set(record: Measurement, most: int, name: str = "") -> Mapping[str, Any]:
     """One set of samples as the picture of distributions takes it: its samples, session medians, latency and interval."""
-    found = stats.latency(record.samples_s, record.session)
+    found = record.series.latency()
     return {
         "name": name,
-        "samples": thinned(record.samples_s, most),
+        "samples": thinned(record.series.samples_s, most),
         "sessions": rounded(list(session_medians(record).values())),
         "estimate": found.estimate,
         "ci": found.ci,
@@ -133,6 +132,6 @@ def sample_set(record: Measurement, most: int, name: str = "") -> Mapping[str, A
 def session_medians(record: Measurement) -> dict[int, float]:
     """Median latency of each session, seconds."""
     by_session: dict[int, list[float]] = {}
-    for session, sample_s in zip(record.session, record.samples_s, strict=True):
+    for session, sample_s in zip(record.series.session, record.series.samples_s, strict=True):
         by_session.setdefault(session, []).append(sample_s)
     return {session: float(np.median(values)) for session, values in by_session.items()}

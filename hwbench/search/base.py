@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from hwbench.errors import Argument, MeasurementError, SchemaError, UsageError
+from hwbench.records.codec import from_plain, to_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Trial:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        return asdict(self)
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -103,15 +104,9 @@ class Trial:
             SchemaError: It is damaged.
         """
         try:
-            given = dict(data["candidate"])
-            for name in ("widths", "dropped", "shares"):
-                given[name] = None if given[name] is None else tuple(given[name])
-            outcome = None if data["outcome"] is None else Outcome(**data["outcome"])
-            return cls(Candidate(**given), outcome, data["error"])
-        except (KeyError, TypeError) as error:
-            raise SchemaError(
-                f"damaged trial of a search: {error!r}", Argument("fresh", value=True)
-            ) from error
+            return from_plain(cls, data, "trial of a search")
+        except SchemaError as error:
+            raise SchemaError(error.message, Argument("fresh", value=True)) from error
 
 
 class Objective(Protocol):

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from hwbench.errors import UsageError
 from hwbench.records.measurement import Measurement
+from hwbench.records.series import Series
 from hwbench.store import transfer
 from hwbench.store.address import is_file, local_address, redacted, without_secrets
 from hwbench.store.database import open_engine, reading, tables, write
@@ -169,8 +170,9 @@ class Store:
                 f"{len(samples_s)} samples came with {len(blocks)} block numbers; give one for each"
                 " sample"
             )
-        found = batches([session] * len(samples_s), samples_s, None if warm_up else blocks)
-        rows = [{"measurement_id": measurement_id, **batch} for batch in found]
+        sessions = (session,) * len(samples_s)
+        series = Series(tuple(samples_s), sessions, () if warm_up else tuple(blocks))
+        rows = [{"measurement_id": measurement_id, **batch} for batch in batches(series)]
         known = sa.select(self._tables.measurements.c.id).where(
             self._tables.measurements.c.id == measurement_id
         )

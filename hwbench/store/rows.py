@@ -11,6 +11,7 @@ import numpy as np
 
 from hwbench.errors import SchemaError
 from hwbench.records.measurement import Measurement
+from hwbench.records.series import Series, SeriesBuilder
 from hwbench.store.address import shown
 from hwbench.store.database import tables
 
@@ -43,14 +44,16 @@ def find_measurement(
     record = connection.execute(row.with_for_update() if lock else row).scalar()
     if record is None:
         return None
-    parts = (samples.c.session, samples.c.count.label("size"), samples.c.values_s, samples.c.blocks)
+    columns = (samples.c.session, samples.c.count.label("size"), samples.c.values_s)
     query = (
-        sa.select(*parts).where(samples.c.measurement_id == record_id).order_by(samples.c.number)
+        sa.select(*columns, samples.c.blocks)
+        .where(samples.c.measurement_id == record_id)
+        .order_by(samples.c.number)
     )
     what = f"measurement {record_id} in {shown(connection.engine.url)}"
     data = load(record, what)
     try:
-        return Measurement.from_dict({**data, **_series(connection.execute(query).all())})
+        return Measurement.from_dict({**data, **_read_series(connection.execute(query).all())})
     except SchemaError as error:
         raise SchemaError(f"{what}: {error}") from error
 
@@ -92,19 +95,19 @@ def replace_measurement(connection: sa.Connection, measurement: Measurement) -> 
         connection.execute(sa.insert(samples), batches)
 
 
-def batches(
-    sessions: Sequence[int], values_s: Sequence[float], blocks: Sequence[int] | None
-) -> Iterator[dict[str, Any]]:
+def batches(series: Series) -> Iterator[dict[str, Any]]:
     """Rows of consecutive samples of one session; without blocks they are warm-up."""
-    for session, group in groupby(range(len(sessions)), key=sessions.__getitem__):
-        places = list(group)
-        part = slice(places[0], places[-1] + 1)
+    start = 0
+    for session, group in groupby(series.session):
+        end = start + len(list(group))
+        blocks = series.block[start:end]
         yield {
             "session": session,
-            "count": len(places),
-            "values_s": np.array(values_s[part], "<f8").tobytes(),
-            "blocks": None if blocks is None else np.array(blocks[part], "<i8").tobytes(),
+            "count": end - start,
+            "values_s": np.array(series.samples_s[start:end], "<f8").tobytes(),
+            "blocks": np.array(blocks, "<i8").tobytes() if series.block else None,
         }
+        start = end
 
 
 def dump(data: Mapping[str, Any]) -> str:
@@ -159,14 +162,14 @@ def columns(measurement: Measurement) -> dict[str, Any]:
         "target": device.target,
         "started_utc": measurement.started_utc,
     }
+    row: dict[str, Any] = {"complete": bool(measurement.complete)}
     for name, text in texts.items():
         if not isinstance(text, str):
             raise SchemaError(
                 f"the {name} of measurement {measurement.id!r} is {text!r}; expected text"
             )
-    return {name: plain(text) for name, text in texts.items()} | {
-        "complete": bool(measurement.complete)
-    }
+        row[name] = plain(text)
+    return row
 
 
 def _rows_of(measurement: Measurement) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -176,31 +179,37 @@ def _rows_of(measurement: Measurement) -> tuple[dict[str, Any], list[dict[str, A
         SchemaError: It holds what JSON does not.
     """
     data = measurement.to_dict()
-    series = {name: data.pop(name) for name in SERIES}
+    for name in SERIES:
+        del data[name]
     row = columns(measurement) | {"record": dump(data)}
-    warm_up = batches(series["warmup_session"], series["warmup_s"], None)
-    timed = batches(series["session"], series["samples_s"], series["block"])
-    return row, [{"measurement_id": row["id"], **batch} for batch in (*warm_up, *timed)]
+    rows = [*batches(measurement.warm_up), *batches(measurement.series)]
+    return row, [{"measurement_id": row["id"], **batch} for batch in rows]
 
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
-def _series(rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """The fields of a measurement that the batches hold."""
-    series: dict[str, list[Any]] = {name: [] for name in SERIES}
+def _read_series(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """The fields of a measurement that the batches hold.
+
+    Raises:
+        SchemaError: A batch is cut off.
+    """
+    series, warm_up = SeriesBuilder(), SeriesBuilder()
     for row in rows:
-        if any(
-            part is not None and len(part) != 8 * row.size for part in (row.values_s, row.blocks)
-        ):
+        parts = [row.values_s] if row.blocks is None else [row.values_s, row.blocks]
+        if any(len(part) != 8 * row.size for part in parts):
             raise SchemaError(f"a batch of session {row.session} does not hold {row.size} samples")
         values_s = np.frombuffer(row.values_s, "<f8").tolist()
         if row.blocks is None:
-            series["warmup_s"] += values_s
-            series["warmup_session"] += [row.session] * len(values_s)
+            warm_up.add(row.session, values_s)
         else:
-            series["samples_s"] += values_s
-            series["session"] += [row.session] * len(values_s)
-            series["block"] += np.frombuffer(row.blocks, "<i8").tolist()
-    return series
+            series.add(row.session, values_s, np.frombuffer(row.blocks, "<i8").tolist())
+    return {
+        "samples_s": series.samples_s,
+        "session": series.session,
+        "block": series.block,
+        "warmup_s": warm_up.samples_s,
+        "warmup_session": warm_up.session,
+    }

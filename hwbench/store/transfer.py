@@ -20,7 +20,6 @@ from hwbench.errors import SchemaError
 from hwbench.records.measurement import Measurement
 from hwbench.store.database import digest, reading, tables, write
 from hwbench.store.rows import (
-    columns,
     dump,
     find_measurement,
     insert_measurement,
@@ -115,7 +114,7 @@ def read(engine: sa.Engine, wanted: Sequence[Key], check: Check) -> Iterator[Par
             try:
                 found = find_measurement(connection, record_id)
                 if found is not None:
-                    yield Parcel(key, _checked(found, record_id), found.started_utc)
+                    yield Parcel(key, _check_measurement(found, record_id), found.started_utc)
             except SchemaError as error:
                 yield Taken(key, Fate.REFUSED, str(error))
         for row in connection.execute(
@@ -125,7 +124,7 @@ def read(engine: sa.Engine, wanted: Sequence[Key], check: Check) -> Iterator[Par
             try:
                 data = load(row.record, f"{row.kind} {row.id}")
                 check(row.kind, data)
-                yield Parcel(key, data, _moment(row.created_utc))
+                yield Parcel(key, data, _check_time(row.created_utc))
             except SchemaError as error:
                 yield Taken(key, Fate.REFUSED, str(error))
 
@@ -176,7 +175,7 @@ def _is_further(one: Measurement, other: Measurement) -> bool:
         all(getattr(one, name) == getattr(other, name) for name in names)
         and one.device.target_id == other.device.target_id
     )
-    longer = len(one.samples_s) + len(one.warmup_s) >= len(other.samples_s) + len(other.warmup_s)
+    longer = len(one.series) + len(one.warm_up) >= len(other.series) + len(other.warm_up)
     return same and not other.complete and (one.complete or longer)
 
 
@@ -229,21 +228,26 @@ def _ids(wanted: Sequence[Key], kind: str | None = None) -> list[str]:
     return [record_id for of, record_id in wanted if (of == MEASUREMENT) == (kind == MEASUREMENT)]
 
 
-def _checked(found: Measurement, record_id: str) -> Measurement:
-    """What is more than `Measurement.from_dict` asks for: the row is of this record, and its columns are text."""
-    if found.id != record_id:
-        raise SchemaError(f"measurement {record_id} is damaged: its record is of {found.id!r}")
-    columns(found)
-    if not all(0 < sample_s < float("inf") for sample_s in found.warmup_s):
+def _check_measurement(measurement: Measurement, record_id: str) -> Measurement:
+    """What is more than `Measurement.from_dict` asks for: the row is of this record, its warm-up and time are sound.
+
+    Raises:
+        SchemaError: They are not.
+    """
+    if measurement.id != record_id:
+        raise SchemaError(
+            f"measurement {record_id} is damaged: its record is of {measurement.id!r}"
+        )
+    if not all(0 < sample_s < float("inf") for sample_s in measurement.warm_up.samples_s):
         raise SchemaError(
             f"measurement {record_id} is damaged: a warm-up sample is not a positive finite number"
             " of seconds"
         )
-    _moment(found.started_utc)
-    return found
+    _check_time(measurement.started_utc)
+    return measurement
 
 
-def _moment(text: str) -> str:
+def _check_time(text: str) -> str:
     try:
         datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:

@@ -20,21 +20,16 @@ from hwbench import stats
 from hwbench.devices.android.tflite import Invocation, TflitePhone
 from hwbench.devices.android.tflite_file import TfliteModel, read_model, read_program
 from hwbench.devices.android.tflite_log import Operator, TfliteLog
-from hwbench.errors import OutputParseError, UsageError
+from hwbench.errors import Argument, OutputParseError, UsageError
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.measuring.sample_findings import of_samples
-from hwbench.measuring.sessions import (
-    CONFIRM,
-    COOL_DOWN_S,
-    COOL_DOWNS,
-    REWARM_UP_S,
-    WARM_UP_S,
-    commit,
-)
+from hwbench.measuring.sample_findings import find_sample_faults
+from hwbench.measuring.sessions import REWARM_UP_S, WARM_UP_S
+from hwbench.measuring.stopping import CoolDown, StopRule
 from hwbench.records.device import Conditions
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement, Settings
-from hwbench.version import __version__
+from hwbench.records.series import Series, SeriesBuilder
+from hwbench.version import __version__, commit
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workflows.recording import recording
 
@@ -167,12 +162,12 @@ class _Profile:
             callback,
         )
         self.begun = time.monotonic()
-        self.samples_s: list[float] = []
-        self.warmup: list[tuple[int, float]] = []  # session, seconds
+        self.series = SeriesBuilder()
+        self.warm_up = SeriesBuilder()
+        self.stop_rule = StopRule(settings)
+        self.cool_down = CoolDown(settings.budget_s, lambda: self._elapsed_s, time.sleep)
         self.spikes: list[float] = []  # what the slowest inference adds to the mean, relative
         self.findings: dict[str, Finding] = {finding.code: finding for finding in phone.findings}
-        self.resolved: list[bool] = []
-        self.cool_downs = 0
 
     def run(self) -> Measurement:
         self.graph = self.phone.place_model(self.model)
@@ -183,7 +178,7 @@ class _Profile:
         draft = self._draft(before)
         self.callback.started([draft])
         while not self._enough():
-            self._session(len(self.samples_s))
+            self._session(len(self.series.samples_s))
         profile = self._layers() if self.settings.layers else None
         record = self._finish(draft, profile, self.phone.conditions())
         self.callback.finished([record])
@@ -223,7 +218,8 @@ class _Profile:
             told = "no inference" if timed is None else f"{timed.count} inferences"
             raise OutputParseError(
                 f"benchmark_model timed {told} where {runs} were asked for; measure with fewer at a"
-                " time: --budget"
+                " time",
+                Argument("budget_s", change="a smaller"),
             )
         return done
 
@@ -253,53 +249,37 @@ class _Profile:
         return START_S + PATIENCE * self.session_s
 
     def _enough(self) -> bool:
-        sessions, settings = len(self.samples_s), self.settings
-        if sessions < 2:  # one session has no interval, whatever the budget
-            return False
-        ahead_s = self.session_s * (2 if settings.layers else 1)
-        if sessions >= settings.max_sessions or self._elapsed_s + ahead_s > settings.budget_s:
-            return True
-        return (
-            sessions >= max(settings.min_sessions, CONFIRM + 1)
-            and self.resolved[-1]
-            and self.resolved[-1 - CONFIRM]
-        )
+        executions = 2 if self.settings.layers else 1
+        return self.stop_rule.stops(self._elapsed_s, ahead_s=executions * self.session_s)
 
     def _session(self, number: int) -> None:
         done = self._execute(f"session-{number + 1:02d}", self.runs, self.warm_ups, self._timeout_s)
         if done.log.warm_up is not None:
             self._warmed(number, done.log.warm_up.mean_s)
         mean_s = _mean_s(done.log)
-        if self.phone.conditions().throttled and self._may_wait():
+        if self._is_hot() and self.cool_down.may_wait():
             self._warmed(number, mean_s)
-            self._cool_down()
+            self._let_cool()
             return
         slowest_s = (done.log.timed.max_s if done.log.timed else None) or mean_s
         self.spikes.append((slowest_s / mean_s - 1) / self.runs)
-        self.samples_s.append(mean_s)
+        self.series.add(number, [mean_s], [number])
         self.callback.sampled(0, number, [mean_s], [number], warm_up=False)
-        so_far = stats.latency(self.samples_s, range(len(self.samples_s)))
-        self.resolved.append(so_far.half_width <= self.settings.target)
+        so_far = stats.latency(self.series.samples_s, self.series.session)
+        self.stop_rule.add_session(so_far, self.session_s)
         self.callback.session_ended(number + 1, self._elapsed_s, so_far)
 
     def _warmed(self, session: int, value_s: float) -> None:
-        self.warmup.append((session, value_s))
+        self.warm_up.add(session, [value_s])
         self.callback.sampled(0, session, [value_s], (), warm_up=True)
 
-    def _may_wait(self) -> bool:
-        return (
-            self.cool_downs < COOL_DOWNS and self._elapsed_s + COOL_DOWN_S < self.settings.budget_s
-        )
+    def _is_hot(self) -> bool:
+        return bool(self.phone.conditions().throttled)
 
-    def _cool_down(self) -> None:
-        while self._may_wait():
-            self.cool_downs += 1
-            time.sleep(COOL_DOWN_S)
-            if not self.phone.conditions().throttled:
-                break
-        waited_s = self.cool_downs * COOL_DOWN_S
+    def _let_cool(self) -> None:
+        self.cool_down.wait(self._is_hot)
         text = (
-            f"the phone slowed itself down; waited {waited_s:.0f} s in all for it to cool, and"
+            f"the phone slowed itself down; waited {self.cool_down.waited_s:.0f} s in all for it to cool, and"
             " repeated the session"
         )
         self.findings["throttled"] = Finding("throttled", text)
@@ -336,11 +316,8 @@ class _Profile:
             settings=self.settings,
             clock=CLOCK,
             loops=self.runs,
-            samples_s=(),
-            session=(),
-            block=(),
-            warmup_s=(),
-            warmup_session=(),
+            series=Series(),
+            warm_up=Series(),
             before=before,
             after=before,
             findings=(),
@@ -354,7 +331,6 @@ class _Profile:
     def _finish(
         self, draft: Measurement, profile: LayerProfile | None, after: Conditions
     ) -> Measurement:
-        numbers = tuple(range(len(self.samples_s)))
         spiked = [share for share in self.spikes if share > SPIKE]
         if spiked:
             text = (
@@ -364,17 +340,14 @@ class _Profile:
             self.findings["spikes"] = Finding("spikes", text)
         record = replace(
             draft,
-            samples_s=tuple(self.samples_s),
-            session=numbers,
-            block=numbers,
-            warmup_s=tuple(value_s for _, value_s in self.warmup),
-            warmup_session=tuple(session for session, _ in self.warmup),
+            series=self.series.build(),
+            warm_up=self.warm_up.build(),
             after=after,
             findings=tuple(self.findings.values()),
             profile=profile,
             complete=True,
         )
-        return replace(record, findings=(*record.findings, *of_samples(record)))
+        return replace(record, findings=(*record.findings, *find_sample_faults(record)))
 
 
 def _mean_s(log: TfliteLog) -> float:

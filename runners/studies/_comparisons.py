@@ -27,7 +27,7 @@ def one(
         "speedup": round(found.speedup or 0.0, 5),
         "low": round(low, 5),
         "high": round(high, 5),
-        "sessions": len(set(found.baseline.session)),
+        "sessions": found.baseline.series.sessions,
         "baseline_ms": round(found.baseline.median_s * 1e3, 4),
         "seconds": round(time.monotonic() - start, 1),
         "raw": {
@@ -40,6 +40,6 @@ def one(
 def _raw(record: Measurement) -> dict[str, object]:
     """Samples to a tenth of a microsecond, with their sessions."""
     return {
-        "samples_s": [round(sample, 7) for sample in record.samples_s],
-        "session": record.session,
+        "samples_s": [round(sample, 7) for sample in record.series.samples_s],
+        "session": record.series.session,
     }

@@ -114,10 +114,10 @@ def check_measurements(store: Store, rounds: Sequence[Rounds], *, complete: bool
         record = store.get(summary.id)
         ours = [
             value
-            for number in sorted({*record.warmup_session, *record.session})
+            for number in sorted({*record.warm_up.session, *record.series.session})
             for values, sessions in (
-                (record.warmup_s, record.warmup_session),
-                (record.samples_s, record.session),
+                (record.warm_up.samples_s, record.warm_up.session),
+                (record.series.samples_s, record.series.session),
             )
             for value, session in zip(values, sessions, strict=True)
             if session == number

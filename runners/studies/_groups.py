@@ -87,10 +87,10 @@ def raw_of(found: Mapping[str, Comparison]) -> dict[str, object]:
     """
     first = next(iter(found.values())).baseline
     samples = {
-        name: [round(sample, 9) for sample in comparison.candidate.samples_s]
+        name: [round(sample, 9) for sample in comparison.candidate.series.samples_s]
         for name, comparison in found.items()
     }
-    return {"session": list(first.session), "samples_s": samples}
+    return {"session": list(first.series.session), "samples_s": samples}
 
 
 def said(row: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ def main() -> None:
                     "rows": len(profile.layers),
                     "profiled_over_unprofiled": profile.profiled_s / record.median_s,
                     "profiler_us_per_node": profile.node_cost_s * 1e6,
-                    "sessions": len(set(record.session)),
+                    "sessions": record.series.sessions,
                 }
             )
     save_study(

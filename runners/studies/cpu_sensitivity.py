@@ -20,7 +20,7 @@ from hwbench.measuring.sessions import measure
 from hwbench.network.intake import load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
-from hwbench.stats import Ratio, anytime_half_width, by_session, latency
+from hwbench.stats import Ratio, anytime_half_width, by_session
 from runners.studies._comparisons import one
 from runners.studies._results import save_study
 
@@ -41,12 +41,14 @@ def one_after_the_other(
     start = time.monotonic()
     records = [measure(device, workload, half) for workload in (first, second)]
     logs = [
-        np.array([np.median(np.log(part)) for part in by_session(r.samples_s, r.session)])
+        np.array(
+            [np.median(np.log(part)) for part in by_session(r.series.samples_s, r.series.session)]
+        )
         for r in records
     ]
     count = min(map(len, logs))
     change = logs[1][:count] - logs[0][:count]
-    estimates = [latency(record.samples_s, record.session) for record in records]
+    estimates = [record.series.latency() for record in records]
     ratio = estimates[1].estimate / estimates[0].estimate
     wide = float(np.exp(anytime_half_width(change)))
     verdict = Ratio(ratio, (0.0, float("inf")), (ratio / wide, ratio * wide), count).verdict(

@@ -39,7 +39,6 @@ from hwbench.network.intake import half, onnx_files, onnx_normalise
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Measurement, Settings
-from hwbench.stats import ratio
 from runners.studies._results import RESULTS, markdown
 
 Row = dict[str, Any]
@@ -195,7 +194,7 @@ def compared(device: Device, pair: Sequence[Workload], settings: Settings) -> Ro
     """One comparison: speed-up with its interval, the verdict, what it took."""
     start = time.monotonic()
     base, other = measure_interleaved(device, pair, settings)
-    found = ratio(base.samples_s, other.samples_s, base.session, base.block, other.block)
+    found = other.series.ratio_to(base.series)
     return {
         "seed": settings.seed,
         "ratio": found.ratio,
@@ -210,9 +209,9 @@ def compared(device: Device, pair: Sequence[Workload], settings: Settings) -> Ro
 def samples_of(record: Measurement) -> Row:
     """Raw samples with their sessions and blocks."""
     return {
-        "samples_s": record.samples_s,
-        "session": record.session,
-        "block": record.block,
+        "samples_s": record.series.samples_s,
+        "session": record.series.session,
+        "block": record.series.block,
         "loops": record.loops,
     }
 

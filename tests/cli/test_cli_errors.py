@@ -13,6 +13,7 @@ import pytest
 
 import hwbench
 from hwbench.devices.virtual.device import Virtual
+from hwbench.records.series import Series
 from tests.support.cli_support import hwb
 
 __all__ = ["hwb"]
@@ -86,7 +87,7 @@ def test_a_record_without_samples_can_be_shown(hwb):
     with hwbench.open_store() as store:
         hwb("profile", "big.onnx", *VIRTUAL)
         whole = store.get("")
-        store.begin(replace(whole, id="feed", samples_s=(), session=(), block=()))
+        store.begin(replace(whole, id="feed", series=Series()))
     shown = hwb("store", "show", "feed")
     assert shown.code == 0
     assert "no sample was taken" in " ".join(shown.out.split())

@@ -6,7 +6,7 @@ import pytest
 
 from hwbench.errors import DeviceLostError, UsageError
 from hwbench.lab.records import Rules, State
-from hwbench.lab.tasks import result_of
+from hwbench.lab.tasks import task_result
 from tests.lab.lab_support import PIXEL, Lab
 
 
@@ -118,7 +118,7 @@ def test_a_task_that_fails_everywhere_is_given_up_and_may_be_asked_for_again():
     with pytest.raises(
         DeviceLostError, match="2 devices failed at one task, the last, android:A1@x: crash 1"
     ):
-        result_of(lab.pool.collect("job", "ann")["bad"])
+        task_result(lab.pool.collect("job", "ann")["bad"])
     lab.submit("bad")
     (incarnation,) = lab.join("android:A1@x")
     assert ids(lab.pool.lease("android:A1@x", incarnation)) == ["bad"]

@@ -9,7 +9,7 @@ from hwbench.lab.nodes import TOKEN, TOKEN_FILE, environment, make_token
 from hwbench.lab.pool import Pool
 from hwbench.lab.records import Lease, State
 from hwbench.lab.serving import BACK_S, Service
-from hwbench.lab.tasks import Task, TaskKind, described
+from hwbench.lab.tasks import Task, TaskKind, describe_workload
 from runners.studies._lab_simulation import Specimen
 from tests.lab.lab_support import LAW, SETTINGS, Clock
 from tests.support.models import conv_workload
@@ -34,7 +34,7 @@ class Office:
             Task(
                 str(n),
                 TaskKind.NETWORK,
-                (described(NET),),
+                (describe_workload(NET),),
                 SETTINGS,
                 60.0,
                 {**arguments, "number": n},

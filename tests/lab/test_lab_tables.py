@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hwbench.errors import UnsupportedLayerError, UsageError
+from hwbench.errors import UnsupportedLayerError, UsageError, error_to_dict
 from hwbench.lab.reconcile import reconciled, scales_of, widened
 from hwbench.lab.tables import Request, TableBuild
-from hwbench.lab.tasks import failed
 from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.store import open_store
 from runners.studies._lab_simulation import ClientKilled
@@ -137,7 +136,8 @@ def test_the_budget_ends_a_build_with_a_table():
 def test_a_model_that_the_devices_cannot_run_ends_the_build(monkeypatch):
     lab = simulated(2)
     monkeypatch.setattr(
-        "hwbench.lab.bench.Bench.carry_out", lambda *_: failed(UnsupportedLayerError("no Conv"))
+        "hwbench.lab.bench.Bench.carry_out",
+        lambda *_: error_to_dict(UnsupportedLayerError("no Conv")),
     )
     with pytest.raises(UnsupportedLayerError, match="no Conv"):
         TableBuild(lab, REQUEST).run()

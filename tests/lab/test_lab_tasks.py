@@ -13,9 +13,16 @@ from hwbench.errors import (
     DeviceLostError,
     SchemaError,
     UnsupportedLayerError,
+    error_to_dict,
 )
 from hwbench.lab.bench import Bench
-from hwbench.lab.tasks import Task, TaskKind, described, failed, result_of, workload_of
+from hwbench.lab.tasks import (
+    Task,
+    TaskKind,
+    describe_workload,
+    rebuild_workload,
+    task_result,
+)
 from hwbench.records.measurement import Measurement, Settings
 from runners.studies._lab_simulation import Specimen
 from tests.lab.lab_support import LAW, SETTINGS, task
@@ -26,7 +33,7 @@ MODELS = {NET.sha256: NET.onnx}
 NETWORK = Task(
     "3",
     TaskKind.NETWORK,
-    (described(NET),),
+    (describe_workload(NET),),
     SETTINGS,
     60.0,
     {"number": 3, "widths": [8, 12, 16], "effort": {"turns": 3, "runs": 4}, "anchor_every": 2},
@@ -36,7 +43,7 @@ NETWORK = Task(
 def test_tasks_and_workloads_survive_json():
     told = json.loads(json.dumps(NETWORK.to_dict()))
     assert json.loads(json.dumps(Task.from_dict(told).to_dict())) == told
-    assert workload_of(told["workloads"][0], NET.onnx) == NET
+    assert rebuild_workload(told["workloads"][0], NET.onnx) == NET
 
 
 @pytest.mark.parametrize(
@@ -57,11 +64,11 @@ def test_whatever_is_none_of_hwbenchs_tasks_is_refused(change):
 
 def test_another_model_than_was_meant_is_refused():
     with pytest.raises(SchemaError, match=rf"not {NET.sha256[:12]}\.\.\., and was refused"):
-        workload_of(described(NET), NET.onnx + b"\0")
+        rebuild_workload(describe_workload(NET), NET.onnx + b"\0")
     with Specimen(law=LAW) as device:
         outcome = Bench(device, "d").carry_out(NETWORK, {NET.sha256: NET.onnx[:-1]})
     with pytest.raises(SchemaError, match="was refused"):
-        result_of(outcome)
+        task_result(outcome)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +76,14 @@ def test_another_model_than_was_meant_is_refused():
 )
 def test_an_error_arrives_as_what_it_was(error):
     with pytest.raises(type(error), match=str(error)):
-        result_of(failed(error))
+        task_result(error_to_dict(error))
 
 
 def test_an_error_that_is_none_of_hwbenchs_arrives_as_one_of_the_device():
     for name in ("SystemExit", "DeviceCommandError", "__doc__", "Sequence"):
         assert hasattr(errors, name) or name == "SystemExit"
         with pytest.raises(DeviceError, match="text"):
-            result_of({"error": name, "text": "text"})
+            task_result({"error": name, "text": "text"})
 
 
 def test_a_network_is_measured_beside_an_anchor_that_stays_for_a_while():
@@ -85,7 +92,7 @@ def test_a_network_is_measured_beside_an_anchor_that_stays_for_a_while():
         numbers = [
             [
                 one["number"]
-                for one in result_of(
+                for one in task_result(
                     bench.carry_out(
                         replace(NETWORK, arguments={**NETWORK.arguments, "number": number}), MODELS
                     )
@@ -100,14 +107,14 @@ def test_a_network_is_measured_beside_an_anchor_that_stays_for_a_while():
 
 
 def test_a_measurement_and_the_channel_steps():
-    measure = Task("m", TaskKind.MEASURE, (described(NET),), Settings(budget_s=2.0), 60.0)
+    measure = Task("m", TaskKind.MEASURE, (describe_workload(NET),), Settings(budget_s=2.0), 60.0)
     steps = replace(measure, kind=TaskKind.STEPS)
     with Specimen(law=LAW) as device:
         bench = Bench(device, "d")
         bench.carry_out(NETWORK, MODELS)
-        (record,) = result_of(bench.carry_out(measure, MODELS))["records"]
+        (record,) = task_result(bench.carry_out(measure, MODELS))["records"]
         assert Measurement.from_dict(json.loads(json.dumps(record))).model_sha256 == NET.sha256
-        assert result_of(bench.carry_out(steps, MODELS))["steps"]["Conv@fp32"] == LAW.channel_step
+        assert task_result(bench.carry_out(steps, MODELS))["steps"]["Conv@fp32"] == LAW.channel_step
         assert not device._live  # the anchor would disturb others' work
 
 
@@ -121,7 +128,7 @@ def test_a_model_that_cannot_be_built_is_the_tasks_fault():
     with Specimen(law=LAW, faults=[Fault("build")]) as device:
         outcome = Bench(device, "d").carry_out(NETWORK, MODELS)
         with pytest.raises(BuildError):
-            result_of(outcome)
+            task_result(outcome)
         assert device.usable
 
 
@@ -138,7 +145,7 @@ def test_damaged_arguments_are_the_tasks_fault():
     with Specimen(law=LAW) as device:
         outcome = Bench(device, "d").carry_out(replace(NETWORK, arguments={"number": "x"}), MODELS)
     with pytest.raises(SchemaError, match="damaged task"):
-        result_of(outcome)
+        task_result(outcome)
 
 
 def test_a_task_names_its_models():

@@ -10,7 +10,7 @@ import pytest
 
 from hwbench.devices.virtual.device import Fault, Virtual
 from hwbench.devices.virtual.noise import Bimodal, Drift, SessionOffset, Spikes, White
-from hwbench.measuring.sample_findings import of_samples
+from hwbench.measuring.sample_findings import find_sample_faults
 from hwbench.measuring.sessions import measure
 from hwbench.records.measurement import LayerLatency, LayerProfile, Settings
 from tests.support.models import told
@@ -59,5 +59,5 @@ def test_layers_that_do_not_close_are_named(sum_s, doubted):
     with Virtual(noise=(), latencies_s={A.sha256: 0.01}) as device:
         record = measure(device, A, Settings(layers=False, budget_s=10))
     profile = LayerProfile((LayerLatency("a", "Conv", None, "x", sum_s),), 0.012, 0.0, "nothing")
-    codes = {finding.code for finding in of_samples(replace(record, profile=profile))}
+    codes = {finding.code for finding in find_sample_faults(replace(record, profile=profile))}
     assert ("layers_do_not_close" in codes) is doubted

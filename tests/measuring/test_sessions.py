@@ -10,11 +10,8 @@ from hwbench.devices.virtual.device import Fault, Virtual
 from hwbench.devices.virtual.noise import SessionOffset, Throttling, White
 from hwbench.errors import DeviceLostError, MeasurementError, OutputParseError, UsageError
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.measuring.sessions import (
-    CONFIRM,
-    measure,
-    measure_interleaved,
-)
+from hwbench.measuring.sessions import measure, measure_interleaved
+from hwbench.measuring.stopping import CONFIRM
 from hwbench.records.comparison import compare
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.stats import Verdict
@@ -99,7 +96,7 @@ def test_stops_early_when_it_is_clear_and_not_before_the_minimum():
     with virtual(0.8, noise=(White(0.005),)) as device:
         first, _ = measure_interleaved(device, [A, B], QUICK)
         assert device.time_s() < QUICK.budget_s / 2
-    assert CONFIRM < QUICK.min_sessions <= len(set(first.session)) <= QUICK.min_sessions + 2
+    assert CONFIRM < QUICK.min_sessions <= first.series.sessions <= QUICK.min_sessions + 2
 
 
 def test_keeps_to_the_budget():
@@ -110,14 +107,14 @@ def test_keeps_to_the_budget():
 
 def test_two_sessions_are_taken_even_if_the_budget_is_too_small_for_an_interval():
     with virtual() as device:
-        assert set(measure(device, A, replace(QUICK, budget_s=0.01)).session) == {0, 1}
+        assert set(measure(device, A, replace(QUICK, budget_s=0.01)).series.session) == {0, 1}
 
 
 def test_blocks_pair_samples_and_sessions_number_them():
     with virtual() as device:
         first, second = measure_interleaved(device, [A, B], replace(QUICK, budget_s=5))
-    assert first.block == second.block == tuple(range(len(first.samples_s)))
-    assert list(first.session) == sorted(first.session)
+    assert first.series.block == second.series.block == tuple(range(len(first.series.samples_s)))
+    assert list(first.series.session) == sorted(first.series.session)
     assert first.group_id == second.group_id
     assert first.id != second.id
 
@@ -132,7 +129,7 @@ def test_short_models_are_looped_and_samples_stay_per_inference():
 def test_same_seed_same_samples():
     def once(seed):
         with virtual() as device:
-            return measure(device, A, replace(QUICK, seed=seed, budget_s=4)).samples_s
+            return measure(device, A, replace(QUICK, seed=seed, budget_s=4)).series.samples_s
 
     assert once(1) == once(1)
 
@@ -159,7 +156,7 @@ def test_throttled_sessions_are_repeated_after_cooling():
     with virtual(noise=noise) as device:
         record = measure(device, A, replace(QUICK, budget_s=120, target=0.0005, max_sessions=8))
     assert record.median_s == pytest.approx(0.01, rel=0.01)
-    assert max(record.samples_s) < 0.0125
+    assert max(record.series.samples_s) < 0.0125
     assert "throttled" in {finding.code for finding in record.findings}
 
 
@@ -223,7 +220,7 @@ def test_a_larger_budget_resolves_more():
     """Nothing but the budget bounds the sessions."""
     with virtual(1.01, noise=(White(0.02), SessionOffset(0.02))) as device:
         first, _ = measure_interleaved(device, [A, B], replace(QUICK, budget_s=90))
-    assert len(set(first.session)) > 60
+    assert first.series.sessions > 60
 
 
 def test_layers_shorter_than_the_profiler_can_tell_are_named(monkeypatch):

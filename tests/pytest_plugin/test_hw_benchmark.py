@@ -43,12 +43,12 @@ def test_table_and_saved_file_hold_the_samples_of_the_device(suite):
     with open_store(str(suite.store)) as opened:
         record = opened.get(kept)
     found = saved(suite)
-    assert found["stats"]["data"] == list(record.samples_s)
-    assert found["stats"]["rounds"] == len(record.samples_s)
+    assert found["stats"]["data"] == list(record.series.samples_s)
+    assert found["stats"]["rounds"] == len(record.series.samples_s)
     assert found["extra_info"]["hwbench"]["record"] == record.id
     assert found["extra_info"]["hwbench"]["median_s"] == record.median_s
     assert found["options"]["timer"] == "device_seconds"
-    result.stdout.fnmatch_lines([f"test_net * {len(record.samples_s)}*"])
+    result.stdout.fnmatch_lines([f"test_net * {len(record.series.samples_s)}*"])
     result.stdout.fnmatch_lines([f"  net.onnx: 2.* ms (95 % interval * to *); record {kept[:12]}"])
 
 

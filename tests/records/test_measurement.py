@@ -58,6 +58,11 @@ def test_missing_fields_are_refused(record):
 
 
 def test_statistics_follow_the_samples(record):
-    doubled = replace(record, samples_s=tuple(2 * sample for sample in record.samples_s))
+    doubled = replace(
+        record,
+        series=replace(
+            record.series, samples_s=tuple(2 * sample for sample in record.series.samples_s)
+        ),
+    )
     assert doubled.median_s == pytest.approx(2 * record.median_s)
     assert doubled.closure == pytest.approx(record.closure / 2)

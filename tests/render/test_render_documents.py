@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwbench.records.series import Series
 from hwbench.render.documents import (
     compare_document,
     doctor_document,
@@ -39,14 +40,14 @@ def test_json_never_holds_what_is_not_finite(document):
 
 
 def test_an_interval_without_an_end_is_null():
-    one = record(samples_s=(0.01,), session=(0,), block=(0,))
+    one = record(series=Series((0.01,), (0,), (0,)))
     data = json.loads(to_json(profile_document(one)), parse_constant=refuse)
     assert data["median_s"] == pytest.approx(0.01)
     assert None in data["median_ci_s"]
 
 
 def test_a_record_without_samples_has_no_latency():
-    data = profile_document(record(samples_s=(), session=(), block=(), complete=False))
+    data = profile_document(record(series=Series(), complete=False))
     assert [data[name] for name in ("median_s", "median_ci_s", "closure", "rest_s")] == [None] * 4
     assert data["layers_sum_s"] == pytest.approx(0.006)
     assert {row["share"] for row in data["layers"]} == {None}

@@ -14,6 +14,7 @@ from hwbench.records.comparison import compare
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement, Settings
+from hwbench.records.series import Series
 from hwbench.records.tensors import TensorSpec
 from hwbench.render.blocks import Column, Line, Notes, Table, write_markdown, write_text
 from hwbench.render.comparing import TOP_LAYERS, compare_view, verdict_text
@@ -58,11 +59,8 @@ def record(latency_s: float = 0.01, **changes) -> Measurement:
         settings=Settings(),
         clock="perf_counter",
         loops=1,
-        samples_s=samples,
-        session=tuple(sessions),
-        block=tuple(range(24)),
-        warmup_s=(),
-        warmup_session=(),
+        series=Series(samples, tuple(sessions), tuple(range(24))),
+        warm_up=Series(),
         before=NOW,
         after=NOW,
         findings=(
@@ -72,6 +70,7 @@ def record(latency_s: float = 0.01, **changes) -> Measurement:
         started_utc="2026-03-01T09:15:02+00:00",
         hwbench_version="0.1.0",
         commit="c0ffee" * 6,
+        complete=True,
     )
     return replace(base, **changes)
 
@@ -211,7 +210,7 @@ def test_long_paths_lose_their_middle_and_get_it_back():
 
 def test_a_record_without_layers_or_samples():
     assert "layer" not in text(profile_view(record(profile=None, findings=())))
-    empty = record(samples_s=(), session=(), block=(), complete=False, clock="")
+    empty = record(series=Series(), complete=False, clock="")
     shown = flat(text(profile_view(empty)))
     assert "no sample was taken" in shown
     assert "ended before it was complete" in shown
@@ -234,9 +233,14 @@ def test_unresolved_and_incomparable_headlines():
     pair = compared(1.0)
     noisy = replace(
         pair.candidate,
-        samples_s=tuple(
-            s * (1 + 0.1 * (n % 2))
-            for s, n in zip(pair.candidate.samples_s, pair.candidate.session, strict=True)
+        series=replace(
+            pair.candidate.series,
+            samples_s=tuple(
+                s * (1 + 0.1 * (n % 2))
+                for s, n in zip(
+                    pair.candidate.series.samples_s, pair.candidate.series.session, strict=True
+                )
+            ),
         ),
     )
     headline = verdict_text(compare(pair.baseline, noisy))

@@ -185,7 +185,9 @@ def test_the_command_beside_a_number_repeats_it(kind, report, data, tmp_path, ca
     again = repeated.measurements[0]
     if kind == "compare":
         again = next(
-            record for record in repeated.measurements if record.samples_s == before.samples_s
+            record
+            for record in repeated.measurements
+            if record.series.samples_s == before.series.samples_s
         )
     assert (again.model, again.model_sha256, again.settings) == (
         before.model,
@@ -193,7 +195,9 @@ def test_the_command_beside_a_number_repeats_it(kind, report, data, tmp_path, ca
         before.settings,
     )
     assert (again.device, again.inputs) == (before.device, before.inputs)
-    assert again.samples_s == before.samples_s  # the simulated device repeats its noise
+    assert (
+        again.series.samples_s == before.series.samples_s
+    )  # the simulated device repeats its noise
 
 
 def test_commands_of_tables_and_searches_are_understood(data, capsys):

@@ -12,6 +12,7 @@ from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement, Settings
+from hwbench.records.series import Series
 from hwbench.records.tensors import TensorSpec
 from hwbench.store import Store, open_store
 from hwbench.workflows.sync_store import BATCH
@@ -51,11 +52,8 @@ def measurement(**changes: object) -> Measurement:
         settings=Settings(seed=4),
         clock="perf_counter",
         loops=2,
-        samples_s=(0.1, 0.2, 0.30000000000000004, 0.4),
-        session=(0, 0, 1, 0),
-        block=(0, 1, 2, 3),
-        warmup_s=(1e-300, 0.6),
-        warmup_session=(0, 1),
+        series=Series((0.1, 0.2, 0.30000000000000004, 0.4), (0, 0, 1, 0), (0, 1, 2, 3)),
+        warm_up=Series((1e-300, 0.6), (0, 1)),
         before=Conditions("2024-01-01T00:00:00+00:00", (1e9,), "performance"),
         after=Conditions("2024-01-01T00:01:00+00:00", throttled=True),
         findings=(Finding("drift", "it drifted by 5 %"),),
@@ -63,13 +61,14 @@ def measurement(**changes: object) -> Measurement:
         started_utc="2024-01-01T00:00:00+00:00",
         hwbench_version="0.1.0",
         commit=None,
+        complete=True,
     )
     return replace(record, **changes)  # type: ignore[arg-type]
 
 
 def begun(record: Measurement) -> Measurement:
     """The same without samples, as it is when measuring begins."""
-    return replace(record, samples_s=(), session=(), block=(), warmup_s=(), warmup_session=())
+    return replace(record, series=Series(), warm_up=Series())
 
 
 def change(store: Store, statement: str, **values: object) -> None:

@@ -34,7 +34,7 @@ def test_profile_list_show_and_export(hwb: CommandLine, where: tuple[str, ...]) 
     assert (row["model"], row["complete"]) == ("net.onnx", True)
     assert "net.onnx" in hwb("store", "list", *where).out
     record = Measurement.from_dict(hwb("store", "show", row["id"][:8], "--json", "-", *where).json)
-    assert record.samples_s
+    assert record.series.samples_s
     assert hwb("store", "export", "all.jsonl", *where).out == "1 records written to all.jsonl\n"
     assert "no lookup table" in hwb("table", "show", "nothing", *where).err
 

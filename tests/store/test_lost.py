@@ -62,32 +62,33 @@ def test_a_session_cut_between_two_transactions_is_not_noticed(
         for number in range(3):
             cut(server, shared)
             store.append("0123abc", 0, [1.0 + number], [number])
-        assert store.get("0123abc").samples_s == (1.0, 2.0, 3.0)
+        assert store.get("0123abc").series.samples_s == (1.0, 2.0, 3.0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
 def test_a_measurement_goes_on_in_the_local_store(
     shared: str, server: Server, local: str, how: signal.Signals
 ) -> None:
-    record = measurement(session=(0, 0, 1, 1), block=(0, 1, 2, 3))
+    record = measurement()
+    record = replace(record, series=replace(record.series, session=(0, 0, 1, 1)))
     with open_store(shared) as store:
         store.begin(begun(record))
-        store.append(record.id, 0, record.warmup_s, warm_up=True)
-        store.append(record.id, 0, record.samples_s[:2], record.block[:2])
+        store.append(record.id, 0, record.warm_up.samples_s, warm_up=True)
+        store.append(record.id, 0, record.series.samples_s[:2], record.series.block[:2])
         server.stop(how)
         with pytest.raises(StoreUnavailableError, match="is away") as caught:
-            store.append(record.id, 1, record.samples_s[2:], record.block[2:])
+            store.append(record.id, 1, record.series.samples_s[2:], record.series.block[2:])
         assert (
             f"kept in {local}; when the shared store is back: hwbench store sync --from {local}"
             " --to" in caught.value.__notes__[0]
         )
         assert len("".join(caught.value.__notes__).splitlines()) == 1
     with open_store(local) as rescued:
-        expected = replace(record, warmup_session=(0, 0), complete=False)
+        expected = replace(record, warm_up=replace(record.warm_up, session=(0, 0)), complete=False)
         assert rescued.get(record.id) == expected
     server.start()
     with open_store(shared) as store:
-        assert store.get(record.id).samples_s == record.samples_s[:2]
+        assert store.get(record.id).series.samples_s == record.series.samples_s[:2]
         assert sync_store(shared).updated == 1
         assert store.get(record.id) == expected
         assert (sync_store(shared).updated, sync_store(shared).known) == (0, 1)
@@ -121,7 +122,7 @@ def test_a_withdrawn_session_is_kept_as_warm_up(shared: str, server: Server, loc
     sync_store(shared)
     with open_store(shared) as store:
         found = store.get("0123abc")
-    assert (found.warmup_s, found.samples_s) == ((0.5,), (0.25,))
+    assert (found.warm_up.samples_s, found.series.samples_s) == ((0.5,), (0.25,))
 
 
 def test_a_lost_answer_doubles_nothing(
@@ -148,7 +149,7 @@ def test_a_lost_answer_doubles_nothing(
         monkeypatch.setenv("HWBENCH_STORE", local)
         done = sync_store(shared)
         assert (done.new.total(), done.updated, done.known, done.refused) == (0, 0, 3, [])
-        assert store.get("0123abc").samples_s == (0.5,)
+        assert store.get("0123abc").series.samples_s == (0.5,)
         assert len(store.records("kind")) == 1
 
 
@@ -221,7 +222,7 @@ def test_a_measurement_under_way(shared: str, server: Server, local: str) -> Non
     with open_store(shared) as store:
         found = store.get(store.list()[0].id)
     assert not found.complete
-    assert len(found.samples_s) > len(given.samples_s) > 100, (
+    assert len(found.series.samples_s) > len(given.samples_s) > 100, (
         "the batch that met the stopped server is there too"
     )
-    assert found.samples_s[: len(given.samples_s)] == tuple(given.samples_s)
+    assert found.series.samples_s[: len(given.samples_s)] == tuple(given.samples_s)

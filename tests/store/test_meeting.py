@@ -117,7 +117,7 @@ def test_samples_are_not_added_beside_a_replacement(shared: str, server: Server)
             assert not adding.done()
             other.execute("COMMIT")
         adding.result(PATIENCE_S)
-        assert store.get("0123abc").samples_s == (0.5,)
+        assert store.get("0123abc").series.samples_s == (0.5,)
 
 
 def test_a_lock_that_is_never_given_back_is_told(shared: str, server: Server) -> None:

@@ -23,13 +23,17 @@ def test_a_killed_writer_loses_at_most_the_round_in_flight(address: str, rounds:
     with open_store(address) as store:
         record = store.get("victim")
         assert not record.complete
-        assert record.warmup_s == (0.5,)
-        assert said <= len(record.samples_s) <= said + 1
-        assert record.samples_s == tuple(1.0 + number for number in range(len(record.samples_s)))
-        assert record.block == tuple(range(len(record.samples_s)))
-        assert record.session == tuple(number // 10 for number in range(len(record.samples_s)))
+        assert record.warm_up.samples_s == (0.5,)
+        assert said <= len(record.series.samples_s) <= said + 1
+        assert record.series.samples_s == tuple(
+            1.0 + number for number in range(len(record.series.samples_s))
+        )
+        assert record.series.block == tuple(range(len(record.series.samples_s)))
+        assert record.series.session == tuple(
+            number // 10 for number in range(len(record.series.samples_s))
+        )
         store.append("victim", 9, [2.0], [10**6])
-        assert store.get("victim").samples_s[-1] == 2.0
+        assert store.get("victim").series.samples_s[-1] == 2.0
 
 
 def test_a_damaged_store_of_a_killed_writer_is_left_untouched(tmp_path: Path) -> None:
@@ -65,7 +69,7 @@ def test_a_store_opened_twice_keeps_its_locks(tmp_path: Path) -> None:
         first.save_record("comparison", {"number": 2})
     with open_store(str(path)) as store:
         assert len(store.records("comparison")) == 2
-        assert len(store.get("other").samples_s) > 0
+        assert len(store.get("other").series.samples_s) > 0
 
 
 def test_eight_processes_create_it_at_once(address: str) -> None:
@@ -79,8 +83,8 @@ def test_eight_processes_create_and_write_at_once(address: str) -> None:
         for name in names:
             record = store.get(name)
             assert record.complete
-            assert record.block == tuple(range(rounds))
-            assert record.samples_s == tuple(1.0 + number for number in range(rounds))
+            assert record.series.block == tuple(range(rounds))
+            assert record.series.samples_s == tuple(1.0 + number for number in range(rounds))
         written = Counter(
             (data["writer"], data["number"]) for data in store.records("numbers").values()
         )

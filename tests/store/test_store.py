@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hwbench.errors import SchemaError, UsageError
 from hwbench.records.measurement import Measurement
+from hwbench.records.series import Series
 from hwbench.store import Store, rows
 from tests.store.records import SECONDS, begun, change, measurement
 
@@ -27,8 +28,8 @@ class TestStore:
 
     def test_saving_again_replaces(self, store: Store) -> None:
         store.save(measurement())
-        store.save(measurement(samples_s=(0.5,), session=(0,), block=(9,)))
-        assert store.get("0123abc").samples_s == (0.5,)
+        store.save(measurement(series=Series((0.5,), (0,), (9,))))
+        assert store.get("0123abc").series.samples_s == (0.5,)
         assert len(store.list()) == 1
 
     @settings(
@@ -40,11 +41,8 @@ class TestStore:
             (tuple(column) for column in zip(*table, strict=True)) if table else ((), (), ())
         )
         record = measurement(
-            samples_s=values_s,
-            session=sessions,
-            block=blocks,
-            warmup_s=values_s,
-            warmup_session=sessions,
+            series=Series(values_s, sessions, blocks),
+            warm_up=Series(values_s, sessions),
         )
         store.save(record)
         assert store.get(record.id) == record
@@ -67,14 +65,15 @@ class TestStore:
             store.get("\udce9\0")
 
     def test_batches_add_up_to_the_record(self, store: Store) -> None:
-        record = measurement(session=(0, 0, 1, 1))
+        record = measurement()
+        record = replace(record, series=replace(record.series, session=(0, 0, 1, 1)))
         store.begin(begun(record))
         assert store.get(record.id) == replace(begun(record), complete=False)
-        store.append(record.id, 0, record.warmup_s[:1], warm_up=True)
-        store.append(record.id, 0, record.samples_s[:2], record.block[:2])
-        store.append(record.id, 1, record.warmup_s[1:], warm_up=True)
-        store.append(record.id, 1, record.samples_s[2:3], record.block[2:3])
-        store.append(record.id, 1, record.samples_s[3:], record.block[3:])
+        store.append(record.id, 0, record.warm_up.samples_s[:1], warm_up=True)
+        store.append(record.id, 0, record.series.samples_s[:2], record.series.block[:2])
+        store.append(record.id, 1, record.warm_up.samples_s[1:], warm_up=True)
+        store.append(record.id, 1, record.series.samples_s[2:3], record.series.block[2:3])
+        store.append(record.id, 1, record.series.samples_s[3:], record.series.block[3:])
         store.append(record.id, 1, (), ())
         assert store.get(record.id) == replace(record, complete=False)
         store.finish(replace(record, complete=False))

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwbench.errors import UsageError
+from hwbench.records.series import Series
 from hwbench.store import open_store
 from hwbench.workflows.sync_store import BATCH, Syncing, sync_store
 from tests.store.records import (
@@ -79,11 +80,8 @@ def test_any_measurement_survives(
     )
     with open_store(new_address("sqlite")) as ours:
         record = measurement(
-            samples_s=values_s,
-            session=sessions,
-            block=blocks,
-            warmup_s=values_s,
-            warmup_session=sessions,
+            series=Series(values_s, sessions, blocks),
+            warm_up=Series(values_s, sessions),
         )
         with open_store(address) as theirs:
             number = len(theirs.keys())
@@ -123,7 +121,7 @@ def test_any_record_survives(
 def test_another_content_under_one_id_is_refused_by_name(source: str, address: str) -> None:
     sync_store(address, source)
     with open_store(source) as store, open_store(address) as theirs:
-        store.save(measurement(id="m1", samples_s=(0.5,), session=(0,), block=(9,)))
+        store.save(measurement(id="m1", series=Series((0.5,), (0,), (9,))))
         name = next(iter(store.records("free")))
         change(store, "UPDATE hwbench_records SET record = '{}' WHERE id = :id", id=name)
         store.save(measurement(id="later"))
@@ -166,9 +164,9 @@ def test_an_unfinished_measurement_gets_further_and_never_back(
         sync_store(stale, path)
         store.append("0123abc", 0, [0.5], [0])
         assert sync_store(address, path).updated == 1
-        assert theirs.get("0123abc").samples_s == (0.5,)
+        assert theirs.get("0123abc").series.samples_s == (0.5,)
         assert (sync_store(address, stale).updated, sync_store(address, stale).known) == (0, 1)
-        assert theirs.get("0123abc").samples_s == (0.5,)
+        assert theirs.get("0123abc").series.samples_s == (0.5,)
         store.finish(measurement())
         assert sync_store(address, path).updated == 1
         assert sync_store(address, stale).known == 1
@@ -185,7 +183,7 @@ def test_another_unfinished_measurement_is_refused(
         assert [taken.key for taken in sync_store(address, path).refused] == [
             ("measurement", "0123abc")
         ]
-        assert theirs.get("0123abc").samples_s == ()
+        assert theirs.get("0123abc").series.samples_s == ()
 
 
 DAMAGE = {
@@ -195,7 +193,7 @@ DAMAGE = {
         "its record is of 'm2'"
     ),
     "UPDATE hwbench_measurements SET record = replace(record, '\"zoo:resnet18\"', '7') WHERE id = 'm1'": (
-        "expected text"
+        "7 is no text"
     ),
     "UPDATE hwbench_measurements SET record = replace(record, '2024-01-01T00:00:01+00:00', 'noon') WHERE id = 'm1'": (
         "ISO 8601"

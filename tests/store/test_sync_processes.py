@@ -25,7 +25,7 @@ def test_a_killed_transfer_goes_on_where_it_stopped(source: str, address: str, p
     with open_store(address) as store:
         kept = len(store.keys())
         for row in store.list():
-            assert len(store.get(row.id).samples_s) == row.samples
+            assert len(store.get(row.id).series.samples_s) == row.samples
     assert kept >= done
     again = sync_store(address, source)
     assert (again.new.total(), again.known, again.refused) == (TOTAL - kept, kept, [])

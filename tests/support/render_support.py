@@ -48,7 +48,12 @@ def measured(name: str) -> dict[str, View]:
     )
     base = record(model=name, device=device, profile=profile, findings=findings)
     comparison = compare(
-        base, replace(base, id="f" * 32, samples_s=tuple(s / 2 for s in base.samples_s))
+        base,
+        replace(
+            base,
+            id="f" * 32,
+            series=replace(base.series, samples_s=tuple(s / 2 for s in base.series.samples_s)),
+        ),
     )
     advice = (
         Advice("governor", ok=False, text=name, remedy=name),

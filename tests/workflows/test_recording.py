@@ -12,6 +12,7 @@ from hwbench.errors import DeviceLostError
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.sessions import measure, measure_interleaved
 from hwbench.records.measurement import Settings
+from hwbench.records.series import Series
 from hwbench.store import open_store
 from hwbench.workflows.recording import recording
 from tests.support.models import told
@@ -37,7 +38,7 @@ def test_a_lost_device_leaves_its_samples_in_the_store(url):
     with open_store(url) as store:
         first, second = (store.get(summary.id) for summary in store.list())
     assert not first.complete
-    assert len(first.samples_s) == len(second.samples_s) > 50
+    assert len(first.series.samples_s) == len(second.series.samples_s) > 50
     assert (first.clock, first.loops) == ("virtual", 1)
 
 
@@ -71,14 +72,16 @@ def test_a_withdrawn_session_is_warm_up_in_the_store_too(url):
     with Virtual(noise=(White(),), latencies_s=TRUTH) as device:
         record = measure(device, A, QUICK)
     with open_store(url) as store:
-        store.begin(
-            replace(record, samples_s=(), session=(), block=(), warmup_s=(), warmup_session=())
-        )
+        store.begin(replace(record, series=Series(), warm_up=Series()))
         store.append(record.id, 0, [1.0, 2.0], [0, 1])
         store.append(record.id, 1, [3.0], [2])
         store.withdraw(record.id, 1)
         found = store.get(record.id)
-    assert (found.samples_s, found.warmup_s, found.warmup_session) == ((1.0, 2.0), (3.0,), (1,))
+    assert (found.series.samples_s, found.warm_up.samples_s, found.warm_up.session) == (
+        (1.0, 2.0),
+        (3.0,),
+        (1,),
+    )
 
 
 def test_nothing_is_stored_unasked(url):

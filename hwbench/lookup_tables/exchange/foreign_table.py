@@ -7,8 +7,8 @@ one name, so that one more improves what the others say.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import chain
@@ -22,6 +22,7 @@ from hwbench.lookup_tables.exchange.join_by_order import ForeignEntry
 from hwbench.lookup_tables.metadata import Calibration, Entry, Metadata, Provenance, Source
 from hwbench.lookup_tables.table import IMPORTED, LookupTable
 from hwbench.network.widths import DEFAULT_STEP
+from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.device import DeviceInfo
 from hwbench.records.layer_key import LayerKey
 from hwbench.version import __version__
@@ -71,27 +72,20 @@ class ForeignNetwork:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        rows = [[str(entry.key), list(entry.samples_s), entry.calls] for entry in self.entries]
-        return {**asdict(replace(self, entries=())), "entries": rows}
+        return to_plain(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild from `to_dict`'s form.
 
         Raises:
             SchemaError: It is damaged.
         """
         try:
-            entries = tuple(
-                ForeignEntry(LayerKey.parse(key), tuple(values), calls)
-                for key, values, calls in data["entries"]
-            )
-            return cls(**{**data, "files": tuple(data["files"]), "entries": entries})
-        except (KeyError, TypeError, ValueError) as error:
-            raise SchemaError(
-                f"damaged imported network: {error!r}",
-                Argument("name", change="another", purpose="import it again"),
-            ) from error
+            return from_plain(cls, data, "imported network")
+        except SchemaError as error:
+            again = Argument("name", change="another", purpose="import it again")
+            raise SchemaError(error.message, again) from error
 
 
 def table_of(

@@ -21,6 +21,7 @@ from hwbench.devices.android.tflite_log import Operator
 from hwbench.errors import UsageError
 from hwbench.lookup_tables.exchange.foreign_files import OfaTable, TfliteLog
 from hwbench.lookup_tables.exchange.ofa_yaml import OfaRow
+from hwbench.records.codec import written_as_row
 from hwbench.records.layer_key import LayerKey
 
 PIXEL1 = {
@@ -37,6 +38,7 @@ PIXEL1_REPEATS = 3
 _REMEDY = "give the model that was logged, and its widths"
 
 
+@written_as_row
 @dataclass(frozen=True, slots=True)
 class ForeignEntry:
     """Latency of one layer as another tool measured it in one network.

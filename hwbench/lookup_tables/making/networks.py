@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from hwbench.devices.base import Device, LayerSamples, Prepared, ProfilesLayers
 from hwbench.errors import SchemaError, UsageError
-from hwbench.measuring.layer_profile import row_s
+from hwbench.measuring.layer_profile import row_latency
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
+from hwbench.records.codec import from_plain, to_plain, written_as_row
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import Settings
 
@@ -81,6 +82,7 @@ class Quiet:
         return np.flatnonzero(np.array(anchor_s) <= QUIET * np.quantile(self._recent, QUIET_SHARE))
 
 
+@written_as_row
 @dataclass(frozen=True, slots=True)
 class LayerSample:
     """One layer of one network, profiled in place; what the runtime inserted for it is part of it.
@@ -139,15 +141,7 @@ class NetworkSample:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        return {
-            "number": self.number,
-            "widths": list(self.widths),
-            "anchor_s": list(self.anchor_s),
-            "whole_s": list(self.whole_s),
-            "beside_s": self.beside_s,
-            "layers": [[str(layer.key), layer.latency_s, layer.sd] for layer in self.layers],
-            "by": self.by,
-        }
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -156,22 +150,9 @@ class NetworkSample:
         Raises:
             SchemaError: It is damaged.
         """
-        try:
-            layers = tuple(
-                LayerSample(LayerKey.parse(key), float(value), float(sd))
-                for key, value, sd in data["layers"]
-            )
-            sample = cls(
-                int(data["number"]),
-                tuple(data["widths"]),
-                tuple(data["anchor_s"]),
-                tuple(data["whole_s"]),
-                float(data["beside_s"]),
-                layers,
-                str(data.get("by", "")),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise SchemaError(f"damaged record of a table build: {error!r}") from error
+        names = [field.name for field in fields(cls)]  # the journal adds fields of its own
+        own = {name: data[name] for name in names if name in data}
+        sample = from_plain(cls, own, "record of a table build")
         rounds = (*sample.anchor_s, *sample.whole_s, sample.beside_s)
         if len(sample.anchor_s) != len(sample.whole_s) or not all(
             0 < value < math.inf for value in rounds
@@ -344,7 +325,7 @@ def layer_samples(profile: LayerSamples, keys: Mapping[str, LayerKey]) -> tuple[
     for row in profile.rows:
         served = row.name if row.key is not None else row.name.rpartition("/")[0]
         owner = served if served in keys else owner
-        value_s = row_s(row, profile) * row.calls
+        value_s = row_latency(row, profile) * row.calls
         latency_s[owner] += value_s
         variance[owner] += (value_s * _relative_error(row.samples_s)) ** 2
     return tuple(

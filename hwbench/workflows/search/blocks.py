@@ -101,12 +101,10 @@ def measure_gains(
     original, *others = meter.measure([network.workload, *candidates], longer, MeasuringCallback())
     gains = {}
     for block, record in zip(blocks, others, strict=True):
-        ratio = stats.ratio(
-            original.samples_s, record.samples_s, original.session, original.block, record.block
-        )
+        ratio = record.series.ratio_to(original.series)
         low, high = ratio.ci
         gains[block] = Gain(1 - ratio.ratio, 1 - high, 1 - low)
-    return MeasuredGains(float(np.median(original.samples_s)), gains)
+    return MeasuredGains(float(np.median(original.series.samples_s)), gains)
 
 
 def load_gains(store: Store | None, key: str) -> MeasuredGains | None:

@@ -13,6 +13,7 @@ from hwbench.errors import DeviceError, DeviceTimeoutError, OutputParseError, Us
 from hwbench.lookup_tables.exchange import foreign_files
 from hwbench.lookup_tables.exchange.foreign_files import TfliteLog
 from hwbench.measuring.callback import MeasuringCallback
+from hwbench.measuring.stopping import COOL_DOWN_S
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.store import open_store
 from hwbench.workflows import profile_tflite as room
@@ -75,9 +76,9 @@ def test_a_record_of_fresh_processes(
         save_log=tmp_path / "logs",
     )
     assert record.complete
-    assert record.session == record.block == tuple(range(8))
-    assert all(SLEEP_S < sample_s < 5 * SLEEP_S for sample_s in record.samples_s)
-    assert len(record.warmup_s) == 8
+    assert record.series.session == record.series.block == tuple(range(8))
+    assert all(SLEEP_S < sample_s < 5 * SLEEP_S for sample_s in record.series.samples_s)
+    assert len(record.warm_up.samples_s) == 8
     assert (record.model, record.macs, record.inputs[0].shape) == (str(net), 55296, (1, 16, 16, 3))
     assert record.device.address == places(kind)
     assert record.device.runtime.startswith("TensorFlow Lite benchmark_model ")
@@ -116,7 +117,7 @@ def _check_logs(folder: Path, record: Measurement) -> None:
         for name, log in sorted(logs.items())
         if isinstance(log, TfliteLog) and "session" in name
     ]
-    assert means_s == list(record.samples_s)
+    assert means_s == list(record.series.samples_s)
     assert all(log.timed.count == record.loops for name, log in logs.items() if name != "look")
 
 
@@ -147,8 +148,8 @@ def test_it_runs_on_64_bit_arm(places: Callable[[str], str], net: Path) -> None:
     record = profile_tflite(
         net, stand_in(2024, "aarch64"), device=places("arm64"), settings=ONCE, save=False
     )
-    assert record.session == (0, 1)
-    assert min(record.samples_s) > SLEEP_S
+    assert record.series.session == (0, 1)
+    assert min(record.series.samples_s) > SLEEP_S
     assert "rig_arm64" in dict(record.device.details)["build"]
 
 
@@ -177,7 +178,7 @@ def test_sessions_that_do_not_fit_the_budget_are_missed(
     record = profile_tflite(
         net, stand_in(2024), device=places("amd64"), settings=settings, save=False
     )
-    assert len(record.samples_s) == 2
+    assert len(record.series.samples_s) == 2
     assert "2 of at least 8 sessions" in codes(record)["too_few_samples"]
 
 
@@ -220,10 +221,10 @@ def test_a_throttled_session_is_repeated_when_the_phone_has_cooled(
         save=False,
         callback=_Heat(phone),
     )
-    assert waits == [room.COOL_DOWN_S]
+    assert waits == [COOL_DOWN_S]
     assert "waited 5 s" in codes(record)["throttled"]
-    assert record.session == (0, 1, 2)
-    assert record.warmup_session == (0, 1, 1, 1, 2), "the hot session's sample counts as warm-up"
+    assert record.series.session == (0, 1, 2)
+    assert record.warm_up.session == (0, 1, 1, 1, 2), "the hot session's sample counts as warm-up"
 
 
 def test_what_was_measured_before_a_failure_is_kept(
@@ -243,7 +244,7 @@ def test_what_was_measured_before_a_failure_is_kept(
     with open_store(store) as kept:
         record = kept.get(kept.list()[0].id)
     assert not record.complete
-    assert record.session == (0, 1, 2)
+    assert record.series.session == (0, 1, 2)
 
 
 def test_a_program_that_hangs_is_ended(

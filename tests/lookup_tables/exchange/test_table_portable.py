@@ -177,7 +177,7 @@ def _finite(value: object) -> bool:
         ),  # larger networks are faster
         (lambda c: c["metadata"]["calibration"].update(bend=0.5, span=[-3.0, 0.1]), "impossible"),
         (lambda c: c["metadata"]["calibration"].update(bend=0.1, span=[1.0, -1.0]), "impossible"),
-        (lambda c: c["metadata"]["provenance"].update(threads="one"), "wrong type"),
+        (lambda c: c["metadata"]["provenance"].update(threads="one"), "is no whole number"),
         (lambda c: c["metadata"].update(schema=9), "schema 9"),
         (lambda c: c.pop("others"), "others"),
     ],

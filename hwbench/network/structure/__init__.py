@@ -1,5 +1,6 @@
-"""What can be pruned in a network, and which layers any pruned version of it has, computed from the ONNX graph alone.
+"""What can be pruned in a network, and which layers any pruned version of it has.
 
+Both are computed from the ONNX graph alone.
 A *group* is a set of layers whose output channels must shrink together; a *structure* is one width
 per group. The layers of a structure are known without building it: `Structure.keys` for one,
 `Structure.layer_widths` for a hundred thousand at once. Which channels belong together is worked
@@ -57,7 +58,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """Size of one channel dimension: `fixed + sum(scale * width[group])` over `terms`, pairs of group and scale."""
+    """Size of one channel dimension: `fixed + sum(scale * width[group])`.
+
+    Attributes:
+        axis: The dimension.
+        fixed: Entries that no group decides on.
+        terms: Pairs of group and scale, the entries that each channel of the group takes.
+    """
 
     axis: int
     fixed: int
@@ -71,7 +78,9 @@ class Dimension:
     def group(self) -> int:
         """The one group it depends on; `FIXED` for none, `SEVERAL` behind a concatenation."""
         groups = {group for group, _ in self.terms}
-        return FIXED if not groups else groups.pop() if len(groups) == 1 else SEVERAL
+        if not groups:
+            return FIXED
+        return groups.pop() if len(groups) == 1 else SEVERAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +103,13 @@ class Slot:
         """Identity of the layer in the structure `widths`."""
         key = self.layer.key
         inputs = tuple(
-            _resized(shape, dim, widths) for shape, dim in zip(key.inputs, self.inputs, strict=True)
+            _resize(shape, dim, widths) for shape, dim in zip(key.inputs, self.inputs, strict=True)
         )
-        attrs = key.attrs
+        output = _resize(key.output, self.output, widths)
+        attrs = dict(key.attrs)
         if self.depthwise:
-            attrs = tuple((dict(attrs) | {"group": str(self.inputs[0].size(widths))}).items())
-        return replace(
-            key, inputs=inputs, output=_resized(key.output, self.output, widths), attrs=attrs
-        )
+            attrs["group"] = str(self.inputs[0].size(widths))
+        return replace(key, inputs=inputs, output=output, attrs=tuple(attrs.items()))
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,10 @@ class Structure:
 
     @cached_property
     def architecture(self) -> str:
-        """SHA-256 of the keys of the unpruned layers: networks that differ in their weights alone share it."""
+        """SHA-256 of the keys of the unpruned layers.
+
+        Networks that differ in their weights alone share it.
+        """
         text = "\n".join(str(slot.layer.key) for slot in self.slots)
         return sha256(text.encode()).hexdigest()
 
@@ -201,20 +212,23 @@ class Structure:
         """The structure that has the layers `keys`, in execution order; None if there is none."""
         if len(keys) != len(self.slots):
             return None
-        found = list(self.widths)
+        # Read each width off a layer whose output depends on that group alone, then check them all.
+        widths = list(self.widths)
         for slot, key in zip(self.slots, keys, strict=True):
             dimension = slot.output
             if len(dimension.terms) == 1 and dimension.axis < len(key.output):
                 ((group, scale),) = dimension.terms
-                found[group] = (key.output[dimension.axis] - dimension.fixed) // scale
-        possible = all(1 <= width <= most for width, most in zip(found, self.widths, strict=True))
-        return tuple(found) if possible and self.keys(found) == tuple(keys) else None
+                widths[group] = (key.output[dimension.axis] - dimension.fixed) // scale
+        for width, most in zip(widths, self.widths, strict=True):
+            if not 1 <= width <= most:
+                return None
+        return tuple(widths) if self.keys(widths) == tuple(keys) else None
 
     @cached_property
     def in_group(self) -> NDArray[np.int64]:
-        """Group that sets each layer's input channels (its first input's), shape (layers,).
+        """Group that sets the channels of each layer's first input, shape (layers,).
 
-        `FIXED`, `SEVERAL`.
+        `FIXED` where none does, `SEVERAL` where several do.
         """
         return np.array([_ends(slot)[0].group for slot in self.slots], np.int64)
 
@@ -254,53 +268,62 @@ class Structure:
         if len(outside):
             row, group = outside[0]
             self.resolve(wide[row].tolist())
-        group, scale, fixed, rest = self._affine
+        # Nearly every channel count is scale * width + fixed of one group, so one indexing answers
+        # all of them; a further column of zeros stands for "no group" (index -1).
+        group, scale, fixed, further_terms = self._affine
         padded = np.concatenate([wide, np.zeros((len(wide), 1), np.int64)], axis=1)
         sizes = padded[:, group] * scale + fixed
-        for place, further, factor in rest:
-            sizes[:, place] += factor * wide[:, further]
+        for place, further_group, factor in further_terms:
+            sizes[:, place] += factor * wide[:, further_group]
         return sizes.reshape(len(wide), len(self.slots), 2)
 
     @cached_property
     def _affine(
         self,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[tuple[int, int, int]]]:
-        """Per channel count: first group (-1: none), its scale, what is fixed.
+        """Every channel count as an affine function of widths.
 
-        And (place, group, scale) of further terms.
+        Returns:
+            By place (first input of layer 0, output of layer 0, first input of layer 1, ...) the
+            first group (-1 for none), its scale and what is fixed; and (place, group, scale) of all
+            further terms.
         """
+        first_terms, fixed, further_terms = [], [], []
         dimensions = [dimension for slot in self.slots for dimension in _ends(slot)]
-        first = [dimension.terms[0] if dimension.terms else (FIXED, 0) for dimension in dimensions]
-        rest = [
-            (place, *term)
-            for place, dimension in enumerate(dimensions)
-            for term in dimension.terms[1:]
-        ]
-        group, scale = np.array(first, np.int64).reshape(-1, 2).T
-        return group, scale, np.array([dimension.fixed for dimension in dimensions], np.int64), rest
+        for place, dimension in enumerate(dimensions):
+            first_terms.append(dimension.terms[0] if dimension.terms else (FIXED, 0))
+            fixed.append(dimension.fixed)
+            for further_group, factor in dimension.terms[1:]:
+                further_terms.append((place, further_group, factor))
+        group, scale = np.array(first_terms, np.int64).reshape(-1, 2).T
+        return group, scale, np.array(fixed, np.int64), further_terms
 
 
 def group_numbers(channels: Channels) -> dict[int, int]:
-    """Number of each prunable group, by the representative of its channels, in the order of their first producers."""
-    roots = (
-        channels.root(maker)
-        for _, maker in sorted(channels.made.items())
-        if not channels.is_fixed(maker)
-    )
-    return {root: number for number, root in enumerate(dict.fromkeys(roots))}
+    """Number of each prunable group, by the representative of its channels.
+
+    Groups are numbered in the order of their first producers.
+    """
+    numbers: dict[int, int] = {}
+    for _, maker in sorted(channels.made.items()):
+        if not channels.is_fixed(maker):
+            numbers.setdefault(channels.root(maker), len(numbers))
+    return numbers
 
 
 def _ends(slot: Slot) -> tuple[Dimension, Dimension]:
+    """Channels of the first input and of the output; of the output twice where nothing is read."""
     return (slot.inputs[0] if slot.inputs else slot.output), slot.output
 
 
-def _resized(shape: Shape, dimension: Dimension, widths: Sequence[int]) -> Shape:
+def _resize(shape: Shape, dimension: Dimension, widths: Sequence[int]) -> Shape:
     if not dimension.terms:
         return shape
     return (*shape[: dimension.axis], dimension.size(widths), *shape[dimension.axis + 1 :])
 
 
 def _dimension(channels: Channels, number: dict[int, int], layout: Layout) -> Dimension:
+    """Size of the channel dimension of a tensor, as a sum over groups."""
     fixed, terms = 0, dict[int, int]()
     for maker, repeat in layout.spans:
         group = number.get(channels.root(maker))
@@ -312,6 +335,7 @@ def _dimension(channels: Channels, number: dict[int, int], layout: Layout) -> Di
 
 
 def _groups(view: GraphView, channels: Channels, number: dict[int, int]) -> tuple[Group, ...]:
+    """The prunable groups, each with the layers that make, hand on and read its channels."""
     producers: list[list[str]] = [[] for _ in number]
     followers: list[list[str]] = [[] for _ in number]
     consumers: list[list[str]] = [[] for _ in number]
@@ -326,14 +350,17 @@ def _groups(view: GraphView, channels: Channels, number: dict[int, int]) -> tupl
         for root in dict.fromkeys(roots):
             if root in number:
                 readers[number[root]].append(node.name)
-        made = channels.root(channels.made[index]) if index in channels.made else None
-        if made in number:
-            producers[number[made]].append(node.name)
+        if index in channels.made:
+            root = channels.root(channels.made[index])
+            if root in number:
+                producers[number[root]].append(node.name)
     return tuple(
         Group(
             producers[place][0],
             channels.width(root),
-            *map(tuple, (producers[place], followers[place], consumers[place])),
+            tuple(producers[place]),
+            tuple(followers[place]),
+            tuple(consumers[place]),
         )
         for root, place in number.items()
     )

@@ -1,7 +1,7 @@
-"""Smaller versions of an ONNX graph, without the framework it came from: other widths, or whole blocks left out.
+"""Smaller versions of an ONNX graph, without the framework it came from.
 
-They have the layers, and so the latency, of the pruned network; its accuracy is another matter, as
-the first channels are kept, not the best.
+They have other widths, or whole blocks are left out. They have the layers, and so the latency, of
+the pruned network; its accuracy is another matter, as the first channels are kept, not the best.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import typer
 import hwbench
 from hwbench.cli.delivery import deliver, report, write_json
 from hwbench.cli.devices import devices_app
-from hwbench.cli.lab import lab_app, on
+from hwbench.cli.lab import lab_app, workplace
 from hwbench.cli.options import (
     CandidatePrecisionOption,
     DeviceOption,
@@ -132,7 +132,7 @@ def profile(
                 model, source, how, keeping=keeping, settings=settings, callback=progress
             )
         else:
-            record = on(lab, hwbench.profile)(
+            record = workplace(lab).profile(
                 model,
                 device=how.device,
                 settings=settings,
@@ -183,7 +183,7 @@ def compare(
     settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
     try:
         with Progress(f"{baseline} and {candidate}", keeping) as progress:
-            outcome = on(lab, hwbench.compare)(
+            outcome = workplace(lab).compare(
                 baseline,
                 candidate,
                 device=how.device,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from io import StringIO
-from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,14 +14,12 @@ from hwbench.cli.options import Output, VerboseOption, options
 
 if TYPE_CHECKING:
     from hwbench.lab.client import Lab
+    from hwbench.workflows.workplace import Workplace
 
 lab_app = typer.Typer(
     help="Many devices on many hosts, and one queue.",
     epilog="Example: hwbench lab start; then, on each host: hwbench lab join HOST:PORT",
 )
-P = ParamSpec("P")
-T = TypeVar("T")
-
 REDRAW_S = 1.0
 """Seconds between two redraws of the live view."""
 
@@ -121,13 +117,15 @@ def _live(lab: Lab) -> int:
         return 0
 
 
-def on(lab: str | None, workflow: Callable[P, T]) -> Callable[P, T]:
-    """The workflow itself, or what does the same in a lab, where one was named."""
+def workplace(lab: str | None) -> Workplace:
+    """This computer, or the lab that was named."""
     if lab is None:
-        return workflow
-    from hwbench.lab import work
+        from hwbench.workflows.workplace import ThisComputer
 
-    return cast("Callable[P, T]", partial(getattr(work, workflow.__name__), lab))
+        return ThisComputer()
+    from hwbench.lab.work import LabWorkplace
+
+    return LabWorkplace(lab)
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,7 @@ import typer
 import typer.main
 
 from hwbench.cli.delivery import deliver, report
-from hwbench.cli.lab import on
+from hwbench.cli.lab import workplace
 from hwbench.cli.options import (
     FailOnOption,
     Keeping,
@@ -274,7 +274,6 @@ def _make_function(name: str, method: type[Method[Any]]) -> Callable[..., int]:
         from hwbench.cli.search_progress import SearchProgress
         from hwbench.records.measurement import Settings
         from hwbench.render import searching
-        from hwbench.workflows.search.run import run_search
 
         network = model or method.default_model or DEFAULT_MODEL
         plan = Plan.of(
@@ -286,7 +285,7 @@ def _make_function(name: str, method: type[Method[Any]]) -> Callable[..., int]:
             **asdict(own),
         )
         with SearchProgress(network, keeping) as progress:
-            result = on(lab, run_search)(
+            result = workplace(lab).run_search(
                 network,
                 plan,
                 device=learning.device,

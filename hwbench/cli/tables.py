@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hwbench.cli.delivery import deliver, report
-from hwbench.cli.lab import on
+from hwbench.cli.lab import workplace
 from hwbench.cli.options import (
     FailOnOption,
     Keeping,
@@ -123,11 +123,10 @@ def build(
     rules = [parse_rule(text, BUILD_FIELDS + GRADE_FIELDS) for text in fail_on or ()]
     from hwbench.cli.table_progress import TableProgress
     from hwbench.records.measurement import Settings
-    from hwbench.workflows.build_table import build_table
 
     model = model or DEFAULT_MODEL
     with TableProgress(model, keeping) as progress:
-        outcome = on(lab, build_table)(
+        outcome = workplace(lab).build_table(
             model,
             device=how.device,
             widths=widths,

@@ -1,6 +1,6 @@
 """What a user asks of a lab: a profile, a comparison, a table, a search.
 
-With the arguments and records of the same done here.
+Arguments and records are those of the same done on this computer (`hwbench.workflows.workplace`).
 """
 
 from __future__ import annotations
@@ -41,199 +41,204 @@ if TYPE_CHECKING:
     from hwbench.workflows.search.result import SearchResult
 
 
-def profile(
-    lab: str,
-    model: str | Path | nn.Module = DEFAULT_MODEL,
-    *,
-    device: str = "cpu",
-    settings: Settings | None = None,
-    store: str | None = None,
-    save: bool = True,
-    callback: MeasuringCallback | None = None,
-    **options: Unpack[ModelOptions],
-) -> Measurement:
-    """Measure one model on any device of a lab that is meant by `device`.
-
-    Else as `hwbench.profile`.
+class LabWorkplace:
+    """Measures in a lab; the methods do what the functions of `hwbench` of the same name do here.
 
     Args:
-        lab: Address of the lab.
-        model: What `hwbench.profile` takes.
-        device: Which devices: `android:*`, `soc=Tensor G3`.
-        settings: How to measure.
-        store: SQLAlchemy URL of the store.
-        save: Whether to keep the record.
-        callback: Called when it is there.
-        options: How the model is read, see `load_workload`.
-
-    Raises:
-        HwbenchError: The lab cannot be reached, or whatever profiling here raises.
+        address: Of the lab.
     """
-    settings = settings or DEFAULT_SETTINGS
-    workload = load_workload(model, seed=settings.seed, **options)
-    (record,) = _measured(
-        lab, device, [workload], settings, store=store, save=save, callback=callback
-    )
-    return record
 
+    def __init__(self, address: str) -> None:
+        self.address = address
 
-def compare(
-    lab: str,
-    baseline: str | Path | nn.Module,
-    candidate: str | Path | nn.Module,
-    *,
-    device: str = "cpu",
-    candidate_precision: str | None = None,
-    candidate_arch: str | None = None,
-    settings: Settings | None = None,
-    store: str | None = None,
-    save: bool = True,
-    callback: MeasuringCallback | None = None,
-    **options: Unpack[ModelOptions],
-) -> Comparison:
-    """Measure two models interleaved on any device of a lab that is meant by `device`.
+    def profile(
+        self,
+        model: str | Path | nn.Module = DEFAULT_MODEL,
+        *,
+        device: str = "cpu",
+        settings: Settings | None = None,
+        store: str | None = None,
+        save: bool = True,
+        callback: MeasuringCallback | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> Measurement:
+        """Measure one model on any device of a lab that is meant by `device`.
 
-    Else as `hwbench.compare`.
+        Else as `hwbench.profile`.
 
-    Args:
-        lab: Address of the lab.
-        baseline: The reference; what `hwbench.profile` takes.
-        candidate: The new one; what `hwbench.profile` takes.
-        device: Which devices: `android:*`, `soc=Tensor G3`.
-        candidate_precision: Precision of the candidate if it differs.
-        candidate_arch: What builds the network of the candidate's bare state_dict, if it differs.
-        settings: How to measure.
-        store: SQLAlchemy URL of the store.
-        save: Whether to keep both records.
-        callback: Called when they are there.
-        options: How both models are read, see `load_workload`.
+        Args:
+            model: What `hwbench.profile` takes.
+            device: Which devices: `android:*`, `soc=Tensor G3`.
+            settings: How to measure.
+            store: SQLAlchemy URL of the store.
+            save: Whether to keep the record.
+            callback: Called when it is there.
+            options: How the model is read, see `load_workload`.
 
-    Raises:
-        HwbenchError: The lab cannot be reached, or whatever comparing here raises.
-    """
-    settings = settings or Settings()
-    pair = load_pair(
-        baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
-    )
-    return compare_measured(
-        *_measured(lab, device, pair, settings, store=store, save=save, callback=callback)
-    )
-
-
-def build_table(
-    lab: str,
-    model: str | Path | nn.Module = DEFAULT_MODEL,
-    *,
-    device: str = "cpu",
-    widths: int | str = DEFAULT_STEP,
-    lower: float = DEFAULT_LOWER,
-    settings: Settings | None = None,
-    validation: int = GRADING_NETWORKS,
-    forget: bool = False,
-    store: str | None = None,
-    save: bool = True,
-    callback: TableCallback | None = None,
-    **options: Unpack[ModelOptions],
-) -> BuiltTable:
-    """Build a table with all devices of a lab that are meant by `device`, which are of one kind.
-
-    Else as `hwbench.build_table`.
-
-    Args:
-        lab: Address of the lab.
-        model: What `hwbench.profile` takes.
-        device: Which devices: `android:*`, `soc=Tensor G3`; the table is found under these words.
-        widths: Pruned widths are multiples of this; `auto` finds the devices' channel step first.
-        lower: Smallest share of a width that pruning may keep.
-        settings: How to measure; `budget_s` is for the whole build.
-        validation: Held-out networks to grade it with; 0 for none.
-        forget: Leave out all that was measured for tables on this kind before.
-        store: SQLAlchemy URL of the store.
-        save: Whether to keep networks and table; without it a killed build begins anew.
-        callback: Called while the work goes on, to show or store how far it is.
-        options: How the model is read, see `load_workload`.
-
-    Raises:
-        UsageError: The devices are of several kinds.
-        HwbenchError: The lab cannot be reached, or whatever building here raises.
-    """
-    settings, callback = (
-        settings or Settings(budget_s=TABLE_BUDGET_S),
-        callback or TableCallback(),
-    )
-    workload = load_workload(model, seed=settings.seed, **options)
-    fixed = None if widths == AUTO else width_step(widths)
-    with (
-        open_lab(lab) as opened,
-        opened.crew(device, f"table of {workload.name}", of_one_kind=True) as crew,
-        open_store(store) if save else nullcontext() as kept,
-    ):
-        meter = LabMeter(crew)
-        plan = Plan(step=fixed or meter.channel_step(workload, settings), lower=lower)
-        build = meter.table(workload, settings, plan, kept, callback.measured, forget=forget)
-        fitted = build.run()
-        outcome = (
-            build.grade(fitted.table, validation, callback=callback.validated)
-            if validation
-            else None
+        Raises:
+            HwbenchError: The lab cannot be reached, or whatever profiling here raises.
+        """
+        settings = settings or DEFAULT_SETTINGS
+        workload = load_workload(model, seed=settings.seed, **options)
+        (record,) = self._measure(
+            device, [workload], settings, store=store, save=save, callback=callback
         )
-        table = fitted.table if outcome is None else graded(fitted.table, outcome)
-        return BuiltTable(
-            None if kept is None else save_table(kept, table, outcome), table, outcome, fitted.rmspe
+        return record
+
+    def compare(
+        self,
+        baseline: str | Path | nn.Module,
+        candidate: str | Path | nn.Module,
+        *,
+        device: str = "cpu",
+        candidate_precision: str | None = None,
+        candidate_arch: str | None = None,
+        settings: Settings | None = None,
+        store: str | None = None,
+        save: bool = True,
+        callback: MeasuringCallback | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> Comparison:
+        """Measure two models interleaved on any device of a lab that is meant by `device`.
+
+        Else as `hwbench.compare`.
+
+        Args:
+            baseline: The reference; what `hwbench.profile` takes.
+            candidate: The new one; what `hwbench.profile` takes.
+            device: Which devices: `android:*`, `soc=Tensor G3`.
+            candidate_precision: Precision of the candidate if it differs.
+            candidate_arch: What builds the network of the candidate's bare state_dict, if it differs.
+            settings: How to measure.
+            store: SQLAlchemy URL of the store.
+            save: Whether to keep both records.
+            callback: Called when they are there.
+            options: How both models are read, see `load_workload`.
+
+        Raises:
+            HwbenchError: The lab cannot be reached, or whatever comparing here raises.
+        """
+        settings = settings or Settings()
+        pair = load_pair(
+            baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
+        )
+        return compare_measured(
+            *self._measure(device, pair, settings, store=store, save=save, callback=callback)
         )
 
+    def build_table(
+        self,
+        model: str | Path | nn.Module = DEFAULT_MODEL,
+        *,
+        device: str = "cpu",
+        widths: int | str = DEFAULT_STEP,
+        lower: float = DEFAULT_LOWER,
+        settings: Settings | None = None,
+        validation: int = GRADING_NETWORKS,
+        forget: bool = False,
+        store: str | None = None,
+        save: bool = True,
+        callback: TableCallback | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> BuiltTable:
+        """Build a table with all devices of a lab that are meant by `device`, which are of one kind.
 
-def run_search(
-    lab: str,
-    model: str | Path | nn.Module,
-    plan: SearchPlan,
-    *,
-    device: str | None = None,
-    **options: Any,
-) -> SearchResult:
-    """Search with latencies of devices of a lab, which are of one kind.
+        Else as `hwbench.build_table`.
 
-    Else as `hwbench.run_search`.
+        Args:
+            model: What `hwbench.profile` takes.
+            device: Which devices: `android:*`, `soc=Tensor G3`; the table is found under these words.
+            widths: Pruned widths are multiples of this; `auto` finds the devices' channel step first.
+            lower: Smallest share of a width that pruning may keep.
+            settings: How to measure; `budget_s` is for the whole build.
+            validation: Held-out networks to grade it with; 0 for none.
+            forget: Leave out all that was measured for tables on this kind before.
+            store: SQLAlchemy URL of the store.
+            save: Whether to keep networks and table; without it a killed build begins anew.
+            callback: Called while the work goes on, to show or store how far it is.
+            options: How the model is read, see `load_workload`.
 
-    All of them build the lookup table; one measures the result, or what the blocks of a network
-    cost. Candidates are judged on this computer, by `jobs` processes: networks are code, and no
-    host runs a client's code.
+        Raises:
+            UsageError: The devices are of several kinds.
+            HwbenchError: The lab cannot be reached, or whatever building here raises.
+        """
+        settings, callback = (
+            settings or Settings(budget_s=TABLE_BUDGET_S),
+            callback or TableCallback(),
+        )
+        workload = load_workload(model, seed=settings.seed, **options)
+        fixed = None if widths == AUTO else width_step(widths)
+        with (
+            open_lab(self.address) as opened,
+            opened.crew(device, f"table of {workload.name}", of_one_kind=True) as crew,
+            open_store(store) if save else nullcontext() as kept,
+        ):
+            meter = LabMeter(crew)
+            plan = Plan(step=fixed or meter.channel_step(workload, settings), lower=lower)
+            build = meter.table(workload, settings, plan, kept, callback.measured, forget=forget)
+            fitted = build.run()
+            outcome = (
+                build.grade(fitted.table, validation, callback=callback.validated)
+                if validation
+                else None
+            )
+            table = fitted.table if outcome is None else graded(fitted.table, outcome)
+            return BuiltTable(
+                None if kept is None else save_table(kept, table, outcome),
+                table,
+                outcome,
+                fitted.rmspe,
+            )
 
-    Args:
-        lab: Address of the lab.
-        model: What `hwbench.run_search` takes.
-        plan: What to search for.
-        device: Which devices: `android:*`, `soc=Tensor G3`; those called `cpu` if None.
-        options: All else that `hwbench.run_search` takes.
+    def run_search(
+        self,
+        model: str | Path | nn.Module,
+        plan: SearchPlan,
+        *,
+        device: str | None = None,
+        **options: Any,
+    ) -> SearchResult:
+        """Search with latencies of devices of a lab, which are of one kind.
 
-    Raises:
-        UsageError: The devices are of several kinds, or the budget cannot be reached.
-        HwbenchError: The lab cannot be reached, or whatever searching here raises.
-    """
-    from hwbench.workflows.search.run import run_search as search
+        Else as `hwbench.run_search`.
 
-    with (
-        open_lab(lab) as opened,
-        opened.crew(device or "cpu", f"search in {model}", of_one_kind=True) as crew,
-    ):
-        return search(model, plan, device=LabMeter(crew), **options)
+        All of them build the lookup table; one measures the result, or what the blocks of a network
+        cost. Candidates are judged on this computer, by `jobs` processes: networks are code, and no
+        host runs a client's code.
 
+        Args:
+            model: What `hwbench.run_search` takes.
+            plan: What to search for.
+            device: Which devices: `android:*`, `soc=Tensor G3`; those called `cpu` if None.
+            options: All else that `hwbench.run_search` takes.
 
-def _measured(
-    lab: str,
-    device: str,
-    workloads: Sequence[Workload],
-    settings: Settings,
-    *,
-    store: str | None,
-    save: bool,
-    callback: MeasuringCallback | None,
-) -> tuple[Measurement, ...]:
-    """Records of workloads measured interleaved on one device of the lab."""
-    title = " and ".join(workload.name for workload in workloads)
-    with (
-        open_lab(lab) as opened,
-        opened.crew(device, f"measuring {title}") as crew,
-        recording(store, save=save, callback=callback) as recorder,
-    ):
-        return LabMeter(crew).measure(workloads, settings, recorder)
+        Raises:
+            UsageError: The devices are of several kinds, or the budget cannot be reached.
+            HwbenchError: The lab cannot be reached, or whatever searching here raises.
+        """
+        from hwbench.workflows.search.run import run_search as search
+
+        with (
+            open_lab(self.address) as opened,
+            opened.crew(device or "cpu", f"search in {model}", of_one_kind=True) as crew,
+        ):
+            return search(model, plan, device=LabMeter(crew), **options)
+
+    def _measure(
+        self,
+        device: str,
+        workloads: Sequence[Workload],
+        settings: Settings,
+        *,
+        store: str | None,
+        save: bool,
+        callback: MeasuringCallback | None,
+    ) -> tuple[Measurement, ...]:
+        """Records of workloads measured interleaved on one device of the lab."""
+        title = " and ".join(workload.name for workload in workloads)
+        with (
+            open_lab(self.address) as opened,
+            opened.crew(device, f"measuring {title}") as crew,
+            recording(store, save=save, callback=callback) as recorder,
+        ):
+            return LabMeter(crew).measure(workloads, settings, recorder)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hwbench.render.units import printable
@@ -146,7 +146,7 @@ def encode(pages: Sequence[Page]) -> dict[str, Any]:
     """
     encoder = _Encoder()
     encoded = [encoder.page(page) for page in pages]
-    return {"sources": [_plain(_fields(source)) for source in encoder.sources], "pages": encoded}
+    return {"sources": [_plain(asdict(source)) for source in encoder.sources], "pages": encoded}
 
 
 class _Encoder:
@@ -173,7 +173,7 @@ class _Encoder:
             "title": printable(figure.title),
             "text": printable(figure.text),
             "charts": [_plain(chart) for chart in figure.charts],
-            "columns": [_plain(_fields(column)) for column in table.columns],
+            "columns": [_plain(asdict(column)) for column in table.columns],
             "rows": [[self._cell(cell) for cell in row] for row in table.rows],
             "sources": [self._number_of(source) for source in table.sources],
             "source": self._number_of(figure.source),
@@ -202,10 +202,6 @@ class _Encoder:
 
     def _number_of(self, source: Source | None) -> int | None:
         return None if source is None else self.sources.setdefault(source, len(self.sources))
-
-
-def _fields(record: Source | Column) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 EXTRAS := android,search,report,pytest,lab
 TEST_PACKAGES := g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross adb qemu-user-static iproute2 util-linux dpkg postgresql chromium
 TEST_PROGRAMS := g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch64-static ip unshare dpkg-deb pg_ctlcluster chromium
+# Tests start hundreds of Python processes; each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests run on as many processes; each may take 2 GB.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder

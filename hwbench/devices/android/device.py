@@ -19,7 +19,7 @@ from hwbench.devices.base import Advice, Found
 from hwbench.devices.shared.ort.device import OrtDevice
 from hwbench.devices.shared.ort.engine import Engine, NativeEngine
 from hwbench.devices.shared.runner.protocol import CLOCK
-from hwbench.errors import DeviceUnavailableError, UsageError
+from hwbench.errors import Argument, DeviceUnavailableError, UsageError
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.measurement import Settings
 
@@ -139,9 +139,9 @@ class Android(OrtDevice):
                 for cluster in phone.identity.clusters.values()
             )
             raise UsageError(
-                f"--threads {threads}: the {phone.cluster.name} cluster has {len(cpus)} cores"
-                f" online ({others}); choose 1 to {len(cpus)}, or another cluster:"
-                f" android:{phone.adb.serial},cluster=NAME"
+                f"{threads} threads are wanted where the {phone.cluster.name} cluster has {len(cpus)}"
+                f" cores online ({others}); name another cluster (android:{phone.adb.serial},cluster=NAME)",
+                Argument("threads", len(cpus)),
             )
         return NativeEngine(
             phone.start_runner(),

@@ -25,6 +25,7 @@ from hwbench.devices.android.phone import HOME, MODELS_BYTES, PUSH_S, Address, P
 from hwbench.devices.android.tflite_file import Program, TfliteModel
 from hwbench.devices.android.tflite_log import TfliteLog
 from hwbench.errors import (
+    Argument,
     BuildError,
     DeviceCommandError,
     DeviceUnavailableError,
@@ -258,9 +259,10 @@ class TflitePhone(Phone):
         available = len(self.cluster.cpus)
         if not 1 <= self.threads <= available:
             raise UsageError(
-                f"--threads {self.threads}: the {self.cluster.name} cluster has {available} cores"
-                f" online; choose 1 to {available}, or another cluster:"
-                f" android:{self.adb.serial},cluster=NAME"
+                f"{self.threads} threads are wanted where the {self.cluster.name} cluster has"
+                f" {available} cores online; name another cluster"
+                f" (android:{self.adb.serial},cluster=NAME)",
+                Argument("threads", available),
             )
         file = BundleFile(PROGRAM, self.program.sha256, len(self.program.data), 0o755)
         runtime = f"TensorFlow Lite {PROGRAM} {self.program.sha256[:12]}"
@@ -310,7 +312,8 @@ class TflitePhone(Phone):
         for name in self.flags:
             if name in OWN_FLAGS:
                 raise UsageError(
-                    f"--{name} is set by the measurement itself (--threads, --budget); leave it out"
+                    f"--{name} is set by the measurement itself, from its threads and its budget;"
+                    " leave it out"
                 )
             if name not in self.known:
                 near = ", ".join(f"--{other}" for other in get_close_matches(name, self.known, 3))

@@ -19,10 +19,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
+from hwbench.devices.nvidia.gpu_choice import choose_gpu
 from hwbench.devices.nvidia.nvml import POWER_CAP, SLOWDOWN, Nvml
 from hwbench.devices.nvidia.probe import Gpu, Probe, probe
 from hwbench.devices.shared.address import choice, read_address
-from hwbench.errors import DeviceUnavailableError, OutputParseError, UsageError
+from hwbench.errors import Argument, DeviceUnavailableError, OutputParseError, UsageError
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
@@ -53,7 +54,7 @@ POWER_CAPPED = Finding(
 LAUNCH_BOUND = Finding(
     "launch_bound",
     "starting the network took the host about as long as the GPU needed for it: the latency may be"
-    " the host's; see --batch",
+    " the host's; a larger batch shows the GPU's",
 )
 
 
@@ -102,21 +103,21 @@ class Cuda(Device):
     @classmethod
     def discover(cls) -> list[Found]:
         """The GPUs, or what is missing."""
-        found = probe()
-        if not found.ok:
+        seen = probe()
+        if not seen.ok:
             return [
                 Found(
                     cls.name,
                     "NVIDIA GPUs through PyTorch",
                     ready=False,
-                    hint=_joined(found.reason, found.remedy),
+                    hint=_join_remedy(seen.reason, seen.remedy),
                 )
             ]
-        texts = [(gpu, torch_trouble(found, gpu)) for gpu in found.devices]
+        texts = [(gpu, torch_trouble(seen, gpu)) for gpu in seen.devices]
         return [
             Found(
                 f"{cls.name}:{gpu.index}",
-                f"{_described(gpu)}, torch",
+                f"{_describe(gpu)}, torch",
                 ready=not trouble,
                 hint=trouble,
             )
@@ -124,11 +125,13 @@ class Cuda(Device):
         ]
 
     def _open(self) -> None:
-        found = probe()
-        if not found.ok:
-            raise DeviceUnavailableError(f"{self.address}: {_joined(found.reason, found.remedy)}")
-        self._gpu = _chosen(found, self._asked.place)
-        if trouble := torch_trouble(found, self._gpu) or _compile_trouble(self._asked.mode):
+        seen = probe()
+        if not seen.ok:
+            raise DeviceUnavailableError(
+                f"{self.address}: {_join_remedy(seen.reason, seen.remedy)}"
+            )
+        self._gpu = choose_gpu(self.name, seen.devices, self._asked.place)
+        if trouble := torch_trouble(seen, self._gpu) or _compile_trouble(self._asked.mode):
             raise DeviceUnavailableError(f"{self.address}: {trouble}")
         self._lock_target(self._gpu.uuid)
         from hwbench.devices.nvidia.torch_session import TorchGpu
@@ -147,14 +150,14 @@ class Cuda(Device):
         import torch
 
         identity, cudnn = self._nvml.identity(), torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        limit = _known(identity.power_limit_w, "W")
+        limit = _show(identity.power_limit_w, "W")
         details = {
             "uuid": self._gpu.uuid,
             "compute_capability": ".".join(map(str, self._gpu.capability)),
             "driver": identity.driver or "unknown",
             "power_limit": limit,
-            "persistence": _known(identity.persistence),
-            "mig": _known(identity.mig),
+            "persistence": _show(identity.persistence),
+            "mig": _show(identity.mig),
             "latency": self._asked.latency,
             "memory_order": "channels_last",
             "cudnn_benchmark": "on",
@@ -163,7 +166,7 @@ class Cuda(Device):
         }
         return DeviceInfo(
             address=self.address,
-            target=_described(self._gpu),
+            target=_describe(self._gpu),
             target_id=f"{self._gpu.uuid}|{self._gpu.name}|{limit}|{self._asked.latency}",
             runtime=(
                 f"torch {torch.__version__} {self._asked.mode}, CUDA {torch.version.cuda}, cuDNN"
@@ -181,7 +184,7 @@ class Cuda(Device):
 
         if settings.isolate:
             raise UsageError(
-                f"{self.address} runs all sessions in one process; leave out --isolate"
+                f"{self.address} runs all sessions in one process", Argument("isolate", change="no")
             )
         compiled = self._asked.mode == "compile"
         session = Session(
@@ -250,19 +253,19 @@ class Cuda(Device):
             _advice(
                 "foreign_processes",
                 not others,
-                f"other processes on the GPU: {_known(others)}",
+                f"other processes on the GPU: {_show(others)}",
                 "end them: nvidia-smi lists them",
             ),
             _advice(
                 "persistence",
                 identity.persistence is not False,
-                f"persistence mode {_known(identity.persistence)}",
+                f"persistence mode {_show(identity.persistence)}",
                 f"sudo nvidia-smi -i {index} -pm 1",
             ),
             _advice(
                 "mig",
                 not identity.mig,
-                f"split into instances (MIG): {_known(identity.mig)}",
+                f"split into instances (MIG): {_show(identity.mig)}",
                 f"sudo nvidia-smi -i {index} -mig 0",
             ),
             _advice(
@@ -274,35 +277,35 @@ class Cuda(Device):
             _advice(
                 "power_cap",
                 "power cap" not in reasons,
-                f"power limit {_known(identity.power_limit_w, 'W')}",
+                f"power limit {_show(identity.power_limit_w, 'W')}",
                 f"sudo nvidia-smi -i {index} -pl WATTS",
             ),
             _advice(
                 "temperature",
                 (conditions.temperature_c or 0) < HOT_C,
-                f"temperature {_known(conditions.temperature_c, 'C')}",
+                f"temperature {_show(conditions.temperature_c, 'C')}",
                 "let it cool; check the fan",
             ),
         ]
 
 
-def torch_trouble(found: Probe, gpu: Gpu) -> str:
+def torch_trouble(seen: Probe, gpu: Gpu) -> str:
     """Why torch cannot use a GPU that CUDA sees, and the command that mends it; empty if it can."""
     try:
         import torch
     except ImportError as error:
-        return f"torch does not import ({error}); {_install(found)}"
+        return f"torch does not import ({error}); {_install_command(seen)}"
     if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a build without CUDA; {_install(found)}"
+        return f"torch {torch.__version__} is a build without CUDA; {_install_command(seen)}"
     built = tuple(map(int, torch.version.cuda.split(".")[:2]))
     if (
-        found.cuda is not None and built[0] > found.cuda[0]
+        seen.cuda is not None and built[0] > seen.cuda[0]
     ):  # CUDA's minor versions are compatible, its major ones not
         needs = (
             f"torch {torch.__version__} needs CUDA {torch.version.cuda}, the driver serves"
-            f" {found.cuda[0]}.{found.cuda[1]}"
+            f" {seen.cuda[0]}.{seen.cuda[1]}"
         )
-        return f"{needs}; update the driver, or {_install(found)}"
+        return f"{needs}; update the driver, or {_install_command(seen)}"
     if not torch.cuda.is_available():
         return (
             f"torch {torch.__version__} finds no GPU though CUDA does; run python -c 'import torch;"
@@ -312,7 +315,7 @@ def torch_trouble(found: Probe, gpu: Gpu) -> str:
         kernels, wanted = " ".join(torch.cuda.get_arch_list()), "sm_{}{}".format(*gpu.capability)
         return (
             f"torch {torch.__version__} has kernels for {kernels}, not for {gpu.name} ({wanted});"
-            f" {_install(found)}"
+            f" {_install_command(seen)}"
         )
     return ""
 
@@ -327,9 +330,9 @@ def _has_kernels(built_for: Sequence[str], capability: tuple[int, int]) -> bool:
     return False
 
 
-def _install(found: Probe) -> str:
+def _install_command(seen: Probe) -> str:
     version = next(
-        (version for version in WHEELS if found.cuda is None or version <= found.cuda), WHEELS[-1]
+        (version for version in WHEELS if seen.cuda is None or version <= seen.cuda), WHEELS[-1]
     )
     return (
         f"pip install torch --index-url https://download.pytorch.org/whl/cu{version[0]}{version[1]}"
@@ -347,34 +350,15 @@ def _compile_trouble(mode: str) -> str:
     return ""
 
 
-def _chosen(found: Probe, place: str) -> Gpu:
-    """The GPU that an address means.
-
-    Raises:
-        UsageError: None, or several.
-    """
-    if not place:
-        return found.devices[0]
-    chosen = [
-        gpu
-        for gpu in found.devices
-        if (gpu.index == int(place) if place.isdecimal() else gpu.uuid.startswith(place))
-    ]
-    if len(chosen) != 1:
-        known = "; ".join(f"cuda:{gpu.index} is {gpu.name} {gpu.uuid}" for gpu in found.devices)
-        raise UsageError(f"{len(chosen)} GPUs are cuda:{place}, expected one; {known}")
-    return chosen[0]
-
-
-def _described(gpu: Gpu) -> str:
+def _describe(gpu: Gpu) -> str:
     return f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB"
 
 
-def _joined(reason: str, remedy: str) -> str:
+def _join_remedy(reason: str, remedy: str) -> str:
     return f"{reason}; {remedy}" if remedy else reason
 
 
-def _known(value: Any, unit: str = "") -> str:
+def _show(value: Any, unit: str = "") -> str:
     if value is None:
         return "unknown"
     if isinstance(value, bool):

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
 from hwbench.devices.nvidia import probe
+from hwbench.devices.nvidia.gpu_choice import choose_gpu
 from hwbench.devices.nvidia.nvml import Nvml
 from hwbench.devices.nvidia.trt_build import MODULES
 from hwbench.devices.nvidia.trt_layers import (
@@ -31,7 +32,7 @@ from hwbench.devices.nvidia.trt_onnx import for_tensorrt
 from hwbench.devices.nvidia.trt_process import BUILD_S, RUN_S, TrtProcess
 from hwbench.devices.shared.address import choice, read_address, whole_number
 from hwbench.devices.shared.chains import ChainProfile, node_cost_s, profile_chains
-from hwbench.errors import DeviceUnavailableError, HwbenchError, OutputParseError, UsageError
+from hwbench.errors import DeviceUnavailableError, HwbenchError, OutputParseError
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
@@ -40,8 +41,6 @@ from hwbench.records.measurement import Settings
 PROVEN = "checked against NVIDIA's bindings and builder, not yet run on a GPU"
 LAUNCH_BOUND = 0.8
 """Share of the latency that submitting takes from which the host, not the GPU, may set the pace."""
-UUID_CHARACTERS = 8
-"""Fewest of a UUID that name a GPU; a shorter number is CUDA's index."""
 COST_RUNS = 60
 """Runs of each chain from which the profiler's own cost is learnt."""
 CLOCKS = {"gpu": "cuda_event, one run ahead", "request": "perf_counter, submit to done"}
@@ -115,7 +114,7 @@ class NvidiaTrt(Device):
         """The GPUs that CUDA shows; what is missing, if there is none or no TensorRT."""
         summary = "NVIDIA GPUs through TensorRT"
         seen = probe.probe()
-        absent = _missing(seen.cuda)
+        absent = _missing_libraries(seen.cuda)
         if not seen.ok:
             hint = "; ".join(filter(None, (seen.reason, seen.remedy, *absent)))
             return [Found(cls.name, summary, ready=False, hint=f"{hint} ({PROVEN})")]
@@ -131,12 +130,12 @@ class NvidiaTrt(Device):
 
     def _open(self) -> None:
         seen = probe.probe()
-        absent = _missing(seen.cuda)
+        absent = _missing_libraries(seen.cuda)
         if not seen.ok:
             raise DeviceUnavailableError(
                 "; ".join(filter(None, (f"{self.address}: {seen.reason}", seen.remedy, *absent)))
             )
-        self._gpu = gpu = _choose(seen.devices, self._wanted.place)
+        self._gpu = gpu = choose_gpu(self.name, seen.devices, self._wanted.place)
         if absent:
             raise DeviceUnavailableError(
                 f"{self.address}: {gpu.name} is there, but {'; '.join(absent)}"
@@ -241,7 +240,7 @@ class NvidiaTrt(Device):
             "model_sha256": digest,
             "precision": workload.precision,
             "level": self._wanted.level,
-            "fresh": self._turn(digest) if fresh else None,
+            "fresh": self._next_build(digest) if fresh else None,
         }
         try:
             loaded = process.ask(
@@ -257,7 +256,7 @@ class NvidiaTrt(Device):
             findings += (Finding("no_cuda_graph", text),)
         return handle, findings
 
-    def _turn(self, digest: str) -> int:
+    def _next_build(self, digest: str) -> int:
         """Which of the fresh engines of a model is next."""
         turn = self._turns.get(digest, 0)
         self._turns[digest] = turn + 1
@@ -301,18 +300,18 @@ class NvidiaTrt(Device):
             self._cost_s = node_cost_s(
                 *profile_chains(lambda chain: self._profile_chain(chain, seed))
             )
-        told = _profile(prepared.handle, runs, self._wanted.latency)
+        profile = _profile(prepared.handle, runs, self._wanted.latency)
         model = name_nodes(load(prepared.workload.onnx))
-        engine = engine_layers(told["engine"], [node.name for node in model.graph.node])
-        rows = join(engine, layers(model), told["layers"])
-        whole_s, beside_s = tuple(told["whole_s"]), tuple(told["beside_s"])
+        engine = engine_layers(profile["engine"], [node.name for node in model.graph.node])
+        rows = join(engine, layers(model), profile["layers"])
+        whole_s, beside_s = tuple(profile["whole_s"]), tuple(profile["beside_s"])
         return LayerSamples(
             rows,
             whole_s,
             beside_s,
             self._cost_s,
             REST_CAUSE,
-            grain_s(told["layers"]),
+            grain_s(profile["layers"]),
             findings(rows),
         )
 
@@ -331,12 +330,14 @@ def _unload(handle: _Handle) -> None:
 
 
 def _profile(handle: _Handle, runs: int, clock: str) -> dict[str, Any]:
-    told = handle.process.ask("profile", RUN_S, name=handle.name, runs=runs, clock=clock)
-    if len(told["layers"]) != runs or not all(told["layers"]):
+    profile: dict[str, Any] = handle.process.ask(
+        "profile", RUN_S, name=handle.name, runs=runs, clock=clock
+    )
+    if len(profile["layers"]) != runs or not all(profile["layers"]):
         raise OutputParseError(
-            f"TensorRT reported the layers of {sum(map(bool, told['layers']))} of {runs} inferences"
+            f"TensorRT reported the layers of {sum(map(bool, profile['layers']))} of {runs} inferences"
         )
-    return told
+    return profile
 
 
 def _launch_findings(values_s: Sequence[float], submit_s: Sequence[float]) -> tuple[Finding, ...]:
@@ -350,7 +351,7 @@ def _launch_findings(values_s: Sequence[float], submit_s: Sequence[float]) -> tu
     return (Finding("launch_bound", text),)
 
 
-def _missing(cuda: tuple[int, int] | None) -> list[str]:
+def _missing_libraries(cuda: tuple[int, int] | None) -> list[str]:
     """Libraries that are not installed, each with the command that installs the one for this driver; nothing is imported.
 
     Args:
@@ -358,43 +359,18 @@ def _missing(cuda: tuple[int, int] | None) -> list[str]:
     """
     major = 12 if cuda is not None and cuda < (13, 0) else 13
     absent = []
-    if not any(map(_is_there, MODULES)):
+    if not any(map(_is_installed, MODULES)):
         absent.append(
             f"TensorRT is not installed: pip install tensorrt-cu{major} (or, for RTX GPUs,"
             " tensorrt-rtx)"
         )
-    if not _is_there("cuda.bindings"):
+    if not _is_installed("cuda.bindings"):
         absent.append(f'cuda-bindings is not installed: pip install "cuda-bindings=={major}.*"')
     return absent
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _choose(gpus: Sequence[probe.Gpu], place: str) -> probe.Gpu:
-    """The GPU that an address names: by number, by (the first 8 or more characters of) its UUID, or the first.
-
-    Raises:
-        UsageError: There is none of them, or several.
-    """
-    if not place and gpus:
-        return gpus[0]
-    wanted = place.lower().removeprefix("gpu-")
-    by_number = place.isdecimal() and len(place) < UUID_CHARACTERS
-    fitting = [
-        gpu
-        for gpu in gpus
-        if (
-            place == str(gpu.index)
-            if by_number
-            else gpu.uuid.lower().removeprefix("gpu-").startswith(wanted)
-        )
-    ]
-    if len(fitting) != 1 or (not by_number and len(wanted) < UUID_CHARACTERS):
-        there = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
-        raise UsageError(f"'tensorrt:{place}' names {len(fitting)} GPUs; there are: {there}")
-    return fitting[0]

@@ -122,7 +122,9 @@ class _Parts:
 
             graph, made = self._gpu.capture(work, pool)
             self._graphs.append(graph)
-            self.kernels.append(_order(made) if layer.op in {"Conv", "ConvTranspose"} else layer.op)
+            self.kernels.append(
+                _memory_order(made) if layer.op in {"Conv", "ConvTranspose"} else layer.op
+            )
             for source in (source for node in steps for source in node.all_input_nodes):
                 readers[source] -= 1
                 if not readers[source] and source.op == "call_function":
@@ -168,7 +170,7 @@ class _Parts:
         self._graphs.clear()
 
 
-def _order(made: Tensor | None) -> str:
+def _memory_order(made: Tensor | None) -> str:
     import torch
 
     if (

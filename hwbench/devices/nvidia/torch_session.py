@@ -11,7 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hwbench.devices.shared.inputs import random_input
-from hwbench.errors import BuildError, DeviceLostError, DeviceTimeoutError, UnsupportedLayerError
+from hwbench.errors import (
+    Argument,
+    BuildError,
+    DeviceLostError,
+    DeviceTimeoutError,
+    UnsupportedLayerError,
+)
 from hwbench.network.workload import Workload
 from hwbench.records.tensors import TensorSpec
 
@@ -252,8 +258,8 @@ def gpu_errors(what: str, model: str = "") -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         if model:
             raise BuildError(
-                f"{model} does not fit into the GPU's memory: {_first_line(error)}; use a smaller"
-                " --batch"
+                f"{model} does not fit into the GPU's memory: {_first_line(error)}",
+                Argument("batch", change="a smaller"),
             ) from error
         raise DeviceLostError(f"{what}: {_first_line(error)}") from error
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:

@@ -19,7 +19,7 @@ from hwbench.devices.shared.ort.device import OrtDevice
 from hwbench.devices.shared.ort.engine import Engine, NativeEngine
 from hwbench.devices.shared.runner.build import build_runner, ort_library
 from hwbench.devices.shared.runner.process import RunnerProcess
-from hwbench.errors import DeviceError, DeviceUnavailableError
+from hwbench.errors import Argument, DeviceError, DeviceUnavailableError
 from hwbench.network.ort import onnxruntime
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
@@ -117,7 +117,8 @@ class CpuOrt(OrtDevice):
             )
         if settings.isolate:
             raise DeviceUnavailableError(
-                "--isolate needs a C compiler for the native runner: apt install gcc, or set CC"
+                "isolated sessions need a C compiler for the native runner: apt install gcc, or set CC",
+                Argument("isolate", change="no"),
             )
         return PythonEngine(cores, settings.seed, self._path)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hwbench.devices.base import Advice
-from hwbench.errors import UsageError
+from hwbench.errors import Argument, UsageError
 from hwbench.records.device import Conditions
 
 CPUS = Path("/sys/devices/system/cpu")
@@ -123,8 +123,8 @@ def choose_cores(threads: int, cores: Sequence[int]) -> tuple[int, ...]:
     """
     if not 1 <= threads <= len(cores):
         raise UsageError(
-            f"--threads {threads}: this process may use {len(cores)} physical cores; choose 1 to"
-            f" {len(cores)}"
+            f"{threads} threads are wanted where this process may use {len(cores)} physical cores",
+            Argument("threads", len(cores)),
         )
     return tuple(cores[:threads])
 
@@ -241,8 +241,7 @@ def doctor(cores: Sequence[int]) -> list[Advice]:
             "virtual_machine",
             not is_virtual_machine(),
             "a hypervisor shares this processor" if is_virtual_machine() else "no hypervisor",
-            "neighbours add noise that no setting removes: give more --budget, or measure on bare"
-            " metal",
+            "neighbours add noise that no setting removes: measure for longer, or on bare metal",
         ),
         _advice(
             "stolen_time",

@@ -261,7 +261,7 @@ class Virtual(Device):
         latency_s = (
             self.law.network_s([layer.key for layer in layers]) if given_s is None else given_s
         )
-        return Prepared(workload, settings, _Session(latency_s, self._offset(), layers))
+        return Prepared(workload, settings, _Session(latency_s, self._draw_offset(), layers))
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
         sessions: list[_Session] = [prepared.handle for prepared in order]
@@ -281,7 +281,7 @@ class Virtual(Device):
             if self._throttled()
             else ()
         )
-        return Samples(self._spoiled(values_s.tolist()), "virtual", hot)
+        return Samples(self._spoil(values_s.tolist()), "virtual", hot)
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Per-layer times of `runs` inferences in a session of its own.
@@ -296,7 +296,7 @@ class Virtual(Device):
                 " layers=False"
             )
         self._clock.idle(PREPARE_S)
-        offset = self._offset()
+        offset = self._draw_offset()
         layer_s = np.array([self.law.layer_s(layer.key) for layer in session.layers]) * offset
         turn_s = np.concatenate(
             [[session.latency_s * session.offset], layer_s]
@@ -315,7 +315,7 @@ class Virtual(Device):
             rows, tuple(whole_s.tolist()), tuple(beside_s.tolist()), NODE_COST_S, rest
         )
 
-    def _offset(self) -> float:
+    def _draw_offset(self) -> float:
         return math.prod((kind.session(self._random) for kind in self._noise), start=1.0)
 
     def _factors(self, nominal_s: Floats) -> Floats:
@@ -340,7 +340,7 @@ class Virtual(Device):
             for fault in self._faults
         )
 
-    def _spoiled(self, values_s: list[float]) -> tuple[float, ...]:
+    def _spoil(self, values_s: list[float]) -> tuple[float, ...]:
         """The samples, spoiled at the end where a fault asks for it."""
         for kind, impossible in (("nan", [math.nan]), ("zero", [0.0]), ("miscount", [])):
             if self._strikes(kind):

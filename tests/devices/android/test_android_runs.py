@@ -238,6 +238,6 @@ def test_a_phone_without_fixed_performance_says_so_and_is_left_as_it_was(phone: 
 def test_more_threads_than_cores_is_an_error_that_names_the_clusters(phone: Rig) -> None:
     with (
         Android(on(phone.address)) as device,
-        pytest.raises(UsageError, match=r"--threads 99: .*cluster=NAME"),
+        pytest.raises(UsageError, match=r"99 threads .*cluster=NAME"),
     ):
         device.prepare(conv_workload(), Settings(threads=99))

@@ -152,7 +152,7 @@ def test_hanging_gpu_is_left_in_bounded_time(device, cuda, monkeypatch):
 
 def test_model_that_does_not_fit_harms_nothing(device, cuda):
     cuda.memory_for_captures = 0
-    with pytest.raises(BuildError, match=r"does not fit.*--batch") as refused:
+    with pytest.raises(BuildError, match=r"does not fit.*smaller batch") as refused:
         device.prepare(conv_workload(), Settings())
     assert len(str(refused.value).splitlines()) == 1
     cuda.memory_for_captures = None

@@ -244,5 +244,5 @@ def test_gpus_are_found_by_number_and_by_uuid(monkeypatch):
         with NvidiaTrt(place) as device:
             assert dict(device.info().details)["uuid"] == UUID
     for place in ("1", "GPU-99"):
-        with pytest.raises(UsageError, match="names 0 GPUs; there are: 0"):
+        with pytest.raises(UsageError, match="names 0 GPUs; there are: tensorrt:0"):
             NvidiaTrt(place).open()

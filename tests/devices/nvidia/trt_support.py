@@ -24,7 +24,7 @@ def use_fakes(monkeypatch: pytest.MonkeyPatch, version: str, fault: str = "") ->
     monkeypatch.setattr(
         probe, "probe", lambda: probe.Probe(ok=True, devices=(PAPER,), cuda=(13, 0))
     )
-    monkeypatch.setattr(tensorrt_driver, "_missing", lambda cuda: [])
+    monkeypatch.setattr(tensorrt_driver, "_missing_libraries", lambda cuda: [])
     monkeypatch.setattr(
         NvidiaTrt, "child", (sys.executable, "-m", "tests.devices.nvidia.fake_child")
     )

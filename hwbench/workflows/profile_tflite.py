@@ -12,24 +12,19 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
-from hwbench import stats
 from hwbench.devices.android.tflite import Invocation, TflitePhone
 from hwbench.devices.android.tflite_file import TfliteModel, read_model, read_program
 from hwbench.devices.android.tflite_log import Operator, TfliteLog
 from hwbench.errors import Argument, OutputParseError, UsageError
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.measuring.sample_findings import find_sample_faults
 from hwbench.measuring.sessions import REWARM_UP_S, WARM_UP_S
 from hwbench.measuring.stopping import CoolDown, StopRule
-from hwbench.records.device import Conditions
+from hwbench.measuring.track import Track, draft_records
+from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement, Settings
-from hwbench.records.series import Series, SeriesBuilder
-from hwbench.version import __version__, commit
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workflows.recording import recording
 
@@ -154,39 +149,39 @@ class _Profile:
         logs: _Logs,
         callback: MeasuringCallback,
     ) -> None:
-        self.phone, self.model, self.settings, self.logs, self.callback = (
-            phone,
-            model,
-            settings,
-            logs,
-            callback,
-        )
-        self.begun = time.monotonic()
-        self.series = SeriesBuilder()
-        self.warm_up = SeriesBuilder()
+        self.phone, self.model, self.settings = phone, model, settings
+        self.logs, self.callback = logs, callback
+        self.begun_s = time.monotonic()
+        self.track = Track(_workload_of(model))
+        self.track.add_findings(phone.findings)
         self.stop_rule = StopRule(settings)
-        self.cool_down = CoolDown(settings.budget_s, lambda: self._elapsed_s, time.sleep)
+        self.cool_down = CoolDown(settings.budget_s, self._elapsed_s, time.sleep)
         self.spikes: list[float] = []  # what the slowest inference adds to the mean, relative
-        self.findings: dict[str, Finding] = {finding.code: finding for finding in phone.findings}
 
     def run(self) -> Measurement:
         self.graph = self.phone.place_model(self.model)
-        begun = time.monotonic()
+        asked_s = time.monotonic()
         before = self.phone.conditions()
-        beside_s = time.monotonic() - begun
-        self._plan(self._execute("look", LOOK_RUNS, 1, LOOK_S, warm_s=WARM_UP_S), beside_s)
-        draft = self._draft(before)
+        conditions_s = time.monotonic() - asked_s
+        look = self._execute("look", LOOK_RUNS, 1, LOOK_S, warm_s=WARM_UP_S)
+        self._plan_sessions(look, conditions_s)
+        (draft,) = draft_records([self.track.workload], self.settings, self.phone.info(), before)
+        draft = replace(draft, clock=CLOCK, loops=self.runs)
         self.callback.started([draft])
-        while not self._enough():
-            self._session(len(self.series.samples_s))
-        profile = self._layers() if self.settings.layers else None
-        record = self._finish(draft, profile, self.phone.conditions())
+        executions_ahead = 2 if self.settings.layers else 1
+        while not self.stop_rule.stops(
+            self._elapsed_s(), ahead_s=executions_ahead * self.session_s
+        ):
+            self._run_session(len(self.track.series.samples_s))
+        if self.settings.layers:
+            draft = replace(draft, profile=self._profile_operators())
+        self._add_spikes()
+        record = self.track.finish(draft, self.phone.conditions())
         self.callback.finished([record])
         return record
 
-    @property
     def _elapsed_s(self) -> float:
-        return time.monotonic() - self.begun
+        return time.monotonic() - self.begun_s
 
     def _execute(
         self,
@@ -211,34 +206,31 @@ class _Profile:
         }
         done = self.phone.run(self.graph, flags, timeout_s)
         self.logs.keep(name, done.text)
-        for finding in done.log.findings:
-            self.findings.setdefault(finding.code, finding)
+        self.track.add_findings(done.log.findings)
         timed = done.log.timed
         if timed is None or timed.count != runs:
-            told = "no inference" if timed is None else f"{timed.count} inferences"
+            count = "no inference" if timed is None else f"{timed.count} inferences"
             raise OutputParseError(
-                f"benchmark_model timed {told} where {runs} were asked for; measure with fewer at a"
+                f"benchmark_model timed {count} where {runs} were asked for; measure with fewer at a"
                 " time",
                 Argument("budget_s", change="a smaller"),
             )
         return done
 
-    def _plan(self, look: Invocation, beside_s: float) -> None:
+    def _plan_sessions(self, look: Invocation, conditions_s: float) -> None:
         """Fix for all sessions how many inferences warm up and how many are timed, so that enough sessions fit the budget.
 
         Args:
             look: The first execution.
-            beside_s: Seconds that asking the phone for its state takes.
+            conditions_s: Seconds that asking the phone for its state takes.
         """
         latency_s = _mean_s(look.log)
         inside_s = latency_s * LOOK_RUNS + _warm_up_s(look.log)
-        start_s = (
-            max(0.0, look.wall_s - inside_s) + beside_s
-        )  # a process, the model loaded, the phone's state
-        left_s = self.settings.budget_s - self._elapsed_s
-        each_s = max(
-            0.0, left_s / (self.settings.min_sessions + 1) / HASTE - start_s
-        )  # the one is for the operators
+        # Each session also starts a process, loads the model, and asks for the phone's state.
+        start_s = max(0.0, look.wall_s - inside_s) + conditions_s
+        left_s = self.settings.budget_s - self._elapsed_s()
+        executions = self.settings.min_sessions + 1  # the one is for the operators
+        each_s = max(0.0, left_s / executions / HASTE - start_s)
         timed_s = min(self.settings.session_s, (1 - WARM_SHARE) * each_s)
         self.runs = min(max(round(timed_s / latency_s), RUNS[0]), RUNS[1])
         self.warm_ups = max(1, math.ceil(min(REWARM_UP_S, WARM_SHARE * each_s) / latency_s))
@@ -248,29 +240,26 @@ class _Profile:
     def _timeout_s(self) -> float:
         return START_S + PATIENCE * self.session_s
 
-    def _enough(self) -> bool:
-        executions = 2 if self.settings.layers else 1
-        return self.stop_rule.stops(self._elapsed_s, ahead_s=executions * self.session_s)
-
-    def _session(self, number: int) -> None:
+    def _run_session(self, number: int) -> None:
+        """One execution of the program; where the phone got hot in it, it counts as warm-up."""
         done = self._execute(f"session-{number + 1:02d}", self.runs, self.warm_ups, self._timeout_s)
         if done.log.warm_up is not None:
-            self._warmed(number, done.log.warm_up.mean_s)
+            self._add_warm_up(number, done.log.warm_up.mean_s)
         mean_s = _mean_s(done.log)
         if self._is_hot() and self.cool_down.may_wait():
-            self._warmed(number, mean_s)
+            self._add_warm_up(number, mean_s)
             self._let_cool()
             return
         slowest_s = (done.log.timed.max_s if done.log.timed else None) or mean_s
         self.spikes.append((slowest_s / mean_s - 1) / self.runs)
-        self.series.add(number, [mean_s], [number])
+        self.track.series.add(number, [mean_s], [number])
         self.callback.sampled(0, number, [mean_s], [number], warm_up=False)
-        so_far = stats.latency(self.series.samples_s, self.series.session)
+        so_far = self.track.series.build().latency()
         self.stop_rule.add_session(so_far, self.session_s)
-        self.callback.session_ended(number + 1, self._elapsed_s, so_far)
+        self.callback.session_ended(number + 1, self._elapsed_s(), so_far)
 
-    def _warmed(self, session: int, value_s: float) -> None:
-        self.warm_up.add(session, [value_s])
+    def _add_warm_up(self, session: int, value_s: float) -> None:
+        self.track.warm_up.add(session, [value_s])
         self.callback.sampled(0, session, [value_s], (), warm_up=True)
 
     def _is_hot(self) -> bool:
@@ -279,12 +268,12 @@ class _Profile:
     def _let_cool(self) -> None:
         self.cool_down.wait(self._is_hot)
         text = (
-            f"the phone slowed itself down; waited {self.cool_down.waited_s:.0f} s in all for it to cool, and"
-            " repeated the session"
+            f"the phone slowed itself down; waited {self.cool_down.waited_s:.0f} s in all for it to"
+            " cool, and repeated the session"
         )
-        self.findings["throttled"] = Finding("throttled", text)
+        self.track.findings["throttled"] = Finding("throttled", text)
 
-    def _layers(self) -> LayerProfile | None:
+    def _profile_operators(self) -> LayerProfile | None:
         """The operators, from an execution of their own."""
         done = self._execute(
             "layers", self.runs, self.warm_ups, self._timeout_s, enable_op_profiling="true"
@@ -294,60 +283,33 @@ class _Profile:
                 "no layer times: this benchmark_model printed no table of operators; build it with"
                 " profiling"
             )
-            self.findings["layers_unknown"] = Finding("layers_unknown", text)
+            self.track.add_findings([Finding("layers_unknown", text)])
             return None
         return LayerProfile(_rows(done.log.operators), _mean_s(done.log), 0.0, REST_CAUSE)
 
-    def _draft(self, before: Conditions) -> Measurement:
-        model = self.model
-        return Measurement(
-            id=uuid4().hex,
-            group_id=uuid4().hex,
-            model=model.name,
-            model_sha256=model.sha256,
-            inputs=model.inputs,
-            batch=model.batch,
-            precision=model.precision,
-            macs=model.macs,
-            params=model.params,
-            file_bytes=len(model.data),
-            peak_memory_bytes=None,
-            device=self.phone.info(),
-            settings=self.settings,
-            clock=CLOCK,
-            loops=self.runs,
-            series=Series(),
-            warm_up=Series(),
-            before=before,
-            after=before,
-            findings=(),
-            profile=None,
-            started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-            hwbench_version=__version__,
-            commit=commit(),
-            complete=False,
-        )
-
-    def _finish(
-        self, draft: Measurement, profile: LayerProfile | None, after: Conditions
-    ) -> Measurement:
+    def _add_spikes(self) -> None:
+        """Say where one slow inference, which a mean hides, raised the mean of a session."""
         spiked = [share for share in self.spikes if share > SPIKE]
         if spiked:
             text = (
                 f"one slow inference raised the mean of {len(spiked)} of {len(self.spikes)}"
                 f" sessions, by up to {max(spiked):.0%}"
             )
-            self.findings["spikes"] = Finding("spikes", text)
-        record = replace(
-            draft,
-            series=self.series.build(),
-            warm_up=self.warm_up.build(),
-            after=after,
-            findings=tuple(self.findings.values()),
-            profile=profile,
-            complete=True,
-        )
-        return replace(record, findings=(*record.findings, *find_sample_faults(record)))
+            self.track.findings["spikes"] = Finding("spikes", text)
+
+
+def _workload_of(model: TfliteModel) -> Workload:
+    return Workload(
+        name=model.name,
+        artifact=model.data,
+        inputs=model.inputs,
+        batch=model.batch,
+        precision=model.precision,
+        macs=model.macs,
+        params=model.params,
+        file_bytes=len(model.data),
+        format="tflite",
+    )
 
 
 def _mean_s(log: TfliteLog) -> float:

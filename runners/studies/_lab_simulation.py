@@ -67,8 +67,8 @@ class Specimen(Virtual):
             ),
         )
 
-    def _offset(self) -> float:
-        return self._speed * super()._offset()
+    def _draw_offset(self) -> float:
+        return self._speed * super()._draw_offset()
 
 
 @dataclass

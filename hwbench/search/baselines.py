@@ -101,8 +101,8 @@ class RandomSearch(Search):
 
     Args:
         budget: Limit and widths.
-        seed: Of the draws.
-        trials: How many.
+        seed: Seed of the draws.
+        trials: Number of structures.
     """
 
     name = "random"
@@ -135,7 +135,13 @@ class RandomSearch(Search):
 
 
 def baselines(budget: Budget, *, seed: int, trials: int) -> Sequence[Search]:
-    """All of them."""
+    """All baselines of a search.
+
+    Args:
+        budget: Limit and widths.
+        seed: Seed of the random structures.
+        trials: Number of random structures.
+    """
     return [
         *(Policy(budget, policy) for policy in POLICIES),
         RandomSearch(budget, seed=seed, trials=trials),

@@ -1,4 +1,4 @@
-"""Images that networks learn from and are judged by.
+"""Images that networks learn from and are evaluated by.
 
 `load_data` takes an image folder, a factory of torch datasets, or `digits`, and gives three sets
 that share no image: to train on, to steer a search by (held out from training), and to report in
@@ -29,6 +29,10 @@ More do not make a search wiser.
 """
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, by which torchvision's networks expect images to be scaled."""
+SMALL = 64
+"""Networks whose inputs are at most so many pixels wide take whole images, without a margin."""
+MARGIN = 8 / 7
+"""Size that larger images are scaled to, of the wanted one, before the middle is cut out."""
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
@@ -134,7 +138,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Data:
-    """What a search learns from and is judged by; no image is in two sets.
+    """What a search learns from and is evaluated by; no image is in two sets.
 
     Attributes:
         name: As it was asked for.
@@ -166,8 +170,8 @@ def load_data(
             (image tensor, class) pairs or a pair of them for training and testing, or `digits`.
         shape: Channels, height and width that the network takes; folders and `digits` are brought
             to it, a factory's must be so.
-        images: How many to train on; all by default.
-        seed: Of the splits.
+        images: Number of images to train on; all by default.
+        seed: Seed of the splits.
 
     Raises:
         UsageError: There are no such images, or of another shape.
@@ -254,11 +258,11 @@ def _digits(size: tuple[int, int, int]) -> Images:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise UsageError("the digits need scikit-learn: pip install 'hwbench[search]'") from error
-    found = load_digits()
-    small = torch.tensor(found.images, dtype=torch.float32)[:, None]
+    digits = load_digits()
+    small = torch.tensor(digits.images, dtype=torch.float32)[:, None]
     large = functional.interpolate(small, size=size[1:], mode="bilinear", align_corners=False)
     scaled = (large - large.mean()) / large.std()
-    return in_memory(scaled.expand(-1, size[0], -1, -1), torch.tensor(found.target))
+    return in_memory(scaled.expand(-1, size[0], -1, -1), torch.tensor(digits.target))
 
 
 def _folder(folder: Path, size: tuple[int, int, int]) -> tuple[Images, Images | None]:
@@ -272,23 +276,34 @@ def _folder(folder: Path, size: tuple[int, int, int]) -> tuple[Images, Images | 
 
 
 def _files(folder: Path, size: tuple[int, int, int], names: list[str] | None) -> Images:
-    classes = (
-        sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-        if names is None
-        else names
-    )
-    pairs = [
-        (path, label) for label, name in enumerate(classes) for path in _images_in(folder / name)
-    ]
-    loose = [(path, -1) for path in _images_in(folder)]
-    found = pairs or loose
-    if not found:
+    """Images of a folder.
+
+    Args:
+        folder: One sub-folder per class, or images without labels.
+        size: Channels, height and width to bring them to.
+        names: Classes, in order; None for the sub-folders, sorted.
+
+    Raises:
+        UsageError: There are none.
+    """
+    classes = names
+    if classes is None:
+        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        of_class = list(_images_in(folder / name))
+        paths += of_class
+        labels += [label] * len(of_class)
+    if not paths:  # no sub-folders with images: those that lie in the folder itself have no labels
+        paths = list(_images_in(folder))
+    if not paths:
         raise UsageError(
             f"no images in {folder}; expected one sub-folder per class, with"
             f" {', '.join(sorted(SUFFIXES))}"
         )
-    labels = torch.tensor([label for _, label in found]) if pairs else None
-    return Images(_File(tuple(path for path, _ in found), size), labels, tuple(range(len(found))))
+    classes_of = torch.tensor(labels) if labels else None
+    return Images(_File(tuple(paths), size), classes_of, tuple(range(len(paths))))
 
 
 def _images_in(folder: Path) -> Iterable[Path]:
@@ -302,7 +317,8 @@ def _images_in(folder: Path) -> Iterable[Path]:
 class _File:
     """Reads images from files.
 
-    The short side is scaled to 8/7 of the wanted size and the middle cut out, as ImageNet's are.
+    The short side is scaled to `MARGIN` of the wanted size and the middle cut out, as ImageNet's
+    are; for networks of small images the whole image is scaled.
     """
 
     def __init__(self, paths: tuple[Path, ...], size: tuple[int, int, int]) -> None:
@@ -320,16 +336,10 @@ class _File:
                 f"{self.paths[number]} is no image that can be read ({type(error).__name__});"
                 " remove it"
             ) from error
-        factor = (
-            8 / 7 * max(height / picture.height, width / picture.width)
-            if max(height, width) > 64
-            else 0.0
-        )
-        across = (
-            (round(picture.width * factor), round(picture.height * factor))
-            if factor
-            else (width, height)
-        )
+        across = (width, height)
+        if max(height, width) > SMALL:
+            factor = MARGIN * max(height / picture.height, width / picture.width)
+            across = (round(picture.width * factor), round(picture.height * factor))
         scaled = picture.resize(across, Image.Resampling.BILINEAR)
         left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
         cut = scaled.crop((left, top, left + width, top + height))

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from hwbench.search.blocks import BlockLatency
 
 
+TINY = 1e-300
+"""Least sum that shares are taken of: the weights of a layer may all be zero."""
+
+
 class Prices:
     """Costs of any candidate of one network.
 
@@ -38,13 +42,13 @@ class Prices:
     ) -> None:
         self.structure, self._source, self._blocks = structure, source, blocks
         counted = [costs.macs(structure), costs.params(structure), costs.size(structure)]
-        self._weights = np.stack([one.weights for one in counted], axis=1)
-        self._biases = np.stack([one.biases for one in counted], axis=1)
+        self._weights = np.stack([cost.weights for cost in counted], axis=1)
+        self._biases = np.stack([cost.biases for cost in counted], axis=1)
         self._left = counted[0].left
-        every = [slot.layer for slot in structure.slots]
         self._kept = weights_cost(structure)
+        names = [slot.layer.name for slot in structure.slots]
         self._in_blocks = {
-            block.name: [i for i, layer in enumerate(every) if layer.name in block.nodes]
+            block.name: [place for place, name in enumerate(names) if name in block.nodes]
             for block in structure.blocks
         }
 
@@ -69,15 +73,14 @@ class Prices:
         return Outcome(quality, latency_s, round(macs), round(params), round(size_bytes), distance)
 
     def _latency_s(self, candidate: Candidate, widths: costs.Integers) -> float | None:
+        """Seconds of a candidate; None where nothing tells them."""
         if candidate.dropped:
             return None if self._blocks is None else self._blocks.latency_s(candidate.dropped)
         if self._source is not None:
             return float(self._source.predict_widths(widths)[0])
-        return (
-            self._blocks.latency_s(())
-            if self._blocks is not None and candidate.widths is None
-            else None
-        )
+        if self._blocks is not None and candidate.widths is None:
+            return self._blocks.latency_s(())
+        return None
 
     def _layers_of(self, block: str) -> list[int]:
         if block not in self._in_blocks:
@@ -124,24 +127,26 @@ class KeptWeight:
             for slot in structure.slots
             if slot.layer.macs
         }
+        # Each layer has two sides, its outputs and its inputs, in rows one after the other. A row
+        # holds the share of the side's weight that is kept at each number of channels, so that a
+        # candidate is evaluated by looking its widths up.
+        sides: list[tuple[Floats, int]] = []
+        layers = zip(structure.slots, structure.out_group, structure.in_group, strict=True)
+        for slot, out_group, in_group in layers:
+            if slot.layer.macs and not slot.depthwise:
+                weight = weights[slot.layer.name]
+                sides += [(weight.sum(axis=1), int(out_group)), (weight.sum(axis=0), int(in_group))]
         order = [_order(weights, structure, index) for index in range(len(structure.groups))]
-        sides = [
-            (weights[slot.layer.name].sum(axis=axis), group)
-            for slot, *groups in zip(
-                structure.slots, structure.out_group, structure.in_group, strict=True
-            )
-            if slot.layer.macs and not slot.depthwise
-            for axis, group in zip((1, 0), groups, strict=True)
-        ]
         longest = max(structure.widths, default=0) + 1
         self._kept = np.ones((len(sides), longest))
         self._group = np.array([max(group, 0) for _, group in sides], np.int64)
         for row, (sums, group) in enumerate(sides):
-            if group >= 0 and len(sums) % structure.widths[group] == 0:
-                channels = sums.reshape(structure.widths[group], -1).sum(axis=1)[order[group]]
-                self._kept[row, : len(channels) + 1] = np.concatenate(
-                    [[0.0], np.cumsum(channels) / max(channels.sum(), 1e-300)]
-                )
+            if group < 0 or len(sums) % structure.widths[group]:
+                continue  # channels that are never pruned, or lie behind a concatenation
+            channels = sums.reshape(structure.widths[group], -1).sum(axis=1)[order[group]]
+            shares = np.cumsum(channels) / max(channels.sum(), TINY)
+            self._kept[row, 1 : len(channels) + 1] = shares
+            self._kept[row, 0] = 0.0
         self._rows = np.arange(len(sides))
 
     def evaluate(self, candidate: Candidate) -> Outcome:
@@ -156,11 +161,8 @@ class KeptWeight:
                 "the weight that is kept tells only widths apart; other networks need images",
                 Argument("data"),
             )
-        shares = (
-            self._kept[self._rows, np.asarray(candidate.widths)[self._group]]
-            .reshape(-1, 2)
-            .prod(axis=1)
-        )
+        kept = self._kept[self._rows, np.asarray(candidate.widths)[self._group]]
+        shares = kept.reshape(-1, 2).prod(axis=1)
         return self.prices.outcome(candidate, float(shares.mean()))
 
     def original(self) -> Outcome:

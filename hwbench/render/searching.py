@@ -26,7 +26,7 @@ def search_view(result: SearchResult) -> View:
     """The network found beside its original and the baselines, and how fast it really is."""
     best = result.best.outcome
     headline = (
-        f"{result.model}: {_of(best)} found by {result.plan.method} in"
+        f"{result.model}: {_describe_cost(best)} found by {result.plan.method} in"
         f" {plural(len(result.trials), 'trial')}"
     )
     blocks: list[Block] = [Line(headline, "bold")]
@@ -35,27 +35,22 @@ def search_view(result: SearchResult) -> View:
     titles = (result.objective, "latency", "of original", "MACs", "parameters", "size")
     columns = (Column("network"), *(Column(title, right=True) for title in titles))
     rows = [
-        _row("original", result.original, result.original),
-        _row(result.plan.method, best, result.original),
+        _network_row("original", result.original, result.original),
+        _network_row(result.plan.method, best, result.original),
     ]
-    rows += [
-        _row(name, None if trial is None else trial.outcome, result.original)
-        for name, trial in result.baselines.items()
-    ]
+    for name, trial in result.baselines.items():
+        outcome = None if trial is None else trial.outcome
+        rows.append(_network_row(name, outcome, result.original))
     blocks.append(Table(columns, tuple(rows)))
-    blocks += [Line(text) for text in (_tuning(result), _shape(result.best))]
+    blocks += [Line(text) for text in (_describe_tuning(result), _describe_network(result.best))]
     failed = sum(trial.error is not None for trial in result.trials)
     notes = [(finding.code, finding.text) for finding in result.findings]
     if failed:
         last = next(trial.error for trial in reversed(result.trials) if trial.error)
-        notes.append(
-            (
-                "trials_failed",
-                f"{plural(failed, 'trial')} of {len(result.trials)} failed, the last with {last}",
-            )
-        )
+        share = f"{plural(failed, 'trial')} of {len(result.trials)}"
+        notes.append(("trials_failed", f"{share} failed, the last with {last}"))
     if result.layers:
-        notes.append(("kept_layers", _kept(result.layers)))
+        notes.append(("kept_layers", _describe_kept(result.layers)))
     if notes:
         blocks.append(Notes(tuple(notes)))
     where = f"written to {result.out}" if result.out is not None else "not written; give --out DIR"
@@ -68,14 +63,15 @@ def search_view(result: SearchResult) -> View:
     ]
 
 
-def _kept(layers: Sequence[tuple[str, str]]) -> str:
+def _describe_kept(layers: Sequence[tuple[str, str]]) -> str:
     """What could not be pruned, the first few with their reasons."""
     shown = "; ".join(f"{name}: {reason}" for name, reason in layers[:KEPT_SHOWN])
     rest = len(layers) - KEPT_SHOWN
     return f"{shown}; and {rest} more, see --json" if rest > 0 else shown
 
 
-def _of(outcome: Outcome | None) -> str:
+def _describe_cost(outcome: Outcome | None) -> str:
+    """What a network costs, for the headline."""
     if outcome is None:
         return "nothing"
     if outcome.latency_s is None:
@@ -83,24 +79,22 @@ def _of(outcome: Outcome | None) -> str:
     return f"{seconds(outcome.latency_s)} predicted"
 
 
-def _row(name: str, outcome: Outcome | None, original: Outcome) -> tuple[str, ...]:
+def _network_row(name: str, outcome: Outcome | None, original: Outcome) -> tuple[str, ...]:
     if outcome is None:
         return (name, "no result", "-", "-", "-", "-", "-")
-    share = None
-    if outcome.latency_s is not None and original.latency_s:
-        share = outcome.latency_s / original.latency_s
     return (
         name,
         percent(outcome.quality),
         seconds(outcome.latency_s),
-        percent(share),
+        percent(_latency_share(outcome, original)),
         count(outcome.macs),
         count(outcome.params),
         size(outcome.size_bytes),
     )
 
 
-def _tuning(result: SearchResult) -> str:
+def _describe_tuning(result: SearchResult) -> str:
+    """How the result was tuned, and how accurate it is."""
     how = {
         "none": "not tuned",
         "ce": "tuned by labels",
@@ -116,7 +110,8 @@ def _tuning(result: SearchResult) -> str:
     return f"Result {how[result.tuned]}: {accuracy}."
 
 
-def _shape(best: Trial) -> str:
+def _describe_network(best: Trial) -> str:
+    """The network found: its widths, its dropped blocks, or its shares of weights."""
     candidate = best.candidate
     if candidate.dropped:
         return f"dropped: {', '.join(candidate.dropped)}"
@@ -136,7 +131,7 @@ def search_document(result: SearchResult) -> Document:
         "limit": result.limit if math.isfinite(result.limit) else None,
         "original": asdict(result.original),
         "best": result.best.to_dict(),
-        "predicted_ratio": _ratio(result),
+        "predicted_ratio": _predicted_ratio(result),
         "measured": None if result.comparison is None else compare_document(result.comparison),
         "tuned": result.tuned,
         "quality": result.quality,
@@ -150,9 +145,13 @@ def search_document(result: SearchResult) -> Document:
     }
 
 
-def _ratio(result: SearchResult) -> float | None:
-    best_s, original_s = (
-        result.best.outcome.latency_s if result.best.outcome else None,
-        result.original.latency_s,
-    )
-    return None if best_s is None or not original_s else best_s / original_s
+def _predicted_ratio(result: SearchResult) -> float | None:
+    """Predicted latency of the result over the original's; None where it is not known."""
+    return _latency_share(result.best.outcome, result.original)
+
+
+def _latency_share(outcome: Outcome | None, original: Outcome) -> float | None:
+    """Predicted latency of a network over the original's; None where one is not known."""
+    if outcome is None or outcome.latency_s is None or not original.latency_s:
+        return None
+    return outcome.latency_s / original.latency_s

@@ -122,20 +122,11 @@ def search_page(search: KeptSearch, comparisons: Sequence[Comparison]) -> Page:
     failed = [trial.error for _, trial in search.trials if trial.error]
     findings = [(finding["code"], finding["text"]) for finding in summary.get("findings", ())]
     if failed:
-        findings.append(
-            (
-                "trials_failed",
-                (
-                    f"{plural(len(failed), 'trial')} of {len(search.trials)} failed, the last with"
-                    f" {failed[-1]}"
-                ),
-            )
-        )
-    measured = (
-        f" Measured: {verdict_text(comparison)}."
-        if comparison is not None
-        else " Its latency was predicted, not measured."
-    )
+        share = f"{plural(len(failed), 'trial')} of {len(search.trials)}"
+        findings.append(("trials_failed", f"{share} failed, the last with {failed[-1]}"))
+    measured = " Its latency was predicted, not measured."
+    if comparison is not None:
+        measured = f" Measured: {verdict_text(comparison)}."
     return Page(
         id=search_address(search),
         title=f"{plan['method']} on {summary['model']}",
@@ -190,56 +181,61 @@ def _trials(search: KeptSearch) -> Figure:
         Column("MACs", numeric=True, minor=True),
         Column("state"),
     )
-    name, reward = _reward(search.summary["plan"])
+    name, reward_of = _reward(search.summary["plan"])
     rows, points = [], []
     for number, (part, trial) in enumerate(search.trials):
         outcome = trial.outcome
-        value = None if outcome is None or trial.candidate.task != "network" else reward(outcome)
-        state = (
-            "failed"
-            if outcome is None
-            else "chosen"
-            if _same(trial, search.best)
-            else "scored"
-            if value is None
-            else "done"
-        )
-        shown = Number(
-            value,
-            "-" if value is None else percent(value) if name == "quality" else f"{value:.4f}",
-            trial.error or name,
-        )
-        rest = (seconds_number(None), Number(None, "-"), count_number(None))
+        reward = None
+        if outcome is not None and trial.candidate.task == "network":
+            reward = reward_of(outcome)
+        shown = Number(reward, _reward_text(reward, name), trial.error or name)
+        state = _state(search, trial, reward)
+        costs = (seconds_number(None), Number(None, "-"), count_number(None))
         if outcome is not None:
-            rest = (_predicted(outcome), _of_original(search, outcome), count_number(outcome.macs))
-        rows.append(
-            (Number(number, str(number)), part, trial.candidate.note or "-", shown, *rest, state)
-        )
-        if value is not None:
-            text = f"trial {number} ({part}): {shown.text}, {rest[0].text}"
+            costs = (_predicted(outcome), _of_original(search, outcome), count_number(outcome.macs))
+        note = trial.candidate.note or "-"
+        rows.append((Number(number, str(number)), part, note, shown, *costs, state))
+        if reward is not None:
             points.append(
                 {
                     "x": number,
-                    "y": rounded([value])[0],
+                    "y": rounded([reward])[0],
                     "part": part,
                     "chosen": state == "chosen",
-                    "text": text,
+                    "text": f"trial {number} ({part}): {shown.text}, {costs[0].text}",
                 }
             )
-    baselines = (
-        ", and those it is held against" if len({part for part, _ in search.trials}) > 1 else ""
+    parts = {part for part, _ in search.trials}
+    baselines = ", and those it is held against" if len(parts) > 1 else ""
+    text = (
+        f"Each dot is one network that was tried{baselines}; the line is the best so far of the"
+        " search itself, the ring what was chosen."
     )
-    best = "the line is the best so far of the search itself, the ring what was chosen"
-    text = f"Each dot is one network that was tried{baselines}; {best}."
-    own = [part for part, _ in search.trials if part.startswith(search.summary["plan"]["method"])]
+    method = search.summary["plan"]["method"]
     chart = {
         "kind": "trials",
         "label": name,
-        "own": sorted(set(own)),
+        "own": sorted(part for part in parts if part.startswith(method)),
         "points": points,
         "percent": name == "quality",
     }
     return Figure("Trials", text, Table(columns, tuple(rows)), (chart,) if points else ())
+
+
+def _reward_text(reward: float | None, name: str) -> str:
+    """A reward for people; a quality is a share."""
+    if reward is None:
+        return "-"
+    return percent(reward) if name == "quality" else f"{reward:.4f}"
+
+
+def _state(search: KeptSearch, trial: Trial, reward: float | None) -> str:
+    """What became of a trial, in one word."""
+    if trial.outcome is None:
+        return "failed"
+    if _same(trial, search.best):
+        return "chosen"
+    return "scored" if reward is None else "done"
 
 
 def _same(trial: Trial, best: Trial) -> bool:
@@ -301,14 +297,14 @@ def _networks(search: KeptSearch) -> Figure:
         Column("parameters", numeric=True, minor=True),
         Column("weights", numeric=True, minor=True),
     )
-    found: dict[str, Outcome | None] = (
-        {} if search.original is None else {"original": search.original}
-    )
-    found[search.summary["plan"]["method"]] = search.best.outcome
+    outcomes: dict[str, Outcome | None] = {}
+    if search.original is not None:
+        outcomes["original"] = search.original
+    outcomes[search.summary["plan"]["method"]] = search.best.outcome
     for name, trial in (search.summary.get("baselines") or {}).items():
-        found[name] = None if trial is None else Trial.from_dict(trial).outcome
+        outcomes[name] = None if trial is None else Trial.from_dict(trial).outcome
     rows: list[tuple[Cell, ...]] = []
-    for name, outcome in found.items():
+    for name, outcome in outcomes.items():
         if outcome is None:
             rows.append((name, *([Number(None, "no result")] * 6)))
             continue

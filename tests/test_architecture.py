@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ import grimp
 import pytest
 
 import hwbench
+from hwbench.search import SEARCHES
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "onnx", "onnxruntime", "pandas", "matplotlib", "scipy", "sqlalchemy")
@@ -45,11 +47,7 @@ def test_no_circle_of_files(graph):
         if left.keys() <= wanted:
             break
         left = {module: imported for module, imported in left.items() if module in wanted}
-    circles = {
-        module: sorted(imported & left.keys())
-        for module, imported in left.items()
-        if not module.startswith("hwbench.workflows.search.")  # TEMPORARY
-    }
+    circles = {module: sorted(imported & left.keys()) for module, imported in left.items()}
     assert circles == {}
 
 
@@ -68,6 +66,26 @@ def test_private_modules_stay_inside_their_folder(graph):
 def test_a_driver_lies_in_the_folder_of_its_family():
     files = [path.name for path in (ROOT / "hwbench/devices").glob("*.py")]
     assert len(files) <= FLAT_DEVICE_FILES, files
+
+
+def _compares_with(node: ast.AST, name: str) -> bool:
+    """Whether a comparison, or a case of a `match`, holds a name."""
+    if not isinstance(node, (ast.Compare, ast.match_case)):
+        return False
+    asked = node.pattern if isinstance(node, ast.match_case) else node
+    constants = [part.value for part in ast.walk(asked) if isinstance(part, ast.Constant)]
+    return name in constants
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_nothing_outside_a_search_asks_for_its_name(name):
+    folder = ROOT / "hwbench/search" / name
+    branches = []
+    for path in sorted((ROOT / "hwbench").rglob("*.py")):
+        if not path.is_relative_to(folder):
+            nodes = ast.walk(ast.parse(path.read_text()))
+            branches += [str(path) for node in nodes if _compares_with(node, name)]
+    assert branches == []
 
 
 @pytest.mark.parametrize(

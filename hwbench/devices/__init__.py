@@ -6,42 +6,47 @@ Importing this loads no driver and no runtime.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import entry_points
 
 from hwbench.devices.base import Device, Found
 from hwbench.errors import DeviceUnavailableError, UsageError
+from hwbench.optional import first_line, install_command, load_library
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """One line of the table: where the class is, what it is for, and what to install for it."""
+    """One line of the table.
+
+    Attributes:
+        target: Where the class is, as `module:Class`.
+        summary: What it measures on, for people.
+        extra: The extra of our own distribution that brings what the driver needs; empty if the
+            core brings it.
+    """
 
     target: str
     summary: str
-    install: str = ""
+    extra: str = ""
 
 
 DRIVERS: dict[str, Driver] = {
     "cpu": Driver(
         "hwbench.devices.ort.cpu:CpuOrt",
         "this computer's CPU through ONNX Runtime",
-        "pip install onnxruntime",
     ),
     "android": Driver(
         "hwbench.devices.android.device:Android",
         "phones and boards over adb, through ONNX Runtime",
-        'pip install "hwbench[android]"',
+        "android",
     ),
     "cuda": Driver(
         "hwbench.devices.nvidia.cuda:Cuda",
         "NVIDIA GPUs through PyTorch and CUDA graphs",
-        "pip install torch",
     ),
     "tensorrt": Driver(
         "hwbench.devices.nvidia.tensorrt:NvidiaTrt",
         "NVIDIA GPUs through TensorRT",
-        'pip install "hwbench[tensorrt]"',
+        "tensorrt",
     ),
     "virtual": Driver(
         "hwbench.devices.virtual.device:Virtual",
@@ -76,13 +81,13 @@ def driver_class(name: str) -> type[Device]:
         )
     module, _, attribute = table[name].target.partition(":")
     try:
-        found: type[Device] = getattr(import_module(module), attribute)
+        driver: type[Device] = getattr(load_library(module), attribute)
     except (ImportError, AttributeError) as error:
-        missing = f"; {table[name].install}" if table[name].install else ""
-        raise DeviceUnavailableError(
-            f"device {name!r} cannot be loaded ({error}){missing}"
-        ) from error
-    return found
+        text = f"device {name!r} cannot be loaded ({first_line(error)})"
+        if table[name].extra:
+            text += f"; try: {install_command(table[name].extra)}"
+        raise DeviceUnavailableError(text) from error
+    return driver
 
 
 def open_device(address: str) -> Device:

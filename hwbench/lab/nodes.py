@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.errors import DeviceUnavailableError, UsageError
+from hwbench.optional import import_optional
 
 TOKEN, TOKEN_FILE = "HWBENCH_LAB_TOKEN", "HWBENCH_LAB_TOKEN_FILE"
 START_S = 120.0
@@ -182,12 +183,7 @@ def connect(
     """
     variables = environment()
     os.environ.update(variables)
-    try:
-        import ray
-    except ImportError as error:
-        raise DeviceUnavailableError(
-            f"a lab needs Ray ({error}); pip install 'hwbench[lab]'"
-        ) from error
+    ray = import_optional("ray", "lab", "labs", DeviceUnavailableError)
     from hwbench.lab.actors import NAMESPACE
     from hwbench.lab.ray_start import heed_variables, keep_loopback
 

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from hwbench.errors import DeviceUnavailableError
+from hwbench.optional import install_command
 
 _PR_SET_PDEATHSIG = 1
 """See prctl(2)."""
@@ -28,8 +29,8 @@ def keep_loopback() -> None:
 
     if not hasattr(services, "resolve_ip_for_localhost"):
         raise DeviceUnavailableError(
-            "this version of Ray cannot be kept to this computer; pip install"
-            " 'ray[default]==2.60.0'"
+            "this version of Ray cannot be kept to this computer; install the one that was"
+            f" tried: {install_command('lab')}"
         )
     services.resolve_ip_for_localhost = _as_it_is
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hwbench.errors import UsageError
 from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
 from hwbench.network.structure import Group, Structure
+from hwbench.optional import import_optional
 from hwbench.pruning.surgeon import (
     CHANNELS,
     CONVOLUTIONS,
@@ -82,10 +83,7 @@ def couple(
 
 def _trace_dependencies(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Any:
     """Have Torch-Pruning trace a copy of the network; gives its `DependencyGraph`."""
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise UsageError("pruning needs Torch-Pruning: pip install 'hwbench[search]'") from error
+    torch_pruning = import_optional("torch_pruning", "search", "pruned networks")
     # Torch-Pruning follows the graph of gradients, so every parameter must ask for one.
     own = copy.deepcopy(module).cpu().eval().requires_grad_()
     inputs = tuple(tensor.detach().cpu() for tensor in example_inputs)

@@ -10,6 +10,7 @@ import numpy as np
 
 from hwbench.errors import UsageError
 from hwbench.lookup_tables.families import Family
+from hwbench.optional import import_optional
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables import LookupTable, Validation
@@ -112,11 +113,7 @@ def _reads(measured: np.ndarray[Any, np.dtype[np.float64]], most: int) -> Sequen
 
 
 def _figure() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("pictures need matplotlib: pip install 'hwbench[report]'") from error
-    return Figure
+    return import_optional("matplotlib.figure", "report", "pictures").Figure
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hwbench.errors import UsageError
+from hwbench.optional import import_optional
 
 HELD_OUT = 0.2
 """Share of images held out for validation, and again for testing where no test set is given."""
@@ -254,11 +255,7 @@ def _digits(size: tuple[int, int, int]) -> Images:
 
     They come with the library, nothing is fetched.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UsageError("the digits need scikit-learn: pip install 'hwbench[search]'") from error
-    digits = load_digits()
+    digits = import_optional("sklearn.datasets", "search", "the digits").load_digits()
     small = torch.tensor(digits.images, dtype=torch.float32)[:, None]
     large = functional.interpolate(small, size=size[1:], mode="bilinear", align_corners=False)
     scaled = (large - large.mean()) / large.std()

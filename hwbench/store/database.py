@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hwbench.errors import SchemaError, UsageError
+from hwbench.optional import DISTRIBUTION, install_command
 from hwbench.store.address import default_address, file_of, is_file, parse, shown
 from hwbench.store.faults import collided, damaged, first_line, translated
 
@@ -171,10 +172,10 @@ def open_engine(address: str | None = None, *, create: bool = True) -> sa.Engine
             raise _no_store(url)
     try:
         engine = _engine(url)
-    except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
-        remedy = "pip install 'hwbench[lab]' brings PostgreSQL's; or give a path"
+    except (sa.exc.ArgumentError, ImportError) as error:
         raise UsageError(
-            f"no driver for the store {shown(url)} ({first_line(error)}); {remedy}"
+            f"no driver for the store {shown(url)} ({first_line(error)}); give a path, or for"
+            f" PostgreSQL: {install_command('lab')}"
         ) from error
     try:
         _ensure_schema(engine, create=create)
@@ -331,7 +332,9 @@ def _version(connection: sa.Connection, url: sa.URL) -> int | None:
     if versions[0] != STORE_SCHEMA:
         newer = versions[0] > STORE_SCHEMA
         way = (
-            "upgrade it (pip install -U hwbench)" if newer else "use the older hwbench that made it"
+            f"upgrade it (pip install -U {DISTRIBUTION})"
+            if newer
+            else "use the older hwbench that made it"
         )
         raise SchemaError(
             f"the store {shown(url)} has schema {versions[0]}, this hwbench reads"

@@ -17,7 +17,7 @@ import pytest
 from tests.lab.ray_support import real_lab
 from tests.support.models import conv_net
 
-pytest.importorskip("ray", reason="a lab needs Ray: pip install 'hwbench[lab]'")
+pytest.importorskip("ray", reason="a lab needs Ray: pip install 'hwbench-latency[lab]'")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def missing() -> str | None:
     try:
         import psycopg  # noqa: F401
     except ImportError:
-        return "needs psycopg: pip install 'hwbench[lab]'"
+        return "needs psycopg: pip install 'hwbench-latency[lab]'"
     return None
 
 

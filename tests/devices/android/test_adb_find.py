@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from hwbench.devices.android.adb import usb
 from hwbench.devices.android.adb.client import connect, list_phones
 from hwbench.devices.android.adb.find import find_cure
 from hwbench.devices.android.adb.keys import load_keys
@@ -199,19 +198,42 @@ def test_every_bad_state_has_its_cure(state: str, words: str) -> None:
     assert find_cure("device") == ""
 
 
-def _usb(monkeypatch: pytest.MonkeyPatch, usb1: object, transport: object) -> None:
+def _usb(monkeypatch: pytest.MonkeyPatch, usb1: ModuleType, transport: object) -> None:
     """Put stand-ins where libusb and adb-shell's transport would be."""
     fake = ModuleType("adb_shell.transport.usb_transport")
     fake.UsbTransport = transport  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "adb_shell.transport.usb_transport", fake)
-    monkeypatch.setattr(usb, "import_module", usb1)
+    monkeypatch.setitem(sys.modules, "usb1", usb1)
 
 
-def test_without_libusb_the_list_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> ModuleType:
-        raise OSError("libusb-1.0.so.0: cannot open shared object file")
+@pytest.mark.parametrize(
+    ("moment", "error"),
+    [
+        ("import", "OSError('libusb-1.0.so.0: cannot open shared object file')"),
+        ("import", "FileNotFoundError(2, 'No such file or directory')"),
+        ("import", "ImportError('undefined symbol: libusb_init_context')"),
+        ("import", "AttributeError('libusb_init_context')"),
+        ("search", "OSError('libusb-1.0.so.0: cannot open shared object file')"),
+        ("search", "FileNotFoundError(2, 'No such file or directory')"),
+    ],
+)
+def test_without_libusb_the_list_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str, error: str
+) -> None:
+    """The wheel of usb1 is there, the system's library is not: told when it loads, or when used."""
+    lines = [f"raise {error}"] if moment == "import" else ["class USBError(Exception): pass"]
+    (tmp_path / "usb1.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "usb1", raising=False)
 
-    _usb(monkeypatch, missing, None)
+    class Transport:
+        @staticmethod
+        def find_all_adb_devices() -> list[object]:
+            raise eval(error)
+
+    fake = ModuleType("adb_shell.transport.usb_transport")
+    fake.UsbTransport = Transport  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "adb_shell.transport.usb_transport", fake)
     assert "apt install libusb" in list_phones()[0].hint
     with pytest.raises(DeviceUnavailableError, match=r"no phone is in sight \(USB is not searched"):
         connect("")
@@ -253,7 +275,7 @@ class ForbiddenPhone(BusyPhone):
 def test_a_phone_held_by_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     usb1 = ModuleType("usb1")
     usb1.USBError = UsbError  # type: ignore[attr-defined]
-    _usb(monkeypatch, lambda name: usb1, BusyPhone)
+    _usb(monkeypatch, usb1, BusyPhone)
     with pytest.raises(
         DeviceUnavailableError,
         match=r"BUSY0001 cannot be opened on USB \(USBErrorBusy\); another process holds it",
@@ -266,7 +288,7 @@ def test_a_phone_held_by_another_process(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_phone_that_this_user_may_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
     usb1 = ModuleType("usb1")
     usb1.USBError = UsbError  # type: ignore[attr-defined]
-    _usb(monkeypatch, lambda name: usb1, ForbiddenPhone)
+    _usb(monkeypatch, usb1, ForbiddenPhone)
     assert [(phone.address, phone.state) for phone in list_phones()] == [
         ("usb:1-4", "no permissions")
     ]

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from hwbench.devices.android.adb.link import left_s, one_line
 from hwbench.errors import DeviceLostError, DeviceTimeoutError, DeviceUnavailableError
+from hwbench.optional import install_command, load_library
 
 T = TypeVar("T")
 
@@ -42,25 +43,27 @@ def find_usb_phones() -> tuple[list[UsbPhone], str]:
     """
     try:
         usb_error = _load_usb_error()
+        transport = load_library("adb_shell.transport.usb_transport").UsbTransport
     except ImportError as error:
-        return [], f"USB is not searched ({one_line(str(error))}): pip install 'hwbench[android]'"
-    except OSError as error:
-        missing = (
-            f"USB is not searched ({one_line(str(error))}): install libusb (apt install"
-            " libusb-1.0-0)"
-        )
-        return [], missing
+        return [], f"USB is not searched ({one_line(str(error))}): {_name_missing()}"
     try:
-        from adb_shell.transport.usb_transport import UsbTransport
-
-        return [_describe_device(device) for device in UsbTransport.find_all_adb_devices()], ""
+        return [_describe_device(device) for device in transport.find_all_adb_devices()], ""
     except usb_error as error:
         return [], f"USB cannot be searched ({one_line(repr(error))}); look at it with: adb devices"
+    except OSError as error:  # usb1 may look for the system's library only now
+        return [], f"USB is not searched ({one_line(str(error))}): {_name_missing()}"
+
+
+def _name_missing() -> str:
+    """What to install: our package for USB, or the system's library that it wraps."""
+    if find_spec("usb1") is None:
+        return install_command("android")
+    return "install libusb (apt install libusb-1.0-0)"
 
 
 def _load_usb_error() -> type[Exception]:
-    """Import libusb's error; raises ImportError without the package, OSError without libusb."""
-    error: type[Exception] = import_module("usb1").USBError
+    """Import libusb's error; raises ImportError without the package or without libusb itself."""
+    error: type[Exception] = load_library("usb1").USBError
     return error
 
 

@@ -1,11 +1,9 @@
 """Files for TensorFlow Lite: a `.tflite` model, and the user's `benchmark_model` program.
 
-Read and checked, never executed here.
-
-A model is a FlatBuffer, read by field numbers of TensorFlow Lite's schema, version 3
-(tensorflow/lite/schema/schema.fbs, Apache-2.0), as far as a record needs it: inputs,
-multiply-accumulates, parameters, precision. Files may be hostile: every offset is checked, and no
-more is read than the file could honestly hold.
+They are read and checked, never executed here. A model is a FlatBuffer, read by the field numbers
+of TensorFlow Lite's schema, version 3 (tensorflow/lite/schema/schema.fbs, Apache-2.0), as far as a
+record needs it: inputs, multiply-accumulates, parameters, precision. Files may be hostile: every
+offset is checked, and no more is read than the file could honestly hold.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ MAX_BYTES = (1 << 31) - 1
 """Largest FlatBuffer (its offsets are 32 bits, signed)."""
 _IDENTIFIER = b"TFL3"
 _CONV, _DEPTHWISE, _DEQUANTIZE, _LINEAR, _TRANSPOSED = 3, 4, 6, 9, 67
-"""Numbers of `BuiltinOperator`."""
+"""Numbers of the schema's `BuiltinOperator`."""
 _TYPES = {
     0: "float32",
     1: "float16",
@@ -43,10 +41,10 @@ _TYPES = {
     17: "int4",
     18: "bfloat16",
 }
-"""Names of `TensorType`."""
+"""Names of the schema's `TensorType`."""
 _PRECISIONS = {"float16": "fp16", "int8": "int8", "uint8": "int8", "int4": "int8"}
 _ELF_MACHINES = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
-"""`e_machine` of the ELF specification -> what `uname -m` says of such a processor."""
+"""What `uname -m` says of a processor, by `e_machine` of the ELF specification."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,14 @@ class TfliteModel:
     """A `.tflite` file and what it says of itself.
 
     Attributes:
-        name: How the user called it.
-        data: Its bytes.
-        inputs: Inputs of its first subgraph; a dimension that is left open is 1, as the runtime
+        name: The path as the user gave it.
+        data: The bytes of the file.
+        inputs: The inputs of its first subgraph; a dimension that is left open is 1, as the runtime
             takes it.
-        precision: Of most of its weights: `fp32`, `fp16` or `int8`.
-        macs: Multiply-accumulates of convolutions and linear layers.
-        params: Elements of their weights and biases.
-        sha256: Its identity, hexadecimal.
+        precision: The precision of most of its weights: `fp32`, `fp16` or `int8`.
+        macs: The multiply-accumulates of its convolutions and linear layers.
+        params: The number of elements of their weights and biases.
+        sha256: The SHA-256 of the file, hexadecimal.
     """
 
     name: str
@@ -74,8 +72,11 @@ class TfliteModel:
 
     @property
     def batch(self) -> int:
-        """Leading dimension of the first input."""
-        return next((spec.shape[0] for spec in self.inputs if spec.shape), 1)
+        """The leading dimension of the first input that has any."""
+        for spec in self.inputs:
+            if spec.shape:
+                return spec.shape[0]
+        return 1
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ class Program:
     """A program for a target.
 
     Attributes:
-        path: Where it is here.
-        data: Its bytes.
+        path: Its path on this computer.
+        data: The bytes of the file.
         machine: The processor it is for, as `uname -m` says it.
-        sha256: Its identity, hexadecimal.
+        sha256: The SHA-256 of the file, hexadecimal.
     """
 
     path: Path
@@ -97,34 +98,39 @@ class Program:
     def check(self, machine: str) -> None:
         """Refuse to be put on a target with another processor.
 
+        Args:
+            machine: The processor of the target, as `uname -m` says it.
+
         Raises:
-            UsageError: It is for another one.
+            UsageError: The program is for another processor.
         """
-        machine = (
-            "armv7l" if machine.startswith("armv") else machine
-        )  # a 32-bit kernel on newer cores says armv8l
+        if machine.startswith("armv"):
+            machine = "armv7l"  # a 32-bit kernel on newer cores says armv8l
         if self.machine != machine:
-            built = {
+            configs = {
                 "aarch64": "android_arm64",
                 "armv7l": "android_arm",
                 "x86_64": "android_x86_64",
-            }.get(machine, machine)
+            }
             raise UsageError(
                 f"{self.path} is a program for {self.machine}; the device is {machine}: give a"
-                f" benchmark_model built for it (bazel build -c opt --config={built}"
+                " benchmark_model built for it (bazel build -c opt"
+                f" --config={configs.get(machine, machine)}"
                 " tensorflow/lite/tools/benchmark:benchmark_model)"
             )
 
 
 def read_program(path: Path) -> Program:
-    """Read a `benchmark_model`.
+    """Read a `benchmark_model` program.
 
     Raises:
-        UsageError: It cannot be read, or is no ELF program.
+        UsageError: The file cannot be read, or is no ELF program.
     """
-    data = _read(path)
-    little = data[:4] == b"\x7fELF" and data[5:6] == b"\x01" and len(data) >= 20
-    kind, machine = struct.unpack_from("<HH", data, 16) if little else (0, 0)
+    data = _read_bytes(path)
+    kind, machine = 0, 0
+    is_little_endian_elf = data[:4] == b"\x7fELF" and data[5:6] == b"\x01" and len(data) >= 20
+    if is_little_endian_elf:
+        kind, machine = struct.unpack_from("<HH", data, 16)
     if kind not in {2, 3}:  # ET_EXEC, ET_DYN
         raise UsageError(
             f"{path} is no program of Android or Linux (no ELF executable); give the"
@@ -139,10 +145,10 @@ def read_model(path: Path) -> TfliteModel:
     """Read a `.tflite` file.
 
     Raises:
-        UsageError: It cannot be read.
+        UsageError: The file cannot be read.
         WorkloadError: It is no TensorFlow Lite model, or is damaged.
     """
-    data = _read(path)
+    data = _read_bytes(path)
     if data[4:8] != _IDENTIFIER:
         raise WorkloadError(
             f"{path} is no TensorFlow Lite model (its bytes 4 to 7 are {data[4:8]!r}, not"
@@ -165,7 +171,7 @@ def read_model(path: Path) -> TfliteModel:
         ) from error
 
 
-def _read(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise UsageError(f"no such file: {str(path)!r}")
@@ -179,67 +185,75 @@ def _read(path: Path) -> bytes:
 
 
 class _Buffer:
-    """Tables, vectors and scalars of a FlatBuffer.
+    """Reads tables, vectors and scalars of a FlatBuffer.
 
-    Raises struct.error or IndexError where it is damaged.
+    A table begins with the distance back to its vtable, which lists, field by field, how far behind
+    the beginning of the table the field lies (0 if it is not set). Vectors, texts and other tables
+    are reached by offsets, so one may be shared by many: a small hostile file can claim more
+    elements than anybody could read, and so what is read in all is bounded.
+
+    Every method raises struct.error or IndexError where the file is damaged.
     """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._left = 4 * len(
-            data
-        )  # vectors may be shared, but not so often that reading them takes forever
+        self._elements_left = 4 * len(data)
 
-    def scalar(self, code: str, at: int | None, default: int = 0) -> int:
-        """The number of `struct` format `code` there; `default` for a field that is not set."""
-        if at is None:
+    def scalar(self, code: str, position: int | None, default: int = 0) -> int:
+        """Read the number of `struct` format `code`; `default` for a field that is not set."""
+        if position is None:
             return default
-        if at < 0:
-            raise IndexError(f"offset {at}")
-        value: int = struct.unpack_from(f"<{code}", self._data, at)[0]
+        if position < 0:
+            raise IndexError(f"offset {position}")
+        value: int = struct.unpack_from(f"<{code}", self._data, position)[0]
         return value
 
     def root(self) -> int:
+        """Find the root table."""
         return self.scalar("I", 0)
 
     def field(self, table: int, number: int) -> int | None:
-        """Where field `number` of a table is; None if it is not set."""
+        """Find the position of a field of a table; None if it is not set."""
         vtable = table - self.scalar("i", table)
         slot = 4 + 2 * number
-        offset = self.scalar("H", vtable + slot) if slot + 2 <= self.scalar("H", vtable) else 0
+        # Older files have shorter vtables: fields that came later are not set in them.
+        if slot + 2 > self.scalar("H", vtable):
+            return None
+        offset = self.scalar("H", vtable + slot)
         return table + offset if offset else None
 
     def vector(self, table: int, number: int) -> tuple[int, int]:
-        """Where the elements of a vector are, and how many; none for a field that is not set."""
-        at = self.field(table, number)
-        if at is None:
+        """Find the position of a vector's elements, and their number; 0 for a field not set."""
+        position = self.field(table, number)
+        if position is None:
             return 0, 0
-        at += self.scalar("I", at)
-        return at + 4, self.scalar("I", at)
+        position += self.scalar("I", position)
+        return position + 4, self.scalar("I", position)
 
     def numbers(self, table: int, number: int) -> tuple[int, ...]:
-        """A vector of 32-bit integers."""
-        at, count = self.vector(table, number)
-        self._spend(count)
-        return struct.unpack_from(f"<{count}i", self._data, at)
+        """Read a vector of 32-bit integers."""
+        position, count = self.vector(table, number)
+        self._count_elements(count)
+        return struct.unpack_from(f"<{count}i", self._data, position)
 
     def tables(self, table: int, number: int) -> Iterator[int]:
-        """A vector of tables."""
-        at, count = self.vector(table, number)
-        self._spend(count)
-        for position in range(at, at + 4 * count, 4):
+        """Walk over a vector of tables."""
+        first, count = self.vector(table, number)
+        self._count_elements(count)
+        for position in range(first, first + 4 * count, 4):
             yield position + self.scalar("I", position)
 
     def text(self, table: int, number: int) -> str:
-        at, count = self.vector(table, number)
-        if at + count > len(self._data):
-            raise IndexError(f"text of {count} bytes at {at}")
-        self._spend(count)
-        return self._data[at : at + count].decode()
+        """Read a text."""
+        position, count = self.vector(table, number)
+        if position + count > len(self._data):
+            raise IndexError(f"text of {count} bytes at {position}")
+        self._count_elements(count)
+        return self._data[position : position + count].decode()
 
-    def _spend(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
+    def _count_elements(self, count: int) -> None:
+        self._elements_left -= count
+        if self._elements_left < 0:
             raise IndexError("vectors that hold more than the file")
 
 
@@ -251,84 +265,96 @@ class _Tensor:
     constant: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Operator:
+    code: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
 class _Graph:
     """The first subgraph, which `benchmark_model` runs."""
 
     def __init__(self, buffer: _Buffer) -> None:
         self._buffer, model = buffer, buffer.root()
         filled = [self._is_filled(table) for table in buffer.tables(model, 4)]
-        codes = [self._code(table) for table in buffer.tables(model, 1)]
+        codes = [self._read_operator_code(table) for table in buffer.tables(model, 1)]
         graph = next(buffer.tables(model, 2), None)
         if graph is None:
             raise IndexError("no graph")
-        self.tensors = [self._tensor(table, filled) for table in buffer.tables(graph, 0)]
+        self.tensors = [self._read_tensor(table, filled) for table in buffer.tables(graph, 0)]
         self.inputs = buffer.numbers(graph, 1)
-        self.operators = [
-            (
-                codes[buffer.scalar("I", buffer.field(table, 0))],
-                buffer.numbers(table, 1),
-                buffer.numbers(table, 2),
-            )
-            for table in buffer.tables(graph, 3)
-        ]
-        # half-precision weights reach their layer through DEQUANTIZE
-        unpacked = {
-            outputs[0]: inputs[0] for code, inputs, outputs in self.operators if code == _DEQUANTIZE
-        }
-        layers = [
-            layer
-            for layer in self.operators
-            if layer[0] in {_CONV, _DEPTHWISE, _LINEAR, _TRANSPOSED}
-        ]
-        read = {
-            unpacked.get(index, index) for _, inputs, _ in layers for index in inputs if index >= 0
-        }
-        self._layers, self._weights = (
-            layers,
-            [self.tensors[index] for index in read if self.tensors[index].constant],
-        )
+        self._layers: list[_Operator] = []
+        # Half-precision weights reach their layer through DEQUANTIZE: this is where from.
+        packed: dict[int, int] = {}
+        for table in buffer.tables(graph, 3):
+            code = codes[buffer.scalar("I", buffer.field(table, 0))]
+            operator = _Operator(code, buffer.numbers(table, 1), buffer.numbers(table, 2))
+            if code == _DEQUANTIZE:
+                packed[operator.outputs[0]] = operator.inputs[0]
+            elif code in {_CONV, _DEPTHWISE, _LINEAR, _TRANSPOSED}:
+                self._layers.append(operator)
+        weights: set[int] = set()
+        for layer in self._layers:
+            for index in layer.inputs:
+                source = packed.get(index, index)
+                # An input that is left out has the index -1.
+                if index >= 0 and self.tensors[source].constant:
+                    weights.add(source)
+        self._weights = [self.tensors[index] for index in weights]
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
-        found = (self.tensors[index] for index in self.inputs)
-        return tuple(TensorSpec(tensor.name, tensor.shape, tensor.dtype) for tensor in found)
+        """Describe the inputs."""
+        tensors = [self.tensors[index] for index in self.inputs]
+        return tuple(TensorSpec(tensor.name, tensor.shape, tensor.dtype) for tensor in tensors)
 
     def params(self) -> int:
+        """Count the elements of all weights and biases."""
         return sum(prod(tensor.shape) for tensor in self._weights)
 
     def precision(self) -> str:
+        """Find the precision of most weights."""
         sizes: Counter[str] = Counter()
         for tensor in self._weights:
             sizes[_PRECISIONS.get(tensor.dtype, "fp32")] += prod(tensor.shape)
         return max(sizes, key=sizes.__getitem__, default="fp32")
 
     def macs(self) -> int:
-        return sum(self._macs(*layer) for layer in self._layers)
+        """Count the multiply-accumulates of all layers."""
+        return sum(self._count_macs(layer) for layer in self._layers)
 
-    def _macs(self, code: int, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> int:
-        """Of one layer.
+    def _count_macs(self, layer: _Operator) -> int:
+        """Count the multiply-accumulates of one layer.
 
-        Weights are (out, height, width, in), depth-wise (1, height, width, out), linear (out, in).
+        The shapes of weights are (out, height, width, in), those of depthwise convolutions (1,
+        height, width, out), and those of linear layers (out, in).
         """
-        weights, output = self.tensors[inputs[1]].shape, prod(self.tensors[outputs[0]].shape)
-        if (
-            code == _TRANSPOSED
-        ):  # reads (shape of the output, weights, activation): each element meets all but `in`
-            return prod(self.tensors[inputs[2]].shape) * prod(weights[:3])
-        return output * (prod(weights[:3]) if code == _DEPTHWISE else prod(weights[1:]))
+        weights = self.tensors[layer.inputs[1]].shape
+        if layer.code == _TRANSPOSED:
+            # It reads the shape of the output, weights and activation: each element of the
+            # activation meets all weights of its input channel.
+            return prod(self.tensors[layer.inputs[2]].shape) * prod(weights[:3])
+        output = prod(self.tensors[layer.outputs[0]].shape)
+        if layer.code == _DEPTHWISE:
+            return output * prod(weights[:3])
+        return output * prod(weights[1:])
 
     def _is_filled(self, table: int) -> bool:
-        """Whether a buffer holds data: within the FlatBuffer, or behind it (models beyond 2 GB)."""
-        return (
-            self._buffer.vector(table, 0)[1] > 0
-            or self._buffer.scalar("Q", self._buffer.field(table, 1)) > 1
-        )
+        """Tell whether a buffer holds data, in the FlatBuffer or behind it (models beyond 2 GB)."""
+        if self._buffer.vector(table, 0)[1] > 0:
+            return True
+        return self._buffer.scalar("Q", self._buffer.field(table, 1)) > 1
 
-    def _code(self, table: int) -> int:
-        """Of the two fields that hold it, older files fill the first alone, which cannot count beyond 127."""
+    def _read_operator_code(self, table: int) -> int:
+        """Read the number of an operator.
+
+        Of the two fields that hold it, older files fill the first alone, which cannot count beyond
+        127.
+        """
         old, new = self._buffer.field(table, 0), self._buffer.field(table, 3)
         return max(self._buffer.scalar("b", old), self._buffer.scalar("i", new))
 
-    def _tensor(self, table: int, filled: list[bool]) -> _Tensor:
+    def _read_tensor(self, table: int, filled: list[bool]) -> _Tensor:
         buffer = self._buffer
         index = buffer.scalar("I", buffer.field(table, 2))
         kind = buffer.scalar("b", buffer.field(table, 1))

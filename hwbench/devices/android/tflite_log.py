@@ -1,4 +1,6 @@
-"""Logs of TensorFlow Lite's `benchmark_model`: text of any version, and the file of `--profiling_output_csv_file`.
+"""Reading logs of TensorFlow Lite's `benchmark_model`: text of any version, and CSV files.
+
+CSV files are those of the program's flag `--profiling_output_csv_file`.
 
 Every version prints, in microseconds, one `count=.. first=.. avg=..` line after the warm-up and one
 after the timed runs, and, where operators were profiled, a table in milliseconds headed `Run
@@ -29,16 +31,16 @@ SIGNS = re.compile(
     r"Run Order =|Inference timings in us:|Average inference timings in us:|\bcount=\d+"
     r" (?:first|curr)="
 )
-"""What a log of `benchmark_model` shows and no other format does."""
+"""What stands in a log of `benchmark_model` and in no other format."""
 
-_MS, _US = 1e3, 1e6  # of which make a second
+_MS, _US = 1e3, 1e6  # milliseconds and microseconds per second
 _PREFIX = re.compile(
     r"(?:\S+ \S+ +\d+ +\d+ [VDIWEF] [^:]*: |native : \S+ |(?:VERBOSE|INFO|WARN(?:ING)?|ERROR): )*"
 )
 _PARAMETER = re.compile(r"([#\w][^:\[\]]{0,80}?)\s*: \[(.*)\]")
 _RUNS = re.compile(r"(Timings \(microseconds\): )?count=(\d+)((?: \w+=[-+.\w]+(?:\(all same\))?)+)")
 _SUMMARY = re.compile(
-    r"Inference timings in us: .*?Warmup \(avg\): ([^\s,]+), Inference \(avg\): (\S+)"
+    r"^\s*Inference timings in us: .*?Warmup \(avg\): ([^\s,]+), Inference \(avg\): (\S+)"
 )
 _UNKNOWN = re.compile(
     r"(?:Unconsumed|Un(?:known|recogni[sz]ed)) (?:cmdline|command ?line)? ?(?:flags?|arguments?):"
@@ -63,13 +65,13 @@ class Runs:
     """Whole inferences of one phase, as the tool sums them up.
 
     Attributes:
-        mean_s: Mean latency in seconds.
-        count: Inferences; None where the log only tells the mean.
-        first_s: The first.
-        min_s: The fastest.
-        max_s: The slowest.
-        std_s: Standard deviation.
-        median_s: Median; only versions since 2022 tell.
+        mean_s: The mean latency in seconds.
+        count: The number of inferences; None where the log has only the mean.
+        first_s: The latency of the first inference in seconds; None where it is unknown, as below.
+        min_s: The lowest latency in seconds.
+        max_s: The highest latency in seconds.
+        std_s: The standard deviation in seconds.
+        median_s: The median in seconds; only versions since 2022 print it.
     """
 
     mean_s: float
@@ -86,11 +88,11 @@ class Operator:
     """One row of the table, in execution order.
 
     Attributes:
-        kind: Operator (`CONV_2D`), or the delegate that replaced several.
-        name: Tensors it writes, as the log says it, brackets and number taken off.
-        mean_s: Mean latency of one call in seconds; None where it is below the log's resolution
+        kind: The operator (`CONV_2D`), or the delegate that replaced several.
+        name: The tensors it writes, as the log names them, without brackets and number.
+        mean_s: The mean latency of one call in seconds; None where it is below the log's resolution
             (printed as 0.000 ms).
-        calls: Calls per inference.
+        calls: The number of calls per inference.
     """
 
     kind: str
@@ -104,12 +106,12 @@ class TfliteLog:
     """One execution of `benchmark_model`.
 
     Attributes:
-        source: Where it was read from.
-        parameters: Settings as (name, value), in the tool's words (`Num threads`, `Graph`).
+        source: The name of what it was read from.
+        parameters: The settings as (name, value), in the tool's words (`Num threads`, `Graph`).
         warm_up: The warm-up runs; None if there were none, or in a CSV file.
-        timed: The timed runs: the end-to-end latency; None in a CSV file.
+        timed: The timed runs, whose latency is that from end to end; None in a CSV file.
         profiled: The runs behind the operators' averages; None without a table.
-        operators: Rows in execution order; empty if operators were not profiled.
+        operators: The operators in execution order; empty if they were not profiled.
         findings: What to know before believing the numbers.
     """
 
@@ -124,85 +126,104 @@ class TfliteLog:
     @property
     def includes_warm_up(self) -> bool:
         """Whether the operators' averages are over the warm-up runs too."""
-        counts = [
-            None if runs is None else runs.count
-            for runs in (self.profiled, self.warm_up, self.timed)
-        ]
-        profiled, warm_up, timed = counts
-        return None not in counts and profiled == (warm_up or 0) + (timed or 0)
+        if self.profiled is None or self.warm_up is None or self.timed is None:
+            return False
+        if self.warm_up.count is None or self.timed.count is None:
+            return False
+        return self.profiled.count == self.warm_up.count + self.timed.count
 
 
 def parse(text: str, source: str = "the log") -> TfliteLog:
     """Read a log or CSV file of `benchmark_model`.
 
     Args:
-        text: All of it, and of one execution only.
-        source: Name for messages.
+        text: The whole output of one execution.
+        source: The name of the log, for messages.
 
     Raises:
-        OutputParseError: It holds no timings, several executions, or is cut off or damaged.
+        OutputParseError: The log holds no timings or several executions, or is cut off or damaged.
     """
     lines = [_PREFIX.sub("", line, count=1) for line in text.splitlines()]
     if sum(line.strip() == "STARTING!" for line in lines) > 1:
         raise OutputParseError(
             f"{source} holds several executions of benchmark_model; put each into a file of its own"
         )
-    regular = list(_without_initialization(lines))
-    tables = [index for index, line in enumerate(regular) if "Run Order =" in line]
-    operators = _operators(regular, tables[0], source) if tables else ()
-    phases, profiled = _phases(regular, source)
-    warm_up, timed = _ends(regular, phases, source)
+    run_lines = list(_skip_initialization(lines))
+    tables = [index for index, line in enumerate(run_lines) if "Run Order =" in line]
+    operators = _parse_operators(run_lines, tables[0], source) if tables else ()
+    phases, profiled = _parse_phases(run_lines, source)
+    warm_up, timed = _assign_phases(run_lines, phases, source)
     if timed is None and not operators:
         raise OutputParseError(
             f"{source} holds no timings of benchmark_model; was it written to its end?"
         )
-    parameters = tuple(
-        (match[1], match[2]) for match in map(_PARAMETER.fullmatch, map(str.strip, lines)) if match
-    )
-    flags = tuple(match[1] for match in map(_UNKNOWN.search, lines) if match)
-    log = TfliteLog(source, parameters, warm_up, timed, profiled if operators else None, operators)
-    return replace(log, findings=(*_findings(log, flags, len(tables)), *_delegates(lines)))
+    parameters = []
+    unknown_flags = []
+    for line in lines:
+        parameter = _PARAMETER.fullmatch(line.strip())
+        if parameter:
+            parameters.append((parameter[1], parameter[2]))
+        flag = _UNKNOWN.search(line)
+        if flag:
+            unknown_flags.append(flag[1])
+    if not operators:
+        profiled = None
+    log = TfliteLog(source, tuple(parameters), warm_up, timed, profiled, operators)
+    findings = (*_find_pitfalls(log, unknown_flags, len(tables)), *_find_delegates(lines))
+    return replace(log, findings=findings)
 
 
-def _without_initialization(lines: Sequence[str]) -> Iterator[str]:
-    """The lines but for the table about the initialization, which stands before that of the runs."""
-    initialization = False
+def _skip_initialization(lines: Sequence[str]) -> Iterator[str]:
+    """Leave out the table about the initialization, which stands before that of the runs."""
+    in_initialization = False
     for line in lines:
         if "Profiling Info for" in line:
-            initialization = "Initialization" in line
-        if not initialization:
+            in_initialization = "Initialization" in line
+        if not in_initialization:
             yield line
 
 
-def _operators(lines: Sequence[str], start: int, source: str) -> tuple[Operator, ...]:
-    """Rows of the table whose title is line `start`."""
-    labels, comma = _header(lines, start + 1, source)
+def _parse_operators(lines: Sequence[str], start: int, source: str) -> tuple[Operator, ...]:
+    """Parse the rows of the table whose title is line `start`."""
+    labels, is_csv = _parse_header(lines, start + 1, source)
     rows = []
     for line in lines[start + 2 :]:
         if not line.strip() or "=====" in line:
             break
-        cells = (
-            line.split(",", len(labels) - 1)
-            if comma
-            else re.split(r"\t\s*|\s{2,}", line.strip(), maxsplit=len(labels) - 1)
-        )
+        # The name comes last and may hold what separates the cells.
+        if is_csv:
+            cells = line.split(",", len(labels) - 1)
+        else:
+            cells = re.split(r"\t\s*|\s{2,}", line.strip(), maxsplit=len(labels) - 1)
         if len(cells) != len(labels):
             raise OutputParseError(
                 f"{source}: {quote(line.strip())} has {len(cells)} cells; its table has"
                 f" {len(labels)} columns"
             )
         rows.append(dict(zip(labels, map(str.strip, cells), strict=True)))
-    _check_whole(rows, lines[start:], source)
-    return tuple(_operator(row, source) for row in rows)
+    _check_complete(rows, lines[start:], source)
+    return tuple(_parse_operator(row, source) for row in rows)
 
 
-def _check_whole(rows: Sequence[dict[str, str]], lines: Sequence[str], source: str) -> None:
-    """Refuse a table that is cut off: by the number of nodes said below it, and by the running share in its last row."""
-    observed = next(filter(None, map(_OBSERVED.search, lines)), None)
+def _find_first(pattern: re.Pattern[str], lines: Sequence[str]) -> re.Match[str] | None:
+    """Search lines for a pattern, and give the first match."""
+    for line in lines:
+        match = pattern.search(line)
+        if match:
+            return match
+    return None
+
+
+def _check_complete(rows: Sequence[dict[str, str]], lines: Sequence[str], source: str) -> None:
+    """Refuse a table that is cut off.
+
+    The number of nodes below it, and the running share in its last row, show whether it is.
+    """
+    observed = _find_first(_OBSERVED, lines)
     if not rows or (observed is not None and int(observed[1]) != len(rows)):
+        expected = observed[1] if observed else "its"
         raise OutputParseError(
-            f"{source} lists {len(rows)} of {observed[1] if observed else 'its'} operators; is it"
-            " cut off?"
+            f"{source} lists {len(rows)} of {expected} operators; is it cut off?"
         )
     share = rows[-1].get("cdf%", "100%")
     if re.fullmatch(r"(99\.9\d*|100(\.0\d*)?)%", share) is None:
@@ -212,8 +233,8 @@ def _check_whole(rows: Sequence[dict[str, str]], lines: Sequence[str], source: s
         )
 
 
-def _header(lines: Sequence[str], index: int, source: str) -> tuple[list[str], bool]:
-    """Labels of a table's columns, and whether commas part them."""
+def _parse_header(lines: Sequence[str], index: int, source: str) -> tuple[list[str], bool]:
+    """Parse the labels of a table's columns, and tell whether commas separate them."""
     header = lines[index] if index < len(lines) else ""
     bracketed = re.findall(r"\[([^\[\]]{1,40})\]", header)
     labels = [label.strip().lower().replace("_", " ") for label in bracketed or header.split(",")]
@@ -225,7 +246,7 @@ def _header(lines: Sequence[str], index: int, source: str) -> tuple[list[str], b
     return labels, not bracketed
 
 
-def _operator(cells: dict[str, str], source: str) -> Operator:
+def _parse_operator(cells: dict[str, str], source: str) -> Operator:
     what = f"{source}: average of operator {quote(cells['name'])}"
     mean_s = parse_seconds_or_zero(cells["avg ms"], _MS, what)
     calls = parse_whole(
@@ -235,71 +256,78 @@ def _operator(cells: dict[str, str], source: str) -> Operator:
     return Operator(cells["node type"], name, mean_s or None, calls)
 
 
-def _phases(lines: Sequence[str], source: str) -> tuple[list[Runs], Runs | None]:
-    """Warm-up and timed runs as far as there are lines about them, and the profiled runs."""
+def _parse_phases(lines: Sequence[str], source: str) -> tuple[list[Runs], Runs | None]:
+    """Parse the lines about phases (warm-up and timed runs), and that about the profiled runs."""
     phases: list[Runs] = []
     profiled = None
-    for match in filter(None, map(_RUNS.match, map(str.strip, lines))):
+    for line in lines:
+        match = _RUNS.match(line.strip())
+        if match is None:
+            continue
         if match[1] is None:
-            phases.append(_runs(match, source))
+            phases.append(_parse_runs(match, source))
         elif profiled is None:
-            profiled = _runs(match, source)
+            profiled = _parse_runs(match, source)
     return phases, profiled
 
 
-def _runs(match: re.Match[str], source: str) -> Runs:
+def _parse_runs(match: re.Match[str], source: str) -> Runs:
     what = f"{source}: {quote(match[0])}"
     values = dict(re.findall(r"(\w+)=([-+.\w]+)", match[3]))
-    known = {
-        name: parse_seconds_or_zero(values[name], _US, what) or None
-        for name in ("first", "min", "max", "median")
-        if name in values
-    }
+    seconds: dict[str, float | None] = {}
+    for name in ("first", "min", "max", "median"):
+        if name in values:
+            # Below a microsecond the tool prints 0, which says nothing.
+            seconds[name] = parse_seconds_or_zero(values[name], _US, what) or None
+    # The spread may really be 0.
     std_s = parse_seconds_or_zero(values["std"], _US, what) if "std" in values else None
-    mean_s = parse_seconds(
-        values.get("avg", values.get("curr")), _US, what
-    )  # all samples equal: only `curr` is printed
+    # Where all samples are equal only `curr` is printed.
+    mean_s = parse_seconds(values.get("avg", values.get("curr")), _US, what)
     return Runs(
         mean_s,
         parse_whole(match[2], what),
-        known.get("first"),
-        known.get("min"),
-        known.get("max"),
+        seconds.get("first"),
+        seconds.get("min"),
+        seconds.get("max"),
         std_s,
-        known.get("median"),
+        seconds.get("median"),
     )
 
 
-def _ends(lines: Sequence[str], phases: list[Runs], source: str) -> tuple[Runs | None, Runs | None]:
-    """Warm-up and timed runs.
+def _assign_phases(
+    lines: Sequence[str], phases: list[Runs], source: str
+) -> tuple[Runs | None, Runs | None]:
+    """Tell which phases are the warm-up and the timed runs.
 
-    From the summary alone where the lines about the phases were not printed.
+    Where the lines about the phases were not printed, the summary has their means.
     """
     if len(phases) > 2:
         raise OutputParseError(
             f"{source} sums up {len(phases)} phases; expected warm-up and timed runs of one"
             " execution"
         )
-    summary = next(filter(None, map(_SUMMARY.match, map(str.strip, lines))), None)
+    summary = _find_first(_SUMMARY, lines)
     if not phases and summary is not None:
-        warm_up_s, timed_s = (
-            parse_seconds_or_zero(text, _US, f"{source}: {quote(summary[0])}")
-            for text in summary.groups()
-        )
+        what = f"{source}: {quote(summary[0])}"
+        warm_up_s = parse_seconds_or_zero(summary[1], _US, what)
+        timed_s = parse_seconds_or_zero(summary[2], _US, what)
         if timed_s == 0:
             raise OutputParseError(
                 f"{source}: {quote(summary[0])} says that inference takes no time; the log is"
                 " damaged"
             )
         return Runs(warm_up_s) if warm_up_s else None, Runs(timed_s)
-    return (phases[0] if len(phases) == 2 else None), (phases[-1] if phases else None)
+    warm_up = phases[0] if len(phases) == 2 else None
+    timed = phases[-1] if phases else None
+    return warm_up, timed
 
 
-def _findings(log: TfliteLog, flags: Sequence[str], tables: int) -> Iterator[Finding]:
-    if flags:
+def _find_pitfalls(log: TfliteLog, unknown_flags: Sequence[str], tables: int) -> Iterator[Finding]:
+    """Find what to know before believing a log's numbers."""
+    if unknown_flags:
         text = (
-            f"benchmark_model did not know {', '.join(map(quote, flags))} and ran without; the"
-            " setting meant was not in force"
+            f"benchmark_model did not know {', '.join(map(quote, unknown_flags))} and ran without;"
+            " the setting meant was not in force"
         )
         yield Finding("unknown_flags", text)
     if log.includes_warm_up and log.warm_up is not None:
@@ -329,27 +357,31 @@ def _findings(log: TfliteLog, flags: Sequence[str], tables: int) -> Iterator[Fin
         )
 
 
-def _delegates(lines: Sequence[str]) -> Iterator[Finding]:
-    """Who really computed: a delegate that was asked for may take all operators, some, or none, and one may come unasked."""
-    asked = {}
-    for match in filter(None, map(_DELEGATE.search, lines)):
-        asked[match[1] or match[2]] = match[3].rstrip(". ")
-    for name, fate in asked.items():
-        code = (
-            "delegate"
-            if "completely" in fate
-            else "not_delegated"
-            if fate.startswith("not ")
-            else "partly_delegated"
-        )
-        yield Finding(code, f"the {name} delegate was asked for: the model graph will {fate}")
-    if "XNNPACK" not in asked and any(map(_XNNPACK.search, lines)):
+def _find_delegates(lines: Sequence[str]) -> Iterator[Finding]:
+    """Find out what really computed the network.
+
+    A delegate that was asked for may take all operators, some, or none, and one may come unasked.
+    """
+    outcomes = {}
+    for line in lines:
+        match = _DELEGATE.search(line)
+        if match:
+            outcomes[match[1] or match[2]] = match[3].rstrip(". ")
+    for name, outcome in outcomes.items():
+        code = "partly_delegated"
+        if "completely" in outcome:
+            code = "delegate"
+        elif outcome.startswith("not "):
+            code = "not_delegated"
+        yield Finding(code, f"the {name} delegate was asked for: the model graph will {outcome}")
+    if "XNNPACK" not in outcomes and _find_first(_XNNPACK, lines) is not None:
         yield Finding(
             "xnnpack",
             "the runtime applied its XNNPACK delegate by itself; without it: use_xnnpack=false",
         )
-    for match in filter(None, map(_REPLACED.search, lines)):
-        if match[1] != match[2]:
+    for line in lines:
+        match = _REPLACED.search(line)
+        if match and match[1] != match[2]:
             text = (
                 f"{match[3]} took {match[1]} of {match[2]} operators; TensorFlow Lite's own kernels"
                 " ran the rest"

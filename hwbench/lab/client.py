@@ -14,22 +14,23 @@ from typing import Any, Self
 from uuid import uuid4
 
 from hwbench.errors import DeviceUnavailableError, UsageError
-from hwbench.lab.actors import answer
+from hwbench.lab.actors import fetch_answer
 from hwbench.lab.kinds import info_from, kind_id, one_kind
-from hwbench.lab.nodes import connect, disconnect, pool_of
+from hwbench.lab.nodes import connect, disconnect, require_pool
 from hwbench.lab.tasks import Outcome, Task
 from hwbench.network.workload import Workload
 from hwbench.records.device import DeviceInfo
 
 LISTEN_S = 1.0
-"""How long the pool is waited for at a time.
+"""How long the pool is waited for at a time, in seconds.
 
-It takes a client for gone that does not ask for a while.
+The pool takes a client that does not call for a while to be gone.
 """
 PATIENCE_S = 600.0
-"""Longest wait while no device is left that may do the work."""
+"""Longest wait while no device is left that may do the work, in seconds."""
 TAKE_OVER_S = 30.0
-"""Longest wait for the pool to notice that an earlier client, which did the same work, is gone."""
+"""Longest wait for the pool to notice that an earlier client of the same work is gone, in seconds.
+"""
 
 
 @contextmanager
@@ -37,72 +38,85 @@ def open_lab(address: str) -> Iterator[Lab]:
     """Connect to a lab; the computer must be its head, or have joined.
 
     Args:
-        address: `HOST:PORT` of its head.
+        address: The address of the lab's head, `HOST:PORT`.
 
     Raises:
-        DeviceUnavailableError: It cannot be reached, refuses the token, or Ray is not installed.
+        DeviceUnavailableError: The lab cannot be reached or refuses the token, or Ray is not
+            installed.
         UsageError: There is no token.
     """
     connect(address)
     try:
-        yield Lab(address, pool_of(address))
+        yield Lab(address, require_pool(address))
     finally:
         disconnect()
 
 
 class Lab:
-    """A lab one is connected to, from `open_lab`.
+    """A lab that this process is connected to, from `open_lab`.
 
     Args:
-        address: Of its head.
-        pool: Handle of the pool.
+        address: The address of its head.
+        pool: The handle of the pool.
     """
 
     def __init__(self, address: str, pool: Any) -> None:
         self.address, self._pool = address, pool
 
     def devices(self, wanted: str) -> dict[str, DeviceInfo]:
-        """The devices meant by `wanted` that are there and have not failed, by name (`ADDRESS@HOST`)."""
-        return {
-            name: info_from(info)
-            for name, info in answer(self._pool.devices.remote(wanted)).items()
-        }
+        """Find the devices meant by a selector that are there and have not failed.
+
+        Returns:
+            What they are, by name (`ADDRESS@HOST`).
+        """
+        answer = fetch_answer(self._pool.devices.remote(wanted))
+        return {name: info_from(info) for name, info in answer.items()}
 
     def status(self) -> dict[str, Any]:
-        """Devices, queue, health, and who holds what, as plain JSON types."""
-        return {"address": self.address, **answer(self._pool.status.remote())}
+        """Describe devices, queue, health, and who holds what, as plain JSON types."""
+        return {"address": self.address, **fetch_answer(self._pool.status.remote())}
 
     def crew(self, wanted: str, title: str, *, of_one_kind: bool = False) -> RayCrew:
-        """The devices meant by `wanted`, for work called `title`.
+        """Gather the devices meant by a selector for some work.
+
+        Args:
+            wanted: The selector.
+            title: The name of the work, for people.
+            of_one_kind: Whether the devices must be of one kind.
 
         Raises:
             UsageError: There are none, or they are of several kinds where one is asked for.
         """
-        found = self.devices(wanted)
-        if not found:
-            there = (
-                ", ".join(sorted(device["name"] for device in self.status()["devices"])) or "none"
-            )
+        devices = self.devices(wanted)
+        if not devices:
+            names = sorted(device["name"] for device in self.status()["devices"])
             raise UsageError(
-                f"no device of the lab at {self.address} is meant by {wanted!r}; there are: {there}"
+                f"no device of the lab at {self.address} is meant by {wanted!r}; there are:"
+                f" {', '.join(names) or 'none'}"
             )
-        kind = one_kind(found, wanted) if of_one_kind else next(iter(found.values()))
-        return RayCrew(
-            self._pool,
-            wanted,
-            title,
-            kind_id(kind) if of_one_kind else "",
-            replace(kind, address=wanted),
-        )
+        if of_one_kind:
+            info = one_kind(devices, wanted)
+            kind = kind_id(info)
+        else:
+            info = next(iter(devices.values()))
+            kind = ""
+        return RayCrew(self._pool, wanted, title, kind, replace(info, address=wanted))
 
 
 class RayCrew:
     """Devices that carry out tasks; a context manager.
 
-    Leaving it by an error leaves the work to be gone on with.
+    If it is left by an error, the lab keeps the work, so that it can be gone on with.
+
+    Args:
+        pool: The handle of the pool.
+        wanted: The selector of the devices.
+        title: The name of the work, for people.
+        kind: The identity of the only kind that may do it; empty for any.
+        info: What the devices have in common.
 
     Attributes:
-        info: What the devices have in common, under the address they were asked for by.
+        info: What the devices have in common, with the selector as address.
     """
 
     def __init__(self, pool: Any, wanted: str, title: str, kind: str, info: DeviceInfo) -> None:
@@ -124,55 +138,68 @@ class RayCrew:
     ) -> None:
         reference = self._pool.part.remote(sorted(self._jobs), self._client, error is None)
         if error is None:
-            answer(reference)
+            fetch_answer(reference)
 
     def now(self) -> float:
-        """Seconds."""
+        """Read the clock of this computer, in seconds."""
         return time.monotonic()
 
     def carry_out(
         self, job: str, tasks: Sequence[Task], *workloads: Workload
     ) -> Iterator[tuple[str, Outcome]]:
-        """Outcomes of the tasks of a job by id, in whatever order they come.
+        """Have the tasks of a job done, and give their outcomes in whatever order they come.
 
-        Each counts as safe when the next is asked for.
+        An outcome counts as safe when the next is asked for; until then the lab keeps it.
+
+        Args:
+            job: The identity of the work.
+            tasks: The tasks.
+            *workloads: The workloads that the tasks name.
+
+        Yields:
+            The id of a task and its outcome.
 
         Raises:
-            DeviceUnavailableError: The lab does not answer, or no device that may do it was left
-                for too long.
+            DeviceUnavailableError: The lab does not answer, or no device that may do the work was
+                left for too long.
             UsageError: Another client does the same work.
         """
-        pending, taken, alone_s = {task.id: task for task in tasks}, list[str](), 0.0
+        pending = {task.id: task for task in tasks}
+        taken: list[str] = []
+        without_devices_s = 0.0
         self._submit(job, tasks, workloads)
         while pending:
-            told = answer(self._pool.collect.remote(job, self._client, taken, LISTEN_S), LISTEN_S)
-            if "refused" in told:
-                raise UsageError(told["refused"])
-            if told["results"] is None:  # the pool was lost, and all it knew
+            reference = self._pool.collect.remote(job, self._client, taken, LISTEN_S)
+            answer = fetch_answer(reference, LISTEN_S)
+            if "refused" in answer:
+                raise UsageError(answer["refused"])
+            if answer["results"] is None:  # the pool was lost, and all it knew
                 self._submit(job, list(pending.values()), workloads)
                 continue
-            taken = list(told["results"])
+            taken = list(answer["results"])
             for task_id in taken:
                 if pending.pop(task_id, None) is not None:
-                    yield task_id, told["results"][task_id]
-            alone_s = 0.0 if told["devices"] else alone_s + LISTEN_S
-            if alone_s > PATIENCE_S:
+                    yield task_id, answer["results"][task_id]
+            without_devices_s = 0.0 if answer["devices"] else without_devices_s + LISTEN_S
+            if without_devices_s > PATIENCE_S:
                 wanted = self._about["wanted"]
                 raise DeviceUnavailableError(
                     f"no device that is meant by {wanted!r} was in the lab for {PATIENCE_S:.0f} s;"
                     " see hwbench lab status, then repeat the command: it goes on where it stopped"
                 )
-        answer(self._pool.collect.remote(job, self._client, taken, 0.0))
+        fetch_answer(self._pool.collect.remote(job, self._client, taken, 0.0))
 
     def _submit(self, job: str, tasks: Sequence[Task], workloads: Sequence[Workload]) -> None:
         models = {workload.sha256: workload.artifact for workload in workloads}
-        for sha256 in answer(self._pool.missing.remote(list(models))):
-            answer(self._pool.offer.remote(sha256, models[sha256]))
+        for sha256 in fetch_answer(self._pool.missing.remote(list(models))):
+            fetch_answer(self._pool.offer.remote(sha256, models[sha256]))
+        descriptions = [task.to_dict() for task in tasks]
         until_s = time.monotonic() + TAKE_OVER_S
-        while refused := answer(
-            self._pool.submit.remote(job, [task.to_dict() for task in tasks], self._about)
-        ):
+        while True:
+            refusal = fetch_answer(self._pool.submit.remote(job, descriptions, self._about))
+            if not refusal:
+                break
             if time.monotonic() > until_s:
-                raise UsageError(refused)
+                raise UsageError(refusal)
             time.sleep(LISTEN_S)
         self._jobs.add(job)

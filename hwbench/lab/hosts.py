@@ -1,4 +1,4 @@
-"""What `hwbench lab start` and `hwbench lab join` do until they are ended: the head of a lab, and a host with its devices."""
+"""The head of a lab, and a host with its devices, until their processes are ended."""
 
 from __future__ import annotations
 
@@ -16,93 +16,104 @@ from typing import Any
 
 from hwbench.devices import driver_class, list_devices
 from hwbench.devices.shared.lock import DeviceLock
-from hwbench.errors import DeviceError, DeviceUnavailableError, UsageError
+from hwbench.errors import Argument, Call, DeviceError, DeviceUnavailableError, UsageError
 from hwbench.lab.actors import (
     NAMESPACE,
     POOL,
     POOL_RESOURCE,
     DeviceActor,
     PoolActor,
-    answer,
-    resource,
+    fetch_answer,
+    resource_name,
 )
 from hwbench.lab.nodes import (
     START_S,
     connect,
     disconnect,
-    environment,
     find_pool,
-    head_words,
-    host_words,
+    head_arguments,
+    host_arguments,
     make_token,
-    pool_of,
+    ray_environment,
     ray_node,
-    tail,
+    read_log_tail,
+    require_pool,
 )
 from hwbench.lab.records import Rules
 
-LOOK_S = 2.0
-"""Seconds between two looks at the devices' processes."""
+CHECK_S = 2.0
+"""Seconds between two checks of the devices' processes."""
 POLL_S = 0.2
 TRIES = 3
-"""Ray gives a host half a minute to start, which a busy one may not make."""
+"""How often a host is started; Ray gives it half a minute, which is too little for a busy one."""
 AGAIN_S, AGAIN_MOST_S = 2.0, 300.0
-"""Wait before the process of a device is started again.
+"""Wait before the process of a device is started again, in seconds.
 
-Doubled each time it ended within that time.
+It is doubled each time the process ended within that time.
 """
 
-Say = Callable[[str], None]
+Announce = Callable[[str], None]
+"""A callback that gets each line which people should read."""
 
 
-def serve_head(host: str, port: int, say: Say, rules: Rules | None = None) -> None:
+def serve_head(host: str, port: int, announce: Announce, rules: Rules | None = None) -> None:
     """Be the head of a lab until this process is told to end.
 
     Args:
-        host: This computer's address, as the others reach it; 127.0.0.1 for this computer alone.
-        port: Of the lab.
-        say: Called with each line that people should read.
-        rules: Of the pool.
+        host: The address of this computer, as the others reach it; 127.0.0.1 for this computer
+            alone.
+        port: The port of the lab.
+        announce: Called with each line that people should read.
+        rules: The rules of the pool; None for the usual ones.
 
     Raises:
         DeviceUnavailableError: Ray is not installed, or does not start.
+        UsageError: There is a lab at this address already.
     """
-    where = make_token()
-    environment()
-    with _until_told(), TemporaryDirectory() as folder:
+    token_file = make_token()
+    ray_environment()
+    with _until_signalled(), TemporaryDirectory() as folder:
         log = Path(folder) / "ray.log"
-        with ray_node(head_words(host, port), log) as process, ExitStack() as stack:
+        with ray_node(head_arguments(host, port), log) as process, ExitStack() as stack:
             address = f"{host}:{port}"
             connect(address, process, log)
-            _heed_signals()
+            _handle_signals()
             stack.callback(disconnect)  # first, as Ray ends a process that loses its node
             import ray
 
             if find_pool() is not None:
-                raise UsageError(f"a lab is at {address} already; join it, or give another --port")
-            actor = ray.remote(PoolActor).options(
-                name=POOL, namespace=NAMESPACE, lifetime="detached", num_cpus=0, resources={POOL_RESOURCE: 1}, max_restarts=-1,
-                max_concurrency=10_000,
-            )  # fmt: skip
-            pool: Any = actor.remote(asdict(rules or Rules()))
-            answer(pool.status.remote(), START_S)
+                raise UsageError(
+                    f"a lab is at {address} already; join it", Argument("port", change="another")
+                )
+            options = {
+                "name": POOL,
+                "namespace": NAMESPACE,
+                "lifetime": "detached",
+                "num_cpus": 0,
+                "resources": {POOL_RESOURCE: 1},
+                "max_restarts": -1,
+                "max_concurrency": 10_000,
+            }
+            pool: Any = ray.remote(PoolActor).options(**options).remote(asdict(rules or Rules()))
+            fetch_answer(pool.status.remote(), START_S)
             if process.poll() is not None:
                 raise DeviceUnavailableError(
-                    f"Ray does not start at {address}; give another --port ({tail(log)})"
+                    f"Ray does not start at {address} ({read_log_tail(log)})",
+                    Argument("port", change="another"),
                 )
-            say(f"a lab is at {address}; on each host: hwbench lab join {address}")
-            if where is not None:
-                say(f"hosts and clients need the token in {where}")
+            announce(f"a lab is at {address}; on each host: hwbench lab join {address}")
+            if token_file is not None:
+                announce(f"hosts and clients need the token in {token_file}")
             process.wait()
             raise DeviceUnavailableError(
-                f"Ray ended, and with it the lab; start it again ({tail(log)})"
+                f"Ray ended, and with it the lab; start it again ({read_log_tail(log)})"
             )
 
 
 def serve_host(
     address: str,
     devices: Sequence[str],
-    say: Say,
+    announce: Announce,
     *,
     own: str | None = None,
     name: str | None = None,
@@ -110,96 +121,112 @@ def serve_host(
     """Offer devices to a lab until this process is told to end.
 
     Args:
-        address: `HOST:PORT` of the lab's head.
-        devices: Addresses of the devices; none for all that are ready.
-        say: Called with each line that people should read.
-        own: This computer's address, as the others reach it; None to let Ray find it.
-        name: What the lab calls this computer.
+        address: The address of the lab's head, `HOST:PORT`.
+        devices: The addresses of the devices; none for all that are ready.
+        announce: Called with each line that people should read.
+        own: The address of this computer, as the others reach it; None to let Ray find it.
+        name: The name of this computer in the lab; None for that of its operating system.
 
     Raises:
         UsageError: There is no token, no device is ready, or an address names no driver.
         DeviceUnavailableError: The lab cannot be reached, refuses the token, or is gone.
     """
-    environment()
+    ray_environment()
     host = name or platform.node()
-    names = {f"{device}@{host}": device for device in devices or _ready()}
+    names = {f"{device}@{host}": device for device in devices or _list_ready_devices()}
     for device in names.values():
         driver_class(device.partition(":")[0])
-    wanted = {resource(one): 1.0 for one in names}
-    with _until_told(), TemporaryDirectory() as folder, ExitStack() as stack:
+    resources = {resource_name(device_name): 1.0 for device_name in names}
+    with _until_signalled(), TemporaryDirectory() as folder, ExitStack() as stack:
         log = Path(folder) / "ray.log"
-        process = _join(stack, address, own, wanted, log)
-        pool = pool_of(address)
-        say(f"{host} joined the lab at {address} with {', '.join(names.values())}")
+        process = _join_lab(stack, address, own, resources, log)
+        pool = require_pool(address)
+        announce(f"{host} joined the lab at {address} with {', '.join(names.values())}")
         try:
             _supervise(pool, names, process)
             raise DeviceUnavailableError(
-                f"Ray ended here; is the lab gone? join again ({tail(log)})"
+                f"Ray ended here; is the lab gone? join again ({read_log_tail(log)})"
             )
         finally:
             with suppress(DeviceError):
-                answer(pool.leave.remote(list(names)))
+                fetch_answer(pool.leave.remote(list(names)))
 
 
-def _join(
-    stack: ExitStack, address: str, own: str | None, wanted: Mapping[str, float], log: Path
+def _join_lab(
+    stack: ExitStack, address: str, own: str | None, resources: Mapping[str, float], log: Path
 ) -> subprocess.Popen[bytes]:
-    """Ray's processes of this computer, in the lab, until the stack is closed.
+    """Start Ray's processes of this computer, in the lab, until a stack is closed.
+
+    Args:
+        stack: The stack that ends them.
+        address: The address of the lab's head.
+        own: The address of this computer, or None.
+        resources: The custom resources that stand for its devices.
+        log: The file that Ray's processes write to.
 
     Raises:
         DeviceUnavailableError: They do not start, or the lab refuses.
     """
-    for left in reversed(range(TRIES)):
+    for tries_left in reversed(range(TRIES)):
         with ExitStack() as attempt:
-            attempt.enter_context(
-                DeviceLock("ray", wait_s=TRIES * START_S)
-            )  # of two that start at once, Ray lets one fail
+            # Of two hosts that start at once on one computer, Ray lets one fail.
+            attempt.enter_context(DeviceLock("ray", wait_s=TRIES * START_S))
             node = ExitStack()
             attempt.push(node)
-            process = node.enter_context(ray_node(host_words(address, own, wanted), log))
+            process = node.enter_context(ray_node(host_arguments(address, own, resources), log))
             try:
                 connect(address, process, log)
-                _heed_signals()
-                _await_node(process, wanted, log)
+                _handle_signals()
+                _await_node(process, resources, log)
             except DeviceUnavailableError:
                 disconnect()
-                if not left or process.poll() is None:
+                if not tries_left or process.poll() is None:
                     raise
             else:
+                # It worked: what would end the processes with this attempt moves to the stack.
                 stack.push(node.pop_all())
                 stack.callback(disconnect)  # first, as Ray ends a process that loses its node
                 return process
-    raise DeviceUnavailableError(f"Ray did not start here {TRIES} times ({tail(log)})")
+    raise DeviceUnavailableError(f"Ray did not start here {TRIES} times ({read_log_tail(log)})")
 
 
-def _await_node(process: subprocess.Popen[bytes], wanted: Mapping[str, float], log: Path) -> None:
+def _await_node(
+    process: subprocess.Popen[bytes], resources: Mapping[str, float], log: Path
+) -> None:
     """Wait until the lab knows of this computer and its devices.
 
     Raises:
         DeviceUnavailableError: It does not within the time allowed, or Ray ended.
     """
     until_s = time.monotonic() + START_S
-    while not wanted.keys() <= _resources():
+    while not resources.keys() <= _list_lab_resources():
         if process.poll() is not None or time.monotonic() > until_s:
-            raise DeviceUnavailableError(f"Ray does not start here; try again ({tail(log)})")
+            raise DeviceUnavailableError(
+                f"Ray does not start here; try again ({read_log_tail(log)})"
+            )
         time.sleep(POLL_S)
 
 
-def _resources() -> set[str]:
+def _list_lab_resources() -> set[str]:
     import ray
 
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return set(found)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return set(resources)
 
 
-def _ready() -> list[str]:
-    found = [one.address for one in list_devices() if one.ready and one.address != "virtual"]
-    if not found:
-        raise UsageError("no device is ready here; see: hwbench devices, or name one with --device")
-    return found
+def _list_ready_devices() -> list[str]:
+    ready = [device.address for device in list_devices() if device.ready]
+    addresses = [address for address in ready if address != "virtual"]
+    if not addresses:
+        raise UsageError(
+            "no device is ready here",
+            Call("list_devices", purpose="see what is missing"),
+            Argument("device", purpose="name one"),
+        )
+    return addresses
 
 
-class _Keeper:
+class _DeviceKeeper:
     """Keeps the process of one device alive."""
 
     def __init__(self, pool: Any, name: str, address: str) -> None:
@@ -209,12 +236,12 @@ class _Keeper:
         self.serving: Any = None
 
     def start(self) -> None:
-        """Start it."""
+        """Start the process."""
         import ray
 
         options = {
             "num_cpus": 0,
-            "resources": {resource(self._name): 1},
+            "resources": {resource_name(self._name): 1},
             "max_concurrency": 2,
             "max_restarts": 0,
         }
@@ -223,17 +250,17 @@ class _Keeper:
         self._begun = time.monotonic()
 
     def stop(self) -> None:
-        """End it for good."""
+        """End the process for good."""
         import ray
 
         if self._actor is not None:
             ray.kill(self._actor)
 
-    def look(self) -> None:
-        """Start it again if it ended, after a while.
+    def check(self) -> None:
+        """Start the process again if it ended, after a while.
 
         Raises:
-            UsageError: It ended since its address names no device.
+            UsageError: It ended because its address names no device.
         """
         import ray
 
@@ -248,9 +275,10 @@ class _Keeper:
             except ray.exceptions.RayError:
                 pass
             lasted_s = time.monotonic() - self._begun
-            self._again_s = (
-                AGAIN_S if lasted_s > AGAIN_MOST_S else min(2 * self._again_s, AGAIN_MOST_S)
-            )
+            if lasted_s > AGAIN_MOST_S:
+                self._again_s = AGAIN_S
+            else:
+                self._again_s = min(2 * self._again_s, AGAIN_MOST_S)
             self.serving, self._begun = None, time.monotonic()
         elif time.monotonic() - self._begun > self._again_s:
             self.start()
@@ -258,25 +286,25 @@ class _Keeper:
 
 def _supervise(pool: Any, names: dict[str, str], process: subprocess.Popen[bytes]) -> None:
     """Keep all devices served, as long as Ray's processes live on this computer."""
-    keepers = [_Keeper(pool, name, address) for name, address in names.items()]
+    keepers = [_DeviceKeeper(pool, name, address) for name, address in names.items()]
     for keeper in keepers:
         keeper.start()
     try:
         while process.poll() is None:
             for keeper in keepers:
-                keeper.look()
+                keeper.check()
             with suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK_S)
+                process.wait(CHECK_S)
     finally:
         for keeper in keepers:
             keeper.stop()
 
 
 @contextmanager
-def _until_told() -> Iterator[None]:
-    """Ends quietly on SIGTERM and SIGINT."""
+def _until_signalled() -> Iterator[None]:
+    """End a block quietly on SIGTERM and SIGINT."""
     before = signal.getsignal(signal.SIGTERM)
-    _heed_signals()
+    _handle_signals()
     try:
         with suppress(KeyboardInterrupt):
             yield
@@ -284,13 +312,13 @@ def _until_told() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _heed_signals() -> None:
-    """End on SIGTERM as on SIGINT.
+def _handle_signals() -> None:
+    """Make SIGTERM end the process as SIGINT does.
 
-    To be said again after connecting, as Ray then has a process abort.
+    It is called again after connecting to Ray, which sets a handler that aborts the process.
     """
 
-    def told(_number: int, _frame: FrameType | None) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGTERM, interrupt)

@@ -1,4 +1,7 @@
-"""Devices of a lab to measure with as with one device: networks interleaved on any of them, tables with all of them."""
+"""Measuring with the devices of a lab as with one device.
+
+Networks are measured interleaved on any one of them, tables are built with all of them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from hwbench.errors import MeasurementError
-from hwbench.lab.tables import Request, TableBuild
+from hwbench.errors import Argument, MeasurementError
+from hwbench.lab.tables import TableBuild, TableRequest
 from hwbench.lab.tasks import Task, TaskKind, describe_workload, digest, task_result
 from hwbench.lookup_tables.making.channel_steps import grid_step
 from hwbench.measuring.callback import MeasuringCallback
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SLOW, SLOW_S = 4.0, 300.0
-"""A measurement hangs after so many times its budget, and these seconds: it may wait for a device to cool."""
+"""A measurement is taken to hang after so many times its budget, and so many seconds more.
+
+It may wait for a device to cool.
+"""
 
 
 class LabMeter:
@@ -41,15 +47,15 @@ class LabMeter:
 
     @property
     def address(self) -> str:
-        """The words that the devices were asked for by."""
+        """The selector of the devices."""
         return self._crew.info.address
 
     def info(self) -> DeviceInfo:
-        """What the devices have in common."""
+        """Describe what the devices have in common."""
         return self._crew.info
 
     def channel_step(self, workload: Workload, settings: Settings) -> int:
-        """Channel step of the kind, asked of one device.
+        """Find the channel step of the kind, on one device.
 
         Raises:
             DeviceError: No device is left.
@@ -61,7 +67,9 @@ class LabMeter:
         for _, outcome in self._crew.carry_out(job, [task], workload):
             return grid_step(task_result(outcome)["steps"])
         raise MeasurementError(
-            "the lab did not tell the channel step; give it: --widths 8, or --step 8 of a search"
+            "the lab gave no channel step",
+            Argument("widths", 8, purpose="for a table"),
+            Argument("step", 8, purpose="for a search"),
         )
 
     def table(
@@ -74,9 +82,13 @@ class LabMeter:
         *,
         forget: bool = False,
     ) -> TableBuild:
-        """A table in the making, with all devices at once."""
+        """Begin a table that all devices measure at once; see `TableBuild`."""
         return TableBuild(
-            self._crew, Request(workload, settings, plan), store, forget=forget, callback=callback
+            self._crew,
+            TableRequest(workload, settings, plan),
+            store,
+            forget=forget,
+            callback=callback,
         )
 
     def build_table(
@@ -98,14 +110,17 @@ class LabMeter:
     def measure(
         self, workloads: Sequence[Workload], settings: Settings, callback: MeasuringCallback
     ) -> tuple[Measurement, ...]:
-        """Records of workloads measured interleaved on one of the devices.
+        """Have workloads measured interleaved on one of the devices.
 
-        `callback` is called when they are there.
+        Args:
+            workloads: The workloads.
+            settings: How to measure.
+            callback: Called when the records are there.
 
         Raises:
             DeviceError: No device is left.
             WorkloadError: The device cannot run one of the workloads.
-            MeasurementError: It measured something else.
+            MeasurementError: The device measured something else.
         """
         descriptions = tuple(describe_workload(workload) for workload in workloads)
         task = Task(
@@ -126,4 +141,4 @@ class LabMeter:
                 )
             callback.finished(records)
             return records
-        raise MeasurementError("the lab did not tell what it measured; repeat the command")
+        raise MeasurementError("the lab gave no measurement; measure again")

@@ -1,10 +1,10 @@
 """Ray's own processes: the head of a lab, and a host that joins it.
 
-A token is needed for either; Ray refuses who has another.
+Either needs a token; Ray refuses whoever has another.
 
 Whoever has the token may run code on the hosts, as with any Ray cluster: hwbench asks nothing of
 them but its own tasks, but Ray itself has no list of what is allowed. So the token is a password,
-and the head listens on this computer alone unless told otherwise.
+and the head listens on this computer alone unless it is asked to do otherwise.
 """
 
 from __future__ import annotations
@@ -27,26 +27,33 @@ from hwbench.optional import import_optional
 
 TOKEN, TOKEN_FILE = "HWBENCH_LAB_TOKEN", "HWBENCH_LAB_TOKEN_FILE"
 START_S = 120.0
-"""Longest wait for Ray's processes to answer."""
+"""Longest wait for Ray's processes to answer, in seconds."""
 POLL_S, ANSWER_S = 0.2, 5.0
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
-"""What Ray's own `ray health-check` asks (src/ray/protobuf/gcs_service.proto of ray-project/ray)."""
+"""What Ray's own `ray health-check` calls (src/ray/protobuf/gcs_service.proto of Ray's sources)."""
 STORE_BYTES = 256 * 1024 * 1024
-"""Memory of each host for models on their way; Ray would take a third of the computer."""
+"""Memory of each host for models in transit, in bytes; Ray would take a third of the computer."""
 STOP_S = 15.0
 
 
 def token_path() -> Path:
-    """Where the token is kept: `$HWBENCH_LAB_TOKEN_FILE`, else a file in the user's configuration folder."""
+    """Find the file of the token.
+
+    It is `$HWBENCH_LAB_TOKEN_FILE`, else a file in the user's configuration folder.
+    """
     import platformdirs
 
-    return Path(
-        os.environ.get(TOKEN_FILE) or platformdirs.user_config_path("hwbench") / "lab_token"
-    )
+    path = os.environ.get(TOKEN_FILE)
+    if path:
+        return Path(path)
+    return platformdirs.user_config_path("hwbench") / "lab_token"
 
 
 def make_token() -> Path | None:
-    """Make a token if there is none; the file it is in, None for a variable.
+    """Make a token if there is none.
+
+    Returns:
+        The file that holds it; None if it is in a variable.
 
     Raises:
         UsageError: The file cannot be written.
@@ -57,9 +64,9 @@ def make_token() -> Path | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            with os.fdopen(
-                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
-            ) as file:
+            # The file is made with its permissions, so that nobody else can ever open it.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(secrets.token_hex(32))
     except OSError as error:
         raise UsageError(
@@ -68,8 +75,8 @@ def make_token() -> Path | None:
     return path
 
 
-def environment() -> dict[str, str]:
-    """Variables for Ray: the token, no telemetry, no guessing.
+def ray_environment() -> dict[str, str]:
+    """Make the environment variables for Ray: the token, and no telemetry or guessing.
 
     Raises:
         UsageError: There is no token, or others can read it.
@@ -100,11 +107,11 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def ray_node(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Ray's processes of this computer, for as long as the block lasts.
+    """Run Ray's processes of this computer for as long as the block lasts.
 
     Args:
-        words: For `ray start`.
-        log: Where they write what they have to say.
+        words: The arguments of `ray start`.
+        log: The file that they write their messages to.
     """
     flags = [
         "--object-store-memory",
@@ -115,7 +122,7 @@ def ray_node(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
         "--block",
     ]
     command = [sys.executable, "-m", "hwbench.lab.ray_start", "start", *words, *flags]
-    variables = {**os.environ, **environment()}
+    variables = {**os.environ, **ray_environment()}
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -136,35 +143,34 @@ def ray_node(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def head_words(host: str, port: int) -> list[str]:
-    """For the head of a lab; it runs nothing but the pool."""
-    from hwbench.lab.actors import POOL_RESOURCE
-
-    return [
-        "--head", "--node-ip-address", host, "--port", str(port), "--num-cpus", "0", "--num-gpus", "0",
-        "--resources", json.dumps({POOL_RESOURCE: 1}), "--include-dashboard", "false",
-    ]  # fmt: skip
-
-
-def host_words(address: str, own: str | None, resources: Mapping[str, float]) -> list[str]:
-    """For a host that joins; it offers its devices and nothing else.
+def head_arguments(host: str, port: int) -> list[str]:
+    """Make the arguments of `ray start` for the head of a lab, which runs nothing but the pool.
 
     Args:
-        address: Of the head.
-        own: Of this computer, as the others reach it; None to let Ray find it.
-        resources: Its devices.
+        host: The address of this computer, as the others reach it.
+        port: The port of the lab.
     """
-    words = [
-        "--address",
-        address,
-        "--num-cpus",
-        "0",
-        "--num-gpus",
-        "0",
-        "--resources",
-        json.dumps(dict(resources)),
-    ]
-    return words if own is None else [*words, "--node-ip-address", own]
+    from hwbench.lab.actors import POOL_RESOURCE
+
+    words = ["--head", "--node-ip-address", host, "--port", str(port)]
+    words += ["--num-cpus", "0", "--num-gpus", "0"]
+    words += ["--resources", json.dumps({POOL_RESOURCE: 1}), "--include-dashboard", "false"]
+    return words
+
+
+def host_arguments(address: str, own: str | None, resources: Mapping[str, float]) -> list[str]:
+    """Make the arguments of `ray start` for a host, which offers its devices and nothing else.
+
+    Args:
+        address: The address of the lab's head.
+        own: The address of this computer, as the others reach it; None to let Ray find it.
+        resources: The custom resources that stand for its devices.
+    """
+    words = ["--address", address, "--num-cpus", "0", "--num-gpus", "0"]
+    words += ["--resources", json.dumps(dict(resources))]
+    if own is not None:
+        words += ["--node-ip-address", own]
+    return words
 
 
 def connect(
@@ -173,26 +179,29 @@ def connect(
     """Connect this process to a lab.
 
     Args:
-        address: `HOST:PORT` of its head.
+        address: The address of the lab's head, `HOST:PORT`.
         process: Ray's processes of this computer, if they were just started; they are waited for.
-        log: What they wrote.
+        log: The file that they write to.
 
     Raises:
         UsageError: There is no token.
         DeviceUnavailableError: The lab cannot be reached, or refuses the token.
     """
-    variables = environment()
+    variables = ray_environment()
     os.environ.update(variables)
     ray = import_optional("ray", "lab", "labs", DeviceUnavailableError)
     from hwbench.lab.actors import NAMESPACE
-    from hwbench.lab.ray_start import heed_variables, keep_loopback
+    from hwbench.lab.ray_start import keep_loopback, reload_variables
 
-    heed_variables()
+    reload_variables()
     keep_loopback()
     until_s = time.monotonic() + (START_S if process is not None else 0.0)
-    while (reason := _refusal(address, variables["RAY_AUTH_TOKEN"])) is not None:
+    while True:
+        reason = _find_refusal(address, variables["RAY_AUTH_TOKEN"])
+        if reason is None:
+            break
         if process is not None and process.poll() is not None:
-            raise DeviceUnavailableError(f"Ray does not start here: {tail(log)}")
+            raise DeviceUnavailableError(f"Ray does not start here: {read_log_tail(log)}")
         if time.monotonic() > until_s:
             raise DeviceUnavailableError(
                 f"no lab at {address} can be reached ({reason}); is hwbench lab start running"
@@ -217,19 +226,22 @@ def connect(
 
 
 def disconnect() -> None:
-    """Undo `connect`, or what there is of it."""
+    """Undo `connect`, also if it came only half-way."""
     import ray
 
     ray.shutdown()
 
 
-def _refusal(address: str, token: str) -> str | None:
-    """Why a lab does not answer; None if it does.
+def _find_refusal(address: str, token: str) -> str | None:
+    """Find out why a lab does not answer.
 
     Ray itself would try for minutes before it says so.
 
+    Returns:
+        The reason; None if the lab answers.
+
     Raises:
-        DeviceUnavailableError: It has another token, for which no waiting helps.
+        DeviceUnavailableError: The lab has another token, against which no waiting helps.
     """
     import grpc  # type: ignore[import-untyped]
 
@@ -247,16 +259,16 @@ def _refusal(address: str, token: str) -> str | None:
     return None
 
 
-def tail(log: Path | None) -> str:
-    """The last words of Ray's processes."""
+def read_log_tail(log: Path | None) -> str:
+    """Read the last lines of the log of Ray's processes."""
     if log is None or not log.exists():
         return "no log"
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return " ".join(lines[-3:])[:400] or "no word"
+    return " ".join(lines[-3:])[:400] or "an empty log"
 
 
 def find_pool() -> Any:
-    """The pool of the lab that this process is connected to; None if there is none."""
+    """Find the pool of the lab that this process is connected to; None if there is none."""
     import ray
 
     from hwbench.lab.actors import NAMESPACE, POOL
@@ -267,11 +279,11 @@ def find_pool() -> Any:
         return None
 
 
-def pool_of(address: str) -> Any:
-    """The pool of the lab that this process is connected to.
+def require_pool(address: str) -> Any:
+    """Give the pool of the lab that this process is connected to.
 
     Raises:
-        DeviceUnavailableError: There is none.
+        DeviceUnavailableError: There is no pool.
     """
     pool = find_pool()
     if pool is None:

@@ -1,7 +1,8 @@
-"""`ray start` that leaves 127.0.0.1 as it is: Ray puts an address in its place that the whole network reaches, and listens there.
+"""A `ray start` that leaves 127.0.0.1 as it is.
 
-Run as a program (`python -m hwbench.lab.ray_start WORDS`) by `nodes`, which keeps its own process
-to the same rule.
+Ray itself puts an address in its place that the whole network reaches, and listens there. `nodes`
+runs this as a program (`python -m hwbench.lab.ray_start ARGUMENTS`), and keeps its own process to
+the same rule.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def keep_loopback() -> None:
-    """Have Ray listen on this computer alone, and look for labs there, where 127.0.0.1 is asked for; in this process.
+    """Make Ray listen on this computer alone where 127.0.0.1 is asked for, in this process.
+
+    It also looks for labs there.
 
     Raises:
-        DeviceUnavailableError: This version of Ray does it another way, so that it would listen
+        DeviceUnavailableError: This version of Ray does it in another way, so that it would listen
             everywhere.
     """
     from ray._private import services
@@ -32,11 +35,11 @@ def keep_loopback() -> None:
             "this version of Ray cannot be kept to this computer; install the one that was"
             f" tried: {install_command('lab')}"
         )
-    services.resolve_ip_for_localhost = _as_it_is
+    services.resolve_ip_for_localhost = _keep_address
 
 
-def heed_variables() -> None:
-    """Have Ray read its variables again, in a process that had imported it before they were set."""
+def reload_variables() -> None:
+    """Make Ray read its variables again, in a process that imported it before they were set."""
     from ray import _raylet
 
     core: Any = _raylet  # its types leave these out
@@ -45,12 +48,12 @@ def heed_variables() -> None:
 
 
 def end_with_parent() -> None:
-    """Have this process end when the one that started it does, however that ends."""
+    """Make this process end when the one that started it does, however that ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _as_it_is(host: str) -> str:
+def _keep_address(host: str) -> str:
     return host
 
 

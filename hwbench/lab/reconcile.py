@@ -1,10 +1,10 @@
 """Networks measured on several devices of one kind, brought to one scale.
 
-Two specimens of a phone differ by a few percent. Each measures the unpruned network (the anchor)
-beside every other one, so what its seconds are worth is known: its times are multiplied by one
-factor, which makes its anchor as long as that of all devices on average. What one factor leaves
-lies in the networks and widens the table's intervals as any error does; how far the devices are
-apart is added to them, since nobody knows which of them a prediction will be used for.
+Two specimens of a phone differ by a few percent. Each measures the unpruned network (the anchor) in
+turns with every other one, so its speed is known: its times are multiplied by one factor, which
+makes its anchor as long as that of all devices on average. What one factor leaves over lies in the
+networks and widens the table's intervals as any error does. How far the devices are apart is added
+to them, since nobody knows which of them a prediction will be used for.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Scales:
     """How long the same network takes on each device.
 
     Attributes:
-        levels_s: Latency of the anchor on each device, seconds.
-        reference_s: Their geometric mean, every device counting alike.
+        levels_s: The latency of the anchor on each device, in seconds, by name of the device.
+        reference_s: Their geometric mean, in which every device counts alike, in seconds.
     """
 
     levels_s: Mapping[str, float]
@@ -33,16 +33,18 @@ class Scales:
 
     @property
     def deviation(self) -> float:
-        """Relative standard deviation of one device from another of the kind.
+        """The relative standard deviation of one device from another of the kind.
 
-        0 where there is one.
+        It is 0 where there is only one.
         """
         logs = np.log(list(self.levels_s.values()))
-        return float(logs.std(ddof=1)) if len(logs) > 1 else 0.0
+        if len(logs) < 2:
+            return 0.0
+        return float(logs.std(ddof=1))
 
     @property
     def note(self) -> str:
-        """How far they are apart, in a sentence."""
+        """A sentence on how far the devices are apart."""
         ratios = [level_s / self.reference_s - 1 for level_s in self.levels_s.values()]
         if len(ratios) == 1:
             return "measured on 1 device of its kind"
@@ -53,42 +55,57 @@ class Scales:
         )
 
 
-def scales_of(samples: Sequence[NetworkSample]) -> Scales:
-    """The scale of every device that measured one of these networks.
+def find_scales(samples: Sequence[NetworkSample]) -> Scales:
+    """Find the scale of every device that measured some networks.
 
     Args:
-        samples: At least one.
+        samples: The networks, at least one.
     """
-    seen: dict[str, list[float]] = {}
+    anchors_s: dict[str, list[float]] = {}
     for sample in samples:
-        seen.setdefault(sample.by, []).append(sample.level_s)
-    levels_s = {by: float(np.median(values_s)) for by, values_s in sorted(seen.items())}
-    return Scales(levels_s, math.exp(float(np.mean(np.log(list(levels_s.values()))))))
+        anchors_s.setdefault(sample.by, []).append(sample.level_s)
+    levels_s = {
+        device: float(np.median(values_s)) for device, values_s in sorted(anchors_s.items())
+    }
+    logs = np.log(list(levels_s.values()))
+    return Scales(levels_s, math.exp(float(np.mean(logs))))
 
 
-def reconciled(samples: Sequence[NetworkSample], scales: Scales) -> tuple[NetworkSample, ...]:
-    """The samples in seconds of one and the same device."""
-    return tuple(
-        _times(sample, scales.reference_s / scales.levels_s[sample.by]) for sample in samples
-    )
+def rescale_samples(samples: Sequence[NetworkSample], scales: Scales) -> tuple[NetworkSample, ...]:
+    """Express the times of all samples in seconds of the average device.
+
+    Args:
+        samples: The networks, as the devices measured them.
+        scales: The scale of every device.
+    """
+    rescaled = []
+    for sample in samples:
+        factor = scales.reference_s / scales.levels_s[sample.by]
+        layers = [replace(layer, latency_s=layer.latency_s * factor) for layer in sample.layers]
+        rescaled.append(
+            replace(
+                sample,
+                anchor_s=tuple(value_s * factor for value_s in sample.anchor_s),
+                whole_s=tuple(value_s * factor for value_s in sample.whole_s),
+                beside_s=sample.beside_s * factor,
+                layers=tuple(layers),
+            )
+        )
+    return tuple(rescaled)
 
 
-def _times(sample: NetworkSample, factor: float) -> NetworkSample:
-    return replace(
-        sample,
-        anchor_s=tuple(value_s * factor for value_s in sample.anchor_s),
-        whole_s=tuple(value_s * factor for value_s in sample.whole_s),
-        beside_s=sample.beside_s * factor,
-        layers=tuple(replace(layer, latency_s=layer.latency_s * factor) for layer in sample.layers),
-    )
+def widen_intervals(table: LookupTable, scales: Scales) -> LookupTable:
+    """Widen the intervals of a table so that they hold for any device of the kind.
 
-
-def widened(table: LookupTable, scales: Scales) -> LookupTable:
-    """The table with intervals for any device of the kind: for one more of them, and for their mean being known from so many."""
-    apart = scales.deviation * math.sqrt(1 + 1 / len(scales.levels_s))
-    calibration = replace(
-        table.calibration, shared_sd=math.hypot(table.calibration.shared_sd, apart)
-    )
+    Args:
+        table: A table fitted to rescaled samples.
+        scales: The scale of every device.
+    """
+    # A prediction of a new device: the spread of one more device, and the uncertainty of the mean
+    # of n of them, s * sqrt(1 + 1/n), independent of the table's own error.
+    device_sd = scales.deviation * math.sqrt(1 + 1 / len(scales.levels_s))
+    shared_sd = math.hypot(table.calibration.shared_sd, device_sd)
+    calibration = replace(table.calibration, shared_sd=shared_sd)
     provenance = replace(table.provenance, note=scales.note)
     return replace(
         table, metadata=replace(table.metadata, calibration=calibration, provenance=provenance)

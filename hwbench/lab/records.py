@@ -1,4 +1,4 @@
-"""What the pool keeps: its rules, devices, and the work of its clients."""
+"""What the pool of a lab holds: its rules, its devices, and the work of its clients."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ class Rules:
     """What the pool waits for, and how long.
 
     Attributes:
-        batch_s: Work handed out at once: handing out takes at most 50 ms, so 1 s keeps that below 5
-            %.
-        silent_s: A device without work that was not heard of for so long is gone; it asks every few
-            seconds.
-        unheard_s: Nothing more is begun for a client that was not heard of for so long, until it is
-            back; it asks every second.
-        attempts: Devices that a task may fail on before it is given up.
-        kept_s: Results that nobody comes for, and devices that failed, are forgotten after this.
+        batch_s: How much work is handed out at once, in seconds. Handing out takes at most 50 ms,
+            so 1 s keeps that below 5 %.
+        silent_s: After how long a device without work that does not call is taken to be gone, in
+            seconds; it calls every few seconds.
+        unheard_s: After how long nothing more is begun for a client that does not call, until it is
+            back, in seconds; it calls every second.
+        attempts: The number of devices that a task may fail on before it is given up.
+        kept_s: After how long results that nobody collects, and devices that failed, are forgotten,
+            in seconds.
     """
 
     batch_s: float = 1.0
@@ -34,8 +35,8 @@ class Rules:
     kept_s: float = 86_400.0
 
 
-class State(StrEnum):
-    """What a device is at."""
+class MemberState(StrEnum):
+    """What a device is doing."""
 
     FREE = "free"
     BUSY = "busy"
@@ -48,9 +49,9 @@ class Lease:
     """What a device that asked for work gets.
 
     Attributes:
-        job: Whose work it is; empty if there is none.
-        tasks: To be done in this order.
-        expelled: Whether it has to join anew before it gets any.
+        job: The job that the work is of; empty if there is no work.
+        tasks: The tasks, to be done in this order.
+        expelled: Whether the device has to join anew before it gets any work.
     """
 
     job: str = ""
@@ -63,26 +64,26 @@ class Member:
     """A device of the lab.
 
     Attributes:
-        name: `ADDRESS@HOST`.
+        name: Its name, `ADDRESS@HOST`.
         info: What it is.
-        kind: Identity of its kind.
-        incarnation: Counts its joins.
-        state: What it is at.
-        since_s: Since when, on the pool's clock.
-        heard_s: When it was last heard of.
-        reason: Why it failed.
-        job: Whose work it holds.
-        held: That work; the first task is being done.
+        kind: The identity of its kind.
+        incarnation: How often it joined.
+        state: What it is doing.
+        since_s: Since when it does that, on the pool's clock in seconds, as all times here.
+        heard_s: When it last called.
+        reason: Why it failed; empty if it did not.
+        job: The job whose work it holds; empty if it holds none.
+        held: The tasks it holds, by id; the first is being done.
         begun_s: When that task was begun.
-        done: Tasks done since it first joined.
-        busy_s: Seconds spent on them.
+        done: The number of tasks done since it first joined.
+        busy_s: The seconds spent on them.
     """
 
     name: str
     info: DeviceInfo
     kind: str
     incarnation: int
-    state: State
+    state: MemberState
     since_s: float
     heard_s: float
     reason: str = ""
@@ -94,8 +95,10 @@ class Member:
 
     @property
     def deadline_s(self) -> float:
-        """When the task in hand has taken too long."""
-        return self.begun_s + next(iter(self.held.values())).limit_s if self.held else math.inf
+        """The time after which the task in hand has taken too long; infinite without a task."""
+        if not self.held:
+            return math.inf
+        return self.begun_s + next(iter(self.held.values())).limit_s
 
 
 @dataclass
@@ -103,21 +106,21 @@ class Job:
     """Work of one client.
 
     Attributes:
-        id: What the work is.
-        title: For people.
-        client: Whose it is.
-        wanted: Which devices may do it.
-        kind: Identity of the only kind that may; empty for any.
-        since_s: When it was first submitted.
-        heard_s: When its client was last heard of.
-        members: Devices in the lab that may do it.
-        waiting: Tasks that nobody has.
-        queue: Their ids in order.
-        running: Tasks that devices hold.
-        results: Outcomes that the client has not taken yet.
-        failures: Devices that each task failed on.
-        done: Tasks done.
-        busy_s: Seconds that took.
+        id: The identity of the work.
+        title: The name of the work, for people.
+        client: The client that wants the results.
+        wanted: The devices that may do it.
+        kind: The identity of the only kind that may do it; empty for any.
+        since_s: When it was first submitted, on the pool's clock in seconds.
+        heard_s: When its client last called.
+        members: The names of the devices in the lab that may do it.
+        waiting: The tasks that no device holds, by id.
+        queue: The ids of these tasks, in order.
+        running: The ids of the tasks that devices hold.
+        results: The outcomes that the client has not taken yet, by id of the task.
+        failures: On how many devices each task failed.
+        done: The number of tasks done.
+        busy_s: The seconds that these took.
     """
 
     id: str

@@ -1,6 +1,6 @@
 """The life of a device in a lab: lock, open, join, work, cool, fail, come back.
 
-Knows the pool by its words only, and no Ray.
+It knows the pool by a protocol only, and no Ray.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from hwbench.records.device import DeviceInfo
 logger = logging.getLogger(__name__)
 
 ASK_S = 5.0
-"""Longest wait for work, after which the device is looked at and work is asked for again.
+"""Longest wait for work in seconds, after which the device is checked and work asked for again.
 
-Also between two looks at a hot one.
+It is also the wait between two checks of a hot device.
 """
 BACK_S, BACK_MOST_S = 5.0, 300.0
-"""Wait before a device that failed is opened again.
+"""Wait before a device that failed is opened again, in seconds.
 
-Doubled each time until it has worked for a while.
+It is doubled each time until the device has worked for a while.
 """
-MODELS_KEPT = 4
+MOST_MODELS = 4
 
 
-class Office(Protocol):
+class DevicePool(Protocol):
     """The pool, as a device sees it.
 
     Every call raises `DeviceUnavailableError` where it cannot be reached.
@@ -45,7 +45,7 @@ class Office(Protocol):
         ...
 
     def lease(self, name: str, incarnation: int, *, hot: bool, wait_s: float) -> Lease:
-        """See `Pool.lease`; waits so long for work."""
+        """See `Pool.lease`; it waits up to `wait_s` seconds for work."""
         ...
 
     def report(self, name: str, incarnation: int, task_id: str, outcome: Outcome) -> bool:
@@ -57,7 +57,7 @@ class Office(Protocol):
         ...
 
     def model(self, sha256: str) -> bytes:
-        """The model of that SHA-256; empty if it is not known."""
+        """Give the model of that SHA-256; empty if it is not known."""
         ...
 
 
@@ -65,27 +65,27 @@ class Service:
     """Serves one device until its process ends.
 
     Args:
-        address: Of the device.
-        name: What the lab calls it: `ADDRESS@HOST`.
-        office: The pool.
-        sleep: Waits so many seconds.
-        open_: Gives the closed device.
+        address: The address of the device.
+        name: Its name in the lab, `ADDRESS@HOST`.
+        pool: The pool.
+        sleep: Waits for so many seconds.
+        open_: Makes the device of an address, not yet opened.
     """
 
     def __init__(
         self,
         address: str,
         name: str,
-        office: Office,
+        pool: DevicePool,
         sleep: Callable[[float], None] = time.sleep,
         open_: Callable[[str], Device] = open_device,
     ) -> None:
-        self.address, self.name, self.office = address, name, office
+        self.address, self.name, self.pool = address, name, pool
         self._sleep, self._open = sleep, open_
         self._models: dict[str, bytes] = {}
 
     def run(self) -> None:
-        """Serve for good: a device that fails is opened again after a while, and joins anew.
+        """Serve for ever: a device that fails is opened again after a while, and joins anew.
 
         Raises:
             UsageError: The address names no device, which no waiting mends.
@@ -94,7 +94,7 @@ class Service:
         while True:
             begun = time.monotonic()
             try:
-                self.once()
+                self.serve_once()
             except DeviceError as error:
                 logger.warning("%s failed: %s", self.name, error)
             if time.monotonic() - begun > BACK_MOST_S:
@@ -102,46 +102,46 @@ class Service:
             self._sleep(back_s)
             back_s = min(2 * back_s, BACK_MOST_S)
 
-    def once(self) -> None:
+    def serve_once(self) -> None:
         """Serve until the device or the pool fails.
 
         Raises:
-            DeviceError: It did.
+            DeviceError: The device or the pool failed.
         """
         # The lab holds a device for as long as it is part of it, also one whose driver locks
         # nothing.
         with DeviceLock(f"lab {self.address}"), self._open(self.address) as device:
             bench, info = Bench(device, self.name), device.info()
-            incarnation = self.office.join(self.name, info)
+            incarnation = self.pool.join(self.name, info)
             try:
                 while True:
                     hot = bench.hot()
-                    lease = self.office.lease(self.name, incarnation, hot=hot, wait_s=ASK_S)
+                    lease = self.pool.lease(self.name, incarnation, hot=hot, wait_s=ASK_S)
                     if lease.expelled:
-                        incarnation = self.office.join(self.name, info)
+                        incarnation = self.pool.join(self.name, info)
                     elif hot:
                         bench.clear()
                         bench.rest(ASK_S)
                     else:
                         self._work(bench, incarnation, lease)
             except DeviceError as error:
-                self.office.fail(self.name, incarnation, str(error))
+                self.pool.fail(self.name, incarnation, str(error))
                 raise
 
     def _work(self, bench: Bench, incarnation: int, lease: Lease) -> None:
-        """Do what was leased, until something is in the way.
+        """Do the tasks of a lease until one cannot be finished or is not believed.
 
-        What is left goes back when work is asked for again.
+        The tasks left go back to the pool when work is asked for again.
         """
         for task in lease.tasks:
-            outcome = bench.carry_out(task, self._fetched(task))
-            if outcome is None or not self.office.report(self.name, incarnation, task.id, outcome):
+            outcome = bench.carry_out(task, self._fetch_models(task))
+            if outcome is None or not self.pool.report(self.name, incarnation, task.id, outcome):
                 return
 
-    def _fetched(self, task: Task) -> Mapping[str, bytes]:
-        """The models of a task; the last few are kept, each checked whenever it is used."""
+    def _fetch_models(self, task: Task) -> Mapping[str, bytes]:
+        """Fetch the models of a task; the last few are kept, and each is checked at every use."""
         for sha256 in task.models:
-            self._models[sha256] = self._models.pop(sha256, b"") or self.office.model(sha256)
-        for old in list(self._models)[: -max(MODELS_KEPT, len(task.models))]:
+            self._models[sha256] = self._models.pop(sha256, b"") or self.pool.model(sha256)
+        for old in list(self._models)[: -max(MOST_MODELS, len(task.models))]:
             del self._models[old]
         return self._models

@@ -1,8 +1,8 @@
-"""A lookup table built by several devices of one kind at once.
+"""Building a lookup table with several devices of one kind at once.
 
-The networks are those that one device would be given (`hwbench.lookup_tables.making.build`): first
+The networks are those that one device would measure (`hwbench.lookup_tables.making.build`): first
 random ones, then in batches those of which the table is least certain. Each is kept in the store as
-soon as it is known, so the same call goes on after a killed one.
+soon as it is known, so that the same call goes on after a killed one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from hwbench.errors import DeviceUnavailableError, UsageError
-from hwbench.lab.reconcile import reconciled, scales_of, widened
+from hwbench.lab.reconcile import find_scales, rescale_samples, widen_intervals
 from hwbench.lab.tasks import Outcome, Task, TaskKind, describe_workload, digest, task_result
 from hwbench.lookup_tables import LookupTable, Plan, Progress, Provenance, Source, Validation
 from hwbench.lookup_tables.making.build import refine
@@ -30,11 +30,11 @@ from hwbench.store import Store
 from hwbench.version import __version__
 
 LIMIT_S = 120.0
-"""A network that takes longer hangs; on a slow phone one takes some seconds."""
+"""Seconds after which a network is taken to hang; on a slow phone one takes some seconds."""
 GRADING = Effort(turns=6, runs=3)
-"""What a held-out network is given; its layers are not looked at."""
-LEAST = 3
-"""Networks before which no budget ends a build."""
+"""How thoroughly a held-out network is measured; its layers are not looked at."""
+LEAST_NETWORKS = 3
+"""Networks that are measured before a budget may end a build."""
 
 
 class Crew(Protocol):
@@ -44,13 +44,13 @@ class Crew(Protocol):
     """The kind: what they have in common."""
 
     def now(self) -> float:
-        """Seconds, for budgets."""
+        """Read the clock that budgets are counted by, in seconds."""
         ...
 
     def carry_out(
         self, job: str, tasks: Sequence[Task], *workloads: Workload
     ) -> Iterator[tuple[str, Outcome]]:
-        """Outcomes of the tasks of a job by id, in whatever order they come.
+        """Have the tasks of a job done, and give their outcomes by id as they come.
 
         Each counts as safe when the next is asked for.
         """
@@ -58,14 +58,14 @@ class Crew(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
+class TableRequest:
     """What a table is built of, and how.
 
     Attributes:
         workload: The unpruned model.
-        settings: Threads, isolation, seed, and `budget_s` for the build.
-        plan: Its grid, batches and effort.
-        limit_s: Seconds after which a network hangs.
+        settings: How to measure; `budget_s` is for the whole build.
+        plan: The grid, batches and effort of the build.
+        limit_s: Seconds after which a network is taken to hang.
     """
 
     workload: Workload
@@ -78,10 +78,10 @@ class TableBuild:
     """One table in the making.
 
     Args:
-        crew: Who measures.
-        request: What to build.
-        store: Where each network is kept, and found again; None keeps nothing.
-        forget: Leave out all that was measured on this kind before.
+        crew: The devices that measure.
+        request: What to build, and how.
+        store: The store that each network is kept in and found again; None keeps nothing.
+        forget: Whether all that was measured on this kind before is left out.
         callback: Called after every network.
 
     Raises:
@@ -91,7 +91,7 @@ class TableBuild:
     def __init__(
         self,
         crew: Crew,
-        request: Request,
+        request: TableRequest,
         store: Store | None = None,
         *,
         forget: bool = False,
@@ -107,10 +107,12 @@ class TableBuild:
         )
         facts = ["lab", plan.first, plan.batch, plan.anchor_every, asdict(plan.effort)]
         self.journal = BuildJournal(store, crew.info, settings, source, facts, forget=forget)
-        asked = asdict(replace(settings, budget_s=0.0))  # more time is more of the same work
-        self.job = digest("table", asdict(crew.info), workload.sha256, asked, asdict(plan))
+        # The name of the job says what the work is. The budget is no part of it: more time is more
+        # of the same work.
+        job_settings = asdict(replace(settings, budget_s=0.0))
+        self.job = digest("table", asdict(crew.info), workload.sha256, job_settings, asdict(plan))
         self._fitted: Fitted | None = None
-        self._begun_s, self._fresh = crew.now(), 0
+        self._begun_s, self._measured_now = crew.now(), 0
 
     def run(self) -> Fitted:
         """Measure and fit until predictions stop improving, the plan is done or time is up.
@@ -133,12 +135,12 @@ class TableBuild:
         sessions: int = 2,
         callback: Callable[[int, int], None] | None = None,
     ) -> Validation:
-        """Measure random pruned networks that the table has not seen, each in several sessions, on whichever devices.
+        """Measure random pruned networks that the table has not seen, and compare with it.
 
         Args:
-            table: Of this build.
-            networks: Held-out networks.
-            sessions: Of each.
+            table: The table of this build.
+            networks: The number of held-out networks.
+            sessions: In how many sessions each is measured, on whichever devices.
             callback: Called with the number of measurements done and the number of all.
 
         Raises:
@@ -150,71 +152,71 @@ class TableBuild:
                 f"nothing to validate with {networks} networks in {sessions} sessions; give at"
                 " least 1 of each"
             )
-        source = next(one for one in table.provenance.sources if one.architecture == self.identity)
+        sources = {source.architecture: source for source in table.provenance.sources}
+        source = sources[self.identity]
         chosen = held_out(self.structure, source, networks, self.request.settings.seed)
         predictions = [table.predict(self.structure.keys(widths)) for widths in chosen]
-        tasks = [
-            self._task(
-                f"graded {session}.{index}",
-                session * networks + index,
-                widths,
-                GRADING,
-                self.request.plan.anchor_every,
-            )
-            for session in range(sessions)
-            for index, widths in enumerate(chosen)
-        ]
-        seen: dict[int, list[float]] = {index: [] for index in range(networks)}
-        every: list[NetworkSample] = []
-        for done, samples in enumerate(self._samples(tasks), 1):
-            every += samples
-            seen[samples[-1].number % networks].append(samples[-1].ratio * source.latency_s)
+        tasks = []
+        for session in range(sessions):
+            for index, widths in enumerate(chosen):
+                name = f"graded {session}.{index}"
+                tasks.append(self._make_task(name, session * networks + index, widths, GRADING))
+        latencies_s: list[list[float]] = [[] for _ in range(networks)]
+        all_samples: list[NetworkSample] = []
+        for done, samples in enumerate(self._measure_tasks(tasks), 1):
+            all_samples += samples
+            # The last sample is the network, any before it are of the anchor. Its ratio to the
+            # anchor is what another device would find too; in the table's seconds it is a latency.
+            sample = samples[-1]
+            latencies_s[sample.number % networks].append(sample.ratio * source.latency_s)
             if callback is not None:
                 callback(done, len(tasks))
-        trials = (
-            Trial(widths, prediction, tuple(seen[index]))
-            for index, (widths, prediction) in enumerate(zip(chosen, predictions, strict=True))
-        )
-        drift = scales_of(every).reference_s / source.latency_s
+        trials = []
+        for widths, prediction, values_s in zip(chosen, predictions, latencies_s, strict=True):
+            trials.append(Trial(widths, prediction, tuple(values_s)))
+        drift = find_scales(all_samples).reference_s / source.latency_s
         return Validation(self.request.workload.name, self.structure, tuple(trials), drift)
 
     def _measure(self, queue: Sequence[tuple[int, ...]], start: int) -> bool:
-        """Have the networks of one batch measured that were not.
+        """Have the networks of a batch measured that are not yet in the journal.
 
-        False if the budget ended first.
+        Args:
+            queue: The widths of the networks.
+            start: The number of the first of them.
+
+        Returns:
+            Whether all were measured before the budget ended.
         """
-        plan = self.request.plan
+        effort = self.request.plan.effort
         done = {sample.number for sample in self.journal.samples}
-        missing = [
-            (number, widths) for number, widths in enumerate(queue, start) if number not in done
-        ]
-        tasks = [
-            self._task(str(number), number, widths, plan.effort, plan.anchor_every)
-            for number, widths in missing
-        ]
+        tasks = []
+        for number, widths in enumerate(queue, start):
+            if number not in done:
+                tasks.append(self._make_task(str(number), number, widths, effort))
         left = len(tasks)
-        for samples in self._samples(tasks):
+        for samples in self._measure_tasks(tasks):
             for sample in samples:
                 self.journal.keep(sample)
-            left, self._fresh = left - 1, self._fresh + 1
-            self._tell()
-            late = self.crew.now() - self._begun_s > self.request.settings.budget_s
-            if left and late and len(self.journal.samples) >= LEAST:
+            left -= 1
+            self._measured_now += 1
+            self._report_progress()
+            is_late = self.crew.now() - self._begun_s > self.request.settings.budget_s
+            if left and is_late and len(self.journal.samples) >= LEAST_NETWORKS:
                 return False
         return True
 
-    def _samples(self, tasks: Sequence[Task]) -> Iterator[list[NetworkSample]]:
-        """The networks of each task, the anchor's own among them, as they come."""
+    def _measure_tasks(self, tasks: Sequence[Task]) -> Iterator[list[NetworkSample]]:
+        """Have tasks done; give the samples of each as they come, those of the anchor first."""
         if not tasks:
             return
-        asked = {task.id: tuple(task.arguments["widths"]) for task in tasks}
+        expected_widths = {task.id: tuple(task.arguments["widths"]) for task in tasks}
         outcomes = self.crew.carry_out(self.job, tasks, self.request.workload)
         for task_id, outcome in outcomes:
             samples = [
                 NetworkSample.from_dict({**one, "by": outcome.get("by", "")})
                 for one in task_result(outcome)["samples"]
             ]
-            if not samples or samples[-1].widths != asked.pop(task_id):
+            if not samples or samples[-1].widths != expected_widths.pop(task_id):
                 text = (
                     f"{outcome.get('by')} measured another network than it was asked for; update"
                     " hwbench there"
@@ -222,16 +224,14 @@ class TableBuild:
                 raise DeviceUnavailableError(text)
             yield samples
 
-    def _task(
-        self, name: str, number: int, widths: tuple[int, ...], effort: Effort, anchor_every: int
-    ) -> Task:
+    def _make_task(self, name: str, number: int, widths: tuple[int, ...], effort: Effort) -> Task:
+        request = self.request
         arguments = {
             "number": number,
             "widths": list(widths),
             "effort": asdict(effort),
-            "anchor_every": anchor_every,
+            "anchor_every": request.plan.anchor_every,
         }
-        request = self.request
         return Task(
             name,
             TaskKind.NETWORK,
@@ -242,25 +242,28 @@ class TableBuild:
         )
 
     def _fit(self, before: int) -> Fitted:
-        """The table of the networks numbered below `before`, in seconds of one device, and of other models on that kind."""
+        """Fit the table to all networks numbered below `before`, in seconds of the average device.
+
+        What was measured of other models on this kind is part of it.
+        """
         ours = self.journal.campaign(before)
-        scales = scales_of(ours.samples)
+        scales = find_scales(ours.samples)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         provenance = Provenance(self.crew.info, self.request.settings.threads, created, __version__)
         fitted = fit(
-            [replace(ours, samples=reconciled(ours.samples, scales)), *self.journal.others],
+            [replace(ours, samples=rescale_samples(ours.samples, scales)), *self.journal.others],
             provenance,
         )
-        self._fitted = replace(fitted, table=widened(fitted.table, scales))
+        self._fitted = replace(fitted, table=widen_intervals(fitted.table, scales))
         return self._fitted
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self._callback is None:
             return
-        done, plan = sum(sample.number >= 0 for sample in self.journal.samples), self.request.plan
+        plan = self.request.plan
+        done = sum(sample.number >= 0 for sample in self.journal.samples)
         elapsed_s = self.crew.now() - self._begun_s
-        left_s = min(
-            elapsed_s / self._fresh * (plan.most - done), self.request.settings.budget_s - elapsed_s
-        )
+        each_s = elapsed_s / self._measured_now
+        left_s = min(each_s * (plan.most - done), self.request.settings.budget_s - elapsed_s)
         rmspe = None if self._fitted is None else self._fitted.rmspe
         self._callback(Progress(done, plan.most, elapsed_s, max(0.0, left_s), rmspe))

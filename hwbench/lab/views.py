@@ -1,4 +1,4 @@
-"""What a lab is doing, for people: its devices, who holds what, and what waits."""
+"""Showing to people what a lab is doing: its devices, who holds what, and what waits."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ JOBS = (
 
 
 def status_view(status: Mapping[str, Any]) -> View:
-    """The state of a lab, as `Lab.status` tells it."""
+    """Make the view of a lab's state.
+
+    Args:
+        status: The state, as `Lab.status` gives it.
+    """
     devices, jobs = status["devices"], status["jobs"]
     states = [device["state"] for device in devices]
-    counts = (
-        ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
-        or "none yet"
-    )
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    counts = counts or "none yet"
     waiting = sum(job["waiting"] for job in jobs)
     blocks: list[Block] = [
         Line(
@@ -44,32 +46,36 @@ def status_view(status: Mapping[str, Any]) -> View:
         )
     ]
     if devices:
-        rows = tuple(
-            (
-                one["name"],
-                one["target"],
-                one["state"],
-                duration(one["since_s"]),
-                one["job"] or "-",
-                str(one["done"]),
-            )
-            for one in devices
-        )
-        blocks.append(Table(DEVICES, rows))
+        blocks.append(Table(DEVICES, tuple(_device_row(device) for device in devices)))
     if jobs:
         blocks.append(Table(JOBS, tuple(_job_row(job) for job in jobs)))
-    failed = tuple((device["name"], device["reason"]) for device in devices if device["reason"])
-    return [*blocks, Notes(failed)] if failed else blocks
+    failures = tuple((device["name"], device["reason"]) for device in devices if device["reason"])
+    if failures:
+        blocks.append(Notes(failures))
+    return blocks
+
+
+def _device_row(device: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        device["name"],
+        device["target"],
+        device["state"],
+        duration(device["since_s"]),
+        device["job"] or "-",
+        str(device["done"]),
+    )
 
 
 def _job_row(job: Mapping[str, Any]) -> tuple[str, ...]:
-    client = job["client"].partition(", ")[0] + ("" if job["listening"] else ", gone")
+    client = job["client"].partition(", ")[0]
+    if not job["listening"]:
+        client += ", gone"
     counts = (str(job[name]) for name in ("devices", "waiting", "running", "done"))
     return (job["title"], job["device"], *counts, client)
 
 
 def duration(seconds: float) -> str:
-    """A time that passed: `12 s`, `3 min`, `5 h`, `2 d`."""
+    """Write a time that passed: `12 s`, `3 min`, `5 h`, `2 d`."""
     for size_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size_s:
             return f"{seconds / size_s:.0f} {unit}"

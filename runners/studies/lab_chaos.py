@@ -20,7 +20,7 @@ import numpy as np
 
 from hwbench.devices.virtual.device import Fault, Law, Noise, SessionOffset, Throttling, White
 from hwbench.errors import DeviceError
-from hwbench.lab.tables import Request, TableBuild
+from hwbench.lab.tables import TableBuild, TableRequest
 from hwbench.lookup_tables import Plan
 from hwbench.lookup_tables.making.fit import Fitted
 from hwbench.lookup_tables.making.journal import RECORD
@@ -83,7 +83,7 @@ def run(seed: int, folder: Path) -> Ran:
     rng = np.random.default_rng(seed)
     lab = Simulation([_agent(number, rng) for number in range(DEVICES)])
     chaos = Chaos(lab, seed, EVERY_S, UNTIL_S)
-    request = Request(conv_workload((16, 24, 32)), SETTINGS, PLAN, LIMIT_S)
+    request = TableRequest(conv_workload((16, 24, 32)), SETTINGS, PLAN, LIMIT_S)
     clients = 0
     with open_store(str(folder / f"{seed}.db")) as store:
         while True:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hwbench.errors import DeviceLostError, UsageError
-from hwbench.lab.records import Rules, State
+from hwbench.lab.records import MemberState, Rules
 from hwbench.lab.tasks import task_result
 from tests.lab.lab_support import PIXEL, Lab
 
@@ -102,7 +102,7 @@ def test_a_hot_device_gives_back_what_it_has_and_gets_nothing_until_it_is_cool()
     lab.submit("t")
     lab.pool.lease("android:A1@x", one)
     assert ids(lab.pool.lease("android:A1@x", one, hot=True)) == []
-    assert lab.pool.members["android:A1@x"].state is State.HOT
+    assert lab.pool.members["android:A1@x"].state is MemberState.HOT
     assert not lab.done("android:A1@x", one, "t")
     lab.pool.fail("android:A2@y", two, "unplugged")
     assert ids(lab.pool.lease("android:A1@x", one)) == ["t"]

@@ -5,9 +5,9 @@ import pytest
 from hwbench.devices.shared.lock import DeviceLock
 from hwbench.devices.virtual.device import Fault, Throttling
 from hwbench.errors import DeviceUnavailableError, UsageError
-from hwbench.lab.nodes import TOKEN, TOKEN_FILE, environment, make_token
+from hwbench.lab.nodes import TOKEN, TOKEN_FILE, make_token, ray_environment
 from hwbench.lab.pool import Pool
-from hwbench.lab.records import Lease, State
+from hwbench.lab.records import Lease, MemberState
 from hwbench.lab.serving import BACK_S, Service
 from hwbench.lab.tasks import Task, TaskKind, describe_workload
 from runners.studies._lab_simulation import Specimen
@@ -139,7 +139,7 @@ def test_one_that_was_expelled_joins_anew():
     office.lease = interrupted
     serve(office, lambda _: Specimen(law=LAW))
     assert "expelled" in office.told
-    assert office.pool.members["virtual:seed=1@x"].state is State.FREE
+    assert office.pool.members["virtual:seed=1@x"].state is MemberState.FREE
     assert set(office.pool.collect("job", "ann")) == {"0", "1"}
 
 
@@ -151,7 +151,7 @@ def test_a_device_is_offered_once_on_a_host():
         DeviceLock("lab virtual:seed=1"),
         pytest.raises(DeviceUnavailableError, match="is in use by process"),
     ):
-        service.once()
+        service.serve_once()
 
 
 def test_an_address_that_names_no_device_ends_the_service():
@@ -164,22 +164,22 @@ def test_a_token_is_made_once_and_kept_secret(tmp_path, monkeypatch):
     monkeypatch.setenv(TOKEN_FILE, str(path))
     monkeypatch.delenv(TOKEN, raising=False)
     with pytest.raises(UsageError, match="no token: copy"):
-        environment()
+        ray_environment()
     assert make_token() == path
-    token = environment()["RAY_AUTH_TOKEN"]
+    token = ray_environment()["RAY_AUTH_TOKEN"]
     assert len(token) == 64
     assert path.stat().st_mode & 0o077 == 0
     make_token()
-    assert environment()["RAY_AUTH_TOKEN"] == token
+    assert ray_environment()["RAY_AUTH_TOKEN"] == token
     path.chmod(0o644)
     with pytest.raises(UsageError, match="others can read the token"):
-        environment()
+        ray_environment()
     monkeypatch.setenv(TOKEN, "short")
     with pytest.raises(UsageError, match="has 5 characters"):
-        environment()
+        ray_environment()
 
 
 def test_ray_is_told_to_be_quiet_and_to_ask_for_the_token(monkeypatch):
     monkeypatch.setenv(TOKEN, "0" * 32)
-    found = environment()
+    found = ray_environment()
     assert (found["RAY_AUTH_MODE"], found["RAY_USAGE_STATS_ENABLED"]) == ("token", "0")

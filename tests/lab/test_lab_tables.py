@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hwbench.errors import UnsupportedLayerError, UsageError, error_to_dict
-from hwbench.lab.reconcile import reconciled, scales_of, widened
-from hwbench.lab.tables import Request, TableBuild
+from hwbench.lab.reconcile import find_scales, rescale_samples, widen_intervals
+from hwbench.lab.tables import TableBuild, TableRequest
 from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.store import open_store
 from runners.studies._lab_simulation import ClientKilled
@@ -16,7 +16,7 @@ from tests.lab.lab_support import LAW, PLAN, SETTINGS, simulated
 from tests.support.models import conv_workload
 
 NET = conv_workload((16, 24, 32))
-REQUEST = Request(NET, SETTINGS, PLAN)
+REQUEST = TableRequest(NET, SETTINGS, PLAN)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_scales_are_reconciled(one, eight):
     _, build, fitted = eight
     truth_s = LAW.network_s(build.structure.keys(build.structure.widths))
     speeds = {name: agent.make(0)._speed for name, agent in eight[0].agents.items()}
-    found = scales_of(build.journal.samples)
+    found = find_scales(build.journal.samples)
     middle = float(np.exp(np.mean(np.log([speeds[name] for name in found.levels_s]))))
     for name, level_s in found.levels_s.items():
         assert level_s / found.reference_s == pytest.approx(speeds[name] / middle, rel=0.03)
@@ -67,23 +67,23 @@ def test_scales_are_reconciled(one, eight):
 
 def test_reconciled_samples_agree_on_the_anchor_and_keep_their_ratios(eight):
     samples = eight[1].journal.samples
-    scales = scales_of(samples)
-    for before, after in zip(samples, reconciled(samples, scales), strict=True):
+    scales = find_scales(samples)
+    for before, after in zip(samples, rescale_samples(samples, scales), strict=True):
         assert after.ratio == pytest.approx(before.ratio)
         assert after.layers[0].latency_s / after.beside_s == pytest.approx(
             before.layers[0].latency_s / before.beside_s
         )
         assert after.level_s == pytest.approx(scales.reference_s, rel=0.05)
-    assert scales_of(reconciled(samples, scales)).deviation == pytest.approx(0, abs=1e-9)
+    assert find_scales(rescale_samples(samples, scales)).deviation == pytest.approx(0, abs=1e-9)
 
 
 def test_intervals_are_for_any_device_of_the_kind(one, eight):
-    scales = scales_of(eight[1].journal.samples)
+    scales = find_scales(eight[1].journal.samples)
     assert 0.01 < scales.deviation < 0.06
     assert eight[2].table.calibration.shared_sd > scales.deviation
-    alone = scales_of(one[1].journal.samples)
+    alone = find_scales(one[1].journal.samples)
     assert alone.deviation == 0
-    assert widened(one[2].table, alone).calibration == one[2].table.calibration
+    assert widen_intervals(one[2].table, alone).calibration == one[2].table.calibration
     assert alone.note == "measured on 1 device of its kind"
 
 

@@ -1,7 +1,7 @@
-"""`make lab-demo`: PostgreSQL, a lab of three hosts with eight virtual devices, and a table built
-while one host is killed.
+"""`make lab-demo`: a lab builds a table while one of its hosts is killed.
 
-Everything runs on this computer's loopback, in temporary folders, and is gone afterwards.
+It has three hosts with eight virtual devices, and a store in PostgreSQL. Everything runs on this
+computer's loopback, in temporary folders, and is gone afterwards.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ LIMIT_S = 300.0
 
 
 def main() -> int:
-    """Show it; returns the exit code."""
-    lacking = missing()
-    if lacking is not None:
-        print(f"the demo {lacking}", file=sys.stderr)
+    """Run the demonstration.
+
+    Returns:
+        The exit code.
+    """
+    requirement = missing()
+    if requirement is not None:
+        print(f"the demo {requirement}", file=sys.stderr)
         return 2
     server = Server()
     try:
@@ -36,72 +40,59 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="hwbench-lab-") as folder,
             real_lab(Path(folder)) as lab,
         ):
-            return _show(lab, server.database())
+            return _run_demo(lab, server.database())
     finally:
         server.remove()
 
 
-def _show(lab: RealLab, store: str) -> int:
+def _run_demo(lab: RealLab, store: str) -> int:
     print(f"$ hwbench lab start      # at {lab.address}; the store is PostgreSQL on a socket")
     seed = 0
     for host, count in HOSTS.items():
         devices = [f"virtual:seed={seed + index}" for index in range(count)]
         seed += count
         lab.join(host, *devices)
-        print(
-            f"$ hwbench lab join {lab.address} --name {host} --device {' --device '.join(devices)}"
-        )
+        options = " ".join(f"--device {device}" for device in devices)
+        print(f"$ hwbench lab join {lab.address} --name {host} {options}")
     lab.await_devices(seed)
-    _status(lab)
-    words = [
-        "table",
-        "build",
-        MODEL,
-        "--lab",
-        lab.address,
-        "--device",
-        "virtual:*",
-        "--store",
-        store,
-    ]
-    words += ["--validation", "6", "--budget", "600"]
+    _print_status(lab)
+    words = ["table", "build", MODEL, "--lab", lab.address, "--device", "virtual:*"]
+    words += ["--store", store, "--validation", "6", "--budget", "600"]
     print(
         f"$ hwbench table build {MODEL} --lab {lab.address} --device 'virtual:*' --store"
         " postgresql://... &"
     )
     begun = time.monotonic()
     client = lab.popen(*words)
-    while (
-        len(_measured(store)) < KILL_AT
-        and client.poll() is None
-        and time.monotonic() - begun < LIMIT_S
-    ):
+    while len(_count_networks(store)) < KILL_AT:
+        if client.poll() is not None or time.monotonic() - begun > LIMIT_S:
+            break
         time.sleep(0.1)
     print(
-        f"\n# {len(_measured(store))} networks are in the store; every process of rack3 is killed"
-        " now\n"
+        f"\n# {len(_count_networks(store))} networks are in the store; every process of rack3 is"
+        " killed now\n"
     )
     lab.kill_host("rack3")
-    _status(lab)
+    _print_status(lab)
     out, err = client.communicate(timeout=LIMIT_S)
     print(out, err, sep="")
-    _status(lab)
-    found = _measured(store)
-    once = sorted(found) == list(range(len(found))) and set(found.values()) == {1}
+    _print_status(lab)
+    counts = _count_networks(store)
+    each_once = sorted(counts) == list(range(len(counts))) and set(counts.values()) == {1}
     print(
-        f"{len(found)} networks are in the store, each {'once' if once else 'NOT ONCE'};"
+        f"{len(counts)} networks are in the store, each {'once' if each_once else 'NOT ONCE'};"
         f" {time.monotonic() - begun:.0f} s"
     )
-    return 0 if client.returncode == 0 and once else 1
+    return 0 if client.returncode == 0 and each_once else 1
 
 
-def _status(lab: RealLab) -> None:
+def _print_status(lab: RealLab) -> None:
     print(f"$ hwbench lab status {lab.address}")
     print(lab.call("lab", "status", lab.address).stdout)
 
 
-def _measured(store: str) -> Counter[int]:
-    """How often each network is in the store."""
+def _count_networks(store: str) -> Counter[int]:
+    """Count how often each network is in the store."""
     with open_store(store) as opened:
         records = opened.records(RECORD).values()
     return Counter(int(record["number"]) for record in records if record["number"] >= 0)

@@ -19,16 +19,19 @@ from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.measurement import Settings
 
 Outcome = dict[str, Any]
-"""What became of a task: `{"result": ..., "by": DEVICE, "took_s": ...}`, or what `error_to_dict` makes of an error."""
+"""What became of a task: `{"result": ..., "by": DEVICE, "took_s": ...}`, or an error.
+
+An error is what `error_to_dict` makes of it.
+"""
 
 
 class TaskKind(StrEnum):
-    """All that a device of the lab does for others."""
+    """All that a device of the lab does for clients."""
 
     MEASURE = "measure"
     """One workload, or several interleaved: `hwbench profile` and `hwbench compare`."""
     NETWORK = "network"
-    """One pruned version of a model beside the unpruned one: a network of a lookup table."""
+    """One pruned version of a model in turns with the unpruned one: a network of a lookup table."""
     STEPS = "steps"
     """The channel steps of the device, before a table is built."""
 
@@ -40,10 +43,10 @@ class Task:
     Attributes:
         id: Its name within the job.
         kind: What to do.
-        workloads: The workloads, without their models.
+        workloads: The descriptions of the workloads, without their models.
         settings: How to measure.
-        limit_s: Seconds after which whoever does it is taken to hang.
-        arguments: What else that kind of task needs, as plain JSON types.
+        limit_s: Seconds after which the device that does it is taken to hang.
+        arguments: What else this kind of task needs, as plain JSON types.
     """
 
     id: str
@@ -55,16 +58,16 @@ class Task:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """SHA-256 of each model that it needs."""
+        """The SHA-256 of each model that the task needs."""
         return tuple(str(workload["sha256"]) for workload in self.workloads)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Write the task as plain JSON types."""
         return to_plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild from `to_dict`'s form.
+        """Rebuild a task from what `to_dict` wrote.
 
         Raises:
             SchemaError: It is no task of hwbench's.
@@ -78,9 +81,10 @@ class Task:
 
 
 def describe_workload(workload: Workload) -> dict[str, Any]:
-    """A workload as plain JSON types, its model left out but for the SHA-256.
+    """Describe a workload as plain JSON types, its model left out but for the SHA-256.
 
-    The format is said only where it is not ONNX: descriptions name jobs that can be resumed.
+    The format is named only where it is not ONNX: job names are made of descriptions, and those of
+    jobs that can be resumed must not change.
     """
     facts = to_plain(workload)
     del facts["artifact"]
@@ -90,7 +94,11 @@ def describe_workload(workload: Workload) -> dict[str, Any]:
 
 
 def rebuild_workload(facts: Mapping[str, Any], model: bytes) -> Workload:
-    """The workload of `describe_workload`, with its model.
+    """Rebuild a workload from its description and its model.
+
+    Args:
+        facts: What `describe_workload` gave.
+        model: The model.
 
     Raises:
         SchemaError: The model is another one, or the description is damaged.
@@ -106,11 +114,11 @@ def rebuild_workload(facts: Mapping[str, Any], model: bytes) -> Workload:
 
 
 def task_result(outcome: Outcome) -> dict[str, Any]:
-    """The result of a task.
+    """Give the result of a task.
 
     Raises:
-        HwbenchError: The task failed; the error is of the class that was raised on the device's
-            host.
+        HwbenchError: The task failed; the error is of the class that was raised on the host of the
+            device.
     """
     if "error" in outcome:
         raise error_from_dict(outcome)
@@ -119,5 +127,5 @@ def task_result(outcome: Outcome) -> dict[str, Any]:
 
 
 def digest(*facts: object) -> str:
-    """Identity of plain JSON types."""
+    """Hash plain JSON types: equal facts have the same digest."""
     return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,8 @@
 """The pytest plugin: latency of networks on a device as tests.
 
 Fixtures: `hw_benchmark` measures a workload, in pytest-benchmark's table where that is installed;
-`hw_compare` compares two; `assert_faster` fails unless the candidate gains what was asked for;
-`hw_device` is the opened device. `docs/pytest.md` shows all of it.
+`hw_compare` compares two; `assert_faster` fails unless the candidate is as much faster as a test
+demands; `hw_device` is the opened device. `docs/pytest.md` shows all of it.
 
 pytest imports this file in every run of every project that has hwbench installed, so it holds the
 options and hooks alone and loads nothing else of hwbench until a run uses it.
@@ -16,7 +16,7 @@ import pytest
 
 from hwbench.pytest_plugin import fixtures
 from hwbench.pytest_plugin.options import OPTIONS, add_options, read_options
-from hwbench.pytest_plugin.summary import Summary
+from hwbench.pytest_plugin.summary import RunSummary
 
 if TYPE_CHECKING:
     from hwbench.pytest_plugin.options import Options
@@ -37,11 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
         _check_address(options.device)
     manager = config.pluginmanager
     manager.register(fixtures, "hwbench-fixtures")
-    manager.register(Summary(options), "hwbench-summary")
+    manager.register(RunSummary(options), "hwbench-summary")
     if manager.hasplugin("benchmark"):
-        from hwbench.pytest_plugin import beside_benchmark
+        from hwbench.pytest_plugin import with_benchmark
 
-        manager.register(beside_benchmark, "hwbench-beside-benchmark")
+        manager.register(with_benchmark, "hwbench-with-benchmark")
     else:
         from hwbench.pytest_plugin import without_benchmark
 
@@ -49,21 +49,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Where latency is measured, for runs that said so."""
+    """Say where latency is measured, in runs that name a device."""
     options = config.stash[OPTIONS]
-    return f"hwbench: device {options.device}" if options.device_named else None
+    if not options.device_named:
+        return None
+    return f"hwbench: device {options.device}"
 
 
 @pytest.hookimpl(tryfirst=True)  # before anything is opened for the test
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs more than this computer where nothing more was named."""
+    """Skip tests that need more than this computer where no other device was named."""
     options: Options = item.config.stash[OPTIONS]
-    measures = "hw_device" in getattr(item, "fixturenames", ())
-    if (
-        measures
-        and item.get_closest_marker("hil") is not None
-        and options.driver in {"cpu", "virtual"}
-    ):
+    if "hw_device" not in getattr(item, "fixturenames", ()):
+        return
+    if item.get_closest_marker("hil") is not None and options.driver in {"cpu", "virtual"}:
         pytest.skip(
             f"needs a device beyond {options.driver!r}: pytest --hwbench-device ADDRESS (see:"
             " hwbench devices)"
@@ -71,7 +70,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address that names nothing before any test runs.
+    """Refuse an address that names no driver before any test runs.
 
     Whether the device is there is found out when it is needed.
     """

@@ -1,4 +1,7 @@
-"""What the fixtures do: measure on the opened device as `hwbench profile` and `hwbench compare` do, and keep the records."""
+"""What the fixtures do: measure on the opened device, and keep the records.
+
+They measure as `hwbench profile` and `hwbench compare` do.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from hwbench.measuring.comparing import compare_measured
 from hwbench.measuring.sessions import measure, measure_interleaved
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.pytest_plugin.options import OPTIONS
-from hwbench.pytest_plugin.summary import PROPERTY, measured
+from hwbench.pytest_plugin.summary import PROPERTY, measurement_line
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.workflows.compare import load_pair
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from hwbench.devices.base import Device
 
 
-class Bench:
+class FixtureMeter:
     """Measures on one device for one test, and notes each result for the summary.
 
     Args:
@@ -50,9 +53,10 @@ class Bench:
         """Measure the one workload of a test.
 
         Args:
-            model: What is measured, as in `hwbench.profile`.
+            model: The model, as `hwbench.profile` takes it.
             settings: How to measure; None for the defaults and the options of the run.
-            quick: Only see that it runs: as few samples as make a record, no layers, nothing kept.
+            quick: Whether it is only seen that the model runs: as few samples as make a record are
+                taken, no layers are measured, and nothing is kept.
             options: How the model is read, see `load_workload`.
 
         Raises:
@@ -72,8 +76,8 @@ class Bench:
         workload = load_workload(model, seed=settings.seed, **options)
         self._profiled = workload.name
         with recording(self._options.store, save=not quick, callback=None) as recorder:
-            record = measure(self._ready(), workload, settings, recorder)
-        self.note(measured(record, saved=not quick))
+            record = measure(self._usable_device(), workload, settings, recorder)
+        self.note(measurement_line(record, saved=not quick))
         return record
 
     def compare(
@@ -104,14 +108,15 @@ class Bench:
             baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
         )
         with recording(self._options.store, save=True, callback=None) as recorder:
-            records = measure_interleaved(self._ready(), pair, settings, recorder)
+            records = measure_interleaved(self._usable_device(), pair, settings, recorder)
         return compare_measured(*records)
 
     def note(self, line: str) -> None:
         """Add a line to the summary."""
         self._item.user_properties.append((PROPERTY, line))
 
-    def _ready(self) -> Device:
+    def _usable_device(self) -> Device:
+        """Open the device again if it failed in an earlier test."""
         if not self._device.usable:
             self._device.close()
             self._device.open()

@@ -1,6 +1,7 @@
 """The fixtures `hw_device`, `hw_compare` and `assert_faster`.
 
-`hw_benchmark` depends on pytest-benchmark and has two files.
+`hw_benchmark` depends on pytest-benchmark and has two files, `with_benchmark` and
+`without_benchmark`.
 """
 
 from __future__ import annotations
@@ -21,21 +22,23 @@ if TYPE_CHECKING:
     from hwbench.records.comparison import Comparison
 
 
-def _lifetime(fixture_name: str, config: pytest.Config) -> Literal["function", "session"]:  # noqa: ARG001 - pytest names them
-    """How long the device stays open.
+def _device_scope(
+    fixture_name: str,  # noqa: ARG001 - pytest passes both by name
+    config: pytest.Config,
+) -> Literal["function", "session"]:
+    """Decide how long the device stays open.
 
     Workers of xdist share it, and give it back after each test.
     """
     return "function" if hasattr(config, "workerinput") else "session"
 
 
-@pytest.fixture(scope=_lifetime)
+@pytest.fixture(scope=_device_scope)
 def hw_device(pytestconfig: pytest.Config) -> Iterator[Device]:
     """The device of `--hwbench-device`, opened once for all tests.
 
-    An error says what is missing where it cannot be opened.
-
-    Another run of pytest on this computer that measures on it is waited for (`--hwbench-wait`).
+    Where it cannot be opened, the tests fail with an error that says what is missing. Another run
+    of pytest on this computer that measures on it is waited for (`--hwbench-wait`).
     """
     from hwbench.devices import open_device
     from hwbench.devices.shared.lock import DeviceLock
@@ -53,36 +56,41 @@ def hw_device(pytestconfig: pytest.Config) -> Iterator[Device]:
 
 @pytest.fixture
 def hw_compare(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..., Comparison]:
-    """Compare two models: `hw_compare(baseline, candidate)`, with the arguments of `hwbench.compare`, gives its Comparison."""
-    from hwbench.pytest_plugin.bench import Bench
-    from hwbench.pytest_plugin.summary import compared
+    """Compare two models: `hw_compare(baseline, candidate)` gives their Comparison.
 
-    bench = Bench(request.node, hw_device)
+    It takes the arguments of `hwbench.compare`.
+    """
+    from hwbench.pytest_plugin.bench import FixtureMeter
+    from hwbench.pytest_plugin.summary import comparison_line
+
+    meter = FixtureMeter(request.node, hw_device)
 
     def compare(
         baseline: str | Path | nn.Module, candidate: str | Path | nn.Module, **options: Any
     ) -> Comparison:
-        found = bench.compare(baseline, candidate, **options)
-        bench.note(compared(found))
-        return found
+        comparison = meter.compare(baseline, candidate, **options)
+        meter.note(comparison_line(comparison))
+        return comparison
 
     return compare
 
 
 @pytest.fixture
 def assert_faster(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..., Comparison]:
-    """Fail unless the candidate is faster: `assert_faster(baseline, candidate, at_least=1.3)` asks for a speed-up of 1.3.
+    """Fail a test unless the candidate is faster.
 
-    Without `at_least` any gain beyond the smallest effect that matters will do. A speed-up that
-    falls short by less than that effect passes, so that `at_least=1` asks for no loss. Where the
-    samples do not answer, the test neither passes nor fails: it ends as `--hwbench-unresolved`
-    says. Further arguments are those of `hwbench.compare`; the Comparison is returned.
+    `assert_faster(baseline, candidate, at_least=1.3)` asks for a speed-up of 1.3. Without
+    `at_least` any gain beyond the smallest effect that matters will do. A speed-up that falls short
+    by less than that effect passes, so that `at_least=1` asks for no loss. Where the samples do not
+    answer, the test neither passes nor fails: it ends as `--hwbench-unresolved` says. Further
+    arguments are those of `hwbench.compare`; the Comparison is returned.
     """
-    from hwbench.pytest_plugin.bench import Bench
-    from hwbench.pytest_plugin.summary import compared
+    from hwbench.pytest_plugin.bench import FixtureMeter
+    from hwbench.pytest_plugin.summary import comparison_line
     from hwbench.pytest_plugin.verdicts import Question
 
-    bench, unresolved = Bench(request.node, hw_device), request.config.stash[OPTIONS].unresolved
+    meter = FixtureMeter(request.node, hw_device)
+    unresolved = request.config.stash[OPTIONS].unresolved
 
     def check(
         baseline: str | Path | nn.Module,
@@ -92,16 +100,15 @@ def assert_faster(request: pytest.FixtureRequest, hw_device: Device) -> Callable
     ) -> Comparison:
         __tracebackhide__ = True  # a failure is shown at the line of the test
         question = Question(at_least)
-        found = bench.compare(baseline, candidate, narrow=at_least is not None, **options)
-        answer = question.answer(found.ratio, found.baseline.settings.min_effect)
-        bench.note(compared(found, question.told(answer)))
+        comparison = meter.compare(baseline, candidate, narrow=at_least is not None, **options)
+        answer = question.answer(comparison.ratio, comparison.baseline.settings.min_effect)
+        meter.note(comparison_line(comparison, question.answer_text(answer)))
         if answer is None:
+            # Raised by hand, since --runxfail turns a call of pytest.xfail into nothing.
             outcome = pytest.xfail.Exception if unresolved == "xfail" else pytest.fail.Exception
-            raise outcome(
-                question.open_text(found)
-            )  # raised, since --runxfail turns a call of pytest.xfail into nothing
+            raise outcome(question.unresolved_text(comparison))
         if not answer:
-            pytest.fail(question.complaint(found))
-        return found
+            pytest.fail(question.failure_text(comparison))
+        return comparison
 
     return check

@@ -20,17 +20,18 @@ UNRESOLVED = ("xfail", "fail")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run was asked for; None where a default of hwbench holds.
+    """The options of a run; None where a default of hwbench holds.
 
     Attributes:
-        device: Address of the device.
-        budget_s: Longest time of one measurement, seconds.
-        min_effect: Smallest relative difference that matters.
-        threads: Threads of the runtime.
-        store: SQLAlchemy URL of the store, or path of a SQLite file.
-        unresolved: Outcome of a test whose question the samples do not answer: `xfail` or `fail`.
-        wait_s: Longest time to wait for a device that another process measures on, seconds.
-        device_named: Whether the device was asked for, and is not just the default.
+        device: The address of the device.
+        budget_s: The longest time of one measurement, in seconds.
+        min_effect: The smallest relative difference that matters.
+        threads: The number of threads of the runtime.
+        store: The SQLAlchemy URL of the store, or the path of an SQLite file.
+        unresolved: The outcome of a test whose question the samples do not answer: `xfail` or
+            `fail`.
+        wait_s: The longest time to wait for a device that another process measures on, in seconds.
+        device_named: Whether the device was named, and is not just the default.
     """
 
     device: str = "cpu"
@@ -44,40 +45,45 @@ class Options:
 
     @property
     def driver(self) -> str:
-        """Name of the device's driver: the part of the address before the colon."""
+        """The name of the device's driver: the part of the address before the colon."""
         return self.device.partition(":")[0]
 
     def settings(self, base: Settings) -> Settings:
-        """`base` with what was asked for."""
-        asked = {"budget_s": self.budget_s, "min_effect": self.min_effect, "threads": self.threads}
-        return replace(base, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+        """Make settings of a run: `base`, changed by the options that are given."""
+        if self.budget_s is not None:
+            base = replace(base, budget_s=self.budget_s)
+        if self.min_effect is not None:
+            base = replace(base, min_effect=self.min_effect)
+        if self.threads is not None:
+            base = replace(base, threads=self.threads)
+        return base
 
 
 OPTIONS = pytest.StashKey[Options]()
 
 
-def _seconds(text: str) -> float:
+def _parse_seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise ValueError("it is not positive")
     return value
 
 
-def _share(text: str) -> float:
+def _parse_share(text: str) -> float:
     value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 < value < 1:
         raise ValueError("it is not between 0 and 100 %")
     return value
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ValueError("it is not positive")
     return value
 
 
-def _outcome(text: str) -> str:
+def _parse_outcome(text: str) -> str:
     if text not in UNRESOLVED:
         raise ValueError("there is no such outcome")
     return text
@@ -103,21 +109,21 @@ _TABLE = {
     "budget": _Option(
         "budget_s",
         "SECONDS",
-        _seconds,
+        _parse_seconds,
         "seconds",
         "longest time of one measurement; 10 for one model, 30 for a comparison",
     ),
     "min-effect": _Option(
         "min_effect",
         "SHARE",
-        _share,
+        _parse_share,
         "1% or 0.01",
         "smallest difference that matters; 1%% if not given",
     ),
     "threads": _Option(
         "threads",
         "N",
-        _count,
+        _parse_count,
         "a whole number",
         "threads of the runtime, each on a core of its own; 1",
     ),
@@ -131,12 +137,16 @@ _TABLE = {
     "unresolved": _Option(
         "unresolved",
         "|".join(UNRESOLVED),
-        _outcome,
+        _parse_outcome,
         " or ".join(UNRESOLVED),
         "outcome of a test that noise leaves open; xfail",
     ),
     "wait": _Option(
-        "wait_s", "SECONDS", _seconds, "seconds", "longest wait for a device that is in use; 600"
+        "wait_s",
+        "SECONDS",
+        _parse_seconds,
+        "seconds",
+        "longest wait for a device that is in use; 600",
     ),
 }
 
@@ -146,31 +156,31 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("hwbench", "latency of networks on a device (hwbench)")
     for name, option in _TABLE.items():
         group.addoption(f"--hwbench-{name}", metavar=option.metavar, default=None, help=option.help)
-        parser.addini(_ini(name), option.help.replace("%%", "%"), default=None)
+        parser.addini(_ini_name(name), option.help.replace("%%", "%"), default=None)
 
 
 def read_options(config: pytest.Config) -> Options:
-    """The options of a run, checked.
+    """Read and check the options of a run.
 
     Raises:
         pytest.UsageError: A value is not of its kind; the message has it, and what was expected.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, option in _TABLE.items():
-        said = f"--hwbench-{name}"
-        text = config.getoption(_ini(name))
+        source = f"--hwbench-{name}"
+        text = config.getoption(_ini_name(name))
         if text is None:
-            said, text = _ini(name), config.getini(_ini(name))
+            source, text = _ini_name(name), config.getini(_ini_name(name))
         if text is None:
             continue
         try:
-            found[option.field] = option.parse(text.strip())
+            values[option.field] = option.parse(text.strip())
         except ValueError as error:
             raise pytest.UsageError(
-                f"{said}: {text!r} where {option.expected} was expected ({error})"
+                f"{source}: {text!r} where {option.expected} was expected ({error})"
             ) from error
-    return Options(**found, device_named="device" in found)
+    return Options(**values, device_named="device" in values)
 
 
-def _ini(name: str) -> str:
+def _ini_name(name: str) -> str:
     return f"hwbench_{name.replace('-', '_')}"

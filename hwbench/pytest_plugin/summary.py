@@ -1,7 +1,7 @@
-"""The section at the end of a run: every measurement and comparison with its interval, and the records it is kept as.
+"""The section at the end of a run: every measurement and comparison with its interval.
 
-Lines travel as user properties of the test's report: so they come home from the workers of xdist,
-and into JUnit files.
+Each line also names the records it is kept as. Lines travel as user properties of the test's
+report, so that they come home from the workers of xdist, and into JUnit files.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 PROPERTY = "hwbench"
 
 
-class Summary:
-    """Gathers the lines of all tests and writes them in the order in which the tests began to end."""
+class RunSummary:
+    """Gathers the lines of all tests, and writes them in the order in which the tests ended.
+
+    Args:
+        options: The options of the run.
+    """
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -32,9 +36,8 @@ class Summary:
         if lines:
             self._lines[report.nodeid] = lines
 
-    @pytest.hookimpl(
-        tryfirst=True
-    )  # pytest-benchmark leaves this hook by an exception where it saw a regression
+    # First, as pytest-benchmark leaves this hook by an exception where it saw a regression.
+    @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
     ) -> None:
@@ -53,43 +56,49 @@ class Summary:
                 "other tests ran beside these on the same CPU (-n): expect wider intervals; for a"
                 " gate, leave out -n"
             )
-        store = self._options.store
-        write(
-            "samples and layers: hwbench store show"
-            f" RECORD{f' --store {quote(store)}' if store else ''}"
-        )
+        command = "hwbench store show RECORD"
+        if self._options.store:
+            command += f" --store {quote(self._options.store)}"
+        write(f"samples and layers: {command}")
 
 
-def measured(record: Measurement, *, saved: bool) -> str:
-    """The line of one measurement."""
+def measurement_line(record: Measurement, *, saved: bool) -> str:
+    """Write the line of one measurement.
+
+    Args:
+        record: The measurement.
+        saved: Whether it is in the store.
+    """
     from hwbench.render.units import interval_s, printable, seconds
 
-    shown = (
-        f"{seconds(record.median_s)} (95 % interval"
-        f" {interval_s(record.median_ci_s, record.median_s)})"
-    )
-    return printable(f"{record.model}: {shown}; {_kept(record) if saved else 'not kept'}")
+    median = seconds(record.median_s)
+    confidence = interval_s(record.median_ci_s, record.median_s)
+    place = _records_text(record) if saved else "not kept"
+    return printable(f"{record.model}: {median} (95 % interval {confidence}); {place}")
 
 
-def compared(comparison: Comparison, answer: str = "") -> str:
-    """The line of one comparison; with the answer to what was asked of it, if anything was."""
+def comparison_line(comparison: Comparison, answer: str = "") -> str:
+    """Write the line of one comparison.
+
+    Args:
+        comparison: The comparison.
+        answer: The answer to what a test asked of it; empty if nothing was asked.
+    """
     from hwbench.render.comparing import verdict_text
     from hwbench.render.units import printable
 
     baseline, candidate = comparison.baseline, comparison.candidate
-    found = f"{comparison.verdict.value}, {verdict_text(comparison)}"
-    parts = (
-        f"{candidate.model} against {baseline.model}: {found}",
-        answer,
-        _kept(baseline, candidate),
-    )
-    return printable("; ".join(filter(None, parts)))
+    verdict = f"{comparison.verdict.value}, {verdict_text(comparison)}"
+    parts = [f"{candidate.model} against {baseline.model}: {verdict}"]
+    if answer:
+        parts.append(answer)
+    parts.append(_records_text(baseline, candidate))
+    return printable("; ".join(parts))
 
 
-def _kept(*records: Measurement) -> str:
+def _records_text(*records: Measurement) -> str:
+    """Name records by their short ids."""
     from hwbench.render.views import SHORT_ID
 
-    return (
-        f"record{'s' if len(records) > 1 else ''}"
-        f" {' and '.join(record.id[:SHORT_ID] for record in records)}"
-    )
+    word = "records" if len(records) > 1 else "record"
+    return f"{word} {' and '.join(record.id[:SHORT_ID] for record in records)}"

@@ -1,4 +1,4 @@
-"""What `assert_faster` asks of a comparison, and what it says where the answer is no, or unknown."""
+"""What `assert_faster` asks of a comparison, and its messages where the answer is no or unknown."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from hwbench.render.views import notes, provenance
 from hwbench.stats import Ratio, Verdict
 
 TOP_LAYERS = 5
-"""Layers that are blamed by name."""
+"""How many layers are blamed by name."""
 INDENT = 4
-"""Columns that pytest puts before each line of a message."""
+"""How many spaces pytest puts before each line of a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Whether a candidate is faster than its baseline.
+    """The question whether a candidate is faster than its baseline.
 
     Attributes:
-        at_least: Smallest speed-up; None for any that is beyond the smallest effect that matters.
+        at_least: The smallest speed-up that will do; None for any beyond the smallest effect that
+            matters.
 
     Raises:
         UsageError: The speed-up is no positive number.
@@ -41,97 +42,94 @@ class Question:
             )
 
     def answer(self, ratio: Ratio | None, min_effect: float) -> bool | None:
-        """True or false where the samples tell, else None.
+        """Answer the question.
 
         The gates are those of every verdict (`Ratio.verdict`), moved from a speed-up of 1 to the
         one that is asked for.
 
         Args:
-            ratio: Candidate over baseline; None where they are incomparable, which holds for
-                nothing.
-            min_effect: Smallest relative difference that matters.
+            ratio: The latency of the candidate over that of the baseline; None where they are
+                incomparable, which answers no question with yes.
+            min_effect: The smallest relative difference that matters.
+
+        Returns:
+            Whether the candidate is as fast as asked; None where the samples do not tell.
         """
         if ratio is None:
             return False
-        verdict = _against(ratio, self.at_least or 1.0).verdict(min_effect)
+        verdict = _scale_ratio(ratio, self.at_least or 1.0).verdict(min_effect)
         if verdict is Verdict.UNRESOLVED:
             return None
-        return verdict is Verdict.FASTER or (verdict is Verdict.SAME and self.at_least is not None)
+        if verdict is Verdict.SAME:
+            # Just what was asked for will do, but without a factor a gain was asked for.
+            return self.at_least is not None
+        return verdict is Verdict.FASTER
 
     @property
     def text(self) -> str:
-        """What was asked for."""
+        """What is asked for."""
         return "faster" if self.at_least is None else f"at least {self.at_least:g}x as fast"
 
-    def told(self, answer: bool | None) -> str:
-        """The answer, for the summary."""
-        return f"{self.text}: {'UNRESOLVED' if answer is None else 'yes' if answer else 'NO'}"
+    def answer_text(self, answer: bool | None) -> str:
+        """Write question and answer for the summary."""
+        words = {None: "UNRESOLVED", True: "yes", False: "NO"}
+        return f"{self.text}: {words[answer]}"
 
-    def open_text(self, found: Comparison) -> str:
-        """Why the question stays open, on one line."""
-        models = (
-            f"{found.candidate.model} is {self.text} {'than' if self.at_least is None else 'as'}"
-            f" {found.baseline.model}"
-        )
-        shown = (
-            f"speed-up {times(found.speedup)}, 99 % interval"
-            f" {interval(found.verdict_ci or (0, math.inf), found.speedup or 1)}"
-        )
-        sessions = plural(found.ratio.sessions if found.ratio else 0, "session")
+    def _claim(self, comparison: Comparison, verb: str) -> str:
+        """Write what is asked as a claim: `net is at least 1.3x as fast as base`."""
+        conjunction = "than" if self.at_least is None else "as"
+        candidate, baseline = comparison.candidate.model, comparison.baseline.model
+        return f"{candidate} {verb} {self.text} {conjunction} {baseline}"
+
+    def unresolved_text(self, comparison: Comparison) -> str:
+        """Explain on one line why the question stays open."""
+        verdict_ci = comparison.verdict_ci or (0, math.inf)
+        sessions = plural(comparison.ratio.sessions if comparison.ratio else 0, "session")
         return (
-            f"UNRESOLVED: cannot tell from {sessions} whether {models}: {shown}; raise"
-            " --hwbench-budget"
+            f"UNRESOLVED: cannot tell from {sessions} whether {self._claim(comparison, 'is')}:"
+            f" speed-up {times(comparison.speedup)}, 99 % interval"
+            f" {interval(verdict_ci, comparison.speedup or 1)}; raise --hwbench-budget"
         )
 
-    def complaint(self, found: Comparison) -> str:
-        """Why the answer is no: the speed-up with its interval, what is known of the cause, and the layers to blame."""
-        headline = (
-            f"{found.candidate.model} is not {self.text}"
-            f" {'than' if self.at_least is None else 'as'} {found.baseline.model}"
-        )
-        view: list[Block] = [
-            Line(f"{headline}: {verdict_text(found)}"),
-            *notes(found.findings),
-            *self._blame(found),
+    def failure_text(self, comparison: Comparison) -> str:
+        """Explain why the answer is no.
+
+        The text has the speed-up with its interval, what is known of the cause, and the layers to
+        blame.
+        """
+        blocks: list[Block] = [
+            Line(f"{self._claim(comparison, 'is not')}: {verdict_text(comparison)}"),
+            *notes(comparison.findings),
+            *self._blame_layers(comparison),
+            Line(provenance(comparison.baseline, comparison.candidate)),
         ]
         file = StringIO()
-        write_text(
-            [*view, Line(provenance(found.baseline, found.candidate))],
-            file,
-            get_terminal_size().columns - INDENT,
-        )
+        write_text(blocks, file, get_terminal_size().columns - INDENT)
         return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
-    def _blame(self, found: Comparison) -> list[Block]:
-        """Layers by how much longer they take than their share of what was asked for."""
-        goal = self.at_least or 1 + found.baseline.settings.min_effect
-
-        def excess_s(change: LayerChange) -> float:
-            return (change.candidate_s or 0.0) - (change.baseline_s or 0.0) / goal
-
-        worst = sorted((c for c in found.layers if excess_s(c) > 0), key=excess_s, reverse=True)[
-            :TOP_LAYERS
-        ]
-        if not worst:
-            return [
-                Line(
-                    "no layer to blame: "
-                    + (
-                        "all take what was asked for"
-                        if found.layers
-                        else "layers were not measured"
-                    )
-                )
-            ]
+    def _blame_layers(self, comparison: Comparison) -> list[Block]:
+        """Show the layers that take longest beyond their share of what was asked for."""
+        goal = self.at_least or 1 + comparison.baseline.settings.min_effect
+        excess: list[tuple[float, LayerChange]] = []
+        for change in comparison.layers:
+            excess_s = (change.candidate_s or 0.0) - (change.baseline_s or 0.0) / goal
+            if excess_s > 0:
+                excess.append((excess_s, change))
+        if not excess:
+            reason = "layers were not measured"
+            if comparison.layers:
+                reason = "all take what was asked for"
+            return [Line(f"no layer to blame: {reason}")]
+        excess.sort(key=lambda entry: entry[0], reverse=True)
         rows = tuple(
             (
-                c.name,
-                seconds(c.baseline_s),
-                seconds(c.candidate_s),
-                seconds(excess_s(c)),
-                c.candidate_implementation or "",
+                change.name,
+                seconds(change.baseline_s),
+                seconds(change.candidate_s),
+                seconds(excess_s),
+                change.candidate_implementation or "",
             )
-            for c in worst
+            for excess_s, change in excess[:TOP_LAYERS]
         )
         columns = (
             Column("layer to blame", path=True),
@@ -143,8 +141,8 @@ class Question:
         return [Table(columns, rows)]
 
 
-def _against(ratio: Ratio, at_least: float) -> Ratio:
-    """Candidate over what was asked for, instead of over the baseline."""
+def _scale_ratio(ratio: Ratio, at_least: float) -> Ratio:
+    """Give the candidate's latency over the one that was asked for, instead of the baseline's."""
     (low, high), (verdict_low, verdict_high) = ratio.ci, ratio.verdict_ci
     return replace(
         ratio,

@@ -1,4 +1,4 @@
-"""`hw_benchmark` where pytest-benchmark is not there: measured and kept, without its table."""
+"""`hw_benchmark` without pytest-benchmark: workloads are measured and kept, without its table."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def hw_benchmark(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..., Measurement]:
-    """Measure the workload of a test: `hw_benchmark(model)`, with the arguments of `hwbench.profile`, gives its Measurement."""
-    from hwbench.pytest_plugin.bench import Bench
+    """Measure the workload of a test: `hw_benchmark(model)` gives its Measurement.
 
-    bench = Bench(request.node, hw_device)
+    It takes the arguments of `hwbench.profile`.
+    """
+    from hwbench.pytest_plugin.bench import FixtureMeter
+
+    meter = FixtureMeter(request.node, hw_device)
 
     def benchmark(
         model: str | Path | nn.Module,
@@ -29,6 +32,6 @@ def hw_benchmark(request: pytest.FixtureRequest, hw_device: Device) -> Callable[
         settings: Settings | None = None,
         **options: Unpack[ModelOptions],
     ) -> Measurement:
-        return bench.profile(model, settings=settings, **options)
+        return meter.profile(model, settings=settings, **options)
 
     return benchmark

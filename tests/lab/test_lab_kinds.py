@@ -49,7 +49,7 @@ def test_a_seed_is_no_part_of_a_name_that_happens_to_hold_its_digits():
 
 def test_the_refusal_says_in_what_they_differ():
     with pytest.raises(
-        UsageError, match=r"differ in mode: burst and sustained; .*--device 'soc=Tensor G3'"
+        UsageError, match=r"differ in mode: burst and sustained; .*device='soc=Tensor G3'"
     ):
         one_kind(
             {"a": PIXEL, "b": replace(TWIN, details=(("serial", "A2"), ("mode", "sustained")))},

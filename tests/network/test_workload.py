@@ -10,7 +10,7 @@ import pytest
 
 from hwbench.devices.virtual.device import Virtual
 from hwbench.errors import WorkloadError
-from hwbench.lab.tasks import described, workload_of
+from hwbench.lab.tasks import describe_workload, rebuild_workload
 from hwbench.records.measurement import Settings
 from tests.support.models import conv_workload
 
@@ -40,5 +40,5 @@ def test_a_device_refuses_formats_it_does_not_read_and_stays_usable():
 
 @pytest.mark.parametrize("workload", [NET, OTHER])
 def test_a_format_survives_the_way_through_the_lab(workload):
-    facts = json.loads(json.dumps(described(workload)))
-    assert workload_of(facts, workload.artifact) == workload
+    facts = json.loads(json.dumps(describe_workload(workload)))
+    assert rebuild_workload(facts, workload.artifact) == workload

@@ -1,9 +1,9 @@
-"""`hw_benchmark` beside pytest-benchmark: the device's seconds become the rounds of its table, through its public interface.
+"""`hw_benchmark` with pytest-benchmark: the seconds of the device become the rounds of its table.
 
-pytest-benchmark times a call by reading a timer before and after it. It is given a timer that
-stands still but for the recorded latency of one sample, and a call that moves it on: one round for
-each sample. So its table, saved files, comparisons and histograms hold seconds of the device and
-not of this computer.
+Only its public interface is used. pytest-benchmark times a call by reading a timer before and after
+it. It is given a timer that stands still but for the recorded latency of one sample, and a call
+that moves it on: one round for each sample. So its table, saved files, comparisons and histograms
+hold seconds of the device and not of this computer.
 """
 
 from __future__ import annotations
@@ -29,29 +29,32 @@ if TYPE_CHECKING:
 
 
 class DeviceClock:
-    """A clock that plays samples back: 0 before a round, the sample after it, so that no sum rounds their difference."""
+    """A clock that plays samples back.
+
+    It reads 0 before a round and the sample after it, so that no sum rounds their difference.
+    """
 
     def __init__(self) -> None:
         self._now_s = 0.0
         self._samples_s: Iterator[float] = iter(())
 
     def device_seconds(self) -> float:
-        """The timer; its name is what saved files say of it."""
+        """Read the clock, in seconds; saved files name the timer by the name of this function."""
         return self._now_s
 
     def load(self, samples_s: tuple[float, ...]) -> None:
-        """Play these samples.
+        """Play these samples, in seconds.
 
-        Again from the first where --benchmark-cprofile asks for more rounds.
+        They begin again where --benchmark-cprofile asks for more rounds.
         """
         self._samples_s = cycle(samples_s)
 
     def rewind(self) -> None:
-        """Before a round."""
+        """Go back to 0, before a round."""
         self._now_s = 0.0
 
     def advance(self) -> None:
-        """The round."""
+        """Move on by the next sample: the round that is timed."""
         self._now_s = next(self._samples_s)
 
 
@@ -67,10 +70,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if "hw_benchmark" not in getattr(item, "fixturenames", ()):
         return
     clock = item.stash[_CLOCK] = DeviceClock()
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     own = item.get_closest_marker("benchmark")
-    args, kwargs = (own.args, own.kwargs) if own is not None else ((), {})
-    marker = pytest.mark.benchmark.with_args(*args, **{**kwargs, "timer": clock.device_seconds})
-    item.add_marker(marker, append=False)
+    if own is not None:
+        args, kwargs = own.args, dict(own.kwargs)
+    kwargs["timer"] = clock.device_seconds
+    item.add_marker(pytest.mark.benchmark.with_args(*args, **kwargs), append=False)
 
 
 def pytest_benchmark_update_machine_info(
@@ -86,12 +92,12 @@ def pytest_benchmark_update_machine_info(
 def hw_benchmark(
     request: pytest.FixtureRequest, benchmark: BenchmarkFixture, hw_device: Device
 ) -> Callable[..., Measurement]:
-    """Measure the workload of a test: `hw_benchmark(model)`, with the arguments of `hwbench.profile`, gives its Measurement.
+    """Measure the workload of a test: `hw_benchmark(model)` gives its Measurement.
 
-    The samples are rounds of pytest-benchmark too. With --benchmark-disable it is only seen that
-    the workload runs.
+    It takes the arguments of `hwbench.profile`. The samples are rounds of pytest-benchmark too.
+    With --benchmark-disable it is only seen that the workload runs.
     """
-    from hwbench.pytest_plugin.bench import Bench
+    from hwbench.pytest_plugin.bench import FixtureMeter
 
     clock = request.node.stash.get(_CLOCK, None)
     if clock is None:
@@ -99,10 +105,9 @@ def hw_benchmark(
             "hw_benchmark must be an argument of the test or of a fixture, not asked for by"
             " getfixturevalue"
         )
-    bench, option = Bench(request.node, hw_device), request.config.getoption
-    disabled = option("benchmark_disable") and not option(
-        "benchmark_enable"
-    )  # xdist disables the table, not the measurement
+    meter, option = FixtureMeter(request.node, hw_device), request.config.getoption
+    # xdist disables the table, not the measurement, and sets both options.
+    disabled = option("benchmark_disable") and not option("benchmark_enable")
 
     def measure(
         model: str | Path | nn.Module,
@@ -111,7 +116,7 @@ def hw_benchmark(
         **options: Unpack[ModelOptions],
     ) -> Measurement:
         try:
-            record = bench.profile(model, settings=settings, quick=disabled, **options)
+            record = meter.profile(model, settings=settings, quick=disabled, **options)
         except HwbenchError:
             _publish_failure(benchmark)
             raise
@@ -122,7 +127,7 @@ def hw_benchmark(
 
 
 def _publish(benchmark: BenchmarkFixture, clock: DeviceClock, record: Measurement) -> None:
-    """Hand the samples over, and what a saved file should say of them."""
+    """Hand the samples to pytest-benchmark, with what a saved file should say of them."""
     low_s, high_s = record.median_ci_s
     benchmark.extra_info["hwbench"] = {
         "record": record.id,
@@ -141,7 +146,7 @@ def _publish(benchmark: BenchmarkFixture, clock: DeviceClock, record: Measuremen
 
 
 def _publish_failure(benchmark: BenchmarkFixture) -> None:
-    """Make it a benchmark that failed, and not one that was never used, of which pytest-benchmark would warn."""
+    """Make it a benchmark that failed; of one never used pytest-benchmark would warn."""
 
     def fail() -> None:
         raise MeasurementError("the workload was not measured")

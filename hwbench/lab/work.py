@@ -1,6 +1,6 @@
 """What a user asks of a lab: a profile, a comparison, a table, a search.
 
-Arguments and records are those of the same done on this computer (`hwbench.workflows.workplace`).
+Arguments and records are those of the same work on this computer (`hwbench.workflows.workplace`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LabWorkplace:
     """Measures in a lab; the methods do what the functions of `hwbench` of the same name do here.
 
     Args:
-        address: Of the lab.
+        address: The address of the lab.
     """
 
     def __init__(self, address: str) -> None:
@@ -64,15 +64,15 @@ class LabWorkplace:
     ) -> Measurement:
         """Measure one model on any device of a lab that is meant by `device`.
 
-        Else as `hwbench.profile`.
+        All else is as in `hwbench.profile`.
 
         Args:
-            model: What `hwbench.profile` takes.
-            device: Which devices: `android:*`, `soc=Tensor G3`.
+            model: The model, as `hwbench.profile` takes it.
+            device: The selector of the devices: `android:*`, `soc=Tensor G3`.
             settings: How to measure.
-            store: SQLAlchemy URL of the store.
+            store: The SQLAlchemy URL of the store.
             save: Whether to keep the record.
-            callback: Called when it is there.
+            callback: Called when the record is there.
             options: How the model is read, see `load_workload`.
 
         Raises:
@@ -101,18 +101,19 @@ class LabWorkplace:
     ) -> Comparison:
         """Measure two models interleaved on any device of a lab that is meant by `device`.
 
-        Else as `hwbench.compare`.
+        All else is as in `hwbench.compare`.
 
         Args:
-            baseline: The reference; what `hwbench.profile` takes.
-            candidate: The new one; what `hwbench.profile` takes.
-            device: Which devices: `android:*`, `soc=Tensor G3`.
-            candidate_precision: Precision of the candidate if it differs.
-            candidate_arch: What builds the network of the candidate's bare state_dict, if it differs.
+            baseline: The reference, as `hwbench.profile` takes a model.
+            candidate: The new model.
+            device: The selector of the devices: `android:*`, `soc=Tensor G3`.
+            candidate_precision: The precision of the candidate, if it differs.
+            candidate_arch: `package.module:factory` that builds the network of the candidate's bare
+                state_dict, if it differs.
             settings: How to measure.
-            store: SQLAlchemy URL of the store.
+            store: The SQLAlchemy URL of the store.
             save: Whether to keep both records.
-            callback: Called when they are there.
+            callback: Called when the records are there.
             options: How both models are read, see `load_workload`.
 
         Raises:
@@ -122,9 +123,8 @@ class LabWorkplace:
         pair = load_pair(
             baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
         )
-        return compare_measured(
-            *self._measure(device, pair, settings, store=store, save=save, callback=callback)
-        )
+        records = self._measure(device, pair, settings, store=store, save=save, callback=callback)
+        return compare_measured(*records)
 
     def build_table(
         self,
@@ -141,19 +141,21 @@ class LabWorkplace:
         callback: TableCallback | None = None,
         **options: Unpack[ModelOptions],
     ) -> BuiltTable:
-        """Build a table with all devices of a lab that are meant by `device`, which are of one kind.
+        """Build a table with all devices of one kind in a lab that are meant by `device`.
 
-        Else as `hwbench.build_table`.
+        All else is as in `hwbench.build_table`.
 
         Args:
-            model: What `hwbench.profile` takes.
-            device: Which devices: `android:*`, `soc=Tensor G3`; the table is found under these words.
-            widths: Pruned widths are multiples of this; `auto` finds the devices' channel step first.
-            lower: Smallest share of a width that pruning may keep.
+            model: The model, as `hwbench.profile` takes it.
+            device: The selector of the devices: `android:*`, `soc=Tensor G3`. The table is found
+                under it.
+            widths: The channel step, of which pruned widths are multiples; `auto` finds that of the
+                devices first.
+            lower: The smallest share of a width that pruning may keep.
             settings: How to measure; `budget_s` is for the whole build.
-            validation: Held-out networks to grade it with; 0 for none.
-            forget: Leave out all that was measured for tables on this kind before.
-            store: SQLAlchemy URL of the store.
+            validation: The number of held-out networks to grade the table with; 0 for none.
+            forget: Whether all that was measured for tables on this kind before is left out.
+            store: The SQLAlchemy URL of the store.
             save: Whether to keep networks and table; without it a killed build begins anew.
             callback: Called while the work goes on, to show or store how far it is.
             options: How the model is read, see `load_workload`.
@@ -162,33 +164,29 @@ class LabWorkplace:
             UsageError: The devices are of several kinds.
             HwbenchError: The lab cannot be reached, or whatever building here raises.
         """
-        settings, callback = (
-            settings or Settings(budget_s=TABLE_BUDGET_S),
-            callback or TableCallback(),
-        )
+        settings = settings or Settings(budget_s=TABLE_BUDGET_S)
+        callback = callback or TableCallback()
         workload = load_workload(model, seed=settings.seed, **options)
         fixed = None if widths == AUTO else width_step(widths)
         with (
             open_lab(self.address) as opened,
             opened.crew(device, f"table of {workload.name}", of_one_kind=True) as crew,
-            open_store(store) if save else nullcontext() as kept,
+            open_store(store) if save else nullcontext() as opened_store,
         ):
             meter = LabMeter(crew)
             plan = Plan(step=fixed or meter.channel_step(workload, settings), lower=lower)
-            build = meter.table(workload, settings, plan, kept, callback.measured, forget=forget)
+            build = meter.table(
+                workload, settings, plan, opened_store, callback.measured, forget=forget
+            )
             fitted = build.run()
-            outcome = (
-                build.grade(fitted.table, validation, callback=callback.validated)
-                if validation
-                else None
-            )
-            table = fitted.table if outcome is None else graded(fitted.table, outcome)
-            return BuiltTable(
-                None if kept is None else save_table(kept, table, outcome),
-                table,
-                outcome,
-                fitted.rmspe,
-            )
+            table, outcome = fitted.table, None
+            if validation:
+                outcome = build.grade(table, validation, callback=callback.validated)
+                table = graded(table, outcome)
+            table_id = None
+            if opened_store is not None:
+                table_id = save_table(opened_store, table, outcome)
+            return BuiltTable(table_id, table, outcome, fitted.rmspe)
 
     def run_search(
         self,
@@ -200,16 +198,15 @@ class LabWorkplace:
     ) -> SearchResult:
         """Search with latencies of devices of a lab, which are of one kind.
 
-        Else as `hwbench.run_search`.
-
         All of them build the lookup table; one measures the result, or what the blocks of a network
-        cost. Candidates are judged on this computer, by `jobs` processes: networks are code, and no
-        host runs a client's code.
+        cost. Candidates are evaluated on this computer, by `jobs` processes: networks are code, and
+        no host runs a client's code. All else is as in `hwbench.run_search`.
 
         Args:
-            model: What `hwbench.run_search` takes.
+            model: The model, as `hwbench.run_search` takes it.
             plan: What to search for.
-            device: Which devices: `android:*`, `soc=Tensor G3`; those called `cpu` if None.
+            device: The selector of the devices: `android:*`, `soc=Tensor G3`; None for those called
+                `cpu`.
             options: All else that `hwbench.run_search` takes.
 
         Raises:
@@ -234,7 +231,7 @@ class LabWorkplace:
         save: bool,
         callback: MeasuringCallback | None,
     ) -> tuple[Measurement, ...]:
-        """Records of workloads measured interleaved on one device of the lab."""
+        """Measure workloads interleaved on one device of the lab."""
         title = " and ".join(workload.name for workload in workloads)
         with (
             open_lab(self.address) as opened,

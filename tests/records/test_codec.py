@@ -121,7 +121,7 @@ def test_a_missing_field_is_refused_wherever_it_stands():
             Measurement.from_dict(changed(document, path, lambda holder, key: holder.pop(key)))
 
 
-@pytest.mark.parametrize("name", set(KINDS) - {"network_sample"})
+@pytest.mark.parametrize("name", sorted(set(KINDS) - {"network_sample"}))
 def test_an_unknown_field_is_refused(name):
     with pytest.raises(SchemaError, match="surprise"):
         KINDS[name].from_dict(DOCUMENTS[name] | {"surprise": 1})

@@ -1,4 +1,15 @@
-"""From measured networks to a table: entries, the scale that makes layers add up to whole networks, and honest errors."""
+"""From measured networks to a table.
+
+A table is more than the mean of what was profiled. Three things are fitted:
+
+1. Entries: the layers of every network in seconds of one state of the device, averaged by key.
+2. How layers add up to networks: a scale for each model, seconds between layers, and a curve, as a
+   layer costs more in a large network than in a small one (`_calibrate`).
+3. How well: every network is predicted from entries that it is no part of (cross-validation), and
+   what these predictions are off by, beyond what measuring explains, widens every interval.
+
+Networks that were measured badly spoil all three, so they are looked for and left out (`fit`).
+"""
 
 from __future__ import annotations
 
@@ -21,11 +32,14 @@ DISTURBED = 1.25
 """An anchor slower than this many times its usual latency says that the device does something else: half a core is gone at 2,
 while clock frequencies and neighbours on a shared host move it by 10 to 15 %."""
 FAR, FAR_LEAST = 5.0, 0.005
-"""A network further from the rest than this many robust deviations, and these at least so large, was measured badly."""
+"""A network was measured badly if it is further from the rest than this many robust deviations.
+
+The deviations are taken to be at least so large.
+"""
 PASSES = 3
 """Times that such networks are looked for."""
 CONTEXT_EVIDENCE = 3.0
-"""That they do so is believed if it raises the log likelihood of the networks by more than this."""
+"""A curve is believed if it raises the log likelihood of the networks by more than this."""
 CONTEXTS = tuple((np.arange(-12, 33) / 100).tolist())
 """Choices for how much more a layer costs in a larger network."""
 BENDS = tuple((np.arange(-10, 6) / 50).tolist())
@@ -56,11 +70,11 @@ class Campaign:
         """Latency of the anchor over the whole campaign, seconds."""
         return float(np.median([sample.level_s for sample in self.samples]))
 
-    def only(self, chosen: Sequence[bool]) -> Campaign:
-        """The chosen ones of its samples; those left out are counted."""
+    def select(self, chosen: Sequence[bool]) -> Campaign:
+        """The chosen ones of its samples; those left out are counted as disturbed."""
         kept = tuple(sample for sample, keep in zip(self.samples, chosen, strict=True) if keep)
-        out = self.source.disturbed + len(self.samples) - len(kept)
-        return Campaign(replace(self.source, disturbed=out), kept)
+        disturbed = self.source.disturbed + len(self.samples) - len(kept)
+        return Campaign(replace(self.source, disturbed=disturbed), kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,199 +134,290 @@ def fit(campaigns: Sequence[Campaign], provenance: Provenance) -> Fitted:
     """
     kept = list(campaigns)
     for _ in range(PASSES):
-        fitted, sound = _fit(kept, provenance)
+        fitted, sound = _fit_once(kept, provenance)
         if sound.all():
             break
+        # What is left out changes the fit, and with it what lies far from it; so it is done anew.
         ends = np.cumsum([len(campaign.samples) for campaign in kept])[:-1]
-        kept = [
-            campaign.only(part.tolist())
-            for campaign, part in zip(kept, np.split(sound, ends), strict=True)
-        ]
+        by_campaign = zip(kept, np.split(sound, ends), strict=True)
+        kept = [campaign.select(part.tolist()) for campaign, part in by_campaign]
     return fitted
 
 
-def _fit(campaigns: Sequence[Campaign], provenance: Provenance) -> tuple[Fitted, NDArray[np.bool_]]:
-    """A table of these networks, and which of them agree with the others."""
-    levels_s = [campaign.level_s for campaign in campaigns]
-    sources = [
-        replace(c.source, latency_s=level_s) for c, level_s in zip(campaigns, levels_s, strict=True)
-    ]
-    rough = LookupTable(
-        _entries(campaigns, levels_s, [1.0] * len(campaigns)), Metadata(provenance, Calibration())
-    )
-    rows = _rows(campaigns, levels_s)
+def _fit_once(
+    campaigns: Sequence[Campaign], provenance: Provenance
+) -> tuple[Fitted, NDArray[np.bool_]]:
+    """A table of these networks, and which of them agree with the others, shape (networks,)."""
     samples = [sample for campaign in campaigns for sample in campaign.samples]
-    owner = np.array([index for index, c in enumerate(campaigns) for _ in c.samples])
-    whole_s = np.array([sample.ratio for sample in samples]) * np.array(levels_s)[owner]
+    owner = np.repeat(np.arange(len(campaigns)), [len(c.samples) for c in campaigns])
+    levels_s = np.array([campaign.level_s for campaign in campaigns])
+    whole_s = np.array([sample.ratio for sample in samples]) * levels_s[owner]
     depth = np.array([len(sample.layers) for sample in samples], float)
-    sums_s, own = _left_out(rows, rough.shapes, len(samples))
+    rows = _rows_by_family(campaigns)
+    profiled_s = _sum_profiled(rows, len(samples))
+
+    # The choices of each surface (channel step, smoothness, prior) are made once, on all networks;
+    # only the fits are repeated without some of them.
+    rough = LookupTable(
+        _average_entries(campaigns, [1.0] * len(campaigns)), Metadata(provenance, Calibration())
+    )
+    sums_s, sums_sd_s = _cross_validate(rows, rough.shapes, len(samples))
     scales, adding_up = _calibrate(sums_s, whole_s, depth, owner)
     predicted_s = adding_up.whole_s(scales[owner] * sums_s, depth)
     errors = np.log(whole_s / predicted_s)
-    gaps = np.log(whole_s / adding_up.whole_s(scales[owner] * _profiled(rows, len(samples)), depth))
+    # The gap of a network is how far its own profiled layers, not predicted ones, miss its whole.
+    gaps = np.log(whole_s / adding_up.whole_s(scales[owner] * profiled_s, depth))
+
     genuine = np.array([sample.number >= 0 for sample in samples])
-    chosen = genuine if genuine.sum() > 2 else np.ones_like(genuine)
-    # Errors hold the scatter of rounds and two sessions, the network's and the anchor's; predicted
-    # is one session of the network.
-    rounds = np.array([sample.ratio_variance for sample in samples])
-    noise = (
-        _deviation(gaps[chosen]) ** 2 / 2
-    )  # layers and whole of a network come from two sessions of it
-    known = (scales[owner] * own / predicted_s) ** 2
-    shared = max(float(np.mean((errors**2 - known - rounds)[chosen])) - noise, noise, LEAST_SD**2)
-    calibration = replace(adding_up, shared_sd=math.sqrt(shared), networks=int(chosen.sum()))
-    metadata = Metadata(replace(provenance, sources=tuple(sources)), calibration)
-    table = LookupTable(_entries(campaigns, levels_s, scales.tolist()), metadata)
-    calm = np.array([sample.level_s for sample in samples]) < DISTURBED * np.array(levels_s)[owner]
-    return Fitted(table, errors[chosen & (owner == 0)]), _spanning(
-        rows, _near(errors) & _near(gaps) & calm
+    graded = genuine if genuine.sum() > 2 else np.ones_like(genuine)
+    shared_sd = _shared_deviation(
+        errors[graded],
+        gaps[graded],
+        layers_sd=(scales[owner] * sums_sd_s / predicted_s)[graded],
+        rounds_variance=np.array([sample.ratio_variance for sample in samples])[graded],
     )
+    sources = tuple(replace(campaign.source, latency_s=campaign.level_s) for campaign in campaigns)
+    metadata = Metadata(
+        replace(provenance, sources=sources),
+        replace(adding_up, shared_sd=shared_sd, networks=int(graded.sum())),
+    )
+    table = LookupTable(_average_entries(campaigns, scales.tolist()), metadata)
+
+    undisturbed = np.array([sample.level_s for sample in samples]) < DISTURBED * levels_s[owner]
+    sound = _are_near(errors) & _are_near(gaps) & undisturbed
+    return Fitted(table, errors[graded & (owner == 0)]), _keep_range(rows, sound)
 
 
-def _spanning(rows: Mapping[Family, _Rows], sound: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The sound networks, and others where the measured range would shrink without them."""
+def _shared_deviation(
+    errors: Floats, gaps: Floats, *, layers_sd: Floats, rounds_variance: Floats
+) -> float:
+    """Relative deviation that all layers of one session of a network share.
+
+    The variance of a prediction's error has four parts: what the layers' own surfaces leave open,
+    the scatter of the rounds, the session of the network, and the session of the anchor. The first
+    two are known and taken off. Sessions cannot be told apart from one fit, but a gap holds two of
+    them as well (the network was profiled in a session and timed in another), so half the variance
+    of the gaps is one session; a prediction is for one session, so one is taken off.
+
+    Args:
+        errors: Log of measured over predicted latency, shape (n,).
+        gaps: Log of measured latency over what the network's own layers add up to, shape (n,).
+        layers_sd: Relative deviation that the surfaces say, shape (n,).
+        rounds_variance: Variance of the log of the measured ratio, shape (n,).
+    """
+    session = _robust_deviation(gaps) ** 2 / 2
+    unexplained = float(np.mean(errors**2 - layers_sd**2 - rounds_variance))
+    return math.sqrt(max(unexplained - session, session, LEAST_SD**2))
+
+
+def _keep_range(rows: Mapping[Family, _Rows], sound: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The sound networks, and others where the measured range would shrink without them.
+
+    A table refuses what lies outside its range, so one bad network at an end is the lesser evil.
+    """
     kept = sound.copy()
-    for every in rows.values():
-        for counts in (every.cin, every.cout):
+    for family_rows in rows.values():
+        for counts in (family_rows.cin, family_rows.cout):
             for end in (counts.min(), counts.max()):
-                holders = every.network[counts == end]
-                if not kept[holders].any():
-                    kept[holders[0]] = True
+                at_end = family_rows.network[counts == end]
+                if not kept[at_end].any():
+                    kept[at_end[0]] = True
     return kept
 
 
-def _near(values: Floats) -> NDArray[np.bool_]:
+def _are_near(values: Floats) -> NDArray[np.bool_]:
     """Which values are not far from the rest."""
     if len(values) < FOLDS:
         return np.ones(len(values), bool)
-    near: NDArray[np.bool_] = np.abs(values - np.median(values)) <= FAR * max(
-        _deviation(values), FAR_LEAST
-    )
+    distance = np.abs(values - np.median(values))
+    near: NDArray[np.bool_] = distance <= FAR * max(_robust_deviation(values), FAR_LEAST)
     return near
 
 
-def _deviation(values: Floats) -> float:
-    """Robust standard deviation."""
+def _robust_deviation(values: Floats) -> float:
+    """Standard deviation from the median absolute deviation, which a few outliers do not move."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
-def _profiled(rows: Mapping[Family, _Rows], networks: int) -> Floats:
+def _sum_profiled(rows: Mapping[Family, _Rows], networks: int) -> Floats:
     """Sum of the profiled layers of every network, seconds, shape (n,)."""
     sums_s = np.zeros(networks)
-    for every in rows.values():
-        np.add.at(sums_s, every.network, every.latency_s)
+    for family_rows in rows.values():
+        np.add.at(sums_s, family_rows.network, family_rows.latency_s)
     return sums_s
 
 
-def _rows(campaigns: Sequence[Campaign], levels_s: Sequence[float]) -> dict[Family, _Rows]:
+def _seconds_per_profiled(campaign: Campaign, sample: NetworkSample) -> float:
+    """What a profiled second of a network counts, in seconds of the campaign's usual state.
+
+    Profiled layers are relative to the unprofiled inferences beside them, the whole is relative to
+    the anchor, and the anchor's latency over the campaign makes seconds of the product.
+    """
+    return sample.ratio * campaign.level_s / sample.beside_s
+
+
+def _rows_by_family(campaigns: Sequence[Campaign]) -> dict[Family, _Rows]:
+    """Every layer of every network, by family; networks are numbered over all campaigns."""
     gathered: dict[Family, list[tuple[int, int, int, float]]] = {}
     number = 0
-    for campaign, level_s in zip(campaigns, levels_s, strict=True):
+    for campaign in campaigns:
         for sample in campaign.samples:
+            factor = _seconds_per_profiled(campaign, sample)
             for layer in sample.layers:
                 place = place_of(layer.key)
-                row = (
-                    number,
-                    place.cin,
-                    place.cout,
-                    layer.latency_s * sample.ratio * level_s / sample.beside_s,
-                )
+                row = (number, place.cin, place.cout, layer.latency_s * factor)
                 gathered.setdefault(place.family, []).append(row)
             number += 1
-    return {
-        family: _Rows(*(np.array(column) for column in zip(*rows, strict=True)))
-        for family, rows in gathered.items()
-    }
+    rows = {}
+    for family, family_rows in gathered.items():
+        columns = zip(*family_rows, strict=True)
+        rows[family] = _Rows(*(np.array(column) for column in columns))
+    return rows
 
 
-def _left_out(
+def _cross_validate(
     rows: Mapping[Family, _Rows], shapes: Mapping[Family, Shape], networks: int
 ) -> tuple[Floats, Floats]:
-    """Sum of the layers of every network, predicted without it, and the deviation of that sum, seconds; shape (n,) each."""
-    fold = (
-        np.arange(networks) % min(FOLDS, networks)
-        if networks >= FOLDS
-        else np.full(networks, _NO_FOLD)
-    )
+    """Sum of the layers of every network, predicted without it, and the deviation of that sum.
+
+    Networks are left out in `FOLDS` parts. With fewer networks than parts none is left out.
+
+    Returns:
+        Seconds, shape (n,) each.
+    """
     sums_s, variance = np.zeros(networks), np.zeros(networks)
-    for family, every in rows.items():
-        own_s = np.zeros(networks)
-        for number in np.unique(fold):
-            test = fold[every.network] == number
-            seen, asked = every.select(test if number == _NO_FOLD else ~test), every.select(test)
-            latency_s, sd = Surface(seen.points(), shapes[family].step, shapes[family]).at(
-                asked.cin, asked.cout
-            )
+    fold = np.arange(networks) % FOLDS
+    for family, family_rows in rows.items():
+        # Errors of one family's layers add up, as one surface answers all of them; those of
+        # different families are independent, so their variances add up.
+        family_sd_s = np.zeros(networks)
+        for number in range(FOLDS if networks >= FOLDS else 1):
+            if networks >= FOLDS:
+                held_out = fold[family_rows.network] == number
+                seen, asked = family_rows.select(~held_out), family_rows.select(held_out)
+            else:
+                seen = asked = family_rows
+            surface = Surface(seen.points(), shapes[family].step, shapes[family])
+            latency_s, sd = surface.at(asked.cin, asked.cout)
             np.add.at(sums_s, asked.network, latency_s)
-            np.add.at(own_s, asked.network, latency_s * sd)
-        variance += own_s**2
+            np.add.at(family_sd_s, asked.network, latency_s * sd)
+        variance += family_sd_s**2
     return sums_s, np.sqrt(variance)
-
-
-_NO_FOLD = -1
-"""Too few networks to leave any out."""
 
 
 def _calibrate(
     sums_s: Floats, whole_s: Floats, depth: Floats, owner: NDArray[np.int64]
 ) -> tuple[Floats, Calibration]:
-    """Scale of each model's layers, and how they add up, fitted to relative errors of whole networks."""
-    reference_s = float(np.median(sums_s))
-    size = np.log(sums_s / reference_s)
-    models = owner[:, None] == np.arange(owner.max() + 1)
+    """How layers add up to whole networks, fitted to relative errors of whole networks.
 
-    def tried(context: float, bend: float) -> tuple[float, Floats, float, float]:
+    A network takes `scale * sum * exp(context * x + bend * x**2) + per_layer * depth` seconds,
+    where x is the log of the sum over a typical one: the larger a network, the less of the caches
+    is left to each layer. `scale` is its model's, all else is shared. For a given curve the rest is
+    linear, so all curves of a grid are tried, and each is solved by least squares. A straight line
+    is kept unless a curve is far more likely, and one that bends needs the same evidence again.
+
+    Args:
+        sums_s: Sum of the layers of every network, seconds, shape (n,).
+        whole_s: Its latency, seconds, shape (n,).
+        depth: Its layers, shape (n,).
+        owner: Number of its model, shape (n,).
+
+    Returns:
+        The scale of every model, and the calibration without its deviation.
+    """
+    typical_s = float(np.median(sums_s))
+    size = np.log(sums_s / typical_s)
+    is_of_model = owner[:, None] == np.arange(owner.max() + 1)
+
+    def solve(context: float, bend: float) -> _Curve:
         grown_s = sums_s * np.exp(context * size + bend * size**2)
-        return *_add_up(models * grown_s[:, None], depth, whole_s), context, bend
+        error, costs = _add_up(is_of_model * grown_s[:, None], depth, whole_s)
+        return _Curve(error, costs, context, bend)
 
-    # The scale is taken inside the curve, where the entries are: scale * curve(s / r) = curve'(k *
-    # s / r') for r' = k * r.
-    best = tried(0.0, 0.0)
+    best = solve(0.0, 0.0)
     if len(whole_s) >= FOLDS:
         for bends in ((0.0,), BENDS):
-            monotone = [
-                (c, b)
-                for c in CONTEXTS
-                for b in bends
-                if 1 + c + 2 * b * (size.max() if b < 0 else size.min()) > LEAST_GROWTH
+            curves = [
+                solve(context, bend)
+                for context in CONTEXTS
+                for bend in bends
+                if _grows(context, bend, size)
             ]
-            found = min((tried(*pair) for pair in monotone), key=lambda one: one[0])
-            gain = len(whole_s) * math.log(max(best[0], LEAST_SD) / max(found[0], LEAST_SD))
-            best = found if gain > CONTEXT_EVIDENCE else best
-    _, costs, context, bend = best
-    scales = costs[:-1]
-    typical = (
-        float(np.median(scales[owner])) or 1.0
-    )  # 0 where layers explain nothing: any reference will do, but 0
-    span = (float(size.min()), float(size.max())) if bend else (0.0, 0.0)
-    return scales, Calibration(float(costs[-1]), context, bend, span, reference_s * typical)
+            curve = min(curves, key=lambda tried: tried.error)
+            errors = max(best.error, LEAST_SD) / max(curve.error, LEAST_SD)
+            # The log likelihood of normal errors of unknown size is -n log of their norm.
+            if len(whole_s) * math.log(errors) > CONTEXT_EVIDENCE:
+                best = curve
+    scales = best.costs[:-1]
+    # Scales go into the entries, inside the curve: scale * curve(s / r) equals curve(k * s / r')
+    # for the reference r' = k * r, where k is a typical scale. It is 0 where layers explain
+    # nothing; then any reference will do, but 0.
+    reference_s = typical_s * (float(np.median(scales[owner])) or 1.0)
+    span = (float(size.min()), float(size.max())) if best.bend else (0.0, 0.0)
+    return scales, Calibration(float(best.costs[-1]), best.context, best.bend, span, reference_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """A curve that was tried: norm of its relative errors, scales and seconds per layer, and itself."""
+
+    error: float
+    costs: Floats
+    context: float
+    bend: float
+
+
+def _grows(context: float, bend: float, size: Floats) -> bool:
+    """Whether larger networks take longer everywhere along a curve, by `LEAST_GROWTH` at least.
+
+    The slope 1 + context + 2 * bend * x is least at the one end or the other.
+    """
+    end = size.max() if bend < 0 else size.min()
+    return bool(1 + context + 2 * bend * end > LEAST_GROWTH)
 
 
 def _add_up(grown_s: Floats, depth: Floats, whole_s: Floats) -> tuple[float, Floats]:
-    """Least squares of relative errors: what is left (norm), then the scale of every model and the seconds per layer."""
+    """Least squares of relative errors, no cost below 0.
+
+    Args:
+        grown_s: Layers of every network along a curve, in the column of its model, shape (n, m).
+        depth: Layers of every network, shape (n,).
+        whole_s: Latency of every network, seconds, shape (n,).
+
+    Returns:
+        Norm of the errors; the scale of every model, then the seconds per layer, shape (m + 1,).
+    """
     from scipy.optimize import nnls
 
+    # Dividing by the latencies makes errors relative; columns of equal length condition the fit.
     matrix = np.concatenate([grown_s, depth[:, None]], axis=1) / whole_s[:, None]
     length = np.linalg.norm(matrix, axis=0)
-    costs, left = nnls(matrix / length, np.ones_like(whole_s))
-    return float(left), costs / length
+    costs, error = nnls(matrix / length, np.ones_like(whole_s))
+    return float(error), costs / length
 
 
-def _entries(
-    campaigns: Sequence[Campaign], levels_s: Sequence[float], scales: Sequence[float]
+def _average_entries(
+    campaigns: Sequence[Campaign], scales: Sequence[float]
 ) -> dict[LayerKey, Entry]:
+    """The entry of every key that was measured, each model's layers scaled by its own factor."""
     gathered: dict[LayerKey, list[tuple[float, float]]] = {}
-    for campaign, level_s, scale in zip(campaigns, levels_s, scales, strict=True):
+    for campaign, scale in zip(campaigns, scales, strict=True):
         for sample in campaign.samples:
-            factor = scale * sample.ratio * level_s / sample.beside_s
+            factor = scale * _seconds_per_profiled(campaign, sample)
             for layer in sample.layers:
                 gathered.setdefault(layer.key, []).append((layer.latency_s * factor, layer.sd))
-    return {key: _entry(samples) for key, samples in gathered.items()}
+    return {key: _average(samples) for key, samples in gathered.items()}
 
 
-def _entry(samples: Iterable[tuple[float, float]]) -> Entry:
+def _average(samples: Iterable[tuple[float, float]]) -> Entry:
+    """One entry of latencies in seconds and their relative deviations.
+
+    The scatter between networks says more than that inside them, where there are several.
+    """
     values_s, sds = np.array(list(samples)).T
     n, mean_s = len(values_s), float(values_s.mean())
     within = math.sqrt(float((sds**2).mean()) / n)
-    between = float(values_s.std(ddof=1)) / mean_s / math.sqrt(n) if n > 1 and mean_s > 0 else 0.0
+    between = 0.0
+    if n > 1 and mean_s > 0:
+        between = float(values_s.std(ddof=1)) / mean_s / math.sqrt(n)
     return Entry(mean_s, max(within, between), n)

@@ -29,6 +29,7 @@ from hwbench.network.intake.torch_onnx import Exported, export_module
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
+from hwbench.version import __version__
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -199,7 +200,7 @@ def _cache_file(request: ReadRequest) -> Path:
     """Find where an export is cached: named after everything that shapes it, this code included."""
     from platformdirs import user_cache_dir
 
-    facts = [repr(request), *(version(package) for package in ("hwbench", "torch", "onnx"))]
+    facts = [repr(request), __version__, version("torch"), version("onnx")]
     folder = Path(__file__).parent
     files = ("../zoo.py", "torch_onnx.py", "onnx_normalise.py", "onnx_constants.py")
     sources = [(folder / file).read_bytes() for file in files]

@@ -83,6 +83,10 @@ class HwbenchError(Exception):
         self.message = message
         self.remedies = remedies
 
+    def add_remedy(self, remedy: Remedy) -> None:
+        """Name another thing that would help; for whoever handles the error on its way."""
+        self.remedies = (*self.remedies, remedy)
+
     def __str__(self) -> str:
         return "; ".join([self.message, ", or ".join(map(str, self.remedies))]).removesuffix("; ")
 

@@ -125,7 +125,7 @@ def moment(iso: str) -> str:
 
 
 def shape(dimensions: Sequence[int]) -> str:
-    """`1x3x224x224`, as `--input` takes it."""
+    """`1x3x224x224`, as shapes of inputs are given."""
     return "x".join(map(str, dimensions)) or "scalar"
 
 

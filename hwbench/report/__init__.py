@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwbench.errors import UsageError
+from hwbench.errors import Argument, UsageError
 from hwbench.render.units import size
 from hwbench.report.contents import Contents, read
 from hwbench.report.overview import pages
@@ -86,8 +86,8 @@ def make_report(*, since: str | None = None, store: str | None = None) -> Report
             )
             most = size(LIMIT_BYTES)
             raise UsageError(
-                f"the page of {has} would take {size(len(text))}, more than {most}; give a later"
-                " --since, such as 7d"
+                f"the page of {has} would take {size(len(text))}, more than {most}",
+                Argument("since", change="a later"),
             )
         drawn = max(FEWEST_DRAWN, drawn // 2)
 

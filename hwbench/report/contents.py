@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from hwbench.errors import SchemaError, UsageError
+from hwbench.errors import Argument, Call, SchemaError, UsageError
 from hwbench.lookup_tables.repository import RECORD as TABLE
 from hwbench.lookup_tables.repository import VALIDATION
 from hwbench.lookup_tables.table import LookupTable
@@ -16,6 +16,7 @@ from hwbench.measuring.comparing import compare_measured
 from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.records.comparison import Comparison
 from hwbench.search.base import Outcome, Trial
+from hwbench.workflows.defaults import DEFAULT_MODEL
 from hwbench.workflows.search.journal import RECORD as TRIAL
 from hwbench.workflows.search.result import RECORD as SEARCH
 
@@ -107,14 +108,14 @@ def read(store: Store, since: str | None = None) -> Contents:
         _searches(store, after),
     )
     if not (found.measurements or found.tables or found.searches):
-        when = f" since {since}" if since is not None else ""
-        remedy = (
-            "give an earlier --since, or none"
-            if since is not None and store.list(limit=1)
-            else "measure something first"
-        )
+        if since is not None and store.list(limit=1):
+            raise UsageError(
+                f"nothing to report in {store.url} since {since}",
+                Argument("since", change="an earlier"),
+            )
         raise UsageError(
-            f"nothing to report in {store.url}{when}; {remedy}: hwbench profile zoo:mobilenet_v1"
+            f"nothing to report in {store.url}",
+            Call("profile", {"model": DEFAULT_MODEL}, purpose="measure something first"),
         )
     return found
 
@@ -134,7 +135,7 @@ def parse_since(text: str) -> datetime:
         )
     except (ValueError, OverflowError) as error:
         raise UsageError(
-            f"--since {text!r} is no date; write 2026-03-01, or 7d for the last seven days"
+            f"{text!r} is no date; write 2026-03-01, or 7d for the last seven days"
         ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -213,6 +214,4 @@ def _search(summary: Mapping[str, Any], trials: list[tuple[str, Trial]]) -> Kept
             tuple(trials),
         )
     except (KeyError, TypeError) as error:
-        raise SchemaError(
-            f"damaged record of a search: {error!r}; search again with --fresh"
-        ) from error
+        raise SchemaError(f"damaged record of a search: {error!r}; search anew") from error

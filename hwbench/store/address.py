@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwbench.errors import UsageError
+from hwbench.errors import Argument, UsageError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -108,6 +108,7 @@ def _in_data_folder() -> str:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"cannot create the data folder {folder}: {error.strerror}; give --store or {VARIABLE}"
+            f"cannot create the data folder {folder}: {error.strerror}; set {VARIABLE}",
+            Argument("store", change="another"),
         ) from error
     return str(folder / "store.db")

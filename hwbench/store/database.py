@@ -24,7 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hwbench.errors import SchemaError, UsageError
+from hwbench.errors import Argument, SchemaError, UsageError
 from hwbench.optional import DISTRIBUTION, install_command
 from hwbench.store.address import default_address, file_of, is_file, parse, shown
 from hwbench.store.faults import collided, damaged, first_line, translated
@@ -279,8 +279,8 @@ def _check_file(path: Path, url: sa.URL) -> None:
         )
     if not path.parent.is_dir():
         raise UsageError(
-            f"the folder {path.parent} of the store does not exist; create it or give another"
-            " --store"
+            f"the folder {path.parent} of the store does not exist; create it",
+            Argument("store", change="another"),
         )
     try:
         size_bytes = path.stat().st_size
@@ -288,7 +288,8 @@ def _check_file(path: Path, url: sa.URL) -> None:
         return
     except OSError as error:
         raise UsageError(
-            f"the store {path} cannot be read: {error.strerror}; give another --store"
+            f"the store {path} cannot be read: {error.strerror}",
+            Argument("store", change="another"),
         ) from error
     if not size_bytes:
         return
@@ -322,8 +323,8 @@ def _version(connection: sa.Connection, url: sa.URL) -> int | None:
         )  # a server's database may well have other tables
         if names:
             raise SchemaError(
-                f"{shown(url)} is a database of another program (it has {names[0]!r}); give another"
-                " --store"
+                f"{shown(url)} is a database of another program (it has {names[0]!r})",
+                Argument("store", change="another"),
             )
         return None
     versions = connection.execute(sa.select(store.c.schema)).scalars().all()
@@ -338,7 +339,8 @@ def _version(connection: sa.Connection, url: sa.URL) -> int | None:
         )
         raise SchemaError(
             f"the store {shown(url)} has schema {versions[0]}, this hwbench reads"
-            f" {'up to ' if newer else ''}{STORE_SCHEMA}; {way} or give another --store"
+            f" {'up to ' if newer else ''}{STORE_SCHEMA}; {way}",
+            Argument("store", change="another"),
         )
     return versions[0]
 

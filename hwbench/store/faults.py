@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hwbench.errors import HwbenchError, SchemaError, StoreUnavailableError, UsageError
+from hwbench.errors import (
+    Argument,
+    Call,
+    HwbenchError,
+    SchemaError,
+    StoreUnavailableError,
+    UsageError,
+)
 from hwbench.store.address import is_file, shown
 
 if TYPE_CHECKING:
@@ -38,8 +45,8 @@ def translated(url: sa.URL, error: Exception) -> HwbenchError:
 def damaged(url: sa.URL, reason: str) -> SchemaError:
     """What is there cannot be believed."""
     return SchemaError(
-        f"the store {shown(url)} is damaged ({reason}) and was left untouched; move it away or give"
-        " another --store"
+        f"the store {shown(url)} is damaged ({reason}) and was left untouched; move it away",
+        Argument("store", change="another"),
     )
 
 
@@ -56,12 +63,12 @@ def _of_file(url: sa.URL, reason: str) -> HwbenchError:
         return damaged(url, reason)
     if "locked" in reason:
         return UsageError(
-            f"another process has held the store {shown(url)} for too long; end it or give another"
-            " --store"
+            f"another process has held the store {shown(url)} for too long; end it",
+            Argument("store", change="another"),
         )
     return UsageError(
-        f"the store {shown(url)} cannot be used: {reason}; check that it can be written, or give"
-        " another --store"
+        f"the store {shown(url)} cannot be used: {reason}; check that it can be written",
+        Argument("store", change="another"),
     )
 
 
@@ -77,12 +84,12 @@ def _of_server(url: sa.URL, error: Exception, reason: str) -> HwbenchError:
     if lost or (state is not None and (state in AWAY or state[:2] in {"08", "53"})):
         return StoreUnavailableError(
             f"the store {shown(url)} is away: {reason}; see that its server runs and the URL is"
-            " right, or measure into a file (--store store.db) and push it later: hwbench store"
-            " sync"
+            " right, or measure into a file",
+            Call("sync_store", purpose="push it later"),
         )
     return UsageError(
-        f"the store {shown(url)} refuses: {reason}; see that its user may do that, or give another"
-        " --store"
+        f"the store {shown(url)} refuses: {reason}; see that its user may do that",
+        Argument("store", change="another"),
     )
 
 

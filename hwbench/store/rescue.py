@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from shlex import quote
 from typing import Generic, TypeVar
 
-from hwbench.errors import HwbenchError
+from hwbench.errors import Call, HwbenchError
 from hwbench.store.address import local_address
 
 T = TypeVar("T")
@@ -62,7 +61,7 @@ class Rescue(Generic[Store]):
             done = work()
         except HwbenchError as error:
             if _by_database(error):
-                error.add_note(self._rescued([*self._steps.get(record_id, ()), step]))
+                self._rescue([*self._steps.get(record_id, ()), step], error)
             raise
         if last:
             self._steps.pop(record_id, None)
@@ -70,17 +69,19 @@ class Rescue(Generic[Store]):
             self._steps.setdefault(record_id, []).append(step)
         return done
 
-    def _rescued(self, steps: Sequence[Callable[[Store], object]]) -> str:
-        """Do all steps in the local store; says how it went."""
+    def _rescue(self, steps: Sequence[Callable[[Store], object]], error: HwbenchError) -> None:
+        """Do all steps in the local store, and let the error say how it went."""
         try:
             address = local_address()
             with self._open_local(address) as local:
                 for step in steps:
                     step(local)
-        except HwbenchError as error:
-            return f"the local store did not take it either: {error}"
-        command = f"hwbench store sync --from {quote(address)} --to {quote(self._shared)}"
-        return f"what was measured is kept in {address}; when the shared store is back: {command}"
+        except HwbenchError as local_error:
+            error.add_note(f"the local store did not take it either: {local_error}")
+            return
+        error.add_note(f"what was measured is kept in {address}")
+        stores = {"source": address, "target": self._shared}
+        error.add_remedy(Call("sync_store", stores, purpose="when the shared store is back"))
 
 
 def _by_database(error: HwbenchError) -> bool:

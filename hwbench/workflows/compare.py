@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from hwbench.devices import open_device
-from hwbench.errors import IncomparableError
+from hwbench.errors import Argument, IncomparableError
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.comparing import compare_measured
 from hwbench.measuring.sessions import measure_interleaved
@@ -108,7 +108,9 @@ def _check_inputs(baseline: Workload, candidate: Workload) -> None:
     if before != after:
         raise IncomparableError(
             f"{baseline.name} takes inputs {_text(before)} but {candidate.name} takes"
-            f" {_text(after)}; give both the same with --input or --batch"
+            f" {_text(after)}",
+            Argument("inputs", change="the same"),
+            Argument("batch", change="the same"),
         )
 
 

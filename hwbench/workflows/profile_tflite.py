@@ -91,8 +91,8 @@ def profile_tflite(
     driver, _, place = device.partition(":")
     if driver != "android":
         raise UsageError(
-            "TensorFlow Lite models are measured on phones; give --device android[:SERIAL] instead"
-            f" of {device!r}"
+            f"TensorFlow Lite models are measured on phones, not on {device!r}",
+            Argument("device", "android"),
         )
     settings = settings or DEFAULT_SETTINGS
     if settings.budget_s <= 0:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from hwbench.errors import HwbenchError, SchemaError, UsageError
+from hwbench.errors import Argument, HwbenchError, SchemaError, UsageError
 from hwbench.lookup_tables import repository
 from hwbench.lookup_tables.making import journal as making_journal
 from hwbench.store import Fate, Key, Parcel, Store, Taken, local_address, open_store
@@ -94,8 +94,8 @@ def sync_store(
     with open_store(source or local_address(), create=False) as ours, open_store(target) as theirs:
         if ours.url == theirs.url:
             raise UsageError(
-                f"{ours.url} is both source and target; name the shared store: --to URL, or set"
-                " HWBENCH_STORE to it"
+                f"{ours.url} is both source and target; set HWBENCH_STORE to the shared store",
+                Argument("target", purpose="name the shared store"),
             )
         done, wanted = Synced(ours.url, theirs.url), ours.keys()
         for start in range(0, len(wanted), BATCH):

@@ -142,7 +142,7 @@ def test_since_leaves_out_what_is_older(url, report):
 
 def test_a_store_too_large_for_a_page_is_said(url, monkeypatch):
     monkeypatch.setattr("hwbench.report.LIMIT_BYTES", 1000)
-    with pytest.raises(UsageError, match="give a later --since"):
+    with pytest.raises(UsageError, match="pass a later since"):
         make_report(store=url)
 
 

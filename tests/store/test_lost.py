@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import typer.main
 
 from hwbench import store as store_module
+from hwbench.cli.commands import app
+from hwbench.cli.hints import error_line
 from hwbench.devices.virtual.device import Virtual
 from hwbench.devices.virtual.noise import White
 from hwbench.errors import HwbenchError, SchemaError, StoreUnavailableError
@@ -78,10 +81,9 @@ def test_a_measurement_goes_on_in_the_local_store(
         server.stop(how)
         with pytest.raises(StoreUnavailableError, match="is away") as caught:
             store.append(record.id, 1, record.series.samples_s[2:], record.series.block[2:])
-        assert (
-            f"kept in {local}; when the shared store is back: hwbench store sync --from {local}"
-            " --to" in caught.value.__notes__[0]
-        )
+        assert caught.value.__notes__ == [f"what was measured is kept in {local}"]
+        line = error_line(caught.value, typer.main.get_command(app), ("profile",))
+        assert f"when the shared store is back: hwbench store sync --from {local} --to" in line
         assert len("".join(caught.value.__notes__).splitlines()) == 1
     with open_store(local) as rescued:
         expected = replace(record, warm_up=replace(record.warm_up, session=(0, 0)), complete=False)

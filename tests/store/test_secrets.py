@@ -49,7 +49,7 @@ def test_errors_do_not_repeat_them(
 def test_a_server_that_cannot_be_reached_is_named() -> None:
     with pytest.raises(
         StoreUnavailableError,
-        match=r"postgresql\+psycopg://me:\*\*\*@127\.0\.0\.1:1/db.* is away: .*store sync",
+        match=r"postgresql\+psycopg://me:\*\*\*@127\.0\.0\.1:1/db.* is away: .*push it later",
     ):
         open_store(WRONG[0])
 

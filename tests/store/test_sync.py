@@ -260,6 +260,6 @@ def test_a_source_that_is_not_there_is_not_made(address: str, local: str) -> Non
 def test_a_store_is_not_brought_into_itself(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HWBENCH_STORE", source)
     with pytest.raises(
-        UsageError, match="is both source and target; name the shared store: --to URL"
+        UsageError, match=r"is both source and target.*name the shared store: pass target="
     ):
         sync_store()

@@ -66,7 +66,7 @@ def test_a_profile_is_shown_kept_and_written_as_json(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--device", "cpu"], "measured on phones; give --device android"),
+        (["--device", "cpu"], "measured on phones, not on 'cpu'; try: hwbench profile"),
         (["--batch", "2"], "a .tflite is fixed"),
         (["--isolate"], "process of its own already"),
         (["--tflite-flag", "use_gpu"], "expected NAME=VALUE"),

@@ -53,7 +53,7 @@ app.command("report", epilog="Example: hwbench report --since 7d -o report.html"
 PROFILE_FIELDS = ("median_s", "macs", "params", "closure")
 COMPARE_FIELDS = ("speedup", "macs_ratio", "params_ratio")
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
-MODEL_HELP = "A path (.onnx, .pt, .pt2), zoo:NAME, or module:factory."
+MODEL_HELP = "A file (.onnx, .pt, .pt2), zoo:NAME, or package.module:factory."
 
 
 def _version(asked: bool) -> None:
@@ -83,7 +83,7 @@ def _help_alone(context: typer.Context) -> None:
 @app.command(epilog="Example: hwbench doctor --device cpu")
 @options
 def doctor(output: Output, device: DeviceOption = "cpu") -> int:
-    """Check what would spoil a measurement on a device, and how to mend it."""
+    """Check a device for what would spoil measurements, and say how to fix it."""
     from hwbench.render import documents, views
 
     diagnosis = hwbench.doctor(device)
@@ -102,16 +102,16 @@ def profile(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help=f"{MODEL_HELP} Else zoo:mobilenet_v1.", show_default=False
+            metavar="MODEL", help=f"{MODEL_HELP} zoo:mobilenet_v1 if not given.", show_default=False
         ),
     ] = None,
     lab: LabOption = None,
     no_layers: NoLayersOption = False,
     fail_on: FailOnOption = None,
 ) -> int:
-    """Measure one model, end to end and layer by layer.
+    """Measure the latency of one model, end to end and layer by layer.
 
-    Fields of --fail-on: median_s, macs, params, closure.
+    --fail-on accepts the fields median_s, macs, params and closure.
     """
     fields = tuple(field for field in PROFILE_FIELDS if field != "closure" or not no_layers)
     rules = [parse_rule(text, fields) for text in fail_on or ()]
@@ -155,12 +155,13 @@ def compare(
     output: Output,
     baseline: Annotated[str, typer.Argument(metavar="BASELINE", help=MODEL_HELP)],
     candidate: Annotated[
-        str, typer.Argument(metavar="CANDIDATE", help="The model that is to be faster.")
+        str,
+        typer.Argument(metavar="CANDIDATE", help="The model that should be faster; as BASELINE."),
     ],
     candidate_precision: CandidatePrecisionOption = None,
     candidate_arch: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:FACTORY", help="--arch of the candidate, if it differs."),
+        typer.Option(metavar="MODULE:FACTORY", help="The --arch of the candidate, if it differs."),
     ] = None,
     lab: LabOption = None,
     no_layers: NoLayersOption = False,
@@ -171,10 +172,10 @@ def compare(
     min_effect: MinEffectOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
-    """Measure the real speed-up of a candidate, and the layers it came from.
+    """Measure two models interleaved: how much faster the candidate is, and which layers that comes from.
 
-    Exit code: 0 FASTER or SAME, 1 SLOWER or a rule was hit, 2 INCOMPARABLE, 5 UNRESOLVED.
-    Fields of --fail-on: speedup, macs_ratio, params_ratio.
+    Exit codes: 0 for FASTER or SAME, 1 for SLOWER or if a rule holds, 2 for INCOMPARABLE, 5 for
+    UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio and params_ratio.
     """
     rules = [parse_rule(text, COMPARE_FIELDS) for text in fail_on or ()]
     from hwbench.cli.progress import Progress
@@ -205,7 +206,7 @@ def compare(
         comparing.compare_view(outcome, all_layers=all_layers, kept=not keeping.no_save),
         document,
     )
-    return _judge(outcome, hits(rules, document))
+    return _exit_code(outcome, hits(rules, document))
 
 
 @app.command(epilog="Example: hwbench selftest --device cpu --runs 10")
@@ -217,18 +218,19 @@ def selftest(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="What is compared with itself; zoo:resnet20 if not given."
+            metavar="MODEL", help="The model to compare with itself; zoo:resnet20 if not given."
         ),
     ] = None,
     runs: Annotated[
-        int | None, typer.Option(min=1, help="Number of comparisons; 5 if not given.")
+        int | None, typer.Option(min=1, help="The number of comparisons; 5 if not given.")
     ] = None,
     min_effect: MinEffectOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
-    """Compare a model with itself: the noise floor of a device, and how often it claims what is not there.
+    """Compare a model with itself, to learn the smallest difference that a device can show.
 
-    Fields of --fail-on: false_verdicts, noise_floor.
+    Also counts false verdicts: differences that were found where there are none. --fail-on accepts
+    the fields false_verdicts and noise_floor.
     """
     rules = [parse_rule(text, SELFTEST_FIELDS) for text in fail_on or ()]
     from hwbench.cli.progress import Progress
@@ -252,20 +254,20 @@ def selftest(
     return report(hits(rules, document), 1)
 
 
-def _judge(outcome: Comparison, broken: Sequence[str]) -> int:
+def _exit_code(outcome: Comparison, broken_rules: Sequence[str]) -> int:
     """Exit code of a comparison, with a line on standard error for every code but 0."""
     from hwbench.render.comparing import verdict_text
 
     verdict = outcome.verdict.value
-    said = f"{verdict}: {verdict_text(outcome)}"
+    headline = f"{verdict}: {verdict_text(outcome)}"
     if verdict == "INCOMPARABLE":
-        return report([f"{said}; {outcome.findings[0].text}"], 2)
-    if broken:
-        return report(broken, 1)
+        return report([f"{headline}; {outcome.findings[0].text}"], 2)
+    if broken_rules:
+        return report(broken_rules, 1)
     match verdict:
         case "SLOWER":
-            return report([said], 1)
+            return report([headline], 1)
         case "UNRESOLVED":
-            return report([f"{said}; raise --budget"], 5)
+            return report([f"{headline}; raise --budget"], 5)
         case _:
             return 0

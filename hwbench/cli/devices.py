@@ -14,20 +14,20 @@ from hwbench.cli.options import Keeping, Output, VerboseOption, options
 devices_app = typer.Typer(epilog="Example: hwbench devices")
 
 AddressArgument = Annotated[
-    str, typer.Argument(metavar="ADDRESS", help="Of the device, such as android:SERIAL.")
+    str, typer.Argument(metavar="ADDRESS", help="Address of the device, such as android:SERIAL.")
 ]
 
 
 @devices_app.callback(invoke_without_command=True)
 @options
 def devices(*, context: typer.Context, output: Output) -> int:
-    """List what can be measured on from here, and what is missing for the rest."""
+    """List the devices that can be measured on from here, and what is missing for the others."""
     if context.invoked_subcommand is not None:
         return 0
     from hwbench.render import documents, views
 
-    found = hwbench.list_devices()
-    return deliver(output, views.devices_view(found), documents.devices_document(found))
+    listed = hwbench.list_devices()
+    return deliver(output, views.devices_view(listed), documents.devices_document(listed))
 
 
 @devices_app.command(epilog="Example: hwbench devices setup android:SERIAL")
@@ -38,18 +38,22 @@ def setup(
     aar: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="onnxruntime-android-VERSION.aar: Android's own build, with --ndk."
+            metavar="FILE",
+            help="ONNX Runtime built for Android (onnxruntime-android-VERSION.aar); needs --ndk too.",
         ),
     ] = None,
     ndk: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Android's NDK, which compiles the runner for it."),
+        typer.Option(
+            metavar="FOLDER",
+            help="The folder of Android's NDK, which compiles hwbench's runner for it.",
+        ),
     ] = None,
     verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
-    """Put ahead of time on a device what a measurement needs there.
+    """Copy everything to a device that measurements need there.
 
-    Otherwise the first measurement does.
+    The first measurement would do it otherwise.
     """
     from hwbench.cli.progress import Progress
     from hwbench.workflows.devices import setup_device
@@ -69,7 +73,7 @@ def clean(
     address: AddressArgument,
     verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
-    """Restore a device's settings and remove everything that hwbench ever put there."""
+    """Remove everything that hwbench ever put on a device, and restore its settings."""
     from hwbench.workflows.devices import clean_device
 
     clean_device(address)

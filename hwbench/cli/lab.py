@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from hwbench.workflows.workplace import Workplace
 
 lab_app = typer.Typer(
-    help="Many devices on many hosts, and one queue.",
+    help="Share devices of many computers, with one queue for all who measure.",
     epilog="Example: hwbench lab start; then, on each host: hwbench lab join HOST:PORT",
 )
 REDRAW_S = 1.0
 """Seconds between two redraws of the live view."""
 
 AddressArgument = Annotated[
-    str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the lab, as hwbench lab start says.")
+    str,
+    typer.Argument(
+        metavar="ADDRESS",
+        help="The address of the lab, HOST:PORT, as hwbench lab start printed it.",
+    ),
 ]
 
 
@@ -39,12 +43,15 @@ def _lab(context: typer.Context) -> None:
 def start(
     *,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="This computer's, as the others reach it.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="The address under which other computers reach this one."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the lab.")] = 6380,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port of the lab.")] = 6380,
     verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
-    """Be the head of a lab until ended: it holds the queue, and measures nothing itself."""
+    """Run the head of a lab until interrupted. It holds the queue, and measures nothing itself."""
     from hwbench.lab.hosts import serve_head
 
     serve_head(host, port, _say)
@@ -60,17 +67,24 @@ def join(
     address: AddressArgument,
     device: Annotated[
         list[str] | None,
-        typer.Option(metavar="ADDRESS", help="To offer; repeatable; else all that are ready."),
+        typer.Option(
+            metavar="ADDRESS",
+            help="A device to offer; all that are ready if not given. Repeatable.",
+        ),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="This computer's, as the others reach it.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="The address under which other computers reach this one."
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="What the lab calls this computer; else its host name.")
+        str | None,
+        typer.Option(help="The name of this computer in the lab; its host name if not given."),
     ] = None,
     verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
-    """Offer this computer's devices to a lab until ended; that is also how they leave it."""
+    """Offer the devices of this computer to a lab until interrupted."""
     from hwbench.lab.hosts import serve_host
 
     serve_host(address, device or (), _say, own=host, name=name)
@@ -83,17 +97,19 @@ def status(
     *,
     address: AddressArgument = "127.0.0.1:6380",
     output: Output,
-    live: Annotated[bool, typer.Option("--live", help="Redraw until ended.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show the status anew every second, until interrupted.")
+    ] = False,
 ) -> int:
-    """Show the devices of a lab, their health, who holds what, and what waits."""
+    """Show the devices of a lab, what each of them does, and what waits."""
     from hwbench.lab.client import open_lab
     from hwbench.lab.views import status_view
 
     with open_lab(address) as lab:
         if live:
             return _live(lab)
-        found = lab.status()
-    return deliver(output, status_view(found), {"schema": 1, **found})
+        current = lab.status()
+    return deliver(output, status_view(current), {"schema": 1, **current})
 
 
 def _live(lab: Lab) -> int:

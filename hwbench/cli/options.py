@@ -123,18 +123,22 @@ class Layout(StrEnum):
 VerboseOption = Annotated[
     bool,
     typer.Option(
-        "--verbose", "-v", help="Show the traceback of an error.", rich_help_panel="Output"
+        "--verbose", "-v", help="Also show the traceback of an error.", rich_help_panel="Output"
     ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="ADDRESS", help="Where to measure; see: hwbench devices.")
+    str,
+    typer.Option(
+        "--device", metavar="ADDRESS", help="The device to measure on. hwbench devices lists them."
+    ),
 ]
 LabOption = Annotated[
     str | None,
     typer.Option(
         "--lab",
         metavar="HOST:PORT",
-        help="Measure in a lab, on devices that --device means: 'android:*', 'soc=Tensor G3'.",
+        help="Measure in the lab at this address. --device then selects among its devices, such as"
+        " 'android:*' or 'soc=Tensor G3'.",
     ),
 ]
 StoreOption = Annotated[
@@ -142,7 +146,8 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="Database or SQLite file; else $HWBENCH_STORE, else one in the user's data folder.",
+        help="The store: a SQLite file or the URL of a database. Without it $HWBENCH_STORE, or a file in"
+        " the user's data folder.",
     ),
 ]
 MinEffectOption = Annotated[
@@ -151,7 +156,7 @@ MinEffectOption = Annotated[
         "--min-effect",
         parser=share,
         metavar="SHARE",
-        help="Smallest difference that matters; 1% if not given.",
+        help="The smallest difference that matters; 1% if not given.",
     ),
 ]
 FailOnOption = Annotated[
@@ -159,7 +164,7 @@ FailOnOption = Annotated[
     typer.Option(
         "--fail-on",
         metavar="RULE",
-        help="Exit with 1 where FIELD<NUMBER holds (also <=, >, >=); repeatable.",
+        help="Exit with code 1 if this rule holds, such as FIELD<NUMBER (also <=, >, >=). Repeatable.",
     ),
 ]
 
@@ -173,22 +178,24 @@ class Source:
         typer.Option(
             "--input",
             metavar="SHAPE",
-            help="1x3x224x224 or NAME=1x3x224x224; repeatable.",
+            help="Shape of an input: 1x3x224x224, or NAME=1x3x224x224. Repeatable.",
             rich_help_panel="Model",
         ),
     ] = None
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Leading dimension of the inputs.", rich_help_panel="Model"),
+        typer.Option(
+            min=1, help="The batch size: leading dimension of the inputs.", rich_help_panel="Model"
+        ),
     ] = None
     precision: Annotated[
-        Precision, typer.Option(help="Precision to measure in.", rich_help_panel="Model")
+        Precision, typer.Option(help="The precision to measure in.", rich_help_panel="Model")
     ] = Precision.fp32
     arch: Annotated[
         str | None,
         typer.Option(
             metavar="MODULE:FACTORY",
-            help="Builds the network of a bare state_dict.",
+            help="The function that builds the network, for a file that holds a state_dict alone.",
             rich_help_panel="Model",
         ),
     ] = None
@@ -196,7 +203,7 @@ class Source:
         bool,
         typer.Option(
             "--trust-pickle",
-            help="Let the model file execute code while it loads.",
+            help="Allow the model file to run code while it loads. Only for files whose author you trust.",
             rich_help_panel="Model",
         ),
     ] = False
@@ -218,13 +225,13 @@ class Protocol:
 
     device: DeviceOption = "cpu"
     threads: Annotated[
-        int, typer.Option(min=1, help="Threads, each pinned to a core of its own.")
+        int, typer.Option(min=1, help="Number of threads, each pinned to a core of its own.")
     ] = 1
     isolate: Annotated[
         bool,
         typer.Option(
             "--isolate",
-            help="Each model in a process of its own, which also tells its peak memory.",
+            help="Run each model in a process of its own. This also measures its peak memory.",
         ),
     ] = False
     budget: Annotated[
@@ -232,11 +239,12 @@ class Protocol:
         typer.Option(
             parser=duration,
             metavar="SECONDS",
-            help="Longest time to measure; 30 if not given (selftest: 10 a run).",
+            help="The longest that measuring may take; 10 for profile and for each run of selftest, 30 for"
+            " compare if not given.",
         ),
     ] = None
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the order of rounds and of random inputs.")
+        int, typer.Option(min=0, help="Seed for the order of rounds and for random inputs.")
     ] = 0
 
     def settings(
@@ -256,9 +264,11 @@ class Protocol:
 
 CandidatePrecisionOption = Annotated[
     Precision | None,
-    typer.Option(help="Precision of the candidate, if it differs.", rich_help_panel="Model"),
+    typer.Option(help="The precision of the candidate, if it differs.", rich_help_panel="Model"),
 ]
-NoLayersOption = Annotated[bool, typer.Option("--no-layers", help="End-to-end latency only.")]
+NoLayersOption = Annotated[
+    bool, typer.Option("--no-layers", help="Measure the end-to-end latency only, without layers.")
+]
 
 
 @dataclass(frozen=True)
@@ -266,7 +276,7 @@ class Keeping:
     """Where records are kept, if at all."""
 
     store: StoreOption = None
-    no_save: Annotated[bool, typer.Option("--no-save", help="Keep nothing in the store.")] = False
+    no_save: Annotated[bool, typer.Option("--no-save", help="Do not write to the store.")] = False
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the workflows."""
@@ -290,7 +300,7 @@ class Output:
             "--json",
             metavar="FILE",
             callback=writable,
-            help="JSON as a file too; - is --format json.",
+            help="Also write the result as JSON to this file. - is the same as --format json.",
             rich_help_panel="Output",
         ),
     ] = None
@@ -298,7 +308,7 @@ class Output:
         Layout,
         typer.Option(
             "--format",
-            help="What to print: md is Markdown for a pull request.",
+            help="What to print: text, Markdown (for a pull request) or JSON.",
             rich_help_panel="Output",
         ),
     ] = Layout.text

@@ -16,7 +16,7 @@ def report_command(
         str | None,
         typer.Option(
             metavar="DATE",
-            help="Only what was measured from then on: 2026-03-01, or 7d for seven days.",
+            help="Show only what was measured since then: 2026-03-01, or 7d for the last seven days.",
         ),
     ] = None,
     target: Annotated[
@@ -25,14 +25,14 @@ def report_command(
             "--out",
             "-o",
             metavar="FILE",
-            help="The page; - for standard output.",
+            help="The page to write; - for standard output.",
             callback=writable,
         ),
     ] = "report.html",
     store: StoreOption = None,
     verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
-    """Write everything in a store as one self-contained HTML page: models, comparisons, tables, searches."""
+    """Write what a store holds as one HTML page: models, comparisons, tables and searches."""
     from hwbench.render.units import plural, size
     from hwbench.report import make_report
 

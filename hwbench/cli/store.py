@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hwbench.workflows.sync_store import Syncing
 
 store_app = typer.Typer(
-    help="Every profile and compare ever taken, raw samples included.",
+    help="The measurements taken so far, with all their samples.",
     epilog="Example: hwbench store list",
 )
 
@@ -38,12 +38,15 @@ def store_list(
     output: Output,
     store: StoreOption = None,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Only of this model (name or SHA-256).")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="List only measurements of this model (name or SHA-256)."
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Only on this device.")
+        str | None, typer.Option(metavar="ADDRESS", help="List only measurements on this device.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Only the newest.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="The number of measurements to list.")] = 20,
 ) -> int:
     """List measurements, newest first."""
     from hwbench.render import documents, views
@@ -57,10 +60,12 @@ def store_list(
 @options
 def store_show(
     output: Output,
-    record: Annotated[str, typer.Argument(metavar="ID", help="Of the record, or its beginning.")],
+    record: Annotated[
+        str, typer.Argument(metavar="ID", help="Id of the measurement, or the beginning of it.")
+    ],
     store: StoreOption = None,
 ) -> int:
-    """Show one measurement; its JSON is the whole record."""
+    """Show one measurement. Its JSON is the whole record."""
     from hwbench.render import views
 
     with hwbench.open_store(store) as opened:
@@ -72,12 +77,15 @@ def store_show(
 @options
 def store_export(
     target: Annotated[
-        str, typer.Argument(metavar="FILE", help="JSON lines; - for standard output.")
+        str,
+        typer.Argument(
+            metavar="FILE", help="The file to write, one JSON object a line; - for standard output."
+        ),
     ] = "-",
     store: StoreOption = None,
     verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
-    """Write every record as JSON lines, raw samples included."""
+    """Write all records as JSON lines, with all samples."""
     with hwbench.open_store(store) as opened:
         lines = opened.export(sys.stdout if target == "-" else Path(target))
     if target != "-":
@@ -94,7 +102,7 @@ def store_sync(
     target: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="URL", help="Store to bring records to; $HWBENCH_STORE if not given."
+            "--to", metavar="URL", help="The store to copy records to; $HWBENCH_STORE if not given."
         ),
     ] = None,
     source: Annotated[
@@ -102,14 +110,14 @@ def store_sync(
         typer.Option(
             "--from",
             metavar="URL",
-            help="Store they come from; the one of this computer if not given.",
+            help="The store to copy them from; that of this computer if not given.",
         ),
     ] = None,
 ) -> int:
-    """Bring the records of one store into another; killed or repeated, it brings only what is new.
+    """Copy the records of one store into another, such as those of this computer into the team's.
 
-    Exit code: 0 fine, 2 records were left out, being damaged or in conflict with others of their
-    id.
+    Only new records are copied, so the command can be repeated at any time. Exit codes: 0 if all
+    went well, 2 if records were left out because they are damaged or differ from the one there.
     """
     from hwbench.render import syncing
     from hwbench.workflows.sync_store import sync_store

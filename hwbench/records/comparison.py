@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, Measurement
@@ -95,28 +95,22 @@ class Comparison:
     @property
     def speedup_ci(self) -> tuple[float, float] | None:
         """95 % interval of `speedup`."""
-        if self.ratio is None:
-            return None
-        low, high = self.ratio.ci
-        return 1 / high, (1 / low if low > 0 else float("inf"))
+        return None if self.ratio is None else _invert(self.ratio.ci)
 
     @property
     def verdict_ci(self) -> tuple[float, float] | None:
         """The 99 % interval of `speedup` that the verdict rests on: it holds however often one looks."""
-        if self.ratio is None:
-            return None
-        low, high = self.ratio.verdict_ci
-        return 1 / high, (1 / low if low > 0 else float("inf"))
+        return None if self.ratio is None else _invert(self.ratio.verdict_ci)
 
     @property
     def macs_ratio(self) -> float | None:
         """MACs of the baseline over those of the candidate; None if one has none."""
-        return _over(self.baseline.macs, self.candidate.macs)
+        return _divide(self.baseline.macs, self.candidate.macs)
 
     @property
     def params_ratio(self) -> float | None:
         """Parameters of the baseline over those of the candidate; None if one has none."""
-        return _over(self.baseline.params, self.candidate.params)
+        return _divide(self.baseline.params, self.candidate.params)
 
 
 def compare(
@@ -132,9 +126,9 @@ def compare(
         candidate: The new one.
         explain_change: Explains layers that are executed in another way; None explains none.
     """
-    reasons = differences(baseline, candidate)
-    changes = _match(baseline, candidate, explain_change)
-    shared = _findings_of(baseline, candidate)
+    reasons = find_differences(baseline, candidate)
+    changes = _match_layers(baseline, candidate, explain_change)
+    shared = _join_findings(baseline, candidate)
     if reasons:
         finding = Finding("incomparable", f"not comparable: {'; '.join(reasons)}")
         return Comparison(
@@ -142,11 +136,11 @@ def compare(
         )
     ratio = candidate.series.ratio_to(baseline.series)
     verdict = ratio.verdict(baseline.settings.min_effect)
-    bare = Comparison(baseline, candidate, ratio, verdict, changes, ())
-    return Comparison(baseline, candidate, ratio, verdict, changes, (*explain(bare), *shared))
+    unexplained = Comparison(baseline, candidate, ratio, verdict, changes, ())
+    return replace(unexplained, findings=(*explain(unexplained), *shared))
 
 
-def differences(baseline: Measurement, candidate: Measurement) -> list[str]:
+def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]:
     """What besides the model differs between two records, in words.
 
     Precision may differ and is a finding instead.
@@ -163,70 +157,82 @@ def differences(baseline: Measurement, candidate: Measurement) -> list[str]:
         "isolation": (baseline.settings.isolate, candidate.settings.isolate),
         "clock": (baseline.clock, candidate.clock),
     }
-    found = [
-        f"{name} {before} against {after}"
-        for name, (before, after) in pairs.items()
-        if before != after
-    ]
+    differences = []
+    for name, (before, after) in pairs.items():
+        if before != after:
+            differences.append(f"{name} {before} against {after}")
     if baseline.group_id != candidate.group_id:
-        found.append("measured one after the other, not interleaved")
-    return found
+        differences.append("measured one after the other, not interleaved")
+    return differences
 
 
 def explain(comparison: Comparison) -> tuple[Finding, ...]:
     """Sentences that explain a comparison, as findings."""
-    return (
-        *_macs(comparison),
-        *_implementations(comparison),
-        *_unexplained(comparison),
-        *_precision(comparison),
-    )
+    findings = [
+        _compare_with_macs(comparison),
+        *_list_changed_implementations(comparison),
+        _compare_with_layers(comparison),
+        _compare_precisions(comparison),
+    ]
+    return tuple(finding for finding in findings if finding is not None)
 
 
-def _macs(comparison: Comparison) -> list[Finding]:
+def _compare_with_macs(comparison: Comparison) -> Finding | None:
+    """Whether the speed-up keeps far less than the MACs promise, and why."""
     ratio, speedup, interval = comparison.macs_ratio, comparison.speedup, comparison.speedup_ci
     if ratio is None or speedup is None or interval is None or ratio < FEWER:
-        return []
+        return None
+    # Where nothing is resolved, the speed-up may be as large as its interval allows.
     at_most = interval[1] if comparison.verdict is Verdict.UNRESOLVED else speedup
     if at_most - 1 >= DISAPPOINTING * (ratio - 1):
-        return []
-    outcome = {
-        Verdict.SAME: "no faster",
-        Verdict.SLOWER: f"{1 / speedup:.2f}x slower",
-        Verdict.FASTER: f"only {speedup:.2f}x faster",
-    }.get(comparison.verdict, f"at most {at_most:.2f}x faster")
-    return [
-        Finding("macs_without_gain", f"{ratio:.2f}x fewer MACs, {outcome}: {_blame(comparison)}")
-    ]
+        return None
+    match comparison.verdict:
+        case Verdict.SAME:
+            outcome = "no faster"
+        case Verdict.SLOWER:
+            outcome = f"{1 / speedup:.2f}x slower"
+        case Verdict.FASTER:
+            outcome = f"only {speedup:.2f}x faster"
+        case _:
+            outcome = f"at most {at_most:.2f}x faster"
+    text = f"{ratio:.2f}x fewer MACs, {outcome}: {_name_main_cause(comparison, ratio)}"
+    return Finding("macs_without_gain", text)
 
 
-def _blame(comparison: Comparison) -> str:
-    """Where the time went that the candidate would not need if latency followed MACs: its heaviest cause, in words."""
+def _name_main_cause(comparison: Comparison, macs_ratio: float) -> str:
+    """Where the time went that the candidate would not need if latency followed MACs, in words.
+
+    The excess of a layer is what the candidate spends on it beyond the baseline's time divided by
+    the ratio of the MACs. A cause is named if the layers it holds for have most of the excess.
+    """
     if not comparison.layers:
         return "layers were not measured"
-    ratio = comparison.macs_ratio or 1.0
-    excess_s = {
-        c.name: (c.candidate_s or 0.0) - (c.baseline_s or 0.0) / ratio for c in comparison.layers
-    }
+    excess_s = {}
+    for change in comparison.layers:
+        promised_s = (change.baseline_s or 0.0) / macs_ratio
+        excess_s[change.name] = (change.candidate_s or 0.0) - promised_s
     total_s = sum(max(excess, 0.0) for excess in excess_s.values())
     if total_s <= 0:
         return "its layers do not tell why"
+
     for explanation, changes in _explained_changes(comparison):
         if sum(excess_s[change.name] for change in changes) > MAIN_CAUSE * total_s:
             return f"{len(changes)} layers {explanation.cause}"
-    new = [c for c in comparison.layers if not c.baseline_s]
-    if sum(excess_s[c.name] for c in new) > MAIN_CAUSE * total_s:
-        return (
-            f"{len(new)} layers are new in the candidate, such as"
-            f" {max(new, key=lambda c: excess_s[c.name]).name}"
-        )
-    worst = sorted(comparison.layers, key=lambda c: excess_s[c.name], reverse=True)[:3]
-    share = sum(excess_s[c.name] for c in worst) / total_s
-    names = ", ".join(c.name for c in worst)
-    return f"most of the time that stayed is spread over the layers, {share:.0%} of it in {names}"
+
+    added = [change.name for change in comparison.layers if not change.baseline_s]
+    if sum(excess_s[name] for name in added) > MAIN_CAUSE * total_s:
+        example = max(added, key=excess_s.__getitem__)
+        return f"{len(added)} layers are new in the candidate, such as {example}"
+
+    worst = sorted(excess_s, key=excess_s.__getitem__, reverse=True)[:3]
+    share = sum(excess_s[name] for name in worst) / total_s
+    return (
+        f"most of the time that stayed is spread over the layers, {share:.0%} of it in"
+        f" {', '.join(worst)}"
+    )
 
 
-def _implementations(comparison: Comparison) -> list[Finding]:
+def _list_changed_implementations(comparison: Comparison) -> list[Finding]:
     findings = []
     for explanation, changes in _explained_changes(comparison):
         names = ", ".join(change.name for change in changes[:3])
@@ -249,29 +255,22 @@ def _explained_changes(
     return [(explanations[code], changes) for code, changes in by_code.items()]
 
 
-def _unexplained(comparison: Comparison) -> list[Finding]:
+def _compare_with_layers(comparison: Comparison) -> Finding | None:
+    """Whether the layers add up to something else than the end-to-end difference."""
     share = explained_share(comparison)
-    if (
-        share is None
-        or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER}
-        or EXPLAINED <= share <= 2 - EXPLAINED
-    ):
-        return []
-    return [
-        Finding(
-            "layers_do_not_explain",
-            f"the layers account for {share:.0%} of the difference; the rest lies between them",
-        )
-    ]
+    if share is None or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER}:
+        return None
+    if EXPLAINED <= share <= 2 - EXPLAINED:
+        return None
+    text = f"the layers account for {share:.0%} of the difference; the rest lies between them"
+    return Finding("layers_do_not_explain", text)
 
 
-def _precision(comparison: Comparison) -> list[Finding]:
+def _compare_precisions(comparison: Comparison) -> Finding | None:
     before, after = comparison.baseline.precision, comparison.candidate.precision
-    return (
-        []
-        if before == after
-        else [Finding("precision_differs", f"baseline runs in {before}, candidate in {after}")]
-    )
+    if before == after:
+        return None
+    return Finding("precision_differs", f"baseline runs in {before}, candidate in {after}")
 
 
 def explained_share(comparison: Comparison) -> float | None:
@@ -285,14 +284,15 @@ def explained_share(comparison: Comparison) -> float | None:
     return sum(change.saved_s for change in comparison.layers) / saved_s if saved_s else None
 
 
-def _match(
+def _match_layers(
     baseline: Measurement, candidate: Measurement, explain_change: ExplainChange | None
 ) -> tuple[LayerChange, ...]:
     """Match layers by module path, which pruning keeps when it changes widths or drops blocks."""
     if baseline.profile is None or candidate.profile is None:
         return ()
-    before, after = _by_name(baseline.profile.layers), _by_name(candidate.profile.layers)
-    names = [*before, *(name for name in after if name not in before)]
+    before = {layer.name: layer for layer in baseline.profile.layers}
+    after = {layer.name: layer for layer in candidate.profile.layers}
+    names = dict.fromkeys([*before, *after])
     return tuple(_change(name, before.get(name), after.get(name), explain_change) for name in names)
 
 
@@ -307,30 +307,29 @@ def _change(
         explanation = explain_change(before.implementation, after.implementation)
     return LayerChange(
         name,
-        None if before is None else before.median_s * before.calls,
-        None if after is None else after.median_s * after.calls,
+        None if before is None else before.inference_s,
+        None if after is None else after.inference_s,
         None if before is None else before.implementation,
         None if after is None else after.implementation,
         explanation,
     )
 
 
-def _by_name(layers: Sequence[LayerLatency]) -> dict[str, LayerLatency]:
-    return {layer.name: layer for layer in layers}
-
-
-def _findings_of(baseline: Measurement, candidate: Measurement) -> tuple[Finding, ...]:
+def _join_findings(baseline: Measurement, candidate: Measurement) -> tuple[Finding, ...]:
     """Findings of both records, each saying whose it is; what both share is said once."""
-    both = [finding for finding in baseline.findings if finding in candidate.findings]
-    sides = [("baseline", baseline), ("candidate", candidate)]
-    single = [
-        Finding(finding.code, f"{side}: {finding.text}")
-        for side, record in sides
-        for finding in record.findings
-        if finding not in both
-    ]
-    return (*both, *single)
+    shared = [finding for finding in baseline.findings if finding in candidate.findings]
+    joined = list(shared)
+    for side, record in (("baseline", baseline), ("candidate", candidate)):
+        own = [finding for finding in record.findings if finding not in shared]
+        joined += [Finding(finding.code, f"{side}: {finding.text}") for finding in own]
+    return tuple(joined)
 
 
-def _over(before: int, after: int) -> float | None:
+def _divide(before: int, after: int) -> float | None:
     return before / after if before and after else None
+
+
+def _invert(interval: tuple[float, float]) -> tuple[float, float]:
+    """The interval of a speed-up from that of a ratio."""
+    low, high = interval
+    return 1 / high, (1 / low if low > 0 else float("inf"))

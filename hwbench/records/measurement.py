@@ -85,6 +85,11 @@ class LayerLatency:
     median_s: float
     calls: int = 1
 
+    @property
+    def inference_s(self) -> float:
+        """Latency of all its calls in one inference, seconds."""
+        return self.median_s * self.calls
+
 
 @dataclass(frozen=True, slots=True)
 class LayerProfile:
@@ -105,8 +110,8 @@ class LayerProfile:
 
     @property
     def layers_sum_s(self) -> float:
-        """Sum of median times calls over all rows, seconds."""
-        return sum(layer.median_s * layer.calls for layer in self.layers)
+        """Sum over all rows, seconds of one inference."""
+        return sum(layer.inference_s for layer in self.layers)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _layer(layer: LayerLatency, whole_s: float | None) -> Document:
         "key": None if layer.key is None else str(layer.key),
         "implementation": layer.implementation,
         "median_s": layer.median_s,
-        "share": None if whole_s is None else layer.median_s * layer.calls / whole_s,
+        "share": None if whole_s is None else layer.inference_s / whole_s,
         "calls": layer.calls,
     }
 

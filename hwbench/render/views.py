@@ -129,7 +129,7 @@ def _distribution(record: Measurement) -> str:
 
 def _layers(profile: LayerProfile, median_s: float) -> list[Block]:
     """Table of the layers with the rest below it, and how well they add up."""
-    latencies_s = [layer.median_s * layer.calls for layer in profile.layers]
+    latencies_s = [layer.inference_s for layer in profile.layers]
     largest_s = max(latencies_s, default=0.0)
     rows = tuple(
         (

@@ -227,7 +227,7 @@ def _waterfall(record: Measurement, profile: LayerProfile, source: Source) -> Fi
 
 
 def _layer_row(layer: LayerLatency, median_s: float) -> tuple[Cell, ...]:
-    latency_s = layer.median_s * layer.calls
+    latency_s = layer.inference_s
     calls = (
         f"{plural(layer.calls, 'call')} of {seconds(layer.median_s)} each; "
         if layer.calls > 1

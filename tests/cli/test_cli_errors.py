@@ -192,17 +192,17 @@ def test_every_help_has_an_example(hwb, name):
 
 def test_help_names_the_defaults_of_the_workflows(hwb):
     from hwbench.records.measurement import Settings
-    from hwbench.workflows import selftest
+    from hwbench.workflows import profile, selftest
     from hwbench.workflows.defaults import DEFAULT_MODEL
 
     def text(name: str) -> str:
         return " ".join(hwb(name, "--help").out.replace("│", " ").split())
 
-    assert f"Else {DEFAULT_MODEL}" in text("profile")
-    assert (
-        f"{Settings().budget_s:g} if not given (selftest: {selftest.DEFAULT_BUDGET_S:g} a run)"
-        in text("profile")
-    )
+    assert f"{DEFAULT_MODEL} if not given" in text("profile")
+    budgets = text("profile")
+    assert profile.DEFAULT_SETTINGS.budget_s == selftest.DEFAULT_BUDGET_S
+    assert f"{selftest.DEFAULT_BUDGET_S:g} for profile and for each run of selftest" in budgets
+    assert f"{Settings().budget_s:g} for compare if not given" in budgets
     assert f"{Settings().min_effect:.0%} if not given" in text("compare")
     assert f"{selftest.DEFAULT_MODEL} if not given" in text("selftest")
     assert f"{selftest.DEFAULT_RUNS} if not given" in text("selftest")

@@ -51,6 +51,7 @@ def test_an_unknown_format_is_refused(hwb):
     assert "'text', 'md', 'json'" in refused.error
 
 
+@pytest.mark.slow
 def test_markdown_of_all_that_goes_into_a_pull_request(hwb):
     on = "virtual:noise=none"
     build = ("table", "build", "big.onnx", *DEVICE, "--validation", "2")

@@ -80,6 +80,7 @@ def test_a_small_budget_leaves_it_unresolved_and_says_so():
     assert "too_few_samples" in {finding.code for finding in found.findings}
 
 
+@pytest.mark.slow
 def test_false_verdicts_and_coverage_over_many_comparisons():
     """The study results/virtual_truth/ does this with 1,000 runs for every kind of noise."""
     runs, false, covered = 120, 0, 0

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from hwbench.workflows.build_table import BuiltTable
 
 table_app = typer.Typer(
-    help="Latency of every layer that pruning a model can produce.",
+    help=(
+        "Build and use lookup tables. A table knows the latency of every layer that pruning a model"
+        " can produce on one device, so it predicts pruned models without measuring them."
+    ),
     epilog="Example: hwbench table build zoo:mobilenet_v1",
 )
 
@@ -48,7 +51,10 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="A path (.onnx, .pt, .pt2), zoo:NAME, or module:factory. Else zoo:mobilenet_v1.",
+        help=(
+            "The model: a path (.onnx, .pt, .pt2), zoo:NAME, or module:factory."
+            f" Without one: {DEFAULT_MODEL}."
+        ),
         show_default=False,
     ),
 ]
@@ -56,7 +62,10 @@ TableArgument = Annotated[
     str,
     typer.Argument(
         metavar="TABLE",
-        help="Address of a device, name of an imported table, beginning of an id, or pixel1.",
+        help=(
+            "The table: the address of its device, the name it was imported under, the beginning of"
+            " its id, or pixel1, which hwbench brings along."
+        ),
     ),
 ]
 FORMATS = ("tflite-log", "ort-profile", "trtexec", "ofa-yaml")
@@ -65,14 +74,19 @@ PlotOption = Annotated[
     typer.Option(
         "--plot",
         metavar="FILE",
-        help="Draw predicted against measured: .png, .pdf or .svg.",
+        help="Draw predicted against measured latencies into this .png, .pdf or .svg file.",
         callback=writable,
     ),
 ]
 TableOption = Annotated[
     str | None,
     typer.Option(
-        "--table", metavar="ID", help="As in: hwbench table list; the newest of a device."
+        "--table",
+        metavar="ID",
+        help=(
+            "The table to use, as hwbench table list shows it. Without one: the newest table of the"
+            " device."
+        ),
     ),
 ]
 
@@ -98,24 +112,44 @@ def build(
     widths: Annotated[
         str,
         typer.Option(
-            metavar="STEP", help="Pruned widths are multiples of it; auto finds it first."
+            metavar="STEP",
+            help=(
+                "Pruned widths are multiples of this number. With auto, the channel step of the"
+                " device is measured first and used."
+            ),
         ),
     ] = str(DEFAULT_STEP),
     lower: Annotated[
-        float, typer.Option(parser=share, metavar="SHARE", help="Smallest share of a width.")
+        float,
+        typer.Option(
+            parser=share,
+            metavar="SHARE",
+            help="The smallest share of its channels that a layer keeps: 0.2 or 20%.",
+        ),
     ] = DEFAULT_LOWER,
     validation: Annotated[
-        int, typer.Option(min=0, help="Held-out networks that grade the table.")
+        int,
+        typer.Option(
+            min=0,
+            help=(
+                "After the build, predict and measure this many other pruned networks, to say how"
+                " good the table is."
+            ),
+        ),
     ] = GRADING_NETWORKS,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Leave out what was measured on the device before.")
+        bool,
+        typer.Option(
+            "--forget", help="Start anew: use nothing that was measured on the device before."
+        ),
     ] = False,
     picture: PlotOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
-    """Build the table of a model; killed, the same command goes on where it stopped.
+    """Measure pruned versions of a model on a device, and build its lookup table from them.
 
-    Takes about a minute without --budget.
+    Building takes about a minute, or what --budget says. After an interruption, the same command
+    goes on where it stopped.
 
     Fields of --fail-on: cross_validated_rmspe, mean_error, p95_error, rmspe, within_5, within_10,
     rank, coverage.
@@ -138,7 +172,7 @@ def build(
             **source.arguments(),
             **keeping.arguments(),
         )
-    return _told(output, outcome, rules, picture)
+    return _show_outcome(output, outcome, rules, picture)
 
 
 @table_app.command(
@@ -153,21 +187,25 @@ def validate(
     output: Output,
     model: ModelArgument = None,
     table: TableOption = None,
-    networks: Annotated[int, typer.Option(min=1, help="Held-out networks.")] = VALIDATION_NETWORKS,
+    networks: Annotated[
+        int, typer.Option(min=1, help="How many pruned networks to predict and measure.")
+    ] = VALIDATION_NETWORKS,
     picture: PlotOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
-    """Predict random pruned networks that the table has not seen, and measure them end to end.
+    """Find out how good a table is: predict pruned networks it has not seen, and measure them.
+
+    The networks are drawn at random and measured end to end. The table keeps the grade.
 
     Fields of --fail-on: mean_error, p95_error, rmspe, within_5, within_10, rank, coverage.
     """
     from hwbench.workflows.build_table import validate_table
 
     rules = [parse_rule(text, GRADE_FIELDS) for text in fail_on or ()]
-    outcome = _with_table(
+    outcome = _measure_with_table(
         validate_table, model, table, networks, source=source, how=how, keeping=keeping
     )
-    return _told(output, outcome, rules, picture)
+    return _show_outcome(output, outcome, rules, picture)
 
 
 @table_app.command(epilog="Example: hwbench table recalibrate zoo:mobilenet_v1 --device cpu")
@@ -181,25 +219,28 @@ def recalibrate(
     model: ModelArgument = None,
     table: TableOption = None,
     networks: Annotated[
-        int, typer.Option(min=1, help="Pruned networks to scale it with.")
+        int, typer.Option(min=1, help="How many pruned networks to measure for it.")
     ] = RECALIBRATION_NETWORKS,
     picture: PlotOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
-    """Scale a table to what a few random pruned networks take now: after a reboot, in seconds.
+    """Bring a table up to date after a reboot or an update of the driver.
+
+    A few random pruned networks are measured, and the whole table is scaled to what they take now.
+    That takes seconds, where a new build takes a minute.
 
     Fields of --fail-on: mean_error, p95_error, rmspe, within_5, within_10, rank, coverage.
     """
     from hwbench.workflows.build_table import recalibrate_table
 
     rules = [parse_rule(text, GRADE_FIELDS) for text in fail_on or ()]
-    outcome = _with_table(
+    outcome = _measure_with_table(
         recalibrate_table, model, table, networks, source=source, how=how, keeping=keeping
     )
-    return _told(output, outcome, rules, picture)
+    return _show_outcome(output, outcome, rules, picture)
 
 
-def _with_table(
+def _measure_with_table(
     workflow: Callable[..., BuiltTable],
     model: str | None,
     table: str | None,
@@ -227,8 +268,10 @@ def _with_table(
         )
 
 
-def _told(output: Output, outcome: BuiltTable, rules: list[Rule], picture: str | None) -> int:
-    """Show what came of a build or a validation, draw it if asked, and judge it by the rules."""
+def _show_outcome(
+    output: Output, outcome: BuiltTable, rules: list[Rule], picture: str | None
+) -> int:
+    """Show what came of a build or a validation, draw it if asked, and check the rules."""
     from hwbench.render import tables
     from hwbench.render.table_plots import plot_validation
 
@@ -242,14 +285,14 @@ def _told(output: Output, outcome: BuiltTable, rules: list[Rule], picture: str |
 @table_app.command("list", epilog="Example: hwbench table list")
 @options
 def table_list(output: Output, store: StoreOption = None) -> int:
-    """List all tables: those in the store, oldest first, and those that hwbench brings along."""
+    """List the tables in the store, oldest first, and those that hwbench brings along."""
     from hwbench.lookup_tables.repository import list_tables
     from hwbench.render import tables
     from hwbench.store import open_store
 
     with open_store(store) as opened:
-        found = list_tables(opened)
-    return deliver(output, tables.list_view(found), tables.list_document(found))
+        listed = list_tables(opened)
+    return deliver(output, tables.list_view(listed), tables.list_document(listed))
 
 
 @table_app.command(epilog="Example: hwbench table show pixel1")
@@ -259,17 +302,17 @@ def show(
     table: TableArgument = "cpu",
     store: StoreOption = None,
 ) -> int:
-    """Show a table: its grades, channel steps, layers and where it came from.
+    """Show how good a table is, its channel steps, its layers and where it came from.
 
-    Its JSON is the whole table.
+    With --json, the file holds the whole table.
     """
     from hwbench.lookup_tables.repository import find_table
     from hwbench.render import tables
     from hwbench.store import open_store
 
     with open_store(store) as opened:
-        found = find_table(opened, table)
-    return deliver(output, tables.table_view(found), tables.table_document(found))
+        shown = find_table(opened, table)
+    return deliver(output, tables.table_view(shown), tables.table_document(shown))
 
 
 @table_app.command(epilog="Example: hwbench table predict pruned.onnx --table cpu")
@@ -281,11 +324,15 @@ def predict(
     model: ModelArgument = None,
     table: TableOption = None,
     extrapolate: Annotated[
-        bool, typer.Option("--extrapolate", help="Answer outside the measured range too.")
+        bool,
+        typer.Option(
+            "--extrapolate",
+            help="Also predict layers outside the measured range, with a wider interval.",
+        ),
     ] = False,
     store: StoreOption = None,
 ) -> int:
-    """Predict the latency of a model without its device."""
+    """Predict the latency of a model with a table, without the device."""
     from hwbench.render import tables
     from hwbench.workflows.build_table import predict_latency
 
@@ -311,14 +358,14 @@ def table_export(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="Else named after the device.",
+            help="The file to write. Without it: a file named after the device.",
             callback=writable,
             show_default=False,
         ),
     ] = None,
     store: StoreOption = None,
 ) -> int:
-    """Write a table as one small file, which hwbench table import reads anywhere."""
+    """Write a table into one small file, which hwbench table import reads on any computer."""
     from hwbench.render import tables
     from hwbench.workflows.table_files import export_table
 
@@ -340,7 +387,10 @@ def table_import(
         list[str],
         typer.Argument(
             metavar="[FORMAT] FILE",
-            help=f"FORMAT: {', '.join(FORMATS)}; told by the content without.",
+            help=(
+                "One table that was exported, or all files about one network from another tool."
+                f" FORMAT says what they are ({', '.join(FORMATS)}); without it, their content does."
+            ),
         ),
     ],
     source: Source,
@@ -349,29 +399,40 @@ def table_import(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="MODEL", help="What was logged, for files that hold no shapes."
+            "--model",
+            metavar="MODEL",
+            help="The model that was measured, for files that hold no shapes.",
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="What to find the table by; else the folder of the files."),
+        typer.Option(
+            "--name",
+            help="The name to find the table by. Without it: the name of the folder of the files.",
+        ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", help="The hardware of foreign files, for people.")
+        str | None,
+        typer.Option("--target", help="The hardware that other tools' files are from, for people."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Where the files do not tell.")
+        int | None,
+        typer.Option(
+            "--threads", min=1, help="Threads of the runtime, where the files do not tell them."
+        ),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(
-            "--device", metavar="ADDRESS", help="Refuse a table that is not of this device."
+            "--device",
+            metavar="ADDRESS",
+            help="Refuse the table unless it was made for this device.",
         ),
     ] = None,
 ) -> int:
-    """Read a table that was exported, or one network as another tool logged it.
+    """Read a table that was exported, or what another tool measured of one network.
 
-    Networks of one name add up to one table.
+    Networks that are imported under one name make up one table: each import adds one.
     """
     from hwbench.render import tables
     from hwbench.workflows.table_files import import_table
@@ -397,18 +458,19 @@ def plot(
     *,
     table: TableArgument = "cpu",
     out: Annotated[
-        str, typer.Option("--out", metavar="FILE", help="A .png, .pdf or .svg file.")
+        str,
+        typer.Option("--out", metavar="FILE", help="The .png, .pdf or .svg file to draw into."),
     ] = "table.png",
     store: StoreOption = None,
     verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
 ) -> int:
-    """Draw latency against width for the heaviest layers of a table."""
+    """Draw latency against width for the layers of a table that take longest."""
     from hwbench.lookup_tables.repository import find_table
     from hwbench.render.table_plots import plot_table
     from hwbench.store import open_store
 
     with open_store(store) as opened:
-        found = find_table(opened, table)
-    plot_table(found, Path(out))
+        shown = find_table(opened, table)
+    plot_table(shown, Path(out))
     typer.echo(f"written to {out}")
     return 0

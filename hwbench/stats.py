@@ -30,8 +30,11 @@ VERDICT_ALPHA = 0.01
 """Error probability of the interval a verdict rests on; it holds for all looks together."""
 
 EFFECT_PRIOR_VARIANCE = 1.0
-"""Variance of the prior on (true log ratio / between-session deviation) in `anytime_half_width`: the interval is tightest
-for effects of the size of that deviation, where an early stop is worth most."""
+"""Variance of the prior on (true log ratio / between-session deviation) in `anytime_half_width`.
+
+The interval is tightest for effects of the size of that deviation, where an early stop is worth
+most.
+"""
 
 SETTLED_FROM = 8
 """Warm-up samples from which it can be told whether they have settled."""
@@ -178,7 +181,9 @@ def _exp(value: float) -> float:
 def anytime_half_width(
     values: ArrayLike, alpha: float = VERDICT_ALPHA, prior: float = EFFECT_PRIOR_VARIANCE
 ) -> float:
-    """Half-width of an interval for a normal mean of unknown variance that stays valid however often one looks.
+    """Half-width of an interval that stays valid however often one looks.
+
+    It is for the mean of normal values of unknown variance.
 
     The Bayes factor of the t statistic under a normal prior on the effect size (Gonen et al., The
     Bayesian two-sample t test, 2005) is, with the right-Haar prior on the scale, a martingale under
@@ -225,7 +230,9 @@ def t_quantile(degrees: int) -> float:
 
 
 def grouped_median(values_s: Sequence[float], grain_s: float) -> float:
-    """Median of values that a clock of grain `grain_s` seconds has rounded: interpolated inside the middle grain.
+    """Median of values that a clock of grain `grain_s` seconds has rounded.
+
+    It is interpolated inside the middle grain.
 
     A plain median of whole microseconds would be wrong by up to half of one, which is 10 % of a 5
     us layer.
@@ -238,7 +245,9 @@ def grouped_median(values_s: Sequence[float], grain_s: float) -> float:
 
 
 def settled(samples_s: ArrayLike, tolerance: float = 0.02) -> bool:
-    """Whether warm-up has ended: the latest quarter of the samples agrees with the quarter before it.
+    """Whether warm-up has ended.
+
+    It has if the latest quarter of the samples agrees with the quarter before it.
 
     Args:
         samples_s: Warm-up samples (n,) of one workload in order.
@@ -253,7 +262,10 @@ def settled(samples_s: ArrayLike, tolerance: float = 0.02) -> bool:
 
 
 def spread(samples_s: ArrayLike, session: ArrayLike) -> float:
-    """Typical relative spread inside a session: median over sessions of 1.4826 * MAD / median (a robust deviation)."""
+    """Typical relative spread inside a session.
+
+    It is the median over sessions of 1.4826 * MAD / median (a robust deviation).
+    """
     parts = by_session(samples_s, session)
     return float(
         np.median([1.4826 * np.median(np.abs(p - np.median(p))) / np.median(p) for p in parts])
@@ -315,7 +327,9 @@ def modes(samples_s: ArrayLike) -> tuple[float, float, float] | None:
 
 
 def spikes(samples_s: ArrayLike) -> tuple[int, float]:
-    """Rounds far beyond the rest: how many exceed the upper quartile by 3 interquartile ranges and by 10 %, and the longest (s).
+    """Rounds far beyond the rest: how many there are, and the longest, seconds.
+
+    They exceed the upper quartile by 3 interquartile ranges and by 10 %.
 
     The fence is Tukey's outer one (Exploratory Data Analysis, 1977). They are counted, never
     dropped.

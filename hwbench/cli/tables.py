@@ -389,7 +389,8 @@ def table_import(
             metavar="[FORMAT] FILE",
             help=(
                 "One table that was exported, or all files about one network from another tool."
-                f" FORMAT says what they are ({', '.join(FORMATS)}); without it, their content does."
+                f" FORMAT says what they are ({', '.join(FORMATS)}); without it, their"
+                " content does."
             ),
         ),
     ],

@@ -20,8 +20,8 @@ from hwbench.lookup_tables.making.build import refine
 from hwbench.lookup_tables.making.fit import Fitted, fit
 from hwbench.lookup_tables.making.journal import BuildJournal
 from hwbench.lookup_tables.making.networks import Effort, NetworkSample
-from hwbench.lookup_tables.making.proposals import Grid, first
-from hwbench.lookup_tables.making.validate import Trial, held_out
+from hwbench.lookup_tables.making.proposals import Grid, propose_first
+from hwbench.lookup_tables.making.validate import Trial, draw_held_out
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 from hwbench.records.device import DeviceInfo
@@ -122,7 +122,7 @@ class TableBuild:
             WorkloadError: The devices cannot run the model.
         """
         plan, seed = self.request.plan, self.request.settings.seed
-        queue = first(self.grid, plan.first, seed)
+        queue = propose_first(self.grid, plan.first, seed)
         return refine(
             self.grid, self.structure, plan, seed, queue, measure=self._measure, fitted=self._fit
         )
@@ -154,7 +154,7 @@ class TableBuild:
             )
         sources = {source.architecture: source for source in table.provenance.sources}
         source = sources[self.identity]
-        chosen = held_out(self.structure, source, networks, self.request.settings.seed)
+        chosen = draw_held_out(self.structure, source, networks, self.request.settings.seed)
         predictions = [table.predict(self.structure.keys(widths)) for widths in chosen]
         tasks = []
         for session in range(sessions):

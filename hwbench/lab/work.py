@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from hwbench.lab.client import open_lab
 from hwbench.lab.meter import LabMeter
 from hwbench.lookup_tables import Plan
-from hwbench.lookup_tables.making.validate import graded
+from hwbench.lookup_tables.making.validate import add_grade
 from hwbench.lookup_tables.repository import save_table
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.comparing import compare_measured
@@ -182,7 +182,7 @@ class LabWorkplace:
             table, outcome = fitted.table, None
             if validation:
                 outcome = build.grade(table, validation, callback=callback.validated)
-                table = graded(table, outcome)
+                table = add_grade(table, outcome)
             table_id = None
             if opened_store is not None:
                 table_id = save_table(opened_store, table, outcome)

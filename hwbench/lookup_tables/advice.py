@@ -12,7 +12,10 @@ from hwbench.lookup_tables.table import LookupTable
 WORTH_SAYING = 0.95
 """Share of the wider layer's latency from which being narrower is not worth it."""
 ENOUGH = 12
-"""Different widths that a layer must have been measured at: more than the trend has costs, so that a step is seen, not fitted."""
+"""Different widths that a layer must have been measured at.
+
+They are more than the trend has costs, so that a step is seen and not only fitted.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,10 @@ class StepAdvice:
 
 
 def advice(table: LookupTable) -> tuple[StepAdvice, ...]:
-    """For every kind of layer with a channel step, the width that gains least from being narrower, if it gains little."""
+    """Find evidence for the channel step of every kind of layer that has one.
+
+    It is the width that gains least from being narrower, if it gains little.
+    """
     found = []
     for kind, step in table.steps.items():
         families = [
@@ -50,7 +56,7 @@ def advice(table: LookupTable) -> tuple[StepAdvice, ...]:
             if family.kind == kind and len(points.cin) >= ENOUGH
         ]
         cases = (
-            [case for family in families for case in _cases(table, family, step)]
+            [case for family in families for case in _compare_widths(table, family, step)]
             if step > 1
             else []
         )
@@ -59,7 +65,7 @@ def advice(table: LookupTable) -> tuple[StepAdvice, ...]:
     return tuple(found)
 
 
-def _cases(table: LookupTable, family: Family, step: int) -> list[StepAdvice]:
+def _compare_widths(table: LookupTable, family: Family, step: int) -> list[StepAdvice]:
     """Widths half a step below a multiple that lie in the measured range, beside that multiple."""
     surface = table.surfaces[family]
     low_in, high_in, low_out, high_out = surface.box

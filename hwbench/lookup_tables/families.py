@@ -1,4 +1,7 @@
-"""Layer families: keys that differ in nothing but their channel counts share one latency surface over (cin, cout)."""
+"""Layer families: keys that differ in nothing but their channel counts.
+
+All keys of a family share one latency surface over (cin, cout).
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,16 @@ class Family:
         """
         pattern = self.pattern
         inputs = tuple(
-            _filled(shape, cout if index else cin) for index, shape in enumerate(pattern.inputs)
+            _fill_channels(shape, cout if index else cin)
+            for index, shape in enumerate(pattern.inputs)
         )
         attrs = tuple(
             (name, str(cin) if (name, value) == ("group", EACH) else value)
             for name, value in pattern.attrs
         )
-        return replace(pattern, inputs=inputs, output=_filled(pattern.output, cout), attrs=attrs)
+        return replace(
+            pattern, inputs=inputs, output=_fill_channels(pattern.output, cout), attrs=attrs
+        )
 
     def __str__(self) -> str:
         return re.sub(r"x0(?=[x+\]-])", "xC", str(self.pattern))
@@ -64,9 +70,9 @@ def place_of(key: LayerKey) -> Place:
     Channels are axis 1 of maps and rows, and the last axis of sequences (rank 3) and of linear
     layers. A layer that reads nothing, or has no such axis, is a family of its own.
     """
-    output, cout = _split(key.op, key.output)
+    output, cout = _take_channels(key.op, key.output)
     inputs, counts = (
-        zip(*(_split(key.op, shape) for shape in key.inputs), strict=True)
+        zip(*(_take_channels(key.op, shape) for shape in key.inputs), strict=True)
         if key.inputs
         else ((), ())
     )
@@ -77,7 +83,7 @@ def place_of(key: LayerKey) -> Place:
     return Place(Family(replace(key, inputs=inputs, output=output, attrs=attrs)), cin, cout)
 
 
-def _split(op: str, shape: Shape) -> tuple[Shape, int]:
+def _take_channels(op: str, shape: Shape) -> tuple[Shape, int]:
     """A shape with its channel count set to 0, and the count; 1 where there is no channel axis."""
     if len(shape) < 2:
         return shape, 1
@@ -85,5 +91,5 @@ def _split(op: str, shape: Shape) -> tuple[Shape, int]:
     return (*shape[:axis], 0, *shape[axis + 1 :]), shape[axis]
 
 
-def _filled(shape: Shape, channels: int) -> Shape:
+def _fill_channels(shape: Shape, channels: int) -> Shape:
     return tuple(size or channels for size in shape)

@@ -1,4 +1,7 @@
-"""What a lookup table consists of: entries, how they add up to a network, where they came from, and how good they proved."""
+"""What a lookup table consists of.
+
+Entries, how they add up to a network, where they came from, and how good they proved to be.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,12 @@ class Calibration:
         return max(self.networks - 1, 2)
 
     def whole_s(self, sums_s: Floats, layers: NDArray[np.integer] | int) -> Floats:
-        """Latencies of networks whose layers sum to `sums_s` (any shape; 0 where layers explain nothing), seconds."""
+        """Latencies of networks, seconds.
+
+        Args:
+            sums_s: Sum of the layers of each, seconds, of any shape; 0 where they explain nothing.
+            layers: Number of layers of each.
+        """
         size = np.log(np.maximum(sums_s / self.reference_s, np.finfo(float).tiny))
         whole_s: Floats = (
             sums_s * np.exp(self.context * size + self.bend * np.clip(size, *self.span) ** 2)

@@ -1,4 +1,6 @@
-"""What layer families of one kind have in common: seconds per multiply-accumulate, weight, element read, element written, layer.
+"""What layer families of one kind have in common: what each unit of work costs.
+
+Units of work are a layer, a multiply-accumulate, a weight, an element read and one written.
 
 A family with two measured points cannot tell a constant from a slope; all families of its kind
 together can. Their common trend is where the trend of each family starts from (partial pooling:
@@ -35,11 +37,11 @@ def priors(families: Mapping[Family, Points], steps: Mapping[str, int]) -> dict[
             kinds.setdefault(family.kind, {})[family] = points
     found: dict[Family, Prior] = {}
     for kind, members in kinds.items():
-        found |= _pooled(members, steps[kind])
+        found |= _pool_kind(members, steps[kind])
     return found
 
 
-def _pooled(families: Mapping[Family, Points], step: int) -> dict[Family, Prior]:
+def _pool_kind(families: Mapping[Family, Points], step: int) -> dict[Family, Prior]:
     """Costs of work that all these families share, none negative, fitted to relative errors.
 
     Every family counts the same, however often it was measured: families differ from each other by

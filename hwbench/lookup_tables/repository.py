@@ -1,4 +1,4 @@
-"""Tables in the store and those that hwbench brings along, and whether one is valid for a device."""
+"""Tables in the store and those that hwbench brings along; whether one is valid for a device."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def save_table(store: Store, table: LookupTable, validation: Validation | None =
 
 
 def find_table(store: Store, wanted: str, target_id: str | None = None) -> LookupTable:
-    """The newest table of a device or of a name, the one whose id begins with `wanted`, or one that hwbench brings along.
+    """Find a table by its device, its name or its id.
+
+    That is the newest table of a device or of a name, the one whose id begins with `wanted`, or one
+    that hwbench brings along.
 
     Args:
         store: Where to look.
@@ -86,7 +89,9 @@ def find_table(store: Store, wanted: str, target_id: str | None = None) -> Looku
 
 
 def list_tables(store: Store) -> dict[str, LookupTable]:
-    """All tables of a store by id, oldest first, then those that hwbench brings along and none of the store hides, by name.
+    """All tables of a store by id, oldest first, then those that hwbench brings along, by name.
+
+    A table of the store hides one that hwbench brings along under the same name.
 
     Raises:
         SchemaError: A record is damaged.
@@ -166,7 +171,7 @@ def _device(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def check(table: LookupTable, info: DeviceInfo, threads: int) -> None:
+def check_table(table: LookupTable, info: DeviceInfo, threads: int) -> None:
     """Refuse a table that was made for something else.
 
     Raises:

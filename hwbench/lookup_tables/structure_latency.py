@@ -1,4 +1,6 @@
-"""A lookup table for one network: latencies of a hundred thousand pruned versions a second, as sums of small dense grids.
+"""A lookup table for one network: latencies of a hundred thousand pruned versions a second.
+
+They are sums of small dense grids.
 
 Every layer depends on the widths of at most two groups (behind a concatenation of several). Its
 latencies over their allowed widths are computed once; layers of the same groups share one grid. A
@@ -59,22 +61,28 @@ class StructureLatency:
         for group, widths in enumerate(self._choices):
             self._position[group, widths] = np.arange(len(widths))
         self._grids: dict[tuple[int, ...], Floats] = {}
-        self._beyond: list[int] = []  # layers that depend on more than two groups
+        self._many_group_layers: list[int] = []  # layers that depend on more than two groups
         for index, groups in enumerate(self._groups):
             if len(groups) > 2:
-                self._beyond.append(index)
+                self._many_group_layers.append(index)
             else:
                 self._grids[groups] = self._grids.get(groups, 0.0) + self._grid(
                     index, groups, self._choices
                 )
-        self._fold()
+        self._merge_small_grids()
 
     def predict(self, keys: Sequence[LayerKey]) -> Prediction:
         """Latency of the network made of `keys`; see `LookupTable.predict`."""
         return self.table.predict(keys)
 
     def predict_widths(self, widths: NDArray[np.int64]) -> Floats:
-        """Latencies in seconds, shape (n,), of n structures given by widths of shape (n, groups): those of `predict`.
+        """Latencies of many structures at once: those of `predict`.
+
+        Args:
+            widths: Shape (n, groups).
+
+        Returns:
+            Seconds, shape (n,).
 
         Raises:
             MissingEntryError: A layer lies outside the measured range.
@@ -93,11 +101,11 @@ class StructureLatency:
         position = self._position[np.arange(wide.shape[1]), wide]
         on = (position != _OFF).all(axis=1)
         if on.all():
-            sums_s = self._summed(wide, position)
+            sums_s = self._sum_grids(wide, position)
         else:
             sums_s = np.empty(len(wide))
-            sums_s[on] = self._summed(wide[on], position[on])
-            sums_s[~on] = self._direct(wide[~on], range(len(self._places)))
+            sums_s[on] = self._sum_grids(wide[on], position[on])
+            sums_s[~on] = self._sum_layers(wide[~on], range(len(self._places)))
         return self.whole_s(sums_s)
 
     @property
@@ -106,7 +114,9 @@ class StructureLatency:
         return self._groups
 
     def addends(self, choices: Sequence[Integers]) -> dict[tuple[int, ...], Floats]:
-        """What layers add, by the groups they depend on, over all combinations of those groups' `choices`; what bounds a search.
+        """What layers add, by the groups they depend on; it bounds a search.
+
+        There is one value for every combination of the `choices` of those groups.
 
         Args:
             choices: Allowed widths of every group.
@@ -124,15 +134,19 @@ class StructureLatency:
         """Latencies of networks whose layers add up to `sums_s`, seconds."""
         return self.table.calibration.whole_s(sums_s, len(self._places))
 
-    def _summed(self, wide: Integers, position: Integers) -> Floats:
+    def _sum_grids(self, wide: Integers, position: Integers) -> Floats:
         total_s = np.zeros(len(wide))
         for groups, grid in self._grids.items():
             total_s += grid[tuple(position[:, group] for group in groups)]
         if np.isnan(total_s).any():  # a point of a grid that is outside the measured range
-            self._direct(wide[np.isnan(total_s)][:1], range(len(self._places)))
-        return total_s + self._direct(wide, self._beyond) if self._beyond else total_s
+            self._sum_layers(wide[np.isnan(total_s)][:1], range(len(self._places)))
+        return (
+            total_s + self._sum_layers(wide, self._many_group_layers)
+            if self._many_group_layers
+            else total_s
+        )
 
-    def _direct(self, wide: Integers, layers: Sequence[int]) -> Floats:
+    def _sum_layers(self, wide: Integers, layers: Sequence[int]) -> Floats:
         """Sum of some layers, each different pair of channel counts looked up once."""
         total_s = np.zeros(len(wide))
         for index in layers:
@@ -163,14 +177,14 @@ class StructureLatency:
         full[:, groups] = rows
         counts = _channels(slot, place, full)
         if counts is None:
-            return self._one_by_one(slot, full, refuse=refuse)
+            return self._look_up_one_by_one(slot, full, refuse=refuse)
         cin, cout = counts
         surface = self.table.surfaces[place.family]
         if refuse or self.table.extrapolate:
             return self.table.lookup(place.family, cin, cout, slot.layer.name)[0]
         return np.where(surface.inside(cin, cout), surface.at(cin, cout)[0], np.nan)
 
-    def _one_by_one(self, slot: Slot, full: Integers, *, refuse: bool) -> Floats:
+    def _look_up_one_by_one(self, slot: Slot, full: Integers, *, refuse: bool) -> Floats:
         """The same for a layer whose family changes with the widths."""
         found = np.full(len(full), np.nan)
         for row, widths in enumerate(full.tolist()):
@@ -181,8 +195,11 @@ class StructureLatency:
                     raise
         return found
 
-    def _fold(self) -> None:
-        """Add grids of one group, or of none, to a grid of two that holds the group: fewer additions per structure."""
+    def _merge_small_grids(self) -> None:
+        """Add grids of one group, or of none, to a grid of two that holds the group.
+
+        That makes fewer additions per structure.
+        """
         for groups in [groups for groups in self._grids if len(groups) < 2]:
             host = next(
                 (pair for pair in self._grids if len(pair) == 2 and set(groups) <= set(pair)), None

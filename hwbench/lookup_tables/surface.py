@@ -34,7 +34,10 @@ What is left is the sum of squares over all families.
 STEP_MATTERS = 0.003
 """Nor is one looked for where the relative error without any is below this."""
 LENGTHS, RATIOS = (0.5, 1.5), (0.0, 0.3, 1.0, 3.0)
-"""Choices for the process: length scale in doublings of a width, and variance over that of one sample's noise."""
+"""Choices for the process.
+
+Its length scale in doublings of a width, and its variance over that of one sample's noise.
+"""
 TREND_RATIO = 3.0
 """Variance of each trend cost, relative to itself, over that of one sample's noise."""
 FEW = 6

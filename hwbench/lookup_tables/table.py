@@ -1,4 +1,7 @@
-"""LookupTable: latency of layers by key, of whole networks with an interval, and of what was never measured: an error."""
+"""LookupTable: latency of layers by key, and of whole networks with an interval.
+
+What was never measured is an error.
+"""
 
 from __future__ import annotations
 
@@ -267,7 +270,9 @@ class LookupTable:
         )
 
     def deviation(self, parts: Iterable[LayerPrediction], total_s: float) -> float:
-        """Relative deviation of a network's latency: what all its layers share, and each family's own error.
+        """Relative deviation of a network's latency.
+
+        It consists of what all its layers share, and of each family's own error.
 
         Layers of one family are answered by one surface, so their errors add up; those of different
         families do not.

@@ -75,7 +75,11 @@ class MobileNetV1(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNet-V2's block: 1x1 expansion (none at factor 1), 3x3 depth-wise, linear 1x1 projection, residual if shapes agree."""
+    """MobileNet-V2's block.
+
+    A 1x1 expansion (none at factor 1), a 3x3 depth-wise convolution, a linear 1x1 projection, and a
+    residual addition if shapes agree.
+    """
 
     def __init__(self, cin: int, cout: int, stride: int, factor: int) -> None:
         super().__init__()
@@ -119,7 +123,10 @@ class MobileNetV2(nn.Module):
 
 
 class PadShortcut(nn.Module):
-    """He et al.'s shortcut A, without parameters: take every stride-th pixel, add channels of zeros."""
+    """He et al.'s shortcut A, without parameters.
+
+    It takes every stride-th pixel and adds channels of zeros.
+    """
 
     def __init__(self, extra: int, stride: int) -> None:
         super().__init__()
@@ -154,7 +161,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution and a shortcut (figure 5 right), the stride in the 3x3 as in every current framework."""
+    """1x1, 3x3 and 1x1 convolution and a shortcut (figure 5 right).
+
+    The stride is in the 3x3 convolution, as in every current framework.
+    """
 
     expansion = 4
 
@@ -291,12 +301,15 @@ class VGG16(nn.Module):
 
 
 def _truncated(width: int, multiplier: float) -> int:
-    """`max(int(width * multiplier), 8)`: TensorFlow Slim's mobilenet_v1 (`depth_multiplier`, `min_depth=8`)."""
+    """Scale a width as TensorFlow Slim's mobilenet_v1 does (`depth_multiplier`, `min_depth=8`)."""
     return max(int(width * multiplier), 8)
 
 
 def _divisible(width: int, multiplier: float) -> int:
-    """Nearest multiple of 8, never more than 10 % below: TensorFlow Slim's `_make_divisible` of mobilenet_v2."""
+    """Scale a width to the nearest multiple of 8, never more than 10 % below.
+
+    This is `_make_divisible` of TensorFlow Slim's mobilenet_v2.
+    """
     scaled = width * multiplier
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
@@ -409,7 +422,9 @@ def _widths(network: Network, spec: str, text: str) -> tuple[int, ...]:
 
 
 def build(spec: str, seed: int = 0) -> nn.Module:
-    """Build the network `NAME[@WIDTH][,classes=N]` in eval mode, weights drawn from `seed` (He initialisation).
+    """Build the network `NAME[@WIDTH][,classes=N]` in eval mode.
+
+    Weights are drawn from `seed` (He initialisation).
 
     The global random state of torch is left as it was.
 

@@ -48,7 +48,8 @@ class LayerKey:
         attrs = ",".join(
             f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in self.attrs
         )
-        return f"{quote(self.op, safe='')}[{shapes}->{_shape_text(self.output)}]{{{attrs}}}@{self.precision}"
+        shapes = f"{shapes}->{_shape_text(self.output)}"
+        return f"{quote(self.op, safe='')}[{shapes}]{{{attrs}}}@{self.precision}"
 
     def attr(self, name: str, default: str = "") -> str:
         """Value of one attribute, or `default`."""
@@ -61,7 +62,7 @@ class LayerKey:
 
     @property
     def weights(self) -> int:
-        """Elements of the weights of a convolution or linear layer, biases apart; 0 for all else."""
+        """Elements of the weights of a convolution or linear layer, no biases; 0 for all else."""
         # A key may come from a file of unknown origin, so it need not describe a possible layer.
         if self.op not in WEIGHTED or not self.inputs:
             return 0
@@ -72,10 +73,11 @@ class LayerKey:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one inference, whole batch: every weight is used once per position.
+        """Multiply-accumulates of one inference for the whole batch.
 
-        Positions are those of the output; where a convolution is transposed, and in a linear layer,
-        those of the input. 0 for all but convolutions and linear layers.
+        Every weight is used once per position. Positions are those of the output; where a
+        convolution is transposed, and in a linear layer, those of the input. 0 for all but
+        convolutions and linear layers.
         """
         weights = self.weights
         if not weights:

@@ -1,4 +1,7 @@
-"""`hwbench table build` and `hwbench table validate`: a lookup table of a model's pruned versions, and how good it is."""
+"""`hwbench table build`, `validate`, `recalibrate` and `predict`.
+
+A lookup table of a model's pruned versions, how good it is, and what it says.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from hwbench.lookup_tables import build as build_on
 from hwbench.lookup_tables import validate as validate_on
 from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 from hwbench.lookup_tables.making.recalibrate import recalibrate
-from hwbench.lookup_tables.making.validate import graded
-from hwbench.lookup_tables.repository import check, find_table, save_table
+from hwbench.lookup_tables.making.validate import add_grade
+from hwbench.lookup_tables.repository import check_table, find_table, save_table
 from hwbench.network.graph import layers, load
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
@@ -121,7 +124,7 @@ def build_table(
             forget=forget,
             callback=callback.measured,
         )
-        table, outcome = _graded(
+        table, outcome = _validate_and_grade(
             opened, fitted.table, workload, settings, networks=validation, callback=callback
         )
         return BuiltTable(
@@ -141,7 +144,9 @@ def validate_table(
     callback: TableCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> BuiltTable:
-    """Grade a table on random pruned networks that it has not seen, measured end to end beside the unpruned one.
+    """Grade a table on random pruned networks that it has not seen.
+
+    They are measured end to end beside the unpruned one.
 
     Args:
         model: What `hwbench.profile` takes.
@@ -162,8 +167,8 @@ def validate_table(
     """
     settings, callback = settings or Settings(), callback or TableCallback()
     workload = load_workload(model, seed=settings.seed, **options)
-    with _at_hand(table, device, settings, store) as (kept, opened, found):
-        graded, outcome = _graded(
+    with _open_with_table(table, device, settings, store) as (kept, opened, found):
+        graded, outcome = _validate_and_grade(
             opened, found, workload, settings, networks=networks, callback=callback
         )
         return BuiltTable(
@@ -183,7 +188,9 @@ def recalibrate_table(
     callback: TableCallback | None = None,
     **options: Unpack[ModelOptions],
 ) -> BuiltTable:
-    """Scale a table to what a few random pruned networks take now: after a reboot, in seconds instead of a minute.
+    """Scale a table to what a few random pruned networks take now.
+
+    After a reboot, this takes seconds where a new build takes a minute.
 
     Args:
         model: What `hwbench.profile` takes; the table must answer for it.
@@ -204,7 +211,7 @@ def recalibrate_table(
     """
     settings, callback = settings or Settings(), callback or TableCallback()
     workload = load_workload(model, seed=settings.seed, **options)
-    with _at_hand(table, device, settings, store) as (kept, opened, found):
+    with _open_with_table(table, device, settings, store) as (kept, opened, found):
         fresh, outcome = recalibrate(
             opened, found, workload, settings, networks=networks, callback=callback.validated
         )
@@ -251,7 +258,7 @@ def predict_latency(
 
 
 @contextmanager
-def _at_hand(
+def _open_with_table(
     table: LookupTable | str | None, device: str, settings: Settings, store: str | None
 ) -> Iterator[tuple[Store, Device, LookupTable]]:
     """The opened store and device, and the table, which is the device's own."""
@@ -262,11 +269,11 @@ def _at_hand(
             if isinstance(table, LookupTable)
             else find_table(kept, table or device, info.target_id)
         )
-        check(found, info, settings.threads)
+        check_table(found, info, settings.threads)
         yield kept, opened, found
 
 
-def _graded(
+def _validate_and_grade(
     device: Device,
     table: LookupTable,
     workload: Workload,
@@ -281,7 +288,7 @@ def _graded(
     outcome = validate_on(
         device, table, workload, settings, networks=networks, callback=callback.validated
     )
-    return graded(table, outcome), outcome
+    return add_grade(table, outcome), outcome
 
 
 def width_step(widths: int | str) -> int:

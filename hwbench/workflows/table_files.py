@@ -1,4 +1,7 @@
-"""`hwbench table export` and `hwbench table import`: tables as files, and what other tools measured as tables."""
+"""`hwbench table export` and `hwbench table import`.
+
+Tables as files, and what other tools measured as tables.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from hwbench.errors import Argument, DeviceUnavailableError, StaleTableError, Us
 from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.exchange import foreign_files
 from hwbench.lookup_tables.exchange.foreign_files import Record
-from hwbench.lookup_tables.exchange.foreign_reader import KINDS, WITH_MODEL, kind_of, network_of
+from hwbench.lookup_tables.exchange.foreign_reader import KINDS, WITH_MODEL, format_of, read_network
 from hwbench.lookup_tables.exchange.portable import (
     PICKLES,
     SUFFIX,
@@ -24,7 +27,7 @@ from hwbench.lookup_tables.exchange.portable import (
     write_table,
 )
 from hwbench.lookup_tables.exchange.shipped import target_of
-from hwbench.lookup_tables.repository import add_networks, check, find_table, save_table
+from hwbench.lookup_tables.repository import add_networks, check_table, find_table, save_table
 from hwbench.network.intake import load_workload
 from hwbench.records.findings import Finding
 from hwbench.records.untrusted import read_text
@@ -142,7 +145,7 @@ def import_table(
             portable[0], name=name, threads=threads, device=device, store=store, save=save
         )
     records = [(path.name, _read(path)) for path in paths]
-    kind = kind_of(records)
+    kind = format_of(records)
     if format not in {None, kind}:
         raise UsageError(
             f"{paths[0]} holds a {kind}, not a {format}; leave the format out, or give its files"
@@ -159,7 +162,7 @@ def import_table(
             ),
         )
     workload = None if model is None or kind not in WITH_MODEL else load_workload(model, **source)
-    network, findings = network_of(
+    network, findings = read_network(
         records, workload, target=target or target_of(name), threads=threads
     )
     with open_store(store) if save else nullcontext() as kept:
@@ -197,7 +200,9 @@ def _check_device(table: LookupTable, device: str | None, threads: int | None) -
     """Refuse a table that is not of the device asked for."""
     if device is not None:
         with open_device(device) as opened:
-            check(table, opened.info(), table.provenance.threads if threads is None else threads)
+            check_table(
+                table, opened.info(), table.provenance.threads if threads is None else threads
+            )
 
 
 def _check_here(table: LookupTable) -> None:
@@ -211,7 +216,7 @@ def _check_here(table: LookupTable) -> None:
     except (DeviceUnavailableError, UsageError):  # not here, so nothing here can be mistaken for it
         return
     try:
-        check(table, info, table.provenance.threads)
+        check_table(table, info, table.provenance.threads)
     except StaleTableError as error:
         raise StaleTableError(
             error.message,
@@ -220,10 +225,10 @@ def _check_here(table: LookupTable) -> None:
         ) from error
 
 
-def _check_request(paths: Sequence[Path], format: str | None, name: str | None) -> None:  # noqa: A002
-    if format is not None and format not in KINDS:
+def _check_request(paths: Sequence[Path], kind: str | None, name: str | None) -> None:
+    if kind is not None and kind not in KINDS:
         raise UsageError(
-            f"unknown format {format!r}; known: {', '.join(KINDS)}, and portable tables ({SUFFIX})"
+            f"unknown format {kind!r}; known: {', '.join(KINDS)}, and portable tables ({SUFFIX})"
         )
     if not paths:
         raise UsageError(

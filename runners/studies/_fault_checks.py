@@ -20,9 +20,9 @@ from hwbench.lookup_tables.making.networks import (
     Effort,
     NetworkSample,
     Quiet,
-    turns_of,
+    measure_turns,
 )
-from hwbench.lookup_tables.making.proposals import Grid, first
+from hwbench.lookup_tables.making.proposals import Grid, propose_first
 from hwbench.network.intake import load_workload
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.records.measurement import Settings
@@ -183,14 +183,16 @@ def check_networks(
     for sample in samples[len(samples) - fresh :]:
         prepared: Any = SimpleNamespace(workload=network.version(sample.widths), settings=settings)
         device: Any = replay
-        again = turns_of(device, anchor, prepared, Effort().turns, quiet=quiet, seed=sample.number)
+        again = measure_turns(
+            device, anchor, prepared, Effort().turns, quiet=quiet, seed=sample.number
+        )
         if again != (sample.anchor_s, sample.whole_s):
             raise WrongError(
                 f"network {sample.number} was kept with other latencies than were printed"
             )
-    following = first(Grid(network.structure.widths, STEP, LOWER), Plan().first, settings.seed)[
-        len(numbers) :
-    ]
+    following = propose_first(
+        Grid(network.structure.widths, STEP, LOWER), Plan().first, settings.seed
+    )[len(numbers) :]
     unfinished = {sha for item in replay.left for sha in item.whose} - {workload.sha256}
     if not unfinished <= {network.version(widths).sha256 for widths in following[:1]}:
         raise WrongError(

@@ -32,7 +32,7 @@ from hwbench.lookup_tables.making.networks import (
     Quiet,
     measure_network,
 )
-from hwbench.lookup_tables.making.proposals import Grid, first
+from hwbench.lookup_tables.making.proposals import Grid, propose_first
 from hwbench.measuring.sessions import measure, measure_interleaved
 from hwbench.network.graph import count, load
 from hwbench.network.intake import half, onnx_files, onnx_normalise
@@ -278,7 +278,9 @@ def table(address: str, until: float) -> list[Row]:
     """
     workload = network(TABLE_MODEL)
     whole = PrunableNetwork(workload)
-    chosen = first(Grid(whole.structure.widths, step=8, lower=0.2), TRAIN + HELD_OUT, seed=0)
+    chosen = propose_first(
+        Grid(whole.structure.widths, step=8, lower=0.2), TRAIN + HELD_OUT, seed=0
+    )
     rows, quiet = [], Quiet()
     with Cuda(address) as device:
         anchor = device.prepare(workload, SETTINGS)

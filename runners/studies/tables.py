@@ -21,7 +21,7 @@ from hwbench.devices.base import Device
 from hwbench.devices.ort.cpu import CpuOrt
 from hwbench.lookup_tables import Plan, build, validate
 from hwbench.lookup_tables.making.networks import Quiet
-from hwbench.lookup_tables.making.validate import graded
+from hwbench.lookup_tables.making.validate import add_grade
 from hwbench.network import zoo
 from hwbench.network.intake import load_workload
 from hwbench.network.prunable import PrunableNetwork
@@ -113,7 +113,7 @@ def study(device: Device, network: str, workload: Workload) -> dict[str, object]
     quiet = Quiet(recent=100_000, batches=PATIENCE)
     start = time.monotonic()
     fitted = build(device, workload, settings, plan=PLAN, quiet=quiet)
-    table = graded(
+    table = add_grade(
         fitted.table,
         validate(device, fitted.table, workload, settings, networks=GRADING_NETWORKS, quiet=quiet),
     )

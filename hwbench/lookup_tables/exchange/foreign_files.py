@@ -5,9 +5,13 @@ Knows nothing of tables and layer keys.
 Milliseconds and microseconds become seconds in the reader of a format and nowhere else. What a file
 is, is told by its content:
 
-    benchmark_model text or CSV  ->  TfliteLog            trtexec --exportProfile / --exportTimes / --exportLayerInfo / log
-    ONNX Runtime profile JSON    ->  ProfiledRuns             ->  TrtProfile / TrtTimes / TrtLayers / TrtLog
+    benchmark_model text or CSV      ->  TfliteLog
+    ONNX Runtime profile JSON        ->  ProfiledRuns
     ProxylessNAS, once-for-all YAML  ->  OfaTable
+    trtexec --exportProfile          ->  TrtProfile
+    trtexec --exportTimes            ->  TrtTimes
+    trtexec --exportLayerInfo        ->  TrtLayers
+    log of trtexec                   ->  TrtLog
 
 A number that cannot be read is an error, never a 0; pickles are never opened.
 """

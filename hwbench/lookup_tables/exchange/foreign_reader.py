@@ -1,4 +1,8 @@
-"""From files of other tools to networks: which reader, which join, and what the files do not tell and the user has to."""
+"""From files of other tools to networks.
+
+Here it is decided which reader and which join files need, and what they do not tell, so that the
+user has to.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +48,7 @@ Those of the Pixel 1 are within 1 %.
 _THREADS = ("Num threads", "num_threads", "Number of threads")
 
 
-def kind_of(records: Sequence[tuple[str, Record]]) -> str:
+def format_of(records: Sequence[tuple[str, Record]]) -> str:
     """Format of files that were read.
 
     Args:
@@ -65,7 +69,7 @@ def kind_of(records: Sequence[tuple[str, Record]]) -> str:
     return next(iter(found.values()))
 
 
-def network_of(
+def read_network(
     records: Sequence[tuple[str, Record]],
     workload: Workload | None,
     *,
@@ -84,7 +88,7 @@ def network_of(
         UsageError: A file that is needed is missing, the files are not of the model, or do not tell
             the threads and nobody did.
     """
-    kind = kind_of(records)
+    kind = format_of(records)
     found = [record for _, record in records]
     findings = tuple(
         dict.fromkeys(finding for record in found for finding in getattr(record, "findings", ()))
@@ -112,10 +116,10 @@ def network_of(
         network = _read_ort(named, workload, target=target, threads=threads)
     else:
         network = _read_trt(records, workload, target=target, threads=threads)
-    return network, (*findings, *_closure(network))
+    return network, (*findings, *_check_closure(network))
 
 
-def _closure(network: ForeignNetwork) -> tuple[Finding, ...]:
+def _check_closure(network: ForeignNetwork) -> tuple[Finding, ...]:
     """Whether the layers are not all there is, as a finding."""
     if network.whole_s is None or abs(network.layers_s / network.whole_s - 1) < UNCLOSED:
         return ()
@@ -136,8 +140,8 @@ def read_tflite(
         UsageError: The logs are not of the model, were made with different threads, or do not tell
             them and nobody did.
     """
-    entries = join_tflite(logs, [layer.key for layer in layers(_graph(workload))])
-    told = {log.source: _threads(log) for log in logs}
+    entries = join_tflite(logs, [layer.key for layer in layers(_load_graph(workload))])
+    told = {log.source: _logged_threads(log) for log in logs}
     if len(set(told.values())) > 1:
         raise UsageError(
             f"logs made with different threads: {told}",
@@ -145,7 +149,7 @@ def read_tflite(
         )
     phases = [log.timed or log.profiled for log in logs]
     whole_s = median(phase.mean_s for phase in phases if phase is not None) if any(phases) else None
-    threads = _agreed(next(iter(told.values())), threads, logs[0].source)
+    threads = _agree_on_threads(next(iter(told.values())), threads, logs[0].source)
     files = tuple(log.source for log in logs)
     runtime = "TensorFlow Lite benchmark_model"
     return ForeignNetwork(
@@ -161,13 +165,13 @@ def read_tflite(
     )
 
 
-def _threads(log: TfliteLog) -> int | None:
+def _logged_threads(log: TfliteLog) -> int | None:
     told = dict(log.parameters)
     text = next((told[name] for name in _THREADS if name in told), "")
     return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
-def _agreed(told: int | None, given: int | None, source: str) -> int:
+def _agree_on_threads(told: int | None, given: int | None, source: str) -> int:
     """Number of threads, from the file or from the user."""
     if told is None and given is None:
         raise UsageError(
@@ -187,12 +191,14 @@ def _read_ort(
     target: str,
     threads: int | None,
 ) -> ForeignNetwork:
-    graph = _graph(workload)
+    graph = _load_graph(workload)
     joined = [join_rows(ort_rows(runs, name), graph, name) for name, runs in profiles]
     whole_s = median(value_s for _, runs in profiles for value_s in runs.whole_s[WARM_UP:])
     files = tuple(name for name, _ in profiles)
-    threads = _agreed(None, threads, files[0])
-    entries = _merged([[_centred(entry) for entry in entries] for entries in joined])
+    threads = _agree_on_threads(None, threads, files[0])
+    entries = _merge_entries(
+        [[_reduce_to_median(entry) for entry in entries] for entries in joined]
+    )
     return ForeignNetwork(
         workload.name,
         "ort-profile",
@@ -218,7 +224,7 @@ def _read_trt(
             " each of --exportLayerInfo, --exportTimes and the log"
         )
     rows = trt_rows(profile, engine if isinstance(engine, TrtLayers) else None)
-    graph = _graph(workload)
+    graph = _load_graph(workload)
     entries = join_rows(rows, graph, profile.source)
     times, log = by_type.get(TrtTimes), by_type.get(TrtLog)
     whole_s = median(times.compute_s) if isinstance(times, TrtTimes) else None
@@ -242,7 +248,7 @@ def _read_ofa(
     tables: Sequence[OfaTable], *, target: str, threads: int | None
 ) -> tuple[ForeignNetwork, int]:
     joined = [join_ofa(table) for table in tables]
-    entries = _merged([list(found) for found, _ in joined])
+    entries = _merge_entries([list(found) for found, _ in joined])
     files = tuple(table.source for table in tables)
     if not entries:
         raise UsageError(
@@ -250,7 +256,7 @@ def _read_ofa(
             " without a kernel are left out), so there is nothing to import",
             Call("build_table", {"model": None, "device": None}, purpose="measure the layers"),
         )
-    threads = _agreed(None, threads, files[0])
+    threads = _agree_on_threads(None, threads, files[0])
     network = ForeignNetwork(
         "",
         "ofa-yaml",
@@ -265,12 +271,12 @@ def _read_ofa(
     return network, sum(left for _, left in joined)
 
 
-def _centred(entry: ForeignEntry) -> ForeignEntry:
+def _reduce_to_median(entry: ForeignEntry) -> ForeignEntry:
     """One average per call of a file: inferences of one session are no repeats of it."""
     return ForeignEntry(entry.key, (entry.median_s,) * entry.calls, entry.calls)
 
 
-def _merged(joined: Sequence[Sequence[ForeignEntry]]) -> tuple[ForeignEntry, ...]:
+def _merge_entries(joined: Sequence[Sequence[ForeignEntry]]) -> tuple[ForeignEntry, ...]:
     """Entries of several files about the same layers."""
     found: dict[str, ForeignEntry] = {}
     for entry in (entry for entries in joined for entry in entries):
@@ -282,5 +288,5 @@ def _merged(joined: Sequence[Sequence[ForeignEntry]]) -> tuple[ForeignEntry, ...
     return tuple(found.values())
 
 
-def _graph(workload: Workload) -> ModelProto:
+def _load_graph(workload: Workload) -> ModelProto:
     return load(workload.onnx)

@@ -1,4 +1,6 @@
-"""Tables of what other tools measured: layers of whole networks, merged by key, and how they add up to those networks.
+"""Tables of what other tools measured.
+
+Layers of whole networks are merged by key, and how they add up to those networks is fitted.
 
 A network is kept as it was read, with all its averages; the table is made anew from all networks of
 one name, so that one more improves what the others say.
@@ -28,10 +30,16 @@ from hwbench.records.layer_key import LayerKey
 from hwbench.version import __version__
 
 LONE_SD = 0.04
-"""Relative error of an entry that rests on one average: so much does the same layer differ between two networks on the Pixel 1
-(root mean square, see results/pixel1)."""
+"""Relative error of an entry that rests on one average.
+
+So much does the same layer differ between two networks on the Pixel 1 (root mean square, see
+results/pixel1).
+"""
 LEAST_SD = 0.005
-"""No entry is surer than this, however well repeats agree: they share the phone, its state and the tool's rounding."""
+"""No entry is surer than this, however well repeats agree.
+
+They share the phone, its state and the tool's rounding.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +123,12 @@ def table_of(
                 )
     details = ((IMPORTED, first.format),)
     device = DeviceInfo(name, first.target, f"imported:{name}", first.runtime, details)
-    sources = tuple(_source(network) for network in networks if network.model)
+    sources = tuple(_source_of(network) for network in networks if network.model)
     files = ", ".join(dict.fromkeys(chain.from_iterable(network.files for network in networks)))
     text = "; ".join(filter(None, (note, f"read from {files}")))
     made = Provenance(device, first.threads, datetime.now(UTC).isoformat(), version, sources, text)
-    table = _bare(networks, made)
-    errors = _left_out(networks, made)
+    table = _fit_table(networks, made)
+    errors = _cross_validate(networks, made)
     if not errors:
         return table
     return replace(
@@ -131,7 +139,7 @@ def table_of(
     )
 
 
-def _bare(networks: Sequence[ForeignNetwork], made: Provenance) -> LookupTable:
+def _fit_table(networks: Sequence[ForeignNetwork], made: Provenance) -> LookupTable:
     """Entries and how they add up, not how well.
 
     What the layers leave of whole networks is spread over the layers. Where they are more than the
@@ -151,13 +159,13 @@ def _bare(networks: Sequence[ForeignNetwork], made: Provenance) -> LookupTable:
     gathered: dict[LayerKey, list[ForeignEntry]] = {}
     for entry in chain.from_iterable(network.entries for network in networks):
         gathered.setdefault(entry.key, []).append(entry)
-    entries = {key: _entry(found, scale) for key, found in gathered.items()}
+    entries = {key: _average_entry(found, scale) for key, found in gathered.items()}
     return LookupTable(
         entries, Metadata(made, Calibration(per_layer_s=max(rest_s, 0.0), networks=0))
     )
 
 
-def _entry(found: Iterable[ForeignEntry], scale: float) -> Entry:
+def _average_entry(found: Iterable[ForeignEntry], scale: float) -> Entry:
     """One entry of all averages of a key.
 
     The standard error of a median is 1.25 times that of a mean (Kendall and Stuart, The Advanced
@@ -174,15 +182,18 @@ def _entry(found: Iterable[ForeignEntry], scale: float) -> Entry:
     return Entry(middle_s * scale, max(spread, LEAST_SD), repeats)
 
 
-def _left_out(networks: Sequence[ForeignNetwork], made: Provenance) -> list[float]:
-    """Log of measured over predicted latency of every network, left out in turn, that the others can answer for."""
+def _cross_validate(networks: Sequence[ForeignNetwork], made: Provenance) -> list[float]:
+    """Log of measured over predicted latency of every network, each left out in turn.
+
+    Networks that the others cannot answer for are skipped.
+    """
     errors = []
     for network in networks:
         rest = [other for other in networks if other is not network]
         if network.whole_s is None or not rest:
             continue
         try:
-            predicted = _bare(rest, made).extrapolating().predict(network.keys)
+            predicted = _fit_table(rest, made).extrapolating().predict(network.keys)
         except MissingEntryError:
             continue
         errors.append(math.log(network.whole_s / predicted.latency_s))
@@ -193,7 +204,7 @@ def _rms(values: Sequence[float]) -> float:
     return math.sqrt(sum(value**2 for value in values) / len(values))
 
 
-def _source(network: ForeignNetwork) -> Source:
+def _source_of(network: ForeignNetwork) -> Source:
     identity = sha256("\n".join(map(str, network.keys)).encode()).hexdigest()
     latency_s = network.layers_s if network.whole_s is None else network.whole_s
     return Source(

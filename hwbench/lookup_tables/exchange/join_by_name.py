@@ -20,10 +20,16 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 WARM_UP = 1
-"""Inferences at the beginning of ONNX Runtime's profile that do not count: the first allocates memory."""
+"""Inferences at the beginning of ONNX Runtime's profile that do not count.
+
+The first one allocates memory.
+"""
 _REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
 _DECORATION = re.compile(r"^fused |(?:_nchwc|_token_\d+|/duplicated)+$")
-"""What ONNX Runtime adds to the name of a node that it fuses, moves to its blocked layout or copies."""
+"""What ONNX Runtime adds to the name of a node.
+
+It does so where it fuses a node, moves it to its blocked layout or copies it.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""From rows that another tool measured to layers: which row of a log is which layer of the network that was logged.
+"""From rows that another tool measured to layers, by their order.
+
+Which row of a log is which layer of the network that was logged is found here.
 
 Logs name tensors and operators but no shapes, so rows are joined to the layers of the same network
 in order. Anything that does not fit is an error: a row given to the wrong layer would be a wrong
@@ -33,7 +35,10 @@ PIXEL1 = {
     ),
     "zoo:mobilenet_v1@24-48-96-80-192-200-328-352-368-360-328-400-736-752,classes=1001": "0.5flops",
 }
-"""Networks that were logged on a Google Pixel 1, and the name of their logs (see data/pixel1/README.md)."""
+"""Networks that were logged on a Google Pixel 1, and the name of their logs.
+
+See data/pixel1/README.md.
+"""
 PIXEL1_REPEATS = 3
 _REMEDY = "give the model that was logged, and its widths"
 
@@ -89,7 +94,7 @@ def join_tflite(logs: Sequence[TfliteLog], keys: Sequence[LayerKey]) -> tuple[Fo
             " --enable_op_profiling=true"
         )
     for log in logs[1:]:
-        if _network(log) != _network(logs[0]):
+        if _identity_of(log) != _identity_of(logs[0]):
             raise UsageError(
                 f"{log.source} and {logs[0].source} are logs of different networks; join each"
                 " network by itself"
@@ -97,7 +102,7 @@ def join_tflite(logs: Sequence[TfliteLog], keys: Sequence[LayerKey]) -> tuple[Fo
     samples_s: dict[LayerKey, list[float]] = {}
     calls: dict[LayerKey, int] = {}
     for number, log in enumerate(logs):
-        for row, key in zip(*_paired(log, keys), strict=True):
+        for row, key in zip(*_pair_rows(log, keys), strict=True):
             if number == 0:
                 calls[key] = calls.get(key, 0) + row.calls
             if row.mean_s is not None:
@@ -151,12 +156,12 @@ def _ofa_key(row: OfaRow) -> LayerKey | None:
     return None
 
 
-def _network(log: TfliteLog) -> tuple[str | None, list[tuple[str, str]]]:
+def _identity_of(log: TfliteLog) -> tuple[str | None, list[tuple[str, str]]]:
     """What repeated logs of one network agree in."""
     return dict(log.parameters).get("Graph"), [(row.kind, row.name) for row in log.operators]
 
 
-def _paired(log: TfliteLog, keys: Sequence[LayerKey]) -> tuple[list[Operator], list[LayerKey]]:
+def _pair_rows(log: TfliteLog, keys: Sequence[LayerKey]) -> tuple[list[Operator], list[LayerKey]]:
     """The log's rows, and the key of each."""
     if not log.operators:
         raise UsageError(
@@ -171,15 +176,15 @@ def _paired(log: TfliteLog, keys: Sequence[LayerKey]) -> tuple[list[Operator], l
     for row, key in zip(rows, ordered, strict=False):
         fits = _FITS.get(row.kind)
         if fits is None or not fits(key) or row.calls != 1:
-            raise UsageError(_misfit(log, row, str(key)))
+            raise UsageError(_misfit_text(log, row, str(key)))
     if len(rows) > len(ordered):
-        raise UsageError(_misfit(log, rows[len(ordered)], "any layer: the model has no more"))
+        raise UsageError(_misfit_text(log, rows[len(ordered)], "any layer: the model has no more"))
     if len(rows) < len(ordered):
         raise UsageError(f"{log.source} ends before layer {ordered[len(rows)]}; {_REMEDY}")
     return rows, ordered
 
 
-def _misfit(log: TfliteLog, row: Operator, what: str) -> str:
+def _misfit_text(log: TfliteLog, row: Operator, what: str) -> str:
     where = f"row {log.operators.index(row) + 1} of {log.source}"
     called = "" if row.calls == 1 else f" called {row.calls} times"
     return f"{where}, {row.kind} {row.name!r}{called}, does not fit {what}; {_REMEDY}"

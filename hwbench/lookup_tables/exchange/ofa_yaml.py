@@ -1,4 +1,6 @@
-"""Latency tables of ProxylessNAS and once-for-all: YAML of `operator-input:HxWxC-output:HxWxC[-name:value..]: {mean: ms, ..}`.
+"""Latency tables of ProxylessNAS and once-for-all.
+
+They are YAML of `operator-input:HxWxC-output:HxWxC[-name:value..]: {mean: ms, ..}`.
 
 The files say neither device nor unit; `mean` and `std` are milliseconds of one call at batch 1, on
 the device the paper or file name says. Shapes are height x width x channels, without the batch. An

@@ -1,4 +1,6 @@
-"""A lookup table as one file: gzip'd JSON that shares the text of keys, with a digest of its content; never a pickle.
+"""A lookup table as one file.
+
+It is gzip'd JSON that shares the text of keys, with a digest of its content, and never a pickle.
 
 What is read is hostile until shown otherwise: bytes and text are bounded, every value is of the
 expected type and within bounds, and the digest finds files that were cut off or edited. It proves
@@ -61,7 +63,9 @@ def pack(table: LookupTable) -> bytes:
         ]
         if place.family.key(place.cin, place.cout) == key:
             rows.setdefault(place.family, []).append([place.cin, place.cout, *numbers])
-        else:  # a reshape that folds channels into rows, a concatenation: its channel counts do not tell its shapes
+        else:
+            # The channel counts of a reshape that folds channels into rows, or of a concatenation,
+            # do not tell its shapes.
             others.append([str(key), *numbers])
     families = [
         [str(family.pattern), list(zip(*found, strict=True))] for family, found in rows.items()

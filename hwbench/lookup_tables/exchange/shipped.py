@@ -1,4 +1,7 @@
-"""Tables that hwbench brings along, made from published logs when they are asked for: searches need no phone to begin with."""
+"""Tables that hwbench brings along: searches need no phone to begin with.
+
+They are made from published logs when they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ def pixel1_networks() -> tuple[ForeignNetwork, ...]:
 
 @cache
 def pixel1() -> LookupTable:
-    """MobileNet-V1 with 1001 classes on a Google Pixel 1, from nine published logs of three networks."""
+    """MobileNet-V1 with 1001 classes on a Google Pixel 1.
+
+    It is made from nine published logs of three networks.
+    """
     return table_of(pixel1_networks(), PIXEL1_NAME, note=PIXEL1_NOTE)
 
 

@@ -1,4 +1,6 @@
-"""Building a table: pruned versions of a model, measured whole and layer by layer in place, until predictions stop improving.
+"""Building a table from pruned versions of a model.
+
+They are measured whole, and layer by layer in place, until predictions stop improving.
 
 Why whole networks and not isolated layers: in place a layer has the cache state, layout and fusions
 it will have in use, one network gives a sample of every layer at once, and only whole networks show
@@ -29,7 +31,7 @@ from hwbench.lookup_tables.making.networks import (
     Quiet,
     measure_network,
 )
-from hwbench.lookup_tables.making.proposals import Grid, first, least_certain
+from hwbench.lookup_tables.making.proposals import Grid, propose_first, propose_uncertain
 from hwbench.lookup_tables.metadata import Provenance, Source
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.structure import Structure
@@ -162,7 +164,7 @@ def refine(
         flat = len(errors) > 2 and errors[-1] > (1 - plan.gain) * errors[-3]
         if not whole or flat or start >= plan.most:
             return found
-        queue = least_certain(grid, found.table, structure, plan.batch, (seed, len(errors)))
+        queue = propose_uncertain(grid, found.table, structure, plan.batch, (seed, len(errors)))
 
 
 class _Build:
@@ -204,8 +206,10 @@ class _Build:
 
     def run(self) -> Fitted:
         self.begun = self.now()
-        queue = first(
-            self.grid, self.plan.batch if self._known() else self.plan.first, self.settings.seed
+        queue = propose_first(
+            self.grid,
+            self.plan.batch if self._is_covered() else self.plan.first,
+            self.settings.seed,
         )
         with self._anchors() as anchor:
             measure = partial(self._measure, anchor)
@@ -235,7 +239,7 @@ class _Build:
                 return False
             self.journal.keep(self._network(number, widths, anchor(number)))
             self.fresh += 1
-            self._tell()
+            self._report_progress()
         return True
 
     def _network(self, number: int, widths: tuple[int, ...], anchor: Prepared) -> NetworkSample:
@@ -244,7 +248,9 @@ class _Build:
 
     @contextmanager
     def _anchors(self) -> Iterator[Callable[[int], Prepared]]:
-        """Gives the prepared anchor for a network's number, in a fresh session after every few networks.
+        """Gives the prepared anchor for the number of a network.
+
+        After every few networks it is prepared anew: a fresh session.
 
         Each session is measured like a network, under a negative number that tells the network it
         comes before.
@@ -270,13 +276,16 @@ class _Build:
                 self.device.release(prepared)
 
     def _fit(self, before: int) -> Fitted:
-        """The table of this campaign's networks numbered below `before`, and of other models measured on the device."""
+        """The table of all networks that were measured on the device.
+
+        Of this campaign, these are the networks numbered below `before`.
+        """
         created = datetime.now(UTC).isoformat(timespec="seconds")
         provenance = Provenance(self.device.info(), self.settings.threads, created, __version__)
         self.fitted = fit([self.journal.campaign(before), *self.journal.others], provenance)
         return self.fitted
 
-    def _known(self) -> bool:
+    def _is_covered(self) -> bool:
         """Whether other models' networks already answer for the whole range of this one."""
         if not self.journal.others:
             return False
@@ -291,7 +300,7 @@ class _Build:
             return False
         return True
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         done = sum(sample.number >= 0 for sample in self.journal.samples)
         elapsed_s = self.now() - self.begun
         pace_s = elapsed_s / self.fresh * (self.plan.most - done)

@@ -1,4 +1,7 @@
-"""The channel step of a device, found with a few small layers before a table is built: grid points belong where the steps are."""
+"""The channel step of a device, found with a few small layers before a table is built.
+
+The widths that are measured for a table belong where the steps are.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ def grid_step(steps: Mapping[str, int]) -> int:
 
 
 def channel_steps(device: Device, workload: Workload, settings: Settings) -> dict[str, int]:
-    """Channel step of each kind of weighted layer in a model, from isolated layers of equally many channels in and out.
+    """Channel step of each kind of weighted layer in a model.
+
+    It is found with isolated layers that read as many channels as they write.
 
     Args:
         device: An opened device.
@@ -45,17 +50,17 @@ def channel_steps(device: Device, workload: Workload, settings: Settings) -> dic
         family = place_of(layer.key).family
         if layer.macs > heaviest.get(family.kind, (0, family))[0]:
             heaviest[family.kind] = layer.macs, family
-    return {kind: _step(device, family, settings) for kind, (_, family) in heaviest.items()}
+    return {kind: _find_step(device, family, settings) for kind, (_, family) in heaviest.items()}
 
 
-def _step(device: Device, family: Family, settings: Settings) -> int:
+def _find_step(device: Device, family: Family, settings: Settings) -> int:
     prepared: list[Prepared] = []
     try:
-        workloads = [_layer(family.key(channels, channels)) for channels in PROBES]
+        workloads = [_single_layer_workload(family.key(channels, channels)) for channels in PROBES]
         prepared += (
             device.prepare(workload, settings) for workload in workloads
         )  # kept one by one, to be released
-        latency_s = _latencies(device, prepared, settings)
+        latency_s = _measure_latencies(device, prepared, settings)
     except UnsupportedLayerError:
         return 1
     finally:
@@ -65,7 +70,7 @@ def _step(device: Device, family: Family, settings: Settings) -> int:
     return find_step([Points(counts, counts, latency_s, np.ones_like(counts))])
 
 
-def _latencies(
+def _measure_latencies(
     device: Device, prepared: list[Prepared], settings: Settings
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Median latency of each, all interleaved in random order, seconds."""
@@ -76,7 +81,7 @@ def _latencies(
     return np.array([np.median(values_s[order == index]) for index in range(len(prepared))])
 
 
-def _layer(key: LayerKey) -> Workload:
+def _single_layer_workload(key: LayerKey) -> Workload:
     data = layer_model(key)
     inputs = tuple(TensorSpec(f"x{index}", shape) for index, shape in enumerate(key.inputs))
     return Workload(str(key), data, inputs, key.output[0], key.precision, 0, 0, len(data))

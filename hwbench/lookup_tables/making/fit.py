@@ -29,8 +29,11 @@ from hwbench.records.layer_key import LayerKey
 
 FOLDS = 8
 DISTURBED = 1.25
-"""An anchor slower than this many times its usual latency says that the device does something else: half a core is gone at 2,
-while clock frequencies and neighbours on a shared host move it by 10 to 15 %."""
+"""An anchor slower than this many times its usual latency says that the device does something else.
+
+Half a core is gone at 2, while clock frequencies and neighbours on a shared host move it by 10 to
+15 %.
+"""
 FAR, FAR_LEAST = 5.0, 0.005
 """A network was measured badly if it is further from the rest than this many robust deviations.
 
@@ -45,7 +48,10 @@ CONTEXTS = tuple((np.arange(-12, 33) / 100).tolist())
 BENDS = tuple((np.arange(-10, 6) / 50).tolist())
 """Choices for how that levels off."""
 LEAST_GROWTH = 0.3
-"""Networks whose layers sum to 1 % more take at least so many per cent more: what is smaller is never slower."""
+"""Networks whose layers sum to 1 % more take at least so many per cent more.
+
+What is smaller is never slower.
+"""
 LEAST_SD = 0.002
 """Deviation that two sessions of one network have on the quietest machine.
 
@@ -359,7 +365,7 @@ def _calibrate(
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
-    """A curve that was tried: norm of its relative errors, scales and seconds per layer, and itself."""
+    """A curve that was tried: `error` is the norm of its relative errors, `costs` what it needs."""
 
     error: float
     costs: Floats

@@ -1,4 +1,7 @@
-"""What was measured for tables on one device, in the store: every network at once, so that a killed build loses one at most."""
+"""What was measured for tables on one device, in the store.
+
+Every network is kept at once, so that a killed build loses one at most.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ SCHEMA = 1
 
 
 class BuildJournal:
-    """Networks of one campaign, found again and added to, and those of other campaigns on the same device.
+    """Networks of one campaign, found again and added to.
+
+    Those of other campaigns on the same device are found too.
 
     Args:
         store: None keeps and finds nothing.
@@ -58,7 +63,7 @@ class BuildJournal:
                 store.save_record(
                     RECORD, {"schema": SCHEMA, "device": self._device, "forget": True}
                 )
-            self._recall(store)
+            self._load_earlier(store)
 
     def keep(self, sample: NetworkSample) -> None:
         """Add a network."""
@@ -80,7 +85,7 @@ class BuildJournal:
         count = sum(sample.number >= 0 for sample in chosen)
         return Campaign(replace(self._source, networks=count, records=tuple(self._records)), chosen)
 
-    def _recall(self, store: Store) -> None:
+    def _load_earlier(self, store: Store) -> None:
         """Take over what earlier runs measured on this device."""
         found: dict[str, tuple[Source, list[str], list[NetworkSample]]] = {}
         for record_id, record in store.records(RECORD, holding=self._device).items():

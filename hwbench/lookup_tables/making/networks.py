@@ -1,4 +1,6 @@
-"""One pruned network measured for a table: its layers in place, and the whole of it beside the unpruned one (the anchor).
+"""One pruned network measured for a table.
+
+Its layers are measured in place, and the whole of it beside the unpruned network (the anchor).
 
 The whole is a ratio to the anchor inside blocks, and the layers are relative to unprofiled
 inferences that took turns with the profiled ones. So drift cancels twice, and layers of all
@@ -31,7 +33,10 @@ TURN_S = 0.02
 A network that follows another finds the caches full of that one's data: the first round of one of
 0.8 ms took 24 % longer, the second 3 %."""
 QUIET, QUIET_SHARE = 1.03, 0.2
-"""A turn is quiet if the anchor's takes at most `QUIET` times what the fastest `QUIET_SHARE` of the last ones took."""
+"""When a turn is quiet.
+
+The anchor's turn takes at most `QUIET` times what the fastest `QUIET_SHARE` of the last ones took.
+"""
 CALM = 0.5
 """Share of profiled inferences that count: those that took least time in all.
 
@@ -41,8 +46,12 @@ MEDIAN_ERROR = 1.2533
 """Standard error of a median over that of a mean, for normal values."""
 
 
-def calm(*series_s: Sequence[float]) -> NDArray[np.intp]:
-    """Places of the blocks that were disturbed least, from series of equal length that took turns."""
+def least_disturbed(*series_s: Sequence[float]) -> NDArray[np.intp]:
+    """Places of the blocks that were disturbed least.
+
+    Args:
+        series_s: Latencies that took turns, seconds, in series of equal length.
+    """
     total = np.sum([np.log(values_s) for values_s in series_s], axis=0)
     order: NDArray[np.intp] = np.argsort(total, kind="stable")[
         : max(2, math.ceil(CALM * len(total)))
@@ -222,14 +231,14 @@ def measure_network(
     itself = network.workload.sha256 == anchor.workload.sha256
     prepared = anchor if itself else device.prepare(network.workload, anchor.settings)
     try:
-        anchor_s, whole_s = turns_of(
+        anchor_s, whole_s = measure_turns(
             device, anchor, prepared, effort.turns, quiet=quiet, seed=network.number
         )
         profile = device.profile_layers(prepared, effort.runs)
     finally:
         if device.usable and not itself:
             device.release(prepared)
-    profile = _calm_profile(profile)
+    profile = _select_calm_runs(profile)
     beside_s = float(np.median(profile.beside_s or whole_s))
     return NetworkSample(
         network.number,
@@ -241,10 +250,10 @@ def measure_network(
     )
 
 
-def _calm_profile(profile: LayerSamples) -> LayerSamples:
+def _select_calm_runs(profile: LayerSamples) -> LayerSamples:
     """The profiled inferences that were disturbed least, and the unprofiled ones beside them."""
     paired = len(profile.beside_s) == len(profile.whole_s)
-    kept = calm(profile.whole_s, *([profile.beside_s] if paired else []))
+    kept = least_disturbed(profile.whole_s, *([profile.beside_s] if paired else []))
 
     def select(values_s: Sequence[float]) -> tuple[float, ...]:
         return tuple(np.array(values_s)[kept].tolist())
@@ -254,10 +263,14 @@ def _calm_profile(profile: LayerSamples) -> LayerSamples:
     return replace(profile, rows=rows, whole_s=select(profile.whole_s), beside_s=beside_s)
 
 
-def turns_of(
+def measure_turns(
     device: Device, anchor: Prepared, prepared: Prepared, turns: int, *, quiet: Quiet, seed: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Median latencies of quiet turns of anchor and network that follow each other in random order, seconds."""
+    """Median latencies of quiet turns of anchor and network, seconds.
+
+    The two follow each other in random order. Turns are taken until enough of them were quiet, or
+    `quiet.batches` times as many; then those with the fastest anchor count.
+    """
     warm_s = device.run([anchor, prepared] * 2).values_s[2:]
     loops = loops_for(warm_s, anchor.settings)
     counts = [max(2, math.ceil(TURN_S / (value_s * loops))) for value_s in warm_s]
@@ -265,7 +278,7 @@ def turns_of(
     anchor_s: list[float] = []
     whole_s: list[float] = []
     for _ in range(quiet.batches):
-        for ours, theirs in _turns(
+        for ours, theirs in _run_turns(
             device, [anchor, prepared], counts, loops, rng.integers(0, 2, turns)
         ):
             anchor_s.append(ours)
@@ -280,7 +293,7 @@ def turns_of(
     return tuple(anchor_s[index] for index in kept), tuple(whole_s[index] for index in kept)
 
 
-def _turns(
+def _run_turns(
     device: Device,
     pair: Sequence[Prepared],
     counts: Sequence[int],

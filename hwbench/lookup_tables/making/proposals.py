@@ -54,7 +54,11 @@ class Grid:
         return self.at(np.zeros(len(self.originals)))
 
     def at(self, shares: NDArray[np.float64]) -> tuple[int, ...]:
-        """The structure at shares of shape (groups,) of the way from the smallest to the unpruned one."""
+        """The structure on the way from the smallest to the unpruned one.
+
+        Args:
+            shares: How far each group has come, 0 to 1, shape (groups,).
+        """
         widths = []
         for original, share in zip(self.originals, shares.tolist(), strict=True):
             aim = original * (self.lower + (1 - self.lower) * share)
@@ -63,7 +67,9 @@ class Grid:
         return tuple(widths)
 
     def random(self, rng: np.random.Generator) -> tuple[int, ...]:
-        """One structure: a level for the whole network, and how far single groups stray from it, both at random.
+        """One random structure.
+
+        A level for the whole network and how far single groups stray from it are both drawn.
 
         Groups drawn independently would all give networks of middling latency; searches go to both
         ends.
@@ -74,7 +80,7 @@ class Grid:
         return self.at(np.clip(np.where(reflected > 1, 2 - reflected, reflected), 0, 1))
 
 
-def first(grid: Grid, count: int, seed: int) -> list[tuple[int, ...]]:
+def propose_first(grid: Grid, count: int, seed: int) -> list[tuple[int, ...]]:
     """The first networks of a campaign: the smallest one, then random ones.
 
     The same for the same seed.
@@ -83,10 +89,12 @@ def first(grid: Grid, count: int, seed: int) -> list[tuple[int, ...]]:
     return [grid.least, *(grid.random(rng) for _ in range(count - 1))]
 
 
-def least_certain(
+def propose_uncertain(
     grid: Grid, table: LookupTable, structure: Structure, count: int, seed: Sequence[int]
 ) -> list[tuple[int, ...]]:
-    """Networks whose layers are known least, among random ones: most deviation of the sum of their layers.
+    """Networks whose layers are known least, among random ones.
+
+    The sum of their layers has the largest deviation.
 
     Half of them; the other half is random, so that what the table believes of itself does not
     decide alone.
@@ -98,11 +106,11 @@ def least_certain(
     # quickly as one: each layer is asked for once, all of them together.
     distinct = list(dict.fromkeys(key for keys in networks for key in keys))
     answers = dict(zip(distinct, sure.layers(distinct), strict=True))
-    doubts = [_doubt(sure, [answers[key] for key in keys]) for keys in networks]
+    doubts = [_uncertainty_of(sure, [answers[key] for key in keys]) for keys in networks]
     by_doubt = sorted(range(CANDIDATES), key=lambda index: -doubts[index])[: count // 2]
     rest = [index for index in range(CANDIDATES) if index not in by_doubt][: count - len(by_doubt)]
     return [drawn[index] for index in (*by_doubt, *rest)]
 
 
-def _doubt(table: LookupTable, parts: Sequence[LayerPrediction]) -> float:
+def _uncertainty_of(table: LookupTable, parts: Sequence[LayerPrediction]) -> float:
     return table.deviation(parts, sum(part.latency_s for part in parts))

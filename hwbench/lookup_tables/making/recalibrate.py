@@ -1,4 +1,7 @@
-"""A table brought up to date after a reboot or a driver update: a few networks measured whole instead of a new build."""
+"""A table brought up to date after a reboot or a driver update.
+
+A few networks are measured whole, instead of a new build.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from hwbench.devices.base import Device
-from hwbench.lookup_tables.making.validate import Validation, graded, validate
+from hwbench.lookup_tables.making.validate import Validation, add_grade, validate
 from hwbench.lookup_tables.metadata import Entry, Source
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.network.workload import Workload
@@ -72,7 +75,7 @@ def recalibrate(
         for trial, prediction in zip(outcome.trials, predictions, strict=True)
     )
     found = replace(outcome, trials=trials)
-    return graded(scaled, found), found
+    return add_grade(scaled, found), found
 
 
 def scale(table: LookupTable, factor: float, drift: float) -> LookupTable:

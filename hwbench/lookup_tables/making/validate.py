@@ -1,4 +1,7 @@
-"""How good a table is: random pruned networks it has not seen, predicted and then measured beside the unpruned one."""
+"""How good a table is.
+
+Random pruned networks that it has not seen are predicted, then measured beside the unpruned one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from hwbench.devices.base import Device
 from hwbench.errors import UsageError
-from hwbench.lookup_tables.making.networks import Quiet, paired_ratio, turns_of
+from hwbench.lookup_tables.making.networks import Quiet, measure_turns, paired_ratio
 from hwbench.lookup_tables.making.proposals import Grid
 from hwbench.lookup_tables.metadata import Grade, Source
 from hwbench.lookup_tables.table import LookupTable
@@ -150,7 +153,7 @@ def validate(
     source = next(
         (s for s in table.provenance.sources if s.architecture == structure.architecture), None
     )
-    chosen = held_out(structure, source, networks, settings.seed)
+    chosen = draw_held_out(structure, source, networks, settings.seed)
     predictions = [table.predict(network.keys(widths)) for widths in chosen]
     pruned = [network.version(widths) for widths in chosen]
     order = np.random.default_rng([settings.seed, HELD_OUT, 1])
@@ -158,7 +161,10 @@ def validate(
     ratios, levels_s = np.zeros((networks, sessions)), np.zeros(sessions)
     for session in range(sessions):
         for done, (index, ratio, level_s) in enumerate(
-            _session(device, workload, pruned, settings, turns=turns, quiet=quiet, order=order), 1
+            _measure_session(
+                device, workload, pruned, settings, turns=turns, quiet=quiet, order=order
+            ),
+            1,
         ):
             ratios[index, session] = ratio
             levels_s[session] += math.log(level_s) / networks
@@ -173,8 +179,11 @@ def validate(
     return Validation(workload.name, structure, trials, now_s / table_s)
 
 
-def graded(table: LookupTable, validation: Validation) -> LookupTable:
-    """The table with this grade, its intervals widened if the held-out networks were further off than those it was made of."""
+def add_grade(table: LookupTable, validation: Validation) -> LookupTable:
+    """The table with this grade.
+
+    Its intervals are widened if the held-out networks were further off than those it was made of.
+    """
     calibration = replace(
         table.calibration, shared_sd=max(table.calibration.shared_sd, validation.grade.rmspe)
     )
@@ -183,7 +192,7 @@ def graded(table: LookupTable, validation: Validation) -> LookupTable:
     )
 
 
-def held_out(
+def draw_held_out(
     structure: Structure, source: Source | None, networks: int, seed: int
 ) -> list[tuple[int, ...]]:
     """Random structures on the grid of a table that it was not made with."""
@@ -195,7 +204,7 @@ def held_out(
     return [grid.random(rng) for _ in range(networks)]
 
 
-def _session(
+def _measure_session(
     device: Device,
     workload: Workload,
     pruned: Sequence[Workload],
@@ -216,7 +225,7 @@ def _session(
         for index in order.permutation(len(pruned)).tolist():
             prepared = device.prepare(pruned[index], settings)
             try:
-                anchor_s, whole_s = turns_of(
+                anchor_s, whole_s = measure_turns(
                     device, anchor, prepared, turns, quiet=quiet, seed=index
                 )
             finally:

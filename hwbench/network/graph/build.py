@@ -1,4 +1,7 @@
-"""LayerKey -> a model of that one layer, so that a layer can be measured without the network around it."""
+"""From a LayerKey to a model of that one layer.
+
+So a layer can be measured without the network around it.
+"""
 
 from __future__ import annotations
 

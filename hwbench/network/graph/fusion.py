@@ -87,7 +87,10 @@ class Fusion:
 
 
 class _Fuser:
-    """One pass over the nodes in graph order: each joins the layer that wrote one of its inputs, or starts its own."""
+    """One pass over the nodes in graph order.
+
+    Each node joins the layer that wrote one of its inputs, or starts its own.
+    """
 
     def __init__(self, view: GraphView) -> None:
         self.view = view
@@ -117,7 +120,10 @@ class _Fuser:
         return False
 
     def _open(self, name: str, stage: Stage) -> Fusion | None:
-        """The layer that ends in tensor `name`, if the tensor may vanish and the layer is at most at `stage`."""
+        """The layer that ends in tensor `name`.
+
+        None if the tensor may not vanish, or the layer is further than `stage`.
+        """
         fusion = self._writer.get(name)
         if (
             fusion is None
@@ -140,7 +146,10 @@ class _Fuser:
         return self._join_affine(index, node, operands[0])
 
     def _join_affine(self, index: int, node: NodeProto, operand: str) -> Fusion | None:
-        """Constant scales and shifts behind a weighted node, and the QuantizeLinear behind any quantised layer."""
+        """Join constant scales and shifts to a weighted node.
+
+        The QuantizeLinear behind any quantised layer joins it as well.
+        """
         quantize = node.op_type == "QuantizeLinear"
         fusion = self._open(operand, Stage.ACTIVATED if quantize else Stage.AFFINE)
         if fusion is None:
@@ -244,7 +253,10 @@ class _Fuser:
         return str(self.view.nodes[index].op_type)
 
     def _runs_quantised(self, node: NodeProto, *, weighted: bool) -> bool:
-        """Whether a node whose inputs are all dequantised has an integer kernel: its weights or its output are quantised."""
+        """Whether a node whose inputs are all dequantised has an integer kernel.
+
+        It has one if its weights, or its output, are quantised.
+        """
         if weighted:
             weight = self.view.maker(node.input[1])
             return weight is not None and weight.op_type == "DequantizeLinear"

@@ -103,7 +103,11 @@ def geometry(view: GraphView, node: NodeProto) -> Geometry:
 
 
 def precision(view: GraphView, tensor: str) -> str:
-    """Precision of a key by the element type of a tensor: `fp32`, `fp16`, `bf16`, `int8`, or the ONNX name of a rarer type."""
+    """Precision of a key, by the element type of a tensor.
+
+    Returns:
+        `fp32`, `fp16`, `bf16`, `int8`, or the ONNX name of a rarer type.
+    """
     from onnx import TensorProto
 
     name = str(TensorProto.DataType.Name(view.element_type(tensor)))
@@ -164,7 +168,10 @@ def key_of(
 
 
 def _plain_attrs(view: GraphView, node: NodeProto, rank: int) -> dict[str, str]:
-    """Attributes and constant inputs of an operator without weights, as far as its shapes do not imply them."""
+    """Attributes and constant inputs of an operator without weights.
+
+    Those that follow from its shapes are left out.
+    """
     if node.op_type in QUANTIZERS:
         return {}
     given, labels = _beyond_defaults(view, node)
@@ -181,7 +188,10 @@ def _plain_attrs(view: GraphView, node: NodeProto, rank: int) -> dict[str, str]:
 
 
 def _beyond_defaults(view: GraphView, node: NodeProto) -> tuple[dict[str, Any], list[str]]:
-    """Attributes that differ from the operator's defaults (`axis` always), and the names of the node's inputs."""
+    """Attributes that differ from the operator's defaults, and the names of the node's inputs.
+
+    The attribute `axis` is always there.
+    """
     from onnx.defs import get_schema, has
     from onnx.helper import get_attribute_value
 

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 _LARGE = 1024
-"""Elements from which a constant is a weight: shape inference needs the values of smaller ones only (axes, shapes)."""
+"""Elements from which a constant is a weight.
+
+Shape inference needs the values of smaller ones only (axes, shapes).
+"""
 _FEW = 16
 _ARITHMETIC = frozenset(
     {
@@ -48,7 +51,9 @@ _ARITHMETIC = frozenset(
 
 
 def infer_shapes(model: ModelProto) -> None:
-    """Check a model, write the shapes of all its tensors into it, and replace its arithmetic on shapes by constants.
+    """Check a model and write the shapes of all its tensors into it.
+
+    Its arithmetic on shapes is replaced by constants.
 
     ONNX's own checker and shape inference copy the whole model several times (10 s for VGG-16);
     here they see its weights as inputs, which gives the same shapes. Where exporters compute a

@@ -1,4 +1,7 @@
-"""Read-only facts about an ONNX graph that every room above asks for: shapes, constants, who writes and who reads a tensor."""
+"""Read-only facts about an ONNX graph that every room above asks for.
+
+They are shapes, constants, and who writes and who reads a tensor.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,10 @@ class GraphView:
         return self._readers.get(self.resolve(name), [])
 
     def is_private(self, name: str) -> bool:
-        """Whether exactly one node reads the tensor and it is no output of the graph, so that it may vanish in a fusion."""
+        """Whether the tensor may vanish in a fusion.
+
+        It may if exactly one node reads it and it is no output of the graph.
+        """
         return len(self.readers(name)) == 1 and self.resolve(name) not in self.outputs
 
     def fixed_shape(self, name: str) -> Shape | None:
@@ -146,7 +152,10 @@ class GraphView:
         return None if isinstance(content, (bytes, str)) else np.asarray(content)
 
     def origin(self, name: str) -> str:
-        """The tensor a folded one was computed from (a quantised weight behind its DequantizeLinear, ...), by first inputs."""
+        """The tensor that a folded one was computed from, by first inputs.
+
+        That is a quantised weight behind its DequantizeLinear, for instance.
+        """
         name = self.resolve(name)
         maker = self.maker(name)
         if maker is None or not maker.input or maker.op_type in _SHAPE_READERS:

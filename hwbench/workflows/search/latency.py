@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hwbench.errors import LookupTableError, StaleTableError, UsageError
 from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.making.channel_steps import grid_step
-from hwbench.lookup_tables.repository import check, find_table, save_table
+from hwbench.lookup_tables.repository import check_table, find_table, save_table
 from hwbench.lookup_tables.structure_latency import StructureLatency
 from hwbench.lookup_tables.table import IMPORTED
 from hwbench.network.widths import DEFAULT_STEP
@@ -71,7 +71,7 @@ class Resources:
             StaleTableError: It is of another one.
         """
         if self.meter is not None:
-            check(table, self.meter.info(), self.settings.threads)
+            check_table(table, self.meter.info(), self.settings.threads)
         return table
 
 

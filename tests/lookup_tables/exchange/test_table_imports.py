@@ -17,7 +17,7 @@ from hwbench.errors import MissingEntryError, SchemaError, UsageError
 from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.exchange import foreign_files, ofa_yaml
 from hwbench.lookup_tables.exchange.foreign_files import ProfiledRuns
-from hwbench.lookup_tables.exchange.foreign_reader import network_of
+from hwbench.lookup_tables.exchange.foreign_reader import read_network
 from hwbench.lookup_tables.exchange.foreign_table import LONE_SD, ForeignNetwork, table_of
 from hwbench.lookup_tables.exchange.join_by_name import join_rows, ort_rows, trt_rows
 from hwbench.lookup_tables.exchange.join_by_order import PIXEL1, ForeignEntry
@@ -258,7 +258,7 @@ def test_rows_of_once_for_all_that_do_not_say_what_a_layer_is_are_counted():
         "Conv-input:160x160x3-output:80x80x24: {mean: 0.5}\n"
         "Logits-input:7x7x1280-output:1000: {mean: 0.7}\n"
     )
-    found, findings = network_of([("t", ofa_yaml.parse(text))], None, target="Phone", threads=1)
+    found, findings = read_network([("t", ofa_yaml.parse(text))], None, target="Phone", threads=1)
     assert [str(entry.key) for entry in found.entries] == [
         "Linear[1x1536->1x1000]{}@fp32",
         "GlobalAveragePool[1x1152x5x5->1x1152x1x1]{}@fp32",
@@ -266,16 +266,16 @@ def test_rows_of_once_for_all_that_do_not_say_what_a_layer_is_are_counted():
     assert found.entries[0].median_s == pytest.approx(0.65e-3)
     assert ["2 of 4 rows" in one.text for one in findings if one.code == "not_mapped"] == [True]
     with pytest.raises(UsageError, match="threads="):
-        network_of([("t", ofa_yaml.parse(text))], None, target="Phone", threads=None)
+        read_network([("t", ofa_yaml.parse(text))], None, target="Phone", threads=None)
     with pytest.raises(UsageError, match="nothing to import"):
-        network_of([("t", ofa_yaml.parse(text.splitlines()[2]))], None, target="Phone", threads=1)
+        read_network([("t", ofa_yaml.parse(text.splitlines()[2]))], None, target="Phone", threads=1)
 
 
 def test_layers_that_are_not_the_whole_are_pointed_out():
     text = "\n".join(f"{name}: {{mean: 1}}" for name in ("Logits-input:1x1x8-output:8",))
     assert not [
         one
-        for one in network_of([("t", ofa_yaml.parse(text))], None, target="", threads=1)[1]
+        for one in read_network([("t", ofa_yaml.parse(text))], None, target="", threads=1)[1]
         if one.code == "unclosed"
     ]
     stem, body, pool, flat, fc = small()
@@ -283,7 +283,7 @@ def test_layers_that_are_not_the_whole_are_pointed_out():
     for whole_s, said in ((5e-6, []), (9e-6, ["unclosed"])):
         runs = ProfiledRuns((1.0, whole_s), rows, {})
         workload = replace(load_workload("zoo:resnet20"), artifact=graph().SerializeToString())
-        _, findings = network_of([("p", runs)], workload, target="", threads=1)
+        _, findings = read_network([("p", runs)], workload, target="", threads=1)
         assert [one.code for one in findings] == said
 
 
@@ -292,9 +292,9 @@ def test_files_that_do_not_belong_together_are_refused():
     times = foreign_files.parse('[{"computeMs": 1.0}]', "t.json")
     log = foreign_files.parse("INFO: count=1 first=5 curr=5 min=5 max=5 avg=5 std=0\n", "log.txt")
     with pytest.raises(UsageError, match="several formats"):
-        network_of([("p.json", profile), ("log.txt", log)], None, target="", threads=1)
+        read_network([("p.json", profile), ("log.txt", log)], None, target="", threads=1)
     workload = load_workload("zoo:resnet20")
     with pytest.raises(UsageError, match="--exportProfile"):
-        network_of([("t.json", times)], workload, target="", threads=1)
+        read_network([("t.json", times)], workload, target="", threads=1)
     with pytest.raises(UsageError, match="model="):
-        network_of([("p.json", profile)], None, target="", threads=1)
+        read_network([("p.json", profile)], None, target="", threads=1)

@@ -12,7 +12,7 @@ from hwbench.errors import MissingEntryError
 from hwbench.lookup_tables.making.build import build
 from hwbench.lookup_tables.making.fit import LEAST_SD, Campaign, fit
 from hwbench.lookup_tables.making.journal import RECORD
-from hwbench.lookup_tables.making.networks import NetworkSample, calm, paired_ratio
+from hwbench.lookup_tables.making.networks import NetworkSample, least_disturbed, paired_ratio
 from hwbench.lookup_tables.metadata import Metadata
 from hwbench.store import open_store
 from tests.support.table_support import LAW, PLAN, SETTINGS, built, device, structure, workload
@@ -82,7 +82,7 @@ def test_the_shared_deviation_is_that_of_sessions(noise, least, most):
 
 def test_calm_blocks_are_those_that_took_least():
     anchor_s, whole_s = (10.0, 30.0, 10.2, 10.1, 10.0, 25.0), (5.0, 5.0, 9.0, 5.05, 5.1, 5.0)
-    assert set(calm(anchor_s, whole_s)) == {0, 3, 4}
+    assert set(least_disturbed(anchor_s, whole_s)) == {0, 3, 4}
     assert paired_ratio(anchor_s, whole_s) == pytest.approx(0.5, rel=0.02)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from hwbench.devices.virtual.device import Law, SessionOffset, Virtual, White
 from hwbench.lookup_tables.making.recalibrate import recalibrate
-from hwbench.lookup_tables.making.validate import graded, validate
+from hwbench.lookup_tables.making.validate import add_grade, validate
 from tests.support.table_support import LAW, SETTINGS, built, structure, workload
 
 SLOWER = 1.25
@@ -53,5 +53,5 @@ def test_a_bad_grade_widens_the_intervals():
     )
     with after_reboot() as opened:
         outcome = validate(opened, worse, workload(), SETTINGS, networks=4)
-    assert graded(worse, outcome).calibration.shared_sd == pytest.approx(outcome.grade.rmspe)
-    assert graded(worse, outcome).grades == (outcome.grade,)
+    assert add_grade(worse, outcome).calibration.shared_sd == pytest.approx(outcome.grade.rmspe)
+    assert add_grade(worse, outcome).grades == (outcome.grade,)

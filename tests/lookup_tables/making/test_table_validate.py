@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hwbench.errors import MissingEntryError, StaleTableError, UsageError
-from hwbench.lookup_tables.making.validate import Trial, Validation, held_out, validate
-from hwbench.lookup_tables.repository import check, find_table, save_table
+from hwbench.lookup_tables.making.validate import Trial, Validation, draw_held_out, validate
+from hwbench.lookup_tables.repository import check_table, find_table, save_table
 from hwbench.records.prediction import Prediction
 from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table, predict_latency, validate_table
@@ -54,7 +54,7 @@ def test_the_numbers_of_a_grade():
 
 
 def test_held_out_networks_were_not_measured():
-    chosen = held_out(structure(), built().table.provenance.sources[0], 50, SETTINGS.seed)
+    chosen = draw_held_out(structure(), built().table.provenance.sources[0], 50, SETTINGS.seed)
     assert len(set(chosen)) == 50
     with pytest.raises(UsageError), device() as opened:
         validate(opened, built().table, workload(), SETTINGS, networks=0)
@@ -101,14 +101,14 @@ def test_tables_of_two_devices_of_one_address_are_told_apart(tmp_path):
 def test_a_table_is_for_one_device_runtime_and_thread_count():
     table = built().table
     info = table.provenance.device
-    check(table, info, 1)
+    check_table(table, info, 1)
     for other, threads, what in (
         (replace(info, target_id="else"), 1, "device"),
         (replace(info, runtime="else"), 1, "runtime"),
         (info, 2, "threads"),
     ):
         with pytest.raises(StaleTableError, match=what):
-            check(table, other, threads)
+            check_table(table, other, threads)
 
 
 def test_the_workflows_from_model_to_prediction(tmp_path):

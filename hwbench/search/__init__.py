@@ -18,11 +18,11 @@ A new search is one folder, and one line in `SEARCHES` or an entry point of the 
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import UsageError
+from hwbench.optional import load_library
 
 if TYPE_CHECKING:
     from hwbench.search.method import Method
@@ -55,7 +55,7 @@ def load_method(name: str) -> type[Method[Any]]:
         raise UsageError(f"unknown search {name!r}; expected one of {', '.join(known)}")
     module, _, attribute = known[name].partition(":")
     try:
-        method: type[Method[Any]] = getattr(import_module(module), attribute)
+        method: type[Method[Any]] = getattr(load_library(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"search {name!r} cannot be loaded: {error}") from error
     return method

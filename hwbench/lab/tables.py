@@ -213,8 +213,8 @@ class TableBuild:
         outcomes = self.crew.carry_out(self.job, tasks, self.request.workload)
         for task_id, outcome in outcomes:
             samples = [
-                NetworkSample.from_dict({**one, "by": outcome.get("by", "")})
-                for one in task_result(outcome)["samples"]
+                NetworkSample.from_dict({**sample, "by": outcome.get("by", "")})
+                for sample in task_result(outcome)["samples"]
             ]
             if not samples or samples[-1].widths != expected_widths.pop(task_id):
                 text = (

@@ -76,8 +76,8 @@ class Task:
             json.dumps(data["arguments"])  # plain data, and nothing that could be called
             return from_plain(cls, data, "task of a lab")
         except (KeyError, TypeError, ValueError, SchemaError) as error:
-            known = ", ".join(TaskKind)
-            raise SchemaError(f"{error}; hosts do nothing but {known}") from error
+            kinds = ", ".join(TaskKind)
+            raise SchemaError(f"{error}; hosts do nothing but {kinds}") from error
 
 
 def describe_workload(workload: Workload) -> dict[str, Any]:

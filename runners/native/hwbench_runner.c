@@ -129,8 +129,10 @@ static Tensor put_tensor(size_t index, const char *name, Handle info) {
   return tensor;
 }
 
-/* Fixed random values, equal for equal seeds on every target; README.md says which. No float is subnormal, which some CPUs
- * compute slowly. Wider integers are 0 or 1, as most are masks, or indices into tables of two rows or more. */
+/* Fixed random values, equal for equal seeds on every target; README.md says which. They come from a linear congruential
+ * generator (the constants are those of Knuth's MMIX), of whose state only the upper bits are random enough to use. No float
+ * is subnormal, which some CPUs compute slowly. Wider integers are 0 or 1, as most are masks, or indices into tables of two
+ * rows or more. */
 static void fill(void *data, const Tensor *tensor, uint64_t random) {
   for (size_t k = 0; k < tensor->count; k++) {
     random = random * 6364136223846793005u + 1442695040888963407u;
@@ -146,7 +148,8 @@ static void fill(void *data, const Tensor *tensor, uint64_t random) {
   }
 }
 
-/* Bind random inputs, told in the event at hand, and outputs, which the first inference allocates for all others. */
+/* Bind random inputs, listed in the event at hand, and outputs, which the first inference allocates for all others: so no
+ * timed round copies inputs or allocates memory. */
 static void bind(const Model *model) {
   size_t inputs, outputs; Handle name, type, info, value, data;
   ORT(SessionGetInputCount, model->session, &inputs);
@@ -177,7 +180,8 @@ static int64_t now_ns(void) {
   return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
-/* One round: nanoseconds of `loops` inferences back to back. */
+/* One round: nanoseconds of `loops` inferences back to back. Nothing else happens between the two readings of the clock; an
+ * error ends the loop and is looked at afterwards. */
 static int64_t time_round(const Model *model, int64_t loops) {
   P status = NULL;
   const int64_t start = now_ns();
@@ -326,8 +330,9 @@ static void run(char *arguments) {
   put("]}\n");
 }
 
-/* Keep the bytes that follow in the plan; under the file's own name only when all of them are on the disk, and are those whose
- * Adler-32 (RFC 1950) the plan tells. */
+/* Write the bytes that follow in the plan to a file. It gets its own name only when all bytes are on the disk and have the
+ * Adler-32 (RFC 1950) that the plan gives: a connection that breaks leaves no half file behind that could be taken for a
+ * whole one. */
 static void put_file(char *path) {
   char part[4096];
   int64_t left = whole(strsep(&path, " "), 0, INT64_MAX - 1), low = 1, high = 0;
@@ -343,7 +348,7 @@ static void put_file(char *path) {
     fail(feof(stdin) || path == NULL ? EXIT_PLAN : EXIT_TARGET, "cannot write %s: %s", path == NULL ? "a file" : path, strerror(errno));
 }
 
-/* The content follows its event. */
+/* Send a file: an event with its length, and then its bytes. */
 static void get_file(const char *path) {
   FILE *file = fopen(path, "rb");
   const size_t length = file == NULL ? 0 : fread(block, 1, sizeof block, file);

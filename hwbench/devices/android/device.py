@@ -14,7 +14,7 @@ from pathlib import Path
 from hwbench.devices.android import phone_checks as checks
 from hwbench.devices.android.adb.client import list_phones
 from hwbench.devices.android.bundle import build_bundle, ndk_bundle
-from hwbench.devices.android.phone import Address, Phone, erase
+from hwbench.devices.android.phone import Phone, PhoneAddress, erase
 from hwbench.devices.base import Advice, Found
 from hwbench.devices.shared.ort.device import OrtDevice
 from hwbench.devices.shared.ort.engine import Engine, NativeEngine
@@ -32,14 +32,15 @@ PROVEN = (
 class Android(OrtDevice):
     """A phone.
 
-    Address `android[:SERIAL|HOST:PORT][,cluster=...][,mode=...][,build=...]`, see `phone.Address`.
+    Its address is `android[:SERIAL|HOST:PORT][,cluster=...][,mode=...][,build=...]`, see
+    `phone.PhoneAddress`.
     """
 
     name = "android"
 
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
-        self._wanted = Address.parse(address)
+        self._wanted = PhoneAddress.parse(address)
         self._opened: Phone | None = None
 
     @classmethod

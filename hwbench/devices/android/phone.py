@@ -92,7 +92,7 @@ _MAKE_ROOM_SCRIPT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class PhoneAddress:
     """What follows `android:`: `[SERIAL|HOST:PORT][,cluster=NAME][,mode=NAME][,build=NAME]`.
 
     Attributes:
@@ -143,7 +143,7 @@ class Phone:
             run the bundle.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: PhoneAddress) -> None:
         self.address = address
         self.adb: Adb = connect(address.place)
         self._lock: DeviceLock | None = None
@@ -297,7 +297,7 @@ class Phone:
         return HOME / "bundle" / self.bundle.digest
 
 
-def erase(address: Address) -> None:
+def erase(address: PhoneAddress) -> None:
     """Restore a phone's settings and remove everything that hwbench ever put there.
 
     Args:

@@ -21,7 +21,7 @@ from hwbench.devices.android import tflite_log
 from hwbench.devices.android.adb.client import Completed
 from hwbench.devices.android.adb.link import one_line
 from hwbench.devices.android.bundle import Bundle, BundleFile, explain_exit
-from hwbench.devices.android.phone import HOME, MODELS_BYTES, PUSH_S, Address, Phone
+from hwbench.devices.android.phone import HOME, MODELS_BYTES, PUSH_S, Phone, PhoneAddress
 from hwbench.devices.android.tflite_file import Program, TfliteModel
 from hwbench.devices.android.tflite_log import TfliteLog
 from hwbench.errors import (
@@ -81,7 +81,7 @@ class TflitePhone(Phone):
     """An opened phone with a `benchmark_model` in place of hwbench's own runner; a context manager.
 
     Args:
-        place: Which phone, and which part of it: what follows `android:`, see `phone.Address`.
+        place: Which phone, and which part of it: what follows `android:`, see `phone.PhoneAddress`.
         program: What to put there.
         threads: Of the runtime; pinned to as many cores of the cluster where the phone has a
             `taskset`.
@@ -101,7 +101,7 @@ class TflitePhone(Phone):
     def __init__(
         self, place: str, program: Program, threads: int = 1, flags: Mapping[str, str] | None = None
     ) -> None:
-        address = Address.parse(place)
+        address = PhoneAddress.parse(place)
         if address.build != "linux":
             raise UsageError(
                 f"build={address.build} chooses between builds of ONNX Runtime; leave it out for"

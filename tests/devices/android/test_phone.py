@@ -10,7 +10,7 @@ import pytest
 import hwbench
 from hwbench.devices.android import phone as phone_module
 from hwbench.devices.android.device import Android
-from hwbench.devices.android.phone import Address, Phone
+from hwbench.devices.android.phone import Phone, PhoneAddress
 from hwbench.errors import DeviceCommandError, DeviceUnavailableError, UsageError
 from hwbench.records.measurement import Settings
 from hwbench.workflows.devices import clean_device, setup_device
@@ -40,15 +40,15 @@ def use(phone: Rig) -> None:
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        ("", Address()),
-        ("R58M12ABCDE", Address("R58M12ABCDE")),
-        ("192.168.1.7:5555,cluster=little", Address("192.168.1.7:5555", "little")),
-        ("cluster=all,mode=sustained", Address("", "all", "sustained")),
-        ("S,build=android,mode=burst", Address("S", build="android")),
+        ("", PhoneAddress()),
+        ("R58M12ABCDE", PhoneAddress("R58M12ABCDE")),
+        ("192.168.1.7:5555,cluster=little", PhoneAddress("192.168.1.7:5555", "little")),
+        ("cluster=all,mode=sustained", PhoneAddress("", "all", "sustained")),
+        ("S,build=android,mode=burst", PhoneAddress("S", build="android")),
     ],
 )
-def test_addresses(text: str, address: Address) -> None:
-    assert Address.parse(text) == address
+def test_addresses(text: str, address: PhoneAddress) -> None:
+    assert PhoneAddress.parse(text) == address
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_options_that_do_not_exist_are_refused_with_those_that_do(text: str) -> 
 
 def test_a_cluster_that_the_phone_lacks_is_refused(phone: Rig) -> None:
     with pytest.raises(UsageError, match="'middle'; it has big"):
-        Phone(Address(phone.address, "middle"))
+        Phone(PhoneAddress(phone.address, "middle"))
 
 
 def test_files_are_sent_once(phone: Rig) -> None:

@@ -48,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(command, words)
         sys.stdout.flush()
     except _BadCommandLine as error:
-        return _failed(error, 2, words, _usage(error))
+        return _report_error(error, 2, words, _usage_text(error))
     except HwbenchError as error:
-        return _failed(error, error.exit_code, words, error_line(error, command, words))
+        return _report_error(error, error.exit_code, words, error_line(error, command, words))
     except KeyboardInterrupt as error:
-        return _failed(error, INTERRUPTED, words, "interrupted")
+        return _report_error(error, INTERRUPTED, words, "interrupted")
     except (
         BrokenPipeError,
         SystemExit,
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )  # or the flush at exit fails once more
         return READER_GONE
     except Exception as error:  # noqa: BLE001 - the last line of defence; anything else has its own class
-        return _failed(
+        return _report_error(
             error,
             FAULT,
             words,
@@ -79,7 +79,7 @@ def _run(command: Any, words: list[str]) -> int:
         return done.exit_code
 
 
-def _failed(error: BaseException, code: int, words: Sequence[str], text: str) -> int:
+def _report_error(error: BaseException, code: int, words: Sequence[str], text: str) -> int:
     """Say in one line on standard error what happened; with -v, where."""
     from hwbench.render.units import printable
 
@@ -90,7 +90,7 @@ def _failed(error: BaseException, code: int, words: Sequence[str], text: str) ->
     return code
 
 
-def _usage(error: BaseException) -> str:
+def _usage_text(error: BaseException) -> str:
     """The parser's message, and where to look the options up."""
     context = getattr(error, "ctx", None)
     message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")

@@ -36,18 +36,16 @@ def options(command: Callable[..., T]) -> Callable[..., T]:
             if name in groups
             else [parameter.replace(annotation=hints[name])]
         )
-        spread += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+        spread += [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own]
 
     @wraps(command)
-    def run(**given: Any) -> T:
-        whole = {
-            name: group(**{f.name: given.pop(f.name) for f in fields(group)})
-            for name, group in groups.items()
-        }
-        return command(**given, **whole)
+    def run(**values: Any) -> T:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        return command(**values)
 
     run.__signature__ = signature.replace(parameters=spread)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in spread}
+    run.__annotations__ = {item.name: item.annotation for item in spread}
     return run
 
 

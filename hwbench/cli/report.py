@@ -41,19 +41,17 @@ def report_command(
         sys.stdout.write(made.html)
         return 0
     made.save(target)
-    held = made.contents
-    counts = (
-        (held.measurements, "measurement"),
-        (held.comparisons, "comparison"),
-        (held.tables, "lookup table"),
-    )
-    told = [plural(len(records), noun) for records, noun in counts if records]
-    told += (
-        [f"{len(held.searches)} search{'es' if len(held.searches) > 1 else ''}"]
-        if held.searches
-        else []
-    )
-    typer.echo(
-        f"{target}: {', '.join(told)}; {size(len(made.html.encode()))}, opens in any browser"
-    )
+    contents = made.contents
+    parts = []
+    for records, noun in (
+        (contents.measurements, "measurement"),
+        (contents.comparisons, "comparison"),
+        (contents.tables, "lookup table"),
+    ):
+        if records:
+            parts.append(plural(len(records), noun))
+    if contents.searches:
+        parts.append(f"{len(contents.searches)} search{'es' if len(contents.searches) > 1 else ''}")
+    page_size = size(len(made.html.encode()))
+    typer.echo(f"{target}: {', '.join(parts)}; {page_size}, opens in any browser")
     return 0

@@ -60,14 +60,14 @@ def parse_rule(text: str, known: Sequence[str]) -> Rule:
     Raises:
         UsageError: It is no rule, or its field is unknown.
     """
-    found = _RULE.fullmatch(text)
-    if found is None or math.isinf(float(found["limit"])):
+    match = _RULE.fullmatch(text)
+    if match is None or math.isinf(float(match["limit"])):
         raise UsageError(
             f"--fail-on {text!r} is not FIELD<NUMBER (or <=, >, >=); fields: {', '.join(known)}"
         )
-    if found["field"] not in known:
+    if match["field"] not in known:
         raise UsageError(f"--fail-on {text!r} names an unknown field; known: {', '.join(known)}")
-    return Rule(found["field"], found["sign"], float(found["limit"]))
+    return Rule(match["field"], match["sign"], float(match["limit"]))
 
 
 def hits(rules: Sequence[Rule], values: Mapping[str, float | None]) -> list[str]:

@@ -52,8 +52,10 @@ def store_list(
     from hwbench.render import documents, views
 
     with hwbench.open_store(store) as opened:
-        found, url = opened.list(model, device, limit), opened.url
-    return deliver(output, views.store_view(url, found), documents.store_document(url, found))
+        summaries, url = opened.list(model, device, limit), opened.url
+    return deliver(
+        output, views.store_view(url, summaries), documents.store_document(url, summaries)
+    )
 
 
 @store_app.command("show", epilog="Example: hwbench store show 3f9c1a --json -")
@@ -69,8 +71,8 @@ def store_show(
     from hwbench.render import views
 
     with hwbench.open_store(store) as opened:
-        found = opened.get(record)
-    return deliver(output, views.profile_view(found), found.to_dict())
+        measurement = opened.get(record)
+    return deliver(output, views.profile_view(measurement), measurement.to_dict())
 
 
 @store_app.command("export", epilog="Example: hwbench store export measurements.jsonl")

@@ -291,18 +291,17 @@ def _doubts(grade: Grade) -> str:
 
 def _advice(table: LookupTable) -> list[Block]:
     lines: list[Block] = []
-    for one in advice(table):
-        slower = "slower than" if one.narrow_s > one.wide_s else "hardly faster than"
+    for item in advice(table):
+        slower = "slower than" if item.narrow_s > item.wide_s else "hardly faster than"
         evidence = (
-            f"{one.narrow} channels ({seconds(one.narrow_s)}) are {slower} {one.wide}"
-            f" ({seconds(one.wide_s)})"
+            f"{item.narrow} channels ({seconds(item.narrow_s)}) are {slower} {item.wide}"
+            f" ({seconds(item.wide_s)})"
         )
-        lines.append(
-            Line(
-                f"{one.kind}: widths in multiples of {one.step}; {evidence} in"
-                f" {layer(one.family.pattern)}, reading {one.cin}."
-            )
+        text = (
+            f"{item.kind}: widths in multiples of {item.step}; {evidence} in"
+            f" {layer(item.family.pattern)}, reading {item.cin}."
         )
+        lines.append(Line(text))
     return lines
 
 

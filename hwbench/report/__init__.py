@@ -14,7 +14,7 @@ from pathlib import Path
 from hwbench.errors import Argument, UsageError
 from hwbench.render.units import size
 from hwbench.report.contents import Contents, read
-from hwbench.report.overview import pages
+from hwbench.report.overview import make_pages
 from hwbench.report.page import html
 from hwbench.store import open_store
 
@@ -76,7 +76,7 @@ def make_report(*, since: str | None = None, store: str | None = None) -> Report
         contents = read(opened, since)
     drawn = DRAWN
     while True:
-        text = html(pages(contents, drawn), contents, since, _notes(contents, drawn))
+        text = html(make_pages(contents, drawn), contents, since, _notes(contents, drawn))
         if len(text.encode()) <= LIMIT_BYTES:
             return Report(text, contents, drawn)
         if drawn <= FEWEST_DRAWN:

@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 def profile_command(record: Measurement) -> str:
     """What measures one model again."""
     precision = [] if record.precision == "fp32" else ["--precision", record.precision]
-    return _joined(
-        ["profile", record.model, *_where(record), *precision, *_how(record, DEFAULT_SETTINGS)]
+    return _join_words(
+        [
+            "profile",
+            record.model,
+            *_device_words(record),
+            *precision,
+            *_settings_words(record, DEFAULT_SETTINGS),
+        ]
     )
 
 
@@ -34,20 +40,27 @@ def compare_command(baseline: Measurement, candidate: Measurement) -> str:
         precision += ["--candidate-precision", candidate.precision]
     effect = baseline.settings.min_effect
     least = [] if effect == Settings().min_effect else ["--min-effect", f"{effect:g}"]
-    words = ["compare", baseline.model, candidate.model, *_where(baseline), *precision, *least]
-    return _joined([*words, *_how(baseline, Settings())])
+    words = [
+        "compare",
+        baseline.model,
+        candidate.model,
+        *_device_words(baseline),
+        *precision,
+        *least,
+    ]
+    return _join_words([*words, *_settings_words(baseline, Settings())])
 
 
 def table_command(table: LookupTable) -> str:
     """What builds a table again; for one of another tool's files, what shows it."""
     made = table.provenance
     if not made.sources or IMPORTED in dict(made.device.details):
-        return _joined(["table", "show", made.device.address])
+        return _join_words(["table", "show", made.device.address])
     source = made.sources[0]
     words = ["table", "build", source.model, "--device", made.device.address]
     words += [] if source.step == DEFAULT_STEP else ["--widths", str(source.step)]
     words += [] if source.lower == DEFAULT_LOWER else ["--lower", f"{source.lower:g}"]
-    return _joined([*words, *_threads(made.threads)])
+    return _join_words([*words, *_threads_words(made.threads)])
 
 
 def search_command(record: Mapping[str, Any]) -> str:
@@ -58,7 +71,7 @@ def search_command(record: Mapping[str, Any]) -> str:
         words += [f"--{name}", record[name]] if record.get(name) else []
     limit = plan["limit"]
     if limit is not None:
-        words += [f"--{limit['kind']}", _amount(limit)]
+        words += [f"--{limit['kind']}", _amount_text(limit)]
     defaults = plan_defaults()
     del defaults["limit"]
     method = recorded_method(plan)
@@ -69,7 +82,7 @@ def search_command(record: Mapping[str, Any]) -> str:
                 defaults[name] = default
     for name, default in defaults.items():
         words += _option_words(name, plan.get(name, default), default)
-    return _joined(words)
+    return _join_words(words)
 
 
 def _option_words(name: str, value: object, default: object) -> list[str]:
@@ -82,7 +95,7 @@ def _option_words(name: str, value: object, default: object) -> list[str]:
     return [f"--{option}", str(value)]
 
 
-def _amount(limit: Mapping[str, Any]) -> str:
+def _amount_text(limit: Mapping[str, Any]) -> str:
     """A budget as `--latency` and its like take it: a share, or an amount in its base unit."""
     if limit["share"] is not None:
         return f"{limit['share']:g}"
@@ -90,7 +103,7 @@ def _amount(limit: Mapping[str, Any]) -> str:
     return f"{limit['amount']:.10g}{unit}"
 
 
-def _where(record: Measurement) -> list[str]:
+def _device_words(record: Measurement) -> list[str]:
     inputs: list[str] = []
     for spec in record.inputs:
         name = "" if len(record.inputs) == 1 else f"{spec.name}="
@@ -98,17 +111,17 @@ def _where(record: Measurement) -> list[str]:
     return ["--device", record.device.address, *inputs]
 
 
-def _how(record: Measurement, usual: Settings) -> list[str]:
+def _settings_words(record: Measurement, usual: Settings) -> list[str]:
     settings = record.settings
-    words = [*_threads(settings.threads), *(["--isolate"] if settings.isolate else [])]
+    words = [*_threads_words(settings.threads), *(["--isolate"] if settings.isolate else [])]
     words += [] if settings.budget_s == usual.budget_s else ["--budget", f"{settings.budget_s:g}"]
     words += [] if settings.seed == usual.seed else ["--seed", str(settings.seed)]
     return words if settings.layers else [*words, "--no-layers"]
 
 
-def _threads(threads: int) -> list[str]:
+def _threads_words(threads: int) -> list[str]:
     return [] if threads == 1 else ["--threads", str(threads)]
 
 
-def _joined(words: list[str]) -> str:
+def _join_words(words: list[str]) -> str:
     return shlex.join(["hwbench", *words])

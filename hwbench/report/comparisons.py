@@ -51,21 +51,23 @@ def comparisons_figure(comparisons: Sequence[Comparison], commands: Mapping[str,
     )
     rows = tuple(
         (
-            Link(one.candidate.model, compare_address(one)),
-            one.baseline.model,
-            one.baseline.device.address,
-            speedup_number(one),
-            one.verdict.value,
-            times_number(one.macs_ratio),
-            minute(one.baseline.started_utc),
+            Link(comparison.candidate.model, compare_address(comparison)),
+            comparison.baseline.model,
+            comparison.baseline.device.address,
+            speedup_number(comparison),
+            comparison.verdict.value,
+            times_number(comparison.macs_ratio),
+            minute(comparison.baseline.started_utc),
         )
-        for one in comparisons
+        for comparison in comparisons
     )
     shown = [
         row
-        for one in comparisons
+        for comparison in comparisons
         for row in _interval_rows(
-            one, f"{one.candidate.model} · {one.baseline.device.address}", compare_address(one)
+            comparison,
+            f"{comparison.candidate.model} · {comparison.baseline.device.address}",
+            compare_address(comparison),
         )[:1]
     ]
     text = (
@@ -80,7 +82,7 @@ def comparisons_figure(comparisons: Sequence[Comparison], commands: Mapping[str,
         "reference": 1,
         "rows": shown,
     }
-    sources = tuple(compare_source(one, commands) for one in comparisons)
+    sources = tuple(compare_source(comparison, commands) for comparison in comparisons)
     return Figure("Comparisons", text, Table(columns, rows, sources), (chart,) if shown else ())
 
 
@@ -107,10 +109,10 @@ def compare_page(
         ("fewer parameters", times_number(comparison.params_ratio)),
     ]
     facts += [("smallest effect", share_number(baseline.settings.min_effect))]
-    figures = [_speedup(comparison)] if comparison.ratio is not None else []
-    figures += [_samples(comparison, drawn), _sides(comparison, pages)]
+    figures = [_speedup_figure(comparison)] if comparison.ratio is not None else []
+    figures += [_samples_figure(comparison, drawn), _sides_figure(comparison, pages)]
     if comparison.layers:
-        figures.append(_layers(comparison))
+        figures.append(_layers_figure(comparison))
     return Page(
         id=compare_address(comparison),
         title=f"{candidate.model} against {baseline.model}",
@@ -132,19 +134,19 @@ def _interval_rows(comparison: Comparison, name: str, page: str = "") -> list[di
     speedup, ci, verdict_ci = comparison.speedup, comparison.speedup_ci, comparison.verdict_ci
     if speedup is None or ci is None or verdict_ci is None:
         return []
-    found = []
+    rows = []
     for confidence, (low, high) in (("95 %", ci), ("99 %", verdict_ci)):
         text = (
             f"{speedup_number(comparison).text}, {confidence} interval"
             f" {interval((low, high), speedup)}"
         )
-        found.append(
+        rows.append(
             {"name": name, "value": speedup, "low": low, "high": high, "text": text, "page": page}
         )
-    return found
+    return rows
 
 
-def _speedup(comparison: Comparison) -> Figure:
+def _speedup_figure(comparison: Comparison) -> Figure:
     """Both intervals beside the effect that matters, and the speed-up of each session."""
     columns = (
         Column("session"),
@@ -195,7 +197,7 @@ def _session_speedups(comparison: Comparison) -> dict[int, float]:
     return speedups
 
 
-def _samples(comparison: Comparison, drawn: int) -> Figure:
+def _samples_figure(comparison: Comparison, drawn: int) -> Figure:
     sides = (("baseline", comparison.baseline), ("candidate", comparison.candidate))
     columns = (
         Column("side"),
@@ -231,7 +233,7 @@ def _samples(comparison: Comparison, drawn: int) -> Figure:
     return Figure("Samples", text, Table(columns, tuple(rows)), (chart,))
 
 
-def _sides(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
+def _sides_figure(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
     first, second = comparison.baseline, comparison.candidate
     columns = (
         Column(""),
@@ -258,12 +260,12 @@ def _sides(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
             "file",
             size_number(first.file_bytes),
             size_number(second.file_bytes),
-            times_number(_over(first.file_bytes, second.file_bytes)),
+            times_number(_divide(first.file_bytes, second.file_bytes)),
         ),
     ]
     memory = first.peak_memory_bytes, second.peak_memory_bytes
     if memory[0] and memory[1]:
-        rows.append(("peak memory", *map(size_number, memory), times_number(_over(*memory))))
+        rows.append(("peak memory", *map(size_number, memory), times_number(_divide(*memory))))
     return Figure(
         "Sides",
         "What each side is. The gain is baseline over candidate.",
@@ -275,11 +277,11 @@ def _model_link(record: Measurement, pages: Mapping[str, str]) -> Cell:
     return Link(record.model, pages[record.id]) if record.id in pages else record.model
 
 
-def _over(before: int | None, after: int | None) -> float | None:
+def _divide(before: int | None, after: int | None) -> float | None:
     return before / after if before and after else None
 
 
-def _layers(comparison: Comparison) -> Figure:
+def _layers_figure(comparison: Comparison) -> Figure:
     columns = (
         Column("layer"),
         Column("baseline", numeric=True),
@@ -289,7 +291,7 @@ def _layers(comparison: Comparison) -> Figure:
         Column("candidate MACs", numeric=True, minor=True),
         Column("runs as", minor=True),
     )
-    before, after = _macs(comparison.baseline), _macs(comparison.candidate)
+    before, after = _layer_macs(comparison.baseline), _layer_macs(comparison.candidate)
     rows = tuple(
         (
             change.name,
@@ -298,7 +300,7 @@ def _layers(comparison: Comparison) -> Figure:
             seconds_number(change.saved_s, sign=True),
             count_number(before.get(change.name)),
             count_number(after.get(change.name)),
-            _how(change),
+            _implementation_text(change),
         )
         for change in comparison.layers
     )
@@ -317,7 +319,7 @@ def _layers(comparison: Comparison) -> Figure:
     return Figure("Layer by layer", text, Table(columns, rows), (savings, work))
 
 
-def _macs(record: Measurement) -> dict[str, int | None]:
+def _layer_macs(record: Measurement) -> dict[str, int | None]:
     return (
         {}
         if record.profile is None
@@ -325,7 +327,7 @@ def _macs(record: Measurement) -> dict[str, int | None]:
     )
 
 
-def _how(change: LayerChange) -> str:
+def _implementation_text(change: LayerChange) -> str:
     before, after = (
         change.baseline_implementation or "absent",
         change.candidate_implementation or "absent",

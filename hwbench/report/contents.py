@@ -63,7 +63,7 @@ class KeptSearch:
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything the report tells of, newest first.
+    """Everything the report shows, newest first.
 
     Attributes:
         measurements: All of them, those of comparisons included.
@@ -83,7 +83,7 @@ class Contents:
         dates = [record.started_utc for record in self.measurements]
         dates += [kept.table.provenance.created_utc for kept in self.tables]
         dates += [str(kept.summary.get("created_utc") or "") for kept in self.searches]
-        return max(dates, key=_utc)
+        return max(dates, key=_parse_utc)
 
 
 def read(store: Store, since: str | None = None) -> Contents:
@@ -99,15 +99,15 @@ def read(store: Store, since: str | None = None) -> Contents:
         SchemaError: A record is damaged.
     """
     after = parse_since(since) if since is not None else datetime.min.replace(tzinfo=UTC)
-    ids = [summary.id for summary in store.list() if _utc(summary.started_utc) >= after]
+    ids = [summary.id for summary in store.list() if _parse_utc(summary.started_utc) >= after]
     measurements = tuple(map(store.get, ids))
-    found = Contents(
+    contents = Contents(
         measurements,
-        _comparisons(store, measurements),
-        _tables(store, after),
-        _searches(store, after),
+        _read_comparisons(store, measurements),
+        _read_tables(store, after),
+        _read_searches(store, after),
     )
-    if not (found.measurements or found.tables or found.searches):
+    if not (contents.measurements or contents.tables or contents.searches):
         if since is not None and store.list(limit=1):
             raise UsageError(
                 f"nothing to report in {store.url} since {since}",
@@ -117,7 +117,7 @@ def read(store: Store, since: str | None = None) -> Contents:
             f"nothing to report in {store.url}",
             Call("profile", {"model": DEFAULT_MODEL}, purpose="measure something first"),
         )
-    return found
+    return contents
 
 
 def parse_since(text: str) -> datetime:
@@ -128,11 +128,10 @@ def parse_since(text: str) -> datetime:
     """
     ago = _AGO.fullmatch(text.strip())
     try:
-        moment = (
-            datetime.now(UTC) - timedelta(days=int(ago[1]))
-            if ago
-            else datetime.fromisoformat(text.strip())
-        )
+        if ago:
+            moment = datetime.now(UTC) - timedelta(days=int(ago[1]))
+        else:
+            moment = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError) as error:
         raise UsageError(
             f"{text!r} is no date; write 2026-03-01, or 7d for the last seven days"
@@ -140,7 +139,7 @@ def parse_since(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _utc(iso: str) -> datetime:
+def _parse_utc(iso: str) -> datetime:
     """A recorded time; the earliest there is for a record without one."""
     try:
         moment = datetime.fromisoformat(iso)
@@ -149,21 +148,21 @@ def _utc(iso: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _comparisons(store: Store, measurements: Iterable[Measurement]) -> tuple[Comparison, ...]:
+def _read_comparisons(store: Store, measurements: Iterable[Measurement]) -> tuple[Comparison, ...]:
     """Every candidate against the baseline it was interleaved with."""
     order = {data["group_id"]: data["measurements"] for data in store.records(COMPARISON).values()}
     groups: dict[str, list[Measurement]] = {}
     for record in measurements:
         if record.complete and record.series:
             groups.setdefault(record.group_id, []).append(record)
-    found = []
+    comparisons = []
     for group_id, records in groups.items():
-        baseline, *candidates = _baseline_first(records, order.get(group_id))
-        found += [compare_measured(baseline, candidate) for candidate in candidates]
-    return tuple(found)
+        baseline, *candidates = _order_baseline_first(records, order.get(group_id))
+        comparisons += [compare_measured(baseline, candidate) for candidate in candidates]
+    return tuple(comparisons)
 
 
-def _baseline_first(records: list[Measurement], order: list[str] | None) -> list[Measurement]:
+def _order_baseline_first(records: list[Measurement], order: list[str] | None) -> list[Measurement]:
     """Records of one group in the order they were given in.
 
     Where that was not kept, the one with most work comes first.
@@ -173,7 +172,7 @@ def _baseline_first(records: list[Measurement], order: list[str] | None) -> list
     return sorted(records, key=lambda record: (-record.macs, -record.params, record.id))
 
 
-def _tables(store: Store, after: datetime) -> tuple[KeptTable, ...]:
+def _read_tables(store: Store, after: datetime) -> tuple[KeptTable, ...]:
     validations = {data["table"]: data for data in store.records(VALIDATION).values()}
     newest: dict[str, KeptTable] = {}
     for table_id, data in store.records(TABLE).items():
@@ -181,11 +180,15 @@ def _tables(store: Store, after: datetime) -> tuple[KeptTable, ...]:
         address = table.provenance.device.address
         earlier = newest[address].earlier + 1 if address in newest else 0
         newest[address] = KeptTable(table_id, table, validations.get(table_id, {}), earlier)
-    kept = [one for one in newest.values() if _utc(one.table.provenance.created_utc) >= after]
-    return tuple(sorted(kept, key=lambda one: _utc(one.table.provenance.created_utc), reverse=True))
+    kept = [table for table in newest.values() if _made(table) >= after]
+    return tuple(sorted(kept, key=_made, reverse=True))
 
 
-def _searches(store: Store, after: datetime) -> tuple[KeptSearch, ...]:
+def _made(kept: KeptTable) -> datetime:
+    return _parse_utc(kept.table.provenance.created_utc)
+
+
+def _read_searches(store: Store, after: datetime) -> tuple[KeptSearch, ...]:
     trials: dict[str, dict[int, list[tuple[str, Trial]]]] = {}
     for data in store.records(TRIAL).values():
         runs = trials.setdefault(str(data.get("search")), {})
@@ -193,18 +196,23 @@ def _searches(store: Store, after: datetime) -> tuple[KeptSearch, ...]:
             (str(data["part"]), Trial.from_dict(data["trial"]))
         )
     summaries = {str(data.get("search")): data for data in store.records(SEARCH).values()}
-    found = []
+    searches = []
     for key, summary in sorted(
-        summaries.items(), key=lambda item: _utc(str(item[1].get("created_utc"))), reverse=True
+        summaries.items(),
+        key=lambda item: _parse_utc(str(item[1].get("created_utc"))),
+        reverse=True,
     ):
-        if summary.get("created_utc") is not None and _utc(str(summary["created_utc"])) < after:
+        if (
+            summary.get("created_utc") is not None
+            and _parse_utc(str(summary["created_utc"])) < after
+        ):
             continue
         runs = trials.get(key, {})
-        found.append(_search(summary, runs[max(runs)] if runs else []))
-    return tuple(found)
+        searches.append(_read_search(summary, runs[max(runs)] if runs else []))
+    return tuple(searches)
 
 
-def _search(summary: Mapping[str, Any], trials: list[tuple[str, Trial]]) -> KeptSearch:
+def _read_search(summary: Mapping[str, Any], trials: list[tuple[str, Trial]]) -> KeptSearch:
     original = summary.get("original")
     try:
         return KeptSearch(

@@ -55,7 +55,7 @@ class Model:
         return source_of(record, command=self.commands.get(record.id))
 
 
-def models_of(records: Sequence[Measurement], commands: Mapping[str, str]) -> tuple[Model, ...]:
+def group_models(records: Sequence[Measurement], commands: Mapping[str, str]) -> tuple[Model, ...]:
     """Group measurements by what was measured and how; newest first."""
     groups: dict[object, list[Measurement]] = {}
     for record in records:
@@ -154,12 +154,14 @@ def model_page(model: Model, drawn: int) -> Page:
                 share_number(document["closure"], "sum of the layers over the latency"),
             )
         )
-    figures = [_distribution(record, drawn)] if record.series else []
-    layered = next((one for one in model.records if one.profile is not None and one.series), None)
+    figures = [_distribution_figure(record, drawn)] if record.series else []
+    layered = next(
+        (record for record in model.records if record.profile is not None and record.series), None
+    )
     if layered is not None and layered.profile is not None:
-        figures.append(_waterfall(layered, layered.profile, model.source(layered)))
+        figures.append(_layers_figure(layered, layered.profile, model.source(layered)))
     if len(model.records) > 1:
-        figures.append(_history(model))
+        figures.append(_history_figure(model))
     findings = (*record.findings, *(() if record.complete else (PARTIAL,)))
     return Page(
         id=model.page,
@@ -173,7 +175,7 @@ def model_page(model: Model, drawn: int) -> Page:
     )
 
 
-def _distribution(record: Measurement, drawn: int) -> Figure:
+def _distribution_figure(record: Measurement, drawn: int) -> Figure:
     columns = (Column("session"), Column("median", numeric=True), Column("samples", numeric=True))
     counts = Counter(record.series.session)
     rows = tuple(
@@ -192,7 +194,7 @@ def _distribution(record: Measurement, drawn: int) -> Figure:
     return Figure("Distribution", text, Table(columns, rows), (chart,))
 
 
-def _waterfall(record: Measurement, profile: LayerProfile, source: Source) -> Figure:
+def _layers_figure(record: Measurement, profile: LayerProfile, source: Source) -> Figure:
     """Layers in order of execution, each beginning where the one before it ends, and the rest."""
     columns = (
         Column("layer"),
@@ -247,7 +249,7 @@ def _layer_row(layer: LayerLatency, median_s: float) -> tuple[Cell, ...]:
     )
 
 
-def _history(model: Model) -> Figure:
+def _history_figure(model: Model) -> Figure:
     columns = (
         Column("measured (UTC)"),
         Column("latency", numeric=True),

@@ -50,11 +50,10 @@ def latency_number(record: Measurement, source: Source | None = None) -> Number:
     """A measured latency; a dash where no sample was taken."""
     if not record.series:
         return Number(None, "-", "no sample was taken", source)
-    found = record.series.latency()
-    shown = (
-        f"95 % interval {interval_s(found.ci, found.estimate)}, {plural(found.sessions, 'session')}"
-    )
-    return Number(found.estimate, seconds(found.estimate), shown, source)
+    latency = record.series.latency()
+    sessions = plural(latency.sessions, "session")
+    note = f"95 % interval {interval_s(latency.ci, latency.estimate)}, {sessions}"
+    return Number(latency.estimate, seconds(latency.estimate), note, source)
 
 
 def speedup_number(comparison: Comparison, source: Source | None = None) -> Number:
@@ -100,38 +99,38 @@ def layer_macs(key: LayerKey | None) -> int | None:
     return key.macs
 
 
-def thinned(samples_s: Sequence[float], most: int) -> list[float]:
+def thin_out(samples_s: Sequence[float], most: int) -> list[float]:
     """At most `most` (>= 2) of the samples, sorted, evenly by rank with both ends, and rounded: enough to draw them."""
     ordered = np.sort(samples_s)
-    ranks = (
-        np.arange(len(ordered))
-        if len(ordered) <= most
-        else np.linspace(0, len(ordered) - 1, most).round().astype(int)
-    )
-    return rounded(ordered[ranks])
+    if len(ordered) > most:
+        ranks = np.linspace(0, len(ordered) - 1, most).round().astype(int)
+        ordered = ordered[ranks]
+    return round_digits(ordered)
 
 
-def rounded(values: Any) -> list[float]:
+def round_digits(values: Any) -> list[float]:
     """Values of shape (n,) with as many digits as a picture shows."""
     return [float(f"{value:.{DIGITS}g}") for value in np.asarray(values, np.float64).tolist()]
 
 
 def sample_set(record: Measurement, most: int, name: str = "") -> Mapping[str, Any]:
     """One set of samples as the picture of distributions takes it: its samples, session medians, latency and interval."""
-    found = record.series.latency()
+    latency = record.series.latency()
+    interval = interval_s(latency.ci, latency.estimate)
     return {
         "name": name,
-        "samples": thinned(record.series.samples_s, most),
-        "sessions": rounded(list(session_medians(record).values())),
-        "estimate": found.estimate,
-        "ci": found.ci,
-        "text": f"{seconds(found.estimate)}, 95 % interval {interval_s(found.ci, found.estimate)}",
+        "samples": thin_out(record.series.samples_s, most),
+        "sessions": round_digits(list(session_medians(record).values())),
+        "estimate": latency.estimate,
+        "ci": latency.ci,
+        "text": f"{seconds(latency.estimate)}, 95 % interval {interval}",
     }
 
 
 def session_medians(record: Measurement) -> dict[int, float]:
     """Median latency of each session, seconds."""
+    series = record.series
     by_session: dict[int, list[float]] = {}
-    for session, sample_s in zip(record.series.session, record.series.samples_s, strict=True):
+    for session, sample_s in zip(series.session, series.samples_s, strict=True):
         by_session.setdefault(session, []).append(sample_s)
-    return {session: float(np.median(values)) for session, values in by_session.items()}
+    return {session: float(np.median(samples_s)) for session, samples_s in by_session.items()}

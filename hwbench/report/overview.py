@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hwbench.render.units import minute, moment, plural
 from hwbench.report.commands import compare_command, search_command
 from hwbench.report.comparisons import compare_page, comparisons_figure
-from hwbench.report.models import Model, model_page, models_figure, models_of
+from hwbench.report.models import Model, group_models, model_page, models_figure
 from hwbench.report.nouns import Column, Figure, Number, Page, Table
 from hwbench.report.searches import search_page, searches_figure
 from hwbench.report.tables import table_page, tables_figure
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from hwbench.report.contents import Contents
 
 
-def pages(contents: Contents, drawn: int) -> list[Page]:
+def make_pages(contents: Contents, drawn: int) -> list[Page]:
     """Every page, lists before what they list.
 
     Args:
         contents: What to tell of.
         drawn: Samples of each set that are drawn at most.
     """
-    commands = _commands(contents)
-    models = models_of(contents.measurements, commands)
+    commands = _repeat_commands(contents)
+    models = group_models(contents.measurements, commands)
     addresses = {record.id: model.page for model in models for record in model.records}
     compared = contents.comparisons
     lists = {
@@ -35,36 +35,36 @@ def pages(contents: Contents, drawn: int) -> list[Page]:
         "searches": [searches_figure(contents.searches, compared)] if contents.searches else [],
     }
     figures = [
-        _devices(contents),
+        _devices_figure(contents),
         *([models_figure(models)] if models else []),
         *lists["comparisons"],
     ]
-    found = [_first(contents, models, figures)]
-    found += [
-        Page(name, name.title() if name != "tables" else "Lookup tables", "", figures=tuple(ones))
-        for name, ones in lists.items()
-        if ones
-    ]
-    found += [model_page(model, drawn) for model in models]
-    found += [compare_page(one, commands, addresses, drawn) for one in compared]
-    found += [table_page(one) for one in contents.tables]
-    found += [search_page(one, compared) for one in contents.searches]
-    return found
+    pages = [_overview_page(contents, models, figures)]
+    for name, figures_of_list in lists.items():
+        if figures_of_list:
+            title = "Lookup tables" if name == "tables" else name.title()
+            pages.append(Page(name, title, "", figures=tuple(figures_of_list)))
+    pages += [model_page(model, drawn) for model in models]
+    pages += [compare_page(comparison, commands, addresses, drawn) for comparison in compared]
+    pages += [table_page(table) for table in contents.tables]
+    pages += [search_page(search, compared) for search in contents.searches]
+    return pages
 
 
-def _commands(contents: Contents) -> dict[str, str]:
-    """What repeats the measurements that were not made alone, by id."""
-    found = {
-        record.id: compare_command(one.baseline, one.candidate)
-        for one in contents.comparisons
-        for record in (one.baseline, one.candidate)
-    }
-    for kept in contents.searches:
-        found |= dict.fromkeys(kept.summary["measurements"], search_command(kept.summary))
-    return found
+def _repeat_commands(contents: Contents) -> dict[str, str]:
+    """The command that repeats each measurement that was not made alone, by id."""
+    commands = {}
+    for comparison in contents.comparisons:
+        command = compare_command(comparison.baseline, comparison.candidate)
+        commands[comparison.baseline.id] = command
+        commands[comparison.candidate.id] = command
+    for search in contents.searches:
+        command = search_command(search.summary)
+        commands.update(dict.fromkeys(search.summary["measurements"], command))
+    return commands
 
 
-def _first(contents: Contents, models: Sequence[Model], figures: Sequence[Figure]) -> Page:
+def _overview_page(contents: Contents, models: Sequence[Model], figures: Sequence[Figure]) -> Page:
     devices = {record.device.address for record in contents.measurements}
     devices |= {kept.table.provenance.device.address for kept in contents.tables}
     counts = (
@@ -84,16 +84,12 @@ def _first(contents: Contents, models: Sequence[Model], figures: Sequence[Figure
     return Page("overview", "Overview", lead, facts, figures=tuple(figures))
 
 
-def _devices(contents: Contents) -> Figure:
-    seen: dict[tuple[str, str, str], list[str]] = {}
-    known: list[tuple[DeviceInfo, str]] = [
-        (record.device, record.started_utc) for record in contents.measurements
-    ]
-    for device, date in known:
-        seen.setdefault((device.address, device.target, device.runtime), []).append(date)
+def _devices_figure(contents: Contents) -> Figure:
+    dates_by_device: dict[tuple[str, str, str], list[str]] = {}
+    for record in contents.measurements:
+        dates_by_device.setdefault(_names(record.device), []).append(record.started_utc)
     for kept in contents.tables:
-        device = kept.table.provenance.device
-        seen.setdefault((device.address, device.target, device.runtime), [])
+        dates_by_device.setdefault(_names(kept.table.provenance.device), [])
     columns = (
         Column("device"),
         Column("hardware"),
@@ -103,8 +99,12 @@ def _devices(contents: Contents) -> Figure:
     )
     rows = tuple(
         (*names, Number(len(dates), str(len(dates))), minute(max(dates)) if dates else "-")
-        for names, dates in seen.items()
+        for names, dates in dates_by_device.items()
     )
     return Figure(
         "Devices", f"{plural(len(rows), 'device')} with their runtimes.", Table(columns, rows)
     )
+
+
+def _names(device: DeviceInfo) -> tuple[str, str, str]:
+    return device.address, device.target, device.runtime

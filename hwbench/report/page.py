@@ -63,8 +63,8 @@ def html(pages: Sequence[Page], contents: Contents, since: str | None, notes: Se
         "units": [[scale, seconds(scale).split()[1]] for scale in TIME_SCALES],
         **encode(pages),
     }
-    libraries = [vendored(name) for name in manifest()]
-    own = "\n".join(_asset(name) for name in SCRIPTS)
+    libraries = [read_vendored(name) for name in read_manifest()]
+    own = "\n".join(_read_asset(name) for name in SCRIPTS)
     scripts = [*libraries, own]
     policy = " ".join(
         f"'sha256-{base64.b64encode(sha256(script.encode()).digest()).decode()}'"
@@ -75,13 +75,13 @@ def html(pages: Sequence[Page], contents: Contents, since: str | None, notes: Se
             f"default-src 'none'; style-src 'unsafe-inline'; script-src {policy}; base-uri 'none';"
             " form-action 'none'"
         ),
-        "STYLE": _asset("report.css"),
+        "STYLE": _read_asset("report.css"),
         "DATA": escaped_json(data),
         "LIBRARIES": "\n".join(f"<script>{script}</script>" for script in libraries),
         "SCRIPT": own,
     }
     # Split once, so that nothing inside a part is taken for the place of another.
-    pieces = re.split(r"<!--([A-Z]+)-->", _asset("report.html"))
+    pieces = re.split(r"<!--([A-Z]+)-->", _read_asset("report.html"))
     return "".join(parts[piece] if index % 2 else piece for index, piece in enumerate(pieces))
 
 
@@ -93,27 +93,27 @@ def escaped_json(data: Any) -> str:
 
 
 @lru_cache(maxsize=1)
-def manifest() -> Mapping[str, Mapping[str, str]]:
+def read_manifest() -> Mapping[str, Mapping[str, str]]:
     """The vendored libraries by file, in the order they are loaded: version, licence, origin, SHA-256."""
-    found: dict[str, dict[str, str]] = json.loads(_asset("vendored.json"))
-    return found
+    libraries: dict[str, dict[str, str]] = json.loads(_read_asset("vendored.json"))
+    return libraries
 
 
-def vendored(name: str) -> str:
+def read_vendored(name: str) -> str:
     """The text of one vendored library.
 
     Raises:
         SchemaError: Its hash is not the one in the manifest.
     """
-    text, expected = _asset(name), manifest()[name]["sha256"]
-    found = sha256(text.encode()).hexdigest()
-    if found != expected:
+    text, expected = _read_asset(name), read_manifest()[name]["sha256"]
+    digest = sha256(text.encode()).hexdigest()
+    if digest != expected:
         raise SchemaError(
-            f"the vendored {name} has the SHA-256 {found[:12]}..., expected {expected[:12]}...;"
+            f"the vendored {name} has the SHA-256 {digest[:12]}..., expected {expected[:12]}...;"
             " install hwbench again"
         )
     return text
 
 
-def _asset(name: str) -> str:
+def _read_asset(name: str) -> str:
     return (files("hwbench.report") / "assets" / name).read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from hwbench.report.comparisons import compare_address
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
 from hwbench.report.numbers import (
     count_number,
-    rounded,
+    round_digits,
     seconds_number,
     share_number,
     size_number,
@@ -199,7 +199,7 @@ def _trials(search: KeptSearch) -> Figure:
             points.append(
                 {
                     "x": number,
-                    "y": rounded([reward])[0],
+                    "y": round_digits([reward])[0],
                     "part": part,
                     "chosen": state == "chosen",
                     "text": f"trial {number} ({part}): {shown.text}, {costs[0].text}",

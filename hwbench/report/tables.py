@@ -14,7 +14,7 @@ from hwbench.render.units import interval_s, layer, minute, moment, percent, plu
 from hwbench.render.views import SHORT_ID
 from hwbench.report.commands import table_command
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
-from hwbench.report.numbers import count_number, rounded, seconds_number, share_number
+from hwbench.report.numbers import count_number, round_digits, seconds_number, share_number
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables.families import Family
@@ -58,9 +58,9 @@ def tables_figure(tables: Sequence[KeptTable]) -> Figure:
     rows = tuple(
         (
             Link(kept.table.provenance.device.address, table_address(kept)),
-            _models(kept.table),
+            _model_names(kept.table),
             count_number(len(kept.table.entries)),
-            _mean_error(kept.table.grades),
+            _mean_error_number(kept.table.grades),
             minute(kept.table.provenance.created_utc),
             Number(kept.earlier, str(kept.earlier), "tables that this one replaces"),
         )
@@ -73,14 +73,14 @@ def tables_figure(tables: Sequence[KeptTable]) -> Figure:
     return Figure("Lookup tables", text, Table(columns, rows, tuple(map(table_source, tables))))
 
 
-def _models(table: LookupTable) -> str:
+def _model_names(table: LookupTable) -> str:
     return (
         ", ".join(dict.fromkeys(source.model for source in table.provenance.sources))
         or "foreign records"
     )
 
 
-def _mean_error(grades: Sequence[Grade]) -> Number:
+def _mean_error_number(grades: Sequence[Grade]) -> Number:
     if not grades:
         return Number(None, "not graded")
     grade = grades[-1]
@@ -96,15 +96,15 @@ def table_page(kept: KeptTable) -> Page:
     facts: list[tuple[str, Cell]] = [("layers", count_number(len(table.entries)))]
     if table.grades:
         facts += _grade_facts(table.grades[-1])
-    figures = [_validation(kept)] if kept.validation else []
-    figures += [_grades(table)] if table.grades else []
-    figures += [_curves(table), _steps(table)]
+    figures = [_validation_figure(kept)] if kept.validation else []
+    figures += [_grades_figure(table)] if table.grades else []
+    figures += [_curves_figure(table), _steps_figure(table)]
     note = f"; {made.note}" if made.note else ""
     return Page(
         id=table_address(kept),
         title=f"Table of {device.address}",
         lead=(
-            f"{plural(len(table.entries), 'layer')} of {_models(table)} on {device.target}"
+            f"{plural(len(table.entries), 'layer')} of {_model_names(table)} on {device.target}"
             f" ({device.runtime})."
         ),
         facts=tuple(facts),
@@ -134,7 +134,7 @@ def _grade_facts(grade: Grade) -> list[tuple[str, Cell]]:
     ]
 
 
-def _grades(table: LookupTable) -> Figure:
+def _grades_figure(table: LookupTable) -> Figure:
     columns = (
         Column("model"),
         Column("networks", numeric=True),
@@ -164,7 +164,7 @@ def _grades(table: LookupTable) -> Figure:
     )
 
 
-def _validation(kept: KeptTable) -> Figure:
+def _validation_figure(kept: KeptTable) -> Figure:
     """Predicted against measured latency of every held-out network."""
     columns = (
         Column("network"),
@@ -211,7 +211,7 @@ def _validation(kept: KeptTable) -> Figure:
     return Figure("Predicted against measured", text, Table(columns, tuple(rows)), (chart,))
 
 
-def _curves(table: LookupTable) -> Figure:
+def _curves_figure(table: LookupTable) -> Figure:
     """The heaviest layers: latency over output channels, for some numbers of channels read."""
     columns = (
         Column("layer"),
@@ -250,7 +250,7 @@ def _curves(table: LookupTable) -> Figure:
             )
         )
     charts = tuple(
-        _curve(table, family)
+        _curve_chart(table, family)
         for family in [family for family in ordered if _varies(table, family)][:PANELS]
     )
     hidden = len(ordered) - FAMILIES_SHOWN
@@ -268,7 +268,7 @@ def _varies(table: LookupTable, family: Family) -> bool:
     return (low_in, low_out) != (high_in, high_out)
 
 
-def _curve(table: LookupTable, family: Family) -> dict[str, Any]:
+def _curve_chart(table: LookupTable, family: Family) -> dict[str, Any]:
     """Lines and dots of one layer.
 
     Over channels read where those written are the same throughout.
@@ -279,7 +279,7 @@ def _curve(table: LookupTable, family: Family) -> dict[str, Any]:
     low, high = (low_in, high_in) if fixed else (low_out, high_out)
     over = np.unique(np.linspace(low, high, min(POINTS, high - low + 1)).round().astype(int))
     lines = []
-    for cin in [0] if tied or fixed else _reads(points.cin, high_in):
+    for cin in [0] if tied or fixed else _choose_channels_read(points.cin, high_in):
         read = over if tied or fixed else np.full_like(over, cin)
         latency_s, sd = surface.at(read, np.full_like(over, high_out) if fixed else over)
         near = np.ones(len(points.cin), bool) if tied or fixed else points.cin == cin
@@ -287,14 +287,14 @@ def _curve(table: LookupTable, family: Family) -> dict[str, Any]:
             {
                 "name": "as many read" if tied else "" if fixed else f"{cin} read",
                 "x": over.tolist(),
-                "y": rounded(latency_s),
-                "low": rounded(np.maximum(latency_s * (1 - 2 * sd), 0)),
-                "high": rounded(latency_s * (1 + 2 * sd)),
+                "y": round_digits(latency_s),
+                "low": round_digits(np.maximum(latency_s * (1 - 2 * sd), 0)),
+                "high": round_digits(latency_s * (1 + 2 * sd)),
                 "dots": [
                     [int(x), y]
                     for x, y in zip(
                         (points.cin if fixed else points.cout)[near],
-                        rounded(points.latency_s[near]),
+                        round_digits(points.latency_s[near]),
                         strict=True,
                     )
                 ],
@@ -310,25 +310,24 @@ def _curve(table: LookupTable, family: Family) -> dict[str, Any]:
     }
 
 
-def _reads(measured: np.ndarray[Any, np.dtype[np.float64]], most: int) -> list[int]:
+def _choose_channels_read(measured: np.ndarray[Any, np.dtype[np.float64]], most: int) -> list[int]:
     """Numbers of channels read to draw: measured ones near the wanted shares."""
     return sorted(
         {int(measured[np.argmin(np.abs(measured - share * most))]) for share in READ}, reverse=True
     )
 
 
-def _steps(table: LookupTable) -> Figure:
-    said = {one.kind: one for one in advice(table)}
+def _steps_figure(table: LookupTable) -> Figure:
+    advice_by_kind = {item.kind: item for item in advice(table)}
     rows = []
     for kind, step in sorted(table.steps.items()):
-        one, evidence = said.get(kind), "" if step > 1 else "latency has no steps"
-        if one is not None:
-            slower = "slower than" if one.narrow_s > one.wide_s else "hardly faster than"
-            narrow, wide = (
-                f"{one.narrow} channels ({seconds(one.narrow_s)})",
-                f"{one.wide} ({seconds(one.wide_s)})",
-            )
-            evidence = f"{narrow} are {slower} {wide} in {layer(one.family.pattern)}"
+        item = advice_by_kind.get(kind)
+        evidence = "" if step > 1 else "latency has no steps"
+        if item is not None:
+            slower = "slower than" if item.narrow_s > item.wide_s else "hardly faster than"
+            narrow = f"{item.narrow} channels ({seconds(item.narrow_s)})"
+            wide = f"{item.wide} ({seconds(item.wide_s)})"
+            evidence = f"{narrow} are {slower} {wide} in {layer(item.family.pattern)}"
         rows.append((kind, Number(step, str(step)), evidence))
     columns = (Column("kind of layer"), Column("step", numeric=True), Column("evidence"))
     return Figure(

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hwbench.errors import Argument, SchemaError, UsageError
 from hwbench.optional import DISTRIBUTION, install_command
 from hwbench.store.address import default_address, file_of, is_file, parse, shown
-from hwbench.store.faults import collided, damaged, first_line, translated
+from hwbench.store.faults import damage_error, first_line, is_collision, translate_error
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -190,7 +190,7 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that only reads, on one state of the store.
 
     Raises:
-        HwbenchError: The database cannot be reached or read (`faults.translated`).
+        HwbenchError: The database cannot be reached or read (`faults.translate_error`).
     """
     import sqlalchemy as sa
 
@@ -201,7 +201,7 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
         ).begin() as connection:
             yield connection
     except sa.exc.DBAPIError as error:
-        raise translated(engine.url, error) from error
+        raise translate_error(engine.url, error) from error
 
 
 def write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
@@ -209,7 +209,7 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
 
     Raises:
         HwbenchError: The database cannot be reached or written, or another process holds it for too
-            long; its cause is then the database's error (`faults.translated`).
+            long; its cause is then the database's error (`faults.translate_error`).
     """
     import sqlalchemy as sa
 
@@ -221,8 +221,8 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
             with writer.begin() as connection:
                 return work(connection)
         except sa.exc.DBAPIError as error:
-            if attempt == TRIES or not collided(error):
-                raise translated(engine.url, error) from error
+            if attempt == TRIES or not is_collision(error):
+                raise translate_error(engine.url, error) from error
         time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - so that two that met do not meet again
         attempt += 1
 
@@ -294,7 +294,7 @@ def _check_file(path: Path, url: sa.URL) -> None:
     if not size_bytes:
         return
     if size_bytes < PAGE_BYTES:  # SQLite itself would write over it
-        raise damaged(url, "not a SQLite file")
+        raise damage_error(url, "not a SQLite file")
     reader = sa.create_engine(
         "sqlite://", creator=lambda: sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S),
         poolclass=sa.NullPool,
@@ -303,10 +303,10 @@ def _check_file(path: Path, url: sa.URL) -> None:
         with reader.connect() as connection:
             verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
             if verdict != "ok":
-                raise damaged(url, str(verdict).splitlines()[-1])
+                raise damage_error(url, str(verdict).splitlines()[-1])
             _version(connection, url)
     except sa.exc.DBAPIError as error:
-        raise translated(url, error) from error
+        raise translate_error(url, error) from error
 
 
 def _version(connection: sa.Connection, url: sa.URL) -> int | None:
@@ -329,7 +329,7 @@ def _version(connection: sa.Connection, url: sa.URL) -> int | None:
         return None
     versions = connection.execute(sa.select(store.c.schema)).scalars().all()
     if len(versions) != 1 or not isinstance(versions[0], int) or versions[0] < 1:
-        raise damaged(url, f"its schema is {versions!r}")
+        raise damage_error(url, f"its schema is {versions!r}")
     if versions[0] != STORE_SCHEMA:
         newer = versions[0] > STORE_SCHEMA
         way = (
@@ -379,7 +379,7 @@ def _switch_to_wal(engine: sa.Engine) -> None:
                 connection.cursor().execute("PRAGMA journal_mode=WAL")
         except (sqlite3.OperationalError, sa.exc.DBAPIError) as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
-                raise translated(engine.url, error) from error
+                raise translate_error(engine.url, error) from error
             time.sleep(0.01)
         else:
             return

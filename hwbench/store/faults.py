@@ -31,18 +31,18 @@ AWAY = {"25P03", "55P03", "57P01", "57P02", "57P03", "57P05"}
 So do all of classes 08 (the connection) and 53 (no memory, disk or connections left)."""
 
 
-def collided(error: Exception) -> bool:
+def is_collision(error: Exception) -> bool:
     """Whether the transaction may succeed if it is done again."""
     return _state(error) in COLLIDED
 
 
-def translated(url: sa.URL, error: Exception) -> HwbenchError:
+def translate_error(url: sa.URL, error: Exception) -> HwbenchError:
     """The error to raise for one of the database."""
     reason = first_line(getattr(error, "orig", None) or error)
     return _of_file(url, reason) if is_file(url) else _of_server(url, error, reason)
 
 
-def damaged(url: sa.URL, reason: str) -> SchemaError:
+def damage_error(url: sa.URL, reason: str) -> SchemaError:
     """What is there cannot be believed."""
     return SchemaError(
         f"the store {shown(url)} is damaged ({reason}) and was left untouched; move it away",
@@ -60,7 +60,7 @@ def _of_file(url: sa.URL, reason: str) -> HwbenchError:
         sign in reason
         for sign in ("malformed", "not a database", "no such table", "no such column")
     ):
-        return damaged(url, reason)
+        return damage_error(url, reason)
     if "locked" in reason:
         return UsageError(
             f"another process has held the store {shown(url)} for too long; end it",
@@ -77,7 +77,7 @@ def _of_server(url: sa.URL, error: Exception, reason: str) -> HwbenchError:
 
     state = _state(error)
     if state in DAMAGED:
-        return damaged(url, reason)
+        return damage_error(url, reason)
     lost = getattr(error, "connection_invalidated", False) or (
         state is None and isinstance(error, sa.exc.OperationalError)
     )

@@ -85,11 +85,11 @@ def keys(engine: sa.Engine) -> list[Key]:
     measurements, records = tables().measurements, tables().records
     with reading(engine) as connection:
         ids = connection.execute(sa.select(measurements.c.id).order_by(measurements.c.id)).scalars()
-        found = [(MEASUREMENT, record_id) for record_id in ids]
+        measured = [(MEASUREMENT, record_id) for record_id in ids]
         rows = connection.execute(
             sa.select(records.c.kind, records.c.id).order_by(records.c.kind, records.c.id)
         )
-        return found + [(row.kind, row.id) for row in rows]
+        return measured + [(row.kind, row.id) for row in rows]
 
 
 def marks(engine: sa.Engine, wanted: Sequence[Key]) -> dict[Key, str]:
@@ -112,9 +112,10 @@ def read(engine: sa.Engine, wanted: Sequence[Key], check: Check) -> Iterator[Par
         for record_id in _ids(wanted, MEASUREMENT):
             key = (MEASUREMENT, record_id)
             try:
-                found = find_measurement(connection, record_id)
-                if found is not None:
-                    yield Parcel(key, _check_measurement(found, record_id), found.started_utc)
+                measurement = find_measurement(connection, record_id)
+                if measurement is not None:
+                    _check_measurement(measurement, record_id)
+                    yield Parcel(key, measurement, measurement.started_utc)
             except SchemaError as error:
                 yield Taken(key, Fate.REFUSED, str(error))
         for row in connection.execute(
@@ -124,7 +125,8 @@ def read(engine: sa.Engine, wanted: Sequence[Key], check: Check) -> Iterator[Par
             try:
                 data = load(row.record, f"{row.kind} {row.id}")
                 check(row.kind, data)
-                yield Parcel(key, data, _check_time(row.created_utc))
+                _check_time(row.created_utc)
+                yield Parcel(key, data, row.created_utc)
             except SchemaError as error:
                 yield Taken(key, Fate.REFUSED, str(error))
 
@@ -139,44 +141,42 @@ def take(engine: sa.Engine, parcels: Sequence[Parcel]) -> list[Taken]:
         HwbenchError: The database failed; what was taken before stays.
     """
     others = [parcel for parcel in parcels if not isinstance(parcel.content, Measurement)]
-    done = [
-        write(engine, _taking(one.key, one.content))
-        for one in parcels
-        if isinstance(one.content, Measurement)
-    ]
-    return done + (write(engine, partial(_take_records, parcels=others)) if others else [])
+    taken = []
+    for parcel in parcels:
+        if isinstance(parcel.content, Measurement):
+            take_one = partial(_take_measurement, key=parcel.key, offered=parcel.content)
+            taken.append(write(engine, take_one))
+    if others:
+        taken += write(engine, partial(_take_records, parcels=others))
+    return taken
 
 
-def _taking(key: Key, offered: Measurement) -> Callable[[sa.Connection], Taken]:
-    def work(connection: sa.Connection) -> Taken:
-        try:
-            held = find_measurement(connection, offered.id, lock=True)
-        except SchemaError as error:
-            return Taken(key, Fate.REFUSED, f"the one that is there cannot be read: {error}")
-        if held is None:
-            insert_measurement(
-                connection, offered
-            )  # where another process is first, this is refused and the work done again
-            return Taken(key, Fate.NEW)
-        if held == offered or _is_further(held, offered):
-            return Taken(key, Fate.KNOWN)
-        if not _is_further(offered, held):
-            return Taken(key, Fate.REFUSED, "another measurement with this id is there")
-        replace_measurement(connection, offered)
-        return Taken(key, Fate.UPDATED)
-
-    return work
+def _take_measurement(connection: sa.Connection, key: Key, offered: Measurement) -> Taken:
+    try:
+        held = find_measurement(connection, offered.id, lock=True)
+    except SchemaError as error:
+        return Taken(key, Fate.REFUSED, f"the one that is there cannot be read: {error}")
+    if held is None:
+        # Where another process is first, this is refused and the work done again.
+        insert_measurement(connection, offered)
+        return Taken(key, Fate.NEW)
+    if held == offered or _is_further(held, offered):
+        return Taken(key, Fate.KNOWN)
+    if not _is_further(offered, held):
+        return Taken(key, Fate.REFUSED, "another measurement with this id is there")
+    replace_measurement(connection, offered)
+    return Taken(key, Fate.UPDATED)
 
 
-def _is_further(one: Measurement, other: Measurement) -> bool:
-    """Whether `one` is a later state of the unfinished measurement `other`."""
-    names = ("group_id", "model_sha256", "started_utc", "settings")
-    same = (
-        all(getattr(one, name) == getattr(other, name) for name in names)
-        and one.device.target_id == other.device.target_id
-    )
-    longer = len(one.series) + len(one.warm_up) >= len(other.series) + len(other.warm_up)
-    return same and not other.complete and (one.complete or longer)
+def _is_further(later: Measurement, earlier: Measurement) -> bool:
+    """Whether `later` is a later state of the unfinished measurement `earlier`."""
+    if earlier.complete or later.device.target_id != earlier.device.target_id:
+        return False
+    for name in ("group_id", "model_sha256", "started_utc", "settings"):
+        if getattr(later, name) != getattr(earlier, name):
+            return False
+    samples = len(later.series) + len(later.warm_up)
+    return later.complete or samples >= len(earlier.series) + len(earlier.warm_up)
 
 
 def insert_records(connection: sa.Connection, parcels: Sequence[Parcel]) -> None:
@@ -185,13 +185,13 @@ def insert_records(connection: sa.Connection, parcels: Sequence[Parcel]) -> None
 
     rows = [
         {
-            "id": one.key[1],
-            "kind": one.key[0],
-            "created_utc": one.created_utc,
-            "record": dump(one.content),
+            "id": parcel.key[1],
+            "kind": parcel.key[0],
+            "created_utc": parcel.created_utc,
+            "record": dump(parcel.content),
         }
-        for one in parcels
-        if not isinstance(one.content, Measurement)
+        for parcel in parcels
+        if not isinstance(parcel.content, Measurement)
     ]
     if rows:
         connection.execute(sa.insert(tables().records), rows)
@@ -211,16 +211,16 @@ def _fate(parcel: Parcel, held: Any) -> Taken:
     if held is None:
         return Taken(parcel.key, Fate.NEW)
     try:
-        same = (held.kind, held.created_utc) == (parcel.key[0], parcel.created_utc) and load(
-            held.record, "it"
-        ) == parcel.content
+        content = load(held.record, "it")
     except SchemaError as error:
         return Taken(parcel.key, Fate.REFUSED, f"the one that is there cannot be read: {error}")
-    return (
-        Taken(parcel.key, Fate.KNOWN)
-        if same
-        else Taken(parcel.key, Fate.REFUSED, "another record with this id is there")
-    )
+    if (held.kind, held.created_utc, content) == (
+        parcel.key[0],
+        parcel.created_utc,
+        parcel.content,
+    ):
+        return Taken(parcel.key, Fate.KNOWN)
+    return Taken(parcel.key, Fate.REFUSED, "another record with this id is there")
 
 
 def _ids(wanted: Sequence[Key], kind: str | None = None) -> list[str]:
@@ -228,7 +228,7 @@ def _ids(wanted: Sequence[Key], kind: str | None = None) -> list[str]:
     return [record_id for of, record_id in wanted if (of == MEASUREMENT) == (kind == MEASUREMENT)]
 
 
-def _check_measurement(measurement: Measurement, record_id: str) -> Measurement:
+def _check_measurement(measurement: Measurement, record_id: str) -> None:
     """What is more than `Measurement.from_dict` asks for: the row is of this record, its warm-up and time are sound.
 
     Raises:
@@ -244,15 +244,13 @@ def _check_measurement(measurement: Measurement, record_id: str) -> Measurement:
             " of seconds"
         )
     _check_time(measurement.started_utc)
-    return measurement
 
 
-def _check_time(text: str) -> str:
+def _check_time(text: str) -> None:
     try:
         datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:
         raise SchemaError(f"its time {text!r} is none in ISO 8601") from error
-    return text
 
 
 def _marks_of_measurements(connection: sa.Connection, ids: Sequence[str]) -> dict[Key, str]:
@@ -277,8 +275,8 @@ def _marks_of_measurements(connection: sa.Connection, ids: Sequence[str]) -> dic
     ):
         facts[row.measurement_id] += [row.session, row.size, row.values_digest, row.blocks_digest]
     return {
-        (MEASUREMENT, record_id): sha256(repr(found).encode()).hexdigest()
-        for record_id, found in facts.items()
+        (MEASUREMENT, record_id): sha256(repr(own).encode()).hexdigest()
+        for record_id, own in facts.items()
     }
 
 

@@ -100,21 +100,29 @@ def sync_store(
         done, wanted = Synced(ours.url, theirs.url), ours.keys()
         for start in range(0, len(wanted), BATCH):
             part = wanted[start : start + BATCH]
-            for taken in _brought(ours, theirs, part):
+            for taken in _transfer(ours, theirs, part):
                 done.note(taken)
             if callback is not None:
                 callback(Syncing(start + len(part), len(wanted), done.new.total()))
         return done
 
 
-def _brought(ours: Store, theirs: Store, part: Sequence[Key]) -> list[Taken]:
-    """Bring what differs."""
-    mine, there = ours.marks(part), theirs.marks(part)
-    changed = [key for key in part if mine.get(key) != there.get(key)]
-    same = [Taken(key, Fate.KNOWN) for key in part if mine.get(key) == there.get(key)]
-    found = list(ours.read(changed, _check)) if changed else []
-    parcels = [one for one in found if isinstance(one, Parcel)]
-    return [*same, *(one for one in found if isinstance(one, Taken)), *theirs.take(parcels)]
+def _transfer(ours: Store, theirs: Store, keys: Sequence[Key]) -> list[Taken]:
+    """Bring those of these records that differ; says what became of each."""
+    our_marks, their_marks = ours.marks(keys), theirs.marks(keys)
+    changed, taken = [], []
+    for key in keys:
+        if our_marks.get(key) == their_marks.get(key):
+            taken.append(Taken(key, Fate.KNOWN))
+        else:
+            changed.append(key)
+    parcels = []
+    for record in ours.read(changed, _check) if changed else ():
+        if isinstance(record, Parcel):
+            parcels.append(record)
+        else:
+            taken.append(record)
+    return [*taken, *theirs.take(parcels)]
 
 
 def _check(kind: str, data: Mapping[str, Any]) -> None:

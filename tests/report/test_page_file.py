@@ -31,7 +31,7 @@ def test_page_is_small(report):
 
 
 def test_nothing_is_loaded_from_elsewhere(report):
-    scripts = [page.vendored(name) for name in page.manifest()]
+    scripts = [page.read_vendored(name) for name in page.read_manifest()]
     bare = report.html
     for script in scripts:
         assert script in bare
@@ -52,7 +52,9 @@ def test_hostile_names_stay_inside_the_data(report):
     titles = [page["title"] for page in data["pages"]]
     assert HOSTILE.replace("\u202e", "\N{REPLACEMENT CHARACTER}") in titles
     assert (
-        report.html.count("</script>") == report.html.count("<script") == 2 + len(page.manifest())
+        report.html.count("</script>")
+        == report.html.count("<script")
+        == 2 + len(page.read_manifest())
     )
 
 
@@ -69,21 +71,21 @@ def test_any_text_survives_in_a_script_element(value):
 
 
 def test_vendored_files_are_what_their_manifest_says():
-    for name, facts in page.manifest().items():
-        assert sha256(page.vendored(name).encode()).hexdigest() == facts["sha256"]
-        assert "</script" not in page.vendored(name).lower()
-        licence = page._asset(facts["licence_file"])
+    for name, facts in page.read_manifest().items():
+        assert sha256(page.read_vendored(name).encode()).hexdigest() == facts["sha256"]
+        assert "</script" not in page.read_vendored(name).lower()
+        licence = page._read_asset(facts["licence_file"])
         assert facts["licence"] == "ISC"
         assert "Permission to use, copy, modify" in licence
         assert re.fullmatch(r"\d+\.\d+\.\d+", facts["version"])
 
 
 def test_a_changed_library_is_refused(monkeypatch):
-    name = next(iter(page.manifest()))
-    monkeypatch.setattr(page, "_asset", lambda asked: "alert(1)")
-    monkeypatch.setattr(page, "manifest", lambda: {name: {"sha256": "0" * 64}})
+    name = next(iter(page.read_manifest()))
+    monkeypatch.setattr(page, "_read_asset", lambda asked: "alert(1)")
+    monkeypatch.setattr(page, "read_manifest", lambda: {name: {"sha256": "0" * 64}})
     with pytest.raises(SchemaError, match="expected 000000"):
-        page.vendored(name)
+        page.read_vendored(name)
 
 
 def test_empty_store_says_what_to_do(tmp_path, capsys):

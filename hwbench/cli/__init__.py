@@ -8,8 +8,6 @@ shells report SIGINT and SIGPIPE.
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,7 +17,8 @@ import typer
 import typer.main
 
 from hwbench.cli.commands import app
-from hwbench.cli.hints import error_line
+from hwbench.cli.hints import error_line, system_error_line
+from hwbench.cli.streams import ReaderGone, usable_streams
 from hwbench.errors import HwbenchError
 
 FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
@@ -38,37 +37,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="replace"
-            )  # a terminal without Unicode shows ? instead of ending the program
+    with usable_streams():
+        return _run_to_exit_code(words)
+
+
+def _run_to_exit_code(words: list[str]) -> int:
+    """Run one command; whatever goes wrong becomes a line on standard error and an exit code."""
     command = typer.main.get_command(app)
     try:
         code = _run(command, words)
         sys.stdout.flush()
-    except _BadCommandLine as error:
-        return _report_error(error, 2, words, _usage_text(error))
-    except HwbenchError as error:
-        return _report_error(error, error.exit_code, words, error_line(error, command, words))
-    except KeyboardInterrupt as error:
-        return _report_error(error, INTERRUPTED, words, "interrupted")
-    except (
-        BrokenPipeError,
-        SystemExit,
-    ):  # Rich turns the first into the second; nothing else here raises it
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or the flush at exit fails once more
+    except ReaderGone:
         return READER_GONE
-    except Exception as error:  # noqa: BLE001 - the last line of defence; anything else has its own class
-        return _report_error(
-            error,
-            FAULT,
-            words,
-            f"{_first_line(error)}; a fault of hwbench: run again with -v and report it",
-        )
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
+        return _report_error(error, words, *_explain_error(error, command, words))
     return code
+
+
+def _explain_error(error: BaseException, command: Any, words: Sequence[str]) -> tuple[int, str]:
+    """The exit code for an error, and its line."""
+    match error:
+        case _BadCommandLine():
+            return 2, _usage_text(error)
+        case HwbenchError():
+            return error.exit_code, error_line(error, command, words)
+        case KeyboardInterrupt():
+            return INTERRUPTED, "interrupted"
+        case OSError() | MemoryError():  # of the surroundings, not of hwbench
+            return 2, system_error_line(error)
+    return FAULT, f"{_first_line(error)}; a fault of hwbench: run again with -v and report it"
 
 
 def _run(command: Any, words: list[str]) -> int:
@@ -79,7 +76,7 @@ def _run(command: Any, words: list[str]) -> int:
         return done.exit_code
 
 
-def _report_error(error: BaseException, code: int, words: Sequence[str], text: str) -> int:
+def _report_error(error: BaseException, words: Sequence[str], code: int, text: str) -> int:
     """Say in one line on standard error what happened; with -v, where."""
     from hwbench.render.units import printable
 
@@ -97,5 +94,5 @@ def _usage_text(error: BaseException) -> str:
     return f"{message} (see: {context.command_path if context else 'hwbench'} --help)"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip().partition("\n")[0]

@@ -6,6 +6,7 @@ turned into the option of the command that failed, or into another command.
 
 from __future__ import annotations
 
+import errno
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,30 @@ COMMAND_OF = {
     "sync_store": ("store", "sync"),
 }
 """Functions whose command has another name."""
+
+
+HELP_AGAINST = {
+    errno.EACCES: "name a file or folder that you may use, or have it permitted",
+    errno.EDQUOT: "free space there, or name another place",
+    errno.EFBIG: "raise the limit (ulimit -f), or name another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n 1024)",
+    errno.ENFILE: "close other programs, or raise the limit of open files of this computer",
+    errno.ENOMEM: "free memory, or take a smaller model or batch",
+    errno.ENOSPC: "free space there, or name another place",
+    errno.EPERM: "name a file or folder that you may use, or have it permitted",
+    errno.EROFS: "name a place that can be written to",
+}
+"""What helps against errors of the operating system that nothing else has handled."""
+
+
+def system_error_line(error: OSError | MemoryError) -> str:
+    """What the operating system refused, for which file, and what helps, in one line."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory; {HELP_AGAINST[errno.ENOMEM]}"
+    subject = f"{error.filename}: " if error.filename is not None else ""
+    text = " ".join(f"{subject}{error.strerror or error or type(error).__name__}".split())
+    help_text = HELP_AGAINST.get(error.errno or 0, "run again with -v to see where")
+    return f"{text}; {help_text}"
 
 
 def error_line(error: HwbenchError, root: Any, words: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ documentation are all made of these descriptions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Self
 
 from hwbench.errors import UsageError
@@ -59,13 +59,15 @@ def option(help_text: str, *, default: Any, **more: Any) -> Any:
 
 
 def option_infos(options: type[SearchOptions]) -> dict[str, OptionInfo]:
-    """Descriptions of all options of a class, by name, in order."""
-    return {entry.name: entry.metadata.get(_KEY, OptionInfo()) for entry in fields(options)}
+    """Descriptions of all options of a class, by name, its own before those it inherits."""
+    return {
+        entry.name: entry.metadata.get(_KEY, OptionInfo()) for entry in _own_fields_first(options)
+    }
 
 
 def option_defaults(options: type[SearchOptions]) -> dict[str, Any]:
-    """Defaults of all options of a class, by name, in order."""
-    return {entry.name: entry.default for entry in fields(options)}
+    """Defaults of all options of a class, by name, its own before those it inherits."""
+    return {entry.name: entry.default for entry in _own_fields_first(options)}
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,13 @@ class WidthOptions(SearchOptions):
         least=0,
         on_command_line=False,
     )
+
+
+def _own_fields_first(options: type[SearchOptions]) -> list[Field[Any]]:
+    """Fields of a dataclass, those that the class itself declares before inherited ones."""
+    known = {entry.name: entry for entry in fields(options)}
+    own = [name for name in vars(options).get("__annotations__", {}) if name in known]
+    return [known[name] for name in dict.fromkeys([*own, *known])]
 
 
 def _check_value(name: str, value: Any, info: OptionInfo) -> None:

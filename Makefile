@@ -7,9 +7,10 @@ TEST_PACKAGES := g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64
 TEST_PROGRAMS := g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch64-static ip unshare dpkg-deb pg_ctlcluster chromium
 # Tests start hundreds of Python processes; each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
-# Tests run on as many processes; each may take 2 GB.
-JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+CPUS := $(shell getconf _NPROCESSORS_ONLN)
+# One process more than there are CPUs: half of the time of a run is waiting. Each may take 2 GB.
+JOBS ?= $(shell expr $(CPUS) + 1)
+PYTEST := $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder -n
 # What `make quick` leaves out (the markers are explained in pyproject.toml): of one folder the slowest, of the core all that costs.
 SLOWEST := slow or hil or ray or browser or rig or qemu
 CORE := $(wildcard tests/test_*.py) $(addprefix tests/,cli devices/shared devices/virtual lookup_tables measuring network records render search store workflows)
@@ -77,13 +78,13 @@ lint: setup
 quick: setup
 ifdef PKG
 	@test -d tests/$(PKG) || { echo "no folder tests/$(PKG): PKG is a folder of hwbench/" >&2; exit 2; }
-	$(PYTEST) -m "not ($(SLOWEST))" tests/$(PKG) $$(grep -rlE --include='test_*.py' 'hwbench\.$(subst /,\.,$(PKG))\b' tests)
+	$(PYTEST) $(CPUS) -m "not ($(SLOWEST))" tests/$(PKG) $$(grep -rlE --include='test_*.py' 'hwbench\.$(subst /,\.,$(PKG))\b' tests)
 else
-	$(PYTEST) -m "not ($(COSTLY))" $(CORE)
+	$(PYTEST) $(CPUS) -m "not ($(COSTLY))" $(CORE)
 endif
 
 test: setup system
-	$(PYTEST)
+	$(PYTEST) $(JOBS)
 
 hil: setup
 	@test -n "$(DEVICE)" || { echo "make hil DEVICE=cuda:0, or another address of: hwbench devices" >&2; exit 2; }

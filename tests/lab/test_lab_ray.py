@@ -34,8 +34,12 @@ def lab(tmp_path_factory):
 
 
 def networks(store) -> list[dict[str, Any]]:
-    """The networks that a build kept, by number."""
+    """The networks that a build kept, by number; none while the store is being made."""
     with closing(sqlite3.connect(store)) as connection:
+        if not connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'hwbench_records'"
+        ).fetchall():
+            return []
         rows = connection.execute(
             "SELECT record FROM hwbench_records WHERE kind = 'table_build'"
         ).fetchall()

@@ -83,7 +83,7 @@ def test_a_fault_is_an_error_or_nothing_and_leaves_nothing_behind(
     else:
         assert len(values_s) == 10
         assert 0 < min(values_s) <= max(values_s) < 1
-    assert time.monotonic() - start < 45
+    assert time.monotonic() - start < 150, "a step of a session may take two minutes"
     phone.adbd.faults = Faults()
     assert soon(lambda: answers(phone))
     assert len(use(phone)) == 10

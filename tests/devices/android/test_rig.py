@@ -150,7 +150,14 @@ def test_two_phones_at_once_are_two() -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHES)
-def test_a_test_that_is_killed_leaves_nothing(arch: str) -> None:
+def test_a_test_that_is_killed_leaves_nothing(
+    arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Phones in a folder of this test's own: the next one that starts anywhere cleans up there.
+    builds = rig_folder() / "builds"
+    builds.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "builds").symlink_to(builds)
+    monkeypatch.setenv("HWBENCH_RIG", str(tmp_path))
     code = "import sys; from tests.devices.android.rig import phone\n"
     code += (
         f"with phone({arch!r}) as rig: print(rig.port, rig.root, rig._process.pid, flush=True);"

@@ -225,16 +225,14 @@ class DeviceContract(ABC):
         assert len(device.run([device.prepare(workload, self.settings)]).values_s) == 1
 
     def test_layer_profile_covers_every_layer_once(self, device: Device) -> None:
-        from hwbench.network.graph import layers, load, name_nodes
+        from hwbench.network.graph import layers, load
 
         if not isinstance(device, ProfilesLayers):
             pytest.skip(f"{device.name} does not profile layers")
         workload, runs = self.make_workload(), 3
         prepared = device.prepare(workload, self.settings)
         seen = device.profile_layers(prepared, runs)
-        expected = Counter(
-            (layer.name, str(layer.key)) for layer in layers(name_nodes(load(workload.onnx)))
-        )
+        expected = Counter((layer.name, str(layer.key)) for layer in layers(load(workload.onnx)))
         assert (
             Counter((row.name, str(row.key)) for row in seen.rows if row.key is not None)
             == expected

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hwbench.devices.virtual.device import LAW
-from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.graph import layers, load
 from hwbench.store import open_store
 from tests.support.models import conv_net
 
@@ -26,7 +26,7 @@ ADDED_LAYER = f"features.{LAYERS}.conv"
 
 def true_s(net: str) -> float:
     """Latency of a network by the law of the virtual device, seconds."""
-    return LAW.network_s([layer.key for layer in layers(name_nodes(load(NETS[net])))])
+    return LAW.network_s([layer.key for layer in layers(load(NETS[net]))])
 
 
 class Suite:

@@ -21,7 +21,7 @@ from hwbench.devices.shared.inputs import random_input
 from hwbench.devices.shared.joining import RuntimeRow, join_rows, layers_served
 from hwbench.devices.shared.turns import take_turns
 from hwbench.errors import BuildError, DeviceLostError, DeviceUnavailableError, UsageError
-from hwbench.network.graph import Layer, layers, load, made_by, name_nodes
+from hwbench.network.graph import Layer, layers, load, made_by
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
@@ -106,7 +106,7 @@ class OpenVino(Device):
             "PERF_COUNT": profiled,
         }
         # Named nodes are what the profile is joined by.
-        onnx = name_nodes(load(workload.onnx)).SerializeToString()
+        onnx = load(workload.onnx).SerializeToString()
         try:
             compiled = self._core.compile_model(self._core.read_model(onnx), "CPU", config)
             request = compiled.create_infer_request()
@@ -218,7 +218,7 @@ def runtime_rows(
     nodes: Sequence[Node], workload: Workload, runs: int
 ) -> tuple[list[RuntimeRow], tuple[Layer, ...]]:
     """A row for each node that took time or alone serves a layer, and the layers of the network."""
-    model = name_nodes(load(workload.onnx))
+    model = load(workload.onnx)
     network = layers(model)
     writers = made_by(model, network)
     node_names = {name for layer in network for name in layer.nodes}

@@ -293,7 +293,7 @@ class NvidiaTrt(Device):
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Per-layer times of `runs` inferences through TensorRT's profiler, in a context of their own."""
-        from hwbench.network.graph import layers, load, name_nodes
+        from hwbench.network.graph import layers, load
 
         if self._cost_s is None:
             seed = prepared.settings.seed
@@ -301,7 +301,7 @@ class NvidiaTrt(Device):
                 *profile_chains(lambda chain: self._profile_chain(chain, seed))
             )
         profile = _profile(prepared.handle, runs, self._wanted.latency)
-        model = name_nodes(load(prepared.workload.onnx))
+        model = load(prepared.workload.onnx)
         engine = engine_layers(profile["engine"], [node.name for node in model.graph.node])
         rows = join(engine, layers(model), profile["layers"])
         whole_s, beside_s = tuple(profile["whole_s"]), tuple(profile["beside_s"])

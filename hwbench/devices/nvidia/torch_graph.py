@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hwbench.devices.nvidia.torch_emitter import Emitter
 from hwbench.errors import UnsupportedLayerError
-from hwbench.network.graph import Layer, layers, load, name_nodes
+from hwbench.network.graph import Layer, layers, load
 from hwbench.network.graph.view import GraphView
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def to_torch(onnx: bytes) -> TorchNet:
     """
     from hwbench.devices.nvidia.torch_ops import OPERATORS  # which imports torch
 
-    model = name_nodes(load(onnx))
+    model = load(onnx)
     view, network_layers = GraphView(model), layers(model)
     emitter = Emitter(view)
     for index in view.active:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.network.graph import load, name_nodes
+from hwbench.network.graph import load
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 
@@ -38,7 +38,7 @@ def for_tensorrt(workload: Workload) -> tuple[bytes, tuple[Finding, ...]]:
     Raises:
         WorkloadError: It is no ONNX model.
     """
-    model = name_nodes(load(workload.onnx))
+    model = load(workload.onnx)
     findings: tuple[Finding, ...] = ()
     if workload.precision == "int8" and _Symmetric(model.graph).restate():
         findings = (SYMMETRIC,)

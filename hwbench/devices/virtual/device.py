@@ -353,10 +353,10 @@ _LAYERS: dict[str, tuple[Layer, ...]] = {}
 
 def _layers(workload: Workload) -> tuple[Layer, ...]:
     """Layers of the model, parsed once per process."""
-    from hwbench.network.graph import layers, load, name_nodes
+    from hwbench.network.graph import layers, load
 
     if workload.sha256 not in _LAYERS:
-        _LAYERS[workload.sha256] = layers(name_nodes(load(workload.onnx)))
+        _LAYERS[workload.sha256] = layers(load(workload.onnx))
     return _LAYERS[workload.sha256]
 
 

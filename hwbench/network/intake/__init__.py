@@ -235,7 +235,6 @@ def _make_workload(
     """
     model = graph.load(exported.onnx)
     inputs = onnx_files.input_specs(model, request.name)
-    graph.name_nodes(model)
     findings = list(exported.findings)
     zeros, counts = graph.zero_share(model), graph.count(model)
     if zeros >= MANY_ZEROS:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwbench.devices.nvidia.trt_cache import FileCache
 from hwbench.devices.nvidia.trt_onnx import SYMMETRIC, for_tensorrt
-from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.graph import layers, load
 from hwbench.network.intake import load_workload
 from hwbench.network.ort import onnxruntime
 from tests.support.models import conv_net, conv_workload
@@ -77,7 +77,7 @@ def test_restated_int8_computes_the_same(quantised):
 
 
 def test_restated_int8_has_the_same_layers(quantised):
-    was = layers(name_nodes(load(quantised.onnx)))
+    was = layers(load(quantised.onnx))
     now = layers(load(for_tensorrt(quantised)[0]))
     assert [(layer.name, layer.op, layer.macs) for layer in now] == [
         (layer.name, layer.op, layer.macs) for layer in was

@@ -17,7 +17,7 @@ import pytest
 
 from hwbench.devices.nvidia.trt_layers import engine_layers, join
 from hwbench.devices.nvidia.trt_onnx import for_tensorrt
-from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.graph import layers, load
 from hwbench.network.intake import load_workload
 from hwbench.network.workload import Workload
 from hwbench.network.zoo import NETWORKS
@@ -69,7 +69,7 @@ def test_networks_build_in_every_precision_and_join_back(network, tmp_path):
         answer = answers[precision]
         assert "error" not in answer, answer["error"]
         assert answer["version"].startswith("TensorRT-RTX 1.")
-        model = name_nodes(load(workload.onnx))
+        model = load(workload.onnx)
         engine = engine_layers(answer["engine"], [node.name for node in model.graph.node])
         rows = join(engine, layers(model), [[(layer.name, 1e-6) for layer in engine]])
         weighted = [layer for layer in layers(model) if layer.macs]

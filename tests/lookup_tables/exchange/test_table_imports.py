@@ -24,7 +24,7 @@ from hwbench.lookup_tables.exchange.join_by_order import PIXEL1, ForeignEntry
 from hwbench.lookup_tables.exchange.shipped import pixel1, pixel1_networks
 from hwbench.lookup_tables.repository import add_networks, find_table, list_tables, save_table
 from hwbench.lookup_tables.structure_latency import StructureLatency
-from hwbench.network.graph import Layer, layers, load, name_nodes
+from hwbench.network.graph import Layer, layers, load
 from hwbench.network.intake import load_workload
 from hwbench.network.structure import Structure
 from hwbench.records.layer_key import LayerKey
@@ -38,7 +38,7 @@ WIDE = LayerKey.parse("Conv[1x32x8x8->1x32x8x8]{group=1,kernel=1x1}@fp32")
 
 @cache
 def logged() -> Structure:
-    return Structure.from_model(name_nodes(load(load_workload(next(iter(PIXEL1))).onnx)))
+    return Structure.from_model(load(load_workload(next(iter(PIXEL1))).onnx))
 
 
 def network(

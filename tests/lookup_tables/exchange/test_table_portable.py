@@ -82,10 +82,10 @@ def test_every_layer_of_mobilenet_v1_at_step_8_fits_in_200_kb():
 
 
 def _model(name: str):
-    from hwbench.network.graph import load, name_nodes
+    from hwbench.network.graph import load
     from hwbench.network.intake import load_workload
 
-    return name_nodes(load(load_workload(name).onnx))
+    return load(load_workload(name).onnx)
 
 
 @settings(max_examples=150, deadline=None)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwbench.devices.ort.cpu import CpuOrt
 from hwbench.errors import UnsupportedLayerError, UsageError, WorkloadError
-from hwbench.network.graph import layers, load, name_nodes
+from hwbench.network.graph import layers, load
 from hwbench.network.intake import half, load_workload
 from hwbench.network.ort import onnxruntime
 from hwbench.records.measurement import Settings
@@ -77,7 +77,7 @@ def test_everything_is_in_half_precision(net, precision):
         for v in (*model.graph.input, *model.graph.value_info, *model.graph.output)
     ]
     assert set(types) <= {HALF[precision], TensorProto.INT64}
-    names = [[layer.name for layer in layers(name_nodes(load(w.onnx)))] for w in (plain, cast)]
+    names = [[layer.name for layer in layers(load(w.onnx))] for w in (plain, cast)]
     assert names[0] == names[1]
 
 

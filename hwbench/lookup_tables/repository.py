@@ -139,6 +139,7 @@ def add_networks(store: Store | None, name: str, networks: Sequence[ForeignNetwo
         )
     new = [network for network in networks if network not in known]
     table = table_of([*known, *new], name, note=note)
+    table.check_usable()
     for network in new:
         store.save_record(NETWORK, {"name": name, "network": network.to_dict()})
     return table

@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from hwbench.errors import Argument, Call, MissingEntryError, SchemaError, Value
+from hwbench.errors import (
+    Argument,
+    Call,
+    LookupTableError,
+    MissingEntryError,
+    SchemaError,
+    Value,
+)
 from hwbench.lookup_tables.families import Family, place_of
+from hwbench.lookup_tables.limits import check_entry, check_read_table
 from hwbench.lookup_tables.metadata import Calibration, Entry, Grade, Metadata, Provenance
 from hwbench.lookup_tables.priors import priors
 from hwbench.lookup_tables.surface import Floats, Points, Shape, Surface, find_step
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
 
 IMPORTED = "imported"
 """Detail of a device that says which tool's files a table was read from."""
+MAX_HALF = 100.0
+"""Largest half width of an interval, in logarithms of a latency; beyond it an end may leave what a float can hold."""
 COLUMNS = ("key", "latency_s", "sd", "samples")
 
 
@@ -77,14 +87,7 @@ class LookupTable:
                 Call("build_table", {"model": None}, purpose="measure something first"),
             )
         for key, entry in self.entries.items():
-            sound = (
-                0 <= entry.latency_s < math.inf and 0 <= entry.sd < math.inf and entry.samples >= 1
-            )
-            if not sound:
-                raise SchemaError(
-                    f"entry of {key} holds {entry}; expected finite seconds, none negative, and"
-                    " samples"
-                )
+            check_entry(key, entry)
         object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
 
     @property
@@ -144,12 +147,40 @@ class LookupTable:
 
     @cached_property
     def surfaces(self) -> Mapping[Family, Surface]:
-        """Latency of every family over its channel counts."""
-        known = priors(self.families, self.steps)
-        return {
-            family: Surface(points, self.steps[family.kind], prior=known.get(family))
-            for family, points in self.families.items()
-        }
+        """Latency of every family over its channel counts.
+
+        Raises:
+            SchemaError: No curve goes through the entries, which none measured on a device have
+                shown: they are damaged.
+        """
+        try:
+            # A curve that leaves what a float can hold would be an answer like any other.
+            with np.errstate(over="raise", invalid="raise"):
+                known = priors(self.families, self.steps)
+                return {
+                    family: Surface(points, self.steps[family.kind], prior=known.get(family))
+                    for family, points in self.families.items()
+                }
+        except (ArithmeticError, RuntimeError, ValueError, np.linalg.LinAlgError) as error:
+            raise SchemaError(
+                f"the lookup table of {self._where} cannot be used: its entries fit no curve"
+                f" ({error})"
+            ) from error
+
+    def check_usable(self) -> None:
+        """Make sure that the table answers for its own layers, before it is kept.
+
+        Raises:
+            SchemaError: It does not.
+        """
+        for family, points in self.families.items():
+            channels = points.cin.astype(np.int64), points.cout.astype(np.int64)
+            latency_s, sd = self.surfaces[family].at(*channels)
+            if not (np.isfinite(latency_s).all() and np.isfinite(sd).all()):
+                raise SchemaError(
+                    f"the lookup table of {self._where} cannot be used: its curve through {family}"
+                    " leaves what a number can hold"
+                )
 
     @property
     def shapes(self) -> dict[Family, Shape]:
@@ -250,6 +281,7 @@ class LookupTable:
 
         Raises:
             MissingEntryError: None of them has a latency of its own.
+            LookupTableError: The table is too uncertain about them to give an interval.
         """
         sum_s = sum(part.latency_s for part in parts)
         if not sum_s > 0:
@@ -259,6 +291,12 @@ class LookupTable:
             )
         total_s = float(self.calibration.whole_s(np.array(sum_s), len(parts)))
         half = t_quantile(self.calibration.degrees_of_freedom) * self.deviation(parts, total_s)
+        if half > MAX_HALF:
+            raise LookupTableError(
+                f"the table of {self._where} is too uncertain about these layers to predict"
+                f" anything: its interval spans a factor of e**{2 * half:.0f}",
+                self._remedy("MODEL"),
+            )
         return Prediction(
             latency_s=total_s,
             ci_s=(total_s * math.exp(-half), total_s * math.exp(half)),
@@ -340,17 +378,19 @@ class LookupTable:
     def _from_rows(cls, rows: Sequence[Sequence[Any]], metadata: Mapping[str, Any]) -> Self:
         """A table of rows in the order of `COLUMNS`, validated."""
         try:
-            entries = {
-                LayerKey.parse(key): Entry(float(latency_s), float(sd), int(samples))
-                for key, latency_s, sd, samples in rows
-            }
+            entries = {LayerKey.parse(key): Entry(*numbers) for key, *numbers in rows}
         except (TypeError, ValueError) as error:
             raise SchemaError(f"damaged lookup table: {error}") from error
         if len(entries) != len(rows):
             raise SchemaError(
                 f"damaged lookup table: {len(rows)} rows hold {len(entries)} different keys"
             )
-        return cls(entries, Metadata.from_dict(metadata))
+        read_metadata = Metadata.from_dict(metadata)
+        try:
+            check_read_table(entries, read_metadata)
+        except SchemaError as error:
+            raise SchemaError(f"damaged lookup table: {error}") from error
+        return cls(entries, read_metadata)
 
     @property
     def _where(self) -> str:

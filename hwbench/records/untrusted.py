@@ -19,6 +19,12 @@ MAX_BYTES = 64 << 20
 
 100 inferences of a network of a thousand nodes fill some 30 MB of ONNX Runtime's profile.
 """
+MIN_SECONDS = 1e-24
+"""Shortest time above 0 that is believed.
+
+It is far below the step between two floats near a nanosecond, so no clock and no difference of two
+readings gives less; squares of its inverse still fit in a float.
+"""
 MAX_SECONDS = 1e6
 """Longest time that is believed of one inference or layer; a file with more is damaged."""
 
@@ -95,7 +101,10 @@ def is_pickle(data: bytes) -> bool:
 
 
 def parse_json(text: str, name: str) -> Any:
-    """Parse JSON; `NaN` and infinities, which Python would accept, are refused.
+    """Parse JSON; what Python would accept beyond the standard is refused.
+
+    That is `NaN`, infinities, and a name given twice in one object, of which another reader may
+    take the other value.
 
     Args:
         text: The JSON.
@@ -105,11 +114,42 @@ def parse_json(text: str, name: str) -> Any:
         OutputParseError: The text is not valid JSON.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return load_json(text)
     except (ValueError, RecursionError) as error:
         raise OutputParseError(
             f"{name} is damaged JSON ({error}); was it written to its end?"
         ) from error
+
+
+def load_json(text: str) -> Any:
+    """As `parse_json`, for callers who word the error themselves.
+
+    Raises:
+        ValueError: The text is not valid JSON.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(
+        text,
+        parse_constant=_refuse_constant,
+        parse_float=_finite_float,
+        object_pairs_hook=_object_of_different_names,
+    )
+
+
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{quote(text)} is larger than any number here")
+    return number
+
+
+def _object_of_different_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{quote(twice)} is given twice in one object")
+    return members
 
 
 def parse_seconds(value: object, per_second: float, what: str) -> float:
@@ -124,7 +164,8 @@ def parse_seconds(value: object, per_second: float, what: str) -> float:
         The duration in seconds.
 
     Raises:
-        OutputParseError: The value is no number, not above 0, or more than `MAX_SECONDS`.
+        OutputParseError: The value is no number, not above 0, or out of bounds (`MIN_SECONDS`,
+            `MAX_SECONDS`).
     """
     number = parse_seconds_or_zero(value, per_second, what)
     if number == 0:
@@ -146,7 +187,8 @@ def parse_seconds_or_zero(value: object, per_second: float, what: str) -> float:
         The duration in seconds.
 
     Raises:
-        OutputParseError: The value is no number, negative, or more than `MAX_SECONDS`.
+        OutputParseError: The value is no number, negative, or out of bounds (`MIN_SECONDS`,
+            `MAX_SECONDS`).
     """
     number = math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
@@ -154,7 +196,7 @@ def parse_seconds_or_zero(value: object, per_second: float, what: str) -> float:
             number = float(value) / per_second
         except (ValueError, OverflowError):
             number = math.nan
-    if not 0 <= number <= MAX_SECONDS:
+    if number != 0 and not MIN_SECONDS <= number <= MAX_SECONDS:
         raise OutputParseError(
             f"{what} is {quote(value)}; expected a time, so this file is damaged"
         )

@@ -12,6 +12,7 @@ import numpy as np
 from hwbench.errors import SchemaError
 from hwbench.records.measurement import Measurement
 from hwbench.records.series import Series, SeriesBuilder
+from hwbench.records.untrusted import load_json
 from hwbench.store.address import shown
 from hwbench.store.database import tables
 
@@ -131,7 +132,7 @@ def load(text: str, what: str) -> dict[str, Any]:
         SchemaError: It is none, or holds numbers that JSON does not have.
     """
     try:
-        data = json.loads(text, parse_constant=_refuse)
+        data = load_json(text)
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"{what} is damaged: {error}") from error
     if not isinstance(data, dict):
@@ -184,10 +185,6 @@ def _rows_of(measurement: Measurement) -> tuple[dict[str, Any], list[dict[str, A
     row = columns(measurement) | {"record": dump(data)}
     rows = [*batches(measurement.warm_up), *batches(measurement.series)]
     return row, [{"measurement_id": row["id"], **batch} for batch in rows]
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _read_series(rows: Sequence[Any]) -> dict[str, list[Any]]:

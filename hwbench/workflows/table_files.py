@@ -183,6 +183,7 @@ def _import_portable(
     save: bool,
 ) -> ImportedTable:
     table = read_table(path)
+    table.check_usable()
     made = table.provenance
     _check_device(table, device, threads)
     if name is None and device is None:

@@ -6,6 +6,7 @@ user has to.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
@@ -168,7 +169,7 @@ def read_tflite(
 def _logged_threads(log: TfliteLog) -> int | None:
     told = dict(log.parameters)
     text = next((told[name] for name in _THREADS if name in told), "")
-    return int(text) if text.isdecimal() and int(text) > 0 else None
+    return int(text) if re.fullmatch("0*[1-9][0-9]{0,8}", text) else None
 
 
 def _agree_on_threads(told: int | None, given: int | None, source: str) -> int:

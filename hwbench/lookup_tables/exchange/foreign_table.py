@@ -21,14 +21,18 @@ import numpy as np
 
 from hwbench.errors import Argument, MissingEntryError, SchemaError, UsageError
 from hwbench.lookup_tables.exchange.join_by_order import ForeignEntry
+from hwbench.lookup_tables.limits import MAX_COUNT, check_key, is_latency
 from hwbench.lookup_tables.metadata import Calibration, Entry, Metadata, Provenance, Source
 from hwbench.lookup_tables.table import IMPORTED, LookupTable
 from hwbench.network.widths import DEFAULT_STEP
 from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.device import DeviceInfo
 from hwbench.records.layer_key import LayerKey
+from hwbench.records.untrusted import MAX_SECONDS, MIN_SECONDS
 from hwbench.version import __version__
 
+MAX_LAYERS = 10**6
+"""Most layers of one network, and most calls of them."""
 LONE_SD = 0.04
 """Relative error of an entry that rests on one average.
 
@@ -68,6 +72,22 @@ class ForeignNetwork:
     runtime: str
     threads: int
 
+    def __post_init__(self) -> None:
+        sound = (
+            1 <= self.layers <= MAX_LAYERS
+            and 1 <= self.threads <= MAX_COUNT
+            and (self.whole_s is None or MIN_SECONDS <= self.whole_s <= MAX_SECONDS)
+            and all(map(_is_possible_entry, self.entries))
+            and sum(entry.calls for entry in self.entries) <= MAX_LAYERS
+        )
+        if not sound:
+            raise SchemaError(
+                f"{', '.join(self.files)}: numbers of layers, threads, calls or seconds are out of"
+                " bounds, so this is no network that was measured"
+            )
+        for entry in self.entries:
+            check_key(entry.key)
+
     @property
     def layers_s(self) -> float:
         """Sum of all its layers, seconds."""
@@ -94,6 +114,10 @@ class ForeignNetwork:
         except SchemaError as error:
             again = Argument("name", change="another", purpose="import it again")
             raise SchemaError(error.message, again) from error
+
+
+def _is_possible_entry(entry: ForeignEntry) -> bool:
+    return entry.calls >= 1 and len(entry.samples_s) > 0 and all(map(is_latency, entry.samples_s))
 
 
 def table_of(

@@ -12,13 +12,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from hwbench.errors import (
     Argument,
@@ -28,25 +26,20 @@ from hwbench.errors import (
     UsageError,
 )
 from hwbench.lookup_tables.families import Family, place_of
+from hwbench.lookup_tables.limits import check_read_table, conforms
 from hwbench.lookup_tables.metadata import Entry, Metadata
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.records.layer_key import LayerKey
-from hwbench.records.tensors import Shape
-from hwbench.records.untrusted import MAX_SECONDS, is_pickle, parse_json, quote
+from hwbench.records.untrusted import is_pickle, parse_json, quote
 
 FORMAT, SCHEMA = "hwbench-table", 1
 SUFFIX = ".hwtable"
 MAX_BYTES, MAX_TEXT = 8 << 20, 64 << 20
 """Largest file and largest text in it: some 500,000 entries, hundreds of networks."""
 PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".joblib"})
+PRECISIONS = frozenset({"fp32", "fp16", "bf16", "int8"})
 LATENCY_DIGITS, SD_DIGITS = 6, 3
 """Significant digits kept: a hundredth of what the best measured entry is known to."""
-MAX_CHANNELS, MAX_RANK = 1 << 24, 8
-MAX_SPAN = 10.0
-"""Networks e**10 times smaller or larger than others of one table do not exist.
-
-With it no curve leaves what a float can hold.
-"""
 _GZIP = b"\x1f\x8b"
 
 
@@ -108,11 +101,15 @@ def unpack(data: bytes, source: str = "the file") -> LookupTable:
     try:
         metadata = Metadata.from_dict(content["metadata"])
         entries = _entries(content)
+        check_read_table(entries, metadata)
+    except SchemaError as error:
+        raise SchemaError(
+            f"{source} is a damaged lookup table: {error}; export it again"
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(
             f"{source} is a damaged lookup table: {quote(repr(error))}; export it again"
         ) from error
-    _check_metadata(metadata, source)
     return LookupTable(entries, metadata)
 
 
@@ -230,73 +227,16 @@ def _entries(content: Mapping[str, Any]) -> dict[LayerKey, Entry]:
     for text, columns in content["families"]:
         family = Family(LayerKey.parse(text))
         for cin, cout, *numbers in zip(*columns, strict=True):
-            if not (_conforms(cin, int) and _conforms(cout, int)):
+            if not (conforms(cin, int) and conforms(cout, int)):
                 raise ValueError(f"channel counts {cin!r} and {cout!r}")
             rows.append((family.key(cin, cout), *numbers))
     for key, latency_s, sd, samples in rows:
-        entry = Entry(latency_s, sd, samples)
-        if not _plausible(key) or not _conforms(entry, Entry) or entry.latency_s > MAX_SECONDS:
-            raise ValueError(f"entry of {key}: {entry}")
+        if key.precision not in PRECISIONS or LayerKey.parse(str(key)) != key:
+            raise ValueError(f"{key} is not a layer key as it is written")
         if key in found:
             raise ValueError(f"{key} is given twice")
-        found[key] = entry
+        found[key] = Entry(latency_s, sd, samples)
     return found
-
-
-def _plausible(key: LayerKey) -> bool:
-    shapes: tuple[Shape, ...] = (*key.inputs, key.output)
-    sizes = [size for shape in shapes for size in shape]
-    return (
-        all(len(shape) <= MAX_RANK for shape in shapes)
-        and all(0 < size <= MAX_CHANNELS for size in sizes)
-        and key.precision in {"fp32", "fp16", "int8"}
-        and LayerKey.parse(str(key)) == key
-    )
-
-
-def _check_metadata(metadata: Metadata, source: str) -> None:
-    adding_up = metadata.calibration
-    sound = (
-        _conforms(metadata, Metadata)
-        and adding_up.reference_s > 0
-        and adding_up.per_layer_s >= 0
-        and -1 < adding_up.context <= 1
-        and -1 < adding_up.bend <= 1
-        and -MAX_SPAN <= adding_up.span[0] <= adding_up.span[1] <= MAX_SPAN
-        and all(
-            1 + adding_up.context + 2 * adding_up.bend * end > 0 for end in adding_up.span
-        )  # larger networks take longer
-        and 0 <= adding_up.shared_sd <= 1
-        and adding_up.networks >= 0
-        and all(one.step >= 1 for one in metadata.provenance.sources)
-    )
-    if not sound:
-        raise SchemaError(
-            f"{source} is a damaged lookup table: values of its metadata are of the wrong type or"
-            " impossible"
-        )
-
-
-def _conforms(value: Any, hint: Any) -> bool:
-    """Whether a value, and all in it, is what the type says; numbers are finite."""
-    if is_dataclass(hint) and isinstance(hint, type):
-        hints = get_type_hints(hint)
-        return isinstance(value, hint) and all(
-            _conforms(getattr(value, one.name), hints[one.name]) for one in fields(hint)
-        )
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        kinds = kinds[:1] * len(value) if Ellipsis in kinds else kinds
-        return (
-            isinstance(value, tuple)
-            and len(value) == len(kinds)
-            and all(map(_conforms, value, kinds))
-        )
-    if hint is float:
-        return (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        )
-    return type(value) is hint
 
 
 def _canonical(content: object) -> bytes:

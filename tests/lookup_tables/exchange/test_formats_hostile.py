@@ -246,3 +246,26 @@ json_values = st.recursive(
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_any_json_is_refused_or_read(value):
     read_or_refuse(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "a": 2}',
+        '[{"b": {"a": 1, "c": 2, "a": 1}}]',
+        '{"a": 1e999}',
+        "[NaN]",
+        "[-Infinity]",
+    ],
+)
+def test_json_that_two_readers_would_read_differently_is_refused(text):
+    with pytest.raises(OutputParseError, match="damaged JSON"):
+        untrusted.parse_json(text, "the file")
+
+
+@pytest.mark.parametrize("value", [1e-320, 1e-22, "1e-30", 1e10, 10**400, -1e-320])
+def test_times_that_no_device_takes_are_refused(value):
+    with pytest.raises(OutputParseError):
+        untrusted.parse_seconds(value, 1e3, "a time")
+    with pytest.raises(OutputParseError):
+        untrusted.parse_seconds_or_zero(value, 1e3, "a time")

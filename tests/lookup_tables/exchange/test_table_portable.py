@@ -20,6 +20,7 @@ from hwbench.lookup_tables.exchange.portable import pack, read_table, unpack, wr
 from hwbench.lookup_tables.making.proposals import Grid
 from hwbench.network.structure import Structure
 from hwbench.records.layer_key import LayerKey
+from hwbench.records.untrusted import MIN_SECONDS
 from tests.support.table_support import built, structure
 
 sizes = st.integers(1, 4096)
@@ -40,7 +41,8 @@ def keys(draw) -> LayerKey:
     return LayerKey(op, inputs, draw(shape), attrs, draw(st.sampled_from(["fp32", "int8"])))
 
 
-entries = st.builds(Entry, st.floats(0, 10), st.floats(0, 1), st.integers(1, 10**6))
+latencies_s = st.just(0.0) | st.floats(MIN_SECONDS, 10)
+entries = st.builds(Entry, latencies_s, st.floats(0, 1), st.integers(1, 10**6))
 tables = st.dictionaries(keys(), entries, min_size=1, max_size=20).map(
     lambda found: LookupTable(found, built().table.metadata)
 )

@@ -147,9 +147,9 @@ class LayerSamples:
     Attributes:
         rows: The rows in execution order.
         whole_s: Latency of the whole network in each profiled inference, profiler on.
-        beside_s: Latencies of the same network without profiler, from inferences that took turns
-            with the profiled ones; rows are believed relative to these, so that drift between
-            timing and profiling cancels. Empty if there are none.
+        reference_s: Latencies of the same network without profiler, from inferences that took turns
+            with the profiled ones. Rows are used relative to these, so that drift between timing
+            and profiling cancels. Empty if there are none.
         node_cost_s: Profiler's own cost inside each node's time, as measured on this device; may be
             0.
         rest_cause: What the whole contains beyond its rows, in words.
@@ -160,7 +160,7 @@ class LayerSamples:
 
     rows: tuple[LayerRow, ...]
     whole_s: tuple[float, ...]
-    beside_s: tuple[float, ...]
+    reference_s: tuple[float, ...]
     node_cost_s: float
     rest_cause: str
     grain_s: float = 0.0
@@ -336,7 +336,7 @@ class Device(ABC):
         return samples
 
     def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        """Per-layer times of `runs` inferences, in a session of its own beside the timed one.
+        """Time the layers of `runs` inferences, in a session of their own.
 
         Raises:
             UsageError: The driver has no `_profile_layers` (see `ProfilesLayers`), or the session
@@ -354,7 +354,7 @@ class Device(ABC):
 
         profile: LayerSamples = self._guard(profile_live)
         self._require_latencies(profile.whole_s, runs)
-        self._require_latencies(profile.beside_s, len(profile.beside_s))
+        self._require_latencies(profile.reference_s, len(profile.reference_s))
         for row in profile.rows:
             # A row may read 0 seconds: the clocks of profilers are coarse.
             self._require_latencies(row.samples_s, runs, or_zero=True)

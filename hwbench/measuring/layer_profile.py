@@ -32,8 +32,8 @@ def join_sessions(sessions: Sequence[LayerSamples], latency_s: float) -> LayerPr
     whole_logs: list[float] = []
     for session in sessions:
         level = 0.0
-        if session.beside_s:
-            level = math.log(latency_s / float(np.median(session.beside_s)))
+        if session.reference_s:
+            level = math.log(latency_s / float(np.median(session.reference_s)))
         whole_s = stats.grouped_median(session.whole_s, session.grain_s)
         whole_logs.append(level + math.log(whole_s))
         for row in session.rows:

@@ -213,7 +213,7 @@ ROW = PROFILE.rows[0]
     [
         {"whole_s": (1e-3,)},
         {"whole_s": (1e-3, 0.0)},
-        {"beside_s": (0.0,)},
+        {"reference_s": (0.0,)},
         {"rows": (replace(ROW, samples_s=(1e-6,)),)},
         {"rows": (ROW, replace(ROW, samples_s=(1e-6, -1e-9)))},
         {"rows": (replace(ROW, samples_s=(1e-6, float("nan"))),)},

@@ -304,11 +304,11 @@ class NvidiaTrt(Device):
         model = load(prepared.workload.onnx)
         engine = engine_layers(profile["engine"], [node.name for node in model.graph.node])
         rows = join(engine, layers(model), profile["layers"])
-        whole_s, beside_s = tuple(profile["whole_s"]), tuple(profile["beside_s"])
+        whole_s, reference_s = tuple(profile["whole_s"]), tuple(profile["reference_s"])
         return LayerSamples(
             rows,
             whole_s,
-            beside_s,
+            reference_s,
             self._cost_s,
             REST_CAUSE,
             grain_s(profile["layers"]),
@@ -321,7 +321,7 @@ class NvidiaTrt(Device):
         _unload(handle)
         sums_s = [sum(seconds for _, seconds in run) for run in profile["layers"]]
         return ChainProfile(
-            len(profile["layers"][0]), sums_s, profile["whole_s"], profile["beside_s"]
+            len(profile["layers"][0]), sums_s, profile["whole_s"], profile["reference_s"]
         )
 
 

@@ -51,7 +51,7 @@ def layer_samples(gpu: TorchGpu, session: Session, runs: int, gap_s: float) -> L
     A replay of the whole network comes before each.
     """
     parts = _Parts(gpu, session)
-    beside_s, rows_s = parts.run(runs)
+    reference_s, rows_s = parts.run(runs)
     parts.close()
     rows = tuple(
         LayerRow(layer.name, layer.op, layer.key, kernel, tuple(column))
@@ -61,7 +61,7 @@ def layer_samples(gpu: TorchGpu, session: Session, runs: int, gap_s: float) -> L
     )
     whole_s = tuple(rows_s.sum(axis=1).tolist())
     return LayerSamples(
-        rows, whole_s, tuple(beside_s), gap_s, REST_CAUSE, grain(rows_s.ravel().tolist())
+        rows, whole_s, tuple(reference_s), gap_s, REST_CAUSE, grain(rows_s.ravel().tolist())
     )
 
 
@@ -70,10 +70,10 @@ def gap(gpu: TorchGpu) -> float:
     workload = chain_workload(CHAIN)
     session = Session(gpu, to_torch(workload.onnx), workload, seed=0, compiled=False)
     parts = _Parts(gpu, session)
-    beside_s, rows_s = parts.run(CHAIN_RUNS)
+    reference_s, rows_s = parts.run(CHAIN_RUNS)
     parts.close()
     session.close()
-    return max(0.0, float(median((rows_s.sum(axis=1) - beside_s).tolist())) / CHAIN)
+    return max(0.0, float(median((rows_s.sum(axis=1) - reference_s).tolist())) / CHAIN)
 
 
 def grain(values_s: Sequence[float]) -> float:
@@ -142,7 +142,7 @@ class _Parts:
         gpu, whole = self._gpu, self._session.graph
         latency_s = gpu.timed([whole] * 3, 1)[0][-1]
         lead = min(MAX_LEAD, max(2, math.ceil(LAUNCH_S * (len(self._graphs) + 2) / latency_s)))
-        beside_s, rows_s = [], []
+        reference_s, rows_s = [], []
         with (
             gpu_errors("the GPU failed while its layers were timed"),
             torch.cuda.stream(gpu.stream),
@@ -159,9 +159,9 @@ class _Parts:
                     mark.record(gpu.stream)
                 gpu.wait(marks[-1])
                 spans_s = [a.elapsed_time(b) * 1e-3 for a, b in pairwise(marks)]
-                beside_s.append(spans_s[0])
+                reference_s.append(spans_s[0])
                 rows_s.append(spans_s[1:])
-        return beside_s, np.array(rows_s)
+        return reference_s, np.array(rows_s)
 
     def close(self) -> None:
         """Free the graphs and their memory."""

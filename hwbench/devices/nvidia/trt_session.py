@@ -161,7 +161,7 @@ class Session:
         """Layer times of `runs` inferences in a context of their own, taking turns with unprofiled ones in the timed context.
 
         Returns:
-            `layers`: per inference [name, seconds] pairs in order; `whole_s` and `beside_s`:
+            `layers`: per inference [name, seconds] pairs in order; `whole_s` and `reference_s`:
                 latency of each profiled and each
             unprofiled inference.
         """
@@ -187,7 +187,7 @@ class Session:
         return {
             "layers": [rows for _, rows in profiled],
             "whole_s": [whole_s for whole_s, _ in profiled],
-            "beside_s": plain_s,
+            "reference_s": plain_s,
         }
 
     def _profiled(self, context: Context, begin: Event, end: Event) -> float:

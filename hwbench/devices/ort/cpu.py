@@ -29,7 +29,7 @@ from hwbench.records.measurement import Settings
 KEPT_MODELS = 4
 """Models whose files are kept.
 
-A table build prepares hundreds, a comparison the same two again and again.
+Building a table prepares hundreds of models once, a comparison prepares the same two repeatedly.
 """
 NOT_PINNED = Finding(
     "not_pinned", "this system cannot pin threads to cores; expect wider intervals"
@@ -47,7 +47,7 @@ class CpuOrt(OrtDevice):
 
     @classmethod
     def discover(cls) -> list[Found]:
-        """This computer, if onnxruntime imports."""
+        """Describe this computer, ready if onnxruntime can be imported."""
         try:
             runtime = f"onnxruntime {onnxruntime().__version__}"
         except DeviceUnavailableError as error:
@@ -58,8 +58,8 @@ class CpuOrt(OrtDevice):
         onnxruntime()
         lock = self._lock_target(host.LOCKED_AS)
         self._cores = host.quiet_first(host.physical_cores(host.affinity()))
-        self._path = lock.folder()
-        self._throttles = host.throttles(self._cores)
+        self._folder = lock.folder()
+        self._throttle_count = host.count_throttles(self._cores)
         self._findings = () if host.CAN_PIN else (NOT_PINNED,)
         try:
             build_runner()
@@ -92,11 +92,11 @@ class CpuOrt(OrtDevice):
         )
 
     def _conditions(self) -> Conditions:
-        before, self._throttles = self._throttles, host.throttles(self._cores)
-        return replace(
-            host.conditions(self._cores),
-            throttled=None if before is None else before != self._throttles,
-        )
+        """The state of the host, throttled if its count of throttling rose since the last call."""
+        count_before = self._throttle_count
+        self._throttle_count = host.count_throttles(self._cores)
+        throttled = None if count_before is None else count_before != self._throttle_count
+        return replace(host.conditions(self._cores), throttled=throttled)
 
     def _doctor(self) -> list[Advice]:
         return host.doctor(self._cores)
@@ -109,24 +109,29 @@ class CpuOrt(OrtDevice):
             pinned = cores if host.CAN_PIN else ()
             return NativeEngine(
                 runner,
-                self._place,
-                self._path,
+                self._place_model,
+                self._folder,
                 cores=pinned,
                 threads=len(cores),
                 seed=settings.seed,
             )
         if settings.isolate:
             raise DeviceUnavailableError(
-                "isolated sessions need a C compiler for the native runner: apt install gcc, or set CC",
+                "isolated sessions need a C compiler for the native runner:"
+                " apt install gcc, or set CC",
                 Argument("isolate", change="no"),
             )
-        return PythonEngine(cores, settings.seed, self._path)
+        return PythonEngine(cores, settings.seed, self._folder)
 
-    def _place(self, runner: RunnerProcess, workload: Workload) -> Path:  # noqa: ARG002 - it reads our own files
-        path = self._path / f"{workload.sha256}.onnx"
+    def _place_model(self, runner: RunnerProcess, workload: Workload) -> Path:  # noqa: ARG002 - it reads our own files
+        """Write the model where the runner can read it, in place of the one written longest ago."""
+        path = self._folder / f"{workload.sha256}.onnx"
         if not path.exists():
-            older = sorted(self._path.glob("*.onnx"), key=lambda file: file.stat().st_mtime_ns)
-            for file in older[: max(0, len(older) + 1 - KEPT_MODELS)]:
-                file.unlink()  # what is loaded no longer needs its file
+            oldest_first = sorted(
+                self._folder.glob("*.onnx"), key=lambda file: file.stat().st_mtime_ns
+            )
+            surplus = max(0, len(oldest_first) + 1 - KEPT_MODELS)
+            for file in oldest_first[:surplus]:
+                file.unlink()  # a session that is loaded no longer needs its file
             path.write_bytes(workload.onnx)
         return path

@@ -1,7 +1,7 @@
-"""ONNX Runtime inside this process: the engine where no C compiler is at hand for the native runner.
+"""ONNX Runtime inside this process: the engine for computers without a C compiler.
 
-Python's part of a call is 1 to 2 us on top of what the native runner times (study
-`results/fidelity/`).
+The native runner needs one. Python's part of a call is 1 to 2 us on top of what the native runner
+times (study `results/fidelity/`).
 """
 
 from __future__ import annotations
@@ -24,31 +24,35 @@ from hwbench.network.workload import Workload
 
 @dataclass(eq=False)
 class _Session:
-    """A session with its inputs and outputs bound."""
+    """A session with its inputs and outputs bound.
+
+    Attributes:
+        session: The InferenceSession.
+        run: Runs it once.
+        buffers: The binding and its tensors, which must live as long as `run` is used.
+    """
 
     session: Any
     run: Callable[[], None]
-    keep: tuple[Any, ...]  # the buffers must outlive the binding
+    buffers: tuple[Any, ...]
 
 
 class PythonEngine:
     """Sessions in this process, their calling thread pinned to the first of `cores`.
 
     Args:
-        cores: One for each thread.
-        seed: Of the random inputs.
-        folder: For files in passing.
+        cores: Logical cores, one for each thread.
+        seed: Seed of the random inputs.
+        folder: Folder for temporary files.
     """
 
     clock = "perf_counter"
 
     def __init__(self, cores: Sequence[int], seed: int, folder: Path) -> None:
-        self._cores, self._seed, self._folder, self._affinity = (
-            tuple(cores),
-            seed,
-            folder,
-            host.affinity(),
-        )
+        self._cores = tuple(cores)
+        self._seed = seed
+        self._folder = folder
+        self._affinity = host.affinity()
         self._sessions: dict[str, _Session] = {}
         if host.CAN_PIN:
             os.sched_setaffinity(0, {self._cores[0]})
@@ -78,12 +82,14 @@ class PythonEngine:
             )
         self._sessions[name] = _bind(create_session(workload.onnx, options), workload, self._seed)
         weights.unlink(missing_ok=True)
-        return _take(path) if graph else None
+        return _read_and_delete(path) if graph else None
 
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
-        """Seconds per inference of one round of `loops` for each name, in that order."""
+        """Time one round of `loops` for each name, in that order, in seconds per inference."""
         runs = [self._sessions[name].run for name in order]
-        values_s, now = [], time.perf_counter_ns
+        values_s = []
+        now = time.perf_counter_ns
+        # A collection of garbage inside a round would be in its latency.
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -98,16 +104,14 @@ class PythonEngine:
         return tuple(values_s)
 
     def unload(self, name: str) -> bytes | None:
-        """Free a session; its profile, if it was profiled."""
+        """Free a session, and return its profile if it was profiled."""
         session = self._sessions.pop(name).session
-        return (
-            _take(Path(session.end_profiling()))
-            if session.get_session_options().enable_profiling
-            else None
-        )
+        if not session.get_session_options().enable_profiling:
+            return None
+        return _read_and_delete(Path(session.end_profiling()))
 
     def memory(self) -> int | None:
-        """Unknown: the process holds more than the model."""
+        """Return None: the process holds more than the model, so its peak says nothing."""
         return None
 
     def close(self) -> None:
@@ -117,17 +121,16 @@ class PythonEngine:
             os.sched_setaffinity(0, self._affinity)
 
 
-def _take(path: Path) -> bytes:
-    """Content of a file that is not needed any more."""
+def _read_and_delete(path: Path) -> bytes:
     data = path.read_bytes()
     path.unlink()
     return data
 
 
 def session_options(cores: Sequence[int]) -> Any:
-    """Options of every session: one thread per core, pinned; sequential.
+    """Make the options of a session: one pinned thread per core, operators in sequence.
 
-    All graph optimisations.
+    All graph optimisations are on, which is the default of ONNX Runtime.
     """
     options = onnxruntime().SessionOptions()
     options.intra_op_num_threads = len(cores)
@@ -137,15 +140,19 @@ def session_options(cores: Sequence[int]) -> Any:
     # other's cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if len(cores) > 1 and host.CAN_PIN:
-        rest = ";".join(
-            str(core + 1) for core in cores[1:]
-        )  # the calling thread is the first; processors count from 1
-        options.add_session_config_entry("session.intra_op_thread_affinities", rest)
+        # The calling thread is the first and pinned by us; ONNX Runtime counts processors from 1.
+        affinities = ";".join(str(core + 1) for core in cores[1:])
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
     return options
 
 
 def create_session(model: bytes, options: Any) -> Any:
-    """An InferenceSession on the CPU, its failures as errors of the model."""
+    """Create an InferenceSession on the CPU.
+
+    Raises:
+        UnsupportedLayerError: ONNX Runtime has no kernel for a layer.
+        BuildError: It refuses the model for another reason.
+    """
     ort = onnxruntime()
     errors = ort.capi.onnxruntime_pybind11_state
     try:
@@ -169,6 +176,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _bind(session: Any, workload: Workload, seed: int) -> _Session:
+    """Bind random inputs and fixed output buffers to a session, and run it once.
+
+    With both bound, a run allocates nothing and copies nothing, as in the native runner.
+    """
     ort = onnxruntime()
     errors = ort.capi.onnxruntime_pybind11_state
     binding = session.io_binding()

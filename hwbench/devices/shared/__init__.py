@@ -1,1 +1,5 @@
-"""What several families of drivers share: the lock, facts of this computer, the native runner, ONNX Runtime's profiles."""
+"""What several families of drivers share.
+
+The lock, the grammar of addresses, facts of this computer, inputs, the joining of a runtime's rows
+to layers, the native runner, and ONNX Runtime's profiles.
+"""

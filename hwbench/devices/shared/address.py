@@ -28,7 +28,7 @@ class Option:
 
 
 def choice(*values: str) -> Option:
-    """An option that has one of these values."""
+    """Make an option that has one of these values."""
 
     def read(text: str) -> str:
         if text not in values:
@@ -39,7 +39,12 @@ def choice(*values: str) -> Option:
 
 
 def whole_number(least: int, most: int | None = None) -> Option:
-    """An option that is a whole number within these bounds."""
+    """Make an option that is a whole number.
+
+    Args:
+        least: Smallest value.
+        most: Largest value; None for no bound.
+    """
     expected = f"a whole number of at least {least}"
     if most is not None:
         expected = f"a whole number from {least} to {most}"

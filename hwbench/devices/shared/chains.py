@@ -1,4 +1,6 @@
-"""What a profiler itself costs, learnt on two chains of equal convolutions that differ in length.
+"""What a profiler itself costs, estimated on two chains of equal convolutions.
+
+The chains differ in length, so what grows with the length is the cost of an entry.
 
 The cost is not fitted on the network that is measured: then layers would always add up to the
 latency, and that they do would prove nothing.
@@ -29,65 +31,80 @@ class ChainProfile:
         nodes: Entries of the runtime's profile per inference.
         sums_s: Sum of the entries' times in each profiled inference.
         whole_s: Latency of each profiled inference.
-        plain_s: Latency of the unprofiled inference beside each of them.
+        reference_s: Latency of the unprofiled inference that took turns with each of them.
     """
 
     nodes: int
     sums_s: Sequence[float]
     whole_s: Sequence[float]
-    plain_s: Sequence[float]
+    reference_s: Sequence[float]
 
 
 def profile_chains(
     profile: Callable[[Workload], ChainProfile],
 ) -> tuple[ChainProfile, ChainProfile]:
-    """Profiles of the short and the long chain."""
+    """Profile the short and the long chain.
+
+    Args:
+        profile: Profiles one chain on the device.
+    """
     return profile(chain_workload(SHORT_CHAIN)), profile(chain_workload(LONG_CHAIN))
 
 
 def node_cost_s(short: ChainProfile, long: ChainProfile) -> float:
-    """Seconds that the profiler adds to each entry's own time.
+    """Estimate the seconds that the profiler adds to each entry's own time.
 
-    What the sum of the entries exceeds the unprofiled latency by grows with their number; the slope
-    is the cost.
+    The excess of the entries' sum over the unprofiled latency grows with the number of entries. Its
+    slope is the cost; a fixed part, which an inference has once, falls out of the difference.
     """
     more = long.nodes - short.nodes
     if more <= 0:  # the runtime made one kernel of each chain
-        return max(0.0, _excess_s(long.sums_s, long.plain_s) / max(1, long.nodes))
-    slope_s = _excess_s(long.sums_s, long.plain_s) - _excess_s(short.sums_s, short.plain_s)
+        return max(0.0, _excess_s(long.sums_s, long.reference_s) / max(1, long.nodes))
+    slope_s = _excess_s(long.sums_s, long.reference_s) - _excess_s(short.sums_s, short.reference_s)
     return max(0.0, slope_s / more)
 
 
 def share_inside(short: ChainProfile, long: ChainProfile) -> float:
-    """Which share (0 to 1) of what the profiler costs an inference falls inside the entries' own times.
+    """Estimate which share (0 to 1) of the profiler's cost falls inside the entries' own times.
 
-    The rest falls between them. What further entries take unprofiled is the slope of the latency;
-    what the profiler says they take is the slope of its sums.
+    The rest falls between them. By the difference of the chains, the first is how much the sum of
+    the entries grows beyond the unprofiled latency, and the whole cost is how much the profiled
+    latency does.
     """
-    inside_s = _excess_s(long.sums_s, long.plain_s) - _excess_s(short.sums_s, short.plain_s)
-    in_all_s = _excess_s(long.whole_s, long.plain_s) - _excess_s(short.whole_s, short.plain_s)
-    if in_all_s <= 0:
+    inside_s = _excess_s(long.sums_s, long.reference_s) - _excess_s(short.sums_s, short.reference_s)
+    total_s = _excess_s(long.whole_s, long.reference_s) - _excess_s(
+        short.whole_s, short.reference_s
+    )
+    if total_s <= 0:
         return 0.0
-    return min(max(inside_s / in_all_s, 0.0), 1.0)
+    return min(max(inside_s / total_s, 0.0), 1.0)
 
 
-def _excess_s(profiled_s: Sequence[float], plain_s: Sequence[float]) -> float:
-    """Median difference between inferences beside each other."""
-    return median(profiled - plain for profiled, plain in zip(profiled_s, plain_s, strict=True))
+def _excess_s(profiled_s: Sequence[float], reference_s: Sequence[float]) -> float:
+    """Compute the median difference between inferences that took turns.
+
+    Paired, since the drift of the machine then cancels; the median, since some rounds are
+    disturbed.
+    """
+    pairs = zip(profiled_s, reference_s, strict=True)
+    return median(profiled - reference for profiled, reference in pairs)
 
 
 @cache
 def chain_workload(length: int) -> Workload:
-    """A network of `length` equal small convolutions, 16 channels on 32 x 32: some 45 us each on one core with AVX-512."""
+    """Make a network of `length` equal small convolutions of 16 channels on 32 x 32.
+
+    Each takes some 45 us on one core with AVX-512.
+    """
     return convolutions(f"chain of {length}", [16] * (length + 1), side=32)
 
 
 def convolutions(name: str, channels: Sequence[int], side: int) -> Workload:
-    """3x3 convolutions in a row with random weights.
+    """Make a network of 3x3 convolutions in a row with random weights.
 
     Args:
-        name: Of the workload.
-        channels: Of the input, then of the output of each convolution.
+        name: Name of the workload.
+        channels: Channels of the input, then of the output of each convolution.
         side: Height and width of all maps.
     """
     import onnx

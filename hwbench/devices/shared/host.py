@@ -1,4 +1,7 @@
-"""The computer hwbench runs on, as an instrument: identity, conditions, cores to pin to, and what would spoil a measurement."""
+"""The computer hwbench runs on, as an instrument.
+
+Its identity, its conditions, the cores to pin to, and what would spoil a measurement.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from hwbench.records.device import Conditions
 
 CPUS = Path("/sys/devices/system/cpu")
 LOCKED_AS = "cpu"
-"""What this computer's processor is called as the target of a lock, whatever runtime measures on it."""
+"""Name of this computer's processor as the target of a lock, the same for every runtime."""
 CAN_PIN = hasattr(os, "sched_setaffinity")
 LOOK_S = 0.2
 """Seconds over which cores are watched before some are chosen.
@@ -41,9 +44,10 @@ BUSY_LOAD = 0.5
 
 
 def read(path: Path) -> str | None:
-    """Content of a small file of /sys or /proc without surrounding space.
+    """Read a small file of /sys or /proc, without surrounding space.
 
-    None if it is not there or not readable.
+    Returns:
+        The content; None if the file is absent or not readable.
     """
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
@@ -52,7 +56,7 @@ def read(path: Path) -> str | None:
 
 
 def cpu_name() -> str:
-    """Model name of the processor."""
+    """Find the model name of the processor."""
     for line in (read(Path("/proc/cpuinfo")) or "").splitlines():
         label, _, value = line.partition(":")
         if label.strip() in {"model name", "Hardware"} and value.strip():
@@ -61,7 +65,7 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> tuple[str, ...]:
-    """Instruction sets that decide which kernels a runtime picks."""
+    """List the instruction sets that decide which kernels a runtime picks."""
     for line in (read(Path("/proc/cpuinfo")) or "").splitlines():
         label, _, value = line.partition(":")
         if label.strip() in {"flags", "Features"}:
@@ -71,12 +75,14 @@ def cpu_flags() -> tuple[str, ...]:
 
 
 def affinity() -> frozenset[int]:
-    """Logical cores that the calling thread may use."""
-    return frozenset(os.sched_getaffinity(0)) if CAN_PIN else frozenset(range(os.cpu_count() or 1))
+    """List the logical cores that the calling thread may use."""
+    if CAN_PIN:
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
 
 
 def physical_cores(allowed: Iterable[int]) -> tuple[int, ...]:
-    """One logical core of each physical core among `allowed`."""
+    """Choose one logical core of each physical core among `allowed`."""
     physical: dict[str, int] = {}
     for core in sorted(allowed):
         siblings = read(CPUS / f"cpu{core}" / "topology" / "thread_siblings_list") or str(core)
@@ -85,23 +91,26 @@ def physical_cores(allowed: Iterable[int]) -> tuple[int, ...]:
 
 
 def core_count() -> int:
-    """Physical cores of this computer, whether or not this process may use them."""
+    """Count the physical cores of this computer, whether or not this process may use them."""
     return len(physical_cores(range(os.cpu_count() or 1)))
 
 
 def quiet_first(cores: Sequence[int]) -> tuple[int, ...]:
-    """`cores` ordered by how well they serve for measuring: fast before slow, idle before busy, last before first.
+    """Order `cores` by how well they serve for measuring.
 
-    Fast is the cores' own highest frequency (hybrid processors have two kinds); busy is what each
-    did in a moment just now, in steps of a tenth; and the first cores serve most interrupts.
+    Fast cores come before slow ones, by their own highest frequency (hybrid processors have two
+    kinds). Among equally fast ones, idle cores come before busy ones, as watched for `LOOK_S`
+    seconds in steps of a tenth. The last cores come before the first, which serve most interrupts.
     """
-    before = _idle_ticks()
+    ticks_before = _idle_ticks()
     time.sleep(LOOK_S)
-    after = _idle_ticks()
-    most = max((after.get(core, 0) - before.get(core, 0) for core in cores), default=0) or 1
+    ticks_after = _idle_ticks()
+    idle_ticks = {core: ticks_after.get(core, 0) - ticks_before.get(core, 0) for core in cores}
+    # A core that was idle all the time has the most ticks; the others are relative to it.
+    most = max(idle_ticks.values(), default=0) or 1
 
     def rank(core: int) -> tuple[float, int, int]:
-        idle = (after.get(core, 0) - before.get(core, 0)) / most
+        idle = idle_ticks[core] / most
         highest = read(CPUS / f"cpu{core}" / "cpufreq" / "cpuinfo_max_freq") or "0"
         return -float(highest), -round(10 * idle), -core
 
@@ -109,14 +118,20 @@ def quiet_first(cores: Sequence[int]) -> tuple[int, ...]:
 
 
 def _idle_ticks() -> dict[int, int]:
-    """Ticks each logical core has been idle since boot; empty off Linux."""
-    lines = (read(Path("/proc/stat")) or "").splitlines()
-    fields = [line.split() for line in lines if line.startswith("cpu") and line[3:4].isdigit()]
-    return {int(field[0][3:]): int(field[4]) for field in fields}
+    """Read how many ticks each logical core has been idle since boot; empty off Linux.
+
+    A line is `cpuN user nice system idle ...` (proc_stat(5)).
+    """
+    ticks = {}
+    for line in (read(Path("/proc/stat")) or "").splitlines():
+        if line.startswith("cpu") and line[3:4].isdigit():
+            fields = line.split()
+            ticks[int(fields[0][3:])] = int(fields[4])
+    return ticks
 
 
 def choose_cores(threads: int, cores: Sequence[int]) -> tuple[int, ...]:
-    """The first `threads` of `cores`.
+    """Take the first `threads` of `cores`.
 
     Raises:
         UsageError: There are not that many.
@@ -130,50 +145,61 @@ def choose_cores(threads: int, cores: Sequence[int]) -> tuple[int, ...]:
 
 
 def target() -> str:
-    """This computer's processor for people: the same words from every runtime on it."""
+    """Describe this computer's processor for people, in the same words for every runtime."""
     return f"{cpu_name()}, {core_count()} cores"
 
 
 def target_id() -> str:
-    """What tells this computer's processor from others."""
+    """Make the text that tells this computer's processor from others."""
     return f"{cpu_name()}|{core_count()} cores|{' '.join(cpu_flags())}"
 
 
 def kernel() -> str:
-    """Release of the operating system's kernel."""
+    """Read the release of the operating system's kernel."""
     return platform.release()
 
 
 def governor() -> str | None:
-    """Frequency governor of the first core."""
+    """Read the frequency governor of the first core."""
     return read(CPUS / "cpu0" / "cpufreq" / "scaling_governor")
 
 
 def is_virtual_machine() -> bool:
-    """Whether the processor says that a hypervisor stands below it."""
-    return " hypervisor " in f" {read(Path('/proc/cpuinfo')) or ''} ".replace("\n", " ")
+    """Tell whether the processor says that a hypervisor stands below it."""
+    return "hypervisor" in (read(Path("/proc/cpuinfo")) or "").split()
 
 
 def stolen_share() -> float | None:
-    """Share of time since boot that the hypervisor gave to others; None off Linux."""
+    """Compute the share (0 to 1) of time since boot that the hypervisor gave to others.
+
+    The first line of /proc/stat is `cpu user nice system idle iowait irq softirq steal ...`.
+
+    Returns:
+        The share; None where the system does not count it.
+    """
     first = (read(Path("/proc/stat")) or "").partition("\n")[0].split()
     ticks = [int(value) for value in first[1:9]] if len(first) >= 9 else []
-    return ticks[7] / sum(ticks) if ticks and sum(ticks) else None
+    if not ticks or not sum(ticks):
+        return None
+    return ticks[7] / sum(ticks)
 
 
-def throttles(cores: Sequence[int]) -> int | None:
-    """How often `cores` have slowed themselves down for heat since boot.
+def count_throttles(cores: Sequence[int]) -> int | None:
+    """Count how often `cores` have slowed themselves down for heat since boot.
 
-    None where that is not counted (Intel counts).
+    Returns:
+        The count; None where the processor does not count (Intel's do).
     """
     counts = [
         read(CPUS / f"cpu{core}" / "thermal_throttle" / "core_throttle_count") for core in cores
     ]
-    return sum(map(int, filter(None, counts))) if any(counts) else None
+    if not any(counts):
+        return None
+    return sum(int(count) for count in counts if count)
 
 
 def conditions(cores: Sequence[int]) -> Conditions:
-    """State of the host now; frequencies are those of `cores`."""
+    """Read the state of the host now; the frequencies are those of `cores`."""
     import psutil
 
     frequencies = [read(CPUS / f"cpu{core}" / "cpufreq" / "scaling_cur_freq") for core in cores]
@@ -203,9 +229,15 @@ def _temperature_c() -> float | None:
 
 
 def doctor(cores: Sequence[int]) -> list[Advice]:
-    """What would spoil a measurement on this computer."""
+    """Check what would spoil a measurement on this computer."""
     load_1m, count = os.getloadavg()[0], os.cpu_count() or 1
     stolen, turbo, state = stolen_share(), _turbo(), conditions(cores)
+    stolen_text = "stolen time not visible"
+    if stolen is not None:
+        stolen_text = f"{stolen:.2%} of time stolen by the hypervisor since boot"
+    temperature_text = "temperature not visible"
+    if state.temperature_c is not None:
+        temperature_text = f"temperature {state.temperature_c:.0f} C"
     return [
         _advice(
             "pinning",
@@ -234,7 +266,7 @@ def doctor(cores: Sequence[int]) -> list[Advice]:
         _advice(
             "turbo",
             turbo is not True,
-            f"turbo {_known(turbo)}",
+            f"turbo {_describe_switch(turbo)}",
             "echo 1 | sudo tee /sys/devices/system/cpu/intel_pstate/no_turbo",
         ),
         _advice(
@@ -246,24 +278,19 @@ def doctor(cores: Sequence[int]) -> list[Advice]:
         _advice(
             "stolen_time",
             stolen is None or stolen < 0.01,
-            (
-                "stolen time not visible"
-                if stolen is None
-                else f"{stolen:.2%} of time stolen by the hypervisor since boot"
-            ),
+            stolen_text,
             "choose an instance with dedicated cores",
         ),
         _advice(
             "temperature",
             state.temperature_c is None or state.temperature_c < 85,
-            "temperature"
-            f" {'not visible' if state.temperature_c is None else f'{state.temperature_c:.0f} C'}",
+            temperature_text,
             "let it cool; check the fan",
         ),
         _advice(
             "power",
             state.charging is not False,
-            f"mains power {_known(state.charging)}",
+            f"mains power {_describe_switch(state.charging)}",
             "plug the charger in: batteries lower the clock",
         ),
     ]
@@ -273,8 +300,10 @@ def _advice(code: str, ok: bool, text: str, remedy: str) -> Advice:
     return Advice(code, ok, text, "" if ok else remedy)
 
 
-def _known(value: bool | None) -> str:
-    return "not visible" if value is None else "on" if value else "off"
+def _describe_switch(value: bool | None) -> str:
+    if value is None:
+        return "not visible"
+    return "on" if value else "off"
 
 
 def _turbo() -> bool | None:

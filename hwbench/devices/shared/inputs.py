@@ -1,4 +1,7 @@
-"""Random values for the inputs of a model: of ordinary size, so that no kernel takes a short cut or a detour."""
+"""Random values for the inputs of a model.
+
+They are of ordinary size, so that no kernel takes a short cut or a detour.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def random_input(spec: TensorSpec, seed: int) -> NDArray[Any]:
-    """Values for one input.
+    """Draw the values for one input.
 
     Floats are uniform in [-1, 1); those of two bytes keep away from 0, where they would often be
     denormal, which some processors compute slowly. Whole numbers are 0 or 1, which are valid as
@@ -22,14 +25,14 @@ def random_input(spec: TensorSpec, seed: int) -> NDArray[Any]:
 
     Args:
         spec: The input. `bfloat16`, which NumPy does not have, comes as `uint16` of the same bits.
-        seed: Of the values.
+        seed: Seed of the values.
 
     Raises:
         UnsupportedLayerError: NumPy has no such element type.
     """
     random = np.random.default_rng(seed)
     if spec.dtype == "bfloat16":
-        values = _away_from_zero(random, spec.shape).astype(np.float32)
+        values = _draw_away_from_zero(random, spec.shape).astype(np.float32)
         # A bfloat16 is the upper half of the float32 with the same value.
         return (values.view(np.uint32) >> 16).astype(np.uint16)
     try:
@@ -42,10 +45,10 @@ def random_input(spec: TensorSpec, seed: int) -> NDArray[Any]:
     if kind.kind != "f":
         return random.integers(0, 2, spec.shape).astype(kind)
     if kind.itemsize <= 2:
-        return _away_from_zero(random, spec.shape).astype(kind)
+        return _draw_away_from_zero(random, spec.shape).astype(kind)
     return random.uniform(-1, 1, spec.shape).astype(kind)
 
 
-def _away_from_zero(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Of either sign, from 0.5 to 1 in size."""
+def _draw_away_from_zero(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Draw values of either sign, from 0.5 to 1 in size."""
     return np.asarray(random.choice([-1.0, 1.0], shape) * random.uniform(0.5, 1, shape))

@@ -1,8 +1,8 @@
 """From the rows of a runtime's own profile to the layers of the network.
 
 A runtime executes another graph than it was given: it fuses operators, splits them, and inserts
-conversions. What a row of its profile was made of, each driver finds out in its own way (names,
-tensors, metadata). From there on all join alike:
+conversions. Each driver finds out in its own way (names, tensors, metadata) what a row of its
+profile was made of. From there on the rows of all runtimes are joined alike:
 
 - rows that serve the same layer make one row of the result;
 - a row that serves several layers which do real work (multiply-accumulates) is a group, whose time
@@ -31,9 +31,9 @@ class RuntimeRow:
         implementation: Kernel or layout the runtime chose.
         samples_s: One value per profiled inference, seconds.
         serves: Names of the layers whose work it does; none if the runtime inserted it.
-        near: Where it serves none, the name of the layer it was inserted for; empty: of the row
-            before it.
-        principal: Whether it does the layers' own work; not, if it only converts for them.
+        near: If it serves none, the name of the layer it was inserted for; empty for the layer of
+            the row before it.
+        principal: Whether it does the layers' own work, and does not only convert for them.
         nodes: Profiled nodes in it (each carries the profiler's cost once).
     """
 
@@ -47,7 +47,7 @@ class RuntimeRow:
 
 
 @dataclass(eq=False, slots=True)
-class _Gathered:
+class _JoinedRow:
     """Rows of the profile that make one row of the result, and the layers they serve."""
 
     parts: list[RuntimeRow] = field(default_factory=list)
@@ -55,17 +55,17 @@ class _Gathered:
 
     @property
     def heaviest(self) -> Layer | None:
-        """The layer with the most multiply-accumulates, the first of them; None for an inserted row."""
+        """The first layer with the most multiply-accumulates; None for an inserted row."""
         return max(self.layers, key=lambda layer: layer.macs, default=None)
 
     @property
     def is_group(self) -> bool:
-        """Whether several layers that do real work are in one: then no single key has this time."""
+        """Whether several layers that do real work are in one: no single key has its time."""
         return sum(layer.macs > 0 for layer in self.layers) > 1
 
     @property
     def main_part(self) -> RuntimeRow:
-        """The part that does the work of the heaviest layer, beside those that only convert for it."""
+        """The part that does the work of the heaviest layer, and does not only convert for it."""
         heaviest = self.heaviest
         if heaviest is not None:
             for part in self.parts:
@@ -75,10 +75,10 @@ class _Gathered:
 
 
 def layers_served(nodes: Iterable[str], layers: Sequence[Layer]) -> tuple[str, ...]:
-    """Names of the layers whose main nodes are among the ONNX nodes that a row was made of.
+    """Name the layers whose main nodes are among the ONNX nodes that a row was made of.
 
-    If there are none, the layer most of the nodes are in: so a kernel that only adds or quantises
-    between two layers belongs to one of them and ties nothing together.
+    If there are none, it is the layer that most of the nodes are in: so a kernel that only adds or
+    quantises between two layers belongs to one of them and ties nothing together.
     """
     nodes = list(nodes)
     names = {layer.name for layer in layers}
@@ -91,71 +91,83 @@ def layers_served(nodes: Iterable[str], layers: Sequence[Layer]) -> tuple[str, .
 
 
 def join_rows(rows: Sequence[RuntimeRow], layers: Sequence[Layer]) -> tuple[LayerRow, ...]:
-    """One row per layer or group of layers, and one per row that the runtime inserted, in execution order.
+    """Make one row per layer or group of layers, and one per row that the runtime inserted.
 
     Args:
-        rows: Of the runtime's profile, in the order of execution.
-        layers: Of the network, in order.
+        rows: Rows of the runtime's profile, in the order of execution.
+        layers: Layers of the network, in order.
+
+    Returns:
+        The rows in the order of execution, told apart by their names.
     """
-    gathered = _gather(rows, layers)
-    _place_layers_without_row(gathered, layers)
-    taken: Counter[str] = Counter()
-    joined = []
-    row_before = "input"
-    for row in gathered:
+    joined_rows = _gather_by_layer(rows, layers)
+    _place_layers_without_row(joined_rows, layers)
+    label_counts: Counter[str] = Counter()
+    results = []
+    label_before = "input"
+    for row in joined_rows:
         main, heaviest = row.main_part, row.heaviest
         op, key = main.kind, None
         if heaviest is None:
-            label = f"{main.near or row_before}/{main.kind}"
+            label = f"{main.near or label_before}/{main.kind}"
         elif row.is_group:
             label, op = f"{heaviest.name}/group of {len(row.layers)}", "Group"
         else:
             label, op, key = heaviest.name, heaviest.op, heaviest.key
         if heaviest is not None:
-            row_before = heaviest.name
-        taken[label] += 1
-        joined.append(
+            label_before = heaviest.name
+        label_counts[label] += 1
+        name = label
+        if label_counts[label] > 1:
+            name = f"{label}_{label_counts[label]}"
+        runs = zip(*(part.samples_s for part in row.parts), strict=True)
+        results.append(
             LayerRow(
-                name=label if taken[label] == 1 else f"{label}_{taken[label]}",
+                name=name,
                 op=op,
                 key=key,
                 implementation=main.implementation,
-                samples_s=tuple(
-                    map(sum, zip(*(part.samples_s for part in row.parts), strict=True))
-                ),
+                samples_s=tuple(sum(times_s) for times_s in runs),
                 nodes=sum(part.nodes for part in row.parts),
             )
         )
-    return tuple(joined)
+    return tuple(results)
 
 
-def _gather(rows: Iterable[RuntimeRow], layers: Sequence[Layer]) -> list[_Gathered]:
-    """Rows of the profile that serve the same layers, together."""
+def _gather_by_layer(rows: Iterable[RuntimeRow], layers: Sequence[Layer]) -> list[_JoinedRow]:
+    """Put rows of the profile together that serve the same layers.
+
+    A part that serves layers of several rows makes one row of them: their times cannot be told
+    apart any more. So the rows are the connected components of layers tied by parts.
+    """
     by_name = {layer.name: layer for layer in layers}
-    row_of: dict[str, _Gathered] = {}
-    gathered: list[_Gathered] = []
+    row_of: dict[str, _JoinedRow] = {}
+    joined_rows: list[_JoinedRow] = []
     for part in rows:
-        begun: list[_Gathered] = []
+        earlier: list[_JoinedRow] = []
         for name in part.serves:
-            if name in row_of and row_of[name] not in begun:
-                begun.append(row_of[name])
-        if begun:
-            row = begun[0]
+            if name in row_of and row_of[name] not in earlier:
+                earlier.append(row_of[name])
+        if earlier:
+            row = earlier[0]
         else:
-            row = _Gathered()
-            gathered.append(row)
-        for other in begun[1:]:  # this part ties rows together that were apart until now
+            row = _JoinedRow()
+            joined_rows.append(row)
+        for other in earlier[1:]:  # this part ties rows together that were apart until now
             row.parts += other.parts
             row.layers += other.layers
-            gathered = [kept for kept in gathered if kept is not other]
+            joined_rows.remove(other)
         row.parts.append(part)
         row.layers += [by_name[name] for name in part.serves if name not in row_of]
         row_of.update((layer.name, row) for layer in row.layers)
-    return gathered
+    return joined_rows
 
 
-def _place_layers_without_row(rows: Sequence[_Gathered], layers: Sequence[Layer]) -> None:
-    """Give layers that no row serves to the row of the layer that reads them, else of one they read."""
+def _place_layers_without_row(rows: Sequence[_JoinedRow], layers: Sequence[Layer]) -> None:
+    """Give each layer that no row serves to a row.
+
+    It is the row of the layer that reads it, else of one that it reads.
+    """
     row_of = {layer.name: row for row in rows for layer in row.layers}
     readers = {tensor: layer for layer in reversed(layers) for tensor in layer.inputs}
     writers = {layer.output: layer for layer in layers}

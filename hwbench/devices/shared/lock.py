@@ -1,4 +1,7 @@
-"""One measurement at a time per device, across processes: two that run at once disturb each other."""
+"""One measurement at a time per device, across processes.
+
+Two measurements that run at once disturb each other.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class DeviceLock:
     excludes a second `DeviceLock` of the same process.
 
     Args:
-        address: Which target.
+        address: Name of the target.
         wait_s: Seconds to wait for another holder to finish.
     """
 
@@ -36,7 +39,10 @@ class DeviceLock:
 
     @property
     def path(self) -> Path:
-        """The file; named after this computer too, since a home folder may be shared by several."""
+        """The lock's file, named after this computer too.
+
+        A home folder may be shared by several computers.
+        """
         name = f"{platform.node()}-{self.address}"
         return _cache_folder() / "locks" / f"{quote(name, safe='')}.lock"
 
@@ -66,9 +72,9 @@ class DeviceLock:
         self._file = file
 
     def folder(self) -> Path:
-        """An empty folder for whoever holds the lock, gone with it.
+        """Make an empty folder for the holder of the lock.
 
-        What a killed holder left there is removed.
+        It is removed when the lock is released. What a killed holder left there is removed first.
 
         Raises:
             UsageError: The cache folder cannot be written.
@@ -88,9 +94,8 @@ class DeviceLock:
         if self._file is not None:
             shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
             os.ftruncate(self._file, 0)
-            fcntl.flock(
-                self._file, fcntl.LOCK_UN
-            )  # not left to close(): a child process may have inherited the file
+            # Closing the file would not free the lock where a child process inherited it.
+            fcntl.flock(self._file, fcntl.LOCK_UN)
             os.close(self._file)
             self._file = None
 
@@ -107,6 +112,11 @@ class DeviceLock:
         self.release()
 
     def _wait_for(self, file: int) -> None:
+        """Take the lock of an open file, and write this process's number into it.
+
+        The number is for the message that another process shows; it says nothing of whether the
+        lock is held, which the operating system alone knows.
+        """
         deadline = time.monotonic() + self.wait_s
         while True:
             try:
@@ -127,7 +137,7 @@ class DeviceLock:
 
 
 def _cache_folder() -> Path:
-    """The user's cache folder, also on a bare GPU machine that has torch and no platformdirs."""
+    """Find the user's cache folder, also on a bare GPU machine with torch and no platformdirs."""
     try:
         import platformdirs
     except ImportError:

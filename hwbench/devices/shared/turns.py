@@ -1,7 +1,7 @@
-"""Profiled and unprofiled inferences that take turns, so that both see the same machine: its drift then cancels.
+"""Profiled and unprofiled inferences that take turns.
 
-A turn is a few inferences of one kind in a row. The first of them finds the data of the other kind
-in the caches and is not counted.
+Both then see the same machine, and its drift cancels. A turn is a few inferences of one kind in a
+row. The first of them finds the data of the other kind in the caches and does not count.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ TURN = 4
 
 
 def turn_order(plain: T, profiled: T, runs: int) -> list[T]:
-    """What to run, in order, so that at least `runs` inferences of each kind count."""
+    """List what to run, in order, so that at least `runs` inferences of each kind count."""
     turns = -(-runs // (TURN - 1))
     return ([plain] * TURN + [profiled] * TURN) * turns
 
 
-def counted(results: Sequence[T], runs: int) -> list[T]:
-    """The first `runs` results that count, of all results of one kind in the order they were taken."""
+def select_counted(results: Sequence[T], runs: int) -> list[T]:
+    """Select the first `runs` results that count.
+
+    Args:
+        results: All results of one kind in the order they were taken.
+        runs: How many are wanted.
+    """
     return [result for index, result in enumerate(results) if index % TURN][:runs]
 
 
@@ -33,16 +38,16 @@ def take_turns(
     """Run turn by turn where the whole order cannot be handed over at once.
 
     Args:
-        plain: Runs so many unprofiled inferences and gives the result of each.
-        profiled: The same with the profiler on.
+        plain: Runs a number of unprofiled inferences and returns the result of each.
+        profiled: Does the same with the profiler on.
         runs: Inferences of each kind that are to count.
 
     Returns:
-        (results of `runs` unprofiled inferences, of as many profiled ones).
+        (results of `runs` unprofiled inferences, results of as many profiled ones).
     """
     plain_results: list[T] = []
     profiled_results: list[U] = []
-    while len(counted(profiled_results, runs)) < runs:
+    while len(select_counted(profiled_results, runs)) < runs:
         plain_results += plain(TURN)
         profiled_results += profiled(TURN)
-    return counted(plain_results, runs), counted(profiled_results, runs)
+    return select_counted(plain_results, runs), select_counted(profiled_results, runs)

@@ -1,7 +1,7 @@
-"""A simulated device: latencies follow a known law, noise and faults are chosen, and time is virtual.
+"""A simulated device: latencies follow a known law, noise and faults are chosen.
 
-Nothing waits: a minute of measuring takes milliseconds, so rules of statistics can be tried
-thousands of times against a truth that is known. On the command line the address has options:
+Time is virtual, so nothing waits: a minute of measuring takes milliseconds, and rules of statistics
+can be tried thousands of times against a truth that is known. The address has options:
 `virtual:noise=white+drift,seed=3,step=8,fault=lost@100`.
 """
 
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from hwbench.network.graph import Layer
 
 __all__ = [
-    "Bimodal", "Drift", "Fault", "Law", "Noise", "SessionOffset", "Spikes", "Throttling", "Virtual", "White",
+    "Bimodal", "Drift", "Fault", "Law", "Noise", "SessionOffset", "Spikes", "Throttling",
+    "Virtual", "White",
 ]  # fmt: skip
 
 PREPARE_S = 0.05
@@ -63,13 +64,14 @@ _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """Latency of a layer from its key: overhead + multiply-accumulates / rate + bytes moved / bandwidth.
+    """Latency of a layer from its key.
+
+    It is overhead + multiply-accumulates / rate + bytes moved / bandwidth.
 
     The kernels are blocked: input and output channels are computed in full channel steps, so 17
-    channels cost as much as
-    32. (A depthwise layer is blocked over its output alone.) Narrower elements move fewer bytes and
-       fill vectors with more
-    values: both rates are those of fp32 and scale with the element's size.
+    channels cost as much as 32. A depthwise layer is blocked over its output alone. Narrower
+    elements move fewer bytes and fill vectors with more values: both rates are those of fp32 and
+    scale with the element's size.
 
     Attributes:
         macs_per_s: Multiply-accumulates per second.
@@ -86,8 +88,8 @@ class Law:
     channel_step: int = 16
 
     def layer_s(self, key: LayerKey) -> float:
-        """Seconds of one layer."""
-        macs, weights = self._work(key)
+        """Compute the seconds that one layer takes."""
+        macs, weights = self._count_work(key)
         elements = weights + math.prod(key.output) + sum(math.prod(shape) for shape in key.inputs)
         size = _ELEMENT_BYTES.get(key.precision, 4)
         return (
@@ -97,23 +99,28 @@ class Law:
         )
 
     def network_s(self, keys: Sequence[LayerKey]) -> float:
-        """Seconds of the network made of these layers: the truth that measurements are held against."""
+        """Compute the seconds that the network made of these layers takes, without noise."""
         return self.network_overhead_s + sum(map(self.layer_s, keys))
 
-    def _work(self, key: LayerKey) -> tuple[int, int]:
-        """Multiply-accumulates in full blocks, and weights as they are stored."""
+    def _count_work(self, key: LayerKey) -> tuple[int, int]:
+        """Count multiply-accumulates in full blocks, and weights as they are stored.
+
+        The key's own multiply-accumulates are weights times positions of the output. A weight has a
+        place for each pair of input and output channels, so rounding the channels up to full blocks
+        rounds the weights, and through them the multiply-accumulates.
+        """
         weights = key.weights
         if not weights:
             return 0, 0
         axis = -1 if key.op == "Linear" else 1
-        cin, cout = key.inputs[0][axis], key.output[axis]
-        blocked = weights // cout * self._blocked(cout)
+        channels_in, channels_out = key.inputs[0][axis], key.output[axis]
+        blocked = weights // channels_out * self._round_up_to_block(channels_out)
         if key.groups == 1:
-            blocked = blocked // cin * self._blocked(cin)
+            blocked = blocked // channels_in * self._round_up_to_block(channels_in)
         positions = key.macs // weights
         return positions * blocked, weights
 
-    def _blocked(self, channels: int) -> int:
+    def _round_up_to_block(self, channels: int) -> int:
         return -(-channels // self.channel_step) * self.channel_step
 
 
@@ -175,9 +182,9 @@ class Virtual(Device):
         noise: What disturbs them; factors multiply. The parameters describe a round, however many
             inferences it loops.
         faults: What goes wrong.
-        seed: Of all noise; opening the device again repeats it.
-        latencies_s: Seconds by SHA-256 of a model, instead of the law; its ONNX is then never read,
-            and it has no layers.
+        seed: Seed of all noise. Opening the device again repeats the noise.
+        latencies_s: Latencies in seconds by SHA-256 of the model, in place of the law. The ONNX of
+            such a model is never read, and it has no layers.
 
     Raises:
         UsageError: An option is unknown or has an impossible value.
@@ -206,17 +213,24 @@ class Virtual(Device):
         self._start()
 
     def _start(self) -> None:
-        """A fresh clock and fresh random streams, one per noise so that adding one leaves the others as they were."""
+        """Start a fresh clock and fresh random streams.
+
+        Each kind of noise has a stream of its own, so that adding a kind leaves the draws of the
+        others as they were.
+        """
         streams = np.random.SeedSequence(self._seed).spawn(len(self._noise) + 1)
-        sessions, *rest = map(np.random.default_rng, streams)
-        self._clock, self._random, self._rounds = Clock(), sessions, 0
+        session_random, *noise_randoms = map(np.random.default_rng, streams)
+        self._clock = Clock()
+        self._random = session_random
+        self._rounds = 0
         self._processes = [
-            kind.start(random, self._clock) for kind, random in zip(self._noise, rest, strict=True)
+            kind.start(random, self._clock)
+            for kind, random in zip(self._noise, noise_randoms, strict=True)
         ]
 
     @classmethod
     def discover(cls) -> list[Found]:
-        """The one simulated device, always there."""
+        """Describe the one simulated device, which is always there."""
         return [
             Found(
                 "virtual",
@@ -256,11 +270,11 @@ class Virtual(Device):
                 " fault=build"
             )
         self._clock.idle(PREPARE_S)
-        given_s = self._latencies_s.get(workload.sha256)
-        layers = _layers(workload) if given_s is None else ()
-        latency_s = (
-            self.law.network_s([layer.key for layer in layers]) if given_s is None else given_s
-        )
+        layers: tuple[Layer, ...] = ()
+        latency_s = self._latencies_s.get(workload.sha256)
+        if latency_s is None:
+            layers = _read_layers(workload)
+            latency_s = self.law.network_s([layer.key for layer in layers])
         return Prepared(workload, settings, _Session(latency_s, self._draw_offset(), layers))
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
@@ -274,17 +288,15 @@ class Virtual(Device):
         if self._strikes("timeout"):
             raise DeviceTimeoutError(f"{self.address} did not answer, as asked by a fault")
         nominal_s = np.array([session.latency_s * session.offset for session in sessions])
-        values_s = nominal_s * self._factors(nominal_s * loops)
+        values_s = nominal_s * self._noise_factors(nominal_s * loops)
         self._clock.load(float(values_s.sum()) * loops)
-        hot = (
-            (Finding("throttled", f"{self.address} slowed itself down under load"),)
-            if self._throttled()
-            else ()
-        )
-        return Samples(self._spoil(values_s.tolist()), "virtual", hot)
+        findings: tuple[Finding, ...] = ()
+        if self._throttled():
+            findings = (Finding("throttled", f"{self.address} slowed itself down under load"),)
+        return Samples(self._spoil_samples(values_s.tolist()), "virtual", findings)
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        """Per-layer times of `runs` inferences in a session of its own.
+        """Time the layers of `runs` inferences in a session of its own.
 
         Raises:
             WorkloadError: The latency was given as a number, so there are no layers.
@@ -298,50 +310,58 @@ class Virtual(Device):
         self._clock.idle(PREPARE_S)
         offset = self._draw_offset()
         layer_s = np.array([self.law.layer_s(layer.key) for layer in session.layers]) * offset
-        turn_s = np.concatenate(
-            [[session.latency_s * session.offset], layer_s]
-        )  # unprofiled, then profiled
+        # Each profiled inference takes turns with an unprofiled one, so that both have the same
+        # drift: the first column of a turn is the unprofiled inference, the others are the layers.
+        turn_s = np.concatenate([[session.latency_s * session.offset], layer_s])
         nominal_s = np.tile(turn_s, runs)
-        taken_s = (nominal_s * self._factors(nominal_s)).reshape(runs, -1)
-        beside_s, values_s = taken_s[:, 0], taken_s[:, 1:] + NODE_COST_S
+        turns_s = (nominal_s * self._noise_factors(nominal_s)).reshape(runs, -1)
+        reference_s, values_s = turns_s[:, 0], turns_s[:, 1:] + NODE_COST_S
         whole_s = values_s.sum(axis=1) + self.law.network_overhead_s * offset
-        self._clock.load(float(whole_s.sum() + beside_s.sum()))
+        self._clock.load(float(whole_s.sum() + reference_s.sum()))
         rows = tuple(
             LayerRow(layer.name, layer.op, layer.key, "simulated", tuple(column))
             for layer, column in zip(session.layers, values_s.T.tolist(), strict=True)
         )
         rest = "the fixed cost of an inference, which no layer has"
         return LayerSamples(
-            rows, tuple(whole_s.tolist()), tuple(beside_s.tolist()), NODE_COST_S, rest
+            rows, tuple(whole_s.tolist()), tuple(reference_s.tolist()), NODE_COST_S, rest
         )
 
     def _draw_offset(self) -> float:
+        """Draw the factor of a new session: the product over all kinds of noise."""
         return math.prod((kind.session(self._random) for kind in self._noise), start=1.0)
 
-    def _factors(self, nominal_s: Floats) -> Floats:
-        """Joint factor of all noise for rounds that follow each other.
+    def _noise_factors(self, nominal_s: Floats) -> Floats:
+        """Compute the joint factor of all noise for rounds that follow each other.
 
-        Their starts are those without noise.
+        A round starts when those before it would have ended without noise: the noise of a round
+        then does not depend on that of others, and all rounds are computed at once.
+
+        Args:
+            nominal_s: Seconds that each round takes without noise, of shape (rounds,).
         """
         starts_s = self._clock.now_s + np.cumsum(nominal_s) - nominal_s
         factors = np.ones_like(nominal_s)
-        for process in self._processes if nominal_s.size else ():
-            factors *= process(starts_s)
+        if nominal_s.size:
+            for process in self._processes:
+                factors *= process(starts_s)
         return factors
 
     def _throttled(self) -> bool:
-        hot = [process.throttled for process in self._processes if isinstance(process, Thermostat)]
-        return any(hot) or self._strikes("throttled")
+        # Every thermostat is asked, since each look brings its heat up to date.
+        slow = [process.throttled for process in self._processes if isinstance(process, Thermostat)]
+        return any(slow) or self._strikes("throttled")
 
     def _strikes(self, kind: str) -> bool:
+        """Tell whether a fault of this kind is due."""
         at_once = kind in {"open", "build"}
         return any(
             fault.kind == kind and (at_once or self._rounds > fault.after_rounds)
             for fault in self._faults
         )
 
-    def _spoil(self, values_s: list[float]) -> tuple[float, ...]:
-        """The samples, spoiled at the end where a fault asks for it."""
+    def _spoil_samples(self, values_s: list[float]) -> tuple[float, ...]:
+        """Spoil the last sample, or leave it out, where a fault asks for it."""
         for kind, impossible in (("nan", [math.nan]), ("zero", [0.0]), ("miscount", [])):
             if self._strikes(kind):
                 values_s = values_s[:-1] + impossible
@@ -351,8 +371,8 @@ class Virtual(Device):
 _LAYERS: dict[str, tuple[Layer, ...]] = {}
 
 
-def _layers(workload: Workload) -> tuple[Layer, ...]:
-    """Layers of the model, parsed once per process."""
+def _read_layers(workload: Workload) -> tuple[Layer, ...]:
+    """Read the layers of the model, once per process."""
     from hwbench.network.graph import layers, load
 
     if workload.sha256 not in _LAYERS:

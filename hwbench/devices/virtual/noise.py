@@ -1,9 +1,9 @@
-"""Imitated noise: what makes the latencies of a real device differ from a law, as seeded functions of virtual time.
+"""Imitated noise: what makes the latencies of a real device differ from a law.
 
-Each kind is a frozen record of its parameters. Opening a device turns the record into a *process*,
-which holds the random state and answers the factors by which rounds starting at given times are
-longer. Processes depend on time and not on who asks, so workloads that are interleaved share their
-drift, modes and throttling, as they do on hardware.
+Noise is a seeded function of virtual time. Each kind is a frozen record of its parameters. Opening
+a device turns the record into a *process*, which holds the random state and returns the factors by
+which rounds that start at certain times are longer. Processes depend on time and not on who asks,
+so workloads that are interleaved share their drift, modes and throttling, as they do on hardware.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Process = Callable[[Floats], Floats]
-"""From the times (s) at which rounds start, ascending, to their factors.
+"""Computes the factors of rounds from the ascending times (s) at which they start.
 
-Both of shape (rounds,).
+Times and factors are of shape (rounds,).
 """
 
 
@@ -46,11 +46,11 @@ class Noise:
     """Base of the kinds of noise; by itself it is silence."""
 
     def start(self, _random: Generator, _clock: Clock, /) -> Process:
-        """The running process of this noise on a freshly opened device."""
+        """Start the process of this noise on a freshly opened device."""
         return np.ones_like
 
     def session(self, _random: Generator, /) -> float:
-        """Factor of a freshly prepared session, for as long as it lives."""
+        """Draw the factor of a freshly prepared session, which holds as long as it lives."""
         return 1.0
 
 
@@ -67,13 +67,15 @@ class White(Noise):
     sd: float = 0.02
 
     def start(self, random: Generator, _clock: Clock, /) -> Process:
-        """Independent draws; time plays no part."""
+        """Start a process of independent draws, in which time plays no part."""
         return lambda starts_s: random.lognormal(0.0, self.sd, starts_s.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Drift(Noise):
-    """Slow change that all rounds share: a case that warms up, a neighbour on the same machine that comes and goes.
+    """Slow change that all rounds share.
+
+    A case warms up, or a neighbour on the same machine comes and goes.
 
     Attributes:
         per_minute: Relative growth per minute (0.05 is +5 %).
@@ -86,20 +88,24 @@ class Drift(Noise):
     period_s: float = 20.0
 
     def start(self, random: Generator, _clock: Clock, /) -> Process:
-        """A function of time alone but for the phase of the swing."""
-        phase, growth, speed = (
-            random.uniform(0, math.tau),
-            math.log1p(self.per_minute) / 60,
-            math.tau / self.period_s,
-        )
-        return lambda starts_s: (
-            np.exp(growth * starts_s) * (1 + self.swing * np.sin(speed * starts_s + phase))
-        )
+        """Start a function of time, of which only the phase of the swing is random."""
+        phase = random.uniform(0, math.tau)
+        growth_per_s = math.log1p(self.per_minute) / 60
+        radians_per_s = math.tau / self.period_s
+
+        def factors(starts_s: Floats) -> Floats:
+            growth = np.exp(growth_per_s * starts_s)
+            wave = 1 + self.swing * np.sin(radians_per_s * starts_s + phase)
+            return np.asarray(growth * wave)
+
+        return factors
 
 
 @dataclass(frozen=True, slots=True)
 class Bimodal(Noise):
-    """Two modes between which the whole device switches at random times: frequency steps, a shared core, page colouring.
+    """Two modes between which the whole device switches at random times.
+
+    Frequency steps, a shared core or page colouring do that on hardware.
 
     Attributes:
         gap: How much longer the slow mode is (0.1 is 10 %); the fast mode is the law's.
@@ -110,8 +116,12 @@ class Bimodal(Noise):
     dwell_s: float = 0.5
 
     def start(self, random: Generator, _clock: Clock, /) -> Process:
-        """Switching times are drawn ahead as far as asked, so that a time has one mode whoever asks for it."""
-        first = int(random.integers(2))
+        """Start in a random mode.
+
+        The times of switching are drawn ahead, as far as they are needed, and kept. So the mode at
+        a time does not depend on which workload runs then.
+        """
+        first_mode = int(random.integers(2))
         switches_s = np.array([random.exponential(self.dwell_s)])
 
         def factors(starts_s: Floats) -> Floats:
@@ -119,7 +129,7 @@ class Bimodal(Noise):
             while switches_s[-1] <= starts_s[-1]:
                 dwells_s = random.exponential(self.dwell_s, switches_s.size)
                 switches_s = np.concatenate([switches_s, switches_s[-1] + np.cumsum(dwells_s)])
-            slow = (np.searchsorted(switches_s, starts_s, side="right") + first) % 2
+            slow = (np.searchsorted(switches_s, starts_s, side="right") + first_mode) % 2
             return 1 + self.gap * slow.astype(np.float64)
 
         return factors
@@ -127,7 +137,9 @@ class Bimodal(Noise):
 
 @dataclass(frozen=True, slots=True)
 class Spikes(Noise):
-    """Rare long rounds with a heavy (Pareto) tail: the process was descheduled, a page was swapped, a collector ran.
+    """Rare long rounds with a heavy (Pareto) tail.
+
+    The process was descheduled, a page was swapped, or a collector ran.
 
     Attributes:
         probability: Chance of each round to be hit.
@@ -140,7 +152,7 @@ class Spikes(Noise):
     tail: float = 1.5
 
     def start(self, random: Generator, _clock: Clock, /) -> Process:
-        """Independent hits."""
+        """Start a process that hits rounds independently of each other."""
 
         def factors(starts_s: Floats) -> Floats:
             hit = random.random(starts_s.shape) < self.probability
@@ -164,30 +176,41 @@ class Throttling(Noise):
     recovery_s: float = 30.0
 
     def start(self, _random: Generator, clock: Clock, /) -> Process:
-        """A thermostat."""
+        """Start a thermostat."""
         return Thermostat(self, clock)
 
 
 class Thermostat:
-    """Heat between 0 (cold) and 1 (the limit), and whether the device is slow because it reached the limit."""
+    """The heat of a device, and whether it is slow because it reached its limit.
+
+    Args:
+        law: How fast the device heats and cools.
+        clock: Virtual time of the device.
+    """
 
     def __init__(self, law: Throttling, clock: Clock) -> None:
-        self._law, self._clock = law, clock
-        self._heat, self._slow, self._seen = 0.0, False, Clock()
+        self._law = law
+        self._clock = clock
+        self._heat = 0.0  # from 0 (cold) to 1 (the limit)
+        self._slow = False
+        self._updated_at = Clock()  # the clock at the last update
 
     def __call__(self, starts_s: Floats) -> Floats:
         """Factors of rounds that follow each other without rest."""
-        slow = self.throttled | (
-            self._heat + (starts_s - self._clock.now_s) / self._law.after_s >= 1
-        )
-        return np.where(slow, self._law.factor, 1.0)
+        slow_before = self.throttled
+        # The clock moves on only after these rounds, so the heat of each is worked out here.
+        heat = self._heat + (starts_s - self._clock.now_s) / self._law.after_s
+        return np.where(slow_before | (heat >= 1), self._law.factor, 1.0)
 
     @property
     def throttled(self) -> bool:
         """Whether the device is slow now."""
-        idle_s = self._clock.idle_s - self._seen.idle_s
-        load_s = self._clock.now_s - self._seen.now_s - idle_s
-        self._seen = Clock(self._clock.now_s, self._clock.idle_s)
+        idle_s = self._clock.idle_s - self._updated_at.idle_s
+        load_s = self._clock.now_s - self._updated_at.now_s - idle_s
+        # Load and rest since the last update are taken as one stretch of each, load first: the
+        # limit counts although the rest after it has cooled the device below it. Once slow, it
+        # stays slow until it is cold (hysteresis).
+        self._updated_at = Clock(self._clock.now_s, self._clock.idle_s)
         self._heat = min(1.0, self._heat + load_s / self._law.after_s)
         self._slow = self._slow or self._heat >= 1
         self._heat = max(0.0, self._heat - idle_s / self._law.recovery_s)
@@ -197,7 +220,9 @@ class Thermostat:
 
 @dataclass(frozen=True, slots=True)
 class SessionOffset(Noise):
-    """A log-normal factor of each prepared session, which never averages out inside it: where memory happened to be laid.
+    """A log-normal factor of each prepared session, which never averages out inside it.
+
+    It imitates where the memory of a session happened to be laid.
 
     Attributes:
         sd: Standard deviation of its logarithm; 0.5 % was seen between sessions of ONNX Runtime on
@@ -207,7 +232,7 @@ class SessionOffset(Noise):
     sd: float = 0.005
 
     def session(self, random: Generator, /) -> float:
-        """One draw per session."""
+        """Draw the factor of one session."""
         return float(random.lognormal(0.0, self.sd))
 
 
@@ -219,4 +244,4 @@ KINDS: dict[str, type[Noise]] = {
     "throttling": Throttling,
     "session": SessionOffset,
 }
-"""Names for the command line."""
+"""Kinds of noise by their names in an address."""

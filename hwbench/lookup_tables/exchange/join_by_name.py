@@ -59,7 +59,7 @@ def ort_rows(runs: ProfiledRuns, source: str) -> list[Row]:
             f"{source} holds the first, cold inference alone; profile at least {WARM_UP + 1} in one"
             " session"
         )
-    warm = runs.only(range(WARM_UP, len(runs.whole_s)))
+    warm = runs.select_runs(range(WARM_UP, len(runs.whole_s)))
     return [
         Row(
             name,

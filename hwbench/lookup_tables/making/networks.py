@@ -239,7 +239,7 @@ def measure_network(
         if device.usable and not itself:
             device.release(prepared)
     profile = _select_calm_runs(profile)
-    beside_s = float(np.median(profile.beside_s or whole_s))
+    beside_s = float(np.median(profile.reference_s or whole_s))
     return NetworkSample(
         network.number,
         network.widths,
@@ -252,15 +252,15 @@ def measure_network(
 
 def _select_calm_runs(profile: LayerSamples) -> LayerSamples:
     """The profiled inferences that were disturbed least, and the unprofiled ones beside them."""
-    paired = len(profile.beside_s) == len(profile.whole_s)
-    kept = least_disturbed(profile.whole_s, *([profile.beside_s] if paired else []))
+    paired = len(profile.reference_s) == len(profile.whole_s)
+    kept = least_disturbed(profile.whole_s, *([profile.reference_s] if paired else []))
 
     def select(values_s: Sequence[float]) -> tuple[float, ...]:
         return tuple(np.array(values_s)[kept].tolist())
 
     rows = tuple(replace(row, samples_s=select(row.samples_s)) for row in profile.rows)
-    beside_s = select(profile.beside_s) if paired else profile.beside_s
-    return replace(profile, rows=rows, whole_s=select(profile.whole_s), beside_s=beside_s)
+    reference_s = select(profile.reference_s) if paired else profile.reference_s
+    return replace(profile, rows=rows, whole_s=select(profile.whole_s), reference_s=reference_s)
 
 
 def measure_turns(

@@ -120,7 +120,7 @@ def test_layers_are_named_and_fill_the_whole(device):
     ]  # fmt: skip
     assert {row.implementation for row in seen.rows[:3]} == {"channels_last"}
     np.testing.assert_allclose(np.sum([row.samples_s for row in seen.rows], axis=0), seen.whole_s)
-    assert len(seen.beside_s) == 4
+    assert len(seen.reference_s) == 4
 
 
 def test_layers_are_part_of_a_measurement(device):

@@ -76,7 +76,7 @@ for _ in range(2):
     session = trt_session.Session(library, gpu_side, plan, seed=0)
     assert gpu.memory and gpu.graphs and not session.uncaptured
     found = session.profile(5, trt_session.request_clock(gpu_side))
-    assert [len(found[name]) for name in ("layers", "whole_s", "beside_s")] == [5] * 3
+    assert [len(found[name]) for name in ("layers", "whole_s", "reference_s")] == [5] * 3
     session.free()
     assert not gpu.memory and not gpu.graphs
 assert gpu.flags == rt.cudaDeviceScheduleSpin

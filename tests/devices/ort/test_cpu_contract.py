@@ -205,6 +205,6 @@ def test_model_files_do_not_pile_up():
     with CpuOrt() as device:
         for width in range(8, 80, 8):
             device.release(device.prepare(conv_workload((width,)), Settings()))
-        assert len(list(device._path.rglob("*.onnx"))) == cpu.KEPT_MODELS
-        folder = device._path
+        assert len(list(device._folder.rglob("*.onnx"))) == cpu.KEPT_MODELS
+        folder = device._folder
     assert not folder.exists()

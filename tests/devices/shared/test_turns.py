@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hwbench.devices.shared.turns import TURN, counted, take_turns, turn_order
+from hwbench.devices.shared.turns import TURN, select_counted, take_turns, turn_order
 
 
 @pytest.mark.parametrize("runs", [1, 3, 4, 20])
@@ -12,11 +12,11 @@ def test_an_order_has_enough_that_count(runs):
     order = turn_order("plain", "profiled", runs)
     assert order[: 2 * TURN] == ["plain"] * TURN + ["profiled"] * TURN
     for kind in ("plain", "profiled"):
-        assert len(counted(range(order.count(kind)), runs)) == runs
+        assert len(select_counted(range(order.count(kind)), runs)) == runs
 
 
 def test_the_first_of_each_turn_is_not_counted():
-    assert counted(range(2 * TURN), 5) == [1, 2, 3, 5, 6]
+    assert select_counted(range(2 * TURN), 5) == [1, 2, 3, 5, 6]
 
 
 @pytest.mark.parametrize("runs", [1, 3, 7])

@@ -248,7 +248,7 @@ def test_rows_of_onnx_runtime_go_to_layers_by_name_or_tensor():
         [1e-6, 3e-6, 4e-6, 5e-6, 6e-6]
     )
     with pytest.raises(UsageError, match="cold inference alone"):
-        ort_rows(runs.only([0]), "p")
+        ort_rows(runs.select_runs([0]), "p")
 
 
 def test_rows_of_once_for_all_that_do_not_say_what_a_layer_is_are_counted():

@@ -1,4 +1,6 @@
-"""What all devices that run ONNX Runtime on a CPU share: sessions in engines, and layer times joined to the network.
+"""What all devices that run ONNX Runtime on a CPU share.
+
+Sessions live in engines, and layer times are joined to the network.
 
 The sessions of all workloads of one block live in one engine; every new session of that kind begins
 when the former ones are released, in a new process. With `isolate` each workload has a process of
@@ -23,10 +25,15 @@ from hwbench.devices.shared.ort.executed_graph import (
     channel_block,
     executed_nodes,
 )
-from hwbench.devices.shared.ort.layers import REST_CAUSE, explain_change, join, layout_findings
+from hwbench.devices.shared.ort.layers import (
+    REST_CAUSE,
+    explain_change,
+    join_profile,
+    layout_findings,
+)
 from hwbench.devices.shared.ort.profile import ProfiledRuns, read_trace
 from hwbench.devices.shared.runner.protocol import CLOCK
-from hwbench.devices.shared.turns import TURN, counted, turn_order
+from hwbench.devices.shared.turns import TURN, select_counted, turn_order
 from hwbench.errors import OutputParseError
 from hwbench.network.graph import Layer, layers, load, made_by
 from hwbench.network.workload import Workload
@@ -34,25 +41,38 @@ from hwbench.records.comparison import ChangeExplanation
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
 
-KEPT_PARTS = 8
+KEPT_GRAPHS = 8
 """Models whose graphs are kept.
 
-A table build prepares hundreds, a comparison the same two again and again.
+Building a table prepares hundreds of models once, a comparison prepares the same two repeatedly.
 """
 GRAIN_S = 1e-6
 """ONNX Runtime's profiler counts whole microseconds."""
 COST_RUNS, COST_S = 150, 1.0
-"""Runs of each chain from which the profiler's own cost is learnt.
+"""Runs of each chain from which the profiler's own cost is estimated.
 
-Fewer where they would take more than these seconds.
+There are fewer where they would take more than these seconds.
 """
 
-_Parts = tuple[list[ExecutedNode], tuple[Layer, ...], dict[str, Layer]]
+
+@dataclass(frozen=True, slots=True)
+class _Graphs:
+    """What a model is, and what the runtime executes for it.
+
+    Attributes:
+        executed: Nodes of the graph that the runtime executes, in order.
+        layers: Layers of the network, in order.
+        makers: For every tensor of the network, the layer that writes it.
+    """
+
+    executed: list[ExecutedNode]
+    layers: tuple[Layer, ...]
+    makers: dict[str, Layer]
 
 
 @dataclass(eq=False)
 class Handle:
-    """One session: its engine, and its name there."""
+    """One session: its engine, and the session's name there."""
 
     engine: Engine
     name: str
@@ -69,15 +89,14 @@ class OrtDevice(Device):
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
         self._count = 0
-        # Engines that live, each with the threads and seed of the sessions that may join it; None if
-        # none may.
+        # Engines that live, each with the threads and seed of the sessions that may join it; None
+        # if none may.
         self._engines: dict[Engine, tuple[int, int] | None] = {}
-        self._findings: tuple[Finding, ...] = ()  # that hold for every session
-        self._parts: dict[str, _Parts] = {}  # by SHA-256 of the model
-        self._inside: dict[
-            int, float
-        ] = {}  # share of the profiler's cost inside the nodes' times, by threads
-        self._block = 0  # channels of the blocked layout; 0 until it is known
+        self._findings: tuple[Finding, ...] = ()  # findings that hold for every session
+        self._graphs: dict[str, _Graphs] = {}  # by SHA-256 of the model
+        # Share of the profiler's cost that is inside the nodes' own times, by number of threads.
+        self._share_inside: dict[int, float] = {}
+        self._block = 0  # channels in a block of the blocked layout; 0 until it is known
 
     @classmethod
     def explain_change(cls, baseline: str, candidate: str) -> ChangeExplanation | None:
@@ -86,7 +105,7 @@ class OrtDevice(Device):
 
     @abstractmethod
     def _engine(self, settings: Settings) -> Engine:
-        """A new place for sessions with these threads and this seed.
+        """Start an engine for sessions with these threads and this seed.
 
         Raises:
             UsageError: The target has not as many cores as threads.
@@ -95,46 +114,58 @@ class OrtDevice(Device):
     def _close(self) -> None:
         """End all engines and forget what was learnt of the target."""
         for engine in list(self._engines):
-            self._end(engine)
-        self._parts.clear()
-        self._inside.clear()
+            self._end_engine(engine)
+        self._graphs.clear()
+        self._share_inside.clear()
         self._block = 0
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
-        kind = None if settings.isolate else (settings.threads, settings.seed)
         engine = None
-        if kind is not None:
-            engine = next((known for known, its in self._engines.items() if its == kind), None)
+        sharing = None
+        if not settings.isolate:
+            sharing = (settings.threads, settings.seed)
+            for live_engine, live_sharing in self._engines.items():
+                if live_sharing == sharing:
+                    engine = live_engine
+                    break
         if engine is None:
             engine = self._engine(settings)
-            self._engines[engine] = kind
+            self._engines[engine] = sharing
         name = self._load(engine, workload)
         return Prepared(workload, settings, Handle(engine, name), self._findings)
 
     def _load(self, engine: Engine, workload: Workload, *, profile: bool = False) -> str:
+        """Create a session in an engine and return its name.
+
+        A profiled session needs the graph that the runtime executes, so that is fetched with the
+        first one of each model.
+        """
         self._count += 1
         name = f"session{self._count}"
-        learn = profile and workload.sha256 not in self._parts
+        needs_graph = profile and workload.sha256 not in self._graphs
         try:
-            graph = engine.load(name, workload, profile=profile, graph=learn)
+            graph = engine.load(name, workload, profile=profile, graph=needs_graph)
         except BaseException:  # the runner ends with the first model it cannot load
-            self._end(engine)
+            self._end_engine(engine)
             raise
         if graph is not None:
-            self._learn(workload, graph)
+            self._keep_graphs(workload, graph)
         return name
 
     def _release(self, prepared: Prepared) -> None:
-        """Free a session, and its engine with the last one, so that the next session has a new one."""
+        """Free a session, and with the last one its engine.
+
+        The next session then has a new engine.
+        """
         engine: Engine = prepared.handle.engine
         engine.unload(prepared.handle.name)
         if not self._sessions_in(engine):
-            self._end(engine)
+            self._end_engine(engine)
 
     def _sessions_in(self, engine: Engine) -> set[Prepared]:
         return {prepared for prepared in self._live if prepared.handle.engine is engine}
 
-    def _end(self, engine: Engine) -> None:
+    def _end_engine(self, engine: Engine) -> None:
         """End an engine, and with it the sessions that still live there."""
         self._live -= self._sessions_in(engine)
         del self._engines[engine]
@@ -148,32 +179,38 @@ class OrtDevice(Device):
         return Samples(tuple(values_s), handles[0].engine.clock if handles else CLOCK)
 
     def peak_memory_bytes(self, prepared: Prepared) -> int | None:
-        """Peak resident memory of an isolated session; None where sessions share a process."""
+        """Read the peak resident memory of an isolated session, in bytes.
+
+        Returns:
+            The memory; None where sessions share a process.
+        """
+        if not prepared.settings.isolate:
+            return None
         handle: Handle = prepared.handle
-        return self._guard(handle.engine.memory) if prepared.settings.isolate else None
+        return self._guard(handle.engine.memory)
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        """Per-layer times of `runs` inferences in a profiled session beside the timed one."""
+        """Time the layers of `runs` inferences in a profiled session of their own."""
         handle: Handle = prepared.handle
         workload, threads = prepared.workload, prepared.settings.threads
-        plain_s, profile = self._profile(handle, workload, runs)
-        executed, network_layers, maker = self._parts[workload.sha256]
-        if threads not in self._inside:
-            self._inside[threads] = share_inside(
-                *profile_chains(lambda chain: self._profile_chain(handle.engine, chain))
-            )
-        self._block = self._block or self._channel_block(handle.engine)
-        extra_s = median(
-            profiled - plain for profiled, plain in zip(profile.whole_s, plain_s, strict=True)
-        )
-        rows = join(executed, network_layers, maker, profile, self._block)
+        reference_s, profile = self._profile(handle, workload, runs)
+        graphs = self._graphs[workload.sha256]
+        if threads not in self._share_inside:
+            short, long = profile_chains(lambda chain: self._profile_chain(handle.engine, chain))
+            self._share_inside[threads] = share_inside(short, long)
+        if not self._block:
+            self._block = self._find_channel_block(handle.engine)
+        pairs = zip(profile.whole_s, reference_s, strict=True)
+        profiler_s = median(profiled - reference for profiled, reference in pairs)
+        # What the profiler costs a network in all is seen on the network itself. Which share of it
+        # the nodes' own times contain was estimated on the chains.
+        node_cost_s = self._share_inside[threads] * profiler_s / len(profile.nodes_s)
+        rows = join_profile(graphs.executed, graphs.layers, graphs.makers, profile, self._block)
         return LayerSamples(
             rows,
             profile.whole_s,
-            plain_s,
-            # What the profiler costs a network in all is seen on the network itself; which share of
-            # it the nodes' own times contain was learnt on the chains.
-            node_cost_s=max(0.0, self._inside[threads] * extra_s / len(profile.nodes_s)),
+            reference_s,
+            node_cost_s=max(0.0, node_cost_s),
             rest_cause=REST_CAUSE,
             grain_s=GRAIN_S,
             findings=layout_findings(rows, self._block),
@@ -183,25 +220,24 @@ class OrtDevice(Device):
         handle = Handle(engine, self._load(engine, chain))
         run_s = engine.run([handle.name] * 2, 1)[1]
         runs = min(COST_RUNS, max(TURN, round(COST_S / run_s)))
-        plain_s, profile = self._profile(handle, chain, runs)
+        reference_s, profile = self._profile(handle, chain, runs)
         engine.unload(handle.name)
-        sums_s = tuple(map(sum, zip(*profile.nodes_s.values(), strict=True)))
-        return ChainProfile(len(profile.nodes_s), sums_s, profile.whole_s, plain_s)
+        runs_s = zip(*profile.nodes_s.values(), strict=True)
+        sums_s = [sum(node_times_s) for node_times_s in runs_s]
+        return ChainProfile(len(profile.nodes_s), sums_s, profile.whole_s, reference_s)
 
-    def _learn(self, workload: Workload, graph: bytes) -> None:
-        """What the runtime executes for a workload and what it was made of, worked out once."""
+    def _keep_graphs(self, workload: Workload, graph: bytes) -> None:
+        """Read what the runtime executes for a workload, and keep it in place of the oldest."""
         model = load(workload.onnx)
         network_layers = layers(model)
-        while len(self._parts) >= KEPT_PARTS:
-            del self._parts[next(iter(self._parts))]
-        self._parts[workload.sha256] = (
-            executed_nodes(graph),
-            network_layers,
-            made_by(model, network_layers),
+        while len(self._graphs) >= KEPT_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
+        self._graphs[workload.sha256] = _Graphs(
+            executed_nodes(graph), network_layers, made_by(model, network_layers)
         )
 
-    def _channel_block(self, engine: Engine) -> int:
-        """Channels that the runtime keeps side by side."""
+    def _find_channel_block(self, engine: Engine) -> int:
+        """Find how many channels the runtime keeps in a block, from a model made for that."""
         handle = Handle(engine, "block")
         graph = engine.load(handle.name, block_workload(), graph=True)
         engine.unload(handle.name)
@@ -210,7 +246,16 @@ class OrtDevice(Device):
     def _profile(
         self, plain: Handle, workload: Workload, runs: int
     ) -> tuple[tuple[float, ...], ProfiledRuns]:
-        """Latencies of `plain`, and a profile of the same workload taken in turns with them."""
+        """Profile a workload in turns with unprofiled inferences.
+
+        Args:
+            plain: The unprofiled session.
+            workload: What it runs.
+            runs: Inferences of each kind.
+
+        Returns:
+            (latencies of the unprofiled inferences in seconds, the profile of the others).
+        """
         engine = plain.engine
         name = self._load(engine, workload, profile=True)
         order = turn_order(plain.name, name, runs)
@@ -218,7 +263,12 @@ class OrtDevice(Device):
         trace = engine.unload(name)
         if trace is None:
             raise OutputParseError("ONNX Runtime wrote no profile")
-        plain_s = [value_s for value_s, whose in zip(values_s, order, strict=True) if whose != name]
+        reference_s = [
+            value_s
+            for value_s, session in zip(values_s, order, strict=True)
+            if session == plain.name
+        ]
         profiled = order.count(name)
-        profile = read_trace(trace, profiled).only(counted(range(profiled), runs))
-        return tuple(counted(plain_s, runs)), profile
+        profile = read_trace(trace, profiled)
+        profile = profile.select_runs(select_counted(range(profiled), runs))
+        return tuple(select_counted(reference_s, runs)), profile

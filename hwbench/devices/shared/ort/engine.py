@@ -1,4 +1,7 @@
-"""Where ONNX Runtime's sessions live: the interface, and the native runner on this computer or on a target far away."""
+"""Where ONNX Runtime's sessions live.
+
+The interface, and the native runner on this computer or on a target far away.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from hwbench.devices.shared.runner.protocol import CLOCK
 from hwbench.network.workload import Workload
 
 PATIENCE_S, PATIENCE = 60.0, 10.0
-"""Seconds a request to the runner may take beyond this many times what it should."""
+"""A request may take this many seconds and, beyond them, this many times what it should take."""
 LEASE_S = 600.0
-"""Seconds that a runner out of reach outlives its last request."""
+"""Seconds after its last request after which a runner that cannot be reached ends itself."""
 
 
 class Engine(Protocol):
@@ -37,15 +40,19 @@ class Engine(Protocol):
         ...
 
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
-        """Seconds per inference of one round of `loops` for each name, in that order."""
+        """Time one round of `loops` for each name, in that order, in seconds per inference."""
         ...
 
     def unload(self, name: str) -> bytes | None:
-        """Free a session; its profile, if it was profiled."""
+        """Free a session, and return its profile if it was profiled."""
         ...
 
     def memory(self) -> int | None:
-        """Peak resident memory of the process in bytes; None if it holds more than the sessions."""
+        """Read the peak resident memory of the process in bytes.
+
+        Returns:
+            The memory; None if the process holds more than the sessions.
+        """
         ...
 
     def close(self) -> None:
@@ -54,18 +61,20 @@ class Engine(Protocol):
 
 
 class NativeEngine:
-    """Sessions in one process of the native runner, here or far away: all that passes between it and us is their conversation.
+    """Sessions in one process of the native runner, here or far away.
+
+    All that passes between the runner and hwbench is their conversation.
 
     Args:
-        runner: The process, its library open; ended by this object.
-        place: Makes sure that a model file lies where the runner can read it; where that is.
-        folder: Where the runner may write files in passing.
-        cores: One for each thread; none: threads are not pinned.
-        threads: Of each session.
-        seed: Of the random inputs.
+        runner: The process, with its library open. This object ends it.
+        place: Puts a model file where the runner can read it, and returns its path there.
+        folder: Folder where the runner may write temporary files.
+        cores: Logical cores, one for each thread; none if threads are not to be pinned.
+        threads: Threads of each session.
+        seed: Seed of the random inputs.
         clock: Name of the clock.
-        leased: The runner ends itself when nothing was asked of it for a while, as it must where it
-            may be cut off from us.
+        leased: Whether the runner ends itself after some time without a request. It must where the
+            connection to it may break.
     """
 
     def __init__(
@@ -82,8 +91,8 @@ class NativeEngine:
     ) -> None:
         self.clock = clock
         self._runner, self._place, self._folder, self._leased = runner, place, folder, leased
-        self._slowest_s = 0.0  # seconds of an inference, as far as is known
-        self._ends_s = 0.0  # when the lease ends, by the monotonic clock
+        self._slowest_s = 0.0  # seconds of the slowest first inference so far
+        self._lease_end_s = 0.0  # when the lease ends, by the monotonic clock
         try:
             self._runner.configure(threads=threads, cpus=cores, seed=seed)
         except BaseException:
@@ -94,7 +103,7 @@ class NativeEngine:
         self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False
     ) -> bytes | None:
         """See `Engine`."""
-        self._renew(PATIENCE_S)
+        self._renew_lease(PATIENCE_S)
         path, written = self._place(self._runner, workload), self._folder / "graph.onnx"
         loaded = self._runner.load(
             name, path, self._folder / "profile" if profile else None, written if graph else None
@@ -103,18 +112,18 @@ class NativeEngine:
         if not graph:
             return None
         self._runner.delete(self._folder / "hwbench.weights")
-        return self._take(written)
+        return self._fetch(written)
 
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
         """See `Engine`."""
         timeout_s = PATIENCE_S + PATIENCE * self._slowest_s * len(order) * loops
-        self._renew(timeout_s)
+        self._renew_lease(timeout_s)
         return self._runner.run(order, loops, timeout_s).values_s
 
     def unload(self, name: str) -> bytes | None:
         """See `Engine`."""
         profile = self._runner.unload(name)
-        return None if profile is None else self._take(profile)
+        return None if profile is None else self._fetch(profile)
 
     def memory(self) -> int | None:
         """See `Engine`."""
@@ -124,15 +133,15 @@ class NativeEngine:
         """End the process."""
         self._runner.close()
 
-    def _take(self, path: PurePath) -> bytes:
-        """Content of a file that is not needed any more."""
+    def _fetch(self, path: PurePath) -> bytes:
+        """Fetch a file that the runner wrote, and delete it there."""
         data = self._runner.get(path)
         self._runner.delete(path)
         return data
 
-    def _renew(self, timeout_s: float) -> None:
+    def _renew_lease(self, timeout_s: float) -> None:
         """Make sure that the lease outlives a request of `timeout_s`."""
-        if self._leased and time.monotonic() + timeout_s > self._ends_s:
+        if self._leased and time.monotonic() + timeout_s > self._lease_end_s:
             lease_s = math.ceil(timeout_s + LEASE_S)
             self._runner.limit(lease_s)
-            self._ends_s = time.monotonic() + lease_s - 1
+            self._lease_end_s = time.monotonic() + lease_s - 1

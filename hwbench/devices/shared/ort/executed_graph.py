@@ -1,4 +1,7 @@
-"""The graph that ONNX Runtime executes: what it makes of a network by fusing, converting and inserting nodes."""
+"""The graph that ONNX Runtime executes.
+
+It makes it of a network by fusing, converting and inserting nodes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class ExecutedNode:
 
 
 def executed_nodes(graph: bytes) -> list[ExecutedNode]:
-    """The nodes of a graph that ONNX Runtime executes (see `Engine.load`), in order."""
+    """List the nodes of a graph that ONNX Runtime executes (see `Engine.load`), in order."""
     return [
         ExecutedNode(
             node.name,
@@ -37,28 +40,32 @@ def executed_nodes(graph: bytes) -> list[ExecutedNode]:
 
 
 def channel_block(graph: bytes) -> int:
-    """Channels in a block of the blocked layout on a processor (16 with AVX-512 and on ARM, 8 with AVX2).
+    """Find the channels in a block of the blocked layout on a processor.
 
-    Read off the weights of a convolution to one output channel, which the runtime pads to a whole
-    block; 1 if there is no blocked layout.
+    They are 16 with AVX-512 and on ARM, 8 with AVX2. The number is read off the weights of a
+    convolution to one output channel, which the runtime pads to a whole block.
 
     Args:
-        graph: What is executed for `block_workload` there.
+        graph: The graph that the runtime executes for `block_workload` on that processor.
+
+    Returns:
+        The channels; 1 if there is no blocked layout.
     """
-    return max(
-        (int(weights.dims[0]) for weights in _parse(graph).initializer if len(weights.dims) == 4),
-        default=1,
-    )
+    channels = 1
+    for weights in _parse(graph).initializer:
+        if len(weights.dims) == 4:
+            channels = max(channels, int(weights.dims[0]))
+    return channels
 
 
 @cache
 def block_workload() -> Workload:
-    """One convolution to a single output channel."""
+    """Make a network of one convolution to a single output channel."""
     return convolutions("block", [64, 1], side=8)
 
 
 def _parse(graph: bytes) -> Any:
-    """The graph of an ONNX model whose larger weights may be missing.
+    """Read the graph of an ONNX model whose larger weights may be missing.
 
     Raises:
         OutputParseError: It is no ONNX model.

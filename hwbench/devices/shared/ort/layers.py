@@ -30,45 +30,55 @@ REST_CAUSE = (
 )
 
 
-def join(
+def join_profile(
     executed: Sequence[ExecutedNode],
     layers: Sequence[Layer],
-    made_by: Mapping[str, Layer],
+    makers: Mapping[str, Layer],
     runs: ProfiledRuns,
     block: int,
 ) -> tuple[LayerRow, ...]:
-    """One row per layer of the network in execution order, and one per node the runtime inserted for itself.
+    """Join the profile of ONNX Runtime to the layers of the network.
 
     Args:
-        executed: The optimised graph, in order.
+        executed: Nodes of the optimised graph, in order.
         layers: Layers of the original graph, in order.
-        made_by: For every tensor of the original graph, the layer that writes it, at its end or
+        makers: For every tensor of the original graph, the layer that writes it, at its end or
             inside.
         runs: The profile of the optimised graph.
         block: Channels in a block of the blocked layout.
 
+    Returns:
+        One row per layer in execution order, and one per node that the runtime inserted.
+
     Raises:
         OutputParseError: The profile names a node that the optimised graph does not have.
     """
-    unknown = set(runs.nodes_s) - {node.name for node in executed}
-    if unknown:
+    missing = set(runs.nodes_s) - {node.name for node in executed}
+    if missing:
         raise OutputParseError(
-            f"profile and graph of ONNX Runtime disagree: {sorted(unknown)[:3]} were timed but are"
+            f"profile and graph of ONNX Runtime disagree: {sorted(missing)[:3]} were timed but are"
             " not in the graph"
         )
-    named = {node: layer for layer in layers for node in layer.nodes}
-    source: dict[str, Layer] = {}  # tensors the runtime invented -> the layer they come from
+    layer_of_node = {node: layer for layer in layers for node in layer.nodes}
+    # Tensors that the runtime invented (a reordered copy, say), with the layer they come from.
+    origins: dict[str, Layer] = {}
     rows = []
     for node in executed:
         if node.name not in runs.nodes_s:
             continue
-        layer = _layer_of(node, named, made_by)
+        layer = _find_layer(node, layer_of_node, makers)
         neighbour = layer
         if layer is None:
-            origins = [source.get(tensor) or made_by.get(tensor) for tensor in node.inputs]
-            neighbour = next(filter(None, origins), None)
+            # An inserted node stands near the first layer that it reads, also through the tensors
+            # of other inserted nodes.
+            for tensor in node.inputs:
+                neighbour = origins.get(tensor) or makers.get(tensor)
+                if neighbour is not None:
+                    break
         if neighbour is not None:
-            source.update({tensor: neighbour for tensor in node.outputs if tensor not in made_by})
+            for tensor in node.outputs:
+                if tensor not in makers:
+                    origins[tensor] = neighbour
         rows.append(
             RuntimeRow(
                 kind=node.op,
@@ -82,28 +92,33 @@ def join(
     return join_rows(rows, layers)
 
 
-def _layer_of(
-    node: ExecutedNode, named: Mapping[str, Layer], made_by: Mapping[str, Layer]
+def _find_layer(
+    node: ExecutedNode, layer_of_node: Mapping[str, Layer], makers: Mapping[str, Layer]
 ) -> Layer | None:
-    if (
-        node.op in REORDERS
-    ):  # ReorderOutput writes an original tensor, but is not the layer that made it
+    """Find the layer whose work a node does; None if the runtime inserted the node."""
+    # ReorderOutput writes an original tensor, but is not the layer that made it.
+    if node.op in REORDERS:
         return None
     for tensor in (*node.outputs, node.name.removesuffix(BLOCKED)):
-        if tensor in made_by:
-            return made_by[tensor]
+        if tensor in makers:
+            return makers[tensor]
     # Quantised nodes write tensors of their own, but keep their names but for a suffix that makes
     # them unique.
-    return named.get(_SUFFIX.sub("", node.name))
+    return layer_of_node.get(_SUFFIX.sub("", node.name))
 
 
 def _does_work_of(node: ExecutedNode, layer: Layer) -> bool:
-    """Whether a node does a layer's own work, and not only a conversion for it."""
-    wanted = ("Gemm", "MatMul", "Conv") if layer.op == "Linear" else (layer.op,)
-    return node.op.endswith(wanted)
+    """Tell whether a node does a layer's own work, and not only a conversion for it.
+
+    The runtime's fused and quantised operators end in the name of the original (`FusedConv`,
+    `QLinearConv`).
+    """
+    operators = ("Gemm", "MatMul", "Conv") if layer.op == "Linear" else (layer.op,)
+    return node.op.endswith(operators)
 
 
 def _implementation(node: ExecutedNode, block: int) -> str:
+    """Name the layout that a node works in, or its operator where the layout says nothing."""
     if node.op in REORDERS:
         return "reorder"
     if node.domain == BLOCKED_DOMAIN:
@@ -112,7 +127,7 @@ def _implementation(node: ExecutedNode, block: int) -> str:
 
 
 def explain_change(baseline: str, candidate: str) -> ChangeExplanation | None:
-    """Explain that a convolution left the blocked layout, which is what costs time in ONNX Runtime."""
+    """Explain that a convolution left the blocked layout, which costs time in ONNX Runtime."""
     if not baseline.startswith("nchwc") or candidate != "nchw":
         return None
     block = baseline.removeprefix("nchwc")
@@ -124,50 +139,56 @@ def explain_change(baseline: str, candidate: str) -> ChangeExplanation | None:
 
 
 def layout_findings(rows: Iterable[LayerRow], block: int) -> tuple[Finding, ...]:
-    """Convolutions that fell off the blocked layout, and reorders, as findings."""
-    rows = list(rows)
-    heavy = [
-        row
-        for row in rows
-        if row.op in {"Conv", "Linear"} and row.key is not None and row.key.precision == "int8"
-    ]
-    convolutions = [
-        row
-        for row in rows
-        if row.op == "Conv" and row.implementation.startswith("nchw") and row not in heavy
-    ]
-    plain = [row for row in convolutions if row.implementation == "nchw"]
-    reorders = [row for row in rows if row.implementation == "reorder"]
-    found = []
-    in_float = [
-        row
-        for row in heavy
-        if not row.implementation.startswith("Q") and "Integer" not in row.implementation
-    ]
+    """Find quantised layers in fp32, convolutions outside the blocked layout, and reorders."""
+    quantised = []
+    in_float = []
+    convolutions = []
+    unblocked = []
+    reorders = []
+    for row in rows:
+        name = row.implementation
+        heavy = row.op in {"Conv", "Linear"}
+        if heavy and row.key is not None and row.key.precision == "int8":
+            quantised.append(row)
+            # Integer kernels are QLinearConv, QGemm, MatMulIntegerToFloat and the like.
+            if not name.startswith("Q") and "Integer" not in name:
+                in_float.append(row)
+        elif row.op == "Conv" and name.startswith("nchw"):
+            convolutions.append(row)
+            if name == "nchw":
+                unblocked.append(row)
+        if name == "reorder":
+            reorders.append(row)
+    findings = []
     if in_float:
-        where = f"{len(in_float)} of {len(heavy)} quantised layers run in fp32 ({_names(in_float)})"
-        found.append(
+        where = (
+            f"{len(in_float)} of {len(quantised)} quantised layers run in fp32"
+            f" ({_list_names(in_float)})"
+        )
+        findings.append(
             Finding(
                 "fall_back", f"{where}: the runtime has no integer kernel for them as they stand"
             )
         )
-    if plain and block > 1:
+    if unblocked and block > 1:
         where = (
-            f"{len(plain)} of {len(convolutions)} convolutions run outside the blocked layout"
-            f" ({_names(plain)})"
+            f"{len(unblocked)} of {len(convolutions)} convolutions run outside the blocked layout"
+            f" ({_list_names(unblocked)})"
         )
-        found.append(
+        findings.append(
             Finding("unblocked_layers", f"{where}; widths in multiples of {block} keep them in it")
         )
     if len(reorders) > 2:  # one at each end is the price of the blocked layout
-        found.append(
+        findings.append(
             Finding(
                 "reorders",
-                f"the runtime inserted {len(reorders)} layout reorders ({_names(reorders)})",
+                f"the runtime inserted {len(reorders)} layout reorders ({_list_names(reorders)})",
             )
         )
-    return tuple(found)
+    return tuple(findings)
 
 
-def _names(rows: Sequence[LayerRow]) -> str:
-    return ", ".join(row.name for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+def _list_names(rows: Sequence[LayerRow]) -> str:
+    """List the names of the first three rows."""
+    names = ", ".join(row.name for row in rows[:3])
+    return f"{names}, ..." if len(rows) > 3 else names

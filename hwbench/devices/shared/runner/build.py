@@ -1,4 +1,7 @@
-"""The native runner as a program: where its source is, how it is built, and which library it opens on this computer."""
+"""The native runner as a program.
+
+Where its source is, how it is built, and which library it opens on this computer.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ _COMPILE_TIMEOUT_S = 120.0
 
 
 def runner_source() -> Path:
-    """The runner's C file: in `runners/native` of a checkout, beside this module in an installed wheel.
+    """Find the runner's C file.
+
+    It is in `runners/native` of a checkout, and beside this module in an installed wheel.
 
     Raises:
         DeviceUnavailableError: It is in neither place.
@@ -43,8 +48,8 @@ def build_runner(cc: str | None = None) -> Path:
     Later calls find it in the user's cache.
 
     Args:
-        cc: Compiler with its options, as one would type it (`aarch64-linux-gnu-gcc`); `$CC`, else
-            the first of cc, gcc and clang, if None.
+        cc: Compiler with its options, as one would type it (`aarch64-linux-gnu-gcc`). None for
+            `$CC`, or else the first of cc, gcc and clang.
 
     Returns:
         The program, for the compiler's target.
@@ -57,8 +62,9 @@ def build_runner(cc: str | None = None) -> Path:
     import platformdirs
 
     source = runner_source()
-    compiler = _compiler(cc)
-    version = _compile([*compiler, "--version"])
+    compiler = _find_compiler(cc)
+    # The program is named after all that decides what it does, the compiler's version included.
+    version = _run_compiler([*compiler, "--version"])
     identity = "\0".join([source.read_text(encoding="utf-8"), version, *compiler, *_FLAGS])
     cache = Path(platformdirs.user_cache_dir("hwbench"))
     program = cache / f"runner-{sha256(identity.encode()).hexdigest()[:16]}"
@@ -68,8 +74,8 @@ def build_runner(cc: str | None = None) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             fresh = Path(folder) / "runner"
-            _compile([*compiler, *_FLAGS, "-o", str(fresh), str(source), "-ldl"])
-            fresh.replace(program)
+            _run_compiler([*compiler, *_FLAGS, "-o", str(fresh), str(source), "-ldl"])
+            fresh.replace(program)  # whole or not at all, also when two processes build at once
     except OSError as error:
         raise DeviceUnavailableError(
             f"cannot keep the native runner in {cache} ({error}); set XDG_CACHE_HOME"
@@ -77,19 +83,23 @@ def build_runner(cc: str | None = None) -> Path:
     return program
 
 
-def _compiler(cc: str | None) -> list[str]:
+def _find_compiler(cc: str | None) -> list[str]:
+    """Find a compiler that is installed, as an argument list."""
     wanted = cc or os.environ.get("CC")
-    candidates = [shlex.split(wanted)] if wanted else [[name] for name in _COMPILERS]
+    candidates = [[name] for name in _COMPILERS]
+    if wanted:
+        candidates = [shlex.split(wanted)]
     for argv in candidates:
         if argv and shutil.which(argv[0]):
             return argv
-    sought = wanted or ", ".join(_COMPILERS)
+    names = wanted or ", ".join(_COMPILERS)
     raise DeviceUnavailableError(
-        f"no C compiler found ({sought}); install one (apt install gcc) or set CC"
+        f"no C compiler found ({names}); install one (apt install gcc) or set CC"
     )
 
 
-def _compile(argv: list[str]) -> str:
+def _run_compiler(argv: list[str]) -> str:
+    """Run the compiler, and return what it wrote to standard output."""
     try:
         done = subprocess.run(
             argv,
@@ -118,15 +128,17 @@ def _compile(argv: list[str]) -> str:
 
 
 def ort_library() -> Path:
-    """The C library inside the installed onnxruntime package, of the same version as the Python module.
+    """Find the C library inside the installed onnxruntime package.
+
+    It is of the same version as the Python module.
 
     Raises:
         DeviceUnavailableError: onnxruntime is missing, or its package has no such library.
     """
     folder = Path(str(onnxruntime().__file__)).resolve().parent / "capi"
-    found = sorted(folder.glob("libonnxruntime.so*"))
-    if not found:
+    libraries = sorted(folder.glob("libonnxruntime.so*"))
+    if not libraries:
         raise DeviceUnavailableError(
             f"no libonnxruntime.so in {folder}; pip install onnxruntime for Linux"
         )
-    return found[0]
+    return libraries[0]

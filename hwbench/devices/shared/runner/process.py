@@ -1,7 +1,7 @@
 """A conversation with the native runner, on this computer or wherever a `Transport` reaches.
 
-Building the program is `build`'s part and the language `protocol`'s; their public
-names are offered here too. Nothing passes through a shell.
+The module `build` makes the program and `protocol` has its language; their public names are offered
+here too. Nothing passes through a shell.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ __all__ = [
 
 _TAIL_BYTES = 2000
 ANSWER_S = 30.0
-"""Seconds in which a runner answers what costs it next to nothing."""
+"""Seconds within which a runner answers a request that costs it next to nothing."""
 SLOWEST_LINK = 1e6
-"""Bytes per second that the way to a runner carries at least."""
+"""Bytes per second that the connection to a runner carries at least."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-def _tail(output: bytes) -> str:
+def _read_tail(output: bytes) -> str:
     return one_line(output[-_TAIL_BYTES:].decode("utf-8", "replace"))
 
 
@@ -73,15 +73,16 @@ class Transport(Protocol):
     def send(self, data: bytes, timeout_s: float) -> None:
         """Send all of `data`.
 
-        Silently if the runner is gone, as its last words can still be received.
+        It is no error here that the runner is gone: its last output can still be received and
+        says why.
 
         Raises:
-            DeviceTimeoutError: It was not taken in time.
+            DeviceTimeoutError: The runner did not take the data in time.
         """
         ...
 
     def receive(self, timeout_s: float) -> bytes:
-        """The next bytes; none at the end of the stream.
+        """Receive the next bytes; none at the end of the stream.
 
         Raises:
             DeviceTimeoutError: Nothing came in time.
@@ -92,13 +93,15 @@ class Transport(Protocol):
         """End the runner: by the end of its input, after `grace_s` by force. Closing twice is fine.
 
         Returns:
-            How it ended and the last that it said to people, in one line.
+            How it ended and the end of what it wrote to standard error, in one line.
         """
         ...
 
 
 class LocalProcess:
-    """A runner on this computer: pipes for plan and events, a temporary file for what it says to people.
+    """A runner on this computer.
+
+    Plans and events pass through pipes; what it writes to standard error goes to a temporary file.
 
     Args:
         argv: Program and arguments.
@@ -139,7 +142,7 @@ class LocalProcess:
         deadline = time.monotonic() + timeout_s
         left = memoryview(data)
         while left:
-            _wait(self._stdin, select.POLLOUT, deadline)
+            _wait_until_ready(self._stdin, select.POLLOUT, deadline)
             try:
                 left = left[os.write(self._stdin, left) :]
             except BrokenPipeError:
@@ -147,7 +150,7 @@ class LocalProcess:
 
     def receive(self, timeout_s: float) -> bytes:
         """See `Transport`."""
-        _wait(self._stdout, select.POLLIN, time.monotonic() + timeout_s)
+        _wait_until_ready(self._stdout, select.POLLIN, time.monotonic() + timeout_s)
         return os.read(self._stdout, 1 << 16)
 
     def close(self, grace_s: float) -> str:
@@ -164,13 +167,18 @@ class LocalProcess:
             self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _TAIL_BYTES))
             self._ending = (
                 f"exit status {self.process.returncode};"
-                f" {_tail(self._stderr.read()) or 'no message'}"
+                f" {_read_tail(self._stderr.read()) or 'no message'}"
             )
             self._stderr.close()
         return self._ending
 
 
-def _wait(descriptor: int, event: int, deadline: float) -> None:
+def _wait_until_ready(descriptor: int, event: int, deadline: float) -> None:
+    """Wait until a pipe can be read or written.
+
+    Raises:
+        DeviceTimeoutError: The deadline, by the monotonic clock, has passed.
+    """
     poll = select.poll()
     poll.register(descriptor, event)
     if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
@@ -181,7 +189,7 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the runner tells of a model it has loaded.
+    """Facts of a model that the runner has loaded.
 
     Attributes:
         name: The name it goes by in `run`.
@@ -201,16 +209,16 @@ class RunnerProcess:
 
     Use as a context manager, from one thread.
 
-    Any error ends the runner, as its state is then unknown; from then on every call raises
-    DeviceLostError. A model that ONNX Runtime refuses (BuildError) costs no more than starting
-    another one.
+    Any error ends the runner, since its state is then unknown; from then on every call raises
+    DeviceLostError. After a model that ONNX Runtime refuses (BuildError), another runner must be
+    started, which is cheap.
 
     Args:
-        transport: Where the runner is; closed by this object.
+        transport: The connection to the runner. This object closes it.
         timeout_s: Seconds for its first event.
 
     Raises:
-        OutputParseError: It is no runner, or of another protocol.
+        OutputParseError: What answers is no runner, or speaks another protocol.
     """
 
     def __init__(self, transport: Transport, timeout_s: float = 30.0) -> None:
@@ -223,11 +231,9 @@ class RunnerProcess:
             raise OutputParseError(
                 f"the runner speaks protocol {hello['protocol']}, hwbench {PROTOCOL}; build it anew"
             )
-        self.machine, self.kernel, self.pid = (
-            str(hello["machine"]),
-            str(hello["kernel"]),
-            int(hello["pid"]),
-        )
+        self.machine = str(hello["machine"])
+        self.kernel = str(hello["kernel"])
+        self.pid = int(hello["pid"])
 
     @classmethod
     def start(cls, argv: Sequence[str], timeout_s: float = 30.0) -> Self:
@@ -257,23 +263,27 @@ class RunnerProcess:
         self._ending = self._transport.close(grace_s)
 
     def library(self, path: PurePath) -> str:
-        """Open ONNX Runtime's C library, as the runner sees it; before any `load`.
+        """Open ONNX Runtime's C library, before any `load`.
 
-        Returns its version.
+        Args:
+            path: The library, as the runner sees it.
+
+        Returns:
+            Its version.
         """
         return str(self.command(plan_line("lib", path), "library")["version"])
 
     def configure(
         self, *, threads: int = 1, cpus: Sequence[int] = (), spin: bool = True, seed: int = 0
     ) -> None:
-        """Settings of the models loaded from now on.
+        """Set how the models that are loaded from now on will run.
 
         Args:
             threads: Threads of each model, the calling one included.
-            cpus: As many CPUs as threads: one each. More: shared by all. None: the pinning stays as
-                it is.
+            cpus: CPUs to pin to. With as many as threads, each thread has one; with more, all
+                threads share them; with none, the pinning stays as it is.
             spin: Whether idle threads spin during a run; between runs they always sleep.
-            seed: Of the random inputs.
+            seed: Seed of the random inputs.
         """
         lines = [
             plan_line("threads", threads),
@@ -286,11 +296,11 @@ class RunnerProcess:
             self.command(line, "set")
 
     def limit(self, seconds: int) -> None:
-        """The runner ends itself this many seconds from now, unless told otherwise before."""
+        """Let the runner end itself this many seconds from now, unless the limit is set again."""
         self.command(plan_line("limit", seconds), "set")
 
     def put(self, data: bytes, path: PurePath) -> None:
-        """Write a file where the runner is; it is there whole or not at all.
+        """Write a file where the runner is, whole or not at all.
 
         Raises:
             DeviceUnavailableError: The runner cannot write it, or other bytes than these arrived.
@@ -299,7 +309,7 @@ class RunnerProcess:
         self.command(line + data, "set", ANSWER_S + len(data) / SLOWEST_LINK)
 
     def get(self, path: PurePath) -> bytes:
-        """Content of a file where the runner is.
+        """Read a file where the runner is.
 
         Raises:
             DeviceUnavailableError: The runner cannot read it, or it has 64 MiB or more.
@@ -310,7 +320,7 @@ class RunnerProcess:
                 raise OutputParseError(
                     f"the native runner announced a file of {size} bytes, above {MAX_FILE_BYTES}"
                 )
-            self._gather(
+            self._receive_until(
                 lambda: len(self._received) >= size,
                 time.monotonic() + ANSWER_S + size / SLOWEST_LINK,
             )
@@ -360,7 +370,8 @@ class RunnerProcess:
     def run(self, order: Sequence[str], loops: int = 1, timeout_s: float = 120.0) -> Samples:
         """Time one round of `loops` inferences for each name, in that order.
 
-        Seconds per inference.
+        Returns:
+            One sample a round, seconds per inference.
         """
         values_s: list[float] = []
         for first in range(0, len(order), MAX_ROUNDS):
@@ -374,22 +385,31 @@ class RunnerProcess:
         return Samples(tuple(values_s), CLOCK)
 
     def unload(self, name: str) -> PurePosixPath | None:
-        """Free a model. Returns its profile file, where the runner is, if it was profiled."""
+        """Free a model.
+
+        Returns:
+            Its profile file, where the runner is; None if it was not profiled.
+        """
         profile = self.command(plan_line("unload", name), "unloaded")["profile"]
         return PurePosixPath(profile) if profile else None
 
     def memory(self) -> int:
-        """Peak resident memory of the runner in bytes."""
+        """Read the peak resident memory of the runner, in bytes."""
         status = self.get(PurePosixPath("/proc/self/status"))
-        found = re.search(rb"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
-        if found is None:
+        peak = re.search(rb"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+        if peak is None:
             raise OutputParseError(
-                f"/proc/self/status of the native runner does not tell VmHWM: {status[:160]!r}"
+                f"/proc/self/status of the native runner has no VmHWM: {status[:160]!r}"
             )
-        return int(found[1]) * 1024
+        return int(peak[1]) * 1024
 
     def command(self, line: bytes, answer: str, timeout_s: float | None = None) -> dict[str, Any]:
-        """Send one line of a plan (see `plan_line`) and return the event of kind `answer` that answers it.
+        """Send one line of a plan, and return the event that answers it.
+
+        Args:
+            line: The line (see `plan_line`); empty to wait for the runner's first event.
+            answer: Kind of the event that must answer it.
+            timeout_s: Seconds it may take; None for `ANSWER_S`.
 
         Raises:
             OutputParseError: The answer breaks the protocol.
@@ -404,25 +424,27 @@ class RunnerProcess:
         timeout_s = ANSWER_S if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
         try:
-            unasked = bool(self._received)
-            if not unasked:
+            # The runner speaks only when it was asked. What has arrived before the line was sent
+            # belongs to no request, so it must not be taken for the answer.
+            has_unexpected_data = bool(self._received)
+            if not has_unexpected_data:
                 self._transport.send(line, timeout_s)
             event = parse_event(self._next_line(deadline))
-            expect(event, "silence" if unasked else answer)
+            expect(event, "silence" if has_unexpected_data else answer)
         except DeviceLostError as error:
             self.close()
             raise DeviceLostError(f"{error} ({self._ending})") from error
         except DeviceTimeoutError as error:
             self.close(grace_s=0.0)
-            asked = line.split(maxsplit=1)[0].decode() if line else "start"
-            raise DeviceTimeoutError(f"{error} (asked to {asked})") from error
+            request = line.split(maxsplit=1)[0].decode() if line else "start"
+            raise DeviceTimeoutError(f"{error} (asked to {request})") from error
         except BaseException:
             self.close()
             raise
         return event
 
     def _next_line(self, deadline: float) -> bytes:
-        self._gather(
+        self._receive_until(
             lambda: b"\n" in self._received or len(self._received) > MAX_EVENT_BYTES, deadline
         )
         line, end, self._received = self._received.partition(b"\n")
@@ -432,9 +454,8 @@ class RunnerProcess:
             )
         return bytes(line)
 
-    def _gather(self, enough: Callable[[], bool], deadline: float) -> None:
-        """Receive until there is enough."""
-        while not enough():
+    def _receive_until(self, is_complete: Callable[[], bool], deadline: float) -> None:
+        while not is_complete():
             data = self._transport.receive(max(0.0, deadline - time.monotonic()))
             if not data:
                 raise DeviceLostError("the native runner ended before it answered")

@@ -1,7 +1,7 @@
-"""The language of the native runner (`runners/native/README.md`): values to plan lines, bytes to checked events.
+"""The language of the native runner (`runners/native/README.md`).
 
-Pure functions. A round's time can only come out of here if the whole event it came in is as the
-protocol says.
+Pure functions from values to plan lines, and from bytes to checked events. The time of a round is
+only read if the whole event that it came in is as the protocol says.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hwbench.errors import (
 from hwbench.records.tensors import TensorSpec
 
 PROTOCOL = 2
-"""Version of the protocol spoken here; the runner's first event tells its own."""
+"""Version of the protocol of this module; the runner's first event has the runner's own."""
 CLOCK = "CLOCK_MONOTONIC"
 """The runner's clock: a sample is the difference of two readings on the target."""
 MAX_ROUNDS = 100_000
@@ -36,10 +36,13 @@ MAX_FILE_BYTES = 1 << 26
 
 
 def plan_line(command: str, *values: str | int | PurePath) -> bytes:
-    """One line of a plan. Only the last value may hold spaces: it is the rest of the line.
+    """Write one line of a plan.
+
+    Only the last value may contain spaces: it is the rest of the line.
 
     Raises:
-        UsageError: A value cannot travel (a line break, a NUL, a space before the end, nothing).
+        UsageError: A value cannot be written: it has a line break, a NUL or, before the last value,
+            a space, or it is empty.
     """
     words = [command, *map(str, values)]
     if any("\n" in word or "\0" in word for word in words):
@@ -118,14 +121,18 @@ _ERRORS: Mapping[int, type[HwbenchError]] = {
 
 
 def parse_event(line: bytes) -> dict[str, Any]:
-    """Read one event and check that it has exactly the fields of its kind, each of its type and in its range.
+    """Read one event and check it.
+
+    It must have exactly the fields of its kind, each of its type and in its range.
 
     Raises:
         OutputParseError: It is anything else.
     """
     try:
         event = json.loads(
-            line.decode("utf-8", "replace"), parse_constant=_refuse, object_pairs_hook=_unique
+            line.decode("utf-8", "replace"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_read_unique_fields,
         )
     except (ValueError, RecursionError) as error:
         raise OutputParseError(
@@ -164,36 +171,41 @@ def expect(event: Mapping[str, Any], kind: str) -> None:
 
 
 def latencies(event: Mapping[str, Any], rounds: int, loops: int) -> tuple[float, ...]:
-    """Seconds of one inference in each round of a `samples` event that answers for `rounds` rounds of `loops`.
+    """Compute the seconds of one inference in each round of a `samples` event.
+
+    Args:
+        event: The event.
+        rounds: Rounds that were asked for.
+        loops: Inferences in each round that were asked for.
 
     Raises:
         OutputParseError: It holds another number of rounds, or is of other loops or another clock.
     """
     if (len(event["ns"]), event["loops"], event["clock"]) != (rounds, loops, CLOCK):
-        told = f"{len(event['ns'])} samples of {event['loops']} loops on {event['clock']!r}"
+        answer = f"{len(event['ns'])} samples of {event['loops']} loops on {event['clock']!r}"
         raise OutputParseError(
-            f"the native runner told {told}; expected {rounds} of {loops} on {CLOCK!r}"
+            f"the native runner returned {answer}; expected {rounds} of {loops} on {CLOCK!r}"
         )
     return tuple(ns / (loops * 1e9) for ns in event["ns"])
 
 
 def tensor_specs(tensors: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    """The tensors of a `loaded` or `dumped` event."""
+    """Read the tensors of a `loaded` or `dumped` event."""
     return tuple(
         TensorSpec(tensor["name"], tuple(tensor["shape"]), tensor["type"]) for tensor in tensors
     )
 
 
 def one_line(text: str) -> str:
-    """`text` without its line breaks."""
+    """Join the lines of a text with single spaces."""
     return " ".join(text.split())
 
 
-def _refuse(constant: str) -> NoReturn:
+def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a number")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _read_unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueError("a field occurs twice")

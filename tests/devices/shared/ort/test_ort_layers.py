@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hwbench.devices.base import LayerRow
 from hwbench.devices.shared.ort.executed_graph import ExecutedNode
-from hwbench.devices.shared.ort.layers import join, layout_findings
+from hwbench.devices.shared.ort.layers import join_profile, layout_findings
 from hwbench.devices.shared.ort.profile import ProfiledRuns, read_profile
 from hwbench.errors import OutputParseError
 from hwbench.network.graph import layers, load, made_by
@@ -33,7 +33,7 @@ def joined(executed=EXECUTED, widths=(16, 32)):
         (1e-3, 1e-3),
         {node.name: ((i + 1) * 1e-6, (i + 2) * 1e-6) for i, node in enumerate(executed)},
     )
-    return join(executed, parts, made_by(model, parts), runs, block=16)
+    return join_profile(executed, parts, made_by(model, parts), runs, block=16)
 
 
 def test_every_layer_has_one_row_and_inserted_nodes_have_their_own():
@@ -77,7 +77,9 @@ def test_a_timed_node_that_is_not_in_the_graph_is_an_error():
     model = load(conv_net((16, 32)))
     parts = layers(model)
     with pytest.raises(OutputParseError, match="stranger"):
-        join(EXECUTED, parts, made_by(model, parts), ProfiledRuns((1.0,), {"stranger": (1.0,)}), 16)
+        join_profile(
+            EXECUTED, parts, made_by(model, parts), ProfiledRuns((1.0,), {"stranger": (1.0,)}), 16
+        )
 
 
 def test_plain_convolutions_and_many_reorders_are_findings():

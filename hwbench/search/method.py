@@ -67,6 +67,9 @@ class Method(ABC, Generic[OptionsT]):
         drops_blocks: Whether its candidates leave out blocks; then it is told what each block
             costs.
         takes_trials: Whether it can end after any number of trials.
+        recorded_together: Whether its records and the identity of a search hold the options of all
+            such searches, not its own alone. The searches of the first version do, so that those
+            that were killed are found again.
         tuning: How its result is tuned where the user does not say.
         tuning_steps: Batches that its result is tuned on where the user does not say; None for the
             usual number of epochs.
@@ -81,6 +84,7 @@ class Method(ABC, Generic[OptionsT]):
     budgets: ClassVar[tuple[str, ...]] = KINDS
     drops_blocks: ClassVar[bool] = False
     takes_trials: ClassVar[bool] = True
+    recorded_together: ClassVar[bool] = False
     tuning: ClassVar[str] = "ce"
     tuning_steps: ClassVar[int | None] = None
 

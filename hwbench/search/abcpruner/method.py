@@ -72,6 +72,7 @@ class AbcPrunerMethod(WidthMethod[AbcPrunerOptions]):
     published = "Lin et al., IJCAI 2020"
     example = "zoo:plain20 --data digits --device cpu --latency 0.5 --jobs 4"
     options_type: ClassVar[type[AbcPrunerOptions]] = AbcPrunerOptions
+    recorded_together = True
     # The paper's candidates inherit filters at random and are then trained, so that neither the
     # norm of filters nor a re-fit of the layers has a say in what a structure is worth.
     importance = "random"

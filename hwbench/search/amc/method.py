@@ -39,6 +39,7 @@ class AmcMethod(WidthMethod[AmcOptions]):
     published = "He et al., ECCV 2018"
     example = "zoo:plain20 --data digits --device cpu --latency 0.6 --out pruned"
     options_type: ClassVar[type[AmcOptions]] = AmcOptions
+    recorded_together = True
 
     def check(self, limit: Limit | None) -> None:
         """See `Method.check`; with a reward that knows the cost no budget is needed."""

@@ -55,6 +55,7 @@ class PractiseMethod(Method[PractiseOptions]):
     options_type: ClassVar[type[PractiseOptions]] = PractiseOptions
     budgets = ("latency",)
     drops_blocks = True
+    recorded_together = True
     takes_trials = False  # all blocks need a score before one can be chosen
     tuning = "features"
     tuning_steps = TUNING_STEPS

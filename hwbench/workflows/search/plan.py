@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any, Self
 
 from hwbench.errors import Argument, UsageError
-from hwbench.search import load_method, searches
+from hwbench.search import SEARCHES, load_method, searches
 from hwbench.search.limit import KINDS, Limit
 from hwbench.search.method import Method
 from hwbench.search.options import SearchOptions, option_defaults
@@ -39,12 +39,6 @@ TRAIN_EPOCHS = 20
 TEMPERATURE = 4.0
 DEFAULT_OPTIONS = SearchOptions()
 """Stands for the defaults of whatever search is planned."""
-RECORDED_TOGETHER = ("amc", "abcpruner", "practise")
-"""Searches whose records and keys hold the options of all of them.
-
-That is how searches were recorded, and how one that was killed is found again, from the first
-version on. A search that is added records its own options alone.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +128,10 @@ class Plan:
         """As plain JSON types, on one level: the options of the search stand beside the rest."""
         data = asdict(self)
         data.pop("options")
-        if self.method in RECORDED_TOGETHER:
-            for name in RECORDED_TOGETHER:
-                data |= option_defaults(load_method(name).options_type)
+        if load_method(self.method).recorded_together:
+            for other in map(load_method, SEARCHES):
+                if other.recorded_together:
+                    data |= option_defaults(other.options_type)
         return data | asdict(self.options)
 
     def key(self, *facts: str) -> str:

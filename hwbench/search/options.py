@@ -1,7 +1,7 @@
 """Options of a search: the fields of a frozen dataclass, each described once by `option`.
 
 The options of `hwbench search NAME`, the checks of Python arguments and the reference in the
-documentation are all made of these descriptions.
+documentation are all made of these descriptions::
 
     @dataclass(frozen=True)
     class MyOptions(WidthOptions):

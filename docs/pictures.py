@@ -1,4 +1,4 @@
-"""The pictures of the documentation: real commands on this computer, as a terminal of 80 columns shows them.
+"""The pictures of the documentation: real commands, as a terminal of 80 columns shows them.
 
 python docs/pictures.py
 """

@@ -92,7 +92,7 @@ class HwbenchError(Exception):
 
 
 class UsageError(HwbenchError):
-    """The request itself is wrong: an unknown name, a missing option, values that exclude each other."""
+    """The request itself is wrong: an unknown name, or values that exclude each other."""
 
 
 class DeviceError(HwbenchError):
@@ -102,7 +102,7 @@ class DeviceError(HwbenchError):
 
 
 class DeviceUnavailableError(DeviceError):
-    """The device cannot be opened: absent, not permitted, its library missing, or in use by another process."""
+    """The device cannot be opened: absent, not permitted, its library missing, or in use."""
 
 
 class DeviceLostError(DeviceError):

@@ -172,7 +172,7 @@ def compare(
     min_effect: MinEffectOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
-    """Measure two models interleaved: how much faster the candidate is, and which layers that comes from.
+    """Measure two models interleaved: how much faster the candidate is, and why.
 
     Exit codes: 0 for FASTER or SAME, 1 for SLOWER or if a rule holds, 2 for INCOMPARABLE, 5 for
     UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio and params_ratio.

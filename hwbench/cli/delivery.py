@@ -1,4 +1,4 @@
-"""What every command ends with: a view or JSON where they were asked for, lines on standard error, an exit code."""
+"""What every command ends with: a view or JSON, lines on standard error, an exit code."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ def setup(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="ONNX Runtime built for Android (onnxruntime-android-VERSION.aar); needs --ndk too.",
+            help=(
+                "ONNX Runtime built for Android (onnxruntime-android-VERSION.aar); needs --ndk too."
+            ),
         ),
     ] = None,
     ndk: Annotated[

@@ -106,7 +106,7 @@ def _option_words(option: Any, remedy: Argument) -> list[str]:
 
 
 def _without_option(words: Sequence[str], option: Any) -> list[str]:
-    """What the user wrote, less the option that is to be given anew; one that may be repeated stays."""
+    """The user's words without the option to be given anew; a repeatable one stays."""
     if option.multiple:
         return list(words)
     kept = []

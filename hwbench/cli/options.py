@@ -1,4 +1,4 @@
-"""Options that several commands share: each defined once, in the group it belongs to, with its check.
+"""Options that several commands share: each defined once, with its check.
 
 A command takes a whole group as one parameter; `options` spreads the group's fields over the
 command line.
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def options(command: Callable[..., T]) -> Callable[..., T]:
-    """Spread the fields of every parameter that is a dataclass over the command's signature, and gather them again."""
+    """Spread dataclass parameters over the command's signature, and gather their fields again."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     signature = inspect.signature(command)
@@ -144,8 +144,8 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="The store: a SQLite file or the URL of a database. Without it $HWBENCH_STORE, or a file in"
-        " the user's data folder.",
+        help="The store: a SQLite file or the URL of a database. Without it $HWBENCH_STORE,"
+        " or a file in the user's data folder.",
     ),
 ]
 MinEffectOption = Annotated[
@@ -162,7 +162,10 @@ FailOnOption = Annotated[
     typer.Option(
         "--fail-on",
         metavar="RULE",
-        help="Exit with code 1 if this rule holds, such as FIELD<NUMBER (also <=, >, >=). Repeatable.",
+        help=(
+            "Exit with code 1 if this rule holds, such as FIELD<NUMBER (also <=, >, >=)."
+            " Repeatable."
+        ),
     ),
 ]
 
@@ -201,7 +204,10 @@ class Source:
         bool,
         typer.Option(
             "--trust-pickle",
-            help="Allow the model file to run code while it loads. Only for files whose author you trust.",
+            help=(
+                "Allow the model file to run code while it loads. Only for files whose author you"
+                " trust."
+            ),
             rich_help_panel="Model",
         ),
     ] = False
@@ -237,8 +243,8 @@ class Protocol:
         typer.Option(
             parser=duration,
             metavar="SECONDS",
-            help="The longest that measuring may take; 10 for profile and for each run of selftest, 30 for"
-            " compare if not given.",
+            help="The longest that measuring may take; 10 for profile and for each run of selftest,"
+            " 30 for compare if not given.",
         ),
     ] = None
     seed: Annotated[

@@ -80,7 +80,7 @@ class Progress:
 
 @contextmanager
 def _noted_on(line: _Line) -> Iterator[None]:
-    """Show on the line what the library logs: what it fetches, builds or copies before it can measure."""
+    """Show on the line what the library logs: what it fetches, builds or copies first."""
     logger, handler = logging.getLogger("hwbench"), _Notes(line)
     level = logger.level
     logger.addHandler(handler)

@@ -16,7 +16,9 @@ def report_command(
         str | None,
         typer.Option(
             metavar="DATE",
-            help="Show only what was measured since then: 2026-03-01, or 7d for the last seven days.",
+            help=(
+                "Show only what was measured since then: 2026-03-01, or 7d for the last seven days."
+            ),
         ),
     ] = None,
     target: Annotated[

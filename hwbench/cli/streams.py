@@ -20,7 +20,7 @@ from hwbench.errors import UsageError
 
 
 class ReaderGone(BaseException):
-    """Who read standard output has closed it, having enough; no library between may handle it as an error."""
+    """The reader of standard output has closed it; no library may handle that as an error."""
 
 
 @contextmanager
@@ -102,7 +102,7 @@ class _Messages(io.FileIO):
 
 
 def _text_stream(raw: io.FileIO, like: TextIO | None, *, by_line: bool = False) -> TextIO:
-    """Text as `like` encodes it; a terminal without Unicode shows ? instead of ending the program."""
+    """Text as `like` encodes it; a terminal without Unicode shows ? for what it lacks."""
     encoding = like.encoding if like is not None else "utf-8"
     return io.TextIOWrapper(
         io.BufferedWriter(raw),

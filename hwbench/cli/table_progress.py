@@ -1,4 +1,4 @@
-"""Progress of a table build on standard error, and only on a terminal: networks, time left, the error so far."""
+"""Progress of a table build on a terminal: networks, time left, the error so far."""
 
 from __future__ import annotations
 

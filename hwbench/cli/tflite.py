@@ -1,4 +1,4 @@
-"""`hwbench profile model.tflite`: the options that only a TensorFlow Lite model has, and what they exclude."""
+"""`hwbench profile model.tflite`: options of TensorFlow Lite models, and what they exclude."""
 
 from __future__ import annotations
 

@@ -228,8 +228,8 @@ class Device(ABC):
     def explain_change(cls, baseline: str, candidate: str) -> ChangeExplanation | None:  # noqa: ARG003
         """What it means that a layer runs as `candidate` which ran as `baseline` before.
 
-        Both are implementations as `LayerRow` has them. It asks the driver and not an opened device, so
-        that stored records are explained too. The default knows of nothing worth a word.
+        Both are implementations as `LayerRow` has them. It asks the driver and not an opened
+        device, so that stored records are explained too. The default knows of nothing worth a word.
         """
         return None
 

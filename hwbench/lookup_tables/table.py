@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 IMPORTED = "imported"
 """Detail of a device that says which tool's files a table was read from."""
 MAX_HALF = 100.0
-"""Largest half width of an interval, in logarithms of a latency; beyond it an end may leave what a float can hold."""
+"""Largest half width of an interval, in logarithms: beyond it an end may overflow a float."""
 COLUMNS = ("key", "latency_s", "sd", "samples")
 
 

@@ -60,7 +60,7 @@ def row_latency(row: LayerRow, session: LayerSamples) -> float:
 
 
 def _lowest_latency(row: LayerRow, session: LayerSamples) -> float:
-    """The least that is believed of a row: a tenth of what was read, and of that a quarter of the clock's grain at least.
+    """The least that is believed of a row: a tenth of it, and a quarter of the clock's grain.
 
     A latency is never 0. Rows at this bound are too short for the profiler to tell and are named in
     a finding.

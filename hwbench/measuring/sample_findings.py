@@ -14,13 +14,13 @@ CLOSES = 0.05
 The aim is 2 %.
 """
 DRIFT = 0.02
-"""Change over the measurement that is worth a word, if it is also unlikely to be chance (p < 1 %)."""
+"""Change over the measurement that is worth a word if it is no chance (p < 1 %)."""
 SPIKY = 0.01
 """Share of rounds that may be far longer than the rest before it is said."""
 
 
 def find_sample_faults(record: Measurement) -> tuple[Finding, ...]:
-    """Everything about the samples of a record that a reader should know before believing its median."""
+    """What a reader should know of a record's samples before believing its median."""
     checks = (
         _check_amount,
         _check_drift,

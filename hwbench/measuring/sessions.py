@@ -34,7 +34,7 @@ MIN_BLOCKS, MAX_BLOCKS = 4, 200
 WARM_UP_S, REWARM_UP_S = 1.0, 0.3
 """Bound of the warm-up in the first session, which also wakes the processor, and in later ones."""
 WARM_UP_ROUNDS, WARM_UP_MIN_S = 2, 0.02
-"""Rounds of each workload between two looks at whether it has settled; seconds it takes at least."""
+"""Rounds between two looks at whether a workload has settled; seconds it takes at least."""
 PROFILE_SHARE = 0.2
 """Share of the time that may go to layer profiling."""
 PROFILE_RUNS = (3, 20)
@@ -63,7 +63,7 @@ def measure_interleaved(
     settings: Settings,
     callback: MeasuringCallback | None = None,
 ) -> tuple[Measurement, ...]:
-    """Measure several workloads interleaved on an opened device, the first being the baseline of the others.
+    """Measure several workloads interleaved on an opened device; the first is the baseline.
 
     Returns:
         One record per workload, in order, sharing `group_id`; their samples pair by block.
@@ -199,7 +199,10 @@ class _Campaign:
     def _run_until_settled(
         self, slots: dict[int, Prepared], bound_s: float
     ) -> tuple[dict[int, list[float]], bool]:
-        """Samples of each workload until all have settled, at most for `bound_s`; and whether they have."""
+        """Sample each workload until all have settled, for `bound_s` at most.
+
+        Say whether they have.
+        """
         samples_s: dict[int, list[float]] = {index: [] for index in slots}
         start_s = self.now()
         while True:

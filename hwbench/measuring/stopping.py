@@ -17,7 +17,7 @@ COOL_DOWN_S, COOL_DOWNS = 5.0, 12
 """Seconds between two looks at a throttled device, and looks before it is measured as it is."""
 
 Evidence = stats.Estimate | Sequence[stats.Ratio]
-"""What is known after a session: the latency of a single workload, or the ratios of the others to the first."""
+"""What is known after a session: the one latency, or the ratios to the first workload."""
 
 
 class StopRule:

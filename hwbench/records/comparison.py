@@ -10,7 +10,7 @@ from hwbench.records.measurement import LayerLatency, Measurement
 from hwbench.stats import Ratio, Verdict
 
 RECORD = "comparison"
-"""Kind of the store's record that says in which order interleaved measurements were given, the baseline first."""
+"""Kind of the store's record that names interleaved measurements, the baseline first."""
 DISAPPOINTING = 0.5
 """A speed-up that keeps less than this share of what the MACs promised is worth a sentence."""
 FEWER = 1.1
@@ -23,7 +23,7 @@ EXPLAINED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ChangeExplanation:
-    """What it means that a layer is executed in another way, in the words of whoever knows the runtime.
+    """What it means that a layer is executed in another way, told by whoever knows the runtime.
 
     Attributes:
         code: Code of the finding that names such layers.
@@ -37,7 +37,7 @@ class ChangeExplanation:
 
 
 ExplainChange = Callable[[str, str], ChangeExplanation | None]
-"""Explains a change from the baseline's implementation of a layer to the candidate's, if it is worth a word."""
+"""Explains a layer's change of implementation, from baseline to candidate, if worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Comparison:
 
     @property
     def verdict_ci(self) -> tuple[float, float] | None:
-        """The 99 % interval of `speedup` that the verdict rests on: it holds however often one looks."""
+        """The 99 % interval of `speedup` for the verdict: it holds however often one looks."""
         return None if self.ratio is None else _invert(self.ratio.verdict_ci)
 
     @property
@@ -245,7 +245,7 @@ def _list_changed_implementations(comparison: Comparison) -> list[Finding]:
 def _explained_changes(
     comparison: Comparison,
 ) -> list[tuple[ChangeExplanation, list[LayerChange]]]:
-    """Layers whose change of implementation is explained, together by the code of the explanation."""
+    """Layers with an explained change of implementation, by the code of the explanation."""
     by_code: dict[str, list[LayerChange]] = {}
     explanations: dict[str, ChangeExplanation] = {}
     for change in comparison.layers:

@@ -1,4 +1,4 @@
-"""The record of a measurement: raw samples, how they were taken, on what, under which conditions, and what to distrust.
+"""The record of a measurement: samples, device, settings, conditions, and what to distrust.
 
 All records are frozen. Statistics are computed on request from the raw samples (`hwbench.stats`)
 and never stored as the only copy. Latencies are in seconds of one inference at the workload's
@@ -116,11 +116,11 @@ class LayerProfile:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All raw samples of one workload on one device, and everything needed to believe or doubt them.
+    """All raw samples of one workload on one device, and what one needs to believe or doubt them.
 
     Attributes:
         id: Unique name (UUID4, hexadecimal).
-        group_id: Shared by measurements that were interleaved; the blocks of their series pair them.
+        group_id: Shared by interleaved measurements; the blocks of their series pair them.
         model: Name of the model as the user gave it.
         model_sha256: Identity of the ONNX model.
         inputs: Names, shapes and types of the inputs.

@@ -41,5 +41,5 @@ class LatencySource(Protocol):
         ...
 
     def predict_widths(self, widths: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Latencies in seconds, shape (n,), of n structures given by widths of shape (n, groups)."""
+        """Latencies of n structures in seconds, shape (n,), for widths of shape (n, groups)."""
         ...

@@ -1,1 +1,1 @@
-"""What people and programs see of a record: views (`views`), how they are written (`blocks`), JSON (`documents`)."""
+"""What people and programs see of a record: `views`, their `blocks`, JSON `documents`."""

@@ -149,7 +149,7 @@ def _rich(block: Block, *, wide: bool) -> RenderableType:
 
 
 def _rich_notes(notes: Notes) -> RenderableType:
-    """Each remark as `code: text`, its further lines indented, so that long codes cost no column."""
+    """Each remark as `code: text`, further lines indented: long codes cost no column."""
     grid = RichTable.grid()
     for code, text in notes.rows:
         line = Text.assemble((f"{code}: ", notes.style), printable(text))

@@ -1,4 +1,4 @@
-"""What a person reads of a comparison: the verdict, why, and which layers the difference came from."""
+"""What a person reads of a comparison: the verdict, why, and the layers behind it."""
 
 from __future__ import annotations
 

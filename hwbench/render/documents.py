@@ -1,4 +1,4 @@
-"""Records as JSON documents (schema 1): plain types, seconds, null for what is not known, never NaN or infinity."""
+"""Records as JSON documents (schema 1): plain types, seconds, null for the unknown, no NaN."""
 
 from __future__ import annotations
 

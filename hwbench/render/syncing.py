@@ -39,8 +39,8 @@ def refusals(done: Synced) -> list[str]:
     first = done.refused[0].reason
     return [
         (
-            f"{plural(len(done.refused), 'record')} left out: {names}{more} ({first}); everything else"
-            f" is in {done.target}"
+            f"{plural(len(done.refused), 'record')} left out: {names}{more} ({first}); everything"
+            f" else is in {done.target}"
         )
     ]
 

@@ -45,7 +45,7 @@ def plot_table(table: LookupTable, path: Path) -> None:
 
 
 def plot_validation(validation: Validation, path: Path) -> None:
-    """Predicted against measured latency of held-out networks, with intervals, as a PNG, PDF or SVG file.
+    """Draw predicted against measured latency of held-out networks, as PNG, PDF or SVG.
 
     Raises:
         UsageError: matplotlib is not installed, or the file cannot be written.

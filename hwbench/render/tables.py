@@ -1,4 +1,4 @@
-"""Lookup tables for people and for tools: what a build found, what a table holds, what it predicts."""
+"""Lookup tables for people and tools: what a build found, holds and predicts."""
 
 from __future__ import annotations
 
@@ -108,10 +108,15 @@ def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPre
     ]
     largest_s = max(part.latency_s for part in parts)
     rows = tuple(
-        (layer(part.key), _origin(part), seconds(part.latency_s), percent(part.latency_s / prediction.latency_s),
-         bar(part.latency_s / largest_s, 8))
+        (
+            layer(part.key),
+            _origin(part),
+            seconds(part.latency_s),
+            percent(part.latency_s / prediction.latency_s),
+            bar(part.latency_s / largest_s, 8),
+        )
         for part in parts
-    )  # fmt: skip
+    )
     columns = (
         Column("layer", path=True),
         Column("from"),
@@ -128,8 +133,14 @@ def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPre
 
 def list_view(tables: Mapping[str, LookupTable]) -> View:
     """All tables, one line each."""
-    columns = (Column("id"), Column("device", path=True), Column("models", path=True), Column("made"),
-               Column("entries", right=True), Column("mean error", right=True))  # fmt: skip
+    columns = (
+        Column("id"),
+        Column("device", path=True),
+        Column("models", path=True),
+        Column("made"),
+        Column("entries", right=True),
+        Column("mean error", right=True),
+    )
     rows = []
     for table_id, table in tables.items():
         made = table.provenance

@@ -19,7 +19,7 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def seconds(value_s: float | None, *, sign: bool = False) -> str:
-    """A latency in the unit that leaves one to three digits before the point, to four digits: `11.35 ms`.
+    """A latency to four digits, in the unit that leaves one to three before the point: `11.35 ms`.
 
     Args:
         value_s: Seconds; None gives a dash.
@@ -48,7 +48,7 @@ def _time_unit(value_s: float) -> tuple[float, str]:
 
 
 def _digits(value: float, *, sign: bool = False) -> str:
-    """Four significant digits of a number below 1000 (all whole digits of a larger one), without an exponent."""
+    """Four significant digits below 1000, all whole digits above, without an exponent."""
     size = abs(value)
     decimals = 0 if size >= 999.95 else 1 if size >= 99.995 else 2 if size >= 9.9995 else 3
     return f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
@@ -176,7 +176,7 @@ def sparkline(values: Sequence[float], width: int = 24) -> tuple[float, str, flo
 
 
 def shorten(text: str, width: int) -> str:
-    """At most `width` (>= 1) columns of `text`, cut in the middle: the ends of a module path tell most.
+    """Cut `text` in the middle to `width` (>= 1) columns: the ends of a path tell most.
 
     Columns are those of a terminal, on which Chinese characters take two and combining ones none.
     """
@@ -199,7 +199,7 @@ def _fitting(characters: Iterable[str], width: int) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line and without control characters, which names inside a model file may hold and a terminal obeys."""
+    """`text` on one line without control characters: a terminal would obey those of a file."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
         for character in " ".join(text.split())

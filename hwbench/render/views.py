@@ -1,4 +1,4 @@
-"""What a person reads of each record: the answer first, then reasons to doubt it, then where it came from."""
+"""What a person reads of each record: the answer, reasons to doubt it, where it came from."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def notes(findings: Sequence[Finding]) -> list[Block]:
 
 
 def provenance(*records: Measurement, kept: bool = True) -> str:
-    """When and how the records of one measurement were taken, with which program, and their ids if a store has them."""
+    """When and how the records of one measurement were taken, and their ids in the store."""
     ids = (
         f"record{'s' if len(records) > 1 else ''}"
         f" {' and '.join(record.id[:SHORT_ID] for record in records)}"

@@ -1,4 +1,4 @@
-"""Pages of comparisons: verdict and interval, both sets of samples, and the layers the difference came from."""
+"""Pages of comparisons: verdict and interval, both sets of samples, and the layers behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store holds of interest to the report, put together: measurements, comparisons, tables and searches."""
+"""What the report takes of a store: measurements, comparisons, tables and searches."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Contents:
 
     @property
     def newest_utc(self) -> str:
-        """Time of the newest record, which dates the report: one store always gives the same page."""
+        """Time of the newest record: it dates the report, so one store gives one page."""
         dates = [record.started_utc for record in self.measurements]
         dates += [kept.table.provenance.created_utc for kept in self.tables]
         dates += [str(kept.summary.get("created_utc") or "") for kept in self.searches]

@@ -1,4 +1,4 @@
-"""Pages of models: one for every model as it was measured on one device, with its layers and its earlier measurements."""
+"""Pages of models: one for each model on one device, with layers and earlier measurements."""
 
 from __future__ import annotations
 

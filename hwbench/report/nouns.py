@@ -1,4 +1,4 @@
-"""What the report consists of: pages of figures, pictures with a table that says the same, and numbers with their sources.
+"""What the report consists of: pages, pictures with a table each, numbers with sources.
 
 `encode` turns them into plain types for the page.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from hwbench.render.units import printable
 
 Chart = Mapping[str, Any]
-"""What a picture is drawn from: its `kind`, a function of `charts.js`, and that function's data, seconds and plain types."""
+"""What a picture is drawn from: `kind`, a function of `charts.js`, and its data in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

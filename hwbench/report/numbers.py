@@ -100,7 +100,7 @@ def layer_macs(key: LayerKey | None) -> int | None:
 
 
 def thin_out(samples_s: Sequence[float], most: int) -> list[float]:
-    """At most `most` (>= 2) of the samples, sorted, evenly by rank with both ends, and rounded: enough to draw them."""
+    """Thin samples to `most` (>= 2), sorted and evenly by rank with both ends: enough to draw."""
     ordered = np.sort(samples_s)
     if len(ordered) > most:
         ranks = np.linspace(0, len(ordered) - 1, most).round().astype(int)
@@ -114,7 +114,7 @@ def round_digits(values: Any) -> list[float]:
 
 
 def sample_set(record: Measurement, most: int, name: str = "") -> Mapping[str, Any]:
-    """One set of samples as the picture of distributions takes it: its samples, session medians, latency and interval."""
+    """One set of samples for the picture of distributions, with session medians and interval."""
     latency = record.series.latency()
     interval = interval_s(latency.ci, latency.estimate)
     return {

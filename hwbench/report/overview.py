@@ -1,4 +1,4 @@
-"""All pages, and the first of them: devices, models, comparisons, tables and searches at a glance."""
+"""All pages, and the first: devices, models, comparisons, tables, searches at a glance."""
 
 from __future__ import annotations
 

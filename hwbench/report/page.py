@@ -1,4 +1,4 @@
-"""One HTML file of pages, style, scripts and the charting library, which reaches for nothing outside itself.
+"""One HTML file with everything inside: pages, style, scripts and the charting library.
 
 Names in a store are hostile until shown otherwise: they arrive as JSON in which no character can
 end the script element, are put on the page as text alone, and a content security policy, with the
@@ -86,7 +86,7 @@ def html(pages: Sequence[Page], contents: Contents, since: str | None, notes: Se
 
 
 def escaped_json(data: Any) -> str:
-    """JSON in ASCII without `<`, `>` and `&`, which therefore can neither end a script element nor begin a comment."""
+    """JSON in ASCII without `<`, `>` and `&`: it can end no script element, begin no comment."""
     return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).translate(
         _ESCAPED
     )
@@ -94,7 +94,7 @@ def escaped_json(data: Any) -> str:
 
 @lru_cache(maxsize=1)
 def read_manifest() -> Mapping[str, Mapping[str, str]]:
-    """The vendored libraries by file, in the order they are loaded: version, licence, origin, SHA-256."""
+    """The vendored libraries in the order they load: version, licence, origin, SHA-256."""
     libraries: dict[str, dict[str, str]] = json.loads(_read_asset("vendored.json"))
     return libraries
 

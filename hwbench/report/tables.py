@@ -1,4 +1,4 @@
-"""Pages of lookup tables: grades, predicted against measured, latency over widths, channel steps."""
+"""Pages of lookup tables: grades, predicted against measured, widths, channel steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every record, durable: measurements with all their raw samples, and other records (comparisons) as JSON.
+"""Every record, durable: measurements with all raw samples, and other records as JSON.
 
 The store is a SQLite file (WAL mode), or a PostgreSQL database that several hosts share. Samples
 are written batch by batch while a measurement runs, each batch in a transaction of its own: a
@@ -238,7 +238,7 @@ class Store:
     def list(
         self, model: str | None = None, device: str | None = None, limit: int | None = None
     ) -> tuple[Summary, ...]:
-        """Stored measurements, newest first, optionally of one model (name or SHA-256) or device (address) alone."""
+        """Stored measurements, newest first; of one model (name or SHA-256) or device only."""
         import sqlalchemy as sa
 
         table, samples = self._tables.measurements, self._tables.samples
@@ -294,7 +294,7 @@ class Store:
         return {row.id: load(row.record, f"{kind} {row.id} in {self.url}") for row in rows}
 
     def export(self, target: Path | TextIO) -> int:
-        """Write everything as JSON lines `{"kind": ..., "id": ..., "record": {...}}`, raw samples included.
+        """Write everything as JSON lines `{"kind": .., "id": .., "record": ..}`, raw samples too.
 
         A path appears only when it is complete.
 

@@ -1,4 +1,4 @@
-"""Where a store is: its URL, the same without its password for people, and the local store beside a shared one."""
+"""Where a store is: its URL, with and without password, and the local store beside it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def default_address() -> str:
 
 
 def local_address() -> str:
-    """The store of this computer: `$HWBENCH_STORE` if that is a SQLite file, else a file in the user's data folder.
+    """This computer's store: `$HWBENCH_STORE` if a SQLite file, else one in the data folder.
 
     Raises:
         UsageError: The data folder cannot be created, or `$HWBENCH_STORE` is no address of a store.
@@ -76,7 +76,7 @@ def file_of(url: sa.URL) -> Path | None:
 
 
 def without_secrets(url: sa.URL) -> str:
-    """A URL for people and records: the password is hidden, and left out where it was given as a parameter."""
+    """A URL for people and records: the password is hidden, or left out if a parameter."""
     names = [name for name in url.query if _is_secret(name)]
     return url.difference_update_query(names).render_as_string(hide_password=True)
 

@@ -56,10 +56,10 @@ PATIENCE: Mapping[str, Any] = {
 (https://www.postgresql.org/docs/current/libpq-connect.html): a host that vanished is noticed within
 half a minute, and nothing is prepared on the server, which poolers of connections do not stand."""
 FORGOTTEN_S = 300
-"""Seconds after which the server ends a transaction whose client says nothing more: a host that lost power holds no locks."""
+"""Seconds until the server ends the transaction of a silent client: no lock is held for ever."""
 
 _SILENCE = logging.NullHandler()
-"""What psycopg logs when a connection breaks would otherwise stand on standard error beside the one line of our error."""
+"""Keeps what psycopg logs of a broken connection from standing beside our one line."""
 
 PAGE_BYTES = 4096
 """A store holds at least one page of SQLite's default size (https://sqlite.org/pragma.html#pragma_page_size)."""
@@ -265,7 +265,7 @@ def _no_store(url: sa.URL) -> UsageError:
 
 
 def _check_file(path: Path, url: sa.URL) -> None:
-    """Look at an existing file through a read-only connection, so that nothing in it changes before it is known to be ours.
+    """Look at a file through a read-only connection: nothing changes before it is known as ours.
 
     Only SQLite may open the file: whoever closes it in this process drops all locks that other
     connections of the process hold on it, and another process then works their log into the file
@@ -296,9 +296,12 @@ def _check_file(path: Path, url: sa.URL) -> None:
     if size_bytes < PAGE_BYTES:  # SQLite itself would write over it
         raise damage_error(url, "not a SQLite file")
     reader = sa.create_engine(
-        "sqlite://", creator=lambda: sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S),
+        "sqlite://",
+        creator=lambda: sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S
+        ),
         poolclass=sa.NullPool,
-    )  # fmt: skip
+    )
     try:
         with reader.connect() as connection:
             verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()

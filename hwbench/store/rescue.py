@@ -1,4 +1,4 @@
-"""Nothing that was measured is lost when a shared store goes away: the local one takes it, and `hwbench store sync` brings it up.
+"""When a shared store goes away the local one takes what was measured, until a sync.
 
 A server that restarts or a cable that is pulled ends a transaction as a whole. What it held, and
 for a measurement in progress all that came before, is then written to the store of this computer;

@@ -141,7 +141,7 @@ def load(text: str, what: str) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """Text for a column that every database holds: names of files may be no Unicode, and PostgreSQL knows no NUL.
+    """Text that every database holds: file names may be no Unicode, PostgreSQL knows no NUL.
 
     The record itself has the original.
     """

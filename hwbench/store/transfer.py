@@ -1,4 +1,4 @@
-"""Records from one store into another: which are there, what they hold, and taking over what is not.
+"""Records from one store into another: compare what both hold, take over what is missing.
 
 Two stores compare digests, taken inside the databases, so that only new records travel. Every
 record is checked when it is read, and inserted whole or not at all, under the id it has. So a
@@ -132,7 +132,7 @@ def read(engine: sa.Engine, wanted: Sequence[Key], check: Check) -> Iterator[Par
 
 
 def take(engine: sa.Engine, parcels: Sequence[Parcel]) -> list[Taken]:
-    """Insert records that are new, each measurement in a transaction of its own and all others in one.
+    """Insert new records, each measurement in a transaction of its own, all others in one.
 
     An unfinished measurement is replaced by one that got further. A record that is there with other
     content is refused.
@@ -229,7 +229,7 @@ def _ids(wanted: Sequence[Key], kind: str | None = None) -> list[str]:
 
 
 def _check_measurement(measurement: Measurement, record_id: str) -> None:
-    """What is more than `Measurement.from_dict` asks for: the row is of this record, its warm-up and time are sound.
+    """Check beyond `Measurement.from_dict`: the row is of this record, warm-up and time sound.
 
     Raises:
         SchemaError: They are not.
@@ -267,9 +267,12 @@ def _marks_of_measurements(connection: sa.Connection, ids: Sequence[str]) -> dic
         for row in connection.execute(rows.where(measurements.c.id.in_(ids)))
     }
     batches = sa.select(
-        samples.c.measurement_id, samples.c.session, samples.c.count.label("size"),
-        digest(engine, samples.c.values_s).label("values_digest"), digest(engine, samples.c.blocks).label("blocks_digest"),
-    )  # fmt: skip
+        samples.c.measurement_id,
+        samples.c.session,
+        samples.c.count.label("size"),
+        digest(engine, samples.c.values_s).label("values_digest"),
+        digest(engine, samples.c.blocks).label("blocks_digest"),
+    )
     for row in connection.execute(
         batches.where(samples.c.measurement_id.in_(ids)).order_by(samples.c.number)
     ):

@@ -1,4 +1,4 @@
-"""`hwbench compare`: the real speed-up of a candidate over a baseline, and the layers it came from."""
+"""`hwbench compare`: the real speed-up over a baseline, and the layers it came from."""
 
 from __future__ import annotations
 

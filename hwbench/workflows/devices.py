@@ -1,4 +1,4 @@
-"""`hwbench devices setup` and `hwbench devices clean`: what a target needs, put there ahead of time and taken away again."""
+"""`hwbench devices setup` and `clean`: what a target needs, put there and taken away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hwbench profile model.tflite`: latency of a TensorFlow Lite model on a phone, by the user's `benchmark_model`.
+"""`hwbench profile model.tflite`: TensorFlow Lite on a phone, by the user's `benchmark_model`.
 
 A `.tflite` file is no ONNX workload, and its program times and sums up by itself; so it is measured
 beside the devices, into the same record. A session is one execution of the program, a fresh
@@ -44,7 +44,7 @@ Later ones: seconds to start, and so many times what is expected of them.
 HASTE = 1.1
 """Sessions are planned to take this many times less than the budget allows."""
 SPIKE = 0.02
-"""Share of a session's mean that is its slowest inference's doing alone, above which it is worth a word."""
+"""Share of a session's mean due to its slowest inference alone that is worth a word."""
 REST_CAUSE = (
     "what the interpreter does between operators, and what operators take beyond whole microseconds"
 )
@@ -211,14 +211,14 @@ class _Profile:
         if timed is None or timed.count != runs:
             count = "no inference" if timed is None else f"{timed.count} inferences"
             raise OutputParseError(
-                f"benchmark_model timed {count} where {runs} were asked for; measure with fewer at a"
-                " time",
+                f"benchmark_model timed {count} where {runs} were asked for; measure with fewer at"
+                " a time",
                 Argument("budget_s", change="a smaller"),
             )
         return done
 
     def _plan_sessions(self, look: Invocation, conditions_s: float) -> None:
-        """Fix for all sessions how many inferences warm up and how many are timed, so that enough sessions fit the budget.
+        """Fix how many inferences warm up and are timed, so that enough sessions fit the budget.
 
         Args:
             look: The first execution.

@@ -1,4 +1,4 @@
-"""`hwbench selftest`: a model against itself (A/A), to learn a device's noise floor and the rate of false verdicts."""
+"""`hwbench selftest`: a model against itself (A/A): the noise floor and false verdicts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SelfTest:
 
     @property
     def noise_floor(self) -> float:
-        """Smallest relative difference this device resolves: median half-width of the 95 % intervals."""
+        """Smallest relative difference resolved here: median half-width of the 95 % intervals."""
         return median(c.ratio.half_width for c in self.comparisons if c.ratio is not None)
 
 

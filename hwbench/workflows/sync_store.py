@@ -1,4 +1,4 @@
-"""`hwbench store sync`: bring the records of one store into another, such as those of this computer into the team's."""
+"""`hwbench store sync`: bring the records of one store into another, such as the team's."""
 
 from __future__ import annotations
 

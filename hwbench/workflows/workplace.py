@@ -1,4 +1,4 @@
-"""Where measuring is done: on this computer, or in a lab that does the same (`hwbench.lab.work`)."""
+"""Where measuring is done: on this computer, or in a lab (`hwbench.lab.work`)."""
 
 from __future__ import annotations
 

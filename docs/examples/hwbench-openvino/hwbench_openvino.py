@@ -1,8 +1,9 @@
-"""This computer's CPU through OpenVINO: a driver of hwbench in a package of its own, layers included.
+"""This computer's CPU through OpenVINO: a driver in a package of its own, with layers.
 
-OpenVINO tells how long its nodes took as averages over all inferences since a model was compiled. So
-layers are profiled in a freshly compiled model, and what the averages say of its first inferences is
-taken off. That leaves one mean per node, which stands for each of the profiled inferences.
+OpenVINO tells how long its nodes took as averages over all inferences since a model was compiled.
+So layers are profiled in a freshly compiled model, and what the averages say of its first
+inferences is taken off. That leaves one mean per node, which stands for each of the profiled
+inferences.
 """
 
 from __future__ import annotations
@@ -224,8 +225,8 @@ def runtime_rows(
     node_names = {name for layer in network for name in layer.nodes}
 
     def layers_of(node: Node) -> tuple[str, ...]:
-        # OpenVINO calls a node as ONNX does, with what it made of it behind (`conv/WithoutBiases`), or
-        # after the tensor it writes.
+        # OpenVINO calls a node as ONNX does, with what it made of it behind (`conv/WithoutBiases`),
+        # or after the tensor it writes.
         made_of = []
         for origin in node.origins:
             known = [name for name in (origin, origin.rpartition("/")[0]) if name in node_names]

@@ -1,4 +1,7 @@
-"""Whatever is read as a table can be shown, reported and asked; all else is refused when it is read."""
+"""Whatever is read as a table can be shown, reported and asked.
+
+All else is refused when it is read.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@
   `journal`), `fit` makes a table of them, `validate` says how good it is, `recalibrate` follows a
   device that has changed, `channel_steps` finds the grid.
 - `exchange` reads and writes files: `portable` is the file that tables travel in; `foreign_files`
-  reads those of other tools, `foreign_reader` makes networks of them (`join_by_order`,
+  reads those of other tools, `foreign_reader` makes a `foreign_network` of them (`join_by_order`,
   `join_by_name`), `foreign_table` a table of these; `shipped` tables come along with hwbench.
 """
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwbench.errors import Argument, Call, StaleTableError, UsageError
-from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork, table_of
+from hwbench.lookup_tables.exchange.foreign_network import ForeignNetwork
+from hwbench.lookup_tables.exchange.foreign_table import table_of
 from hwbench.lookup_tables.exchange.shipped import NETWORKS, SHIPPED
 from hwbench.lookup_tables.making.validate import Validation
 from hwbench.lookup_tables.table import LookupTable

@@ -141,7 +141,7 @@ def _check(kind: str, data: Mapping[str, Any]) -> None:
 @cache
 def _readers() -> dict[str, Callable[[Mapping[str, Any]], object]]:
     from hwbench.lookup_tables import LookupTable
-    from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork
+    from hwbench.lookup_tables.exchange.foreign_network import ForeignNetwork
     from hwbench.lookup_tables.making.networks import NetworkSample
     from hwbench.search.base import Trial
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hwbench.devices.ort.cpu import CpuOrt
-from hwbench.lookup_tables.exchange.join_by_order import PIXEL1
-from hwbench.lookup_tables.exchange.shipped import PIXEL1_TARGET, pixel1_networks
+from hwbench.lookup_tables.exchange.shipped import PIXEL1, PIXEL1_TARGET, pixel1_networks
 from hwbench.network.intake import load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison

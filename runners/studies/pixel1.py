@@ -12,9 +12,9 @@ from itertools import combinations
 import numpy as np
 
 from hwbench.lookup_tables import LayerPrediction, LookupTable
-from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork, table_of
-from hwbench.lookup_tables.exchange.join_by_order import PIXEL1
-from hwbench.lookup_tables.exchange.shipped import pixel1_networks
+from hwbench.lookup_tables.exchange.foreign_network import ForeignNetwork
+from hwbench.lookup_tables.exchange.foreign_table import table_of
+from hwbench.lookup_tables.exchange.shipped import PIXEL1, pixel1_networks
 from hwbench.lookup_tables.families import place_of
 from hwbench.lookup_tables.surface import Surface
 from hwbench.network.intake import load_workload

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from hwbench.lookup_tables.exchange.foreign_table import table_of
-from hwbench.lookup_tables.exchange.join_by_order import PIXEL1
-from hwbench.lookup_tables.exchange.shipped import PIXEL1_TARGET, pixel1, pixel1_networks
+from hwbench.lookup_tables.exchange.shipped import PIXEL1, PIXEL1_TARGET, pixel1, pixel1_networks
 from hwbench.lookup_tables.structure_latency import StructureLatency
 from hwbench.network.intake import load_workload
 from hwbench.network.prunable import PrunableNetwork

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hwbench.errors import SchemaError
 from hwbench.lab.tasks import Task
-from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork
+from hwbench.lookup_tables.exchange.foreign_network import ForeignNetwork
 from hwbench.lookup_tables.making.networks import NetworkSample
 from hwbench.lookup_tables.metadata import Metadata
 from hwbench.records.codec import from_plain, to_plain

@@ -22,9 +22,9 @@ from hwbench.lookup_tables.exchange.foreign_files import (
     TrtProfile,
     TrtTimes,
 )
-from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork
+from hwbench.lookup_tables.exchange.foreign_network import ForeignEntry, ForeignNetwork
 from hwbench.lookup_tables.exchange.join_by_name import WARM_UP, join_rows, ort_rows, trt_rows
-from hwbench.lookup_tables.exchange.join_by_order import ForeignEntry, join_ofa, join_tflite
+from hwbench.lookup_tables.exchange.join_by_order import join_ofa, join_tflite
 from hwbench.network.graph import layers, load
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding

@@ -9,30 +9,24 @@ one name, so that one more improves what the others say.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import chain
 from statistics import median
-from typing import Any, Self
 
 import numpy as np
 
-from hwbench.errors import Argument, MissingEntryError, SchemaError, UsageError
-from hwbench.lookup_tables.exchange.join_by_order import ForeignEntry
-from hwbench.lookup_tables.limits import MAX_COUNT, check_key, is_latency
+from hwbench.errors import Argument, MissingEntryError, UsageError
+from hwbench.lookup_tables.exchange.foreign_network import ForeignEntry, ForeignNetwork
 from hwbench.lookup_tables.metadata import Calibration, Entry, Metadata, Provenance, Source
 from hwbench.lookup_tables.table import IMPORTED, LookupTable
 from hwbench.network.widths import DEFAULT_STEP
-from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.device import DeviceInfo
 from hwbench.records.layer_key import LayerKey
-from hwbench.records.untrusted import MAX_SECONDS, MIN_SECONDS
 from hwbench.version import __version__
 
-MAX_LAYERS = 10**6
-"""Most layers of one network, and most calls of them."""
 LONE_SD = 0.04
 """Relative error of an entry that rests on one average.
 
@@ -44,80 +38,6 @@ LEAST_SD = 0.005
 
 They share the phone, its state and the tool's rounding.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignNetwork:
-    """One network as another tool measured it.
-
-    Attributes:
-        model: As the user gave it; empty for a list of layers that is of no network.
-        format: What was read: `tflite-log`, ...
-        files: Where from.
-        entries: Its layers.
-        layers: How many layers it has.
-        whole_s: Latency of the network end to end, seconds; None where no file tells.
-        target: The hardware, for people.
-        runtime: Inference engine, as far as the files tell.
-        threads: Threads of the runtime.
-    """
-
-    model: str
-    format: str
-    files: tuple[str, ...]
-    entries: tuple[ForeignEntry, ...]
-    layers: int
-    whole_s: float | None
-    target: str
-    runtime: str
-    threads: int
-
-    def __post_init__(self) -> None:
-        sound = (
-            1 <= self.layers <= MAX_LAYERS
-            and 1 <= self.threads <= MAX_COUNT
-            and (self.whole_s is None or MIN_SECONDS <= self.whole_s <= MAX_SECONDS)
-            and all(map(_is_possible_entry, self.entries))
-            and sum(entry.calls for entry in self.entries) <= MAX_LAYERS
-        )
-        if not sound:
-            raise SchemaError(
-                f"{', '.join(self.files)}: numbers of layers, threads, calls or seconds are out of"
-                " bounds, so this is no network that was measured"
-            )
-        for entry in self.entries:
-            check_key(entry.key)
-
-    @property
-    def layers_s(self) -> float:
-        """Sum of all its layers, seconds."""
-        return sum(entry.median_s * entry.calls for entry in self.entries)
-
-    @property
-    def keys(self) -> list[LayerKey]:
-        """A key for every call of a layer that has a latency."""
-        return [entry.key for entry in self.entries for _ in range(entry.calls)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return to_plain(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild from `to_dict`'s form.
-
-        Raises:
-            SchemaError: It is damaged.
-        """
-        try:
-            return from_plain(cls, data, "imported network")
-        except SchemaError as error:
-            again = Argument("name", change="another", purpose="import it again")
-            raise SchemaError(error.message, again) from error
-
-
-def _is_possible_entry(entry: ForeignEntry) -> bool:
-    return entry.calls >= 1 and len(entry.samples_s) > 0 and all(map(is_latency, entry.samples_s))
 
 
 def table_of(

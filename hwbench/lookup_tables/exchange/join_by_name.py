@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hwbench.errors import Call, UsageError
 from hwbench.lookup_tables.exchange.foreign_files import ProfiledRuns, TrtLayers, TrtProfile
-from hwbench.lookup_tables.exchange.join_by_order import ForeignEntry
+from hwbench.lookup_tables.exchange.foreign_network import ForeignEntry
 from hwbench.network.graph import Layer, layers
 from hwbench.records.layer_key import LayerKey
 

@@ -14,60 +14,15 @@ lies at the end instead of on both sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
 
-from hwbench.devices.android import tflite_log
 from hwbench.devices.android.tflite_log import Operator
 from hwbench.errors import UsageError
 from hwbench.lookup_tables.exchange.foreign_files import OfaTable, TfliteLog
+from hwbench.lookup_tables.exchange.foreign_network import ForeignEntry
 from hwbench.lookup_tables.exchange.ofa_yaml import OfaRow
-from hwbench.records.codec import written_as_row
 from hwbench.records.layer_key import LayerKey
 
-PIXEL1 = {
-    "zoo:mobilenet_v1@32-64-128-128-256-256-512-512-512-512-512-512-1024-1024,classes=1001": (
-        "mobilenet"
-    ),
-    "zoo:mobilenet_v1@24-48-96-96-192-192-384-384-384-384-384-384-768-768,classes=1001": (
-        "0.75mobilenet"
-    ),
-    "zoo:mobilenet_v1@24-48-96-80-192-200-328-352-368-360-328-400-736-752,classes=1001": "0.5flops",
-}
-"""Networks that were logged on a Google Pixel 1, and the name of their logs.
-
-See data/pixel1/README.md.
-"""
-PIXEL1_REPEATS = 3
 _REMEDY = "give the model that was logged, and its widths"
-
-
-@written_as_row
-@dataclass(frozen=True, slots=True)
-class ForeignEntry:
-    """Latency of one layer as another tool measured it in one network.
-
-    Attributes:
-        key: The layer.
-        samples_s: One mean latency per call, seconds, for every row with this key in every log;
-            never empty.
-        calls: Calls per inference, over all layers of the network that share the key.
-    """
-
-    key: LayerKey
-    samples_s: tuple[float, ...]
-    calls: int
-
-    @property
-    def median_s(self) -> float:
-        """Median latency of one call, seconds."""
-        return median(self.samples_s)
-
-    @property
-    def n(self) -> int:
-        """Averages behind the median."""
-        return len(self.samples_s)
 
 
 def join_tflite(logs: Sequence[TfliteLog], keys: Sequence[LayerKey]) -> tuple[ForeignEntry, ...]:
@@ -110,19 +65,6 @@ def join_tflite(logs: Sequence[TfliteLog], keys: Sequence[LayerKey]) -> tuple[Fo
     return tuple(
         ForeignEntry(key, tuple(samples_s[key]), calls[key]) for key in calls if key in samples_s
     )
-
-
-def pixel1_logs(model: str) -> tuple[TfliteLog, ...]:
-    """The logs of one of the `PIXEL1` networks.
-
-    Raises:
-        UsageError: `model` is none of them.
-    """
-    if model not in PIXEL1:
-        raise UsageError(f"no logs of {model!r} on a Pixel 1; expected one of {', '.join(PIXEL1)}")
-    folder = Path(__file__).parents[1] / "data" / "pixel1"
-    paths = [folder / f"{PIXEL1[model]}_run{number + 1}.txt" for number in range(PIXEL1_REPEATS)]
-    return tuple(tflite_log.parse(path.read_text("ascii"), path.name) for path in paths)
 
 
 def join_ofa(table: OfaTable) -> tuple[tuple[ForeignEntry, ...], int]:

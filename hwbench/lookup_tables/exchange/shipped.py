@@ -7,19 +7,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 
+from hwbench.devices.android import tflite_log
+from hwbench.errors import UsageError
 from hwbench.lookup_tables.exchange.foreign_files import TfliteLog
+from hwbench.lookup_tables.exchange.foreign_network import ForeignNetwork
 from hwbench.lookup_tables.exchange.foreign_reader import read_tflite
-from hwbench.lookup_tables.exchange.foreign_table import ForeignNetwork, table_of
-from hwbench.lookup_tables.exchange.join_by_order import PIXEL1, pixel1_logs
+from hwbench.lookup_tables.exchange.foreign_table import table_of
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.network.intake import load_workload
 
+PIXEL1 = {
+    "zoo:mobilenet_v1@32-64-128-128-256-256-512-512-512-512-512-512-1024-1024,classes=1001": (
+        "mobilenet"
+    ),
+    "zoo:mobilenet_v1@24-48-96-96-192-192-384-384-384-384-384-384-768-768,classes=1001": (
+        "0.75mobilenet"
+    ),
+    "zoo:mobilenet_v1@24-48-96-80-192-200-328-352-368-360-328-400-736-752,classes=1001": "0.5flops",
+}
+"""Networks that were logged on a Google Pixel 1, and the name of their logs.
+
+See data/pixel1/README.md.
+"""
+PIXEL1_REPEATS = 3
 PIXEL1_NAME, PIXEL1_TARGET = "pixel1", "Google Pixel 1"
 PIXEL1_NOTE = (
     "logs of TensorFlow Lite's benchmark_model, float32, one thread, NNAPI off, published with the"
     " AMC models in github.com/mit-han-lab/amc-models (MIT licence, copyright MIT HAN Lab)"
 )
+
+
+def pixel1_logs(model: str) -> tuple[TfliteLog, ...]:
+    """The logs of one of the `PIXEL1` networks.
+
+    Raises:
+        UsageError: `model` is none of them.
+    """
+    if model not in PIXEL1:
+        raise UsageError(f"no logs of {model!r} on a Pixel 1; expected one of {', '.join(PIXEL1)}")
+    folder = Path(__file__).parents[1] / "data" / "pixel1"
+    paths = [folder / f"{PIXEL1[model]}_run{number + 1}.txt" for number in range(PIXEL1_REPEATS)]
+    return tuple(tflite_log.parse(path.read_text("ascii"), path.name) for path in paths)
 
 
 @cache

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 
 from hwbench.errors import UsageError
-from hwbench.lookup_tables.exchange.join_by_order import (
-    PIXEL1,
-    ForeignEntry,
-    join_tflite,
-    pixel1_logs,
-)
+from hwbench.lookup_tables.exchange.foreign_network import ForeignEntry
+from hwbench.lookup_tables.exchange.join_by_order import join_tflite
+from hwbench.lookup_tables.exchange.shipped import PIXEL1, pixel1_logs
 from hwbench.network import graph
 from hwbench.network.graph.build import layer_model
 from hwbench.network.intake import load_workload

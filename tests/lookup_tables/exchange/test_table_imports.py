@@ -17,11 +17,11 @@ from hwbench.errors import MissingEntryError, SchemaError, UsageError
 from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.exchange import foreign_files, ofa_yaml
 from hwbench.lookup_tables.exchange.foreign_files import ProfiledRuns
+from hwbench.lookup_tables.exchange.foreign_network import ForeignEntry, ForeignNetwork
 from hwbench.lookup_tables.exchange.foreign_reader import read_network
-from hwbench.lookup_tables.exchange.foreign_table import LONE_SD, ForeignNetwork, table_of
+from hwbench.lookup_tables.exchange.foreign_table import LONE_SD, table_of
 from hwbench.lookup_tables.exchange.join_by_name import join_rows, ort_rows, trt_rows
-from hwbench.lookup_tables.exchange.join_by_order import PIXEL1, ForeignEntry
-from hwbench.lookup_tables.exchange.shipped import pixel1, pixel1_networks
+from hwbench.lookup_tables.exchange.shipped import PIXEL1, pixel1, pixel1_networks
 from hwbench.lookup_tables.repository import add_networks, find_table, list_tables, save_table
 from hwbench.lookup_tables.structure_latency import StructureLatency
 from hwbench.network.graph import Layer, layers, load

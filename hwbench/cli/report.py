@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hwbench.cli.delivery import report
 from hwbench.cli.options import StoreOption, VerboseOption, writable
 
 
@@ -41,7 +42,7 @@ def report_command(
     made = make_report(since=since, store=store)
     if target == "-":
         sys.stdout.write(made.html)
-        return 0
+        return report([str(record) for record in made.damaged], 2)
     made.save(target)
     contents = made.contents
     parts = []
@@ -56,4 +57,4 @@ def report_command(
         parts.append(f"{len(contents.searches)} search{'es' if len(contents.searches) > 1 else ''}")
     page_size = size(len(made.html.encode()))
     typer.echo(f"{target}: {', '.join(parts)}; {page_size}, opens in any browser")
-    return 0
+    return report([str(record) for record in made.damaged], 2)

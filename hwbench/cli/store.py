@@ -15,6 +15,7 @@ from hwbench.cli.delivery import deliver, report
 from hwbench.cli.options import Output, StoreOption, VerboseOption, options
 
 if TYPE_CHECKING:
+    from hwbench.store import DamagedRecord
     from hwbench.workflows.sync_store import Syncing
 
 store_app = typer.Typer(
@@ -89,10 +90,11 @@ def store_export(
 ) -> int:
     """Write all records as JSON lines, with all samples."""
     with hwbench.open_store(store) as opened:
-        lines = opened.export(sys.stdout if target == "-" else Path(target))
+        damaged: list[DamagedRecord] = []
+        lines = opened.export(sys.stdout if target == "-" else Path(target), damaged)
     if target != "-":
         typer.echo(f"{lines} records written to {target}")
-    return 0
+    return report([str(record) for record in damaged], 2)
 
 
 @store_app.command(

@@ -288,11 +288,13 @@ def table_list(output: Output, store: StoreOption = None) -> int:
     """List the tables in the store, oldest first, and those that hwbench brings along."""
     from hwbench.lookup_tables.repository import list_tables
     from hwbench.render import tables
-    from hwbench.store import open_store
+    from hwbench.store import DamagedRecord, open_store
 
+    damaged: list[DamagedRecord] = []
     with open_store(store) as opened:
-        listed = list_tables(opened)
-    return deliver(output, tables.list_view(listed), tables.list_document(listed))
+        listed = list_tables(opened, damaged)
+    deliver(output, tables.list_view(listed), tables.list_document(listed))
+    return report([str(record) for record in damaged], 2)
 
 
 @table_app.command(epilog="Example: hwbench table show pixel1")

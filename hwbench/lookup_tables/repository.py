@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from typing import Any
 
-from hwbench.errors import Argument, Call, StaleTableError, UsageError
+from hwbench.errors import Argument, Call, SchemaError, StaleTableError, UsageError
 from hwbench.lookup_tables.exchange.foreign_network import ForeignNetwork
 from hwbench.lookup_tables.exchange.foreign_table import table_of
 from hwbench.lookup_tables.exchange.shipped import NETWORKS, SHIPPED
 from hwbench.lookup_tables.making.validate import Validation
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.records.device import DeviceInfo
-from hwbench.store import Store
+from hwbench.store import DamagedRecord, Store, read_as
 
 RECORD = "lookup_table"
 VALIDATION = "table_validation"
@@ -64,8 +64,9 @@ def find_table(store: Store, wanted: str, target_id: str | None = None) -> Looku
             `target_id` tells them apart.
         SchemaError: The record is damaged.
     """
-    records = store.records(RECORD)
-    by_id = [data for record_id, data in records.items() if record_id.startswith(wanted)]
+    damaged: list[DamagedRecord] = []
+    records = store.records(RECORD, damaged=damaged)
+    by_id = {record_id: data for record_id, data in records.items() if record_id.startswith(wanted)}
     of_device = {
         record_id: data
         for record_id, data in records.items()
@@ -75,6 +76,9 @@ def find_table(store: Store, wanted: str, target_id: str | None = None) -> Looku
         return _newest(store, wanted, of_device, target_id)
     if not by_id and wanted in SHIPPED:
         return SHIPPED[wanted]()
+    for record in damaged:
+        if not by_id and record.id.startswith(wanted):
+            raise SchemaError(record.reason)
     if len(by_id) != 1:
         what = (
             f"{len(by_id)} lookup tables have ids that begin with {wanted!r}"
@@ -86,20 +90,26 @@ def find_table(store: Store, wanted: str, target_id: str | None = None) -> Looku
             Call("list_tables", purpose="see"),
             Call("build_table", {"model": None, "device": None}, purpose="make one"),
         )
-    return LookupTable.from_dict(by_id[0])
+    ((record_id, data),) = by_id.items()
+    return _table_of_record(store, record_id, data)
 
 
-def list_tables(store: Store) -> dict[str, LookupTable]:
-    """All tables of a store by id, oldest first, then those that hwbench brings along, by name.
+def list_tables(
+    store: Store, damaged: MutableSequence[DamagedRecord] | None = None
+) -> dict[str, LookupTable]:
+    """All tables of a store by id, oldest first, then those that hwbench brings along.
 
-    A table of the store hides one that hwbench brings along under the same name.
+    The latter go by name, and only where none of the store hides them.
+
+    Args:
+        store: Where they are.
+        damaged: Where to name records that cannot be read, which are then left out. With None, the
+            first one is an error.
 
     Raises:
-        SchemaError: A record is damaged.
+        SchemaError: A record is damaged, and `damaged` is None.
     """
-    kept = {
-        record_id: LookupTable.from_dict(data) for record_id, data in store.records(RECORD).items()
-    }
+    kept = store.read_records(RECORD, LookupTable.from_dict, damaged=damaged)
     names = {table.provenance.device.address for table in kept.values()}
     return kept | {name: make() for name, make in SHIPPED.items() if name not in names}
 
@@ -126,14 +136,16 @@ def add_networks(store: Store | None, name: str, networks: Sequence[ForeignNetwo
         return table_of(
             [*known, *(network for network in networks if network not in known)], name, note=note
         )
-    known += [
-        ForeignNetwork.from_dict(data["network"])
-        for data in store.records(NETWORK).values()
-        if data["name"] == name
-    ]
-    if not known and any(
-        _device(data).get("address") == name for data in store.records(RECORD).values()
-    ):
+    # A record that names no table, or nothing at all, belongs to none that could miss it.
+    others: list[DamagedRecord] = []
+    for record_id, data in store.records(NETWORK, damaged=others).items():
+        if data.get("name") == name:
+            what = f"{NETWORK} {record_id} in {store.url}"
+            known.append(
+                read_as(lambda data: ForeignNetwork.from_dict(data["network"]), data, what)
+            )
+    tables = store.records(RECORD, damaged=others).values()
+    if not known and any(_device(data).get("address") == name for data in tables):
         raise UsageError(
             f"the table {name!r} was not made of imported networks, so none can be added to it",
             Argument("name", change="another"),
@@ -160,9 +172,12 @@ def _newest(
             f"{store.url} holds tables of {len(newest)} devices with the address {address!r}:"
             f" {ids}; name one by its id"
         )
-    return LookupTable.from_dict(
-        tables[newest.get(str(target_id), next(reversed(newest.values())))]
-    )
+    table_id = newest.get(str(target_id), next(reversed(newest.values())))
+    return _table_of_record(store, table_id, tables[table_id])
+
+
+def _table_of_record(store: Store, table_id: str, data: Mapping[str, Any]) -> LookupTable:
+    return read_as(LookupTable.from_dict, data, f"{RECORD} {table_id} in {store.url}")
 
 
 def _device(data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwbench.errors import Argument, UsageError
+from hwbench.lookup_tables.repository import RECORD as TABLE
+from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.render.units import size
 from hwbench.report.contents import Contents, read
 from hwbench.report.overview import make_pages
 from hwbench.report.page import html
-from hwbench.store import open_store
+from hwbench.store import FAULTS_OF_DATA, MEASUREMENT, DamagedRecord, open_store
+from hwbench.workflows.search.result import RECORD as SEARCH
 
 __all__ = ["Report", "make_report"]
 
@@ -37,11 +40,13 @@ class Report:
         html: The whole file.
         contents: What it tells of.
         drawn: Samples of each set that are drawn at most.
+        damaged: Records that cannot be read, and are left out.
     """
 
     html: str
     contents: Contents
     drawn: int
+    damaged: tuple[DamagedRecord, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the file, or replace it; it appears only when it is complete.
@@ -70,15 +75,23 @@ def make_report(*, since: str | None = None, store: str | None = None) -> Report
 
     Raises:
         UsageError: The store holds nothing to report, or the page would be too large.
-        SchemaError: A record is damaged.
+        SchemaError: The store is damaged; single records that are, are left out.
     """
+    damaged: list[DamagedRecord] = []
     with open_store(store) as opened:
-        contents = read(opened, since)
+        contents = read(opened, since, damaged)
     drawn = DRAWN
     while True:
-        text = html(make_pages(contents, drawn), contents, since, _notes(contents, drawn))
+        try:
+            text = html(make_pages(contents, drawn), contents, since, _notes(contents, drawn))
+        except FAULTS_OF_DATA:
+            usable = _leave_out_unusable(contents, damaged)
+            if usable in (contents, Contents((), (), (), ())):
+                raise
+            contents = usable
+            continue
         if len(text.encode()) <= LIMIT_BYTES:
-            return Report(text, contents, drawn)
+            return Report(text, contents, drawn, tuple(damaged))
         if drawn <= FEWEST_DRAWN:
             has = (
                 f"{len(contents.measurements)} measurements and {len(contents.comparisons)}"
@@ -90,6 +103,55 @@ def make_report(*, since: str | None = None, store: str | None = None) -> Report
                 Argument("since", change="a later"),
             )
         drawn = max(FEWEST_DRAWN, drawn // 2)
+
+
+def _leave_out_unusable(contents: Contents, damaged: list[DamagedRecord]) -> Contents:
+    """The contents less the records of which no page can be made, which are named in `damaged`.
+
+    What single values of a record mean is known only where they are drawn, so a page is the test.
+    """
+
+    def is_usable(kind: str, record_id: str, alone: Contents) -> bool:
+        fault = _fault_of_pages(alone)
+        if fault is not None:
+            damaged.append(
+                DamagedRecord(
+                    kind, record_id, f"it cannot be shown: {type(fault).__name__}: {fault}"
+                )
+            )
+        return fault is None
+
+    measurements = tuple(
+        record
+        for record in contents.measurements
+        if is_usable(MEASUREMENT, record.id, Contents((record,), (), (), ()))
+    )
+    known = {record.id for record in measurements}
+    comparisons = []
+    for comparison in contents.comparisons:
+        pair = (comparison.baseline, comparison.candidate)
+        if {record.id for record in pair} <= known and is_usable(
+            COMPARISON, comparison.candidate.id, Contents(pair, (comparison,), (), ())
+        ):
+            comparisons.append(comparison)
+    tables = tuple(
+        kept for kept in contents.tables if is_usable(TABLE, kept.id, Contents((), (), (kept,), ()))
+    )
+    searches = tuple(
+        kept
+        for kept in contents.searches
+        if is_usable(SEARCH, str(kept.summary.get("search")), Contents((), (), (), (kept,)))
+    )
+    return Contents(measurements, tuple(comparisons), tables, searches)
+
+
+def _fault_of_pages(contents: Contents) -> Exception | None:
+    """Why no pages can be made of these contents; None where they can."""
+    try:
+        html(make_pages(contents, FEWEST_DRAWN), contents, None, [])
+    except FAULTS_OF_DATA as error:
+        return error
+    return None
 
 
 def _notes(contents: Contents, drawn: int) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableSequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ from hwbench.measuring.comparing import compare_measured
 from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.records.comparison import Comparison
 from hwbench.search.base import Outcome, Trial
+from hwbench.store import FAULTS_OF_DATA, MEASUREMENT, DamagedRecord, Store
 from hwbench.workflows.defaults import DEFAULT_MODEL
 from hwbench.workflows.search.journal import RECORD as TRIAL
 from hwbench.workflows.search.result import RECORD as SEARCH
 
 if TYPE_CHECKING:
     from hwbench.records.measurement import Measurement
-    from hwbench.store import Store
 
 _AGO = re.compile(r"(\d{1,6})d")
 
@@ -86,26 +86,32 @@ class Contents:
         return max(dates, key=_parse_utc)
 
 
-def read(store: Store, since: str | None = None) -> Contents:
+def read(
+    store: Store,
+    since: str | None = None,
+    damaged: MutableSequence[DamagedRecord] | None = None,
+) -> Contents:
     """Gather what a store holds.
 
     Args:
         store: An open store.
         since: Only what was measured from then on: a date (`2026-03-01`, or with a time), or `7d`
             for the last seven days.
+        damaged: Where to name records that cannot be read, which are then left out. With None, the
+            first one is an error.
 
     Raises:
         UsageError: `since` is neither, or nothing is left.
-        SchemaError: A record is damaged.
+        SchemaError: A record is damaged, and `damaged` is None.
     """
     after = parse_since(since) if since is not None else datetime.min.replace(tzinfo=UTC)
     ids = [summary.id for summary in store.list() if _parse_utc(summary.started_utc) >= after]
-    measurements = tuple(map(store.get, ids))
+    measurements = tuple(store.read_measurements(ids, damaged))
     contents = Contents(
         measurements,
-        _read_comparisons(store, measurements),
-        _read_tables(store, after),
-        _read_searches(store, after),
+        _read_comparisons(store, measurements, damaged),
+        _read_tables(store, after, damaged),
+        _read_searches(store, after, damaged),
     )
     if not (contents.measurements or contents.tables or contents.searches):
         if since is not None and store.list(limit=1):
@@ -148,9 +154,14 @@ def _parse_utc(iso: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _read_comparisons(store: Store, measurements: Iterable[Measurement]) -> tuple[Comparison, ...]:
+def _read_comparisons(
+    store: Store,
+    measurements: Iterable[Measurement],
+    damaged: MutableSequence[DamagedRecord] | None,
+) -> tuple[Comparison, ...]:
     """Every candidate against the baseline it was interleaved with."""
-    order = {data["group_id"]: data["measurements"] for data in store.records(COMPARISON).values()}
+    orders = store.read_records(COMPARISON, _read_order, damaged=damaged)
+    order = dict(orders.values())
     groups: dict[str, list[Measurement]] = {}
     for record in measurements:
         if record.complete and record.series:
@@ -158,8 +169,20 @@ def _read_comparisons(store: Store, measurements: Iterable[Measurement]) -> tupl
     comparisons = []
     for group_id, records in groups.items():
         baseline, *candidates = _order_baseline_first(records, order.get(group_id))
-        comparisons += [compare_measured(baseline, candidate) for candidate in candidates]
+        for candidate in candidates:
+            try:
+                comparisons.append(compare_measured(baseline, candidate))
+            except FAULTS_OF_DATA as error:
+                if damaged is None:
+                    raise
+                text = f"it cannot be compared with {baseline.id[:12]}: {error}"
+                damaged.append(DamagedRecord(MEASUREMENT, candidate.id, text))
     return tuple(comparisons)
+
+
+def _read_order(data: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Group and measurements of a comparison, in the order they were given in."""
+    return str(data["group_id"]), [str(one) for one in data["measurements"]]
 
 
 def _order_baseline_first(records: list[Measurement], order: list[str] | None) -> list[Measurement]:
@@ -172,11 +195,16 @@ def _order_baseline_first(records: list[Measurement], order: list[str] | None) -
     return sorted(records, key=lambda record: (-record.macs, -record.params, record.id))
 
 
-def _read_tables(store: Store, after: datetime) -> tuple[KeptTable, ...]:
-    validations = {data["table"]: data for data in store.records(VALIDATION).values()}
+def _read_tables(
+    store: Store, after: datetime, damaged: MutableSequence[DamagedRecord] | None
+) -> tuple[KeptTable, ...]:
+    kept_validations = store.read_records(
+        VALIDATION, lambda data: (str(data["table"]), data), damaged=damaged
+    )
+    validations = dict(kept_validations.values())
     newest: dict[str, KeptTable] = {}
-    for table_id, data in store.records(TABLE).items():
-        table = LookupTable.from_dict(data)
+    tables = store.read_records(TABLE, LookupTable.from_dict, damaged=damaged)
+    for table_id, table in tables.items():
         address = table.provenance.device.address
         earlier = newest[address].earlier + 1 if address in newest else 0
         newest[address] = KeptTable(table_id, table, validations.get(table_id, {}), earlier)
@@ -188,14 +216,17 @@ def _made(kept: KeptTable) -> datetime:
     return _parse_utc(kept.table.provenance.created_utc)
 
 
-def _read_searches(store: Store, after: datetime) -> tuple[KeptSearch, ...]:
+def _read_searches(
+    store: Store, after: datetime, damaged: MutableSequence[DamagedRecord] | None
+) -> tuple[KeptSearch, ...]:
     trials: dict[str, dict[int, list[tuple[str, Trial]]]] = {}
-    for data in store.records(TRIAL).values():
-        runs = trials.setdefault(str(data.get("search")), {})
-        runs.setdefault(int(data["run"]), []).append(
-            (str(data["part"]), Trial.from_dict(data["trial"]))
-        )
-    summaries = {str(data.get("search")): data for data in store.records(SEARCH).values()}
+    for search, run, part, trial in store.read_records(
+        TRIAL, _read_trial, damaged=damaged
+    ).values():
+        trials.setdefault(search, {}).setdefault(run, []).append((part, trial))
+    # Read once without its trials, to find out whether it can be.
+    kept = store.read_records(SEARCH, lambda data: _read_search(data, []), damaged=damaged)
+    summaries = {str(search.summary.get("search")): search.summary for search in kept.values()}
     searches = []
     for key, summary in sorted(
         summaries.items(),
@@ -210,6 +241,12 @@ def _read_searches(store: Store, after: datetime) -> tuple[KeptSearch, ...]:
         runs = trials.get(key, {})
         searches.append(_read_search(summary, runs[max(runs)] if runs else []))
     return tuple(searches)
+
+
+def _read_trial(data: Mapping[str, Any]) -> tuple[str, int, str, Trial]:
+    """Search, run and part that a trial is of, and the trial."""
+    trial = Trial.from_dict(data["trial"])
+    return str(data.get("search")), int(data["run"]), str(data["part"]), trial
 
 
 def _read_search(summary: Mapping[str, Any], trials: list[tuple[str, Trial]]) -> KeptSearch:

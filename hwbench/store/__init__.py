@@ -9,7 +9,7 @@ What a shared store does not take, because its server went away, goes into the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,22 +18,34 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
 from uuid import uuid4
 
-from hwbench.errors import UsageError
+from hwbench.errors import SchemaError, UsageError
 from hwbench.records.measurement import Measurement
 from hwbench.records.series import Series
 from hwbench.store import transfer
 from hwbench.store.address import is_file, local_address, redacted, without_secrets
 from hwbench.store.database import open_engine, reading, tables, write
 from hwbench.store.rescue import Rescue
-from hwbench.store.rows import batches, dump, find_measurement, load, plain, replace_measurement
+from hwbench.store.rows import (
+    FAULTS_OF_DATA,
+    DamagedRecord,
+    batches,
+    dump,
+    find_measurement,
+    load,
+    plain,
+    read_as,
+    replace_measurement,
+)
 from hwbench.store.transfer import MEASUREMENT, Check, Fate, Key, Parcel, Taken
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
 __all__ = [
+    "FAULTS_OF_DATA",
     "MEASUREMENT",
     "Check",
+    "DamagedRecord",
     "Fate",
     "Key",
     "Parcel",
@@ -42,6 +54,7 @@ __all__ = [
     "Taken",
     "local_address",
     "open_store",
+    "read_as",
     "redacted",
 ]
 
@@ -257,7 +270,7 @@ class Store:
             rows = connection.execute(
                 query.order_by(table.c.started_utc.desc(), table.c.id).limit(limit)
             ).all()
-        return tuple(Summary(**{**row._asdict(), "samples": int(row.samples)}) for row in rows)
+        return tuple(_summary(row._asdict()) for row in rows)
 
     def save_record(self, kind: str, data: Mapping[str, Any]) -> str:
         """Keep a record of another kind (`comparison`) as JSON.
@@ -270,14 +283,41 @@ class Store:
         self._write(work, parcel.key[1], lambda local: local.take([parcel]), whole=True, last=True)
         return parcel.key[1]
 
-    def records(self, kind: str, holding: str = "") -> dict[str, dict[str, Any]]:
-        """All records of one kind by id, oldest first.
+    def records(
+        self, kind: str, holding: str = "", damaged: MutableSequence[DamagedRecord] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """All records of one kind by id, oldest first, as they were saved.
 
         Args:
             kind: As they were saved.
+            holding: As for `read_records`.
+            damaged: As for `read_records`.
+
+        Raises:
+            SchemaError: A record is damaged, and `damaged` is None.
+        """
+        return self.read_records(kind, dict, holding, damaged)
+
+    def read_records(
+        self,
+        kind: str,
+        reader: Callable[[Mapping[str, Any]], T],
+        holding: str = "",
+        damaged: MutableSequence[DamagedRecord] | None = None,
+    ) -> dict[str, T]:
+        """What a reader makes of all records of one kind, by id, oldest first.
+
+        Args:
+            kind: As they were saved.
+            reader: Makes something of the data of a record.
             holding: Only those in whose text this stands somewhere, such as the identity that they
                 belong to; a shared store has those of many searches and tables, and all the others
                 would travel in vain.
+            damaged: Where to name records that cannot be read; the others are returned without
+                them. With None, the first one is an error.
+
+        Raises:
+            SchemaError: A record is damaged, and `damaged` is None.
         """
         import sqlalchemy as sa
 
@@ -291,25 +331,63 @@ class Store:
             query = query.where(table.c.record.contains(holding, autoescape=True))
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
-        return {row.id: load(row.record, f"{kind} {row.id} in {self.url}") for row in rows}
+        records: dict[str, T] = {}
+        for row in rows:
+            what = f"{kind} {row.id} in {self.url}"
+            try:
+                records[row.id] = read_as(reader, load(row.record, what), what)
+            except SchemaError as error:
+                if damaged is None:
+                    raise
+                damaged.append(DamagedRecord(kind, str(row.id), str(error)))
+        return records
 
-    def export(self, target: Path | TextIO) -> int:
+    def read_measurements(
+        self, ids: Iterable[str], damaged: MutableSequence[DamagedRecord] | None = None
+    ) -> Iterator[Measurement]:
+        """The measurements with these ids, one after the other.
+
+        Args:
+            ids: Whole ids.
+            damaged: Where to name measurements that cannot be read, which are then left out. With
+                None, the first one is an error.
+
+        Raises:
+            SchemaError: A measurement is damaged, and `damaged` is None.
+        """
+        for measurement_id in ids:
+            try:
+                yield self.get(measurement_id)
+            except SchemaError as error:
+                if damaged is None:
+                    raise
+                damaged.append(DamagedRecord(MEASUREMENT, measurement_id, str(error)))
+
+    def export(
+        self, target: Path | TextIO, damaged: MutableSequence[DamagedRecord] | None = None
+    ) -> int:
         """Write everything as JSON lines `{"kind": .., "id": .., "record": ..}`, raw samples too.
 
         A path appears only when it is complete.
+
+        Args:
+            target: The file.
+            damaged: Where to name records that cannot be read, which are then left out. With None,
+                the first one is an error.
 
         Returns:
             Number of lines.
 
         Raises:
             UsageError: The file cannot be written.
+            SchemaError: A record is damaged, and `damaged` is None.
         """
         if not isinstance(target, Path):
-            return self._export(target)
+            return self._export(target, damaged)
         part = target.with_name(target.name + ".part")
         try:
             with part.open("w", encoding="utf-8") as file:
-                lines = self._export(file)
+                lines = self._export(file, damaged)
             part.replace(target)
         except OSError as error:
             raise UsageError(
@@ -317,18 +395,21 @@ class Store:
             ) from error
         return lines
 
-    def _export(self, file: TextIO) -> int:
+    def _export(self, file: TextIO, damaged: MutableSequence[DamagedRecord] | None) -> int:
         lines = 0
-        for kind, record_id, record in self._everything():
+        for kind, record_id, record in self._everything(damaged):
             file.write(dump({"kind": kind, "id": record_id, "record": record}) + "\n")
             lines += 1
         return lines
 
-    def _everything(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    def _everything(
+        self, damaged: MutableSequence[DamagedRecord] | None
+    ) -> Iterator[tuple[str, str, dict[str, Any]]]:
         import sqlalchemy as sa
 
-        for summary in reversed(self.list()):
-            yield MEASUREMENT, summary.id, self.get(summary.id).to_dict()
+        ids = [summary.id for summary in reversed(self.list())]
+        for measurement in self.read_measurements(ids, damaged):
+            yield MEASUREMENT, measurement.id, measurement.to_dict()
         with reading(self._engine) as connection:
             kinds = (
                 connection.execute(sa.select(self._tables.records.c.kind).distinct())
@@ -336,7 +417,7 @@ class Store:
                 .all()
             )
         for kind in sorted(kinds):
-            for record_id, record in self.records(kind).items():
+            for record_id, record in self.records(kind, damaged=damaged).items():
                 yield kind, record_id, record
 
     def keys(self) -> Sequence[Key]:
@@ -393,3 +474,9 @@ class Store:
             if self._rescue is None
             else self._rescue.attempt(writing, record_id, step, whole=whole, last=last)
         )
+
+
+def _summary(row: Mapping[str, Any]) -> Summary:
+    """A row of a list. SQLite keeps any type in any column, and lists show what is there."""
+    texts = {name: str(value) for name, value in row.items() if name not in {"samples", "complete"}}
+    return Summary(**texts, samples=int(row["samples"]), complete=bool(row["complete"]))

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -392,6 +392,8 @@ def _on_sqlite_connect(connection: Any, _record: object) -> None:
     connection.isolation_level = (
         None  # the module's own transactions begin too late; see _on_sqlite_begin
     )
+    # Text that is no UTF-8 then stands for itself in one damaged record, instead of ending a query.
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")
     for pragma in ("foreign_keys=ON", "synchronous=NORMAL"):
         connection.execute(f"PRAGMA {pragma}").close()
     connection.create_function("hwbench_sha256", 1, _sha256, deterministic=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from hwbench.errors import SchemaError
+from hwbench.errors import HwbenchError, SchemaError
 from hwbench.records.measurement import Measurement
 from hwbench.records.series import Series, SeriesBuilder
 from hwbench.records.untrusted import load_json
@@ -19,8 +20,60 @@ from hwbench.store.database import tables
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+T = TypeVar("T")
+
 SERIES = ("samples_s", "session", "block", "warmup_s", "warmup_session")
 """Fields of a measurement that are kept as batches of samples, not in its record."""
+
+
+FAULTS_OF_DATA = (
+    HwbenchError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What readers raise where data are not what they should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedRecord:
+    """A record that was left out because it cannot be read.
+
+    Attributes:
+        kind: Its kind; `measurement` for measurements.
+        id: Its id.
+        reason: What is wrong with it.
+    """
+
+    kind: str
+    id: str
+    reason: str
+
+    def __str__(self) -> str:
+        reason = " ".join(self.reason.split())
+        return f"{self.kind} {self.id[:12]} is damaged and left out: {reason}"
+
+
+def read_as(reader: Callable[[Mapping[str, Any]], T], data: Mapping[str, Any], what: str) -> T:
+    """Read the data of a record as whoever uses it.
+
+    Args:
+        reader: Makes something of the data.
+        data: What the record holds.
+        what: What the record is, for the message.
+
+    Raises:
+        SchemaError: The reader could not.
+    """
+    try:
+        return reader(data)
+    except SchemaError as error:
+        raise SchemaError(f"{what}: {error.message}", *error.remedies) from error
+    except FAULTS_OF_DATA as error:
+        raise SchemaError(f"damaged {what}: {type(error).__name__}: {error}") from error
 
 
 def find_measurement(
@@ -53,10 +106,12 @@ def find_measurement(
     )
     what = f"measurement {record_id} in {shown(connection.engine.url)}"
     data = load(record, what)
-    try:
-        return Measurement.from_dict({**data, **_read_series(connection.execute(query).all())})
-    except SchemaError as error:
-        raise SchemaError(f"{what}: {error}") from error
+    batches_of_record = connection.execute(query).all()
+    return read_as(
+        lambda fields: Measurement.from_dict({**fields, **_read_series(batches_of_record)}),
+        data,
+        what,
+    )
 
 
 def insert_measurement(connection: sa.Connection, measurement: Measurement) -> None:

@@ -9,10 +9,19 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from hwbench.errors import Argument, HwbenchError, SchemaError, UsageError
+from hwbench.errors import Argument, UsageError
 from hwbench.lookup_tables import repository
 from hwbench.lookup_tables.making import journal as making_journal
-from hwbench.store import Fate, Key, Parcel, Store, Taken, local_address, open_store
+from hwbench.store import (
+    Fate,
+    Key,
+    Parcel,
+    Store,
+    Taken,
+    local_address,
+    open_store,
+    read_as,
+)
 from hwbench.workflows.search import journal as search_journal
 from hwbench.workflows.search import subject
 
@@ -130,12 +139,7 @@ def _check(kind: str, data: Mapping[str, Any]) -> None:
     reader = _readers().get(kind)
     if reader is None:
         return
-    try:
-        reader(data)
-    except SchemaError:
-        raise
-    except (HwbenchError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SchemaError(f"damaged {kind}: {type(error).__name__}: {error}") from error
+    read_as(reader, data, kind)
 
 
 @cache

@@ -240,7 +240,7 @@ class Cuda(Device):
 
     def _doctor(self) -> list[Advice]:
         nvml, conditions = self._nvml, self._conditions()
-        identity, others = nvml.identity(), nvml.foreign()
+        identity, others = nvml.identity(), nvml.count_foreign()
         reasons = dict(conditions.details).get("clock_limits", "unknown")
         index = self._gpu.uuid
         return [

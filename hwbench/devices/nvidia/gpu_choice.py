@@ -8,19 +8,19 @@ from hwbench.devices.nvidia.probe import Gpu
 from hwbench.errors import UsageError
 
 UUID_CHARACTERS = 8
-"""Digits from which a number is the beginning of a UUID and no longer CUDA's index."""
+"""Characters from which a number is the beginning of a UUID, and no longer CUDA's index."""
 
 
 def choose_gpu(driver: str, gpus: Sequence[Gpu], place: str) -> Gpu:
-    """The GPU that an address names: by number, by the beginning of its UUID, or the first.
+    """Choose the GPU that an address names: by number, by the beginning of its UUID, or the first.
 
     Args:
         driver: The driver's name, for messages.
         gpus: All that CUDA sees, at least one.
-        place: What the address says; empty for the first.
+        place: The part of the address that names a GPU; empty for the first.
 
     Raises:
-        UsageError: It names none of them, or several.
+        UsageError: The address names none of them, or several.
     """
     if not place:
         return gpus[0]
@@ -32,6 +32,6 @@ def choose_gpu(driver: str, gpus: Sequence[Gpu], place: str) -> Gpu:
             gpu for gpu in gpus if gpu.uuid.lower().removeprefix("gpu-").startswith(beginning)
         ]
     if len(fitting) != 1:
-        there = ", ".join(f"{driver}:{gpu.index} is {gpu.name} {gpu.uuid}" for gpu in gpus)
-        raise UsageError(f"'{driver}:{place}' names {len(fitting)} GPUs; there are: {there}")
+        available = ", ".join(f"{driver}:{gpu.index} is {gpu.name} {gpu.uuid}" for gpu in gpus)
+        raise UsageError(f"'{driver}:{place}' names {len(fitting)} GPUs; there are: {available}")
     return fitting[0]

@@ -1,6 +1,6 @@
 """State of an NVIDIA GPU through NVML, the library behind nvidia-smi, which comes with the driver.
 
-Each fact stands alone: what this GPU, driver or container does not tell is None, never a stand-in.
+Each fact stands alone: what this GPU, driver or container does not say is None, never a stand-in.
 GPUs are found by UUID, since NVML's numbers ignore CUDA_VISIBLE_DEVICES. Names, structures and bits
 are those of NVIDIA's nvml.h (https://docs.nvidia.com/deploy/nvml-api/).
 """
@@ -57,13 +57,11 @@ class _Process(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What an NVML handle says about a GPU that does not change during a measurement.
-
-    None where it does not tell.
+    """Facts of a GPU that do not change during a measurement; None where NVML does not say.
 
     Attributes:
         driver: Version of the driver.
-        power_limit_w: The limit in force.
+        power_limit_w: The limit in force, watts.
         persistence: Whether the driver keeps the GPU initialised.
         mig: Whether it is split into instances.
     """
@@ -78,7 +76,7 @@ class Nvml:
     """One GPU as NVML knows it; without the library or the GPU, everything is unknown.
 
     Args:
-        uuid: As `hwbench.devices.nvidia.probe.Gpu.uuid`.
+        uuid: UUID of the GPU, as in `hwbench.devices.nvidia.probe.Gpu.uuid`.
     """
 
     def __init__(self, uuid: str) -> None:
@@ -91,11 +89,11 @@ class Nvml:
         except OSError:
             self.reason = f"{LIBRARY} not found"
             return
-        if code := _code(library, "nvmlInit_v2"):
+        if code := _call(library, "nvmlInit_v2"):
             self.reason = f"NVML does not start (code {code})"
             return
         self._library = library
-        if code := _code(
+        if code := _call(
             library, "nvmlDeviceGetHandleByUUID", uuid.encode(), ctypes.byref(self._handle)
         ):
             self.close()
@@ -104,110 +102,112 @@ class Nvml:
     def close(self) -> None:
         """Leave NVML."""
         if self._library is not None:
-            _code(self._library, "nvmlShutdown")
+            _call(self._library, "nvmlShutdown")
             self._library = None
 
     def identity(self) -> Identity:
-        """What does not change."""
+        """Read what does not change."""
+        driver = None
         text = ctypes.create_string_buffer(_TEXT_BYTES)
-        known = self._library is not None and not _code(
-            self._library, "nvmlSystemGetDriverVersion", text, _TEXT_BYTES
-        )
-        limit_mw, persistence = (
-            self._number("nvmlDeviceGetEnforcedPowerLimit"),
-            self._number("nvmlDeviceGetPersistenceMode"),
-        )
+        if self._library is not None:
+            code = _call(self._library, "nvmlSystemGetDriverVersion", text, _TEXT_BYTES)
+            if code == 0:
+                driver = text.value.decode(errors="replace")
+        limit_mw = self._number("nvmlDeviceGetEnforcedPowerLimit")
+        persistence = self._number("nvmlDeviceGetPersistenceMode")
+        is_split = None
         mig, pending = ctypes.c_uint(), ctypes.c_uint()
-        split = (
-            bool(mig.value)
-            if self._tells("nvmlDeviceGetMigMode", ctypes.byref(mig), ctypes.byref(pending))
-            else None
-        )
+        if self._succeeds("nvmlDeviceGetMigMode", ctypes.byref(mig), ctypes.byref(pending)):
+            is_split = bool(mig.value)
         return Identity(
-            driver=text.value.decode(errors="replace") if known else None,
+            driver=driver,
             power_limit_w=None if limit_mw is None else limit_mw / 1e3,
             persistence=None if persistence is None else bool(persistence),
-            mig=split,
+            mig=is_split,
         )
 
     def reasons(self) -> int | None:
-        """Why the clock is what it is, as bits of `REASONS`."""
+        """Read why the clock is what it is, as bits of `REASONS`; None if NVML does not say."""
         value = ctypes.c_ulonglong()
-        # The call was renamed in driver 535 and newer drivers keep the old name.
-        known = self._tells("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.byref(value))
-        return value.value if known else None
+        # The call was renamed in driver 535, and newer drivers keep the old name.
+        if not self._succeeds("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.byref(value)):
+            return None
+        return value.value
 
     def conditions(self, *, slowed: bool | None = None) -> Conditions:
-        """State of the GPU now.
+        """Read the state of the GPU now.
 
         Args:
-            slowed: Whether it is known to have slowed itself down since the last look.
+            slowed: Whether it slowed itself down since the last call; None if unknown.
         """
         reasons = self.reasons()
-        throttled = bool(reasons & SLOWDOWN) if reasons is not None else None
-        clock, memory = (
-            self._number("nvmlDeviceGetClockInfo", kind) for kind in (_GRAPHICS, _MEMORY)
-        )
+        throttled = slowed
+        clock_limits = None
+        if reasons is not None:
+            throttled = bool(reasons & SLOWDOWN) or bool(slowed)
+            clock_limits = name_reasons(reasons) or "none"
+        clock = self._number("nvmlDeviceGetClockInfo", _GRAPHICS)  # MHz
+        memory = self._number("nvmlDeviceGetClockInfo", _MEMORY)
         power_mw = self._number("nvmlDeviceGetPowerUsage")
         celsius = self._number("nvmlDeviceGetTemperature", _CORE_SENSOR)
         details = {
             "memory_hz": None if memory is None else f"{memory * 1e6:.0f}",
             "power_w": None if power_mw is None else f"{power_mw / 1e3:.1f}",
-            "clock_limits": None if reasons is None else names_of(reasons) or "none",
+            "clock_limits": clock_limits,
         }
         return Conditions(
             at_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
             frequency_hz=None if clock is None else (clock * 1e6,),
             temperature_c=None if celsius is None else float(celsius),
             load_1m=os.getloadavg()[0],
-            throttled=throttled or slowed if slowed is not None else throttled,
+            throttled=throttled,
             details=tuple((name, text) for name, text in details.items() if text is not None),
         )
 
     def findings(self, own: Iterable[int] = ()) -> tuple[Finding, ...]:
-        """Other processes on the GPU, and an instance of a split GPU, as reasons to distrust.
+        """Find reasons to distrust the GPU: other processes on it, or that it is split.
 
         Args:
-            own: Process ids that are ours; this process is always.
+            own: Process ids of hwbench besides this process.
         """
-        found = []
-        if others := self.foreign(own):
-            text = (
-                f"{others} other process{'es' if others > 1 else ''} on the GPU (nvidia-smi shows"
-                " which): end them"
-            )
-            found.append(Finding("foreign_processes", text))
+        findings = []
+        others = self.count_foreign(own)
+        if others:
+            processes = "process" if others == 1 else "processes"
+            text = f"{others} other {processes} on the GPU (nvidia-smi shows which): end them"
+            findings.append(Finding("foreign_processes", text))
         if self.identity().mig:
-            found.append(
+            findings.append(
                 Finding(
                     "mig",
                     "the GPU is split into instances (MIG), which share its memory and its power",
                 )
             )
-        return tuple(found)
+        return tuple(findings)
 
-    def foreign(self, own: Iterable[int] = ()) -> int | None:
-        """How many processes but ours compute on the GPU; None if NVML does not tell.
+    def count_foreign(self, own: Iterable[int] = ()) -> int | None:
+        """Count the processes of others that compute on the GPU; None if NVML does not say.
 
-        In a container NVML lists processes by numbers of the host, so ours may be one of them
-        unrecognised: then one of them is taken for ours.
+        In a container NVML lists processes by the numbers of the host, so ours cannot be recognised
+        among them: then one of them is taken for ours.
         """
         listed = self._processes()
         if listed is None:
             return None
         ours = {os.getpid(), *own}
-        return len(listed - ours) if listed & ours else max(0, len(listed) - 1)
+        if listed & ours:
+            return len(listed - ours)
+        return max(0, len(listed) - 1)
 
     def _processes(self) -> set[int] | None:
+        """List the ids of the processes that compute on the GPU; None if NVML does not say."""
+        if self._library is None:
+            return None
         call = "nvmlDeviceGetComputeRunningProcesses_v3"
         size = 16
-        for _ in range(3):  # more may start in between
+        for _ in range(3):  # more processes may start between two calls
             count, buffer = ctypes.c_uint(size), (_Process * size)()
-            code = (
-                -1
-                if self._library is None
-                else _code(self._library, call, self._handle, ctypes.byref(count), buffer)
-            )
+            code = _call(self._library, call, self._handle, ctypes.byref(count), buffer)
             if code == 0:
                 return {entry.pid for entry in buffer[: count.value]}
             if code != _MORE:
@@ -216,23 +216,29 @@ class Nvml:
         return None
 
     def _number(self, call: str, *args: int) -> int | None:
-        """What a call that writes one unsigned int says; None if it does not."""
+        """Make a call that writes one unsigned int, and return that; None if it fails."""
         value = ctypes.c_uint()
-        return value.value if self._tells(call, *args, ctypes.byref(value)) else None
+        return value.value if self._succeeds(call, *args, ctypes.byref(value)) else None
 
-    def _tells(self, call: str, *args: Any) -> bool:
-        return self._library is not None and _code(self._library, call, self._handle, *args) == 0
+    def _succeeds(self, call: str, *args: Any) -> bool:
+        return self._library is not None and _call(self._library, call, self._handle, *args) == 0
 
 
-def names_of(reasons: int) -> str:
-    """Reasons for people: `power cap, heat (driver)`."""
-    known = [name for bit, name in REASONS.items() if reasons & bit]
+def name_reasons(reasons: int) -> str:
+    """Name reasons for people: `power cap, heat (driver)`."""
+    names = [name for bit, name in REASONS.items() if reasons & bit]
     unknown = reasons & ~sum(REASONS)
-    return ", ".join([*known, *([f"0x{unknown:x}"] if unknown else [])])
+    if unknown:
+        names.append(f"0x{unknown:x}")
+    return ", ".join(names)
 
 
-def _code(library: ctypes.CDLL, call: str, *args: Any) -> int:
-    """Result of a call, 0 for success; -1 where this driver has no such call."""
+def _call(library: ctypes.CDLL, call: str, *args: Any) -> int:
+    """Make a call of NVML.
+
+    Returns:
+        Its result, 0 for success; -1 where this driver has no such call.
+    """
     try:
         function = getattr(library, call)
     except AttributeError:

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 PATIENCE_S = 30.0
-"""Seconds a sound driver may take; eight GPUs without the persistence daemon need some ten."""
+"""Seconds that a working driver may take; eight GPUs without the persistence daemon need ten."""
 LIBRARY = "libcuda.so.1"
 _NAME_BYTES = 256
 _COMPUTE_MAJOR, _COMPUTE_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
@@ -54,8 +54,8 @@ class Gpu:
     Attributes:
         index: CUDA's number, after CUDA_VISIBLE_DEVICES.
         uuid: `GPU-` and 36 characters, as nvidia-smi -L shows it.
-        name: Of the product.
-        memory_bytes: In all.
+        name: Name of the product.
+        memory_bytes: Bytes of memory in all.
         capability: Compute capability, (9, 0) for Hopper.
     """
 
@@ -68,14 +68,14 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What was found.
+    """What CUDA sees on this computer.
 
     Attributes:
         ok: Whether there is a GPU that CUDA can use.
         reason: Why not; empty if ok.
         remedy: The command or action that mends it; empty if there is none.
         devices: The GPUs.
-        cuda: Newest CUDA version the driver serves, (13, 0); None if unknown.
+        cuda: Newest CUDA version that the driver supports, (13, 0); None if unknown.
     """
 
     ok: bool
@@ -99,29 +99,37 @@ def probe(timeout_s: float = PATIENCE_S) -> Probe:
     except OSError as error:
         return Probe(ok=False, reason=f"no process to ask NVIDIA's driver in: {error}")
     try:
-        found = json.loads(done.stdout)
-        if "code" in found:
-            return _explained(found["code"], found["said"])
+        answer = json.loads(done.stdout)
+        if "code" in answer:
+            return _explain_failure(answer["code"], answer["text"])
         gpus = tuple(
-            Gpu(**{**gpu, "capability": tuple(gpu["capability"])}) for gpu in found["devices"]
+            Gpu(**{**gpu, "capability": tuple(gpu["capability"])}) for gpu in answer["devices"]
         )
-        cuda = (found["cuda"] // 1000, found["cuda"] % 1000 // 10)
+        cuda = (answer["cuda"] // 1000, answer["cuda"] % 1000 // 10)
     except (ValueError, TypeError, KeyError):
-        how = (
-            f"signal {-done.returncode}"
-            if done.returncode < 0
-            else f"exit status {done.returncode}"
-        )
+        ending = f"exit status {done.returncode}"
+        if done.returncode < 0:
+            ending = f"signal {-done.returncode}"
         return Probe(
             ok=False,
-            reason=f"NVIDIA's driver crashed when it was asked for GPUs ({how})",
+            reason=f"NVIDIA's driver crashed when it was asked for GPUs ({ending})",
             remedy=_CODES[999][1],
         )
-    return Probe(ok=True, devices=gpus, cuda=cuda) if gpus else _explained(100, "")
+    if not gpus:
+        return _explain_failure(100, "")
+    return Probe(ok=True, devices=gpus, cuda=cuda)
 
 
-def _explained(code: int | None, said: str) -> Probe:
-    """Why CUDA cannot be used, from its code (None: the library does not load) and from what the system shows."""
+def _explain_failure(code: int | None, error_name: str) -> Probe:
+    """Explain why CUDA cannot be used, also from what the system shows.
+
+    The likeliest cause that can be mended comes first: a variable or a permission hides a GPU that
+    is fine.
+
+    Args:
+        code: Code of the call that failed; None if the library does not load.
+        error_name: CUDA's name of the error; empty if it has none.
+    """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if code in {100, 101} and hidden is not None:
         return Probe(
@@ -129,16 +137,16 @@ def _explained(code: int | None, said: str) -> Probe:
             reason=f"CUDA_VISIBLE_DEVICES is {hidden!r} and hides every GPU",
             remedy="unset CUDA_VISIBLE_DEVICES",
         )
-    if closed := _closed_files():
+    closed = _closed_files()
+    if closed:
         return Probe(
             ok=False,
             reason=f"no permission to use {closed}",
-            remedy=f"sudo usermod -aG {_group(closed)} $USER, then log in anew",
+            remedy=f"sudo usermod -aG {_find_group(closed)} $USER, then log in anew",
         )
     if code is not None and code != 100:
-        reason, remedy = _CODES.get(
-            code, (f"the driver failed with {said or 'an error'} (code {code})", _CODES[999][1])
-        )
+        failure = f"the driver failed with {error_name or 'an error'} (code {code})"
+        reason, remedy = _CODES.get(code, (failure, _CODES[999][1]))
         return Probe(ok=False, reason=reason, remedy=remedy)
     if _driver_in_kernel():
         reason = f"NVIDIA's driver runs, but {LIBRARY} or the GPU's files in /dev are not here"
@@ -151,25 +159,21 @@ def _explained(code: int | None, said: str) -> Probe:
         return Probe(
             ok=False, reason="there is an NVIDIA GPU, but no driver for it", remedy=_INSTALL
         )
-    return Probe(
-        ok=False,
-        reason=(
-            f"no NVIDIA GPU in this computer, and no driver ({LIBRARY} not found)"
-            if code is None
-            else _CODES[100][0]
-        ),
-    )
+    reason = _CODES[100][0]
+    if code is None:
+        reason = f"no NVIDIA GPU in this computer, and no driver ({LIBRARY} not found)"
+    return Probe(ok=False, reason=reason)
 
 
 def _closed_files() -> str:
-    files = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"))
-    return next(
-        (str(file) for file in files if file.exists() and not os.access(file, os.R_OK | os.W_OK)),
-        "",
-    )
+    """Find a file of the driver that this user may not use; empty if there is none."""
+    for file in (Path("/dev/nvidiactl"), Path("/dev/nvidia0")):
+        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+            return str(file)
+    return ""
 
 
-def _group(file: str) -> str:
+def _find_group(file: str) -> str:
     try:
         return Path(file).group()
     except (OSError, KeyError):
@@ -181,24 +185,23 @@ def _driver_in_kernel() -> bool:
 
 
 def _on_bus() -> bool:
-    """Whether a display controller (PCI class 3) of NVIDIA's (vendor 0x10de) is plugged in."""
+    """Tell whether a display controller (PCI class 3) of NVIDIA's (vendor 0x10de) is plugged in."""
     for device in Path("/sys/bus/pci/devices").glob("*"):
         try:
-            if (device / "vendor").read_text().strip() == "0x10de" and (
-                device / "class"
-            ).read_text().startswith("0x03"):
+            vendor = (device / "vendor").read_text().strip()
+            if vendor == "0x10de" and (device / "class").read_text().startswith("0x03"):
                 return True
         except OSError:
             continue
     return False
 
 
-def _ask() -> dict[str, Any]:
-    """In the process of its own: the GPUs, or the code of the call that failed."""
+def _query_driver() -> dict[str, Any]:
+    """List the GPUs, or return the code of the call that failed; in the process of its own."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError as error:
-        return {"code": None, "said": str(error)}
+        return {"code": None, "text": str(error)}
     number = ctypes.c_int()
     try:
         _call(library, "cuInit", ctypes.c_uint(0))
@@ -210,23 +213,29 @@ def _ask() -> dict[str, Any]:
             "devices": [_describe(library, index) for index in range(number.value)],
         }
     except _RefusedError as error:
-        return {"code": error.code, "said": error.said}
+        return {"code": error.code, "text": error.name}
 
 
 class _RefusedError(Exception):
-    """A call of the driver's failed."""
+    """A call of the driver failed.
 
-    def __init__(self, code: int, said: str) -> None:
-        super().__init__(said)
-        self.code, self.said = code, said
+    Attributes:
+        code: The driver's code of the error.
+        name: Its name of the error; empty if it has none.
+    """
+
+    def __init__(self, code: int, name: str) -> None:
+        super().__init__(name)
+        self.code = code
+        self.name = name
 
 
 def _call(library: ctypes.CDLL, name: str, *args: Any) -> None:
     code = int(getattr(library, name)(*args))
     if code:
         text = ctypes.c_char_p()
-        known = library.cuGetErrorName(code, ctypes.byref(text)) == 0
-        raise _RefusedError(code, (text.value or b"").decode() if known else "")
+        has_name = library.cuGetErrorName(code, ctypes.byref(text)) == 0
+        raise _RefusedError(code, (text.value or b"").decode() if has_name else "")
 
 
 def _describe(library: ctypes.CDLL, index: int) -> dict[str, Any]:
@@ -250,4 +259,4 @@ def _describe(library: ctypes.CDLL, index: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_ask()))
+    sys.stdout.write(json.dumps(_query_driver()))

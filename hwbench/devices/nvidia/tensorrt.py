@@ -1,4 +1,6 @@
-"""NVIDIA GPUs through TensorRT 8.6 to 11 and TensorRT-RTX: ONNX in, engine out, a CUDA graph of it timed by CUDA events.
+"""NVIDIA GPUs through TensorRT 8.6 to 11 and TensorRT-RTX.
+
+TensorRT builds an engine of the ONNX model, and a CUDA graph of it is timed by CUDA events.
 
 TensorRT lives in a process of its own (`trt_child`), which may crash or hang without harm.
 Sessions are fresh engines, contexts and buffers in one such process; with `isolate` each has its
@@ -23,10 +25,10 @@ from hwbench.devices.nvidia.nvml import Nvml
 from hwbench.devices.nvidia.trt_build import MODULES
 from hwbench.devices.nvidia.trt_layers import (
     REST_CAUSE,
-    engine_layers,
-    findings,
-    grain_s,
-    join,
+    find_grain_s,
+    join_profile,
+    layer_findings,
+    read_engine_layers,
 )
 from hwbench.devices.nvidia.trt_onnx import for_tensorrt
 from hwbench.devices.nvidia.trt_process import BUILD_S, RUN_S, TrtProcess
@@ -40,9 +42,9 @@ from hwbench.records.measurement import Settings
 
 PROVEN = "checked against NVIDIA's bindings and builder, not yet run on a GPU"
 LAUNCH_BOUND = 0.8
-"""Share of the latency that submitting takes from which the host, not the GPU, may set the pace."""
+"""If submitting takes this share of the latency, the host and not the GPU may set the pace."""
 COST_RUNS = 60
-"""Runs of each chain from which the profiler's own cost is learnt."""
+"""Runs of each chain from which the profiler's own cost is estimated."""
 CLOCKS = {"gpu": "cuda_event, one run ahead", "request": "perf_counter, submit to done"}
 OPTIONS = {
     "latency": choice(*CLOCKS),
@@ -62,8 +64,8 @@ class Address:
         level: TensorRT's `builder_optimization_level`; 3 for numbers to report, 1 or 2 for
             screening.
         builds: Engines built afresh for each model, which sessions take in turn, so that the
-            variance between builds is in the interval; 0 takes one engine, from the cache where it
-            is there.
+            variance between builds is in the interval; 0 for one engine, from the cache if it has
+            one.
     """
 
     place: str = ""
@@ -84,7 +86,7 @@ class Address:
 
 @dataclass(eq=False)
 class _Handle:
-    """One session: its process, and its name there."""
+    """One session: its process, and the session's name there."""
 
     process: TrtProcess
     name: str
@@ -99,46 +101,46 @@ class NvidiaTrt(Device):
     name = "tensorrt"
     precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "fp16", "int8"})
     child: ClassVar[Sequence[str] | None] = None
-    """What to start instead of the child; for tests."""
+    """Command to start in place of the child process, for tests."""
 
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
-        self._wanted = Address.parse(address)
-        self._processes: list[TrtProcess] = []  # those that live
+        self._options = Address.parse(address)
+        self._processes: list[TrtProcess] = []  # the processes that live
         self._turns: dict[str, int] = {}  # sessions prepared so far, by model
         self._count = 0
         self._cost_s: float | None = None
 
     @classmethod
     def discover(cls) -> list[Found]:
-        """The GPUs that CUDA shows; what is missing, if there is none or no TensorRT."""
+        """List the GPUs that CUDA shows; say what is missing if there is none, or no TensorRT."""
         summary = "NVIDIA GPUs through TensorRT"
-        seen = probe.probe()
-        absent = _missing_libraries(seen.cuda)
-        if not seen.ok:
-            hint = "; ".join(filter(None, (seen.reason, seen.remedy, *absent)))
+        driver = probe.probe()
+        missing = _missing_libraries(driver.cuda)
+        if not driver.ok:
+            hint = "; ".join(filter(None, (driver.reason, driver.remedy, *missing)))
             return [Found(cls.name, summary, ready=False, hint=f"{hint} ({PROVEN})")]
-        hint = (
-            f"{'; '.join(absent)} ({PROVEN})"
-            if absent
-            else f"{PROVEN}; prove it on yours: hwbench selftest --device tensorrt:0"
-        )
+        if missing:
+            hint = f"{'; '.join(missing)} ({PROVEN})"
+        else:
+            hint = f"{PROVEN}; prove it on yours: hwbench selftest --device tensorrt:0"
         return [
-            Found(f"{cls.name}:{gpu.index}", f"{gpu.name}, {gpu.uuid}", ready=not absent, hint=hint)
-            for gpu in seen.devices
+            Found(
+                f"{cls.name}:{gpu.index}", f"{gpu.name}, {gpu.uuid}", ready=not missing, hint=hint
+            )
+            for gpu in driver.devices
         ]
 
     def _open(self) -> None:
-        seen = probe.probe()
-        absent = _missing_libraries(seen.cuda)
-        if not seen.ok:
+        driver = probe.probe()
+        missing = _missing_libraries(driver.cuda)
+        if not driver.ok:
+            parts = (f"{self.address}: {driver.reason}", driver.remedy, *missing)
+            raise DeviceUnavailableError("; ".join(filter(None, parts)))
+        self._gpu = gpu = choose_gpu(self.name, driver.devices, self._options.place)
+        if missing:
             raise DeviceUnavailableError(
-                "; ".join(filter(None, (f"{self.address}: {seen.reason}", seen.remedy, *absent)))
-            )
-        self._gpu = gpu = choose_gpu(self.name, seen.devices, self._wanted.place)
-        if absent:
-            raise DeviceUnavailableError(
-                f"{self.address}: {gpu.name} is there, but {'; '.join(absent)}"
+                f"{self.address}: {gpu.name} is there, but {'; '.join(missing)}"
             )
         self._lock_target(gpu.uuid)
         self._folder = Path(
@@ -164,8 +166,11 @@ class NvidiaTrt(Device):
         self._cost_s = None
 
     def _info(self) -> DeviceInfo:
-        facts, wanted = self._shared.hello, self._wanted
+        facts, options = self._shared.hello, self._options
         uuid, identity = self._gpu.uuid, self._nvml.identity()
+        builds = "one, kept in a cache"
+        if options.builds:
+            builds = f"{options.builds} fresh ones a model, in turn"
         details = {
             "uuid": uuid,
             "compute_capability": facts["capability"],
@@ -178,18 +183,14 @@ class NvidiaTrt(Device):
             "typing": facts["typing"],
             "tf32": "off",
             "transfers": "not timed",
-            "latency": CLOCKS[wanted.latency],
-            "builds": (
-                f"{wanted.builds} fresh ones a model, in turn"
-                if wanted.builds
-                else "one, kept in a cache"
-            ),
+            "latency": CLOCKS[options.latency],
+            "builds": builds,
         }
         return DeviceInfo(
             address=self.address,
             target=facts["name"],
-            target_id=f"{facts['name']}|{uuid}|latency {wanted.latency}",
-            runtime=f"{facts['runtime']}, level {wanted.level}",
+            target_id=f"{facts['name']}|{uuid}|latency {options.latency}",
+            runtime=f"{facts['runtime']}, level {options.level}",
             details=tuple(
                 (name, str(value)) for name, value in details.items() if value is not None
             ),
@@ -206,7 +207,7 @@ class NvidiaTrt(Device):
             Advice(
                 "nvml",
                 not trouble,
-                trouble or "NVML tells clocks, heat and other processes",
+                trouble or "NVML shows clocks, heat and other processes",
                 "install NVIDIA's driver with its tools" if trouble else "",
             ),
             *(
@@ -227,6 +228,17 @@ class NvidiaTrt(Device):
     def _load(
         self, process: TrtProcess, workload: Workload, seed: int, *, chain: bool = False
     ) -> tuple[_Handle, tuple[Finding, ...]]:
+        """Make a session of a workload in a process.
+
+        Args:
+            process: The process.
+            workload: What to load.
+            seed: Seed of the random inputs.
+            chain: Whether it is a chain for the profiler's cost, of which one engine is enough.
+
+        Returns:
+            (the session, findings about how it was made).
+        """
         from hashlib import sha256
 
         model, findings = for_tensorrt(workload)
@@ -235,11 +247,11 @@ class NvidiaTrt(Device):
         handle = _Handle(process, f"session{self._count}")
         path = self._folder / f"{digest}.onnx"
         path.write_bytes(model)
-        fresh = self._wanted.builds > 0 and not chain
+        fresh = self._options.builds > 0 and not chain
         recipe = {
             "model_sha256": digest,
             "precision": workload.precision,
-            "level": self._wanted.level,
+            "level": self._options.level,
             "fresh": self._next_build(digest) if fresh else None,
         }
         try:
@@ -248,19 +260,19 @@ class NvidiaTrt(Device):
             )
         finally:
             path.unlink()
-        if loaded["uncaptured"]:
+        if loaded["capture_error"]:
             text = (
                 "the engine does not go into a CUDA graph, so launching is in its latency"
-                f" ({loaded['uncaptured']})"
+                f" ({loaded['capture_error']})"
             )
             findings += (Finding("no_cuda_graph", text),)
         return handle, findings
 
     def _next_build(self, digest: str) -> int:
-        """Which of the fresh engines of a model is next."""
+        """Choose which of the fresh engines of a model is next."""
         turn = self._turns.get(digest, 0)
         self._turns[digest] = turn + 1
-        return turn % self._wanted.builds
+        return turn % self._options.builds
 
     def _release(self, prepared: Prepared) -> None:
         handle: _Handle = prepared.handle
@@ -279,31 +291,30 @@ class NvidiaTrt(Device):
         submit_s: list[float] = []
         for process, part in groupby(handles, key=lambda handle: handle.process):
             names = [handle.name for handle in part]
-            times = process.ask("run", RUN_S, order=names, loops=loops, clock=self._wanted.latency)
+            times = process.ask("run", RUN_S, order=names, loops=loops, clock=self._options.latency)
             values_s += times["values_s"]
             submit_s += times["submit_s"]
         findings: tuple[Finding, ...] = ()
         if order:
             findings = (*self._nvml_findings(), *_launch_findings(values_s, submit_s))
-        return Samples(tuple(values_s), CLOCKS[self._wanted.latency], findings)
+        return Samples(tuple(values_s), CLOCKS[self._options.latency], findings)
 
     def _nvml_findings(self) -> tuple[Finding, ...]:
-        """What NVML finds to distrust; asked between blocks, never during one."""
+        """Find reasons to distrust the GPU's state; between blocks, never during one."""
         return self._nvml.findings([process.pid for process in self._processes])
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        """Per-layer times of `runs` inferences through TensorRT's profiler, in a context of their own."""
+        """Time the layers of `runs` inferences by TensorRT's profiler, in a context of their own."""
         from hwbench.network.graph import layers, load
 
         if self._cost_s is None:
             seed = prepared.settings.seed
-            self._cost_s = node_cost_s(
-                *profile_chains(lambda chain: self._profile_chain(chain, seed))
-            )
-        profile = _profile(prepared.handle, runs, self._wanted.latency)
+            short, long = profile_chains(lambda chain: self._profile_chain(chain, seed))
+            self._cost_s = node_cost_s(short, long)
+        profile = _profile(prepared.handle, runs, self._options.latency)
         model = load(prepared.workload.onnx)
-        engine = engine_layers(profile["engine"], [node.name for node in model.graph.node])
-        rows = join(engine, layers(model), profile["layers"])
+        engine = read_engine_layers(profile["engine"], [node.name for node in model.graph.node])
+        rows = join_profile(engine, layers(model), profile["layers"])
         whole_s, reference_s = tuple(profile["whole_s"]), tuple(profile["reference_s"])
         return LayerSamples(
             rows,
@@ -311,8 +322,8 @@ class NvidiaTrt(Device):
             reference_s,
             self._cost_s,
             REST_CAUSE,
-            grain_s(profile["layers"]),
-            findings(rows),
+            find_grain_s(profile["layers"]),
+            layer_findings(rows),
         )
 
     def _profile_chain(self, chain: Workload, seed: int) -> ChainProfile:
@@ -330,18 +341,20 @@ def _unload(handle: _Handle) -> None:
 
 
 def _profile(handle: _Handle, runs: int, clock: str) -> dict[str, Any]:
+    """Profile `runs` inferences of a session (see `trt_child.Server.profile`)."""
     profile: dict[str, Any] = handle.process.ask(
         "profile", RUN_S, name=handle.name, runs=runs, clock=clock
     )
-    if len(profile["layers"]) != runs or not all(profile["layers"]):
+    complete = [rows for rows in profile["layers"] if rows]
+    if len(complete) != runs or len(profile["layers"]) != runs:
         raise OutputParseError(
-            f"TensorRT reported the layers of {sum(map(bool, profile['layers']))} of {runs} inferences"
+            f"TensorRT reported the layers of {len(complete)} of {runs} inferences"
         )
     return profile
 
 
 def _launch_findings(values_s: Sequence[float], submit_s: Sequence[float]) -> tuple[Finding, ...]:
-    """Whether the host submitted slower than the GPU computed."""
+    """Find out whether the host submitted about as slowly as the GPU computed."""
     if not submit_s or median(submit_s) < LAUNCH_BOUND * median(values_s):
         return ()
     text = (
@@ -352,21 +365,24 @@ def _launch_findings(values_s: Sequence[float], submit_s: Sequence[float]) -> tu
 
 
 def _missing_libraries(cuda: tuple[int, int] | None) -> list[str]:
-    """Libraries that are not installed, each with the command that installs the one for this driver; nothing is imported.
+    """List the libraries that are not installed; nothing is imported.
 
     Args:
-        cuda: Newest CUDA version that the driver serves; None if unknown.
+        cuda: Newest CUDA version that the driver supports; None if unknown.
+
+    Returns:
+        One sentence for each, with the command that installs the version for this driver.
     """
     major = 12 if cuda is not None and cuda < (13, 0) else 13
-    absent = []
+    missing = []
     if not any(map(_is_installed, MODULES)):
-        absent.append(
+        missing.append(
             f"TensorRT is not installed: pip install tensorrt-cu{major} (or, for RTX GPUs,"
             " tensorrt-rtx)"
         )
     if not _is_installed("cuda.bindings"):
-        absent.append(f'cuda-bindings is not installed: pip install "cuda-bindings=={major}.*"')
-    return absent
+        missing.append(f'cuda-bindings is not installed: pip install "cuda-bindings=={major}.*"')
+    return missing
 
 
 def _is_installed(module: str) -> bool:

@@ -1,4 +1,7 @@
-"""Writing a torch graph node by node: the graph being written, and one ONNX node as its operator sees it."""
+"""Writing a torch graph node by node.
+
+The graph that is being written, and one ONNX node as the function for its operator sees it.
+"""
 
 from __future__ import annotations
 
@@ -15,42 +18,53 @@ if TYPE_CHECKING:
     from torch import Tensor, fx
 
 Operator = Callable[["Operands"], "fx.Node | list[fx.Node]"]
-"""Writes what computes one ONNX node; a list where the node has several outputs."""
+"""Writes what computes one ONNX node, and returns it; a list if the node has several outputs."""
 _BFLOAT16 = "bfloat16"
 
 
 class Emitter:
-    """Writes a torch graph: operators ask it for their operands and tell it which torch function computes them."""
+    """Writes a torch graph.
+
+    Operators get their operands from it, and call the torch functions that compute them.
+
+    Args:
+        view: The ONNX graph.
+    """
 
     def __init__(self, view: GraphView) -> None:
         from torch import fx, nn
 
-        self.view, self.graph, self._root = view, fx.Graph(), nn.Module()
-        self.made: dict[str, list[fx.Node]] = {}
-        """What computes each ONNX node, by its name."""
+        self.view = view
+        self.graph = fx.Graph()
+        self._root = nn.Module()
+        self.torch_nodes: dict[str, list[fx.Node]] = {}
+        """The nodes that compute each ONNX node, by its name."""
         self._values: dict[str, fx.Node] = {}
         self._current: list[fx.Node] = []
         for name in view.inputs:
             self._values[name] = self.graph.placeholder(f"input{len(self._values)}")
 
     def emit(self, node: NodeProto, operator: Operator) -> None:
-        """Write one ONNX node with the function that knows its operator.
+        """Write one ONNX node with the function for its operator.
 
         Raises:
-            UnsupportedLayerError: The node uses the operator in a way that is not known.
+            UnsupportedLayerError: The node uses the operator in a way that is not supported.
         """
-        self._current = self.made.setdefault(node.name, [])
+        self._current = self.torch_nodes.setdefault(node.name, [])
         result = operator(Operands(self, node))
         outputs = result if isinstance(result, list) else [result]
         self._values.update(zip(node.output, outputs, strict=False))
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        """A call of a torch function as part of the node that is being emitted."""
+        """Call a torch function as part of the node that is being emitted."""
         self._current.append(self.graph.call_function(function, args, kwargs))
         return self._current[-1]
 
     def tensor(self, name: str) -> fx.Node:
-        """A tensor of the model: computed before, an input, or a constant, which becomes a buffer of the module."""
+        """Return a tensor of the model: one computed before, an input, or a constant.
+
+        A constant becomes a buffer of the module.
+        """
         name = self.view.resolve(name)
         if name not in self._values:
             place = f"constant{len(self._values)}"
@@ -59,18 +73,19 @@ class Emitter:
         return self._values[name]
 
     def constant(self, name: str) -> NDArray[Any]:
-        """Value of a constant, computed from others where it has to be."""
+        """Return the value of a constant, which may have to be computed from others."""
         value = self.view.value(name)
-        return self._computed(name) if value is None else value
+        return self._compute_constant(name) if value is None else value
 
     def finish(self, outputs: Iterable[str]) -> fx.GraphModule:
-        """The module that returns these tensors."""
+        """Make the module that returns these tensors."""
         from torch import fx
 
         self.graph.output(tuple(self.tensor(name) for name in outputs))
         return fx.GraphModule(self._root, self.graph, "OnnxNetwork").eval()
 
-    def _computed(self, name: str) -> NDArray[Any]:
+    def _compute_constant(self, name: str) -> NDArray[Any]:
+        """Compute a tensor that depends on constants alone, by ONNX's reference implementation."""
         from onnx.reference import ReferenceEvaluator
 
         maker = self.view.maker(name)
@@ -85,31 +100,43 @@ class Emitter:
 
 
 class Operands:
-    """One ONNX node as its operator sees it."""
+    """One ONNX node as the function for its operator sees it.
+
+    Args:
+        emitter: The graph that is being written.
+        node: The ONNX node.
+    """
 
     def __init__(self, emitter: Emitter, node: NodeProto) -> None:
-        self.emitter, self.view, self.proto = emitter, emitter.view, node
+        self.emitter = emitter
+        self.view = emitter.view
+        self.proto = node
         self.attrs = attributes(node)
         self.call = emitter.call
 
     def __len__(self) -> int:
         return len(self.proto.input)
 
-    def given(self, position: int) -> bool:
-        """Whether an optional input is there."""
+    def has_input(self, position: int) -> bool:
+        """Tell whether an optional input is there."""
         return position < len(self) and bool(self.proto.input[position])
 
     def tensor(self, position: int) -> fx.Node:
-        """An input as a tensor."""
+        """Return an input as a tensor."""
         return self.emitter.tensor(self.proto.input[position])
 
-    def optional(self, position: int) -> fx.Node | None:
-        """An input as a tensor; None if it is left out."""
-        return self.tensor(position) if self.given(position) else None
+    def optional_tensor(self, position: int) -> fx.Node | None:
+        """Return an input as a tensor; None if it is left out."""
+        return self.tensor(position) if self.has_input(position) else None
 
     def value(self, position: int, default: Any = None) -> Any:
-        """An input that must be known beforehand, as a number or list."""
-        if not self.given(position):
+        """Return an input that must be a constant, as a number or list.
+
+        Args:
+            position: Position of the input.
+            default: What to return if the input is left out.
+        """
+        if not self.has_input(position):
             return default
         name = self.proto.input[position]
         if not self.view.is_constant(name):
@@ -117,11 +144,11 @@ class Operands:
         return self.emitter.constant(name).tolist()
 
     def shape(self, position: int = 0) -> tuple[int, ...]:
-        """Shape of an input."""
+        """Return the shape of an input."""
         return self.view.shape(self.proto.input[position])
 
     def refusal(self, why: str) -> UnsupportedLayerError:
-        """The error for a use of the operator that is not known."""
+        """Make the error for a use of the operator that is not supported."""
         name, kind = self.proto.name, self.proto.op_type
         return UnsupportedLayerError(
             f"layer {name!r}: hwbench does not run this {kind} in torch: {why}; measure with"
@@ -133,8 +160,7 @@ def _to_tensor(value: NDArray[np.generic]) -> Tensor:
     import numpy as np
     import torch
 
-    if (
-        value.dtype.name == _BFLOAT16
-    ):  # numpy has no such type of its own, so torch does not take it
+    # NumPy has no such type of its own, so torch takes only its bits.
+    if value.dtype.name == _BFLOAT16:
         return torch.from_numpy(np.array(value).view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(np.array(value))

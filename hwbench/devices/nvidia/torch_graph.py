@@ -1,6 +1,6 @@
-"""An ONNX model as a torch module that computes the same, node for node, so that torch runs exactly the workload's network.
+"""An ONNX model as a torch module that computes the same, node for node.
 
-The graph becomes a `torch.fx.GraphModule` of plain torch functions: eager mode runs them one by
+So torch runs exactly the workload's network. The graph becomes a `torch.fx.GraphModule` of plain torch functions: eager mode runs them one by
 one, torch.compile traces them. Nothing is fused, converted or approximated here; an operator that
 is not known (`torch_ops`) is refused by name.
 """
@@ -24,11 +24,11 @@ class TorchNet:
     """A network in torch.
 
     Attributes:
-        module: Takes the model's inputs in order, returns a tuple of its outputs. In eval mode, on
-            the CPU.
-        layers: Its layers in an order in which they can run.
-        steps: For each layer the names of its nodes in `module.graph`; together they are all that
-            compute.
+        module: Takes the model's inputs in order and returns a tuple of its outputs. It is in eval
+            mode, on the CPU.
+        layers: The layers of the network in an order in which they can run.
+        steps: For each layer the names of its nodes in `module.graph`. Together these are all nodes
+            that compute.
     """
 
     module: fx.GraphModule
@@ -58,8 +58,10 @@ def to_torch(onnx: bytes) -> TorchNet:
             )
         emitter.emit(node, operator)
     module = emitter.finish([value.name for value in model.graph.output])
-    steps = tuple(
-        tuple(made.name for node in layer.nodes for made in emitter.made.get(node, ()))
-        for layer in network_layers
-    )
-    return TorchNet(module, network_layers, steps)
+    steps = []
+    for layer in network_layers:
+        names: list[str] = []
+        for node_name in layer.nodes:
+            names += [step.name for step in emitter.torch_nodes.get(node_name, ())]
+        steps.append(tuple(names))
+    return TorchNet(module, network_layers, tuple(steps))

@@ -1,6 +1,6 @@
-"""ONNX operators in torch: for each the torch functions that compute it (https://onnx.ai/onnx/operators/).
+"""ONNX operators in torch: for each the torch functions that compute it.
 
-Those are covered that convolutional networks use; what is missing is refused by name, never
+The operators are those of https://onnx.ai/onnx/operators/. Those are covered that convolutional networks use; what is missing is refused by name, never
 replaced by something similar.
 """
 
@@ -22,53 +22,65 @@ if TYPE_CHECKING:
     from torch import fx
 
 
-def _same(function: Callable[..., Any], **attrs: float) -> Operator:
-    """A function of all inputs.
+def _apply_to_all(function: Callable[..., Any], **attrs: float) -> Operator:
+    """Make the operator that is one function of all inputs.
 
-    Attributes of the node, by name with their defaults, become further arguments.
+    Args:
+        function: The torch function.
+        attrs: Attributes of the node that become further arguments, with their defaults.
     """
 
     def emit(node: Operands) -> fx.Node:
-        given = [node.attrs.get(name, default) for name, default in attrs.items()]
-        return node.call(
-            function, *(node.tensor(position) for position in range(len(node))), *given
-        )
+        tensors = [node.tensor(position) for position in range(len(node))]
+        values = [node.attrs.get(name, default) for name, default in attrs.items()]
+        return node.call(function, *tensors, *values)
 
     return emit
 
 
-def _chained(function: Callable[..., Any]) -> Operator:
-    """A function of two inputs, for any number of them."""
+def _apply_pairwise(function: Callable[..., Any]) -> Operator:
+    """Make the operator that applies a function of two tensors to any number of inputs."""
 
     def emit(node: Operands) -> fx.Node:
-        found = node.tensor(0)
+        result = node.tensor(0)
         for position in range(1, len(node)):
-            found = node.call(function, found, node.tensor(position))
-        return found
+            result = node.call(function, result, node.tensor(position))
+        return result
 
     return emit
 
 
-def _symmetric(pads: Sequence[int]) -> list[int] | None:
-    """Pads per dimension where begins equal ends, else None."""
+def _symmetric_pads(pads: Sequence[int]) -> list[int] | None:
+    """Return the pads per dimension if those at begin and end are equal, else None."""
     half = len(pads) // 2
     return list(pads[:half]) if pads[:half] == pads[half:] else None
 
 
-def _padded(node: Operands, source: fx.Node, pads: Sequence[int], value: float = 0.0) -> fx.Node:
-    """Pads of ONNX (all begins, then all ends) as a call of torch's (pairs from the last dimension on)."""
+def _pad_tensor(
+    node: Operands, source: fx.Node, pads: Sequence[int], value: float = 0.0
+) -> fx.Node:
+    """Pad a tensor by the pads of ONNX, if there are any.
+
+    ONNX lists the begins of all dimensions, then all ends; torch lists pairs of begin and end from
+    the last dimension on.
+    """
+    if not any(pads):
+        return source
     half = len(pads) // 2
-    pairs = [size for dim in reversed(range(half)) for size in (pads[dim], pads[dim + half])]
-    return node.call(F.pad, source, pairs, "constant", value) if any(pairs) else source
+    pairs: list[int] = []
+    for dim in reversed(range(half)):
+        pairs += (pads[dim], pads[dim + half])
+    return node.call(F.pad, source, pairs, "constant", value)
 
 
 def _conv(node: Operands) -> fx.Node:
     form, source = geometry(node.view, node.proto), node.tensor(0)
     functions = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-    padding = _symmetric(form.pads)
+    padding = _symmetric_pads(form.pads)
     if padding is None:
-        source, padding = _padded(node, source, form.pads), [0] * len(form.kernel)
-    weights, group = (node.tensor(1), node.optional(2)), node.attrs.get("group", 1)
+        source, padding = _pad_tensor(node, source, form.pads), [0] * len(form.kernel)
+    weights = (node.tensor(1), node.optional_tensor(2))
+    group = node.attrs.get("group", 1)
     return node.call(
         functions[len(form.kernel)],
         source,
@@ -81,21 +93,16 @@ def _conv(node: Operands) -> fx.Node:
 
 
 def _conv_transpose(node: Operands) -> fx.Node:
-    form, padding = (
-        geometry(node.view, node.proto),
-        _symmetric(geometry(node.view, node.proto).pads),
-    )
+    form = geometry(node.view, node.proto)
+    padding = _symmetric_pads(form.pads)
     functions = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
     if padding is None or "output_shape" in node.attrs:
         raise node.refusal("its pads differ between begin and end, or follow from output_shape")
-    extra, group = (
-        node.attrs.get("output_padding", [0] * len(form.kernel)),
-        node.attrs.get("group", 1),
-    )
-    weights = (node.tensor(1), node.optional(2))
-    call = functions[len(form.kernel)]
+    extra = node.attrs.get("output_padding", [0] * len(form.kernel))
+    group = node.attrs.get("group", 1)
+    weights = (node.tensor(1), node.optional_tensor(2))
     return node.call(
-        call,
+        functions[len(form.kernel)],
         node.tensor(0),
         *weights,
         list(form.strides),
@@ -111,11 +118,12 @@ def _max_pool(node: Operands) -> fx.Node:
     functions = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
     if len(node.proto.output) > 1:
         raise node.refusal("its indices are asked for")
-    padding = _symmetric(form.pads)
-    if padding is None or any(
-        2 * pad > size for pad, size in zip(padding, form.kernel, strict=True)
-    ):
-        source, padding = _padded(node, source, form.pads, -inf), [0] * len(form.kernel)
+    padding = _symmetric_pads(form.pads)
+    fits = padding is not None and all(
+        2 * pad <= size for pad, size in zip(padding, form.kernel, strict=True)
+    )
+    if not fits:  # torch pads by at most half the kernel, and equally at begin and end
+        source, padding = _pad_tensor(node, source, form.pads, -inf), [0] * len(form.kernel)
     ceil = bool(node.attrs.get("ceil_mode", 0))
     pool = functions[len(form.kernel)]
     return node.call(
@@ -132,17 +140,15 @@ def _max_pool(node: Operands) -> fx.Node:
 def _average_pool(node: Operands) -> fx.Node:
     form, source = geometry(node.view, node.proto), node.tensor(0)
     functions = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-    counts_pads, ceil = (
-        bool(node.attrs.get("count_include_pad", 0)),
-        bool(node.attrs.get("ceil_mode", 0)),
-    )
-    padding = _symmetric(form.pads)
+    counts_pads = bool(node.attrs.get("count_include_pad", 0))
+    ceil = bool(node.attrs.get("ceil_mode", 0))
+    padding = _symmetric_pads(form.pads)
     if any(size != 1 for size in form.dilations) or (ceil and any(form.pads)):
         raise node.refusal("it has dilations, or pads and ceil_mode")
     if padding is None and not counts_pads:
         raise node.refusal(f"its pads {form.pads} differ between begin and end and do not count")
     if padding is None:
-        source, padding = _padded(node, source, form.pads), [0] * len(form.kernel)
+        source, padding = _pad_tensor(node, source, form.pads), [0] * len(form.kernel)
     pool = functions[len(form.kernel)]
     return node.call(
         pool, source, list(form.kernel), list(form.strides), padding, ceil, counts_pads
@@ -155,7 +161,7 @@ def _global_pool(node: Operands, function: Callable[..., Any]) -> fx.Node:
 
 def _gemm(node: Operands) -> fx.Node:
     alpha, beta = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
-    first, second, third = node.tensor(0), node.tensor(1), node.optional(2)
+    first, second, third = node.tensor(0), node.tensor(1), node.optional_tensor(2)
     if node.attrs.get("transA", 0):
         first = node.call(torch.t, first)
     if (
@@ -172,9 +178,9 @@ def _gemm(node: Operands) -> fx.Node:
 
 
 def _clip(node: Operands) -> fx.Node:
-    low, high = (
-        node.attrs.get(name, node.value(place)) for place, name in ((1, "min"), (2, "max"))
-    )
+    # The bounds are attributes before opset 11, and inputs from then on.
+    low = node.attrs.get("min", node.value(1))
+    high = node.attrs.get("max", node.value(2))
     return node.call(torch.clamp, node.tensor(0), low, high)
 
 
@@ -198,7 +204,8 @@ def _layer_norm(node: Operands) -> fx.Node:
     shape, axis = node.shape(), node.attrs.get("axis", -1)
     if len(node.proto.output) > 1:
         raise node.refusal("its mean or deviation is asked for")
-    weights, epsilon = (node.tensor(1), node.optional(2)), node.attrs.get("epsilon", 1e-5)
+    weights = (node.tensor(1), node.optional_tensor(2))
+    epsilon = node.attrs.get("epsilon", 1e-5)
     return node.call(
         F.layer_norm, node.tensor(0), list(shape[axis % len(shape) :]), *weights, epsilon
     )
@@ -213,30 +220,28 @@ def _hard_sigmoid(node: Operands) -> fx.Node:
 
 
 def _softmax(node: Operands, function: Callable[..., Any]) -> fx.Node:
-    if (
-        node.view.opset < 13
-        and node.attrs.get("axis", 1) % len(node.shape()) != len(node.shape()) - 1
-    ):
+    rank = len(node.shape())
+    if node.view.opset < 13 and node.attrs.get("axis", 1) % rank != rank - 1:
         raise node.refusal("before opset 13 it flattens the axes behind its own")
     return node.call(function, node.tensor(0), node.attrs.get("axis", -1))
 
 
-def _reshaped(node: Operands) -> fx.Node:
-    """Reshape, Flatten, Squeeze and Unsqueeze: all shapes are fixed, so only the result's matters."""
+def _reshape(node: Operands) -> fx.Node:
+    """Reshape, Flatten, Squeeze and Unsqueeze.
+
+    All shapes are fixed, so only that of the result matters.
+    """
     return node.call(torch.reshape, node.tensor(0), list(node.view.shape(node.proto.output[0])))
 
 
 def _flatten(node: Operands) -> fx.Node:
     axis = node.attrs.get("axis", 1)
-    return node.call(torch.flatten, node.tensor(0), 1) if axis == 1 else _reshaped(node)
+    return node.call(torch.flatten, node.tensor(0), 1) if axis == 1 else _reshape(node)
 
 
 def _transpose(node: Operands) -> fx.Node:
-    return node.call(
-        torch.permute,
-        node.tensor(0),
-        list(node.attrs.get("perm", reversed(range(len(node.shape()))))),
-    )
+    backwards = reversed(range(len(node.shape())))
+    return node.call(torch.permute, node.tensor(0), list(node.attrs.get("perm", backwards)))
 
 
 def _concat(node: Operands) -> fx.Node:
@@ -266,13 +271,14 @@ def _slice(node: Operands) -> fx.Node:
 
 
 def _pad(node: Operands) -> fx.Node:
-    mode, pads = node.attrs.get("mode", b"constant").decode(), node.attrs.get("pads", node.value(1))
-    if mode != "constant" or node.given(3):
+    mode = node.attrs.get("mode", b"constant").decode()
+    pads = node.attrs.get("pads", node.value(1))
+    if mode != "constant" or node.has_input(3):
         raise node.refusal(f"its mode is {mode}, or it names axes")
     value = node.attrs.get("value", node.value(2, 0.0))
-    return _padded(
-        node, node.tensor(0), pads, float(value[0] if isinstance(value, list) else value)
-    )
+    if isinstance(value, list):
+        value = value[0]
+    return _pad_tensor(node, node.tensor(0), pads, float(value))
 
 
 def _reduce(node: Operands, function: Callable[..., Any]) -> fx.Node:
@@ -280,11 +286,9 @@ def _reduce(node: Operands, function: Callable[..., Any]) -> fx.Node:
     if axes is None:
         axes = [] if node.attrs.get("noop_with_empty_axes", 0) else list(range(len(node.shape())))
     keep = bool(node.attrs.get("keepdims", 1))
-    return (
-        node.call(function, node.tensor(0), axes, keepdim=keep)
-        if axes
-        else node.call(torch.clone, node.tensor(0))
-    )
+    if not axes:  # nothing is reduced, so the result is a copy
+        return node.call(torch.clone, node.tensor(0))
+    return node.call(function, node.tensor(0), axes, keepdim=keep)
 
 
 def _prelu(node: Operands) -> fx.Node:
@@ -303,44 +307,44 @@ OPERATORS: dict[str, Operator] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
-    "MatMul": _same(torch.matmul),
+    "MatMul": _apply_to_all(torch.matmul),
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "GlobalAveragePool": partial(_global_pool, function=torch.mean),
     "GlobalMaxPool": partial(_global_pool, function=torch.amax),
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
-    "Relu": _same(F.relu),
-    "LeakyRelu": _same(F.leaky_relu, alpha=0.01),
-    "Elu": _same(F.elu, alpha=1.0),
+    "Relu": _apply_to_all(F.relu),
+    "LeakyRelu": _apply_to_all(F.leaky_relu, alpha=0.01),
+    "Elu": _apply_to_all(F.elu, alpha=1.0),
     "PRelu": _prelu,
     "Clip": _clip,
     "Gelu": _gelu,
     "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _same(F.hardswish),
+    "HardSwish": _apply_to_all(F.hardswish),
     "Softmax": partial(_softmax, function=torch.softmax),
     "LogSoftmax": partial(_softmax, function=torch.log_softmax),
-    "Sigmoid": _same(torch.sigmoid),
-    "Tanh": _same(torch.tanh),
-    "Erf": _same(torch.erf),
-    "Sqrt": _same(torch.sqrt),
-    "Exp": _same(torch.exp),
-    "Log": _same(torch.log),
-    "Neg": _same(torch.neg),
-    "Abs": _same(torch.abs),
-    "Softplus": _same(F.softplus),
-    "Add": _same(torch.add),
-    "Sub": _same(torch.sub),
-    "Mul": _same(torch.mul),
-    "Div": _same(torch.div),
-    "Pow": _same(torch.pow),
-    "Sum": _chained(torch.add),
-    "Max": _chained(torch.maximum),
-    "Min": _chained(torch.minimum),
-    "Reshape": _reshaped,
+    "Sigmoid": _apply_to_all(torch.sigmoid),
+    "Tanh": _apply_to_all(torch.tanh),
+    "Erf": _apply_to_all(torch.erf),
+    "Sqrt": _apply_to_all(torch.sqrt),
+    "Exp": _apply_to_all(torch.exp),
+    "Log": _apply_to_all(torch.log),
+    "Neg": _apply_to_all(torch.neg),
+    "Abs": _apply_to_all(torch.abs),
+    "Softplus": _apply_to_all(F.softplus),
+    "Add": _apply_to_all(torch.add),
+    "Sub": _apply_to_all(torch.sub),
+    "Mul": _apply_to_all(torch.mul),
+    "Div": _apply_to_all(torch.div),
+    "Pow": _apply_to_all(torch.pow),
+    "Sum": _apply_pairwise(torch.add),
+    "Max": _apply_pairwise(torch.maximum),
+    "Min": _apply_pairwise(torch.minimum),
+    "Reshape": _reshape,
     "Flatten": _flatten,
-    "Squeeze": _reshaped,
-    "Unsqueeze": _reshaped,
+    "Squeeze": _reshape,
+    "Unsqueeze": _reshape,
     "Transpose": _transpose,
     "Concat": _concat,
     "Split": _split,
@@ -350,4 +354,4 @@ OPERATORS: dict[str, Operator] = {
     "ReduceSum": partial(_reduce, function=torch.sum),
     "ReduceMax": partial(_reduce, function=torch.amax),
 }
-"""What can be run, by ONNX's names."""
+"""Operators that can be run, by ONNX's names."""

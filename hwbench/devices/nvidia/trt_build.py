@@ -2,8 +2,8 @@
 
 Runs in the child process only.
 
-What a version offers is told by asking for it, and flags go by name: TensorRT 11 dropped some and
-renumbered the others. Where the version can type a network strongly (10 and later), it does, so
+What a version offers is found out by looking for it, and flags go by name: TensorRT 11 dropped some
+and renumbered the others. Where the version can type a network strongly (10 and later), it does, so
 that every layer computes in the precision that the file says; where it cannot (8.6), the flag of
 that precision lets the builder use it.
 
@@ -23,17 +23,20 @@ from hwbench.devices.nvidia.trt_cache import FileCache
 from hwbench.errors import BuildError, DeviceUnavailableError, UnsupportedLayerError, WorkloadError
 
 MODULES = ("tensorrt", "tensorrt_rtx")
-"""In order of preference where several are installed."""
+"""TensorRT's modules, in order of preference where several are installed."""
 TIMING_ITERATIONS = 8
-"""Timings averaged to choose a kernel, as trtexec does.
+"""Timings that are averaged to choose a kernel, as in trtexec.
 
-The library's own default of 1 makes engines differ more.
+With the library's own default of 1, engines of the same model differ more.
 """
 ENGINE_BYTES, ENGINES = 4 << 30, 256
+"""Most bytes and files of the cache of engines."""
 TIMING_BYTES, TIMINGS = 256 << 20, 64
+"""Most bytes and files of the cache of timings."""
 FRESH_ENGINES = 32
-"""Kept in memory only; one that is no longer there is built once more."""
+"""Engines built afresh that are kept, in memory only; one that was dropped is built once more."""
 KEPT_MESSAGES = 5
+"""Last messages of TensorRT that go into an error."""
 
 
 class Library:
@@ -50,29 +53,32 @@ class Library:
         self.version = f"{'TensorRT-RTX' if self.is_rtx else 'TensorRT'} {trt.__version__}"
         self.strong = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         self.messages: list[str] = []
-        self.logger = _logger(trt, self.messages)
+        self.logger = _make_logger(trt, self.messages)
         try:
             self.runtime = trt.Runtime(self.logger)
             self.builder = trt.Builder(self.logger)
         except TypeError as error:  # pybind11's word for a constructor that returned null
             raise DeviceUnavailableError(
-                f"{self.version} does not start: {self.said() or error}"
+                f"{self.version} does not start: {self.take_messages() or error}"
             ) from error
 
-    def said(self) -> str:
-        """The last errors that TensorRT logged, in one line; each is told once."""
+    def take_messages(self) -> str:
+        """Return the last errors that TensorRT logged, in one line, and forget them."""
         text = "; ".join(self.messages[-KEPT_MESSAGES:])
         self.messages.clear()
         return " ".join(text.split())[:1500]
 
 
-def _logger(trt: Any, messages: list[str]) -> Any:
-    """A logger whose warnings and errors go to standard error, and whose errors are kept in `messages`."""
+def _make_logger(trt: Any, messages: list[str]) -> Any:
+    """Make a logger for TensorRT.
+
+    Warnings and errors go to standard error; errors are also added to `messages`.
+    """
     severities = trt.ILogger.Severity
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 wants it so
+            trt.ILogger.__init__(self)  # pybind11 requires it
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in {severities.INTERNAL_ERROR, severities.ERROR}:
@@ -100,7 +106,7 @@ class Recipe:
     """Everything that decides which engine comes out, besides the library and the GPU.
 
     Attributes:
-        model_sha256: Of the ONNX bytes that TensorRT reads.
+        model_sha256: SHA-256 of the ONNX bytes that TensorRT reads.
         precision: `fp32`, `fp16` or `int8`, as it is in the file.
         level: `builder_optimization_level`, 0 to 5.
         fresh: Number of an engine that is built without any cache, to see how engines differ; None
@@ -113,7 +119,7 @@ class Recipe:
     fresh: int | None = None
 
     def facts(self) -> tuple[object, ...]:
-        """What names the engine in the cache."""
+        """List what names the engine in the cache."""
         return ("engine 1", self.model_sha256, self.precision, self.level, TIMING_ITERATIONS)
 
 
@@ -122,28 +128,31 @@ class Builder:
 
     Args:
         library: TensorRT.
-        gpu: Facts of the GPU and its driver; an engine belongs to them.
-        folder: Of the caches.
+        gpu: Facts of the GPU and its driver; an engine is of use to these alone.
+        folder: Folder of the caches.
     """
 
     def __init__(self, library: Library, gpu: dict[str, Any], folder: Path) -> None:
         self._library = library
-        self._where = (library.version, *sorted(gpu.items()))
+        self._platform = (library.version, *sorted(gpu.items()))
         self._engines = FileCache(folder / "engines", ENGINE_BYTES, ENGINES)
         self._timings = FileCache(folder / "timings", TIMING_BYTES, TIMINGS)
         self._fresh: dict[Recipe, bytes] = {}
 
-    def plan(self, model: bytes, recipe: Recipe) -> tuple[bytes, bool]:
-        """The serialised engine, and whether it was built now.
+    def provide_plan(self, model: bytes, recipe: Recipe) -> tuple[bytes, bool]:
+        """Fetch the serialised engine of a model from the cache, or build it.
+
+        Returns:
+            (the engine, whether it was built now).
 
         Raises:
             UnsupportedLayerError: TensorRT has no such layer.
             BuildError: It refuses the model.
         """
-        facts = (*self._where, *recipe.facts())
-        kept = self._engines.get(*facts) if recipe.fresh is None else self._fresh.get(recipe)
-        if kept is not None:
-            return kept, False
+        facts = (*self._platform, *recipe.facts())
+        cached = self._engines.get(*facts) if recipe.fresh is None else self._fresh.get(recipe)
+        if cached is not None:
+            return cached, False
         started = time.monotonic()
         plan = self._build(model, recipe)
         sys.stderr.write(
@@ -163,33 +172,35 @@ class Builder:
         library.messages.clear()
         network = library.builder.create_network(self._creation_flags())
         if network is None:
-            raise BuildError(f"{library.version} makes no network: {library.said()}")
+            raise BuildError(f"{library.version} makes no network: {library.take_messages()}")
         parser = library.trt.OnnxParser(network, library.logger)
         if not parser.parse(model):
-            raise _refusal(library, parser)
+            raise _explain_refusal(library, parser)
         config = library.builder.create_builder_config()
         if config is None:
-            raise BuildError(f"{library.version} makes no builder configuration: {library.said()}")
+            raise BuildError(
+                f"{library.version} makes no builder configuration: {library.take_messages()}"
+            )
         self._configure(config, recipe)
-        timing = (
-            None
-            if recipe.fresh is not None or library.is_rtx
-            else self._timing_cache(config, recipe)
-        )
+        timings = None
+        # With the timings of earlier builds a fresh engine would repeat their choice of kernels.
+        if recipe.fresh is None and not library.is_rtx:
+            timings = self._set_timing_cache(config, recipe)
         plan = library.builder.build_serialized_network(network, config)
         if plan is None:
             raise BuildError(
                 f"{library.version} cannot build the model:"
-                f" {library.said() or 'it does not say why'}"
+                f" {library.take_messages() or 'it does not say why'}"
             )
-        if timing is not None:
-            self._keep_timings(timing, recipe)
+        if timings is not None:
+            self._keep_timings(timings, recipe)
         return bytes(plan)
 
     def _creation_flags(self) -> int:
-        """Strongly typed where that exists.
+        """Choose the flags of a network.
 
-        The explicit batch that 8.6 asks for and later versions have always.
+        It is strongly typed where that exists. Otherwise its batch is explicit, which 8.6 must be
+        asked for and later versions always have.
         """
         explicit = getattr(self._library.trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
         if self._library.strong is not None:
@@ -198,42 +209,41 @@ class Builder:
 
     def _configure(self, config: Any, recipe: Recipe) -> None:
         trt = self._library.trt
-        wanted = {
+        options = {
             "profiling_verbosity": trt.ProfilingVerbosity.DETAILED,
             "builder_optimization_level": recipe.level,
             "avg_timing_iterations": TIMING_ITERATIONS,
             "max_aux_streams": 0,  # one stream, so that layers add up
         }
-        for name, value in wanted.items():
+        for name, value in options.items():
             if hasattr(config, name):
                 setattr(config, name, value)
-                if (
-                    getattr(config, name) != value
-                ):  # the setter's own answer is lost in an assignment
+                # The setter's own answer is lost in an assignment, so the value is read back.
+                if getattr(config, name) != value:
                     raise DeviceUnavailableError(
                         f"{self._library.version} does not take {name} = {value}:"
-                        f" {self._library.said()}"
+                        f" {self._library.take_messages()}"
                     )
-        if tf32 := getattr(
-            trt.BuilderFlag, "TF32", None
-        ):  # on unless cleared; fp32 means fp32 here
+        tf32 = getattr(trt.BuilderFlag, "TF32", None)
+        if tf32:  # on unless it is cleared, and fp32 means fp32 here
             config.clear_flag(tf32)
         if self._library.strong is None and recipe.precision != "fp32":
-            config.set_flag(
-                getattr(trt.BuilderFlag, {"fp16": "FP16", "int8": "INT8"}[recipe.precision])
-            )
+            config.set_flag(getattr(trt.BuilderFlag, recipe.precision.upper()))
 
     def _timing_facts(self, recipe: Recipe) -> tuple[object, ...]:
-        return ("timings 1", *self._where, recipe.precision, recipe.level, TIMING_ITERATIONS)
+        return ("timings 1", *self._platform, recipe.precision, recipe.level, TIMING_ITERATIONS)
 
-    def _timing_cache(self, config: Any, recipe: Recipe) -> Any:
-        """The timings of earlier builds, given to this one.
+    def _set_timing_cache(self, config: Any, recipe: Recipe) -> Any:
+        """Give the timings of earlier builds to this one.
 
-        Empty where they are of another device or version.
+        TensorRT refuses timings of another device or version; then the cache starts empty.
+
+        Returns:
+            The cache, which the build adds to; None if TensorRT takes none.
         """
-        for known in (self._timings.get(*self._timing_facts(recipe)) or b"", b""):
-            cache = config.create_timing_cache(known)
-            if cache is not None and config.set_timing_cache(cache, False):  # noqa: FBT003 - one version's name for it is not the other's
+        for timings in (self._timings.get(*self._timing_facts(recipe)) or b"", b""):
+            cache = config.create_timing_cache(timings)
+            if cache is not None and config.set_timing_cache(cache, False):  # noqa: FBT003 - its name differs between versions
                 return cache
         return None
 
@@ -243,14 +253,12 @@ class Builder:
             self._timings.put(bytes(memory), *self._timing_facts(recipe))
 
 
-def _refusal(library: Library, parser: Any) -> WorkloadError:
-    """Why the parser refused the model, node by node."""
+def _explain_refusal(library: Library, parser: Any) -> WorkloadError:
+    """Make the error that says why the parser refused the model, node by node."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    told = (
-        "; ".join(f"{_node(error)}{error.desc()}" for error in errors)
-        or library.said()
-        or "it does not say why"
-    )
+    reasons = "; ".join(f"{_describe_node(error)}: {error.desc()}" for error in errors)
+    if not reasons:
+        reasons = library.take_messages() or "it does not say why"
     # An operator of an unknown domain is looked for among the plugins, and is then only an
     # "invalid" node.
     unsupported = any(
@@ -258,11 +266,12 @@ def _refusal(library: Library, parser: Any) -> WorkloadError:
         for error in errors
     )
     kind = UnsupportedLayerError if unsupported else BuildError
-    return kind(f"{library.version} refuses the model: {' '.join(told.split())[:1500]}")
+    return kind(f"{library.version} refuses the model: {' '.join(reasons.split())[:1500]}")
 
 
-def _node(error: Any) -> str:
-    """The node an error is about; before version 9 only its number is told."""
+def _describe_node(error: Any) -> str:
+    """Describe the node that an error is about; before version 9 only its number is known."""
     name = error.node_name() if hasattr(error, "node_name") else ""
     operator = error.node_operator() if hasattr(error, "node_operator") else ""
-    return f"{name or 'node ' + str(error.node())}{f' ({operator})' if operator else ''}: "
+    description = name or f"node {error.node()}"
+    return f"{description} ({operator})" if operator else description

@@ -18,8 +18,8 @@ class FileCache:
     """Files in one folder, the least recently used removed first.
 
     Args:
-        folder: Made when first written to.
-        max_bytes: Most that all files take together.
+        folder: The folder, which is made when it is first written to.
+        max_bytes: Most bytes that all files take together.
         max_files: Most files.
     """
 
@@ -27,7 +27,11 @@ class FileCache:
         self._folder, self._max_bytes, self._max_files = folder, max_bytes, max_files
 
     def get(self, *facts: object) -> bytes | None:
-        """What was kept under these facts; None if nothing was, or it is damaged."""
+        """Read what was kept under these facts.
+
+        Returns:
+            The content; None if there is none, or it is damaged.
+        """
         path = self._path(facts)
         try:
             data = path.read_bytes()
@@ -36,7 +40,7 @@ class FileCache:
         if sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
             return None
         with suppress(OSError):
-            os.utime(path)  # used last
+            os.utime(path)  # the file used last is removed last
         return data[_DIGEST:]
 
     def put(self, data: bytes, *facts: object) -> None:
@@ -54,9 +58,12 @@ class FileCache:
         return self._folder / f"{sha256(repr(facts).encode()).hexdigest()[:40]}.bin"
 
     def _prune(self) -> None:
-        """Remove what is beyond the bounds; also what a killed process left half written."""
-        seen = [(file, file.stat()) for file in self._folder.iterdir()]
-        newest_first = sorted(seen, key=lambda item: item[1].st_mtime_ns, reverse=True)
+        """Remove the files used longest ago that are beyond the bounds.
+
+        Among them is, in time, what a killed process left half written.
+        """
+        files = [(file, file.stat()) for file in self._folder.iterdir()]
+        newest_first = sorted(files, key=lambda item: item[1].st_mtime_ns, reverse=True)
         total = 0
         for count, (file, status) in enumerate(newest_first, start=1):
             total += status.st_size

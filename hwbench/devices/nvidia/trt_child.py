@@ -1,4 +1,6 @@
-"""The process in which TensorRT lives: it may crash, hang or be killed without harm to the one that measures.
+"""The process in which TensorRT lives.
+
+It may crash, hang or be killed without harm to the process that measures.
 
 It reads one JSON object a line from standard input and answers each with one: `{"ok": ...}`, or
 `{"error": CLASS, "text": ...}` with a class of `hwbench.errors`. What TensorRT says goes to
@@ -22,10 +24,14 @@ from hwbench.errors import DeviceError, HwbenchError, error_to_dict
 
 
 class Server:
-    """What the parent can ask for; each public method is a command."""
+    """What the parent process can ask for: each public method is a command.
+
+    Args:
+        folder: Folder of the caches of engines and timings.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._cuda = Cuda()  # asked first: without a driver TensorRT crashes instead of raising
+        self._cuda = Cuda()  # comes first: without a driver TensorRT crashes instead of raising
         self._library = Library()
         self._facts = self._cuda.facts()
         self._builder = Builder(self._library, self._facts, folder)
@@ -33,7 +39,7 @@ class Server:
         self._sessions: dict[str, Session] = {}
 
     def hello(self) -> dict[str, Any]:
-        """Versions and the GPU."""
+        """Describe the versions and the GPU."""
         return {
             "runtime": self._library.version,
             "typing": "strong" if self._library.strong is not None else "weak",
@@ -41,10 +47,11 @@ class Server:
         }
 
     def load(self, name: str, model: str, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """Build or fetch the engine of an ONNX file and make a session of it."""
-        plan, built = self._builder.plan(Path(model).read_bytes(), Recipe(**recipe))
-        self._sessions[name] = session = Session(self._library, self._cuda, plan, seed)
-        return {"built": built, "uncaptured": session.uncaptured, "engine_bytes": len(plan)}
+        """Build or fetch the engine of an ONNX file, and make a session of it."""
+        plan, built = self._builder.provide_plan(Path(model).read_bytes(), Recipe(**recipe))
+        session = Session(self._library, self._cuda, plan, seed)
+        self._sessions[name] = session
+        return {"built": built, "capture_error": session.capture_error, "engine_bytes": len(plan)}
 
     def unload(self, name: str) -> dict[str, Any]:
         """Free a session."""
@@ -52,14 +59,14 @@ class Server:
         return {}
 
     def run(self, order: list[str], loops: int, clock: str) -> dict[str, Any]:
-        """Time rounds."""
+        """Time one round of `loops` inferences for each name in `order`."""
         values_s, submit_s = self._clocks[clock]([self._sessions[name] for name in order], loops)
         return {"values_s": values_s, "submit_s": submit_s}
 
     def profile(self, name: str, runs: int, clock: str) -> dict[str, Any]:
-        """Layer times, and what the layers are."""
+        """Time the layers, and describe them."""
         session = self._sessions[name]
-        return {**session.profile(runs, self._clocks[clock]), "engine": session.layers()}
+        return {**session.profile(runs, self._clocks[clock]), "engine": session.describe_layers()}
 
 
 def serve(requests: BinaryIO, answers: BinaryIO, folder: Path) -> None:
@@ -70,7 +77,11 @@ def serve(requests: BinaryIO, answers: BinaryIO, folder: Path) -> None:
         answers.flush()
 
     def attempt(action: Callable[[], dict[str, Any]]) -> bool:
-        """Whether to go on; an error of the model leaves the process usable."""
+        """Answer with the result of an action, or with its error.
+
+        Returns:
+            Whether the process is still usable: it is after an error of the model.
+        """
         try:
             answer({"ok": action()})
         except HwbenchError as error:
@@ -78,7 +89,7 @@ def serve(requests: BinaryIO, answers: BinaryIO, folder: Path) -> None:
             return not isinstance(error, DeviceError)
         return True
 
-    server: list[Server] = []
+    server: list[Server] = []  # empty until it has started
 
     def start() -> dict[str, Any]:
         server.append(Server(folder))
@@ -94,7 +105,8 @@ def serve(requests: BinaryIO, answers: BinaryIO, folder: Path) -> None:
 def main() -> None:
     """Serve on what were standard input and output.
 
-    Anything else that prints goes to standard error.
+    TensorRT prints to standard output too, which would break the conversation. So the answers get a
+    copy of its descriptor, and whatever else is printed goes to standard error.
     """
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -1,8 +1,7 @@
 """The CUDA runtime calls that timing an engine needs, each checked.
 
-On NVIDIA's own `cuda.bindings.runtime`.
-
-Runs in the child process only (see `trt_child`), which sees one GPU.
+They go through NVIDIA's own `cuda.bindings.runtime`. This runs in the child process only (see
+`trt_child`), which sees one GPU.
 """
 
 from __future__ import annotations
@@ -40,13 +39,11 @@ class Cuda:
                 f"cuda-bindings cannot be imported ({error}); pip install cuda-bindings"
             ) from error
         self._rt = runtime
-        self.driver, self.runtime = (
-            self._call("cudaDriverGetVersion"),
-            self._call("cudaRuntimeGetVersion"),
-        )
+        self.driver = self._call("cudaDriverGetVersion")
+        self.runtime = self._call("cudaRuntimeGetVersion")
         if self.driver == 0:
             raise DeviceUnavailableError(
-                "there is no NVIDIA driver (libcuda.so.1 is not to be found); install one"
+                "there is no NVIDIA driver (libcuda.so.1 not found); install one"
             )
         status, count = runtime.cudaGetDeviceCount()
         if int(status) or not count:
@@ -56,19 +53,19 @@ class Cuda:
         self.stream = int(self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking))
 
     def facts(self) -> dict[str, Any]:
-        """Name, compute capability and memory of the GPU, and versions of driver and runtime."""
+        """Read name and properties of the GPU, and the versions of driver and runtime."""
         properties = self._call("cudaGetDeviceProperties", 0)
         return {
             "name": properties.name.decode(),
             "capability": f"{properties.major}.{properties.minor}",
             "memory_bytes": int(properties.totalGlobalMem),
             "multiprocessors": int(properties.multiProcessorCount),
-            "cuda_driver": _version(self.driver),
-            "cuda_runtime": _version(self.runtime),
+            "cuda_driver": _describe_version(self.driver),
+            "cuda_runtime": _describe_version(self.runtime),
         }
 
     def allocate(self, size: int) -> int:
-        """Address of `size` zeroed bytes on the GPU."""
+        """Allocate `size` zeroed bytes on the GPU, and return their address."""
         address = int(self._call("cudaMalloc", size))
         self._call("cudaMemset", address, 0, size)
         return address
@@ -79,7 +76,7 @@ class Cuda:
         self._call("cudaMemcpy", address, array.ctypes.data, array.nbytes, kind)
 
     def settle(self) -> None:
-        """Wait until everything on the GPU is done; copies and fills go past the stream."""
+        """Wait until everything on the GPU is done, also copies and fills outside the stream."""
         self._call("cudaDeviceSynchronize")
 
     def free(self, address: int) -> None:
@@ -87,7 +84,7 @@ class Cuda:
         self._call("cudaFree", address)
 
     def event(self) -> Event:
-        """An event that takes times; waiting for it spins."""
+        """Create an event that records its time; waiting for it spins."""
         return self._call("cudaEventCreateWithFlags", self._rt.cudaEventDefault)
 
     def record(self, event: Event) -> None:
@@ -99,7 +96,10 @@ class Cuda:
         self._call("cudaEventSynchronize", event)
 
     def seconds(self, begin: Event, end: Event) -> float:
-        """Seconds between two events that have happened; the clock's grain is about 0.5 us."""
+        """Compute the seconds between two events that have happened.
+
+        The grain of the clock is about 0.5 us, says the reference of cudaEventElapsedTime.
+        """
         return float(self._call("cudaEventElapsedTime", begin, end)) / 1e3
 
     def drain(self) -> None:
@@ -107,7 +107,10 @@ class Cuda:
         self._call("cudaStreamSynchronize", self.stream)
 
     def capture(self, enqueue: Callable[[], None]) -> Graph:
-        """What `enqueue` puts on the stream, as a CUDA graph ready for launch.
+        """Capture what `enqueue` puts on the stream, as a CUDA graph ready for launch.
+
+        A capture that failed must be ended and its error taken, or every later call on the stream
+        fails too; the captured graph is only a plan, of which the executable graph is made.
 
         Raises:
             CaptureError: Some of it cannot be captured; the stream is as before.
@@ -153,12 +156,11 @@ class Cuda:
         return values[0] if values else None
 
     def _text(self, status: Any) -> str:
-        name, text = (
-            function(status)[1]
-            for function in (self._rt.cudaGetErrorName, self._rt.cudaGetErrorString)
-        )
+        _, name = self._rt.cudaGetErrorName(status)
+        _, text = self._rt.cudaGetErrorString(status)
         return f"{name.decode()} ({text.decode()})"
 
 
-def _version(number: int) -> str:
+def _describe_version(number: int) -> str:
+    """Write CUDA's number of a version (12040) as people do (12.4)."""
     return f"{number // 1000}.{number % 1000 // 10}"

@@ -26,7 +26,11 @@ REST_CAUSE = (
     " launching and waiting"
 )
 GRAINS_S = (1.024e-6, 0.512e-6, 32e-9)
-"""Steps of CUDA events, by the GPU's generation: published profiles are multiples of the first, see `grain_s`."""
+"""Steps of CUDA events in seconds, which differ by the GPU's generation, coarsest first.
+
+Published profiles have times that are multiples of the first.
+"""
+# A part of the network in one piece, named after its first and last node.
 _FOREIGN = re.compile(r"\{?ForeignNode\[(.+?)\.\.\.(.+?)\]\}?")
 _TYPES = {
     "int8": "int8",
@@ -39,6 +43,7 @@ _TYPES = {
     "fp32": "fp32",
 }
 _TYPE_WORD = re.compile("|".join(_TYPES), re.IGNORECASE)
+# Types in which a layer of a precision runs when it falls back.
 _WIDER = {"int8": {"fp32", "fp16"}, "fp16": {"fp32"}}
 
 
@@ -47,12 +52,12 @@ class EngineLayer:
     """One layer of an engine.
 
     Attributes:
-        name: As the profiler calls it.
-        kind: TensorRT's type of it (`CaskConvolution`, `Reformat`, `kgen`); empty where only names
-            are told.
+        name: Name of the layer in the profile.
+        kind: TensorRT's type of the layer (`CaskConvolution`, `Reformat`, `kgen`); empty where
+            TensorRT says only names.
         nodes: ONNX nodes of the network that it was made of.
-        precision: Of what it reads; empty where not told.
-        tactic: The kernel; empty where not told.
+        precision: Narrowest type of what it reads; empty where unknown.
+        tactic: Name of the kernel; empty where unknown.
     """
 
     name: str
@@ -62,15 +67,15 @@ class EngineLayer:
     tactic: str = ""
 
 
-def engine_layers(text: str, node_names: Sequence[str]) -> tuple[EngineLayer, ...]:
+def read_engine_layers(text: str, node_names: Sequence[str]) -> tuple[EngineLayer, ...]:
     """Read the engine inspector's JSON.
 
     Args:
-        text: Of any version from 8.x on, detailed or names alone.
-        node_names: The ONNX nodes that TensorRT was given, in order.
+        text: The JSON of any version from 8.x on, detailed or with names alone.
+        node_names: Names of the ONNX nodes that TensorRT was given, in order.
 
     Raises:
-        OutputParseError: It is not in that form.
+        OutputParseError: The text is not in that form.
     """
     try:
         data = json.loads(text)
@@ -80,72 +85,76 @@ def engine_layers(text: str, node_names: Sequence[str]) -> tuple[EngineLayer, ..
         ) from error
     parsed = parse_layers(data, "TensorRT's engine information")
     places = {name: place for place, name in enumerate(node_names)}
-    found = []
+    engine = []
     for layer, raw in zip(parsed.layers, data["Layers"], strict=True):
         details = raw if isinstance(raw, dict) else {}
-        origins = () if layer.kind == "Reformat" else layer.origins
-        nodes = tuple(dict.fromkeys(node for origin in origins for node in _nodes(origin, places)))
+        nodes: dict[str, None] = {}  # in order, each once
+        if layer.kind != "Reformat":  # which only copies, whatever its metadata names
+            for origin in layer.origins:
+                nodes.update(dict.fromkeys(_find_nodes(origin, places)))
         tactic = details.get("TacticName")
-        found.append(
-            EngineLayer(
-                layer.name,
-                layer.kind,
-                nodes,
-                _precision(details),
-                tactic if isinstance(tactic, str) else "",
-            )
-        )
-    return tuple(found)
+        if not isinstance(tactic, str):
+            tactic = ""
+        precision = _read_precision(details)
+        engine.append(EngineLayer(layer.name, layer.kind, tuple(nodes), precision, tactic))
+    return tuple(engine)
 
 
-def _nodes(origin: str, places: Mapping[str, int]) -> Sequence[str]:
-    """ONNX nodes in one part of an engine layer's name or metadata.
+def _find_nodes(origin: str, places: Mapping[str, int]) -> Sequence[str]:
+    """Find the ONNX nodes that one part of an engine layer's name or metadata names.
 
-    What names none of ours gives none.
+    Args:
+        origin: The part.
+        places: Position of every ONNX node that TensorRT was given, by name, in order.
+
+    Returns:
+        The nodes; none if the part names none of these.
     """
     if origin in places:
         return (origin,)
-    if foreign := _FOREIGN.search(
-        origin
-    ):  # a part of the network in one piece, told by its ends, which may bear a number
-        first, last = (
-            places.get(name, places.get(re.sub(r"_\d+$", "", name))) for name in foreign.groups()
-        )
-        return (
-            ()
-            if first is None or last is None
-            else list(places)[min(first, last) : max(first, last) + 1]
-        )
+    foreign = _FOREIGN.search(origin)
+    if foreign:
+        ends = []
+        for name in foreign.groups():
+            place = places.get(name)
+            if place is None:  # TensorRT may have added a number to the name
+                place = places.get(re.sub(r"_\d+$", "", name))
+            if place is None:
+                return ()
+            ends.append(place)
+        return list(places)[min(ends) : max(ends) + 1]
     if origin.startswith("PWN("):  # a chain of pointwise operators
         return [name for name in re.split(r"PWN\(|, |\)+(?:, |$)", origin) if name in places]
     return ()
 
 
-def _precision(details: Mapping[str, Any]) -> str:
-    """Narrowest type of what a layer reads: `Datatype` (10 on), or inside `Format/Datatype` (8.x)."""
+def _read_precision(details: Mapping[str, Any]) -> str:
+    """Read the narrowest type of what a layer reads.
+
+    It is in `Datatype` from TensorRT 10 on, and in the text of `Format/Datatype` in 8.x.
+    """
     inputs = details.get("Inputs")
-    words = []
-    for tensor in inputs if isinstance(inputs, list) else ():
-        text = (
-            tensor.get("Datatype") or tensor.get("Format/Datatype")
-            if isinstance(tensor, dict)
-            else None
-        )
-        words += (
-            [match[0].lower() for match in _TYPE_WORD.finditer(text)]
-            if isinstance(text, str)
-            else []
-        )
-    kinds = {_TYPES[word] for word in words}
-    return next((kind for kind in ("int8", "fp8", "fp16", "bf16", "fp32") if kind in kinds), "")
+    if not isinstance(inputs, list):
+        return ""
+    types = set()
+    for tensor in inputs:
+        if not isinstance(tensor, dict):
+            continue
+        text = tensor.get("Datatype") or tensor.get("Format/Datatype")
+        if isinstance(text, str):
+            types |= {_TYPES[match[0].lower()] for match in _TYPE_WORD.finditer(text)}
+    for precision in ("int8", "fp8", "fp16", "bf16", "fp32"):
+        if precision in types:
+            return precision
+    return ""
 
 
-def join(
+def join_profile(
     engine: Sequence[EngineLayer],
     layers: Sequence[Layer],
     runs: Sequence[Sequence[tuple[str, float]]],
 ) -> tuple[LayerRow, ...]:
-    """Rows in execution order.
+    """Join a profile of TensorRT to the layers of the network.
 
     Args:
         engine: The engine's layers.
@@ -153,96 +162,101 @@ def join(
         runs: Per profiled inference, name and seconds of each engine layer, in the order of
             execution.
 
+    Returns:
+        The rows in execution order.
+
     Raises:
         OutputParseError: Inferences differ in their layers, or the profile names layers that the
             engine does not have.
     """
-    timed = [name for name, _ in runs[0]] if runs else []
-    if not timed or any([name for name, _ in run] != timed for run in runs):
+    timed_names = [name for name, _ in runs[0]] if runs else []
+    if not timed_names or any([name for name, _ in run] != timed_names for run in runs):
         raise OutputParseError(
-            f"TensorRT's profile of {len(runs)} inferences tells different layers for each, or none"
+            f"TensorRT's profile of {len(runs)} inferences has different layers for each, or none"
         )
-    known = {layer.name: layer for layer in engine}
-    strangers = [name for name in timed if name not in known]
-    if strangers:
+    by_name = {layer.name: layer for layer in engine}
+    missing = [name for name in timed_names if name not in by_name]
+    if missing:
         raise OutputParseError(
-            f"TensorRT timed {len(strangers)} layers that its engine does not list"
-            f" ({strangers[0][:120]!r} first)"
+            f"TensorRT timed {len(missing)} layers that its engine does not list"
+            f" ({missing[0][:120]!r} first)"
         )
     main_nodes = {layer.name for layer in layers}
     rows = []
-    for place, name in enumerate(timed):
-        part = known[name]
-        words = (part.precision, part.kind or "fused", part.tactic[:60])
+    for place, name in enumerate(timed_names):
+        layer = by_name[name]
+        facts = (layer.precision, layer.kind or "fused", layer.tactic[:60])
         rows.append(
             RuntimeRow(
-                kind=part.kind or "reformat",
-                implementation=" ".join(filter(None, words)),
+                kind=layer.kind or "reformat",
+                implementation=" ".join(filter(None, facts)),
                 samples_s=tuple(run[place][1] for run in runs),
-                serves=layers_served(part.nodes, layers),
-                principal=not main_nodes.isdisjoint(part.nodes),
+                serves=layers_served(layer.nodes, layers),
+                principal=not main_nodes.isdisjoint(layer.nodes),
             )
         )
-    return join_rows(_add_up_repeated(timed, rows), layers)
+    return join_rows(_add_up_repeated(timed_names, rows), layers)
 
 
 def _add_up_repeated(names: Sequence[str], rows: Sequence[RuntimeRow]) -> list[RuntimeRow]:
-    """Rows of equal names as one: TensorRT reports an engine layer again for each kernel of it."""
+    """Add up rows of equal names: TensorRT reports an engine layer once for each kernel of it."""
     by_name: dict[str, RuntimeRow] = {}
     for name, row in zip(names, rows, strict=True):
-        before = by_name.get(name)
-        if before is None:
+        earlier = by_name.get(name)
+        if earlier is None:
             by_name[name] = row
         else:
-            pairs = zip(before.samples_s, row.samples_s, strict=True)
+            pairs = zip(earlier.samples_s, row.samples_s, strict=True)
             samples_s = tuple(first_s + second_s for first_s, second_s in pairs)
-            by_name[name] = replace(before, samples_s=samples_s, nodes=before.nodes + 1)
+            by_name[name] = replace(earlier, samples_s=samples_s, nodes=earlier.nodes + 1)
     return list(by_name.values())
 
 
-def findings(rows: Sequence[LayerRow]) -> tuple[Finding, ...]:
-    """Layers that fell back to a wider type, layers fused together, and reformats, as findings."""
-    found = []
-    heavy = [
-        row for row in rows if row.key is not None and row.op in {"Conv", "Linear", "ConvTranspose"}
-    ]
-    wide = [
-        row
-        for row in heavy
-        if row.key is not None
-        and row.implementation.partition(" ")[0] in _WIDER.get(row.key.precision, ())
-    ]
+def layer_findings(rows: Sequence[LayerRow]) -> tuple[Finding, ...]:
+    """Find layers that fell back to a wider type, layers fused together, and reformats."""
+    findings = []
+    heavy = []
+    wide = []
+    for row in rows:
+        if row.key is not None and row.op in {"Conv", "Linear", "ConvTranspose"}:
+            heavy.append(row)
+            precision = row.implementation.partition(" ")[0]
+            if precision in _WIDER.get(row.key.precision, ()):
+                wide.append(row)
     if wide:
         text = (
             f"{len(wide)} of {len(heavy)} layers read a wider type than the file says"
-            f" ({_names(wide)})"
+            f" ({_list_names(wide)})"
         )
-        found.append(Finding("fall_back", text))
+        findings.append(Finding("fall_back", text))
     fused = [row for row in rows if row.op == "Group"]
     if fused:
         text = (
-            f"TensorRT made one kernel of several layers in {len(fused)} places ({_names(fused)});"
+            f"TensorRT made one kernel of several layers in {len(fused)} places ({_list_names(fused)});"
             " its time is not divided"
         )
-        found.append(Finding("fused_layers", text))
+        findings.append(Finding("fused_layers", text))
     reformats = [row for row in rows if row.key is None and row.op != "Group"]
     if len(reformats) > 2:  # one at each end is the price of the engine's own layout
-        found.append(
-            Finding(
-                "reorders", f"TensorRT inserted {len(reformats)} reformats ({_names(reformats)})"
-            )
-        )
-    return tuple(found)
+        text = f"TensorRT inserted {len(reformats)} reformats ({_list_names(reformats)})"
+        findings.append(Finding("reorders", text))
+    return tuple(findings)
 
 
-def grain_s(runs: Sequence[Sequence[tuple[str, float]]]) -> float:
-    """Grain in seconds of the clock that profiled: the coarsest known step of which all times are multiples."""
+def find_grain_s(runs: Sequence[Sequence[tuple[str, float]]]) -> float:
+    """Find the grain of the clock that profiled, in seconds.
+
+    It is the coarsest known step of which all times are multiples, within a hundredth of a step.
+    """
     times_s = [seconds for run in runs for _, seconds in run]
-    on_grid = (
-        step for step in GRAINS_S if all(abs(t / step - round(t / step)) < 0.01 for t in times_s)
-    )
-    return next(on_grid, GRAINS_S[-1])
+    for grain_s in GRAINS_S:
+        steps = [time_s / grain_s for time_s in times_s]
+        if all(abs(count - round(count)) < 0.01 for count in steps):
+            return grain_s
+    return GRAINS_S[-1]
 
 
-def _names(rows: Sequence[LayerRow]) -> str:
-    return ", ".join(row.name for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+def _list_names(rows: Sequence[LayerRow]) -> str:
+    """List the names of the first three rows."""
+    names = ", ".join(row.name for row in rows[:3])
+    return f"{names}, ..." if len(rows) > 3 else names

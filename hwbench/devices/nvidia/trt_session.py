@@ -1,6 +1,6 @@
 """One engine ready to run: its buffers, its CUDA graph, its timing and its layer profile.
 
-Runs in the child process only.
+This runs in the child process only.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Context:
     Args:
         library: TensorRT.
         cuda: The GPU.
-        engine: Deserialised; may serve several contexts.
-        seed: Of the random inputs.
+        engine: The deserialised engine, which may serve several contexts.
+        seed: Seed of the random inputs.
 
     Raises:
         BuildError: The engine has dimensions that are not fixed, or inputs that the host must give.
@@ -47,7 +47,9 @@ class Context:
         self._buffers: list[int] = []
         self.trt = engine.create_execution_context()
         if self.trt is None:
-            raise DeviceLostError(f"{library.version} makes no execution context: {library.said()}")
+            raise DeviceLostError(
+                f"{library.version} makes no execution context: {library.take_messages()}"
+            )
         try:
             for index in range(engine.num_io_tensors):
                 self._bind(engine, engine.get_tensor_name(index), seed + index)
@@ -57,6 +59,7 @@ class Context:
             raise
 
     def _bind(self, engine: Any, name: str, seed: int) -> None:
+        """Give a tensor of the engine memory on the GPU, and random values if it is an input."""
         trt = self._library.trt
         shape = tuple(engine.get_tensor_shape(name))
         kind = engine.get_tensor_dtype(name)
@@ -78,14 +81,14 @@ class Context:
         if not self.trt.set_tensor_address(name, address):
             raise DeviceLostError(
                 f"{self._library.version} does not take the address of tensor {name!r}:"
-                f" {self._library.said()}"
+                f" {self._library.take_messages()}"
             )
 
     def enqueue(self) -> None:
         """Put one inference on the stream."""
         if not self.trt.execute_async_v3(self._cuda.stream):
             raise DeviceLostError(
-                f"{self._library.version} does not run the engine: {self._library.said()}"
+                f"{self._library.version} does not run the engine: {self._library.take_messages()}"
             )
 
     def free(self) -> None:
@@ -103,8 +106,8 @@ class Session:
     Args:
         library: TensorRT.
         cuda: The GPU.
-        plan: Serialised engine.
-        seed: Of the random inputs.
+        plan: The serialised engine.
+        seed: Seed of the random inputs.
     """
 
     def __init__(self, library: Library, cuda: Cuda, plan: bytes, seed: int) -> None:
@@ -113,18 +116,19 @@ class Session:
         if self._engine is None:
             raise BuildError(
                 f"{library.version} cannot load the engine:"
-                f" {library.said() or 'it does not say why'}"
+                f" {library.take_messages() or 'it does not say why'}"
             )
         self._context = Context(library, cuda, self._engine, seed)
         self._graph: Any = None
-        self.uncaptured = ""
+        self.capture_error = ""
         """Why there is no CUDA graph; empty if there is one."""
-        self._context.enqueue()  # what TensorRT does once must not be captured
+        # The first run loads kernels and allocates. That must not be captured, so it comes before.
+        self._context.enqueue()
         cuda.drain()
         try:
             self._graph = cuda.capture(self._context.enqueue)
         except CaptureError as error:
-            self.uncaptured = str(error)
+            self.capture_error = str(error)
 
     def launch(self) -> None:
         """Put one inference on the stream."""
@@ -142,44 +146,50 @@ class Session:
         self._context.free()
         self._engine = None
 
-    def layers(self) -> str:
-        """The engine inspector's JSON."""
+    def describe_layers(self) -> str:
+        """Return the engine inspector's JSON."""
+        text = None
         inspector = self._engine.create_engine_inspector()
-        text = (
-            inspector.get_engine_information(self._library.trt.LayerInformationFormat.JSON)
-            if inspector
-            else None
-        )
+        if inspector:
+            json_format = self._library.trt.LayerInformationFormat.JSON
+            text = inspector.get_engine_information(json_format)
         if not text:
             raise OutputParseError(
-                f"{self._library.version} does not tell the layers of its engine:"
-                f" {self._library.said()}"
+                f"{self._library.version} does not describe the layers of its engine:"
+                f" {self._library.take_messages()}"
             )
         return str(text)
 
     def profile(self, runs: int, clock: Clock) -> dict[str, Any]:
-        """Layer times of `runs` inferences in a context of their own, taking turns with unprofiled ones in the timed context.
+        """Time the layers of `runs` inferences in a context of their own.
+
+        They take turns with unprofiled inferences in the timed context. What a profiler costs must
+        not get into the timed context, so the profiled one is another.
+
+        Args:
+            runs: Inferences of each kind.
+            clock: The clock that times the unprofiled inferences.
 
         Returns:
-            `layers`: per inference [name, seconds] pairs in order; `whole_s` and `reference_s`:
-                latency of each profiled and each
-            unprofiled inference.
+            `layers`, per profiled inference its (name, seconds) pairs in order; `whole_s` and
+            `reference_s`, the latency in seconds of each profiled and each unprofiled inference.
         """
         context = Context(self._library, self._cuda, self._engine, self._seed)
-        profiler = _profiler(self._library.trt)
+        profiler = _make_profiler(self._library.trt)
         begin, end = self._cuda.event(), self._cuda.event()
 
         def run_profiled(count: int) -> list[tuple[float, list[tuple[str, float]]]]:
             results = []
             for _ in range(count):
                 profiler.rows = []
-                results.append((self._profiled(context, begin, end), profiler.rows))
+                whole_s = self._run_profiled(context, begin, end)
+                results.append((whole_s, profiler.rows))
             return results
 
         try:
             context.trt.profiler = profiler
             context.trt.enqueue_emits_profile = False
-            plain_s, profiled = take_turns(
+            reference_s, profiled = take_turns(
                 lambda count: clock([self] * count, 1)[0], run_profiled, runs
             )
         finally:
@@ -187,34 +197,41 @@ class Session:
         return {
             "layers": [rows for _, rows in profiled],
             "whole_s": [whole_s for whole_s, _ in profiled],
-            "reference_s": plain_s,
+            "reference_s": reference_s,
         }
 
-    def _profiled(self, context: Context, begin: Event, end: Event) -> float:
+    def _run_profiled(self, context: Context, begin: Event, end: Event) -> float:
+        """Run one inference with the profiler on, and return its latency in seconds.
+
+        The profiler reports only when it is asked to, after the inference: so reporting is not in
+        its time.
+        """
         self._cuda.record(begin)
         context.enqueue()
         self._cuda.record(end)
         self._cuda.wait(end)
         if not context.trt.report_to_profiler():
             raise OutputParseError(
-                f"{self._library.version} reports no layer times: {self._library.said()}"
+                f"{self._library.version} reports no layer times: {self._library.take_messages()}"
             )
         return self._cuda.seconds(begin, end)
 
 
 Clock = Callable[[Sequence[Session], int], tuple[list[float], list[float]]]
-"""Times one round of so many inferences per entry.
+"""Times one round for each session, each of so many inferences.
 
-Seconds per inference, and seconds to submit one.
+It returns (seconds per inference of each round, seconds that the host needed to submit one). The
+second is empty where the clock does not tell the two apart.
 """
 
 
 def gpu_clock(cuda: Cuda) -> Clock:
-    """Latency on the GPU: events around each round, which is enqueued while the one before it runs.
+    """Make a clock for the latency on the GPU.
 
-    So the time to launch is not in it, as in trtexec; before the first round one inference runs
-    ahead.
+    Events stand around each round, and a round is enqueued while the one before it runs. So the
+    time to launch is not in it, as in trtexec; before the first round one inference runs ahead.
     """
+    # Two pairs are enough: a pair is used again two rounds later, and is read before that.
     events = [(cuda.event(), cuda.event()) for _ in range(2)]
 
     def time_rounds(order: Sequence[Session], loops: int) -> tuple[list[float], list[float]]:
@@ -231,16 +248,19 @@ def gpu_clock(cuda: Cuda) -> Clock:
             cuda.record(end)
             submit_s.append((time.perf_counter() - started) / loops)
             if index:
-                values_s.append(_elapsed(cuda, events[(index - 1) % 2]) / loops)
+                values_s.append(_measure_elapsed(cuda, events[(index - 1) % 2]) / loops)
         if order:
-            values_s.append(_elapsed(cuda, events[(len(order) - 1) % 2]) / loops)
+            values_s.append(_measure_elapsed(cuda, events[(len(order) - 1) % 2]) / loops)
         return values_s, submit_s
 
     return time_rounds
 
 
 def request_clock(cuda: Cuda) -> Clock:
-    """Latency as a caller sees it: from submitting to an idle GPU until it is done, by the host's clock, without transfers."""
+    """Make a clock for the latency that a caller sees.
+
+    It is the host's time from submitting to an idle GPU until the GPU is done, without transfers.
+    """
 
     def time_rounds(order: Sequence[Session], loops: int) -> tuple[list[float], list[float]]:
         values_s: list[float] = []
@@ -256,15 +276,18 @@ def request_clock(cuda: Cuda) -> Clock:
     return time_rounds
 
 
-def _elapsed(cuda: Cuda, pair: tuple[Event, Event]) -> float:
+def _measure_elapsed(cuda: Cuda, pair: tuple[Event, Event]) -> float:
+    """Wait for the second event of a pair, and return the seconds between the two."""
     cuda.wait(pair[1])
     return cuda.seconds(*pair)
 
 
-def _profiler(trt: Any) -> Any:
+def _make_profiler(trt: Any) -> Any:
+    """Make a profiler that keeps what TensorRT reports, as (name, seconds) in `rows`."""
+
     class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.IProfiler.__init__(self)  # pybind11 wants it so
+            trt.IProfiler.__init__(self)  # pybind11 requires it
             self.rows: list[tuple[str, float]] = []
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:

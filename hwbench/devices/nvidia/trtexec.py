@@ -1,4 +1,7 @@
-"""What NVIDIA's `trtexec` writes: `--exportProfile`, `--exportTimes`, `--exportLayerInfo`, and its log on standard output.
+"""What NVIDIA's `trtexec` writes.
+
+Files of its `--exportProfile`, `--exportTimes` and `--exportLayerInfo`, and its log on standard
+output.
 
 Keys came and went between TensorRT 7 and 11, so a missing one is None, not an error, where the rest
 still means something. TensorRT 11 changed what is timed by default (a CUDA graph, a spinning wait,
@@ -26,7 +29,7 @@ SIGNS = re.compile(
 )
 """What the log shows and no other format does."""
 
-_MS = 1e3  # of which make a second
+_MS = 1e3  # milliseconds in a second
 _COMMAND = re.compile(
     r"^&&&& RUNNING TensorRT\.trtexec(?: \[([^\]\n]*)\])?(?: \[[^\]\n]*\])* # (.+)$", re.MULTILINE
 )
@@ -40,10 +43,11 @@ class LayerTime:
     """One engine layer of `--exportProfile`, or a reformat the engine inserted.
 
     Attributes:
-        name: Engine's name: ONNX nodes joined by ` + `, or the engine's own invention.
+        name: The engine's name of it: ONNX nodes joined by ` + `, or a name that it made up.
         mean_s: Mean latency per inference, seconds; None where it is below the profiler's
             resolution.
-        median_s: Median latency per inference; None before TensorRT 8.5, or below the resolution.
+        median_s: Median latency per inference, seconds; None before TensorRT 8.5, or where it is
+            below the resolution.
     """
 
     name: str
@@ -67,8 +71,8 @@ class TrtTimes:
 
     Attributes:
         source: Where it was read from.
-        compute_s: On the GPU alone, seconds.
-        latency_s: With the transfers from and to the host; empty where the file does not tell.
+        compute_s: Seconds on the GPU alone.
+        latency_s: Seconds with the transfers from and to the host; empty where the file has none.
     """
 
     source: str
@@ -82,7 +86,7 @@ class EngineLayer:
     """One layer of `--exportLayerInfo`.
 
     Attributes:
-        name: As in the profile.
+        name: Name of the layer in the profile.
         kind: `LayerType`; empty unless the engine was built with `--profilingVerbosity=detailed`.
         origins: ONNX nodes it was made of, from `Metadata`, else from the parts of its name; empty
             for a reformat.
@@ -105,7 +109,7 @@ class TrtLayers:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """One line of the log's summary; what it does not tell is None."""
+    """One line of the log's summary, in seconds; what it does not have is None."""
 
     median_s: float
     mean_s: float | None
@@ -116,14 +120,14 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class TrtLog:
-    """Summary on standard output.
+    """The summary on standard output.
 
     Attributes:
         source: Where it was read from.
         command: Command line; None where the log does not start with it.
-        version: As the log says it (`TensorRT v8601`); None if it does not.
-        compute: On the GPU alone.
-        latency: With transfers; None where not told.
+        version: Version as the log writes it (`TensorRT v8601`); None if it does not.
+        compute: Latency on the GPU alone.
+        latency: Latency with transfers; None where the log has none.
         findings: The tool's own warnings about these numbers.
     """
 
@@ -148,30 +152,30 @@ def parse_profile(data: object, source: str = "the profile") -> TrtProfile:
             " ..}, ..]"
         )
     count = parse_whole(head["count"], f"{source}: count")
-    layers = tuple(_layer_time(row, count, source) for row in rows)
-    tiny = [layer.name for layer in layers if layer.mean_s is None]
-    text = (
-        f"layers below the profiler's resolution: {len(tiny)}, {quote(tiny[0])} first"
-        if tiny
-        else ""
-    )
-    return TrtProfile(source, count, layers, (Finding("below_resolution", text),) if tiny else ())
+    layers = tuple(_read_layer_time(row, count, source) for row in rows)
+    below = [layer.name for layer in layers if layer.mean_s is None]
+    findings: tuple[Finding, ...] = ()
+    if below:
+        text = f"layers below the profiler's resolution: {len(below)}, {quote(below[0])} first"
+        findings = (Finding("below_resolution", text),)
+    return TrtProfile(source, count, layers, findings)
 
 
-def _layer_time(row: dict[str, Any], count: int, source: str) -> LayerTime:
+def _read_layer_time(row: dict[str, Any], count: int, source: str) -> LayerTime:
     name = row.get("name")
     if not isinstance(name, str) or not ({"averageMs", "timeMs"} & set(row)):
         raise OutputParseError(
             f"{source}: layer {quote(name)} has no name or no time; expected 'name' and 'averageMs'"
         )
     what = f"{source}: time of layer {quote(name)}"
-    mean_s = (
-        parse_seconds_or_zero(row["averageMs"], _MS, what)
-        if "averageMs" in row
-        else parse_seconds_or_zero(row["timeMs"], _MS, what) / count
-    )
-    median_s = parse_seconds_or_zero(row["medianMs"], _MS, what) if "medianMs" in row else None
-    return LayerTime(name, mean_s or None, median_s or None)
+    if "averageMs" in row:
+        mean_s = parse_seconds_or_zero(row["averageMs"], _MS, what)
+    else:
+        mean_s = parse_seconds_or_zero(row["timeMs"], _MS, what) / count
+    median_s = None
+    if "medianMs" in row:
+        median_s = parse_seconds_or_zero(row["medianMs"], _MS, what)
+    return LayerTime(name, mean_s or None, median_s or None)  # a time of 0 is an unknown one
 
 
 def parse_times(data: object, source: str = "the times") -> TrtTimes:
@@ -190,12 +194,11 @@ def parse_times(data: object, source: str = "the times") -> TrtTimes:
             f"{source}: an inference without 'computeMs'; expected a file of trtexec --exportTimes"
         )
     compute_s = tuple(parse_seconds(run["computeMs"], _MS, f"{source}: computeMs") for run in runs)
-    told = all("latencyMs" in run for run in runs)
-    latency_s = (
-        tuple(parse_seconds(run["latencyMs"], _MS, f"{source}: latencyMs") for run in runs)
-        if told
-        else ()
-    )
+    latency_s: tuple[float, ...] = ()
+    if all("latencyMs" in run for run in runs):
+        latency_s = tuple(
+            parse_seconds(run["latencyMs"], _MS, f"{source}: latencyMs") for run in runs
+        )
     return TrtTimes(source, compute_s, latency_s)
 
 
@@ -212,27 +215,27 @@ def parse_layers(data: object, source: str = "the layer information") -> TrtLaye
             " [..]}"
         )
     ends = data.get("Bindings", data.get("I/O Tensors", []))
-    bindings = tuple(_text(end, source) for end in ends) if isinstance(ends, list) else ()
-    return TrtLayers(source, tuple(_engine_layer(layer, source) for layer in layers), bindings)
+    bindings = tuple(_read_name(end, source) for end in ends) if isinstance(ends, list) else ()
+    return TrtLayers(source, tuple(_read_layer(layer, source) for layer in layers), bindings)
 
 
-def _engine_layer(layer: object, source: str) -> EngineLayer:
-    name = _text(layer, source)
+def _read_layer(layer: object, source: str) -> EngineLayer:
+    name = _read_name(layer, source)
     details = layer if isinstance(layer, dict) else {}
     metadata, kind = details.get("Metadata"), details.get("LayerType", "")
     origins: Sequence[str] = () if name.startswith("Reformatting ") else name.split(" + ")
-    if (
-        isinstance(metadata, str) and metadata
-    ):  # entries are parted by a unit or record separator, depending on the version
-        entries = (
-            re.fullmatch(r"\[ONNX Layer: (.*)\]", part) for part in re.split("[\x1e\x1f]", metadata)
-        )
-        origins = [match[1] for match in entries if match]
+    if isinstance(metadata, str) and metadata:
+        origins = []
+        # Entries are separated by a unit or a record separator, depending on the version.
+        for part in re.split("[\x1e\x1f]", metadata):
+            match = re.fullmatch(r"\[ONNX Layer: (.*)\]", part)
+            if match:
+                origins.append(match[1])
     return EngineLayer(name, kind if isinstance(kind, str) else "", tuple(origins))
 
 
-def _text(item: object, source: str) -> str:
-    """Name of a layer or tensor: bare, or inside its description."""
+def _read_name(item: object, source: str) -> str:
+    """Read the name of a layer or tensor, which is bare or inside its description."""
     name = item.get("Name") if isinstance(item, dict) else item
     if not isinstance(name, str) or not name:
         raise OutputParseError(
@@ -260,7 +263,7 @@ def parse_log(text: str, source: str = "the log") -> TrtLog:
                 " file of its own"
             )
         if name in {"GPU Compute", "Latency", "Host Latency"}:
-            metrics[name] = _quantity(match[2], f"{source}: {quote(match[1])}")
+            metrics[name] = _read_quantity(match[2], f"{source}: {quote(match[1])}")
     if "GPU Compute" not in metrics:
         raise OutputParseError(
             f"{source} holds no 'GPU Compute Time: min = ..' of trtexec; was it written to its end?"
@@ -278,21 +281,24 @@ def parse_log(text: str, source: str = "the log") -> TrtLog:
     )
 
 
-def _quantity(text: str, what: str) -> Quantity:
+def _read_quantity(text: str, what: str) -> Quantity:
     parts = dict(re.findall(r"\b(percentile\(\d{1,3}(?:\.\d+)?%\)|[a-z]+) = (\S+) ms", text))
     if "median" not in parts:
         raise OutputParseError(
-            f"{what} tells no median; expected 'min = .. ms, max = .. ms, mean = .. ms, median ="
+            f"{what} has no median; expected 'min = .. ms, max = .. ms, mean = .. ms, median ="
             " .. ms'"
         )
     values = {name: parse_seconds(value, _MS, what) for name, value in parts.items()}
-    percentiles = tuple(
-        (float(name[len("percentile(") : -2]) / 100, values[name])
-        for name in values
-        if name.startswith("percentile(")
-    )
+    percentiles = []
+    for name, value_s in values.items():
+        if name.startswith("percentile("):  # percentile(99%)
+            percentiles.append((float(name[len("percentile(") : -2]) / 100, value_s))
     return Quantity(
-        values["median"], values.get("mean"), values.get("min"), values.get("max"), percentiles
+        values["median"],
+        values.get("mean"),
+        values.get("min"),
+        values.get("max"),
+        tuple(percentiles),
     )
 
 

@@ -60,7 +60,7 @@ def inspector_json(heard: list[str]) -> str:
 
 
 def main() -> None:
-    trt_build._logger = listening_logger
+    trt_build._make_make_logger = listening_logger
     library = trt_build.Library()
     with tempfile.TemporaryDirectory() as folder:
         builder = trt_build.Builder(library, {"name": "no GPU"}, Path(folder))
@@ -72,7 +72,7 @@ def main() -> None:
             told: dict[str, Any] = {"name": request["name"], "version": library.version}
             try:
                 recipe = trt_build.Recipe(sha256(model).hexdigest(), request["precision"], level=1)
-                plan, _ = builder.plan(model, recipe)
+                plan, _ = builder.provide_plan(model, recipe)
                 told |= {"bytes": len(plan), "engine": inspector_json(library.logger.heard)}
             except HwbenchError as error:
                 told["error"] = f"{type(error).__name__}: {error}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from hwbench.devices.nvidia import nvml as nvml_module
-from hwbench.devices.nvidia.nvml import Identity, Nvml, names_of
+from hwbench.devices.nvidia.nvml import Identity, Nvml, name_reasons
 from tests.devices.nvidia.stub_driver import stub_driver  # noqa: F401 - a fixture
 from tests.needs import needs_compiler
 
@@ -50,7 +50,7 @@ def test_identity(nvml, stub_driver):
 def test_slowdown_is_told_from_other_limits(nvml, stub_driver, bits, throttled):
     stub_driver.setenv("STUB_REASONS", str(bits))
     assert nvml.conditions().throttled is throttled
-    assert dict(nvml.conditions().details)["clock_limits"] == names_of(bits)
+    assert dict(nvml.conditions().details)["clock_limits"] == name_reasons(bits)
 
 
 def test_a_slowdown_that_is_over_still_counts(nvml):
@@ -59,7 +59,7 @@ def test_a_slowdown_that_is_over_still_counts(nvml):
 
 
 def test_unknown_bits_are_shown():
-    assert names_of(0x4 | 0x10000) == "power cap, 0x10000"
+    assert name_reasons(0x4 | 0x10000) == "power cap, 0x10000"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_foreign_processes(nvml, stub_driver, listed, lists_us, foreign):
     """In a container we are in the list under another number: one entry is taken for ours."""
     stub_driver.setenv("STUB_PROCESSES", str(listed))
     stub_driver.setenv("STUB_LISTS_US", str(lists_us))
-    assert nvml.foreign() == foreign
+    assert nvml.count_foreign() == foreign
     assert [finding.code for finding in nvml.findings()] == (
         ["foreign_processes"] if foreign else []
     )
@@ -78,7 +78,7 @@ def test_foreign_processes(nvml, stub_driver, listed, lists_us, foreign):
 
 def test_our_other_processes_are_not_foreign(nvml, stub_driver):
     stub_driver.setenv("STUB_PROCESSES", "3")
-    assert nvml.foreign(own=[900000, 900002]) == 1
+    assert nvml.count_foreign(own=[900000, 900002]) == 1
 
 
 def test_what_is_refused_is_unknown(nvml, stub_driver):
@@ -103,7 +103,7 @@ def assert_nothing_known(nvml):
     assert conditions.frequency_hz is conditions.temperature_c is conditions.throttled is None
     assert conditions.details == ()
     assert nvml.identity() == Identity()
-    assert nvml.foreign() is None
+    assert nvml.count_foreign() is None
     assert nvml.reasons() is None
     assert nvml.findings() == ()
 

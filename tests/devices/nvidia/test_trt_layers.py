@@ -12,10 +12,10 @@ import pytest
 
 from hwbench.devices.nvidia.trt_layers import (
     EngineLayer,
-    engine_layers,
-    findings,
-    grain_s,
-    join,
+    find_grain_s,
+    join_profile,
+    layer_findings,
+    read_engine_layers,
 )
 from hwbench.errors import OutputParseError
 from hwbench.network.graph import Layer, layers, load
@@ -43,8 +43,8 @@ def timed(engine: Sequence[EngineLayer], runs: int = 3) -> list[list[tuple[str, 
     ],
 )
 def test_every_shape_joins_back_to_modules(file, inserted, kind):
-    engine = engine_layers((DATA / file).read_text(), NODES)
-    rows = join(engine, LAYERS, timed(engine))
+    engine = read_engine_layers((DATA / file).read_text(), NODES)
+    rows = join_profile(engine, LAYERS, timed(engine))
     names = [row.name for row in rows if row.key is not None]
     assert names == ["features.0.conv", "features.1.conv", "features.2.conv", "pool", "fc"]
     unmatched = [row.name for row in rows if row.key is None]
@@ -59,14 +59,14 @@ def test_every_shape_joins_back_to_modules(file, inserted, kind):
 def test_the_ends_of_the_network_go_by_two_names(ends):
     data = json.loads((DATA / "engine_10.json").read_text())
     plain = {"Layers": data["Layers"]}
-    assert engine_layers(json.dumps({**plain, ends: ["x", "y"]}), NODES) == engine_layers(
+    assert read_engine_layers(json.dumps({**plain, ends: ["x", "y"]}), NODES) == read_engine_layers(
         json.dumps(plain), NODES
     )
 
 
 def test_two_kernels_of_one_layer_are_one_row():
-    engine = engine_layers((DATA / "engine_rtx.json").read_text(), NODES)
-    fc = next(row for row in join(engine, LAYERS, timed(engine)) if row.name == "fc")
+    engine = read_engine_layers((DATA / "engine_rtx.json").read_text(), NODES)
+    fc = next(row for row in join_profile(engine, LAYERS, timed(engine)) if row.name == "fc")
     assert fc.nodes == 2
     assert fc.samples_s[0] == pytest.approx(13e-6)
 
@@ -77,10 +77,10 @@ def info(*parts: dict[str, object] | str) -> str:
 
 def test_a_kernel_of_several_convolutions_is_a_group_whose_time_is_not_divided():
     names = ["features.0.conv", "features.0.relu", "features.1.conv", "features.1.relu"]
-    engine = engine_layers(
+    engine = read_engine_layers(
         info(" + ".join(names), "features.2.conv + features.2.relu", "pool", "fc"), NODES
     )
-    rows = join(engine, LAYERS, timed(engine))
+    rows = join_profile(engine, LAYERS, timed(engine))
     assert [row.name for row in rows] == [
         "features.1.conv/group of 2",
         "features.2.conv",
@@ -90,20 +90,20 @@ def test_a_kernel_of_several_convolutions_is_a_group_whose_time_is_not_divided()
     assert rows[0].key is None
     assert rows[0].op == "Group"
     assert rows[0].samples_s[0] == pytest.approx(1e-6)
-    assert [finding.code for finding in findings(rows)] == ["fused_layers"]
+    assert [finding.code for finding in layer_findings(rows)] == ["fused_layers"]
 
 
 @pytest.mark.parametrize(
     "name", ["{ForeignNode[features.0.conv...fc_154]}", "ForeignNode[features.0.conv...fc]"]
 )
 def test_a_part_compiled_in_one_piece_is_one_group(name):
-    engine = engine_layers(info(name), NODES)
-    (row,) = join(engine, LAYERS, timed(engine))
+    engine = read_engine_layers(info(name), NODES)
+    (row,) = join_profile(engine, LAYERS, timed(engine))
     assert row.name == "features.2.conv/group of 6"
 
 
 def test_pointwise_chains_of_8_are_read():
-    engine = engine_layers(
+    engine = read_engine_layers(
         info(
             "features.0.conv", "PWN(features.0.relu)", "PWN(PWN(features.1.relu), features.2.relu)"
         ),
@@ -122,8 +122,8 @@ def test_a_kernel_between_two_layers_ties_nothing_together():
         "Name": "add",
         "Metadata": f"[ONNX Layer: {first.nodes[-1]}]\x1f[ONNX Layer: {second.nodes[-1]}]",
     }
-    engine = engine_layers(info("features.0.conv", "features.1.conv", between), NODES)
-    rows = join(engine, LAYERS[:2], timed(engine))
+    engine = read_engine_layers(info("features.0.conv", "features.1.conv", between), NODES)
+    rows = join_profile(engine, LAYERS[:2], timed(engine))
     assert [(row.name, row.nodes) for row in rows] == [
         ("features.0.conv", 2),
         ("features.1.conv", 1),
@@ -131,9 +131,9 @@ def test_a_kernel_between_two_layers_ties_nothing_together():
 
 
 def test_layers_are_told_apart_and_repeated_names_added_up():
-    engine = engine_layers(info("copy_a", "features.0.conv", "copy_b"), NODES)
+    engine = read_engine_layers(info("copy_a", "features.0.conv", "copy_b"), NODES)
     runs = [[("copy_a", 1e-6), ("features.0.conv", 2e-6), ("copy_b", 3e-6), ("copy_b", 4e-6)]] * 2
-    rows = join(engine, LAYERS[:1], runs)
+    rows = join_profile(engine, LAYERS[:1], runs)
     assert [(row.name, row.nodes) for row in rows] == [
         ("input/reformat", 1),
         ("features.0.conv", 1),
@@ -154,7 +154,7 @@ def test_layers_are_told_apart_and_repeated_names_added_up():
 )
 def test_profiles_that_do_not_fit_are_refused(runs):
     with pytest.raises(OutputParseError):
-        join(engine_layers(info("features.0.conv", "pool"), NODES), LAYERS, runs)
+        join_profile(read_engine_layers(info("features.0.conv", "pool"), NODES), LAYERS, runs)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_profiles_that_do_not_fit_are_refused(runs):
 )
 def test_damaged_engine_information_is_refused(text):
     with pytest.raises(OutputParseError):
-        engine_layers(text, NODES)
+        read_engine_layers(text, NODES)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_damaged_engine_information_is_refused(text):
     ],
 )
 def test_odd_details_are_no_obstacle(details):
-    (layer,) = engine_layers(info({"Name": "pool", **details}), NODES)
+    (layer,) = read_engine_layers(info({"Name": "pool", **details}), NODES)
     assert (layer.nodes, layer.precision) == (("pool",), "")
 
 
@@ -185,15 +185,17 @@ def test_a_layer_that_reads_a_wider_type_than_the_file_says_is_found():
     key = LayerKey("Conv", ((1, 8, 8, 8),), (1, 8, 8, 8), precision="int8")
     quantised = [Layer(name, "Conv", key, (name,), ("x",), name, 100, 10) for name in ("a", "b")]
     kinds = [("a", "Int8"), ("b", "Float")]
-    engine = engine_layers(
+    engine = read_engine_layers(
         info(*({"Name": name, "Inputs": [{"Datatype": kind}]} for name, kind in kinds)), ["a", "b"]
     )
-    (finding,) = findings(join(engine, quantised, timed(engine)))
+    (finding,) = layer_findings(join_profile(engine, quantised, timed(engine)))
     assert finding.code == "fall_back"
     assert "1 of 2" in finding.text
     assert "(b)" in finding.text
 
 
 def test_the_grain_of_the_profilers_clock_is_seen():
-    assert grain_s([[("a", 6.144e-6), ("b", 39.936e-6), ("c", 0.0)]]) == pytest.approx(1.024e-6)
-    assert grain_s([[("a", 6.144e-6), ("b", 39.936e-6 + 32e-9)]]) == pytest.approx(32e-9)
+    assert find_grain_s([[("a", 6.144e-6), ("b", 39.936e-6), ("c", 0.0)]]) == pytest.approx(
+        1.024e-6
+    )
+    assert find_grain_s([[("a", 6.144e-6), ("b", 39.936e-6 + 32e-9)]]) == pytest.approx(32e-9)

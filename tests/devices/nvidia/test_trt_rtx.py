@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hwbench.devices.nvidia.trt_layers import engine_layers, join
+from hwbench.devices.nvidia.trt_layers import join_profile, read_engine_layers
 from hwbench.devices.nvidia.trt_onnx import for_tensorrt
 from hwbench.network.graph import layers, load
 from hwbench.network.intake import load_workload
@@ -70,8 +70,8 @@ def test_networks_build_in_every_precision_and_join_back(network, tmp_path):
         assert "error" not in answer, answer["error"]
         assert answer["version"].startswith("TensorRT-RTX 1.")
         model = load(workload.onnx)
-        engine = engine_layers(answer["engine"], [node.name for node in model.graph.node])
-        rows = join(engine, layers(model), [[(layer.name, 1e-6) for layer in engine]])
+        engine = read_engine_layers(answer["engine"], [node.name for node in model.graph.node])
+        rows = join_profile(engine, layers(model), [[(layer.name, 1e-6) for layer in engine]])
         weighted = [layer for layer in layers(model) if layer.macs]
         keys = {row.name: row.key for row in rows}
         assert {layer.name: keys.get(layer.name) for layer in weighted} == {

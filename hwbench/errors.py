@@ -182,6 +182,12 @@ class StoreUnavailableError(HwbenchError):
     """
 
 
+class StoreLostError(StoreUnavailableError):
+    """The file of the store was deleted or replaced while it was in use; what was written to it is gone."""
+
+    exit_code = 3
+
+
 class IncomparableError(HwbenchError):
     """Two measurements differ in more than the model, so their ratio means nothing."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hwbench.errors import Argument, Call, HwbenchError, Remedy
@@ -47,9 +48,19 @@ def system_error_line(error: OSError | MemoryError) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory; {HELP_AGAINST[errno.ENOMEM]}"
     subject = f"{error.filename}: " if error.filename is not None else ""
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_folder():
+        return "the current folder is gone; go to one that exists"
     text = " ".join(f"{subject}{error.strerror or error or type(error).__name__}".split())
     help_text = HELP_AGAINST.get(error.errno or 0, "run again with -v to see where")
     return f"{text}; {help_text}"
+
+
+def _has_folder() -> bool:
+    try:
+        Path.cwd()
+    except OSError:
+        return False
+    return True
 
 
 def error_line(error: HwbenchError, root: Any, words: Sequence[str]) -> str:

@@ -374,6 +374,12 @@ _SPEC = re.compile(
 )
 
 
+USUAL_WIDTH, MAX_WIDTH = 1 << 13, 1 << 24
+"""Channels of a layer up to which a network is surely small enough, and at most."""
+MAX_PARAMS = 1 << 29
+"""Most parameters; in single precision they fill 2 GiB, the most that one ONNX file holds."""
+
+
 def parse(spec: str) -> tuple[Network, tuple[int, ...], int]:
     """Split `NAME[@WIDTH][,classes=N]` into the network, its widths and its number of classes.
 
@@ -393,7 +399,24 @@ def parse(spec: str) -> tuple[Network, tuple[int, ...], int]:
         raise UsageError(
             f"zoo:{spec} has a layer without channels; widths and classes must be at least 1"
         )
+    if max(*widths, classes) > MAX_WIDTH:
+        raise UsageError(
+            f"zoo:{spec} has a layer of {max(*widths, classes)} channels; expected at most"
+            f" {MAX_WIDTH}"
+        )
+    if max(*widths, classes) > USUAL_WIDTH:
+        _check_size(network, spec, widths, classes)
     return network, widths, classes
+
+
+def _check_size(network: Network, spec: str, widths: tuple[int, ...], classes: int) -> None:
+    """Refuse a network that no model file holds, before memory is taken for it."""
+    with torch.device("meta"):  # shapes alone
+        params = sum(weight.numel() for weight in network.builder(widths, classes).parameters())
+    if params > MAX_PARAMS:
+        raise UsageError(
+            f"zoo:{spec} has {params} parameters; expected at most {MAX_PARAMS}, which fill 2 GiB"
+        )
 
 
 def _widths(network: Network, spec: str, text: str) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from hwbench.errors import Argument, UsageError
 from hwbench.lookup_tables.repository import RECORD as TABLE
 from hwbench.records.comparison import RECORD as COMPARISON
+from hwbench.records.whole_files import whole_file
 from hwbench.render.units import size
 from hwbench.report.contents import Contents, read
 from hwbench.report.overview import make_pages
@@ -55,10 +56,9 @@ class Report:
             UsageError: It cannot be written.
         """
         target = Path(path)
-        part = target.with_name(target.name + ".part")
         try:
-            part.write_text(self.html, encoding="utf-8", newline="\n")
-            part.replace(target)
+            with whole_file(target) as file:
+                file.write(self.html.encode())
         except OSError as error:
             raise UsageError(
                 f"cannot write the report to {target}: {error.strerror or error}; give another -o"

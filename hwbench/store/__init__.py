@@ -9,6 +9,7 @@ What a shared store does not take, because its server went away, goes into the l
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,9 +19,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
 from uuid import uuid4
 
-from hwbench.errors import SchemaError, UsageError
+from hwbench.errors import SchemaError, StoreLostError, UsageError
 from hwbench.records.measurement import Measurement
 from hwbench.records.series import Series
+from hwbench.records.whole_files import whole_file
 from hwbench.store import transfer
 from hwbench.store.address import is_file, local_address, redacted, without_secrets
 from hwbench.store.database import open_engine, reading, tables, write
@@ -109,10 +111,10 @@ class Store:
 
     It may be used from several threads, but not across a fork.
 
-    Every method raises `StoreUnavailableError` where the server went away, `UsageError` where the
-    database cannot be read or written otherwise, and `SchemaError` where it is damaged. Whatever
-    was being written is then not in it at all; what a shared store did not take is in the local
-    one, as a note of the error says.
+    Every method raises `StoreUnavailableError` where the server went away (`StoreLostError` where
+    the file was deleted or replaced), `UsageError` where the database cannot be read or written
+    otherwise, and `SchemaError` where it is damaged. Whatever was being written is then not in it
+    at all; what a shared store did not take is in the local one, as a note of the error says.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -384,11 +386,9 @@ class Store:
         """
         if not isinstance(target, Path):
             return self._export(target, damaged)
-        part = target.with_name(target.name + ".part")
         try:
-            with part.open("w", encoding="utf-8") as file:
-                lines = self._export(file, damaged)
-            part.replace(target)
+            with whole_file(target) as file, io.TextIOWrapper(file, "utf-8") as text:
+                lines = self._export(text, damaged)
         except OSError as error:
             raise UsageError(
                 f"cannot write the export to {target}: {error.strerror or error}"
@@ -469,11 +469,13 @@ class Store:
         `step` does it in the local store, should the database fail (`Rescue.attempt`).
         """
         writing = partial(write, self._engine, work)
-        return (
-            writing()
-            if self._rescue is None
-            else self._rescue.attempt(writing, record_id, step, whole=whole, last=last)
-        )
+        if self._rescue is not None:
+            return self._rescue.attempt(writing, record_id, step, whole=whole, last=last)
+        try:
+            return writing()
+        except StoreLostError as error:
+            error.add_note(f"record {record_id[:12]} is not kept")
+            raise
 
 
 def _summary(row: Mapping[str, Any]) -> Summary:

@@ -43,7 +43,19 @@ def parse(address: str) -> sa.URL:
     import sqlalchemy as sa
 
     if "://" not in address:
-        return sa.URL.create("sqlite", database=str(Path(address).expanduser().absolute()))
+        try:
+            path = Path(address).expanduser().absolute()
+        except RuntimeError as error:  # of pathlib, for ~ without a home
+            raise UsageError(
+                f"the store {address} cannot be found: {error}; set HOME",
+                Argument("store", change="another"),
+            ) from error
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"the store {address} cannot be found, because the current folder is gone; go to"
+                " one that exists, or give the store's whole path"
+            ) from error
+        return sa.URL.create("sqlite", database=str(path))
     scheme = address.partition("://")[0]
     try:
         url = sa.make_url(address)

@@ -23,8 +23,9 @@ from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
-from hwbench.errors import Argument, SchemaError, UsageError
+from hwbench.errors import Argument, SchemaError, StoreLostError, UsageError
 from hwbench.optional import DISTRIBUTION, install_command
 from hwbench.store.address import default_address, file_of, is_file, parse, shown
 from hwbench.store.faults import damage_error, first_line, is_collision, translate_error
@@ -60,6 +61,9 @@ FORGOTTEN_S = 300
 
 _SILENCE = logging.NullHandler()
 """Keeps what psycopg logs of a broken connection from standing beside our one line."""
+
+_FILES: WeakKeyDictionary[sa.Engine, tuple[int, int] | None] = WeakKeyDictionary()
+"""The file behind each engine, as it was when it was opened."""
 
 PAGE_BYTES = 4096
 """A store holds at least one page of SQLite's default size (https://sqlite.org/pragma.html#pragma_page_size)."""
@@ -179,6 +183,8 @@ def open_engine(address: str | None = None, *, create: bool = True) -> sa.Engine
         ) from error
     try:
         _ensure_schema(engine, create=create)
+        if path is not None:
+            _FILES[engine] = _identity(path)
     except BaseException:
         engine.dispose()
         raise
@@ -208,6 +214,7 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     """Do `work` in one transaction, wholly or not at all; where it met another transaction, again.
 
     Raises:
+        StoreLostError: The file of the store was deleted or replaced since it was opened.
         HwbenchError: The database cannot be reached or written, or another process holds it for too
             long; its cause is then the database's error (`faults.translate_error`).
     """
@@ -219,12 +226,45 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     while True:
         try:
             with writer.begin() as connection:
-                return work(connection)
+                result = work(connection)
         except sa.exc.DBAPIError as error:
+            _check_not_lost(engine)
             if attempt == TRIES or not is_collision(error):
                 raise translate_error(engine.url, error) from error
+        else:
+            _check_not_lost(engine)
+            return result
         time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - so that two that met do not meet again
         attempt += 1
+
+
+def _check_not_lost(engine: sa.Engine) -> None:
+    """Notice that the file is no longer the one that was opened.
+
+    SQLite goes on writing to a file that was deleted, which is gone when it is closed.
+
+    Raises:
+        StoreLostError: It is another file, or none.
+    """
+    path, opened = file_of(engine.url), _FILES.get(engine)
+    if path is None or opened is None:
+        return
+    now = _identity(path)
+    if now != opened:
+        happened = "deleted" if now is None else "replaced by another file"
+        raise StoreLostError(
+            f"the store {path} was {happened} while it was in use, and what was written to it since"
+            " it was opened is lost; measure again"
+        )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever its name; None where there is none."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def digest(engine: sa.Engine, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:

@@ -18,12 +18,13 @@ from hwbench.cli.commands import app
 from hwbench.cli.hints import error_line
 from hwbench.devices.virtual.device import Virtual
 from hwbench.devices.virtual.noise import White
-from hwbench.errors import HwbenchError, SchemaError, StoreUnavailableError
+from hwbench.errors import HwbenchError, SchemaError, StoreLostError, StoreUnavailableError
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.sessions import measure
 from hwbench.records.measurement import Settings
-from hwbench.store import open_store
+from hwbench.store import Store, open_store
 from hwbench.store.database import write
+from hwbench.workflows.profile import profile
 from hwbench.workflows.recording import recording
 from hwbench.workflows.sync_store import sync_store
 from tests.store.postgresql import Server
@@ -228,3 +229,36 @@ def test_a_measurement_under_way(shared: str, server: Server, local: str) -> Non
         "the batch that met the stopped server is there too"
     )
     assert found.series.samples_s[: len(given.samples_s)] == tuple(given.samples_s)
+
+
+@pytest.mark.parametrize("happened", ["deleted", "replaced", "moved and made anew"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_file_that_is_lost_while_measuring_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happened: str, *, late: bool
+) -> None:
+    path, calls = tmp_path / "store.db", []
+    moment = "finish" if late else "append"
+    real = getattr(Store, moment)
+
+    def lose(self: Store, *arguments: object, **named: object) -> object:
+        calls.append(None)
+        if len(calls) == 1:
+            if happened == "replaced":
+                (tmp_path / "other.db").write_bytes(path.read_bytes())
+                (tmp_path / "other.db").replace(path)
+            elif happened == "deleted":
+                for file in tmp_path.glob("store.db*"):
+                    file.unlink()
+            else:
+                path.rename(tmp_path / "away.db")
+                with open_store(str(path)):
+                    pass
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(Store, moment, lose)
+    with pytest.raises(StoreLostError, match=r"was (deleted|replaced by another file)") as caught:
+        profile(
+            "zoo:resnet20@0.25", device="virtual", settings=Settings(budget_s=1.0), store=str(path)
+        )
+    assert caught.value.exit_code == 3
+    assert any("is not kept" in note for note in caught.value.__notes__)

@@ -59,7 +59,8 @@ class DeviceLock:
         path = self.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            # Never through a link, by which somebody else could have another file emptied.
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise UsageError(
                 f"cannot create the lock file {path}: {error.strerror}; set XDG_CACHE_HOME"

@@ -31,6 +31,7 @@ from hwbench.lookup_tables.metadata import Entry, Metadata
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.untrusted import is_pickle, parse_json, quote
+from hwbench.records.whole_files import whole_file
 
 FORMAT, SCHEMA = "hwbench-table", 1
 SUFFIX = ".hwtable"
@@ -161,10 +162,10 @@ def write_table(table: LookupTable, path: Path) -> int:
     Raises:
         UsageError: It cannot be written.
     """
-    data, part = pack(table), path.with_name(path.name + ".part")
+    data = pack(table)
     try:
-        part.write_bytes(data)
-        part.replace(path)
+        with whole_file(path) as file:
+            file.write(data)
     except OSError as error:
         raise UsageError(
             f"cannot write the table to {path}: {error.strerror or error}",

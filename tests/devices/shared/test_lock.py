@@ -139,3 +139,14 @@ def test_what_a_killed_holder_left_is_removed():
         assert lock.folder() == folder
         assert not list(folder.iterdir())
     assert not folder.exists()
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("all of it")
+    lock = DeviceLock("cpu")
+    lock.path.parent.mkdir(parents=True)
+    lock.path.symlink_to(precious)
+    with pytest.raises(UsageError, match="lock file"):
+        lock.acquire()
+    assert precious.read_text() == "all of it"

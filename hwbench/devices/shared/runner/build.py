@@ -8,13 +8,19 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from hashlib import sha256
 from pathlib import Path
 
 from hwbench.devices.shared.runner.protocol import one_line
-from hwbench.errors import DeviceCommandError, DeviceTimeoutError, DeviceUnavailableError
+from hwbench.errors import (
+    DeviceCommandError,
+    DeviceTimeoutError,
+    DeviceUnavailableError,
+    UsageError,
+)
 from hwbench.network.ort import onnxruntime
 
 _COMPILERS = ("cc", "gcc", "clang")
@@ -58,6 +64,7 @@ def build_runner(cc: str | None = None) -> Path:
         DeviceUnavailableError: No compiler, or the cache cannot be written.
         DeviceCommandError: The compiler refused.
         DeviceTimeoutError: The compiler did not finish.
+        UsageError: The compiler is no command.
     """
     import platformdirs
 
@@ -67,14 +74,17 @@ def build_runner(cc: str | None = None) -> Path:
     version = _run_compiler([*compiler, "--version"])
     identity = "\0".join([source.read_text(encoding="utf-8"), version, *compiler, *_FLAGS])
     cache = Path(platformdirs.user_cache_dir("hwbench"))
-    program = cache / f"runner-{sha256(identity.encode()).hexdigest()[:16]}"
-    if program.is_file():
-        return program
+    name = f"runner-{sha256(identity.encode()).hexdigest()[:16]}"
     try:
+        kept = _find_kept(cache, name)
+        if kept is not None:
+            return kept
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             fresh = Path(folder) / "runner"
             _run_compiler([*compiler, *_FLAGS, "-o", str(fresh), str(source), "-ldl"])
+            fresh.chmod(0o755)
+            program = cache / f"{name}-{_content_hash(fresh)}"
             fresh.replace(program)  # whole or not at all, also when two processes build at once
     except OSError as error:
         raise DeviceUnavailableError(
@@ -83,12 +93,37 @@ def build_runner(cc: str | None = None) -> Path:
     return program
 
 
+def _find_kept(cache: Path, name: str) -> Path | None:
+    """A program that was built earlier and is still what was built; others of its name are removed.
+
+    Its own name ends with the hash of its content, so that one which was cut off or changed since
+    is not executed. Nor is one that somebody else could have put there, or can change.
+    """
+    for program in sorted(cache.glob(f"{name}*")):
+        facts = program.lstat()
+        is_ours = facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
+        is_file = stat.S_ISREG(facts.st_mode)
+        if is_file and is_ours and program.name == f"{name}-{_content_hash(program)}":
+            return program
+        program.unlink()
+    return None
+
+
+def _content_hash(program: Path) -> str:
+    return sha256(program.read_bytes()).hexdigest()[:32]
+
+
 def _find_compiler(cc: str | None) -> list[str]:
     """Find a compiler that is installed, as an argument list."""
     wanted = cc or os.environ.get("CC")
     candidates = [[name] for name in _COMPILERS]
     if wanted:
-        candidates = [shlex.split(wanted)]
+        try:
+            candidates = [shlex.split(wanted)]
+        except ValueError as error:
+            raise UsageError(
+                f"the C compiler {wanted!r} is no command ({error}); set CC to one, such as gcc"
+            ) from error
     for argv in candidates:
         if argv and shutil.which(argv[0]):
             return argv

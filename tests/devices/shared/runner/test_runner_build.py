@@ -13,7 +13,7 @@ import pytest
 
 from hwbench.devices.shared.runner import build
 from hwbench.devices.shared.runner.process import build_runner, ort_library, runner_source
-from hwbench.errors import DeviceCommandError, DeviceUnavailableError
+from hwbench.errors import DeviceCommandError, DeviceUnavailableError, UsageError
 from tests.needs import needs_arm_compiler, needs_compiler
 from tests.support.runner_support import conv_model, execute, with_library
 
@@ -194,3 +194,47 @@ def test_an_installed_wheel_has_the_source_beside_the_module(
         runner_source()
     (package / "hwbench_runner.c").write_text("")
     assert runner_source() == package / "hwbench_runner.c"
+
+
+def test_a_kept_program_that_is_not_what_was_built_is_built_anew(tmp_path: Path) -> None:
+    compiler = fake_compiler(tmp_path, VERSION_OR_OUTPUT.format(version=tmp_path / "version"))
+    (tmp_path / "version").write_text("1.0")
+    program = build_runner(str(compiler))
+    whole = program.read_bytes()
+    mark = tmp_path / "mark"
+    script = f"#!/bin/sh\ntouch {mark}\n".encode()
+    outside = tmp_path / "outside"
+    outside.write_bytes(whole)
+
+    def change_it() -> None:
+        program.write_bytes(whole + b"more")
+
+    def replace_it() -> None:
+        program.write_bytes(script)
+
+    def open_it_to_others() -> None:
+        program.chmod(0o777)
+
+    def link_it() -> None:
+        program.unlink()
+        program.symlink_to(outside)
+
+    def put_another_beside_it() -> None:
+        program.unlink()
+        program.with_name(f"{program.name[:-4]}0000").write_bytes(script)
+
+    for harm in (change_it, replace_it, open_it_to_others, link_it, put_another_beside_it):
+        harm()
+        assert build_runner(str(compiler)) == program
+        assert program.read_bytes() == whole
+        assert not program.is_symlink()
+        assert program.stat().st_mode & 0o022 == 0
+        assert [path.name for path in program.parent.iterdir()] == [program.name]
+    assert outside.read_bytes() == whole
+    assert not mark.exists()
+
+
+def test_a_compiler_that_is_no_command_is_a_wrong_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "gcc '")
+    with pytest.raises(UsageError, match="No closing quotation"):
+        build_runner()

@@ -16,7 +16,6 @@ the machine cannot bring about.
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -153,11 +152,18 @@ class DeviceContract(ABC):
     def test_loops_do_not_change_the_latency_of_one_inference(self, device: Device) -> None:
         prepared = device.prepare(self.make_workload(), self.settings)
         device.run([prepared] * ROUNDS, LOOPS)
-        single, looped = (
-            statistics.median(device.run([prepared] * ROUNDS, loops).values_s)
-            for loops in (1, LOOPS)
+        # Other work on a machine makes rounds longer and never shorter, a round of many loops more
+        # often than one of a single loop: the least times ever seen decide.
+        single_s = looped_s = float("inf")
+        for _ in range(ATTEMPTS):
+            single_s = min(single_s, *device.run([prepared] * ROUNDS, 1).values_s)
+            looped_s = min(looped_s, *device.run([prepared] * ROUNDS, LOOPS).values_s)
+            if 1 / TIMES_OFF < looped_s / single_s < TIMES_OFF:
+                return
+        raise AssertionError(
+            f"one inference took {looped_s:.3g} s in rounds of {LOOPS} loops and {single_s:.3g} s in"
+            " rounds of one"
         )
-        assert 1 / TIMES_OFF < looped / single < TIMES_OFF
 
     def test_rounds_run_in_the_order_asked_for(self, device: Device) -> None:
         slow_workload = self.make_slow_workload()

@@ -15,6 +15,23 @@ from tests.docs.pages import blocks
 VERDICTS = {"0", "1", "5"}
 """Exit codes of a comparison that was made; which one, a noisy machine decides."""
 
+GOES_ON = "the same command goes on from there"
+"""What hwbench says when its budget was too short: on a busy machine little fits into it."""
+REPEATS = 10
+
+
+def run(
+    command: str, folder: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
@@ -31,14 +48,11 @@ def test_the_tutorial_works(tmp_path):
     commands = blocks("tutorial.md", "shell")
     assert len(commands) > 5
     for command in commands:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+        done = run(command, folder, environment)
+        for _ in range(REPEATS):
+            if GOES_ON not in done.stderr:
+                break
+            done = run(command, folder, environment)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         assert set(re.findall(r"^exit code (\d+)$", done.stdout, re.MULTILINE)) <= VERDICTS, (
             f"{command}\n{done.stderr[-2000:]}"

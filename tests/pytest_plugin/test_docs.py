@@ -72,13 +72,11 @@ def test_the_workflow_uses_options_that_exist(known):
 
 
 def test_the_workflow_installs_what_there_is():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (install,) = (command for step in STEPS for command in commands(step) if "install" in command)
     name, _, extra = install[-1].rstrip("]").partition("[")
-    assert name == "hwbench"
-    assert extra in extras
+    assert name == project["name"]
+    assert extra in project["optional-dependencies"]
 
 
 def test_no_text_of_the_pull_request_reaches_the_shell():

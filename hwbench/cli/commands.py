@@ -141,7 +141,7 @@ def profile(
                 **keeping.arguments(),
             )
     document = documents.profile_document(record)
-    deliver(output, views.profile_view(record, kept=not keeping.no_save), document)
+    deliver(output, views.profile_view(record, saved=not keeping.no_save), document)
     return report(hits(rules, document), 1)
 
 
@@ -203,7 +203,12 @@ def compare(
     document = documents.compare_document(outcome)
     deliver(
         output,
-        comparing.compare_view(outcome, all_layers=all_layers, kept=not keeping.no_save),
+        comparing.compare_view(
+            outcome,
+            all_layers=all_layers,
+            layers_hint="--all-layers",
+            saved=not keeping.no_save,
+        ),
         document,
     )
     return _exit_code(outcome, hits(rules, document))

@@ -299,7 +299,8 @@ def _make_function(name: str, method: type[Method[Any]]) -> Callable[..., int]:
                 **keeping.arguments(),
             )
         document = searching.search_document(result)
-        deliver(output, searching.search_view(result), document)
+        view = searching.search_view(result, save_hint="give --out DIR", layers_hint="see --json")
+        deliver(output, view, document)
         return report(hits(rules, document), 1)
 
     search.__annotations__["own"] = own_options

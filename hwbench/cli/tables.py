@@ -369,10 +369,13 @@ def table_export(
 ) -> int:
     """Write a table into one small file, which hwbench table import reads on any computer."""
     from hwbench.render import tables
+    from hwbench.render.blocks import Line
     from hwbench.workflows.table_files import export_table
 
     outcome = export_table(table, out=out, store=store)
-    return deliver(output, tables.exported_view(outcome), tables.exported_document(outcome))
+    hint = Line(f"hwbench table import {outcome.path}", "dim")
+    view = [*tables.exported_view(outcome), hint]
+    return deliver(output, view, tables.exported_document(outcome))
 
 
 @table_app.command(
@@ -438,6 +441,7 @@ def table_import(
     Networks that are imported under one name make up one table: each import adds one.
     """
     from hwbench.render import tables
+    from hwbench.render.blocks import Line
     from hwbench.workflows.table_files import import_table
 
     given = files[0] if files[0] in FORMATS and len(files) > 1 else None
@@ -452,7 +456,9 @@ def table_import(
         **source.arguments(),
         **keeping.arguments(),
     )
-    return deliver(output, tables.imported_view(outcome), tables.imported_document(outcome))
+    hint = Line(f"hwbench table predict MODEL --table {outcome.name}", "dim")
+    view = [*tables.imported_view(outcome), hint]
+    return deliver(output, view, tables.imported_document(outcome))
 
 
 @table_app.command(epilog="Example: hwbench table plot pixel1 --out pixel1.png")

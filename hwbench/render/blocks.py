@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -19,9 +19,6 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from hwbench.render.units import printable, shorten
-
-if TYPE_CHECKING:
-    from rich.console import JustifyMethod
 
 NARROWEST = 12
 """Characters to which a long name may be shortened."""
@@ -116,12 +113,12 @@ def write_text(view: View, file: TextIO, width: int | None = None) -> None:
     for index, block in enumerate(view):
         if index:
             console.print()
-        console.print(_rich(block, wide=console.width >= WIDE))
+        console.print(_make_renderable(block, wide=console.width >= WIDE))
 
 
 def write_markdown(view: View, file: TextIO) -> None:
     """Write a view as Markdown, ready for a pull request."""
-    file.write("\n\n".join(_markdown(block) for block in view) + "\n")
+    file.write("\n\n".join(_to_markdown(block) for block in view) + "\n")
 
 
 class _Path:
@@ -138,32 +135,27 @@ class _Path:
         yield Text(shorten(self.name, max(options.max_width, 1)), no_wrap=True)
 
 
-def _rich(block: Block, *, wide: bool) -> RenderableType:
+def _make_renderable(block: Block, *, wide: bool) -> RenderableType:
     match block:
         case Line():
             return Text(printable(block.text), style=block.style)
         case Notes():
-            return _rich_notes(block)
+            # Each remark is `code: text`, further lines indented: long codes cost no column.
+            grid = RichTable.grid()
+            for code, text in block.rows:
+                line = Text.assemble((f"{code}: ", block.style), printable(text))
+                grid.add_row(Text("! ", style=block.style), line)
+            return grid
         case Table():
-            return _rich_table(block, wide=wide)
+            return _make_rich_table(block, wide=wide)
 
 
-def _rich_notes(notes: Notes) -> RenderableType:
-    """Each remark as `code: text`, further lines indented: long codes cost no column."""
-    grid = RichTable.grid()
-    for code, text in notes.rows:
-        line = Text.assemble((f"{code}: ", notes.style), printable(text))
-        grid.add_row(Text("! ", style=notes.style), line)
-    return grid
-
-
-def _rich_table(table: Table, *, wide: bool) -> RenderableType:
+def _make_rich_table(table: Table, *, wide: bool) -> RenderableType:
     rich = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in table.columns:
-        justify: JustifyMethod = "right" if column.right else "left"
         rich.add_column(
             printable(column.title),
-            justify=justify,
+            justify="right" if column.right else "left",
             no_wrap=not (column.wrap or column.path),
             overflow="fold" if column.wrap else "ellipsis",
             max_width=None if wide else column.limit,
@@ -184,27 +176,27 @@ def _rich_cells(table: Table, row: Sequence[str]) -> list[RenderableType]:
     ]
 
 
-def _markdown(block: Block) -> str:
+def _to_markdown(block: Block) -> str:
     match block:
         case Line():
-            text = _escaped(block.text)
+            text = _escape(block.text)
             return f"**{text}**" if "bold" in block.style else _LIST_MARK.sub(r"\1\\", text)
         case Notes():
-            return "\n".join(f"- `{code}`: {_escaped(text)}" for code, text in block.rows)
+            return "\n".join(f"- `{code}`: {_escape(text)}" for code, text in block.rows)
         case Table():
-            return _markdown_table(block)
+            return _make_markdown_table(block)
 
 
-def _markdown_table(table: Table) -> str:
-    heads = [_escaped(column.title) for column in table.columns]
+def _make_markdown_table(table: Table) -> str:
+    titles = [_escape(column.title) for column in table.columns]
     rules = ["---:" if column.right else "---" for column in table.columns]
-    rows = [[_escaped(cell) for cell in row] for row in (*table.rows, *table.footer)]
-    written = "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows))
+    rows = [list(map(_escape, row)) for row in (*table.rows, *table.footer)]
+    markdown = "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rules, *rows))
     if len(table.rows) <= FOLDED:
-        return written
-    return f"<details><summary>{len(table.rows)} rows</summary>\n\n{written}\n\n</details>"
+        return markdown
+    return f"<details><summary>{len(table.rows)} rows</summary>\n\n{markdown}\n\n</details>"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     """Text whose characters mean themselves in Markdown and inside a cell of a table."""
     return _MARKS.sub(r"\\\1", printable(text))

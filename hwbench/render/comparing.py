@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
 
 from hwbench.records.comparison import Comparison, LayerChange, explained_share
 from hwbench.render.blocks import Block, Column, Line, Table, View
@@ -18,10 +18,7 @@ from hwbench.render.units import (
     times,
 )
 from hwbench.render.views import notes, provenance, where
-from hwbench.stats import Ratio, Verdict
-
-if TYPE_CHECKING:
-    from hwbench.records.measurement import Measurement
+from hwbench.stats import Verdict
 
 TOP_LAYERS = 15
 """Layers that are shown unless all are asked for."""
@@ -29,76 +26,81 @@ SPARK = 16
 """Columns of a distribution, so that two stand side by side in 80."""
 
 
-def compare_view(comparison: Comparison, *, all_layers: bool = False, kept: bool = True) -> View:
+def compare_view(
+    comparison: Comparison,
+    *,
+    all_layers: bool = False,
+    layers_hint: str = "",
+    saved: bool = True,
+) -> View:
     """One comparison: verdict, explanation, both sides, layers by what they saved, provenance.
 
     Args:
         comparison: What to show.
         all_layers: Show every layer, not only the first `TOP_LAYERS`.
-        kept: Whether a store has it.
+        layers_hint: What makes the layers that are left out appear; empty to name nothing.
+        saved: Whether a store has it.
     """
     baseline, candidate = comparison.baseline, comparison.candidate
-    precision = (
-        f" (candidate in {candidate.precision})"
-        if candidate.precision != baseline.precision
-        else ""
-    )
     headline = (
         f"{verdict_text(comparison)}: {candidate.model} against {baseline.model} on"
-        f" {where(baseline)}{precision}"
+        f" {where(baseline)}"
     )
-    blocks: list[Block] = [Line(headline, "bold"), *notes(comparison.findings), _sides(comparison)]
+    if candidate.precision != baseline.precision:
+        headline += f" (candidate in {candidate.precision})"
+    blocks: list[Block] = [
+        Line(headline, "bold"),
+        *notes(comparison.findings),
+        _make_sides_table(comparison),
+    ]
     if comparison.layers:
-        blocks += _layers(comparison, len(comparison.layers) if all_layers else TOP_LAYERS)
-    return [*blocks, Line(provenance(baseline, candidate, kept=kept), "dim")]
+        top = len(comparison.layers) if all_layers else TOP_LAYERS
+        blocks += _layer_blocks(comparison, top, layers_hint)
+    return [*blocks, Line(provenance(baseline, candidate, saved=saved), "dim")]
 
 
 def verdict_text(comparison: Comparison) -> str:
     """The verdict in words, with the speed-up and its interval."""
-    ratio = comparison.ratio
-    if ratio is None:
+    ratio, speedup = comparison.ratio, comparison.speedup
+    ci, verdict_ci = comparison.speedup_ci, comparison.verdict_ci
+    if ratio is None or speedup is None or ci is None or verdict_ci is None:
         return "not comparable"
-    effect = percent(comparison.baseline.settings.min_effect)
+    speedup_text = times(speedup)
+    interval_text = f"(95 % interval {interval(ci, speedup)})"
     match comparison.verdict:
         case Verdict.SLOWER:
             return f"{times(ratio.ratio)} slower (95 % interval {interval(ratio.ci, ratio.ratio)})"
         case Verdict.FASTER:
-            return f"{_speedup(ratio)} faster{_shown(ratio)}"
+            return f"{speedup_text} faster {interval_text}"
         case Verdict.SAME:
-            return f"the same speed to within {effect}: {_speedup(ratio)}{_shown(ratio)}"
+            effect = percent(comparison.baseline.settings.min_effect)
+            return f"the same speed to within {effect}: {speedup_text} {interval_text}"
         case _:
-            so_far = f"cannot tell from {plural(ratio.sessions, 'session')}"
-            return f"{so_far}: {_speedup(ratio)}{_shown(ratio)}; {_needed(ratio)}"
+            # The verdict rests on a wider interval than the one shown, so that one is told too.
+            needed = "a verdict needs more of them"
+            if math.isfinite(verdict_ci[1]):
+                needed = (
+                    f"the 99 % interval that verdicts rest on is {interval(verdict_ci, speedup)}"
+                )
+            sessions = plural(ratio.sessions, "session")
+            return f"cannot tell from {sessions}: {speedup_text} {interval_text}; {needed}"
 
 
-def _needed(ratio: Ratio) -> str:
-    """What the verdict rests on, which is wider than the interval shown."""
-    low, high = ratio.verdict_ci
-    if low <= 0:
-        return "a verdict needs more of them"
-    return (
-        "the 99 % interval that verdicts rest on is"
-        f" {interval((1 / high, 1 / low), 1 / ratio.ratio)}"
-    )
+def divide_bytes(before_bytes: int | None, after_bytes: int | None) -> float | None:
+    """How many times as large the baseline is; None where a size is unknown or 0."""
+    return before_bytes / after_bytes if before_bytes and after_bytes else None
 
 
-def _speedup(ratio: Ratio) -> str:
-    return times(1 / ratio.ratio)
-
-
-def _shown(ratio: Ratio) -> str:
-    low, high = ratio.ci
-    return (
-        " (95 % interval"
-        f" {interval((1 / high, 1 / low), 1 / ratio.ratio) if low > 0 else 'unknown'})"
-    )
-
-
-def _sides(comparison: Comparison) -> Table:
+def _make_sides_table(comparison: Comparison) -> Table:
     """Both sides beside each other, with baseline over candidate."""
     first, second = comparison.baseline, comparison.candidate
-    file_ratio = first.file_bytes / second.file_bytes if second.file_bytes else None
-    rows = [
+    file_ratio = divide_bytes(first.file_bytes, second.file_bytes)
+    lines, ranges = [], []
+    for record in (first, second):
+        low_s, line, high_s = sparkline(record.series.samples_s, SPARK)
+        lines.append(line)
+        ranges.append(interval_s((low_s, high_s), record.median_s))
+    rows: list[tuple[str, ...]] = [
         ("model", first.model, second.model, ""),
         ("latency", seconds(first.median_s), seconds(second.median_s), times(comparison.speedup)),
         (
@@ -107,21 +109,16 @@ def _sides(comparison: Comparison) -> Table:
             interval_s(second.median_ci_s, second.median_s),
             "",
         ),
-        *zip(("samples", "middle 90 %"), _spread(first), _spread(second), ("", ""), strict=True),
+        ("samples", lines[0], lines[1], ""),
+        ("middle 90 %", ranges[0], ranges[1], ""),
         ("MACs", count(first.macs), count(second.macs), times(comparison.macs_ratio)),
         ("parameters", count(first.params), count(second.params), times(comparison.params_ratio)),
         ("file", size(first.file_bytes), size(second.file_bytes), times(file_ratio)),
     ]
-    if first.peak_memory_bytes and second.peak_memory_bytes:
-        memory_ratio = first.peak_memory_bytes / second.peak_memory_bytes
-        rows.append(
-            (
-                "peak memory",
-                size(first.peak_memory_bytes),
-                size(second.peak_memory_bytes),
-                times(memory_ratio),
-            )
-        )
+    memory = first.peak_memory_bytes, second.peak_memory_bytes
+    memory_ratio = divide_bytes(*memory)
+    if memory_ratio is not None:
+        rows.append(("peak memory", *map(size, memory), times(memory_ratio)))
     columns = (
         Column(""),
         Column("baseline", path=True),
@@ -131,13 +128,7 @@ def _sides(comparison: Comparison) -> Table:
     return Table(columns, tuple(rows))
 
 
-def _spread(record: Measurement) -> tuple[str, str]:
-    """Distribution of the samples, and what lies between their 5th and 95th percentile."""
-    low_s, line, high_s = sparkline(record.series.samples_s, SPARK)
-    return line, interval_s((low_s, high_s), record.median_s)
-
-
-def _layers(comparison: Comparison, top: int) -> list[Block]:
+def _layer_blocks(comparison: Comparison, top: int, hint: str) -> list[Block]:
     """The layers by what they saved or lost, those left out in one row, and what all explain."""
     ranked = sorted(comparison.layers, key=lambda change: abs(change.saved_s), reverse=True)
     shown, hidden = ranked[:top], ranked[top:]
@@ -151,28 +142,29 @@ def _layers(comparison: Comparison, top: int) -> list[Block]:
     footer: tuple[tuple[str, ...], ...] = ()
     if hidden:
         hidden_s = sum(change.saved_s for change in hidden)
-        name = f"{plural(len(hidden), 'further layer')} (--all-layers)"
+        name = plural(len(hidden), "further layer")
+        if hint:
+            name += f" ({hint})"
         footer = ((name, "", "", seconds(hidden_s, sign=True), ""),)
-    table = Table(columns, tuple(map(_row, shown)), footer)
+    table = Table(columns, tuple(map(_layer_row, shown)), footer)
     share = explained_share(comparison)
     if not share or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER}:
         return [table]
     whole_s = sum(change.saved_s for change in ranked) / share
-    difference = f"{seconds(abs(whole_s))} {'saved' if whole_s >= 0 else 'lost'}"
-    return [table, Line(f"The layers account for {percent(share)} of the {difference}.")]
+    gain = "saved" if whole_s >= 0 else "lost"
+    explained = f"The layers account for {percent(share)} of the {seconds(abs(whole_s))} {gain}."
+    return [table, Line(explained)]
 
 
-def _row(change: LayerChange) -> tuple[str, ...]:
+def _layer_row(change: LayerChange) -> tuple[str, ...]:
     before, after = change.baseline_implementation, change.candidate_implementation
-    how = (
-        before or after or ""
-        if before == after or not before or not after
-        else f"{before} → {after}"
-    )
+    implementation = before or after or ""
+    if before and after and before != after:
+        implementation = f"{before} → {after}"
     return (
         change.name,
         seconds(change.baseline_s),
         seconds(change.candidate_s),
         seconds(change.saved_s, sign=True),
-        how,
+        implementation,
     )

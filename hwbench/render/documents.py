@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +29,26 @@ Document = dict[str, Any]
 
 def to_json(document: Document) -> str:
     """The document as text, ending in a newline; what is not finite becomes null."""
-    return json.dumps(_finite(document), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    plain = to_plain(document)
+    return json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def to_plain(value: Any, clean: Callable[[str], str] | None = None) -> Any:
+    """A value in JSON's own types; null for a number that is not finite.
+
+    Args:
+        value: Anything made of mappings, lists, tuples, texts and numbers.
+        clean: What is done to each text that is not a name of a field; None for nothing.
+    """
     match value:
+        case str():
+            return value if clean is None else clean(value)
         case float():
             return value if math.isfinite(value) else None
-        case dict():
-            return {str(key): _finite(inner) for key, inner in value.items()}
+        case Mapping():
+            return {str(name): to_plain(inner, clean) for name, inner in value.items()}
         case list() | tuple():
-            return [_finite(inner) for inner in value]
+            return [to_plain(inner, clean) for inner in value]
         case _:
             return value
 
@@ -49,15 +58,20 @@ def profile_document(record: Measurement) -> Document:
 
     Latencies are null if it was ended before its first sample, layers if none were taken.
     """
-    measured, profile = bool(record.series), record.profile
-    median_s = record.median_s if measured else None
-    sum_s = None if profile is None else profile.layers_sum_s
+    median_s, median_ci_s, closure = None, None, None
+    if record.series:
+        median_s, median_ci_s, closure = record.median_s, record.median_ci_s, record.closure
+    layers, sum_s, rest_s, rest_cause = None, None, None, None
+    if record.profile is not None:
+        layers = [_layer_document(layer, median_s) for layer in record.profile.layers]
+        sum_s, rest_cause = record.profile.layers_sum_s, record.profile.rest_cause
+        rest_s = None if median_s is None else median_s - sum_s
     return {
         "schema": SCHEMA,
         "model": record.model,
-        "device": _device(record.device),
+        "device": _device_document(record.device),
         "median_s": median_s,
-        "median_ci_s": record.median_ci_s if measured else None,
+        "median_ci_s": median_ci_s,
         "confidence": SHOWN_CONFIDENCE,
         "samples_s": record.series.samples_s,
         "session": record.series.session,
@@ -65,19 +79,17 @@ def profile_document(record: Measurement) -> Document:
         "params": record.params,
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
-        "layers": (
-            None if profile is None else [_layer(layer, median_s) for layer in profile.layers]
-        ),
+        "layers": layers,
         "layers_sum_s": sum_s,
-        "closure": record.closure if measured else None,
-        "rest_s": None if median_s is None or sum_s is None else median_s - sum_s,
-        "rest_cause": None if profile is None else profile.rest_cause,
-        "findings": _findings(record.findings),
-        "record": _provenance(record),
+        "closure": closure,
+        "rest_s": rest_s,
+        "rest_cause": rest_cause,
+        "findings": _finding_documents(record.findings),
+        "record": _provenance_document(record),
     }
 
 
-def _layer(layer: LayerLatency, whole_s: float | None) -> Document:
+def _layer_document(layer: LayerLatency, whole_s: float | None) -> Document:
     return {
         "name": layer.name,
         "op": layer.op,
@@ -96,9 +108,9 @@ def compare_document(comparison: Comparison) -> Document:
     """
     return {
         "schema": SCHEMA,
-        "baseline": _side(comparison.baseline),
-        "candidate": _side(comparison.candidate),
-        "device": _device(comparison.baseline.device),
+        "baseline": _side_document(comparison.baseline),
+        "candidate": _side_document(comparison.candidate),
+        "device": _device_document(comparison.baseline.device),
         "speedup": comparison.speedup,
         "speedup_ci": comparison.speedup_ci,
         "confidence": SHOWN_CONFIDENCE,
@@ -106,25 +118,24 @@ def compare_document(comparison: Comparison) -> Document:
         "verdict_ci": comparison.verdict_ci,
         "macs_ratio": comparison.macs_ratio,
         "params_ratio": comparison.params_ratio,
-        "layers": [_change(change) for change in comparison.layers] or None,
+        "layers": [_change_document(change) for change in comparison.layers] or None,
         "explained_share": explained_share(comparison),
-        "findings": _findings(comparison.findings),
+        "findings": _finding_documents(comparison.findings),
     }
 
 
 def incomparable_document(error: IncomparableError) -> Document:
     """What machines are told of two models that were not even measured."""
-    findings = [{"code": "incomparable", "text": str(error)}]
     return {
         "schema": SCHEMA,
         "verdict": Verdict.INCOMPARABLE.value,
         "speedup": None,
         "speedup_ci": None,
-        "findings": findings,
+        "findings": [{"code": "incomparable", "text": str(error)}],
     }
 
 
-def _side(record: Measurement) -> Document:
+def _side_document(record: Measurement) -> Document:
     return {
         "model": record.model,
         "median_s": record.median_s,
@@ -135,11 +146,11 @@ def _side(record: Measurement) -> Document:
         "params": record.params,
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
-        "record": _provenance(record),
+        "record": _provenance_document(record),
     }
 
 
-def _change(change: LayerChange) -> Document:
+def _change_document(change: LayerChange) -> Document:
     return {
         "name": change.name,
         "baseline_s": change.baseline_s,
@@ -150,7 +161,7 @@ def _change(change: LayerChange) -> Document:
     }
 
 
-def _provenance(record: Measurement) -> Document:
+def _provenance_document(record: Measurement) -> Document:
     """Where the numbers came from."""
     return {
         "id": record.id,
@@ -171,23 +182,26 @@ def _provenance(record: Measurement) -> Document:
 
 def selftest_document(outcome: SelfTest) -> Document:
     """A/A comparisons: each ratio with its interval and verdict."""
+    comparisons = []
+    for comparison in outcome.comparisons:
+        ratio = comparison.ratio
+        comparisons.append(
+            {
+                "ratio": None if ratio is None else ratio.ratio,
+                "ratio_ci": None if ratio is None else ratio.ci,
+                "sessions": None if ratio is None else ratio.sessions,
+                "verdict": comparison.verdict.value,
+            }
+        )
     return {
         "schema": SCHEMA,
         "model": outcome.comparisons[0].baseline.model if outcome.comparisons else None,
-        "device": _device(outcome.device),
+        "device": _device_document(outcome.device),
         "runs": len(outcome.comparisons),
         "false_verdicts": outcome.false_verdicts,
         "covered": outcome.covered,
         "noise_floor": outcome.noise_floor,
-        "comparisons": [
-            {
-                "ratio": None if c.ratio is None else c.ratio.ratio,
-                "ratio_ci": None if c.ratio is None else c.ratio.ci,
-                "sessions": None if c.ratio is None else c.ratio.sessions,
-                "verdict": c.verdict.value,
-            }
-            for c in outcome.comparisons
-        ],
+        "comparisons": comparisons,
     }
 
 
@@ -195,26 +209,27 @@ def doctor_document(diagnosis: Diagnosis) -> Document:
     """A device's state and what was checked on it."""
     return {
         "schema": SCHEMA,
-        "device": _device(diagnosis.device),
+        "device": _device_document(diagnosis.device),
         "conditions": asdict(diagnosis.conditions),
         "healthy": diagnosis.healthy,
-        "advice": [asdict(item) for item in diagnosis.advice],
+        "advice": [asdict(advice) for advice in diagnosis.advice],
     }
 
 
-def devices_document(found: Sequence[Found]) -> Document:
+def devices_document(targets: Sequence[Found]) -> Document:
     """Every target in reach, ready or not."""
-    return {"schema": SCHEMA, "devices": [asdict(item) for item in found]}
+    return {"schema": SCHEMA, "devices": [asdict(target) for target in targets]}
 
 
 def store_document(url: str, summaries: Iterable[Summary]) -> Document:
     """What a store holds, newest first."""
-    return {"schema": SCHEMA, "store": url, "measurements": [asdict(item) for item in summaries]}
+    measurements = [asdict(summary) for summary in summaries]
+    return {"schema": SCHEMA, "store": url, "measurements": measurements}
 
 
-def _device(info: DeviceInfo) -> Document:
+def _device_document(info: DeviceInfo) -> Document:
     return {**asdict(info), "details": dict(info.details)}
 
 
-def _findings(findings: Iterable[Finding]) -> list[Document]:
+def _finding_documents(findings: Iterable[Finding]) -> list[Document]:
     return [{"code": finding.code, "text": finding.text} for finding in findings]

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
+from hwbench.records.findings import Finding
+from hwbench.render.blocks import Block, Column, Line, Table, View
 from hwbench.render.comparing import verdict_text
 from hwbench.render.documents import compare_document
 from hwbench.render.units import count, percent, plural, seconds, size
-from hwbench.render.views import SHORT_ID
+from hwbench.render.views import SHORT_ID, notes
 
 if TYPE_CHECKING:
     from hwbench.render.documents import Document
@@ -19,11 +20,18 @@ if TYPE_CHECKING:
     from hwbench.workflows.search.result import SearchResult
 
 SCHEMA = 1
-KEPT_SHOWN = 3
+UNPRUNED_SHOWN = 3
+"""Layers that are named of those that could not be pruned."""
 
 
-def search_view(result: SearchResult) -> View:
-    """The network found beside its original and the baselines, and how fast it really is."""
+def search_view(result: SearchResult, *, save_hint: str = "", layers_hint: str = "") -> View:
+    """The chosen network with its original and the baselines, and how fast it really is.
+
+    Args:
+        result: What to show.
+        save_hint: What writes the network to files where none were written; empty to name nothing.
+        layers_hint: What shows all layers that could not be pruned; empty to name nothing.
+    """
     best = result.best.outcome
     headline = (
         f"{result.model}: {_describe_cost(best)} found by {result.plan.method} in"
@@ -42,32 +50,37 @@ def search_view(result: SearchResult) -> View:
         outcome = None if trial is None else trial.outcome
         rows.append(_network_row(name, outcome, result.original))
     blocks.append(Table(columns, tuple(rows)))
-    blocks += [Line(text) for text in (_describe_tuning(result), _describe_network(result.best))]
-    failed = sum(trial.error is not None for trial in result.trials)
-    notes = [(finding.code, finding.text) for finding in result.findings]
-    if failed:
-        last = next(trial.error for trial in reversed(result.trials) if trial.error)
-        share = f"{plural(failed, 'trial')} of {len(result.trials)}"
-        notes.append(("trials_failed", f"{share} failed, the last with {last}"))
+    blocks += [Line(_describe_tuning(result)), Line(_describe_network(result.best))]
+    remarks = [*result.findings, *find_failed_trials(result.trials)]
     if result.layers:
-        notes.append(("kept_layers", _describe_kept(result.layers)))
-    if notes:
-        blocks.append(Notes(tuple(notes)))
-    where = f"written to {result.out}" if result.out is not None else "not written; give --out DIR"
-    resumed = f"; went on after {plural(result.resumed, 'trial')}" if result.resumed else ""
-    return [
-        *blocks,
-        Line(
-            f"search {result.key[:SHORT_ID]} with seed {result.plan.seed}{resumed}; {where}", "dim"
-        ),
-    ]
+        remarks.append(Finding("kept_layers", _describe_unpruned(result.layers, layers_hint)))
+    blocks += notes(remarks)
+    parts = [f"search {result.key[:SHORT_ID]} with seed {result.plan.seed}"]
+    if result.resumed:
+        parts.append(f"went on after {plural(result.resumed, 'trial')}")
+    if result.out is not None:
+        parts.append(f"written to {result.out}")
+    else:
+        parts += filter(None, ("not written", save_hint))
+    return [*blocks, Line("; ".join(parts), "dim")]
 
 
-def _describe_kept(layers: Sequence[tuple[str, str]]) -> str:
+def find_failed_trials(trials: Sequence[Trial]) -> list[Finding]:
+    """How many trials failed, and the error of the last of them; empty where none did."""
+    errors = [trial.error for trial in trials if trial.error]
+    if not errors:
+        return []
+    share = f"{plural(len(errors), 'trial')} of {len(trials)}"
+    return [Finding("trials_failed", f"{share} failed, the last with {errors[-1]}")]
+
+
+def _describe_unpruned(layers: Sequence[tuple[str, str]], hint: str) -> str:
     """What could not be pruned, the first few with their reasons."""
-    shown = "; ".join(f"{name}: {reason}" for name, reason in layers[:KEPT_SHOWN])
-    rest = len(layers) - KEPT_SHOWN
-    return f"{shown}; and {rest} more, see --json" if rest > 0 else shown
+    text = "; ".join(f"{name}: {reason}" for name, reason in layers[:UNPRUNED_SHOWN])
+    hidden = len(layers) - UNPRUNED_SHOWN
+    if hidden <= 0:
+        return text
+    return ", ".join(filter(None, (f"{text}; and {hidden} more", hint)))
 
 
 def _describe_cost(outcome: Outcome | None) -> str:
@@ -86,7 +99,7 @@ def _network_row(name: str, outcome: Outcome | None, original: Outcome) -> tuple
         name,
         percent(outcome.quality),
         seconds(outcome.latency_s),
-        percent(_latency_share(outcome, original)),
+        percent(latency_share(outcome, original)),
         count(outcome.macs),
         count(outcome.params),
         size(outcome.size_bytes),
@@ -95,19 +108,19 @@ def _network_row(name: str, outcome: Outcome | None, original: Outcome) -> tuple
 
 def _describe_tuning(result: SearchResult) -> str:
     """How the result was tuned, and how accurate it is."""
-    how = {
+    tuning = {
         "none": "not tuned",
         "ce": "tuned by labels",
         "kd": "tuned by the original's answers",
         "features": "tuned by features",
     }
     if result.quality is None:
-        return f"Result {how[result.tuned]}: there are no labelled images to tell its accuracy."
+        return f"Result {tuning[result.tuned]}: there are no labelled images to tell its accuracy."
     accuracy = (
         f"accuracy {percent(result.quality)} on test images, the original"
         f" {percent(result.original_quality)}"
     )
-    return f"Result {how[result.tuned]}: {accuracy}."
+    return f"Result {tuning[result.tuned]}: {accuracy}."
 
 
 def _describe_network(best: Trial) -> str:
@@ -131,7 +144,7 @@ def search_document(result: SearchResult) -> Document:
         "limit": result.limit if math.isfinite(result.limit) else None,
         "original": asdict(result.original),
         "best": result.best.to_dict(),
-        "predicted_ratio": _predicted_ratio(result),
+        "predicted_ratio": latency_share(result.best.outcome, result.original),
         "measured": None if result.comparison is None else compare_document(result.comparison),
         "tuned": result.tuned,
         "quality": result.quality,
@@ -145,13 +158,10 @@ def search_document(result: SearchResult) -> Document:
     }
 
 
-def _predicted_ratio(result: SearchResult) -> float | None:
-    """Predicted latency of the result over the original's; None where it is not known."""
-    return _latency_share(result.best.outcome, result.original)
-
-
-def _latency_share(outcome: Outcome | None, original: Outcome) -> float | None:
+def latency_share(outcome: Outcome | None, original: Outcome | None) -> float | None:
     """Predicted latency of a network over the original's; None where one is not known."""
-    if outcome is None or outcome.latency_s is None or not original.latency_s:
+    if outcome is None or outcome.latency_s is None:
+        return None
+    if original is None or not original.latency_s:
         return None
     return outcome.latency_s / original.latency_s

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from hwbench.lookup_tables.advice import advice
+from hwbench.lookup_tables.advice import StepAdvice, advice
 from hwbench.lookup_tables.table import IMPORTED
-from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
+from hwbench.render.blocks import Block, Column, Line, Table, View
 from hwbench.render.units import (
     bar,
     count,
@@ -21,10 +22,10 @@ from hwbench.render.units import (
     size,
     sparkline,
 )
-from hwbench.render.views import SHORT_ID
+from hwbench.render.views import SHORT_ID, notes
 
 if TYPE_CHECKING:
-    from hwbench.lookup_tables import Grade, LayerPrediction, LookupTable
+    from hwbench.lookup_tables import Grade, LayerPrediction, LookupTable, Provenance
     from hwbench.records.prediction import Prediction
     from hwbench.render.documents import Document
     from hwbench.workflows.build_table import BuiltTable
@@ -41,41 +42,34 @@ def built_view(outcome: BuiltTable) -> View:
     blocks: list[Block] = []
     if outcome.validation is not None:
         grade = outcome.validation.grade
-        blocks += [Line(_grade(grade), "bold"), Line(_doubts(grade))]
+        blocks += [Line(_describe_grade(grade), "bold"), Line(_describe_errors(grade))]
         if grade.networks >= ENOUGH:
             low, line, high = sparkline([trial.error for trial in outcome.validation.trials])
             ends = f"{percent(low, sign=True)} {line} {percent(high, sign=True)}"
             blocks.append(Line(f"{ends} (5th to 95th percentile of the errors)"))
-        drift = outcome.validation.drift - 1
-        blocks.append(
-            Line(
-                f"The unpruned network is {percent(drift, sign=True)} off its latency when the"
-                " table was made."
-            )
-        )
+        drift = percent(outcome.validation.drift - 1, sign=True)
+        text = f"The unpruned network is {drift} off its latency when the table was made."
+        blocks.append(Line(text))
     if outcome.cross_validated is not None:
-        left_out = percent(outcome.cross_validated)
-        blocks.append(
-            Line(
-                "Its own networks, each left out in turn, are predicted with an error of"
-                f" {left_out} (RMSPE)."
-            )
+        text = (
+            "Its own networks, each left out in turn, are predicted with an error of"
+            f" {percent(outcome.cross_validated)} (RMSPE)."
         )
-    blocks += _advice(outcome.table)
-    kept = f"; kept as {outcome.id[:SHORT_ID]}" if outcome.id else "; not kept"
-    return [*blocks, Line(_provenance(outcome.table) + kept, "dim")]
+        blocks.append(Line(text))
+    blocks += _advice_lines(outcome.table)
+    return [*blocks, _origin_line(outcome.table, outcome.id)]
 
 
 def table_view(table: LookupTable) -> View:
     """A table: grades, advice, its layer families, provenance."""
     device = table.provenance.device
-    held = (
-        f"{plural(len(table.entries), 'layer')} in"
-        f" {plural(len(table.families), 'geometry').replace('geometrys', 'geometries')}"
+    geometries = plural(len(table.families), "geometry").replace("geometrys", "geometries")
+    headline = (
+        f"{device.target} ({device.runtime}): {plural(len(table.entries), 'layer')} in {geometries}"
     )
-    blocks: list[Block] = [Line(f"{device.target} ({device.runtime}): {held}", "bold")]
-    blocks += [Line(_grade(grade)) for grade in table.grades]
-    blocks += _advice(table)
+    blocks: list[Block] = [Line(headline, "bold")]
+    blocks += [Line(_describe_grade(grade)) for grade in table.grades]
+    blocks += _advice_lines(table)
     columns = (
         Column("layer", path=True),
         Column("step", right=True),
@@ -89,23 +83,28 @@ def table_view(table: LookupTable) -> View:
     rows = []
     for family, points in ordered[:FAMILIES_SHOWN]:
         low_in, high_in, low_out, high_out = table.surfaces[family].box
-        ends = (f"{low_in}-{high_in}", f"{low_out}-{high_out}", str(len(points.cin)))
-        ends_s = (seconds(float(points.latency_s.min())), seconds(float(points.latency_s.max())))
-        rows.append((layer(family.pattern), str(table.steps[family.kind]), *ends, *ends_s))
+        rows.append(
+            (
+                layer(family.pattern),
+                str(table.steps[family.kind]),
+                f"{low_in}-{high_in}",
+                f"{low_out}-{high_out}",
+                str(len(points.cin)),
+                seconds(float(points.latency_s.min())),
+                seconds(float(points.latency_s.max())),
+            )
+        )
     blocks.append(Table(columns, tuple(rows)))
     if len(ordered) > FAMILIES_SHOWN:
         blocks.append(Line(f"and {len(ordered) - FAMILIES_SHOWN} more, all faster"))
-    return [*blocks, Line(_provenance(table), "dim")]
+    return [*blocks, Line(_describe_provenance(table), "dim")]
 
 
 def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPrediction]) -> View:
     """A predicted latency and its layers."""
-    shown = interval_s(prediction.ci_s, prediction.latency_s)
-    origins = [_origin(part) for part in parts]
-    counts = [
-        f"{origins.count(origin)} of {plural(len(parts), 'layer')} {origin}"
-        for origin in dict.fromkeys(origins)
-    ]
+    layers = plural(len(parts), "layer")
+    origins = Counter(map(_origin, parts))
+    counts = [f"{number} of {layers} {origin}" for origin, number in origins.items()]
     largest_s = max(part.latency_s for part in parts)
     rows = tuple(
         (
@@ -124,11 +123,9 @@ def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPre
         Column("share", right=True),
         Column(""),
     )
-    return [
-        Line(f"{model}: {seconds(prediction.latency_s)} predicted (95 % interval {shown})", "bold"),
-        Line(", ".join(counts)),
-        Table(columns, rows),
-    ]
+    ci = interval_s(prediction.ci_s, prediction.latency_s)
+    headline = f"{model}: {seconds(prediction.latency_s)} predicted (95 % interval {ci})"
+    return [Line(headline, "bold"), Line(", ".join(counts)), Table(columns, rows)]
 
 
 def list_view(tables: Mapping[str, LookupTable]) -> View:
@@ -144,64 +141,47 @@ def list_view(tables: Mapping[str, LookupTable]) -> View:
     rows = []
     for table_id, table in tables.items():
         made = table.provenance
-        models = (
-            ", ".join(dict.fromkeys(source.model.partition("@")[0] for source in made.sources))
-            or "-"
+        models = dict.fromkeys(source.model.partition("@")[0] for source in made.sources)
+        errors = [percent(grade.mean_error) for grade in table.grades]
+        rows.append(
+            (
+                table_id[:SHORT_ID],
+                made.device.address,
+                ", ".join(models) or "-",
+                moment(made.created_utc),
+                str(len(table.entries)),
+                ", ".join(errors) or "not graded",
+            )
         )
-        errors = ", ".join(percent(grade.mean_error) for grade in table.grades) or "not graded"
-        facts = (made.device.address, models, moment(made.created_utc))
-        rows.append((table_id[:SHORT_ID], *facts, str(len(table.entries)), errors))
     return [Table(columns, tuple(rows))]
 
 
 def imported_view(outcome: ImportedTable) -> View:
     """An imported table: what it is now, how it is used, what to know of the files."""
     table = outcome.table
-    blocks: list[Block] = [
-        Line(f"{outcome.name}: {plural(len(table.entries), 'layer')} of {_origins(table)}", "bold")
-    ]
-    adding_up = table.calibration
-    if adding_up.networks:
-        left_out = percent(adding_up.shared_sd)
-        blocks.append(
-            Line(
-                f"Each network left out in turn, the others predict it with an error of {left_out}"
-                " (RMS)."
-            )
+    blocks: list[Block] = [Line(f"{outcome.name}: {_describe_contents(table)}", "bold")]
+    if table.calibration.networks:
+        text = (
+            "Each network left out in turn, the others predict it with an error of"
+            f" {percent(table.calibration.shared_sd)} (RMS)."
         )
-    if outcome.findings:
-        blocks.append(Notes(tuple((finding.code, finding.text) for finding in outcome.findings)))
-    kept = f"; kept as {outcome.id[:SHORT_ID]}" if outcome.id else "; not kept"
-    return [
-        *blocks,
-        Line(_provenance(table) + kept, "dim"),
-        Line(f"hwbench table predict MODEL --table {outcome.name}", "dim"),
-    ]
+        blocks.append(Line(text))
+    return [*blocks, *notes(outcome.findings), _origin_line(table, outcome.id)]
 
 
 def exported_view(outcome: ExportedTable) -> View:
     """A table that was written to a file."""
-    table = outcome.table
-    return [
-        Line(
-            f"{outcome.path}: {plural(len(table.entries), 'layer')} of {_origins(table)},"
-            f" {size(outcome.size_bytes)}",
-            "bold",
-        ),
-        Line(f"hwbench table import {outcome.path}", "dim"),
-    ]
+    contents = _describe_contents(outcome.table)
+    return [Line(f"{outcome.path}: {contents}, {size(outcome.size_bytes)}", "bold")]
 
 
 def list_document(tables: Mapping[str, LookupTable]) -> Document:
     """All tables as JSON types, without their entries."""
-    rows = [
-        {
-            "id": table_id,
-            "entries": len(table.entries),
-            **{k: v for k, v in table.metadata.to_dict().items() if k != "schema"},
-        }
-        for table_id, table in tables.items()
-    ]
+    rows = []
+    for table_id, table in tables.items():
+        metadata = table.metadata.to_dict()
+        metadata.pop("schema", None)
+        rows.append({"id": table_id, "entries": len(table.entries), **metadata})
     return {"schema": SCHEMA, "tables": rows}
 
 
@@ -232,24 +212,27 @@ def exported_document(outcome: ExportedTable) -> Document:
 
 def built_document(outcome: BuiltTable) -> Document:
     """A build or validation as JSON types."""
-    trials = outcome.validation.trials if outcome.validation is not None else ()
-    return {
-        "schema": SCHEMA,
-        "table": outcome.id,
-        "entries": len(outcome.table.entries),
-        "steps": dict(outcome.table.steps),
-        "cross_validated_rmspe": outcome.cross_validated,
-        "grade": None if outcome.validation is None else asdict(outcome.validation.grade),
-        "drift": None if outcome.validation is None else outcome.validation.drift,
-        "networks": [
+    grade, drift, networks = None, None, []
+    if outcome.validation is not None:
+        grade, drift = asdict(outcome.validation.grade), outcome.validation.drift
+        networks = [
             {
                 "widths": list(trial.widths),
                 "predicted_s": trial.prediction.latency_s,
                 "predicted_ci_s": list(trial.prediction.ci_s),
                 "sessions_s": list(trial.sessions_s),
             }
-            for trial in trials
-        ],
+            for trial in outcome.validation.trials
+        ]
+    return {
+        "schema": SCHEMA,
+        "table": outcome.id,
+        "entries": len(outcome.table.entries),
+        "steps": dict(outcome.table.steps),
+        "cross_validated_rmspe": outcome.cross_validated,
+        "grade": grade,
+        "drift": drift,
+        "networks": networks,
     }
 
 
@@ -280,10 +263,13 @@ def prediction_document(
 
 
 def _origin(part: LayerPrediction) -> str:
-    return "extrapolated" if part.extrapolated else "measured" if part.measured else "interpolated"
+    """What a predicted latency of a layer rests on, in one word."""
+    if part.extrapolated:
+        return "extrapolated"
+    return "measured" if part.measured else "interpolated"
 
 
-def _grade(grade: Grade) -> str:
+def _describe_grade(grade: Grade) -> str:
     return (
         f"{grade.model}: {percent(grade.mean_error)} mean error on"
         f" {plural(grade.networks, 'held-out pruned network')}, {percent(grade.within_5)} of them"
@@ -291,53 +277,66 @@ def _grade(grade: Grade) -> str:
     )
 
 
-def _doubts(grade: Grade) -> str:
-    floor = f"; two sessions of one network differ by {percent(grade.noise)}" if grade.noise else ""
-    return (
+def _describe_errors(grade: Grade) -> str:
+    text = (
         f"RMSPE {percent(grade.rmspe)}, 95th percentile {percent(grade.p95_error)}, bias"
-        f" {percent(grade.bias, sign=True)}; {percent(grade.coverage)} lie in their 95 %"
-        f" intervals{floor}."
+        f" {percent(grade.bias, sign=True)}; {percent(grade.coverage)} lie in their 95 % intervals"
+    )
+    if grade.noise:
+        text += f"; two sessions of one network differ by {percent(grade.noise)}"
+    return f"{text}."
+
+
+def _advice_lines(table: LookupTable) -> list[Block]:
+    """The channel step of each kind of layer that has one, with the evidence for it."""
+    return [
+        Line(
+            f"{step.kind}: widths in multiples of {step.step}; {describe_evidence(step)}, reading"
+            f" {step.cin}."
+        )
+        for step in advice(table)
+    ]
+
+
+def describe_evidence(step: StepAdvice) -> str:
+    """The latencies at two widths that show a channel step."""
+    slower = "slower than" if step.narrow_s > step.wide_s else "hardly faster than"
+    return (
+        f"{step.narrow} channels ({seconds(step.narrow_s)}) are {slower} {step.wide}"
+        f" ({seconds(step.wide_s)}) in {layer(step.family.pattern)}"
     )
 
 
-def _advice(table: LookupTable) -> list[Block]:
-    lines: list[Block] = []
-    for item in advice(table):
-        slower = "slower than" if item.narrow_s > item.wide_s else "hardly faster than"
-        evidence = (
-            f"{item.narrow} channels ({seconds(item.narrow_s)}) are {slower} {item.wide}"
-            f" ({seconds(item.wide_s)})"
-        )
-        text = (
-            f"{item.kind}: widths in multiples of {item.step}; {evidence} in"
-            f" {layer(item.family.pattern)}, reading {item.cin}."
-        )
-        lines.append(Line(text))
-    return lines
-
-
-def _origins(table: LookupTable) -> str:
-    """Where layers were measured."""
+def _describe_contents(table: LookupTable) -> str:
+    """How many layers a table has, of what and where they were measured."""
     device, networks = table.provenance.device, len(table.provenance.sources)
-    return (
-        f"{plural(networks, 'network') if networks else 'foreign records'} on {device.target}"
-        f" ({device.runtime})"
-    )
+    origin = plural(networks, "network") if networks else "foreign records"
+    layers = plural(len(table.entries), "layer")
+    return f"{layers} of {origin} on {device.target} ({device.runtime})"
 
 
-def _provenance(table: LookupTable) -> str:
+def _origin_line(table: LookupTable, table_id: str | None) -> Line:
+    """Provenance of a table, and the id by which the store has it, if it does."""
+    place = f"kept as {table_id[:SHORT_ID]}" if table_id else "not kept"
+    return Line(f"{_describe_provenance(table)}; {place}", "dim")
+
+
+def _describe_provenance(table: LookupTable) -> str:
     made = table.provenance
-    if IMPORTED in dict(made.device.details):
-        models = ", ".join(f"{s.model} ({seconds(s.latency_s)})" for s in made.sources)
-    else:
-        models = ", ".join(
-            f"{s.model} ({plural(s.networks, 'pruned version')}, {seconds(s.latency_s)} unpruned)"
-            for s in made.sources
-        )
-    note = f"; {made.note}" if made.note else ""
-    entries = count(len(table.entries))
+    imported = IMPORTED in dict(made.device.details)
+    models = []
+    for source in made.sources:
+        latency = seconds(source.latency_s)
+        if not imported:
+            latency = f"{plural(source.networks, 'pruned version')}, {latency} unpruned"
+        models.append(f"{source.model} ({latency})")
     return (
-        f"{entries} entries made {moment(made.created_utc)} on {made.device.address} with"
-        f" {plural(made.threads, 'thread')} from {models or 'foreign records'}; hwbench"
-        f" {made.hwbench_version}{note}"
+        f"{count(len(table.entries))} entries made {moment(made.created_utc)} on"
+        f" {made.device.address} with {plural(made.threads, 'thread')} from"
+        f" {', '.join(models) or 'foreign records'}; {describe_maker(made)}"
     )
+
+
+def describe_maker(made: Provenance) -> str:
+    """The version of hwbench that made a table, and the note it was given."""
+    return "; ".join(filter(None, (f"hwbench {made.hwbench_version}", made.note)))

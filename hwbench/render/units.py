@@ -30,41 +30,57 @@ def seconds(value_s: float | None, *, sign: bool = False) -> str:
     if not math.isfinite(value_s):
         return "unknown"
     scale, unit = _time_unit(value_s)
-    return f"{_digits(value_s / scale, sign=sign)} {unit}"
+    value = value_s / scale
+    plus = "+" if sign else ""
+    return f"{value:{plus}.{_decimals(value)}f} {unit}"
 
 
-def interval_s(ci_s: tuple[float, float], beside_s: float) -> str:
-    """An interval in the unit that `seconds` gives the value beside it: `11.11 to 11.59`."""
-    if not all(map(math.isfinite, ci_s)):
-        return "unknown"
-    scale, _ = _time_unit(beside_s)
-    decimals = len(_digits(beside_s / scale).partition(".")[2])
-    return " to ".join(f"{end_s / scale:.{decimals}f}" for end_s in ci_s)
+def interval_s(ci_s: tuple[float, float], value_s: float) -> str:
+    """An interval in the unit that `seconds` gives its value: `11.11 to 11.59`."""
+    scale, _ = _time_unit(value_s)
+    low, high = ci_s
+    return _join_ends((low / scale, high / scale), _decimals(value_s / scale))
 
 
 def _time_unit(value_s: float) -> tuple[float, str]:
-    size = abs(value_s)
-    return next((unit for unit in _TIME_UNITS if size >= 0.99995 * unit[0]), _TIME_UNITS[-1])
+    for scale, unit in _TIME_UNITS:
+        if abs(value_s) >= 0.99995 * scale:
+            return scale, unit
+    return _TIME_UNITS[-1]
 
 
-def _digits(value: float, *, sign: bool = False) -> str:
-    """Four significant digits below 1000, all whole digits above, without an exponent."""
-    size = abs(value)
-    decimals = 0 if size >= 999.95 else 1 if size >= 99.995 else 2 if size >= 9.9995 else 3
-    return f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
+def _decimals(value: float) -> int:
+    """Decimals that make four significant digits; none from 1000, and three below 10."""
+    # Each limit lies where rounding to the decimals above it would add a digit.
+    for decimals, limit in enumerate((999.95, 99.995, 9.9995)):
+        if abs(value) >= limit:
+            return decimals
+    return 3
 
 
-def count(value: float) -> str:
-    """A large count in thousands, millions or billions: `568.7 M`."""
+def _join_ends(ends: tuple[float, float], decimals: int) -> str:
+    """Both ends of an interval, or `unknown` where one of them is not finite."""
+    if not all(map(math.isfinite, ends)):
+        return "unknown"
+    return " to ".join(f"{end:.{decimals}f}" for end in ends)
+
+
+def count(value: float | None) -> str:
+    """A large count in thousands, millions or billions: `568.7 M`; a dash for None."""
+    if value is None:
+        return "-"
     for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * scale:
             short = value / scale
-            return f"{short:.{1 if short >= 99.95 else 2}f} {unit}"
+            decimals = 1 if short >= 99.95 else 2
+            return f"{short:.{decimals}f} {unit}"
     return f"{value:.0f}"
 
 
-def size(value_bytes: int) -> str:
-    """Bytes in decimal units: `16.94 MB`."""
+def size(value_bytes: int | None) -> str:
+    """Bytes in decimal units: `16.94 MB`; a dash for None."""
+    if value_bytes is None:
+        return "-"
     return f"{count(value_bytes)}B" if value_bytes >= 1000 else f"{value_bytes} B"
 
 
@@ -74,7 +90,8 @@ def percent(share: float | None, *, sign: bool = False) -> str:
         return "-"
     if not math.isfinite(share):
         return "unknown"
-    return f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %"
+    plus = "+" if sign else ""
+    return f"{100 * share:{plus}.1f} %"
 
 
 def times(ratio: float | None) -> str:
@@ -87,11 +104,9 @@ def times(ratio: float | None) -> str:
     return f"{ratio:.{_ratio_decimals(ratio)}f}x" if math.isfinite(ratio) else "unknown"
 
 
-def interval(ci: tuple[float, float], beside: float) -> str:
-    """An interval with the decimals that `times` gives the ratio beside it: `1.49 to 1.55`."""
-    if not all(map(math.isfinite, ci)):
-        return "unknown"
-    return " to ".join(f"{end:.{_ratio_decimals(beside)}f}" for end in ci)
+def interval(ci: tuple[float, float], ratio: float) -> str:
+    """An interval with the decimals that `times` gives its ratio: `1.49 to 1.55`."""
+    return _join_ends(ci, _ratio_decimals(ratio))
 
 
 def _ratio_decimals(ratio: float) -> int:
@@ -105,7 +120,7 @@ def frequency(value_hz: float) -> str:
 
 def plural(number: int, noun: str) -> str:
     """`1 session`, `14 sessions`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def minute(iso: str) -> str:
@@ -132,25 +147,30 @@ def shape(dimensions: Sequence[int]) -> str:
 def layer(key: LayerKey) -> str:
     """A layer key in short, `Conv 3x3/2 at 56x56, 64 to 128, Relu`.
 
-    Without channels where it stands for all of them.
-
-    It leaves out what seldom tells two layers of a network apart; the key itself is in the JSON.
+    The channels are left out where the key stands for all numbers of them, and so is what seldom
+    tells two layers of a network apart; the key itself is in the JSON.
     """
-    reads, *_ = key.inputs or (key.output,)
-    axis = -1 if key.op == "Linear" or len(reads) == 3 else 1
-    group, stride = key.attr("group", "1"), key.attr("strides").partition("x")[0]
-    channels = (reads[axis], key.output[axis]) if min(len(reads), len(key.output)) > 1 else (0, 0)
-    depthwise = group not in {"1", ""} and group in {"each", str(channels[0])}
-    window = key.attr("kernel") + (f"/{stride}" if stride not in {"", "1"} else "")
+    read, *_ = key.inputs or (key.output,)
+    axis = -1 if key.op == "Linear" or len(read) == 3 else 1
+    cin, cout = 0, 0
+    if min(len(read), len(key.output)) > 1:
+        cin, cout = read[axis], key.output[axis]
+    group = key.attr("group", "1")
+    depthwise = group not in {"1", ""} and group in {"each", str(cin)}
+    operator = "Depthwise" if depthwise else key.op
+    window = key.attr("kernel")
+    stride = key.attr("strides").partition("x")[0]
+    if stride not in {"", "1"}:
+        window += f"/{stride}"
     maps = f"at {shape(key.output[2:])}" if len(key.output) > 2 else ""
-    words = " ".join(filter(None, ("Depthwise" if depthwise else key.op, window, maps)))
-    kept = depthwise or (channels[0] == channels[1] and key.op not in {"Conv", "Linear"})
-    counts = (
-        "" if 0 in channels else str(channels[1]) if kept else f"{channels[0]} to {channels[1]}"
-    )
-    return ", ".join(
-        filter(None, (words, counts, key.attr("act"), "Add" if key.attr("add") else ""))
-    )
+    channels = f"{cin} to {cout}"
+    if 0 in {cin, cout}:
+        channels = ""
+    elif depthwise or (cin == cout and key.op not in {"Conv", "Linear"}):
+        channels = str(cout)
+    added = "Add" if key.attr("add") else ""
+    words = " ".join(filter(None, (operator, window, maps)))
+    return ", ".join(filter(None, (words, channels, key.attr("act"), added)))
 
 
 def bar(share: float, width: int = 10) -> str:
@@ -166,9 +186,8 @@ def sparkline(values: Sequence[float], width: int = 24) -> tuple[float, str, flo
         (5th percentile, histogram of `width` characters, 95th percentile).
     """
     low, high = (float(end) for end in np.quantile(values, [0.05, 0.95], method="inverted_cdf"))
-    if high - low <= 1e-9 * max(
-        abs(low), abs(high)
-    ):  # nothing to draw, and no bins narrower than that can be told apart
+    # Nothing to draw, and no bins narrower than that can be told apart.
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         return low, _LEVELS[-1], high
     counts, _ = np.histogram(values, bins=width, range=(low, high))
     steps = np.ceil(counts / counts.max() * (len(_LEVELS) - 1)).astype(int)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from hwbench.records.findings import Finding
@@ -40,50 +40,71 @@ SHORT_ID = 12
 """Characters of a record's id that are shown; `hwbench store show` takes them."""
 
 
-def profile_view(record: Measurement, *, kept: bool = True) -> View:
+def profile_view(record: Measurement, *, saved: bool = True) -> View:
     """One measurement: latency, findings, distribution, layers, provenance.
 
     Args:
         record: What to show.
-        kept: Whether a store has it.
+        saved: Whether a store has it.
     """
-    blocks: list[Block] = [Line(f"{record.model} on {where(record)}: {_latency(record)}", "bold")]
-    blocks += notes((*record.findings, *(() if record.complete else (PARTIAL,))))
-    blocks.append(Line(_size_of(record)))
+    latency = "no sample was taken"
     if record.series:
-        blocks.append(Line(_distribution(record)))
+        estimate = record.series.latency()
+        latency = (
+            f"{seconds(estimate.estimate)} (95 % interval"
+            f" {interval_s(estimate.ci, estimate.estimate)},"
+            f" {plural(estimate.sessions, 'session')})"
+        )
+    blocks: list[Block] = [Line(f"{record.model} on {where(record)}: {latency}", "bold")]
+    blocks += notes(all_findings(record))
+    blocks.append(Line(_describe_size(record)))
+    if record.series:
+        blocks.append(Line(_describe_distribution(record)))
     if record.series and record.profile is not None:
-        blocks += _layers(record.profile, record.median_s)
-    blocks.append(Line(provenance(record, kept=kept), "dim"))
+        blocks += _layer_blocks(record.profile, record.median_s)
+    blocks.append(Line(provenance(record, saved=saved), "dim"))
     return blocks
 
 
 def where(record: Measurement) -> str:
     """Hardware, runtime and what of the settings changes latency."""
-    isolated = ", isolated" if record.settings.isolate else ""
-    how = (
-        f"{record.device.runtime}, {record.precision},"
-        f" {plural(record.settings.threads, 'thread')}{isolated}"
-    )
-    return f"{record.device.target} ({how})"
+    parts = [
+        record.device.runtime,
+        record.precision,
+        plural(record.settings.threads, "thread"),
+    ]
+    if record.settings.isolate:
+        parts.append("isolated")
+    return f"{record.device.target} ({', '.join(parts)})"
 
 
-def notes(findings: Sequence[Finding]) -> list[Block]:
+def all_findings(record: Measurement) -> tuple[Finding, ...]:
+    """The findings of a measurement, and that it is partial where it is."""
+    return record.findings if record.complete else (*record.findings, PARTIAL)
+
+
+def finding_rows(findings: Iterable[Finding]) -> tuple[tuple[str, str], ...]:
+    """Codes and texts of findings, as notes and the report take them."""
+    return tuple((finding.code, finding.text) for finding in findings)
+
+
+def notes(findings: Iterable[Finding]) -> list[Block]:
     """Findings as a block, if there are any."""
-    return [Notes(tuple((finding.code, finding.text) for finding in findings))] if findings else []
+    rows = finding_rows(findings)
+    return [Notes(rows)] if rows else []
 
 
-def provenance(*records: Measurement, kept: bool = True) -> str:
+def provenance(*records: Measurement, saved: bool = True) -> str:
     """When and how the records of one measurement were taken, and their ids in the store."""
-    ids = (
-        f"record{'s' if len(records) > 1 else ''}"
-        f" {' and '.join(record.id[:SHORT_ID] for record in records)}"
-    )
+    place = "kept nowhere"
+    if saved:
+        noun = "records" if len(records) > 1 else "record"
+        place = f"{noun} {' and '.join(record.id[:SHORT_ID] for record in records)}"
     unfinished = "" if records[0].complete else ", ended before it was complete"
-    return f"{_circumstances(records[0])}; {ids if kept else 'kept nowhere'}{unfinished}"
+    return f"{_describe_circumstances(records[0])}; {place}{unfinished}"
 
 
-def _circumstances(record: Measurement) -> str:
+def _describe_circumstances(record: Measurement) -> str:
     settings = record.settings
     samples = f"{plural(len(record.series), 'sample')} of {plural(record.loops, 'inference')}"
     inputs = ", ".join(f"{spec.name} {shape(spec.shape)} {spec.dtype}" for spec in record.inputs)
@@ -98,28 +119,18 @@ def _circumstances(record: Measurement) -> str:
     return "; ".join(parts)
 
 
-def _latency(record: Measurement) -> str:
-    if not record.series:
-        return "no sample was taken"
-    estimate = record.series.latency()
-    shown = interval_s(estimate.ci, estimate.estimate)
-    return (
-        f"{seconds(estimate.estimate)} (95 % interval {shown},"
-        f" {plural(estimate.sessions, 'session')})"
-    )
+def _describe_size(record: Measurement) -> str:
+    parts = [
+        f"{count(record.macs)} MACs at batch {record.batch}",
+        f"{count(record.params)} parameters",
+        f"{size(record.file_bytes)} of file",
+    ]
+    if record.peak_memory_bytes is not None:
+        parts.append(f"{size(record.peak_memory_bytes)} of memory at its peak")
+    return ", ".join(parts)
 
 
-def _size_of(record: Measurement) -> str:
-    memory = (
-        ""
-        if record.peak_memory_bytes is None
-        else f", {size(record.peak_memory_bytes)} of memory at its peak"
-    )
-    parameters = f"{count(record.params)} parameters, {size(record.file_bytes)} of file{memory}"
-    return f"{count(record.macs)} MACs at batch {record.batch}, {parameters}"
-
-
-def _distribution(record: Measurement) -> str:
+def _describe_distribution(record: Measurement) -> str:
     low_s, line, high_s = sparkline(record.series.samples_s)
     return (
         f"{seconds(low_s)} {line} {seconds(high_s)} (5th to 95th percentile of"
@@ -127,20 +138,27 @@ def _distribution(record: Measurement) -> str:
     )
 
 
-def _layers(profile: LayerProfile, median_s: float) -> list[Block]:
+def layers_sum_text(profile: LayerProfile, median_s: float) -> str:
+    """How well the layers add up to the latency of the model, and what the rest is."""
+    return (
+        f"The layers add up to {percent(profile.layers_sum_s / median_s)} of the latency; the rest"
+        f" is {profile.rest_cause}."
+    )
+
+
+def _layer_blocks(profile: LayerProfile, median_s: float) -> list[Block]:
     """Table of the layers with the rest below it, and how well they add up."""
-    latencies_s = [layer.inference_s for layer in profile.layers]
-    largest_s = max(latencies_s, default=0.0)
+    largest_s = max((layer.inference_s for layer in profile.layers), default=0.0)
     rows = tuple(
         (
             layer.name,
             layer.op,
             layer.implementation,
-            seconds(row_s),
-            percent(row_s / median_s),
-            bar(row_s / largest_s, 8),
+            seconds(layer.inference_s),
+            percent(layer.inference_s / median_s),
+            bar(layer.inference_s / largest_s, 8),
         )
-        for layer, row_s in zip(profile.layers, latencies_s, strict=True)
+        for layer in profile.layers
     )
     sum_s = profile.layers_sum_s
     rest = ("rest", "", "", seconds(median_s - sum_s), percent(1 - sum_s / median_s), "")
@@ -152,11 +170,7 @@ def _layers(profile: LayerProfile, median_s: float) -> list[Block]:
         Column("share", right=True),
         Column(""),
     )
-    closing = (
-        f"The layers add up to {percent(sum_s / median_s)} of the latency; the rest is"
-        f" {profile.rest_cause}."
-    )
-    return [Table(columns, rows, (rest,)), Line(closing)]
+    return [Table(columns, rows, (rest,)), Line(layers_sum_text(profile, median_s))]
 
 
 def selftest_view(outcome: SelfTest) -> View:
@@ -173,65 +187,64 @@ def selftest_view(outcome: SelfTest) -> View:
         Column("sessions", right=True),
         Column("verdict"),
     )
-    rows = tuple(
-        (
-            str(number),
-            times(c.ratio.ratio),
-            interval(c.ratio.ci, c.ratio.ratio),
-            str(c.ratio.sessions),
-            c.verdict.value,
-        )
-        for number, c in enumerate(outcome.comparisons, 1)
-        if c.ratio is not None
-    )
+    rows = []
+    for number, comparison in enumerate(outcome.comparisons, 1):
+        ratio, verdict = comparison.ratio, comparison.verdict.value
+        if ratio is not None:
+            ci = interval(ratio.ci, ratio.ratio)
+            rows.append((str(number), times(ratio.ratio), ci, str(ratio.sessions), verdict))
     return [
         Line(f"{claimed} on {where(first)}; noise floor {percent(outcome.noise_floor)}", "bold"),
-        Table(columns, rows),
+        Table(columns, tuple(rows)),
         Line(f"The truth, a ratio of 1, lay in {outcome.covered} of {runs} intervals."),
-        Line(f"Each {_circumstances(first)}", "dim"),
+        Line(f"Each {_describe_circumstances(first)}", "dim"),
     ]
 
 
 def doctor_view(diagnosis: Diagnosis) -> View:
     """What was checked on a device, what is wrong first, and its state."""
-    wrong = [item for item in diagnosis.advice if not item.ok]
-    verdict = (
-        f"{plural(len(wrong), 'thing')} to mend"
-        if wrong
-        else "nothing stands in the way of a good measurement"
-    )
+    problems, passed = [], []
+    for advice in diagnosis.advice:
+        if advice.ok:
+            passed.append((advice.code, advice.text))
+        elif advice.remedy:
+            problems.append((advice.code, f"{advice.text}; {advice.remedy}"))
+        else:
+            problems.append((advice.code, advice.text))
+    verdict = "nothing stands in the way of a good measurement"
+    if problems:
+        verdict = f"{plural(len(problems), 'thing')} to mend"
     headline = f"{diagnosis.device.target} ({diagnosis.device.runtime}): {verdict}"
     blocks: list[Block] = [Line(headline, "bold")]
-    if wrong:
-        blocks.append(
-            Notes(
-                tuple(
-                    (item.code, f"{item.text}; {item.remedy}" if item.remedy else item.text)
-                    for item in wrong
-                )
-            )
-        )
-    good = [(item.code, item.text) for item in diagnosis.advice if item.ok]
-    if good:
-        blocks.append(Table((Column("in order"), Column("", wrap=True)), tuple(good)))
-    state = _state(diagnosis.conditions)
-    return [*blocks, Line(state, "dim")] if state else blocks
+    if problems:
+        blocks.append(Notes(tuple(problems)))
+    if passed:
+        blocks.append(Table((Column("in order"), Column("", wrap=True)), tuple(passed)))
+    conditions = _describe_conditions(diagnosis.conditions)
+    if conditions:
+        blocks.append(Line(f"now: {conditions}", "dim"))
+    return blocks
 
 
-def _state(now: Conditions) -> str:
-    parts = [
-        f"{frequency(max(now.frequency_hz))} at most" if now.frequency_hz else "",
-        f"governor {now.governor}" if now.governor else "",
-        f"{now.temperature_c:.0f} °C" if now.temperature_c is not None else "",
-        f"load {now.load_1m:.2f}" if now.load_1m is not None else "",
-        f"battery {percent(now.battery)}" if now.battery is not None else "",
-        "throttled" if now.throttled else "",
-    ]
-    known = ", ".join(filter(None, parts))
-    return f"now: {known}" if known else ""
+def _describe_conditions(now: Conditions) -> str:
+    """What is known of a device's state; empty where nothing is."""
+    parts = []
+    if now.frequency_hz:
+        parts.append(f"{frequency(max(now.frequency_hz))} at most")
+    if now.governor:
+        parts.append(f"governor {now.governor}")
+    if now.temperature_c is not None:
+        parts.append(f"{now.temperature_c:.0f} °C")
+    if now.load_1m is not None:
+        parts.append(f"load {now.load_1m:.2f}")
+    if now.battery is not None:
+        parts.append(f"battery {percent(now.battery)}")
+    if now.throttled:
+        parts.append("throttled")
+    return ", ".join(parts)
 
 
-def devices_view(found: Sequence[Found]) -> View:
+def devices_view(targets: Sequence[Found]) -> View:
     """Every target in reach, and what is missing for the others."""
     columns = (
         Column("address"),
@@ -239,10 +252,11 @@ def devices_view(found: Sequence[Found]) -> View:
         Column("description", wrap=True),
         Column("hint", wrap=True),
     )
-    rows = tuple(
-        (item.address, "yes" if item.ready else "no", item.description, item.hint) for item in found
-    )
-    return [Table(columns, rows)]
+    rows = []
+    for target in targets:
+        ready = "yes" if target.ready else "no"
+        rows.append((target.address, ready, target.description, target.hint))
+    return [Table(columns, tuple(rows))]
 
 
 def store_view(url: str, summaries: Sequence[Summary]) -> View:
@@ -257,15 +271,10 @@ def store_view(url: str, summaries: Sequence[Summary]) -> View:
         Column("samples", right=True),
         Column("state"),
     )
-    rows = tuple(
-        (
-            s.id[:SHORT_ID],
-            minute(s.started_utc),
-            s.model,
-            s.device,
-            str(s.samples),
-            "complete" if s.complete else "partial",
-        )
-        for s in summaries
-    )
-    return [Table(columns, rows), Line(f"{plural(len(summaries), 'measurement')} in {url}", "dim")]
+    rows = []
+    for summary in summaries:
+        started, samples = minute(summary.started_utc), str(summary.samples)
+        state = "complete" if summary.complete else "partial"
+        rows.append((summary.id[:SHORT_ID], started, summary.model, summary.device, samples, state))
+    total = f"{plural(len(summaries), 'measurement')} in {url}"
+    return [Table(columns, tuple(rows)), Line(total, "dim")]

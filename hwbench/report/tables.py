@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench.lookup_tables.advice import advice
-from hwbench.render.table_plots import PANELS, READ
+from hwbench.render.curves import PANELS, make_curves
 from hwbench.render.tables import FAMILIES_SHOWN
 from hwbench.render.units import interval_s, layer, minute, moment, percent, plural, seconds
 from hwbench.render.views import SHORT_ID
@@ -269,52 +269,31 @@ def _varies(table: LookupTable, family: Family) -> bool:
 
 
 def _curve_chart(table: LookupTable, family: Family) -> dict[str, Any]:
-    """Lines and dots of one layer.
-
-    Over channels read where those written are the same throughout.
-    """
-    points, surface = table.families[family], table.surfaces[family]
-    low_in, high_in, low_out, high_out = surface.box
-    tied, fixed = bool((points.cin == points.cout).all()), low_out == high_out
-    low, high = (low_in, high_in) if fixed else (low_out, high_out)
-    over = np.unique(np.linspace(low, high, min(POINTS, high - low + 1)).round().astype(int))
+    """Lines and dots of one layer."""
+    curves = make_curves(table, family, POINTS)
     lines = []
-    for cin in [0] if tied or fixed else _choose_channels_read(points.cin, high_in):
-        read = over if tied or fixed else np.full_like(over, cin)
-        latency_s, sd = surface.at(read, np.full_like(over, high_out) if fixed else over)
-        near = np.ones(len(points.cin), bool) if tied or fixed else points.cin == cin
+    for curve in curves.lines:
+        dots = zip(curve.measured_widths, round_digits(curve.measured_s), strict=True)
+        # Two deviations to either side; a latency is never negative.
+        low_s = np.maximum(curve.latency_s * (1 - 2 * curve.sd), 0)
+        high_s = curve.latency_s * (1 + 2 * curve.sd)
         lines.append(
             {
-                "name": "as many read" if tied else "" if fixed else f"{cin} read",
-                "x": over.tolist(),
-                "y": round_digits(latency_s),
-                "low": round_digits(np.maximum(latency_s * (1 - 2 * sd), 0)),
-                "high": round_digits(latency_s * (1 + 2 * sd)),
-                "dots": [
-                    [int(x), y]
-                    for x, y in zip(
-                        (points.cin if fixed else points.cout)[near],
-                        round_digits(points.latency_s[near]),
-                        strict=True,
-                    )
-                ],
+                "name": curve.name,
+                "x": curve.widths.tolist(),
+                "y": round_digits(curve.latency_s),
+                "low": round_digits(low_s),
+                "high": round_digits(high_s),
+                "dots": [[int(width), latency_s] for width, latency_s in dots],
             }
         )
-    axis = "channels read" if fixed else "output channels"
     return {
         "kind": "curve",
         "title": layer(family.pattern),
-        "axis": axis,
+        "axis": curves.axis,
         "step": table.steps[family.kind],
         "lines": lines,
     }
-
-
-def _choose_channels_read(measured: np.ndarray[Any, np.dtype[np.float64]], most: int) -> list[int]:
-    """Numbers of channels read to draw: measured ones near the wanted shares."""
-    return sorted(
-        {int(measured[np.argmin(np.abs(measured - share * most))]) for share in READ}, reverse=True
-    )
 
 
 def _steps_figure(table: LookupTable) -> Figure:

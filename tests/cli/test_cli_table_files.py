@@ -89,7 +89,9 @@ def test_a_table_travels_as_a_file(hwb):
     written = hwb("table", "export", "pixel1", "--json", "-").json
     assert written["file"] == "pixel1.hwtable"
     assert written["size_bytes"] == (hwb.folder / "pixel1.hwtable").stat().st_size < 4000
-    assert hwb("table", "import", "pixel1.hwtable", "--name", "phone").code == 0
+    imported = hwb("table", "import", "pixel1.hwtable", "--name", "phone")
+    assert imported.code == 0
+    assert "hwbench table predict MODEL --table phone" in imported.out
     provenance = hwb("table", "show", "phone", "--json", "-").json["metadata"]["provenance"]
     assert provenance["device"]["target"] == "Google Pixel 1"
     assert provenance["note"].endswith(
@@ -102,7 +104,9 @@ def test_a_table_travels_as_a_file(hwb):
 def test_a_table_of_another_device_is_refused(hwb):
     words = ("--budget", "2", "--validation", "0")
     assert hwb("table", "build", "big.onnx", "--device", "virtual:noise=none", *words).code == 0
-    assert hwb("table", "export", "virtual:noise=none", "--out", "v.hwtable").code == 0
+    exported = hwb("table", "export", "virtual:noise=none", "--out", "v.hwtable")
+    assert exported.code == 0
+    assert "hwbench table import v.hwtable" in exported.out
     again = hwb(
         "table", "import", "v.hwtable", "--device", "virtual:noise=none", "--json", "-"
     ).json

@@ -267,7 +267,8 @@ def test_layers_are_ranked_and_the_rest_is_summed():
         record(profile=layers(count=many)), record(0.009, profile=layers(0.9, count=many))
     )
     short, whole = (
-        text(compare_view(comparison, all_layers=every), 160) for every in (False, True)
+        text(compare_view(comparison, all_layers=every, layers_hint="--all-layers"), 160)
+        for every in (False, True)
     )
     saved = [float(line.split("+")[1].split()[0]) for line in whole.splitlines() if "+" in line]
     assert len(saved) == many

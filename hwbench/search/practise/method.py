@@ -140,13 +140,11 @@ class PractiseMethod(Method[PractiseOptions]):
         identities; so the untrained distance is an upper bound, and diverging training cannot make
         a block look indispensable.
         """
-        from hwbench.pruning.adaptors import adaptor_places, insert
+        from hwbench.pruning.adaptors import insert
         from hwbench.search import training
 
-        subject = context.subject
         module = context.prunable.without(candidate.dropped).module
-        every_place = adaptor_places(subject.network.graph.model, context.structure, context.module)
-        places = every_place[candidate.dropped[0]]
+        places = context.prunable.adaptors(candidate.dropped)
         images, loss = context.training_images(), context.feature_distance()
         untrained = training.distance(module, images, loss)
         weights = insert(module, places)

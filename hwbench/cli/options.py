@@ -89,6 +89,21 @@ def duration(text: str | float) -> float:
     return value
 
 
+def factor(text: str | float) -> float:
+    """A positive, finite factor.
+
+    Raises:
+        typer.BadParameter: It is not.
+    """
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a number") from error
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{text} is not a positive factor")
+    return value
+
+
 def writable(target: str | None) -> str | None:
     """Refuse a file that could not be written *before* anything is measured for it."""
     if target in {None, "-"}:
@@ -211,6 +226,16 @@ class Source:
             rich_help_panel="Model",
         ),
     ] = False
+    read_limit: Annotated[
+        float,
+        typer.Option(
+            "--read-limit",
+            parser=factor,
+            metavar="FACTOR",
+            help="Multiply the memory and the time that reading a model file may take.",
+            rich_help_panel="Model",
+        ),
+    ] = 1.0
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the workflows."""
@@ -220,6 +245,7 @@ class Source:
             "precision": self.precision.value,
             "arch": self.arch,
             "trust_pickle": self.trust_pickle,
+            "read_limit": self.read_limit,
         }
 
 

@@ -236,7 +236,9 @@ def imported(text: str) -> Any:
     """
     where, _, attribute = text.partition(":")
     here = str(Path.cwd())
-    sys.path.append(here)
+    is_new = here not in sys.path
+    if is_new:
+        sys.path.append(here)
     try:
         found = import_module(where)
         for part in attribute.split("."):
@@ -246,7 +248,8 @@ def imported(text: str) -> Any:
             f"{text} cannot be imported: {error}; expected package.module:name"
         ) from error
     finally:
-        sys.path.remove(here)
+        if is_new:
+            sys.path.remove(here)
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,7 @@ _LARGE = 1024
 Shape inference needs the values of smaller ones only (axes, shapes).
 """
 _FEW = 16
+_BROADCAST = {"Add", "Div", "Equal", "Max", "Min", "Mod", "Mul", "Sub", "Where"}
 _ARITHMETIC = frozenset(
     {
         "Constant",
@@ -174,8 +177,6 @@ def _value(
         return np.array(shapes[node.input[0]], np.int64)[given.get("start", 0) : given.get("end")]
     if node.op_type not in _ARITHMETIC or any(name and name not in known for name in node.input):
         return None
-    if node.op_type == "ConstantOfShape" and math.prod(known[node.input[0]].tolist()) >= _LARGE:
-        return None
     inputs = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(node.input) if name]
     graph = onnx.GraphProto(
         name="constant",
@@ -187,6 +188,8 @@ def _value(
         ir_version=model.ir_version, opset_import=model.opset_import, graph=graph
     )
     try:
+        if count_output(node, known) >= _LARGE:
+            return None
         with np.errstate(all="ignore"):
             (value,) = ReferenceEvaluator(alone).run(
                 None, {value.name: known[value.name] for value in inputs}
@@ -194,3 +197,52 @@ def _value(
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return None  # a node that contradicts itself is the runtime's to refuse
     return np.asarray(value)
+
+
+def count_output(node: NodeProto, values: Mapping[str, NDArray[Any]]) -> int:
+    """Count the elements that a node of arithmetic on shapes would make, without making them.
+
+    A small file may ask for huge constants, so what a node makes is bounded before it is computed.
+
+    Args:
+        node: A node of any operator that hwbench evaluates.
+        values: The values of all its inputs.
+
+    Returns:
+        An upper bound.
+
+    Raises:
+        ValueError: The shapes of its inputs do not fit together.
+    """
+    inputs = [values[name] for name in node.input if name]
+    count = inputs[0].size if inputs else 0  # what most operators make
+    if node.op_type == "ConstantOfShape" and inputs:
+        # A size of 0 counts as 1, which runs into no bound.
+        count = math.prod(max(int(size), 1) for size in inputs[0].ravel())
+    elif node.op_type == "Expand" and len(inputs) > 1:
+        asked = tuple(max(int(size), 1) for size in inputs[1].ravel())
+        count = _count_broadcast([inputs[0].shape, asked])
+    elif node.op_type in _BROADCAST:
+        count = _count_broadcast([value.shape for value in inputs])
+    elif node.op_type == "Concat":
+        count = sum(value.size for value in inputs)
+    elif node.op_type == "Gather" and len(inputs) > 1:
+        # Each index takes at most all that lies beside the gathered axis.
+        shortest = min(inputs[0].shape, default=1)
+        count = inputs[0].size * inputs[1].size // max(shortest, 1)
+    return count
+
+
+def _count_broadcast(shapes: Sequence[tuple[int, ...]]) -> int:
+    """Count the elements of what arrays are broadcast to.
+
+    Raises:
+        ValueError: They do not fit together.
+    """
+    elements = 1
+    for sizes in zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1):
+        others = set(sizes) - {1}
+        if len(others) > 1:
+            raise ValueError(f"sizes {sizes} do not broadcast")
+        elements *= max(others, default=1)
+    return elements

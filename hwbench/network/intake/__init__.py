@@ -3,11 +3,12 @@
     a file (.onnx, .pt2, .pt), zoo:NAME, module:factory, an nn.Module
         ->  one self-contained ONNX model  ->  Workload
 
-The content of a file says what it is. Files are hostile until shown otherwise: `archives` and
-`pickles` check them with the standard library alone, `torch_files` lets torch read what is left in
-a process of its own, and `onnx_files` keeps external data inside the model's folder. `torch_onnx`
-exports and compares with torch, `onnx_normalise` folds and names, `half` and `quantize` change the
-precision.
+The content of a file says what it is. Files are hostile until shown otherwise: `reader` has all of
+this done in a process with limits (`reader_child`). There `archives` and `pickles` check a file with
+the standard library alone, `torch_files` lets torch read what is left, and `onnx_files` keeps
+external data inside the model's folder. `torch_onnx` exports and compares with torch,
+`onnx_normalise` folds and names, `half` and `quantize` change the precision, and `files` describes
+what came of it.
 """
 
 from __future__ import annotations
@@ -21,18 +22,14 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from hwbench.errors import UsageError
-from hwbench.network import graph
-from hwbench.network.intake import half, onnx_files, onnx_normalise, quantize, torch_files
-from hwbench.network.intake.archives import inspect
+from hwbench.network.intake import files, reader, torch_files
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported, export_module
 from hwbench.network.workload import Workload
-from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
 from hwbench.version import __version__
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
     from torch import Tensor, nn
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -40,19 +37,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 A file that is in half precision or int8 already is measured as it is.
 """
-MANY_ZEROS = 0.5
-"""Share of exact zeros from which weights look pruned though they are stored densely."""
-
 _INPUT = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<dims>\d+(?:x\d+)*)")
 _FACTORY = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*:[A-Za-z_]\w*(?:\.\w+)*")
-_INT8_OPERATORS = {
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "QLinearConv",
-    "QLinearMatMul",
-    "ConvInteger",
-    "MatMulInteger",
-}
 
 
 def parse_input(text: str) -> TensorSpec:
@@ -81,6 +67,7 @@ class ModelOptions(TypedDict, total=False):
     precision: str
     arch: str | None
     trust_pickle: bool
+    read_limit: float
 
 
 def load_workload(
@@ -92,6 +79,7 @@ def load_workload(
     precision: str = "fp32",
     arch: str | None = None,
     trust_pickle: bool = False,
+    read_limit: float = 1.0,
     seed: int = 0,
 ) -> Workload:
     """Turn a model into the ONNX workload that devices run.
@@ -109,13 +97,15 @@ def load_workload(
             precision already stays so, and the workload says what it is.
         arch: `package.module:factory` that builds the network whose weights the file holds.
         trust_pickle: Whether pickles may run code.
+        read_limit: Factor on the memory and the time that reading a file may take. They grow with
+            the file and its inputs; a small ONNX file has 20 s and 2 GB.
         seed: The seed of the zoo's weights and of random inputs.
 
     Raises:
         UsageError: A name or precision is unknown, shapes are missing or do not fit, or there is no
             such file.
-        UnsafeModelError: The file would execute code, reaches outside its folder, or unpacks beyond
-            bounds.
+        UnsafeModelError: The file would execute code, reaches outside its folder, unpacks beyond
+            bounds, or needs more memory or time than it may take.
         SchemaError: The file is damaged or of no known kind.
         WorkloadError: The network cannot be run, exported, cast or quantised.
     """
@@ -128,7 +118,6 @@ def load_workload(
     name = str(model) if isinstance(model, str | Path) else type(model).__name__
     shapes = tuple(parse_input(text) for text in inputs)
     request = ReadRequest(name, shapes, batch, arch, trust_pickle, seed)
-    file_bytes = None
     if not isinstance(model, str | Path):
         exported = _export_module(model, request, example_inputs)
     elif example_inputs is not None:
@@ -141,9 +130,8 @@ def load_workload(
     elif _FACTORY.fullmatch(name) and not Path(name).exists():
         exported = _export_module(torch_files.call_factory(name), request, None)
     else:
-        exported = _export_file(Path(model), request)
-        file_bytes = Path(model).stat().st_size
-    return _make_workload(exported, request, precision, file_bytes)
+        return reader.read_file(request, precision, read_limit)
+    return files.describe_workload(exported, request, precision, None)
 
 
 def _export_module(
@@ -163,16 +151,6 @@ def _export_module(
     if request.inputs or request.batch is not None:
         raise UsageError("example inputs already say shapes and batch; leave out inputs and batch")
     return export_module(module, tensors, request.name, request.seed)
-
-
-def _export_file(path: Path, request: ReadRequest) -> Exported:
-    file = inspect(path, trust_pickle=request.trust_pickle)
-    if file.kind != "onnx":
-        return torch_files.convert(file, request)
-    model = onnx_files.parse(file.payload, path)
-    onnx_files.fix_inputs(model, request.inputs, request.batch, request.name)
-    onnx_normalise.normalise_graph(model, request.name, exported=False)
-    return Exported(onnx_files.serialise(model, request.name))
 
 
 def _export_zoo_network(request: ReadRequest) -> Exported:
@@ -220,78 +198,3 @@ def _write_cache(cache: Path, data: bytes) -> None:
         Path(file.name).replace(cache)
     except OSError:
         return
-
-
-def _make_workload(
-    exported: Exported, request: ReadRequest, precision: str, file_bytes: int | None
-) -> Workload:
-    """Name the nodes, convert to the precision asked for, and describe the result.
-
-    Args:
-        exported: The model.
-        request: How it was read.
-        precision: The precision asked for.
-        file_bytes: The size of the file the model was read from, or None.
-    """
-    model = graph.load(exported.onnx)
-    inputs = onnx_files.input_specs(model, request.name)
-    findings = list(exported.findings)
-    zeros, counts = graph.zero_share(model), graph.count(model)
-    if zeros >= MANY_ZEROS:
-        findings.append(
-            Finding(
-                "zeros_left_dense",
-                f"{zeros:.0%} of the weights are exactly zero but stored densely: a dense kernel"
-                " gains nothing from them",
-            )
-        )
-    file_precision = _precision_of(model)
-    final_precision = file_precision
-    if file_precision != "fp32":
-        findings.append(
-            Finding(
-                "precision_of_file", f"the file holds {file_precision} already and is measured so"
-            )
-        )
-    elif precision != "fp32":
-        if precision == "int8":
-            model = quantize.quantize(model, inputs, request.name, request.seed)
-            findings.append(quantize.RANDOM_CALIBRATION)
-        else:
-            model = half.halve(model, request.name, precision)
-            findings.append(half.make_finding(precision))
-        model = graph.name_nodes(model)
-        inputs = onnx_files.input_specs(model, request.name)
-        final_precision = precision
-    data = onnx_files.serialise(model, request.name)
-    batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-    # What was converted here is no longer the file it was. Of a file, external data counts too.
-    if file_bytes is None or final_precision != file_precision:
-        size_bytes = len(data)
-    else:
-        size_bytes = max(file_bytes, len(exported.onnx))
-    return Workload(
-        request.name,
-        data,
-        inputs,
-        batch,
-        final_precision,
-        counts.macs,
-        counts.params,
-        size_bytes,
-        tuple(findings),
-    )
-
-
-def _precision_of(model: ModelProto) -> str:
-    """Find the precision of a model by its operators and the types of its weights."""
-    from onnx import TensorProto
-
-    if any(node.op_type in _INT8_OPERATORS for node in model.graph.node):
-        return "int8"
-    types = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    if TensorProto.FLOAT16 in types:
-        return "fp16"
-    if TensorProto.BFLOAT16 in types:
-        return "bf16"
-    return "fp32"

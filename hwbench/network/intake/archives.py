@@ -39,6 +39,9 @@ MAX_RATIO = 100
 Torch stores members uncompressed (ratio 1); deflate reaches 1,032.
 """
 
+_ZIP, _PICKLE = b"PK", b"\x80"
+"""First bytes of archives and of bare pickles."""
+
 # The form torch writes symbolic sizes in: Add(Mul(Integer(2), Symbol('s77', positive=True,
 # integer=True)), Integer(1)).
 _SYMBOLIC = re.compile(
@@ -98,7 +101,7 @@ def inspect(path: Path, *, trust_pickle: bool = False) -> ModelFile:
             behind another.
     """
     data = read_file(path)
-    if data.startswith(b"PK"):
+    if data.startswith(_ZIP):
         members = _read_members(data, str(path))
         if members.get("archive_format") == b"pt2":
             return ModelFile("program", _clean_program(members, str(path)))
@@ -111,7 +114,7 @@ def inspect(path: Path, *, trust_pickle: bool = False) -> ModelFile:
             f"{path} is a zip archive but not a model of torch; expected one by torch.export.save,"
             " torch.jit.save or torch.save"
         )
-    if data.startswith(b"\x80"):
+    if data.startswith(_PICKLE):
         _check_pickle(data, str(path), trust_pickle=trust_pickle)
         if not pickles.is_legacy(data):
             raise SchemaError(
@@ -128,6 +131,19 @@ def read_file(path: Path) -> bytes:
     Raises:
         UsageError: There is no such file, or it is not regular, empty, too large or unreadable.
     """
+    check_file(path)
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {str(path)!r} ({error})") from error
+
+
+def check_file(path: Path) -> None:
+    """Check that there is a regular file of 1 to `MAX_BYTES` bytes.
+
+    Raises:
+        UsageError: There is not.
+    """
     try:
         if not path.exists():
             raise UsageError(f"no such model file: {path}")
@@ -136,12 +152,25 @@ def read_file(path: Path) -> bytes:
                 f"{path} is not a regular file; expected a model file (.onnx, .pt2, .pt)"
             )
         size = path.stat().st_size
-        if not 0 < size <= MAX_BYTES:
-            raise UsageError(
-                f"{path} has {size} bytes; expected a model file of 1 to {MAX_BYTES} bytes"
-            )
-        return path.read_bytes()
     except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {str(path)!r} ({error})") from error
+    if not 0 < size <= MAX_BYTES:
+        raise UsageError(
+            f"{path} has {size} bytes; expected a model file of 1 to {MAX_BYTES} bytes"
+        )
+
+
+def is_torch_file(path: Path) -> bool:
+    """Tell by its first bytes whether torch would have to read a file.
+
+    Raises:
+        UsageError: There is no such file, or it is not regular, empty, too large or unreadable.
+    """
+    check_file(path)
+    try:
+        with path.open("rb") as file:
+            return file.read(2).startswith((_ZIP, _PICKLE))
+    except OSError as error:
         raise UsageError(f"cannot read {str(path)!r} ({error})") from error
 
 

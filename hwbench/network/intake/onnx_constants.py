@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwbench.errors import WorkloadError
+from hwbench.network.graph.shapes import count_output
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
@@ -25,6 +28,8 @@ _FOLDABLE = {
     "Identity", "Max", "Min", "Mod", "Mul", "Neg", "ReduceProd", "Reshape", "Shape", "Size",
     "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
+MAX_FOLDED_BYTES = 64 << 20
+"""Bytes of all constants that folding may make; arithmetic on shapes makes thousands."""
 _ROUNDS = 8
 """How often folding is repeated; a round opens the shapes up to the next reshape that needs one."""
 
@@ -34,9 +39,13 @@ def fold_constants(model: ModelProto) -> None:
 
     Args:
         model: A model with fixed input shapes and without subgraphs, its constants in initializers.
+
+    Raises:
+        WorkloadError: It computes more than `MAX_FOLDED_BYTES` from constants.
     """
     import onnx
 
+    made_bytes = 0
     for _ in range(_ROUNDS):
         shapes: dict[str, tuple[int, ...]] = {}
         if any(node.op_type in {"Shape", "Size"} for node in model.graph.node):
@@ -54,6 +63,12 @@ def fold_constants(model: ModelProto) -> None:
                 continue
             value = _evaluate(node, values, shapes, versions)
             if value is not None:
+                made_bytes += value.nbytes
+                if made_bytes > MAX_FOLDED_BYTES:
+                    raise WorkloadError(
+                        f"the model computes over {MAX_FOLDED_BYTES >> 20} MiB from constants;"
+                        " export it with its constants folded"
+                    )
                 values[node.output[0]] = value
                 model.graph.initializer.append(onnx.numpy_helper.from_array(value, node.output[0]))
                 folded.append(index)
@@ -98,23 +113,13 @@ def _evaluate(
         feed = {node.input[0]: np.empty(shape, np.bool_)}
     else:
         feed = {name: values[name] for name in node.input if name in values}
-    if set(feed) != {name for name in node.input if name} or _makes_large_tensor(node, values):
+    if set(feed) != {name for name in node.input if name}:
         return None
     try:
+        if node.op_type not in {"Shape", "Size"} and count_output(node, feed) > MAX_ELEMENTS:
+            return None
         results: Any = ReferenceEvaluator(node, opsets=dict(versions)).run(None, feed)
         value = np.asarray(results[0])
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
         return None  # the runtime will say what is wrong with it
-    if value.size > MAX_ELEMENTS:
-        return None
-    return value
-
-
-def _makes_large_tensor(node: NodeProto, values: Mapping[str, NDArray[Any]]) -> bool:
-    """Tell whether a node makes a large tensor of a small one."""
-    shape_positions = {"ConstantOfShape": 0, "Expand": 1}
-    position = shape_positions.get(node.op_type)
-    if position is None or len(node.input) <= position:
-        return False
-    shape = values.get(node.input[position], np.zeros(0))
-    return math.prod(max(int(size), 1) for size in shape.ravel()) > MAX_ELEMENTS
+    return value if value.size <= MAX_ELEMENTS else None

@@ -1,34 +1,22 @@
-"""Exporting files of torch to ONNX, in a process of their own.
+"""Reading files of torch, and exporting them to ONNX.
 
 Even after the checks of `archives` a file reaches native readers that were not written for hostile
-input, and TorchScript may loop for ever. So a child process with a time limit loads, runs and
-exports it; what comes back is an ONNX model.
+input, and TorchScript may loop for ever. So this is done in the workers of `reader_child`.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hwbench.errors import (
-    Argument,
-    HwbenchError,
-    SchemaError,
-    UnsafeModelError,
-    UsageError,
-    error_from_dict,
-    error_to_dict,
-)
+from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError
 from hwbench.network.intake.archives import HOW_TO_SAVE, TRUST, ModelFile
 from hwbench.network.intake.torch_onnx import (
     FAILURES,
@@ -37,20 +25,11 @@ from hwbench.network.intake.torch_onnx import (
     export_program,
     reason,
 )
-from hwbench.network.ort import TELEMETRY_OFF
-from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-LIMIT_S = 600.0
-"""Time within which a file must have been exported, in seconds."""
-
-_CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from"
-    " hwbench.network.intake.torch_files import main; main(sys.argv[2])"
-)
 _WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "net")
 """Where training checkpoints keep the weights."""
 
@@ -76,117 +55,31 @@ class ReadRequest:
     seed: int = 0
 
 
-def convert(file: ModelFile, request: ReadRequest, limit_s: float = LIMIT_S) -> Exported:
-    """Export a checked file of torch in a child process.
+def export_file(file: ModelFile, request: ReadRequest) -> Exported:
+    """Let torch read a checked file, and export it. Only for a process that may be lost.
 
     Args:
         file: The file, as `archives.inspect` gives it.
         request: How it is to be read.
-        limit_s: Time within which the child must have finished, in seconds.
 
     Raises:
         UsageError: Input shapes or the architecture are missing or do not fit.
         SchemaError: torch cannot read the file.
-        UnsafeModelError: Reading the file ended the process, or took longer than `limit_s`.
+        UnsafeModelError: torch's weights-only reader refuses the file.
         WorkloadError: The network cannot be run or exported.
+        MemoryError: It needs more memory than this process may take.
     """
-    with TemporaryDirectory(prefix="hwbench-") as folder_name:
-        folder = Path(folder_name)
-        (folder / "payload").write_bytes(file.payload)
-        job = {
-            "kind": file.kind,
-            "file_inputs": [asdict(spec) for spec in file.inputs],
-            "request": asdict(request),
-        }
-        (folder / "request.json").write_text(json.dumps(job))
-        # The child runs in the temporary folder, but finds modules where this process does: an
-        # empty entry of the path means the current folder.
-        current = str(Path.cwd())
-        paths = [entry or current for entry in (*sys.path, "")]
-        environment = os.environ | TELEMETRY_OFF
-        if not request.trust_pickle:
-            # Parts of a `.pt2` are pickles too, which torch.export.load would run without this.
-            environment["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-        command = [sys.executable, "-c", _CHILD, json.dumps(paths), folder_name]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env=environment,
-                capture_output=True,
-                timeout=limit_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UnsafeModelError(
-                f"{request.name}: torch did not finish reading and exporting it within"
-                f" {limit_s:g} s"
-            ) from error
-        if not (folder / "result.json").exists():
-            stderr = done.stderr.decode(errors="replace")
-            raise _explain_child_end(request.name, done.returncode, stderr)
-        result = json.loads((folder / "result.json").read_text())
-        if "error" in result:
-            raise error_from_dict(result)
-        findings = tuple(Finding(**fields) for fields in result["findings"])
-        return Exported((folder / "model.onnx").read_bytes(), findings)
-
-
-def _explain_child_end(name: str, code: int, stderr: str) -> HwbenchError:
-    """Make the error for a child process that ended without a result."""
-    if code < 0:
-        return UnsafeModelError(
-            f"{name}: reading it ended the process with signal {-code}; the file is damaged or"
-            " hostile"
-        )
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["no message"]
-    return SchemaError(f"{name}: torch cannot read it ({lines[-1][:300]}); save the model anew")
-
-
-def main(folder: str) -> None:
-    """Run the child process: convert `payload` as `request.json` says.
-
-    It leaves `result.json` and, if all went well, `model.onnx`.
-
-    Args:
-        folder: The path of the folder with the files.
-    """
-    _limit_resources()
-    place = Path(folder)
-    job = json.loads((place / "request.json").read_text())
-    fields = job["request"]
-    fields["inputs"] = _read_specs(fields["inputs"])
-    request = ReadRequest(**fields)
-    payload = (place / "payload").read_bytes()
-    result: dict[str, Any]
+    if not request.trust_pickle:
+        # Parts of a `.pt2` are pickles too, which torch.export.load would run without this.
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
-        exported = _convert_payload(job["kind"], payload, _read_specs(job["file_inputs"]), request)
-        (place / "model.onnx").write_bytes(exported.onnx)
-        result = {"findings": [asdict(finding) for finding in exported.findings]}
-    except HwbenchError as error:
-        result = error_to_dict(error)
+        return _convert_payload(file.kind, file.payload, file.inputs, request)
+    except MemoryError:
+        raise
     except (*FAILURES, pickle.UnpicklingError, EOFError) as error:
-        message = f"{request.name}: torch cannot read it ({reason(error)}); save the model anew"
-        result = error_to_dict(SchemaError(message))
-    (place / "result.json").write_text(json.dumps(result))
-
-
-def _read_specs(rows: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(row["name"], tuple(row["shape"]), row["dtype"]) for row in rows)
-
-
-def _limit_resources() -> None:
-    """Allow this process no core dump, and no more memory than the machine has.
-
-    A greedy file must not take the processes of others down.
-    """
-    if sys.platform != "win32":
-        import resource
-
-        import psutil
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_DATA, (psutil.virtual_memory().total,) * 2)
+        raise SchemaError(
+            f"{request.name}: torch cannot read it ({reason(error)}); save the model anew"
+        ) from error
 
 
 def _convert_payload(
@@ -353,7 +246,9 @@ def call_factory(text: str) -> nn.Module:
 
     module_name, _, attribute = text.partition(":")
     current = str(Path.cwd())
-    sys.path.append(current)
+    is_new = current not in sys.path
+    if is_new:
+        sys.path.append(current)
     try:
         module: Any = import_module(module_name)
         for part in attribute.split("."):
@@ -366,7 +261,8 @@ def call_factory(text: str) -> nn.Module:
             " package.module:factory"
         ) from error
     finally:
-        sys.path.remove(current)
+        if is_new:
+            sys.path.remove(current)
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"{text} made a {type(module).__name__}; expected a torch.nn.Module")
     return module

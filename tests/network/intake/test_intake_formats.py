@@ -2,6 +2,9 @@
 modules, and computes the same.
 """
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch import nn
 
 from hwbench.errors import UnsafeModelError, UsageError, WorkloadError
 from hwbench.network import graph
-from hwbench.network.intake import load_workload
+from hwbench.network.intake import load_workload, torch_files
 from hwbench.network.intake.torch_onnx import export_program
 from hwbench.network.ort import onnxruntime
 from tests.support.saved_models import SHAPE, TinyNet, plain, save
@@ -141,6 +144,13 @@ def test_a_factory_builds_the_network(reference):
     assert rows(load_workload("tests.support.saved_models:TinyNet", inputs=SHAPES)) == rows(
         reference
     )
+
+
+def test_a_factory_leaves_the_path_of_modules_as_it_was(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(Path.cwd()), *sys.path, "elsewhere"])
+    before = list(sys.path)
+    torch_files.call_factory("tests.support.saved_models:TinyNet")
+    assert sys.path == before
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,350 @@
+"""The process that reads model files: it takes requests, and forks a worker for each.
+
+A worker has limits of memory, of time, and of core files, and a temporary folder of its own. It
+ends with the reader, and the reader with the process that started it, whatever ended that: the end
+of the pipe tells. See `reader` for the other side.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from hwbench.errors import HwbenchError, SchemaError, error_to_dict
+from hwbench.network import graph
+from hwbench.network.intake import archives, files, torch_files
+from hwbench.network.intake.torch_files import ReadRequest
+from hwbench.network.intake.torch_onnx import Exported
+from hwbench.network.workload import Workload
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.tensors import TensorSpec
+
+FOLDER_PREFIX = "hwbench-reader-"
+_OWNER = "owner.lock"
+_POLL_S = 0.02
+"""How often the memory of a worker is looked at."""
+_ENDING_S = 0.001
+"""How often the end of a worker is looked for that has closed its files already."""
+_DETAIL_LENGTH = 300
+"""Characters of a message of a library that are passed on."""
+
+
+def main() -> None:
+    """Answer requests from standard input on standard output until that ends."""
+    # What libraries print must not get between the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    _remove_left_folders()
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as name:
+        folder = Path(name)
+        lock = _own_folder(folder)
+        if sys.platform == "linux":
+            _serve(os.fdopen(0, "rb", buffering=0, closefd=False), answers, folder)
+        else:
+            job = json.loads(sys.stdin.buffer.readline())
+            _work(job, folder)
+            _send(answers, folder, {})
+            os.chdir(folder.parent)  # a folder that is someone's current one may not be removable
+        if lock is not None:
+            lock.close()
+
+
+def _own_folder(folder: Path) -> IO[bytes] | None:
+    """Hold a lock in a folder as long as this process lives; None where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    lock = (folder / _OWNER).open("wb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def _remove_left_folders() -> None:
+    """Remove temporary folders of readers that were killed.
+
+    The lock in a folder is the kernel's: it is gone when its owner is, also after a restart of the
+    machine that gives its process number to another.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        with suppress(OSError):
+            descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(descriptor)
+
+
+def _serve(requests: IO[bytes], answers: IO[bytes], folder: Path) -> None:
+    """Fork a worker for each request, one after the other.
+
+    Args:
+        requests: One line of JSON per file; unbuffered, so that `select` sees what is left.
+        answers: What is said of each file.
+        folder: A private temporary folder.
+    """
+    import ctypes
+    import resource  # noqa: F401 - loaded once for all workers
+
+    import onnx
+    import onnx.checker
+    import onnx.shape_inference
+
+    # Only the C library can ask the kernel to end this process with its parent.
+    set_option = ctypes.CDLL(None).prctl
+    first = True
+    while line := requests.readline():
+        job = json.loads(line)
+        if not first:
+            import onnx.reference  # noqa: F401 - a first file may not need it, later ones share it
+        first = False
+        if job["torch"]:
+            import torch  # noqa: F401 - nothing of a file is read yet
+        scratch = Path(tempfile.mkdtemp(dir=folder))
+        watched, held = os.pipe()
+        reader = os.getpid()
+        child = os.fork()
+        if child == 0:
+            os.close(watched)
+            # 1 is PR_SET_PDEATHSIG. If the reader ended before that, nobody waits any more.
+            set_option(1, signal.SIGKILL)
+            if os.getppid() == reader:
+                _run_worker(job, scratch, requests, answers)
+            os._exit(1)
+        os.close(held)
+        ended = _watch(child, job["limits"], watched, requests)
+        os.close(watched)
+        if ended is None:
+            return
+        _send(answers, scratch, ended)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run_worker(
+    job: Mapping[str, Any], scratch: Path, requests: IO[bytes], answers: IO[bytes]
+) -> None:
+    """Read one file in a fork of the reader; this process ends here."""
+    os.setsid()
+    # The pipes are the reader's: what a file makes its worker do must not answer for it.
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, requests.fileno())
+    os.dup2(null, answers.fileno())
+    output = os.open(scratch / "output", os.O_WRONLY | os.O_CREAT, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    _limit_resources(job["limits"])
+    code = 1
+    try:
+        _work(job, scratch)
+        code = 0
+    finally:
+        sys.stderr.flush()
+        # No clean-up of the reader's: it is not this process's to do.
+        os._exit(code)
+
+
+def _limit_resources(limits: Mapping[str, Any]) -> None:
+    """Bound what this process may take, beside what it has already."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    bounds = {
+        # Address space is no measure, as libraries reserve much that they never touch.
+        resource.RLIMIT_DATA: pages * resource.getpagesize() + limits["memory_bytes"],
+        resource.RLIMIT_FSIZE: limits["memory_bytes"],
+        resource.RLIMIT_CPU: math.ceil(limits["seconds"] * (os.cpu_count() or 1)) + 1,
+    }
+    for kind, bound in bounds.items():
+        _, highest = resource.getrlimit(kind)
+        if highest != resource.RLIM_INFINITY:
+            bound = min(bound, highest)  # noqa: PLW2901
+        resource.setrlimit(kind, (bound, bound))
+
+
+def _watch(
+    child: int, limits: Mapping[str, Any], watched: int, requests: IO[bytes]
+) -> dict[str, Any] | None:
+    """Wait for a worker, and end it at its limits.
+
+    Args:
+        child: Its process.
+        limits: What it may take.
+        watched: The end of a pipe that closes when the worker ends.
+        requests: The pipe of requests: as none comes meanwhile, it is readable when its writer is
+            gone.
+
+    Returns:
+        What ended the worker; empty if it ended by itself. None if nobody waits for it any more.
+    """
+    memory_limit = limits["memory_bytes"] + _resident_bytes(os.getpid())
+    deadline = time.monotonic() + limits["seconds"]
+    ended: dict[str, Any] | None = {}
+    watches = [watched, requests.fileno()]
+    while True:
+        ready, _, _ = select.select(watches, [], [], _POLL_S if watched in watches else _ENDING_S)
+        if requests.fileno() in ready:
+            ended = None
+            break
+        finished, status = os.waitpid(child, os.WNOHANG)
+        if finished:
+            _kill_group(child)
+            return _explain_status(status)
+        if watched in ready:
+            # It closes shortly before the kernel has the status; reading it would tell no more.
+            watches.remove(watched)
+        if time.monotonic() > deadline:
+            ended = {"ended_by": "time", "detail": ""}
+            break
+        if _resident_bytes(child) > memory_limit:
+            ended = {"ended_by": "memory", "detail": ""}
+            break
+    _kill_group(child)
+    os.waitpid(child, 0)
+    return ended
+
+
+def _kill_group(child: int) -> None:
+    for kill in (os.killpg, os.kill):
+        with suppress(OSError):
+            kill(child, signal.SIGKILL)
+
+
+def _explain_status(status: int) -> dict[str, Any]:
+    """Say what ended a worker, by the status that the kernel gives."""
+    code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGXCPU:
+        return {"ended_by": "time", "detail": ""}
+    if code < 0:
+        return {"ended_by": "signal", "detail": -code}
+    return {}
+
+
+def _resident_bytes(process: int) -> int:
+    """Count the memory that a process holds, in bytes; 0 if it is gone."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _send(answers: IO[bytes], scratch: Path, ended: Mapping[str, Any]) -> None:
+    """Send what a worker left: a line of JSON, then the model."""
+    result, model = scratch / "result.json", scratch / "model.onnx"
+    answer = dict(ended)
+    size = 0
+    if not answer:
+        try:
+            answer = dict(json.loads(result.read_text()))
+            if "workload" in answer:
+                size = model.stat().st_size
+        except (OSError, TypeError, ValueError, RecursionError):
+            answer = {"ended_by": "exit", "detail": _read_last_line(scratch / "output")}
+    answer["artifact_bytes"] = size
+    answers.write(json.dumps(answer).encode() + b"\n")
+    if size:
+        with model.open("rb") as file:
+            shutil.copyfileobj(file, answers, 1 << 20)
+    answers.flush()
+
+
+def _read_last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    texts = [" ".join(line.split()) for line in lines if line.strip()]
+    return texts[-1][:_DETAIL_LENGTH] if texts else "no message"
+
+
+def _work(job: Mapping[str, Any], scratch: Path) -> None:
+    """Read one file, and leave `result.json` and, if all went well, `model.onnx`.
+
+    Args:
+        job: The request.
+        scratch: A folder for this file alone.
+    """
+    tempfile.tempdir = str(scratch)
+    name = job["request"]["name"]
+    result: dict[str, Any]
+    try:
+        workload = _read(job, scratch)
+        (scratch / "model.onnx").write_bytes(workload.artifact)
+        facts = {
+            "name": workload.name,
+            "inputs": [asdict(spec) for spec in workload.inputs],
+            "batch": workload.batch,
+            "precision": workload.precision,
+            "macs": workload.macs,
+            "params": workload.params,
+            "file_bytes": workload.file_bytes,
+            "findings": [asdict(finding) for finding in workload.findings],
+            "format": workload.format,
+        }
+        result = {"workload": facts}
+        text = json.dumps(result)
+    except HwbenchError as error:
+        text = json.dumps(error_to_dict(error))
+    except MemoryError:
+        text = json.dumps({"ended_by": "memory", "detail": ""})
+    except Exception as error:  # noqa: BLE001 - whatever libraries raise about a file is the file's
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_DETAIL_LENGTH]
+        message = f"{name} is damaged, or breaks the rules of its format ({reason})"
+        text = json.dumps(error_to_dict(SchemaError(f"{message}; export it anew")))
+    (scratch / "result.json").write_text(text)
+
+
+def _read(job: Mapping[str, Any], scratch: Path) -> Workload:
+    """Check a file, export it, describe it, and do what its user will do with it next."""
+    fields = dict(job["request"])
+    fields["inputs"] = tuple(
+        TensorSpec(row["name"], tuple(row["shape"]), row["dtype"]) for row in fields["inputs"]
+    )
+    request = ReadRequest(**fields)
+    os.chdir(job["folder"])
+    sys.path[:] = job["paths"]
+    path = Path(request.name)
+    size = path.stat().st_size
+    file = archives.inspect(path, trust_pickle=request.trust_pickle)
+    exported: Exported
+    if file.kind == "onnx":
+        exported = files.export_onnx(file, path, request)
+        os.chdir(scratch)
+    else:
+        # From here on a relative path leads nowhere but into the folder of this file.
+        os.chdir(scratch)
+        exported = torch_files.export_file(file, request)
+    workload = files.describe_workload(exported, request, job["precision"], size)
+    _rehearse(workload)
+    return workload
+
+
+def _rehearse(workload: Workload) -> None:
+    """Load a workload as measuring will, so that it repeats only what went well here.
+
+    Errors with a name of hwbench's are left to whoever meets them there.
+    """
+    with suppress(HwbenchError):
+        model = graph.load(workload.onnx)
+        graph.zero_share(model)
+        graph.count(model)
+        for layer in graph.layers(model):
+            LayerKey.parse(str(layer.key))

@@ -1,0 +1,169 @@
+"""Files are read within limits, by a process that ends with the one that started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from random import Random
+
+import psutil
+import pytest
+
+from hwbench.errors import HwbenchError, UnsafeModelError, UsageError, WorkloadError
+from hwbench.network.intake import load_workload, reader, reader_child
+from tests.support.hostile_onnx import HOSTILE, mutate, nested_functions, seed_model
+from tests.support.paths import ROOT
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forks a worker per file")
+
+
+def write(path, model):
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_the_seed_of_the_mutations_is_a_good_model(tmp_path):
+    workload = load_workload(write(tmp_path / "m.onnx", seed_model()))
+    assert workload.macs == 4 * 3 * 9 * 64 + 20
+    assert workload.params == 4 * 27 + 4 + 25
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_files_end_in_one_line(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "ONNX_S", 2.0)
+    monkeypatch.setattr(reader, "BASE_BYTES", 400_000_000)
+    path = write(tmp_path / "m.onnx", HOSTILE[case]())
+    before = time.monotonic()
+    try:
+        load_workload(path)
+    except HwbenchError as error:
+        # 4 where it is well-formed, but no layer can be made of it: a dilation beyond all inputs.
+        assert error.exit_code == (4 if case == "huge dilation" else 2)
+        assert len(str(error).splitlines()) == 1
+    assert time.monotonic() - before < 15
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_time_is_bounded_and_the_bound_can_be_raised(tmp_path):
+    path = write(tmp_path / "m.onnx", nested_functions())
+    with pytest.raises(UnsafeModelError, match=r"within 1 s.*a larger read_limit"):
+        load_workload(path, read_limit=0.05)
+    assert load_workload(write(tmp_path / "few.onnx", nested_functions(3))).macs == 0
+
+
+@linux_only
+def test_memory_is_bounded_and_the_bound_can_be_raised(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "BASE_BYTES", 200_000_000)
+    path = write(tmp_path / "m.onnx", HOSTILE["huge Concat"]())
+    with pytest.raises(UnsafeModelError, match=r"GB of memory.*a larger read_limit"):
+        load_workload(path)
+
+
+@pytest.mark.parametrize("factor", [0, -1.0, float("inf"), float("nan")])
+def test_the_limit_is_a_positive_factor(factor, tmp_path):
+    path = write(tmp_path / "m.onnx", seed_model())
+    with pytest.raises(UsageError, match="positive factor"):
+        load_workload(path, read_limit=factor)
+
+
+def test_mutations_along_the_grammar(tmp_path, monkeypatch):
+    """A workload or one line, whatever a file says."""
+    monkeypatch.setattr(reader, "ONNX_S", 3.0)
+    monkeypatch.setattr(reader, "BASE_BYTES", 400_000_000)
+    random = Random(7)
+    outcomes = set()
+    for _ in range(100):
+        path = write(tmp_path / "m.onnx", mutate(seed_model(), random))
+        try:
+            load_workload(path, inputs=["1x3x8x8"])
+            outcomes.add("workload")
+        except HwbenchError as error:
+            assert error.exit_code in {2, 4}
+            assert len(str(error).splitlines()) == 1
+            outcomes.add(type(error).__name__)
+    assert {"workload", "SchemaError"} <= outcomes
+
+
+def run(script, *arguments, folder, **more):
+    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+@linux_only
+def test_files_share_one_reader_and_onnx_needs_no_torch(tmp_path):
+    path = write(tmp_path / "m.onnx", seed_model())
+    (tmp_path / "tmp").mkdir()
+    script = (
+        "import sys, os; from hwbench.network.intake import load_workload, reader\n"
+        "numbers = []\n"
+        "for _ in range(2):\n"
+        "    load_workload(sys.argv[1]); numbers.append(reader._READER._process.pid)\n"
+        "maps = open(f'/proc/{numbers[0]}/maps').read()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    load_workload(sys.argv[1]); own = reader._READER._process.pid\n"
+        "    reader._READER.stop(); os._exit(own in numbers)\n"
+        "_, status = os.waitpid(child, 0)\n"
+        "load_workload(sys.argv[1]); numbers.append(reader._READER._process.pid)\n"
+        "print(len(set(numbers)), 'libtorch' in maps, status)\n"
+    )
+    process = run(script, path, folder=tmp_path / "tmp")
+    out, err = process.communicate(timeout=60)
+    assert (out, err) == ("1 False 0\n", "")
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+@linux_only
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_nothing_runs_on_and_nothing_is_left_after_a_signal(number, tmp_path):
+    path = write(tmp_path / "m.onnx", nested_functions())
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    script = "import sys, hwbench; hwbench.load_workload(sys.argv[1])"
+    process = run(script, path, folder=folder)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("*/*/output")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    helpers = psutil.Process(process.pid).children(recursive=True)
+    assert len(helpers) == 2
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    _, alive = psutil.wait_procs(helpers, timeout=5)
+    assert not alive
+    assert not list(folder.iterdir())
+
+
+@linux_only
+def test_a_reader_that_ends_is_an_error_and_replaced(tmp_path, monkeypatch):
+    path = write(tmp_path / "m.onnx", seed_model())
+    own = reader._Reader()
+    monkeypatch.setattr(reader, "_READER", own)
+    monkeypatch.setattr(reader, "_CHILD", "raise SystemExit('no such thing')")
+    with pytest.raises(WorkloadError, match="reader of model files ended: no such thing"):
+        load_workload(path)
+    monkeypatch.undo()
+    monkeypatch.setattr(reader, "_READER", own)
+    assert load_workload(path).macs > 0
+    own.stop()
+
+
+@linux_only
+def test_folders_of_dead_readers_are_removed_and_those_of_live_ones_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader_child.tempfile, "tempdir", str(tmp_path))
+    left, used, other = (tmp_path / f"hwbench-reader-{name}" for name in ("left", "used", "other"))
+    for folder in (left, used, other):
+        folder.mkdir()
+    reader_child._own_folder(left).close()
+    lock = reader_child._own_folder(used)
+    reader_child._remove_left_folders()
+    lock.close()
+    # Without its lock a folder may be one that is just being made.
+    assert set(tmp_path.iterdir()) == {used, other}

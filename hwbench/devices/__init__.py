@@ -20,8 +20,8 @@ class Driver:
     Attributes:
         target: Where the class is, as `module:Class`.
         summary: What it measures on, for people.
-        extra: The extra of our own distribution that brings what the driver needs; empty if the
-            core brings it.
+        extra: The extra of hwbench's distribution that installs what the driver needs; empty if
+            the core does.
     """
 
     target: str
@@ -56,14 +56,15 @@ DRIVERS: dict[str, Driver] = {
 
 
 def drivers() -> dict[str, Driver]:
-    """All drivers: the built-in table, and those of other packages (entry-point group `hwbench.devices`)."""
-    found = {
-        point.name: Driver(
-            point.value, f"from package {point.dist.name if point.dist else point.value}"
-        )
-        for point in entry_points(group="hwbench.devices")
-    }
-    return found | DRIVERS
+    """List all drivers: those of `DRIVERS`, and those of other packages.
+
+    Other packages have an entry point in the group `hwbench.devices`.
+    """
+    others = {}
+    for point in entry_points(group="hwbench.devices"):
+        package = point.dist.name if point.dist else point.value
+        others[point.name] = Driver(point.value, f"from package {package}")
+    return others | DRIVERS
 
 
 def driver_class(name: str) -> type[Device]:
@@ -91,7 +92,7 @@ def driver_class(name: str) -> type[Device]:
 
 
 def open_device(address: str) -> Device:
-    """The closed `Device` at `address` (`cpu`, `android:SERIAL`); use it in a with block.
+    """Make the closed `Device` at `address` (`cpu`, `android:SERIAL`); use it in a with block.
 
     Raises:
         UsageError: The address names no driver.
@@ -102,11 +103,14 @@ def open_device(address: str) -> Device:
 
 
 def list_devices() -> list[Found]:
-    """Every target within reach of every driver, ready or not, with what is missing for the others."""
-    found: list[Found] = []
+    """List every target within reach of every driver, ready or not.
+
+    Those that are not ready say what is missing.
+    """
+    targets: list[Found] = []
     for name in drivers():
         try:
-            found += driver_class(name).discover()
+            targets += driver_class(name).discover()
         except DeviceUnavailableError as error:
-            found.append(Found(name, drivers()[name].summary, ready=False, hint=str(error)))
-    return found
+            targets.append(Found(name, drivers()[name].summary, ready=False, hint=str(error)))
+    return targets

@@ -55,7 +55,7 @@ class Found:
     """One target that a driver sees, or the reason why it sees none.
 
     Attributes:
-        address: What to give to `--device`.
+        address: Address to open it by, with the driver's name.
         description: Hardware and runtime, for people.
         ready: Whether it can be opened now.
         hint: What is missing and the command that mends it; empty when ready.
@@ -74,7 +74,7 @@ class Advice:
     Attributes:
         code: Stable name (`governor`, `load`).
         ok: Whether it is as it should be.
-        text: What was found.
+        text: The state that was found.
         remedy: The command or action that mends it; empty when ok.
     """
 
@@ -89,10 +89,11 @@ class Prepared:
     """A workload made ready on a device: one session. `handle` belongs to the driver alone.
 
     Attributes:
-        workload: What was prepared.
-        settings: How.
+        workload: The workload that was prepared.
+        settings: The settings it was prepared with.
         handle: The driver's own object; never touched from outside.
-        findings: What preparing revealed (an operator fell back to another provider, ...).
+        findings: Reasons to distrust that preparing revealed (an operator fell back to another
+            provider, ...).
     """
 
     workload: Workload
@@ -108,7 +109,7 @@ class Samples:
     Attributes:
         values_s: Mean latency in seconds of one inference in each round.
         clock: Name of the clock (`perf_counter`, `CLOCK_MONOTONIC on device`, `cuda_event`).
-        findings: What happened meanwhile (throttled, ...).
+        findings: Reasons to distrust the samples (throttled, ...).
     """
 
     values_s: tuple[float, ...]
@@ -126,7 +127,7 @@ class LayerRow:
         op: Operator.
         key: Layer identity; None for inserted rows.
         implementation: Kernel or layout the runtime chose.
-        samples_s: One value per profiled inference, seconds, profiler's cost not yet taken off.
+        samples_s: Seconds in each profiled inference, with the profiler's cost still in them.
         nodes: Profiled runtime nodes in this row (each carries the profiler's cost once).
         calls: Calls per inference.
     """
@@ -146,16 +147,16 @@ class LayerSamples:
 
     Attributes:
         rows: The rows in execution order.
-        whole_s: Latency of the whole network in each profiled inference, profiler on.
-        reference_s: Latencies of the same network without profiler, from inferences that took turns
-            with the profiled ones. Rows are used relative to these, so that drift between timing
-            and profiling cancels. Empty if there are none.
-        node_cost_s: Profiler's own cost inside each node's time, as measured on this device; may be
-            0.
+        whole_s: Latency in seconds of the whole network in each profiled inference.
+        reference_s: Latencies in seconds of the same network without profiler, from inferences that
+            took turns with the profiled ones. Rows are used relative to these, so that drift
+            between timing and profiling cancels. Empty if there are none.
+        node_cost_s: Seconds of the profiler's own cost inside each node's time, as measured on this
+            device; may be 0.
         rest_cause: What the whole contains beyond its rows, in words.
-        grain_s: Grain of the profiler's clock (1e-6 where it counts whole microseconds); 0 if
-            negligible.
-        findings: Fall-backs, reorders and the like.
+        grain_s: Grain of the profiler's clock in seconds (1e-6 where it counts whole microseconds);
+            0 if negligible.
+        findings: Reasons to distrust the rows (fall-backs, reorders and the like).
     """
 
     rows: tuple[LayerRow, ...]
@@ -195,7 +196,9 @@ class Device(ABC):
     @classmethod
     @abstractmethod
     def discover(cls) -> list[Found]:
-        """Targets of this kind within reach, or one unready `Found` that says what is missing.
+        """List the targets of this kind within reach.
+
+        If there is none, the list has one unready `Found` that says what is missing.
 
         Never raises.
         """
@@ -204,7 +207,9 @@ class Device(ABC):
     def _open(self) -> None: ...
 
     def _close(self) -> None:  # noqa: B027 - a driver may have nothing to release
-        """Release everything that is not in `_at_close`, also after a failed `_open` or a broken device.
+        """Release everything that is not in `_at_close`.
+
+        It is also called after an `_open` that failed, and for a broken device.
 
         Never raises for a device that is gone. The default has nothing to release.
         """
@@ -226,10 +231,17 @@ class Device(ABC):
 
     @classmethod
     def explain_change(cls, baseline: str, candidate: str) -> ChangeExplanation | None:  # noqa: ARG003
-        """What it means that a layer runs as `candidate` which ran as `baseline` before.
+        """Explain what it means that a layer runs in another way than before.
 
-        Both are implementations as `LayerRow` has them. It asks the driver and not an opened
-        device, so that stored records are explained too. The default knows of nothing worth a word.
+        This is a method of the driver and not of an opened device, so that stored records are
+        explained too. The default has no explanation.
+
+        Args:
+            baseline: How the layer ran, as `LayerRow.implementation` has it.
+            candidate: How it runs now.
+
+        Returns:
+            The explanation; None if the change needs none.
         """
         return None
 
@@ -242,7 +254,8 @@ class Device(ABC):
         """Connect and check.
 
         Raises:
-            DeviceUnavailableError: With what is missing and how to get it.
+            DeviceUnavailableError: The device cannot be opened; says what is missing and how to get
+                it.
         """
         if self._state != "closed":
             raise UsageError(f"device {self.address} is already {self._state}")
@@ -272,11 +285,11 @@ class Device(ABC):
         self.close()
 
     def info(self) -> DeviceInfo:
-        """Identity of the opened device."""
+        """Read the identity of the opened device."""
         return self._guard(self._info)
 
     def conditions(self) -> Conditions:
-        """State of the device now."""
+        """Read the state of the device now."""
         return self._guard(self._conditions)
 
     def prepare(self, workload: Workload, settings: Settings) -> Prepared:
@@ -314,7 +327,11 @@ class Device(ABC):
         self._guard(release_live)
 
     def run(self, order: Sequence[Prepared], loops: int = 1) -> Samples:
-        """Run one round per entry of `order`, in that order, each of `loops` inferences back to back.
+        """Run one round for each entry of `order`, in that order.
+
+        Args:
+            order: The session of each round.
+            loops: Inferences in each round, back to back.
 
         Returns:
             Exactly `len(order)` samples, seconds per inference.
@@ -337,6 +354,8 @@ class Device(ABC):
 
     def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Time the layers of `runs` inferences, in a session of their own.
+
+        The timed session is never profiled.
 
         Raises:
             UsageError: The driver has no `_profile_layers` (see `ProfilesLayers`), or the session
@@ -366,7 +385,7 @@ class Device(ABC):
         return self._guard(self._doctor)
 
     def _doctor(self) -> list[Advice]:
-        """What would spoil a measurement. The default knows of nothing."""
+        """Check what would spoil a measurement. The default checks nothing."""
         return []
 
     def _lock_target(self, target: str) -> DeviceLock:
@@ -378,7 +397,7 @@ class Device(ABC):
                 runtimes.
 
         Raises:
-            DeviceUnavailableError: Something else measures there; with its process id.
+            DeviceUnavailableError: Another process measures there; with its id.
         """
         return self._at_close.enter_context(DeviceLock(target))
 
@@ -412,6 +431,11 @@ class Device(ABC):
                 )
 
     def _guard(self, action: Callable[[], T]) -> T:
+        """Do something on an open device.
+
+        A `DeviceError` means that the device itself failed. What it would do afterwards is unknown,
+        so it is broken from then on, and must be opened anew.
+        """
         if self._state == "closed":
             raise DeviceUnavailableError(
                 f"device {self.address} is not open; use it in a with block"
@@ -433,11 +457,11 @@ class ProfilesLayers(Protocol):
     """
 
     def profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        """Per-layer times of `runs` inferences in a session of its own (never in the timed one)."""
+        """Time the layers of `runs` inferences, in a session of their own."""
         ...
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        """What the driver does for `profile_layers`."""
+        """Do what `profile_layers` needs of the driver."""
         ...
 
 
@@ -449,7 +473,7 @@ class MovesTime(Protocol):
     """
 
     def time_s(self) -> float:
-        """Seconds on the device's clock."""
+        """Read the device's clock, in seconds."""
         ...
 
     def idle(self, seconds: float) -> None:
@@ -462,9 +486,10 @@ class ReportsMemory(Protocol):
     """The device can tell the memory that a workload alone needs."""
 
     def peak_memory_bytes(self, prepared: Prepared) -> int | None:
-        """Peak resident memory of the process that runs `prepared` alone.
+        """Read the peak resident memory of the process that runs `prepared` alone.
 
-        None where it shares one.
+        Returns:
+            Bytes; None if the session shares its process.
         """
         ...
 
@@ -477,7 +502,11 @@ class Prepares(Protocol):
     """
 
     def setup(self, files: Mapping[str, Path] | None = None) -> None:
-        """Put everything there, of which the user may supply some `files`, by the driver's names for them."""
+        """Put everything there that the target needs.
+
+        Args:
+            files: Files that the user supplies, by the driver's names for them.
+        """
         ...
 
     def clean(self) -> None:

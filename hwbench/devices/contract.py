@@ -9,9 +9,9 @@
         def make_workload(self):
             return Workload(...)  # a small ONNX model, so that the tests are quick
 
-No test judges how fast the device is: timings are only held against each other where a driver that
-keeps its promises differs from one that does not by a large factor, or in a way that other work on
-the machine cannot bring about.
+No test evaluates how fast the device is: timings are only held against each other where a driver
+that keeps its promises differs from one that does not by a large factor, or in a way that other
+work on the machine cannot bring about.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ from hwbench.records.measurement import Settings
 ROUNDS = 9
 LOOPS = 16
 TIMES_OFF = 6.0
-"""Factor between latencies that cannot be noise: forgetting to divide by `LOOPS`, or dividing twice, is off by 16."""
+"""Factor between latencies that cannot be noise.
+
+A driver that forgets to divide by `LOOPS`, or divides twice, is off by 16.
+"""
 PATTERN = (False, True, True, False, True) + (False,) * 5 + (True,) * 5
-"""Which rounds are slow ones; read backwards or moved along, it is another pattern."""
+"""Which rounds are slow ones. Reversed or shifted, it is another pattern."""
 ATTEMPTS = 100
 """How often the pattern is run until it shows, before a driver is said to mix its rounds up."""
 
@@ -49,21 +52,21 @@ class DeviceContract(ABC):
 
     @abstractmethod
     def make_device(self) -> Device:
-        """A closed device; each call another object for the same target."""
+        """Make a closed device; each call makes another object for the same target."""
 
     @abstractmethod
     def make_workload(self) -> Workload:
-        """A small model that the device runs."""
+        """Make a small model that the device runs."""
 
     def make_slow_workload(self) -> Workload | None:
-        """A model that takes at least ten times as long as `make_workload`'s.
+        """Make a model that takes at least ten times as long as `make_workload`'s.
 
-        Without one the order of rounds goes untested.
+        Without one the order of rounds is not tested.
         """
         return None
 
     def make_bad_workload(self) -> Workload:
-        """A model that the device must refuse; the default is no model at all."""
+        """Make a model that the device must refuse; the default is no model at all."""
         return replace(self.make_workload(), name="not a model", artifact=b"this is no ONNX model")
 
     @pytest.fixture
@@ -141,7 +144,10 @@ class DeviceContract(ABC):
             device.run([prepared], loops=0)
 
     def test_samples_are_seconds_of_one_inference(self, device: Device) -> None:
-        """The rounds fit into the time that passed, so they are no milliseconds, and are divided by the loops."""
+        """The rounds fit into the time that passed.
+
+        So they are no milliseconds, and they are divided by the loops.
+        """
         prepared = device.prepare(self.make_workload(), self.settings)
         device.run([prepared] * ROUNDS, LOOPS)
         start_s = _now_s(device)
@@ -268,7 +274,7 @@ class DeviceContract(ABC):
 
 
 def shows_its_order(run: Callable[[Sequence[bool]], Sequence[float]]) -> bool:
-    """Whether the samples of quick and slow rounds come where they were asked for.
+    """Tell whether the samples of quick and slow rounds come where they were asked for.
 
     Other work on a machine makes rounds longer and never shorter. So a slow round never has a quick
     one's time, and of many quick rounds one is soon undisturbed: the least time ever seen at each
@@ -282,17 +288,20 @@ def shows_its_order(run: Callable[[Sequence[bool]], Sequence[float]]) -> bool:
     least_s = [float("inf")] * len(PATTERN)
     for _ in range(ATTEMPTS):
         least_s = list(map(min, least_s, run(PATTERN)))
-        quick_s = [
-            value_s for value_s, is_slow in zip(least_s, PATTERN, strict=True) if not is_slow
-        ]
-        slow_s = [value_s for value_s, is_slow in zip(least_s, PATTERN, strict=True) if is_slow]
+        quick_s = []
+        slow_s = []
+        for value_s, is_slow in zip(least_s, PATTERN, strict=True):
+            if is_slow:
+                slow_s.append(value_s)
+            else:
+                quick_s.append(value_s)
         if max(quick_s) < min(slow_s):
             return True
     return False
 
 
 def _now_s(device: Device) -> float:
-    """The device's own time where it moves it, else the host's."""
+    """Read the device's own clock if it has one, else the host's."""
     return device.time_s() if isinstance(device, MovesTime) else time.perf_counter()
 
 

@@ -1,9 +1,10 @@
-"""Android phones, and Linux boards that adb reaches, through ONNX Runtime: no app, no root, nothing left behind.
+"""Android phones, and Linux boards that adb reaches, through ONNX Runtime.
 
-The native runner and ONNX Runtime are copied to the phone once, with all they need. From then on
-everything that has to do with a session passes through the one stream of its runner: models, times,
-profiles and graphs. So a table of hundreds of networks costs a handful of round trips, and what is
-measured is the phone's processor and nothing of the way to it.
+It needs no app and no root, and leaves nothing behind. The native runner and ONNX Runtime are
+copied to the phone once, with all they need. From then on everything that has to do with a session
+passes through the one stream of its runner: models, times, profiles and graphs. So a table of
+hundreds of networks costs a handful of round trips, and what is measured is the phone's processor
+and nothing of the connection to it.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ class Android(OrtDevice):
 
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
-        self._wanted = PhoneAddress.parse(address)
+        self._options = PhoneAddress.parse(address)
         self._opened: Phone | None = None
 
     @classmethod
     def discover(cls) -> list[Found]:
-        """Phones that an adb server lists or that are on USB, ready or not.
+        """List the phones that an adb server lists or that are on USB, ready or not.
 
-        Those on the network are found by their address.
+        Those on the network are opened by their address.
         """
-        found = []
+        targets = []
         for phone in list_phones():
             address = f"{cls.name}:{phone.address}" if phone.address else cls.name
             facts = (
@@ -59,14 +60,16 @@ class Android(OrtDevice):
                 phone.state,
             )
             hint = phone.hint or PROVEN + address
-            found.append(
+            targets.append(
                 Found(address, ", ".join(filter(None, facts)), ready=not phone.hint, hint=hint)
             )
+        if targets:
+            return targets
         hint = (
             "plug a phone in and switch on USB debugging, or name one: android:HOST:PORT;"
             f" {PROVEN}android:SERIAL"
         )
-        return found or [Found(cls.name, "Android phones over adb", ready=False, hint=hint)]
+        return [Found(cls.name, "Android phones over adb", ready=False, hint=hint)]
 
     @property
     def _phone(self) -> Phone:
@@ -77,7 +80,7 @@ class Android(OrtDevice):
         return self._opened
 
     def _open(self) -> None:
-        self._opened = Phone(self._wanted)
+        self._opened = Phone(self._options)
 
     def _close(self) -> None:
         super()._close()
@@ -86,19 +89,20 @@ class Android(OrtDevice):
             self._opened = None
 
     def _info(self) -> DeviceInfo:
-        phone, who = self._phone, self._phone.identity
+        phone = self._phone
+        identity = phone.identity
         cpus = " ".join(map(str, phone.cluster.cpus))
         details = {
-            "serial": who.serial or phone.adb.serial,
-            "android": who.android,
-            "build": who.build,
-            "kernel": who.kernel,
-            "cores": who.cores,
+            "serial": identity.serial or phone.adb.serial,
+            "android": identity.android,
+            "build": identity.build,
+            "kernel": identity.kernel,
+            "cores": identity.cores,
             "cluster": f"{phone.cluster.name} ({cpus})",
-            "mode": self._wanted.mode,
-            "isa": who.features,
+            "mode": self._options.mode,
+            "isa": identity.features,
             "engine": "native runner",
-            "bundle": f"{self._wanted.build} {phone.bundle.digest}",
+            "bundle": f"{self._options.build} {phone.bundle.digest}",
             "graph_optimisation": "all",
             "execution": "sequential",
             "memory_arena": "on",
@@ -106,15 +110,17 @@ class Android(OrtDevice):
         }
         return DeviceInfo(
             address=self.address,
-            target=", ".join(filter(None, (who.model, who.soc, f"{phone.cluster.name} cluster"))),
+            target=", ".join(
+                filter(None, (identity.model, identity.soc, f"{phone.cluster.name} cluster"))
+            ),
             target_id="|".join(
                 (
-                    who.model,
-                    who.soc,
-                    who.machine,
-                    who.cores,
+                    identity.model,
+                    identity.soc,
+                    identity.machine,
+                    identity.cores,
                     f"{phone.cluster.name} {cpus}",
-                    self._wanted.mode,
+                    self._options.mode,
                 )
             ),
             runtime=phone.bundle.runtime,
@@ -126,10 +132,10 @@ class Android(OrtDevice):
         return state.conditions(self._phone.cluster.cpus, self._phone.caps_hz)
 
     def _doctor(self) -> list[Advice]:
-        """Ten things that would spoil a measurement on this phone, with what mends each."""
+        """Check ten things that would spoil a measurement on this phone."""
         phone = self._phone
-        switched = checks.parse_settings(phone.adb.script(checks.SETTINGS_SCRIPT).stdout)
-        return checks.check_phone(phone.identity, phone.cluster, phone.read_state(), switched)
+        phone_settings = checks.parse_settings(phone.adb.script(checks.SETTINGS_SCRIPT).stdout)
+        return checks.check_phone(phone.identity, phone.cluster, phone.read_state(), phone_settings)
 
     def _engine(self, settings: Settings) -> Engine:
         phone, threads = self._phone, settings.threads
@@ -140,8 +146,9 @@ class Android(OrtDevice):
                 for cluster in phone.identity.clusters.values()
             )
             raise UsageError(
-                f"{threads} threads are wanted where the {phone.cluster.name} cluster has {len(cpus)}"
-                f" cores online ({others}); name another cluster (android:{phone.adb.serial},cluster=NAME)",
+                f"{threads} threads are wanted where the {phone.cluster.name} cluster has"
+                f" {len(cpus)} cores online ({others}); name another cluster"
+                f" (android:{phone.adb.serial},cluster=NAME)",
                 Argument("threads", len(cpus)),
             )
         return NativeEngine(
@@ -165,16 +172,15 @@ class Android(OrtDevice):
         Raises:
             UsageError: Only one of them, or they are not what they should be.
         """
-        given = dict(files or {})
-        if given and given.keys() != {"aar", "ndk"}:
+        if files and files.keys() != {"aar", "ndk"}:
             raise UsageError(
-                f"Android's own build needs both aar and ndk; got {', '.join(sorted(given))} alone"
+                f"Android's own build needs both aar and ndk; got {', '.join(sorted(files))} alone"
             )
-        if given:
-            ndk_bundle(given["aar"], given["ndk"])
+        if files:
+            ndk_bundle(files["aar"], files["ndk"])
         else:
             build_bundle()
-        if self._wanted.place or any(not phone.hint for phone in list_phones()):
+        if self._options.place or any(not phone.hint for phone in list_phones()):
             with self:
                 pass
 
@@ -182,4 +188,4 @@ class Android(OrtDevice):
         """Restore the phone's settings and remove everything that hwbench ever put there."""
         if self._opened is not None:
             raise UsageError(f"{self.address} is open; close it before it is cleaned")
-        erase(self._wanted)
+        erase(self._options)

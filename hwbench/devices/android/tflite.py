@@ -1,4 +1,6 @@
-"""TensorFlow Lite on a phone: the user's own `benchmark_model`, put there, started, and its log read.
+"""TensorFlow Lite on a phone, through the user's own `benchmark_model`.
+
+The program is put on the phone and started, and its log is read.
 
 The program is the user's because its build decides what is measured (delegates, kernels, version).
 It lies where hwbench keeps everything on a phone, so `hwbench devices clean` removes it, and ends
@@ -50,15 +52,18 @@ OWN_FLAGS = (
 HELP_S = 60.0
 """Seconds that the program may take to list its flags."""
 _REFUSED = (1, 134)
-"""Exit status of a `benchmark_model` that cannot run a model: EXIT_FAILURE, and SIGABRT in versions before 2020."""
+"""Exit statuses of a `benchmark_model` that cannot run a model.
+
+They are EXIT_FAILURE, and SIGABRT in versions before 2020.
+"""
 _UNREAD = re.compile(r"Failed to parse flag .*")
 _USAGE_FLAG = "--"
-_SAID_BYTES = 600
+_TAIL_BYTES = 600
 _MAKE_ROOM = (
     'cd "$1/bundle" && for old in tflite-*; do [ "$old" = "$2" ] || rm -rf "$old"; done; mkdir -p'
     ' "$2"'
 )
-"""One program of its kind stays; ONNX Runtime's bundle beside it is left alone."""
+"""Removes other programs of this kind; ONNX Runtime's bundle in the same folder stays."""
 _CAN_PIN = 'command -v taskset >/dev/null && taskset "$1" true'
 
 
@@ -68,7 +73,7 @@ class Invocation:
 
     Attributes:
         log: What it measured.
-        text: All that it printed: what `hwbench table import` takes.
+        text: All that it printed, as a lookup table can be imported from it.
         wall_s: Seconds it took as a whole, the way to the phone included.
     """
 
@@ -82,15 +87,15 @@ class TflitePhone(Phone):
 
     Args:
         place: Which phone, and which part of it: what follows `android:`, see `phone.PhoneAddress`.
-        program: What to put there.
-        threads: Of the runtime; pinned to as many cores of the cluster where the phone has a
-            `taskset`.
+        program: The program to put there.
+        threads: Threads of the runtime, pinned to as many cores of the cluster where the phone has
+            a `taskset`.
         flags: Further flags of the program, by name.
 
     Attributes:
         name: Its address, as the user gave it.
         known: Flags that the program knows.
-        findings: What to know of every measurement made with it.
+        findings: Reasons to distrust every measurement made with it.
 
     Raises:
         UsageError: The program is for another processor or no `benchmark_model`, does not know a
@@ -125,29 +130,32 @@ class TflitePhone(Phone):
 
     def info(self) -> DeviceInfo:
         """Identity of the phone, with this program as its runtime."""
-        who, cpus = self.identity, " ".join(map(str, self.cluster.cpus))
+        identity = self.identity
+        cpus = " ".join(map(str, self.cluster.cpus))
         details = {
-            "serial": who.serial or self.adb.serial,
-            "android": who.android,
-            "build": who.build,
-            "kernel": who.kernel,
-            "cores": who.cores,
+            "serial": identity.serial or self.adb.serial,
+            "android": identity.android,
+            "build": identity.build,
+            "kernel": identity.kernel,
+            "cores": identity.cores,
             "cluster": f"{self.cluster.name} ({cpus})",
             "mode": self.address.mode,
-            "isa": who.features,
+            "isa": identity.features,
             "program_sha256": self.program.sha256,
             "flags": " ".join(_arguments(self.flags)),
             "pinned_to": " ".join(map(str, self.cores)) if self._pin else "",
         }
         return DeviceInfo(
             address=self.name,
-            target=", ".join(filter(None, (who.model, who.soc, f"{self.cluster.name} cluster"))),
+            target=", ".join(
+                filter(None, (identity.model, identity.soc, f"{self.cluster.name} cluster"))
+            ),
             target_id="|".join(
                 (
-                    who.model,
-                    who.soc,
-                    who.machine,
-                    who.cores,
+                    identity.model,
+                    identity.soc,
+                    identity.machine,
+                    identity.cores,
                     f"{self.cluster.name} {cpus}",
                     self.address.mode,
                 )
@@ -157,13 +165,16 @@ class TflitePhone(Phone):
         )
 
     def conditions(self) -> Conditions:
-        """How the phone is now."""
+        """Read the state of the phone now."""
         return self.read_state().conditions(self.cluster.cpus, self.caps_hz)
 
     def place_model(self, model: TfliteModel) -> PurePosixPath:
-        """Where a model lies on the phone.
+        """Send a model to the phone if it is not there.
 
-        Sent if it was not there, the ones used longest ago making room.
+        Models used longest ago are removed to make room.
+
+        Returns:
+            Where the model lies on the phone.
         """
         name, size = PurePosixPath("models") / f"{model.sha256}.tflite", len(model.data)
         if self._models.get(name) != size:
@@ -173,7 +184,7 @@ class TflitePhone(Phone):
                 self.adb.run(["rm", "-f", str(HOME / oldest)])
                 del self._models[oldest]
             self.adb.push(model.data, str(HOME / name), timeout_s=PUSH_S)
-        self._models[name] = self._models.pop(name, size)  # used last
+        self._models[name] = self._models.pop(name, size)  # now the last one, as the one used last
         return HOME / name
 
     def run(
@@ -182,7 +193,7 @@ class TflitePhone(Phone):
         """Execute `benchmark_model` once, in a fresh process.
 
         Args:
-            graph: The model, on the phone.
+            graph: Path of the model on the phone.
             flags: How to measure, at least one warm-up; those that this version does not have are
                 left out.
             timeout_s: Seconds it may take.
@@ -195,55 +206,35 @@ class TflitePhone(Phone):
             OutputParseError: What it printed is no whole log, or one of other settings.
         """
         own = {name: value for name, value in flags.items() if name in self.known}
-        given = {"graph": graph, "num_threads": self.threads, **own, **self.flags}
-        argv = [*self._pin, self._program, *_arguments(given)]
-        begun = time.monotonic()
+        all_flags = {"graph": graph, "num_threads": self.threads, **own, **self.flags}
+        argv = [*self._pin, self._program, *_arguments(all_flags)]
+        started = time.monotonic()
         done = self.adb.run(argv, cwd=str(self.folder), timeout_s=timeout_s, check=False)
-        wall_s = time.monotonic() - begun
-        text = _text(done)
+        wall_s = time.monotonic() - started
+        text = _join_output(done)
         if done.code:
-            raise self._failure(argv, done)
+            raise _explain_failure(argv, done)
         log = tflite_log.parse(text, f"what {PROGRAM} printed")
-        if log.warm_up is None:  # there always is one, and alone it would look like the timed runs
+        # There always is a warm-up. In a log that ends early it would pass for the timed runs.
+        if log.warm_up is None:
             raise OutputParseError(
                 f"what {PROGRAM} printed ends before the timed runs do; it said last:"
-                f" {_last_words(done)}"
+                f" {_read_tail(done)}"
             )
         self._check_obeyed(log)
         return Invocation(log, text, wall_s)
 
     def _check_obeyed(self, log: TfliteLog) -> None:
-        """Refuse the log of a program that ran otherwise than it was told to."""
-        ignored = next(
-            (finding for finding in log.findings if finding.code == "unknown_flags"), None
-        )
-        if ignored is not None:
-            raise UsageError(f"{ignored.text}; leave it out, or give another {PROGRAM}")
-        told = dict(log.parameters).get("Num threads", str(self.threads))
-        if told != str(self.threads):
+        """Refuse the log of a program that ignored how it was to run."""
+        for finding in log.findings:
+            if finding.code == "unknown_flags":
+                raise UsageError(f"{finding.text}; leave it out, or give another {PROGRAM}")
+        threads = dict(log.parameters).get("Num threads", str(self.threads))
+        if threads != str(self.threads):
             raise OutputParseError(
-                f"{PROGRAM} ran with {told} threads, not {self.threads} as it was told; give a"
+                f"{PROGRAM} ran with {threads} threads, not {self.threads} as it was told; give a"
                 " newer one"
             )
-
-    def _failure(
-        self, argv: Sequence[str], done: Completed
-    ) -> UsageError | BuildError | DeviceCommandError:
-        text = _text(done)
-        said = _last_words(done)
-        unread = _UNREAD.search(text)
-        if unread is not None:
-            return UsageError(f"{PROGRAM} cannot read a flag: {one_line(unread[0])}")
-        if done.code in _REFUSED:
-            return BuildError(
-                f"TensorFlow Lite cannot run the model (exit status {done.code}): {said}"
-            )
-        return DeviceCommandError(
-            f"{PROGRAM} failed, {explain_exit(done.code)}: {said}",
-            argv,
-            done.code,
-            text[-_SAID_BYTES:],
-        )
 
     @property
     def _program(self) -> str:
@@ -273,7 +264,7 @@ class TflitePhone(Phone):
         if self.identity.files.get(f"bundle/{home.name}/{PROGRAM}") != len(self.program.data):
             self.adb.script(_MAKE_ROOM, str(HOME), home.name)
             self.adb.push(self.program.data, self._program, mode=0o755, timeout_s=PUSH_S)
-        self.known = self._known_flags()
+        self.known = self._list_flags()
         self._check_flags()
         mask = f"{sum(1 << cpu for cpu in self.cores):x}"
         pinned = self.adb.script(_CAN_PIN, mask, check=False).code == 0
@@ -285,28 +276,29 @@ class TflitePhone(Phone):
             )
             self.findings = (Finding("not_pinned", text),)
 
-    def _known_flags(self) -> frozenset[str]:
-        """Ask the program for its flags: the oldest versions ignore one that they do not know without a word."""
+    def _list_flags(self) -> frozenset[str]:
+        """Ask the program for its flags.
+
+        The oldest versions ignore a flag that they do not know, and do not say so.
+        """
         done = self.adb.run(
             [self._program, "--help"], cwd=str(self.folder), timeout_s=HELP_S, check=False
         )
         if done.code in {126, 127} or done.code > 128:
             raise DeviceUnavailableError(
                 f"{self.program.path} does not run on {self.adb.serial}: {explain_exit(done.code)}"
-                f" ({_last_words(done)})"
+                f" ({_read_tail(done)})"
             )
-        words = (
-            line.strip().partition("=")[0]
-            for line in _text(done).splitlines()
-            if line.strip().startswith(_USAGE_FLAG)
-        )
-        known = frozenset(word.removeprefix(_USAGE_FLAG) for word in words)
-        if not {"graph", "num_threads", "num_runs", "warmup_runs"} <= known:
+        flags = set()
+        for line in _join_output(done).splitlines():
+            if line.strip().startswith(_USAGE_FLAG):
+                flags.add(line.strip().partition("=")[0].removeprefix(_USAGE_FLAG))
+        if not {"graph", "num_threads", "num_runs", "warmup_runs"} <= flags:
             raise UsageError(
                 f"{self.program.path} is no {PROGRAM}: its --help does not list --graph, --num_runs"
                 " and the like"
             )
-        return known
+        return frozenset(flags)
 
     def _check_flags(self) -> None:
         for name in self.flags:
@@ -316,25 +308,43 @@ class TflitePhone(Phone):
                     " leave it out"
                 )
             if name not in self.known:
-                near = ", ".join(f"--{other}" for other in get_close_matches(name, self.known, 3))
-                raise UsageError(
-                    f"{self.program.path} does not know"
-                    f" --{name}{f'; near it are {near}' if near else ''}"
-                )
+                message = f"{self.program.path} does not know --{name}"
+                close_names = get_close_matches(name, self.known, 3)
+                if close_names:
+                    message += f"; near it are {', '.join(f'--{near}' for near in close_names)}"
+                raise UsageError(message)
 
 
 def _arguments(flags: Mapping[str, object]) -> list[str]:
     return [f"--{name}={value}" for name, value in flags.items()]
 
 
-def _text(done: Completed) -> str:
-    """All that was printed: versions differ in what goes where."""
-    return "\n".join(part.decode("utf-8", "replace") for part in (done.stdout, done.stderr) if part)
+def _join_output(done: Completed) -> str:
+    """Join both outputs: versions differ in what they print where."""
+    outputs = [output for output in (done.stdout, done.stderr) if output]
+    return "\n".join(output.decode("utf-8", "replace") for output in outputs)
 
 
-def _last_words(done: Completed) -> str:
-    """What it said last that is an error, in one line."""
-    return (
-        one_line((done.stderr or done.stdout)[-_SAID_BYTES:].decode("utf-8", "replace"))
-        or "it said nothing"
+def _read_tail(done: Completed) -> str:
+    """Return the end of the errors, else of the output, in one line."""
+    output = done.stderr or done.stdout
+    return one_line(output[-_TAIL_BYTES:].decode("utf-8", "replace")) or "it said nothing"
+
+
+def _explain_failure(
+    argv: Sequence[str], done: Completed
+) -> UsageError | BuildError | DeviceCommandError:
+    """Make the error for a `benchmark_model` that failed."""
+    text = _join_output(done)
+    tail = _read_tail(done)
+    unread_flag = _UNREAD.search(text)
+    if unread_flag is not None:
+        return UsageError(f"{PROGRAM} cannot read a flag: {one_line(unread_flag[0])}")
+    if done.code in _REFUSED:
+        return BuildError(f"TensorFlow Lite cannot run the model (exit status {done.code}): {tail}")
+    return DeviceCommandError(
+        f"{PROGRAM} failed, {explain_exit(done.code)}: {tail}",
+        argv,
+        done.code,
+        text[-_TAIL_BYTES:],
     )

@@ -1,9 +1,10 @@
-"""NVIDIA GPUs through PyTorch alone: each network as a CUDA graph, eager kernels or torch.compile's.
+"""NVIDIA GPUs through PyTorch alone: each network as a CUDA graph.
 
-It needs a driver and a CUDA build of torch, nothing else, and is the comparison that TensorRT has
-to win. What runs is the workload's ONNX graph, node for node (`torch_graph`), batch normalization
-folded as everywhere in hwbench; images and weights lie in channels_last order, cuDNN picks its
-algorithms by trying them, fp32 is fp32 (TF32 off). Threads are not used.
+The kernels are those of eager torch or of torch.compile. It needs a driver and a CUDA build of
+torch, nothing else, and is the reference that TensorRT has to beat. What runs is the workload's
+ONNX graph, node for node (`torch_graph`), batch normalization folded as everywhere in hwbench;
+images and weights lie in channels_last order, cuDNN picks its algorithms by trying them, fp32 is
+fp32 (TF32 off). Threads are not used.
 
 Sessions are captures in this process: cuDNN's choice of algorithms is made once per process and
 shape, so it is not among what varies between sessions.
@@ -38,15 +39,19 @@ CLOCKS = {
     "request": "perf_counter, from start to end of each inference",
 }
 WHEELS = ((13, 0), (12, 8), (12, 6), (11, 8))
-"""CUDA versions that torch's own index has had wheels for (https://pytorch.org/get-started/locally/), newest first."""
+"""CUDA versions that torch's own index has had wheels for, newest first.
+
+They are listed on https://pytorch.org/get-started/locally/.
+"""
 KEPT_NETS = 4
 """Networks whose torch form is kept.
 
-A table build prepares hundreds, a comparison the same two again and again.
+Building a table prepares hundreds of models once, a comparison prepares the same two repeatedly.
 """
 HOT_C = 85.0
+"""Degrees Celsius from which a GPU counts as hot."""
 HOST_SHARE = 0.9
-"""Share of a round that starting it may take on the host before the GPU is likely to have waited for the host."""
+"""If starting a round takes the host this share of it, the GPU has likely waited for the host."""
 POWER_CAPPED = Finding(
     "power_capped",
     "the GPU lowered its clock to stay within its power limit; nvidia-smi -q -d POWER shows it",
@@ -95,50 +100,43 @@ class Cuda(Device):
 
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
-        self._asked = Address.parse(address)
+        self._options = Address.parse(address)
         self._nets: dict[str, TorchNet] = {}  # by SHA-256 of the model
         self._gap_s: float | None = None
         self._slowed: bool | None = None
 
     @classmethod
     def discover(cls) -> list[Found]:
-        """The GPUs, or what is missing."""
-        seen = probe()
-        if not seen.ok:
-            return [
-                Found(
-                    cls.name,
-                    "NVIDIA GPUs through PyTorch",
-                    ready=False,
-                    hint=_join_remedy(seen.reason, seen.remedy),
-                )
-            ]
-        texts = [(gpu, torch_trouble(seen, gpu)) for gpu in seen.devices]
-        return [
-            Found(
-                f"{cls.name}:{gpu.index}",
-                f"{_describe(gpu)}, torch",
-                ready=not trouble,
-                hint=trouble,
+        """List the GPUs, or say what is missing."""
+        driver = probe()
+        if not driver.ok:
+            hint = _join_remedy(driver.reason, driver.remedy)
+            return [Found(cls.name, "NVIDIA GPUs through PyTorch", ready=False, hint=hint)]
+        targets = []
+        for gpu in driver.devices:
+            trouble = torch_trouble(driver, gpu)
+            address = f"{cls.name}:{gpu.index}"
+            targets.append(
+                Found(address, f"{_describe(gpu)}, torch", ready=not trouble, hint=trouble)
             )
-            for gpu, trouble in texts
-        ]
+        return targets
 
     def _open(self) -> None:
-        seen = probe()
-        if not seen.ok:
+        driver = probe()
+        if not driver.ok:
             raise DeviceUnavailableError(
-                f"{self.address}: {_join_remedy(seen.reason, seen.remedy)}"
+                f"{self.address}: {_join_remedy(driver.reason, driver.remedy)}"
             )
-        self._gpu = choose_gpu(self.name, seen.devices, self._asked.place)
-        if trouble := torch_trouble(seen, self._gpu) or _compile_trouble(self._asked.mode):
+        self._gpu = choose_gpu(self.name, driver.devices, self._options.place)
+        trouble = torch_trouble(driver, self._gpu) or _compile_trouble(self._options.mode)
+        if trouble:
             raise DeviceUnavailableError(f"{self.address}: {trouble}")
         self._lock_target(self._gpu.uuid)
         from hwbench.devices.nvidia.torch_session import TorchGpu
 
         self._nvml = Nvml(self._gpu.uuid)
         self._at_close.callback(self._nvml.close)
-        self._place = TorchGpu(self._gpu.index)
+        self._torch_gpu = TorchGpu(self._gpu.index)
 
     def _close(self) -> None:
         for prepared in self._live:
@@ -158,7 +156,7 @@ class Cuda(Device):
             "power_limit": limit,
             "persistence": _show(identity.persistence),
             "mig": _show(identity.mig),
-            "latency": self._asked.latency,
+            "latency": self._options.latency,
             "memory_order": "channels_last",
             "cudnn_benchmark": "on",
             "tf32": "off",
@@ -167,9 +165,9 @@ class Cuda(Device):
         return DeviceInfo(
             address=self.address,
             target=_describe(self._gpu),
-            target_id=f"{self._gpu.uuid}|{self._gpu.name}|{limit}|{self._asked.latency}",
+            target_id=f"{self._gpu.uuid}|{self._gpu.name}|{limit}|{self._options.latency}",
             runtime=(
-                f"torch {torch.__version__} {self._asked.mode}, CUDA {torch.version.cuda}, cuDNN"
+                f"torch {torch.__version__} {self._options.mode}, CUDA {torch.version.cuda}, cuDNN"
                 f" {cudnn}"
             ),
             details=tuple(details.items()),
@@ -186,9 +184,9 @@ class Cuda(Device):
             raise UsageError(
                 f"{self.address} runs all sessions in one process", Argument("isolate", change="no")
             )
-        compiled = self._asked.mode == "compile"
+        compiled = self._options.mode == "compile"
         session = Session(
-            self._place, self._net(workload), workload, seed=settings.seed, compiled=compiled
+            self._torch_gpu, self._net(workload), workload, seed=settings.seed, compiled=compiled
         )
         return Prepared(workload, settings, session, self._nvml.findings())
 
@@ -206,37 +204,41 @@ class Cuda(Device):
         prepared.handle.close()
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
-        clock, findings = CLOCKS[self._asked.latency], []
+        clock = CLOCKS[self._options.latency]
+        findings: list[Finding] = []
         if not order:
             return Samples((), clock)
         graphs = [prepared.handle.graph for prepared in order]
-        if self._asked.latency == "request":
-            values_s = self._place.requested(graphs, loops)
+        if self._options.latency == "request":
+            values_s = self._torch_gpu.time_requests(graphs, loops)
         else:
-            values_s, host_share = self._place.timed(graphs, loops)
-            findings += [LAUNCH_BOUND] if host_share > HOST_SHARE else []
-        reasons = self._nvml.reasons()  # right behind the rounds: the clock has not yet risen again
+            values_s, host_share = self._torch_gpu.time_rounds(graphs, loops)
+            if host_share > HOST_SHARE:
+                findings.append(LAUNCH_BOUND)
+        # They are read right after the rounds, before the clock has risen again.
+        reasons = self._nvml.reasons()
         if reasons is not None:
             self._slowed = bool(self._slowed) or bool(reasons & SLOWDOWN)
-            findings += [POWER_CAPPED] if reasons & POWER_CAP else []
+            if reasons & POWER_CAP:
+                findings.append(POWER_CAPPED)
         return Samples(tuple(values_s), clock, tuple(findings))
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        """Per-layer times of `runs` inferences, each layer a CUDA graph of its own.
+        """Time the layers of `runs` inferences, each layer a CUDA graph of its own.
 
         Raises:
-            OutputParseError: torch.compile has fused the layers beyond telling apart.
+            OutputParseError: torch.compile has fused the layers, so that they cannot be told apart.
         """
-        from hwbench.devices.nvidia.torch_layers import gap, layer_samples
+        from hwbench.devices.nvidia.torch_layers import measure_gap_s, profile_layers
 
-        if self._asked.mode == "compile":
+        if self._options.mode == "compile":
             raise OutputParseError(
                 "torch.compile fuses across layers, so they have no times of their own; measure"
                 " with mode=eager"
             )
         if self._gap_s is None:
-            self._gap_s = gap(self._place)
-        return layer_samples(self._place, prepared.handle, runs, self._gap_s)
+            self._gap_s = measure_gap_s(self._torch_gpu)
+        return profile_layers(self._torch_gpu, prepared.handle, runs, self._gap_s)
 
     def _doctor(self) -> list[Advice]:
         nvml, conditions = self._nvml, self._conditions()
@@ -289,39 +291,52 @@ class Cuda(Device):
         ]
 
 
-def torch_trouble(seen: Probe, gpu: Gpu) -> str:
-    """Why torch cannot use a GPU that CUDA sees, and the command that mends it; empty if it can."""
+def torch_trouble(driver: Probe, gpu: Gpu) -> str:
+    """Say why torch cannot use a GPU that CUDA sees, with the command that mends it.
+
+    Returns:
+        One line; empty if torch can use the GPU.
+    """
     try:
         import torch
     except ImportError as error:
-        return f"torch does not import ({error}); {_install_command(seen)}"
+        return f"torch does not import ({error}); {_install_command(driver)}"
     if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a build without CUDA; {_install_command(seen)}"
-    built = tuple(map(int, torch.version.cuda.split(".")[:2]))
-    if (
-        seen.cuda is not None and built[0] > seen.cuda[0]
-    ):  # CUDA's minor versions are compatible, its major ones not
-        needs = (
+        return f"torch {torch.__version__} is a build without CUDA; {_install_command(driver)}"
+    built_major = int(torch.version.cuda.split(".")[0])
+    # CUDA's minor versions are compatible with each other, its major ones are not.
+    if driver.cuda is not None and built_major > driver.cuda[0]:
+        mismatch = (
             f"torch {torch.__version__} needs CUDA {torch.version.cuda}, the driver serves"
-            f" {seen.cuda[0]}.{seen.cuda[1]}"
+            f" {driver.cuda[0]}.{driver.cuda[1]}"
         )
-        return f"{needs}; update the driver, or {_install_command(seen)}"
+        return f"{mismatch}; update the driver, or {_install_command(driver)}"
     if not torch.cuda.is_available():
         return (
             f"torch {torch.__version__} finds no GPU though CUDA does; run python -c 'import torch;"
             " torch.cuda.init()' to see why"
         )
     if not _has_kernels(torch.cuda.get_arch_list(), gpu.capability):
-        kernels, wanted = " ".join(torch.cuda.get_arch_list()), "sm_{}{}".format(*gpu.capability)
+        kernels = " ".join(torch.cuda.get_arch_list())
+        needed = "sm_{}{}".format(*gpu.capability)
         return (
-            f"torch {torch.__version__} has kernels for {kernels}, not for {gpu.name} ({wanted});"
-            f" {_install_command(seen)}"
+            f"torch {torch.__version__} has kernels for {kernels}, not for {gpu.name} ({needed});"
+            f" {_install_command(driver)}"
         )
     return ""
 
 
 def _has_kernels(built_for: Sequence[str], capability: tuple[int, int]) -> bool:
-    """Whether kernels run on a GPU: binaries do within their major version and upwards, PTX (`compute_`) on all later ones."""
+    """Tell whether kernels run on a GPU.
+
+    Binaries (`sm_`) run on GPUs of the same major version and an equal or later minor one; PTX
+    (`compute_`) runs on all later GPUs
+    (https://docs.nvidia.com/cuda/cuda-c-programming-guide/#application-compatibility).
+
+    Args:
+        built_for: What torch was built for: `sm_90`, `compute_90`.
+        capability: Compute capability of the GPU.
+    """
     for name in built_for:
         kind, _, digits = name.rstrip("af").partition("_")
         own = (int(digits[:-1]), int(digits[-1]))
@@ -330,17 +345,18 @@ def _has_kernels(built_for: Sequence[str], capability: tuple[int, int]) -> bool:
     return False
 
 
-def _install_command(seen: Probe) -> str:
-    version = next(
-        (version for version in WHEELS if seen.cuda is None or version <= seen.cuda), WHEELS[-1]
-    )
-    return (
-        f"pip install torch --index-url https://download.pytorch.org/whl/cu{version[0]}{version[1]}"
-    )
+def _install_command(driver: Probe) -> str:
+    """Write the command that installs the newest torch that this driver supports."""
+    major, minor = WHEELS[-1]
+    for version in WHEELS:
+        if driver.cuda is None or version <= driver.cuda:
+            major, minor = version
+            break
+    return f"pip install torch --index-url https://download.pytorch.org/whl/cu{major}{minor}"
 
 
 def _compile_trouble(mode: str) -> str:
-    """What torch.compile lacks here, and the command that installs it."""
+    """Say what torch.compile lacks here, with the command that installs it; empty if nothing."""
     if mode != "compile":
         return ""
     if find_spec("triton") is None:

@@ -304,7 +304,7 @@ class NvidiaTrt(Device):
         return self._nvml.findings([process.pid for process in self._processes])
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
-        """Time the layers of `runs` inferences by TensorRT's profiler, in a context of their own."""
+        """Time the layers of `runs` inferences with TensorRT's profiler, in their own context."""
         from hwbench.network.graph import layers, load
 
         if self._cost_s is None:

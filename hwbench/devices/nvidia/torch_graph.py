@@ -1,8 +1,8 @@
 """An ONNX model as a torch module that computes the same, node for node.
 
-So torch runs exactly the workload's network. The graph becomes a `torch.fx.GraphModule` of plain torch functions: eager mode runs them one by
-one, torch.compile traces them. Nothing is fused, converted or approximated here; an operator that
-is not known (`torch_ops`) is refused by name.
+So torch runs exactly the workload's network. The graph becomes a `torch.fx.GraphModule` of plain
+torch functions: eager mode runs them one by one, torch.compile traces them. Nothing is fused,
+converted or approximated here; an operator that is not known (`torch_ops`) is refused by name.
 """
 
 from __future__ import annotations

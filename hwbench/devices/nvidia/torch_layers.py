@@ -3,8 +3,8 @@
 Each layer is captured as a CUDA graph of its own; the graphs are replayed in order with a CUDA
 event between them. Before that the whole network is replayed often enough that the host gets ahead
 of the GPU: no interval then contains the host's time to start a layer. What remains in each
-interval beyond the layer is the gap between two graphs; it is measured on a chain of equal small
-convolutions (intervals against the chain as one graph) and handed on as the profiler's cost per
+interval beyond the layer is the gap between two graphs. It is measured on a chain of equal small
+convolutions, as the intervals against the chain as one graph, and counts as the profiler's cost per
 layer.
 """
 
@@ -29,13 +29,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHAIN, CHAIN_RUNS = 32, 30
-"""Convolutions and runs from which the gap between two graphs is learnt."""
+"""Convolutions and runs from which the gap between two graphs is estimated."""
 LAUNCH_S = 20e-6
-"""Seconds the host may need to start one layer and record an event: a generous guess, not measured, since too long a lead costs
-little."""
+"""Seconds that the host may need to start one layer and record an event.
+
+It is a generous guess and not measured, since too long a lead costs little.
+"""
 MAX_LEAD = 200
+"""Most replays of the whole network that come before its layers."""
 FINEST_S, COARSEST_S = 1e-9, 0.5e-6
-"""Steps of the events' clock that are believed.
+"""Smallest and largest step in seconds that the clock of the events can have.
 
 CUDA promises about half a microsecond, current GPUs count finer.
 """
@@ -45,48 +48,70 @@ REST_CAUSE = (
 )
 
 
-def layer_samples(gpu: TorchGpu, session: Session, runs: int, gap_s: float) -> LayerSamples:
-    """Times of `runs` inferences, layer by layer.
+def profile_layers(gpu: TorchGpu, session: Session, runs: int, gap_s: float) -> LayerSamples:
+    """Time `runs` inferences layer by layer, each after a replay of the whole network.
 
-    A replay of the whole network comes before each.
+    Args:
+        gpu: The GPU.
+        session: The network.
+        runs: Number of inferences.
+        gap_s: Seconds between two graphs, see `measure_gap_s`.
     """
-    parts = _Parts(gpu, session)
-    reference_s, rows_s = parts.run(runs)
-    parts.close()
+    graphs = _LayerGraphs(gpu, session)
+    reference_s, rows_s = graphs.run(runs)
+    graphs.close()
     rows = tuple(
         LayerRow(layer.name, layer.op, layer.key, kernel, tuple(column))
         for layer, kernel, column in zip(
-            session.net.layers, parts.kernels, rows_s.T.tolist(), strict=True
+            session.net.layers, graphs.kernels, rows_s.T.tolist(), strict=True
         )
     )
     whole_s = tuple(rows_s.sum(axis=1).tolist())
     return LayerSamples(
-        rows, whole_s, tuple(reference_s), gap_s, REST_CAUSE, grain(rows_s.ravel().tolist())
+        rows,
+        whole_s,
+        tuple(reference_s),
+        gap_s,
+        REST_CAUSE,
+        find_grain_s(rows_s.ravel().tolist()),
     )
 
 
-def gap(gpu: TorchGpu) -> float:
-    """Seconds that a layer timed apart takes longer than inside the whole network's graph, on this GPU."""
+def measure_gap_s(gpu: TorchGpu) -> float:
+    """Measure by how many seconds a layer takes longer as a graph of its own, on this GPU.
+
+    It is compared with the same layer inside the graph of the whole network.
+    """
     workload = chain_workload(CHAIN)
     session = Session(gpu, to_torch(workload.onnx), workload, seed=0, compiled=False)
-    parts = _Parts(gpu, session)
-    reference_s, rows_s = parts.run(CHAIN_RUNS)
-    parts.close()
+    graphs = _LayerGraphs(gpu, session)
+    reference_s, rows_s = graphs.run(CHAIN_RUNS)
+    graphs.close()
     session.close()
-    return max(0.0, float(median((rows_s.sum(axis=1) - reference_s).tolist())) / CHAIN)
+    excess_s = median((rows_s.sum(axis=1) - reference_s).tolist())
+    return max(0.0, float(excess_s) / CHAIN)
 
 
-def grain(values_s: Sequence[float]) -> float:
-    """Step of the clock that these times were read from: the smallest difference between two of them, within reason."""
+def find_grain_s(values_s: Sequence[float]) -> float:
+    """Find the step, in seconds, of the clock that these times were read from.
+
+    It is the smallest difference between two of them that is no rounding, and at most `COARSEST_S`.
+    """
     steps = np.diff(np.unique(values_s))
     steps = steps[steps > FINEST_S]
-    return float(min(steps.min(), COARSEST_S)) if len(steps) else COARSEST_S
+    if not len(steps):
+        return COARSEST_S
+    return float(min(steps.min(), COARSEST_S))
 
 
-class _Parts:
-    """The layers of a session's network, each captured apart.
+class _LayerGraphs:
+    """The layers of a session's network, each a CUDA graph of its own.
 
-    Their tensors stay where the capture put them.
+    Their tensors stay where the capture put them, so a graph reads what the one before it wrote.
+
+    Args:
+        gpu: The GPU.
+        session: The network.
     """
 
     def __init__(self, gpu: TorchGpu, session: Session) -> None:
@@ -100,38 +125,54 @@ class _Parts:
             self._capture(torch.cuda.graph_pool_handle())
 
     def _capture(self, pool: Any) -> None:
+        """Capture the layers in order, each with the tensors of those before it.
+
+        torch's interpreter runs the nodes of one layer at a time. It keeps every result, so a
+        result is dropped here as soon as its last reader is captured: the graphs share one pool of
+        memory, which is then used again as inside the graph of the whole network. Otherwise layers
+        would find less of their data in the caches than they do there.
+        """
         from torch.fx import Interpreter
 
         module, net = self._session.module, self._session.net
         nodes = {node.name: node for node in module.graph.nodes}
-        walker = Interpreter(module, garbage_collect_values=False)
-        walker.args_iter = iter(self._session.inputs)
-        walker.env = {
-            node: walker.run_node(node)
-            for node in module.graph.nodes
-            if node.op in {"placeholder", "get_attr"}
-        }
-        readers = Counter(source for node in module.graph.nodes for source in node.all_input_nodes)
+        interpreter = Interpreter(module, garbage_collect_values=False)
+        interpreter.args_iter = iter(self._session.inputs)
+        interpreter.env = {}
+        reader_counts: Counter[Any] = Counter()
+        for node in module.graph.nodes:
+            if node.op in {"placeholder", "get_attr"}:
+                interpreter.env[node] = interpreter.run_node(node)
+            reader_counts.update(node.all_input_nodes)
         for layer, names in zip(net.layers, net.steps, strict=True):
             steps = [nodes[name] for name in names]
 
             def work(steps: Sequence[Any] = steps) -> Tensor | None:
                 for node in steps:
-                    walker.env[node] = walker.run_node(node)
-                return walker.env[steps[-1]] if steps else None
+                    interpreter.env[node] = interpreter.run_node(node)
+                return interpreter.env[steps[-1]] if steps else None
 
-            graph, made = self._gpu.capture(work, pool)
+            graph, output = self._gpu.capture(work, pool)
             self._graphs.append(graph)
-            self.kernels.append(
-                _memory_order(made) if layer.op in {"Conv", "ConvTranspose"} else layer.op
-            )
-            for source in (source for node in steps for source in node.all_input_nodes):
-                readers[source] -= 1
-                if not readers[source] and source.op == "call_function":
-                    del walker.env[source]  # so that memory is used again, as in the whole network
+            kernel = layer.op
+            if layer.op in {"Conv", "ConvTranspose"}:
+                kernel = _memory_order(output)
+            self.kernels.append(kernel)
+            for node in steps:
+                for source in node.all_input_nodes:
+                    reader_counts[source] -= 1
+                    if not reader_counts[source] and source.op == "call_function":
+                        del interpreter.env[source]
 
     def run(self, runs: int) -> tuple[list[float], np.ndarray[Any, np.dtype[np.float64]]]:
-        """Replay whole and parts in turns.
+        """Replay the whole network and its layers in turns.
+
+        The events of a run are all enqueued before the GPU gets to them: some replays of the whole
+        network go ahead, long enough for the host to start every layer meanwhile. So no interval
+        has to wait for the host.
+
+        Args:
+            runs: Number of runs.
 
         Returns:
             (seconds of the whole network as one graph in each run, seconds per run and layer of
@@ -140,7 +181,7 @@ class _Parts:
         import torch
 
         gpu, whole = self._gpu, self._session.graph
-        latency_s = gpu.timed([whole] * 3, 1)[0][-1]
+        latency_s = gpu.time_rounds([whole] * 3, 1)[0][-1]
         lead = min(MAX_LEAD, max(2, math.ceil(LAUNCH_S * (len(self._graphs) + 2) / latency_s)))
         reference_s, rows_s = [], []
         with (
@@ -170,13 +211,11 @@ class _Parts:
         self._graphs.clear()
 
 
-def _memory_order(made: Tensor | None) -> str:
+def _memory_order(output: Tensor | None) -> str:
     import torch
 
-    if (
-        made is not None
-        and made.dim() == 4
-        and made.is_contiguous(memory_format=torch.channels_last)
-    ):
+    if output is None or output.dim() != 4:
+        return "channels_first"
+    if output.is_contiguous(memory_format=torch.channels_last):
         return "channels_last"
     return "channels_first"

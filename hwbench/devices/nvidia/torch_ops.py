@@ -1,7 +1,7 @@
 """ONNX operators in torch: for each the torch functions that compute it.
 
-The operators are those of https://onnx.ai/onnx/operators/. Those are covered that convolutional networks use; what is missing is refused by name, never
-replaced by something similar.
+The operators are those of https://onnx.ai/onnx/operators/. Those are covered that convolutional
+networks use; what is missing is refused by name, never replaced by something similar.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""One GPU through torch: networks captured as CUDA graphs, started on one stream, timed with CUDA events."""
+"""One GPU through torch.
+
+Networks are captured as CUDA graphs, started on one stream and timed with CUDA events.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +32,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BACKEND = "inductor"
-"""Of torch.compile."""
+"""Backend of torch.compile."""
 EAGER_RUNS = 3
-"""Runs before a capture: libraries load, cuDNN tries its algorithms, torch.compile compiles.
+"""Runs before a capture.
 
-None of that can be captured.
+In them libraries load, cuDNN tries its algorithms and torch.compile compiles, of which nothing can
+be captured.
 """
 PATIENCE_S = 120.0
-"""Seconds the GPU may take to finish what was started before it counts as hanging."""
+"""Seconds after which a GPU that does not finish counts as hanging."""
 
 
 def place(index: int) -> torch.device:
-    """The name of a GPU in torch."""
+    """Return torch's device for a GPU."""
     import torch
 
     return torch.device("cuda", index)
@@ -63,7 +67,7 @@ class TorchGpu:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """What runs meanwhile goes to our stream, in honest fp32, without a thought for gradients."""
+        """Let what runs meanwhile go to our stream, in true fp32 and without gradients."""
         import torch
 
         before = torch.get_float32_matmul_precision()
@@ -73,18 +77,24 @@ class TorchGpu:
         )
         try:
             with warnings.catch_warnings(), torch.cuda.stream(self.stream), torch.no_grad(), flags:
-                warnings.simplefilter(
-                    "ignore"
-                )  # torch.compile advises TF32; an empty capture is no fault
+                # torch.compile advises TF32, and warns of an empty capture, which is no fault here.
+                warnings.simplefilter("ignore")
                 yield
         finally:
             torch.set_float32_matmul_precision(before)
 
     def capture(self, work: Callable[[], T], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, T]:
-        """What `work` starts on the GPU as a CUDA graph, and the tensors that each replay fills anew; inside `current()`.
+        """Capture what `work` starts on the GPU as a CUDA graph; for use inside `current()`.
 
-        `torch.cuda.graph` would also collect Python's garbage and empty torch's caches, for every
-        layer anew.
+        `torch.cuda.graph` does the same, but also collects Python's garbage and empties torch's
+        caches, which for every layer anew takes long.
+
+        Args:
+            work: What to capture.
+            pool: Memory that several graphs share; None for memory of its own.
+
+        Returns:
+            (the graph, what `work` returned: tensors that each replay fills anew).
         """
         import torch
 
@@ -92,13 +102,13 @@ class TorchGpu:
         self.stream.synchronize()
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
-            made = work()
+            result = work()
         finally:
             graph.capture_end()
-        return graph, made
+        return graph, result
 
     def event(self) -> torch.cuda.Event:
-        """A mark in the stream that knows its time."""
+        """Create a mark in the stream that knows its time."""
         import torch
 
         return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -107,7 +117,7 @@ class TorchGpu:
         """Spin until the GPU has passed `event`; a sleeping wait would add the time to wake up.
 
         Raises:
-            DeviceTimeoutError: It does not within `PATIENCE_S`.
+            DeviceTimeoutError: The GPU does not get there within `PATIENCE_S`.
         """
         deadline = time.monotonic() + PATIENCE_S
         while not event.query():  # type: ignore[no-untyped-call]
@@ -117,23 +127,30 @@ class TorchGpu:
                     " open it anew"
                 )
 
-    def timed(self, order: Sequence[torch.cuda.CUDAGraph], loops: int) -> tuple[list[float], float]:
-        """Seconds of the GPU per replay in each round, one round being started while the one before runs.
+    def time_rounds(
+        self, order: Sequence[torch.cuda.CUDAGraph], loops: int
+    ) -> tuple[list[float], float]:
+        """Time rounds on the GPU, each started while the one before it runs.
 
-        An untimed replay leads, so that the first round does not wait for the host either.
+        So the host's time to start a round is hidden behind the round before. An untimed replay
+        comes first, so that this holds for the first round too.
+
+        Args:
+            order: The graph of each round.
+            loops: Replays in each round.
 
         Returns:
-            (one value per entry of `order`, largest share of a round that the host needed to start
-            it).
+            (seconds per replay in each round, largest share of a round that the host needed to
+            start it).
         """
         import torch
 
         pairs = [(self.event(), self.event()) for _ in order]
-        started_s = []
+        host_s = []
         with (
             gpu_errors("the GPU failed while it was timed"),
             torch.cuda.stream(self.stream),
-            _no_collection(),
+            _without_garbage_collection(),
         ):
             order[0].replay()
             for number, (graph, (begin, end)) in enumerate(zip(order, pairs, strict=True)):
@@ -142,25 +159,36 @@ class TorchGpu:
                 for _ in range(loops):
                     graph.replay()
                 end.record(self.stream)
-                started_s.append(time.perf_counter() - start)
+                host_s.append(time.perf_counter() - start)
                 if number:
                     self.wait(pairs[number - 1][1])
             self.wait(pairs[-1][1])
             rounds_s = [begin.elapsed_time(end) * 1e-3 for begin, end in pairs]
-        share = max(
-            host / gpu if gpu > 0 else 1.0 for host, gpu in zip(started_s, rounds_s, strict=True)
-        )
-        return [value / loops for value in rounds_s], share
+        largest_share = 0.0
+        for start_s, round_s in zip(host_s, rounds_s, strict=True):
+            share = start_s / round_s if round_s > 0 else 1.0
+            largest_share = max(largest_share, share)
+        return [round_s / loops for round_s in rounds_s], largest_share
 
-    def requested(self, order: Sequence[torch.cuda.CUDAGraph], loops: int) -> list[float]:
-        """Seconds of the host per request in each round: the GPU idle, start a replay, wait until it is done."""
+    def time_requests(self, order: Sequence[torch.cuda.CUDAGraph], loops: int) -> list[float]:
+        """Time requests by the host's clock.
+
+        A request finds the GPU idle, starts a replay and waits until it is done.
+
+        Args:
+            order: The graph of each round.
+            loops: Requests in each round.
+
+        Returns:
+            Seconds per request in each round.
+        """
         import torch
 
         done, values_s = self.event(), []
         with (
             gpu_errors("the GPU failed while it was timed"),
             torch.cuda.stream(self.stream),
-            _no_collection(),
+            _without_garbage_collection(),
         ):
             for graph in order:
                 start = time.perf_counter()
@@ -176,14 +204,14 @@ class Session:
     """A network on the GPU, captured and ready to be replayed.
 
     Args:
-        gpu: Where.
-        net: The network; it is copied.
-        workload: What it was made from.
-        seed: Of the random inputs.
+        gpu: The GPU to run on.
+        net: The network, of which a copy is made.
+        workload: The workload that the network was made from.
+        seed: Seed of the random inputs.
         compiled: Whether torch.compile makes kernels of it first.
 
     Raises:
-        BuildError: It does not fit, or torch cannot run or compile it.
+        BuildError: The network does not fit, or torch cannot run or compile it.
     """
 
     def __init__(
@@ -213,18 +241,20 @@ class Session:
 
 
 def on_gpu(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """A copy of a network on the GPU, its 4-dimensional weights in channels_last order."""
+    """Copy a network to the GPU, its 4-dimensional weights in channels_last order."""
     import torch
 
-    moved = copy.deepcopy(module).to(device)
-    for buffer in moved.buffers():
+    copied = copy.deepcopy(module).to(device)
+    for buffer in copied.buffers():
         if buffer.dim() == 4:
             buffer.data = buffer.data.to(memory_format=torch.channels_last)
-    return moved
+    return copied
 
 
 def input_on_gpu(spec: TensorSpec, seed: int, device: torch.device) -> Tensor:
-    """Random values for one input (see `random_input`), on the GPU; images in channels_last order.
+    """Make random values for one input (see `random_input`) on the GPU.
+
+    Images are in channels_last order.
 
     Raises:
         UnsupportedLayerError: torch has no such element type.
@@ -245,7 +275,13 @@ def input_on_gpu(spec: TensorSpec, seed: int, device: torch.device) -> Tensor:
 
 @contextmanager
 def gpu_errors(what: str, model: str = "") -> Iterator[None]:
-    """Failures of torch as ours: of the model where one is being prepared and at fault, else of the GPU.
+    """Raise failures of torch as errors of hwbench.
+
+    They are errors of the model if one is being prepared and at fault, else of the GPU.
+
+    Args:
+        what: What failed, for messages about the GPU.
+        model: Name of the model that is being prepared; empty if none is.
 
     Raises:
         BuildError: `model` needs more memory, or torch refuses it.
@@ -276,7 +312,8 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _without_garbage_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage in a round, where that would be in the latency."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -232,8 +232,8 @@ def layer_findings(rows: Sequence[LayerRow]) -> tuple[Finding, ...]:
     fused = [row for row in rows if row.op == "Group"]
     if fused:
         text = (
-            f"TensorRT made one kernel of several layers in {len(fused)} places ({_list_names(fused)});"
-            " its time is not divided"
+            f"TensorRT made one kernel of several layers in {len(fused)} places"
+            f" ({_list_names(fused)}); its time is not divided"
         )
         findings.append(Finding("fused_layers", text))
     reformats = [row for row in rows if row.key is None and row.op != "Group"]

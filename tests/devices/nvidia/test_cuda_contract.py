@@ -63,7 +63,7 @@ def device():
 def test_a_replay_computes_the_network(device, cuda):
     workload = conv_workload((16, 24), size=16)
     session = device.prepare(workload, Settings()).handle
-    with fake_torch.stream(device._place.stream):
+    with fake_torch.stream(device._torch_gpu.stream):
         session.outputs[0].zero_()
         session.graph.replay()
     image = session.inputs[0].contiguous().numpy()

@@ -14,7 +14,7 @@ from typing import Any
 
 from hwbench.errors import Argument, Call, HwbenchError, Remedy
 
-PARAMETER_OF = {"budget_s": "budget", "example_inputs": "inputs"}
+PARAMETER_OF = {"budget_s": "budget", "example_inputs": "inputs", "path": "target"}
 """Arguments of the Python functions whose command has another name for them."""
 
 COMMAND_OF = {

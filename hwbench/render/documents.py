@@ -29,11 +29,11 @@ Document = dict[str, Any]
 
 def to_json(document: Document) -> str:
     """The document as text, ending in a newline; what is not finite becomes null."""
-    plain = to_plain(document)
+    plain = to_json_types(document)
     return json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def to_plain(value: Any, clean: Callable[[str], str] | None = None) -> Any:
+def to_json_types(value: Any, clean: Callable[[str], str] | None = None) -> Any:
     """A value in JSON's own types; null for a number that is not finite.
 
     Args:
@@ -46,9 +46,9 @@ def to_plain(value: Any, clean: Callable[[str], str] | None = None) -> Any:
         case float():
             return value if math.isfinite(value) else None
         case Mapping():
-            return {str(name): to_plain(inner, clean) for name, inner in value.items()}
+            return {str(name): to_json_types(inner, clean) for name, inner in value.items()}
         case list() | tuple():
-            return [to_plain(inner, clean) for inner in value]
+            return [to_json_types(inner, clean) for inner in value]
         case _:
             return value
 

@@ -61,8 +61,8 @@ class Report:
                 file.write(self.html.encode())
         except OSError as error:
             raise UsageError(
-                f"cannot write the report to {target}: {error.strerror or error}; give another -o"
-                " FILE"
+                f"cannot write the report to {target}: {error.strerror or error}",
+                Argument("path", change="another"),
             ) from error
 
 
@@ -93,13 +93,10 @@ def make_report(*, since: str | None = None, store: str | None = None) -> Report
         if len(text.encode()) <= LIMIT_BYTES:
             return Report(text, contents, drawn, tuple(damaged))
         if drawn <= FEWEST_DRAWN:
-            has = (
-                f"{len(contents.measurements)} measurements and {len(contents.comparisons)}"
-                " comparisons"
-            )
-            most = size(LIMIT_BYTES)
             raise UsageError(
-                f"the page of {has} would take {size(len(text))}, more than {most}",
+                f"the page of {len(contents.measurements)} measurements and"
+                f" {len(contents.comparisons)} comparisons would take {size(len(text))}, more than"
+                f" {size(LIMIT_BYTES)}",
                 Argument("since", change="a later"),
             )
         drawn = max(FEWEST_DRAWN, drawn // 2)
@@ -135,12 +132,14 @@ def _leave_out_unusable(contents: Contents, damaged: list[DamagedRecord]) -> Con
         ):
             comparisons.append(comparison)
     tables = tuple(
-        kept for kept in contents.tables if is_usable(TABLE, kept.id, Contents((), (), (kept,), ()))
+        stored
+        for stored in contents.tables
+        if is_usable(TABLE, stored.id, Contents((), (), (stored,), ()))
     )
     searches = tuple(
-        kept
-        for kept in contents.searches
-        if is_usable(SEARCH, str(kept.summary.get("search")), Contents((), (), (), (kept,)))
+        search
+        for search in contents.searches
+        if is_usable(SEARCH, str(search.summary.get("search")), Contents((), (), (), (search,)))
     )
     return Contents(measurements, tuple(comparisons), tables, searches)
 
@@ -159,9 +158,8 @@ def _notes(contents: Contents, drawn: int) -> list[str]:
     most = max((len(record.series) for record in contents.measurements), default=0)
     if most <= drawn:
         return []
-    return [
-        (
-            f"Pictures hold at most {drawn} samples of each set, evenly by rank; every number is"
-            " computed from all of them."
-        )
-    ]
+    note = (
+        f"Pictures hold at most {drawn} samples of each set, evenly by rank; every number is"
+        " computed from all of them."
+    )
+    return [note]

@@ -21,34 +21,19 @@ if TYPE_CHECKING:
 
 def profile_command(record: Measurement) -> str:
     """What measures one model again."""
-    precision = [] if record.precision == "fp32" else ["--precision", record.precision]
-    return _join_words(
-        [
-            "profile",
-            record.model,
-            *_device_words(record),
-            *precision,
-            *_settings_words(record, DEFAULT_SETTINGS),
-        ]
-    )
+    words = ["profile", record.model, *_device_words(record)]
+    words += _option_words("precision", record.precision, "fp32")
+    return _join_words([*words, *_settings_words(record, DEFAULT_SETTINGS)])
 
 
 def compare_command(baseline: Measurement, candidate: Measurement) -> str:
     """What compares two models again."""
-    precision = [] if baseline.precision == "fp32" else ["--precision", baseline.precision]
-    if candidate.precision != baseline.precision:
-        precision += ["--candidate-precision", candidate.precision]
-    effect = baseline.settings.min_effect
-    least = [] if effect == Settings().min_effect else ["--min-effect", f"{effect:g}"]
-    words = [
-        "compare",
-        baseline.model,
-        candidate.model,
-        *_device_words(baseline),
-        *precision,
-        *least,
-    ]
-    return _join_words([*words, *_settings_words(baseline, Settings())])
+    usual = Settings()
+    words = ["compare", baseline.model, candidate.model, *_device_words(baseline)]
+    words += _option_words("precision", baseline.precision, "fp32")
+    words += _option_words("candidate_precision", candidate.precision, baseline.precision)
+    words += _float_words("min_effect", baseline.settings.min_effect, usual.min_effect)
+    return _join_words([*words, *_settings_words(baseline, usual)])
 
 
 def table_command(table: LookupTable) -> str:
@@ -58,9 +43,10 @@ def table_command(table: LookupTable) -> str:
         return _join_words(["table", "show", made.device.address])
     source = made.sources[0]
     words = ["table", "build", source.model, "--device", made.device.address]
-    words += [] if source.step == DEFAULT_STEP else ["--widths", str(source.step)]
-    words += [] if source.lower == DEFAULT_LOWER else ["--lower", f"{source.lower:g}"]
-    return _join_words([*words, *_threads_words(made.threads)])
+    words += _option_words("widths", source.step, DEFAULT_STEP)
+    words += _float_words("lower", source.lower, DEFAULT_LOWER)
+    words += _option_words("threads", made.threads, 1)
+    return _join_words(words)
 
 
 def search_command(record: Mapping[str, Any]) -> str:
@@ -68,7 +54,7 @@ def search_command(record: Mapping[str, Any]) -> str:
     plan = record["plan"]
     words = ["search", plan["method"], record["model"]]
     for name in ("device", "table"):
-        words += [f"--{name}", record[name]] if record.get(name) else []
+        words += _option_words(name, record.get(name) or None, None)
     limit = plan["limit"]
     if limit is not None:
         words += [f"--{limit['kind']}", _amount_text(limit)]
@@ -91,8 +77,13 @@ def _option_words(name: str, value: object, default: object) -> list[str]:
         return []
     option = name.removesuffix("_s").replace("_", "-")
     if isinstance(default, bool):
-        return [f"--no-{option}" if default else f"--{option}"]
+        return [f"--no-{option}"] if default else [f"--{option}"]
     return [f"--{option}", str(value)]
+
+
+def _float_words(name: str, value: float, default: float) -> list[str]:
+    """An option with a number as short as people write it; nothing where it has its default."""
+    return [] if value == default else _option_words(name, f"{value:g}", None)
 
 
 def _amount_text(limit: Mapping[str, Any]) -> str:
@@ -104,23 +95,22 @@ def _amount_text(limit: Mapping[str, Any]) -> str:
 
 
 def _device_words(record: Measurement) -> list[str]:
-    inputs: list[str] = []
+    words = ["--device", record.device.address]
     for spec in record.inputs:
         name = "" if len(record.inputs) == 1 else f"{spec.name}="
-        inputs += ["--input", name + shape(spec.shape)]
-    return ["--device", record.device.address, *inputs]
+        words += ["--input", name + shape(spec.shape)]
+    return words
 
 
 def _settings_words(record: Measurement, usual: Settings) -> list[str]:
     settings = record.settings
-    words = [*_threads_words(settings.threads), *(["--isolate"] if settings.isolate else [])]
-    words += [] if settings.budget_s == usual.budget_s else ["--budget", f"{settings.budget_s:g}"]
-    words += [] if settings.seed == usual.seed else ["--seed", str(settings.seed)]
-    return words if settings.layers else [*words, "--no-layers"]
-
-
-def _threads_words(threads: int) -> list[str]:
-    return [] if threads == 1 else ["--threads", str(threads)]
+    return [
+        *_option_words("threads", settings.threads, 1),
+        *_option_words("isolate", settings.isolate, default=False),
+        *_float_words("budget", settings.budget_s, usual.budget_s),
+        *_option_words("seed", settings.seed, usual.seed),
+        *_option_words("layers", settings.layers, default=True),
+    ]
 
 
 def _join_words(words: list[str]) -> str:

@@ -7,12 +7,13 @@ from typing import Any
 
 from hwbench.records.comparison import Comparison, LayerChange, explained_share
 from hwbench.records.measurement import Measurement
-from hwbench.render.comparing import verdict_text
-from hwbench.render.units import interval, interval_s, minute, percent
-from hwbench.render.views import SHORT_ID, provenance, where
+from hwbench.render.comparing import divide_bytes, verdict_text
+from hwbench.render.units import interval, interval_s, minute, percent, times
+from hwbench.render.views import SHORT_ID, finding_rows, provenance, where
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
 from hwbench.report.numbers import (
     count_number,
+    interval_row,
     latency_number,
     layer_macs,
     sample_set,
@@ -23,6 +24,7 @@ from hwbench.report.numbers import (
     source_of,
     speedup_number,
     times_number,
+    whole_number,
 )
 from hwbench.stats import Verdict
 
@@ -61,15 +63,10 @@ def comparisons_figure(comparisons: Sequence[Comparison], commands: Mapping[str,
         )
         for comparison in comparisons
     )
-    shown = [
-        row
-        for comparison in comparisons
-        for row in _interval_rows(
-            comparison,
-            f"{comparison.candidate.model} · {comparison.baseline.device.address}",
-            compare_address(comparison),
-        )[:1]
-    ]
+    intervals = []
+    for comparison in comparisons:
+        name = f"{comparison.candidate.model} · {comparison.baseline.device.address}"
+        intervals += _interval_rows(comparison, name, compare_address(comparison))[:1]
     text = (
         "Speed-up of each candidate over the baseline that it was interleaved with: a dot, and a"
         " line for its 95 % interval. Right of 1 is faster. The scale is logarithmic."
@@ -80,10 +77,10 @@ def comparisons_figure(comparisons: Sequence[Comparison], commands: Mapping[str,
         "unit": "x",
         "log": True,
         "reference": 1,
-        "rows": shown,
+        "rows": intervals,
     }
     sources = tuple(compare_source(comparison, commands) for comparison in comparisons)
-    return Figure("Comparisons", text, Table(columns, rows, sources), (chart,) if shown else ())
+    return Figure("Comparisons", text, Table(columns, rows, sources), (chart,) if intervals else ())
 
 
 def compare_page(
@@ -101,14 +98,13 @@ def compare_page(
     facts: list[tuple[str, Cell]] = [
         ("speed-up", speedup_number(comparison)),
         ("verdict", comparison.verdict.value),
-    ]
-    for name, record in (("baseline", baseline), ("candidate", candidate)):
-        facts.append((f"{name} latency", latency_number(record)))
-    facts += [
+        ("baseline latency", latency_number(baseline)),
+        ("candidate latency", latency_number(candidate)),
         ("fewer MACs", times_number(comparison.macs_ratio)),
         ("fewer parameters", times_number(comparison.params_ratio)),
+        ("smallest effect", share_number(baseline.settings.min_effect)),
     ]
-    facts += [("smallest effect", share_number(baseline.settings.min_effect))]
+    verdict = verdict_text(comparison)
     figures = [_speedup_figure(comparison)] if comparison.ratio is not None else []
     figures += [_samples_figure(comparison, drawn), _sides_figure(comparison, pages)]
     if comparison.layers:
@@ -116,33 +112,24 @@ def compare_page(
     return Page(
         id=compare_address(comparison),
         title=f"{candidate.model} against {baseline.model}",
-        lead=f"{_sentence(verdict_text(comparison))} on {where(baseline)}.",
+        lead=f"{verdict[:1].upper()}{verdict[1:]} on {where(baseline)}.",
         facts=tuple(facts),
-        findings=tuple((finding.code, finding.text) for finding in comparison.findings),
+        findings=finding_rows(comparison.findings),
         figures=tuple(figures),
         closing=provenance(baseline, candidate),
         source=compare_source(comparison, commands),
     )
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _interval_rows(comparison: Comparison, name: str, page: str = "") -> list[dict[str, Any]]:
+def _interval_rows(comparison: Comparison, name: str, page: str = "") -> list[Mapping[str, Any]]:
     """The shown interval, and the wider one that the verdict rests on."""
     speedup, ci, verdict_ci = comparison.speedup, comparison.speedup_ci, comparison.verdict_ci
     if speedup is None or ci is None or verdict_ci is None:
         return []
     rows = []
-    for confidence, (low, high) in (("95 %", ci), ("99 %", verdict_ci)):
-        text = (
-            f"{speedup_number(comparison).text}, {confidence} interval"
-            f" {interval((low, high), speedup)}"
-        )
-        rows.append(
-            {"name": name, "value": speedup, "low": low, "high": high, "text": text, "page": page}
-        )
+    for confidence, ends in (("95 %", ci), ("99 %", verdict_ci)):
+        text = f"{times(speedup)}, {confidence} interval {interval(ends, speedup)}"
+        rows.append(interval_row(name, speedup, ends, text, page))
     return rows
 
 
@@ -158,7 +145,7 @@ def _speedup_figure(comparison: Comparison) -> Figure:
     speedups = _session_speedups(comparison)
     rows = tuple(
         (
-            Number(session, str(session)),
+            whole_number(session),
             seconds_number(before[session]),
             seconds_number(after[session]),
             times_number(speedup),
@@ -166,17 +153,15 @@ def _speedup_figure(comparison: Comparison) -> Figure:
         for session, speedup in speedups.items()
     )
     effect = comparison.baseline.settings.min_effect
-    shown, verdict = (
-        _interval_rows(comparison, "shown (95 %)")[0],
-        _interval_rows(comparison, "verdict (99 %)")[1],
-    )
+    shown, _ = _interval_rows(comparison, "shown (95 %)")
+    _, verdict = _interval_rows(comparison, "verdict (99 %)")
     chart = {
         "kind": "intervals",
         "label": "speed-up",
         "unit": "x",
         "reference": 1,
         "band": [1 - effect, 1 / (1 - effect)],
-        "rows": [shown, {**verdict, "name": "verdict (99 %)"}],
+        "rows": [shown, verdict],
         "ticks": list(speedups.values()),
     }
     text = (
@@ -209,16 +194,15 @@ def _samples_figure(comparison: Comparison, drawn: int) -> Figure:
     )
     rows: list[tuple[Cell, ...]] = []
     for name, record in sides:
-        counts = [
-            Number(number, f"{number:,}") for number in (record.series.sessions, len(record.series))
-        ]
+        sessions, samples = record.series.sessions, len(record.series)
         rows.append(
             (
                 name,
                 record.model,
                 latency_number(record),
                 interval_s(record.median_ci_s, record.median_s),
-                *counts,
+                Number(sessions, f"{sessions:,}"),
+                Number(samples, f"{samples:,}"),
             )
         )
     chart = {
@@ -260,25 +244,19 @@ def _sides_figure(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
             "file",
             size_number(first.file_bytes),
             size_number(second.file_bytes),
-            times_number(_divide(first.file_bytes, second.file_bytes)),
+            times_number(divide_bytes(first.file_bytes, second.file_bytes)),
         ),
     ]
     memory = first.peak_memory_bytes, second.peak_memory_bytes
-    if memory[0] and memory[1]:
-        rows.append(("peak memory", *map(size_number, memory), times_number(_divide(*memory))))
-    return Figure(
-        "Sides",
-        "What each side is. The gain is baseline over candidate.",
-        Table(columns, tuple(rows)),
-    )
+    memory_ratio = divide_bytes(*memory)
+    if memory_ratio is not None:
+        rows.append(("peak memory", *map(size_number, memory), times_number(memory_ratio)))
+    text = "What each side is. The gain is baseline over candidate."
+    return Figure("Sides", text, Table(columns, tuple(rows)))
 
 
 def _model_link(record: Measurement, pages: Mapping[str, str]) -> Cell:
     return Link(record.model, pages[record.id]) if record.id in pages else record.model
-
-
-def _divide(before: int | None, after: int | None) -> float | None:
-    return before / after if before and after else None
 
 
 def _layers_figure(comparison: Comparison) -> Figure:
@@ -306,30 +284,24 @@ def _layers_figure(comparison: Comparison) -> Figure:
     )
     savings = {"kind": "savings", "label": "saved", "name": 0, "value": 3}
     work = {"kind": "work", "name": 0, "before": [4, 1], "after": [5, 2]}
-    share = explained_share(comparison)
-    resolved = share is not None and comparison.verdict in {Verdict.FASTER, Verdict.SLOWER}
-    explained = (
-        f" All layers together account for {percent(share)} of the difference." if resolved else ""
-    )
     text = (
         "Above, what each layer saved (right) or lost (left), in the order of the network. Below,"
         " the same layers by their MACs and their latency: a line leads from the baseline (ring)"
-        f" to the candidate (dot); one that runs level saved work but no time.{explained}"
+        " to the candidate (dot); one that runs level saved work but no time."
     )
+    share = explained_share(comparison)
+    if share is not None and comparison.verdict in {Verdict.FASTER, Verdict.SLOWER}:
+        text += f" All layers together account for {percent(share)} of the difference."
     return Figure("Layer by layer", text, Table(columns, rows), (savings, work))
 
 
 def _layer_macs(record: Measurement) -> dict[str, int | None]:
-    return (
-        {}
-        if record.profile is None
-        else {layer.name: layer_macs(layer.key) for layer in record.profile.layers}
-    )
+    """MACs of each layer by its name; empty where no layers were measured."""
+    layers = () if record.profile is None else record.profile.layers
+    return {layer.name: layer_macs(layer.key) for layer in layers}
 
 
 def _implementation_text(change: LayerChange) -> str:
-    before, after = (
-        change.baseline_implementation or "absent",
-        change.candidate_implementation or "absent",
-    )
+    before = change.baseline_implementation or "absent"
+    after = change.candidate_implementation or "absent"
     return before if before == after else f"{before} → {after}"

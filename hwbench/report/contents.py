@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, MutableSequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from hwbench.workflows.search.result import RECORD as SEARCH
 if TYPE_CHECKING:
     from hwbench.records.measurement import Measurement
 
+EARLIEST = datetime.min.replace(tzinfo=UTC)
+"""The time of a record without one."""
 _AGO = re.compile(r"(\d{1,6})d")
 
 
@@ -81,8 +83,8 @@ class Contents:
     def newest_utc(self) -> str:
         """Time of the newest record: it dates the report, so one store gives one page."""
         dates = [record.started_utc for record in self.measurements]
-        dates += [kept.table.provenance.created_utc for kept in self.tables]
-        dates += [str(kept.summary.get("created_utc") or "") for kept in self.searches]
+        dates += [stored.table.provenance.created_utc for stored in self.tables]
+        dates += [str(search.summary.get("created_utc") or "") for search in self.searches]
         return max(dates, key=_parse_utc)
 
 
@@ -104,7 +106,7 @@ def read(
         UsageError: `since` is neither, or nothing is left.
         SchemaError: A record is damaged, and `damaged` is None.
     """
-    after = parse_since(since) if since is not None else datetime.min.replace(tzinfo=UTC)
+    after = EARLIEST if since is None else parse_since(since)
     ids = [summary.id for summary in store.list() if _parse_utc(summary.started_utc) >= after]
     measurements = tuple(store.read_measurements(ids, damaged))
     contents = Contents(
@@ -142,15 +144,19 @@ def parse_since(text: str) -> datetime:
         raise UsageError(
             f"{text!r} is no date; write 2026-03-01, or 7d for the last seven days"
         ) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return _assume_utc(moment)
 
 
 def _parse_utc(iso: str) -> datetime:
     """A recorded time; the earliest there is for a record without one."""
     try:
-        moment = datetime.fromisoformat(iso)
+        return _assume_utc(datetime.fromisoformat(iso))
     except ValueError:
-        return datetime.min.replace(tzinfo=UTC)
+        return EARLIEST
+
+
+def _assume_utc(moment: datetime) -> datetime:
+    """A time with its zone, which is UTC where it names none."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -182,7 +188,7 @@ def _read_comparisons(
 
 def _read_order(data: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Group and measurements of a comparison, in the order they were given in."""
-    return str(data["group_id"]), [str(one) for one in data["measurements"]]
+    return str(data["group_id"]), list(map(str, data["measurements"]))
 
 
 def _order_baseline_first(records: list[Measurement], order: list[str] | None) -> list[Measurement]:
@@ -198,49 +204,47 @@ def _order_baseline_first(records: list[Measurement], order: list[str] | None) -
 def _read_tables(
     store: Store, after: datetime, damaged: MutableSequence[DamagedRecord] | None
 ) -> tuple[KeptTable, ...]:
-    kept_validations = store.read_records(
+    records = store.read_records(
         VALIDATION, lambda data: (str(data["table"]), data), damaged=damaged
     )
-    validations = dict(kept_validations.values())
+    validations = dict(records.values())
+    # Records come oldest first, so the last one of each device stays.
     newest: dict[str, KeptTable] = {}
     tables = store.read_records(TABLE, LookupTable.from_dict, damaged=damaged)
     for table_id, table in tables.items():
         address = table.provenance.device.address
         earlier = newest[address].earlier + 1 if address in newest else 0
         newest[address] = KeptTable(table_id, table, validations.get(table_id, {}), earlier)
-    kept = [table for table in newest.values() if _made(table) >= after]
-    return tuple(sorted(kept, key=_made, reverse=True))
+    recent = [stored for stored in newest.values() if _date_table(stored) >= after]
+    return tuple(sorted(recent, key=_date_table, reverse=True))
 
 
-def _made(kept: KeptTable) -> datetime:
-    return _parse_utc(kept.table.provenance.created_utc)
+def _date_table(stored: KeptTable) -> datetime:
+    return _parse_utc(stored.table.provenance.created_utc)
 
 
 def _read_searches(
     store: Store, after: datetime, damaged: MutableSequence[DamagedRecord] | None
 ) -> tuple[KeptSearch, ...]:
     trials: dict[str, dict[int, list[tuple[str, Trial]]]] = {}
-    for search, run, part, trial in store.read_records(
-        TRIAL, _read_trial, damaged=damaged
-    ).values():
-        trials.setdefault(search, {}).setdefault(run, []).append((part, trial))
-    # Read once without its trials, to find out whether it can be.
-    kept = store.read_records(SEARCH, lambda data: _read_search(data, []), damaged=damaged)
-    summaries = {str(search.summary.get("search")): search.summary for search in kept.values()}
+    records = store.read_records(TRIAL, _read_trial, damaged=damaged)
+    for key, run, part, trial in records.values():
+        trials.setdefault(key, {}).setdefault(run, []).append((part, trial))
+    ended = store.read_records(SEARCH, _read_search, damaged=damaged)
+    by_key = {str(search.summary.get("search")): search for search in ended.values()}
     searches = []
-    for key, summary in sorted(
-        summaries.items(),
-        key=lambda item: _parse_utc(str(item[1].get("created_utc"))),
-        reverse=True,
-    ):
-        if (
-            summary.get("created_utc") is not None
-            and _parse_utc(str(summary["created_utc"])) < after
-        ):
+    for key, search in by_key.items():
+        # A search of a version that did not keep its time is in every report, and comes last.
+        dated = search.summary.get("created_utc") is not None
+        if dated and _date_search(search) < after:
             continue
-        runs = trials.get(key, {})
-        searches.append(_read_search(summary, runs[max(runs)] if runs else []))
-    return tuple(searches)
+        runs = trials.get(key, {0: []})
+        searches.append(replace(search, trials=tuple(runs[max(runs)])))
+    return tuple(sorted(searches, key=_date_search, reverse=True))
+
+
+def _date_search(search: KeptSearch) -> datetime:
+    return _parse_utc(str(search.summary.get("created_utc")))
 
 
 def _read_trial(data: Mapping[str, Any]) -> tuple[str, int, str, Trial]:
@@ -249,14 +253,12 @@ def _read_trial(data: Mapping[str, Any]) -> tuple[str, int, str, Trial]:
     return str(data.get("search")), int(data["run"]), str(data["part"]), trial
 
 
-def _read_search(summary: Mapping[str, Any], trials: list[tuple[str, Trial]]) -> KeptSearch:
-    original = summary.get("original")
+def _read_search(summary: Mapping[str, Any]) -> KeptSearch:
+    """A search without its trials, which are records of their own."""
     try:
-        return KeptSearch(
-            summary,
-            Trial.from_dict(summary["best"]),
-            None if original is None else Outcome(**original),
-            tuple(trials),
-        )
+        best = Trial.from_dict(summary["best"])
+        original = summary.get("original")
+        outcome = None if original is None else Outcome(**original)
+        return KeptSearch(summary, best, outcome, ())
     except (KeyError, TypeError) as error:
         raise SchemaError(f"damaged record of a search: {error!r}; search anew") from error

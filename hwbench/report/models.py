@@ -7,12 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement
-from hwbench.render.documents import profile_document
-from hwbench.render.units import interval_s, minute, percent, plural, seconds
-from hwbench.render.views import PARTIAL, SHORT_ID, provenance, where
-from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
+from hwbench.render.units import interval_s, minute, plural, seconds
+from hwbench.render.views import (
+    SHORT_ID,
+    all_findings,
+    finding_rows,
+    layers_sum_text,
+    provenance,
+    where,
+)
+from hwbench.report.nouns import Cell, Column, Figure, Link, Page, Source, Table
 from hwbench.report.numbers import (
     count_number,
+    interval_row,
+    interval_text,
     latency_number,
     layer_macs,
     sample_set,
@@ -21,6 +29,7 @@ from hwbench.report.numbers import (
     share_number,
     size_number,
     source_of,
+    whole_number,
 )
 
 
@@ -82,50 +91,40 @@ def models_figure(models: Sequence[Model]) -> Figure:
         Column("measured (UTC)", minor=True),
         Column("findings"),
     )
-    rows, shown = [], []
+    rows, intervals = [], []
     for model in models:
         record = model.newest
         findings = ", ".join(dict.fromkeys(finding.code for finding in record.findings)) or "none"
-        facts: tuple[Cell, ...] = (
-            Link(record.model, model.page),
-            record.device.address,
-            record.precision,
-        )
-        numbers = (latency_number(record), count_number(record.macs), count_number(record.params))
+        if not record.complete:
+            findings = f"partial, {findings}"
         rows.append(
             (
-                *facts,
-                *numbers,
+                Link(record.model, model.page),
+                record.device.address,
+                record.precision,
+                latency_number(record),
+                count_number(record.macs),
+                count_number(record.params),
                 minute(record.started_utc),
-                findings if record.complete else f"partial, {findings}",
+                findings,
             )
         )
         if record.series:
-            shown.append(
-                _interval_row(record, f"{record.model} · {record.device.address}", model.page)
-            )
+            name = f"{record.model} · {record.device.address}"
+            intervals.append(_interval_row(record, name, model.page))
     text = (
         "The newest measurement of each model on each device: a dot for the latency, a line for its"
         " 95 % interval, often narrower than the dot. The scale is logarithmic."
     )
-    chart = {"kind": "intervals", "label": "latency", "unit": "s", "log": True, "rows": shown}
+    chart = {"kind": "intervals", "label": "latency", "unit": "s", "log": True, "rows": intervals}
     table = Table(columns, tuple(rows), tuple(model.source() for model in models))
-    return Figure("Models", text, table, (chart,) if shown else ())
+    return Figure("Models", text, table, (chart,) if intervals else ())
 
 
 def _interval_row(record: Measurement, name: str, page: str = "") -> Mapping[str, object]:
-    low_s, high_s = record.median_ci_s
-    shown = (
-        f"{seconds(record.median_s)}, 95 % interval {interval_s((low_s, high_s), record.median_s)}"
-    )
-    return {
-        "name": name,
-        "value": record.median_s,
-        "low": low_s,
-        "high": high_s,
-        "text": shown,
-        "page": page,
-    }
+    median_s, ci_s = record.median_s, record.median_ci_s
+    text = f"{seconds(median_s)}, {interval_text(ci_s, median_s)}"
+    return interval_row(name, median_s, ci_s, text, page)
 
 
 def model_page(model: Model, drawn: int) -> Page:
@@ -136,7 +135,6 @@ def model_page(model: Model, drawn: int) -> Page:
         drawn: Samples that the picture of the distribution holds at most.
     """
     record = model.newest
-    document = profile_document(record)
     facts: list[tuple[str, Cell]] = [("latency", latency_number(record))]
     if record.series:
         facts.append(("95 % interval", interval_s(record.median_ci_s, record.median_s)))
@@ -147,28 +145,22 @@ def model_page(model: Model, drawn: int) -> Page:
     ]
     if record.peak_memory_bytes is not None:
         facts.append(("peak memory", size_number(record.peak_memory_bytes)))
-    if document["closure"] is not None:
-        facts.append(
-            (
-                "layers add up to",
-                share_number(document["closure"], "sum of the layers over the latency"),
-            )
-        )
+    if record.series and record.closure is not None:
+        closure = share_number(record.closure, "sum of the layers over the latency")
+        facts.append(("layers add up to", closure))
     figures = [_distribution_figure(record, drawn)] if record.series else []
-    layered = next(
-        (record for record in model.records if record.profile is not None and record.series), None
-    )
-    if layered is not None and layered.profile is not None:
-        figures.append(_layers_figure(layered, layered.profile, model.source(layered)))
+    for measured in model.records:
+        if measured.profile is not None and measured.series:
+            figures.append(_layers_figure(measured, measured.profile, model.source(measured)))
+            break
     if len(model.records) > 1:
         figures.append(_history_figure(model))
-    findings = (*record.findings, *(() if record.complete else (PARTIAL,)))
     return Page(
         id=model.page,
         title=record.model,
         lead=where(record),
         facts=tuple(facts),
-        findings=tuple((finding.code, finding.text) for finding in findings),
+        findings=finding_rows(all_findings(record)),
         figures=tuple(figures),
         closing=provenance(record),
         source=model.source(),
@@ -179,11 +171,7 @@ def _distribution_figure(record: Measurement, drawn: int) -> Figure:
     columns = (Column("session"), Column("median", numeric=True), Column("samples", numeric=True))
     counts = Counter(record.series.session)
     rows = tuple(
-        (
-            Number(session, str(session)),
-            seconds_number(median_s),
-            Number(counts[session], str(counts[session])),
-        )
+        (whole_number(session), seconds_number(median_s), whole_number(counts[session]))
         for session, median_s in session_medians(record).items()
     )
     text = (
@@ -217,35 +205,26 @@ def _layers_figure(record: Measurement, profile: LayerProfile, source: Source) -
         "",
         "",
     )
-    closing = (
-        f"The layers add up to {percent(profile.layers_sum_s / median_s)} of the latency; the rest"
-        f" is {profile.rest_cause}."
-    )
     text = (
-        f"From the first layer to the last, each bar begins where the one before it ends. {closing}"
+        "From the first layer to the last, each bar begins where the one before it ends."
+        f" {layers_sum_text(profile, median_s)}"
     )
     chart = {"kind": "waterfall", "label": "latency", "total": median_s, "name": 0, "value": 3}
     return Figure("Layers", text, Table(columns, (*rows, rest)), (chart,), source)
 
 
 def _layer_row(layer: LayerLatency, median_s: float) -> tuple[Cell, ...]:
-    latency_s = layer.inference_s
-    calls = (
-        f"{plural(layer.calls, 'call')} of {seconds(layer.median_s)} each; "
-        if layer.calls > 1
-        else ""
-    )
-    note = f"{calls}median over the profiled inferences, which has no interval of its own"
-    key = "" if layer.key is None else str(layer.key)
-    share = share_number(latency_s / median_s)
+    note = "median over the profiled inferences, which has no interval of its own"
+    if layer.calls > 1:
+        note = f"{plural(layer.calls, 'call')} of {seconds(layer.median_s)} each; {note}"
     return (
         layer.name,
         layer.op,
         layer.implementation,
-        seconds_number(latency_s, note),
-        share,
+        seconds_number(layer.inference_s, note),
+        share_number(layer.inference_s / median_s),
         count_number(layer_macs(layer.key)),
-        key,
+        str(layer.key or ""),
     )
 
 
@@ -262,26 +241,22 @@ def _history_figure(model: Model) -> Figure:
         (
             minute(record.started_utc),
             latency_number(record),
-            Number(record.series.sessions, str(record.series.sessions)),
-            Number(len(record.series), str(len(record.series))),
+            whole_number(record.series.sessions),
+            whole_number(len(record.series)),
             record.id[:SHORT_ID],
             ", ".join(finding.code for finding in record.findings) or "none",
         )
         for record in model.records
     )
-    shown = [
+    intervals = [
         _interval_row(record, f"{minute(record.started_utc)} · {record.id[:4]}")
         for record in model.records
         if record.series
     ]
-    chart = {"kind": "intervals", "label": "latency", "unit": "s", "rows": shown}
+    chart = {"kind": "intervals", "label": "latency", "unit": "s", "rows": intervals}
     text = (
         "Every measurement of this model here, newest first. Before claiming a difference,"
         " interleave: hwbench compare."
     )
-    return Figure(
-        "History",
-        text,
-        Table(columns, rows, tuple(map(model.source, model.records))),
-        (chart,) if shown else (),
-    )
+    table = Table(columns, rows, tuple(map(model.source, model.records)))
+    return Figure("History", text, table, (chart,) if intervals else ())

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hwbench.render.documents import to_json_types
 from hwbench.render.units import printable
 
 Chart = Mapping[str, Any]
@@ -146,11 +146,12 @@ def encode(pages: Sequence[Page]) -> dict[str, Any]:
     """
     encoder = _Encoder()
     encoded = [encoder.page(page) for page in pages]
-    return {"sources": [_plain(asdict(source)) for source in encoder.sources], "pages": encoded}
+    sources = [_plain(asdict(source)) for source in encoder.sources]
+    return {"sources": sources, "pages": encoded}
 
 
 class _Encoder:
-    """Knows the sources there are so far."""
+    """Encodes pages, and numbers the sources in the order in which they are met."""
 
     def __init__(self) -> None:
         self.sources: dict[Source, int] = {}
@@ -180,9 +181,10 @@ class _Encoder:
         }
 
     def _cell(self, cell: Cell) -> Any:
-        """Text as it is; a number as [value, text, note, source], without what is empty at its end.
+        """A cell for the page.
 
-        A link as an object.
+        Text stays as it is, and a link is an object. A number is [value, text, note, source],
+        without what is empty at its end.
         """
         match cell:
             case str():
@@ -206,14 +208,4 @@ class _Encoder:
 
 def _plain(value: Any) -> Any:
     """JSON types: printable text, and null for what is not finite."""
-    match value:
-        case str():
-            return printable(value)
-        case float():
-            return value if math.isfinite(value) else None
-        case Mapping():
-            return {str(name): _plain(inner) for name, inner in value.items()}
-        case list() | tuple():
-            return [_plain(inner) for inner in value]
-        case _:
-            return value
+    return to_json_types(value, printable)

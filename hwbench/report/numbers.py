@@ -33,7 +33,9 @@ DIGITS = 5
 def source_of(*records: Measurement, command: str | None = None) -> Source:
     """Provenance of one measurement, or of several that were interleaved.
 
-    `command` if it was not `hwbench profile`.
+    Args:
+        records: The measurements.
+        command: What repeats them; None for the command that measures the first alone.
     """
     first = records[0]
     return Source(
@@ -51,8 +53,7 @@ def latency_number(record: Measurement, source: Source | None = None) -> Number:
     if not record.series:
         return Number(None, "-", "no sample was taken", source)
     latency = record.series.latency()
-    sessions = plural(latency.sessions, "session")
-    note = f"95 % interval {interval_s(latency.ci, latency.estimate)}, {sessions}"
+    note = f"{interval_text(latency.ci, latency.estimate)}, {plural(latency.sessions, 'session')}"
     return Number(latency.estimate, seconds(latency.estimate), note, source)
 
 
@@ -67,6 +68,16 @@ def speedup_number(comparison: Comparison, source: Source | None = None) -> Numb
     return Number(speedup, times(speedup), note, source)
 
 
+def interval_text(ci_s: tuple[float, float], value_s: float) -> str:
+    """The 95 % interval of a latency, named as such."""
+    return f"95 % interval {interval_s(ci_s, value_s)}"
+
+
+def whole_number(value: int, note: str = "") -> Number:
+    """A number that is written with all its digits."""
+    return Number(value, str(value), note)
+
+
 def seconds_number(value_s: float | None, note: str = "", *, sign: bool = False) -> Number:
     """Seconds without an interval of their own."""
     return Number(value_s, seconds(value_s, sign=sign), note)
@@ -74,12 +85,12 @@ def seconds_number(value_s: float | None, note: str = "", *, sign: bool = False)
 
 def count_number(value: float | None, note: str = "") -> Number:
     """A count that is known exactly."""
-    return Number(value, "-" if value is None else count(value), note)
+    return Number(value, count(value), note)
 
 
 def size_number(value_bytes: int | None) -> Number:
     """Bytes."""
-    return Number(value_bytes, "-" if value_bytes is None else size(value_bytes))
+    return Number(value_bytes, size(value_bytes))
 
 
 def share_number(share: float | None, note: str = "", *, sign: bool = False) -> Number:
@@ -94,9 +105,7 @@ def times_number(ratio: float | None, note: str = "") -> Number:
 
 def layer_macs(key: LayerKey | None) -> int | None:
     """Multiply-accumulates of one layer; None where none are counted."""
-    if key is None or not key.macs:
-        return None
-    return key.macs
+    return None if key is None else key.macs or None
 
 
 def thin_out(samples_s: Sequence[float], most: int) -> list[float]:
@@ -116,15 +125,22 @@ def round_digits(values: Any) -> list[float]:
 def sample_set(record: Measurement, most: int, name: str = "") -> Mapping[str, Any]:
     """One set of samples for the picture of distributions, with session medians and interval."""
     latency = record.series.latency()
-    interval = interval_s(latency.ci, latency.estimate)
     return {
         "name": name,
         "samples": thin_out(record.series.samples_s, most),
         "sessions": round_digits(list(session_medians(record).values())),
         "estimate": latency.estimate,
         "ci": latency.ci,
-        "text": f"{seconds(latency.estimate)}, 95 % interval {interval}",
+        "text": f"{seconds(latency.estimate)}, {interval_text(latency.ci, latency.estimate)}",
     }
+
+
+def interval_row(
+    name: str, value: float, ci: tuple[float, float], text: str, page: str = ""
+) -> Mapping[str, Any]:
+    """One row for the picture of intervals: a dot at the value, a line from end to end."""
+    low, high = ci
+    return {"name": name, "value": value, "low": low, "high": high, "text": text, "page": page}
 
 
 def session_medians(record: Measurement) -> dict[int, float]:

@@ -10,6 +10,7 @@ from hwbench.report.commands import compare_command, search_command
 from hwbench.report.comparisons import compare_page, comparisons_figure
 from hwbench.report.models import Model, group_models, model_page, models_figure
 from hwbench.report.nouns import Column, Figure, Number, Page, Table
+from hwbench.report.numbers import whole_number
 from hwbench.report.searches import search_page, searches_figure
 from hwbench.report.tables import table_page, tables_figure
 
@@ -29,21 +30,19 @@ def make_pages(contents: Contents, drawn: int) -> list[Page]:
     models = group_models(contents.measurements, commands)
     addresses = {record.id: model.page for model in models for record in model.records}
     compared = contents.comparisons
-    lists = {
-        "comparisons": [comparisons_figure(compared, commands)] if compared else [],
-        "tables": [tables_figure(contents.tables)] if contents.tables else [],
-        "searches": [searches_figure(contents.searches, compared)] if contents.searches else [],
-    }
-    figures = [
-        _devices_figure(contents),
-        *([models_figure(models)] if models else []),
-        *lists["comparisons"],
-    ]
-    pages = [_overview_page(contents, models, figures)]
-    for name, figures_of_list in lists.items():
-        if figures_of_list:
-            title = "Lookup tables" if name == "tables" else name.title()
-            pages.append(Page(name, title, "", figures=tuple(figures_of_list)))
+    figures, lists = [_devices_figure(contents)], []
+    if models:
+        figures.append(models_figure(models))
+    if compared:
+        figures.append(comparisons_figure(compared, commands))
+        lists.append(Page("comparisons", "Comparisons", "", figures=(figures[-1],)))
+    if contents.tables:
+        tables = tables_figure(contents.tables)
+        lists.append(Page("tables", "Lookup tables", "", figures=(tables,)))
+    if contents.searches:
+        searches = searches_figure(contents.searches, compared)
+        lists.append(Page("searches", "Searches", "", figures=(searches,)))
+    pages = [_overview_page(contents, models, figures), *lists]
     pages += [model_page(model, drawn) for model in models]
     pages += [compare_page(comparison, commands, addresses, drawn) for comparison in compared]
     pages += [table_page(table) for table in contents.tables]
@@ -66,7 +65,7 @@ def _repeat_commands(contents: Contents) -> dict[str, str]:
 
 def _overview_page(contents: Contents, models: Sequence[Model], figures: Sequence[Figure]) -> Page:
     devices = {record.device.address for record in contents.measurements}
-    devices |= {kept.table.provenance.device.address for kept in contents.tables}
+    devices |= {stored.table.provenance.device.address for stored in contents.tables}
     counts = (
         ("devices", len(devices)),
         ("models", len(models)),
@@ -75,21 +74,20 @@ def _overview_page(contents: Contents, models: Sequence[Model], figures: Sequenc
         ("lookup tables", len(contents.tables)),
         ("searches", len(contents.searches)),
     )
-    facts = tuple(
-        (name, Number(number, f"{number:,}", "counted in the store"))
-        for name, number in counts
-        if number
-    )
+    facts = []
+    for name, number in counts:
+        if number:
+            facts.append((name, Number(number, f"{number:,}", "counted in the store")))
     lead = f"How fast these networks are on these devices, as of {moment(contents.newest_utc)}."
-    return Page("overview", "Overview", lead, facts, figures=tuple(figures))
+    return Page("overview", "Overview", lead, tuple(facts), figures=tuple(figures))
 
 
 def _devices_figure(contents: Contents) -> Figure:
     dates_by_device: dict[tuple[str, str, str], list[str]] = {}
     for record in contents.measurements:
         dates_by_device.setdefault(_names(record.device), []).append(record.started_utc)
-    for kept in contents.tables:
-        dates_by_device.setdefault(_names(kept.table.provenance.device), [])
+    for stored in contents.tables:
+        dates_by_device.setdefault(_names(stored.table.provenance.device), [])
     columns = (
         Column("device"),
         Column("hardware"),
@@ -98,12 +96,11 @@ def _devices_figure(contents: Contents) -> Figure:
         Column("last (UTC)", minor=True),
     )
     rows = tuple(
-        (*names, Number(len(dates), str(len(dates))), minute(max(dates)) if dates else "-")
+        (*names, whole_number(len(dates)), minute(max(dates, default="-")))
         for names, dates in dates_by_device.items()
     )
-    return Figure(
-        "Devices", f"{plural(len(rows), 'device')} with their runtimes.", Table(columns, rows)
-    )
+    text = f"{plural(len(rows), 'device')} with their runtimes."
+    return Figure("Devices", text, Table(columns, rows))
 
 
 def _names(device: DeviceInfo) -> tuple[str, str, str]:

@@ -1,7 +1,4 @@
-"""Pages of searches: their trials, what was kept of each layer, and what was found.
-
-The result stands beside the original and the baselines.
-"""
+"""Pages of searches: their trials, what was kept of each layer, and the networks compared."""
 
 from __future__ import annotations
 
@@ -9,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwbench.render.comparing import verdict_text
+from hwbench.render.searching import find_failed_trials, latency_share
 from hwbench.render.units import minute, moment, percent, plural, seconds
-from hwbench.render.views import SHORT_ID
+from hwbench.render.views import SHORT_ID, finding_rows
 from hwbench.report.commands import search_command
 from hwbench.report.comparisons import compare_address
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
@@ -21,6 +19,7 @@ from hwbench.report.numbers import (
     share_number,
     size_number,
     speedup_number,
+    whole_number,
 )
 from hwbench.search.base import Outcome, Trial
 from hwbench.workflows.search.plan import recorded_method
@@ -38,28 +37,27 @@ def search_address(search: KeptSearch) -> str:
 def search_source(search: KeptSearch, comparison: Comparison | None) -> Source:
     """Provenance of a search; its device is that of the measured result, if that was measured."""
     summary = search.summary
-    date = moment(str(summary["created_utc"])) if summary.get("created_utc") else "unknown"
-    command = search_command(summary)
     if comparison is None:
-        steered = summary.get("table") or summary.get("device") or "unknown"
-        return Source(
-            (summary["search"],),
-            str(steered),
-            "not measured: predicted by a table",
-            "-",
-            date,
-            command,
-        )
-    device = comparison.baseline.device
-    return Source(
-        (summary["search"],), device.address, device.target, device.runtime, date, command
-    )
+        steered = str(summary.get("table") or summary.get("device") or "unknown")
+        where = (steered, "not measured: predicted by a table", "-")
+    else:
+        device = comparison.baseline.device
+        where = (device.address, device.target, device.runtime)
+    return Source((summary["search"],), *where, moment(_ended(search)), search_command(summary))
+
+
+def _ended(search: KeptSearch) -> str:
+    """When a search ended, in UTC; `unknown` in a record of a version that did not keep it."""
+    return str(search.summary.get("created_utc") or "unknown")
 
 
 def measured_of(search: KeptSearch, comparisons: Sequence[Comparison]) -> Comparison | None:
     """The comparison of its result with the original, if it was measured."""
-    pair = search.summary["measurements"]
-    return next((one for one in comparisons if [one.baseline.id, one.candidate.id] == pair), None)
+    for comparison in comparisons:
+        pair = [comparison.baseline.id, comparison.candidate.id]
+        if pair == search.summary["measurements"]:
+            return comparison
+    return None
 
 
 def searches_figure(searches: Sequence[KeptSearch], comparisons: Sequence[Comparison]) -> Figure:
@@ -76,23 +74,21 @@ def searches_figure(searches: Sequence[KeptSearch], comparisons: Sequence[Compar
     rows, sources = [], []
     for search in searches:
         summary, comparison = search.summary, measured_of(search, comparisons)
-        link = Link(summary["model"], search_address(search))
-        trials = Number(len(search.trials), str(len(search.trials)))
         speedup = Number(None, "not measured") if comparison is None else speedup_number(comparison)
-        date = minute(str(summary["created_utc"])) if summary.get("created_utc") else "unknown"
-        numbers = (
-            _quality(search, search.best.outcome),
-            _of_original(search, search.best.outcome),
-            speedup,
-            trials,
+        rows.append(
+            (
+                Link(summary["model"], search_address(search)),
+                summary["plan"]["method"],
+                _quality_number(search, search.best.outcome),
+                _share_of_original(search, search.best.outcome),
+                speedup,
+                whole_number(len(search.trials)),
+                minute(_ended(search)),
+            )
         )
-        rows.append((link, summary["plan"]["method"], *numbers, date))
         sources.append(search_source(search, comparison))
-    return Figure(
-        "Searches",
-        "The network that each search chose.",
-        Table(columns, tuple(rows), tuple(sources)),
-    )
+    table = Table(columns, tuple(rows), tuple(sources))
+    return Figure("Searches", "The network that each search chose.", table)
 
 
 def search_page(search: KeptSearch, comparisons: Sequence[Comparison]) -> Page:
@@ -100,37 +96,33 @@ def search_page(search: KeptSearch, comparisons: Sequence[Comparison]) -> Page:
     summary, plan, best = search.summary, search.summary["plan"], search.best.outcome
     comparison = measured_of(search, comparisons)
     facts: list[tuple[str, Cell]] = [
-        (_objective(search), _quality(search, best)),
-        ("of original latency", _of_original(search, best)),
+        (_objective(search), _quality_number(search, best)),
+        ("of original latency", _share_of_original(search, best)),
     ]
     if best is not None:
         facts += [
-            ("predicted latency", _predicted(best)),
+            ("predicted latency", _latency_number(best)),
             ("MACs", count_number(best.macs)),
             ("parameters", count_number(best.params)),
         ]
+    measured = "Its latency was predicted, not measured."
     if comparison is not None:
         facts += [
             ("measured speed-up", speedup_number(comparison)),
             ("comparison", Link(comparison.verdict.value, compare_address(comparison))),
         ]
+        measured = f"Measured: {verdict_text(comparison)}."
     if summary.get("quality") is not None:
         facts.append(("accuracy on test images", share_number(summary["quality"])))
     if summary.get("original_quality") is not None:
         facts.append(("accuracy of the original", share_number(summary["original_quality"])))
-    figures = [_trials(search), *_kept(search), _networks(search)]
-    failed = [trial.error for _, trial in search.trials if trial.error]
+    figures = [_trials_figure(search), *_pruning_figures(search), _networks_figure(search)]
     findings = [(finding["code"], finding["text"]) for finding in summary.get("findings", ())]
-    if failed:
-        share = f"{plural(len(failed), 'trial')} of {len(search.trials)}"
-        findings.append(("trials_failed", f"{share} failed, the last with {failed[-1]}"))
-    measured = " Its latency was predicted, not measured."
-    if comparison is not None:
-        measured = f" Measured: {verdict_text(comparison)}."
+    findings += finding_rows(find_failed_trials([trial for _, trial in search.trials]))
     return Page(
         id=search_address(search),
         title=f"{plan['method']} on {summary['model']}",
-        lead=f"The best of {plural(len(search.trials), 'trial')}, baselines included.{measured}",
+        lead=f"The best of {plural(len(search.trials), 'trial')}, baselines included. {measured}",
         facts=tuple(facts),
         findings=tuple(findings),
         figures=tuple(figures),
@@ -143,25 +135,23 @@ def _objective(search: KeptSearch) -> str:
     return str(search.summary.get("objective") or "quality")
 
 
-def _quality(search: KeptSearch, outcome: Outcome | None) -> Number:
+def _quality_number(search: KeptSearch, outcome: Outcome | None) -> Number:
     return share_number(None if outcome is None else outcome.quality, _objective(search))
 
 
-def _of_original(search: KeptSearch, outcome: Outcome | None) -> Number:
-    original = search.original
-    if outcome is None or original is None or outcome.latency_s is None or not original.latency_s:
+def _share_of_original(search: KeptSearch, outcome: Outcome | None) -> Number:
+    share = latency_share(outcome, search.original)
+    if share is None or outcome is None or search.original is None:
         return Number(None, "-")
-    return share_number(
-        outcome.latency_s / original.latency_s,
-        f"{seconds(outcome.latency_s)} of {seconds(original.latency_s)}, predicted",
-    )
+    latency, original = seconds(outcome.latency_s), seconds(search.original.latency_s)
+    return share_number(share, f"{latency} of {original}, predicted")
 
 
-def _predicted(outcome: Outcome) -> Number:
+def _latency_number(outcome: Outcome) -> Number:
     return seconds_number(outcome.latency_s, "predicted by a lookup table")
 
 
-def _reward(plan: Mapping[str, Any]) -> tuple[str, Callable[[Outcome], float | None]]:
+def _find_reward(plan: Mapping[str, Any]) -> tuple[str, Callable[[Outcome], float | None]]:
     """What the search maximised: its name, and how it follows from an outcome."""
     method = recorded_method(plan)
     if method is None:
@@ -169,7 +159,7 @@ def _reward(plan: Mapping[str, Any]) -> tuple[str, Callable[[Outcome], float | N
     return method.reward()
 
 
-def _trials(search: KeptSearch) -> Figure:
+def _trials_figure(search: KeptSearch) -> Figure:
     """Reward of every trial, the best so far, and the baselines."""
     columns = (
         Column("trial"),
@@ -181,20 +171,24 @@ def _trials(search: KeptSearch) -> Figure:
         Column("MACs", numeric=True, minor=True),
         Column("state"),
     )
-    name, reward_of = _reward(search.summary["plan"])
+    name, reward_of = _find_reward(search.summary["plan"])
     rows, points = [], []
     for number, (part, trial) in enumerate(search.trials):
         outcome = trial.outcome
         reward = None
         if outcome is not None and trial.candidate.task == "network":
             reward = reward_of(outcome)
-        shown = Number(reward, _reward_text(reward, name), trial.error or name)
-        state = _state(search, trial, reward)
+        shown = Number(reward, _describe_reward(reward, name), trial.error or name)
+        state = _describe_state(search, trial, reward)
         costs = (seconds_number(None), Number(None, "-"), count_number(None))
         if outcome is not None:
-            costs = (_predicted(outcome), _of_original(search, outcome), count_number(outcome.macs))
+            costs = (
+                _latency_number(outcome),
+                _share_of_original(search, outcome),
+                count_number(outcome.macs),
+            )
         note = trial.candidate.note or "-"
-        rows.append((Number(number, str(number)), part, note, shown, *costs, state))
+        rows.append((whole_number(number), part, note, shown, *costs, state))
         if reward is not None:
             points.append(
                 {
@@ -222,50 +216,38 @@ def _trials(search: KeptSearch) -> Figure:
     return Figure("Trials", text, Table(columns, tuple(rows)), (chart,) if points else ())
 
 
-def _reward_text(reward: float | None, name: str) -> str:
+def _describe_reward(reward: float | None, name: str) -> str:
     """A reward for people; a quality is a share."""
     if reward is None:
         return "-"
     return percent(reward) if name == "quality" else f"{reward:.4f}"
 
 
-def _state(search: KeptSearch, trial: Trial, reward: float | None) -> str:
+def _describe_state(search: KeptSearch, trial: Trial, reward: float | None) -> str:
     """What became of a trial, in one word."""
     if trial.outcome is None:
         return "failed"
-    if _same(trial, search.best):
+    if (trial.candidate, trial.outcome) == (search.best.candidate, search.best.outcome):
         return "chosen"
     return "scored" if reward is None else "done"
 
 
-def _same(trial: Trial, best: Trial) -> bool:
-    return trial.candidate == best.candidate and trial.outcome == best.outcome
-
-
-def _kept(search: KeptSearch) -> list[Figure]:
+def _pruning_figures(search: KeptSearch) -> list[Figure]:
     """The share of each layer's channels that stays, or the blocks that go."""
     candidate, groups = search.best.candidate, search.summary.get("groups")
     if candidate.dropped:
         rows: list[tuple[Cell, ...]] = [(name,) for name in candidate.dropped]
-        return [
-            Figure(
-                "Dropped blocks",
-                "These blocks were left out.",
-                Table((Column("block"),), tuple(rows)),
-            )
-        ]
+        table = Table((Column("block"),), tuple(rows))
+        return [Figure("Dropped blocks", "These blocks were left out.", table)]
     if candidate.shares is not None:
         rows = [
-            (Number(index, str(index)), share_number(share))
+            (whole_number(index), share_number(share))
             for index, share in enumerate(candidate.shares)
         ]
-        kept = Table((Column("layer"), Column("kept weights", numeric=True)), tuple(rows))
+        table = Table((Column("layer"), Column("kept weights", numeric=True)), tuple(rows))
         chart = {"kind": "shares", "label": "kept share", "name": 0, "value": 1}
-        return [
-            Figure(
-                "Kept weights", "Share of single weights that stay, layer by layer.", kept, (chart,)
-            )
-        ]
+        text = "Share of single weights that stay, layer by layer."
+        return [Figure("Kept weights", text, table, (chart,))]
     if candidate.widths is None or not groups:
         return []
     rows = [
@@ -286,7 +268,7 @@ def _kept(search: KeptSearch) -> list[Figure]:
     return [Figure("Preserve ratios", text, Table(columns, tuple(rows)), (chart,))]
 
 
-def _networks(search: KeptSearch) -> Figure:
+def _networks_figure(search: KeptSearch) -> Figure:
     """Original, result and the best of each baseline."""
     columns = (
         Column("network"),
@@ -308,22 +290,16 @@ def _networks(search: KeptSearch) -> Figure:
         if outcome is None:
             rows.append((name, *([Number(None, "no result")] * 6)))
             continue
-        costs = (
-            count_number(outcome.macs),
-            count_number(outcome.params),
-            size_number(outcome.size_bytes),
-        )
         rows.append(
             (
                 name,
-                _quality(search, outcome),
-                _predicted(outcome),
-                _of_original(search, outcome),
-                *costs,
+                _quality_number(search, outcome),
+                _latency_number(outcome),
+                _share_of_original(search, outcome),
+                count_number(outcome.macs),
+                count_number(outcome.params),
+                size_number(outcome.size_bytes),
             )
         )
-    return Figure(
-        "Networks",
-        "What was found, beside the original and the baselines. Latencies are predicted.",
-        Table(columns, tuple(rows)),
-    )
+    text = "What was found, beside the original and the baselines. Latencies are predicted."
+    return Figure("Networks", text, Table(columns, tuple(rows)))

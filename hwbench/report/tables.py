@@ -9,12 +9,19 @@ import numpy as np
 
 from hwbench.lookup_tables.advice import advice
 from hwbench.render.curves import PANELS, make_curves
-from hwbench.render.tables import FAMILIES_SHOWN
-from hwbench.render.units import interval_s, layer, minute, moment, percent, plural, seconds
+from hwbench.render.tables import FAMILIES_SHOWN, describe_evidence, describe_maker
+from hwbench.render.units import layer, minute, moment, percent, plural, seconds
 from hwbench.render.views import SHORT_ID
 from hwbench.report.commands import table_command
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
-from hwbench.report.numbers import count_number, round_digits, seconds_number, share_number
+from hwbench.report.numbers import (
+    count_number,
+    interval_text,
+    round_digits,
+    seconds_number,
+    share_number,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables.families import Family
@@ -26,22 +33,21 @@ POINTS = 160
 """Points of a drawn curve at most."""
 
 
-def table_address(kept: KeptTable) -> str:
+def table_address(stored: KeptTable) -> str:
     """Address of its page."""
-    return f"table/{kept.id[:SHORT_ID]}"
+    return f"table/{stored.id[:SHORT_ID]}"
 
 
-def table_source(kept: KeptTable) -> Source:
+def table_source(stored: KeptTable) -> Source:
     """Provenance of a table."""
-    made = kept.table.provenance
-    device = made.device
+    made = stored.table.provenance
     return Source(
-        (kept.id,),
-        device.address,
-        device.target,
-        device.runtime,
+        (stored.id,),
+        made.device.address,
+        made.device.target,
+        made.device.runtime,
         moment(made.created_utc),
-        table_command(kept.table),
+        table_command(stored.table),
     )
 
 
@@ -57,14 +63,14 @@ def tables_figure(tables: Sequence[KeptTable]) -> Figure:
     )
     rows = tuple(
         (
-            Link(kept.table.provenance.device.address, table_address(kept)),
-            _model_names(kept.table),
-            count_number(len(kept.table.entries)),
-            _mean_error_number(kept.table.grades),
-            minute(kept.table.provenance.created_utc),
-            Number(kept.earlier, str(kept.earlier), "tables that this one replaces"),
+            Link(stored.table.provenance.device.address, table_address(stored)),
+            _model_names(stored.table),
+            count_number(len(stored.table.entries)),
+            _mean_error_number(stored.table.grades),
+            minute(stored.table.provenance.created_utc),
+            whole_number(stored.earlier, "tables that this one replaces"),
         )
-        for kept in tables
+        for stored in tables
     )
     text = (
         "The newest table of each device. The error is that of networks which the table had not"
@@ -74,51 +80,48 @@ def tables_figure(tables: Sequence[KeptTable]) -> Figure:
 
 
 def _model_names(table: LookupTable) -> str:
-    return (
-        ", ".join(dict.fromkeys(source.model for source in table.provenance.sources))
-        or "foreign records"
-    )
+    models = dict.fromkeys(source.model for source in table.provenance.sources)
+    return ", ".join(models) or "foreign records"
 
 
 def _mean_error_number(grades: Sequence[Grade]) -> Number:
     if not grades:
         return Number(None, "not graded")
     grade = grades[-1]
-    return share_number(
-        grade.mean_error, f"{grade.model}, {plural(grade.networks, 'held-out network')}"
-    )
+    note = f"{grade.model}, {plural(grade.networks, 'held-out network')}"
+    return share_number(grade.mean_error, note)
 
 
-def table_page(kept: KeptTable) -> Page:
+def table_page(stored: KeptTable) -> Page:
     """One table."""
-    table = kept.table
+    table = stored.table
     made, device = table.provenance, table.provenance.device
     facts: list[tuple[str, Cell]] = [("layers", count_number(len(table.entries)))]
+    figures, findings = [], []
+    if stored.validation:
+        figures.append(_validation_figure(stored))
     if table.grades:
         facts += _grade_facts(table.grades[-1])
-    figures = [_validation_figure(kept)] if kept.validation else []
-    figures += [_grades_figure(table)] if table.grades else []
+        figures.append(_grades_figure(table))
+    else:
+        text = "no held-out network was measured: hwbench table validate MODEL"
+        findings.append(("not_graded", text))
     figures += [_curves_figure(table), _steps_figure(table)]
-    note = f"; {made.note}" if made.note else ""
     return Page(
-        id=table_address(kept),
+        id=table_address(stored),
         title=f"Table of {device.address}",
         lead=(
             f"{plural(len(table.entries), 'layer')} of {_model_names(table)} on {device.target}"
             f" ({device.runtime})."
         ),
         facts=tuple(facts),
-        findings=(
-            ()
-            if table.grades
-            else (("not_graded", "no held-out network was measured: hwbench table validate MODEL"),)
-        ),
+        findings=tuple(findings),
         figures=tuple(figures),
         closing=(
-            f"made {moment(made.created_utc)} with {plural(made.threads, 'thread')}; hwbench"
-            f" {made.hwbench_version}{note}"
+            f"made {moment(made.created_utc)} with {plural(made.threads, 'thread')};"
+            f" {describe_maker(made)}"
         ),
-        source=table_source(kept),
+        source=table_source(stored),
     )
 
 
@@ -149,22 +152,22 @@ def _grades_figure(table: LookupTable) -> Figure:
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             grade.model,
-            Number(grade.networks, str(grade.networks)),
+            whole_number(grade.networks),
             share_number(grade.mean_error),
             share_number(grade.bias, sign=True),
-            *map(share_number, (grade.rmspe, grade.within_5, grade.within_10, grade.coverage)),
+            share_number(grade.rmspe),
+            share_number(grade.within_5),
+            share_number(grade.within_10),
+            share_number(grade.coverage),
             share_number(grade.noise or None, "no prediction can be seen to do better"),
         )
         for grade in table.grades
     )
-    return Figure(
-        "Grades",
-        "How the table did on networks that it had not seen, model by model.",
-        Table(columns, rows),
-    )
+    text = "How the table did on networks that it had not seen, model by model."
+    return Figure("Grades", text, Table(columns, rows))
 
 
-def _validation_figure(kept: KeptTable) -> Figure:
+def _validation_figure(stored: KeptTable) -> Figure:
     """Predicted against measured latency of every held-out network."""
     columns = (
         Column("network"),
@@ -174,26 +177,23 @@ def _validation_figure(kept: KeptTable) -> Figure:
         Column("in its interval"),
     )
     rows, points = [], []
-    for index, network in enumerate(kept.validation["networks"], 1):
-        sessions_s, (low_s, high_s), predicted_s = (
-            network["sessions_s"],
-            network["predicted_ci_s"],
-            network["predicted_s"],
-        )
+    for index, network in enumerate(stored.validation["networks"], 1):
+        sessions_s, predicted_s = network["sessions_s"], network["predicted_s"]
+        low_s, high_s = network["predicted_ci_s"]
         measured_s = float(np.median(sessions_s))
-        sessions = (
-            f"median of {plural(len(sessions_s), 'session')}: {', '.join(map(seconds, sessions_s))}"
+        sessions = plural(len(sessions_s), "session")
+        interval = interval_text((low_s, high_s), predicted_s)
+        rows.append(
+            (
+                whole_number(index, f"widths {' '.join(map(str, network['widths']))}"),
+                seconds_number(
+                    measured_s, f"median of {sessions}: {', '.join(map(seconds, sessions_s))}"
+                ),
+                seconds_number(predicted_s, interval),
+                share_number(predicted_s / measured_s - 1, sign=True),
+                "yes" if low_s <= measured_s <= high_s else "no",
+            )
         )
-        interval = f"95 % interval {interval_s((low_s, high_s), predicted_s)}"
-        error = predicted_s / measured_s - 1
-        numbers = (
-            seconds_number(measured_s, sessions),
-            seconds_number(predicted_s, interval),
-            share_number(error, sign=True),
-        )
-        inside = "yes" if low_s <= measured_s <= high_s else "no"
-        widths = f"widths {' '.join(map(str, network['widths']))}"
-        rows.append((Number(index, str(index), widths), *numbers, inside))
         text = (
             f"network {index}: measured {seconds(measured_s)}, predicted {seconds(predicted_s)}"
             f" ({interval})"
@@ -201,9 +201,9 @@ def _validation_figure(kept: KeptTable) -> Figure:
         points.append(
             {"x": measured_s, "y": predicted_s, "low": low_s, "high": high_s, "text": text}
         )
-    drift = kept.validation["drift"] - 1
+    drift = stored.validation["drift"] - 1
     text = (
-        f"Held-out networks of {kept.validation['model']}: on the line is right, the bars are 95 %"
+        f"Held-out networks of {stored.validation['model']}: on the line is right, the bars are 95 %"
         f" intervals. The unpruned network was {percent(drift, sign=True)} off its latency when the"
         " table was made."
     )
@@ -227,38 +227,28 @@ def _curves_figure(table: LookupTable) -> Figure:
     )
     rows = []
     for family in ordered[:FAMILIES_SHOWN]:
-        points, (low_in, high_in, low_out, high_out) = (
-            table.families[family],
-            table.surfaces[family].box,
-        )
-        ends = (
-            Number(high_in, f"{low_in} to {high_in}"),
-            Number(high_out, f"{low_out} to {high_out}"),
-        )
-        step, measured = table.steps[family.kind], len(points.cin)
-        extremes = (
-            seconds_number(float(points.latency_s.min())),
-            seconds_number(float(points.latency_s.max())),
-        )
+        points, surface = table.families[family], table.surfaces[family]
+        low_in, high_in, low_out, high_out = surface.box
         rows.append(
             (
                 layer(family.pattern),
-                Number(step, str(step)),
-                *ends,
-                Number(measured, str(measured)),
-                *extremes,
+                whole_number(table.steps[family.kind]),
+                Number(high_in, f"{low_in} to {high_in}"),
+                Number(high_out, f"{low_out} to {high_out}"),
+                whole_number(len(points.cin)),
+                seconds_number(float(points.latency_s.min())),
+                seconds_number(float(points.latency_s.max())),
             )
         )
-    charts = tuple(
-        _curve_chart(table, family)
-        for family in [family for family in ordered if _varies(table, family)][:PANELS]
-    )
-    hidden = len(ordered) - FAMILIES_SHOWN
-    left_out = f" The table leaves out {hidden} more geometries, all faster." if hidden > 0 else ""
+    varying = [family for family in ordered if _varies(table, family)]
+    charts = tuple(_curve_chart(table, family) for family in varying[:PANELS])
     text = (
         "Lines are what the table answers, dots what was measured; the shaded range is the line's"
-        f" own uncertainty (two deviations). Vertical rules stand at the channel steps.{left_out}"
+        " own uncertainty (two deviations). Vertical rules stand at the channel steps."
     )
+    hidden = len(ordered) - FAMILIES_SHOWN
+    if hidden > 0:
+        text += f" The table leaves out {hidden} more geometries, all faster."
     return Figure("Latency over width", text, Table(columns, tuple(rows)), charts)
 
 
@@ -297,20 +287,11 @@ def _curve_chart(table: LookupTable, family: Family) -> dict[str, Any]:
 
 
 def _steps_figure(table: LookupTable) -> Figure:
-    advice_by_kind = {item.kind: item for item in advice(table)}
+    evidence = {step.kind: describe_evidence(step) for step in advice(table)}
     rows = []
     for kind, step in sorted(table.steps.items()):
-        item = advice_by_kind.get(kind)
-        evidence = "" if step > 1 else "latency has no steps"
-        if item is not None:
-            slower = "slower than" if item.narrow_s > item.wide_s else "hardly faster than"
-            narrow = f"{item.narrow} channels ({seconds(item.narrow_s)})"
-            wide = f"{item.wide} ({seconds(item.wide_s)})"
-            evidence = f"{narrow} are {slower} {wide} in {layer(item.family.pattern)}"
-        rows.append((kind, Number(step, str(step)), evidence))
+        otherwise = "" if step > 1 else "latency has no steps"
+        rows.append((kind, whole_number(step), evidence.get(kind, otherwise)))
     columns = (Column("kind of layer"), Column("step", numeric=True), Column("evidence"))
-    return Figure(
-        "Channel steps",
-        "Widths that are multiples of the step waste nothing.",
-        Table(columns, tuple(rows)),
-    )
+    text = "Widths that are multiples of the step waste nothing."
+    return Figure("Channel steps", text, Table(columns, tuple(rows)))

@@ -167,8 +167,8 @@ class DeviceContract(ABC):
             if 1 / TIMES_OFF < looped_s / single_s < TIMES_OFF:
                 return
         raise AssertionError(
-            f"one inference took {looped_s:.3g} s in rounds of {LOOPS} loops and {single_s:.3g} s in"
-            " rounds of one"
+            f"one inference took {looped_s:.3g} s in rounds of {LOOPS} loops and {single_s:.3g} s"
+            " in rounds of one"
         )
 
     def test_rounds_run_in_the_order_asked_for(self, device: Device) -> None:

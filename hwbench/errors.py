@@ -183,7 +183,7 @@ class StoreUnavailableError(HwbenchError):
 
 
 class StoreLostError(StoreUnavailableError):
-    """The file of the store was deleted or replaced while it was in use; what was written to it is gone."""
+    """The store's file was deleted or replaced while in use; what was written to it is gone."""
 
     exit_code = 3
 

@@ -203,9 +203,9 @@ def _validation_figure(stored: KeptTable) -> Figure:
         )
     drift = stored.validation["drift"] - 1
     text = (
-        f"Held-out networks of {stored.validation['model']}: on the line is right, the bars are 95 %"
-        f" intervals. The unpruned network was {percent(drift, sign=True)} off its latency when the"
-        " table was made."
+        f"Held-out networks of {stored.validation['model']}: on the line is right, the bars are 95"
+        f" % intervals. The unpruned network was {percent(drift, sign=True)} off its latency when"
+        " the table was made."
     )
     chart = {"kind": "validation", "points": points}
     return Figure("Predicted against measured", text, Table(columns, tuple(rows)), (chart,))

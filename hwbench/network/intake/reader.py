@@ -200,7 +200,8 @@ def _explain_failure(
         )
     if ended_by == "memory":
         return UnsafeModelError(
-            f"{name}: {who} needs more than {limits.memory_bytes / 1e9:.3g} GB of memory to read it",
+            f"{name}: {who} needs more than {limits.memory_bytes / 1e9:.3g} GB of memory to read"
+            " it",
             longer,
         )
     if ended_by == "signal":

@@ -82,8 +82,9 @@ def make_curves(table: LookupTable, family: Family, most_points: int | None = No
         curve = Curve("as many read", widths, latency_s, sd, measured, points.latency_s)
         return FamilyCurves(axis, (curve,))
     lines = []
-    wanted = [points.cin[np.argmin(np.abs(points.cin - share * high_in))] for share in SHARES_READ]
-    for cin in sorted(set(map(int, wanted)), reverse=True):
+    # Measured numbers of channels read, those nearest to the wanted shares.
+    nearest = [np.argmin(np.abs(points.cin - share * high_in)) for share in SHARES_READ]
+    for cin in sorted({int(points.cin[index]) for index in nearest}, reverse=True):
         latency_s, sd = surface.at(np.full_like(widths, cin), widths)
         near = points.cin == cin
         lines.append(

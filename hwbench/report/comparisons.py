@@ -153,15 +153,15 @@ def _speedup_figure(comparison: Comparison) -> Figure:
         for session, speedup in speedups.items()
     )
     effect = comparison.baseline.settings.min_effect
-    shown, _ = _interval_rows(comparison, "shown (95 %)")
-    _, verdict = _interval_rows(comparison, "verdict (99 %)")
+    narrow, _ = _interval_rows(comparison, "shown (95 %)")
+    _, wide = _interval_rows(comparison, "verdict (99 %)")
     chart = {
         "kind": "intervals",
         "label": "speed-up",
         "unit": "x",
         "reference": 1,
         "band": [1 - effect, 1 / (1 - effect)],
-        "rows": [shown, verdict],
+        "rows": [narrow, wide],
         "ticks": list(speedups.values()),
     }
     text = (

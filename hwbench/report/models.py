@@ -237,17 +237,19 @@ def _history_figure(model: Model) -> Figure:
         Column("record", minor=True),
         Column("findings"),
     )
-    rows = tuple(
-        (
-            minute(record.started_utc),
-            latency_number(record),
-            whole_number(record.series.sessions),
-            whole_number(len(record.series)),
-            record.id[:SHORT_ID],
-            ", ".join(finding.code for finding in record.findings) or "none",
+    rows = []
+    for record in model.records:
+        codes = [finding.code for finding in record.findings]
+        rows.append(
+            (
+                minute(record.started_utc),
+                latency_number(record),
+                whole_number(record.series.sessions),
+                whole_number(len(record.series)),
+                record.id[:SHORT_ID],
+                ", ".join(codes) or "none",
+            )
         )
-        for record in model.records
-    )
     intervals = [
         _interval_row(record, f"{minute(record.started_utc)} · {record.id[:4]}")
         for record in model.records
@@ -258,5 +260,5 @@ def _history_figure(model: Model) -> Figure:
         "Every measurement of this model here, newest first. Before claiming a difference,"
         " interleave: hwbench compare."
     )
-    table = Table(columns, rows, tuple(map(model.source, model.records)))
+    table = Table(columns, tuple(rows), tuple(map(model.source, model.records)))
     return Figure("History", text, table, (chart,) if intervals else ())

@@ -178,7 +178,7 @@ def _trials_figure(search: KeptSearch) -> Figure:
         reward = None
         if outcome is not None and trial.candidate.task == "network":
             reward = reward_of(outcome)
-        shown = Number(reward, _describe_reward(reward, name), trial.error or name)
+        reward_number = Number(reward, _describe_reward(reward, name), trial.error or name)
         state = _describe_state(search, trial, reward)
         costs = (seconds_number(None), Number(None, "-"), count_number(None))
         if outcome is not None:
@@ -188,7 +188,7 @@ def _trials_figure(search: KeptSearch) -> Figure:
                 count_number(outcome.macs),
             )
         note = trial.candidate.note or "-"
-        rows.append((whole_number(number), part, note, shown, *costs, state))
+        rows.append((whole_number(number), part, note, reward_number, *costs, state))
         if reward is not None:
             points.append(
                 {
@@ -196,7 +196,7 @@ def _trials_figure(search: KeptSearch) -> Figure:
                     "y": round_digits([reward])[0],
                     "part": part,
                     "chosen": state == "chosen",
-                    "text": f"trial {number} ({part}): {shown.text}, {costs[0].text}",
+                    "text": f"trial {number} ({part}): {reward_number.text}, {costs[0].text}",
                 }
             )
     parts = {part for part, _ in search.trials}

@@ -99,7 +99,7 @@ def check_read_table(entries: Mapping[LayerKey, Entry], metadata: Metadata) -> N
         conforms(metadata, Metadata)
         and _is_calibration(metadata.calibration)
         and all(_is_grade(grade) for grade in metadata.grades)
-        and all(_is_source(source) for source in provenance.sources)
+        and all(is_source(source) for source in provenance.sources)
         and 1 <= provenance.threads <= MAX_COUNT
         and _is_time(provenance.created_utc)
     )
@@ -134,7 +134,8 @@ def _is_grade(grade: Grade) -> bool:
     )
 
 
-def _is_source(source: Source) -> bool:
+def is_source(source: Source) -> bool:
+    """Whether the numbers of a source can be those of a model that was measured."""
     counts = (source.layers, source.networks, source.disturbed)
     return (
         is_latency(source.latency_s)

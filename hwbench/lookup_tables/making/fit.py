@@ -13,6 +13,7 @@ Networks that were measured badly spoil all three, so they are looked for and le
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from hwbench.lookup_tables.metadata import Calibration, Entry, Metadata, Provena
 from hwbench.lookup_tables.surface import Floats, Points, Shape, Surface
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.records.layer_key import LayerKey
+
+logger = logging.getLogger(__name__)
 
 FOLDS = 8
 DISTURBED = 1.25
@@ -47,6 +50,8 @@ CONTEXTS = tuple((np.arange(-12, 33) / 100).tolist())
 """Choices for how much more a layer costs in a larger network."""
 BENDS = tuple((np.arange(-10, 6) / 50).tolist())
 """Choices for how that levels off."""
+LEAST_SCALE = 1e-9
+"""Layers that count for less of their profiled time than this explain nothing."""
 LEAST_GROWTH = 0.3
 """Networks whose layers sum to 1 % more take at least so many per cent more.
 
@@ -146,8 +151,32 @@ def fit(campaigns: Sequence[Campaign], provenance: Provenance) -> Fitted:
         # What is left out changes the fit, and with it what lies far from it; so it is done anew.
         ends = np.cumsum([len(campaign.samples) for campaign in kept])[:-1]
         by_campaign = zip(kept, np.split(sound, ends), strict=True)
-        kept = [campaign.select(part.tolist()) for campaign, part in by_campaign]
+        kept = _select_sound(by_campaign)
     return fitted
+
+
+def _select_sound(
+    by_campaign: Iterable[tuple[Campaign, NDArray[np.bool_]]],
+) -> list[Campaign]:
+    """The sound networks of every campaign. One without any is left out, but the first stays whole.
+
+    The table is built for the first: if nothing of it agrees with earlier campaigns, it is they
+    that cannot be trusted.
+    """
+    kept = []
+    for campaign, sound in by_campaign:
+        if sound.any():
+            kept.append(campaign.select(sound.tolist()))
+        elif not kept:
+            kept.append(campaign)
+        else:
+            logger.warning(
+                "what was measured of %s earlier (networks: %d) is left out of the table, as it"
+                " agrees with nothing else",
+                campaign.source.model,
+                len(campaign.samples),
+            )
+    return kept
 
 
 def _fit_once(
@@ -191,7 +220,10 @@ def _fit_once(
 
     undisturbed = np.array([sample.level_s for sample in samples]) < DISTURBED * levels_s[owner]
     sound = _are_near(errors) & _are_near(gaps) & undisturbed
-    return Fitted(table, errors[graded & (owner == 0)]), _keep_range(rows, sound)
+    of_first = owner == 0
+    if (graded & of_first).any():
+        of_first &= graded
+    return Fitted(table, errors[of_first]), _keep_range(rows, sound)
 
 
 def _shared_deviation(
@@ -303,6 +335,8 @@ def _cross_validate(
                 seen, asked = family_rows.select(~held_out), family_rows.select(held_out)
             else:
                 seen = asked = family_rows
+            if not len(seen.network):
+                seen = asked  # only these networks have such layers, so none can be left out
             surface = Surface(seen.points(), shapes[family].step, shapes[family])
             latency_s, sd = surface.at(asked.cin, asked.cout)
             np.add.at(sums_s, asked.network, latency_s)
@@ -354,7 +388,8 @@ def _calibrate(
             # The log likelihood of normal errors of unknown size is -n log of their norm.
             if len(whole_s) * math.log(errors) > CONTEXT_EVIDENCE:
                 best = curve
-    scales = best.costs[:-1]
+    # Least squares leave a rounding error in place of a scale that is 0.
+    scales = np.where(best.costs[:-1] < LEAST_SCALE, 0.0, best.costs[:-1])
     # Scales go into the entries, inside the curve: scale * curve(s / r) equals curve(k * s / r')
     # for the reference r' = k * r, where k is a typical scale. It is 0 where layers explain
     # nothing; then any reference will do, but 0.

@@ -6,20 +6,34 @@ Every network is kept at once, so that a killed build loses one at most.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any
 
 from hwbench.errors import SchemaError
+from hwbench.lookup_tables.limits import is_source
 from hwbench.lookup_tables.making.fit import Campaign
 from hwbench.lookup_tables.making.networks import NetworkSample
 from hwbench.lookup_tables.metadata import Source
+from hwbench.records.codec import from_plain
 from hwbench.records.device import DeviceInfo
 from hwbench.records.measurement import Settings
-from hwbench.store import Store
+from hwbench.store import DamagedRecord, Store
+
+logger = logging.getLogger(__name__)
 
 RECORD = "table_build"
 SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A record: a network of a campaign and its source, or None to leave out all earlier ones."""
+
+    campaign: str
+    measured: tuple[Source, NetworkSample] | None
 
 
 class BuildJournal:
@@ -34,9 +48,6 @@ class BuildJournal:
         source: The model and its grid.
         effort: Whatever else two runs must agree in to be one campaign.
         forget: Leave out, now and later, all that was measured on the device before.
-
-    Raises:
-        SchemaError: A record is damaged.
     """
 
     def __init__(
@@ -86,19 +97,22 @@ class BuildJournal:
         return Campaign(replace(self._source, networks=count, records=tuple(self._records)), chosen)
 
     def _load_earlier(self, store: Store) -> None:
-        """Take over what earlier runs measured on this device."""
+        """Take over what earlier runs measured on this device, less what cannot be used."""
+        damaged: list[DamagedRecord] = []
+        entries = store.read_records(RECORD, self._read_entry, self._device, damaged)
         found: dict[str, tuple[Source, list[str], list[NetworkSample]]] = {}
-        for record_id, record in store.records(RECORD, holding=self._device).items():
-            if record.get("device") != self._device:
+        for record_id, entry in entries.items():
+            if entry is None:
                 continue
-            if record.get("forget"):
+            if entry.measured is None:
                 found.clear()
                 continue
-            source, ids, samples = found.setdefault(
-                str(record.get("campaign")), (_source(record), [], [])
-            )
+            source, sample = entry.measured
+            _, ids, samples = found.setdefault(entry.campaign, (source, [], []))
             ids.append(record_id)
-            samples.append(NetworkSample.from_dict(record))
+            samples.append(sample)
+        for record in damaged:
+            logger.warning("%s; what it tells is measured again where it is needed", record)
         if self._campaign in found:
             _, self._records, self.samples = found.pop(self._campaign)
         for source, ids, samples in found.values():
@@ -107,12 +121,20 @@ class BuildJournal:
                 Campaign(replace(source, networks=count, records=tuple(ids)), tuple(samples))
             )
 
+    def _read_entry(self, record: Mapping[str, Any]) -> _Entry | None:
+        """What a record says; None for one of another device.
 
-def _source(record: dict[str, Any]) -> Source:
-    try:
-        return Source(**{**record["source"], "records": ()})
-    except (KeyError, TypeError) as error:
-        raise SchemaError(f"damaged record of a table build: {error!r}") from error
+        Raises:
+            SchemaError: It is damaged.
+        """
+        if record.get("device") != self._device:
+            return None
+        if record.get("forget"):
+            return _Entry("", None)
+        source = from_plain(Source, {**record["source"], "records": []}, "source of a table build")
+        if not is_source(source):
+            raise SchemaError("damaged source of a table build: its numbers are impossible")
+        return _Entry(str(record.get("campaign")), (source, NetworkSample.from_dict(record)))
 
 
 def _digest(*facts: object) -> str:

@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 
 from hwbench.devices.base import Device, LayerSamples, Prepared, ProfilesLayers
 from hwbench.errors import SchemaError, UsageError
+from hwbench.lookup_tables.limits import check_entry, check_key
+from hwbench.lookup_tables.metadata import Entry
 from hwbench.measuring.layer_profile import row_latency
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 from hwbench.records.codec import from_plain, to_plain, written_as_row
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import Settings
+from hwbench.records.untrusted import MAX_SECONDS, MIN_SECONDS
 
 TURN_S = 0.02
 """A turn of one network lasts at least this long and two rounds; its first half does not count.
@@ -163,12 +166,17 @@ class NetworkSample:
         own = {name: data[name] for name in names if name in data}
         sample = from_plain(cls, own, "record of a table build")
         rounds = (*sample.anchor_s, *sample.whole_s, sample.beside_s)
-        if len(sample.anchor_s) != len(sample.whole_s) or not all(
-            0 < value < math.inf for value in rounds
+        if not 0 < len(sample.anchor_s) == len(sample.whole_s) or not all(
+            MIN_SECONDS <= value <= MAX_SECONDS for value in rounds
         ):
             raise SchemaError(
                 "damaged record of a table build: rounds do not pair, or are not positive seconds"
             )
+        for layer in sample.layers:
+            check_key(layer.key)
+            check_entry(layer.key, Entry(layer.latency_s, layer.sd, 1))
+        if not any(layer.latency_s for layer in sample.layers):
+            raise SchemaError("damaged record of a table build: no layer takes any time")
         return sample
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -113,4 +114,8 @@ def propose_uncertain(
 
 
 def _uncertainty_of(table: LookupTable, parts: Sequence[LayerPrediction]) -> float:
-    return table.deviation(parts, sum(part.latency_s for part in parts))
+    sum_s = sum(part.latency_s for part in parts)
+    if sum_s == 0:
+        # After a few noisy networks layers may seem to explain nothing: then all is uncertain.
+        return math.inf
+    return table.deviation(parts, sum_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,12 +109,18 @@ def measure_gains(
 
 def load_gains(store: Store | None, key: str) -> MeasuredGains | None:
     """Gains that an earlier run of the same search measured."""
-    records = {} if store is None else store.records(RECORD, holding=key)
-    for data in records.values():
-        if data.get("search") == key:
-            gains = {block: Gain(**gain) for block, gain in data["gains"].items()}
-            return MeasuredGains(float(data["original_s"]), gains)
+    if store is not None:
+        # Damaged gains are measured again.
+        records = store.read_records(RECORD, _read_gains, key, [])
+        for search, measured in records.values():
+            if search == key:
+                return measured
     return None
+
+
+def _read_gains(data: Mapping[str, Any]) -> tuple[str, MeasuredGains]:
+    gains = {block: Gain(**gain) for block, gain in data["gains"].items()}
+    return str(data.get("search")), MeasuredGains(float(data["original_s"]), gains)
 
 
 def save_gains(store: Store | None, key: str, measured: MeasuredGains) -> None:

@@ -5,18 +5,57 @@ A search that was killed goes on by it.
 
 from __future__ import annotations
 
+import logging
+import math
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import Argument, SchemaError
 from hwbench.search.base import Candidate, Trial
 
 if TYPE_CHECKING:
-    from hwbench.store import Store
+    from hwbench.store import DamagedRecord, Store
+
+logger = logging.getLogger(__name__)
 
 RECORD = "search_trial"
 DECISION = "search_decision"
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptTrial:
+    """A trial of an earlier run: its part, and seconds of that run until then."""
+
+    search: str
+    run: int
+    part: str
+    elapsed_s: float
+    trial: Trial
+
+
+def _read_earlier(store: Store, key: str) -> list[_KeptTrial]:
+    """The trials of a search that earlier runs made, less those that are damaged."""
+    damaged: list[DamagedRecord] = []
+    kept = store.read_records(RECORD, _read_trial, key, damaged)
+    for record in damaged:
+        logger.warning("%s; the trial is made again", record)
+    return [trial for trial in kept.values() if trial.search == key]
+
+
+def _read_trial(data: Mapping[str, Any]) -> _KeptTrial:
+    elapsed_s = float(data["elapsed_s"])
+    if not 0 <= elapsed_s < math.inf:
+        raise SchemaError(f"a trial after {elapsed_s:g} seconds")
+    trial = Trial.from_dict(data["trial"])
+    return _KeptTrial(
+        str(data.get("search")), int(data["run"]), str(data["part"]), elapsed_s, trial
+    )
+
+
+def _read_decision(data: Mapping[str, Any]) -> tuple[str, int, int]:
+    return str(data.get("search")), int(data["run"]), int(data["value"])
 
 
 class Journal:
@@ -41,16 +80,14 @@ class Journal:
         self._known: dict[tuple[str, int], Trial] = {}
         self._begun = time.monotonic() if begun is None else begun
         self.run = 0
-        records = {} if store is None else store.records(RECORD, holding=key)
-        earlier = [data for data in records.values() if data.get("search") == key]
+        earlier = [] if store is None else _read_earlier(store, key)
         if earlier:
-            self.run = max(int(data["run"]) for data in earlier) + int(fresh)
-        for data in earlier:
-            if data["run"] == self.run:
-                trial = Trial.from_dict(data["trial"])
-                self._known[data["part"], trial.candidate.number] = trial
+            self.run = max(kept.run for kept in earlier) + int(fresh)
+        for kept in earlier:
+            if kept.run == self.run:
+                self._known[kept.part, kept.trial.candidate.number] = kept.trial
                 # The clock begins so far in the past that time before the kill counts as well.
-                self._begun = min(self._begun, time.monotonic() - float(data["elapsed_s"]))
+                self._begun = min(self._begun, time.monotonic() - kept.elapsed_s)
         self.resumed = len(self._known)
 
     @property
@@ -78,10 +115,12 @@ class Journal:
 
         It is decided once, and is the same again when the search goes on.
         """
-        records = {} if self._store is None else self._store.records(DECISION, holding=self.key)
-        for data in records.values():
-            if data.get("search") == self.key and data["run"] == self.run:
-                return int(data["value"])
+        if self._store is not None:
+            # A damaged decision is made anew.
+            records = self._store.read_records(DECISION, _read_decision, self.key, [])
+            for search, run, value in records.values():
+                if (search, run) == (self.key, self.run):
+                    return value
         value = decide()
         if self._store is not None:
             self._store.save_record(DECISION, {"search": self.key, "run": self.run, "value": value})

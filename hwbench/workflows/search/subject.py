@@ -151,7 +151,7 @@ def train_original(
         str(plan.seed),
     )
     key = sha256("\n".join(facts).encode()).hexdigest()
-    records = {} if store is None else store.records(RECORD, holding=key)
+    records = {} if store is None else store.records(RECORD, key, damaged=[])
     for record in records.values():
         if record.get("key") == key:
             kept = io.BytesIO(base64.b64decode(record["state"]))

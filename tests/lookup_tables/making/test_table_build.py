@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from hwbench.devices.virtual.device import Drift, Fault
-from hwbench.errors import DeviceLostError, SchemaError, UsageError
+from hwbench.errors import DeviceLostError, UsageError
+from hwbench.lookup_tables import Entry, LookupTable
 from hwbench.lookup_tables.making.build import build
 from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.lookup_tables.making.networks import Quiet, layer_samples, measure_network
-from hwbench.lookup_tables.making.proposals import Grid
+from hwbench.lookup_tables.making.proposals import Grid, propose_uncertain
 from hwbench.store import open_store
 from tests.support.table_support import LAW, PLAN, SETTINGS, built, device, structure, workload
 
@@ -150,13 +151,95 @@ def test_a_device_without_layers_is_refused():
             measure_network(blind, opened.prepare(workload(), SETTINGS), None, PLAN.effort, Quiet())
 
 
-def test_damaged_checkpoints_are_refused(tmp_path):
-    with open_store(str(tmp_path / "store.db")) as store, device() as opened:
+@pytest.fixture(scope="module")
+def kept_records(tmp_path_factory):
+    """What a build leaves in the store."""
+    path = tmp_path_factory.mktemp("kept") / "store.db"
+    with open_store(str(path)) as store, device() as opened:
         build(opened, workload(), SETTINGS, plan=QUICK, store=store)
-        record = next(iter(store.records(RECORD).values()))
-        store.save_record(RECORD, record | {"whole_s": [-1.0]})
-        with pytest.raises(SchemaError, match="damaged record"):
-            build(opened, workload(), SETTINGS, plan=QUICK, store=store)
+        return list(store.records(RECORD).values())
+
+
+def build_on(records, folder):
+    """Build where earlier runs have left these records."""
+    with open_store(str(folder / "store.db")) as store, device() as opened:
+        for record in records:
+            store.save_record(RECORD, record)
+        return build(opened, workload(), SETTINGS, plan=QUICK, store=store)
+
+
+def with_layers(record, change):
+    return record | {"layers": [change(*layer) for layer in record["layers"]]}
+
+
+UNUSABLE = {
+    "rounds below 0": lambda record: record | {"whole_s": [-1.0]},
+    "no rounds": lambda record: record | {"anchor_s": [], "whole_s": []},
+    "rounds that do not pair": lambda record: record | {"anchor_s": record["anchor_s"][1:]},
+    "no time beside": lambda record: record | {"beside_s": 0.0},
+    "hardly any time beside": lambda record: record | {"beside_s": 5e-324},
+    "endless rounds": lambda record: record | {"whole_s": [1e300] * len(record["anchor_s"])},
+    "no layers": lambda record: record | {"layers": []},
+    "layers without time": lambda record: with_layers(record, lambda key, *_: [key, 0.0, 0.0]),
+    "layers below 0": lambda record: with_layers(record, lambda key, *_: [key, -1e-6, 0.1]),
+    "endless deviations": lambda record: with_layers(record, lambda k, s, _: [k, s, 1e300]),
+    "impossible layers": lambda record: with_layers(
+        record, lambda _, *numbers: ["Linear[1x0->1x9]{}@fp32", *numbers]
+    ),
+    "no source": lambda record: record | {"source": {}},
+    "a source of text": lambda record: record | {"source": record["source"] | {"step": "8"}},
+    "no step": lambda record: record | {"source": record["source"] | {"step": 0}},
+    "no number": lambda record: record | {"number": None},
+}
+"""What a damaged record of a build may hold."""
+
+
+def test_damaged_checkpoints_are_left_out_and_measured_again(kept_records, caplog, tmp_path):
+    damaged = [
+        change(record) for change, record in zip(UNUSABLE.values(), kept_records * 2, strict=False)
+    ]
+    fitted = build_on(damaged, tmp_path)
+    assert sum("is damaged and left out" in line for line in caplog.messages) == len(UNUSABLE)
+    assert fitted.table.provenance.sources[0].networks >= QUICK.first
+    assert fitted.rmspe < 0.05
+
+
+def test_a_build_goes_on_where_the_layers_seemed_to_explain_nothing(kept_records, tmp_path):
+    # All networks take equally long, whatever their layers take: those were disturbed.
+    equal = [record | {"whole_s": record["anchor_s"]} for record in kept_records[:9]]
+    assert build_on(equal, tmp_path).table.entries
+
+
+def test_networks_are_proposed_where_no_layer_has_a_latency():
+    table = built().table
+    silent = {key: Entry(0.0, 0.0, entry.samples) for key, entry in table.entries.items()}
+    grid = Grid(structure().widths, PLAN.step, PLAN.lower)
+    proposed = propose_uncertain(
+        grid, LookupTable(silent, table.metadata), structure(), PLAN.batch, (1, 2)
+    )
+    assert len(proposed) == PLAN.batch
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_a_build_of_another_model_that_was_killed_early_stops_no_later_one(networks, tmp_path):
+    with open_store(str(tmp_path / "store.db")) as store, device() as opened:
+        other = PLAN.__class__(step=8, lower=0.5, first=networks, batch=2, most=networks)
+        build(opened, workload("zoo:vgg16,classes=10"), SETTINGS, plan=other, store=store)
+        fitted = build(opened, workload(), SETTINGS, plan=QUICK, store=store)
+    assert fitted.rmspe < 0.1
+
+
+@pytest.mark.parametrize("slower", [20.0, 50.0])
+def test_earlier_networks_that_agree_with_nothing_are_left_out(
+    kept_records, caplog, tmp_path, slower
+):
+    strange = [
+        record | {"campaign": "another", "beside_s": record["beside_s"] * slower}
+        for record in kept_records[:2]
+    ]
+    fitted = build_on([*kept_records, *strange], tmp_path)
+    assert "agrees with nothing else" in caplog.text
+    assert fitted.table.provenance.sources[0].networks >= QUICK.first
 
 
 def test_rows_the_runtime_inserted_count_for_the_layer_they_serve():

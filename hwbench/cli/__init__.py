@@ -18,6 +18,7 @@ import typer.main
 
 from hwbench.cli.commands import app
 from hwbench.cli.hints import error_line, system_error_line
+from hwbench.cli.notices import notices
 from hwbench.cli.streams import ReaderGone, usable_streams
 from hwbench.errors import HwbenchError
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with usable_streams():
+    with usable_streams(), notices(verbose=_is_verbose(words)):
         return _run_to_exit_code(words)
 
 
@@ -68,6 +69,10 @@ def _explain_error(error: BaseException, command: Any, words: Sequence[str]) -> 
     return FAULT, f"{_first_line(error)}; a fault of hwbench: run again with -v and report it"
 
 
+def _is_verbose(words: Sequence[str]) -> bool:
+    return not {"-v", "--verbose"}.isdisjoint(words)
+
+
 def _run(command: Any, words: list[str]) -> int:
     try:
         with command.make_context("hwbench", words) as context:
@@ -80,7 +85,7 @@ def _report_error(error: BaseException, words: Sequence[str], code: int, text: s
     """Say in one line on standard error what happened; with -v, where."""
     from hwbench.render.units import printable
 
-    if not {"-v", "--verbose"}.isdisjoint(words):
+    if _is_verbose(words):
         traceback.print_exception(error)
     notes = getattr(error, "__notes__", ())
     sys.stderr.write(f"hwbench: error: {printable('; '.join([text, *notes]))}\n")

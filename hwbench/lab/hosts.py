@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,8 +70,9 @@ def serve_head(host: str, port: int, announce: Announce, rules: Rules | None = N
 
     Raises:
         DeviceUnavailableError: Ray is not installed, or does not start.
-        UsageError: There is a lab at this address already.
+        UsageError: There is a lab at this address already, or another program.
     """
+    _check_port_is_free(host, port)
     token_file = make_token()
     ray_environment()
     with _until_signalled(), TemporaryDirectory() as folder:
@@ -108,6 +111,27 @@ def serve_head(host: str, port: int, announce: Announce, rules: Rules | None = N
             raise DeviceUnavailableError(
                 f"Ray ended, and with it the lab; start it again ({read_log_tail(log)})"
             )
+
+
+def _check_port_is_free(host: str, port: int) -> None:
+    """Refuse a port on which another program listens; Ray would say so only after a minute.
+
+    Raises:
+        UsageError: It is taken.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        # All else, such as an address that a router translates, is for Ray to judge.
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(
+                f"port {port} of {host} is taken, by a lab or by another program",
+                Argument("port", change="another"),
+            ) from error
 
 
 def serve_host(

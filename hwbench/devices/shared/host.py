@@ -5,6 +5,7 @@ Its identity, its conditions, the cores to pin to, and what would spoil a measur
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -228,6 +229,48 @@ def _temperature_c() -> float | None:
     return max(readings, default=None)
 
 
+def cpu_quota(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float | None:
+    """Cores' worth of time that the control groups of this process leave it; None for no limit.
+
+    Every group above it may have a limit, and the smallest one counts
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html, cpu.max).
+
+    Args:
+        root: Where control groups (version 2) are mounted.
+        own: The file that names the group of this process.
+    """
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    group = root / path
+    quotas = []
+    for folder in (group, *group.parents):
+        if folder.is_relative_to(root):
+            try:
+                quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+                quotas.append(float(quota) / float(period))
+            except (OSError, ValueError, ZeroDivisionError):
+                continue  # the root group has no such file, and without a limit it says max
+    return min((quota for quota in quotas if quota < math.inf), default=None)
+
+
+def _quota_advice(count: int) -> Advice:
+    quota = cpu_quota()
+    if quota is None:
+        return Advice("quota", ok=True, text="no limit of processor time by a control group")
+    return _advice(
+        "quota",
+        quota >= count,
+        f"the control group gives the time of {quota:g} of {count} logical cores, and stops this"
+        " process for the rest of each period",
+        "start the container without --cpus (or raise cpu.max), or give it whole cores",
+    )
+
+
 def doctor(cores: Sequence[int]) -> list[Advice]:
     """Check what would spoil a measurement on this computer."""
     load_1m, count = os.getloadavg()[0], os.cpu_count() or 1
@@ -235,6 +278,7 @@ def doctor(cores: Sequence[int]) -> list[Advice]:
     stolen_text = "stolen time not visible"
     if stolen is not None:
         stolen_text = f"{stolen:.2%} of time stolen by the hypervisor since boot"
+    available = len(os.sched_getaffinity(0)) if CAN_PIN else count
     temperature_text = "temperature not visible"
     if state.temperature_c is not None:
         temperature_text = f"temperature {state.temperature_c:.0f} C"
@@ -250,6 +294,13 @@ def doctor(cores: Sequence[int]) -> list[Advice]:
             count > 1,
             f"{count} logical cores",
             "with a single core every other process disturbs: use a larger machine",
+        ),
+        _quota_advice(count),
+        _advice(
+            "affinity",
+            available == count,
+            f"this process may use {available} of {count} logical cores",
+            "start it without taskset or numactl, or ask for no more threads than that",
         ),
         _advice(
             "load",

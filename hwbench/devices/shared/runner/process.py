@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import subprocess
 import tempfile
 import time
@@ -166,11 +167,40 @@ class LocalProcess:
                 self.process.wait()
             self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _TAIL_BYTES))
             self._ending = (
-                f"exit status {self.process.returncode};"
+                f"{describe_exit(self.process.returncode)};"
                 f" {_read_tail(self._stderr.read()) or 'no message'}"
             )
             self._stderr.close()
         return self._ending
+
+
+SENDERS = {
+    signal.SIGKILL: "the system, when memory ran out (see dmesg)",
+    signal.SIGILL: "an instruction that this processor does not have",
+    signal.SIGSEGV: "a fault of the runtime or of the model",
+    signal.SIGBUS: "a fault of the runtime, or a file that was cut off while it was read",
+    signal.SIGFPE: "a fault of the runtime or of the model",
+    signal.SIGABRT: "the runtime itself, which gave up",
+    signal.SIGTERM: "a user, or the system as it shuts down",
+    signal.SIGXCPU: "a limit of processor time (ulimit -t)",
+}
+"""What usually lies behind the signals that end a runner."""
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended: its status, or the signal and what usually lies behind it.
+
+    Args:
+        code: As `subprocess` gives it; below 0 for a signal.
+    """
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        sent = signal.Signals(-code)
+    except ValueError:
+        return f"exit status {code}"
+    sender = f" (usual cause: {SENDERS[sent]})" if sent in SENDERS else ""
+    return f"exit status {code} = {sent.name}{sender}"
 
 
 def _wait_until_ready(descriptor: int, event: int, deadline: float) -> None:

@@ -60,7 +60,7 @@ def inspector_json(heard: list[str]) -> str:
 
 
 def main() -> None:
-    trt_build._make_make_logger = listening_logger
+    trt_build._make_logger = listening_logger
     library = trt_build.Library()
     with tempfile.TemporaryDirectory() as folder:
         builder = trt_build.Builder(library, {"name": "no GPU"}, Path(folder))

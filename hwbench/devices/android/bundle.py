@@ -10,6 +10,7 @@ each use.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -40,6 +41,8 @@ _MOST_CACHED = 2
 """How many bundles of a kind stay in the cache."""
 _ABANDONED_S = 3600.0
 """Age in seconds at which an unfinished bundle is taken for that of a process that was killed."""
+_NAMING_ATTEMPTS = 4
+"""Attempts to give a bundle its name: others may be at it, and a damaged one in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,17 +343,25 @@ def _make_bundle(
 
 
 def _finish_bundle(folder: Path, target: Path) -> Bundle:
-    """Give a filled folder its final name, unless another process has just done the same."""
-    if _read_bundle(target) is None:
-        shutil.rmtree(target, ignore_errors=True)
-        with contextlib.suppress(FileExistsError, NotADirectoryError):
+    """Give a filled folder its final name, unless another process has just done the same.
+
+    A folder cannot take the name of one that is there and not empty. What is there is then the
+    other process's bundle, or a damaged one that is moved out of the way. Nothing is deleted under
+    the final name, where another process may just be reading it.
+    """
+    for attempt in range(_NAMING_ATTEMPTS):
+        bundle = _read_bundle(target)
+        if bundle is not None:
+            return bundle
+        try:
             folder.rename(target)
-    bundle = _read_bundle(target)
-    if bundle is None:
-        raise DeviceUnavailableError(
-            f"the bundle in {target} was changed while it was made; try again"
-        )
-    return bundle
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+            if _read_bundle(target) is None:
+                with contextlib.suppress(FileNotFoundError):
+                    target.rename(folder.with_name(f"damaged-{attempt}"))
+    raise DeviceUnavailableError(f"the bundle in {target} was changed while it was made; try again")
 
 
 def _describe_file(path: Path) -> BundleFile:

@@ -122,6 +122,36 @@ def test_two_processes_at_once_make_one(cache: Path) -> None:
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("state", ["whole", "damaged", "file"])
+def test_what_another_process_put_there_meanwhile_is_taken_or_moved_away(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """The other process is done between our last look at the cache and our own renaming."""
+    whole = build_bundle(HERE)
+    target = cache / whole.digest
+    copy = cache.parent / "copy"
+    shutil.copytree(target, copy)
+    shutil.rmtree(target)
+    rename = Path.rename
+    renamed = []
+
+    def rename_late(path: Path, to: Path) -> Path:
+        if not renamed:
+            if state == "file":
+                to.write_text("no folder")
+            else:
+                shutil.copytree(copy, to)
+            if state == "damaged":
+                next(to.glob("*.so*")).write_bytes(b"damaged")
+        renamed.append(to)
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", rename_late)
+    assert build_bundle(HERE).digest == whole.digest
+    assert renamed
+    assert {path.name for path in cache.iterdir()} == {whole.digest}
+
+
 def test_a_cache_that_cannot_be_written_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

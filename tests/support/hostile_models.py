@@ -152,6 +152,11 @@ def _script_code(line: str) -> Callable[[Path, Path], Path]:
     return build
 
 
+def script_with(line: str, path: Path) -> Path:
+    """A TorchScript file whose `forward` begins with one more line; `{argument}` is its input."""
+    return _script_code(line)(path.parent, path)
+
+
 def _script_member(member: str) -> Callable[[Path, Path], Path]:
     def build(folder: Path, mark: Path) -> Path:
         return pack(

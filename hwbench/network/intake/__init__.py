@@ -98,7 +98,7 @@ def load_workload(
         arch: `package.module:factory` that builds the network whose weights the file holds.
         trust_pickle: Whether pickles may run code.
         read_limit: Factor on the memory and the time that reading a file may take. They grow with
-            the file and its inputs; a small ONNX file has 20 s and 2 GB.
+            the file and its inputs; a small ONNX file has 10 s of processor time and 2 GB.
         seed: The seed of the zoo's weights and of random inputs.
 
     Raises:

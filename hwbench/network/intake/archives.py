@@ -11,7 +11,8 @@ is in it. What torch would execute or evaluate is refused or left out:
   `eval` and resolves operator names by attribute. Samples and guards are dropped, constants must be
   raw tensors, operators and expressions must be on an allow-list;
 * TorchScript: runs no Python, but can write files (`aten::save`, `aten::from_file`), call remote
-  processes and reach C++ classes. Sources with such a word are refused.
+  processes, reach C++ classes, and write outside its tensors. Only operators on an allow-list may
+  stand in it (`operators`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError
-from hwbench.network.intake import pickles
+from hwbench.network.intake import operators, pickles
 from hwbench.records.tensors import TensorSpec
 
 MAX_BYTES = 8 << 30
@@ -63,9 +64,9 @@ _PROGRAM_CONFIGS = (
     "data/constants/model_constants_config.json",
 )
 _ARCHIVE_PARTS = {"archive_format", "archive_version", "byteorder", "version", ".data/version"}
-_EFFECTS = re.compile(
-    rb"\b(save|from_file|classes|rpc_\w+|PythonOp|IgnoredPythonOp|c10d\w*|symm_mem|profiler)\b"
-)
+_RUNS_AT_LOAD = re.compile(rb"\b__(get|set)state__\b")
+_CALL = re.compile(rb"(?<![\w.])(?:torch|ops\.(\w+))\.(\w+)\s*\(")
+"""A call of an operator as torch writes it into the code of TorchScript."""
 
 HOW_TO_SAVE = "ask its author for the model saved with torch.export.save"
 TRUST = Argument("trust_pickle", value=True, purpose="only if you trust its author")
@@ -268,12 +269,7 @@ def _clean_script(members: Mapping[str, bytes], name: str) -> ModelFile:
     clean = {}
     for member, data in members.items():
         if member.startswith("code/") and member.endswith(".py"):
-            word = _EFFECTS.search(data)
-            if word:
-                raise UnsafeModelError(
-                    f"{name}: its TorchScript code uses {word[0].decode()!r}, which reaches outside"
-                    " the model; export it anew"
-                )
+            _check_script_code(data, name)
         elif member in {"data.pkl", "constants.pkl"}:
             pickles.check_imports(
                 data,
@@ -286,6 +282,23 @@ def _clean_script(members: Mapping[str, bytes], name: str) -> ModelFile:
         clean[member] = data
     inputs = pickles.read_traced_inputs(members.get("traced_inputs.pkl", b""))
     return ModelFile("script", _write_archive(clean), inputs)
+
+
+def _check_script_code(code: bytes, name: str) -> None:
+    """Refuse code that runs while it is loaded, and operators that no file may use.
+
+    What is compiled of it is checked again, by the operators themselves (`operators`). Only the
+    text shows what the compiler leaves out because nothing uses its result.
+    """
+    method = _RUNS_AT_LOAD.search(code)
+    if method:
+        raise UnsafeModelError(
+            f"{name}: its TorchScript runs {method[0].decode()} when it is loaded; export it anew"
+            " from a module without that"
+        )
+    for call in _CALL.finditer(code):
+        namespace = (call[1] or b"aten").decode(errors="replace")
+        operators.check_call(namespace, call[2].decode(errors="replace"), name)
 
 
 def _clean_program(members: Mapping[str, bytes], name: str) -> bytes:

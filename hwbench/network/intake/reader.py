@@ -46,14 +46,20 @@ BYTES_PER_BYTE = 12
 """Memory for each byte of the file: copies while it is parsed, inferred, cast and written."""
 BYTES_PER_INPUT_BYTE = 256
 """Memory for each byte of the inputs asked for, which activations grow with."""
-ONNX_S = 20.0
-"""Time that reading a small ONNX file may take."""
-TORCH_S = 600.0
-"""Time that reading and exporting a file of torch may take."""
+ONNX_S = 10.0
+"""Processor time that reading a small ONNX file may take."""
+TORCH_S = 20.0
+"""Processor time that reading and exporting a small file of torch may take."""
+TRUSTED_S = 600.0
+"""The same where the user's own code is run: a pickle that is trusted, or a named architecture."""
 INT8_S = 100.0
-"""Time for calibration in int8, which runs the network."""
-BYTES_PER_S = 5_000_000
-"""Rate at which a file adds to its time, in bytes per second."""
+"""Processor time for calibration in int8, which runs the network."""
+ONNX_BYTES_PER_S = 5_000_000
+"""Rate at which an ONNX file adds to its time, in bytes per second."""
+TORCH_BYTES_PER_S = 500_000
+"""The same of a file of torch: what has more weights mostly has more layers to export."""
+PATIENCE = 5
+"""Time by the clock over processor time: other work may keep the reader from its processor."""
 
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from"
@@ -68,11 +74,13 @@ class Limits:
     """What reading one file may take.
 
     Attributes:
-        seconds: Time by the clock.
+        seconds: Processor time.
+        wait_s: Time by the clock.
         memory_bytes: Memory beside that of the reader itself.
     """
 
     seconds: float
+    wait_s: float
     memory_bytes: int
 
 
@@ -148,13 +156,16 @@ def _set_limits(
     for spec in request.inputs:
         shape = spec.shape if request.batch is None else (request.batch, *spec.shape[1:])
         input_bytes += 4 * math.prod(shape)
-    seconds = TORCH_S if is_torch else ONNX_S
+    seconds = ONNX_S
+    if is_torch:
+        seconds = TRUSTED_S if request.trust_pickle or request.arch else TORCH_S
     if precision == "int8":
         seconds += INT8_S
-    seconds += size / BYTES_PER_S
+    seconds += size / (TORCH_BYTES_PER_S if is_torch else ONNX_BYTES_PER_S)
+    seconds *= factor
     memory = BASE_BYTES + BYTES_PER_BYTE * size + BYTES_PER_INPUT_BYTE * input_bytes
     # Beyond what a signed number of 64 bits holds nothing is bounded any more.
-    return Limits(seconds * factor, min(int(memory * factor), 1 << 62))
+    return Limits(seconds, PATIENCE * seconds, min(int(memory * factor), 1 << 62))
 
 
 def _count_neighbour_bytes(path: Path) -> int:
@@ -195,7 +206,8 @@ def _explain_failure(
     ended_by, detail = answer.get("ended_by"), answer.get("detail")
     if ended_by == "time":
         return UnsafeModelError(
-            f"{name}: {who} did not finish reading and exporting it within {limits.seconds:.3g} s",
+            f"{name}: {who} did not finish reading and exporting it within {limits.seconds:.3g} s"
+            " of processor time",
             longer,
         )
     if ended_by == "memory":
@@ -328,7 +340,7 @@ def _ask_once(job: Mapping[str, Any], limits: Limits) -> tuple[dict[str, Any], b
             input=json.dumps(job).encode() + b"\n",
             env=os.environ | TELEMETRY_OFF,
             capture_output=True,
-            timeout=limits.seconds,
+            timeout=limits.wait_s,
             check=False,
         )
     except subprocess.TimeoutExpired:

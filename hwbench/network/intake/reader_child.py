@@ -1,8 +1,9 @@
 """The process that reads model files: it takes requests, and forks a worker for each.
 
-A worker has limits of memory, of time, and of core files, and a temporary folder of its own. It
-ends with the reader, and the reader with the process that started it, whatever ended that: the end
-of the pipe tells. See `reader` for the other side.
+A worker has limits of memory, of processor time, and of core files, walls around it (`walls`), and
+a temporary folder of its own, which is the only one it may write to. It ends with the reader, and
+the reader with the process that started it, whatever ended that: the end of the pipe tells. See
+`reader` for the other side.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -24,10 +25,11 @@ from typing import IO, Any
 
 from hwbench.errors import HwbenchError, SchemaError, error_to_dict
 from hwbench.network import graph
-from hwbench.network.intake import archives, files, torch_files
+from hwbench.network.intake import archives, files, torch_files, walls
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported
 from hwbench.network.workload import Workload
+from hwbench.records.findings import Finding
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.tensors import TensorSpec
 
@@ -54,7 +56,7 @@ def main() -> None:
             _serve(os.fdopen(0, "rb", buffering=0, closefd=False), answers, folder)
         else:
             job = json.loads(sys.stdin.buffer.readline())
-            _work(job, folder)
+            _work(job, folder, walls.raise_walls(folder))
             _send(answers, folder, {})
             os.chdir(folder.parent)  # a folder that is someone's current one may not be removable
         if lock is not None:
@@ -150,9 +152,14 @@ def _run_worker(
     os.dup2(output, 1)
     os.dup2(output, 2)
     _limit_resources(job["limits"])
+    request = job["request"]
+    missing_walls: tuple[str, ...] = ()
+    # A pickle that is trusted, or code that the user named, may do what it likes.
+    if not (request["trust_pickle"] or request["arch"]):
+        missing_walls = walls.raise_walls(scratch)
     code = 1
     try:
-        _work(job, scratch)
+        _work(job, scratch, missing_walls)
         code = 0
     finally:
         sys.stderr.flush()
@@ -170,13 +177,15 @@ def _limit_resources(limits: Mapping[str, Any]) -> None:
         # Address space is no measure, as libraries reserve much that they never touch.
         resource.RLIMIT_DATA: pages * resource.getpagesize() + limits["memory_bytes"],
         resource.RLIMIT_FSIZE: limits["memory_bytes"],
-        resource.RLIMIT_CPU: math.ceil(limits["seconds"] * (os.cpu_count() or 1)) + 1,
+        resource.RLIMIT_CPU: math.ceil(limits["seconds"]),
     }
     for kind, bound in bounds.items():
         _, highest = resource.getrlimit(kind)
         if highest != resource.RLIM_INFINITY:
             bound = min(bound, highest)  # noqa: PLW2901
-        resource.setrlimit(kind, (bound, bound))
+        # At the lower of two limits of time comes a signal that says so, at the higher the end.
+        spare = 1 if kind == resource.RLIMIT_CPU and bound != highest else 0
+        resource.setrlimit(kind, (bound, bound + spare))
 
 
 def _watch(
@@ -195,7 +204,8 @@ def _watch(
         What ended the worker; empty if it ended by itself. None if nobody waits for it any more.
     """
     memory_limit = limits["memory_bytes"] + _resident_bytes(os.getpid())
-    deadline = time.monotonic() + limits["seconds"]
+    # The kernel ends a worker that computes for too long; one that only waits is ended here.
+    deadline = time.monotonic() + limits["wait_s"]
     ended: dict[str, Any] | None = {}
     watches = [watched, requests.fileno()]
     while True:
@@ -275,12 +285,13 @@ def _read_last_line(path: Path) -> str:
     return texts[-1][:_DETAIL_LENGTH] if texts else "no message"
 
 
-def _work(job: Mapping[str, Any], scratch: Path) -> None:
+def _work(job: Mapping[str, Any], scratch: Path, missing_walls: Sequence[str]) -> None:
     """Read one file, and leave `result.json` and, if all went well, `model.onnx`.
 
     Args:
         job: The request.
         scratch: A folder for this file alone.
+        missing_walls: What this process is not kept from.
     """
     tempfile.tempdir = str(scratch)
     name = job["request"]["name"]
@@ -288,6 +299,9 @@ def _work(job: Mapping[str, Any], scratch: Path) -> None:
     try:
         workload = _read(job, scratch)
         (scratch / "model.onnx").write_bytes(workload.artifact)
+        findings = list(workload.findings)
+        if job["torch"] and missing_walls:
+            findings.append(_make_finding(missing_walls))
         facts = {
             "name": workload.name,
             "inputs": [asdict(spec) for spec in workload.inputs],
@@ -296,7 +310,7 @@ def _work(job: Mapping[str, Any], scratch: Path) -> None:
             "macs": workload.macs,
             "params": workload.params,
             "file_bytes": workload.file_bytes,
-            "findings": [asdict(finding) for finding in workload.findings],
+            "findings": [asdict(finding) for finding in findings],
             "format": workload.format,
         }
         result = {"workload": facts}
@@ -310,6 +324,15 @@ def _work(job: Mapping[str, Any], scratch: Path) -> None:
         message = f"{name} is damaged, or breaks the rules of its format ({reason})"
         text = json.dumps(error_to_dict(SchemaError(f"{message}; export it anew")))
     (scratch / "result.json").write_text(text)
+
+
+def _make_finding(missing_walls: Sequence[str]) -> Finding:
+    """Say what a file of torch was not kept from while it ran."""
+    return Finding(
+        "reader_without_walls",
+        f"this system cannot keep a process from {' and '.join(missing_walls)}: the file of torch"
+        " was run with its operators checked and its memory and time bounded, but without a wall",
+    )
 
 
 def _read(job: Mapping[str, Any], scratch: Path) -> Workload:

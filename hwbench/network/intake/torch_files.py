@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError
+from hwbench.network.intake import operators
 from hwbench.network.intake.archives import HOW_TO_SAVE, TRUST, ModelFile
 from hwbench.network.intake.torch_onnx import (
     FAILURES,
@@ -89,9 +90,10 @@ def _convert_payload(
 
     if kind == "program":
         program = torch.export.load(io.BytesIO(payload))
+        operators.check_program(program, request.name)
         return export_program(program, request.inputs, request.batch, request.name, request.seed)
     if kind == "script":
-        script = torch.jit.load(io.BytesIO(payload), map_location="cpu")  # type: ignore[no-untyped-call]
+        script = _load_script(payload, request.name)
         shapes = choose_input_shapes(request, file_inputs)
         return export_module(script, shapes, request.name, request.seed)
     content = unpickle(payload, request.name, trust=request.trust_pickle)
@@ -99,6 +101,22 @@ def _convert_payload(
         content = build_architecture(content, request)
     shapes = choose_input_shapes(request, ())
     return export_module(content, shapes, request.name, request.seed)
+
+
+def _load_script(payload: bytes, name: str) -> nn.Module:
+    """Load TorchScript as `torch.jit.load` does, with its operators checked before one runs.
+
+    Loading itself runs none: `archives` refuses the only methods that it would call.
+    """
+    import torch
+
+    # torch.jit.load does the same, and keeps the compiled unit to itself.
+    native: Any = torch._C  # noqa: SLF001
+    unit = native.CompilationUnit()
+    loaded = native.import_ir_module_from_buffer(unit, payload, torch.device("cpu"), {})
+    operators.check_script(unit, name)
+    module: nn.Module = torch.jit._recursive.wrap_cpp_module(loaded)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return module
 
 
 def choose_input_shapes(

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError
 from hwbench.network.intake import load_workload, reader
-from tests.support.hostile_models import BOMBS, members, pack
+from tests.support.hostile_models import BOMBS, members, pack, script_with
 from tests.support.saved_models import TinyNet, plain, save
 
 SHAPES = ["1x3x16x16"]
@@ -90,9 +90,48 @@ def test_a_script_that_never_ends_is_stopped(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.script(Endless()).save(tmp_path / "m.pt")
-    monkeypatch.setattr(reader, "TORCH_S", 5.0)
-    with pytest.raises(UnsafeModelError, match=r"within 5 s.*read_limit"):
+    monkeypatch.setattr(reader, "TORCH_S", 3.0)
+    with pytest.raises(UnsafeModelError, match=r"within 3 s.*read_limit"):
         load_workload(tmp_path / "m.pt", inputs=["1"])
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        # What the compiler would leave out, as nothing uses it, is refused by the text alone.
+        ("_9 = ops.inductor._reinterpret_tensor({argument}, [4], [1], 300)", "_reinterpret_tensor"),
+        ("_9 = torch.as_strided({argument}, [9999], [1])", "aten::as_strided"),
+        ("_9 = ops.aten.set_({argument}, {argument})", "aten::set_"),
+        ("_9 = torch.native_batch_norm({argument}, None, None, None, None, True, 1., 1.)", "norm"),
+        ("ops.prim.Print({argument})", "prim::Print"),
+        # These the text does not show as torch writes it.
+        ("{argument} = ({argument}).as_strided([1, 3, 16, 16], [1, 1, 1, 1])", "aten::as_strided"),
+        ("{argument} = ({argument}) .  resize_([1, 3, 16, 9999])", "aten::resize_"),
+        ("print({argument})", "prim::Print"),
+        # These run before anything can be compiled and checked.
+        ("def __setstate__(self, state: int) -> None:", "__setstate__"),
+    ],
+)
+def test_operators_that_are_not_on_the_list_are_refused(line, says, tmp_path):
+    path = script_with(line, tmp_path / "mark")
+    with pytest.raises(HwbenchError, match=says) as caught:
+        load_workload(path, inputs=SHAPES)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+class Strided(torch.nn.Module):
+    def forward(self, x):
+        return x.as_strided((1, 1 << 20), (0, 1)).relu()
+
+
+def test_programs_have_the_same_list(tmp_path):
+    program = torch.export.export(Strided(), (torch.zeros(1, 1 << 20),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, tmp_path / "m.pt2")
+    with pytest.raises(UnsafeModelError, match="as_strided"):
+        load_workload(tmp_path / "m.pt2")
 
 
 class Segfault:

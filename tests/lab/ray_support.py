@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,23 @@ class RealLab:
             one.send_signal(signal.SIGKILL)
         process.wait(STOP_S)
 
-    def head_family(self) -> list[psutil.Process]:
-        """All processes of the head."""
-        return [] if self.head is None else psutil.Process(self.head.pid).children(recursive=True)
+    def await_pool(self) -> psutil.Process:
+        """The process of the pool.
+
+        It sets its title at every call, and may be looked at while half of that is written.
+        """
+        assert self.head is not None
+        until = time.monotonic() + START_S
+        while True:
+            pools = []
+            for process in psutil.Process(self.head.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # others come and go meanwhile
+                    if "PoolActor" in " ".join(process.cmdline()):
+                        pools.append(process)
+            if len(pools) == 1:
+                return pools[0]
+            assert time.monotonic() < until, f"the lab has {len(pools)} pools"
+            time.sleep(0.1)
 
     def popen(self, *words: str) -> subprocess.Popen[str]:
         """Begin a command of a client."""

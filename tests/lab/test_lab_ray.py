@@ -202,13 +202,7 @@ def test_a_search_is_steered_by_devices_of_one_kind(lab):
 
 
 def test_the_pool_may_be_lost(lab):
-    pools = [
-        one
-        for one in lab.head_family()
-        if one.is_running() and "PoolActor" in " ".join(one.cmdline())
-    ]
-    assert len(pools) == 1
-    pools[0].kill()
+    lab.await_pool().kill()
     lab.await_devices(4)
     found = lab.call("profile", "net.onnx", *ours(lab), "--device", "*@rack2", "--budget", "2")
     assert found.returncode == 0, found.stderr

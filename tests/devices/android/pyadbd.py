@@ -115,8 +115,12 @@ class Connection:
         self.max_payload, self.version = 4096, VERSION
         self._next, self._token, self._authorised = 1, b"", False
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        daemon.spawn(self._read_packets, "reads")
-        daemon.spawn(self._write_packets, "writes")
+
+    def start(self) -> None:
+        """Begin to talk with the host."""
+        self.daemon.connections.add(self)  # before its first packet may make the phone restart
+        self.daemon.spawn(self._read_packets, "reads")
+        self.daemon.spawn(self._write_packets, "writes")
 
     def send(self, name: str, first: int, second: int, data: bytes = b"") -> None:
         checksum = sum(data) & 0xFFFFFFFF if self.version < VERSION else 0
@@ -315,7 +319,7 @@ class PyAdbd:
             while True:
                 connected, _ = listener.accept()
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.connections.add(Connection(self, connected))
+                Connection(self, connected).start()
         except OSError:
             listener.close()
 

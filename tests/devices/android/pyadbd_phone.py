@@ -21,6 +21,7 @@ from tests.devices.android.pyadbd import PyAdbd
 
 PROGRAMS = Path(__file__).parent / "pyadbd_programs"
 """The Android commands, scripts for `sh`; their state is in /fake on the phone."""
+# It is ready only inside the new root: others enter by that of this process.
 _ENTER = """
 set -e; new=$1; phone=$2
 mount -t tmpfs -o mode=755 tmpfs "$new"
@@ -31,7 +32,7 @@ for there in /*; do
   elif [ -d "$there" ]; then mkdir "$new/$name"; mount --rbind "$there" "$new/$name"; fi
 done
 for name in data fake system sys; do mkdir "$new/$name"; mount --bind "$phone/$name" "$new/$name"; done
-cd "$new"; echo ready; exec chroot "$new" cat
+cd "$new"; exec chroot "$new" sh -c 'echo ready; exec cat'
 """
 
 

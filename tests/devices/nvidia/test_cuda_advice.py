@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hwbench.devices.nvidia import cuda as cuda_driver
+from hwbench.devices.nvidia import nvml
 from hwbench.devices.nvidia.cuda import Cuda, torch_trouble
 from hwbench.devices.nvidia.probe import Probe
 from hwbench.errors import DeviceUnavailableError
@@ -109,7 +110,9 @@ def test_compile_says_what_it_needs(monkeypatch):
         Cuda("mode=compile").open()
 
 
-def test_doctor_without_nvml_knows_nothing_and_invents_nothing():
+def test_doctor_without_nvml_knows_nothing_and_invents_nothing(monkeypatch):
+    # Another test may have loaded a stub of the library, and the loader knows it by its name.
+    monkeypatch.setattr(nvml, "LIBRARY", "libnvidia-ml-that-is-not-there.so")
     with Cuda() as device:
         advice = {item.code: item for item in device.doctor()}
     assert not advice["nvml"].ok

@@ -18,6 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from uuid import uuid4
 
 from hwbench.devices.android.adb import sync
 from hwbench.devices.android.adb.find import Sighting, find_phones, open_link
@@ -48,9 +49,10 @@ __all__ = [
 _SHELL_SERVICE = "shell,v2,raw:"
 _PUSH_PIECE_BYTES = 1 << 19
 # $1 is the file that was sent, $2 where it belongs, $3 its permissions, and $4 its MD5 (the one
-# checksum that the toybox of every phone has).
+# checksum that the toybox of every phone has). What earlier attempts left behind goes too.
 _INSTALL = """
-sum=$(md5sum <"$1") && [ "${sum%% *}" = "$4" ] && chmod "$3" "$1" && mv -f "$1" "$2" && exit
+sum=$(md5sum <"$1") && [ "${sum%% *}" = "$4" ] && chmod "$3" "$1" && mv -f "$1" "$2" \\
+  && rm -f "$2".*.part && exit
 echo "what arrived has the sum ${sum%% *}, sent was $4"; rm -f "$1"; exit 1
 """
 
@@ -200,7 +202,9 @@ class Adb:
             DeviceTimeoutError: It took too long.
         """
         deadline = time.monotonic() + timeout_s
-        part = f"{sync.check_path(remote)}.part"
+        # The phone removes what an interrupted attempt had sent, maybe only after the next one has
+        # begun: each has a name of its own.
+        part = f"{sync.check_path(remote)}.{uuid4().hex[:8]}.part"
         digest = hashlib.md5(usedforsecurity=False)
 
         contents = _iterate_pieces(data)

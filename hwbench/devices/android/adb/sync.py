@@ -25,6 +25,8 @@ _STAT1 = struct.Struct("<4s3I")
 _STAT2 = struct.Struct("<4sIQQ4IQ3q")
 _MAX_CHUNK_BYTES = 1 << 16
 _MAX_PATH_BYTES = 1024
+_SUFFIX_BYTES = 16
+"""What the name of a file is longer by while it is being sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +116,11 @@ def check_path(remote: str) -> str:
     if (
         not remote.startswith("/")
         or "\0" in remote
-        or len(os.fsencode(remote)) > _MAX_PATH_BYTES - 8
+        or len(os.fsencode(remote)) > _MAX_PATH_BYTES - _SUFFIX_BYTES
     ):
         raise UsageError(
             f"{remote[:80]!r} is no path on a phone; give it from the root on, of at most"
-            f" {_MAX_PATH_BYTES - 8} bytes"
+            f" {_MAX_PATH_BYTES - _SUFFIX_BYTES} bytes"
         )
     return remote
 

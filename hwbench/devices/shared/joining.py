@@ -5,8 +5,9 @@ conversions. Each driver finds out in its own way (names, tensors, metadata) wha
 profile was made of. From there on the rows of all runtimes are joined alike:
 
 - rows that serve the same layer make one row of the result;
-- a row that serves several layers which do real work (multiply-accumulates) is a group, whose time
-  is never divided and has no key;
+- a row that serves several layers which do real work (multiply-accumulates), or several of equal
+  rank where none does (two slices in one split), is a group, whose time is never divided and has no
+  key;
 - a layer without a row of its own (a reshape that costs nothing) belongs to the row of the layer
   that reads it;
 - what the runtime inserted is real cost and has a row of its own, without a key.
@@ -20,6 +21,50 @@ from dataclasses import dataclass, field
 
 from hwbench.devices.base import LayerRow
 from hwbench.network.graph import Layer
+from hwbench.network.graph.keys import ELEMENTWISE
+
+_MOVES = frozenset(
+    {
+        "Cast",
+        "Concat",
+        "DepthToSpace",
+        "DequantizeLinear",
+        "Expand",
+        "Gather",
+        "Pad",
+        "QuantizeLinear",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Tile",
+        "Transpose",
+    }
+)
+"""Operators that move or convert elements and compute nothing of them."""
+_POINTWISE = ELEMENTWISE | {
+    "Abs",
+    "Clip",
+    "Cos",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "LeakyRelu",
+    "Log",
+    "Neg",
+    "Reciprocal",
+    "Relu",
+    "Sigmoid",
+    "Sin",
+    "Softplus",
+    "Sqrt",
+    "Tanh",
+    "Where",
+}
+"""Operators that compute each element by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +100,16 @@ class _JoinedRow:
 
     @property
     def heaviest(self) -> Layer | None:
-        """The first layer with the most multiply-accumulates; None for an inserted row."""
-        return max(self.layers, key=lambda layer: layer.macs, default=None)
+        """The first layer that does the most work; None for an inserted row."""
+        return max(self.layers, key=_weigh, default=None)
 
     @property
     def is_group(self) -> bool:
         """Whether several layers that do real work are in one: no single key has its time."""
-        return sum(layer.macs > 0 for layer in self.layers) > 1
+        if any(layer.macs for layer in self.layers):
+            return sum(layer.macs > 0 for layer in self.layers) > 1
+        ranks = [_rank(layer) for layer in self.layers]
+        return bool(ranks) and max(ranks) > 0 and ranks.count(max(ranks)) > 1
 
     @property
     def main_part(self) -> RuntimeRow:
@@ -72,6 +120,24 @@ class _JoinedRow:
                 if part.principal and heaviest.name in part.serves:
                     return part
         return self.parts[0]
+
+
+def _weigh(layer: Layer) -> tuple[int, int]:
+    """Weigh layers against each other: by multiply-accumulates, then by rank."""
+    return layer.macs, _rank(layer)
+
+
+def _rank(layer: Layer) -> int:
+    """Rank a layer without multiply-accumulates by what it does to each element.
+
+    Renaming dimensions costs nothing, moving elements a little, arithmetic of one element more, and
+    whatever combines elements (pooling, normalization, a product of activations) the most.
+    """
+    if layer.op == "Reshape":
+        return 0
+    if layer.op in _MOVES:
+        return 1
+    return 2 if layer.op in _POINTWISE else 3
 
 
 def layers_served(nodes: Iterable[str], layers: Sequence[Layer]) -> tuple[str, ...]:

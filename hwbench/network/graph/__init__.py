@@ -5,7 +5,6 @@ What counts as one layer is said in `hwbench.network.graph.fusion`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,24 +125,6 @@ def layers(model: ModelProto | GraphView) -> tuple[Layer, ...]:
     """
     view = model if isinstance(model, GraphView) else GraphView(model)
     return tuple(_layer(view, fusion) for fusion in fusions(view))
-
-
-def made_by(model: ModelProto, parts: Iterable[Layer]) -> dict[str, Layer]:
-    """For every activation tensor of a model, inside a fusion too, the layer that writes it.
-
-    Args:
-        model: The loaded model.
-        parts: Its `layers`.
-    """
-    owner = {node: layer for layer in parts for node in layer.nodes}
-    view = GraphView(model)
-    made: dict[str, Layer] = {}
-    for node in view.nodes:
-        for name in filter(None, node.output):
-            maker = view.maker(name)
-            if maker is not None and maker.name in owner:
-                made[name] = owner[maker.name]
-    return made
 
 
 def count(model: ModelProto) -> Counts:

@@ -230,10 +230,12 @@ def _constant(view: GraphView, node: NodeProto, label: str, name: str, rank: int
 
 
 def _positive(name: str, value: Any, rank: int) -> Any:
-    """Axes counted from the front."""
-    if name == "axis":
+    """Axes counted from the front; a constant input `axis` (of CumSum) is a list of one."""
+    if name == "axis" and isinstance(value, int):
         return value % max(rank, 1)
-    return sorted(axis % max(rank, 1) for axis in value) if name == "axes" else value
+    if name in {"axis", "axes"}:
+        return sorted(axis % max(rank, 1) for axis in value)
+    return value
 
 
 def _text(value: Any) -> str:

@@ -20,7 +20,6 @@ from hwbench.devices.base import Device, LayerSamples, Prepared, Samples
 from hwbench.devices.shared.chains import ChainProfile, profile_chains, share_inside
 from hwbench.devices.shared.ort.engine import Engine
 from hwbench.devices.shared.ort.executed_graph import (
-    ExecutedNode,
     block_workload,
     channel_block,
     executed_nodes,
@@ -30,12 +29,15 @@ from hwbench.devices.shared.ort.layers import (
     explain_change,
     join_profile,
     layout_findings,
+    unknown_rows_finding,
 )
+from hwbench.devices.shared.ort.origins import NodeOrigin, find_origins
 from hwbench.devices.shared.ort.profile import ProfiledRuns, read_trace
 from hwbench.devices.shared.runner.protocol import CLOCK
 from hwbench.devices.shared.turns import TURN, select_counted, turn_order
 from hwbench.errors import OutputParseError
-from hwbench.network.graph import Layer, layers, load, made_by
+from hwbench.network.graph import Layer, layers, load
+from hwbench.network.graph.view import GraphView
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import ChangeExplanation
 from hwbench.records.findings import Finding
@@ -60,14 +62,13 @@ class _Graphs:
     """What a model is, and what the runtime executes for it.
 
     Attributes:
-        executed: Nodes of the graph that the runtime executes, in order.
+        origins: Nodes of the graph that the runtime executes, in order, with the layers they work
+            for.
         layers: Layers of the network, in order.
-        makers: For every tensor of the network, the layer that writes it.
     """
 
-    executed: list[ExecutedNode]
+    origins: tuple[NodeOrigin, ...]
     layers: tuple[Layer, ...]
-    makers: dict[str, Layer]
 
 
 @dataclass(eq=False)
@@ -204,8 +205,8 @@ class OrtDevice(Device):
         profiler_s = median(profiled - reference for profiled, reference in pairs)
         # What the profiler costs a network in all is seen on the network itself. Which share of it
         # the nodes' own times contain was estimated on the chains.
-        node_cost_s = self._share_inside[threads] * profiler_s / len(profile.nodes_s)
-        rows = join_profile(graphs.executed, graphs.layers, graphs.makers, profile, self._block)
+        node_cost_s = self._share_inside[threads] * profiler_s / profile.entries_count
+        rows = join_profile(graphs.origins, graphs.layers, profile, self._block)
         return LayerSamples(
             rows,
             profile.whole_s,
@@ -213,7 +214,10 @@ class OrtDevice(Device):
             node_cost_s=max(0.0, node_cost_s),
             rest_cause=REST_CAUSE,
             grain_s=GRAIN_S,
-            findings=layout_findings(rows, self._block),
+            findings=(
+                *layout_findings(rows, self._block),
+                *unknown_rows_finding(graphs.origins, profile),
+            ),
         )
 
     def _profile_chain(self, engine: Engine, chain: Workload) -> ChainProfile:
@@ -224,16 +228,16 @@ class OrtDevice(Device):
         engine.unload(handle.name)
         runs_s = zip(*profile.nodes_s.values(), strict=True)
         sums_s = [sum(node_times_s) for node_times_s in runs_s]
-        return ChainProfile(len(profile.nodes_s), sums_s, profile.whole_s, reference_s)
+        return ChainProfile(profile.entries_count, sums_s, profile.whole_s, reference_s)
 
     def _keep_graphs(self, workload: Workload, graph: bytes) -> None:
         """Read what the runtime executes for a workload, and keep it in place of the oldest."""
-        model = load(workload.onnx)
-        network_layers = layers(model)
+        view = GraphView(load(workload.onnx))
+        network_layers = layers(view)
         while len(self._graphs) >= KEPT_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
         self._graphs[workload.sha256] = _Graphs(
-            executed_nodes(graph), network_layers, made_by(model, network_layers)
+            find_origins(executed_nodes(graph), view, network_layers), network_layers
         )
 
     def _find_channel_block(self, engine: Engine) -> int:

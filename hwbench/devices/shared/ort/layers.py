@@ -1,120 +1,91 @@
 """From ONNX Runtime's profile to the layers of the network.
 
-ONNX Runtime executes another graph than it was given: operators are fused, convolutions moved to a
-blocked layout, reorders inserted. Node names survive only in part, but tensors do: a fused node
-writes the tensor that the last operator of its group wrote in the original graph (a blocked node is
-*named* after that tensor, plus `_nchwc`). So an executed node is joined to the layer that made its
-output, and a node that writes no original tensor was inserted by the runtime for its neighbour.
+ONNX Runtime executes another graph than it was given. `origins` finds out which layers each node of
+that graph works for; here their times become rows.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from hwbench.devices.base import LayerRow
 from hwbench.devices.shared.joining import RuntimeRow, join_rows
 from hwbench.devices.shared.ort.executed_graph import ExecutedNode
+from hwbench.devices.shared.ort.origins import REORDERS, NodeOrigin
 from hwbench.devices.shared.ort.profile import ProfiledRuns
-from hwbench.errors import OutputParseError
 from hwbench.network.graph import Layer
 from hwbench.records.comparison import ChangeExplanation
 from hwbench.records.findings import Finding
 
-BLOCKED = "_nchwc"
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
-REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
-_SUFFIX = re.compile(r"(_token_\d+|/duplicated)+$")
 REST_CAUSE = (
     "ONNX Runtime's work between layers and before the first one (scheduling, binding, allocation)"
 )
 
 
 def join_profile(
-    executed: Sequence[ExecutedNode],
-    layers: Sequence[Layer],
-    makers: Mapping[str, Layer],
-    runs: ProfiledRuns,
-    block: int,
+    origins: Sequence[NodeOrigin], layers: Sequence[Layer], runs: ProfiledRuns, block: int
 ) -> tuple[LayerRow, ...]:
     """Join the profile of ONNX Runtime to the layers of the network.
 
     Args:
-        executed: Nodes of the optimised graph, in order.
-        layers: Layers of the original graph, in order.
-        makers: For every tensor of the original graph, the layer that writes it, at its end or
-            inside.
-        runs: The profile of the optimised graph.
+        origins: Nodes of the executed graph with the layers they work for, in order.
+        layers: Layers of the network, in order.
+        runs: The profile of the executed graph.
         block: Channels in a block of the blocked layout.
 
     Returns:
-        One row per layer in execution order, and one per node that the runtime inserted.
-
-    Raises:
-        OutputParseError: The profile names a node that the optimised graph does not have.
+        One row per layer in execution order, and one per node that the runtime inserted or that
+        could not be joined.
     """
-    missing = set(runs.nodes_s) - {node.name for node in executed}
-    if missing:
-        raise OutputParseError(
-            f"profile and graph of ONNX Runtime disagree: {sorted(missing)[:3]} were timed but are"
-            " not in the graph"
-        )
-    layer_of_node = {node: layer for layer in layers for node in layer.nodes}
-    # Tensors that the runtime invented (a reordered copy, say), with the layer they come from.
-    origins: dict[str, Layer] = {}
     rows = []
-    for node in executed:
-        if node.name not in runs.nodes_s:
-            continue
-        layer = _find_layer(node, layer_of_node, makers)
-        neighbour = layer
-        if layer is None:
-            # An inserted node stands near the first layer that it reads, also through the tensors
-            # of other inserted nodes.
-            for tensor in node.inputs:
-                neighbour = origins.get(tensor) or makers.get(tensor)
-                if neighbour is not None:
-                    break
-        if neighbour is not None:
-            for tensor in node.outputs:
-                if tensor not in makers:
-                    origins[tensor] = neighbour
+    for entry, origin in match_entries(origins, runs):
         rows.append(
             RuntimeRow(
-                kind=node.op,
-                implementation=_implementation(node, block),
-                samples_s=runs.nodes_s[node.name],
-                serves=() if layer is None else (layer.name,),
-                near="input" if neighbour is None else neighbour.name,
-                principal=layer is not None and _does_work_of(node, layer),
+                kind=origin.node.op,
+                implementation=_implementation(origin.node, block),
+                samples_s=runs.nodes_s[entry],
+                serves=origin.serves,
+                near=origin.near,
+                principal=origin.principal,
+                nodes=runs.entries.get(entry, 1),
             )
         )
     return join_rows(rows, layers)
 
 
-def _find_layer(
-    node: ExecutedNode, layer_of_node: Mapping[str, Layer], makers: Mapping[str, Layer]
-) -> Layer | None:
-    """Find the layer whose work a node does; None if the runtime inserted the node."""
-    # ReorderOutput writes an original tensor, but is not the layer that made it.
-    if node.op in REORDERS:
-        return None
-    for tensor in (*node.outputs, node.name.removesuffix(BLOCKED)):
-        if tensor in makers:
-            return makers[tensor]
-    # Quantised nodes write tensors of their own, but keep their names but for a suffix that makes
-    # them unique.
-    return layer_of_node.get(_SUFFIX.sub("", node.name))
+def match_entries(
+    origins: Sequence[NodeOrigin], runs: ProfiledRuns
+) -> list[tuple[str, NodeOrigin]]:
+    """Match the entries of a profile to the executed nodes.
 
+    Names tell, where nodes have one of their own. The runtime leaves nodes without a name where it
+    replaced an operator by its definition; in the profile they are called after their operator.
+    They follow each other in the same order.
 
-def _does_work_of(node: ExecutedNode, layer: Layer) -> bool:
-    """Tell whether a node does a layer's own work, and not only a conversion for it.
-
-    The runtime's fused and quantised operators end in the name of the original (`FusedConv`,
-    `QLinearConv`).
+    Returns:
+        The name of each entry with its node, in the order of execution. An entry that is not in
+        the graph has a node that nothing is known of.
     """
-    operators = ("Gemm", "MatMul", "Conv") if layer.op == "Linear" else (layer.op,)
-    return node.op.endswith(operators)
+    by_name: dict[str, NodeOrigin] = {}
+    nameless: dict[str, list[NodeOrigin]] = {}
+    for origin in origins:
+        if origin.node.name and origin.node.name not in by_name:
+            by_name[origin.node.name] = origin
+        else:
+            nameless.setdefault(origin.node.op, []).append(origin)
+    matched = []
+    for entry in runs.nodes_s:
+        op = runs.ops.get(entry, "")
+        if entry in by_name:
+            origin = by_name[entry]
+        elif nameless.get(op):
+            origin = nameless[op].pop(0)
+        else:
+            stranger = ExecutedNode(entry, op or "Node", "", (), ())
+            origin = NodeOrigin(stranger, (), "", principal=False, known=False)
+        matched.append((entry, origin))
+    return matched
 
 
 def _implementation(node: ExecutedNode, block: int) -> str:
@@ -124,6 +95,23 @@ def _implementation(node: ExecutedNode, block: int) -> str:
     if node.domain == BLOCKED_DOMAIN:
         return f"nchwc{block}"
     return "nchw" if node.op in {"Conv", "FusedConv"} else node.op
+
+
+def unknown_rows_finding(origins: Sequence[NodeOrigin], runs: ProfiledRuns) -> tuple[Finding, ...]:
+    """Say how many nodes of a profile belong to no layer that could be found, as a finding."""
+    times_s = {entry: sum(values) for entry, values in runs.nodes_s.items()}
+    unknown = [
+        (entry, origin) for entry, origin in match_entries(origins, runs) if not origin.known
+    ]
+    if not unknown:
+        return ()
+    share = sum(times_s[entry] for entry, _ in unknown) / max(sum(times_s.values()), 1e-9)
+    examples = ", ".join(dict.fromkeys(origin.node.op for _, origin in unknown[:3]))
+    text = (
+        f"{len(unknown)} of {len(times_s)} nodes that ONNX Runtime executes ({examples};"
+        f" {share:.1%} of the time) could not be joined to a layer and are rows without a key"
+    )
+    return (Finding("layers_unknown", text),)
 
 
 def explain_change(baseline: str, candidate: str) -> ChangeExplanation | None:

@@ -10,8 +10,9 @@ runtime was given.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hwbench.errors import OutputParseError
@@ -19,6 +20,8 @@ from hwbench.records.untrusted import parse_whole, quote
 
 KERNEL = "_kernel_time"
 _US = 1e6  # microseconds in a second
+_WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""Operators that run graphs of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +30,30 @@ class ProfiledRuns:
 
     Attributes:
         whole_s: Latency of each inference.
-        nodes_s: For every executed node, by name, one time per inference; 0 is less than one
-            microsecond.
+        nodes_s: For every executed node, by name, one time per inference, in the order of
+            execution; 0 is less than one microsecond. Nodes that share a name are numbered:
+            `name`, `name (2)`. The time of a branch or loop contains that of its body, whose nodes
+            are not listed.
         ops: Operator of every executed node, by name, where the profile says it.
+        entries: Entries of the profile inside the time of a node, by name, itself included; only
+            where there are several.
     """
 
     whole_s: tuple[float, ...]
     nodes_s: Mapping[str, tuple[float, ...]]
     ops: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def entries_count(self) -> int:
+        """Entries of the profile in one inference."""
+        return sum(self.entries.get(name, 1) for name in self.nodes_s)
 
     def select_runs(self, runs: Sequence[int]) -> ProfiledRuns:
         """Select some of the inferences, by number."""
         nodes_s = {name: tuple(times[run] for run in runs) for name, times in self.nodes_s.items()}
-        return ProfiledRuns(tuple(self.whole_s[run] for run in runs), nodes_s, self.ops)
+        whole_s = tuple(self.whole_s[run] for run in runs)
+        return ProfiledRuns(whole_s, nodes_s, self.ops, self.entries)
 
 
 def read_trace(profile: bytes, runs: int) -> ProfiledRuns:
@@ -74,42 +88,58 @@ def read_profile(events: object, last: int | None = None) -> ProfiledRuns:
                 run_events.append(event)
             if event["cat"] == "Node" and event["name"].endswith(KERNEL):
                 kernel_events.append(event)
-        runs = _read_spans(run_events)
-        kernels = _read_spans(kernel_events)
+        runs = _sort_by_time(_read_spans(run_events))
+        kernels = _sort_by_time(_drop_bodies(_read_spans(kernel_events)))
     except (KeyError, TypeError, AttributeError) as error:
         raise OutputParseError(f"not a profile of ONNX Runtime: {quote(repr(error))}") from error
     last = len(runs) if last is None else last
-    # Events do not say to which inference they belong. Both lists are in order of time and
-    # inferences follow each other, so one walk along both assigns each kernel to its inference.
-    nodes_s: dict[str, list[float]] = {}
-    position = 0
-    for number, run in enumerate(runs):
-        while position < len(kernels) and kernels[position].start <= run.start + run.length:
-            node = kernels[position]
-            position += 1
-            if number >= len(runs) - last:
-                nodes_s.setdefault(node.name.removesuffix(KERNEL), []).append(node.length / _US)
-    whole_s: tuple[float, ...] = ()
-    if last <= len(runs):
-        whole_s = tuple(run.length / _US for run in runs[len(runs) - last :])
-    if not whole_s or not nodes_s:
+    found = _assign_kernels(runs, kernels, last)
+    if not found.whole_s or not found.nodes_s:
         raise OutputParseError(
             f"ONNX Runtime's profile holds {len(runs)} inferences, expected at least {last or 1}"
         )
-    if not all(whole_s):
+    if not all(found.whole_s):
         raise OutputParseError(
             "ONNX Runtime's profile holds an inference of 0 microseconds, so it is damaged; profile"
             " again"
         )
-    if any(len(times) != last for times in nodes_s.values()):
+    if any(len(times) != last for times in found.nodes_s.values()):
         raise OutputParseError(
             "the inferences in ONNX Runtime's profile differ in the nodes they executed"
         )
-    ops = {kernel.name.removesuffix(KERNEL): kernel.op for kernel in kernels}
+    return found
+
+
+def _assign_kernels(runs: Sequence[_Span], kernels: Sequence[_Span], last: int) -> ProfiledRuns:
+    """Assign kernels to the last inferences.
+
+    Events do not say to which inference they belong. Both lists are in order of time and inferences
+    follow each other, so one walk along both assigns each kernel to its inference.
+    """
+    nodes_s: dict[str, list[float]] = {}
+    ops: dict[str, str] = {}
+    entries: dict[str, int] = {}
+    position = 0
+    for number, run in enumerate(runs):
+        names: Counter[str] = Counter()
+        while position < len(kernels) and kernels[position].start <= run.start + run.length:
+            node = kernels[position]
+            position += 1
+            if number < len(runs) - last:
+                continue
+            name = node.name.removesuffix(KERNEL)
+            names[name] += 1
+            if names[name] > 1:
+                name = f"{name} ({names[name]})"
+            nodes_s.setdefault(name, []).append(node.length / _US)
+            ops[name] = node.op
+            if node.entries > 1:
+                entries[name] = node.entries
+    whole_s: tuple[float, ...] = ()
+    if last <= len(runs):
+        whole_s = tuple(run.length / _US for run in runs[len(runs) - last :])
     return ProfiledRuns(
-        whole_s,
-        {name: tuple(times) for name, times in nodes_s.items()},
-        {name: ops[name] for name in nodes_s},
+        whole_s, {name: tuple(times) for name, times in nodes_s.items()}, ops, entries
     )
 
 
@@ -122,18 +152,19 @@ class _Span:
         op: The operator, where the profile says it.
         start: When it started, in microseconds.
         length: How long it took, in microseconds.
+        entries: Entries of the profile within it, itself included.
     """
 
     name: str
     op: str
     start: int
     length: int
+    entries: int = 1
 
 
 def _read_spans(events: Iterable[Mapping[str, Any]]) -> list[_Span]:
-    """Read events, and sort them by time."""
     what = "a time in ONNX Runtime's profile"
-    spans = [
+    return [
         _Span(
             event["name"],
             _read_operator(event),
@@ -142,7 +173,26 @@ def _read_spans(events: Iterable[Mapping[str, Any]]) -> list[_Span]:
         )
         for event in events
     ]
+
+
+def _sort_by_time(spans: Iterable[_Span]) -> list[_Span]:
     return sorted(spans, key=lambda span: span.start)
+
+
+def _drop_bodies(spans: Iterable[_Span]) -> list[_Span]:
+    """Drop the nodes of the bodies of branches and loops, and count them at the node around them.
+
+    The runtime writes an entry when a node ends, so those of a body come before that of the node
+    around them, and begin after it.
+    """
+    kept: list[_Span] = []
+    for span in spans:
+        entries = 1
+        if span.op in _WITH_BODIES:
+            while kept and kept[-1].start >= span.start:
+                entries += kept.pop().entries
+        kept.append(replace(span, entries=entries))
+    return kept
 
 
 def _read_operator(event: Mapping[str, Any]) -> str:

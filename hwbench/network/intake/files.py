@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench.network import graph
-from hwbench.network.intake import half, onnx_files, onnx_normalise, quantize
+from hwbench.network.intake import half, onnx_bounds, onnx_files, onnx_normalise, quantize
 from hwbench.network.intake.archives import ModelFile
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported
@@ -61,10 +61,12 @@ def describe_workload(
         file_bytes: The size of the file the model was read from, or None.
 
     Raises:
+        SchemaError: A window is wider than what it slides over.
         WorkloadError: The network cannot be cast or quantised.
     """
     model = graph.load(exported.onnx)
     inputs = onnx_files.input_specs(model, request.name)
+    onnx_bounds.check_windows(model, request.name)
     findings = list(exported.findings)
     zeros, counts = graph.zero_share(model), graph.count(model)
     if zeros >= MANY_ZEROS:

@@ -213,7 +213,7 @@ def _explain_failure(
     if ended_by == "memory":
         return UnsafeModelError(
             f"{name}: {who} needs more than {limits.memory_bytes / 1e9:.3g} GB of memory to read"
-            " it",
+            " or to run it",
             longer,
         )
     if ended_by == "signal":

@@ -21,17 +21,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from hwbench.errors import HwbenchError, SchemaError, error_to_dict
 from hwbench.network import graph
-from hwbench.network.intake import archives, files, torch_files, walls
+from hwbench.network.intake import archives, files, onnx_bounds, torch_files, walls
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    import resource
 
 FOLDER_PREFIX = "hwbench-reader-"
 _OWNER = "owner.lock"
@@ -201,7 +204,8 @@ def _watch(
             gone.
 
     Returns:
-        What ended the worker; empty if it ended by itself. None if nobody waits for it any more.
+        What the worker used, and what ended it unless it ended by itself. None if nobody waits for
+        it any more.
     """
     memory_limit = limits["memory_bytes"] + _resident_bytes(os.getpid())
     # The kernel ends a worker that computes for too long; one that only waits is ended here.
@@ -213,10 +217,10 @@ def _watch(
         if requests.fileno() in ready:
             ended = None
             break
-        finished, status = os.waitpid(child, os.WNOHANG)
+        finished, status, used = os.wait4(child, os.WNOHANG)
         if finished:
             _kill_group(child)
-            return _explain_status(status)
+            return _explain_status(status) | _describe_usage(used)
         if watched in ready:
             # It closes shortly before the kernel has the status; reading it would tell no more.
             watches.remove(watched)
@@ -227,8 +231,10 @@ def _watch(
             ended = {"ended_by": "memory", "detail": ""}
             break
     _kill_group(child)
-    os.waitpid(child, 0)
-    return ended
+    _, _, used = os.wait4(child, 0)
+    if ended is None:
+        return None
+    return ended | _describe_usage(used)
 
 
 def _kill_group(child: int) -> None:
@@ -247,6 +253,11 @@ def _explain_status(status: int) -> dict[str, Any]:
     return {}
 
 
+def _describe_usage(used: resource.struct_rusage) -> dict[str, Any]:
+    """Say what a worker used: processor time, and the most memory it held, libraries included."""
+    return {"used_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024}
+
+
 def _resident_bytes(process: int) -> int:
     """Count the memory that a process holds, in bytes; 0 if it is gone."""
     try:
@@ -261,13 +272,13 @@ def _send(answers: IO[bytes], scratch: Path, ended: Mapping[str, Any]) -> None:
     result, model = scratch / "result.json", scratch / "model.onnx"
     answer = dict(ended)
     size = 0
-    if not answer:
+    if "ended_by" not in answer:
         try:
-            answer = dict(json.loads(result.read_text()))
+            answer |= dict(json.loads(result.read_text()))
             if "workload" in answer:
                 size = model.stat().st_size
         except (OSError, TypeError, ValueError, RecursionError):
-            answer = {"ended_by": "exit", "detail": _read_last_line(scratch / "output")}
+            answer |= {"ended_by": "exit", "detail": _read_last_line(scratch / "output")}
     answer["artifact_bytes"] = size
     answers.write(json.dumps(answer).encode() + b"\n")
     if size:
@@ -356,15 +367,24 @@ def _read(job: Mapping[str, Any], scratch: Path) -> Workload:
         os.chdir(scratch)
         exported = torch_files.export_file(file, request)
     workload = files.describe_workload(exported, request, job["precision"], size)
-    _rehearse(workload)
+    _rehearse(workload, job["limits"]["memory_bytes"])
     return workload
 
 
-def _rehearse(workload: Workload) -> None:
+def _rehearse(workload: Workload, memory_bytes: int) -> None:
     """Load a workload as measuring will, so that it repeats only what went well here.
 
     Errors with a name of hwbench's are left to whoever meets them there.
+
+    Args:
+        workload: The workload.
+        memory_bytes: What those who run it may need by the file's word alone.
+
+    Raises:
+        MemoryError: They would need more.
     """
+    if onnx_bounds.count_bytes(graph.load(workload.onnx)) > memory_bytes:
+        raise MemoryError
     with suppress(HwbenchError):
         model = graph.load(workload.onnx)
         graph.zero_share(model)

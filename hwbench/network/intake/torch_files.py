@@ -113,7 +113,10 @@ def _load_script(payload: bytes, name: str) -> nn.Module:
     # torch.jit.load does the same, and keeps the compiled unit to itself.
     native: Any = torch._C  # noqa: SLF001
     unit = native.CompilationUnit()
-    loaded = native.import_ir_module_from_buffer(unit, payload, torch.device("cpu"), {})
+    restores_shapes = False
+    loaded = native.import_ir_module_from_buffer(
+        unit, payload, torch.device("cpu"), {}, restores_shapes
+    )
     operators.check_script(unit, name)
     module: nn.Module = torch.jit._recursive.wrap_cpp_module(loaded)  # type: ignore[no-untyped-call]  # noqa: SLF001
     return module

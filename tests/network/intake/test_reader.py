@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import psutil
 import pytest
+from onnx import helper, numpy_helper
 
-from hwbench.errors import HwbenchError, UnsafeModelError, UsageError, WorkloadError
+from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError, WorkloadError
 from hwbench.network.intake import load_workload, reader, reader_child
-from tests.support.hostile_onnx import HOSTILE, mutate, nested_functions, seed_model
+from tests.support.hostile_onnx import HOSTILE, make_model, mutate, nested_functions, seed_model
 from tests.support.paths import ROOT
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forks a worker per file")
@@ -39,8 +41,7 @@ def test_hostile_files_end_in_one_line(case, tmp_path, monkeypatch):
     try:
         load_workload(path)
     except HwbenchError as error:
-        # 4 where it is well-formed, but no layer can be made of it: a dilation beyond all inputs.
-        assert error.exit_code == (4 if case == "huge dilation" else 2)
+        assert error.exit_code == 2
         assert len(str(error).splitlines()) == 1
     assert list(tmp_path.iterdir()) == [path]
 
@@ -57,6 +58,39 @@ def test_memory_is_bounded_and_the_bound_can_be_raised(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "BASE_BYTES", 200_000_000)
     path = write(tmp_path / "m.onnx", HOSTILE["huge Concat"]())
     with pytest.raises(UnsafeModelError, match=r"GB of memory.*a larger read_limit"):
+        load_workload(path)
+
+
+@pytest.mark.parametrize("operator", ["Conv", "MaxPool"])
+def test_windows_fit_into_what_they_slide_over(operator, tmp_path):
+    def make(dilation):
+        inputs, more = ["x"], {"kernel_shape": [3, 3]}
+        if operator == "Conv":
+            inputs, more = ["x", "w"], {}
+        node = helper.make_node(
+            operator, inputs, ["y"], pads=[1, 1, 1, 1], dilations=[dilation] * 2, **more
+        )
+        weight = numpy_helper.from_array(np.ones((3, 3, 3, 3), np.float32), "w")
+        shape = (1, 3, 8, 8)
+        return write(tmp_path / "m.onnx", make_model([node], [weight][: len(inputs) - 1], shape))
+
+    assert load_workload(make(4)).batch == 1
+    with pytest.raises(SchemaError, match=rf"window of {operator}.* spans 11 .* has 10"):
+        load_workload(make(5))
+
+
+@linux_only
+def test_what_runtimes_compute_at_load_is_bounded_too(tmp_path, monkeypatch):
+    """A constant of 17 GB, which no reader of the file needs to make."""
+    path = write(tmp_path / "m.onnx", HOSTILE["huge Max"]())
+    with pytest.raises(UnsafeModelError, match="to read or to run it"):
+        load_workload(path)
+    node = helper.make_node("Expand", ["x", "to"], ["y"])
+    to = numpy_helper.from_array(np.array([1 << 24, 8], np.int64), "to")
+    path = write(tmp_path / "wide.onnx", make_model([node], [to]))
+    assert load_workload(path).batch == 1
+    monkeypatch.setattr(reader, "BASE_BYTES", 400_000_000)
+    with pytest.raises(UnsafeModelError, match="to read or to run it"):
         load_workload(path)
 
 

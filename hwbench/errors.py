@@ -159,6 +159,10 @@ class OutputParseError(MeasurementError):
     """The output of a runtime or profiler is not in the expected form."""
 
 
+class OutputTooLargeError(OutputParseError):
+    """The output of a runtime or profiler is larger than hwbench reads; less of it would do."""
+
+
 class LookupTableError(HwbenchError):
     """A lookup table cannot answer."""
 

@@ -229,6 +229,13 @@ def t_quantile(degrees: int) -> float:
     return float(stdtrit(degrees, 0.5 + SHOWN_CONFIDENCE / 2))
 
 
+def t_upper_p(t: float, degrees: int) -> float:
+    """Probability that Student's t with `degrees` of freedom is above `t`."""
+    from scipy.special import stdtr
+
+    return float(stdtr(degrees, -t))
+
+
 def grouped_median(values_s: Sequence[float], grain_s: float) -> float:
     """Median of values that a clock of grain `grain_s` seconds has rounded.
 
@@ -272,15 +279,18 @@ def spread(samples_s: ArrayLike, session: ArrayLike) -> float:
     )
 
 
-def drift(samples_s: ArrayLike, session: ArrayLike) -> tuple[float, float]:
+def drift(samples_s: ArrayLike, session: ArrayLike, least: float = 0.0) -> tuple[float, float]:
     """Trend of the session medians over the measurement.
+
+    Args:
+        samples_s: Samples (n,) in seconds.
+        session: Their session numbers (n,).
+        least: Relative change up to which nobody asks whether it is chance.
 
     Returns:
         (relative change from first to last session along the fitted line, p value of Kendall's tau
-        against no trend).
+        against no trend; 1 where the change is no more than `least`).
     """
-    from scipy.stats import kendalltau
-
     medians = np.array([np.median(part) for part in by_session(samples_s, session)])
     if len(medians) < 4:
         return 0.0, 1.0
@@ -288,6 +298,11 @@ def drift(samples_s: ArrayLike, session: ArrayLike) -> tuple[float, float]:
     slopes = (medians[second] - medians[first]) / (second - first)
     slope = float(np.median(slopes))  # Theil and Sen's: no single session can turn it
     change = slope * (len(medians) - 1) / float(np.median(medians))
+    if abs(change) <= least:
+        return change, 1.0
+    # Loading SciPy's statistics takes longer than many a measurement, and few of them drift.
+    from scipy.stats import kendalltau
+
     p_value = float(kendalltau(np.arange(len(medians)), medians).pvalue)
     return change, 1.0 if math.isnan(p_value) else p_value  # all medians equal: no trend to test
 

@@ -380,6 +380,27 @@ class Device(ABC):
         self._require_latencies([profile.node_cost_s, profile.grain_s], 2, or_zero=True)
         return profile
 
+    def draw_inputs(self, prepared: Prepared, seed: int, exponent: int = 0) -> None:
+        """Give a session other random inputs than those it was prepared with.
+
+        Args:
+            prepared: The session.
+            seed: Of the values; that of its settings, with no exponent, gives the first ones again.
+            exponent: Floats are multiplied by 2 to the power of this.
+
+        Raises:
+            UsageError: The driver has no `_draw_inputs` (see `DrawsInputs`), or the session was
+                released.
+        """
+        if not isinstance(self, DrawsInputs):
+            raise UsageError(f"device {self.address} draws no inputs after preparing")
+
+        def draw_live() -> None:
+            self._require_live([prepared])
+            self._draw_inputs(prepared, seed, exponent)
+
+        self._guard(draw_live)
+
     def doctor(self) -> list[Advice]:
         """Check what would spoil a measurement on the opened device."""
         return self._guard(self._doctor)
@@ -462,6 +483,22 @@ class ProfilesLayers(Protocol):
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Do what `profile_layers` needs of the driver."""
+        ...
+
+
+@runtime_checkable
+class DrawsInputs(Protocol):
+    """The device can give a prepared workload other random inputs.
+
+    A driver has the ability by having `_draw_inputs`; `Device` has the other method.
+    """
+
+    def draw_inputs(self, prepared: Prepared, seed: int, exponent: int) -> None:
+        """Give a session other random inputs."""
+        ...
+
+    def _draw_inputs(self, prepared: Prepared, seed: int, exponent: int) -> None:
+        """Do what `draw_inputs` needs of the driver."""
         ...
 
 

@@ -27,7 +27,7 @@ from datetime import UTC, datetime, timedelta
 import psutil
 import pytest
 
-from hwbench.devices.base import Device, Found, MovesTime, ProfilesLayers
+from hwbench.devices.base import Device, DrawsInputs, Found, MovesTime, ProfilesLayers
 from hwbench.errors import DeviceUnavailableError, UnsupportedLayerError, UsageError, WorkloadError
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
@@ -262,6 +262,25 @@ class DeviceContract(ABC):
         device.close()
         with pytest.raises(DeviceUnavailableError):
             device.profile_layers(prepared, runs)
+
+    def test_a_single_inference_can_be_profiled(self, device: Device) -> None:
+        if not isinstance(device, ProfilesLayers):
+            pytest.skip(f"{device.name} does not profile layers")
+        prepared = device.prepare(self.make_workload(), self.settings)
+        seen = device.profile_layers(prepared, 1)
+        assert len(seen.whole_s) == 1
+        assert {len(row.samples_s) for row in seen.rows} == {1}
+
+    def test_other_inputs_can_be_drawn(self, device: Device) -> None:
+        if not isinstance(device, DrawsInputs):
+            pytest.skip(f"{device.name} draws no inputs after preparing")
+        prepared = device.prepare(self.make_workload(), self.settings)
+        for exponent in (0, 8, -20, 0):
+            device.draw_inputs(prepared, 1, exponent)
+            assert len(device.run([prepared]).values_s) == 1
+        device.release(prepared)
+        with pytest.raises(UsageError):
+            device.draw_inputs(prepared, 1, 0)
 
     def test_nothing_is_left_after_close(self) -> None:
         """Compared with the first use, since loading a library may start threads that stay."""

@@ -13,6 +13,8 @@ CLOSES = 0.05
 
 The aim is 2 %.
 """
+FEW_ROUNDS = 4
+"""Rounds of a session below which their number is said where there are too few sessions."""
 DRIFT = 0.02
 """Change over the measurement that is worth a word if it is no chance (p < 1 %)."""
 SPIKY = 0.01
@@ -38,15 +40,19 @@ def _check_amount(record: Measurement) -> Finding | None:
     sessions, least = record.series.sessions, record.settings.min_sessions
     if sessions >= least:
         return None
+    rounds = len(record.series)
+    few = ""
+    if rounds < FEW_ROUNDS * sessions:
+        few = f", with {rounds} round{'' if rounds == 1 else 's'} in all,"
     text = (
-        f"{sessions} of at least {least} sessions fit into {record.settings.budget_s:g} s; allow a"
-        " longer time"
+        f"{sessions} of at least {least} sessions{few} fit into {record.settings.budget_s:g} s;"
+        " allow a longer time"
     )
     return Finding("too_few_samples", text)
 
 
 def _check_drift(record: Measurement) -> Finding | None:
-    change, p_value = stats.drift(record.series.samples_s, record.series.session)
+    change, p_value = stats.drift(record.series.samples_s, record.series.session, DRIFT)
     if abs(change) <= DRIFT or p_value >= 0.01:
         return None
     return Finding("drift", f"latency changed by {change:+.1%} from the first to the last session")

@@ -1,5 +1,9 @@
 """The measuring core: warm-up, interleaved rounds, several sessions, stopping, layers, findings.
 
+The budget bounds it: counted from the moment at which everything is prepared for the first time, no
+round begins after its end, as long as there is one sample of each workload. Where a network is too
+slow for the usual rounds, there are fewer, and a finding says so.
+
 A measurement is a row of *sessions*. In each, every workload is prepared afresh, warmed up until it
 has settled, and timed in blocks that hold one round of each workload in random order; then the
 device's layer profiler, if it has one, runs for a moment in a session of its own, so that layers
@@ -18,10 +22,19 @@ from dataclasses import replace
 import numpy as np
 
 from hwbench import stats
-from hwbench.devices.base import Device, MovesTime, Prepared, ProfilesLayers, ReportsMemory
-from hwbench.errors import DeviceError, OutputParseError, UsageError
+from hwbench.devices.base import (
+    Device,
+    DrawsInputs,
+    MovesTime,
+    Prepared,
+    ProfilesLayers,
+    ReportsMemory,
+)
+from hwbench.devices.shared.turns import count_inferences
+from hwbench.errors import DeviceError, OutputParseError, OutputTooLargeError, UsageError
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.measuring.stopping import CoolDown, Evidence, StopRule
+from hwbench.measuring.input_check import FEWEST_INFERENCES, PAIRS, RandomInput, check_inputs
+from hwbench.measuring.stopping import GRACE_S, CoolDown, Evidence, StopRule
 from hwbench.measuring.track import Track, draft_records
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
@@ -35,11 +48,19 @@ WARM_UP_S, REWARM_UP_S = 1.0, 0.3
 """Bound of the warm-up in the first session, which also wakes the processor, and in later ones."""
 WARM_UP_ROUNDS, WARM_UP_MIN_S = 2, 0.02
 """Rounds between two looks at whether a workload has settled; seconds it takes at least."""
+WARM_UP_SHARE = 1 / 6
+"""Share of the time left that a warm-up may take."""
 PROFILE_SHARE = 0.2
 """Share of the time that may go to layer profiling."""
+ROOMY_SHARE = 0.5
+"""Share of the time left that a profile of the usual number of inferences may take."""
+INPUTS_SHARE = 0.1
+"""Share of the time left that a first look at other random inputs may take."""
 PROFILE_RUNS = (3, 20)
 PROFILE_S = 0.2
-"""Profiled inferences at a time, within these numbers; and the seconds they should take."""
+"""Profiled inferences at a time, within these numbers; and the seconds they should take.
+
+Where time is short, a single one has to do."""
 
 
 def measure(
@@ -105,11 +126,16 @@ class _Campaign:
         self.loops = 0  # fixed by the first warm-up
         self.clock = ""
         self.profiled_s = 0.0
+        self.next_s: float | None = None  # least seconds of a second session, while there is one
         self.drafts: list[Measurement] = []
 
     def elapsed_s(self) -> float:
-        """Seconds since the measurement began."""
+        """Seconds since the measurement began, the first preparing not counted."""
         return self.now() - self.begun_s
+
+    def left_s(self) -> float:
+        """Seconds of the budget that are left; below 0 where it is overdrawn."""
+        return self.settings.budget_s - self.elapsed_s()
 
     def run(self) -> tuple[Measurement, ...]:
         """Take sessions until there is enough evidence; gives one record per workload."""
@@ -117,7 +143,7 @@ class _Campaign:
         workloads = [track.workload for track in self.tracks]
         self.drafts = draft_records(workloads, self.settings, self.device.info(), before)
         sessions = 0
-        while not self.stop_rule.stops(self.elapsed_s()):
+        while not self.stop_rule.stops(self.elapsed_s(), self.next_s if sessions == 1 else None):
             start_s = self.now()
             if not self._run_session(sessions):
                 continue
@@ -145,10 +171,18 @@ class _Campaign:
 
     def _run_session(self, number: int) -> bool:
         """One session of every workload; False if it was throttled and has to be repeated."""
+        start_s = self.now()
         with self._prepare_all() as slots:
+            prepare_s = self.now() - start_s
+            if not self.loops:
+                self.begun_s = self.now()
+            if prepare_s > self.settings.budget_s:
+                prepare_s = 0.0  # mostly for what is done once (compiling, copying to a phone)
             block_s = self._warm_up(slots, number)
+            if number == 0:
+                self.next_s = prepare_s + 2 * block_s  # one block to warm up and one to count
             self._run_timed_blocks(slots, number, block_s)
-            if self._is_hot() and self.cool_down.may_wait():
+            if self._is_hot() and self.cool_down.fits(self.now() - start_s):
                 self._withdraw(number)
                 self._let_cool()
                 return False
@@ -156,6 +190,8 @@ class _Campaign:
                 for index, prepared in slots.items():
                     self.tracks[index].peak_memory_bytes = self.device.peak_memory_bytes(prepared)
             self._profile_layers(slots)
+            if number == 0:
+                self._check_inputs(slots)
         return True
 
     @contextmanager
@@ -185,16 +221,29 @@ class _Campaign:
         """
         first = number == 0
         start_s = self.now()
-        samples_s, settled = self._run_until_settled(slots, WARM_UP_S if first else REWARM_UP_S)
+        bound_s = min(WARM_UP_S if first else REWARM_UP_S, WARM_UP_SHARE * self.left_s())
+        samples_s, settled = self._run_until_settled(slots, bound_s)
         if first and not settled and min(map(len, samples_s.values())) >= stats.SETTLED_FROM:
             self._add_unsettled_finding(self.now() - start_s)
         latencies_s = [float(np.median(values[-WARM_UP_ROUNDS:])) for values in samples_s.values()]
         if not self.loops:
             self._start(math.ceil(self.settings.min_round_s / min(latencies_s)))
+        if self.loops == 1 and self.left_s() <= 0:
+            self._count_last_block(slots, samples_s, number)
         for index, values in samples_s.items():
             self.tracks[index].warm_up.add(number, values)
             self.callback.sampled(index, number, values, (), warm_up=True)
         return sum(latencies_s) * self.loops
+
+    def _count_last_block(
+        self, slots: dict[int, Prepared], samples_s: dict[int, list[float]], number: int
+    ) -> None:
+        """Take the last block of a warm-up for a timed one, as there is no time for another."""
+        for index in slots:
+            value_s = samples_s[index].pop()
+            self.tracks[index].series.add(number, [value_s], [self.blocks])
+            self.callback.sampled(index, number, [value_s], [self.blocks], warm_up=False)
+        self.blocks += 1
 
     def _run_until_settled(
         self, slots: dict[int, Prepared], bound_s: float
@@ -205,13 +254,19 @@ class _Campaign:
         """
         samples_s: dict[int, list[float]] = {index: [] for index in slots}
         start_s = self.now()
+        rounds = 1
         while True:
-            for index, values in self._run_blocks(slots, WARM_UP_ROUNDS, self.loops or 1).items():
+            before_s = self.now()
+            for index, values in self._run_blocks(slots, rounds, self.loops or 1).items():
                 samples_s[index] += values
             elapsed_s = self.now() - start_s
             settled = all(stats.settled(values) for values in samples_s.values())
             if elapsed_s >= bound_s or (settled and elapsed_s >= WARM_UP_MIN_S):
                 return samples_s, settled
+            block_s = (self.now() - before_s) / rounds
+            rounds = WARM_UP_ROUNDS
+            if elapsed_s + rounds * block_s > bound_s:
+                rounds = 1
 
     def _add_unsettled_finding(self, elapsed_s: float) -> None:
         text = (
@@ -229,7 +284,7 @@ class _Campaign:
 
     def _run_timed_blocks(self, slots: dict[int, Prepared], number: int, block_s: float) -> None:
         """The timed blocks of one session, handed on chunk by chunk."""
-        left = min(MAX_BLOCKS, max(MIN_BLOCKS, round(self.settings.session_s / block_s)))
+        left = self._count_timed_blocks(number, block_s)
         chunk = max(1, int(CHUNK_S / block_s))
         while left > 0:
             count = min(chunk, left)
@@ -239,6 +294,25 @@ class _Campaign:
                 self.callback.sampled(index, number, values_s, numbers, warm_up=False)
             self.blocks += count
             left -= count
+            if self.left_s() <= 0:
+                return
+
+    def _count_timed_blocks(self, number: int, block_s: float) -> int:
+        """Count the timed blocks that a session should have and has time for.
+
+        Args:
+            number: Of the session.
+            block_s: Seconds that a block takes.
+        """
+        wanted = min(MAX_BLOCKS, max(MIN_BLOCKS, round(self.settings.session_s / block_s)))
+        left_s = self.left_s()
+        fitting = int(max(0.0, left_s) / block_s)
+        if number == 0:
+            # A second session, which makes an interval, should have as many.
+            halves = int((left_s - (self.next_s or 0.0)) / (2 * block_s))
+            fitting = halves if halves > 0 else fitting
+        least = 0 if number in self.tracks[0].series.session else 1
+        return min(wanted, max(fitting, least))
 
     def _run_blocks(
         self, slots: dict[int, Prepared], blocks: int, loops: int
@@ -274,6 +348,31 @@ class _Campaign:
         for track in self.tracks:
             track.findings["throttled"] = Finding("throttled", text)
 
+    def _check_inputs(self, slots: dict[int, Prepared]) -> None:
+        """Compare the latencies of several random inputs, where that takes a little of the time."""
+        device, seed = self.device, self.settings.seed
+        if not isinstance(device, DrawsInputs):
+            return
+        for index, prepared in slots.items():
+            if not prepared.workload.inputs:
+                continue
+            track = self.tracks[index]
+            round_s = track.series.samples_s[-1] * self.loops
+            look_s = FEWEST_INFERENCES * round_s
+            spare_s = self.left_s() - (self.next_s or 0.0)
+            if look_s > INPUTS_SHARE * spare_s:
+                continue
+
+            def time_input(chosen: RandomInput, prepared: Prepared = prepared) -> float:
+                device.draw_inputs(prepared, seed + chosen.offset, chosen.exponent)
+                return self.device.run([prepared, prepared], self.loops).values_s[1]
+
+            may_confirm = look_s + 4 * PAIRS * round_s < spare_s
+            finding = check_inputs(time_input, self.random, may_confirm=may_confirm)
+            device.draw_inputs(prepared, seed, 0)
+            if finding is not None:
+                track.add_findings([finding])
+
     def _profile_layers(self, slots: dict[int, Prepared]) -> None:
         """Profile layers for a moment, as long as that takes no more than its share of the time."""
         if not self.settings.layers or not isinstance(self.device, ProfilesLayers):
@@ -281,15 +380,47 @@ class _Campaign:
         start_s = self.now()
         if self.profiled_s > PROFILE_SHARE * (start_s - self.begun_s):
             return
-        least, most = PROFILE_RUNS
         for index, prepared in slots.items():
             track = self.tracks[index]
-            runs = min(max(round(PROFILE_S / track.series.samples_s[-1]), least), most)
+            runs = self._count_profiled_runs(track)
+            if runs:
+                self._profile_one(track, prepared, runs)
+        self.profiled_s += self.now() - start_s
+
+    def _count_profiled_runs(self, track: Track) -> int:
+        """Count the inferences to profile at a time: the usual number, one, or none.
+
+        A profile also takes as many plain inferences, those that do not count, and the first one of
+        the profiled session.
+        """
+        latency_s = track.series.samples_s[-1]
+        least, most = PROFILE_RUNS
+        usual = min(max(round(PROFILE_S / latency_s), least), most)
+        left_s = self.left_s()
+        cost_s = 0.0
+        for runs, share in ((usual, ROOMY_SHARE), (1, 1.0)):
+            cost_s = latency_s * (count_inferences(runs) + 1)
+            if cost_s <= max(share * left_s, GRACE_S):
+                return runs
+        if not track.profiles:
+            text = (
+                f"no layer times: profiling one inference takes about {cost_s:.0f} s, which the"
+                f" {self.settings.budget_s:g} s allowed do not leave; allow a longer time"
+            )
+            track.add_findings([Finding("layers_unknown", text)])
+        return 0
+
+    def _profile_one(self, track: Track, prepared: Prepared, runs: int) -> None:
+        """Profile the layers of one workload; where that fails, the latency still stands."""
+        try:
             try:
                 profile = self.device.profile_layers(prepared, runs)
-            except OutputParseError as error:
-                track.add_findings([Finding("layers_unknown", f"no layer times: {error}")])
-                continue
-            track.profiles.append(profile)
-            track.add_findings(profile.findings)
-        self.profiled_s += self.now() - start_s
+            except OutputTooLargeError:
+                if runs == 1:
+                    raise
+                profile = self.device.profile_layers(prepared, 1)
+        except OutputParseError as error:
+            track.add_findings([Finding("layers_unknown", f"no layer times: {error}")])
+            return
+        track.profiles.append(profile)
+        track.add_findings(profile.findings)

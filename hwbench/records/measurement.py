@@ -38,7 +38,8 @@ class Settings:
         threads: Threads of the runtime, each pinned to a core of its own.
         isolate: Every workload of a session in a process of its own, which also tells its peak
             memory.
-        budget_s: Wall-clock seconds the whole measurement may take.
+        budget_s: Wall-clock seconds the measurement may take once everything is prepared; one
+            sample of each workload is taken in any case.
         min_sessions: Sessions (one `prepare` with a fresh runtime object) before an interval is
             believed.
         max_sessions: Sessions after which it stops in any case.

@@ -132,15 +132,19 @@ static Tensor put_tensor(size_t index, const char *name, Handle info) {
 /* Fixed random values, equal for equal seeds on every target; README.md says which. They come from a linear congruential
  * generator (the constants are those of Knuth's MMIX), of whose state only the upper bits are random enough to use. No float
  * is subnormal, which some CPUs compute slowly. Wider integers are 0 or 1, as most are masks, or indices into tables of two
- * rows or more. */
-static void fill(void *data, const Tensor *tensor, uint64_t random) {
+ * rows or more. Floats are multiplied by 2^exponent. */
+static void fill(void *data, const Tensor *tensor, uint64_t random, int exponent) {
+  const uint16_t half = (uint16_t)((exponent < -13 ? 1 : exponent > 15 ? 29 : 14 + exponent) << 10); /* of a normal number */
+  double unit = 0x1p-23; /* of which floats are whole multiples */
+  for (int i = 0; i < exponent; i++) unit *= 2;
+  for (int i = 0; i > exponent; i--) unit /= 2;
   for (size_t k = 0; k < tensor->count; k++) {
     random = random * 6364136223846793005u + 1442695040888963407u;
     const int32_t fraction = (int32_t)(random >> 40) - (1 << 23);
     switch (tensor->type) {
-    case FLOAT32: ((float *)data)[k] = (float)fraction * 0x1p-23f; break;
-    case FLOAT64: ((double *)data)[k] = fraction * 0x1p-23; break;
-    case FLOAT16: ((uint16_t *)data)[k] = (uint16_t)((random >> 63) << 15 | 0x3800 | (random >> 53 & 0x3FF)); break;
+    case FLOAT32: ((float *)data)[k] = (float)(fraction * unit); break;
+    case FLOAT64: ((double *)data)[k] = fraction * unit; break;
+    case FLOAT16: ((uint16_t *)data)[k] = (uint16_t)((random >> 63) << 15 | half | (random >> 53 & 0x3FF)); break;
     case INT32: ((int32_t *)data)[k] = (int32_t)(random >> 63); break;
     case INT64: ((int64_t *)data)[k] = (int64_t)(random >> 63); break;
     default: ((uint8_t *)data)[k] = (uint8_t)(random >> (tensor->type == BOOL ? 63 : 57));
@@ -148,10 +152,9 @@ static void fill(void *data, const Tensor *tensor, uint64_t random) {
   }
 }
 
-/* Bind random inputs, listed in the event at hand, and outputs, which the first inference allocates for all others: so no
- * timed round copies inputs or allocates memory. */
-static void bind(const Model *model) {
-  size_t inputs, outputs; Handle name, type, info, value, data;
+/* Bind random inputs, listed in the event at hand, in place of those that were bound before. */
+static void bind_inputs(const Model *model, int64_t inputs_seed, int exponent) {
+  size_t inputs; Handle name, type, info, value, data;
   ORT(SessionGetInputCount, model->session, &inputs);
   for (size_t i = 0; i < inputs; i++) {
     ORT(SessionGetInputName, model->session, i, allocator, &name);
@@ -161,11 +164,16 @@ static void bind(const Model *model) {
     const Tensor tensor = put_tensor(i, name, info);
     ORT(CreateTensorAsOrtValue, allocator, tensor.shape, tensor.dims, tensor.type, &value);
     ORT(GetTensorMutableData, value, &data);
-    fill(data, &tensor, (uint64_t)seed << 32 | i);
+    fill(data, &tensor, (uint64_t)inputs_seed << 32 | i, exponent);
     ORT(BindInput, model->binding, name, value);
     ort.ReleaseValue(value), ort.ReleaseTypeInfo(type); /* the binding keeps the value */
     ORT(AllocatorFree, allocator, name);
   }
+}
+
+/* Bind outputs, which the first inference allocates for all others: so no timed round copies inputs or allocates memory. */
+static void bind_outputs(const Model *model) {
+  size_t outputs; Handle name;
   ORT(SessionGetOutputCount, model->session, &outputs);
   for (size_t i = 0; i < outputs; i++) {
     ORT(SessionGetOutputName, model->session, i, allocator, &name);
@@ -278,8 +286,21 @@ static void load(char *path) {
   const int64_t load_ns = now_ns() - start;
   ORT(CreateIoBinding, model->session, &model->binding);
   put("{'event':'loaded','name':%s,'inputs':[", name);
-  bind(model);
+  bind_inputs(model, seed, 0);
+  bind_outputs(model);
   put("],'load_ns':%d,'first_run_ns':%d}\n", load_ns, time_round(model, 1));
+}
+
+/* Give a model other inputs: floats of other sizes too. */
+static void draw(char *arguments) {
+  const Model *model = loaded(strsep(&arguments, " "));
+  char *number = strsep(&arguments, " ");
+  if (number == NULL || arguments == NULL) fail(EXIT_PLAN, "expected: draw NAME SEED EXPONENT");
+  const int64_t inputs_seed = whole(number, 0, INT32_MAX);
+  const int exponent = *arguments == '-' ? -(int)whole(arguments + 1, 0, 100) : (int)whole(arguments, 0, 100);
+  put("{'event':'drawn','name':%s,'inputs':[", model->name);
+  bind_inputs(model, inputs_seed, exponent);
+  put("]}\n");
 }
 
 static void unload(Model *model) {
@@ -348,13 +369,13 @@ static void put_file(char *path) {
     fail(feof(stdin) || path == NULL ? EXIT_PLAN : EXIT_TARGET, "cannot write %s: %s", path == NULL ? "a file" : path, strerror(errno));
 }
 
-/* Send a file: an event with its length, and then its bytes. */
+/* Send a file: an event with its length, and then its bytes; none of those if they do not all fit into the block. */
 static void get_file(const char *path) {
   FILE *file = fopen(path, "rb");
   const size_t length = file == NULL ? 0 : fread(block, 1, sizeof block, file);
-  if (file == NULL || ferror(file) || length == sizeof block || fclose(file) != 0)
-    fail(EXIT_TARGET, "cannot read %s, or not in %zu bytes: %s", path, sizeof block, strerror(errno));
+  if (file == NULL || ferror(file) || fclose(file) != 0) fail(EXIT_TARGET, "cannot read %s: %s", path, strerror(errno));
   put("{'event':'file','bytes':%d}\n", (int64_t)length);
+  if (length == sizeof block) return;
   writing = 1;
   if (fwrite(block, 1, length, events) != length || fflush(events) != 0) _exit(EXIT_OUTPUT);
   writing = 0;
@@ -368,6 +389,7 @@ static void execute(char *value) {
   if (IS("unload")) return unload(loaded(value));
   if (IS("run")) return run(value);
   if (IS("dump")) return dump(value);
+  if (IS("draw")) return draw(value);
   if (IS("get")) return get_file(value);
   if (IS("put")) put_file(value);
   else if (IS("threads")) threads = whole(value, 1, MAX_THREADS);

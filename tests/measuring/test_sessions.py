@@ -6,12 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from hwbench.devices.virtual.device import Fault, Virtual
+from hwbench.devices.virtual.device import PREPARE_S, Fault, Law, Virtual
 from hwbench.devices.virtual.noise import SessionOffset, Throttling, White
-from hwbench.errors import DeviceLostError, MeasurementError, OutputParseError, UsageError
+from hwbench.errors import (
+    DeviceLostError,
+    MeasurementError,
+    OutputParseError,
+    OutputTooLargeError,
+    UsageError,
+)
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.sessions import measure, measure_interleaved
-from hwbench.measuring.stopping import CONFIRM
+from hwbench.measuring.stopping import CONFIRM, GRACE_S
 from hwbench.records.comparison import compare
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.stats import Verdict
@@ -106,6 +112,39 @@ def test_keeps_to_the_budget():
         assert device.time_s() <= 10.5
 
 
+@pytest.mark.parametrize("budget_s", [0.5, 3, 10, 30])
+@pytest.mark.parametrize("latency_s", [0.02, 0.3, 1.3, 5.0, 40.0])
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_network_is_too_slow_for_a_budget(count, latency_s, budget_s):
+    """What is fixed: preparing (0.05 s a network here), and half a second for a second session."""
+    workloads = [A, B][:count]
+    with Virtual(noise=(White(0.01),), latencies_s={A.sha256: latency_s, B.sha256: 1}) as device:
+        (first, *_) = measure_interleaved(device, workloads, replace(QUICK, budget_s=budget_s))
+        took_s = device.time_s()
+    block_s = latency_s + (count - 1)
+    assert took_s <= budget_s + 1.05 * block_s + 4 * count * PREPARE_S + GRACE_S
+    assert first.median_s == pytest.approx(latency_s, rel=0.05)
+    if latency_s > 0.3:
+        (found,) = (each for each in first.findings if each.code == "too_few_samples")
+        assert f"fit into {budget_s:g} s" in found.text
+    if latency_s > budget_s:
+        assert first.series.samples_s[0] > 0
+        assert (len(first.series), len(first.warm_up)) == (1, 0)
+        assert "with 1 round in all" in found.text
+
+
+@pytest.mark.parametrize("slowness", [1, 300, 1000, 30000])
+def test_layers_are_profiled_as_far_as_the_budget_goes(slowness):
+    law = Law(macs_per_s=50e9 / slowness, bytes_per_s=20e9 / slowness, network_overhead_s=0)
+    with Virtual(law=law, noise=(White(0.01),)) as device:
+        workload = conv_workload(size=64)
+        record = measure(device, workload, replace(QUICK, layers=True, budget_s=4))
+        took_s = device.time_s()
+    assert took_s <= 4 + 1.05 * record.median_s + 6 * PREPARE_S + GRACE_S
+    codes = {finding.code for finding in record.findings}
+    assert (record.profile is None) == ("layers_unknown" in codes) == (slowness > 300)
+
+
 def test_two_sessions_are_taken_even_if_the_budget_is_too_small_for_an_interval():
     with virtual() as device:
         assert set(measure(device, A, replace(QUICK, budget_s=0.01)).series.session) == {0, 1}
@@ -192,6 +231,25 @@ def test_what_went_wrong_first_is_what_is_heard(monkeypatch):
     monkeypatch.setattr(Virtual, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt), virtual() as device:
         measure(device, A, QUICK)
+
+
+@pytest.mark.parametrize("fits", [1, 0])
+def test_a_profile_that_is_too_large_is_tried_with_one_inference(monkeypatch, fits):
+    small = Virtual._profile_layers
+
+    def profile(self, prepared, runs):
+        if runs > fits:
+            raise OutputTooLargeError("profile.json has 64 MiB or more, which is not read")
+        return small(self, prepared, runs)
+
+    monkeypatch.setattr(Virtual, "_profile_layers", profile)
+    with Virtual(noise=(White(0.01),)) as device:
+        record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=3))
+    assert record.complete
+    assert (record.profile is not None) is bool(fits)
+    texts = {finding.code: finding.text for finding in record.findings}
+    assert ("layers_unknown" in texts) is not bool(fits)
+    assert fits or "64 MiB" in texts["layers_unknown"]
 
 
 def test_a_profile_that_cannot_be_read_costs_the_layers_not_the_latency(monkeypatch):

@@ -20,6 +20,7 @@ from hwbench.devices.shared.inputs import random_input
 from hwbench.errors import BuildError, UnsupportedLayerError
 from hwbench.network.ort import onnxruntime
 from hwbench.network.workload import Workload
+from hwbench.records.tensors import TensorSpec
 
 
 @dataclass(eq=False)
@@ -29,11 +30,15 @@ class _Session:
     Attributes:
         session: The InferenceSession.
         run: Runs it once.
-        buffers: The binding and its tensors, which must live as long as `run` is used.
+        binding: What its inputs and outputs are bound with.
+        inputs: What it reads.
+        buffers: The tensors that are bound, which must live as long as `run` is used.
     """
 
     session: Any
     run: Callable[[], None]
+    binding: Any
+    inputs: tuple[TensorSpec, ...]
     buffers: tuple[Any, ...]
 
 
@@ -102,6 +107,12 @@ class PythonEngine:
             if collecting:
                 gc.enable()
         return tuple(values_s)
+
+    def draw_inputs(self, name: str, seed: int, exponent: int) -> None:
+        """Give a session other random inputs; see `DrawsInputs`."""
+        session = self._sessions[name]
+        values = _bind_inputs(session.binding, session.inputs, seed, exponent)
+        session.buffers = (values, *session.buffers[1:])
 
     def unload(self, name: str) -> bytes | None:
         """Free a session, and return its profile if it was profiled."""
@@ -180,14 +191,9 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
 
     With both bound, a run allocates nothing and copies nothing, as in the native runner.
     """
-    ort = onnxruntime()
-    errors = ort.capi.onnxruntime_pybind11_state
+    errors = onnxruntime().capi.onnxruntime_pybind11_state
     binding = session.io_binding()
-    values = [
-        ort.OrtValue.ortvalue_from_numpy(random_input(spec, seed)) for spec in workload.inputs
-    ]
-    for spec, value in zip(workload.inputs, values, strict=True):
-        binding.bind_ortvalue_input(spec.name, value)
+    values = _bind_inputs(binding, workload.inputs, seed)
     for output in session.get_outputs():
         binding.bind_output(output.name)
     try:
@@ -206,4 +212,16 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
     # The wrapper around this call costs 0.35 us of checks on every run; below it is the same entry
     # point.
     run = partial(session._sess.run_with_iobinding, binding._iobinding, None)  # noqa: SLF001
-    return _Session(session, run, (binding, values, results))
+    return _Session(session, run, binding, workload.inputs, (values, results))
+
+
+def _bind_inputs(
+    binding: Any, inputs: Sequence[TensorSpec], seed: int, exponent: int = 0
+) -> list[Any]:
+    """Bind random inputs, in place of those that were bound before, and return their tensors."""
+    values = []
+    for spec in inputs:
+        drawn = random_input(spec, seed, exponent)
+        values.append(onnxruntime().OrtValue.ortvalue_from_numpy(drawn))
+        binding.bind_ortvalue_input(spec.name, values[-1])
+    return values

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def random_input(spec: TensorSpec, seed: int) -> NDArray[Any]:
+def random_input(spec: TensorSpec, seed: int, exponent: int = 0) -> NDArray[Any]:
     """Draw the values for one input.
 
     Floats are uniform in [-1, 1); those of two bytes keep away from 0, where they would often be
@@ -26,13 +26,14 @@ def random_input(spec: TensorSpec, seed: int) -> NDArray[Any]:
     Args:
         spec: The input. `bfloat16`, which NumPy does not have, comes as `uint16` of the same bits.
         seed: Seed of the values.
+        exponent: Floats are multiplied by 2 to the power of this; those of two bytes stay normal.
 
     Raises:
         UnsupportedLayerError: NumPy has no such element type.
     """
     random = np.random.default_rng(seed)
     if spec.dtype == "bfloat16":
-        values = _draw_away_from_zero(random, spec.shape).astype(np.float32)
+        values = _draw_away_from_zero(random, spec.shape, exponent).astype(np.float32)
         # A bfloat16 is the upper half of the float32 with the same value.
         return (values.view(np.uint32) >> 16).astype(np.uint16)
     try:
@@ -45,10 +46,14 @@ def random_input(spec: TensorSpec, seed: int) -> NDArray[Any]:
     if kind.kind != "f":
         return random.integers(0, 2, spec.shape).astype(kind)
     if kind.itemsize <= 2:
-        return _draw_away_from_zero(random, spec.shape).astype(kind)
-    return random.uniform(-1, 1, spec.shape).astype(kind)
+        exponent = min(max(exponent, -13), 15)
+        return _draw_away_from_zero(random, spec.shape, exponent).astype(kind)
+    return np.asarray(random.uniform(-1, 1, spec.shape) * 2.0**exponent).astype(kind)
 
 
-def _draw_away_from_zero(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Draw values of either sign, from 0.5 to 1 in size."""
-    return np.asarray(random.choice([-1.0, 1.0], shape) * random.uniform(0.5, 1, shape))
+def _draw_away_from_zero(
+    random: np.random.Generator, shape: tuple[int, ...], exponent: int
+) -> NDArray[Any]:
+    """Draw values of either sign, from 0.5 to 1 in size, times 2 to the power of `exponent`."""
+    values = random.choice([-1.0, 1.0], shape) * random.uniform(0.5, 1, shape)
+    return np.asarray(values * 2.0**exponent)

@@ -8,7 +8,7 @@ can be tried thousands of times against a truth that is known. The address has o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -165,11 +165,17 @@ NOISE: tuple[Noise, ...] = (White(), SessionOffset())
 
 @dataclass(eq=False, slots=True)
 class _Session:
-    """One prepared workload: the law's latency, and the factor of this session."""
+    """One prepared workload: the law's latency, and factors of this session and of its inputs."""
 
     latency_s: float
     offset: float
     layers: tuple[Layer, ...]
+    input_factor: float = 1.0
+
+    @property
+    def nominal_s(self) -> float:
+        """Latency without noise, seconds."""
+        return self.latency_s * self.offset * self.input_factor
 
 
 class Virtual(Device):
@@ -185,6 +191,8 @@ class Virtual(Device):
         seed: Seed of all noise. Opening the device again repeats the noise.
         latencies_s: Latencies in seconds by SHA-256 of the model, in place of the law. The ONNX of
             such a model is never read, and it has no layers.
+        inputs_matter: Tells by which factor random inputs of a seed and an exponent take longer
+            than the law says; None if no inputs do.
 
     Raises:
         UsageError: An option is unknown or has an impossible value.
@@ -202,6 +210,7 @@ class Virtual(Device):
         faults: Sequence[Fault] = (),
         seed: int = 0,
         latencies_s: Mapping[str, float] | None = None,
+        inputs_matter: Callable[[int, int], float] | None = None,
     ) -> None:
         super().__init__(address)
         _, options = read_address(self.name, address, OPTIONS, has_place=False)
@@ -210,6 +219,7 @@ class Virtual(Device):
         self._faults = tuple(options.get("fault", faults))
         self._seed = int(options.get("seed", seed))
         self._latencies_s = dict(latencies_s or {})
+        self._inputs_matter = inputs_matter or (lambda seed, exponent: 1.0)  # noqa: ARG005 - names
         self._start()
 
     def _start(self) -> None:
@@ -275,7 +285,12 @@ class Virtual(Device):
         if latency_s is None:
             layers = _read_layers(workload)
             latency_s = self.law.network_s([layer.key for layer in layers])
-        return Prepared(workload, settings, _Session(latency_s, self._draw_offset(), layers))
+        session = _Session(latency_s, self._draw_offset(), layers)
+        session.input_factor = self._inputs_matter(settings.seed, 0)
+        return Prepared(workload, settings, session)
+
+    def _draw_inputs(self, prepared: Prepared, seed: int, exponent: int) -> None:
+        prepared.handle.input_factor = self._inputs_matter(seed, exponent)
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
         sessions: list[_Session] = [prepared.handle for prepared in order]
@@ -287,7 +302,7 @@ class Virtual(Device):
             )
         if self._strikes("timeout"):
             raise DeviceTimeoutError(f"{self.address} did not answer, as asked by a fault")
-        nominal_s = np.array([session.latency_s * session.offset for session in sessions])
+        nominal_s = np.array([session.nominal_s for session in sessions])
         values_s = nominal_s * self._noise_factors(nominal_s * loops)
         self._clock.load(float(values_s.sum()) * loops)
         findings: tuple[Finding, ...] = ()
@@ -308,11 +323,11 @@ class Virtual(Device):
                 " layers=False"
             )
         self._clock.idle(PREPARE_S)
-        offset = self._draw_offset()
+        offset = self._draw_offset() * session.input_factor
         layer_s = np.array([self.law.layer_s(layer.key) for layer in session.layers]) * offset
         # Each profiled inference takes turns with an unprofiled one, so that both have the same
         # drift: the first column of a turn is the unprofiled inference, the others are the layers.
-        turn_s = np.concatenate([[session.latency_s * session.offset], layer_s])
+        turn_s = np.concatenate([[session.nominal_s], layer_s])
         nominal_s = np.tile(turn_s, runs)
         turns_s = (nominal_s * self._noise_factors(nominal_s)).reshape(runs, -1)
         reference_s, values_s = turns_s[:, 0], turns_s[:, 1:] + NODE_COST_S

@@ -10,6 +10,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from hwbench.devices.base import Device
@@ -23,6 +25,7 @@ from hwbench.measuring.sessions import measure
 from hwbench.network.intake import load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
+from hwbench.records.tensors import TensorSpec
 from tests.needs import needs_compiler
 from tests.support.models import conv_net, conv_workload
 
@@ -208,3 +211,50 @@ def test_model_files_do_not_pile_up():
         assert len(list(device._folder.rglob("*.onnx"))) == cpu.KEPT_MODELS
         folder = device._folder
     assert not folder.exists()
+
+
+def branching_workload() -> Workload:
+    """Does nothing for inputs whose sum is below 0, and a hundred convolutions for others."""
+    shape = [1, 8, 32, 32]
+    tensor = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)
+    weight = onnx.numpy_helper.from_array(np.full((8, 8, 3, 3), 0.01, np.float32), "w")
+    make_node = onnx.helper.make_node
+    work = [
+        make_node(
+            "Conv", [f"c{i}" if i else "x", "w"], [f"c{i + 1}" if i < 99 else "y"], pads=[1] * 4
+        )
+        for i in range(100)
+    ]
+    idle = [make_node("Identity", ["x"], ["y"])]
+    branches = {
+        f"{name}_branch": onnx.helper.make_graph(nodes, name, [], [tensor])
+        for name, nodes in (("then", work), ("else", idle))
+    }
+    nodes = [
+        make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        make_node("Greater", ["sum", "zero"], ["positive"]),
+        make_node("If", ["positive"], ["y"], **branches),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [tensor],
+        [weight, onnx.numpy_helper.from_array(np.float32(0), "zero")],
+    )
+    opset = onnx.helper.make_opsetid("", 18)
+    data = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
+    return Workload("branches", data, (TensorSpec("x", tuple(shape)),), 1, "fp32", 0, 0, len(data))
+
+
+@pytest.mark.parametrize("native", [pytest.param(True, marks=pytest.mark.compiler), False])
+def test_a_branch_over_the_data_is_found(native, monkeypatch):
+    def refuse():
+        raise DeviceUnavailableError("no C compiler")
+
+    if not native:
+        monkeypatch.setattr(cpu, "build_runner", refuse)
+    with CpuOrt() as device:
+        record = measure(device, branching_workload(), Settings(layers=False, budget_s=4))
+    (finding,) = (each for each in record.findings if each.code == "latency_depends_on_input")
+    assert "times as long with" in finding.text

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from hwbench.devices.shared.turns import TURN, select_counted, take_turns, turn_order
+from hwbench.devices.shared.turns import (
+    TURN,
+    count_inferences,
+    select_counted,
+    take_turns,
+    turn_order,
+)
 
 
-@pytest.mark.parametrize("runs", [1, 3, 4, 20])
+@pytest.mark.parametrize("runs", [1, 2, 3, 4, 20])
 def test_an_order_has_enough_that_count(runs):
     order = turn_order("plain", "profiled", runs)
-    assert order[: 2 * TURN] == ["plain"] * TURN + ["profiled"] * TURN
+    turn = TURN if runs >= TURN - 1 else 1
+    assert order[: 2 * turn] == ["plain"] * turn + ["profiled"] * turn
+    assert len(order) == count_inferences(runs)
     for kind in ("plain", "profiled"):
         assert len(select_counted(range(order.count(kind)), runs)) == runs
 
@@ -19,7 +27,12 @@ def test_the_first_of_each_turn_is_not_counted():
     assert select_counted(range(2 * TURN), 5) == [1, 2, 3, 5, 6]
 
 
-@pytest.mark.parametrize("runs", [1, 3, 7])
+def test_fewer_than_a_turn_alternate_and_all_count():
+    assert turn_order("plain", "profiled", 2) == ["plain", "profiled"] * 2
+    assert select_counted([1, 2], 2) == [1, 2]
+
+
+@pytest.mark.parametrize("runs", [3, 7])
 def test_turns_are_taken_one_after_the_other(runs):
     taken = []
 

@@ -179,6 +179,10 @@ class OrtDevice(Device):
             values_s += engine.run([handle.name for handle in part], loops)
         return Samples(tuple(values_s), handles[0].engine.clock if handles else CLOCK)
 
+    def _draw_inputs(self, prepared: Prepared, seed: int, exponent: int) -> None:
+        handle: Handle = prepared.handle
+        handle.engine.draw_inputs(handle.name, seed, exponent)
+
     def peak_memory_bytes(self, prepared: Prepared) -> int | None:
         """Read the peak resident memory of an isolated session, in bytes.
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from hwbench.devices.shared.runner.process import RunnerProcess
 from hwbench.devices.shared.runner.protocol import CLOCK
+from hwbench.errors import OutputTooLargeError
 from hwbench.network.workload import Workload
 
 PATIENCE_S, PATIENCE = 60.0, 10.0
@@ -43,8 +44,16 @@ class Engine(Protocol):
         """Time one round of `loops` for each name, in that order, in seconds per inference."""
         ...
 
+    def draw_inputs(self, name: str, seed: int, exponent: int) -> None:
+        """Give a session other random inputs; see `DrawsInputs`."""
+        ...
+
     def unload(self, name: str) -> bytes | None:
-        """Free a session, and return its profile if it was profiled."""
+        """Free a session, and return its profile if it was profiled.
+
+        Raises:
+            OutputTooLargeError: The profile is too large to be read; the session is free.
+        """
         ...
 
     def memory(self) -> int | None:
@@ -120,6 +129,10 @@ class NativeEngine:
         self._renew_lease(timeout_s)
         return self._runner.run(order, loops, timeout_s).values_s
 
+    def draw_inputs(self, name: str, seed: int, exponent: int) -> None:
+        """See `Engine`."""
+        self._runner.draw(name, seed, exponent)
+
     def unload(self, name: str) -> bytes | None:
         """See `Engine`."""
         profile = self._runner.unload(name)
@@ -135,7 +148,11 @@ class NativeEngine:
 
     def _fetch(self, path: PurePath) -> bytes:
         """Fetch a file that the runner wrote, and delete it there."""
-        data = self._runner.get(path)
+        try:
+            data = self._runner.get(path)
+        except OutputTooLargeError:
+            self._runner.delete(path)
+            raise
         self._runner.delete(path)
         return data
 

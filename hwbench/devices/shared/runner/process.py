@@ -40,6 +40,7 @@ from hwbench.errors import (
     DeviceTimeoutError,
     DeviceUnavailableError,
     OutputParseError,
+    OutputTooLargeError,
     UsageError,
 )
 from hwbench.network.ort import TELEMETRY_OFF
@@ -342,11 +343,16 @@ class RunnerProcess:
         """Read a file where the runner is.
 
         Raises:
-            DeviceUnavailableError: The runner cannot read it, or it has 64 MiB or more.
+            DeviceUnavailableError: The runner cannot read it.
+            OutputTooLargeError: It has 64 MiB or more, and was not sent; the runner lives on.
         """
         size = int(self.command(plan_line("get", path), "file")["bytes"])
+        if size == MAX_FILE_BYTES:
+            raise OutputTooLargeError(
+                f"{path.name} has {MAX_FILE_BYTES >> 20} MiB or more, which is not read"
+            )
         try:
-            if size >= MAX_FILE_BYTES:
+            if size > MAX_FILE_BYTES:
                 raise OutputParseError(
                     f"the native runner announced a file of {size} bytes, above {MAX_FILE_BYTES}"
                 )
@@ -413,6 +419,16 @@ class RunnerProcess:
                 self.close(grace_s=0)
                 raise
         return Samples(tuple(values_s), CLOCK)
+
+    def draw(self, name: str, seed: int, exponent: int) -> None:
+        """Give a model other random inputs.
+
+        Args:
+            name: Of the model.
+            seed: Of the values.
+            exponent: Of the power of two that floats are multiplied by, from -100 to 100.
+        """
+        self.command(plan_line("draw", name, seed, exponent), "drawn")
 
     def unload(self, name: str) -> PurePosixPath | None:
         """Free a model.

@@ -32,7 +32,7 @@ MAX_ROUNDS = 100_000
 MAX_EVENT_BYTES = 1 << 22
 """Length of the longest event."""
 MAX_FILE_BYTES = 1 << 26
-"""Size from which the runner sends no file."""
+"""Size from which the runner sends no file, and the size that it then announces."""
 
 
 def plan_line(command: str, *values: str | int | PurePath) -> bytes:
@@ -106,6 +106,7 @@ _EVENTS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
         "first_run_ns": _is_positive,
     },
     "samples": {"clock": _is_text, "loops": _is_positive, "ns": _is_samples},
+    "drawn": {"name": _is_text, "inputs": _is_tensors},
     "dumped": {"name": _is_text, "outputs": _is_tensors},
     "unloaded": {"name": _is_text, "profile": _is_text},
     "file": {"bytes": _is_size},

@@ -18,6 +18,8 @@ import pytest
 
 from hwbench.devices.contract import shows_its_order
 from hwbench.devices.shared.runner.process import RunnerProcess, ort_library
+from hwbench.devices.shared.runner.protocol import MAX_FILE_BYTES
+from hwbench.errors import OutputTooLargeError
 from hwbench.network.ort import onnxruntime
 from hwbench.records.tensors import TensorSpec
 from tests.needs import needs_compiler
@@ -29,6 +31,7 @@ from tests.support.runner_support import (
     execute,
     identity_model,
     program,
+    save_model,
     with_library,
 )
 
@@ -166,6 +169,48 @@ def test_files_travel_through_the_conversation(tmp_path: Path) -> None:
         process.delete(tmp_path / "a file")
         process.delete(tmp_path / "a file")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_too_large_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES)
+    with RunnerProcess.start([str(program())]) as process:
+        for _ in range(2):
+            with pytest.raises(OutputTooLargeError, match="64 MiB"):
+                process.get(large)
+        with large.open("wb") as file:
+            file.truncate(MAX_FILE_BYTES - 1)
+        assert len(process.get(large)) == MAX_FILE_BYTES - 1
+
+
+def test_inputs_can_be_drawn_anew(tmp_path: Path) -> None:
+    """The network doubles its input, so that the output tells what was drawn."""
+    shape = [1, 8]
+    save_model(
+        tmp_path / "m.onnx",
+        [onnx.helper.make_node("Add", ["x", "x"], ["y"])],
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
+    )
+
+    def output(process: RunnerProcess) -> np.ndarray[Any, Any]:
+        process.run(["m"])
+        dump_outputs(process, "m", tmp_path)
+        return np.frombuffer((tmp_path / "m.0.bin").read_bytes(), np.float32)
+
+    with runner() as process:
+        process.load("m", tmp_path / "m.onnx")
+        first = output(process)
+        process.draw("m", 7, 0)
+        second = output(process)
+        assert not np.isin(second, first).any()
+        process.draw("m", 7, 8)
+        assert (output(process) == 256 * second).all()
+        process.draw("m", 7, -20)
+        assert (output(process) == second / 2**20).all()
+        process.draw("m", 0, 0)
+        assert (output(process) == first).all()
 
 
 def test_the_graph_is_the_one_that_is_executed(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ PYTEST := $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder -n
 SLOWEST := slow or hil or ray or browser or rig or qemu
 CORE := $(wildcard tests/test_*.py) $(addprefix tests/,cli devices/shared devices/virtual lookup_tables measuring network records render search store workflows)
 COSTLY := $(SLOWEST) or torch or compiler or arm_compiler or database
+RELEASES ?= bookworm trixie
+TESTS ?= test
 STUDIES := $(patsubst runners/studies/%.py,%,$(wildcard runners/studies/[a-z]*.py))
 
-.PHONY: help setup compiler system demo lint quick test hil check docs lab-demo study clean
+.PHONY: help setup compiler system demo lint quick test hil check fresh docs lab-demo study clean
 
 help:
 	@echo "make setup   .venv with hwbench (editable), all extras but tensorrt, and the development tools"
@@ -28,6 +30,7 @@ help:
 	@echo "make lint    set up, then ruff, mypy --strict, import-linter and vulture"
 	@echo "make hil DEVICE=...     contract tests, selftest, profile, compare and a table on a real device"
 	@echo "make check   lint and test: what CI runs"
+	@echo "make fresh   README's commands and the tutorial's in bare Debians with Python 3.11 and 3.13: root, debootstrap, an hour"
 	@echo "make docs    set up, then the documentation as HTML in build/docs; warnings are errors"
 	@echo "make lab-demo  PostgreSQL, a lab of 3 hosts with 8 simulated devices, a table built over them while one host is killed"
 	@echo "make study NAME=...   repeat one study of results/ ($(STUDIES))"
@@ -91,6 +94,10 @@ hil: setup
 	$(BIN)/python -m pytest tests/hil -m hil --device $(DEVICE)
 
 check: lint test
+
+# A bare machine for each release of Debian; TESTS=quick instead of all tests.
+fresh:
+	@for release in $(RELEASES); do $(PYTHON) -m runners.fresh $$release --tests $(TESTS) || exit 1; done
 
 docs: setup
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs

@@ -3,7 +3,7 @@
 0 fine (compare: FASTER or SAME); 1 SLOWER, or a rule of `--fail-on` was hit; 2 usage, unreadable
 file, INCOMPARABLE; 3 device; 4 the runtime cannot run the model; 5 UNRESOLVED; 70 a fault of
 hwbench itself (EX_SOFTWARE of sysexits.h); 130 interrupted and 141 reader of the output gone, as
-shells report SIGINT and SIGPIPE.
+shells report SIGINT and SIGPIPE; 129 and 143 ended by SIGHUP and SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import typer
@@ -19,8 +21,10 @@ import typer.main
 from hwbench.cli.commands import app
 from hwbench.cli.hints import error_line, system_error_line
 from hwbench.cli.notices import notices
+from hwbench.cli.signals import Ended, ending_signals
 from hwbench.cli.streams import ReaderGone, usable_streams
 from hwbench.errors import HwbenchError
+from hwbench.records.scratch import remove_abandoned
 
 FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
 _BadCommandLine = cast(
@@ -38,14 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with usable_streams(), notices(verbose=_is_verbose(words)):
-        return _run_to_exit_code(words)
+    try:
+        with ending_signals(), usable_streams(), notices(verbose=_is_verbose(words)):
+            return _run_to_exit_code(words)
+    except Ended as ended:  # while the streams were made or given back
+        return ended.exit_code
 
 
 def _run_to_exit_code(words: list[str]) -> int:
     """Run one command; whatever goes wrong becomes a line on standard error and an exit code."""
     command = typer.main.get_command(app)
     try:
+        _remove_left_folders()
         code = _run(command, words)
         sys.stdout.flush()
     except ReaderGone:
@@ -55,6 +63,19 @@ def _run_to_exit_code(words: list[str]) -> int:
     return code
 
 
+def _remove_left_folders() -> None:
+    """Remove the temporary folders of commands that were killed outright."""
+    import tempfile
+
+    import platformdirs
+
+    # Whoever needs one of these places will say what is wrong with it.
+    with suppress(OSError, RuntimeError):
+        cache = Path(platformdirs.user_cache_dir("hwbench"))
+        for place in (Path(tempfile.gettempdir()), cache, *cache.glob("*/")):
+            remove_abandoned(place)
+
+
 def _explain_error(error: BaseException, command: Any, words: Sequence[str]) -> tuple[int, str]:
     """The exit code for an error, and its line."""
     match error:
@@ -62,6 +83,8 @@ def _explain_error(error: BaseException, command: Any, words: Sequence[str]) -> 
             return 2, _usage_text(error)
         case HwbenchError():
             return error.exit_code, error_line(error, command, words)
+        case Ended() if error.exit_code != INTERRUPTED:
+            return error.exit_code, f"ended by {error}"
         case KeyboardInterrupt():
             return INTERRUPTED, "interrupted"
         case OSError() | MemoryError():  # of the surroundings, not of hwbench

@@ -409,7 +409,7 @@ class Device(ABC):
         """Check what would spoil a measurement. The default checks nothing."""
         return []
 
-    def _lock_target(self, target: str) -> DeviceLock:
+    def _lock_target(self, target: str) -> None:
         """Take the lock of a target until the device is closed; for use in `_open`.
 
         Args:
@@ -420,7 +420,7 @@ class Device(ABC):
         Raises:
             DeviceUnavailableError: Another process measures there; with its id.
         """
-        return self._at_close.enter_context(DeviceLock(target))
+        self._at_close.enter_context(DeviceLock(target))
 
     def _release_everything(self) -> None:
         try:

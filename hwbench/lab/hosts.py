@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -42,6 +41,7 @@ from hwbench.lab.nodes import (
     require_pool,
 )
 from hwbench.lab.records import Rules
+from hwbench.records.scratch import scratch_folder
 
 CHECK_S = 2.0
 """Seconds between two checks of the devices' processes."""
@@ -75,8 +75,8 @@ def serve_head(host: str, port: int, announce: Announce, rules: Rules | None = N
     _check_port_is_free(host, port)
     token_file = make_token()
     ray_environment()
-    with _until_signalled(), TemporaryDirectory() as folder:
-        log = Path(folder) / "ray.log"
+    with _until_signalled(), scratch_folder() as folder:
+        log = folder / "ray.log"
         with ray_node(head_arguments(host, port), log) as process, ExitStack() as stack:
             address = f"{host}:{port}"
             connect(address, process, log)
@@ -161,8 +161,8 @@ def serve_host(
     for device in names.values():
         driver_class(device.partition(":")[0])
     resources = {resource_name(device_name): 1.0 for device_name in names}
-    with _until_signalled(), TemporaryDirectory() as folder, ExitStack() as stack:
-        log = Path(folder) / "ray.log"
+    with _until_signalled(), scratch_folder() as folder, ExitStack() as stack:
+        log = folder / "ray.log"
         process = _join_lab(stack, address, own, resources, log)
         pool = require_pool(address)
         announce(f"{host} joined the lab at {address} with {', '.join(names.values())}")

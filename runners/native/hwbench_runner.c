@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <sched.h>
@@ -108,6 +109,19 @@ static void on_limit(int number) {
   struct pollfd room = {.fd = fileno(events), .events = POLLOUT};
   if (number == SIGALRM && !writing && poll(&room, 1, 0) == 1) (void)!write(room.fd, text, sizeof text - 1);
   _exit(EXIT_LIMIT);
+}
+
+/* The end of whoever sends the plan, seen in the middle of a long run too: nobody waits for its answer any more. */
+static void on_input(int number) {
+  struct pollfd input = {.fd = STDIN_FILENO};
+  if (number == SIGIO && poll(&input, 1, 0) == 1 && (input.revents & (POLLHUP | POLLERR))) _exit(0);
+}
+
+/* Ask the kernel for a signal whenever the state of standard input changes, which is a pipe or a socket. */
+static void attach(void) {
+  signal(SIGIO, on_input);
+  if (fcntl(STDIN_FILENO, F_SETOWN, getpid()) != 0 || fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_ASYNC) != 0)
+    fail(EXIT_TARGET, "cannot watch the standard input: %s", strerror(errno));
 }
 
 /* Add a tensor to the event at hand. */
@@ -396,6 +410,7 @@ static void execute(char *value) {
   else if (IS("cpus")) set_cpus(value);
   else if (IS("spin")) spin = whole(value, 0, 1);
   else if (IS("seed")) seed = whole(value, 0, INT32_MAX);
+  else if (IS("attached") && whole(value, 1, 1)) attach();
   else if (IS("limit")) alarm((unsigned)whole(value, 1, 1000000));
   else if (IS("profile") && strlen(value) < sizeof profile) strcpy(profile, strcmp(value, "-") == 0 ? "" : value);
   else if (IS("graph") && strlen(value) < sizeof graph) strcpy(graph, strcmp(value, "-") == 0 ? "" : value);

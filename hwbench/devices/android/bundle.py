@@ -14,8 +14,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -28,19 +26,17 @@ from hwbench.devices.shared.runner.build import build_runner, runner_source
 from hwbench.devices.shared.runner.protocol import expect, one_line, parse_event, plan_line
 from hwbench.errors import DeviceUnavailableError, OutputParseError, UsageError
 from hwbench.network.ort import TELEMETRY_OFF
+from hwbench.records.scratch import scratch_folder
 
 BundleProgress = Callable[[str], None]
 """A callback that gets a few words on what is being done, for people."""
 
 RUNNER, LIBRARY = "hwbench_runner", "libonnxruntime.so.1"
 _MANIFEST = "manifest.json"
-_UNFINISHED = ".new-"
 _LAYOUT = 1
 """Version of the manifest and of what goes into a bundle; a new one makes every bundle anew."""
 _MOST_CACHED = 2
 """How many bundles of a kind stay in the cache."""
-_ABANDONED_S = 3600.0
-"""Age in seconds at which an unfinished bundle is taken for that of a process that was killed."""
 _NAMING_ATTEMPTS = 4
 """Attempts to give a bundle its name: others may be at it, and a damaged one in the way."""
 
@@ -323,11 +319,10 @@ def _make_bundle(
     cache = _cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(cache)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=_UNFINISHED) as scratch:
-            folder = Path(scratch) / "bundle"
+        with scratch_folder(cache) as scratch:
+            folder = scratch / "bundle"
             folder.mkdir()
-            runtime = fill(folder, Path(scratch))
+            runtime = fill(folder, scratch)
             files = tuple(_describe_file(path) for path in sorted(folder.iterdir()))
             bundle = Bundle(folder, files, runtime, tuple(loader), env)
             manifest = json.dumps(_make_manifest(bundle, kind, recipe), indent=1)
@@ -426,11 +421,3 @@ def _find_cached(kind: str, recipe: str | None) -> Bundle | None:
                 os.utime(folder)  # marks it as the one used last
             return bundle
     return None
-
-
-def _remove_abandoned(cache: Path) -> None:
-    """Remove what processes left that were killed while they made a bundle."""
-    for path in cache.glob(f"{_UNFINISHED}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                shutil.rmtree(path, ignore_errors=True)

@@ -9,7 +9,6 @@ own. Nothing is ever built while something is timed.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -39,6 +38,7 @@ from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
+from hwbench.records.scratch import scratch_folder
 
 PROVEN = "checked against NVIDIA's bindings and builder, not yet run on a GPU"
 LAUNCH_BOUND = 0.8
@@ -143,9 +143,7 @@ class NvidiaTrt(Device):
                 f"{self.address}: {gpu.name} is there, but {'; '.join(missing)}"
             )
         self._lock_target(gpu.uuid)
-        self._folder = Path(
-            self._at_close.enter_context(tempfile.TemporaryDirectory(prefix="hwbench-"))
-        )
+        self._folder = self._at_close.enter_context(scratch_folder())
         self._nvml = Nvml(gpu.uuid)
         self._at_close.callback(self._nvml.close)
         self._shared = self._start()

@@ -9,7 +9,8 @@ import os
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+
+from hwbench.records.scratch import scratch_folder
 
 _DIGEST = 32  # bytes of SHA-256, in front of each file's content
 
@@ -49,20 +50,19 @@ class FileCache:
             return
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=self._folder, prefix=".", delete=False) as file:
-                file.write(sha256(data).digest() + data)
-            Path(file.name).replace(self._path(facts))
+            path = self._path(facts)
+            with scratch_folder(self._folder) as scratch:
+                whole = scratch / path.name
+                whole.write_bytes(sha256(data).digest() + data)
+                whole.replace(path)
             self._prune()
 
     def _path(self, facts: tuple[object, ...]) -> Path:
         return self._folder / f"{sha256(repr(facts).encode()).hexdigest()[:40]}.bin"
 
     def _prune(self) -> None:
-        """Remove the files used longest ago that are beyond the bounds.
-
-        Among them is, in time, what a killed process left half written.
-        """
-        files = [(file, file.stat()) for file in self._folder.iterdir()]
+        """Remove the files used longest ago that are beyond the bounds."""
+        files = [(file, file.stat()) for file in self._folder.glob("*.bin")]
         newest_first = sorted(files, key=lambda item: item[1].st_mtime_ns, reverse=True)
         total = 0
         for count, (file, status) in enumerate(newest_first, start=1):

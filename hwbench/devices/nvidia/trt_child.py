@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +24,9 @@ from hwbench.devices.nvidia.trt_build import Builder, Library, Recipe
 from hwbench.devices.nvidia.trt_cuda import Cuda
 from hwbench.devices.nvidia.trt_session import Session, gpu_clock, request_clock
 from hwbench.errors import DeviceError, HwbenchError, error_to_dict
+
+GRACE_S = 2.0
+"""Seconds that a command may go on for when nobody waits for its answer any more."""
 
 
 class Server:
@@ -102,6 +108,18 @@ def serve(requests: BinaryIO, answers: BinaryIO, folder: Path) -> None:
         usable = attempt(lambda: command(**request))  # noqa: B023 - called at once
 
 
+def _end_with_requests(requests: BinaryIO) -> None:
+    """End the process when its parent is gone, also while it builds an engine, which takes minutes.
+
+    The end of the pipe shows without reading it, which is for the one that serves.
+    """
+    watch = select.poll()
+    watch.register(requests, 0)
+    watch.poll()
+    time.sleep(GRACE_S)
+    os._exit(1)
+
+
 def main() -> None:
     """Serve on what were standard input and output.
 
@@ -110,6 +128,7 @@ def main() -> None:
     """
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    threading.Thread(target=_end_with_requests, args=(requests,), daemon=True).start()
     serve(requests, answers, Path(sys.argv[1]))
 
 

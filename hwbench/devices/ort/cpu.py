@@ -25,6 +25,7 @@ from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
+from hwbench.records.scratch import scratch_folder
 
 KEPT_MODELS = 4
 """Models whose files are kept.
@@ -55,10 +56,13 @@ class CpuOrt(OrtDevice):
         return [Found(cls.name, f"{host.target()}, {runtime}", ready=True)]
 
     def _open(self) -> None:
+        import platformdirs
+
         onnxruntime()
-        lock = self._lock_target(host.LOCKED_AS)
+        self._lock_target(host.LOCKED_AS)
         self._cores = host.quiet_first(host.physical_cores(host.affinity()))
-        self._folder = lock.folder()
+        cache = Path(platformdirs.user_cache_dir("hwbench"))
+        self._folder = self._at_close.enter_context(scratch_folder(cache))
         self._throttle_count = host.count_throttles(self._cores)
         self._findings = () if host.CAN_PIN else (NOT_PINNED,)
         try:
@@ -105,6 +109,7 @@ class CpuOrt(OrtDevice):
         cores = host.choose_cores(settings.threads, self._cores)
         if self._native:
             runner = RunnerProcess.start([str(build_runner())])
+            runner.attach()
             runner.library(ort_library())
             pinned = cores if host.CAN_PIN else ()
             return NativeEngine(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
-import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -72,28 +71,9 @@ class DeviceLock:
             raise
         self._file = file
 
-    def folder(self) -> Path:
-        """Make an empty folder for the holder of the lock.
-
-        It is removed when the lock is released. What a killed holder left there is removed first.
-
-        Raises:
-            UsageError: The cache folder cannot be written.
-        """
-        folder = self.path.with_suffix(".files")
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=0o700)
-        except OSError as error:
-            raise UsageError(
-                f"cannot make the folder {folder}: {error.strerror}; set XDG_CACHE_HOME"
-            ) from error
-        return folder
-
     def release(self) -> None:
         """Give the lock back; without it, nothing happens."""
         if self._file is not None:
-            shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
             os.ftruncate(self._file, 0)
             # Closing the file would not free the lock where a child process inherited it.
             fcntl.flock(self._file, fcntl.LOCK_UN)

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from hwbench.errors import UsageError
@@ -26,6 +25,7 @@ from hwbench.network.intake import files, reader, torch_files
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported, export_module
 from hwbench.network.workload import Workload
+from hwbench.records.scratch import scratch_folder
 from hwbench.records.tensors import TensorSpec
 from hwbench.version import __version__
 
@@ -193,8 +193,9 @@ def _write_cache(cache: Path, data: bytes) -> None:
     """
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=cache.parent, delete=False) as file:
-            file.write(sha256(data).digest() + data)
-        Path(file.name).replace(cache)
+        with scratch_folder(cache.parent) as folder:
+            whole = folder / cache.name
+            whole.write_bytes(sha256(data).digest() + data)
+            whole.replace(cache)
     except OSError:
         return

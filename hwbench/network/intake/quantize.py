@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from hwbench.errors import WorkloadError
 from hwbench.network.intake.onnx_files import random_input
 from hwbench.network.ort import onnxruntime
 from hwbench.records.findings import Finding
+from hwbench.records.scratch import scratch_folder
 from hwbench.records.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -69,8 +68,8 @@ def quantize(
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with TemporaryDirectory(prefix="hwbench-") as folder:
-            target = Path(folder) / "int8.onnx"
+        with scratch_folder() as folder:
+            target = folder / "int8.onnx"
             quantize_static(
                 model,
                 str(target),

@@ -31,13 +31,12 @@ from hwbench.network.intake.torch_onnx import Exported
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 from hwbench.records.layer_key import LayerKey
+from hwbench.records.scratch import scratch_folder
 from hwbench.records.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import resource
 
-FOLDER_PREFIX = "hwbench-reader-"
-_OWNER = "owner.lock"
 _POLL_S = 0.02
 """How often the memory of a worker is looked at."""
 _ENDING_S = 0.001
@@ -51,10 +50,7 @@ def main() -> None:
     # What libraries print must not get between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    _remove_left_folders()
-    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as name:
-        folder = Path(name)
-        lock = _own_folder(folder)
+    with scratch_folder() as folder:
         if sys.platform == "linux":
             _serve(os.fdopen(0, "rb", buffering=0, closefd=False), answers, folder)
         else:
@@ -62,39 +58,6 @@ def main() -> None:
             _work(job, folder, walls.raise_walls(folder))
             _send(answers, folder, {})
             os.chdir(folder.parent)  # a folder that is someone's current one may not be removable
-        if lock is not None:
-            lock.close()
-
-
-def _own_folder(folder: Path) -> IO[bytes] | None:
-    """Hold a lock in a folder as long as this process lives; None where there are no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    lock = (folder / _OWNER).open("wb")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
-
-
-def _remove_left_folders() -> None:
-    """Remove temporary folders of readers that were killed.
-
-    The lock in a folder is the kernel's: it is gone when its owner is, also after a restart of the
-    machine that gives its process number to another.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
-        with suppress(OSError):
-            descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-            finally:
-                os.close(descriptor)
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes], folder: Path) -> None:

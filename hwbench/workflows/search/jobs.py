@@ -16,9 +16,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache, partial
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 from hwbench.errors import Argument, UsageError
@@ -31,6 +31,8 @@ LONGEST_ERROR = 500
 """Characters of the message of a failed trial that are kept."""
 AHEAD = 2
 """Candidates handed out per process, so that none waits for the slowest."""
+LINGER_S = 1.0
+"""Seconds from SIGTERM to the end of a process that evaluates."""
 _DIED = "the process that evaluated it died, perhaps for want of memory; search with fewer jobs"
 
 
@@ -55,6 +57,9 @@ def evaluating(objective: Objective, jobs: int | None) -> Iterator[Evaluate]:
     pool = _Pool(objective, jobs)
     try:
         yield pool.evaluate
+    except BaseException:
+        pool.end_processes()  # nobody waits for what they are at, which may take minutes
+        raise
     finally:
         pool.close()
 
@@ -101,9 +106,14 @@ class _Pool:
         while waiting:
             yield _wait_for(*waiting.popleft())
 
+    def end_processes(self) -> None:
+        """End the processes in the middle of what they are at."""
+        self._lifeline.close()
+
     def close(self) -> None:
-        """End the processes."""
+        """Wait until the processes have ended."""
         self._processes.shutdown(wait=True, cancel_futures=True)
+        self._lifeline.close()
 
     def _submit(self, candidate: Candidate) -> Future[Trial]:
         try:
@@ -115,8 +125,13 @@ class _Pool:
 
     def _start_processes(self) -> ProcessPoolExecutor:
         fresh = multiprocessing.get_context("spawn")
+        # Nothing is ever written to it: a process ends when the other end is closed.
+        theirs, self._lifeline = fresh.Pipe(duplex=False)
         return ProcessPoolExecutor(
-            self._jobs, mp_context=fresh, initializer=_begin_process, initargs=(self._payload,)
+            self._jobs,
+            mp_context=fresh,
+            initializer=_begin_process,
+            initargs=(self._payload, theirs),
         )
 
 
@@ -149,24 +164,32 @@ _payload: list[bytes] = []
 """The pickled objective, in a process that evaluates."""
 
 
-def _begin_process(payload: bytes) -> None:
+def _begin_process(payload: bytes, lifeline: Connection) -> None:
     """Make a process ready to evaluate.
 
-    An interrupt is for the process that searches; and when that is killed, this one ends too.
+    Signals that end a command reach all its processes where a terminal or an init system sends
+    them. They are for the process that searches, which must not take the end of this one for a
+    candidate that cannot be evaluated. This one ends when that lets go of the lifeline, or is gone.
     """
+    threading.Thread(target=_exit_with, args=(lifeline,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _exit_soon)  # it is also how a broken pool ends the others
+
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     sys.path.append(str(Path.cwd()))  # where `--evaluate` and datasets are searched last
     _payload.append(payload)
 
 
-def _exit_after(parent: BaseProcess) -> None:
-    parent.join()
+def _exit_soon(_number: int, _frame: FrameType | None) -> None:
+    threading.Timer(LINGER_S, os._exit, (1,)).start()
+
+
+def _exit_with(lifeline: Connection) -> None:
+    wait([lifeline])
     os._exit(1)
 
 

@@ -126,21 +126,6 @@ def test_unwritable_folder_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch
         pass
 
 
-def test_what_a_killed_holder_left_is_removed():
-    lock = DeviceLock("bench")
-    with lock:
-        folder = lock.folder()
-        (folder / "model.onnx").write_bytes(b"x")
-        killed = folder.with_name("copy")
-        folder.rename(killed)
-    assert not folder.exists()
-    killed.rename(folder)
-    with lock:
-        assert lock.folder() == folder
-        assert not list(folder.iterdir())
-    assert not folder.exists()
-
-
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("all of it")

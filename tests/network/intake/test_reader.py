@@ -15,7 +15,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError, WorkloadError
-from hwbench.network.intake import load_workload, reader, reader_child
+from hwbench.network.intake import load_workload, reader
 from tests.support.hostile_onnx import HOSTILE, make_model, mutate, nested_functions, seed_model
 from tests.support.paths import ROOT
 
@@ -189,17 +189,3 @@ def test_a_reader_that_ends_is_an_error_and_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "_READER", own)
     assert load_workload(path).macs > 0
     own.stop()
-
-
-@linux_only
-def test_folders_of_dead_readers_are_removed_and_those_of_live_ones_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader_child.tempfile, "tempdir", str(tmp_path))
-    left, used, other = (tmp_path / f"hwbench-reader-{name}" for name in ("left", "used", "other"))
-    for folder in (left, used, other):
-        folder.mkdir()
-    reader_child._own_folder(left).close()
-    lock = reader_child._own_folder(used)
-    reader_child._remove_left_folders()
-    lock.close()
-    # Without its lock a folder may be one that is just being made.
-    assert set(tmp_path.iterdir()) == {used, other}

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
 from hwbench.errors import DeviceUnavailableError
+from hwbench.records.scratch import scratch_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ def _make_key(path: Path) -> None:
     from adb_shell.auth.keygen import keygen
 
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        new_key = Path(folder) / "adbkey"
+    with scratch_folder(path.parent) as folder:
+        new_key = folder / "adbkey"
         keygen(str(new_key))
         new_key.chmod(0o600)
         try:

@@ -10,7 +10,6 @@ import shlex
 import shutil
 import stat
 import subprocess
-import tempfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from hwbench.errors import (
     UsageError,
 )
 from hwbench.network.ort import onnxruntime
+from hwbench.records.scratch import scratch_folder
 
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-O2", "-Wall", "-Wextra")
@@ -80,8 +80,8 @@ def build_runner(cc: str | None = None) -> Path:
         if kept is not None:
             return kept
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            fresh = Path(folder) / "runner"
+        with scratch_folder(cache) as folder:
+            fresh = folder / "runner"
             _run_compiler([*compiler, *_FLAGS, "-o", str(fresh), str(source), "-ldl"])
             fresh.chmod(0o755)
             program = cache / f"{name}-{_content_hash(fresh)}"

@@ -326,6 +326,10 @@ class RunnerProcess:
         for line in lines:
             self.command(line, "set")
 
+    def attach(self) -> None:
+        """Let the runner end with this process, however that ends, also in the middle of a run."""
+        self.command(plan_line("attached", 1), "set")
+
     def limit(self, seconds: int) -> None:
         """Let the runner end itself this many seconds from now, unless the limit is set again."""
         self.command(plan_line("limit", seconds), "set")

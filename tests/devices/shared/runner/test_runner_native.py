@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 
 from hwbench.devices.contract import shows_its_order
@@ -22,6 +25,7 @@ from hwbench.devices.shared.runner.protocol import MAX_FILE_BYTES
 from hwbench.errors import OutputTooLargeError
 from hwbench.network.ort import onnxruntime
 from hwbench.records.tensors import TensorSpec
+from tests.devices.android.pyadbd_support import soon
 from tests.needs import needs_compiler
 from tests.support.models import conv_net
 from tests.support.runner_support import (
@@ -297,3 +301,31 @@ def test_no_telemetry_thread_and_no_file(tmp_path: Path) -> None:
             assert len(list(Path(f"/proc/{process.pid}/task").iterdir())) == 1
         assert execute(with_library(f"load m {model}"), ORT_DISABLE_TELEMETRY="0")[0] == 0
     assert list(home.rglob("*")) == []
+
+
+LONG_RUN = """
+import sys
+from hwbench.devices.shared.runner.process import RunnerProcess, ort_library
+process = RunnerProcess.start([sys.argv[1]])
+process.attach()
+process.library(ort_library())
+process.load("a", sys.argv[2])
+print(process.pid, flush=True)
+process.run(["a"], 1_000_000_000, 600.0)
+"""
+
+
+def test_an_attached_runner_ends_with_its_owner_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    model = conv_model(tmp_path / "m.onnx")
+    owner = subprocess.Popen(
+        [sys.executable, "-c", LONG_RUN, str(program()), str(model)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout is not None
+    started = psutil.Process(int(owner.stdout.readline()))
+    busy = started.cpu_times().user + 0.3
+    assert soon(lambda: started.cpu_times().user > busy)
+    owner.kill()
+    owner.communicate()
+    assert not psutil.wait_procs([started], timeout=5)[1]

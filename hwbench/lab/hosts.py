@@ -80,7 +80,6 @@ def serve_head(host: str, port: int, announce: Announce, rules: Rules | None = N
         with ray_node(head_arguments(host, port), log) as process, ExitStack() as stack:
             address = f"{host}:{port}"
             connect(address, process, log)
-            _handle_signals()
             stack.callback(disconnect)  # first, as Ray ends a process that loses its node
             import ray
 
@@ -200,7 +199,6 @@ def _join_lab(
             process = node.enter_context(ray_node(host_arguments(address, own, resources), log))
             try:
                 connect(address, process, log)
-                _handle_signals()
                 _await_node(process, resources, log)
             except DeviceUnavailableError:
                 disconnect()
@@ -326,23 +324,14 @@ def _supervise(pool: Any, names: dict[str, str], process: subprocess.Popen[bytes
 
 @contextmanager
 def _until_signalled() -> Iterator[None]:
-    """End a block quietly on SIGTERM and SIGINT."""
-    before = signal.getsignal(signal.SIGTERM)
-    _handle_signals()
+    """End a block quietly on SIGINT, and on SIGTERM as a service manager sends it."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         with suppress(KeyboardInterrupt):
             yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _handle_signals() -> None:
-    """Make SIGTERM end the process as SIGINT does.
-
-    It is called again after connecting to Ray, which sets a handler that aborts the process.
-    """
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)

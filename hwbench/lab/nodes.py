@@ -209,13 +209,14 @@ def connect(
             )
         time.sleep(POLL_S)
     try:
-        ray.init(
-            address,
-            namespace=NAMESPACE,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        with _own_sigterm():
+            ray.init(
+                address,
+                namespace=NAMESPACE,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                configure_logging=False,
+            )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         line = str(error).strip().partition("\n")[0]
         text = (
@@ -223,6 +224,17 @@ def connect(
             f" {address}"
         )
         raise DeviceUnavailableError(text) from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's way to end at SIGTERM: Ray sets one that leaves without tidying up."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is not before:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def disconnect() -> None:

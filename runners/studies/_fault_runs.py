@@ -5,14 +5,20 @@ that has everything imported.
 from __future__ import annotations
 
 import inspect
+import signal
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from hwbench.cli.signals import ENDING, Ended, ending_signals, exit_code
 from hwbench.devices.android.adb.client import Adb, connect
 from hwbench.devices.shared.ort import device, engine
 from hwbench.devices.shared.runner import process
@@ -29,6 +35,12 @@ that long.
 """
 BOUND_S = 40.0
 """A use that takes longer hangs."""
+GONE_S = 5.0
+"""Seconds within which helpers of a use must end after it."""
+LOOK_S = 0.1
+"""Seconds between two looks at the helpers of a use."""
+ENDED = {code for number in ENDING for code in (-number, exit_code(number))}
+"""Exit statuses of a use that a signal ended."""
 PRELOAD = [
     __name__,
     "onnx",
@@ -61,14 +73,17 @@ class Ending:
     """How it ended.
 
     Attributes:
-        kind: `COMPLETE`, the name of the error's class, `KILLED`, or `HANG`.
+        kind: `COMPLETE`, the name of the error's class, `KILLED`, `ENDED` by another signal, or
+            `HANG`.
         message: The error's.
         took_s: Seconds.
+        running: Processes that were started for it and did not end with it.
     """
 
     kind: str
     message: str
     took_s: float
+    running: tuple[str, ...] = ()
 
 
 def carry_out(
@@ -86,24 +101,36 @@ def carry_out(
     process.start()
     theirs.close()
     meanwhile(process.pid or 0)
-    process.join(BOUND_S)
+    helpers: dict[int, psutil.Process] = {}
+    while process.is_alive() and time.monotonic() - start < BOUND_S:
+        with suppress(psutil.Error):
+            for helper in psutil.Process(process.pid).children(recursive=True):
+                helpers[helper.pid] = helper
+        process.join(LOOK_S)
     took_s = time.monotonic() - start
     if process.is_alive():
         process.kill()
         process.join()
         return Ending("HANG", "", took_s)
-    if process.exitcode == -9:
-        return Ending("KILLED", "", took_s)
+    _, alive = psutil.wait_procs(helpers.values(), timeout=GONE_S)
+    running = tuple(str(helper) for helper in alive)
+    if process.exitcode == -signal.SIGKILL:
+        return Ending("KILLED", "", took_s, running)
+    if process.exitcode in ENDED:
+        return Ending("ENDED", "", took_s, running)
     kind, message = ours.recv() if ours.poll() else ("CRASH", f"exit status {process.exitcode}")
-    return Ending(kind, message, took_s)
+    return Ending(kind, message, took_s, running)
 
 
 def _use(use: Use, device: str, out: Connection) -> None:
     _hasten()
     try:
-        _workflow(use, device, str(use.store))
+        with ending_signals():  # as every command does
+            _workflow(use, device, str(use.store))
     except (DeviceError, MeasurementError) as error:
         out.send((type(error).__name__, str(error)))
+    except Ended as ended:
+        sys.exit(ended.exit_code)
     else:
         out.send(("COMPLETE", ""))
 

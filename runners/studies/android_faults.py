@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import socket
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,8 +23,17 @@ from tempfile import TemporaryDirectory
 
 from hwbench.devices.android.device import Android
 from hwbench.errors import HwbenchError
+from hwbench.records.scratch import PREFIX
 from runners.studies._fault_checks import WrongError, check_store
-from runners.studies._fault_runs import BOUND_S, LIMIT_S, PRELOAD, Ending, Use, carry_out
+from runners.studies._fault_runs import (
+    BOUND_S,
+    GONE_S,
+    LIMIT_S,
+    PRELOAD,
+    Ending,
+    Use,
+    carry_out,
+)
 from runners.studies._results import markdown, save_study
 from tests.devices.android.phone_support import fake, on
 from tests.devices.android.pyadbd_faults import Fault, Faults
@@ -31,7 +41,7 @@ from tests.devices.android.pyadbd_phone import FakePhone
 from tests.devices.android.pyadbd_support import soon
 from tests.support.models import conv_net
 
-FAULTS, USES, LONGEST_S = 1000, 200, 690.0
+FAULTS, USES, LONGEST_S = 1000, 200, 3600.0
 """Ends when there were so many faults in at least so many uses, or after so many seconds."""
 TASKS = {"profile": 4, "layers": 1, "compare": 3, "table": 2}
 KINDS = {
@@ -50,8 +60,15 @@ KINDS = {
 DELAYS, LONGEST_DELAY_S = (2, 5), 0.08
 SECOND = 0.3
 """Share of uses in which another fault follows on the heels of the first."""
-HWBENCH_KILLED, RUNNER_KILLED = 0.08, 0.06
-"""Shares of uses in which a process is killed."""
+TO_HWBENCH = {
+    signal.SIGKILL: 0.08,
+    signal.SIGTERM: 0.1,
+    signal.SIGHUP: 0.1,
+    signal.SIGINT: 0.05,
+}
+"""Shares of uses in which hwbench gets a signal."""
+RUNNER_KILLED = 0.06
+"""Share of uses in which the runner on the phone is killed."""
 TRIES = 8
 """Uses in a row that go on with one table, unless it is complete before."""
 
@@ -69,10 +86,10 @@ class Tally:
 
 
 class Bench:
-    """The phone, what it looked like before, and the models."""
+    """The phone, what it looked like before, the models, and the folder for temporary files."""
 
-    def __init__(self, phone: FakePhone, folder: Path) -> None:
-        self.phone, self.folder = phone, folder
+    def __init__(self, phone: FakePhone, folder: Path, scratch: Path) -> None:
+        self.phone, self.folder, self.scratch = phone, folder, scratch
         self.device = f"android:{on(phone.address)}"
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
@@ -163,18 +180,22 @@ class Bench:
 def killer(
     bench: Bench, wanted: random.Random, typical_s: float, happened: Counter[str]
 ) -> Callable[[int], None]:
-    """Kills hwbench, or the runner on the phone, at a random moment of some uses."""
-    draw, wait_s = wanted.random(), wanted.uniform(0.1, typical_s)
+    """Sends hwbench a signal, or kills the runner on the phone, at a random moment of some uses."""
+    shares = [*TO_HWBENCH.values(), RUNNER_KILLED]
+    choices = [*((number, True) for number in TO_HWBENCH), (signal.SIGKILL, False), None]
+    choice = wanted.choices(choices, [*shares, 1 - sum(shares)])[0]
+    wait_s = wanted.uniform(0.1, typical_s)
 
     def strike(hwbench: int) -> None:
-        if draw > HWBENCH_KILLED + RUNNER_KILLED:
+        if choice is None:
             return
+        number, to_hwbench = choice
         time.sleep(wait_s)
-        for pid in [hwbench] if draw < HWBENCH_KILLED else bench.phone.adbd.running():
+        for pid in [hwbench] if to_hwbench else bench.phone.adbd.running():
             with suppress(OSError):
                 if Path(f"/proc/{pid}/cmdline").read_bytes():  # empty once it has ended
-                    os.kill(pid, signal.SIGKILL)
-                    happened["hwbench-killed" if pid == hwbench else "runner-killed"] += 1
+                    os.kill(pid, number)
+                    happened[f"hwbench-{number.name}" if to_hwbench else "runner-killed"] += 1
 
     return strike
 
@@ -208,7 +229,11 @@ def one(bench: Bench, tally: Tally, number: int, *, faults: bool) -> None:
     )
     bench.packets.setdefault(task, plan.sent)
     struck.update(fault.kind for fault in plan.happened)
-    problems = bench.left_behind()
+    problems = [f"{helper} runs on" for helper in ending.running]
+    left_here = [str(path) for path in bench.scratch.glob(f"{PREFIX}*")]
+    if left_here and ending.kind not in {"KILLED", "HANG"}:
+        problems.append(f"{left_here} is left on this computer")
+    problems += bench.left_behind()
     known, kept = tally.known if task == "table" and faults else 0, 0
     networks = known
     try:
@@ -275,7 +300,9 @@ def notes(tally: Tally, took_s: float) -> str:
         " all faults; a table's networks are worked out again from those rounds. A table's build"
         " that goes on begins with the first network that is not finished. No process is left on"
         " the phone. After the next connection no setting differs, no file lies outside"
-        " hwbench's folder, none in `run/` and none in `restore/`. A use hangs if it takes more"
+        " hwbench's folder, none in `run/` and none in `restore/`. Signals reach"
+        f" hwbench at random moments; processes that it started are gone {GONE_S:g} s later, and no"
+        " temporary folder is left, after SIGKILL until the next use. A use hangs if it takes more"
         f" than {BOUND_S:.0f} s; the driver's limits were {LIMIT_S:g} s instead of 10 s and"
         " more.\n\nWhat it costs when nothing goes wrong: `results/android_rigs/`."
     )
@@ -285,7 +312,10 @@ def main() -> None:
     """Run all and write results/android_faults/."""
     start, tally, number = time.monotonic(), Tally(), 0
     with fake() as phone, TemporaryDirectory() as folder:
-        bench = Bench(phone, Path(folder))
+        scratch = Path(folder) / "tmp"
+        scratch.mkdir()
+        os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+        bench = Bench(phone, Path(folder), scratch)
         for number in range(len(TASKS)):
             one(bench, tally, number, faults=False)
         while (

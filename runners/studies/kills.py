@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def build():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
     )
 '''
-SEARCH = "search amc net:build --input 1x3x16x16 --macs 0.6 --trials 8 --no-baselines --tune none"
+SEARCH = "search amc net:build --input 1x3x16x16 --macs 0.6 --trials 5 --no-baselines --tune none"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def list_tasks() -> list[Task]:
                 words = (*text.split(), "--device", device)
                 tasks.append(Task(f"{name} {device} {kind}", words, goes_on=name == "table"))
         for jobs in ("", " --jobs 2"):
-            words = (*SEARCH.split(), "--budget", "3", "--device", device, *jobs.split())
+            words = (*SEARCH.split(), "--budget", "60", "--device", device, *jobs.split())
             tasks.append(Task(f"search {device}{jobs}", words, goes_on=True))
     return tasks
 
@@ -248,6 +249,7 @@ def kill_once(
         ended = "yes" if again in {0, 1, 5} else f"no: {place.messages()[-300:]!r}"
         damage = damage or place.damage()
         left += place.leftovers()
+    shutil.rmtree(folder)
     return {
         "number": str(number),
         "task": task.name,
@@ -265,18 +267,20 @@ def kill_once(
     }
 
 
-def measure_typical(tasks: list[Task], folder: Path, models: Path) -> dict[str, float]:
-    """How long each command takes when it is let alone, in seconds."""
-    typical = {}
-    for task in tasks:
-        place = Place(folder / f"typical {task.name}", models)
-        begun = time.monotonic()
-        code = place.run(*task.words)
-        typical[task.name] = time.monotonic() - begun
-        print(f"{task.name}: {typical[task.name]:.1f} s, code {code}", flush=True)
-        if code not in {0, 1, 5} or place.leftovers() or place.processes():
-            raise SystemExit(f"{task.name} alone: {code}, {place.leftovers()} {place.messages()}")
-    return typical
+def measure_typical(task: Task, folder: Path, models: Path) -> float:
+    """How long a command takes when it is let alone, in seconds.
+
+    Raises:
+        RuntimeError: It fails, or leaves something even then.
+    """
+    place = Place(folder / f"typical {task.name}", models)
+    begun = time.monotonic()
+    code = place.run(*task.words)
+    took_s = time.monotonic() - begun
+    print(f"{task.name}: {took_s:.1f} s, code {code}", flush=True)
+    if code not in {0, 1, 5} or place.leftovers() or place.processes():
+        raise RuntimeError(f"{task.name} alone: {code}, {place.leftovers()} {place.messages()}")
+    return took_s
 
 
 def read_journal() -> list[dict[str, str]]:
@@ -312,28 +316,34 @@ def main() -> None:
     """Kill, and write results/kills/."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="number of kills in all")
-    parser.add_argument("--only", default="", help="only commands whose names have this in them")
+    parser.add_argument("--jobs", type=int, default=4, help="number of commands at once")
     arguments = parser.parse_args()
     JOURNAL.parent.mkdir(parents=True, exist_ok=True)
     rows = read_journal()
-    tasks = [task for task in list_tasks() if arguments.only in task.name]
+    tasks = list_tasks()
     with TemporaryDirectory() as name:
         folder = Path(name)
         models = folder / "models"
         make_models(models)
-        typical = measure_typical(tasks, folder, models)
-        with JOURNAL.open("w", newline="") as file:
+        with ThreadPoolExecutor(arguments.jobs) as pool, JOURNAL.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-            for number in range(len(rows), arguments.count):
+            takes_s = list(pool.map(lambda task: measure_typical(task, folder, models), tasks))
+            done = {int(row["number"]) for row in rows}
+            kills = []
+            for number in range(arguments.count):
                 # Signals go round fastest; so each command gets each of them.
-                task = tasks[number // len(SIGNALS) % len(tasks)]
-                row = kill_once(task, number, typical[task.name], folder / str(number), models)
+                which = number // len(SIGNALS) % len(tasks)
+                if number not in done:
+                    place = folder / str(number)
+                    task, typical_s = tasks[which], takes_s[which]
+                    kills.append(pool.submit(kill_once, task, number, typical_s, place, models))
+            for kill in as_completed(kills):
+                row = kill.result()
                 rows.append(row)
                 writer.writerow(row)
                 file.flush()
-                shutil.rmtree(folder / str(number))
                 print(*row.values(), sep=", ", flush=True)
     bad = [
         row

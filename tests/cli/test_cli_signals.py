@@ -71,7 +71,9 @@ def test_nothing_runs_on_and_nothing_is_left(number, tmp_path):
     if number == signal.SIGKILL:
         assert process.returncode == -number
         assert left(tmp_path)
-        assert start(tmp_path, "store", "list").wait(SOON_S) == 0
+        following = start(tmp_path, "store", "list")
+        following.communicate(timeout=SOON_S)
+        assert following.returncode == 0
     else:
         text = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
         assert process.returncode == 128 + number

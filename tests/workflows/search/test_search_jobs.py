@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
+import time
 from subprocess import PIPE, Popen
 
 import pytest
@@ -49,6 +52,14 @@ class Missing(Width):
 
     def __reduce__(self):
         return missing, ()
+
+
+class Endless(Width):
+    """Never has a result."""
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        time.sleep(600)
+        return super().evaluate(candidate)
 
 
 def missing() -> None:
@@ -105,6 +116,38 @@ def test_processes_end_with_a_search_that_is_killed():
         assert process.stdout.readline() == b"1\n"
         process.kill()
         process.communicate(timeout=60)  # the pipe ends when nobody holds it any more
+
+
+def evaluate_three(objective: Width, within_s: float) -> None:
+    with evaluating(objective, 1) as evaluate:
+        signal.setitimer(signal.ITIMER_REAL, within_s)
+        list(evaluate(iter(numbered(3))))
+
+
+def test_an_interrupted_search_does_not_wait_for_candidates():
+    def interrupt(_number, _frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_three(Endless(), within_s=0.5)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_to_the_group_costs_no_trial(number):
+    """The search hears it too, and lets go of its processes."""
+    with evaluating(Width(), 1) as evaluate:
+        trials = evaluate(iter(numbered(3)))
+        next(trials)
+        (process,) = multiprocessing.active_children()
+        os.kill(process.pid, number)
+        assert not next(trials).error
+    process.join(60)
+    assert not process.is_alive()
 
 
 @pytest.mark.slow

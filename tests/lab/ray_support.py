@@ -21,6 +21,17 @@ import psutil
 
 HWBENCH = str(Path(sys.executable).with_name("hwbench"))
 START_S, CALL_S, STOP_S = 280.0, 280.0, 60.0
+IMPATIENT_HEAD = """
+import sys
+from hwbench.lab.hosts import serve_head
+from hwbench.lab.records import Rules
+serve_head(
+    "127.0.0.1",
+    int(sys.argv[1]),
+    lambda line: print(line, flush=True),
+    Rules(silent_s=float(sys.argv[2])),
+)
+"""
 TOKEN = "token-of-the-tests-only-" + "0" * 16
 
 
@@ -49,12 +60,12 @@ class RealLab:
         }
         return {**os.environ, **own, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
-    def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         """Start a process that serves, and wait for what it says when it does."""
         log = self.folder / f"{name}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [HWBENCH, "lab", *words], stdout=file, stderr=file, env=self.environment
+                list(command), stdout=file, stderr=file, env=self.environment
             )
         until = time.monotonic() + START_S
         while f" at {self.address}" not in (said := log.read_text()) or "error:" in said:
@@ -68,7 +79,16 @@ class RealLab:
         """Have a host join with these devices."""
         words = [word for device in devices for word in ("--device", device)]
         self.hosts[name] = self.start(
-            name, "join", self.address, "--host", "127.0.0.1", "--name", name, *words
+            name,
+            HWBENCH,
+            "lab",
+            "join",
+            self.address,
+            "--host",
+            "127.0.0.1",
+            "--name",
+            name,
+            *words,
         )
 
     def kill_host(self, name: str) -> None:
@@ -144,13 +164,16 @@ class RealLab:
 
 
 @contextmanager
-def real_lab(folder: Path) -> Iterator[RealLab]:
-    """A head; hosts are up to the caller."""
+def real_lab(folder: Path, silent_s: float | None = None) -> Iterator[RealLab]:
+    """A head, if asked with another patience with silent devices; hosts are up to the caller."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     lab = RealLab(folder, f"127.0.0.1:{port}")
-    head = lab.head = lab.start("head", "start", "--port", str(port))
+    command = [HWBENCH, "lab", "start", "--port", str(port)]
+    if silent_s is not None:
+        command = [sys.executable, "-c", IMPATIENT_HEAD, str(port), str(silent_s)]
+    head = lab.head = lab.start("head", *command)
     try:
         yield lab
     finally:

@@ -88,7 +88,7 @@ def list_tasks() -> list[Task]:
                 words = (*text.split(), "--device", device)
                 tasks.append(Task(f"{name} {device} {kind}", words, goes_on=name == "table"))
         for jobs in ("", " --jobs 2"):
-            words = (*SEARCH.split(), "--budget", "60", "--device", device, *jobs.split())
+            words = (*SEARCH.split(), "--budget", "600", "--device", device, *jobs.split())
             tasks.append(Task(f"search {device}{jobs}", words, goes_on=True))
     return tasks
 
@@ -278,8 +278,10 @@ def measure_typical(task: Task, folder: Path, models: Path) -> float:
     code = place.run(*task.words)
     took_s = time.monotonic() - begun
     print(f"{task.name}: {took_s:.1f} s, code {code}", flush=True)
-    if code not in {0, 1, 5} or place.leftovers() or place.processes():
-        raise RuntimeError(f"{task.name} alone: {code}, {place.leftovers()} {place.messages()}")
+    _, running = wait_until_gone(place)
+    if code not in {0, 1, 5} or place.leftovers() or running:
+        left = [*running, *place.leftovers()]
+        raise RuntimeError(f"{task.name} alone: code {code}, {left}, {place.messages()}")
     return took_s
 
 

@@ -8,8 +8,8 @@ profile was made of. From there on the rows of all runtimes are joined alike:
 - a row that serves several layers which do real work (multiply-accumulates), or several of equal
   rank where none does (two slices in one split), is a group, whose time is never divided and has no
   key;
-- a layer without a row of its own (a reshape that costs nothing) belongs to the row of the layer
-  that reads it;
+- a layer without a row of its own (a reshape that costs nothing, a layer that was fused into
+  another) belongs to the row of the layer that reads it, and names it if it is the heavier;
 - what the runtime inserted is real cost and has a row of its own, without a key.
 """
 
@@ -93,21 +93,33 @@ class RuntimeRow:
 
 @dataclass(eq=False, slots=True)
 class _JoinedRow:
-    """Rows of the profile that make one row of the result, and the layers they serve."""
+    """Rows of the profile that make one row of the result.
+
+    Attributes:
+        parts: The rows of the profile.
+        layers: The layers they serve.
+        placed: Layers that no row serves and that belong here.
+    """
 
     parts: list[RuntimeRow] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
+    placed: list[Layer] = field(default_factory=list)
 
     @property
     def heaviest(self) -> Layer | None:
         """The first layer that does the most work; None for an inserted row."""
-        return max(self.layers, key=_weigh, default=None)
+        return max(self.all_layers, key=_weigh, default=None)
+
+    @property
+    def all_layers(self) -> list[Layer]:
+        """The layers served, then those placed here."""
+        return self.layers + self.placed
 
     @property
     def is_group(self) -> bool:
         """Whether several layers that do real work are in one: no single key has its time."""
-        if any(layer.macs for layer in self.layers):
-            return sum(layer.macs > 0 for layer in self.layers) > 1
+        if any(layer.macs for layer in self.all_layers):
+            return sum(layer.macs > 0 for layer in self.all_layers) > 1
         ranks = [_rank(layer) for layer in self.layers]
         return bool(ranks) and max(ranks) > 0 and ranks.count(max(ranks)) > 1
 
@@ -177,7 +189,7 @@ def join_rows(rows: Sequence[RuntimeRow], layers: Sequence[Layer]) -> tuple[Laye
         if heaviest is None:
             label = f"{main.near or label_before}/{main.kind}"
         elif row.is_group:
-            label, op = f"{heaviest.name}/group of {len(row.layers)}", "Group"
+            label, op = f"{heaviest.name}/group of {len(row.all_layers)}", "Group"
         else:
             label, op, key = heaviest.name, heaviest.op, heaviest.key
         if heaviest is not None:
@@ -244,5 +256,5 @@ def _place_layers_without_row(rows: Sequence[_JoinedRow], layers: Sequence[Layer
         for neighbour in (readers.get(layer.output), *map(writers.get, layer.inputs)):
             if neighbour is not None and neighbour.name in row_of:
                 row_of[layer.name] = row_of[neighbour.name]
-                row_of[layer.name].layers.append(layer)
+                row_of[layer.name].placed.append(layer)
                 break

@@ -186,6 +186,9 @@ def _key(view: GraphView, fusion: Fusion) -> LayerKey:
     node = view.nodes[fusion.main]
     shapes = ([view.shape(name) for name in fusion.inputs], view.shape(fusion.tail))
     precision_name = "int8" if fusion.quantised else precision(view, fusion.tail)
+    if fusion.spelling is not None:
+        attributes = tuple(fusion.spelling.attributes.items())
+        return LayerKey(fusion.spelling.op, tuple(shapes[0]), shapes[1], attributes, precision_name)
     return key_of(view, node, shapes, fusion.fused, pads=fusion.pads, precision_name=precision_name)
 
 
@@ -218,9 +221,13 @@ def _parameters(view: GraphView, fusion: Fusion) -> dict[str, int]:
     if node.op_type in {"Resize", "Clip", "QuantizeLinear", "DequantizeLinear"}:
         return {}
     learned = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+    sources = [node]
+    if fusion.spelling is not None:
+        sources = [view.nodes[index] for index in sorted(fusion.members)]
     names = [
         name
-        for name in node.input
+        for source in sources
+        for name in source.input
         if name and view.is_constant(name) and view.element_type(name) in learned
     ]
     if node.op_type == "BatchNormalization":

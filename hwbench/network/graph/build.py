@@ -200,12 +200,30 @@ class _Builder:
         )
 
     def normalization(self) -> str:
-        """BatchNormalization that no weighted layer could take in."""
+        """BatchNormalization that no weighted layer could take in, with its activation."""
         channels = self.key.inputs[0][1]
         parts = [
             self.constant(np.full(channels, value, self.dtype)) for value in (1.1, 0.1, 0.05, 0.9)
         ]
-        return self.node("BatchNormalization", self.inputs[0], *parts, name="layer")
+        return self._activated(
+            self.node("BatchNormalization", self.inputs[0], *parts, name="layer")
+        )
+
+    def layer_normalization(self) -> str:
+        """LayerNormalization with the scale and shift that its key leaves out."""
+        axis = int(self.attrs["axis"])
+        parts = [
+            self.constant(np.full(self.key.inputs[0][axis:], value, self.dtype))
+            for value in (1.1, 0.1)
+        ]
+        return self.node(
+            "LayerNormalization",
+            self.inputs[0],
+            *parts,
+            name="layer",
+            axis=axis,
+            epsilon=float(self.attrs.get("epsilon", 1e-5)),
+        )
 
     def reduction(self) -> str:
         """Reductions: their axes are an input in this operator set."""
@@ -270,4 +288,5 @@ _RECIPES: Mapping[str, Callable[[_Builder], str]] = (
     | dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2"), _Builder.reduction)
     | {"Linear": _Builder.linear, "Reshape": _Builder.reshape, "Clip": _Builder.clip}
     | {"BatchNormalization": _Builder.normalization}
+    | {"LayerNormalization": _Builder.layer_normalization}
 )

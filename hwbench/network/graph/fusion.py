@@ -7,6 +7,8 @@ optimiser, TensorRT), not the quirks of one, so that one key serves all devices.
   the zero Pad before it, the batch normalization, constant scale and bias behind it, one residual
   addition, and one activation (Relu, Clip, LeakyRelu, Sigmoid, Tanh, HardSigmoid, HardSwish, and x
   * Sigmoid(x) and x * HardSigmoid(x)), or
+- a batch normalization without such a layer before it, with one activation, or
+- an operator spelt out in others (`hwbench.network.graph.patterns`), or
 - any other single operator that runs at inference.
 
 A tensor vanishes in a fusion only if one node alone reads it and it is no output of the graph. Both
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwbench.network.graph.keys import CONVOLUTIONS, is_weighted
+from hwbench.network.graph.patterns import Spelling, find_spellings
 from hwbench.network.graph.view import GraphView, attributes
 
 if TYPE_CHECKING:
@@ -67,6 +70,7 @@ class Fusion:
         fused: Attributes of its key: `act`, `add`.
         pads: Spatial pads of the Pad node before it, begins then ends.
         takers: Layers that can take this one (a DequantizeLinear, a Pad) in.
+        spelling: The operator that its nodes spell out together; None if they do not.
     """
 
     main: int
@@ -79,6 +83,7 @@ class Fusion:
     fused: dict[str, str] = field(default_factory=dict)
     pads: tuple[int, ...] = ()
     takers: list[Fusion] = field(default_factory=list)
+    spelling: Spelling | None = None
 
     def take(self, index: int, tail: str, stage: Stage) -> None:
         """Add node `index`, which writes `tail`."""
@@ -96,11 +101,16 @@ class _Fuser:
         self.view = view
         self.fusions: list[Fusion] = []
         self._writer: dict[str, Fusion] = {}
+        self._spellings = find_spellings(view)
+        self._spelled: dict[int, Fusion] = {}  # by main node
 
     def run(self) -> list[Fusion]:
         for index in self.view.active:
             node = self.view.nodes[index]
-            fusion = self._join(index, node) or self._start(index, node)
+            if index in self._spellings:
+                fusion = self._spell(index, self._spellings[index])
+            else:
+                fusion = self._join(index, node) or self._start(index, node)
             self._writer.update((name, fusion) for name in node.output if name)
         return sorted(filter(self._stands, self.fusions), key=lambda fusion: max(fusion.members))
 
@@ -118,6 +128,17 @@ class _Fuser:
             return True
         fusion.takers[0].members += fusion.members
         return False
+
+    def _spell(self, index: int, spelling: Spelling) -> Fusion:
+        """Add a node to the layer of the operator that it spells with others."""
+        fusion = self._spelled.get(spelling.main)
+        if fusion is None:
+            fusion = Fusion(spelling.main, [spelling.source], spelling.output, Stage.CLOSED)
+            fusion.spelling = spelling
+            self._spelled[spelling.main] = fusion
+            self.fusions.append(fusion)
+        fusion.members.append(index)
+        return fusion
 
     def _open(self, name: str, stage: Stage) -> Fusion | None:
         """The layer that ends in tensor `name`.
@@ -237,7 +258,11 @@ class _Fuser:
             and len(sources) == len(inputs)
             and self._runs_quantised(node, weighted=weighted)
         )
-        stage = Stage.AFFINE if weighted else Stage.RESIDUAL if quantised else Stage.CLOSED
+        stage = Stage.CLOSED
+        if weighted:
+            stage = Stage.AFFINE
+        elif quantised or node.op_type == "BatchNormalization":
+            stage = Stage.RESIDUAL
         fusion = Fusion(index, inputs, node.output[0], stage, quantised, [index])
         if quantised:
             fusion.inputs = [source.inputs[0] for source in sources]

@@ -6,12 +6,16 @@ runtime kept have their names, weights have theirs, and whatever lies between su
 the network lies between them in the executed graph as well. So nodes are claimed in four steps:
 
 1. *Anchors*: a node claims the source nodes that have its name, that read its weights, or that
-   write a tensor it writes (a node in the blocked layout is *named* after that tensor).
+   write a tensor it writes (a node in the blocked layout is *named* after that tensor). If its own
+   operator is not among them, it claims what leads back to it: a convolution that took a scale in
+   writes the scaled tensor.
 2. *Cuts*: nodes without an anchor, tied together by tensors that the runtime invented, share the
    source nodes that nobody claimed and that lie between those their inputs come from and those
    their readers claim.
 3. *Absorption*: source nodes that are still unclaimed and lead into a claimed one were fused into
-   the node that claimed it.
+   the node that claimed it, or dropped. Only a transpose that the runtime moved through other nodes
+   is claimed by the node that was moved, and a node that does the same to the same tensors as
+   another one shares its claimant.
 4. *Helpers*: a node that claims nothing (a reshape around a product, a part of an operator that the
    runtime replaced by its definition) works for the layer that alone reads what it writes. One that
    several layers read is an inserted conversion, or unknown, and is said so.
@@ -21,8 +25,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hwbench.devices.shared.joining import layers_served
 from hwbench.devices.shared.ort.executed_graph import ExecutedNode
@@ -46,6 +51,8 @@ _LAYOUTS = REORDERS | {"Cast", "Transpose"}
 """Those that cost enough to have rows of their own."""
 _SUFFIX = re.compile(r"(_token_\d+|/duplicated|/\w+Fusion/?)+$")
 """What the runtime adds to the name of a node that it copied, quantised or fused."""
+_FEW = 64
+"""Elements up to which constants are compared by value."""
 _DECORATION = re.compile(r"^InsertedPrecisionFreeCast_|(_bn)?_nchwc$")
 """What it adds to the name of a tensor that it keeps in another precision, and to that of a tensor
 to name the node that writes it in the blocked layout."""
@@ -108,6 +115,8 @@ class _Search:
         self.by_name = {view.nodes[index].name: index for index in view.active}
         self.by_weight = self._index_weights()
         self.claims: list[set[int]] = [set() for _ in executed]
+        # Source nodes that lead into what a node claims, and that nobody claims.
+        self.absorbed: list[set[int]] = [set() for _ in executed]
         self.owners: dict[int, int] = {}  # executed node that claimed a source node first
         self.writers: dict[str, int] = {}  # executed node that writes a tensor
         self.readers: defaultdict[str, list[int]] = defaultdict(list)
@@ -119,9 +128,13 @@ class _Search:
     def run(self) -> tuple[NodeOrigin, ...]:
         self._claim_by_names()
         self._claim_by_tensors()
-        for component in self._group_unanchored():
-            self._claim_between(component)
-        self._absorb()
+        self._claim_own_operators()
+        for group in self._group_unanchored():
+            self._claim_between(group)
+        self._claim_repetitions()
+        for number, claimed in enumerate(self.claims):
+            self.absorbed[number] = self._reach_backward(claimed)
+        self._claim_moved()
         return self._make_origins()
 
     def _index_weights(self) -> dict[str, int]:
@@ -172,6 +185,41 @@ class _Search:
                 taken = self.owners.get(index, number) != number
                 if not taken or node.op not in _CONVERSIONS:
                     self._claim(number, index)
+
+    def _claim_own_operators(self) -> None:
+        """Let nodes claim the unclaimed source nodes that lead back to their own operator."""
+        for number, node in enumerate(self.executed):
+            claimed = self.claims[number]
+            if not claimed or node.op in _CONVERSIONS:
+                continue
+            if any(self._is_same_operator(node, index) for index in claimed):
+                continue
+            for path in self._list_paths_back(claimed):
+                if self._is_same_operator(node, path[-1]):
+                    for index in path:
+                        self._claim(number, index)
+                    break
+
+    def _is_same_operator(self, node: ExecutedNode, index: int) -> bool:
+        """Whether an executed node runs the operator of a source node, fused or not.
+
+        The runtime's operators end in the name of the original (`FusedConv`, `QLinearConv`).
+        """
+        op = self.view.nodes[index].op_type
+        return node.op.endswith(op) or (op == "MatMul" and node.op.endswith("Gemm"))
+
+    def _list_paths_back(self, ends: Iterable[int]) -> Iterator[list[int]]:
+        """Paths from some nodes back through unclaimed source nodes, the shortest first."""
+        waiting: list[list[int]] = [[index] for index in sorted(ends)]
+        seen: set[int] = set()
+        while waiting:
+            path = waiting.pop(0)
+            for name in self.sources[path[-1]]:
+                index = self.makers.get(name)
+                if index is not None and index not in seen and index not in self.owners:
+                    seen.add(index)
+                    waiting.append([*path, index])
+                    yield waiting[-1]
 
     def _group_unanchored(self) -> list[list[int]]:
         """Group nodes without a claim that are tied together by invented tensors."""
@@ -262,11 +310,66 @@ class _Search:
                     waiting.append(index)
         return reached
 
-    def _absorb(self) -> None:
-        """Let every node claim the unclaimed source nodes that lead into what it claims."""
-        for number in range(len(self.executed)):
-            for index in self._reach_backward(self.claims[number]):
-                self._claim(number, index)
+    def _claim_repetitions(self) -> None:
+        """Let a node that computes a tensor claim the source nodes that compute it once more."""
+        originals: dict[tuple[Any, ...], int] = {}
+        same: dict[str, str] = {}  # tensors, with the first one that is equal by construction
+        for index in self.view.active:
+            node = self.view.nodes[index]
+            inputs = [self._describe_input(name, same) for name in node.input]
+            details = [
+                attribute.SerializeToString(deterministic=True) for attribute in node.attribute
+            ]
+            identity = (node.domain, node.op_type, *inputs, *sorted(details))
+            original = originals.setdefault(identity, index)
+            if original == index or node.op_type.startswith("Random"):
+                continue
+            same.update(zip(node.output, self.view.nodes[original].output, strict=False))
+            if index not in self.owners and original in self.owners:
+                self._claim(self.owners[original], index)
+
+    def _describe_input(self, name: str, same: Mapping[str, str]) -> Any:
+        """Describe an input of a source node by its tensor, or by its value if it is constant."""
+        value = self.view.value(name) if name and self.view.is_constant(name) else None
+        if value is not None and value.size <= _FEW:
+            return value.dtype.str, value.shape, value.tobytes()
+        name = self.view.resolve(name)
+        return same.get(name, name)
+
+    def _claim_moved(self) -> None:
+        """Let transposes claim the source transposes that a node beside them absorbed.
+
+        The runtime moves them through other nodes, and makes one for each output of a split.
+        """
+        for number, node in enumerate(self.executed):
+            if node.op != "Transpose" or self.claims[number]:
+                continue
+            moved: set[int] = set()
+            for neighbour in self._find_claimants_beside(number):
+                for index in self.absorbed[neighbour]:
+                    if self.view.nodes[index].op_type == node.op:
+                        moved.add(index)
+            self.claims[number] = moved
+
+    def _find_claimants_beside(self, start: int) -> set[int]:
+        """Executed nodes that claim something, beside one or beyond others that claim nothing."""
+        found: set[int] = set()
+        seen = {start}
+        waiting = [start]
+        while waiting:
+            node = self.executed[waiting.pop()]
+            neighbours = [self.writers.get(name) for name in node.inputs]
+            for name in node.outputs:
+                neighbours += self.readers[name]
+            for other in neighbours:
+                if other is None or other in seen:
+                    continue
+                seen.add(other)
+                if self.claims[other]:
+                    found.add(other)
+                else:
+                    waiting.append(other)
+        return found
 
     def _make_origins(self) -> tuple[NodeOrigin, ...]:
         names = [view_node.name for view_node in self.view.nodes]

@@ -53,6 +53,18 @@ class Net:
         weights = self.weight(f"{name}.weight", outer, inner, 3, 3), self.weight(f"{name}.b", outer)
         return self.node("Conv", name, tensor, *weights, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
 
+    def gelu(self, name: str, tensor: str) -> str:
+        """GELU as torch exports it."""
+        numbers = {"root": 2**0.5, "one": 1.0, "half": 0.5}
+        root, one, half = (
+            self.constant(f"{name}.{label}", np.float32(value)) for label, value in numbers.items()
+        )
+        factor = self.node("Erf", f"{name}/Erf", self.node("Div", f"{name}/Div", tensor, root))
+        factor = self.node("Add", f"{name}/Add", factor, one)
+        return self.node(
+            "Mul", f"{name}/Mul_1", self.node("Mul", f"{name}/Mul", tensor, factor), half
+        )
+
     def finish(self, *outputs: str) -> bytes:
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
         graph = helper.make_graph(
@@ -180,8 +192,15 @@ def test_a_batch_normalization_that_runs_as_a_convolution_keeps_its_row(rows_of)
     parts = [net.constant(f"norm.{i}", np.full(32, 0.5, np.float32)) for i in range(4)]
     normal = net.node("BatchNormalization", "norm", both, *parts)
     rows = rows_of(net, net.conv("third", net.node("Relu", "relu", normal), 32, 16))
-    assert rows["norm"].op == "BatchNormalization"
+    assert str(rows["norm"].key).startswith("BatchNormalization[1x32x16x16->1x32x16x16]{act=Relu}")
     assert rows["third"].key.inputs == ((1, 32, 16, 16),)
+
+
+def test_a_gelu_of_five_nodes_is_one_row(rows_of):
+    net = Net(1, 10, 16)
+    rows = rows_of(net, net.linear("2", net.gelu("1", net.linear("0", "x", 16, 16)), 16, 16))
+    assert list(rows) == ["0", "1/Erf", "2"]
+    assert (rows["1/Erf"].op, rows["1/Erf"].implementation) == ("Gelu", "Gelu")
 
 
 def test_normalizations_that_share_equal_constants_are_not_mixed_up(rows_of):
@@ -207,6 +226,43 @@ def test_a_product_of_activations_keeps_its_row_when_scale_and_transpose_join_it
     assert rows["attn/MatMul"].op == "MatMul"
     assert rows["attn/MatMul"].implementation == "FusedMatMul"
     assert {"q", "k", "attn/MatMul", "attn/Softmax"} <= set(rows)
+
+
+def test_a_convolution_that_took_a_scale_in_is_that_convolution(rows_of):
+    """It writes the scaled tensor, so its name leads to the scale; GELU must not get its time."""
+    net = Net(1, 16, 16, 16)
+    before = net.gelu("act", net.conv("fc1", "x", 16, 16))
+    after = net.conv("fc2", before, 16, 16)
+    scaled = net.node("Mul", "scale", after, net.weight("gamma", 1, 16, 1, 1))
+    rows = rows_of(net, net.node("Exp", "last", scaled))
+    joined = {name: row.nodes for name, row in rows.items() if row.key is not None}
+    assert joined == {"fc1": 1, "act/Erf": 1, "fc2": 1, "last": 1}
+
+
+def test_transposes_that_the_runtime_moved_are_one_row(rows_of):
+    """One in front of a split becomes one behind each of its outputs."""
+    net = Net(1, 10, 3, 8)
+    turned = net.node("Transpose", "turn", "x", perm=[2, 0, 1, 3])
+    net.nodes.append(
+        helper.make_node("Split", [turned], ["s0", "s1", "s2"], name="split", num_outputs=3, axis=0)
+    )
+    outputs = [net.node(op, op, f"s{i}") for i, op in enumerate(("Exp", "Tanh", "Neg"))]
+    rows = rows_of(net, *outputs)
+    assert sorted(rows) == ["Exp", "Neg", "Tanh", "split", "turn"]
+
+
+def test_layers_that_the_runtime_computes_once_or_not_at_all_rename_no_other(rows_of):
+    net = Net(1, 8, 6, 6)
+    window = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    first, second = (net.node("MaxPool", name, "x", **window) for name in ("pool", "again"))
+    half = net.node("Mul", "half", first, net.constant("h", np.float32(0.5)))
+    both = net.node("Concat", "cat", half, second, axis=1)
+    same = net.node("Mul", "times one", both, net.constant("one", np.float32(1)))
+    rows = rows_of(net, net.node("Add", "shift", same, net.constant("two", np.float32(2))))
+    keyed = {name: row.op for name, row in rows.items() if row.key is not None}
+    assert keyed["cat"] == "Concat"
+    assert keyed["shift"] == "Add"
+    assert len({"pool", "again"} & keyed.keys()) <= 1
 
 
 def test_the_bodies_of_a_branch_are_in_the_time_of_the_branch(rows_of):

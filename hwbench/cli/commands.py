@@ -115,13 +115,13 @@ def profile(
     """
     fields = tuple(field for field in PROFILE_FIELDS if field != "closure" or not no_layers)
     rules = [parse_rule(text, fields) for text in fail_on or ()]
-    from hwbench.cli.progress import Progress
+    from hwbench.cli.progress import show_measuring
     from hwbench.render import documents, views
     from hwbench.workflows.defaults import DEFAULT_MODEL
     from hwbench.workflows.profile import DEFAULT_SETTINGS
 
     model, settings = model or DEFAULT_MODEL, how.settings(DEFAULT_SETTINGS, layers=not no_layers)
-    with Progress(model, keeping) as progress:
+    with show_measuring(model, keeping) as progress:
         if tflite.measures(model):
             if lab is not None:
                 raise UsageError(
@@ -178,12 +178,12 @@ def compare(
     UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio and params_ratio.
     """
     rules = [parse_rule(text, COMPARE_FIELDS) for text in fail_on or ()]
-    from hwbench.cli.progress import Progress
+    from hwbench.cli.progress import show_measuring
     from hwbench.render import comparing, documents
 
     settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
     try:
-        with Progress(f"{baseline} and {candidate}", keeping) as progress:
+        with show_measuring(f"{baseline} and {candidate}", keeping) as progress:
             outcome = workplace(lab).compare(
                 baseline,
                 candidate,
@@ -238,13 +238,13 @@ def selftest(
     the fields false_verdicts and noise_floor.
     """
     rules = [parse_rule(text, SELFTEST_FIELDS) for text in fail_on or ()]
-    from hwbench.cli.progress import Progress
+    from hwbench.cli.progress import show_measuring
     from hwbench.render import documents, views
     from hwbench.workflows.selftest import DEFAULT_BUDGET_S, DEFAULT_MODEL, DEFAULT_RUNS
 
     model, runs = model or DEFAULT_MODEL, runs or DEFAULT_RUNS
     settings = how.settings(hwbench.Settings(budget_s=DEFAULT_BUDGET_S), min_effect=min_effect)
-    with Progress(model, Keeping(no_save=True)) as progress:
+    with show_measuring(model, Keeping(no_save=True)) as progress:
         progress.say(f"comparison 1 of {runs}")
         outcome = hwbench.selftest(
             device=how.device,

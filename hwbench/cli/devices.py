@@ -57,10 +57,10 @@ def setup(
 
     The first measurement would do it otherwise.
     """
-    from hwbench.cli.progress import Progress
+    from hwbench.cli.progress import show_measuring
     from hwbench.workflows.devices import setup_device
 
-    with Progress(address, Keeping(no_save=True)):
+    with show_measuring(address, Keeping(no_save=True)):
         setup_device(
             address, {name: path for name, path in (("aar", aar), ("ndk", ndk)) if path is not None}
         )

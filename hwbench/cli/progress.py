@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from types import TracebackType
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
+from hwbench.cli.live_line import LiveLine
 from hwbench.cli.options import Keeping
 from hwbench.errors import StoreUnavailableError
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.render.units import bar, interval, interval_s, printable, seconds, times
+from hwbench.render.units import bar, interval, interval_s, seconds, times
 from hwbench.render.views import SHORT_ID
 from hwbench.stats import Estimate, Ratio
 
@@ -30,57 +25,36 @@ BAR = 20
 """Width of the bar in characters."""
 
 
-class Progress:
-    """A context manager around one workflow; gives the callback to hand to the workflow.
-
-    It draws only when told of something, which is between timed rounds: a thread that redraws by
-    the clock would take the interpreter away from the rounds themselves. Whatever a model's code
-    prints meanwhile goes to standard error, so that standard output holds the result alone.
+@contextmanager
+def show_measuring(models: str, keeping: Keeping) -> Iterator[_Line]:
+    """Show how far a measurement is; gives the callback to hand to the workflow.
 
     Args:
         models: What is read first.
         keeping: Where samples go, so that they outlive an interruption.
     """
-
-    def __init__(self, models: str, keeping: Keeping) -> None:
-        self._keeping = keeping
-        self._stack = ExitStack()
-        self.line = _Line(models)
-
-    def __enter__(self) -> _Line:
-        if sys.stderr.isatty():
-            console = Console(stderr=True, highlight=False)
-            self.line.live = self._stack.enter_context(
-                Live(console=console, auto_refresh=False, transient=True)
-            )
-            self._stack.enter_context(_noted_on(self.line))
-        self._stack.enter_context(redirect_stdout(sys.stderr))
-        self.line.draw()
-        return self.line
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-        if error is None or isinstance(
-            error, StoreUnavailableError
-        ):  # which says itself what is kept where
-            return
-        if self.line.samples and not self._keeping.no_save:
-            error.add_note(
-                "what was measured is kept:"
-                f" {self._keeping.show(self.line.records[0].id[:SHORT_ID])}"
-            )
+    line = _Line(models)
+    try:
+        with line.shown(), _noted_on(line):
+            line.draw()
+            yield line
+    except StoreUnavailableError:  # it says itself what is kept where
+        raise
+    except BaseException as error:
+        if line.samples and not keeping.no_save:
+            shown = keeping.show(line.records[0].id[:SHORT_ID])
+            error.add_note(f"what was measured is kept: {shown}")
         elif isinstance(error, KeyboardInterrupt):
-            error.add_note("nothing is kept" if self.line.samples else "nothing was measured yet")
+            error.add_note("nothing is kept" if line.samples else "nothing was measured yet")
+        raise
 
 
 @contextmanager
 def _noted_on(line: _Line) -> Iterator[None]:
     """Show on the line what the library logs: what it fetches, builds or copies first."""
+    if not line.is_shown:
+        yield
+        return
     logger, handler = logging.getLogger("hwbench"), _Notes(line)
     level = logger.level
     logger.addHandler(handler)
@@ -101,11 +75,11 @@ class _Notes(logging.Handler):
         self._line.note(record.getMessage())
 
 
-class _Line(MeasuringCallback):
+class _Line(LiveLine, MeasuringCallback):
     """One line that says how far a measurement is."""
 
     def __init__(self, models: str) -> None:
-        self.live: Live | None = None
+        super().__init__()
         self.records: Sequence[Measurement] = ()
         self.samples = 0
         self._before = f"reading {models}, warming up"
@@ -150,12 +124,9 @@ class _Line(MeasuringCallback):
         self.draw()
 
     def draw(self) -> None:
-        if self.live is None:
-            return
-        self._drawn = time.monotonic()
-        self.live.update(
-            Text(printable(self._text()), no_wrap=True, overflow="ellipsis"), refresh=True
-        )
+        if self.is_shown:
+            self._drawn = time.monotonic()
+            self.show(self._text())
 
     def _text(self) -> str:
         if not self.records:

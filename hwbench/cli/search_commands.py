@@ -56,41 +56,30 @@ def _check_folder(target: str | None) -> str | None:
     return target
 
 
+def _amount(help_text: str) -> Any:
+    """An option for the most that a network may cost."""
+    return typer.Option(metavar="AMOUNT", help=help_text, rich_help_panel="Budget")
+
+
 @dataclass(frozen=True)
 class Budget:
     """What the network may cost, and the search itself."""
 
     latency: Annotated[
         str | None,
-        typer.Option(
-            metavar="AMOUNT",
-            help="Longest latency: 0.5 or 50% of the original's, or 12ms.",
-            rich_help_panel="Budget",
-        ),
+        _amount("Longest latency: 0.5 or 50% of the original's, or 12ms."),
     ] = None
     macs: Annotated[
         str | None,
-        typer.Option(
-            metavar="AMOUNT",
-            help="Most multiply-accumulates: 0.5 of the original's, or 285M.",
-            rich_help_panel="Budget",
-        ),
+        _amount("Most multiply-accumulates: 0.5 of the original's, or 285M."),
     ] = None
     params: Annotated[
         str | None,
-        typer.Option(
-            metavar="AMOUNT",
-            help="Most parameters: 0.5 of the original's, or 2M.",
-            rich_help_panel="Budget",
-        ),
+        _amount("Most parameters: 0.5 of the original's, or 2M."),
     ] = None
     size: Annotated[
         str | None,
-        typer.Option(
-            metavar="AMOUNT",
-            help="Most bytes of weights: 0.5 of the original's, or 4MB.",
-            rich_help_panel="Budget",
-        ),
+        _amount("Most bytes of weights: 0.5 of the original's, or 4MB."),
     ] = None
     budget: Annotated[
         float | None,
@@ -271,7 +260,7 @@ def _make_function(name: str, method: type[Method[Any]]) -> Callable[..., int]:
         lab: LabOption = None,
     ) -> int:
         rules = [parse_rule(text, FIELDS) for text in fail_on or ()]
-        from hwbench.cli.search_progress import SearchProgress
+        from hwbench.cli.search_progress import show_search
         from hwbench.records.measurement import Settings
         from hwbench.render import searching
 
@@ -284,7 +273,7 @@ def _make_function(name: str, method: type[Method[Any]]) -> Callable[..., int]:
             **learning.plan_arguments(),
             **asdict(own),
         )
-        with SearchProgress(network, keeping) as progress:
+        with show_search(network, keeping) as progress:
             result = workplace(lab).run_search(
                 network,
                 plan,

@@ -2,66 +2,42 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import ExitStack, redirect_stdout
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
+from hwbench.cli.live_line import LiveLine, describe_kept
 from hwbench.cli.options import Keeping
-from hwbench.render.units import percent, plural, printable, seconds
+from hwbench.render.units import percent, plural, seconds
 from hwbench.workflows.search.callback import SearchCallback
 
 if TYPE_CHECKING:
     from hwbench.search.base import Trial
 
 
-class SearchProgress:
-    """A context manager around a search; gives the callback to hand to the workflow.
+@contextmanager
+def show_search(model: str, keeping: Keeping) -> Iterator[SearchCallback]:
+    """Show how far a search is; gives the callback to hand to the workflow.
 
     Args:
         model: What is searched.
         keeping: Where trials go, so that they outlive an interruption.
     """
-
-    def __init__(self, model: str, keeping: Keeping) -> None:
-        self._keeping = keeping
-        self._stack = ExitStack()
-        self.line = _Line(model)
-
-    def __enter__(self) -> SearchCallback:
-        if sys.stderr.isatty():
-            console = Console(stderr=True, highlight=False)
-            self.line.live = self._stack.enter_context(
-                Live(console=console, auto_refresh=False, transient=True)
-            )
-        self._stack.enter_context(redirect_stdout(sys.stderr))
-        return self.line
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-        if error is not None and self.line.trials:
-            kept = (
-                "nothing is kept"
-                if self._keeping.no_save
-                else "the same command goes on from there"
-            )
-            error.add_note(f"{plural(self.line.trials, 'trial')} so far; {kept}")
+    line = _Line(model)
+    try:
+        with line.shown():
+            yield line
+    except BaseException as error:
+        if line.trials:
+            error.add_note(describe_kept(plural(line.trials, "trial"), keeping))
+        raise
 
 
-class _Line(SearchCallback):
+class _Line(LiveLine, SearchCallback):
     """One line that says how far the work is."""
 
     def __init__(self, model: str) -> None:
-        self.live: Live | None = None
+        super().__init__()
         self.trials = 0
         self._model = model
 
@@ -80,8 +56,4 @@ class _Line(SearchCallback):
         )
 
     def _draw(self, text: str) -> None:
-        if self.live is not None:
-            self.live.update(
-                Text(printable(f"{self._model}  {text}"), no_wrap=True, overflow="ellipsis"),
-                refresh=True,
-            )
+        self.show(f"{self._model}  {text}")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import ExitStack, redirect_stdout
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
+from hwbench.cli.live_line import LiveLine, describe_kept
 from hwbench.cli.options import Keeping
-from hwbench.render.units import bar, percent, plural, printable
+from hwbench.render.units import bar, percent, plural
 from hwbench.workflows.build_table import TableCallback
 
 if TYPE_CHECKING:
@@ -22,50 +18,31 @@ BAR = 20
 """Width of the bar in characters."""
 
 
-class TableProgress:
-    """A context manager around a build or a validation; gives the callback to hand to the workflow.
+@contextmanager
+def show_table(model: str, keeping: Keeping) -> Iterator[TableCallback]:
+    """Show how far a build or a validation is; gives the callback to hand to the workflow.
 
     Args:
         model: What is read first.
         keeping: Where networks go, so that they outlive an interruption.
     """
-
-    def __init__(self, model: str, keeping: Keeping) -> None:
-        self._keeping = keeping
-        self._stack = ExitStack()
-        self.line = _Line(model)
-
-    def __enter__(self) -> TableCallback:
-        if sys.stderr.isatty():
-            console = Console(stderr=True, highlight=False)
-            self.line.live = self._stack.enter_context(
-                Live(console=console, auto_refresh=False, transient=True)
-            )
-        self._stack.enter_context(redirect_stdout(sys.stderr))
-        self.line.draw("reading, preparing ...")
-        return self.line
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-        if error is not None and self.line.networks:
-            kept = (
-                "nothing is kept"
-                if self._keeping.no_save
-                else "the same command goes on from there"
-            )
-            error.add_note(f"{plural(self.line.networks, 'network')} measured so far; {kept}")
+    line = _Line(model)
+    try:
+        with line.shown():
+            line.draw("reading, preparing ...")
+            yield line
+    except BaseException as error:
+        if line.networks:
+            networks = plural(line.networks, "network")
+            error.add_note(describe_kept(f"{networks} measured", keeping))
+        raise
 
 
-class _Line(TableCallback):
+class _Line(LiveLine, TableCallback):
     """One line that says how far the work is."""
 
     def __init__(self, model: str) -> None:
-        self.live: Live | None = None
+        super().__init__()
         self.networks = 0
         self._model = model
 
@@ -82,8 +59,4 @@ class _Line(TableCallback):
         self.draw(f"validating |{bar(done / total, BAR).ljust(BAR)}|")
 
     def draw(self, text: str) -> None:
-        if self.live is not None:
-            self.live.update(
-                Text(printable(f"{self._model}  {text}"), no_wrap=True, overflow="ellipsis"),
-                refresh=True,
-            )
+        self.show(f"{self._model}  {text}")

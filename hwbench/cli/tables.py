@@ -155,11 +155,11 @@ def build(
     rank, coverage.
     """
     rules = [parse_rule(text, BUILD_FIELDS + GRADE_FIELDS) for text in fail_on or ()]
-    from hwbench.cli.table_progress import TableProgress
+    from hwbench.cli.table_progress import show_table
     from hwbench.records.measurement import Settings
 
     model = model or DEFAULT_MODEL
-    with TableProgress(model, keeping) as progress:
+    with show_table(model, keeping) as progress:
         outcome = workplace(lab).build_table(
             model,
             device=how.device,
@@ -251,11 +251,11 @@ def _measure_with_table(
     keeping: Keeping,
 ) -> BuiltTable:
     """Measure held-out networks of a model with a table that exists."""
-    from hwbench.cli.table_progress import TableProgress
+    from hwbench.cli.table_progress import show_table
     from hwbench.records.measurement import Settings
 
     model = model or DEFAULT_MODEL
-    with TableProgress(model, keeping) as progress:
+    with show_table(model, keeping) as progress:
         return workflow(
             model,
             table=table,

@@ -20,7 +20,6 @@ from hwbench.records.measurement import Measurement
 if TYPE_CHECKING:
     from hwbench.lab.tables import Crew
     from hwbench.lookup_tables import Plan, Progress
-    from hwbench.lookup_tables.making.fit import Fitted
     from hwbench.network.workload import Workload
     from hwbench.records.device import DeviceInfo
     from hwbench.records.measurement import Settings
@@ -36,7 +35,7 @@ It may wait for a device to cool.
 
 
 class LabMeter:
-    """Some devices of a lab, as `workflows.run_search_meter.Meter` describes.
+    """Some devices of a lab, as `workflows.meter.Meter` describes.
 
     Args:
         crew: The devices; of one kind for all but `measure`.
@@ -72,7 +71,7 @@ class LabMeter:
             Argument("step", 8, purpose="for a search"),
         )
 
-    def table(
+    def begin_table(
         self,
         workload: Workload,
         settings: Settings,
@@ -90,22 +89,6 @@ class LabMeter:
             forget=forget,
             callback=callback,
         )
-
-    def build_table(
-        self,
-        workload: Workload,
-        settings: Settings,
-        plan: Plan,
-        store: Store | None,
-        callback: Callable[[Progress], None],
-    ) -> Fitted:
-        """Build a lookup table with all devices at once.
-
-        Raises:
-            DeviceError: No device is left; the same call goes on where it stopped.
-            WorkloadError: The devices cannot run the model.
-        """
-        return self.table(workload, settings, plan, store, callback).run()
 
     def measure(
         self, workloads: Sequence[Workload], settings: Settings, callback: MeasuringCallback

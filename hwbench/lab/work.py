@@ -5,44 +5,34 @@ Arguments and records are those of the same work on this computer (`hwbench.work
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from hwbench.lab.client import open_lab
 from hwbench.lab.meter import LabMeter
-from hwbench.lookup_tables import Plan
-from hwbench.lookup_tables.making.validate import add_grade
-from hwbench.lookup_tables.repository import save_table
-from hwbench.measuring.callback import MeasuringCallback
-from hwbench.measuring.comparing import compare_measured
-from hwbench.network.intake import ModelOptions, load_workload
-from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
-from hwbench.network.workload import Workload
-from hwbench.records.comparison import Comparison
-from hwbench.records.measurement import Measurement, Settings
-from hwbench.store import open_store
-from hwbench.workflows.build_table import (
-    AUTO,
-    BuiltTable,
-    TableCallback,
-    width_step,
-)
-from hwbench.workflows.compare import load_pair
-from hwbench.workflows.defaults import DEFAULT_MODEL, GRADING_NETWORKS, TABLE_BUDGET_S
-from hwbench.workflows.profile import DEFAULT_SETTINGS
-from hwbench.workflows.recording import recording
+from hwbench.workflows.build_table import BuiltTable, build_table
+from hwbench.workflows.compare import compare
+from hwbench.workflows.defaults import DEFAULT_MODEL
+from hwbench.workflows.profile import profile
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hwbench.workflows.search.plan import Plan as SearchPlan
+    from hwbench.records.comparison import Comparison
+    from hwbench.records.measurement import Measurement
+    from hwbench.workflows.search.plan import Plan
     from hwbench.workflows.search.result import SearchResult
 
 
 class LabWorkplace:
     """Measures in a lab; the methods do what the functions of `hwbench` of the same name do here.
+
+    Their `device` selects among the devices of the lab: `android:*`, `soc=Tensor G3`. All else is
+    as in the function, whose other arguments are taken and handed on. Whatever the function raises
+    is raised, and beside it a DeviceError where the lab cannot be reached, and a UsageError where
+    no device is meant, or devices of several kinds where one kind is needed.
 
     Args:
         address: The address of the lab.
@@ -52,38 +42,11 @@ class LabWorkplace:
         self.address = address
 
     def profile(
-        self,
-        model: str | Path | nn.Module = DEFAULT_MODEL,
-        *,
-        device: str = "cpu",
-        settings: Settings | None = None,
-        store: str | None = None,
-        save: bool = True,
-        callback: MeasuringCallback | None = None,
-        **options: Unpack[ModelOptions],
+        self, model: str | Path | nn.Module = DEFAULT_MODEL, *, device: str = "cpu", **options: Any
     ) -> Measurement:
-        """Measure one model on any device of a lab that is meant by `device`.
-
-        All else is as in `hwbench.profile`.
-
-        Args:
-            model: The model, as `hwbench.profile` takes it.
-            device: The selector of the devices: `android:*`, `soc=Tensor G3`.
-            settings: How to measure.
-            store: The SQLAlchemy URL of the store.
-            save: Whether to keep the record.
-            callback: Called when the record is there.
-            options: How the model is read, see `load_workload`.
-
-        Raises:
-            HwbenchError: The lab cannot be reached, or whatever profiling here raises.
-        """
-        settings = settings or DEFAULT_SETTINGS
-        workload = load_workload(model, seed=settings.seed, **options)
-        (record,) = self._measure(
-            device, [workload], settings, store=store, save=save, callback=callback
-        )
-        return record
+        """Measure one model on any of the devices."""
+        with self._open_meter(device, f"measuring {_name_of(model)}") as meter:
+            return profile(model, device=meter, **options)
 
     def compare(
         self,
@@ -91,151 +54,53 @@ class LabWorkplace:
         candidate: str | Path | nn.Module,
         *,
         device: str = "cpu",
-        candidate_precision: str | None = None,
-        candidate_arch: str | None = None,
-        settings: Settings | None = None,
-        store: str | None = None,
-        save: bool = True,
-        callback: MeasuringCallback | None = None,
-        **options: Unpack[ModelOptions],
+        **options: Any,
     ) -> Comparison:
-        """Measure two models interleaved on any device of a lab that is meant by `device`.
-
-        All else is as in `hwbench.compare`.
-
-        Args:
-            baseline: The reference, as `hwbench.profile` takes a model.
-            candidate: The new model.
-            device: The selector of the devices: `android:*`, `soc=Tensor G3`.
-            candidate_precision: The precision of the candidate, if it differs.
-            candidate_arch: `package.module:factory` that builds the network of the candidate's bare
-                state_dict, if it differs.
-            settings: How to measure.
-            store: The SQLAlchemy URL of the store.
-            save: Whether to keep both records.
-            callback: Called when the records are there.
-            options: How both models are read, see `load_workload`.
-
-        Raises:
-            HwbenchError: The lab cannot be reached, or whatever comparing here raises.
-        """
-        settings = settings or Settings()
-        pair = load_pair(
-            baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
-        )
-        records = self._measure(device, pair, settings, store=store, save=save, callback=callback)
-        return compare_measured(*records)
+        """Measure two models interleaved on any of the devices, and compare them."""
+        title = f"measuring {_name_of(baseline)} and {_name_of(candidate)}"
+        with self._open_meter(device, title) as meter:
+            return compare(baseline, candidate, device=meter, **options)
 
     def build_table(
-        self,
-        model: str | Path | nn.Module = DEFAULT_MODEL,
-        *,
-        device: str = "cpu",
-        widths: int | str = DEFAULT_STEP,
-        lower: float = DEFAULT_LOWER,
-        settings: Settings | None = None,
-        validation: int = GRADING_NETWORKS,
-        forget: bool = False,
-        store: str | None = None,
-        save: bool = True,
-        callback: TableCallback | None = None,
-        **options: Unpack[ModelOptions],
+        self, model: str | Path | nn.Module = DEFAULT_MODEL, *, device: str = "cpu", **options: Any
     ) -> BuiltTable:
-        """Build a table with all devices of one kind in a lab that are meant by `device`.
-
-        All else is as in `hwbench.build_table`.
-
-        Args:
-            model: The model, as `hwbench.profile` takes it.
-            device: The selector of the devices: `android:*`, `soc=Tensor G3`. The table is found
-                under it.
-            widths: The channel step, of which pruned widths are multiples; `auto` finds that of the
-                devices first.
-            lower: The smallest share of a width that pruning may keep.
-            settings: How to measure; `budget_s` is for the whole build.
-            validation: The number of held-out networks to grade the table with; 0 for none.
-            forget: Whether all that was measured for tables on this kind before is left out.
-            store: The SQLAlchemy URL of the store.
-            save: Whether to keep networks and table; without it a killed build begins anew.
-            callback: Called while the work goes on, to show or store how far it is.
-            options: How the model is read, see `load_workload`.
-
-        Raises:
-            UsageError: The devices are of several kinds.
-            HwbenchError: The lab cannot be reached, or whatever building here raises.
-        """
-        settings = settings or Settings(budget_s=TABLE_BUDGET_S)
-        callback = callback or TableCallback()
-        workload = load_workload(model, seed=settings.seed, **options)
-        fixed = None if widths == AUTO else width_step(widths)
-        with (
-            open_lab(self.address) as opened,
-            opened.crew(device, f"table of {workload.name}", of_one_kind=True) as crew,
-            open_store(store) if save else nullcontext() as opened_store,
-        ):
-            meter = LabMeter(crew)
-            plan = Plan(step=fixed or meter.channel_step(workload, settings), lower=lower)
-            build = meter.table(
-                workload, settings, plan, opened_store, callback.measured, forget=forget
-            )
-            fitted = build.run()
-            table, outcome = fitted.table, None
-            if validation:
-                outcome = build.grade(table, validation, callback=callback.validated)
-                table = add_grade(table, outcome)
-            table_id = None
-            if opened_store is not None:
-                table_id = save_table(opened_store, table, outcome)
-            return BuiltTable(table_id, table, outcome, fitted.rmspe)
+        """Build a table with all of the devices, which are of one kind; `device` is its address."""
+        title = f"table of {_name_of(model)}"
+        with self._open_meter(device, title, of_one_kind=True) as meter:
+            return build_table(model, device=meter, **options)
 
     def run_search(
         self,
         model: str | Path | nn.Module,
-        plan: SearchPlan,
+        plan: Plan,
         *,
         device: str | None = None,
         **options: Any,
     ) -> SearchResult:
-        """Search with latencies of devices of a lab, which are of one kind.
+        """Search with latencies of the devices, which are of one kind; None for those called `cpu`.
 
         All of them build the lookup table; one measures the result, or what the blocks of a network
         cost. Candidates are evaluated on this computer, by `jobs` processes: networks are code, and
-        no host runs a client's code. All else is as in `hwbench.run_search`.
-
-        Args:
-            model: The model, as `hwbench.run_search` takes it.
-            plan: What to search for.
-            device: The selector of the devices: `android:*`, `soc=Tensor G3`; None for those called
-                `cpu`.
-            options: All else that `hwbench.run_search` takes.
-
-        Raises:
-            UsageError: The devices are of several kinds, or the budget cannot be reached.
-            HwbenchError: The lab cannot be reached, or whatever searching here raises.
+        no host runs a client's code.
         """
         from hwbench.workflows.search.run import run_search as search
 
-        with (
-            open_lab(self.address) as opened,
-            opened.crew(device or "cpu", f"search in {model}", of_one_kind=True) as crew,
-        ):
-            return search(model, plan, device=LabMeter(crew), **options)
+        title = f"search in {_name_of(model)}"
+        with self._open_meter(device or "cpu", title, of_one_kind=True) as meter:
+            return search(model, plan, device=meter, **options)
 
-    def _measure(
-        self,
-        device: str,
-        workloads: Sequence[Workload],
-        settings: Settings,
-        *,
-        store: str | None,
-        save: bool,
-        callback: MeasuringCallback | None,
-    ) -> tuple[Measurement, ...]:
-        """Measure workloads interleaved on one device of the lab."""
-        title = " and ".join(workload.name for workload in workloads)
+    @contextmanager
+    def _open_meter(
+        self, device: str, title: str, *, of_one_kind: bool = False
+    ) -> Iterator[LabMeter]:
+        """Gather devices of the lab for some work."""
         with (
-            open_lab(self.address) as opened,
-            opened.crew(device, f"measuring {title}") as crew,
-            recording(store, save=save, callback=callback) as recorder,
+            open_lab(self.address) as lab,
+            lab.crew(device, title, of_one_kind=of_one_kind) as crew,
         ):
-            return LabMeter(crew).measure(workloads, settings, recorder)
+            yield LabMeter(crew)
+
+
+def _name_of(model: str | Path | nn.Module) -> str:
+    """Name a model for people."""
+    return str(model) if isinstance(model, str | Path) else type(model).__name__

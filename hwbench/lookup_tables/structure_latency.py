@@ -53,7 +53,7 @@ class StructureLatency:
                 np.array([place.cout]),
                 f"{slot.layer.name} ({slot.layer.key})",
             )
-        self._groups = [_groups_of(slot) for slot in structure.slots]
+        self._groups = [slot.groups for slot in structure.slots]
         self._choices = [_choices(width, step) for width in structure.widths]
         self._position = np.full(
             (len(structure.widths), max(structure.widths, default=0) + 1), _OFF, np.int64
@@ -213,13 +213,6 @@ class StructureLatency:
 
 def _choices(width: int, step: int) -> Integers:
     return np.unique(np.append(np.arange(step, width + 1, step), width))
-
-
-def _groups_of(slot: Slot) -> tuple[int, ...]:
-    """Groups whose widths change the layer, ascending."""
-    return tuple(
-        sorted({group for dimension in (*slot.inputs, slot.output) for group, _ in dimension.terms})
-    )
 
 
 def _channels(slot: Slot, place: Place, full: Integers) -> tuple[Integers, Integers] | None:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from hwbench.errors import SchemaError
+from hwbench.errors import Remedy, SchemaError
 from hwbench.records.layer_key import LayerKey
 
 if TYPE_CHECKING:
@@ -37,13 +37,14 @@ def to_plain(record: Any) -> dict[str, Any]:
     return plain
 
 
-def from_plain(kind: type[T], data: Any, what: str) -> T:
+def from_plain(kind: type[T], data: Any, what: str, *remedies: Remedy) -> T:
     """Rebuild a record from `to_plain`'s form.
 
     Args:
         kind: Class of the record.
         data: What a document holds.
         what: What it should be, for the message.
+        remedies: What helps where it is damaged.
 
     Raises:
         SchemaError: A field is missing, unknown, of another type, or impossible.
@@ -53,7 +54,7 @@ def from_plain(kind: type[T], data: Any, what: str) -> T:
     try:
         return _converter().structure(data, kind)
     except (BaseValidationError, SchemaError, AttributeError, TypeError, ValueError) as error:
-        raise SchemaError(f"damaged {what}: {_describe_faults(error)}") from error
+        raise SchemaError(f"damaged {what}: {_describe_faults(error)}", *remedies) from error
 
 
 def _describe_faults(error: Exception) -> str:

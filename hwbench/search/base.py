@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from hwbench.errors import Argument, MeasurementError, SchemaError, UsageError
+from hwbench.errors import Argument, MeasurementError, UsageError
 from hwbench.records.codec import from_plain, to_plain
 
 
@@ -103,10 +103,7 @@ class Trial:
         Raises:
             SchemaError: It is damaged.
         """
-        try:
-            return from_plain(cls, data, "trial of a search")
-        except SchemaError as error:
-            raise SchemaError(error.message, Argument("fresh", value=True)) from error
+        return from_plain(cls, data, "trial of a search", Argument("fresh", value=True))
 
 
 class Objective(Protocol):

@@ -159,7 +159,7 @@ class Counted:
         for index, slot in enumerate(self.structure.slots):
             if not self.weights[index] and not self.biases[index]:
                 continue
-            groups = groups_of(slot)
+            groups = slot.groups
             rows = on_grid(groups, choices, self.structure.widths)
             area, outputs = self.left(self.structure.layer_widths(rows))
             costs = area[:, index] * self.weights[index] + outputs[:, index] * self.biases[index]
@@ -249,13 +249,6 @@ def _biases(slot: Slot) -> int:
         cout
         if slot.layer.params - cout * cin // int(key.attr("group", "1")) * kernel == cout
         else 0
-    )
-
-
-def groups_of(slot: Slot) -> tuple[int, ...]:
-    """Groups whose widths change a layer, ascending."""
-    return tuple(
-        sorted({group for dimension in (*slot.inputs, slot.output) for group, _ in dimension.terms})
     )
 
 

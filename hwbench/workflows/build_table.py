@@ -15,16 +15,13 @@ from hwbench.devices import open_device
 from hwbench.devices.base import Device
 from hwbench.errors import UsageError
 from hwbench.lookup_tables import LayerPrediction, LookupTable, Plan, Progress, Validation
-from hwbench.lookup_tables import build as build_on
 from hwbench.lookup_tables import validate as validate_on
-from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 from hwbench.lookup_tables.making.recalibrate import recalibrate
 from hwbench.lookup_tables.making.validate import add_grade
 from hwbench.lookup_tables.repository import check_table, find_table, save_table
 from hwbench.network.graph import layers, load
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
-from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.records.prediction import Prediction
 from hwbench.store import Store, open_store
@@ -35,6 +32,7 @@ from hwbench.workflows.defaults import (
     TABLE_BUDGET_S,
     VALIDATION_NETWORKS,
 )
+from hwbench.workflows.meter import Meter, open_meter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,7 +72,7 @@ class BuiltTable:
 def build_table(
     model: str | Path | nn.Module = DEFAULT_MODEL,
     *,
-    device: str = "cpu",
+    device: str | Meter = "cpu",
     widths: int | str = DEFAULT_STEP,
     lower: float = DEFAULT_LOWER,
     settings: Settings | None = None,
@@ -91,7 +89,7 @@ def build_table(
 
     Args:
         model: What `hwbench.profile` takes.
-        device: Address of the device.
+        device: Address of the device, or another `Meter`.
         widths: Pruned widths are multiples of this; `auto` finds the device's channel step first.
         lower: Smallest share of a width that pruning may keep.
         settings: How to measure; `budget_s` is for the whole build.
@@ -112,24 +110,16 @@ def build_table(
     )
     workload = load_workload(model, seed=settings.seed, **options)
     fixed = None if widths == AUTO else width_step(widths)
-    with open_device(device) as opened, open_store(store) if save else nullcontext() as kept:
-        step = fixed or grid_step(channel_steps(opened, workload, settings))
-        plan = Plan(step=step, lower=lower)
-        fitted = build_on(
-            opened,
-            workload,
-            settings,
-            plan=plan,
-            store=kept,
-            forget=forget,
-            callback=callback.measured,
-        )
-        table, outcome = _validate_and_grade(
-            opened, fitted.table, workload, settings, networks=validation, callback=callback
-        )
-        return BuiltTable(
-            None if kept is None else save_table(kept, table, outcome), table, outcome, fitted.rmspe
-        )
+    with open_meter(device) as meter, open_store(store) if save else nullcontext() as kept:
+        plan = Plan(step=fixed or meter.channel_step(workload, settings), lower=lower)
+        build = meter.begin_table(workload, settings, plan, kept, callback.measured, forget=forget)
+        fitted = build.run()
+        table, outcome = fitted.table, None
+        if validation:
+            outcome = build.grade(table, validation, callback=callback.validated)
+            table = add_grade(table, outcome)
+        table_id = None if kept is None else save_table(kept, table, outcome)
+        return BuiltTable(table_id, table, outcome, fitted.rmspe)
 
 
 def validate_table(
@@ -168,12 +158,14 @@ def validate_table(
     settings, callback = settings or Settings(), callback or TableCallback()
     workload = load_workload(model, seed=settings.seed, **options)
     with _open_with_table(table, device, settings, store) as (kept, opened, found):
-        graded, outcome = _validate_and_grade(
-            opened, found, workload, settings, networks=networks, callback=callback
-        )
-        return BuiltTable(
-            save_table(kept, graded, outcome) if save else None, graded, outcome, None
-        )
+        graded, outcome = found, None
+        if networks:
+            outcome = validate_on(
+                opened, found, workload, settings, networks=networks, callback=callback.validated
+            )
+            graded = add_grade(found, outcome)
+        table_id = save_table(kept, graded, outcome) if save else None
+        return BuiltTable(table_id, graded, outcome, None)
 
 
 def recalibrate_table(
@@ -271,24 +263,6 @@ def _open_with_table(
         )
         check_table(found, info, settings.threads)
         yield kept, opened, found
-
-
-def _validate_and_grade(
-    device: Device,
-    table: LookupTable,
-    workload: Workload,
-    settings: Settings,
-    *,
-    networks: int,
-    callback: TableCallback,
-) -> tuple[LookupTable, Validation | None]:
-    """The table with its grade on held-out networks; as it is for none of them."""
-    if not networks:
-        return table, None
-    outcome = validate_on(
-        device, table, workload, settings, networks=networks, callback=callback.validated
-    )
-    return add_grade(table, outcome), outcome
 
 
 def width_step(widths: int | str) -> int:

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from hwbench.devices import open_device
 from hwbench.errors import Argument, IncomparableError
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.comparing import compare_measured
-from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Settings
+from hwbench.workflows.meter import Meter, open_meter
 from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def compare(
     baseline: str | Path | nn.Module,
     candidate: str | Path | nn.Module,
     *,
-    device: str = "cpu",
+    device: str | Meter = "cpu",
     candidate_precision: str | None = None,
     candidate_arch: str | None = None,
     settings: Settings | None = None,
@@ -39,7 +38,7 @@ def compare(
     Args:
         baseline: The reference; what `hwbench.profile` takes.
         candidate: The new one; what `hwbench.profile` takes.
-        device: Address of the device.
+        device: Address of the device, or another `Meter`.
         candidate_precision: Precision of the candidate if it differs.
         candidate_arch: What builds the network of the candidate's bare state_dict, if it differs.
         settings: How to measure.
@@ -60,8 +59,8 @@ def compare(
     pair = load_pair(
         baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
     )
-    with open_device(device) as opened, recording(store, save=save, callback=callback) as recorder:
-        records = measure_interleaved(opened, pair, settings, recorder)
+    with open_meter(device) as meter, recording(store, save=save, callback=callback) as recorder:
+        records = meter.measure(pair, settings, recorder)
     return compare_measured(*records)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from hwbench.devices import open_device
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.measuring.sessions import measure
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.workflows.defaults import DEFAULT_MODEL
+from hwbench.workflows.meter import Meter, open_meter
 from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ DEFAULT_SETTINGS = Settings(budget_s=10)
 def profile(
     model: str | Path | nn.Module = DEFAULT_MODEL,
     *,
-    device: str = "cpu",
+    device: str | Meter = "cpu",
     settings: Settings | None = None,
     store: str | None = None,
     save: bool = True,
@@ -35,7 +34,7 @@ def profile(
     Args:
         model: A path (`.onnx`, `.pt`, `.pt2`), `zoo:NAME[@WIDTH]`, `module:factory`, or a torch
             module in memory.
-        device: Address of the device (`cpu`, `virtual`, ...).
+        device: Address of the device (`cpu`, `virtual`, ...), or another `Meter`.
         settings: How to measure.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
         save: Whether to keep the record in the store.
@@ -51,5 +50,6 @@ def profile(
     """
     settings = settings or DEFAULT_SETTINGS
     workload = load_workload(model, seed=settings.seed, **options)
-    with open_device(device) as opened, recording(store, save=save, callback=callback) as recorder:
-        return measure(opened, workload, settings, recorder)
+    with open_meter(device) as meter, recording(store, save=save, callback=callback) as recorder:
+        (record,) = meter.measure([workload], settings, recorder)
+    return record

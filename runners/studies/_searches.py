@@ -17,9 +17,9 @@ from hwbench.search.method import Method, WidthMethod
 from hwbench.stats import t_half_width
 from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table
+from hwbench.workflows.meter import DeviceMeter
 from hwbench.workflows.search.context import make_context
 from hwbench.workflows.search.latency import LatencyFinder, Resources
-from hwbench.workflows.search.meter import DeviceMeter
 from hwbench.workflows.search.subject import read_subject
 from runners.studies._groups import Row, measured, rows_of
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from hwbench.workflows.meter import open_meter
 from hwbench.workflows.search.blocks import measure_gains
 from hwbench.workflows.search.context import make_objective
 from hwbench.workflows.search.jobs import evaluating
 from hwbench.workflows.search.journal import Journal
-from hwbench.workflows.search.meter import open_meter
 from hwbench.workflows.search.plan import Limit, Plan
 from hwbench.workflows.search.run import run_search
 from hwbench.workflows.search.trials import TrialLoop

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from hwbench.cli.options import Keeping
-from hwbench.cli.progress import Progress
+from hwbench.cli.progress import show_measuring
 from hwbench.devices.virtual.device import Virtual
 from hwbench.measuring.sessions import measure, measure_interleaved
 from hwbench.records.measurement import Settings
@@ -32,7 +32,7 @@ def shown_while(monkeypatch, workloads, stream):
     monkeypatch.setenv("TERM", "xterm")
     with (
         Virtual(latencies_s={A.sha256: 0.01, B.sha256: 0.005}) as device,
-        Progress("my model", Keeping()) as line,
+        show_measuring("my model", Keeping()) as line,
     ):
         measure_interleaved(device, workloads, QUICK, line)
     return stream.getvalue()
@@ -60,29 +60,35 @@ def test_no_thread_redraws_during_rounds(monkeypatch):
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     before = threading.active_count()
-    with Progress("m", Keeping()):
+    with show_measuring("m", Keeping()):
         assert threading.active_count() == before
 
 
 def test_prints_go_to_standard_error(capsys):
-    with Progress("m", Keeping()):
+    with show_measuring("m", Keeping()):
         sys.stdout.write("from the model\n")
     assert capsys.readouterr() == ("", "from the model\n")
 
 
 def test_an_error_says_where_its_samples_are():
-    with Virtual(latencies_s={A.sha256: 0.01}) as device:
-        progress = Progress("m", Keeping(store="a b.db"))
-        with progress as line:
-            record = measure(device, A, QUICK, line)
-    error = ValueError("x")
-    progress.__exit__(ValueError, error, None)
-    assert error.__notes__ == [
-        f"what was measured is kept: hwbench store show {record.id[:12]} --store 'a b.db'"
+    records = []
+
+    def measure_and_fail() -> None:
+        with (
+            Virtual(latencies_s={A.sha256: 0.01}) as device,
+            show_measuring("m", Keeping(store="a b.db")) as line,
+        ):
+            records.append(measure(device, A, QUICK, line))
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x") as caught:
+        measure_and_fail()
+    assert caught.value.__notes__ == [
+        f"what was measured is kept: hwbench store show {records[0].id[:12]} --store 'a b.db'"
     ]
 
 
 def test_an_error_before_the_first_sample_has_nothing_to_say():
-    with pytest.raises(ValueError, match="x") as caught, Progress("m", Keeping()):
+    with pytest.raises(ValueError, match="x") as caught, show_measuring("m", Keeping()):
         raise ValueError("x")
     assert not hasattr(caught.value, "__notes__")

@@ -20,7 +20,7 @@ from hwbench.devices.base import Advice, Found
 from hwbench.devices.shared.ort.device import OrtDevice
 from hwbench.devices.shared.ort.engine import Engine, NativeEngine
 from hwbench.devices.shared.runner.protocol import CLOCK
-from hwbench.errors import Argument, DeviceUnavailableError, UsageError
+from hwbench.errors import DeviceUnavailableError, UsageError
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.measurement import Settings
 
@@ -90,17 +90,7 @@ class Android(OrtDevice):
 
     def _info(self) -> DeviceInfo:
         phone = self._phone
-        identity = phone.identity
-        cpus = " ".join(map(str, phone.cluster.cpus))
         details = {
-            "serial": identity.serial or phone.adb.serial,
-            "android": identity.android,
-            "build": identity.build,
-            "kernel": identity.kernel,
-            "cores": identity.cores,
-            "cluster": f"{phone.cluster.name} ({cpus})",
-            "mode": self._options.mode,
-            "isa": identity.features,
             "engine": "native runner",
             "bundle": f"{self._options.build} {phone.bundle.digest}",
             "graph_optimisation": "all",
@@ -108,24 +98,7 @@ class Android(OrtDevice):
             "memory_arena": "on",
             "spinning": "stopped between runs",
         }
-        return DeviceInfo(
-            address=self.address,
-            target=", ".join(
-                filter(None, (identity.model, identity.soc, f"{phone.cluster.name} cluster"))
-            ),
-            target_id="|".join(
-                (
-                    identity.model,
-                    identity.soc,
-                    identity.machine,
-                    identity.cores,
-                    f"{phone.cluster.name} {cpus}",
-                    self._options.mode,
-                )
-            ),
-            runtime=phone.bundle.runtime,
-            details=tuple((name, value) for name, value in details.items() if value),
-        )
+        return phone.describe(self.address, details)
 
     def _conditions(self) -> Conditions:
         state = self._phone.read_state()
@@ -138,25 +111,14 @@ class Android(OrtDevice):
         return checks.check_phone(phone.identity, phone.cluster, phone.read_state(), phone_settings)
 
     def _engine(self, settings: Settings) -> Engine:
-        phone, threads = self._phone, settings.threads
-        cpus = phone.cluster.cpus
-        if not 1 <= threads <= len(cpus):
-            others = ", ".join(
-                f"{cluster.name} {len(cluster.cpus)}"
-                for cluster in phone.identity.clusters.values()
-            )
-            raise UsageError(
-                f"{threads} threads are wanted where the {phone.cluster.name} cluster has"
-                f" {len(cpus)} cores online ({others}); name another cluster"
-                f" (android:{phone.adb.serial},cluster=NAME)",
-                Argument("threads", len(cpus)),
-            )
+        phone = self._phone
+        cores = phone.choose_cores(settings.threads)  # before a runner is started for them
         return NativeEngine(
             phone.start_runner(),
             phone.send_model,
             phone.folder,
-            cores=cpus[-threads:],
-            threads=threads,
+            cores=cores,
+            threads=settings.threads,
             seed=settings.seed,
             clock=f"{CLOCK} in the native runner on the device",
             leased=True,

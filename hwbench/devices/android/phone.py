@@ -9,6 +9,7 @@ kill).
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -22,8 +23,15 @@ from hwbench.devices.android.bundle_parts import ANDROID_BUILD
 from hwbench.devices.shared.address import choice, read_address
 from hwbench.devices.shared.lock import DeviceLock
 from hwbench.devices.shared.runner.process import RunnerProcess
-from hwbench.errors import DeviceLostError, DeviceUnavailableError, HwbenchError
+from hwbench.errors import (
+    Argument,
+    DeviceLostError,
+    DeviceUnavailableError,
+    HwbenchError,
+    UsageError,
+)
 from hwbench.network.workload import Workload
+from hwbench.records.device import DeviceInfo
 
 HOME = PurePosixPath("/data/local/tmp/hwbench")
 """Hwbench's folder, in the one place on a phone from which the shell may execute files.
@@ -187,6 +195,62 @@ class Phone:
             self._lock.release()
             self._lock = None
 
+    def describe(self, name: str, details: Mapping[str, str]) -> DeviceInfo:
+        """Make the record of the phone and of the part of it that is measured on.
+
+        Args:
+            name: The address that the user gave, with the driver's name.
+            details: What the driver adds to the facts of the phone.
+        """
+        identity, cluster = self.identity, self.cluster
+        cpus = " ".join(map(str, cluster.cpus))
+        facts_of_phone = {
+            "serial": identity.serial or self.adb.serial,
+            "android": identity.android,
+            "build": identity.build,
+            "kernel": identity.kernel,
+            "cores": identity.cores,
+            "cluster": f"{cluster.name} ({cpus})",
+            "mode": self.address.mode,
+            "isa": identity.features,
+        }
+        target = (identity.model, identity.soc, f"{cluster.name} cluster")
+        target_id = (
+            identity.model,
+            identity.soc,
+            identity.machine,
+            identity.cores,
+            f"{cluster.name} {cpus}",
+            self.address.mode,
+        )
+        all_details = {**facts_of_phone, **details}
+        return DeviceInfo(
+            address=name,
+            target=", ".join(filter(None, target)),
+            target_id="|".join(target_id),
+            runtime=self.bundle.runtime,
+            details=tuple((name, value) for name, value in all_details.items() if value),
+        )
+
+    def choose_cores(self, threads: int) -> tuple[int, ...]:
+        """Choose the CPUs that so many threads run on: the fastest of the cluster.
+
+        Raises:
+            UsageError: The cluster has fewer.
+        """
+        cpus = self.cluster.cpus
+        if not 1 <= threads <= len(cpus):
+            others = ", ".join(
+                f"{cluster.name} {len(cluster.cpus)}" for cluster in self.identity.clusters.values()
+            )
+            raise UsageError(
+                f"{threads} threads are wanted where the {self.cluster.name} cluster has"
+                f" {len(cpus)} cores online ({others}); name another cluster"
+                f" (android:{self.adb.serial},cluster=NAME)",
+                Argument("threads", len(cpus)),
+            )
+        return cpus[-threads:]
+
     def read_state(self) -> facts.PhoneState:
         """Read how the phone is now, in one round trip."""
         return facts.parse_state(self.adb.script(facts.STATE_SCRIPT).stdout)
@@ -218,15 +282,36 @@ class Phone:
         Returns:
             The path of the model on the phone.
         """
-        name = PurePosixPath("models") / f"{workload.sha256}.onnx"
-        size = len(workload.onnx)
+        return self._send_file(f"{workload.sha256}.onnx", workload.onnx, runner.put, runner.delete)
+
+    def _send_file(
+        self,
+        file: str,
+        data: bytes,
+        put: Callable[[bytes, PurePosixPath], None],
+        delete: Callable[[PurePosixPath], None],
+    ) -> PurePosixPath:
+        """Send the file of a model, unless it is on the phone already.
+
+        Models used longest ago are removed to make room.
+
+        Args:
+            file: The name of the file, by which it is known again.
+            data: Its contents.
+            put: Writes a file on the phone.
+            delete: Removes one there.
+
+        Returns:
+            The path of the model on the phone.
+        """
+        name, size = PurePosixPath("models") / file, len(data)
         if self._models.get(name) != size:
             self._models.pop(name, None)
             while self._models and sum(self._models.values()) + size > MODELS_BYTES:
                 oldest = next(iter(self._models))
-                runner.delete(HOME / oldest)
+                delete(HOME / oldest)
                 del self._models[oldest]
-            runner.put(workload.onnx, HOME / name)
+            put(data, HOME / name)
         self._models[name] = self._models.pop(name, size)  # moves it to the end: used last
         return HOME / name
 

@@ -23,11 +23,10 @@ from hwbench.devices.android import tflite_log
 from hwbench.devices.android.adb.client import Completed
 from hwbench.devices.android.adb.link import one_line
 from hwbench.devices.android.bundle import Bundle, BundleFile, explain_exit
-from hwbench.devices.android.phone import HOME, MODELS_BYTES, PUSH_S, Phone, PhoneAddress
+from hwbench.devices.android.phone import HOME, PUSH_S, Phone, PhoneAddress
 from hwbench.devices.android.tflite_file import Program, TfliteModel
 from hwbench.devices.android.tflite_log import TfliteLog
 from hwbench.errors import (
-    Argument,
     BuildError,
     DeviceCommandError,
     DeviceUnavailableError,
@@ -95,6 +94,7 @@ class TflitePhone(Phone):
     Attributes:
         name: Its address, as the user gave it.
         known: Flags that the program knows.
+        cores: CPUs it is to run on.
         findings: Reasons to distrust every measurement made with it.
 
     Raises:
@@ -123,46 +123,14 @@ class TflitePhone(Phone):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def cores(self) -> tuple[int, ...]:
-        """CPUs it is to run on."""
-        return self.cluster.cpus[-self.threads :]
-
     def info(self) -> DeviceInfo:
         """Identity of the phone, with this program as its runtime."""
-        identity = self.identity
-        cpus = " ".join(map(str, self.cluster.cpus))
         details = {
-            "serial": identity.serial or self.adb.serial,
-            "android": identity.android,
-            "build": identity.build,
-            "kernel": identity.kernel,
-            "cores": identity.cores,
-            "cluster": f"{self.cluster.name} ({cpus})",
-            "mode": self.address.mode,
-            "isa": identity.features,
             "program_sha256": self.program.sha256,
             "flags": " ".join(_arguments(self.flags)),
             "pinned_to": " ".join(map(str, self.cores)) if self._pin else "",
         }
-        return DeviceInfo(
-            address=self.name,
-            target=", ".join(
-                filter(None, (identity.model, identity.soc, f"{self.cluster.name} cluster"))
-            ),
-            target_id="|".join(
-                (
-                    identity.model,
-                    identity.soc,
-                    identity.machine,
-                    identity.cores,
-                    f"{self.cluster.name} {cpus}",
-                    self.address.mode,
-                )
-            ),
-            runtime=self.bundle.runtime,
-            details=tuple((name, value) for name, value in details.items() if value),
-        )
+        return self.describe(self.name, details)
 
     def conditions(self) -> Conditions:
         """Read the state of the phone now."""
@@ -176,16 +144,14 @@ class TflitePhone(Phone):
         Returns:
             Where the model lies on the phone.
         """
-        name, size = PurePosixPath("models") / f"{model.sha256}.tflite", len(model.data)
-        if self._models.get(name) != size:
-            self._models.pop(name, None)
-            while self._models and sum(self._models.values()) + size > MODELS_BYTES:
-                oldest = next(iter(self._models))
-                self.adb.run(["rm", "-f", str(HOME / oldest)])
-                del self._models[oldest]
-            self.adb.push(model.data, str(HOME / name), timeout_s=PUSH_S)
-        self._models[name] = self._models.pop(name, size)  # now the last one, as the one used last
-        return HOME / name
+
+        def put(data: bytes, path: PurePosixPath) -> None:
+            self.adb.push(data, str(path), timeout_s=PUSH_S)
+
+        def delete(path: PurePosixPath) -> None:
+            self.adb.run(["rm", "-f", str(path)])
+
+        return self._send_file(f"{model.sha256}.tflite", model.data, put, delete)
 
     def run(
         self, graph: PurePosixPath, flags: Mapping[str, object], timeout_s: float
@@ -247,14 +213,7 @@ class TflitePhone(Phone):
     def _find_bundle(self) -> Bundle:
         """A bundle of one file, which the phone's own C library runs."""
         self.program.check(self.identity.machine)
-        available = len(self.cluster.cpus)
-        if not 1 <= self.threads <= available:
-            raise UsageError(
-                f"{self.threads} threads are wanted where the {self.cluster.name} cluster has"
-                f" {available} cores online; name another cluster"
-                f" (android:{self.adb.serial},cluster=NAME)",
-                Argument("threads", available),
-            )
+        self.cores = self.choose_cores(self.threads)
         file = BundleFile(PROGRAM, self.program.sha256, len(self.program.data), 0o755)
         runtime = f"TensorFlow Lite {PROGRAM} {self.program.sha256[:12]}"
         return Bundle(self.program.path.parent, (file,), runtime, (f"./{PROGRAM}",), {})

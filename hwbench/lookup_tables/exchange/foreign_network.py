@@ -110,11 +110,8 @@ class ForeignNetwork:
         Raises:
             SchemaError: It is damaged.
         """
-        try:
-            return from_plain(cls, data, "imported network")
-        except SchemaError as error:
-            again = Argument("name", change="another", purpose="import it again")
-            raise SchemaError(error.message, again) from error
+        again = Argument("name", change="another", purpose="import it again")
+        return from_plain(cls, data, "imported network", again)
 
 
 def _is_possible_entry(entry: ForeignEntry) -> bool:

@@ -111,6 +111,14 @@ class Slot:
             attrs["group"] = str(self.inputs[0].size(widths))
         return replace(key, inputs=inputs, output=output, attrs=tuple(attrs.items()))
 
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Groups whose widths change the layer, ascending."""
+        groups: set[int] = set()
+        for dimension in (*self.inputs, self.output):
+            groups.update(group for group, _ in dimension.terms)
+        return tuple(sorted(groups))
+
 
 @dataclass(frozen=True)
 class Structure:

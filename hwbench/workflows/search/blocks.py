@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hwbench.records.layer_key import LayerKey
     from hwbench.records.measurement import Settings
     from hwbench.store import Store
-    from hwbench.workflows.search.meter import Meter
+    from hwbench.workflows.meter import Meter
 
 RECORD = "search_gains"
 BLOCK_S = 4.0

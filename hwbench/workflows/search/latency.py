@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hwbench.search.context import Subject
     from hwbench.search.method import Method
     from hwbench.store import Store
-    from hwbench.workflows.search.meter import Meter
+    from hwbench.workflows.meter import Meter
     from hwbench.workflows.search.plan import Plan
 
 TABLE_SHARE = 0.25
@@ -190,7 +190,7 @@ class LatencyFinder:
             self.say(f"building the lookup table: {networks}")
 
         table_plan = TablePlan(step=step, lower=self.method.narrowest)
-        fitted = meter.build_table(workload, settings, table_plan, store, show)
+        fitted = meter.begin_table(workload, settings, table_plan, store, show).run()
         if store is not None:
             save_table(store, fitted.table)
         return fitted.table

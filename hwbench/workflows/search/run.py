@@ -11,12 +11,12 @@ from hwbench.lookup_tables import LookupTable
 from hwbench.network.intake import ModelOptions
 from hwbench.records.measurement import Settings
 from hwbench.store import open_store
+from hwbench.workflows.meter import Meter, open_meter
 from hwbench.workflows.search.callback import SearchCallback
 from hwbench.workflows.search.context import make_context, make_objective
 from hwbench.workflows.search.jobs import evaluating
 from hwbench.workflows.search.journal import Journal
 from hwbench.workflows.search.latency import LatencyFinder, Resources
-from hwbench.workflows.search.meter import Meter, open_meter
 from hwbench.workflows.search.plan import Plan
 from hwbench.workflows.search.result import RECORD, SearchResult, result_record
 from hwbench.workflows.search.rounds import SearchRun

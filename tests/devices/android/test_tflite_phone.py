@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from hwbench.devices.android import tflite
+from hwbench.devices.android import phone as phone_module
 from hwbench.devices.android.tflite import TflitePhone
 from hwbench.devices.android.tflite_file import TfliteModel, read_model, read_program
 from hwbench.errors import (
@@ -118,7 +118,7 @@ def test_models_used_longest_ago_make_room(
 ) -> None:
     other = tmp_path / "other.tflite"
     other.write_bytes(model(inputs=(0, 0)))
-    monkeypatch.setattr(tflite, "MODELS_BYTES", len(net.data) + 10)
+    monkeypatch.setattr(phone_module, "MODELS_BYTES", len(net.data) + 10)
     with opened(phone.address) as device:
         device.place_model(net)
         device.place_model(read_model(other))

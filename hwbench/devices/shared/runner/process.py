@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath, PurePosixPath
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from hwbench.devices.base import Samples
@@ -278,12 +277,7 @@ class RunnerProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self, grace_s: float = 2.0) -> None:

@@ -1,9 +1,10 @@
-"""What a search measures with: one device, or what can do the same (the devices of a lab)."""
+"""What workflows measure with: one device, or what can do the same (the devices of a lab)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hwbench.devices import open_device
@@ -13,7 +14,7 @@ from hwbench.measuring.sessions import measure_interleaved
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Device
-    from hwbench.lookup_tables import Plan, Progress
+    from hwbench.lookup_tables import LookupTable, Plan, Progress, Validation
     from hwbench.lookup_tables.making.fit import Fitted
     from hwbench.network.workload import Workload
     from hwbench.records.device import DeviceInfo
@@ -21,8 +22,22 @@ if TYPE_CHECKING:
     from hwbench.store import Store
 
 
+class TableBuild(Protocol):
+    """A lookup table in the making. The methods raise DeviceError where measuring fails."""
+
+    def run(self) -> Fitted:
+        """Measure and fit; see `lookup_tables.build`."""
+        ...
+
+    def grade(
+        self, table: LookupTable, networks: int, *, callback: Callable[[int, int], None]
+    ) -> Validation:
+        """Measure networks that the table has not seen; see `lookup_tables.validate`."""
+        ...
+
+
 class Meter(Protocol):
-    """Measures for a search. All methods raise DeviceError where that fails."""
+    """Measures for a workflow. All methods raise DeviceError where that fails."""
 
     @property
     def address(self) -> str:
@@ -37,15 +52,17 @@ class Meter(Protocol):
         """Channels at a time that its operators work on."""
         ...
 
-    def build_table(
+    def begin_table(
         self,
         workload: Workload,
         settings: Settings,
         plan: Plan,
         store: Store | None,
         callback: Callable[[Progress], None],
-    ) -> Fitted:
-        """Build the lookup table of a network; see `lookup_tables.build`."""
+        *,
+        forget: bool = False,
+    ) -> TableBuild:
+        """Begin the lookup table of a network; the arguments are those of `lookup_tables.build`."""
         ...
 
     def measure(
@@ -74,24 +91,61 @@ class DeviceMeter:
         """See `Meter`."""
         return grid_step(channel_steps(self.device, workload, settings))
 
-    def build_table(
+    def begin_table(
         self,
         workload: Workload,
         settings: Settings,
         plan: Plan,
         store: Store | None,
         callback: Callable[[Progress], None],
-    ) -> Fitted:
+        *,
+        forget: bool = False,
+    ) -> TableBuild:
         """See `Meter`."""
-        from hwbench.lookup_tables import build
-
-        return build(self.device, workload, settings, plan=plan, store=store, callback=callback)
+        return DeviceTable(self.device, workload, settings, plan, store, callback, forget)
 
     def measure(
         self, workloads: Sequence[Workload], settings: Settings, callback: MeasuringCallback
     ) -> tuple[Measurement, ...]:
         """See `Meter`."""
         return measure_interleaved(self.device, workloads, settings, callback)
+
+
+@dataclass(frozen=True)
+class DeviceTable:
+    """A lookup table that one device measures; the attributes are arguments of `build`."""
+
+    device: Device
+    workload: Workload
+    settings: Settings
+    plan: Plan
+    store: Store | None
+    callback: Callable[[Progress], None]
+    forget: bool
+
+    def run(self) -> Fitted:
+        """See `TableBuild`."""
+        from hwbench.lookup_tables import build
+
+        return build(
+            self.device,
+            self.workload,
+            self.settings,
+            plan=self.plan,
+            store=self.store,
+            forget=self.forget,
+            callback=self.callback,
+        )
+
+    def grade(
+        self, table: LookupTable, networks: int, *, callback: Callable[[int, int], None]
+    ) -> Validation:
+        """See `TableBuild`."""
+        from hwbench.lookup_tables import validate
+
+        return validate(
+            self.device, table, self.workload, self.settings, networks=networks, callback=callback
+        )
 
 
 @contextmanager

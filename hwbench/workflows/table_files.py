@@ -82,14 +82,12 @@ def export_table(
     Raises:
         UsageError: There is no such table, or the file cannot be written.
     """
-    if isinstance(table, LookupTable):
-        found = table
-    else:
-        with open_store(store) as kept:
-            found = find_table(kept, table)
-    plain = re.sub(r"[^\w.-]+", "-", found.provenance.device.address).strip("-.") or "table"
+    if not isinstance(table, LookupTable):
+        with open_store(store) as opened_store:
+            table = find_table(opened_store, table)
+    plain = re.sub(r"[^\w.-]+", "-", table.provenance.device.address).strip("-.") or "table"
     path = Path(out) if out is not None else Path(plain + SUFFIX)
-    return ExportedTable(path, write_table(found, path), found)
+    return ExportedTable(path, write_table(table, path), table)
 
 
 def import_table(

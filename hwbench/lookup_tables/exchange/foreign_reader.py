@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -58,16 +59,16 @@ def format_of(records: Sequence[tuple[str, Record]]) -> str:
     Raises:
         UsageError: They are of several formats.
     """
-    found = {
+    formats = {
         name: next(kind for kind, types in KINDS.items() if isinstance(record, types))
         for name, record in records
     }
-    if len(set(found.values())) > 1:
-        what = ", ".join(f"{name} ({kind})" for name, kind in found.items())
+    if len(set(formats.values())) > 1:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in formats.items())
         raise UsageError(
-            f"files of several formats: {what}; import those of each format by themselves"
+            f"files of several formats: {listed}; import those of each format by themselves"
         )
-    return next(iter(found.values()))
+    return next(iter(formats.values()))
 
 
 def read_network(
@@ -90,13 +91,15 @@ def read_network(
             the threads and nobody did.
     """
     kind = format_of(records)
-    found = [record for _, record in records]
+    contents = [record for _, record in records]
     findings = tuple(
-        dict.fromkeys(finding for record in found for finding in getattr(record, "findings", ()))
+        dict.fromkeys(finding for record in contents for finding in getattr(record, "findings", ()))
     )
     if kind == "ofa-yaml":
         network, left = _read_ofa(
-            [r for r in found if isinstance(r, OfaTable)], target=target, threads=threads
+            [record for record in contents if isinstance(record, OfaTable)],
+            target=target,
+            threads=threads,
         )
         text = (
             f"{left} of {left + sum(e.calls for e in network.entries)} rows are blocks, or do not"
@@ -109,9 +112,8 @@ def read_network(
             Argument("model", purpose="say what was measured, its widths included"),
         )
     if kind == "tflite-log":
-        network = read_tflite(
-            [r for r in found if isinstance(r, TfliteLog)], workload, target=target, threads=threads
-        )
+        logs = [record for record in contents if isinstance(record, TfliteLog)]
+        network = read_tflite(logs, workload, target=target, threads=threads)
     elif kind == "ort-profile":
         named = [(name, record) for name, record in records if isinstance(record, ProfiledRuns)]
         network = _read_ort(named, workload, target=target, threads=threads)
@@ -142,15 +144,15 @@ def read_tflite(
             them and nobody did.
     """
     entries = join_tflite(logs, [layer.key for layer in layers(_load_graph(workload))])
-    told = {log.source: _logged_threads(log) for log in logs}
-    if len(set(told.values())) > 1:
+    logged_threads = {log.source: _logged_threads(log) for log in logs}
+    if len(set(logged_threads.values())) > 1:
         raise UsageError(
-            f"logs made with different threads: {told}",
+            f"logs made with different threads: {logged_threads}",
             Argument("name", change="another", purpose="import each by itself"),
         )
     phases = [log.timed or log.profiled for log in logs]
     whole_s = median(phase.mean_s for phase in phases if phase is not None) if any(phases) else None
-    threads = _agree_on_threads(next(iter(told.values())), threads, logs[0].source)
+    threads = _agree_on_threads(logged_threads[logs[0].source], threads, logs[0].source)
     files = tuple(log.source for log in logs)
     runtime = "TensorFlow Lite benchmark_model"
     return ForeignNetwork(
@@ -167,22 +169,24 @@ def read_tflite(
 
 
 def _logged_threads(log: TfliteLog) -> int | None:
-    told = dict(log.parameters)
-    text = next((told[name] for name in _THREADS if name in told), "")
+    parameters = dict(log.parameters)
+    text = next((parameters[name] for name in _THREADS if name in parameters), "")
     return int(text) if re.fullmatch("0*[1-9][0-9]{0,8}", text) else None
 
 
-def _agree_on_threads(told: int | None, given: int | None, source: str) -> int:
+def _agree_on_threads(logged: int | None, asked: int | None, source: str) -> int:
     """Number of threads, from the file or from the user."""
-    if told is None and given is None:
+    threads = asked if logged is None else logged
+    if threads is None:
         raise UsageError(
             f"{source} does not tell the number of threads", Argument("threads", purpose="say it")
         )
-    if None not in (told, given) and told != given:
+    if asked not in {None, threads}:
         raise UsageError(
-            f"{source} was made with {told} threads, not {given}", Argument("threads", change="no")
+            f"{source} was made with {threads} threads, not {asked}",
+            Argument("threads", change="no"),
         )
-    return given if told is None else told  # type: ignore[return-value]
+    return threads
 
 
 def _read_ort(
@@ -249,7 +253,7 @@ def _read_ofa(
     tables: Sequence[OfaTable], *, target: str, threads: int | None
 ) -> tuple[ForeignNetwork, int]:
     joined = [join_ofa(table) for table in tables]
-    entries = _merge_entries([list(found) for found, _ in joined])
+    entries = _merge_entries([list(rows) for rows, _ in joined])
     files = tuple(table.source for table in tables)
     if not entries:
         raise UsageError(
@@ -279,14 +283,15 @@ def _reduce_to_median(entry: ForeignEntry) -> ForeignEntry:
 
 def _merge_entries(joined: Sequence[Sequence[ForeignEntry]]) -> tuple[ForeignEntry, ...]:
     """Entries of several files about the same layers."""
-    found: dict[str, ForeignEntry] = {}
-    for entry in (entry for entries in joined for entry in entries):
-        known = found.get(str(entry.key))
-        samples_s = entry.samples_s if known is None else (*known.samples_s, *entry.samples_s)
-        found[str(entry.key)] = ForeignEntry(
-            entry.key, samples_s, entry.calls if known is None else known.calls
-        )
-    return tuple(found.values())
+    merged: dict[str, ForeignEntry] = {}
+    for entry in chain.from_iterable(joined):
+        known = merged.get(str(entry.key))
+        if known is not None:
+            samples_s = (*known.samples_s, *entry.samples_s)
+            merged[str(entry.key)] = ForeignEntry(entry.key, samples_s, known.calls)
+        else:
+            merged[str(entry.key)] = entry
+    return tuple(merged.values())
 
 
 def _load_graph(workload: Workload) -> ModelProto:

@@ -62,7 +62,7 @@ def pack(table: LookupTable) -> bytes:
             # do not tell its shapes.
             others.append([str(key), *numbers])
     families = [
-        [str(family.pattern), list(zip(*found, strict=True))] for family, found in rows.items()
+        [str(family.pattern), list(zip(*lines, strict=True))] for family, lines in rows.items()
     ]
     content = {"metadata": table.metadata.to_dict(), "families": families, "others": others}
     document = {"format": FORMAT, "schema": SCHEMA, "digest": _digest(content), "content": content}
@@ -223,7 +223,7 @@ def _document(data: bytes, source: str) -> dict[str, Any]:
 
 
 def _entries(content: Mapping[str, Any]) -> dict[LayerKey, Entry]:
-    found: dict[LayerKey, Entry] = {}
+    entries: dict[LayerKey, Entry] = {}
     rows = [(LayerKey.parse(text), *numbers) for text, *numbers in content["others"]]
     for text, columns in content["families"]:
         family = Family(LayerKey.parse(text))
@@ -234,10 +234,10 @@ def _entries(content: Mapping[str, Any]) -> dict[LayerKey, Entry]:
     for key, latency_s, sd, samples in rows:
         if key.precision not in PRECISIONS or LayerKey.parse(str(key)) != key:
             raise ValueError(f"{key} is not a layer key as it is written")
-        if key in found:
+        if key in entries:
             raise ValueError(f"{key} is given twice")
-        found[key] = Entry(latency_s, sd, samples)
-    return found
+        entries[key] = Entry(latency_s, sd, samples)
+    return entries
 
 
 def _canonical(content: object) -> bytes:

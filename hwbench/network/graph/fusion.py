@@ -206,8 +206,10 @@ class _Fuser:
         ):
             return False
         product = self.view.nodes[products[0]]
-        given = attributes(node)
-        hard = abs(given.get("alpha", 0.2) - 1 / 6) < 1e-4 and given.get("beta", 0.5) == 0.5
+        node_attrs = attributes(node)
+        hard = (
+            abs(node_attrs.get("alpha", 0.2) - 1 / 6) < 1e-4 and node_attrs.get("beta", 0.5) == 0.5
+        )
         return (
             products[0] in readers
             and product.op_type == "Mul"
@@ -303,16 +305,16 @@ class _Fuser:
             or not self.view.is_private(pad.output[0])
         ):
             return ()
-        given = attributes(pad)
+        node_attrs = attributes(pad)
         named = dict(zip(("data", "pads", "value", "axes"), pad.input, strict=False))
         value = (
             self.view.value(named["value"])
             if named.get("value")
-            else np.asarray(given.get("value", 0.0))
+            else np.asarray(node_attrs.get("value", 0.0))
         )
-        pads = self.view.value(named["pads"]) if "pads" in named else np.asarray(given["pads"])
+        pads = self.view.value(named["pads"]) if "pads" in named else np.asarray(node_attrs["pads"])
         if (
-            given.get("mode", b"constant") != b"constant"
+            node_attrs.get("mode", b"constant") != b"constant"
             or value is None
             or value.any()
             or pads is None

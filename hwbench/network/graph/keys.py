@@ -76,12 +76,12 @@ def is_weighted(view: GraphView, node: NodeProto) -> bool:
 
 def geometry(view: GraphView, node: NodeProto) -> Geometry:
     """Window of a convolution or pooling node, with `auto_pad` resolved to explicit pads."""
-    given = attributes(node)
-    kernel = tuple(given.get("kernel_shape") or view.shape(node.input[1])[2:])
-    strides = tuple(given.get("strides") or [1] * len(kernel))
-    dilations = tuple(given.get("dilations") or [1] * len(kernel))
-    pads = tuple(given.get("pads") or [0] * 2 * len(kernel))
-    auto = given.get("auto_pad", b"NOTSET").decode()
+    node_attrs = attributes(node)
+    kernel = tuple(node_attrs.get("kernel_shape") or view.shape(node.input[1])[2:])
+    strides = tuple(node_attrs.get("strides") or [1] * len(kernel))
+    dilations = tuple(node_attrs.get("dilations") or [1] * len(kernel))
+    pads = tuple(node_attrs.get("pads") or [0] * 2 * len(kernel))
+    auto = node_attrs.get("auto_pad", b"NOTSET").decode()
     if auto.startswith("SAME"):
         reach = [
             dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)
@@ -156,14 +156,15 @@ def key_of(
         point = all(size == 1 for size in (*form.kernel, *inputs[0][2:], *output[2:])) and not any(
             form.pads
         )
-        given = attributes(node)
-        if node.op_type == "Conv" and point and given.get("group", 1) == 1:
+        node_attrs = attributes(node)
+        if node.op_type == "Conv" and point and node_attrs.get("group", 1) == 1:
             op, attrs = "Linear", fused
             inputs, output = [shape[:2] for shape in inputs], output[:2]
         else:
-            op, attrs = node.op_type, fused | {"group": str(given.get("group", 1))} | form.attrs()
-            if any(given.get("output_padding", ())):
-                attrs["output_padding"] = _joined(given["output_padding"], ".")
+            op = node.op_type
+            attrs = fused | {"group": str(node_attrs.get("group", 1))} | form.attrs()
+            if any(node_attrs.get("output_padding", ())):
+                attrs["output_padding"] = _joined(node_attrs["output_padding"], ".")
     return LayerKey(op, tuple(inputs), output, tuple(attrs.items()), precision_name)
 
 
@@ -174,12 +175,12 @@ def _plain_attrs(view: GraphView, node: NodeProto, rank: int) -> dict[str, str]:
     """
     if node.op_type in QUANTIZERS:
         return {}
-    given, labels = _beyond_defaults(view, node)
+    node_attrs, labels = _beyond_defaults(view, node)
     attrs = {}
-    if node.op_type in POOLS or (node.op_type in CONVOLUTIONS and "kernel_shape" in given):
+    if node.op_type in POOLS or (node.op_type in CONVOLUTIONS and "kernel_shape" in node_attrs):
         attrs = geometry(view, node).attrs()
-        given = {name: value for name, value in given.items() if name not in _GEOMETRY}
-    attrs |= {name: _text(_positive(name, value, rank)) for name, value in given.items()}
+        node_attrs = {name: value for name, value in node_attrs.items() if name not in _GEOMETRY}
+    attrs |= {name: _text(_positive(name, value, rank)) for name, value in node_attrs.items()}
     if node.op_type not in _PARAMETERS_IMPLIED:
         for label, name in zip(labels, node.input, strict=True):
             if name and view.is_constant(name):
@@ -195,20 +196,21 @@ def _beyond_defaults(view: GraphView, node: NodeProto) -> tuple[dict[str, Any], 
     from onnx.defs import get_schema, has
     from onnx.helper import get_attribute_value
 
-    given = attributes(node)
+    node_attrs = attributes(node)
     if node.domain or not has(node.op_type, view.opset):
-        return given, [f"input{position}" for position in range(len(node.input))]
+        return node_attrs, [f"input{position}" for position in range(len(node.input))]
     schema = get_schema(node.op_type, view.opset)
     for name, attribute in schema.attributes.items():
         if not attribute.default_value.type:
             continue
         default = get_attribute_value(attribute.default_value)
         if name == "axis":
-            given.setdefault(name, default)
-        elif given.get(name) == default:
-            del given[name]
+            node_attrs.setdefault(name, default)
+        elif node_attrs.get(name) == default:
+            del node_attrs[name]
     last = len(schema.inputs) - 1
-    return given, [schema.inputs[min(position, last)].name for position in range(len(node.input))]
+    labels = [schema.inputs[min(position, last)].name for position in range(len(node.input))]
+    return node_attrs, labels
 
 
 def _constant(view: GraphView, node: NodeProto, label: str, name: str, rank: int) -> dict[str, str]:

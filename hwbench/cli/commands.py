@@ -6,9 +6,10 @@ Workflows are imported when a command runs, so that help is instant.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import hwbench
 from hwbench.cli.delivery import deliver, report, write_json
@@ -21,10 +22,10 @@ from hwbench.cli.options import (
     Keeping,
     LabOption,
     MinEffectOption,
+    ModelSource,
     NoLayersOption,
     Output,
     Protocol,
-    Source,
     options,
 )
 from hwbench.cli.report import report_command
@@ -38,7 +39,21 @@ from hwbench.errors import IncomparableError, UsageError
 if TYPE_CHECKING:
     from hwbench.records.comparison import Comparison
 
+ORDER = ["profile", "compare", "table", "search", "report", "store"]
+ORDER += ["devices", "doctor", "selftest", "lab"]
+"""The commands as `hwbench --help` lists them: what everybody uses first."""
+
+
+class _Commands(TyperGroup):
+    """The group of all commands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands, in the order of `ORDER`."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="How fast is this network on that device, and what would a smaller one gain?",
     epilog="Example: hwbench compare resnet18.onnx pruned.onnx",
     add_completion=False,
@@ -94,7 +109,7 @@ def doctor(output: Output, device: DeviceOption = "cpu") -> int:
 @options
 def profile(
     *,
-    source: Source,
+    source: ModelSource,
     how: Protocol,
     tflite: Tflite,
     keeping: Keeping,
@@ -149,14 +164,16 @@ def profile(
 @options
 def compare(
     *,
-    source: Source,
+    source: ModelSource,
     how: Protocol,
     keeping: Keeping,
     output: Output,
     baseline: Annotated[str, typer.Argument(metavar="BASELINE", help=MODEL_HELP)],
     candidate: Annotated[
         str,
-        typer.Argument(metavar="CANDIDATE", help="The model that should be faster; as BASELINE."),
+        typer.Argument(
+            metavar="CANDIDATE", help="The model that should be faster, given like BASELINE."
+        ),
     ],
     candidate_precision: CandidatePrecisionOption = None,
     candidate_arch: Annotated[

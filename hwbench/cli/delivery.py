@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwbench.cli.options import Layout, Output
+from hwbench.cli.options import Output, OutputFormat
 from hwbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def deliver(output: Output, view: View, document: Document) -> int:
 
     write_json(output, document)
     if not output.for_machines:
-        write = write_markdown if output.layout is Layout.md else write_text
+        write = write_markdown if output.layout is OutputFormat.md else write_text
         write(view, sys.stdout)
     return 0
 

@@ -27,7 +27,9 @@ def devices(*, context: typer.Context, output: Output) -> int:
     from hwbench.render import documents, views
 
     listed = hwbench.list_devices()
-    return deliver(output, views.devices_view(listed), documents.devices_document(listed))
+    proof_hint = "to prove a driver on a device of yours: hwbench selftest --device ADDRESS"
+    view = views.devices_view(listed, proof_hint=proof_hint)
+    return deliver(output, view, documents.devices_document(listed))
 
 
 @devices_app.command(epilog="Example: hwbench devices setup android:SERIAL")

@@ -125,7 +125,7 @@ class Precision(StrEnum):
     int8 = "int8"
 
 
-class Layout(StrEnum):
+class OutputFormat(StrEnum):
     """What standard output holds."""
 
     text = "text"
@@ -186,7 +186,7 @@ FailOnOption = Annotated[
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """How the model files are read."""
 
     inputs: Annotated[
@@ -269,8 +269,8 @@ class Protocol:
         typer.Option(
             parser=duration,
             metavar="SECONDS",
-            help="The longest that measuring may take; 10 for profile and for each run of selftest,"
-            " 30 for compare if not given.",
+            help="The longest that measuring may take. Without it: 10 for profile and for each run"
+            " of selftest, 45 for table build, else 30.",
         ),
     ] = None
     seed: Annotated[
@@ -335,16 +335,16 @@ class Output:
         ),
     ] = None
     layout: Annotated[
-        Layout,
+        OutputFormat,
         typer.Option(
             "--format",
             help="What to print: text, Markdown (for a pull request) or JSON.",
             rich_help_panel="Output",
         ),
-    ] = Layout.text
+    ] = OutputFormat.text
     verbose: VerboseOption = False
 
     @property
     def for_machines(self) -> bool:
         """Whether standard output holds JSON and nothing else."""
-        return self.json == "-" or self.layout is Layout.json
+        return self.json == "-" or self.layout is OutputFormat.json

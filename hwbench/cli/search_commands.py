@@ -16,8 +16,8 @@ from hwbench.cli.options import (
     FailOnOption,
     Keeping,
     LabOption,
+    ModelSource,
     Output,
-    Source,
     duration,
     options,
     share,
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 FIELDS = ("predicted_ratio", "quality")
 """Fields of a result that `--fail-on` can name."""
 MODEL_HELP = (
-    "The network: zoo:NAME, module:factory, or a file with a pickled module. By default one from"
-    " the zoo."
+    "The network: zoo:NAME, module:factory, or a file with a pickled module. Without it, one"
+    " from the zoo."
 )
 ModelArgument = Annotated[
     str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)
@@ -62,31 +62,31 @@ def _amount(help_text: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Budget:
+class SearchBudget:
     """What the network may cost, and the search itself."""
 
     latency: Annotated[
         str | None,
-        _amount("Longest latency: 0.5 or 50% of the original's, or 12ms."),
+        _amount("The longest latency: 0.5 or 50% of the original's, or 12ms."),
     ] = None
     macs: Annotated[
         str | None,
-        _amount("Most multiply-accumulates: 0.5 of the original's, or 285M."),
+        _amount("The most multiply-accumulates: 0.5 of the original's, or 285M."),
     ] = None
     params: Annotated[
         str | None,
-        _amount("Most parameters: 0.5 of the original's, or 2M."),
+        _amount("The most parameters: 0.5 of the original's, or 2M."),
     ] = None
     size: Annotated[
         str | None,
-        _amount("Most bytes of weights: 0.5 of the original's, or 4MB."),
+        _amount("The most bytes of weights: 0.5 of the original's, or 4MB."),
     ] = None
     budget: Annotated[
         float | None,
         typer.Option(
             parser=duration,
             metavar="SECONDS",
-            help="Longest time that the search may take.",
+            help="The longest time that the search may take.",
             rich_help_panel="Budget",
         ),
     ] = None
@@ -126,8 +126,8 @@ class Learning:
         typer.Option(
             "--device",
             metavar="ADDRESS",
-            help="Device whose latencies steer the search, and on which the result is measured;"
-            " cpu by default. See: hwbench devices.",
+            help="The device whose latencies steer the search, and on which the result is measured;"
+            " cpu if no --table is given either. hwbench devices lists them.",
         ),
     ] = None
     table: Annotated[
@@ -135,17 +135,17 @@ class Learning:
         typer.Option(
             "--table",
             metavar="TABLE",
-            help="Lookup table that steers the search. Without --device nothing is measured. See:"
-            " hwbench table show.",
+            help="The lookup table that steers the search. Without --device nothing is measured."
+            " hwbench table list shows them.",
         ),
     ] = None
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0
+    threads: Annotated[int, typer.Option(min=1, help="Number of threads of the runtime.")] = 1
+    seed: Annotated[int, typer.Option(min=0, help="Seed for everything that is random.")] = 0
     data: Annotated[
         str | None,
         typer.Option(
             metavar="IMAGES",
-            help="Images: a folder, module:factory of a dataset, or digits.",
+            help="The images: a folder, module:factory of a dataset, or digits.",
             rich_help_panel="Images",
         ),
     ] = None
@@ -153,7 +153,7 @@ class Learning:
         int | None,
         typer.Option(
             min=1,
-            help="Number of training images to use; all by default.",
+            help="Number of training images to use; all if not given.",
             rich_help_panel="Images",
         ),
     ] = None
@@ -161,21 +161,24 @@ class Learning:
         str | None,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="Function that gives a network a quality from 0 to 1, in place of its accuracy.",
+            help="The function that gives a network a quality from 0 to 1, in place of its"
+            " accuracy.",
             rich_help_panel="Images",
         ),
     ] = None
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="State dict with the original's weights.", rich_help_panel="Model"
+            metavar="FILE",
+            help="A file with the weights of the original (a state_dict).",
+            rich_help_panel="Model",
         ),
     ] = None
     train_epochs: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Epochs of training the original, where it comes untrained.",
+            help="Number of epochs that the original is trained for, if it comes untrained.",
             rich_help_panel="Images",
         ),
     ] = TRAIN_EPOCHS
@@ -183,38 +186,42 @@ class Learning:
         str | None,
         typer.Option(
             metavar="HOW",
-            help="Training of the result: none, ce (by labels), kd (by the original's answers) or"
-            " features (by the original's features).",
+            help="How the result is trained: none, ce (by labels), kd (by the original's answers)"
+            " or features (by the original's features).",
             rich_help_panel="Images",
         ),
     ] = None
     tune_epochs: Annotated[
         int | None,
-        typer.Option(min=0, help="Epochs of training the result.", rich_help_panel="Images"),
+        typer.Option(
+            min=0, help="Number of epochs that the result is trained for.", rich_help_panel="Images"
+        ),
     ] = None
     tune_steps: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Batches of training the result, in place of epochs.",
+            help="Number of batches that the result is trained on, in place of epochs.",
             rich_help_panel="Images",
         ),
     ] = None
     temperature: Annotated[
         float,
-        typer.Option(help="Temperature of knowledge distillation (kd).", rich_help_panel="Images"),
+        typer.Option(
+            help="The temperature of knowledge distillation (kd).", rich_help_panel="Images"
+        ),
     ] = TEMPERATURE
     out: Annotated[
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Folder to write the network found to.",
+            help="The folder to write the resulting network to.",
             callback=_check_folder,
             rich_help_panel="Output",
         ),
     ] = None
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew, even where an earlier run was interrupted.")
+        bool, typer.Option("--fresh", help="Start anew, even where an earlier run was interrupted.")
     ] = False
 
     def plan_arguments(self) -> dict[str, Any]:
@@ -249,8 +256,8 @@ def _make_function(name: str, method: type[Method[Any]]) -> Callable[..., int]:
 
     def search(
         *,
-        source: Source,
-        budget: Budget,
+        source: ModelSource,
+        budget: SearchBudget,
         learning: Learning,
         keeping: Keeping,
         output: Output,
@@ -307,7 +314,9 @@ def option_group(name: str, options_type: type[SearchOptions]) -> type[Any]:
         UsageError: It has an option that all searches have.
     """
     common = {
-        entry.name for group in (Source, Budget, Learning, Keeping) for entry in fields(group)
+        entry.name
+        for group in (ModelSource, SearchBudget, Learning, Keeping)
+        for entry in fields(group)
     }
     infos, defaults = option_infos(options_type), option_defaults(options_type)
     hints = get_type_hints(options_type)

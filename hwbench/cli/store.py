@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hwbench.workflows.sync_store import Syncing
 
 store_app = typer.Typer(
-    help="The measurements taken so far, with all their samples.",
+    help="List, show, export and copy the measurements kept so far.",
     epilog="Example: hwbench store list",
 )
 

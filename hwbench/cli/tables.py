@@ -14,9 +14,9 @@ from hwbench.cli.options import (
     FailOnOption,
     Keeping,
     LabOption,
+    ModelSource,
     Output,
     Protocol,
-    Source,
     StoreOption,
     VerboseOption,
     options,
@@ -103,7 +103,7 @@ def _tables(context: typer.Context) -> None:
 @options
 def build(
     *,
-    source: Source,
+    source: ModelSource,
     how: Protocol,
     keeping: Keeping,
     output: Output,
@@ -181,7 +181,7 @@ def build(
 @options
 def validate(
     *,
-    source: Source,
+    source: ModelSource,
     how: Protocol,
     keeping: Keeping,
     output: Output,
@@ -212,7 +212,7 @@ def validate(
 @options
 def recalibrate(
     *,
-    source: Source,
+    source: ModelSource,
     how: Protocol,
     keeping: Keeping,
     output: Output,
@@ -246,7 +246,7 @@ def _measure_with_table(
     table: str | None,
     networks: int,
     *,
-    source: Source,
+    source: ModelSource,
     how: Protocol,
     keeping: Keeping,
 ) -> BuiltTable:
@@ -321,7 +321,7 @@ def show(
 @options
 def predict(
     *,
-    source: Source,
+    source: ModelSource,
     output: Output,
     model: ModelArgument = None,
     table: TableOption = None,
@@ -399,7 +399,7 @@ def table_import(
             ),
         ),
     ],
-    source: Source,
+    source: ModelSource,
     output: Output,
     keeping: Keeping,
     model: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hwbench.cli.options import Keeping, Protocol, Source
+from hwbench.cli.options import Keeping, ModelSource, Protocol
 from hwbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class Tflite:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="TensorFlow Lite's program, built for the phone; for .tflite.",
+            help="TensorFlow Lite's benchmark_model, built for the phone. A .tflite model needs"
+            " it.",
             rich_help_panel=_PANEL,
         ),
     ] = None
@@ -34,7 +35,7 @@ class Tflite:
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="A flag of benchmark_model: use_xnnpack=false; repeatable.",
+            help="A flag of benchmark_model, such as use_xnnpack=false. Repeatable.",
             rich_help_panel=_PANEL,
         ),
     ] = None
@@ -42,7 +43,7 @@ class Tflite:
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Keep what it printed, for: hwbench table import.",
+            help="Keep what benchmark_model printed in this folder. hwbench table import reads it.",
             rich_help_panel=_PANEL,
         ),
     ] = None
@@ -71,7 +72,7 @@ class Tflite:
     def profile(
         self,
         model: str,
-        source: Source,
+        source: ModelSource,
         how: Protocol,
         *,
         keeping: Keeping,
@@ -85,7 +86,7 @@ class Tflite:
         """
         from hwbench.workflows.profile_tflite import profile_tflite
 
-        if source != Source():
+        if source != ModelSource():
             raise UsageError(
                 "--input, --batch, --precision, --arch and --trust-pickle change an ONNX model; a"
                 " .tflite is fixed"

@@ -57,7 +57,8 @@ class Found:
         address: Address to open it by, with the driver's name.
         description: Hardware and runtime, for people.
         ready: Whether it can be opened now.
-        hint: What is missing and the command that mends it; empty when ready.
+        hint: What is missing and the command that mends it; of a ready one, how far its driver is
+            proven, or empty.
     """
 
     address: str

@@ -21,7 +21,7 @@ from hwbench.lookup_tables.making.fit import Fitted, fit
 from hwbench.lookup_tables.making.journal import BuildJournal
 from hwbench.lookup_tables.making.networks import Effort, NetworkSample
 from hwbench.lookup_tables.making.proposals import Grid, propose_first
-from hwbench.lookup_tables.making.validate import Trial, draw_held_out
+from hwbench.lookup_tables.making.validate import HeldOutTrial, draw_held_out
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 from hwbench.records.device import DeviceInfo
@@ -173,7 +173,7 @@ class TableBuild:
                 callback(done, len(tasks))
         trials = []
         for widths, prediction, values_s in zip(chosen, predictions, latencies_s, strict=True):
-            trials.append(Trial(widths, prediction, tuple(values_s)))
+            trials.append(HeldOutTrial(widths, prediction, tuple(values_s)))
         drift = find_scales(all_samples).reference_s / source.latency_s
         return Validation(self.request.workload.name, self.structure, tuple(trials), drift)
 

@@ -244,8 +244,13 @@ def _describe_conditions(now: Conditions) -> str:
     return ", ".join(parts)
 
 
-def devices_view(targets: Sequence[Found]) -> View:
-    """Every target in reach, and what is missing for the others."""
+def devices_view(targets: Sequence[Found], *, proof_hint: str) -> View:
+    """Every target in reach, and what is missing for the others.
+
+    Args:
+        targets: The targets.
+        proof_hint: How to prove a driver on a target, shown where one is not fully proven.
+    """
     columns = (
         Column("address"),
         Column("ready"),
@@ -256,7 +261,10 @@ def devices_view(targets: Sequence[Found]) -> View:
     for target in targets:
         ready = "yes" if target.ready else "no"
         rows.append((target.address, ready, target.description, target.hint))
-    return [Table(columns, tuple(rows))]
+    table = Table(columns, tuple(rows))
+    if any(target.ready and target.hint for target in targets):
+        return [table, Line(proof_hint, "dim")]
+    return [table]
 
 
 def store_view(url: str, summaries: Sequence[Summary]) -> View:

@@ -5,6 +5,7 @@ lost.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 import hwbench
+from hwbench.cli.commands import ORDER
 from hwbench.devices.virtual.device import Virtual
 from hwbench.records.series import Series
 from tests.support.cli_support import hwb
@@ -193,7 +195,7 @@ def test_every_help_has_an_example(hwb, name):
 def test_help_names_the_defaults_of_the_workflows(hwb):
     from hwbench.records.measurement import Settings
     from hwbench.workflows import profile, selftest
-    from hwbench.workflows.defaults import DEFAULT_MODEL
+    from hwbench.workflows.defaults import DEFAULT_MODEL, TABLE_BUDGET_S
 
     def text(name: str) -> str:
         return " ".join(hwb(name, "--help").out.replace("│", " ").split())
@@ -202,10 +204,17 @@ def test_help_names_the_defaults_of_the_workflows(hwb):
     budgets = text("profile")
     assert profile.DEFAULT_SETTINGS.budget_s == selftest.DEFAULT_BUDGET_S
     assert f"{selftest.DEFAULT_BUDGET_S:g} for profile and for each run of selftest" in budgets
-    assert f"{Settings().budget_s:g} for compare if not given" in budgets
+    assert f"{TABLE_BUDGET_S:g} for table build, else {Settings().budget_s:g}" in budgets
     assert f"{Settings().min_effect:.0%} if not given" in text("compare")
     assert f"{selftest.DEFAULT_MODEL} if not given" in text("selftest")
     assert f"{selftest.DEFAULT_RUNS} if not given" in text("selftest")
+
+
+def test_help_begins_with_what_everybody_uses(hwb):
+    listed = hwb("--help").out.partition("Commands")[2]
+    names = re.findall(r"^\W*([a-z]+)  +[A-Z]", listed, re.MULTILINE)
+    assert names == ORDER
+    assert names[0] == "profile"
 
 
 def test_without_a_command_it_helps(hwb):

@@ -9,7 +9,7 @@ from typing import Annotated
 import pytest
 import typer
 
-from hwbench.cli.options import Keeping, Precision, Protocol, Source, options
+from hwbench.cli.options import Keeping, ModelSource, Precision, Protocol, options
 from hwbench.records.measurement import Settings
 
 
@@ -57,7 +57,7 @@ def test_groups_turn_into_arguments_of_the_workflows():
     from hwbench.workflows import compare, profile
 
     given = (
-        Source(inputs=["1x3x8x8"], precision=Precision.int8).arguments()
+        ModelSource(inputs=["1x3x8x8"], precision=Precision.int8).arguments()
         | Keeping(no_save=True).arguments()
     )
     assert given["inputs"] == ("1x3x8x8",)

@@ -26,7 +26,7 @@ from hwbench.records.measurement import Settings
 
 PROVEN = (
     "proven against Google's adbd and real ARM64 code under emulation; not yet on a phone in the"
-    " hand; prove it on yours: hwbench selftest --device "
+    " hand"
 )
 
 
@@ -59,15 +59,14 @@ class Android(OrtDevice):
                 phone.android and f"Android {phone.android}",
                 phone.state,
             )
-            hint = phone.hint or PROVEN + address
+            hint = phone.hint or PROVEN
             targets.append(
                 Found(address, ", ".join(filter(None, facts)), ready=not phone.hint, hint=hint)
             )
         if targets:
             return targets
         hint = (
-            "plug a phone in and switch on USB debugging, or name one: android:HOST:PORT;"
-            f" {PROVEN}android:SERIAL"
+            f"plug a phone in and switch on USB debugging, or name one: android:HOST:PORT; {PROVEN}"
         )
         return [Found(cls.name, "Android phones over adb", ready=False, hint=hint)]
 

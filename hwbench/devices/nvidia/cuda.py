@@ -64,7 +64,7 @@ LAUNCH_BOUND = Finding(
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class CudaAddress:
     """What follows `cuda:`: `[INDEX|UUID][,mode=eager|compile][,latency=gpu|request]`.
 
     Attributes:
@@ -100,7 +100,7 @@ class Cuda(Device):
 
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
-        self._options = Address.parse(address)
+        self._options = CudaAddress.parse(address)
         self._nets: dict[str, TorchNet] = {}  # by SHA-256 of the model
         self._gap_s: float | None = None
         self._slowed: bool | None = None
@@ -178,14 +178,14 @@ class Cuda(Device):
         return self._nvml.conditions(slowed=slowed)
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
-        from hwbench.devices.nvidia.torch_session import Session
+        from hwbench.devices.nvidia.torch_session import TorchSession
 
         if settings.isolate:
             raise UsageError(
                 f"{self.address} runs all sessions in one process", Argument("isolate", change="no")
             )
         compiled = self._options.mode == "compile"
-        session = Session(
+        session = TorchSession(
             self._torch_gpu, self._net(workload), workload, seed=settings.seed, compiled=compiled
         )
         return Prepared(workload, settings, session, self._nvml.findings())

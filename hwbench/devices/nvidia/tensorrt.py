@@ -54,7 +54,7 @@ OPTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class TrtAddress:
     """What follows `tensorrt:`: `[INDEX|UUID][,latency=gpu|request][,level=0..5][,builds=N]`.
 
     Attributes:
@@ -95,7 +95,7 @@ class _Handle:
 class NvidiaTrt(Device):
     """A GPU.
 
-    Address `tensorrt[:INDEX|UUID][,latency=...][,level=...][,builds=...]`, see `Address`.
+    Address `tensorrt[:INDEX|UUID][,latency=...][,level=...][,builds=...]`, see `TrtAddress`.
     """
 
     name = "tensorrt"
@@ -105,7 +105,7 @@ class NvidiaTrt(Device):
 
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
-        self._options = Address.parse(address)
+        self._options = TrtAddress.parse(address)
         self._processes: list[TrtProcess] = []  # the processes that live
         self._turns: dict[str, int] = {}  # sessions prepared so far, by model
         self._count = 0
@@ -120,10 +120,9 @@ class NvidiaTrt(Device):
         if not driver.ok:
             hint = "; ".join(filter(None, (driver.reason, driver.remedy, *missing)))
             return [Found(cls.name, summary, ready=False, hint=f"{hint} ({PROVEN})")]
+        hint = PROVEN
         if missing:
             hint = f"{'; '.join(missing)} ({PROVEN})"
-        else:
-            hint = f"{PROVEN}; prove it on yours: hwbench selftest --device tensorrt:0"
         return [
             Found(
                 f"{cls.name}:{gpu.index}", f"{gpu.name}, {gpu.uuid}", ready=not missing, hint=hint

@@ -21,7 +21,7 @@ import numpy as np
 
 from hwbench.devices.base import LayerRow, LayerSamples
 from hwbench.devices.nvidia.torch_graph import to_torch
-from hwbench.devices.nvidia.torch_session import Session, TorchGpu, gpu_errors
+from hwbench.devices.nvidia.torch_session import TorchGpu, TorchSession, gpu_errors
 from hwbench.devices.shared.chains import chain_workload
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ REST_CAUSE = (
 )
 
 
-def profile_layers(gpu: TorchGpu, session: Session, runs: int, gap_s: float) -> LayerSamples:
+def profile_layers(gpu: TorchGpu, session: TorchSession, runs: int, gap_s: float) -> LayerSamples:
     """Time `runs` inferences layer by layer, each after a replay of the whole network.
 
     Args:
@@ -83,7 +83,7 @@ def measure_gap_s(gpu: TorchGpu) -> float:
     It is compared with the same layer inside the graph of the whole network.
     """
     workload = chain_workload(CHAIN)
-    session = Session(gpu, to_torch(workload.onnx), workload, seed=0, compiled=False)
+    session = TorchSession(gpu, to_torch(workload.onnx), workload, seed=0, compiled=False)
     graphs = _LayerGraphs(gpu, session)
     reference_s, rows_s = graphs.run(CHAIN_RUNS)
     graphs.close()
@@ -114,7 +114,7 @@ class _LayerGraphs:
         session: The network.
     """
 
-    def __init__(self, gpu: TorchGpu, session: Session) -> None:
+    def __init__(self, gpu: TorchGpu, session: TorchSession) -> None:
         import torch
 
         self._gpu, self._session = gpu, session

@@ -200,7 +200,7 @@ class TorchGpu:
         return values_s
 
 
-class Session:
+class TorchSession:
     """A network on the GPU, captured and ready to be replayed.
 
     Args:

@@ -102,7 +102,7 @@ def _import() -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class EngineRecipe:
     """Everything that decides which engine comes out, besides the library and the GPU.
 
     Attributes:
@@ -137,9 +137,9 @@ class Builder:
         self._platform = (library.version, *sorted(gpu.items()))
         self._engines = FileCache(folder / "engines", ENGINE_BYTES, ENGINES)
         self._timings = FileCache(folder / "timings", TIMING_BYTES, TIMINGS)
-        self._fresh: dict[Recipe, bytes] = {}
+        self._fresh: dict[EngineRecipe, bytes] = {}
 
-    def provide_plan(self, model: bytes, recipe: Recipe) -> tuple[bytes, bool]:
+    def provide_plan(self, model: bytes, recipe: EngineRecipe) -> tuple[bytes, bool]:
         """Fetch the serialised engine of a model from the cache, or build it.
 
         Returns:
@@ -167,7 +167,7 @@ class Builder:
             self._fresh[recipe] = plan
         return plan, True
 
-    def _build(self, model: bytes, recipe: Recipe) -> bytes:
+    def _build(self, model: bytes, recipe: EngineRecipe) -> bytes:
         library = self._library
         library.messages.clear()
         network = library.builder.create_network(self._creation_flags())
@@ -207,7 +207,7 @@ class Builder:
             return 1 << int(self._library.strong)
         return 0 if explicit is None else 1 << int(explicit)
 
-    def _configure(self, config: Any, recipe: Recipe) -> None:
+    def _configure(self, config: Any, recipe: EngineRecipe) -> None:
         trt = self._library.trt
         options = {
             "profiling_verbosity": trt.ProfilingVerbosity.DETAILED,
@@ -230,10 +230,10 @@ class Builder:
         if self._library.strong is None and recipe.precision != "fp32":
             config.set_flag(getattr(trt.BuilderFlag, recipe.precision.upper()))
 
-    def _timing_facts(self, recipe: Recipe) -> tuple[object, ...]:
+    def _timing_facts(self, recipe: EngineRecipe) -> tuple[object, ...]:
         return ("timings 1", *self._platform, recipe.precision, recipe.level, TIMING_ITERATIONS)
 
-    def _set_timing_cache(self, config: Any, recipe: Recipe) -> Any:
+    def _set_timing_cache(self, config: Any, recipe: EngineRecipe) -> Any:
         """Give the timings of earlier builds to this one.
 
         TensorRT refuses timings of another device or version; then the cache starts empty.
@@ -247,7 +247,7 @@ class Builder:
                 return cache
         return None
 
-    def _keep_timings(self, cache: Any, recipe: Recipe) -> None:
+    def _keep_timings(self, cache: Any, recipe: EngineRecipe) -> None:
         memory = cache.serialize()
         if memory is not None:
             self._timings.put(bytes(memory), *self._timing_facts(recipe))

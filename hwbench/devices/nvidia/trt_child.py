@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hwbench.devices.nvidia.trt_build import Builder, Library, Recipe
-from hwbench.devices.nvidia.trt_cuda import Cuda
-from hwbench.devices.nvidia.trt_session import Session, gpu_clock, request_clock
+from hwbench.devices.nvidia.trt_build import Builder, EngineRecipe, Library
+from hwbench.devices.nvidia.trt_cuda import CudaRuntime
+from hwbench.devices.nvidia.trt_session import TrtSession, gpu_clock, request_clock
 from hwbench.errors import DeviceError, HwbenchError, error_to_dict
 
 GRACE_S = 2.0
@@ -37,12 +37,14 @@ class Server:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._cuda = Cuda()  # comes first: without a driver TensorRT crashes instead of raising
+        self._cuda = (
+            CudaRuntime()
+        )  # comes first: without a driver TensorRT crashes instead of raising
         self._library = Library()
         self._facts = self._cuda.facts()
         self._builder = Builder(self._library, self._facts, folder)
         self._clocks = {"gpu": gpu_clock(self._cuda), "request": request_clock(self._cuda)}
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, TrtSession] = {}
 
     def hello(self) -> dict[str, Any]:
         """Describe the versions and the GPU."""
@@ -54,8 +56,8 @@ class Server:
 
     def load(self, name: str, model: str, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """Build or fetch the engine of an ONNX file, and make a session of it."""
-        plan, built = self._builder.provide_plan(Path(model).read_bytes(), Recipe(**recipe))
-        session = Session(self._library, self._cuda, plan, seed)
+        plan, built = self._builder.provide_plan(Path(model).read_bytes(), EngineRecipe(**recipe))
+        session = TrtSession(self._library, self._cuda, plan, seed)
         self._sessions[name] = session
         return {"built": built, "capture_error": session.capture_error, "engine_bytes": len(plan)}
 

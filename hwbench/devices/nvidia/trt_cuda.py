@@ -22,7 +22,7 @@ class CaptureError(DeviceError):
     """Work cannot be captured into a CUDA graph."""
 
 
-class Cuda:
+class CudaRuntime:
     """One GPU, with one stream on which everything runs.
 
     Waiting spins (as trtexec 11 does), so that waking up is not in a latency.

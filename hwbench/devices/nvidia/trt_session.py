@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from hwbench.devices.nvidia.trt_build import Library
-from hwbench.devices.nvidia.trt_cuda import CaptureError, Cuda, Event
+from hwbench.devices.nvidia.trt_cuda import CaptureError, CudaRuntime, Event
 from hwbench.devices.shared.inputs import random_input
 from hwbench.devices.shared.turns import take_turns
 from hwbench.errors import BuildError, DeviceLostError, OutputParseError
@@ -42,7 +42,7 @@ class Context:
         BuildError: The engine has dimensions that are not fixed, or inputs that the host must give.
     """
 
-    def __init__(self, library: Library, cuda: Cuda, engine: Any, seed: int) -> None:
+    def __init__(self, library: Library, cuda: CudaRuntime, engine: Any, seed: int) -> None:
         self._library, self._cuda = library, cuda
         self._buffers: list[int] = []
         self.trt = engine.create_execution_context()
@@ -98,7 +98,7 @@ class Context:
         self.trt = None
 
 
-class Session:
+class TrtSession:
     """An engine with one context that is timed.
 
     What it launches is a CUDA graph wherever it can be captured.
@@ -110,7 +110,7 @@ class Session:
         seed: Seed of the random inputs.
     """
 
-    def __init__(self, library: Library, cuda: Cuda, plan: bytes, seed: int) -> None:
+    def __init__(self, library: Library, cuda: CudaRuntime, plan: bytes, seed: int) -> None:
         self._library, self._cuda, self._seed = library, cuda, seed
         self._engine = library.runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -217,7 +217,7 @@ class Session:
         return self._cuda.seconds(begin, end)
 
 
-Clock = Callable[[Sequence[Session], int], tuple[list[float], list[float]]]
+Clock = Callable[[Sequence[TrtSession], int], tuple[list[float], list[float]]]
 """Times one round for each session, each of so many inferences.
 
 It returns (seconds per inference of each round, seconds that the host needed to submit one). The
@@ -225,7 +225,7 @@ second is empty where the clock does not tell the two apart.
 """
 
 
-def gpu_clock(cuda: Cuda) -> Clock:
+def gpu_clock(cuda: CudaRuntime) -> Clock:
     """Make a clock for the latency on the GPU.
 
     Events stand around each round, and a round is enqueued while the one before it runs. So the
@@ -234,7 +234,7 @@ def gpu_clock(cuda: Cuda) -> Clock:
     # Two pairs are enough: a pair is used again two rounds later, and is read before that.
     events = [(cuda.event(), cuda.event()) for _ in range(2)]
 
-    def time_rounds(order: Sequence[Session], loops: int) -> tuple[list[float], list[float]]:
+    def time_rounds(order: Sequence[TrtSession], loops: int) -> tuple[list[float], list[float]]:
         values_s: list[float] = []
         submit_s: list[float] = []
         if order:
@@ -256,13 +256,13 @@ def gpu_clock(cuda: Cuda) -> Clock:
     return time_rounds
 
 
-def request_clock(cuda: Cuda) -> Clock:
+def request_clock(cuda: CudaRuntime) -> Clock:
     """Make a clock for the latency that a caller sees.
 
     It is the host's time from submitting to an idle GPU until the GPU is done, without transfers.
     """
 
-    def time_rounds(order: Sequence[Session], loops: int) -> tuple[list[float], list[float]]:
+    def time_rounds(order: Sequence[TrtSession], loops: int) -> tuple[list[float], list[float]]:
         values_s: list[float] = []
         cuda.drain()
         for session in order:
@@ -276,7 +276,7 @@ def request_clock(cuda: Cuda) -> Clock:
     return time_rounds
 
 
-def _measure_elapsed(cuda: Cuda, pair: tuple[Event, Event]) -> float:
+def _measure_elapsed(cuda: CudaRuntime, pair: tuple[Event, Event]) -> float:
     """Wait for the second event of a pair, and return the seconds between the two."""
     cuda.wait(pair[1])
     return cuda.seconds(*pair)

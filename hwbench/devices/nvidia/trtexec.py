@@ -82,7 +82,7 @@ class TrtTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineLayer:
+class TrtexecLayer:
     """One layer of `--exportLayerInfo`.
 
     Attributes:
@@ -102,7 +102,7 @@ class TrtLayers:
     """`--exportLayerInfo`: the engine's layers in order, and its inputs and outputs."""
 
     source: str
-    layers: tuple[EngineLayer, ...]
+    layers: tuple[TrtexecLayer, ...]
     bindings: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
 
@@ -219,7 +219,7 @@ def parse_layers(data: object, source: str = "the layer information") -> TrtLaye
     return TrtLayers(source, tuple(_read_layer(layer, source) for layer in layers), bindings)
 
 
-def _read_layer(layer: object, source: str) -> EngineLayer:
+def _read_layer(layer: object, source: str) -> TrtexecLayer:
     name = _read_name(layer, source)
     details = layer if isinstance(layer, dict) else {}
     metadata, kind = details.get("Metadata"), details.get("LayerType", "")
@@ -231,7 +231,7 @@ def _read_layer(layer: object, source: str) -> EngineLayer:
             match = re.fullmatch(r"\[ONNX Layer: (.*)\]", part)
             if match:
                 origins.append(match[1])
-    return EngineLayer(name, kind if isinstance(kind, str) else "", tuple(origins))
+    return TrtexecLayer(name, kind if isinstance(kind, str) else "", tuple(origins))
 
 
 def _read_name(item: object, source: str) -> str:

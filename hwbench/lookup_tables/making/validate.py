@@ -29,7 +29,7 @@ HELD_OUT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class HeldOutTrial:
     """One held-out network.
 
     Attributes:
@@ -73,7 +73,7 @@ class Validation:
 
     model: str
     structure: Structure
-    trials: tuple[Trial, ...]
+    trials: tuple[HeldOutTrial, ...]
     drift: float
 
     @property
@@ -173,7 +173,7 @@ def validate(
     now_s = math.exp(float(levels_s.mean()))
     table_s = now_s if source is None else source.latency_s
     trials = tuple(
-        Trial(widths, prediction, tuple((row * table_s).tolist()))
+        HeldOutTrial(widths, prediction, tuple((row * table_s).tolist()))
         for widths, prediction, row in zip(chosen, predictions, ratios, strict=True)
     )
     return Validation(workload.name, structure, trials, now_s / table_s)

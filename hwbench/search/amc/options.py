@@ -31,7 +31,8 @@ class AmcOptions(WidthOptions):
         choices=REWARDS,
     )
     single_weights: bool = option(
-        "Prune single weights, not channels: that saves bytes, but no time. It needs --size.",
+        "Prune single weights, not channels: that saves bytes, but no time. It needs a limit on"
+        " the size.",
         default=False,
     )
     explore: str = option(

@@ -180,7 +180,7 @@ def _begin_process(payload: bytes, lifeline: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)
-    sys.path.append(str(Path.cwd()))  # where `--evaluate` and datasets are searched last
+    sys.path.append(str(Path.cwd()))  # where functions and datasets are searched last
     _payload.append(payload)
 
 

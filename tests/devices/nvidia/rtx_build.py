@@ -71,7 +71,9 @@ def main() -> None:
             started = time.monotonic()
             told: dict[str, Any] = {"name": request["name"], "version": library.version}
             try:
-                recipe = trt_build.Recipe(sha256(model).hexdigest(), request["precision"], level=1)
+                recipe = trt_build.EngineRecipe(
+                    sha256(model).hexdigest(), request["precision"], level=1
+                )
                 plan, _ = builder.provide_plan(model, recipe)
                 told |= {"bytes": len(plan), "engine": inspector_json(library.logger.heard)}
             except HwbenchError as error:

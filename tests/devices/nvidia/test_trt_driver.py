@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwbench.devices.nvidia.tensorrt import Address, NvidiaTrt
+from hwbench.devices.nvidia.tensorrt import NvidiaTrt, TrtAddress
 from hwbench.errors import BuildError, DeviceUnavailableError, UnsupportedLayerError, UsageError
 from hwbench.measuring.layer_profile import join_sessions
 from hwbench.network.intake import load_workload
@@ -230,9 +230,11 @@ def test_the_profilers_cost_is_learnt_and_layers_close(version, monkeypatch):
 
 
 def test_addresses():
-    assert Address.parse("") == Address()
-    assert Address.parse("1,latency=request,level=5,builds=3") == Address("1", "request", 5, 3)
-    assert Address.parse("builds=3") == Address(builds=3)
+    assert TrtAddress.parse("") == TrtAddress()
+    assert TrtAddress.parse("1,latency=request,level=5,builds=3") == TrtAddress(
+        "1", "request", 5, 3
+    )
+    assert TrtAddress.parse("builds=3") == TrtAddress(builds=3)
     for wrong in ("0,latency=both", "0,level=6", "0,level=2,level=2", "0,streams=2", "0,builds=-1"):
         with pytest.raises(UsageError, match="known: latency=gpu"):
             NvidiaTrt(wrong)

@@ -68,12 +68,12 @@ from pathlib import Path
 from hwbench.devices.nvidia import trt_build, trt_cuda, trt_session
 from hwbench.errors import BuildError
 from tests.devices.nvidia.trt_nets import convolutions
-library, gpu_side = trt_build.Library(), trt_cuda.Cuda()
-recipe = trt_build.Recipe("0" * 64, "fp32", 3, fresh=0)
+library, gpu_side = trt_build.Library(), trt_cuda.CudaRuntime()
+recipe = trt_build.EngineRecipe("0" * 64, "fp32", 3, fresh=0)
 plan, _ = trt_build.Builder(library, {}, Path("/nowhere")).provide_plan(convolutions((8,), 8).onnx, recipe)
 events = len(gpu.events)
 for _ in range(2):
-    session = trt_session.Session(library, gpu_side, plan, seed=0)
+    session = trt_session.TrtSession(library, gpu_side, plan, seed=0)
     assert gpu.memory and gpu.graphs and not session.capture_error
     found = session.profile(5, trt_session.request_clock(gpu_side))
     assert [len(found[name]) for name in ("layers", "whole_s", "reference_s")] == [5] * 3
@@ -81,7 +81,7 @@ for _ in range(2):
     assert not gpu.memory and not gpu.graphs
 assert gpu.flags == rt.cudaDeviceScheduleSpin
 odd = json.loads(plan); odd["outputs"][0][1][0] = -1
-try: trt_session.Session(library, gpu_side, json.dumps(odd).encode(), seed=0)
+try: trt_session.TrtSession(library, gpu_side, json.dumps(odd).encode(), seed=0)
 except BuildError as error: assert "fix every dimension" in str(error)
 assert not gpu.memory
 """

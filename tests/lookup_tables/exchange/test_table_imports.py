@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hwbench.devices.nvidia.trtexec import EngineLayer, LayerTime, TrtLayers, TrtProfile
+from hwbench.devices.nvidia.trtexec import LayerTime, TrtexecLayer, TrtLayers, TrtProfile
 from hwbench.errors import MissingEntryError, SchemaError, UsageError
 from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.exchange import foreign_files, ofa_yaml
@@ -221,7 +221,7 @@ def test_rows_of_tensorrt_go_to_layers_by_the_nodes_in_their_names():
     profile = TrtProfile(
         "p.json", 10, tuple(LayerTime(name, 1e-3 * (i + 1), None) for i, name in enumerate(rows))
     )
-    engine = TrtLayers("l.json", (EngineLayer("__myl_1", "kgen", pool.nodes),), ())
+    engine = TrtLayers("l.json", (TrtexecLayer("__myl_1", "kgen", pool.nodes),), ())
     found = {entry.key: entry for entry in join_rows(trt_rows(profile, engine), graph(), "p.json")}
     assert [found[layer.key].median_s for layer in (stem, body, pool)] == pytest.approx(
         [2e-3, 3e-3, 4e-3]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwbench.errors import MissingEntryError, StaleTableError, UsageError
-from hwbench.lookup_tables.making.validate import Trial, Validation, draw_held_out, validate
+from hwbench.lookup_tables.making.validate import HeldOutTrial, Validation, draw_held_out, validate
 from hwbench.lookup_tables.repository import check_table, find_table, save_table
 from hwbench.records.prediction import Prediction
 from hwbench.store import open_store
@@ -39,8 +39,8 @@ def test_a_wrong_table_gets_a_bad_grade():
 
 
 def test_the_numbers_of_a_grade():
-    def trial(predicted_s: float, *sessions_s: float) -> Trial:
-        return Trial(
+    def trial(predicted_s: float, *sessions_s: float) -> HeldOutTrial:
+        return HeldOutTrial(
             (1,), Prediction(predicted_s, (0.9 * predicted_s, 1.1 * predicted_s)), sessions_s
         )
 
@@ -70,7 +70,7 @@ def test_tables_are_found_by_device_and_id(tmp_path):
     with open_store(str(tmp_path / "store.db")) as store:
         first = save_table(store, table)
         grade = Validation(
-            "m", structure(), (Trial((1,), Prediction(1.0, (0.9, 1.1)), (1.0,)),), 1.0
+            "m", structure(), (HeldOutTrial((1,), Prediction(1.0, (0.9, 1.1)), (1.0,)),), 1.0
         ).grade
         second = save_table(store, table.graded(grade))
         assert find_table(store, "virtual").grades == (grade,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,28 @@ def once(study: str, facts: Mapping[str, Any], make: Callable[[], list[Row]]) ->
         rows = make()
         store.save_record(RECORD, {"key": key, "rows": rows})
     return rows
+
+
+def once_per_seed(
+    study: str,
+    seeds: Iterable[int],
+    facts: Mapping[str, Any],
+    make: Callable[[int], list[Row]],
+    save: Callable[[Sequence[Row]], None],
+) -> None:
+    """Make the rows of a study seed by seed, and save all that there are after each.
+
+    Args:
+        study: Name of the study.
+        seeds: The seeds.
+        facts: What the rows depend on beside the seed.
+        make: Makes the rows of a seed.
+        save: Writes the results.
+    """
+    rows: list[Row] = []
+    for seed in seeds:
+        rows += once(study, {"seed": seed, **facts}, partial(make, seed))
+        save(rows)
 
 
 def build(model: str, size: str) -> None:

@@ -6,7 +6,6 @@ python -m runners.studies.search_abcpruner
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from runners.studies._searches import (
     ahead,
     column,
     interval,
-    once,
+    once_per_seed,
     pays,
     points_text,
     prepare,
@@ -38,20 +37,15 @@ SOURCES, CYCLES, PATIENCE = 10, 10, 5
 
 def main() -> None:
     """Search with every seed and write results/search_abcpruner/ after each."""
-    rows: list[Row] = []
-    for seed in SEEDS:
-        colony = [SOURCES, CYCLES, PATIENCE]
-        facts = {
-            "seed": seed,
-            "model": MODEL,
-            "size": SIZE,
-            "data": DATA,
-            "share": SHARE,
-            "colony": colony,
-            "epochs": EPOCHS,
-        }
-        rows += once(STUDY, facts, partial(one_seed, seed))
-        save(rows)
+    facts = {
+        "model": MODEL,
+        "size": SIZE,
+        "data": DATA,
+        "share": SHARE,
+        "colony": [SOURCES, CYCLES, PATIENCE],
+        "epochs": EPOCHS,
+    }
+    once_per_seed(STUDY, SEEDS, facts, one_seed, save)
 
 
 def one_seed(seed: int) -> list[Row]:

@@ -6,7 +6,6 @@ python -m runners.studies.search_amc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from hwbench.search.baselines import POLICIES
@@ -21,7 +20,7 @@ from runners.studies._searches import (
     as_fast,
     column,
     interval,
-    once,
+    once_per_seed,
     pays,
     points_text,
     prepare,
@@ -54,18 +53,14 @@ def plan_of(seed: int) -> Plan:
 
 def main() -> None:
     """Search with every seed and write results/search_amc/ after each."""
-    rows: list[Row] = []
-    for seed in SEEDS:
-        facts = {
-            "seed": seed,
-            "model": MODEL,
-            "size": SIZE,
-            "data": DATA,
-            "share": SHARE,
-            "trials": TRIALS,
-        }
-        rows += once(STUDY, facts, partial(one_seed, seed))
-        save(rows)
+    facts = {
+        "model": MODEL,
+        "size": SIZE,
+        "data": DATA,
+        "share": SHARE,
+        "trials": TRIALS,
+    }
+    once_per_seed(STUDY, SEEDS, facts, one_seed, save)
 
 
 def one_seed(seed: int) -> list[Row]:

@@ -7,7 +7,6 @@ python -m runners.studies.search_guidance
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from hwbench.workflows.search.plan import Limit, Plan
@@ -20,7 +19,7 @@ from runners.studies._searches import (
     ahead,
     column,
     interval,
-    once,
+    once_per_seed,
     pays,
     points_text,
     prepare,
@@ -36,18 +35,14 @@ SHARE, TRIALS, SEEDS = 0.25, 200, range(10, 15)
 
 def main() -> None:
     """Search with every seed and write results/search_guidance/ after each."""
-    rows: list[Row] = []
-    for seed in SEEDS:
-        facts = {
-            "seed": seed,
-            "model": MODEL,
-            "size": SIZE,
-            "data": DATA,
-            "share": SHARE,
-            "trials": TRIALS,
-        }
-        rows += once(STUDY, facts, partial(one_seed, seed))
-        save(rows)
+    facts = {
+        "model": MODEL,
+        "size": SIZE,
+        "data": DATA,
+        "share": SHARE,
+        "trials": TRIALS,
+    }
+    once_per_seed(STUDY, SEEDS, facts, one_seed, save)
 
 
 def one_seed(seed: int) -> list[Row]:

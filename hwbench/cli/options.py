@@ -80,13 +80,7 @@ def duration(text: str | float) -> float:
     Raises:
         typer.BadParameter: It is not.
     """
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a number of seconds") from error
-    if not 0 < value < math.inf:
-        raise typer.BadParameter(f"{text} is not a positive number of seconds")
-    return value
+    return _positive(text, "number of seconds")
 
 
 def factor(text: str | float) -> float:
@@ -95,12 +89,16 @@ def factor(text: str | float) -> float:
     Raises:
         typer.BadParameter: It is not.
     """
+    return _positive(text, "factor")
+
+
+def _positive(text: str | float, noun: str) -> float:
     try:
         value = float(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a number") from error
+        raise typer.BadParameter(f"{text!r} is not a {noun}") from error
     if not 0 < value < math.inf:
-        raise typer.BadParameter(f"{text} is not a positive factor")
+        raise typer.BadParameter(f"{text} is not a positive {noun}")
     return value
 
 

@@ -108,9 +108,10 @@ class CpuOrt(OrtDevice):
     def _engine(self, settings: Settings) -> Engine:
         cores = host.choose_cores(settings.threads, self._cores)
         if self._native:
-            runner = RunnerProcess.start([str(build_runner())])
+            program, library = build_runner(), ort_library()  # before a process is started for them
+            runner = RunnerProcess.start([str(program)])
             runner.attach()
-            runner.library(ort_library())
+            runner.library(library)
             pinned = cores if host.CAN_PIN else ()
             return NativeEngine(
                 runner,

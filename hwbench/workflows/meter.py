@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hwbench.store import Store
 
 
-class TableBuild(Protocol):
+class TableBuilder(Protocol):
     """A lookup table in the making. The methods raise DeviceError where measuring fails."""
 
     def run(self) -> Fitted:
@@ -61,7 +61,7 @@ class Meter(Protocol):
         callback: Callable[[Progress], None],
         *,
         forget: bool = False,
-    ) -> TableBuild:
+    ) -> TableBuilder:
         """Begin the lookup table of a network; the arguments are those of `lookup_tables.build`."""
         ...
 
@@ -100,7 +100,7 @@ class DeviceMeter:
         callback: Callable[[Progress], None],
         *,
         forget: bool = False,
-    ) -> TableBuild:
+    ) -> TableBuilder:
         """See `Meter`."""
         return DeviceTable(self.device, workload, settings, plan, store, callback, forget)
 
@@ -124,7 +124,7 @@ class DeviceTable:
     forget: bool
 
     def run(self) -> Fitted:
-        """See `TableBuild`."""
+        """See `TableBuilder`."""
         from hwbench.lookup_tables import build
 
         return build(
@@ -140,7 +140,7 @@ class DeviceTable:
     def grade(
         self, table: LookupTable, networks: int, *, callback: Callable[[int, int], None]
     ) -> Validation:
-        """See `TableBuild`."""
+        """See `TableBuilder`."""
         from hwbench.lookup_tables import validate
 
         return validate(

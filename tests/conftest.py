@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -74,6 +75,18 @@ def group_of(item: pytest.Item) -> str:
     """The tests of a group run one after the other, in one process."""
     path = item.path.relative_to(ROOT / "tests")
     return path.parts[0] if path.parts[0] in TOGETHER else path.with_suffix("").as_posix()
+
+
+@pytest.fixture
+def heard_signals():
+    """Programs hear SIGINT and SIGHUP, which they inherit as ignored where the tests themselves run in
+    the background of a shell or under nohup.
+    """
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

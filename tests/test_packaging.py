@@ -10,9 +10,11 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from tests.needs import needs_compiler
 from tests.support.models import conv_net
@@ -122,3 +124,18 @@ def test_profile_works_from_the_wheel(python, place):
         cwd=place,
     )
     assert Path(source.strip()).is_relative_to(place)
+
+
+def test_pinned_packages_run_on_the_oldest_python():
+    """Debian 12 has Python 3.11.2; a package that needs a later 3.11 cannot be installed there."""
+    too_new = []
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        name, _, pinned = line.partition("==")
+        try:
+            facts = metadata(name)
+        except PackageNotFoundError:
+            continue  # of another system
+        needed = SpecifierSet(facts.get("Requires-Python") or "")
+        if facts["Version"] == pinned and not needed.contains("3.11.2"):
+            too_new.append(f"{line} needs Python {needed}")
+    assert not too_new

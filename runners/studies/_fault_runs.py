@@ -118,7 +118,10 @@ def carry_out(
         return Ending("KILLED", "", took_s, running)
     if process.exitcode in ENDED:
         return Ending("ENDED", "", took_s, running)
-    kind, message = ours.recv() if ours.poll() else ("CRASH", f"exit status {process.exitcode}")
+    try:
+        kind, message = ours.recv()
+    except EOFError:
+        kind, message = "CRASH", f"exit status {process.exitcode}"
     return Ending(kind, message, took_s, running)
 
 

@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import socket
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -310,11 +309,14 @@ def notes(tally: Tally, took_s: float) -> str:
 
 def main() -> None:
     """Run all and write results/android_faults/."""
+    # In the background of a shell, or after nohup, uses would inherit that these are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     start, tally, number = time.monotonic(), Tally(), 0
     with fake() as phone, TemporaryDirectory() as folder:
         scratch = Path(folder) / "tmp"
         scratch.mkdir()
-        os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+        os.environ["TMPDIR"] = str(scratch)  # that of the uses
         bench = Bench(phone, Path(folder), scratch)
         for number in range(len(TASKS)):
             one(bench, tally, number, faults=False)

@@ -321,6 +321,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=4, help="number of commands at once")
     arguments = parser.parse_args()
     JOURNAL.parent.mkdir(parents=True, exist_ok=True)
+    # In the background of a shell, or after nohup, commands would inherit that these are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     rows = read_journal()
     tasks = list_tasks()
     with TemporaryDirectory() as name:

@@ -21,6 +21,8 @@ from hwbench.store import open_store
 from tests.needs import needs_compiler
 from tests.support.models import conv_net
 
+pytestmark = pytest.mark.usefixtures("heard_signals")
+
 NUMBERS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL]
 SOON_S = 200.0
 

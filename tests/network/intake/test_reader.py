@@ -156,6 +156,7 @@ def test_files_share_one_reader_and_onnx_needs_no_torch(tmp_path):
 
 
 @linux_only
+@pytest.mark.usefixtures("heard_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_nothing_runs_on_and_nothing_is_left_after_a_signal(number, tmp_path):
     path = write(tmp_path / "m.onnx", nested_functions())

@@ -16,6 +16,7 @@ import argparse
 import ast
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -254,6 +255,9 @@ def main() -> int:
     ).stdout
     if changed:
         print("changes that are not committed are left out", flush=True)
+    # The step at hand ends with this program: `subprocess.run` ends what it waits for.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     machine = Machine(arguments.suite, arguments.mirror or find_mirror())
     try:
         check(machine, arguments.tests)

@@ -120,8 +120,10 @@ class _JoinedRow:
         """Whether several layers that do real work are in one: no single key has its time."""
         if any(layer.macs for layer in self.all_layers):
             return sum(layer.macs > 0 for layer in self.all_layers) > 1
-        ranks = [_rank(layer) for layer in self.layers]
-        return bool(ranks) and max(ranks) > 0 and ranks.count(max(ranks)) > 1
+        highest = max(map(_rank, self.layers), default=0)
+        # Layers with the same key that read the same tensors are computed once.
+        different = {(layer.key, layer.inputs) for layer in self.layers if _rank(layer) == highest}
+        return highest > 0 and len(different) > 1
 
     @property
     def main_part(self) -> RuntimeRow:

@@ -12,6 +12,7 @@ the network lies between them in the executed graph as well. So nodes are claime
 2. *Cuts*: nodes without an anchor, tied together by tensors that the runtime invented, share the
    source nodes that nobody claimed and that lie between those their inputs come from and those
    their readers claim.
+   An addition or activation behind a node is claimed by it, if it reads the other operand.
 3. *Absorption*: source nodes that are still unclaimed and lead into a claimed one were fused into
    the node that claimed it, or dropped. Only a transpose that the runtime moved through other nodes
    is claimed by the node that was moved, and a node that does the same to the same tensors as
@@ -25,13 +26,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from hwbench.devices.shared.joining import layers_served
 from hwbench.devices.shared.ort.executed_graph import ExecutedNode
 from hwbench.network.graph import Layer
+from hwbench.network.graph.fusion import ACTIVATIONS
 from hwbench.network.graph.view import GraphView, reads
 
 REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
@@ -131,6 +133,7 @@ class _Search:
         self._claim_own_operators()
         for group in self._group_unanchored():
             self._claim_between(group)
+        self._claim_fused_behind()
         self._claim_repetitions()
         for number, claimed in enumerate(self.claims):
             self.absorbed[number] = self._reach_backward(claimed)
@@ -310,23 +313,81 @@ class _Search:
                     waiting.append(index)
         return reached
 
+    def _claim_fused_behind(self) -> None:
+        """Let nodes claim unclaimed additions and activations that were fused behind them.
+
+        A convolution that took an addition in reads one more tensor than the source nodes it
+        claims: the other operand.
+        """
+        for number, node in enumerate(self.executed):
+            if not self.claims[number] or node.op in _CONVERSIONS:
+                continue
+            waiting = sorted(self.claims[number])
+            while waiting:
+                for name in self.view.nodes[waiting.pop()].output:
+                    readers = self.view.readers(name)
+                    if len(readers) != 1 or readers[0] in self.owners:
+                        continue
+                    if self._is_fused_behind(readers[0], number):
+                        self._claim(number, readers[0])
+                        waiting.append(readers[0])
+
+    def _is_fused_behind(self, index: int, number: int) -> bool:
+        """Whether an executed node can compute a source node that reads what it claims."""
+        claimed = self.claims[number]
+        outside = self._find_outside_inputs([index], claimed)
+        if not outside:
+            return self.view.nodes[index].op_type in ACTIVATIONS
+        node = self.executed[number]
+        read = [name for name in node.inputs if name in self.writers or name in self.view.inputs]
+        if len(read) < len(self._find_outside_inputs(claimed, claimed)) + len(outside):
+            return False
+        suppliers = self._find_suppliers(number)
+        return all(
+            name in read or self.owners.get(self.makers.get(name, -1)) in suppliers
+            for name in outside
+        )
+
+    def _find_outside_inputs(self, indices: Iterable[int], inside: Set[int]) -> set[str]:
+        """Activations that source nodes read and that none of some others writes."""
+        names = {name for index in indices for name in self.sources[index]}
+        return {name for name in names if self.makers.get(name) not in inside}
+
+    def _find_suppliers(self, number: int) -> set[int]:
+        """Executed nodes whose tensors one reads, also through others that claim nothing."""
+        found: set[int] = set()
+        waiting = list(self.executed[number].inputs)
+        while waiting:
+            writer = self.writers.get(waiting.pop())
+            if writer is None or writer in found:
+                continue
+            found.add(writer)
+            if not self.claims[writer]:
+                waiting += self.executed[writer].inputs
+        return found
+
     def _claim_repetitions(self) -> None:
         """Let a node that computes a tensor claim the source nodes that compute it once more."""
-        originals: dict[tuple[Any, ...], int] = {}
+        alike: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
         same: dict[str, str] = {}  # tensors, with the first one that is equal by construction
         for index in self.view.active:
             node = self.view.nodes[index]
+            if node.op_type.startswith("Random"):
+                continue
             inputs = [self._describe_input(name, same) for name in node.input]
             details = [
                 attribute.SerializeToString(deterministic=True) for attribute in node.attribute
             ]
             identity = (node.domain, node.op_type, *inputs, *sorted(details))
-            original = originals.setdefault(identity, index)
-            if original == index or node.op_type.startswith("Random"):
-                continue
-            same.update(zip(node.output, self.view.nodes[original].output, strict=False))
-            if index not in self.owners and original in self.owners:
-                self._claim(self.owners[original], index)
+            alike[identity].append(index)
+            original = self.view.nodes[alike[identity][0]]
+            if original is not node:
+                same.update(zip(node.output, original.output, strict=False))
+        for indices in alike.values():
+            claimants = [self.owners[index] for index in indices if index in self.owners]
+            for index in indices:
+                if claimants and index not in self.owners:
+                    self._claim(claimants[0], index)
 
     def _describe_input(self, name: str, same: Mapping[str, str]) -> Any:
         """Describe an input of a source node by its tensor, or by its value if it is constant."""

@@ -244,7 +244,7 @@ def _describe_conditions(now: Conditions) -> str:
     return ", ".join(parts)
 
 
-def devices_view(targets: Sequence[Found], *, proof_hint: str) -> View:
+def devices_view(targets: Sequence[Found], *, proof_hint: str = "") -> View:
     """Every target in reach, and what is missing for the others.
 
     Args:
@@ -262,7 +262,7 @@ def devices_view(targets: Sequence[Found], *, proof_hint: str) -> View:
         ready = "yes" if target.ready else "no"
         rows.append((target.address, ready, target.description, target.hint))
     table = Table(columns, tuple(rows))
-    if any(target.ready and target.hint for target in targets):
+    if proof_hint and any(target.ready and target.hint for target in targets):
         return [table, Line(proof_hint, "dim")]
     return [table]
 

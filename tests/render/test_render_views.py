@@ -138,6 +138,15 @@ def every_view():
     }
 
 
+@pytest.mark.parametrize(("ready", "shown"), [(True, True), (False, False)])
+def test_how_a_driver_can_be_proven_is_shown_where_one_is_not_yet(ready, shown):
+    target = Found("android:S", "a phone", ready=ready, hint="not on a phone yet")
+    view = devices_view([target], proof_hint="prove it like this")
+    assert ("prove it like this" in text(view, 80)) is shown
+    proven = Found("cpu", "a CPU", ready=True)
+    assert "prove it" not in text(devices_view([proven], proof_hint="prove it like this"), 80)
+
+
 @pytest.mark.parametrize("name", every_view())
 @pytest.mark.parametrize("width", [80, 60])
 def test_nothing_is_wider_than_the_terminal(name, width):

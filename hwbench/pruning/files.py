@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hwbench.errors import SchemaError, UsageError, WorkloadError
-from hwbench.network.intake import load_workload
+from hwbench.network.intake import load_workload, reader
 from hwbench.network.intake.archives import inspect
 from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
 from hwbench.pruning.recipe import Pruned, Recipe
@@ -94,7 +94,9 @@ def load(folder: str | Path, original: nn.Module) -> Pruned:
             f"{folder} holds no {RECIPE}: {error.strerror}; expected a folder written by a search"
         ) from error
     module = recipe.apply(original, other_weights=True)
-    # A hostile `.pt2` runs code when torch loads it: only bytes that passed inspection are read.
+    # A hostile `.pt2` runs code when torch loads it: only bytes that passed inspection are read,
+    # and what they ask for is met by the reader process first.
+    reader.rehearse(folder / PROGRAM, trust_pickle=False)
     checked = inspect(folder / PROGRAM)
     with quiet():
         try:

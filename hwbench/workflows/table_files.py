@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.devices import drivers, open_device
-from hwbench.errors import Argument, DeviceUnavailableError, StaleTableError, UsageError
+from hwbench.errors import (
+    Argument,
+    DeviceUnavailableError,
+    OutputParseError,
+    SchemaError,
+    StaleTableError,
+    UsageError,
+)
 from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.exchange import foreign_files
 from hwbench.lookup_tables.exchange.foreign_files import Record
@@ -126,9 +133,8 @@ def import_table(
         StaleTableError: The table was made for another device, runtime or number of threads than
             `device`; or, without a new name, than the device here that it would be found as.
         UnsafeModelError: A file is a pickle.
-        SchemaError: A portable table is damaged.
-        HwbenchError: Foreign files cannot be read, or are not of the model; the message says what
-            to do.
+        SchemaError: A file is damaged.
+        HwbenchError: Foreign files are not of the model; the message says what to do.
     """
     paths = [Path(file) for file in files]
     _check_request(paths, format, name)
@@ -254,6 +260,9 @@ def _check_name(name: str) -> None:
 
 
 def _read(path: Path) -> Record:
-    return foreign_files.parse(
-        read_text(path), path.name
-    )  # the table keeps names of files, not of people's folders
+    try:
+        # The table keeps names of files, not of people's folders.
+        return foreign_files.parse(read_text(path), path.name)
+    except OutputParseError as error:
+        # It did not come from a device that is at fault now: it is a file that cannot be read.
+        raise SchemaError(str(error)) from error

@@ -214,7 +214,7 @@ def read_table(seed: int, folder: Path, _usage: None) -> Outcome:
             if is_table:
                 table = portable.read_table(path)
                 table.check_usable()
-                use(table)
+                use(table, report=seed % 20 == 0)
             else:
                 foreign_files.read(path)
         except Exception as error:  # noqa: BLE001 - that it is always ours is what is studied
@@ -246,17 +246,17 @@ PARTS: dict[str, tuple[Callable[[int, Path, Any], Outcome], Callable[[], Any]]] 
 """Name -> what is done with the file of a seed, and what is made ready for all of them."""
 
 
-def read_journal(part: str) -> list[Outcome]:
-    """Read what an earlier run of a part kept; its last row may be cut short."""
+def read_journal(part: str) -> dict[int, Outcome]:
+    """Read what earlier runs of a part kept, by seed; a last row that was cut short is left out."""
     journal = FOLDER / f"{part}.csv"
-    outcomes: list[Outcome] = []
+    outcomes: dict[int, Outcome] = {}
     if journal.exists():
         with journal.open(newline="") as file:
             for row in csv.reader(file):
-                if len(row) == 6 and row[0] == str(len(outcomes)) and row[5].endswith("e"):
+                if len(row) == 6 and row[5].endswith("e"):
                     peak_bytes = int(float(row[5][:-1]) * 1e6)
                     seconds = float(row[3]), float(row[4])
-                    outcomes.append(Outcome(row[1], row[2], *seconds, peak_bytes))
+                    outcomes[int(row[0])] = Outcome(row[1], row[2], *seconds, peak_bytes)
     return outcomes
 
 
@@ -268,22 +268,25 @@ def write_row(writer: Any, seed: int, outcome: Outcome) -> None:
     )
 
 
-def run_part(part: str, count: int) -> list[Outcome]:
+def run_part(part: str, seeds: range) -> dict[int, Outcome]:
     """Go through the files of a part that its journal does not hold yet."""
     outcomes = read_journal(part)
     work, prepare = PARTS[part]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder, (FOLDER / f"{part}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        for seed, outcome in enumerate(outcomes):
+        for seed, outcome in sorted(outcomes.items()):
             write_row(writer, seed, outcome)
+        file.flush()
         prepared = prepare()
-        for seed in range(len(outcomes), count):
-            outcomes.append(work(seed, Path(folder), prepared))
-            write_row(writer, seed, outcomes[-1])
+        for seed in seeds:
+            if seed in outcomes:
+                continue
+            outcomes[seed] = work(seed, Path(folder), prepared)
+            write_row(writer, seed, outcomes[seed])
             file.flush()
-            if outcomes[-1].is_wrong:
-                print(f"{part} {seed}: {outcomes[-1]}", flush=True)
+            if outcomes[seed].is_wrong:
+                print(f"{part} {seed}: {outcomes[seed]}", flush=True)
     return outcomes
 
 
@@ -318,6 +321,8 @@ def list_outcomes(results: dict[str, list[Outcome]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=sorted(PARTS), help="run this one, and write no summary")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first file")
+    parser.add_argument("--step", type=int, default=1, help="distance of seeds")
     parser.add_argument("--share", type=float, default=1.0, help="share of the files")
     parser.add_argument("--summary", action="store_true", help="sum up what the journals hold")
     options = parser.parse_args()
@@ -326,9 +331,10 @@ def main() -> None:
     results = {}
     for part, count in COUNTS.items():
         if options.summary:
-            results[part] = read_journal(part)
+            results[part] = list(read_journal(part).values())
         elif options.part in {None, part}:
-            results[part] = run_part(part, round(count * options.share))
+            seeds = range(options.first, round(count * options.share), options.step)
+            results[part] = list(run_part(part, seeds).values())
     if options.part is not None:
         return
     results = {part: outcomes for part, outcomes in results.items() if outcomes}

@@ -147,10 +147,14 @@ def test_a_table_is_not_taken_for_that_of_the_device_here(hwb):
         (("{log}", "--model", FULL, "--threads", "4"), "1 threads, not 4"),
         (("ort-profile", "{log}", "--model", FULL), "holds a tflite-log"),
         (("tflite-log",), "no such file"),
+        (("damaged.json", "--model", FULL), "damaged JSON"),
+        (("binary.txt", "--model", FULL), "zero bytes"),
     ],
 )
 def test_impossible_imports(hwb, words, said):
     (hwb.folder / "broken.hwtable").write_bytes(b"broken")
+    (hwb.folder / "damaged.json").write_bytes(b"[1, 2")
+    (hwb.folder / "binary.txt").write_bytes(b"a\0b")
     for name in ("pickle.pkl", "pickle.txt"):
         (hwb.folder / name).write_bytes(pickle.dumps({"latency": 1.0}))
     outcome = hwb("table", "import", *(word.format(log=logs("mobilenet")[0]) for word in words))

@@ -72,12 +72,18 @@ def made_table() -> LookupTable:
     return LookupTable(entries, Metadata(made, adding_up, (grade,)))
 
 
-def use(table: LookupTable) -> None:
-    """Everything that commands do with a table; where it cannot answer, that is said."""
+def use(table: LookupTable, *, report: bool = True) -> None:
+    """Everything that commands do with a table; where it cannot answer, that is said.
+
+    Args:
+        table: The table.
+        report: Whether the page of a report is made, too, which takes half a second.
+    """
     write_text(table_view(table), io.StringIO())
     to_json(table_document(table))
-    contents = Contents((), (), (KeptTable("0" * 32, table, {}, 0),), ())
-    html(make_pages(contents, 100), contents, None, [])
+    if report:
+        contents = Contents((), (), (KeptTable("0" * 32, table, {}, 0),), ())
+        html(make_pages(contents, 100), contents, None, [])
     try:
         parts = table.extrapolating().layers(list(table.entries))
         prediction = table.total(parts)

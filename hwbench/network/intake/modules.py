@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench.errors import UsageError
-from hwbench.network.intake import torch_files
+from hwbench.network.intake import reader, torch_files
 from hwbench.network.intake.archives import inspect
 from hwbench.network.intake.torch_files import ReadRequest
 
@@ -71,6 +71,7 @@ def load_module(
 def _from_file(path: Path, arch: str | None, *, trust_pickle: bool) -> nn.Module:
     import torch
 
+    reader.rehearse(path, trust_pickle=trust_pickle)
     file = inspect(path, trust_pickle=trust_pickle)
     if file.kind in KINDS_WITHOUT_MODULES:
         raise UsageError(
@@ -85,6 +86,7 @@ def _from_file(path: Path, arch: str | None, *, trust_pickle: bool) -> nn.Module
 
 
 def _load_weights(module: nn.Module, path: Path, *, trust_pickle: bool) -> None:
+    reader.rehearse(path, trust_pickle=trust_pickle)
     file = inspect(path, trust_pickle=trust_pickle)
     if file.kind in KINDS_WITHOUT_MODULES:
         raise UsageError(

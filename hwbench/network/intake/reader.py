@@ -102,11 +102,52 @@ def read_file(request: ReadRequest, precision: str, read_limit: float = 1.0) -> 
     path = Path(request.name)
     is_torch = archives.is_torch_file(path)
     limits = _set_limits(path, request, precision, read_limit, is_torch=is_torch)
+    answer, artifact = _ask(request, precision, limits, is_torch=is_torch)
+    if "workload" not in answer:
+        raise _explain_failure(request.name, answer, limits, is_torch=is_torch)
+    try:
+        return _build_workload(answer["workload"], artifact)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # A file that took the worker over could have it say anything.
+        raise UnsafeModelError(
+            f"{request.name}: its reader gave no facts of a workload; the file is hostile"
+        ) from error
+
+
+def rehearse(path: Path, *, trust_pickle: bool) -> None:
+    """Have the reader process load a file of torch, before this process does the same.
+
+    What needs the modules or weights themselves reads them here. A file that is damaged, or asks
+    for more memory or time than it may take, is met there first.
+
+    Args:
+        path: The path of the file.
+        trust_pickle: Whether pickles may run code: then there is nothing to rehearse.
+
+    Raises:
+        UsageError: There is no such file.
+        UnsafeModelError: The file would execute code, or needs more memory or time than allowed.
+        SchemaError: The file is damaged.
+    """
+    if trust_pickle or not archives.is_torch_file(path):
+        return
+    request = ReadRequest(str(path))
+    limits = _set_limits(path, request, "fp32", 1.0, is_torch=True)
+    answer, _ = _ask(request, "fp32", limits, is_torch=True, rehearses=True)
+    if answer.get("rehearsed") is not True:
+        raise _explain_failure(request.name, answer, limits, is_torch=True, bounded_by_user=False)
+
+
+def _ask(
+    request: ReadRequest, precision: str, limits: Limits, *, is_torch: bool, rehearses: bool = False
+) -> tuple[dict[str, Any], bytes]:
+    """Have a worker read one file, or rehearse that."""
     current = str(Path.cwd())
     job = {
         "request": asdict(request),
         "precision": precision,
         "torch": is_torch,
+        "rehearses": rehearses,
         "limits": asdict(limits),
         "folder": current,
         # A worker runs in a temporary folder, but finds modules where this process does: an empty
@@ -117,15 +158,7 @@ def read_file(request: ReadRequest, precision: str, read_limit: float = 1.0) -> 
         answer, artifact = _READER.ask(job)
     else:
         answer, artifact = _ask_once(job, limits)
-    if "workload" not in answer:
-        raise _explain_failure(request.name, answer, limits, is_torch=is_torch)
-    try:
-        return _build_workload(answer["workload"], artifact)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        # A file that took the worker over could have it say anything.
-        raise UnsafeModelError(
-            f"{request.name}: its reader gave no facts of a workload; the file is hostile"
-        ) from error
+    return answer, artifact
 
 
 def _build_workload(facts: Mapping[str, Any], artifact: bytes) -> Workload:
@@ -189,7 +222,12 @@ def _count_neighbour_bytes(path: Path) -> int:
 
 
 def _explain_failure(
-    name: str, answer: Mapping[str, Any], limits: Limits, *, is_torch: bool
+    name: str,
+    answer: Mapping[str, Any],
+    limits: Limits,
+    *,
+    is_torch: bool,
+    bounded_by_user: bool = True,
 ) -> HwbenchError:
     """Make the error for a file that gave no workload.
 
@@ -198,23 +236,26 @@ def _explain_failure(
         answer: What the reader said: an error, or what ended the worker.
         limits: What the worker was allowed.
         is_torch: Whether torch was to read the file.
+        bounded_by_user: Whether the limits can be raised.
     """
     if "error" in answer:
         return error_from_dict(answer, unknown=WorkloadError)
     who = "torch" if is_torch else "hwbench"
-    longer = Argument("read_limit", change="a larger", purpose="if you trust its author")
+    remedies: tuple[Argument, ...] = ()
+    if bounded_by_user:
+        remedies = (Argument("read_limit", change="a larger", purpose="if you trust its author"),)
     ended_by, detail = answer.get("ended_by"), answer.get("detail")
     if ended_by == "time":
         return UnsafeModelError(
             f"{name}: {who} did not finish reading and exporting it within {limits.seconds:.3g} s"
             " of processor time",
-            longer,
+            *remedies,
         )
     if ended_by == "memory":
         return UnsafeModelError(
             f"{name}: {who} needs more than {limits.memory_bytes / 1e9:.3g} GB of memory to read"
             " or to run it",
-            longer,
+            *remedies,
         )
     if ended_by == "signal":
         return UnsafeModelError(

@@ -83,6 +83,34 @@ def export_file(file: ModelFile, request: ReadRequest) -> Exported:
         ) from error
 
 
+def rehearse(file: ModelFile, name: str) -> None:
+    """Let torch read a checked file, and throw away what comes of it.
+
+    Args:
+        file: The file, as `archives.inspect` gives it.
+        name: Its name, for messages.
+
+    Raises:
+        SchemaError: torch cannot read the file.
+        UnsafeModelError: torch's weights-only reader refuses the file.
+        MemoryError: It needs more memory than this process may take.
+    """
+    import torch
+
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        if file.kind == "program":
+            torch.export.load(io.BytesIO(file.payload))
+        elif file.kind == "pickle":
+            unpickle(file.payload, name, trust=False)
+    except MemoryError:
+        raise
+    except (*FAILURES, pickle.UnpicklingError, EOFError) as error:
+        raise SchemaError(
+            f"{name}: torch cannot read it ({reason(error)}); save the model anew"
+        ) from error
+
+
 def _convert_payload(
     kind: str, payload: bytes, file_inputs: tuple[TensorSpec, ...], request: ReadRequest
 ) -> Exported:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import logging
 import math
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from hwbench.errors import Argument, UsageError
+from hwbench.errors import Argument, SchemaError, UsageError
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.intake.modules import load_module
+from hwbench.network.intake.torch_onnx import FAILURES, reason
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.search.context import BATCH, Subject
 
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
 
     from hwbench.network.workload import Workload
     from hwbench.search.data import Data
-    from hwbench.store import Store
+    from hwbench.store import DamagedRecord, Store
     from hwbench.workflows.search.plan import Plan
+
+logger = logging.getLogger(__name__)
 
 RECORD = "trained_network"
 TRAIN_RATE = 0.05
@@ -151,12 +156,8 @@ def train_original(
         str(plan.seed),
     )
     key = sha256("\n".join(facts).encode()).hexdigest()
-    records = {} if store is None else store.records(RECORD, key, damaged=[])
-    for record in records.values():
-        if record.get("key") == key:
-            kept = io.BytesIO(base64.b64decode(record["state"]))
-            module.load_state_dict(torch.load(kept, map_location="cpu", weights_only=True))
-            return
+    if store is not None and _take_kept_weights(module, key, store):
+        return
     steps = plan.train_epochs * math.ceil(len(data.train) / BATCH)
     tune(
         module,
@@ -171,3 +172,44 @@ def train_original(
             RECORD,
             {"key": key, "model": name, "state": base64.b64encode(written.getvalue()).decode()},
         )
+
+
+def _take_kept_weights(module: nn.Module, key: str, store: Store) -> bool:
+    """Give a network the weights that an earlier search kept of it; tell whether there are any.
+
+    What is damaged is left out with a warning: training makes it again.
+    """
+    damaged: list[DamagedRecord] = []
+    records = store.read_records(RECORD, _read_weights, key, damaged)
+    for record in damaged:
+        logger.warning("%s; the original is trained again", record)
+    own = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    for record_id, (kept_key, weights) in records.items():
+        if kept_key != key:
+            continue
+        # Checked before, as torch takes over what fits before it says what does not.
+        if {name: tensor.shape for name, tensor in weights.items()} == own:
+            module.load_state_dict(weights)
+            return True
+        logger.warning(
+            "%s %s holds weights of another network; the original is trained again",
+            RECORD,
+            record_id,
+        )
+    return False
+
+
+def _read_weights(data: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """Read the key and the weights of a record; nothing in it is run."""
+    import torch
+
+    kept = io.BytesIO(base64.b64decode(data["state"], validate=True))
+    try:
+        weights = torch.load(kept, map_location="cpu", weights_only=True)
+    except (*FAILURES, pickle.UnpicklingError, EOFError) as error:
+        raise SchemaError(f"its weights cannot be read ({reason(error)})") from error
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(value, torch.Tensor) for value in weights.values()
+    ):
+        raise SchemaError("it holds no weights")
+    return str(data["key"]), dict(weights)

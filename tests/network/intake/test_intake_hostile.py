@@ -7,6 +7,7 @@ import struct
 import sys
 import warnings
 import zipfile
+from random import Random
 
 import numpy as np
 import onnx
@@ -16,7 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError
 from hwbench.network.intake import load_workload, reader
+from hwbench.network.intake.modules import load_module
 from tests.support.hostile_models import BOMBS, members, pack, script_with
+from tests.support.hostile_torch import make_mutant
 from tests.support.saved_models import TinyNet, plain, save
 
 SHAPES = ["1x3x16x16"]
@@ -323,3 +326,62 @@ def test_a_repacked_archive_is_as_good_as_the_first(tmp_path):
         load_workload(pack(tmp_path / "again.pt", members(path))).macs
         == load_workload(plain(), inputs=SHAPES).macs
     )
+
+
+def greedy_weights(path):
+    """A file of torch before 1.6, of half a kilobyte, whose one storage says it has 3.4 GB."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            if isinstance(value, torch.UntypedStorage):
+                return ("storage", torch.FloatStorage, "0", "cpu", 850_000_000, None)
+            return None
+
+    with path.open("wb") as file:
+        for part in (torch.serialization.MAGIC_NUMBER, 1001, {"little_endian": True}):
+            pickle.dump(part, file, protocol=2)
+        Pickler(file, protocol=2).dump({"weight": torch.UntypedStorage(4)})
+        pickle.dump(["0"], file, protocol=2)
+        file.write((850_000_000).to_bytes(8, "little"))
+    return path
+
+
+@pytest.mark.parametrize("role", ["workload", "module", "weights"])
+def test_what_weights_ask_for_is_bounded_wherever_they_are_read(role, tmp_path, monkeypatch):
+    path = greedy_weights(tmp_path / "m.pt")
+    assert path.stat().st_size < 1000
+    read = {
+        "workload": lambda: load_workload(path, inputs=SHAPES),
+        "module": lambda: load_module(path),
+        "weights": lambda: load_module(plain(), weights=path),
+    }
+    if role != "workload":
+        # The reader refuses it: nothing of it may reach this process.
+        monkeypatch.setattr(torch, "load", None)
+    with pytest.raises((UnsafeModelError, SchemaError), match=r"m\.pt.*memory") as caught:
+        read[role]()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["module", "weights"])
+def test_good_modules_and_weights_are_read_after_their_rehearsal(role, tmp_path):
+    if role == "module":
+        module = load_module(save(plain(), "module", tmp_path / "m.pt"))
+    else:
+        weights = save(plain(), "state_dict", tmp_path / "m.pt")
+        module = load_module(plain(), weights=weights)
+    assert module.fc.out_features == 5
+
+
+def test_mutants_of_torch_files_end_in_a_workload_or_one_line(tmp_path):
+    random = Random(3)
+    for number in range(12):
+        folder, mark = tmp_path / str(number), tmp_path / "mark"
+        folder.mkdir()
+        _, path = make_mutant(folder, mark, random)
+        try:
+            load_workload(path, inputs=SHAPES)
+        except HwbenchError as error:
+            assert error.exit_code in {2, 4}
+            assert len(str(error).splitlines()) == 1
+        assert not mark.exists()

@@ -16,7 +16,15 @@ from onnx import helper, numpy_helper
 
 from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError, WorkloadError
 from hwbench.network.intake import load_workload, reader
-from tests.support.hostile_onnx import HOSTILE, make_model, mutate, nested_functions, seed_model
+from tests.support.hostile_onnx import (
+    HOSTILE,
+    make_model,
+    mutate,
+    nested_functions,
+    seed_model,
+    vary,
+    wide_seed_model,
+)
 from tests.support.paths import ROOT
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forks a worker per file")
@@ -27,10 +35,11 @@ def write(path, model):
     return path
 
 
-def test_the_seed_of_the_mutations_is_a_good_model(tmp_path):
+def test_the_seeds_of_the_mutations_are_good_models(tmp_path):
     workload = load_workload(write(tmp_path / "m.onnx", seed_model()))
     assert workload.macs == 4 * 3 * 9 * 64 + 20
     assert workload.params == 4 * 27 + 4 + 25
+    assert load_workload(write(tmp_path / "wide.onnx", wide_seed_model())).params == 428
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -108,7 +117,8 @@ def test_mutations_along_the_grammar(tmp_path, monkeypatch):
     random = Random(7)
     outcomes = set()
     for _ in range(100):
-        path = write(tmp_path / "m.onnx", mutate(seed_model(), random))
+        change, model = random.choice([mutate, vary]), random.choice([seed_model, wide_seed_model])
+        path = write(tmp_path / "m.onnx", change(model(), random))
         try:
             load_workload(path, inputs=["1x3x8x8"])
             outcomes.add("workload")
@@ -116,7 +126,7 @@ def test_mutations_along_the_grammar(tmp_path, monkeypatch):
             assert error.exit_code in {2, 4}
             assert len(str(error).splitlines()) == 1
             outcomes.add(type(error).__name__)
-    assert {"workload", "SchemaError"} <= outcomes
+    assert {"workload", "SchemaError", "WorkloadError"} <= outcomes
 
 
 def run(script, *arguments, folder, **more):

@@ -100,7 +100,7 @@ class TableBuild:
         self.crew, self.request, self._callback = crew, request, callback
         workload, settings, plan = request.workload, request.settings, request.plan
         self.structure = PrunableNetwork(workload).structure
-        self.grid = Grid(self.structure.widths, plan.step, plan.lower)
+        self.grid = Grid(self.structure.widths, plan.step, plan.lower, self.structure.units)
         self.identity = self.structure.architecture
         source = Source(
             workload.name, self.identity, 0.0, len(self.structure.slots), plan.step, plan.lower, 0

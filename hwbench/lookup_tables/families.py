@@ -13,7 +13,8 @@ from hwbench.records.layer_key import LayerKey
 from hwbench.records.tensors import Shape
 
 EACH = "each"
-"""Value of the `group` attribute in a family of depthwise convolutions."""
+"""Stands for channel counts in attributes of a family: the `group` of depthwise convolutions, the
+equal parts of a `split`."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -43,7 +44,9 @@ class Family:
             for index, shape in enumerate(pattern.inputs)
         )
         attrs = tuple(
-            (name, str(cin) if (name, value) == ("group", EACH) else value)
+            (name, value.replace(EACH, str(cin if name == "group" else cout)))
+            if name in {"group", "split"}
+            else (name, value)
             for name, value in pattern.attrs
         )
         return replace(
@@ -80,6 +83,9 @@ def place_of(key: LayerKey) -> Place:
     attrs = key.attrs
     if key.attr("group", "1") == str(cin) and cin > 1:
         attrs = tuple((dict(attrs) | {"group": EACH}).items())
+    parts = key.attr("split", "").split(".")
+    if key.op == "Split" and set(parts) == {str(cout)}:
+        attrs = tuple((dict(attrs) | {"split": ".".join([EACH] * len(parts))}).items())
     return Place(Family(replace(key, inputs=inputs, output=output, attrs=attrs)), cin, cout)
 
 

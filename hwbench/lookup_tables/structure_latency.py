@@ -18,7 +18,7 @@ from hwbench.errors import MissingEntryError
 from hwbench.lookup_tables.families import Place, place_of
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.network.structure import Dimension, Slot, Structure
-from hwbench.network.widths import DEFAULT_STEP
+from hwbench.network.widths import DEFAULT_STEP, group_step
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.prediction import Prediction
 
@@ -54,7 +54,9 @@ class StructureLatency:
                 f"{slot.layer.name} ({slot.layer.key})",
             )
         self._groups = [slot.groups for slot in structure.slots]
-        self._choices = [_choices(width, step) for width in structure.widths]
+        self._choices = [
+            _choices(group.width, group_step(step, group.unit)) for group in structure.groups
+        ]
         self._position = np.full(
             (len(structure.widths), max(structure.widths, default=0) + 1), _OFF, np.int64
         )

@@ -1,9 +1,9 @@
 """Pruning of torch networks: widths per group, or blocks to drop, make a smaller network.
 
 The network's ONNX structure (`hwbench.network.structure`), the same that tables and searches use,
-says what can be pruned. `coupling`, the one door to Torch-Pruning, finds where the channels lie in
-torch. Both must agree, and what they agree on is tried out once when a `Prunable` is made, so that
-a search never meets a network that does not fit its own layer keys.
+says what can be pruned. `coupling` finds where the channels lie in torch, and what it found is
+tried out once when a `Prunable` is made, so that a search never meets a network that does not fit
+its own layer keys.
 
     prunable = Prunable(module, (images[:1],))
     pruned = prunable.slim([48] * len(prunable.structure.groups), calibration=[images])
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from hwbench.errors import UsageError
 from hwbench.network.graph import load as load_graph
 from hwbench.network.intake import load_workload
+from hwbench.network.intake.torch_onnx import FAILURES
 from hwbench.network.structure import Structure
 from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning.adaptors import Adaptors, adaptor_places
@@ -36,7 +37,7 @@ from hwbench.pruning.coupling import Coupled, couple
 from hwbench.pruning.files import load, save
 from hwbench.pruning.importance import Importance, check_importance, choose_channels
 from hwbench.pruning.kept import Kept, find_kept_layers
-from hwbench.pruning.probing import BlockProbe, describe_misfit
+from hwbench.pruning.probing import BlockProbe, GroupProbe
 from hwbench.pruning.recipe import GroupCut, Pruned, Recipe, fingerprint
 from hwbench.pruning.reconstruction import POSITIONS, RENORMALIZED, Batch, CalibrationStatistics
 from hwbench.pruning.surgeon import CHANNELS, IN, OUT, weight_of
@@ -96,10 +97,9 @@ class Prunable:
         if structure is not None:
             _check_same_structure(traced, structure, self.name)
         on_cpu = copy.deepcopy(module).cpu().eval()
-        self._coupled = {
-            coupled.group.name: coupled for coupled in couple(on_cpu, self._inputs, traced)
-        }
-        self._try_groups(on_cpu, traced)
+        coupling = couple(on_cpu, self._inputs, traced)
+        self._coupled = {coupled.group.name: coupled for coupled in coupling.groups}
+        self._try_groups(on_cpu, GroupProbe(graph, self._inputs, values=not coupling.derived))
         self._adaptors = adaptor_places(graph.model, traced, on_cpu)
         self._drops = BlockProbe(on_cpu, graph, self._inputs).find_replacements()
         self.fixed: dict[str, str] = {}
@@ -286,27 +286,30 @@ class Prunable:
                 )
         return resolved
 
-    def _try_groups(self, on_cpu: nn.Module, structure: Structure) -> None:
-        """Prune every group once, to find those that torch cannot cut as the structure says.
+    def _try_groups(self, on_cpu: nn.Module, probe: GroupProbe) -> None:
+        """Prune every group once, to find those that torch cannot cut as the graph does.
 
-        All groups are pruned at once first, as that nearly always works and costs one run. Only if
-        it fails is each pruned by itself, and those that fail alone are marked as fixed.
+        All groups are pruned at once first, as that nearly always works and costs one run. Where it
+        fails, halves of them are, until those that fail alone are found and marked as fixed.
         """
-        groups = [coupled.group.name for coupled in self._coupled.values() if not coupled.problem]
-        if not self._try_cut(on_cpu, structure, groups):
-            return
-        for name in groups:
-            problem = self._try_cut(on_cpu, structure, [name])
-            if problem:
-                self._coupled[name] = Coupled(self._coupled[name].group, (), problem)
-        cuttable = [name for name in groups if not self._coupled[name].problem]
-        problem = self._try_cut(on_cpu, structure, cuttable)
-        if problem:
-            raise UsageError(
-                f"{self.name} cannot be pruned: {problem}, although each of its groups alone can be"
-            )
+        # Those that need not compute the same come last, so that the others are held to it.
+        pending: list[list[str]] = [[], []]
+        for name, coupled in self._coupled.items():
+            if coupled.places:
+                pending[name not in probe.rescaled].append(name)
+        working: list[str] = []
+        while pending:
+            names = pending.pop()
+            problem = self._try_cut(on_cpu, probe, working + names)
+            if not problem:
+                working += names
+            elif len(names) > 1:
+                half = len(names) // 2
+                pending += [names[half:], names[:half]]
+            else:
+                self._coupled[names[0]] = Coupled(self._coupled[names[0]].group, (), problem)
 
-    def _try_cut(self, on_cpu: nn.Module, structure: Structure, names: Sequence[str]) -> str:
+    def _try_cut(self, on_cpu: nn.Module, probe: GroupProbe, names: Sequence[str]) -> str:
         """Cut a third of the channels of the groups named, and describe what goes wrong.
 
         Returns:
@@ -314,15 +317,18 @@ class Prunable:
         """
         widths = []
         cuts = []
-        for group in structure.groups:
+        for group in probe.structure.groups:
             width = group.width
             if group.name in names:
                 width = max(1, 2 * width // 3)
                 places = self._coupled[group.name].places
                 cuts.append(GroupCut(group.name, group.width, tuple(range(width)), places))
             widths.append(width)
-        pruned = Recipe(self.name, "", tuple(cuts)).apply(on_cpu, other_weights=True)
-        return describe_misfit(pruned, self._inputs, structure, widths)
+        try:
+            pruned = Recipe(self.name, "", tuple(cuts)).apply(on_cpu, other_weights=True)
+        except (UsageError, *FAILURES) as error:
+            return f"its channels cannot be cut out of the network's modules ({error})"
+        return probe.describe_misfit(pruned, widths)
 
 
 _NOT_DROPPABLE = (

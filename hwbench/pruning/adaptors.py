@@ -25,7 +25,7 @@ from hwbench.network.graph.keys import CONVOLUTIONS
 from hwbench.network.graph.view import GraphView
 from hwbench.network.structure import Structure
 from hwbench.network.structure.blocks import Block
-from hwbench.network.structure.channels import Channels
+from hwbench.network.structure.channels import Channels, Layout
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -144,28 +144,28 @@ def _adaptors_around(
 ) -> Adaptors:
     """Find the convolutions before and behind a block that share its stream of channels.
 
-    Channels that are added up share a root in `channels`, so the stream is the set of roots of what
-    the block reads: a convolution writes into it, or reads it, if its own roots are the same.
+    Channels that are added up are of one class in `channels`, so the stream is the set of classes
+    that the block reads: a convolution writes into it, or reads it, if its own are the same.
     """
     inside = set(block.nodes)
     first = min(index for index in view.active if view.nodes[index].name in inside)
-    stream = _channel_roots(channels, view.resolve(block.input))
+    stream = _classes(channels, channels.layouts[view.resolve(block.input)])
     after, before = [], []
     for index in view.active:
         node = view.nodes[index]
         if node.op_type not in CONVOLUTIONS or node.name in inside or node.name not in dense:
             continue
         if index < first:
-            writes = index in channels.made and {channels.root(channels.made[index])} == stream
+            writes = index in channels.made and _classes(channels, channels.made[index]) == stream
             if writes and not _is_activated(view, node.output[0]):
                 after.append(node.name)
-        elif _channel_roots(channels, view.resolve(node.input[0])) == stream:
+        elif _classes(channels, channels.layouts[view.resolve(node.input[0])]) == stream:
             before.append(node.name)
     return Adaptors(tuple(after), tuple(before))
 
 
-def _channel_roots(channels: Channels, tensor: str) -> set[int]:
-    return {channels.root(maker) for maker, _ in channels.layouts[tensor].spans}
+def _classes(channels: Channels, layout: Layout) -> set[int]:
+    return set(channels.classes[layout.atoms].tolist())
 
 
 def _is_activated(view: GraphView, tensor: str) -> bool:

@@ -1,24 +1,30 @@
-"""Where the channels of a structure's groups lie in torch: the only door to Torch-Pruning.
+"""Where the channels of a structure's groups lie in torch.
 
-Torch-Pruning (Fang et al., CVPR 2023, arXiv 2301.12900) finds by tracing which modules must be cut
-together. It is asked once, with three channels per group; its answer is kept as plain
-`ChannelPlace`s, checked against the ONNX structure: both must name the same producers, followers
-and consumers.
+The network is exported once more, a copy of it with random weights and with its normalization left
+unfolded, and its channels are followed as those of every graph are
+(`hwbench.network.structure.channels`). So tables, searches and torch go by one account of what
+belongs together. What is cut in that graph are constants; each is found again among the parameters
+of the network, by its name, or where an exporter has transposed or reshaped it, by its values.
+Whether torch then computes what the cut graph does is tried out (`hwbench.pruning.probing`).
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hwbench.errors import UsageError
-from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
+from hwbench.errors import UsageError, WorkloadError
+from hwbench.network.graph import load
+from hwbench.network.graph.keys import is_weighted
+from hwbench.network.intake.torch_onnx import export_module
 from hwbench.network.structure import Group, Structure
-from hwbench.optional import import_optional
+from hwbench.network.structure.channels import Channels, Layout
+from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning.surgeon import (
     CHANNELS,
     CONVOLUTIONS,
@@ -26,14 +32,11 @@ from hwbench.pruning.surgeon import (
     NORMALIZATIONS,
     OUT,
     ChannelPlace,
-    is_dense,
     is_depthwise,
-    size_of,
+    side_dim,
 )
 
-
-class _DisagreementError(Exception):
-    """Torch-Pruning and the structure do not agree about a group."""
+Values = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,22 @@ class Coupled:
     problem: str = ""
 
 
-def couple(
-    module: nn.Module, example_inputs: tuple[Tensor, ...], structure: Structure
-) -> tuple[Coupled, ...]:
+@dataclass(frozen=True)
+class Coupling:
+    """All groups of a structure in torch.
+
+    Attributes:
+        groups: In the structure's order.
+        derived: Layers that compute their weights from parameters at every inference, as
+            weight-standardised convolutions do: once inputs are cut, theirs are others than the
+            graph's.
+    """
+
+    groups: tuple[Coupled, ...]
+    derived: tuple[str, ...] = ()
+
+
+def couple(module: nn.Module, example_inputs: tuple[Tensor, ...], structure: Structure) -> Coupling:
     """Find where the channels of every group lie.
 
     Args:
@@ -61,142 +77,235 @@ def couple(
         example_inputs: One tensor per argument.
         structure: The structure of the network's ONNX graph.
 
-    Returns:
-        One entry per group of the structure, in its order.
-
     Raises:
-        UsageError: Torch-Pruning is not installed, or cannot trace the network.
+        UsageError: The network cannot be exported with random weights.
     """
-    graph = _trace_dependencies(module, example_inputs)
-    names = {part: path for path, part in graph.model.named_modules()}
-    modules = {path: part for part, path in names.items()}
+    own = _with_random_weights(module)
+    name = type(module).__name__
+    try:
+        exported = export_module(own, example_inputs, name, fold_norms=False)
+    except WorkloadError as error:
+        raise UsageError(f"{name} cannot be traced for pruning: {error}") from error
+    graph = PrunableGraph(load(exported.onnx))
+    finder = _Finder(own, graph)
+    by_name = {group.name: place for place, group in enumerate(graph.structure.groups)}
     coupled = []
     for group in structure.groups:
-        try:
-            places = _find_places(graph, group, names, modules)
-        except _DisagreementError as error:
-            coupled.append(Coupled(group, (), str(error)))
+        place = by_name.get(group.name)
+        if place is None or graph.structure.groups[place] != group:
+            problem = "with its normalization unfolded, the graph of the network has no such group"
+            coupled.append(Coupled(group, (), problem))
         else:
-            coupled.append(Coupled(group, places))
-    return tuple(coupled)
+            coupled.append(finder.find(group, place))
+    return Coupling(tuple(coupled), tuple(finder.derived))
 
 
-def _trace_dependencies(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Any:
-    """Have Torch-Pruning trace a copy of the network; gives its `DependencyGraph`."""
-    torch_pruning = import_optional("torch_pruning", "search", "pruned networks")
-    # Torch-Pruning follows the graph of gradients, so every parameter must ask for one.
-    own = copy.deepcopy(module).cpu().eval().requires_grad_()
-    inputs = tuple(tensor.detach().cpu() for tensor in example_inputs)
-    with quiet(), torch.enable_grad():
-        try:
-            return torch_pruning.DependencyGraph().build_dependency(own, inputs, verbose=False)
-        except FAILURES as error:
-            raise UsageError(
-                f"{type(module).__name__} cannot be traced for pruning: {reason(error)}; its"
-                " forward must take tensors"
-            ) from error
+def _with_random_weights(module: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers all differ, so that each is known by its values."""
+    own = copy.deepcopy(module).cpu().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*own.parameters(), *own.buffers()):
+            if tensor.is_floating_point():
+                # Positive, as variances are.
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return own
 
 
-def _find_places(
-    graph: Any, group: Group, names: dict[nn.Module, str], modules: dict[str, nn.Module]
-) -> tuple[ChannelPlace, ...]:
-    """Find where the channels of one group lie, and check them against the structure."""
-    for name in (*group.producers, *group.followers, *group.consumers):
-        if name not in modules or not (is_dense(modules[name]) or is_depthwise(modules[name])):
-            raise _DisagreementError(f"layer {name} is no convolution or linear module of its own")
-    first = modules[group.producers[0]]
-    if first not in graph.module2node:
-        raise _DisagreementError(f"layer {group.producers[0]} was not seen by Torch-Pruning")
-    # The first channel shows where the channels begin in every module, the second how many entries
-    # each takes, and the last that they lie evenly all the way: three say as much as all.
-    probe = sorted({0, min(1, group.width - 1), group.width - 1})
-    prune = graph.get_pruner_of_module(first).prune_out_channels
-    places = []
-    for member in graph.get_pruning_group(first, prune, probe):
-        place = _find_place(graph, member, group.width, names)
-        if place is not None:
-            places.append(place)
-    _check_layers(group, places)
-    for place in places:
-        if place.start + group.width * place.repeat > size_of(graph.model, place.path, place.side):
-            raise _DisagreementError(f"its channels do not fit into {place.path}")
-    return tuple(places)
+@dataclass(slots=True)
+class _Side:
+    """What lies along one side of a module or parameter.
+
+    Attributes:
+        atoms: The channel of every entry, shape (entries,); see `Channels`.
+        problem: Why it cannot be cut; empty if it can.
+    """
+
+    atoms: NDArray[np.int64]
+    problem: str = ""
 
 
-def _find_place(
-    graph: Any, member: Any, width: int, names: dict[nn.Module, str]
-) -> ChannelPlace | None:
-    """Find where the channels lie in one member of a pruning group.
+@dataclass
+class _Finder:
+    """Finds the constants of a graph among the parameters of the network it was exported from."""
 
-    Args:
-        graph: The `DependencyGraph`.
-        member: An entry of what `get_pruning_group` gives: a module or parameter to be cut.
-        width: The number of channels of the group.
-        names: The paths of all modules of the traced network.
+    module: nn.Module
+    graph: PrunableGraph
+    derived: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.channels: Channels = self.graph.channels
+        self._tensors: dict[str, Values] = {}
+        for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
+            if tensor.is_floating_point():
+                self._tensors[name] = tensor.detach().float().numpy()
+        self._readers: dict[str, str] = {}
+        view = self.channels.view
+        for index in view.active:
+            node = view.nodes[index]
+            if is_weighted(view, node):
+                self._readers.setdefault(view.origin(node.input[1]), node.name)
+        self._sides: dict[tuple[str, str], _Side] = {}
+        self._lost: list[tuple[Layout, str]] = []
+        for cut in self.channels.cuts:
+            if not cut.layout.is_fixed:
+                self._place(cut.tensor, cut.layout)
+
+    def find(self, group: Group, number: int) -> Coupled:
+        """Where the channels of one group of the graph lie."""
+        for layout, problem in self._lost:
+            if (self.channels.groups[layout.atoms] == number).any():
+                return Coupled(group, (), problem)
+        places: list[ChannelPlace] = []
+        for (path, name), side in self._sides.items():
+            entries = np.flatnonzero(self.channels.groups[side.atoms] == number)
+            if not len(entries):
+                continue
+            problem = side.problem
+            ranks = self.channels.ranks[side.atoms[entries]]
+            found = None if problem else _lay_out(path, name, entries, ranks, group.width)
+            if found is None:
+                problem = problem or f"its {group.width} channels do not lie evenly in {path}"
+                return Coupled(group, (), problem)
+            places += found
+        return Coupled(group, tuple(places))
+
+    def _place(self, constant: str, layout: Layout) -> None:
+        """Note the side of a module or parameter that a cut constant is."""
+        name, dim = constant, layout.axis
+        value = self.channels.view.value(constant)
+        tensor = self._tensors.get(name)
+        if value is None:
+            return
+        if tensor is None or tensor.shape != value.shape:
+            match = self._find_values(value, layout.axis)
+            if match is None:
+                self._place_derived(constant, layout)
+                return
+            name, dim = match
+        path, _, attribute = name.rpartition(".")
+        side = _side_of(self.module.get_submodule(path), attribute, dim)
+        if side is None:
+            self._add(name, str(dim), layout)
+        elif side:
+            self._add(path, side, layout)
+
+    def _add(self, path: str, side: str, layout: Layout) -> None:
+        entries = layout.entries
+        before = self._sides.setdefault((path, side), _Side(entries))
+        if (
+            len(before.atoms) != len(entries)
+            or (self.channels.classes[before.atoms] != self.channels.classes[entries]).any()
+        ):
+            before.problem = f"{path} is used more than once, for channels of its own each time"
+
+    def _find_values(self, value: Values, axis: int) -> tuple[str, int] | None:
+        """The parameter that has the values of a constant, and its dimension that is `axis`."""
+        rows = _sorted_rows(value, axis)
+        for name, tensor in self._tensors.items():
+            if tensor.size != value.size:
+                continue
+            for dim, size in enumerate(tensor.shape):
+                if size == value.shape[axis] and np.array_equal(_sorted_rows(tensor, dim), rows):
+                    return name, dim
+        return None
+
+    def _place_derived(self, constant: str, layout: Layout) -> None:
+        """Note the weight of a layer that computes it from parameters.
+
+        Other constants that are no parameters come out of the code of the network, which makes them
+        anew from what is left.
+        """
+        path = self._readers.get(constant)
+        if path is None:
+            return
+        layer = dict(self.module.named_modules()).get(path)
+        value = self.channels.view.value(constant)
+        weight = self._tensors.get(f"{path}.weight")
+        if (
+            not isinstance(layer, (*CONVOLUTIONS, nn.Linear))
+            or weight is None
+            or value is None
+            or weight.shape != value.shape
+        ):
+            self._lost.append((layout, f"the weight of {path} is no parameter of the network"))
+            return
+        if path not in self.derived:
+            self.derived.append(path)
+        side = _side_of(layer, "weight", layout.axis)
+        if not side:
+            return
+        self._add(path, side, layout)
+        if side == IN:
+            return
+        # What the weight is computed from besides: a gain per channel, a running mean.
+        for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
+            one_per_channel = tensor.ndim and tensor.numel() == len(tensor) == layout.size
+            if "." not in name and name not in {"weight", "bias"} and one_per_channel:
+                self._add(f"{path}.{name}", "0", layout)
+
+
+def _side_of(layer: nn.Module, attribute: str, dim: int) -> str | None:
+    """The side of a module that a dimension of one of its parameters lies along.
 
     Returns:
-        The place; None for operators without parameters, in which there is nothing to cut.
+        None where the module is none of those that are cut by sides; empty for a bias, which is cut
+        together with the weight.
     """
-    target = member.dep.target.module
-    if isinstance(target, nn.Parameter):
-        path = graph._param_to_name[target]  # noqa: SLF001 - kept nowhere else
-        side = str(member.dep.target.pruning_dim % target.ndim)
-        return _fit_place(path, side, member, width)
-    if target not in names:
+    if isinstance(layer, (*NORMALIZATIONS, nn.PReLU)):
+        return CHANNELS
+    if not isinstance(layer, (*CONVOLUTIONS, nn.Linear)) or attribute not in {"weight", "bias"}:
         return None
-    path = names[target]
-    if isinstance(target, nn.PReLU) and target.num_parameters == 1:
-        return None
-    if isinstance(target, (*NORMALIZATIONS, nn.PReLU)) or is_depthwise(target):
-        return _fit_place(path, CHANNELS, member, width)
-    if is_dense(target):
-        cuts_outputs = member.dep.handler.__name__ == "prune_out_channels"
-        return _fit_place(path, OUT if cuts_outputs else IN, member, width)
-    if isinstance(target, CONVOLUTIONS) or list(target.parameters()):
-        raise _DisagreementError(
-            f"{path} is a {type(target).__name__}, which cannot be cut channel by channel"
-        )
-    return None
+    if attribute == "bias":
+        return ""
+    if is_depthwise(layer):
+        return CHANNELS
+    return OUT if dim == side_dim(layer, OUT) else IN
 
 
-def _fit_place(path: str, side: str, member: Any, width: int) -> ChannelPlace:
-    """Find start and stride of channels that lie evenly along a side.
+def _sorted_rows(value: Values, axis: int) -> Values:
+    """The values of each entry along an axis, in order of size: known wherever they were put."""
+    rows = np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1)
+    ordered: Values = np.sort(rows, axis=1)
+    return ordered
 
-    Torch-Pruning lists, entry by entry, which channel of the group each belongs to (`idxs` and
-    `root_idxs`). The first channel's entries give start and stride, and all others must follow.
+
+def _lay_out(
+    path: str,
+    side: str,
+    entries: NDArray[np.int64],
+    ranks: NDArray[np.int64],
+    width: int,
+) -> list[ChannelPlace] | None:
+    """The places of channels along a side: runs of entries that recur at even distances.
+
+    Args:
+        path: Of the module or parameter.
+        side: The side.
+        entries: The entries of the group's channels, ascending.
+        ranks: The channel that each of them is.
+        width: The number of channels.
+
+    Returns:
+        None where they are uneven.
     """
-    entries: dict[int, list[int]] = {}
-    for entry, channel in zip(member.idxs, member.root_idxs, strict=True):
-        entries.setdefault(channel, []).append(entry)
-    uneven = _DisagreementError(f"its {width} channels do not lie evenly in {path}")
-    if 0 not in entries:
-        raise uneven
-    place = ChannelPlace(path, side, min(entries[0]), len(entries[0]))
-    for channel, channel_entries in entries.items():
-        if sorted(channel_entries) != place.positions([channel]):
-            raise uneven
-    return place
-
-
-def _check_layers(group: Group, places: list[ChannelPlace]) -> None:
-    """Check that Torch-Pruning cuts the very layers that the structure names for a group."""
-    cut_sides = {(place.path, place.side) for place in places}
-    if len(cut_sides) < len(places):
-        raise _DisagreementError("its channels reach one layer twice")
-    expected = {(name, OUT) for name in group.producers}
-    expected |= {(name, IN) for name in group.consumers}
-    expected |= {(name, CHANNELS) for name in group.followers}
-    # Normalizations and bare parameters are no layers of the graph, so only inputs and outputs of
-    # convolutions and linear layers can be too many.
-    dense_sides = {(path, side) for path, side in cut_sides if side in {IN, OUT}}
-    missing = sorted({name for name, _ in expected - cut_sides})
-    extra = sorted({name for name, _ in dense_sides - expected})
-    differences = []
-    if missing:
-        differences.append(f"not {', '.join(missing)}")
-    if extra:
-        differences.append(f"also {', '.join(extra)}")
-    if differences:
-        raise _DisagreementError(
-            f"Torch-Pruning and the ONNX graph disagree about its layers ({'; '.join(differences)})"
-        )
+    order = np.lexsort((entries, ranks))
+    # One row per channel, its entries ascending.
+    table = entries[order].reshape(width, -1)
+    places = []
+    column = 0
+    while column < table.shape[1]:
+        start = int(table[0, column])
+        stride = int(table[1, column]) - start if width > 1 else 0
+        expected = start + stride * np.arange(width)
+        if (table[:, column] != expected).any():
+            return None
+        repeat = 1
+        while (
+            column + repeat < table.shape[1]
+            and (table[:, column + repeat] == expected + repeat).all()
+        ):
+            repeat += 1
+        places.append(ChannelPlace(path, side, start, repeat, stride))
+        column += repeat
+    return places

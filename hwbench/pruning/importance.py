@@ -68,13 +68,18 @@ def _score_channels(
 ) -> Tensor:
     """Sum up the norms of every channel's weights, shape (total,)."""
     scores = torch.zeros(total, dtype=torch.float64)
-    weighted = [place for place in places if place.side == IN]
-    if not weighted:
-        weighted = [place for place in places if place.side == OUT]
-    for place in weighted:
-        layer = module.get_submodule(place.path)
-        entries = weight_of(layer).detach().movedim(side_dim(layer, place.side), 0)
-        chosen = entries[place.start : place.start + total * place.repeat]
+    # The entries of each channel, by layer and side; behind a concatenation it may lie in several
+    # places of one.
+    entries: dict[tuple[str, str], list[list[int]]] = {}
+    for place in places:
+        rows = entries.setdefault((place.path, place.side), [[] for _ in range(total)])
+        for channel in range(total):
+            rows[channel] += place.positions([channel])
+    sides = [key for key in entries if key[1] == IN] or [key for key in entries if key[1] == OUT]
+    for path, side in sides:
+        layer = module.get_submodule(path)
+        weight = weight_of(layer).detach().movedim(side_dim(layer, side), 0)
+        chosen = weight[torch.tensor(entries[path, side]).to(weight.device)]
         norms = chosen.reshape(total, -1).double().norm(power, dim=1).cpu()
         scores += norms / norms.mean().clamp_min(torch.finfo(torch.float64).tiny)
     return scores

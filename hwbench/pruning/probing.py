@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
 from hwbench.network.ort import onnxruntime
-from hwbench.network.structure import Structure
 from hwbench.network.structure.blocks import Block
 from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning.dropping import SKIP, SKIP_TUPLE, VANISH, Replacement, replace_modules
 from hwbench.pruning.surgeon import IN, OUT, is_dense, size_of
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 TOLERANCE = 1e-3
 """Largest accepted difference of outputs, over the largest output; the same as for exports."""
@@ -44,34 +46,84 @@ def _iterate_tensors(value: Any) -> Iterator[Tensor]:
             yield from _iterate_tensors(item)
 
 
-def describe_misfit(
-    pruned: nn.Module, inputs: Sequence[Tensor], structure: Structure, widths: Sequence[int]
-) -> str:
-    """Describe how a pruned network differs from what the structure says about it.
+class GroupProbe:
+    """Finds out by trying whether torch, pruned, is what the graph is, pruned alike.
 
     Args:
-        pruned: The pruned network, on the CPU.
-        inputs: Example inputs, one tensor per argument.
-        structure: The structure of the original.
-        widths: The width of every group, in channels.
+        graph: The ONNX graph of the network.
+        inputs: Example inputs, one tensor per argument, on the CPU.
+        values: Whether both must compute the same; they need not where torch computes weights from
+            all of a layer's inputs anew.
 
-    Returns:
-        The difference in words; empty if there is none.
+    Attributes:
+        rescaled: Names of groups whose pruning may change what is computed in torch: attention
+            divides by the root of how many channels its heads have, which is a constant of the
+            graph.
     """
-    try:
-        outputs_of(pruned, inputs)
-    except FAILURES as error:
-        return f"once it is pruned, the network does not run ({reason(error)})"
-    modules = dict(pruned.named_modules())
-    for slot in structure.slots:
-        name = slot.layer.name
-        if name not in modules or not is_dense(modules[name]) or not slot.inputs:
-            continue
-        for side, dimension in ((IN, slot.inputs[0]), (OUT, slot.output)):
-            in_torch, in_graph = size_of(pruned, name, side), dimension.size(widths)
-            if dimension.terms and in_torch != in_graph:
-                return f"layer {name} has {in_torch} channels {side} where the graph has {in_graph}"
-    return ""
+
+    def __init__(self, graph: PrunableGraph, inputs: Sequence[Tensor], *, values: bool) -> None:
+        self.graph, self.inputs, self.values = graph, inputs, values
+        self.structure = graph.structure
+        self.rescaled: set[str] = set()
+        for layout in graph.channels.summed:
+            for number in graph.channels.groups_in(layout):
+                self.rescaled.add(graph.structure.groups[number].name)
+
+    def describe_misfit(self, pruned: nn.Module, widths: Sequence[int]) -> str:
+        """Describe how a pruned network differs from what the graph says about it.
+
+        Args:
+            pruned: The network on the CPU, with the first channels of every group.
+            widths: The width of every group, in channels.
+
+        Returns:
+            The difference in words; empty if there is none.
+        """
+        try:
+            torch_outputs = outputs_of(pruned, self.inputs)
+        except FAILURES as error:
+            return f"once it is pruned, the network does not run ({reason(error)})"
+        modules = dict(pruned.named_modules())
+        for slot in self.structure.slots:
+            name = slot.layer.name
+            if name not in modules or not is_dense(modules[name]) or not slot.inputs:
+                continue
+            for side, dimension in ((IN, slot.inputs[0]), (OUT, slot.output)):
+                in_torch, in_graph = size_of(pruned, name, side), dimension.size(widths)
+                if dimension.terms and in_torch != in_graph:
+                    return (
+                        f"layer {name} has {in_torch} channels {side} where the graph has"
+                        f" {in_graph}"
+                    )
+        values = self.values
+        for group, width in zip(self.structure.groups, widths, strict=True):
+            values &= width == group.width or group.name not in self.rescaled
+        graph_outputs = run_graph(self.graph.with_widths(widths), self.inputs)
+        for output, expected in zip(torch_outputs, graph_outputs, strict=False):
+            if output.shape != expected.shape:
+                return "once it is pruned, the network has outputs of another shape than its graph"
+            if values and not _is_close(output.numpy(), expected):
+                return "once it is pruned, the network computes something else than its graph"
+        return ""
+
+
+def run_graph(model: ModelProto, inputs: Sequence[Tensor]) -> list[Any]:
+    """Run a graph; the outputs are NumPy arrays.
+
+    Args:
+        model: The graph.
+        inputs: One tensor per input, on the CPU.
+    """
+    options = onnxruntime().SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime().InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    feeds = {}
+    for graph_input, tensor in zip(session.get_inputs(), inputs, strict=True):
+        feeds[graph_input.name] = tensor.numpy()
+    outputs: list[Any] = session.run(None, feeds)
+    return outputs
 
 
 class BlockProbe:
@@ -145,7 +197,7 @@ class BlockProbe:
             torch_outputs = outputs_of(smaller, self.inputs)
         except FAILURES:
             return False
-        graph_outputs = self._run_graph(list(replacements))
+        graph_outputs = run_graph(self.graph.without_blocks(list(replacements)), self.inputs)
         if len(torch_outputs) != len(graph_outputs):
             return False
         for in_torch, in_graph in zip(torch_outputs, graph_outputs, strict=True):
@@ -153,21 +205,11 @@ class BlockProbe:
                 return False
         return True
 
-    def _run_graph(self, dropped: Sequence[str]) -> list[Any]:
-        """Run the graph without the blocks named; the outputs are NumPy arrays."""
-        options = onnxruntime().SessionOptions()
-        options.log_severity_level = 4
-        data = self.graph.without_blocks(dropped).SerializeToString()
-        session = onnxruntime().InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        feeds = {}
-        for graph_input, tensor in zip(session.get_inputs(), self.inputs, strict=True):
-            feeds[graph_input.name] = tensor.numpy()
-        outputs: list[Any] = session.run(None, feeds)
-        return outputs
-
 
 def _is_close(in_torch: Any, in_graph: Any) -> bool:
     if in_torch.shape != in_graph.shape:
         return False
+    if not np.isfinite(in_graph).all():
+        return bool(np.array_equal(np.isfinite(in_torch), np.isfinite(in_graph)))
     scale = float(np.abs(in_graph).max(initial=0.0)) or 1.0
     return bool(np.abs(in_torch - in_graph).max(initial=0.0) <= TOLERANCE * scale)

@@ -22,6 +22,7 @@ NORMALIZATIONS = (
     nn.modules.batchnorm._BatchNorm,  # noqa: SLF001 - their common bases have no public name
     nn.modules.instancenorm._InstanceNorm,  # noqa: SLF001 - their common bases have no public name
     nn.LayerNorm,
+    nn.GroupNorm,
 )
 IN, OUT, CHANNELS = "in", "out", "channels"
 """Sides of a module along which channels lie.
@@ -34,7 +35,7 @@ _PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
 _COUNTS = {
     OUT: ("out_channels", "out_features"),
     IN: ("in_channels", "in_features"),
-    CHANNELS: ("in_channels", "out_channels", "groups", "num_features", "num_parameters"),
+    CHANNELS: ("num_features", "num_parameters", "num_channels"),
 }
 
 
@@ -42,19 +43,21 @@ _COUNTS = {
 class ChannelPlace:
     """Where the channels of a group lie along one side of a module.
 
-    Channel `i` takes `repeat` entries, the first of which is `start + i * repeat`.
+    Channel `i` takes `repeat` entries, the first of which is `start + i * stride`.
 
     Attributes:
         path: The path of the module, or of a bare parameter.
         side: `in`, `out`, `channels`, or the dimension of a bare parameter.
         start: The entry of the group's first channel; not 0 behind a concatenation.
         repeat: The number of entries per channel; not 1 behind a flattened feature map.
+        stride: Entries from one channel to the next; 0 stands for as many as `repeat`.
     """
 
     path: str
     side: str
     start: int
     repeat: int
+    stride: int = 0
 
     def positions(self, channels: Iterable[int]) -> list[int]:
         """List the entries that some channels take.
@@ -64,7 +67,7 @@ class ChannelPlace:
         """
         positions: list[int] = []
         for channel in channels:
-            first = self.start + channel * self.repeat
+            first = self.start + channel * (self.stride or self.repeat)
             positions.extend(range(first, first + self.repeat))
         return positions
 
@@ -83,12 +86,16 @@ def side_dim(layer: nn.Module, side: str) -> int:
 def size_of(module: nn.Module, path: str, side: str) -> int:
     """Count the entries along a side of a module or bare parameter."""
     if side.isdigit():
-        return module.get_parameter(path).shape[int(side)]
+        owner, _, name = path.rpartition(".")
+        bare: Tensor = getattr(module.get_submodule(owner), name)
+        return bare.shape[int(side)]
     layer = module.get_submodule(path)
     if isinstance(layer, nn.LayerNorm):
         return layer.normalized_shape[-1]
     if isinstance(layer, nn.PReLU):
         return layer.num_parameters
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_channels
     if isinstance(layer, NORMALIZATIONS):
         # Normalization without parameters of its own has no weight to look at.
         return int(layer.num_features)  # type: ignore[arg-type]
@@ -120,18 +127,49 @@ def cut(module: nn.Module, path: str, side: str, kept: Tensor) -> None:
         setattr(holder, name, _select_entries(getattr(holder, name), int(side), kept))
         return
     layer = module.get_submodule(path)
+    counts = dict.fromkeys(_COUNTS[side], len(kept))
+    if isinstance(layer, CONVOLUTIONS):
+        counts, kept_biases = _count_channels(layer, side, kept)
+    else:
+        kept_biases = kept
     names = ("weight",) if side == IN else _PER_CHANNEL
     for name in names:
         tensor = getattr(layer, name, None)
-        if tensor is not None:
-            dim = side_dim(layer, side) if name == "weight" else 0
-            setattr(layer, name, _select_entries(tensor, dim, kept))
+        if tensor is not None and name == "weight":
+            layer.weight = _select_entries(tensor, side_dim(layer, side), kept)
+        elif tensor is not None:
+            setattr(layer, name, _select_entries(tensor, 0, kept_biases))
     # Modules also keep their sizes as numbers, which others (exporters, printing) rely on.
     if isinstance(layer, nn.LayerNorm):
         layer.normalized_shape = (len(kept),)
-    for name in _COUNTS[side]:
+    for name, count in counts.items():
         if hasattr(layer, name):
-            setattr(layer, name, len(kept))
+            setattr(layer, name, count)
+
+
+def _count_channels(layer: nn.Module, side: str, kept: Tensor) -> tuple[dict[str, int], Tensor]:
+    """The numbers of a convolution that is cut, and which of its biases stay.
+
+    A weight holds the inputs of one of its groups; a transposed one the outputs.
+    """
+    conv: nn.Conv2d = layer  # type: ignore[assignment]
+    if side == CHANNELS:
+        outputs_per_input = conv.out_channels // conv.in_channels
+        if isinstance(layer, _TRANSPOSED):
+            places = torch.arange(conv.out_channels).reshape(conv.in_channels, -1)
+            inputs, biases = len(kept), places[kept].flatten()
+        else:
+            inputs, biases = len(kept) // outputs_per_input, kept
+        outputs = inputs * outputs_per_input
+        return {"in_channels": inputs, "out_channels": outputs, "groups": inputs}, biases
+    transposed = isinstance(layer, _TRANSPOSED)
+    if side == IN:
+        return {"in_channels": len(kept) * (1 if transposed else conv.groups)}, kept
+    if not transposed:
+        return {"out_channels": len(kept)}, kept
+    per_group = conv.out_channels // conv.groups
+    biases = (per_group * torch.arange(conv.groups)[:, None] + kept).flatten()
+    return {"out_channels": len(kept) * conv.groups}, biases
 
 
 def _select_entries(tensor: Tensor, dim: int, kept: Tensor) -> Tensor:

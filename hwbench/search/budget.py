@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from hwbench.errors import Call, UsageError
-from hwbench.network.widths import DEFAULT_LOWER
+from hwbench.network.widths import DEFAULT_LOWER, group_step
 from hwbench.search.costs import Cost, Floats, Integers, check_size
 
 WIDE_ENOUGH = 4
@@ -30,7 +30,10 @@ SLACK = 1e-9
 
 
 def channel_choices(
-    widths: Sequence[int], step: int, lower: float = DEFAULT_LOWER
+    widths: Sequence[int],
+    step: int,
+    lower: float = DEFAULT_LOWER,
+    units: Sequence[int] | None = None,
 ) -> tuple[Integers, ...]:
     """Allowed widths of every group, ascending.
 
@@ -41,10 +44,12 @@ def channel_choices(
         step: Channel step of the device; groups less than four steps wide are cut by 4 channels
             instead.
         lower: Least share of a width.
+        units: Channels that each of a group's stands for; None for one.
     """
     choices = []
-    for width in widths:
-        own_step = step if width >= WIDE_ENOUGH * step else min(FINE_STEP, step)
+    for width, unit in zip(widths, units or [1] * len(widths), strict=True):
+        wide = width * unit >= WIDE_ENOUGH * step
+        own_step = group_step(step if wide else min(FINE_STEP, step), unit)
         start = max(math.ceil(lower * width / own_step), 1) * own_step
         choices.append(np.unique(np.append(np.arange(start, width, own_step), width)))
     return tuple(choices)

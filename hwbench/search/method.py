@@ -270,7 +270,9 @@ class WidthMethod(Method[WidthOptionsT]):
         steps = dict.fromkeys([context.step, min(FINE_STEP, context.step)])
         return [
             context.prunable_choices(
-                channel_choices(context.structure.widths, step, self.narrowest)
+                channel_choices(
+                    context.structure.widths, step, self.narrowest, context.structure.units
+                )
             )
             for step in steps
         ]

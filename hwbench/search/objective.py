@@ -174,10 +174,10 @@ def _absolute(module: nn.Module, name: str) -> Floats:
     """|W| of a layer summed over its kernel, shape (outputs, inputs)."""
     from torch import Tensor
 
-    try:
-        weight = module.get_submodule(name).weight
-    except AttributeError:
-        weight = None
+    paths = dict(module.named_modules())
+    # Where one module is used more than once, its layers are called conv, conv_1, conv_2, ..
+    layer = paths.get(name) or paths.get(name.rpartition("_")[0])
+    weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         raise UsageError(
             f"the network has no layer with weights called {name!r}, so it cannot be pruned"

@@ -32,12 +32,13 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "bert": nets.Bert,
     "stack": nets.Stack,
     "shared": nets.Shared,
+    "hardcoded": nets.Hardcoded,
     "transposed": nets.Transposed,
     "signal": nets.Signal,
 }
-STATISTICS = {"vision"}
-# Layer normalization sees the pruned channels, so that cutting is not the same as being blind to
-# them.
+STATISTICS = {"vision", "vision with a class token", "bert"}
+# Layer normalization sees the pruned channels, and attention divides by the root of their number,
+# so that cutting is not the same as being blind to them.
 
 
 def example(name: str) -> Tensor:
@@ -134,21 +135,33 @@ def test_a_dropped_branch_adds_nothing() -> None:
 
 
 def test_layers_that_cannot_be_pruned_are_kept_and_said() -> None:
-    reasons = {kept.name: kept.reason for kept in prunable("grouped").kept}
-    assert [group.name for group in prunable("grouped").structure.groups] == ["conv3"]
-    assert set(reasons) == {"conv1", "conv2", "fc"}
-    assert "3 groups" in reasons["conv2"]
-    assert "Conv (conv2)" in reasons["conv1"]
-    assert "network's outputs" in reasons["fc"]
+    reasons = {kept.name: kept.reason for kept in prunable("vision with a class token").kept}
+    assert "Concat" in reasons["projection"]
+    assert "network's outputs" in reasons["classifier"]
+
+
+def test_groups_of_a_convolution_lose_the_same_channels() -> None:
+    whole = prunable("grouped")
+    groups = {group.name: (group.width, group.unit) for group in whole.structure.groups}
+    assert groups == {"conv1": (4, 3), "conv2": (4, 3), "conv3": (10, 1)}
+    conv = whole.slim([2, 1, 10]).module.conv2
+    assert (conv.in_channels, conv.out_channels, conv.groups) == (6, 3, 3)
+    assert conv.weight.shape == (3, 2, 3, 3)
+
+
+def test_a_module_used_twice_is_cut_once() -> None:
+    whole = prunable("shared")
+    assert [group.name for group in whole.structure.groups] == ["stem", "last"]
+    assert whole.slim([5, 6]).module.twice.weight.shape == (5, 5, 3, 3)
 
 
 def test_a_group_that_torch_cannot_cut_stays_and_is_said() -> None:
-    whole = prunable("shared")
-    assert set(whole.fixed) == {"stem", "twice", "twice_1"}
-    assert {kept.name for kept in whole.kept} == {"stem", "twice", "twice_1", "head"}
-    assert whole.fixed["twice"] == "layer twice_1 is no convolution or linear module of its own"
+    whole = prunable("hardcoded")
+    assert set(whole.fixed) == {"stem"}
+    assert {kept.name for kept in whole.kept} == {"stem", "head"}
+    assert "the network does not run" in whole.fixed["stem"]
     widths = [group.width - (group.name == "stem") for group in whole.structure.groups]
-    with pytest.raises(UsageError, match="group stem must keep its 8 channels"):
+    with pytest.raises(UsageError, match="group stem must keep its 4 channels"):
         whole.slim(widths)
 
 

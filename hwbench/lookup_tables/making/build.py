@@ -186,7 +186,7 @@ class _Build:
         self.callback, self.quiet = callback, quiet
         self.network = PrunableNetwork(workload)
         self.structure = self.network.structure
-        self.grid = Grid(self.structure.widths, plan.step, plan.lower)
+        self.grid = Grid(self.structure.widths, plan.step, plan.lower, self.structure.units)
         self.now: Callable[[], float] = (
             device.time_s if isinstance(device, MovesTime) else time.monotonic
         )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwbench.errors import UsageError
+from hwbench.network.widths import group_step
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables.table import LayerPrediction, LookupTable
@@ -28,6 +29,7 @@ class Grid:
         originals: Unpruned widths, one per group.
         step: Pruned widths are multiples of it.
         lower: Smallest share of a width.
+        units: Channels that each of a group's stands for; empty for one.
 
     Raises:
         UsageError: The step or the share is impossible.
@@ -36,6 +38,7 @@ class Grid:
     originals: tuple[int, ...]
     step: int
     lower: float
+    units: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.step < 1:
@@ -61,9 +64,11 @@ class Grid:
             shares: How far each group has come, 0 to 1, shape (groups,).
         """
         widths = []
-        for original, share in zip(self.originals, shares.tolist(), strict=True):
+        units = self.units or (1,) * len(self.originals)
+        for original, share, unit in zip(self.originals, shares.tolist(), units, strict=True):
+            step = group_step(self.step, unit)
             aim = original * (self.lower + (1 - self.lower) * share)
-            rounded = min(max(self.step, round(aim / self.step) * self.step), original)
+            rounded = min(max(step, round(aim / step) * step), original)
             widths.append(original if original - aim < abs(aim - rounded) else rounded)
         return tuple(widths)
 

@@ -199,7 +199,7 @@ def draw_held_out(
     step, lower = DEFAULT_STEP, DEFAULT_LOWER
     if source is not None:
         step, lower = source.step, source.lower
-    grid = Grid(structure.widths, step, lower)
+    grid = Grid(structure.widths, step, lower, structure.units)
     rng = np.random.default_rng([seed, HELD_OUT])
     return [grid.random(rng) for _ in range(networks)]
 

@@ -40,7 +40,8 @@ _PARAMETERS_IMPLIED = frozenset(
 )
 """Operators whose constant inputs follow from the shapes, or do not matter."""
 _GEOMETRY = frozenset({"kernel_shape", "strides", "dilations", "pads", "auto_pad"})
-_LONG = 16
+LONG = 16
+"""Most values of a constant that a key holds one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +225,9 @@ def _constant(view: GraphView, node: NodeProto, label: str, name: str, rank: int
             )
         }
     value = view.value(name)
-    if value is None or (value.size > _LONG and value.dtype.kind == "f"):
+    if value is None or (value.size > LONG and value.dtype.kind == "f"):
         return {label: _joined(view.shape(name), "x")}
-    if value.size > _LONG:
+    if value.size > LONG:
         return {label: f"{_joined(value.shape, 'x')}-{sha256(value.tobytes()).hexdigest()[:16]}"}
     return {label: _text(_positive(label, value.ravel().tolist(), rank))} if value.size else {}
 

@@ -28,7 +28,9 @@ _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _LABELS = {"Flatten": "Reshape"}  # one exporter writes the one, the other the other
 
 
-def normalise_graph(model: ModelProto, name: str, *, exported: bool) -> None:
+def normalise_graph(
+    model: ModelProto, name: str, *, exported: bool, fold_norms: bool = True
+) -> None:
     """Bring a model to the common form, in place.
 
     Args:
@@ -37,6 +39,7 @@ def normalise_graph(model: ModelProto, name: str, *, exported: bool) -> None:
         name: The name of the model, for messages.
         exported: Whether hwbench exported the model itself, so that what torch's exporter
             decomposed may be undone (global average pooling).
+        fold_norms: Whether batch normalization is folded into convolutions.
 
     Raises:
         WorkloadError: The model was exported in training mode.
@@ -57,7 +60,8 @@ def normalise_graph(model: ModelProto, name: str, *, exported: bool) -> None:
         _restore_folded_biases(graph)
     _name_nodes(model)
     if movable:
-        _fold_batch_norm(graph)
+        if fold_norms:
+            _fold_batch_norm(graph)
         if exported:
             _restore_global_pool(model)
             _unshare_biases(graph)

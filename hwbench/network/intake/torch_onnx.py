@@ -89,7 +89,12 @@ def quiet() -> Iterator[None]:
 
 
 def export_module(
-    module: nn.Module, inputs: Sequence[TensorSpec | Tensor], name: str, seed: int = 0
+    module: nn.Module,
+    inputs: Sequence[TensorSpec | Tensor],
+    name: str,
+    seed: int = 0,
+    *,
+    fold_norms: bool = True,
 ) -> Exported:
     """Export a module or TorchScript module at fixed input shapes, in eval mode and fp32.
 
@@ -99,6 +104,7 @@ def export_module(
             draw a random one for.
         name: The name of the model, for messages.
         seed: The seed of random inputs.
+        fold_norms: Whether batch normalization is folded into convolutions.
 
     Raises:
         UsageError: The module does not take these inputs.
@@ -117,7 +123,7 @@ def export_module(
             raise WorkloadError(
                 f"{name} does not run on inputs {_shapes_text(inputs)}: {reason(error)}"
             ) from error
-        model = _export_traced(own, args, names, name)
+        model = _export_traced(own, args, names, name, fold_norms=fold_norms)
     return _finish_export(model, args, expected, name, findings)
 
 
@@ -251,7 +257,12 @@ def _make_arguments(
 
 
 def _export_traced(
-    module: nn.Module, args: tuple[Tensor, ...], names: Sequence[str], name: str
+    module: nn.Module,
+    args: tuple[Tensor, ...],
+    names: Sequence[str],
+    name: str,
+    *,
+    fold_norms: bool,
 ) -> ModelProto:
     """Export a module by tracing; one that cannot be traced goes through torch.export."""
     import onnx
@@ -282,7 +293,7 @@ def _export_traced(
             raise WorkloadError(
                 f"{name}: torch cannot export it to ONNX: {reason(error)}"
             ) from error
-    onnx_normalise.normalise_graph(model, name, exported=True)
+    onnx_normalise.normalise_graph(model, name, exported=True, fold_norms=fold_norms)
     return model
 
 

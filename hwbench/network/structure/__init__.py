@@ -6,7 +6,7 @@ per group. The layers of a structure are known without building it: `Structure.k
 `Structure.layer_widths` for a hundred thousand at once. Which channels belong together is worked
 out in `hwbench.network.structure.channels`; what cannot be followed there is fixed at its width, as
 are the network's inputs and outputs. A concatenation is followed: its reader's channels then come
-from several groups.
+from several groups. So is a split: its channels may then be of several groups, too.
 """
 
 from __future__ import annotations
@@ -42,11 +42,14 @@ class Group:
     """Layers whose output channels shrink together.
 
     Attributes:
-        name: Module path of the first producer.
+        name: Module path of the first producer, with the first channel in brackets where other
+            groups hold those before it (`cv1.conv[16]`).
         width: Original number of channels.
         producers: Convolutions and linear layers that make the channels.
         followers: Depth-wise convolutions that hand them on.
         consumers: Convolutions and linear layers that read them, depth-wise ones apart.
+        unit: Entries of its producers' outputs that one channel stands for, at least; more than 1
+            where equal parts lose the same (a grouped convolution of 32 groups: 32).
     """
 
     name: str
@@ -54,6 +57,7 @@ class Group:
     producers: tuple[str, ...]
     followers: tuple[str, ...]
     consumers: tuple[str, ...]
+    unit: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +96,14 @@ class Slot:
         inputs: Channel dimension of each activation it reads.
         output: Channel dimension of the one it writes.
         depthwise: Whether its `group` attribute equals its input channels.
+        told: Attributes of its key that name numbers of channels, each a list of sizes.
     """
 
     layer: Layer
     inputs: tuple[Dimension, ...]
     output: Dimension
     depthwise: bool
+    told: tuple[tuple[str, tuple[Dimension, ...]], ...] = ()
 
     def key(self, widths: Sequence[int]) -> LayerKey:
         """Identity of the layer in the structure `widths`."""
@@ -109,6 +115,9 @@ class Slot:
         attrs = dict(key.attrs)
         if self.depthwise:
             attrs["group"] = str(self.inputs[0].size(widths))
+        for name, sizes in self.told:
+            if name in attrs:
+                attrs[name] = ".".join(str(size.size(widths)) for size in sizes)
         return replace(key, inputs=inputs, output=output, attrs=tuple(attrs.items()))
 
     @property
@@ -151,16 +160,16 @@ class Structure:
             UnsupportedLayerError: A tensor's shape is not fixed.
         """
         view = channels.view
-        number = group_numbers(channels)
         depthwise = {view.nodes[index].name for index in channels.depthwise}
+        told = {view.nodes[index].name: _told(channels, index) for index in channels.told}
         slots = []
         for layer in layers(view):
-            inputs = tuple(
-                _dimension(channels, number, channels.layouts[name]) for name in layer.inputs
+            inputs = tuple(_dimension(channels, channels.layouts[name]) for name in layer.inputs)
+            output = _dimension(channels, channels.layouts[layer.output])
+            slots.append(
+                Slot(layer, inputs, output, layer.name in depthwise, told.get(layer.name, ()))
             )
-            output = _dimension(channels, number, channels.layouts[layer.output])
-            slots.append(Slot(layer, inputs, output, layer.name in depthwise))
-        return cls(_groups(view, channels, number), blocks(view), tuple(slots))
+        return cls(_groups(channels), blocks(view), tuple(slots))
 
     @cached_property
     def architecture(self) -> str:
@@ -180,6 +189,11 @@ class Structure:
     def widths(self) -> tuple[int, ...]:
         """The original widths."""
         return tuple(group.width for group in self.groups)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Entries that one channel of each group stands for, see `Group`."""
+        return tuple(group.unit for group in self.groups)
 
     def resolve(self, widths: Sequence[int]) -> tuple[int, ...]:
         """Check one structure.
@@ -307,18 +321,6 @@ class Structure:
         return group, scale, np.array(fixed, np.int64), further_terms
 
 
-def group_numbers(channels: Channels) -> dict[int, int]:
-    """Number of each prunable group, by the representative of its channels.
-
-    Groups are numbered in the order of their first producers.
-    """
-    numbers: dict[int, int] = {}
-    for _, maker in sorted(channels.made.items()):
-        if not channels.is_fixed(maker):
-            numbers.setdefault(channels.root(maker), len(numbers))
-    return numbers
-
-
 def _ends(slot: Slot) -> tuple[Dimension, Dimension]:
     """Channels of the first input and of the output; of the output twice where nothing is read."""
     return (slot.inputs[0] if slot.inputs else slot.output), slot.output
@@ -330,45 +332,67 @@ def _resize(shape: Shape, dimension: Dimension, widths: Sequence[int]) -> Shape:
     return (*shape[: dimension.axis], dimension.size(widths), *shape[dimension.axis + 1 :])
 
 
-def _dimension(channels: Channels, number: dict[int, int], layout: Layout) -> Dimension:
+def _dimension(channels: Channels, layout: Layout) -> Dimension:
     """Size of the channel dimension of a tensor, as a sum over groups."""
-    fixed, terms = 0, dict[int, int]()
-    for maker, repeat in layout.spans:
-        group = number.get(channels.root(maker))
-        if group is None:
-            fixed += repeat * channels.width(maker)
+    groups, counts = np.unique(channels.groups[layout.atoms], return_counts=True)
+    fixed, terms = 0, []
+    for group, count in zip(groups.tolist(), counts.tolist(), strict=True):
+        if group < 0:
+            fixed = count * layout.repeat
         else:
-            terms[group] = terms.get(group, 0) + repeat
-    return Dimension(layout.axis, fixed, tuple(sorted(terms.items())))
+            terms.append((group, count * layout.repeat // channels.widths[group]))
+    return Dimension(layout.axis, fixed, tuple(terms))
 
 
-def _groups(view: GraphView, channels: Channels, number: dict[int, int]) -> tuple[Group, ...]:
+def _told(channels: Channels, index: int) -> tuple[tuple[str, tuple[Dimension, ...]], ...]:
+    """What a node is told about numbers of channels, as sizes."""
+    return tuple(
+        (
+            name,
+            tuple(
+                Dimension(0, number, ())
+                if isinstance(number, int)
+                else _dimension(channels, number)
+                for number in numbers
+            ),
+        )
+        for name, numbers in channels.told[index].items()
+    )
+
+
+def _groups(channels: Channels) -> tuple[Group, ...]:
     """The prunable groups, each with the layers that make, hand on and read its channels."""
-    producers: list[list[str]] = [[] for _ in number]
-    followers: list[list[str]] = [[] for _ in number]
-    consumers: list[list[str]] = [[] for _ in number]
+    view = channels.view
+    count = len(channels.widths)
+    names = [""] * count
+    units = [0] * count
+    producers: list[list[str]] = [[] for _ in range(count)]
+    followers: list[list[str]] = [[] for _ in range(count)]
+    consumers: list[list[str]] = [[] for _ in range(count)]
     for index in view.active:
         node = view.nodes[index]
         if not is_weighted(view, node):
             continue
-        roots = [
-            channels.root(maker) for maker, _ in channels.layouts[view.resolve(node.input[0])].spans
-        ]
         readers = followers if index in channels.depthwise else consumers
-        for root in dict.fromkeys(roots):
-            if root in number:
-                readers[number[root]].append(node.name)
-        if index in channels.made:
-            root = channels.root(channels.made[index])
-            if root in number:
-                producers[number[root]].append(node.name)
+        for group in channels.groups_in(channels.layouts[view.resolve(node.input[0])]):
+            readers[group].append(node.name)
+        if index not in channels.made:
+            continue
+        made = channels.made[index]
+        for group, unit in _dimension(channels, made).terms:
+            if not names[group]:
+                first = int(np.argmax(channels.groups[made.atoms] == group))
+                names[group] = f"{node.name}[{first}]" if first else node.name
+            units[group] = min(units[group] or unit, unit)
+            producers[group].append(node.name)
     return tuple(
         Group(
-            producers[place][0],
-            channels.width(root),
+            names[place],
+            channels.widths[place],
             tuple(producers[place]),
             tuple(followers[place]),
             tuple(consumers[place]),
+            units[place],
         )
-        for root, place in number.items()
+        for place in range(count)
     )

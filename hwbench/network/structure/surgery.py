@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from hwbench.errors import UsageError
 from hwbench.network.graph.shapes import infer_shapes
 from hwbench.network.graph.view import GraphView, reads
-from hwbench.network.structure import Structure, group_numbers
-from hwbench.network.structure.channels import Channels, Span
+from hwbench.network.structure import Structure
+from hwbench.network.structure.channels import Channels, Layout
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -33,6 +33,7 @@ class PrunableGraph:
     Attributes:
         model: The original, which stays as it is.
         structure: What can be pruned in it.
+        channels: Which of its channels belong together.
 
     Args:
         model: From `hwbench.network.graph.load`.
@@ -43,9 +44,8 @@ class PrunableGraph:
 
     def __init__(self, model: ModelProto) -> None:
         self.model = model
-        self._channels = Channels(GraphView(model))
-        self._group_numbers = group_numbers(self._channels)
-        self.structure = Structure.from_channels(self._channels)
+        self.channels = Channels(GraphView(model))
+        self.structure = Structure.from_channels(self.channels)
 
     def with_widths(self, widths: Sequence[int]) -> ModelProto:
         """The model with each prunable group cut to its first `widths[group]` channels.
@@ -63,8 +63,8 @@ class PrunableGraph:
         # A constant follows the channels along several axes (a convolution's weight those it reads
         # and those it makes), so all cuts of one tensor are gathered before any is made.
         cuts: defaultdict[str, dict[int, Integers]] = defaultdict(dict)
-        for cut in self._channels.cuts:
-            cuts[cut.tensor][cut.axis] = self._kept_entries(cut.spans, resolved)
+        for cut in self.channels.cuts:
+            cuts[cut.tensor][cut.layout.axis] = self.channels.kept_entries(cut.layout, resolved)
         weights = [
             _cut_tensor(tensor, cuts.get(tensor.name, {}))
             for tensor in self.model.graph.initializer
@@ -99,36 +99,39 @@ class PrunableGraph:
     def _nodes(self, widths: tuple[int, ...]) -> tuple[list[NodeProto], list[TensorProto]]:
         """The nodes of the cut graph, and the constants that some of them need.
 
-        Two kinds of nodes hold channel counts of their own: depth-wise convolutions in `group`, and
-        reshapes in the shape they make.
+        Some nodes hold channel counts of their own: depth-wise convolutions in `group`, reshapes
+        and the like in the shape they make, slices and splits in where they cut.
         """
-        view, channels = self._channels.view, self._channels
+        view, channels = self.channels.view, self.channels
         nodes: list[NodeProto] = []
-        shapes: list[TensorProto] = []
+        constants: list[TensorProto] = []
         for index, node in enumerate(view.nodes):
             layout = channels.layouts.get(view.resolve(node.output[0]))
             if index in channels.depthwise:
-                spans = channels.depthwise[index].spans
-                nodes.append(_with_group(node, len(self._kept_entries(spans, widths))))
+                kept = channels.kept_entries(channels.depthwise[index], widths)
+                nodes.append(_with_group(node, len(kept)))
             elif node.op_type == "Reshape" and layout is not None:
                 shape = list(view.shape(node.output[0]))
-                shape[layout.axis] = len(self._kept_entries(layout.spans, widths))
-                nodes.append(_with_shape(node, shape, shapes))
+                shape[layout.axis] = len(channels.kept_entries(layout, widths))
+                nodes.append(_with_numbers(node, "shape", shape, constants))
             else:
-                nodes.append(node)
-        return nodes, shapes
+                nodes.append(self._tell(index, node, widths, constants))
+        return nodes, constants
 
-    def _kept_entries(self, spans: tuple[Span, ...], widths: tuple[int, ...]) -> Integers:
-        """Which entries of an axis with these spans stay: the first ones of every span."""
-        parts = []
-        start = 0
-        for maker, repeat in spans:
-            whole = self._channels.width(maker)
-            group = self._group_numbers.get(self._channels.root(maker))
-            kept = whole if group is None else widths[group]
-            parts.append(start + np.arange(kept * repeat))
-            start += whole * repeat
-        return np.concatenate(parts)
+    def _tell(
+        self, index: int, node: NodeProto, widths: tuple[int, ...], constants: list[TensorProto]
+    ) -> NodeProto:
+        """The node, told the numbers of channels that are left."""
+        for name, numbers in self.channels.told.get(index, {}).items():
+            sizes = [
+                number if isinstance(number, int) else self._size(number, widths)
+                for number in numbers
+            ]
+            node = _with_numbers(node, name, sizes, constants)
+        return node
+
+    def _size(self, layout: Layout, widths: tuple[int, ...]) -> int:
+        return len(self.channels.kept_entries(layout, widths))
 
 
 def _rewire(graph: GraphProto, removed: set[str], replacements: dict[str, str]) -> list[NodeProto]:
@@ -169,14 +172,36 @@ def _with_group(node: NodeProto, group: int) -> NodeProto:
     return copy
 
 
-def _with_shape(node: NodeProto, shape: Sequence[int], constants: list[TensorProto]) -> NodeProto:
-    """A Reshape to a constant shape of its own, which is added to `constants`."""
+_POSITIONS = {
+    "Reshape": {"shape": 1},
+    "Expand": {"shape": 1},
+    "Resize": {"sizes": 3},
+    "Slice": {"starts": 1, "ends": 2},
+    "Split": {"split": 1},
+}
+"""By operator, where it is told numbers of channels."""
+
+
+def _with_numbers(
+    node: NodeProto, name: str, numbers: Sequence[int], constants: list[TensorProto]
+) -> NodeProto:
+    """A node that is told other numbers.
+
+    They are a constant of its own, which is added to `constants`; or an attribute where it has one,
+    as in older operator sets.
+    """
     from onnx import NodeProto, numpy_helper
+    from onnx.helper import make_attribute
 
     copy = NodeProto()
     copy.CopyFrom(node)
-    copy.input[1] = f"{node.output[0]} shape"
-    constants.append(numpy_helper.from_array(np.asarray(shape, np.int64), copy.input[1]))
+    for attribute in copy.attribute:
+        if attribute.name == name:
+            attribute.CopyFrom(make_attribute(name, list(numbers)))
+            return copy
+    position = _POSITIONS[node.op_type][name]
+    copy.input[position] = f"{node.output[0]} {name}"
+    constants.append(numpy_helper.from_array(np.asarray(numbers, np.int64), copy.input[position]))
     return copy
 
 

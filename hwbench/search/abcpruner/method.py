@@ -86,9 +86,12 @@ class AbcPrunerMethod(WidthMethod[AbcPrunerOptions]):
 
     def grids(self, context: SearchContext) -> list[tuple[Integers, ...]]:
         """Widths that the codes stand for."""
-        widths, alpha = context.structure.widths, self.options.alpha
+        structure, alpha = context.structure, self.options.alpha
         steps = dict.fromkeys([context.step, min(FINE_STEP, context.step), 1])
-        return [context.prunable_choices(code_choices(widths, step, alpha)) for step in steps]
+        return [
+            context.prunable_choices(code_choices(structure.widths, step, alpha, structure.units))
+            for step in steps
+        ]
 
     def search_widths(
         self,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwbench.errors import UsageError
+from hwbench.network.widths import group_step
 from hwbench.search.base import Candidate, Search, Trial
 from hwbench.search.budget import FINE_STEP, WIDE_ENOUGH
 
@@ -39,7 +40,12 @@ LEVELS = 64
 """Steps from 0 to 1 in which the factor of a repair is found."""
 
 
-def code_choices(widths: Sequence[int], step: int, alpha: float = ALPHA) -> tuple[Integers, ...]:
+def code_choices(
+    widths: Sequence[int],
+    step: int,
+    alpha: float = ALPHA,
+    units: Sequence[int] | None = None,
+) -> tuple[Integers, ...]:
     """The widths that codes 1 to 10 * alpha stand for, of every group.
 
     They are the multiples of the step nearest to each tenth, at least one channel.
@@ -49,6 +55,7 @@ def code_choices(widths: Sequence[int], step: int, alpha: float = ALPHA) -> tupl
         step: Channel step of the device; 1 for the published search. Groups less than four steps
             wide are cut by 4 channels instead, and those less than 16 wide by single ones.
         alpha: Largest share of a width.
+        units: Channels that each of a group's stands for; None for one.
 
     Raises:
         UsageError: `alpha` allows no code, or is more than 1.
@@ -57,12 +64,12 @@ def code_choices(widths: Sequence[int], step: int, alpha: float = ALPHA) -> tupl
     if not len(codes) or alpha > 1:
         raise UsageError(f"alpha {alpha:g} leaves no widths to choose from; expected 0.1 to 1")
     choices = []
-    for width in widths:
+    for width, unit in zip(widths, units or [1] * len(widths), strict=True):
         own_step = 1
-        if width >= WIDE_ENOUGH * step:
-            own_step = step
-        elif width >= WIDE_ENOUGH * FINE_STEP:
-            own_step = min(FINE_STEP, step)
+        if width * unit >= WIDE_ENOUGH * step:
+            own_step = group_step(step, unit)
+        elif width * unit >= WIDE_ENOUGH * FINE_STEP:
+            own_step = group_step(min(FINE_STEP, step), unit)
         # Halves round up: truncation, as in the authors' code, would favour narrow networks.
         rounded = np.floor(codes * width / TENTHS / own_step + 0.5).astype(np.int64) * own_step
         choices.append(np.unique(np.clip(rounded, min(own_step, width), width)))

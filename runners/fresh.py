@@ -148,6 +148,8 @@ class Machine:
 
     def make(self) -> None:
         """Make it, with a clone of the last commit."""
+        if f" {self.folder}/" in Path("/proc/self/mounts").read_text():
+            raise StepError(f"something is mounted in {self.folder}; unmount it first")
         if self.folder.exists():
             shutil.rmtree(self.folder)
         base = ["debootstrap", "--variant=minbase", self.suite, str(self.folder), self.mirror]

@@ -15,6 +15,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -184,13 +185,16 @@ def make_models(folder: Path) -> None:
         torch.export.save(program, folder / f"{name}.pt2")
 
 
-def wait_until_gone(place: Place) -> tuple[float, list[str]]:
+def wait_until_gone(place: Place, begun: float) -> tuple[float, list[str]]:
     """Wait until all processes of a place are gone, for `GONE_S` at most.
+
+    Args:
+        place: The place.
+        begun: Since when, on the monotonic clock.
 
     Returns:
         The seconds that took, and the processes that are not; those are ended.
     """
-    begun = time.monotonic()
     while left := place.processes():
         took_s = time.monotonic() - begun
         if took_s > GONE_S:
@@ -225,14 +229,14 @@ def kill_once(
     with suppress(subprocess.TimeoutExpired):
         process.wait(moment_s)
     over = process.poll() is not None
+    sent_s = time.monotonic()
     with suppress(ProcessLookupError):
         if to_group:
             os.killpg(process.pid, sent)
         elif not over:
             process.send_signal(sent)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(GONE_S)
-    gone_s, processes = wait_until_gone(place)
+    threading.Thread(target=process.wait).start()  # or it would stay as a zombie
+    gone_s, processes = wait_until_gone(place, sent_s)
     code = process.wait(LONGEST_S)
     wrong = []
     if "Traceback" in place.messages() or code == 70:
@@ -278,7 +282,7 @@ def measure_typical(task: Task, folder: Path, models: Path) -> float:
     code = place.run(*task.words)
     took_s = time.monotonic() - begun
     print(f"{task.name}: {took_s:.1f} s, code {code}", flush=True)
-    _, running = wait_until_gone(place)
+    _, running = wait_until_gone(place, time.monotonic())
     if code not in {0, 1, 5} or place.leftovers() or running:
         left = [*running, *place.leftovers()]
         raise RuntimeError(f"{task.name} alone: code {code}, {left}, {place.messages()}")

@@ -38,6 +38,7 @@ from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.ort import TELEMETRY_OFF
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
+from hwbench.records.scratch import remove_abandoned
 from hwbench.records.tensors import TensorSpec
 
 BASE_BYTES = 1_600_000_000
@@ -54,6 +55,8 @@ TRUSTED_S = 600.0
 """The same where the user's own code is run: a pickle that is trusted, or a named architecture."""
 INT8_S = 100.0
 """Processor time for calibration in int8, which runs the network."""
+STOP_S = 2.0
+"""Time that the reader may take to end by itself, when its input has."""
 ONNX_BYTES_PER_S = 5_000_000
 """Rate at which an ONNX file adds to its time, in bytes per second."""
 TORCH_BYTES_PER_S = 500_000
@@ -334,10 +337,12 @@ class _Reader:
             process.stdin.close()
         process.stdout.close()
         try:
-            process.wait(5)
+            process.wait(STOP_S)
         except subprocess.TimeoutExpired:
+            # It may be loading libraries, and looks for the end of its input only after that.
             process.kill()
             process.wait()
+            remove_abandoned(Path(tempfile.gettempdir()))
 
     def forget(self) -> None:
         """In a fork of this process: leave the reader to the parent."""

@@ -200,3 +200,27 @@ def test_a_reader_that_ends_is_an_error_and_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "_READER", own)
     assert load_workload(path).macs > 0
     own.stop()
+
+
+LOADING = """
+import json, sys, time; sys.path[:] = json.loads(sys.argv[1])
+from hwbench.records.scratch import scratch_folder
+with scratch_folder():
+    time.sleep(600)
+"""
+
+
+@linux_only
+def test_a_reader_that_is_ended_while_it_loads_libraries_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(reader.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(reader, "_CHILD", LOADING)
+    monkeypatch.setattr(reader, "STOP_S", 0.1)
+    own = reader._Reader()
+    own._start()
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(tmp_path.iterdir())
+    own.stop()
+    assert not list(tmp_path.iterdir())

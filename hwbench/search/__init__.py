@@ -10,7 +10,8 @@ the same outcomes again proposes the same candidates again, which is how a kille
 `base` holds the nouns; `method` says what a search is to the rest of hwbench, `options` how its
 options are described, `context` what it is handed; `costs`, `limit` and `budget` what a network may
 cost; `baselines` what searches are held against; `objective` evaluates, with `data` and `training`.
-The folders `amc`, `abcpruner` and `practise` hold one published search each.
+`knapsack` is hwbench's own search; `amc`, `abcpruner` and `practise` hold one published search
+each.
 
 A new search is one folder, and one line in `SEARCHES` or an entry point of the group
 `hwbench.searches` in another package.
@@ -31,6 +32,7 @@ GROUP = "hwbench.searches"
 """Entry points by which other packages add searches: `name = "module:Method"`."""
 
 SEARCHES: dict[str, str] = {
+    "knapsack": "hwbench.search.knapsack.method:KnapsackMethod",
     "amc": "hwbench.search.amc.method:AmcMethod",
     "abcpruner": "hwbench.search.abcpruner.method:AbcPrunerMethod",
     "practise": "hwbench.search.practise.method:PractiseMethod",

@@ -186,13 +186,13 @@ class _Grid:
         self.cost, self.choices = cost, choices
 
     @cached_property
-    def bound(self) -> _Bound:
+    def bound(self) -> Bound:
         """The bound on single decisions.
 
         Raises:
             UsageError: The cost has none, as that of a live device.
         """
-        return _Bound(self.cost, self.choices)
+        return Bound(self.cost, self.choices)
 
     @cached_property
     def least(self) -> tuple[float, tuple[int, ...]]:
@@ -262,7 +262,7 @@ class Shares:
         return sum(table.unpruned - table.at(places) for table in self.settled[group])
 
 
-class _Bound:
+class Bound:
     """Least cost that can still be reached after any decisions.
 
     Bucket elimination: groups are decided in order, so they are eliminated from the last to the

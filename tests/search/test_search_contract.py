@@ -76,9 +76,9 @@ def test_best_is_the_highest_ranked_result(make):
 
 
 def test_structures_keep_to_the_budget(make):
-    limit = budget()
-    for trial in drive(make()):
-        if trial.candidate.widths is not None:
+    limit, search = budget(), make()
+    for trial in drive(search):
+        if search.eligible(trial) and trial.candidate.widths is not None:
             assert limit.fits(trial.candidate.widths)
 
 

@@ -1,0 +1,191 @@
+"""Knapsack: how much quality each group costs is measured, then the budget is allocated exactly.
+
+1. The hand-made policies of `baselines` within the budget, and the unpruned network.
+2. *Sensitivities*: networks in which one group alone is narrow, at a few widths each. All of them
+   are proposed at once.
+3. *Allocation*: the losses that were measured, and the costs of the table, make a knapsack problem,
+   whose optimum is found exactly (`allocation`). It is proposed together with the optima for losses
+   that may be true as well (`sensitivity`): each uses the budget up, and trades the time of one
+   group for that of another. What they turn out to be updates the losses, and so on until all
+   trials are used.
+
+Single steps of this are known: layer-wise sensitivities (Li et al. 2017, arXiv 1608.08710), latency
+budgets over lookup tables (NetAdapt, Yang et al. 2018, arXiv 1804.03230), knapsack formulations of
+pruning (Aflalo et al. 2020, arXiv 2002.08258; HALP, Shen et al. 2022, arXiv 2110.10811), sampling
+from a posterior (Thompson 1933).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwbench.errors import UsageError
+from hwbench.search.base import Candidate, Search, Trial
+from hwbench.search.baselines import POLICIES, Policy
+from hwbench.search.knapsack.allocation import Allocator
+from hwbench.search.knapsack.sensitivity import Knots, LossModel
+
+if TYPE_CHECKING:
+    from hwbench.search.budget import Budget
+
+TRIALS = 150
+"""Networks that are tried where no number is given."""
+LEVELS = 4
+"""Widths of each group whose loss is measured, at most."""
+SENSITIVITIES = 0.5
+"""Share of the trials that sensitivities may take."""
+BATCH = 8
+"""Networks that are allocated at once."""
+ATTEMPTS = 4
+"""Samples that are drawn for each network of a batch, in case its optimum was tried already."""
+TEMPERATURE = 0.5
+"""Share of its standard deviation by which a sample strays from the mean, at first."""
+SAMPLE_NODES = 200
+"""Partial networks that branch and bound looks at for a sample, which need not be proved best."""
+
+
+class Knapsack(Search):
+    """Sensitivities, then exact allocations.
+
+    Args:
+        budget: Limit and widths.
+        seed: Seed of all random choices.
+        trials: Networks to try.
+        levels: Widths of each group whose loss is measured, at most; fewer where they would take
+            more than half of the trials.
+
+    Raises:
+        UsageError: There is nothing to prune, or the cost is no sum over layers.
+    """
+
+    name = "knapsack"
+
+    def __init__(
+        self, budget: Budget, *, seed: int = 0, trials: int = TRIALS, levels: int = LEVELS
+    ) -> None:
+        super().__init__()
+        if not budget.choices:
+            raise UsageError("the network has no group of channels that can be pruned")
+        self.budget = budget
+        self._trials_wanted = trials
+        self._random = np.random.default_rng(seed)
+        self._allocator = Allocator(budget)
+        self._whole = tuple(int(grid[-1]) for grid in budget.choices)
+        self._knots = _spread_knots(budget, trials, levels)
+        self._phase = "policies"
+        self._quality: dict[tuple[int, ...], float | None] = {}
+        self._following: dict[tuple[int, ...], str] = {}
+        self._exhausted = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether all trials were used, or no network is left that was not tried."""
+        return self._exhausted or len(self.trials) >= self._trials_wanted
+
+    def eligible(self, trial: Trial) -> bool:
+        """Whether a trial may be the result: sensitivities are of networks beyond the budget."""
+        widths = trial.candidate.widths
+        return super().eligible(trial) and widths is not None and self.budget.fits(widths)
+
+    def _next(self) -> list[Candidate]:
+        if self._phase == "policies":
+            networks = self._policies()
+        elif self._phase == "sensitivities":
+            networks = self._sensitivities()
+        else:
+            networks = self._following
+        left = self._trials_wanted - len(self.trials)
+        return [
+            Candidate(self._number(), widths, note=note)
+            for widths, note in list(networks.items())[:left]
+        ]
+
+    def _learn(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            if trial.candidate.widths is not None:
+                outcome = trial.outcome
+                self._quality[trial.candidate.widths] = None if outcome is None else outcome.quality
+        if self._phase == "policies":
+            self._phase = "sensitivities"
+            if self._sensitivities():
+                return
+        self._phase = "allocation"
+        # What is proposed next is decided now, so that the search knows whether it is finished.
+        self._following = self._allocate_batch()
+        self._exhausted = not self._following
+
+    def _policies(self) -> dict[tuple[int, ...], str]:
+        """The unpruned network, which losses are counted from, and the hand-made policies."""
+        networks: dict[tuple[int, ...], str] = {}
+        for policy in POLICIES:
+            widths = Policy(self.budget, policy).propose()[0].widths
+            if widths is not None and self.budget.fits(widths):
+                networks.setdefault(widths, policy)
+        networks.setdefault(self._whole, "unpruned")
+        return networks
+
+    def _sensitivities(self) -> dict[tuple[int, ...], str]:
+        """Networks in which one group is narrow, the others whole."""
+        networks: dict[tuple[int, ...], str] = {}
+        for group, place in self._knots.pairs:
+            widths = self._narrowed(group, place)
+            if widths not in self._quality:
+                networks[widths] = "sensitivity"
+        return networks
+
+    def _allocate_batch(self) -> dict[tuple[int, ...], str]:
+        """Optima for the losses that are expected, and for samples of what they may be."""
+        model = self._model()
+        networks: dict[tuple[int, ...], str] = {}
+        best = self._allocator.allocate(model.expected()).widths
+        if best not in self._quality:
+            networks[best] = "allocation"
+        for attempt in range(ATTEMPTS * BATCH):
+            if len(networks) >= BATCH:
+                break
+            # Where samples give networks that were tried already, the next ones stray further.
+            losses = model.sample(self._random, TEMPERATURE * (1 + attempt / BATCH))
+            sample = self._allocator.allocate(losses, nodes=SAMPLE_NODES)
+            if sample.widths not in self._quality:
+                networks.setdefault(sample.widths, "sampled allocation")
+        return networks
+
+    def _model(self) -> LossModel:
+        """What is known of losses by now."""
+        reference = self._quality.get(self._whole)
+        if reference is None:
+            known = [quality for quality in self._quality.values() if quality is not None]
+            reference = max(known, default=1.0)
+        measured: dict[tuple[int, int], float] = {}
+        for group, place in self._knots.pairs:
+            quality = self._quality.get(self._narrowed(group, place))
+            if quality is not None:
+                measured[group, place] = reference - quality
+        model = LossModel(self._knots, measured)
+        networks: list[tuple[int, ...]] = []
+        losses: list[float] = []
+        for widths, quality in self._quality.items():
+            if quality is not None and self.budget.fits(widths):
+                networks.append(widths)
+                losses.append(reference - quality)
+        model.learn(networks, losses)
+        return model
+
+    def _narrowed(self, group: int, place: int) -> tuple[int, ...]:
+        """Widths of the network in which one group alone is narrow."""
+        widths = list(self._whole)
+        widths[group] = int(self.budget.choices[group][place])
+        return tuple(widths)
+
+
+def _spread_knots(budget: Budget, trials: int, levels: int) -> Knots:
+    """As many widths of each group as the trials allow, one at least."""
+    most = SENSITIVITIES * trials
+    for count in range(levels, 1, -1):
+        knots = Knots.spread(budget.choices, count)
+        if len(knots.pairs) <= most:
+            return knots
+    return Knots.spread(budget.choices, 1)

@@ -97,7 +97,7 @@ def uniform(budget: Budget) -> tuple[int, ...]:
 
 
 class RandomSearch(Search):
-    """Structures whose every width is drawn at random, bounded as AMC's actions are.
+    """Structures whose every width is drawn at random, bounded as AMC's actions are, and filled up.
 
     Args:
         budget: Limit and widths.
@@ -131,7 +131,10 @@ class RandomSearch(Search):
         decided: list[int] = []
         for choices in self._budget.choices:
             decided.append(self._budget.bounded(decided, self._random.uniform(0, 1) * choices[-1]))
-        return tuple(decided)
+        # Bounded draws stay below the budget; compared with searches that use it up, they would
+        # lose for that alone.
+        order = self._random.permutation(len(decided)).tolist()
+        return self._budget.fill(decided, order)
 
 
 def baselines(budget: Budget, *, seed: int, trials: int) -> Sequence[Search]:

@@ -173,6 +173,35 @@ class Budget:
             return int(choices[wished][-1])
         return int(choices[int(totals.argmin())])
 
+    def fill(
+        self, widths: Sequence[int], order: Sequence[int], most: Sequence[int] | None = None
+    ) -> tuple[int, ...]:
+        """Widen groups, one step at a time and in turn, as long as the limit is kept.
+
+        Args:
+            widths: On the grid, within the limit.
+            order: The groups, in the order of their turns.
+            most: The widest that each group may become; None for the original's widths.
+        """
+        filled = list(widths)
+        if self.limit == math.inf:
+            return tuple(filled)
+        growing = list(order)
+        while growing:
+            still_growing = []
+            for group in growing:
+                grid = self.choices[group]
+                place = int(np.searchsorted(grid, filled[group])) + 1
+                if place == len(grid) or (most is not None and grid[place] > most[group]):
+                    continue
+                wider = [*filled]
+                wider[group] = int(grid[place])
+                if self.fits(wider):
+                    filled = wider
+                    still_growing.append(group)
+            growing = still_growing
+        return tuple(filled)
+
     @property
     def parts(self) -> Shares:
         """How the cost of the unpruned network is made up, for states of an agent."""

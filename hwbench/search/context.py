@@ -242,5 +242,6 @@ class SearchContext:
 
         if self.data is None:
             return None
-        batches = torch.split(self.data.train.first(CALIBRATION_IMAGES), CALIBRATION_BATCH)
+        images = self.data.train.sample(CALIBRATION_IMAGES, self.seed)
+        batches = torch.split(images, CALIBRATION_BATCH)
         return self.prunable.calibrate(batches, seed=self.seed)

@@ -85,6 +85,14 @@ class Images:
         """The first images of the set, as one batch."""
         return torch.stack([self.read(number) for number in self.numbers[:count]])
 
+    def sample(self, most: int, seed: int) -> Tensor:
+        """At most so many images, as evenly over the classes as they can be, as one batch.
+
+        The first ones would not do: images of a folder come class by class.
+        """
+        drawn = self._drawn(min(most, len(self)), seed)
+        return torch.stack([self.read(number) for number in drawn])
+
     def split(self, share: float, seed: int) -> tuple[Images, Images]:
         """Two sets, the second with a share of every class, at most `MOST_HELD_OUT` images."""
         count = min(round(share * len(self)), MOST_HELD_OUT)

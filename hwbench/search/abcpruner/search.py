@@ -184,7 +184,8 @@ class AbcPruner(Search):
         """The structure shrunk to the budget: all codes by one factor, the largest that fits.
 
         The factor is found by bisection over `LEVELS`. Latency is not monotone in widths, so the
-        factor that is found may not fit after all; then the structure of least cost is taken.
+        factor that is found may not fit after all; then the structure of least cost is taken. What
+        it leaves of the budget goes back to the codes, those first that lost most.
         """
         if self.budget.fits(self._widths(places)):
             return places
@@ -196,9 +197,13 @@ class AbcPruner(Search):
             else:
                 high = level
         shrunk = self._scaled(places, low)
-        if self.budget.fits(self._widths(shrunk)):
-            return shrunk
-        return self._least()
+        if not self.budget.fits(self._widths(shrunk)):
+            return self._least()
+        lost = places - shrunk
+        order = sorted(range(len(places)), key=lambda group: -int(lost[group]))
+        return self._places(
+            self.budget.fill(self._widths(shrunk), order, most=self._widths(places))
+        )
 
     def _scaled(self, places: Integers, level: int) -> Integers:
         """Places times a factor of so many levels, rounded down."""
@@ -206,8 +211,12 @@ class AbcPruner(Search):
 
     def _least(self) -> Integers:
         """Places of the structure of least cost."""
+        return self._places(self.budget.least[1])
+
+    def _places(self, widths: Sequence[int]) -> Integers:
+        """Places of widths in the choices."""
         places = []
-        for grid, width in zip(self.budget.choices, self.budget.least[1], strict=True):
+        for grid, width in zip(self.budget.choices, widths, strict=True):
             places.append(int(np.searchsorted(grid, width)))
         return np.array(places)
 

@@ -7,11 +7,12 @@ the widths of the groups that meet in it.
 The limit is priced (Everett 1963): for a multiplier m, the network that minimises loss + m * cost
 is found exactly by eliminating one group after the other (`budget.Bound`), however the layers are
 connected. What it costs beyond m * limit bounds the loss of every network within the limit from
-below, and the multiplier that makes this bound greatest is found in a few steps, each along a line between
-a network within the limit and one beyond it. The multiplier alone reaches only the networks on the convex hull of loss
-against cost; those between them are found by branch and bound (Geoffrion 1974): groups are decided
-one by one, the cheapest completion of each decision is known exactly, and whatever cannot be better
-than the best network known is cut off. When nothing is left, the network is the optimum.
+below, and the multiplier that makes this bound greatest is found in a few steps, each along a line
+between a network within the limit and one beyond it. The multiplier alone reaches only the networks
+on the convex hull of loss against cost; those between them are found by branch and bound (Geoffrion
+1974): groups are decided one by one, the cheapest completion of each decision is known exactly, and
+whatever cannot be better than the best network known is cut off. When nothing is left, the network
+is the optimum.
 """
 
 from __future__ import annotations
@@ -169,7 +170,8 @@ class _Priced:
         summed: dict[tuple[int, ...], Floats] = {}
         for groups, grid in self._costs.items():
             # Widths whose cost is not known are never chosen, whatever cost is worth.
-            summed[groups] = np.where(np.isfinite(grid), self._multiplier * grid, np.inf)
+            priced = self._multiplier * np.where(np.isfinite(grid), grid, 0.0)
+            summed[groups] = np.where(np.isfinite(grid), priced, np.inf)
         for groups, grid in self._losses.items():
             summed[groups] = summed.get(groups, 0.0) + grid
         return summed

@@ -25,11 +25,12 @@ import numpy as np
 from hwbench.errors import UsageError
 from hwbench.search.base import Candidate, Search, Trial
 from hwbench.search.baselines import POLICIES, Policy
-from hwbench.search.knapsack.allocation import Allocator
+from hwbench.search.knapsack.allocation import NODES, Allocator
 from hwbench.search.knapsack.sensitivity import Knots, LossModel
 
 if TYPE_CHECKING:
     from hwbench.search.budget import Budget
+    from hwbench.search.costs import Addends
 
 TRIALS = 150
 """Networks that are tried where no number is given."""
@@ -140,7 +141,7 @@ class Knapsack(Search):
         """Optima for the losses that are expected, and for samples of what they may be."""
         model = self._model()
         networks: dict[tuple[int, ...], str] = {}
-        best = self._allocator.allocate(model.expected()).widths
+        best = self._allocate(model.expected(), NODES)
         if best not in self._quality:
             networks[best] = "allocation"
         for attempt in range(ATTEMPTS * BATCH):
@@ -148,10 +149,16 @@ class Knapsack(Search):
                 break
             # Where samples give networks that were tried already, the next ones stray further.
             losses = model.sample(self._random, TEMPERATURE * (1 + attempt / BATCH))
-            sample = self._allocator.allocate(losses, nodes=SAMPLE_NODES)
-            if sample.widths not in self._quality:
-                networks.setdefault(sample.widths, "sampled allocation")
+            sample = self._allocate(losses, SAMPLE_NODES)
+            if sample not in self._quality:
+                networks.setdefault(sample, "sampled allocation")
         return networks
+
+    def _allocate(self, losses: Addends, nodes: int) -> tuple[int, ...]:
+        """The best network for these losses; groups that lose nothing take what is left over."""
+        widths = self._allocator.allocate(losses, nodes=nodes).widths
+        order = self._random.permutation(len(widths)).tolist()
+        return self.budget.fill(widths, order)
 
     def _model(self) -> LossModel:
         """What is known of losses by now."""

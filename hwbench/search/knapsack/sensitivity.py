@@ -85,9 +85,7 @@ class LossModel:
         self._unit = max(float(np.abs(losses).mean()) if len(losses) else 0.0, LEAST)
         deviations = DOUBT * (np.abs(losses) + FLOOR * self._unit)
         self._prior_mean = np.concatenate([[0.0], losses])
-        self._prior_precision = np.diag(
-            np.concatenate([[COMMON * self._unit], deviations]) ** -2.0
-        )
+        self._prior_precision = np.diag(np.concatenate([[COMMON * self._unit], deviations]) ** -2.0)
         self._mean = self._prior_mean
         self._covariance = np.linalg.inv(self._prior_precision)
 
@@ -120,11 +118,15 @@ class LossModel:
         return self._grids(self._mean + temperature * strayed)
 
     def _grids(self, coefficients: Floats) -> Addends:
+        """Losses at all widths; wider is never worse, as differences the other way are noise."""
+        from scipy.optimize import isotonic_regression
+
         own = coefficients[1:]
-        return {
-            (group,): weights @ own[self._first[group] : self._first[group + 1]]
-            for group, weights in enumerate(self._weights)
-        }
+        grids: dict[tuple[int, ...], Floats] = {}
+        for group, weights in enumerate(self._weights):
+            losses = weights @ own[self._first[group] : self._first[group + 1]]
+            grids[group,] = isotonic_regression(losses, increasing=False).x
+        return grids
 
     def _row(self, widths: Sequence[int]) -> Floats:
         """What each coefficient counts in the loss of a network."""

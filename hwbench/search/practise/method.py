@@ -179,7 +179,9 @@ def kept_features(context: SearchContext, module: nn.Module) -> float:
     from hwbench.search import training
 
     images, loss = context.training_images(), context.feature_distance()
-    original = training.features(loss.teacher, loss.layer, images.first(POWER_IMAGES))
+    original = training.features(
+        loss.teacher, loss.layer, images.sample(POWER_IMAGES, context.seed)
+    )
     power = float(original.square().mean())
     if not power > 0:
         return 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from hwbench.pruning import Pruned
     from hwbench.records.comparison import Comparison
     from hwbench.search.context import SearchContext
-    from hwbench.search.method import Method
+    from hwbench.search.method import Method, Reward
     from hwbench.workflows.search.callback import SearchCallback
     from hwbench.workflows.search.latency import Resources
     from hwbench.workflows.search.plan import Plan
@@ -82,6 +83,12 @@ class SearchRun:
             limit = plan.limit.of(self._method.original_cost(self._context))
         best, pruned, comparison = self._run_rounds(limit)
         baselines = self._run_baselines(limit)
+        better = self._better_baseline(best, baselines)
+        if better is not None:
+            accepted = self._measure_baseline(better, best, limit)
+            if accepted is not None:
+                best = better
+                pruned, comparison = accepted
         tuned = tune_result(
             self._context,
             self._method,
@@ -231,6 +238,45 @@ class SearchRun:
             self._context.add_finding("baselines_untried", text)
         return best
 
+    def _better_baseline(self, best: Trial, baselines: Mapping[str, Trial | None]) -> Trial | None:
+        """The best network of a baseline, where it is ahead of the search's own."""
+        _, reward = self._method.reward()
+        better, ahead = None, _reward_of(best, reward)
+        for trial in baselines.values():
+            if trial is not None and _reward_of(trial, reward) > ahead:
+                better, ahead = trial, _reward_of(trial, reward)
+        return better
+
+    def _measure_baseline(
+        self, better: Trial, best: Trial, limit: float
+    ) -> tuple[Pruned, Comparison | None] | None:
+        """The network of a baseline, measured where there is a device; None if it is too slow.
+
+        Args:
+            better: The trial of the baseline.
+            best: The search's own best, which it would replace.
+            limit: The budget as it was asked for, in the unit of its cost.
+        """
+        name = better.candidate.note
+        text = (
+            f"the baseline {name} did better than the search: {self._objective.name}"
+            f" {_quality_text(better)} against {_quality_text(best)}"
+        )
+        pruned = self._method.prune(self._context, better.candidate)
+        comparison, excess = None, 0.0
+        if self._resources.meter is not None:
+            self._callback.say(f"measuring the network of the baseline {name}, which did better")
+            comparison = measure_result(
+                self._context.subject, pruned, self._resources, self._callback
+            )
+            excess = measured_excess(comparison, self._plan, limit)
+        if excess > MISSED:
+            text += f"; it measures {excess - 1:.1%} over the budget, so it is not the result"
+            self._context.add_finding("baseline_better", text)
+            return None
+        self._context.add_finding("baseline_better", f"{text}; its network is the result")
+        return pruned, comparison
+
     def _test_accuracies(self, pruned: Pruned) -> tuple[float | None, float | None]:
         """Accuracy of the result and of the original on images that nothing else has seen."""
         from hwbench.search.training import accuracy
@@ -239,6 +285,18 @@ class SearchRun:
         if data is None or not data.classes:
             return None, None
         return accuracy(pruned.module, data.test), accuracy(self._context.module, data.test)
+
+
+def _reward_of(trial: Trial, reward: Reward) -> float:
+    """What a trial is worth; nothing where it failed or has no quality."""
+    value = None if trial.outcome is None else reward(trial.outcome)
+    return -math.inf if value is None else value
+
+
+def _quality_text(trial: Trial) -> str:
+    """The quality of a trial's network, for people."""
+    quality = None if trial.outcome is None else trial.outcome.quality
+    return "unknown" if quality is None else f"{quality:.1%}"
 
 
 def measured_excess(comparison: Comparison, plan: Plan, limit_s: float) -> float:

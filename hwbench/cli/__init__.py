@@ -25,6 +25,7 @@ from hwbench.cli.signals import Ended, ending_signals
 from hwbench.cli.streams import ReaderGone, usable_streams
 from hwbench.errors import HwbenchError
 from hwbench.records.scratch import remove_abandoned
+from hwbench.user_folders import cache_folder
 
 FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
 _BadCommandLine = cast(
@@ -67,11 +68,9 @@ def _remove_left_folders() -> None:
     """Remove the temporary folders of commands that were killed outright."""
     import tempfile
 
-    import platformdirs
-
     # Whoever needs one of these places will say what is wrong with it.
-    with suppress(OSError, RuntimeError):
-        cache = Path(platformdirs.user_cache_dir("hwbench"))
+    with suppress(OSError, HwbenchError):
+        cache = cache_folder(quiet=True)
         for place in (Path(tempfile.gettempdir()), cache, *cache.glob("*/")):
             remove_abandoned(place)
 

@@ -26,6 +26,7 @@ from hwbench.cli.options import (
     NoLayersOption,
     Output,
     Protocol,
+    ThreadsOption,
     options,
 )
 from hwbench.cli.report import report_command
@@ -97,11 +98,11 @@ def _help_alone(context: typer.Context) -> None:
 
 @app.command(epilog="Example: hwbench doctor --device cpu")
 @options
-def doctor(output: Output, device: DeviceOption = "cpu") -> int:
+def doctor(output: Output, device: DeviceOption = "cpu", threads: ThreadsOption = 1) -> int:
     """Check a device for what would spoil measurements, and say how to fix it."""
     from hwbench.render import documents, views
 
-    diagnosis = hwbench.doctor(device)
+    diagnosis = hwbench.doctor(device, threads)
     return deliver(output, views.doctor_view(diagnosis), documents.doctor_document(diagnosis))
 
 

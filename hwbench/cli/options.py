@@ -152,6 +152,9 @@ LabOption = Annotated[
         " 'android:*' or 'soc=Tensor G3'.",
     ),
 ]
+ThreadsOption = Annotated[
+    int, typer.Option(min=1, help="Number of threads, each pinned to a core of its own.")
+]
 StoreOption = Annotated[
     str | None,
     typer.Option(
@@ -252,9 +255,7 @@ class Protocol:
     """How to measure."""
 
     device: DeviceOption = "cpu"
-    threads: Annotated[
-        int, typer.Option(min=1, help="Number of threads, each pinned to a core of its own.")
-    ] = 1
+    threads: ThreadsOption = 1
     isolate: Annotated[
         bool,
         typer.Option(

@@ -396,11 +396,11 @@ class Device(ABC):
 
         self._guard(draw_live)
 
-    def doctor(self) -> list[Advice]:
-        """Check what would spoil a measurement on the opened device."""
-        return self._guard(self._doctor)
+    def doctor(self, threads: int = 1) -> list[Advice]:
+        """Check what would spoil a measurement with so many threads on the opened device."""
+        return self._guard(lambda: self._doctor(threads))
 
-    def _doctor(self) -> list[Advice]:
+    def _doctor(self, threads: int) -> list[Advice]:  # noqa: ARG002 - a driver may need it
         """Check what would spoil a measurement. The default checks nothing."""
         return []
 

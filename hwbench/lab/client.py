@@ -120,9 +120,11 @@ class RayCrew:
 
     def __init__(self, pool: Any, wanted: str, title: str, kind: str, info: DeviceInfo) -> None:
         self._pool, self.info = pool, info
-        self._client = (
-            f"{getpass.getuser()}@{platform.node()}, process {os.getpid()}, {uuid4().hex[:6]}"
-        )
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a user id without a name
+            user = str(os.getuid())
+        self._client = f"{user}@{platform.node()}, process {os.getpid()}, {uuid4().hex[:6]}"
         self._about = {"title": title, "client": self._client, "wanted": wanted, "kind": kind}
         self._jobs: set[str] = set()
 

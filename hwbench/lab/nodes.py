@@ -24,6 +24,7 @@ from typing import Any
 
 from hwbench.errors import DeviceUnavailableError, UsageError
 from hwbench.optional import import_optional
+from hwbench.user_folders import home_folder
 
 TOKEN, TOKEN_FILE = "HWBENCH_LAB_TOKEN", "HWBENCH_LAB_TOKEN_FILE"
 START_S = 120.0
@@ -41,12 +42,10 @@ def token_path() -> Path:
 
     It is `$HWBENCH_LAB_TOKEN_FILE`, else a file in the user's configuration folder.
     """
-    import platformdirs
-
     path = os.environ.get(TOKEN_FILE)
     if path:
         return Path(path)
-    return platformdirs.user_config_path("hwbench") / "lab_token"
+    return home_folder("user_config_path", f"set {TOKEN_FILE}") / "lab_token"
 
 
 def make_token() -> Path | None:

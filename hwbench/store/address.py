@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench.errors import Argument, UsageError
+from hwbench.user_folders import home_folder
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -113,9 +114,7 @@ def _is_secret(name: str) -> bool:
 
 
 def _in_data_folder() -> str:
-    import platformdirs
-
-    folder = platformdirs.user_data_path("hwbench")
+    folder = home_folder("user_data_path", f"set {VARIABLE}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

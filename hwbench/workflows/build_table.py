@@ -5,6 +5,7 @@ A lookup table of a model's pruned versions, how good it is, and what it says.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hwbench.devices.base import Device
 from hwbench.errors import UsageError
 from hwbench.lookup_tables import LayerPrediction, LookupTable, Plan, Progress, Validation
 from hwbench.lookup_tables import validate as validate_on
+from hwbench.lookup_tables.making.networks import Effort
 from hwbench.lookup_tables.making.recalibrate import recalibrate
 from hwbench.lookup_tables.making.validate import add_grade
 from hwbench.lookup_tables.repository import check_table, find_table, save_table
@@ -37,6 +39,12 @@ from hwbench.workflows.meter import Meter, open_meter
 if TYPE_CHECKING:
     from torch import nn
 
+    from hwbench.network.workload import Workload
+
+logger = logging.getLogger(__name__)
+
+GRADING_S, GRADING_SESSIONS = 15.0, 2
+"""Seconds that grading a new table may take at least, and the sessions of each network in it."""
 AUTO = "auto"
 """Widths that keep to the channel step of the device."""
 
@@ -115,8 +123,9 @@ def build_table(
         build = meter.begin_table(workload, settings, plan, kept, callback.measured, forget=forget)
         fitted = build.run()
         table, outcome = fitted.table, None
-        if validation:
-            outcome = build.grade(table, validation, callback=callback.validated)
+        networks = _count_graded(table, workload, settings, validation)
+        if networks:
+            outcome = build.grade(table, networks, callback=callback.validated)
             table = add_grade(table, outcome)
         table_id = None if kept is None else save_table(kept, table, outcome)
         return BuiltTable(table_id, table, outcome, fitted.rmspe)
@@ -263,6 +272,24 @@ def _open_with_table(
         )
         check_table(found, info, settings.threads)
         yield kept, opened, found
+
+
+def _count_graded(table: LookupTable, workload: Workload, settings: Settings, networks: int) -> int:
+    """Held-out networks that can be measured in the time which grading a new table may take."""
+    if not networks:
+        return 0
+    limit_s = max(GRADING_S, settings.budget_s / 3)
+    latency_s = table.predict([layer.key for layer in layers(load(workload.onnx))]).latency_s
+    fitting = int(limit_s / (GRADING_SESSIONS * Effort(runs=1).cost_s(latency_s)))
+    if fitting < networks:
+        logger.warning(
+            "the table is graded on %d held-out networks, not %d, as an inference takes %.2g s;"
+            " validate it with more",
+            fitting,
+            networks,
+            latency_s,
+        )
+    return min(networks, fitting)
 
 
 def width_step(widths: int | str) -> int:

@@ -23,11 +23,15 @@ class Diagnosis:
         return all(item.ok for item in self.advice)
 
 
-def doctor(device: str = "cpu") -> Diagnosis:
+def doctor(device: str = "cpu", threads: int = 1) -> Diagnosis:
     """Open a device and look it over.
+
+    Args:
+        device: Address of the device.
+        threads: Threads that are to be measured with.
 
     Raises:
         DeviceUnavailableError: It cannot be opened; the message says what is missing.
     """
     with open_device(device) as opened:
-        return Diagnosis(opened.info(), opened.conditions(), tuple(opened.doctor()))
+        return Diagnosis(opened.info(), opened.conditions(), tuple(opened.doctor(threads)))

@@ -64,6 +64,39 @@ def test_without_a_home_that_can_be_made(folder, words):
     check_one_line(run(folder, "", words, HOME=NOWHERE, **variables), NOWHERE)
 
 
+STRANGER = (
+    "setpriv --reuid 43210 --regid 43210 --clear-groups"
+    " --inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
+)
+"""A user without an entry in /etc/passwd; it may read everything, as Python may lie in a home."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user without a name")
+@pytest.mark.parametrize("words", [("doctor",), ("devices",), ("store", "list")], ids=" ".join)
+def test_as_a_user_without_a_name_and_a_home(folder, tmp_path, words):
+    tmp_path.chmod(0o777)
+    gone = dict.fromkeys(("HOME", "HWBENCH_STORE", "XDG_CACHE_HOME", "XDG_DATA_HOME"))
+    environment = {name: value for name, value in os.environ.items() if name not in gone}
+    done = subprocess.run(
+        [*STRANGER.split(), sys.executable, "-m", "hwbench", *words],
+        cwd=folder,
+        env=environment | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if words[0] == "store":  # which is to be kept, so that it needs a place
+        check_one_line(done, "HWBENCH_STORE")
+        assert done.returncode == 2
+    else:
+        assert done.returncode == 0, done.stderr
+    if words[0] == "doctor":
+        assert "hwbench: no home folder" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert (tmp_path / "hwbench-43210").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_in_a_folder_that_is_gone(folder, words):
     before = "mkdir gone && cd gone && rmdir ../gone"

@@ -90,7 +90,7 @@ class Profiler(Board):
             raise self.fails
         return self.profile
 
-    def _doctor(self) -> list[Advice]:
+    def _doctor(self, threads: int) -> list[Advice]:
         return [Advice("power", ok=True, text="on")]
 
 

@@ -87,8 +87,8 @@ class OpenVino(Device):
     def _conditions(self) -> Conditions:
         return host.conditions(self._cores)
 
-    def _doctor(self) -> list[Advice]:
-        return host.doctor(self._cores)
+    def _doctor(self, threads: int) -> list[Advice]:
+        return host.doctor(self._cores, threads)
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
         if settings.isolate:

@@ -27,6 +27,7 @@ from hwbench.devices.shared.runner.protocol import expect, one_line, parse_event
 from hwbench.errors import DeviceUnavailableError, OutputParseError, UsageError
 from hwbench.network.ort import TELEMETRY_OFF
 from hwbench.records.scratch import scratch_folder
+from hwbench.user_folders import cache_folder
 
 BundleProgress = Callable[[str], None]
 """A callback that gets a few words on what is being done, for people."""
@@ -291,9 +292,7 @@ def _hash_recipe(*ingredients: str) -> str:
 
 
 def _cache_folder() -> Path:
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("hwbench")) / "bundles"
+    return cache_folder() / "bundles"
 
 
 def _make_bundle(

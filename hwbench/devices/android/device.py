@@ -103,7 +103,7 @@ class Android(OrtDevice):
         state = self._phone.read_state()
         return state.conditions(self._phone.cluster.cpus, self._phone.caps_hz)
 
-    def _doctor(self) -> list[Advice]:
+    def _doctor(self, threads: int) -> list[Advice]:  # noqa: ARG002
         """Check ten things that would spoil a measurement on this phone."""
         phone = self._phone
         phone_settings = checks.parse_settings(phone.adb.script(checks.SETTINGS_SCRIPT).stdout)

@@ -240,7 +240,7 @@ class Cuda(Device):
             self._gap_s = measure_gap_s(self._torch_gpu)
         return profile_layers(self._torch_gpu, prepared.handle, runs, self._gap_s)
 
-    def _doctor(self) -> list[Advice]:
+    def _doctor(self, threads: int) -> list[Advice]:  # noqa: ARG002
         nvml, conditions = self._nvml, self._conditions()
         identity, others = nvml.identity(), nvml.count_foreign()
         reasons = dict(conditions.details).get("clock_limits", "unknown")

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
-from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, Self
 
@@ -39,6 +38,7 @@ from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
 from hwbench.records.scratch import scratch_folder
+from hwbench.user_folders import cache_folder
 
 PROVEN = "checked against NVIDIA's bindings and builder, not yet run on a GPU"
 LAUNCH_BOUND = 0.8
@@ -148,9 +148,7 @@ class NvidiaTrt(Device):
         self._shared = self._start()
 
     def _start(self) -> TrtProcess:
-        import platformdirs
-
-        cache = Path(platformdirs.user_cache_dir("hwbench")) / "tensorrt"
+        cache = cache_folder() / "tensorrt"
         process = TrtProcess(self._gpu.uuid, cache, self.child)
         self._processes.append(process)
         return process
@@ -196,7 +194,7 @@ class NvidiaTrt(Device):
     def _conditions(self) -> Conditions:
         return self._nvml.conditions()
 
-    def _doctor(self) -> list[Advice]:
+    def _doctor(self, threads: int) -> list[Advice]:  # noqa: ARG002
         facts = self._shared.hello
         trouble = self._nvml.reason
         return [

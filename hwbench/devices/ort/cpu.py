@@ -26,6 +26,7 @@ from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
 from hwbench.records.scratch import scratch_folder
+from hwbench.user_folders import cache_folder
 
 KEPT_MODELS = 4
 """Models whose files are kept.
@@ -56,12 +57,10 @@ class CpuOrt(OrtDevice):
         return [Found(cls.name, f"{host.target()}, {runtime}", ready=True)]
 
     def _open(self) -> None:
-        import platformdirs
-
         onnxruntime()
         self._lock_target(host.LOCKED_AS)
         self._cores = host.quiet_first(host.physical_cores(host.affinity()))
-        cache = Path(platformdirs.user_cache_dir("hwbench"))
+        cache = cache_folder()
         self._folder = self._at_close.enter_context(scratch_folder(cache))
         self._throttle_count = host.count_throttles(self._cores)
         self._findings = () if host.CAN_PIN else (NOT_PINNED,)
@@ -102,8 +101,8 @@ class CpuOrt(OrtDevice):
         throttled = None if count_before is None else count_before != self._throttle_count
         return replace(host.conditions(self._cores), throttled=throttled)
 
-    def _doctor(self) -> list[Advice]:
-        return host.doctor(self._cores)
+    def _doctor(self, threads: int) -> list[Advice]:
+        return host.doctor(self._cores, threads)
 
     def _engine(self, settings: Settings) -> Engine:
         cores = host.choose_cores(settings.threads, self._cores)

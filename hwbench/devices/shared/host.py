@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -204,7 +205,10 @@ def conditions(cores: Sequence[int]) -> Conditions:
     import psutil
 
     frequencies = [read(CPUS / f"cpu{core}" / "cpufreq" / "scaling_cur_freq") for core in cores]
-    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    battery = None
+    if hasattr(psutil, "sensors_battery"):
+        with suppress(OSError):  # psutil expects /sys to be complete
+            battery = psutil.sensors_battery()
     return Conditions(
         at_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
         frequency_hz=tuple(float(value) * 1e3 for value in frequencies if value) or None,
@@ -220,7 +224,10 @@ def conditions(cores: Sequence[int]) -> Conditions:
 def _temperature_c() -> float | None:
     import psutil
 
-    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    sensors = {}
+    if hasattr(psutil, "sensors_temperatures"):
+        with suppress(OSError):
+            sensors = psutil.sensors_temperatures()
     readings = [
         sensor.current
         for name in ("coretemp", "k10temp", "cpu_thermal")
@@ -235,27 +242,45 @@ def cpu_quota(
     """Cores' worth of time that the control groups of this process leave it; None for no limit.
 
     Every group above it may have a limit, and the smallest one counts
-    (https://docs.kernel.org/admin-guide/cgroup-v2.html, cpu.max).
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html, cpu.max;
+    https://docs.kernel.org/scheduler/sched-bwc.html for version 1, where -1 is no limit).
 
     Args:
-        root: Where control groups (version 2) are mounted.
+        root: Where control groups are mounted: of version 2 themselves, of version 1 a folder for
+            each controller.
         own: The file that names the group of this process.
     """
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    group = root / path
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2) if line.count(":") >= 2 else ("", "-", "")
+        if controllers == "":
+            quotas += _group_quotas(root, path, ["cpu.max"])
+        elif "cpu" in controllers.split(","):
+            files = ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            quotas += _group_quotas(root / controllers, path, files)
+            quotas += _group_quotas(root / "cpu", path, files)
+    return min(quotas, default=None)
+
+
+def _group_quotas(mount: Path, path: str, files: Sequence[str]) -> list[float]:
+    """Limits of a control group and those above it, in cores; what has no limit is left out."""
+    group = mount / path.lstrip("/")
     quotas = []
     for folder in (group, *group.parents):
-        if folder.is_relative_to(root):
+        if folder.is_relative_to(mount):
             try:
-                quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
-                quotas.append(float(quota) / float(period))
+                texts = [(folder / file).read_text(encoding="utf-8") for file in files]
+                quota, period = map(float, " ".join(texts).split())
+                cores = quota / period
             except (OSError, ValueError, ZeroDivisionError):
-                continue  # the root group has no such file, and without a limit it says max
-    return min((quota for quota in quotas if quota < math.inf), default=None)
+                continue  # the root group has no such file
+            if 0 <= cores < math.inf:
+                quotas.append(cores)
+    return quotas
 
 
 def _quota_advice(count: int) -> Advice:
@@ -271,14 +296,18 @@ def _quota_advice(count: int) -> Advice:
     )
 
 
-def doctor(cores: Sequence[int]) -> list[Advice]:
-    """Check what would spoil a measurement on this computer."""
+def doctor(cores: Sequence[int], threads: int = 1) -> list[Advice]:
+    """Check what would spoil a measurement on this computer.
+
+    Args:
+        cores: Logical cores to measure on, one of each physical core that this process may use.
+        threads: Threads to measure with.
+    """
     load_1m, count = os.getloadavg()[0], os.cpu_count() or 1
     stolen, turbo, state = stolen_share(), _turbo(), conditions(cores)
     stolen_text = "stolen time not visible"
     if stolen is not None:
         stolen_text = f"{stolen:.2%} of time stolen by the hypervisor since boot"
-    available = len(os.sched_getaffinity(0)) if CAN_PIN else count
     temperature_text = "temperature not visible"
     if state.temperature_c is not None:
         temperature_text = f"temperature {state.temperature_c:.0f} C"
@@ -298,9 +327,10 @@ def doctor(cores: Sequence[int]) -> list[Advice]:
         _quota_advice(count),
         _advice(
             "affinity",
-            available == count,
-            f"this process may use {available} of {count} logical cores",
-            "start it without taskset or numactl, or ask for no more threads than that",
+            len(cores) >= threads,
+            f"this process may use {len(cores)} of {core_count()} physical cores, and needs one for"
+            f" each of {threads} threads",
+            "start it without taskset or numactl, or ask for fewer threads",
         ),
         _advice(
             "load",

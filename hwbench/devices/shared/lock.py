@@ -14,6 +14,7 @@ from typing import Self
 from urllib.parse import quote
 
 from hwbench.errors import DeviceUnavailableError, UsageError
+from hwbench.user_folders import cache_folder
 
 POLL_S = 0.05
 """Seconds between two looks at a lock that is waited for."""
@@ -42,7 +43,7 @@ class DeviceLock:
         A home folder may be shared by several computers.
         """
         name = f"{platform.node()}-{self.address}"
-        return _cache_folder() / "locks" / f"{quote(name, safe='')}.lock"
+        return cache_folder() / "locks" / f"{quote(name, safe='')}.lock"
 
     def acquire(self) -> None:
         """Take the lock.
@@ -109,12 +110,3 @@ class DeviceLock:
             os.ftruncate(file, 0)
             os.pwrite(file, str(os.getpid()).encode(), 0)
             return
-
-
-def _cache_folder() -> Path:
-    """Find the user's cache folder, also on a bare GPU machine with torch and no platformdirs."""
-    try:
-        import platformdirs
-    except ImportError:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwbench"
-    return Path(platformdirs.user_cache_dir("hwbench"))

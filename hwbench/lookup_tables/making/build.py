@@ -13,6 +13,8 @@ stopped; only the anchor is measured again.
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,10 +23,11 @@ from datetime import UTC, datetime
 from functools import partial
 
 from hwbench.devices.base import Device, MovesTime, Prepared
-from hwbench.errors import MissingEntryError
+from hwbench.errors import Argument, MissingEntryError, UsageError
 from hwbench.lookup_tables.making.fit import Fitted, fit
 from hwbench.lookup_tables.making.journal import BuildJournal
 from hwbench.lookup_tables.making.networks import (
+    EFFORTS,
     Effort,
     NetworkSample,
     PrunedNetwork,
@@ -40,6 +43,15 @@ from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.store import Store
 from hwbench.version import __version__
+
+logger = logging.getLogger(__name__)
+
+FEWEST = 3
+"""Networks, the unpruned one among them, that a table can be fitted to."""
+ROOM = 2.0
+"""A table should rest on this many times the fewest networks at least."""
+GRACE_S = 1.0
+"""Seconds that the fewest networks may take beyond the budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +214,8 @@ class _Build:
         facts = [plan.first, plan.batch, plan.anchor_every, asdict(plan.effort)]
         self.journal = BuildJournal(store, device.info(), settings, source, facts, forget=forget)
         self.fresh = 0  # networks measured in this run
+        self.slowest_s = 0.0  # seconds of the slowest of them
+        self.effort = self.plan.effort  # what each is given; less where time is short
         self.fitted: Fitted | None = None
 
     def run(self) -> Fitted:
@@ -233,18 +247,55 @@ class _Build:
                 continue
             if (
                 self.fresh
-                and self.now() - self.begun > self.settings.budget_s
-                and len(self.journal.samples) >= 3
+                and self.now() - self.begun + self.slowest_s > self.settings.budget_s
+                and len(self.journal.samples) >= FEWEST
             ):
                 return False
-            self.journal.keep(self._network(number, widths, anchor(number)))
+            prepared = anchor(number)
+            start_s = self.now()
+            self.journal.keep(self._network(number, widths, prepared))
+            self.slowest_s = max(self.slowest_s, self.now() - start_s)
             self.fresh += 1
             self._report_progress()
         return True
 
     def _network(self, number: int, widths: tuple[int, ...], anchor: Prepared) -> NetworkSample:
         pruned = PrunedNetwork.of(self.network, number, widths)
-        return measure_network(self.device, anchor, pruned, self.plan.effort, self.quiet)
+        return measure_network(self.device, anchor, pruned, self.effort, self.quiet)
+
+    def _choose_effort(self, anchor: Prepared) -> None:
+        """Give each network less where the budget has no room for a few of them otherwise.
+
+        Raises:
+            UsageError: It has no room for the fewest that make a table, however little each is
+                given.
+        """
+        latency_s = self.device.run([anchor]).values_s[0]
+        missing = max(1, FEWEST - len(self.journal.samples))
+        for effort in (self.plan.effort, *EFFORTS):
+            if effort.cost_s(latency_s) * missing * ROOM <= self.settings.budget_s:
+                break
+        else:
+            least_s = EFFORTS[-1].cost_s(latency_s) * missing
+            if least_s > max(GRACE_S, self.settings.budget_s):
+                raise UsageError(
+                    f"{self.settings.budget_s:g} s are too few for a table of {self.workload.name}:"
+                    f" an inference takes {latency_s:.2g} s, so that the fewest networks that make"
+                    f" one take about {least_s:.0f} s",
+                    Argument("budget_s", math.ceil(ROOM * least_s)),
+                )
+        if effort != self.plan.effort:
+            logger.warning(
+                "an inference takes %.2g s, so that each network is measured with fewer rounds: %d"
+                " turns and %d profiled inferences, not %d and %d; the intervals say what that"
+                " costs, and a longer time helps",
+                latency_s,
+                effort.turns,
+                effort.runs,
+                self.plan.effort.turns,
+                self.plan.effort.runs,
+            )
+            self.effort, self.quiet = effort, Quiet(batches=1)
 
     @contextmanager
     def _anchors(self) -> Iterator[Callable[[int], Prepared]]:
@@ -262,6 +313,8 @@ class _Build:
             nonlocal since
             if not held or since >= self.plan.anchor_every:
                 held.append(self.device.prepare(self.workload, self.settings))
+                if not self.fresh:
+                    self._choose_effort(held[0])
                 if len(held) > 1:
                     self.device.release(held.pop(0))
                 self.journal.keep(self._network(-1 - number, self.structure.widths, held[0]))

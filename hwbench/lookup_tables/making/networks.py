@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwbench.devices.base import Device, LayerSamples, Prepared, ProfilesLayers
+from hwbench.devices.shared.turns import count_inferences
 from hwbench.errors import SchemaError, UsageError
 from hwbench.lookup_tables.limits import check_entry, check_key
 from hwbench.lookup_tables.metadata import Entry
@@ -191,6 +192,22 @@ class Effort:
 
     turns: int = 6
     runs: int = 9
+
+    def cost_s(self, latency_s: float) -> float:
+        """Seconds that a network about as slow as the anchor takes, if its turns are quiet.
+
+        Each of the two runs before the turns and in them, and the network also as it is prepared
+        and while it is profiled.
+
+        Args:
+            latency_s: Latency of the anchor.
+        """
+        turns_s = 2 * self.turns * max(TURN_S, 2 * latency_s)
+        return turns_s + latency_s * (6 + count_inferences(self.runs))
+
+
+EFFORTS = (Effort(4, 6), Effort(2, 3), Effort(1, 1))
+"""What a network is given where time is short."""
 
 
 @dataclass(frozen=True, slots=True)

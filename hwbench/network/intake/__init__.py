@@ -27,6 +27,7 @@ from hwbench.network.intake.torch_onnx import Exported, export_module
 from hwbench.network.workload import Workload
 from hwbench.records.scratch import scratch_folder
 from hwbench.records.tensors import TensorSpec
+from hwbench.user_folders import cache_folder
 from hwbench.version import __version__
 
 if TYPE_CHECKING:
@@ -176,14 +177,12 @@ def _export_zoo_network(request: ReadRequest) -> Exported:
 
 def _cache_file(request: ReadRequest) -> Path:
     """Find where an export is cached: named after everything that shapes it, this code included."""
-    from platformdirs import user_cache_dir
-
     facts = [repr(request), __version__, version("torch"), version("onnx")]
     folder = Path(__file__).parent
     files = ("../zoo.py", "torch_onnx.py", "onnx_normalise.py", "onnx_constants.py")
     sources = [(folder / file).read_bytes() for file in files]
     key = sha256("\n".join(facts).encode() + b"".join(sources)).hexdigest()
-    return Path(user_cache_dir("hwbench")) / "onnx" / f"{key[:32]}.bin"
+    return cache_folder() / "onnx" / f"{key[:32]}.bin"
 
 
 def _write_cache(cache: Path, data: bytes) -> None:

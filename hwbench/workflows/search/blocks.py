@@ -83,7 +83,12 @@ class MeasuredGains:
 
 
 def measure_gains(
-    meter: Meter, network: PrunableNetwork, blocks: Sequence[str], settings: Settings
+    meter: Meter,
+    network: PrunableNetwork,
+    blocks: Sequence[str],
+    settings: Settings,
+    *,
+    limit_s: float | None = None,
 ) -> MeasuredGains:
     """Measure a network with and without each of its blocks, all interleaved.
 
@@ -92,12 +97,16 @@ def measure_gains(
         network: The network.
         blocks: Names of the blocks to leave out, one at a time.
         settings: How to measure; the time grows with the number of blocks.
+        limit_s: Seconds it may take at most; None for no limit.
 
     Raises:
         DeviceError: Measuring failed.
     """
     candidates = [network.without([block]) for block in blocks]
-    longer = replace(settings, layers=False, budget_s=BLOCK_S * (len(blocks) + 1))
+    budget_s = BLOCK_S * (len(blocks) + 1)
+    if limit_s is not None:
+        budget_s = min(budget_s, limit_s)
+    longer = replace(settings, layers=False, budget_s=budget_s)
     original, *others = meter.measure([network.workload, *candidates], longer, MeasuringCallback())
     gains = {}
     for block, record in zip(blocks, others, strict=True):

@@ -210,7 +210,12 @@ class LatencyFinder:
         gains = load_gains(resources.store, key)
         if gains is None:
             self.say(f"measuring what each of {len(names)} blocks costs")
-            gains = measure_gains(meter, subject.network, names, resources.settings)
+            limit_s = None
+            if self.plan.budget_s is not None:
+                limit_s = TABLE_SHARE * self.plan.budget_s
+            gains = measure_gains(
+                meter, subject.network, names, resources.settings, limit_s=limit_s
+            )
             save_gains(resources.store, key, gains)
         return Latencies(None, gains, self.method.channel_step or DEFAULT_STEP, identity)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hwbench.workflows.search.latency import Resources
 
 RECORD = "search"
+LEAST_S = 0.1
+"""Seconds that the result is measured for where a search has none left."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,21 @@ class SearchResult:
 
 
 def measure_result(
-    subject: Subject, pruned: Pruned, resources: Resources, callback: MeasuringCallback
+    subject: Subject,
+    pruned: Pruned,
+    resources: Resources,
+    callback: MeasuringCallback,
+    *,
+    left_s: float | None = None,
 ) -> Comparison:
     """Measure and compare the very network that is going to be delivered.
+
+    Args:
+        subject: The original.
+        pruned: The result.
+        resources: What to measure with.
+        callback: Called while it is measured.
+        left_s: Seconds that are left for the search; None for as long as a measurement takes.
 
     Raises:
         UsageError: There is no device to measure on.
@@ -92,7 +106,10 @@ def measure_result(
     smaller = load_workload(pruned.module, example_inputs=subject.example)
     smaller = replace(smaller, name=f"{subject.name}, pruned")
     with recording(resources.url, save=resources.store is not None, callback=callback) as recorder:
-        pair = resources.meter.measure([subject.workload, smaller], resources.settings, recorder)
+        settings = resources.settings
+        if left_s is not None:
+            settings = replace(settings, budget_s=min(settings.budget_s, max(left_s, LEAST_S)))
+        pair = resources.meter.measure([subject.workload, smaller], settings, recorder)
         return compare_measured(*pair)
 
 

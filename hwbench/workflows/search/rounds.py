@@ -139,16 +139,22 @@ class SearchRun:
                 return best, pruned, None
             self._callback.say("measuring the result beside the original")
             comparison = measure_result(
-                self._context.subject, pruned, self._resources, self._callback
+                self._context.subject,
+                pruned,
+                self._resources,
+                self._callback,
+                left_s=self._loop.left_s,
             )
             excess = measured_excess(comparison, self._plan, limit)
             if excess <= MISSED or number == ROUNDS - 1:
+                break
+            if self._loop.left_s is not None and self._loop.left_s <= 0:
                 break
             corrected *= AIM / excess
         if excess > MISSED:
             text = (
                 f"the result measures {excess - 1:.1%} over its budget, although the budget was"
-                f" corrected {ROUNDS - 1} times"
+                f" corrected {number} times"
             )
             self._context.add_finding("budget_missed", text)
         elif number:

@@ -31,6 +31,21 @@ def test_the_smallest_quota_of_all_groups_counts(tmp_path, limits, cores):
     assert cpu_quota(tmp_path / "root", tmp_path / "own") == cores
 
 
+@pytest.mark.parametrize("mount", ["cpu", "cpu,cpuacct"])
+@pytest.mark.parametrize(
+    ("limits", "cores"),
+    [({"a": 150000}, 1.5), ({"a": -1, ".": 50000}, 0.5), ({"a": -1}, None), ({}, None)],
+)
+def test_quotas_of_the_first_version_count_too(tmp_path, mount, limits, cores):
+    (tmp_path / "own").write_text("12:cpuset:/x\n4:cpu,cpuacct:/a\n1:name=systemd:/a\nnothing\n")
+    for group, quota in limits.items():
+        folder = tmp_path / "root" / mount / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+    assert cpu_quota(tmp_path / "root", tmp_path / "own") == cores
+
+
 def test_without_control_groups_there_is_no_quota(tmp_path):
     assert cpu_quota(tmp_path, tmp_path / "none") is None
 
@@ -38,11 +53,14 @@ def test_without_control_groups_there_is_no_quota(tmp_path):
 def test_doctor_names_a_quota_a_narrow_affinity_and_stolen_time(monkeypatch):
     monkeypatch.setattr(host, "cpu_quota", lambda: 0.5)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    advice = {item.code: item for item in host.doctor([0])}
+    monkeypatch.setattr(host, "core_count", lambda: 32)
+    advice = {item.code: item for item in host.doctor([0], threads=2)}
     assert not advice["quota"].ok
     assert "0.5 of 64" in advice["quota"].text
     assert not advice["affinity"].ok
-    assert "of 64 logical cores" in advice["affinity"].text
+    assert "1 of 32 physical cores" in advice["affinity"].text
+    assert "2 threads" in advice["affinity"].text
+    assert {item.code: item for item in host.doctor([0], threads=1)}["affinity"].ok
     assert advice["quota"].remedy
     assert advice["affinity"].remedy
     assert "stolen" in advice["stolen_time"].text

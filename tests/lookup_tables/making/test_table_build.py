@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hwbench.devices.virtual.device import Drift, Fault
+from hwbench.devices.virtual.device import Drift, Fault, Law, Virtual, White
 from hwbench.errors import DeviceLostError, UsageError
 from hwbench.lookup_tables import Entry, LookupTable
 from hwbench.lookup_tables.making.build import build
@@ -68,6 +68,46 @@ def test_an_interrupted_build_proposes_what_an_undisturbed_one_does(tmp_path):
         with device(quiet=True) as opened:
             build(opened, workload(), SETTINGS, plan=QUICK, store=store)
         assert widths_of(store) == undisturbed
+
+
+def slow_device(slowness: float) -> Virtual:
+    """One inference of the network takes `slowness` times 6 ms."""
+    return Virtual(
+        law=Law(
+            macs_per_s=10e9 / slowness,
+            bytes_per_s=20e9 / slowness,
+            layer_overhead_s=20e-6 * slowness,
+            network_overhead_s=10e-6 * slowness,
+            channel_step=8,
+        ),
+        noise=(White(0.01),),
+    )
+
+
+@pytest.mark.parametrize(("slowness", "budget_s"), [(30, 20), (300, 120)])
+def test_a_budget_bounds_a_build_of_a_slow_network(slowness, budget_s, caplog):
+    with slow_device(slowness) as opened:
+        settings = replace(SETTINGS, budget_s=budget_s)
+        prepared = opened.prepare(workload(), settings)
+        latency_s = opened.run([prepared]).values_s[0]
+        begun_s = opened.time_s()
+        fitted = build(opened, workload(), settings, plan=PLAN)
+        took_s = opened.time_s() - begun_s
+    assert fitted.table.entries
+    assert took_s <= budget_s + 30 * latency_s
+    assert "fewer rounds" in caplog.text
+
+
+@pytest.mark.parametrize("budget_s", [1, 10])
+def test_a_budget_that_no_table_fits_into_is_refused_at_once(budget_s):
+    with slow_device(1000) as opened:
+        with pytest.raises(UsageError, match="too few for a table") as refused:
+            build(opened, workload(), replace(SETTINGS, budget_s=budget_s), plan=PLAN)
+        assert opened.time_s() < 10  # prepared, and run once
+    (remedy,) = refused.value.remedies
+    assert remedy.name == "budget_s"
+    with slow_device(1000) as opened:
+        build(opened, workload(), replace(SETTINGS, budget_s=remedy.value), plan=PLAN)
 
 
 def test_a_second_model_joins_the_table_of_the_device(tmp_path):

@@ -70,7 +70,13 @@ def load_keys() -> list[Key]:
     Raises:
         DeviceUnavailableError: There is no key, and none can be made.
     """
-    own = Path(os.environ.get("HOME") or "~").expanduser() / ".android" / "adbkey"
+    try:
+        home = Path(os.environ.get("HOME") or "~").expanduser()
+    except RuntimeError as error:
+        raise DeviceUnavailableError(
+            "this user has no home folder, where the keys for phones are; set HOME"
+        ) from error
+    own = home / ".android" / "adbkey"
     vendor: list[Path] = []
     for entry in os.environ.get("ADB_VENDOR_KEYS", "").split(os.pathsep):
         if not entry:

@@ -22,6 +22,7 @@ from hwbench.errors import (
 )
 from hwbench.network.ort import onnxruntime
 from hwbench.records.scratch import scratch_folder
+from hwbench.user_folders import cache_folder
 
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-O2", "-Wall", "-Wextra")
@@ -66,14 +67,12 @@ def build_runner(cc: str | None = None) -> Path:
         DeviceTimeoutError: The compiler did not finish.
         UsageError: The compiler is no command.
     """
-    import platformdirs
-
     source = runner_source()
     compiler = _find_compiler(cc)
     # The program is named after all that decides what it does, the compiler's version included.
     version = _run_compiler([*compiler, "--version"])
     identity = "\0".join([source.read_text(encoding="utf-8"), version, *compiler, *_FLAGS])
-    cache = Path(platformdirs.user_cache_dir("hwbench"))
+    cache = cache_folder()
     name = f"runner-{sha256(identity.encode()).hexdigest()[:16]}"
     try:
         kept = _find_kept(cache, name)

@@ -233,7 +233,7 @@ class DeviceContract(ABC):
         workload = self.make_workload()
         assert workload.precision in device.precisions
         with pytest.raises(UnsupportedLayerError):
-            device.prepare(replace(workload, precision="int3"), self.settings)
+            device.prepare(replace(workload, precision="fp1"), self.settings)
         assert len(device.run([device.prepare(workload, self.settings)]).values_s) == 1
 
     def test_layer_profile_covers_every_layer_once(self, device: Device) -> None:

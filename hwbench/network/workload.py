@@ -23,8 +23,10 @@ class Workload:
         artifact: Content of the model file, self-contained (no data in other files).
         inputs: Every input, all dimensions fixed.
         batch: Leading dimension of the first input; latencies are for the whole batch.
-        precision: `fp32`, `fp16` or `int8`; already inside the artifact, no driver converts.
-        macs: Multiply-accumulates of all convolutions and linear layers, for the whole batch.
+        precision: That of the weights (`fp32`, `fp16`, `int8`, ...); already inside the artifact,
+            no driver converts.
+        macs: Multiply-accumulates for the whole batch, as `hwbench.network.graph.counting` counts
+            them; None where something in the network cannot be counted.
         params: Weights and biases of the graph (batch norm folded), elements.
         file_bytes: Size of the file the model came from; of `artifact` where there was none.
         findings: What the intake noticed (export differs from torch, zeros left dense, ...).
@@ -36,7 +38,7 @@ class Workload:
     inputs: tuple[TensorSpec, ...]
     batch: int
     precision: str
-    macs: int
+    macs: int | None
     params: int
     file_bytes: int
     findings: tuple[Finding, ...] = ()

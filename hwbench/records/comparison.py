@@ -104,7 +104,10 @@ class Comparison:
 
     @property
     def macs_ratio(self) -> float | None:
-        """MACs of the baseline over those of the candidate; None if one has none."""
+        """MACs of the baseline over those of the candidate.
+
+        None if one has none, or they cannot be counted.
+        """
         return _divide(self.baseline.macs, self.candidate.macs)
 
     @property
@@ -169,12 +172,23 @@ def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]
 def explain(comparison: Comparison) -> tuple[Finding, ...]:
     """Sentences that explain a comparison, as findings."""
     findings = [
+        _name_unknown_macs(comparison),
         _compare_with_macs(comparison),
         *_list_changed_implementations(comparison),
         _compare_with_layers(comparison),
         _compare_precisions(comparison),
     ]
     return tuple(finding for finding in findings if finding is not None)
+
+
+def _name_unknown_macs(comparison: Comparison) -> Finding | None:
+    """Whether the MACs cannot be compared, as those of one side are not known."""
+    sides = {"baseline": comparison.baseline, "candidate": comparison.candidate}
+    unknown = [side for side, record in sides.items() if record.macs is None]
+    if not unknown:
+        return None
+    whose = " and ".join(f"those of the {side}" for side in unknown)
+    return Finding("macs_not_compared", f"MACs are not compared: {whose} are unknown")
 
 
 def _compare_with_macs(comparison: Comparison) -> Finding | None:
@@ -325,7 +339,7 @@ def _join_findings(baseline: Measurement, candidate: Measurement) -> tuple[Findi
     return tuple(joined)
 
 
-def _divide(before: int, after: int) -> float | None:
+def _divide(before: int | None, after: int | None) -> float | None:
     return before / after if before and after else None
 
 

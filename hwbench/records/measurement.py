@@ -126,8 +126,8 @@ class Measurement:
         model_sha256: Identity of the ONNX model.
         inputs: Names, shapes and types of the inputs.
         batch: Inferences' batch; latencies are for the whole batch.
-        precision: `fp32`, `fp16` or `int8`.
-        macs: Multiply-accumulates per inference (conv + linear).
+        precision: `fp32`, `fp16`, `int8` or another.
+        macs: Multiply-accumulates per inference; None where they cannot be counted.
         params: Parameters.
         file_bytes: Size of the model file.
         peak_memory_bytes: Peak memory of the process that ran it alone; None unless isolated.
@@ -154,7 +154,7 @@ class Measurement:
     inputs: tuple[TensorSpec, ...]
     batch: int
     precision: str
-    macs: int
+    macs: int | None
     params: int
     file_bytes: int
     peak_memory_bytes: int | None

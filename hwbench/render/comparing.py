@@ -10,6 +10,7 @@ from hwbench.render.units import (
     count,
     interval,
     interval_s,
+    macs,
     percent,
     plural,
     seconds,
@@ -111,7 +112,7 @@ def _make_sides_table(comparison: Comparison) -> Table:
         ),
         ("samples", lines[0], lines[1], ""),
         ("middle 90 %", ranges[0], ranges[1], ""),
-        ("MACs", count(first.macs), count(second.macs), times(comparison.macs_ratio)),
+        ("MACs", macs(first.macs), macs(second.macs), times(comparison.macs_ratio)),
         ("parameters", count(first.params), count(second.params), times(comparison.params_ratio)),
         ("file", size(first.file_bytes), size(second.file_bytes), times(file_ratio)),
     ]

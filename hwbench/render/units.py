@@ -77,6 +77,11 @@ def count(value: float | None) -> str:
     return f"{value:.0f}"
 
 
+def macs(value: int | None) -> str:
+    """Multiply-accumulates: a large count, or `unknown` where they cannot be counted."""
+    return "unknown" if value is None else count(value)
+
+
 def size(value_bytes: int | None) -> str:
     """Bytes in decimal units: `16.94 MB`; a dash for None."""
     if value_bytes is None:

@@ -13,6 +13,7 @@ from hwbench.render.units import (
     frequency,
     interval,
     interval_s,
+    macs,
     minute,
     moment,
     percent,
@@ -121,7 +122,7 @@ def _describe_circumstances(record: Measurement) -> str:
 
 def _describe_size(record: Measurement) -> str:
     parts = [
-        f"{count(record.macs)} MACs at batch {record.batch}",
+        f"{macs(record.macs)} MACs at batch {record.batch}",
         f"{count(record.params)} parameters",
         f"{size(record.file_bytes)} of file",
     ]

@@ -16,6 +16,7 @@ from hwbench.report.numbers import (
     interval_row,
     latency_number,
     layer_macs,
+    macs_number,
     sample_set,
     seconds_number,
     session_medians,
@@ -230,8 +231,8 @@ def _sides_figure(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
         ("latency", latency_number(first), latency_number(second), speedup_number(comparison)),
         (
             "MACs",
-            count_number(first.macs),
-            count_number(second.macs),
+            macs_number(first.macs),
+            macs_number(second.macs),
             times_number(comparison.macs_ratio),
         ),
         (

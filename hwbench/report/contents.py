@@ -198,7 +198,7 @@ def _order_baseline_first(records: list[Measurement], order: list[str] | None) -
     """
     if order is not None and {record.id for record in records} <= set(order):
         return sorted(records, key=lambda record: order.index(record.id))
-    return sorted(records, key=lambda record: (-record.macs, -record.params, record.id))
+    return sorted(records, key=lambda record: (-(record.macs or 0), -record.params, record.id))
 
 
 def _read_tables(

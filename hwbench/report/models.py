@@ -23,6 +23,7 @@ from hwbench.report.numbers import (
     interval_text,
     latency_number,
     layer_macs,
+    macs_number,
     sample_set,
     seconds_number,
     session_medians,
@@ -103,7 +104,7 @@ def models_figure(models: Sequence[Model]) -> Figure:
                 record.device.address,
                 record.precision,
                 latency_number(record),
-                count_number(record.macs),
+                macs_number(record.macs),
                 count_number(record.params),
                 minute(record.started_utc),
                 findings,
@@ -139,7 +140,7 @@ def model_page(model: Model, drawn: int) -> Page:
     if record.series:
         facts.append(("95 % interval", interval_s(record.median_ci_s, record.median_s)))
     facts += [
-        ("MACs", count_number(record.macs)),
+        ("MACs", macs_number(record.macs)),
         ("parameters", count_number(record.params)),
         ("file", size_number(record.file_bytes)),
     ]

@@ -13,6 +13,7 @@ from hwbench.render.units import (
     count,
     interval,
     interval_s,
+    macs,
     moment,
     percent,
     plural,
@@ -86,6 +87,11 @@ def seconds_number(value_s: float | None, note: str = "", *, sign: bool = False)
 def count_number(value: float | None, note: str = "") -> Number:
     """A count that is known exactly."""
     return Number(value, count(value), note)
+
+
+def macs_number(value: int | None) -> Number:
+    """Multiply-accumulates of a network, which may be unknown."""
+    return Number(value, macs(value))
 
 
 def size_number(value_bytes: int | None) -> Number:

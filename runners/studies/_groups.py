@@ -11,6 +11,7 @@ from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison, compare
 from hwbench.records.measurement import Settings
+from runners.studies._results import count_macs
 
 Row = dict[str, Any]
 RATIOS = (
@@ -47,7 +48,7 @@ def round_s(workloads: Collection[Workload]) -> float:
     """
     return (
         SHORT_ROUND_S
-        if max(workload.macs for workload in workloads) <= SMALL_MACS
+        if max(count_macs(workload) for workload in workloads) <= SMALL_MACS
         else LONG_ROUND_S
     )
 
@@ -67,7 +68,7 @@ def rows_of(found: Mapping[str, Comparison], **common: object) -> list[Row]:
             {
                 **common,
                 "name": name,
-                "macs": record.macs / first.macs,
+                "macs": count_macs(record) / count_macs(first),
                 "params": record.params / first.params,
                 "latency_ms": record.median_s * 1e3,
                 "ratio": ratio.ratio,

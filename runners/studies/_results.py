@@ -17,6 +17,8 @@ from typing import Any
 
 from hwbench import __version__
 from hwbench.devices.shared import host
+from hwbench.network.workload import Workload
+from hwbench.records.measurement import Measurement
 
 RESULTS = Path(__file__).parents[2] / "results"
 PICTURE = "picture.png"
@@ -80,6 +82,17 @@ def save_study(
     (folder / "README.md").write_text(text)
     print(answer, table, sep="\n" if answer else "")
     return folder
+
+
+def count_macs(network: Workload | Measurement) -> int:
+    """Multiply-accumulates of a network whose are known, as those of all networks of studies are.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if network.macs is None:
+        raise ValueError("the multiply-accumulates of the network are unknown")
+    return network.macs
 
 
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:

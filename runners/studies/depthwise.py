@@ -20,7 +20,7 @@ from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from runners.studies._groups import SMALL_MACS, Row, measured, raw_of, rows_of
 from runners.studies._pictures import COLOURS, errors_of, figure
-from runners.studies._results import save_study
+from runners.studies._results import count_macs, save_study
 from runners.studies._variants import exported
 
 CHANNELS, KERNELS, SIDES = (16, 64, 256), (3, 5, 7), (7, 14, 28)
@@ -46,7 +46,9 @@ def main() -> None:
         for channels, kernel, side in geometries():
             workloads = pair(channels, kernel, side)
             found = measured(
-                device, workloads, SMALL if workloads["ordinary"].macs <= SMALL_MACS else LARGE
+                device,
+                workloads,
+                SMALL if count_macs(workloads["ordinary"]) <= SMALL_MACS else LARGE,
             )
             row = rows_of(found, channels=channels, kernel=kernel, side=side)[1]
             expected = formula(channels, kernel)

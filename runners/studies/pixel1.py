@@ -18,13 +18,15 @@ from hwbench.lookup_tables.exchange.shipped import PIXEL1, pixel1_networks
 from hwbench.lookup_tables.families import place_of
 from hwbench.lookup_tables.surface import Surface
 from hwbench.network.intake import load_workload
-from runners.studies._results import save_study
+from runners.studies._results import count_macs, save_study
 
 
 def main() -> None:
     """Leave each network out in turn and write results/pixel1/."""
     networks = dict(zip(PIXEL1.values(), pixel1_networks(), strict=True))
-    macs = {name: float(load_workload(network.model).macs) for name, network in networks.items()}
+    macs = {
+        name: float(count_macs(load_workload(network.model))) for name, network in networks.items()
+    }
     rows, raw = [], {}
     for name, network in networks.items():
         rest = {other: known for other, known in networks.items() if other != name}

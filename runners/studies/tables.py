@@ -28,7 +28,7 @@ from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.workflows.defaults import GRADING_NETWORKS, TABLE_BUDGET_S
-from runners.studies._results import load_raw, save_study
+from runners.studies._results import count_macs, load_raw, save_study
 from runners.studies._table_baselines import forest, isolated, netadapt
 
 NAME = "tables"
@@ -128,8 +128,8 @@ def study(device: Device, network: str, workload: Workload) -> dict[str, object]
     level_s = table.provenance.sources[0].latency_s
     rivals: Mapping[str, Callable[[], tuple[Floats, float]]] = {
         "MACs": lambda: (
-            np.array([float(prunable.version(w).macs) for w in chosen]),
-            float(workload.macs),
+            np.array([float(count_macs(prunable.version(w))) for w in chosen]),
+            float(count_macs(workload)),
         ),
         "isolated": lambda: isolated(device, structure, chosen, settings),
         "NetAdapt": lambda: netadapt(device, structure, chosen, settings),

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from hwbench.devices.base import LayerRow
-from hwbench.network.graph import Layer
+from hwbench.network.graph import PartialLayer
 from hwbench.network.graph.keys import ELEMENTWISE
 
 _MOVES = frozenset(
@@ -102,16 +102,16 @@ class _JoinedRow:
     """
 
     parts: list[RuntimeRow] = field(default_factory=list)
-    layers: list[Layer] = field(default_factory=list)
-    placed: list[Layer] = field(default_factory=list)
+    layers: list[PartialLayer] = field(default_factory=list)
+    placed: list[PartialLayer] = field(default_factory=list)
 
     @property
-    def heaviest(self) -> Layer | None:
+    def heaviest(self) -> PartialLayer | None:
         """The first layer that does the most work; None for an inserted row."""
         return max(self.all_layers, key=_weigh, default=None)
 
     @property
-    def all_layers(self) -> list[Layer]:
+    def all_layers(self) -> list[PartialLayer]:
         """The layers served, then those placed here."""
         return self.layers + self.placed
 
@@ -136,12 +136,12 @@ class _JoinedRow:
         return self.parts[0]
 
 
-def _weigh(layer: Layer) -> tuple[int, int]:
+def _weigh(layer: PartialLayer) -> tuple[int, int]:
     """Weigh layers against each other: by multiply-accumulates, then by rank."""
     return layer.macs, _rank(layer)
 
 
-def _rank(layer: Layer) -> int:
+def _rank(layer: PartialLayer) -> int:
     """Rank a layer without multiply-accumulates by what it does to each element.
 
     Renaming dimensions costs nothing, moving elements a little, arithmetic of one element more, and
@@ -154,7 +154,7 @@ def _rank(layer: Layer) -> int:
     return 2 if layer.op in _POINTWISE else 3
 
 
-def layers_served(nodes: Iterable[str], layers: Sequence[Layer]) -> tuple[str, ...]:
+def layers_served(nodes: Iterable[str], layers: Sequence[PartialLayer]) -> tuple[str, ...]:
     """Name the layers whose main nodes are among the ONNX nodes that a row was made of.
 
     If there are none, it is the layer that most of the nodes are in: so a kernel that only adds or
@@ -170,7 +170,7 @@ def layers_served(nodes: Iterable[str], layers: Sequence[Layer]) -> tuple[str, .
     return tuple(name for name, _ in counts.most_common(1))
 
 
-def join_rows(rows: Sequence[RuntimeRow], layers: Sequence[Layer]) -> tuple[LayerRow, ...]:
+def join_rows(rows: Sequence[RuntimeRow], layers: Sequence[PartialLayer]) -> tuple[LayerRow, ...]:
     """Make one row per layer or group of layers, and one per row that the runtime inserted.
 
     Args:
@@ -214,7 +214,9 @@ def join_rows(rows: Sequence[RuntimeRow], layers: Sequence[Layer]) -> tuple[Laye
     return tuple(results)
 
 
-def _gather_by_layer(rows: Iterable[RuntimeRow], layers: Sequence[Layer]) -> list[_JoinedRow]:
+def _gather_by_layer(
+    rows: Iterable[RuntimeRow], layers: Sequence[PartialLayer]
+) -> list[_JoinedRow]:
     """Put rows of the profile together that serve the same layers.
 
     A part that serves layers of several rows makes one row of them: their times cannot be told
@@ -243,7 +245,7 @@ def _gather_by_layer(rows: Iterable[RuntimeRow], layers: Sequence[Layer]) -> lis
     return joined_rows
 
 
-def _place_layers_without_row(rows: Sequence[_JoinedRow], layers: Sequence[Layer]) -> None:
+def _place_layers_without_row(rows: Sequence[_JoinedRow], layers: Sequence[PartialLayer]) -> None:
     """Give each layer that no row serves to a row.
 
     It is the row of the layer that reads it, else of one that it reads.

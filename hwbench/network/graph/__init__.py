@@ -5,30 +5,43 @@ What counts as one layer is said in `hwbench.network.graph.fusion`.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwbench.errors import WorkloadError
+from hwbench.errors import UnsupportedLayerError, WorkloadError
+from hwbench.network.graph.counting import (
+    PRECISIONS,
+    Place,
+    Scope,
+    Tally,
+    count_node,
+    learned_parameters,
+)
+from hwbench.network.graph.counting import Counts as Counts
+from hwbench.network.graph.counting import find_precision as find_node_precision
 from hwbench.network.graph.fusion import Fusion, fusions
-from hwbench.network.graph.keys import CONVOLUTIONS, is_weighted, key_of, precision
+from hwbench.network.graph.keys import CONVOLUTIONS, QUANTIZERS, is_weighted, key_of, precision
 from hwbench.network.graph.shapes import infer_shapes
-from hwbench.network.graph.view import GraphView
+from hwbench.network.graph.view import GraphView, first_output, subgraphs
 from hwbench.records.layer_key import LayerKey
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer after fusion.
+class PartialLayer:
+    """One layer after fusion, which may have no key.
 
     Attributes:
         name: Name of its main node: the module path where the graph came from torch.
-        op: Operator of its key.
-        key: Identity.
+        op: Operator of its key, or of its main node.
+        key: Identity; None where the shapes of its tensors are not known, or it reads or writes
+            something else than tensors.
         nodes: Names of all original nodes it covers, in graph order.
         inputs: Activation tensors it reads.
         output: Tensor it writes (the first, where there are several).
@@ -39,7 +52,7 @@ class Layer:
 
     name: str
     op: str
-    key: LayerKey
+    key: LayerKey | None
     nodes: tuple[str, ...]
     inputs: tuple[str, ...]
     output: str
@@ -48,11 +61,10 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """Cost of one inference: multiply-accumulates for the whole batch, and parameters."""
+class Layer(PartialLayer):
+    """One layer after fusion; see `PartialLayer`."""
 
-    macs: int
-    params: int
+    key: LayerKey
 
 
 def load(data: bytes) -> ModelProto:
@@ -86,10 +98,11 @@ def load(data: bytes) -> ModelProto:
 
 
 def name_nodes(model: ModelProto) -> ModelProto:
-    """Give every node of the graph a unique name, in place; unique names that exist stay.
+    """Give every node a unique name, in place; unique names that exist stay.
 
     A node without one is called after its weight (`features.0` for `features.0.weight`), else after
-    its output tensor and operator (`relu_3/Relu`).
+    its output tensor and operator (`relu_3/Relu`). Nodes in bodies of control flow come after those
+    of the graph.
 
     Returns:
         The same model.
@@ -97,21 +110,28 @@ def name_nodes(model: ModelProto) -> ModelProto:
     weights = {tensor.name for tensor in model.graph.initializer if tensor.name.endswith(".weight")}
     kept: set[str] = set()
     nameless = []
-    for node in model.graph.node:
+    for node in iterate_nodes(model.graph):
         if node.name and node.name not in kept:
             kept.add(node.name)
         else:
             nameless.append(node)
     for node in nameless:
         stems = [name.removesuffix(".weight") for name in node.input if name in weights]
-        outputs = [name for name in node.output if name]
         base = node.name or (
-            stems[0] if stems else f"{outputs[0] if outputs else 'node'}/{node.op_type}"
+            stems[0] if stems else f"{first_output(node) or 'node'}/{node.op_type}"
         )
         names = (base if turn == 0 else f"{base}_{turn}" for turn in range(len(kept) + 1))
         node.name = next(name for name in names if name not in kept)
         kept.add(node.name)
     return model
+
+
+def iterate_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Iterate over the nodes of a graph, then over those of the bodies that they hold."""
+    yield from graph.node
+    for node in graph.node:
+        for body in subgraphs(node):
+            yield from iterate_nodes(body)
 
 
 def layers(model: ModelProto | GraphView) -> tuple[Layer, ...]:
@@ -127,23 +147,86 @@ def layers(model: ModelProto | GraphView) -> tuple[Layer, ...]:
     return tuple(_layer(view, fusion) for fusion in fusions(view))
 
 
-def count(model: ModelProto) -> Counts:
+def all_layers(model: ModelProto | GraphView) -> tuple[PartialLayer, ...]:
+    """The layers of a loaded model, in execution order, also those that have no key.
+
+    Args:
+        model: From `load`, or the view of such a model.
+    """
+    view = model if isinstance(model, GraphView) else GraphView(model)
+    found: list[PartialLayer] = []
+    for fusion in fusions(view):
+        try:
+            found.append(_layer(view, fusion))
+        except UnsupportedLayerError:
+            node = view.nodes[fusion.main]
+            names = _names(view, fusion)
+            found.append(
+                PartialLayer(
+                    node.name, node.op_type, None, names, tuple(fusion.inputs), fusion.tail, 0, 0
+                )
+            )
+    return tuple(found)
+
+
+def count(model: ModelProto, executions: Mapping[str, int] | None = None) -> Counts:
     """Multiply-accumulates and parameters of a loaded model.
 
-    Multiply-accumulates are those of convolutions and of linear layers with constant weights, for
-    the whole batch; biases, normalization, activations, pooling and products of two activations are
-    not counted. Parameters are the elements of floating-point constants (or their quantised form)
-    that layers use, batch normalization folded into the convolution before it; shared ones count
-    once; scales and zero points of a quantised graph do not.
+    What is counted says `hwbench.network.graph.counting`. Parameters are the elements of
+    floating-point constants (or their quantised form) that layers use, batch normalization folded
+    into the convolution before it; shared ones count once; scales and zero points of a quantised
+    graph do not.
+
+    Args:
+        model: The model.
+        executions: How often each node ran in one inference, by name, where that was seen; it says
+            how often the bodies of loops run.
     """
     view = GraphView(model)
-    macs = 0
-    parameters: dict[str, int] = {}  # by constant, so that shared ones count once
+    tally = Tally()  # parameters by constant, so that shared ones count once
     for fusion in fusions(view):
-        if is_weighted(view, view.nodes[fusion.main]):
-            macs += _key(view, fusion).macs
-        parameters |= _parameters(view, fusion)
-    return Counts(macs, sum(parameters.values()))
+        for index in sorted(fusion.members):
+            count_node(tally, view.nodes[index], view, executions)
+        tally.parameters |= _parameters(view, fusion)
+    return Counts(
+        tally.total_macs,
+        sum(tally.parameters.values()),
+        tuple(tally.uncounted),
+        tuple(tally.branches),
+    )
+
+
+def find_precision(model: ModelProto) -> str:
+    """Find the precision that a loaded model computes in: that of most of its weights.
+
+    Weights are those of matrix products, convolutions and recurrent layers. Of a model without any
+    it is the type of its inputs, `fp32` if they hold no floats.
+    """
+    view = GraphView(model)
+    elements: Counter[str] = Counter()
+    for index in view.active:
+        _add_precisions(elements, view.nodes[index], view)
+    if elements:
+        return elements.most_common(1)[0][0]
+    operators = {view.nodes[index].op_type for index in view.active}
+    if not operators.isdisjoint(QUANTIZERS):
+        return "int8"
+    for value in model.graph.input:
+        name = PRECISIONS.get(view.element_type(value.name), "")
+        if name.startswith(("fp", "bf")):
+            return name
+    return "fp32"
+
+
+def _add_precisions(elements: Counter[str], node: NodeProto, place: Place) -> None:
+    """Add the weights of a node and its bodies to the elements of each precision."""
+    found = find_node_precision(node, place)
+    if found is not None:
+        elements[found[0]] += found[1]
+    for body in subgraphs(node):
+        scope = Scope(body, place, "")
+        for inner in body.node:
+            _add_precisions(elements, inner, scope)
 
 
 def zero_share(model: ModelProto) -> float:
@@ -215,27 +298,15 @@ def _parameters(view: GraphView, fusion: Fusion) -> dict[str, int]:
 
     Normalization behind a weighted node folds into one bias.
     """
-    from onnx import TensorProto
-
     node = view.nodes[fusion.main]
-    if node.op_type in {"Resize", "Clip", "QuantizeLinear", "DequantizeLinear"}:
-        return {}
-    learned = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
     sources = [node]
     if fusion.spelling is not None:
         sources = [view.nodes[index] for index in sorted(fusion.members)]
-    names = [
-        name
-        for source in sources
-        for name in source.input
-        if name and view.is_constant(name) and view.element_type(name) in learned
-    ]
-    if node.op_type == "BatchNormalization":
-        names = names[:2]
-    parameters = {view.origin(name): view.elements(name) for name in names if view.shape(name)}
+    parameters: dict[str, int] = {}
+    for source in sources:
+        parameters |= learned_parameters(source, view)
     shifts = [view.nodes[index] for index in fusion.affine if view.nodes[index].op_type != "Mul"]
-    if shifts and len(node.input) < 3:
-        parameters[f"{node.output[0]} bias"] = view.shape(node.output[0])[
-            1 if node.op_type in CONVOLUTIONS else -1
-        ]
+    shape = view.fixed_shape(node.output[0])
+    if shifts and len(node.input) < 3 and shape:
+        parameters[f"{node.output[0]} bias"] = shape[1 if node.op_type in CONVOLUTIONS else -1]
     return parameters

@@ -29,7 +29,7 @@ import numpy as np
 
 from hwbench.network.graph.keys import CONVOLUTIONS, is_weighted
 from hwbench.network.graph.patterns import Spelling, find_spellings
-from hwbench.network.graph.view import GraphView, attributes
+from hwbench.network.graph.view import GraphView, attributes, first_output
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -231,8 +231,9 @@ class _Fuser:
     def _join_residual(self, index: int, output: str, operands: list[str]) -> Fusion | None:
         for operand, other in (operands, operands[::-1]):
             fusion = self._open(operand, Stage.AFFINE)
-            same = self.view.shape(operand) == self.view.shape(other) == self.view.shape(output)
-            if fusion and same and operand != other:
+            shape = self.view.fixed_shape(output)
+            same = self.view.fixed_shape(operand) == self.view.fixed_shape(other) == shape
+            if fusion and shape is not None and same and operand != other:
                 fusion.fused["add"] = "1"
                 fusion.inputs.append(other)
                 fusion.take(index, output, Stage.RESIDUAL)
@@ -246,7 +247,10 @@ class _Fuser:
         constants = [name for name in node.input if self.view.is_constant(name)]
         if node.op_type not in {"Add", "Mul"} or len(constants) != 1:
             return False
-        shape, whole = self.view.shape(constants[0]), self.view.shape(node.output[0])
+        shape = self.view.fixed_shape(constants[0])
+        whole = self.view.fixed_shape(node.output[0])
+        if shape is None or whole is None:
+            return False
         axis = 1 if main.op_type in CONVOLUTIONS else len(whole) - 1
         padded = (1,) * (len(whole) - len(shape)) + shape
         return all(size == 1 or place == axis for place, size in enumerate(padded))
@@ -265,7 +269,7 @@ class _Fuser:
             stage = Stage.AFFINE
         elif quantised or node.op_type == "BatchNormalization":
             stage = Stage.RESIDUAL
-        fusion = Fusion(index, inputs, node.output[0], stage, quantised, [index])
+        fusion = Fusion(index, inputs, first_output(node), stage, quantised, [index])
         if quantised:
             fusion.inputs = [source.inputs[0] for source in sources]
             for source in dict.fromkeys(sources):
@@ -287,7 +291,7 @@ class _Fuser:
         if weighted:
             weight = self.view.maker(node.input[1])
             return weight is not None and weight.op_type == "DequantizeLinear"
-        tail = node.output[0]
+        tail = first_output(node)
         readers = self.view.readers(tail) if self.view.is_private(tail) else []
         if readers and self._op(readers[0]) in ACTIVATIONS:
             tail = self.view.nodes[readers[0]].output[0]

@@ -68,11 +68,14 @@ def is_weighted(view: GraphView, node: NodeProto) -> bool:
     """Whether the node is a convolution or linear layer with constant weights."""
     if node.op_type not in CONVOLUTIONS | {"Gemm", "MatMul"} or node.domain:
         return False
+    if len(node.input) < 2:
+        return False
     if view.is_constant(node.input[0]) or not view.is_constant(node.input[1]):
         return False
     if node.op_type in CONVOLUTIONS:
         return True
-    return len(view.shape(node.input[1])) == 2 and not attributes(node).get("transA", 0)
+    shape = view.fixed_shape(node.input[1])
+    return shape is not None and len(shape) == 2 and not attributes(node).get("transA", 0)
 
 
 def geometry(view: GraphView, node: NodeProto) -> Geometry:
@@ -225,7 +228,11 @@ def _constant(view: GraphView, node: NodeProto, label: str, name: str, rank: int
             )
         }
     value = view.value(name)
-    if value is None or (value.size > LONG and value.dtype.kind == "f"):
+    # Whole numbers of one byte or less are weights, larger ones are indices; text is neither.
+    is_index = value is not None and (
+        value.dtype.kind == "b" or (value.dtype.kind in "iu" and value.dtype.itemsize > 1)
+    )
+    if value is None or (value.size > LONG and not is_index):
         return {label: _joined(view.shape(name), "x")}
     if value.size > LONG:
         return {label: f"{_joined(value.shape, 'x')}-{sha256(value.tobytes()).hexdigest()[:16]}"}

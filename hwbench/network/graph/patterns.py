@@ -271,9 +271,10 @@ class _Finder:
             if attribute.name == "axes":
                 axes = np.asarray(attribute.ints)
             self._require(attribute.name != "keepdims" or attribute.i == 1)
-        rank = len(self.view.shape(node.input[0]))
-        if axes is None:
+        shape = self.view.fixed_shape(node.input[0])
+        if axes is None or not shape:
             raise _MismatchError
+        rank = len(shape)
         places = sorted(int(axis) % rank for axis in axes.ravel())
         self._require(bool(places) and places == list(range(places[0], rank)))
         return places[0]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from hwbench.network.graph.view import subgraphs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,6 +56,14 @@ _ARITHMETIC = frozenset(
 """What exporters compute shapes with; none of them makes a large tensor out of small ones."""
 
 
+RUNTIME_SHAPES = "hwbench.runtime_shapes"
+"""Key of the metadata that holds the shapes that only a run of the runtime told, as JSON.
+
+They are no part of the graph, as they may depend on the values of that run: a runtime would plan
+its memory by them.
+"""
+
+
 def infer_shapes(model: ModelProto) -> None:
     """Check a model and write the shapes of all its tensors into it.
 
@@ -63,18 +74,67 @@ def infer_shapes(model: ModelProto) -> None:
     shape from constants or from fixed shapes (views, padding, interpolation), inference gives up;
     so these nodes are evaluated and replaced by what they compute, as runtimes do at load.
 
+    A model with `RUNTIME_SHAPES` breaks rules that its runtime does not insist on, or has operators
+    that ONNX does not know. It is not checked, and has these shapes; `drop_runtime_shapes` takes
+    them out again.
+
     Raises:
         onnx.checker.ValidationError: The model breaks the ONNX specification.
         onnx.shape_inference.InferenceError: Its shapes contradict each other.
         ValueError: A weight has more or fewer bytes than its shape needs, is of no type of ONNX, or
             lies in another file.
     """
-    _infer(model)
+    shapes = _read_runtime_shapes(model)
+    marked = shapes is not None
+    if shapes:
+        _add_shapes(model.graph, shapes)
+    _infer(model, trusted=marked)
     while _fold(model):
-        _infer(model)
+        _infer(model, trusted=marked)
 
 
-def _infer(model: ModelProto) -> None:
+def drop_runtime_shapes(model: ModelProto) -> None:
+    """Take the shapes out of a graph, in place, that only a run of the runtime told."""
+    names = _read_runtime_shapes(model) or {}
+    graph = model.graph
+    kept = [value for value in graph.value_info if value.name not in names]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    for node in graph.node:
+        for body in subgraphs(node):
+            del body.value_info[:]  # they were inferred, or told
+    for value in graph.output:
+        if value.name in names:
+            for dim in value.type.tensor_type.shape.dim:
+                dim.Clear()
+
+
+def _read_runtime_shapes(model: ModelProto) -> dict[str, tuple[int, list[int]]] | None:
+    """Read the shapes that a run told: element type and sizes by tensor; None without any mark."""
+    for entry in model.metadata_props:
+        if entry.key == RUNTIME_SHAPES:
+            return {name: (kind, sizes) for name, kind, sizes in json.loads(entry.value)}
+    return None
+
+
+def _add_shapes(graph: GraphProto, shapes: Mapping[str, tuple[int, Sequence[int]]]) -> None:
+    """Write shapes into a graph, in place, for tensors that have none."""
+    values = {value.name: value for value in (*graph.value_info, *graph.output)}
+    for name, (element_type, sizes) in shapes.items():
+        value = values.get(name)
+        if value is None:
+            value = graph.value_info.add()
+            value.name = name
+        tensor = value.type.tensor_type
+        if not tensor.elem_type:
+            tensor.elem_type = element_type
+        tensor.shape.Clear()
+        tensor.shape.SetInParent()
+        for size in sizes:
+            tensor.shape.dim.add().dim_value = size
+
+
+def _infer(model: ModelProto, *, trusted: bool) -> None:
     import onnx
 
     graph = model.graph
@@ -101,11 +161,36 @@ def _infer(model: ModelProto) -> None:
         if tensor.name not in declared:
             shape = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             skeleton.graph.input.append(shape)
+    if trusted:
+        _infer_more(graph, skeleton)
+        return
     inferred = onnx.shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True)
     onnx.checker.check_model(inferred)
     del graph.value_info[:], graph.output[:]
     graph.value_info.extend(inferred.graph.value_info)
     graph.output.extend(inferred.graph.output)
+    for node, inferred_node in zip(graph.node, inferred.graph.node, strict=True):
+        if any(True for _ in subgraphs(node)):
+            node.CopyFrom(inferred_node)
+
+
+def _infer_more(graph: GraphProto, skeleton: ModelProto) -> None:
+    """Add the shapes that inference finds to those that a graph holds, which stay as they are.
+
+    Args:
+        graph: The graph; it is changed.
+        skeleton: The same without large weights.
+    """
+    import onnx
+
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        return
+    held = {value.name for value in (*graph.value_info, *graph.output)}
+    for value in inferred.value_info:
+        if value.name not in held:
+            graph.value_info.append(value)
 
 
 def _check_size(tensor: TensorProto) -> None:

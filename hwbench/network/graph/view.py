@@ -16,11 +16,16 @@ from hwbench.records.tensors import Shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 PASS_THROUGH = frozenset({"Identity", "Dropout"})
 """Operators that hand their first input on unchanged at inference."""
 _SHAPE_READERS = frozenset({"Shape", "Size"})
+_DRAWN = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"}
+    | {"RandomUniform", "RandomUniformLike"}
+)
+"""Operators that give other values at every inference."""
 
 
 class GraphView:
@@ -46,6 +51,7 @@ class GraphView:
             tensor.name: tensor for tensor in graph.initializer
         }
         self._types = _types(model)
+        self._no_tensors = _name_other_types(model)
         self._alias: dict[str, str] = {}
         self._maker: dict[str, int] = {}
         self._folded: set[str] = set(self.initializers)
@@ -56,8 +62,8 @@ class GraphView:
             sources = [self.resolve(name) for name in reads(node)]
             if self._is_folded(node, sources):
                 self._folded.update(node.output)
-            elif node.op_type in PASS_THROUGH:
-                self._alias[node.output[0]] = sources[0]
+            elif node.op_type in PASS_THROUGH and sources and first_output(node):
+                self._alias[first_output(node)] = sources[0]
             else:
                 self.active.append(index)
                 for name in dict.fromkeys(sources):
@@ -69,9 +75,13 @@ class GraphView:
         self.outputs = frozenset(self.resolve(value.name) for value in graph.output)
 
     def _is_folded(self, node: NodeProto, reads: list[str]) -> bool:
-        if node.op_type in _SHAPE_READERS:
+        if node.op_type in _SHAPE_READERS and reads:
             return self.fixed_shape(node.input[0]) is not None or reads[0] in self._folded
-        return not node.op_type.startswith("Random") and all(name in self._folded for name in reads)
+        if node.op_type in _DRAWN or any(True for _ in subgraphs(node)):
+            return False
+        if not self._no_tensors.isdisjoint(node.output):
+            return False  # a runtime keeps tensors alone, no sequences
+        return all(name in self._folded for name in reads)
 
     def resolve(self, name: str) -> str:
         """The tensor that `name` stands for, behind identities."""
@@ -109,6 +119,10 @@ class GraphView:
             if shape is None or None in shape
             else tuple(int(dim) for dim in shape if dim is not None)
         )
+
+    def is_no_tensor(self, name: str) -> bool:
+        """Whether it is a sequence, an optional or a map, which have no shape."""
+        return name in self._no_tensors
 
     def shape(self, name: str) -> Shape:
         """Shape of the tensor.
@@ -167,6 +181,25 @@ class GraphView:
         return int(np.prod(self.shape(name), dtype=np.int64))
 
 
+def first_output(node: NodeProto) -> str:
+    """Name the first tensor that a node writes.
+
+    Outputs that are left out have no name; empty if it writes none.
+    """
+    for name in node.output:
+        if name:
+            return str(name)
+    return ""
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Iterate over the graphs that a node holds, as control flow does."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
 def attributes(node: NodeProto) -> dict[str, Any]:
     """Attributes of a node as Python values (text as bytes, as ONNX keeps it)."""
     from onnx.helper import get_attribute_value
@@ -176,14 +209,20 @@ def attributes(node: NodeProto) -> dict[str, Any]:
 
 def reads(node: NodeProto) -> Iterator[str]:
     """Tensors a node reads, those captured by the subgraphs of control flow included."""
-    from onnx import AttributeProto
-
     yield from filter(None, node.input)
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            inner = {name for child in attribute.g.node for name in child.output}
-            for child in attribute.g.node:
-                yield from (name for name in reads(child) if name not in inner)
+    for graph in subgraphs(node):
+        inner = {value.name for value in graph.input}
+        inner.update(tensor.name for tensor in graph.initializer)
+        for child in graph.node:
+            inner.update(child.output)
+        for child in graph.node:
+            for name in reads(child):
+                if name not in inner:
+                    yield name
+        # A branch may hand a tensor of its parent on as it is.
+        for value in graph.output:
+            if value.name not in inner:
+                yield value.name
 
 
 def _types(model: ModelProto) -> dict[str, tuple[int, tuple[int | None, ...] | None]]:
@@ -202,3 +241,13 @@ def _types(model: ModelProto) -> dict[str, tuple[int, tuple[int | None, ...] | N
         (tensor.name, (tensor.data_type, tuple(tensor.dims))) for tensor in graph.initializer
     )
     return types
+
+
+def _name_other_types(model: ModelProto) -> set[str]:
+    """Name what is no tensor in a graph: sequences, optionals, maps."""
+    graph = model.graph
+    names = set()
+    for value in (*graph.value_info, *graph.output, *graph.input):
+        if value.type.WhichOneof("value") not in {"tensor_type", None}:
+            names.add(value.name)
+    return names

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hwbench.network import graph
+from hwbench.network.graph.shapes import drop_runtime_shapes
 from hwbench.network.intake import half, onnx_bounds, onnx_files, onnx_normalise, quantize
 from hwbench.network.intake.archives import ModelFile
+from hwbench.network.intake.onnx_run import Completed, complete_model
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from onnx import ModelProto
 
+IN_TRAINING = Finding(
+    "exported_in_training",
+    "batch normalization computes the statistics of every batch: the network was exported in"
+    " training mode; call .eval() on the module and export it again",
+)
 MANY_ZEROS = 0.5
 """Share of exact zeros from which weights look pruned though they are stored densely."""
-
-_INT8_OPERATORS = {
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "QLinearConv",
-    "QLinearMatMul",
-    "ConvInteger",
-    "MatMulInteger",
-}
 
 
 def export_onnx(file: ModelFile, path: Path, request: ReadRequest) -> Exported:
@@ -41,12 +42,15 @@ def export_onnx(file: ModelFile, path: Path, request: ReadRequest) -> Exported:
         UsageError: Input shapes are missing or do not fit.
         SchemaError: The file is damaged.
         UnsafeModelError: It refers to external data outside its folder.
-        WorkloadError: The weights exceed what one model can hold, or it was exported in training.
+        WorkloadError: The weights exceed what one model can hold.
     """
     model = onnx_files.parse(file.payload, path)
     onnx_files.fix_inputs(model, request.inputs, request.batch, request.name)
+    findings: tuple[Finding, ...] = ()
+    if onnx_normalise.is_in_training(model):
+        findings = (IN_TRAINING,)
     onnx_normalise.normalise_graph(model, request.name, exported=False)
-    return Exported(onnx_files.serialise(model, request.name))
+    return Exported(onnx_files.serialise(model, request.name), findings=findings)
 
 
 def describe_workload(
@@ -64,11 +68,13 @@ def describe_workload(
         SchemaError: A window is wider than what it slides over.
         WorkloadError: The network cannot be cast or quantised.
     """
-    model = graph.load(exported.onnx)
+    completed = _complete(exported.onnx, request)
+    model = completed.model
     inputs = onnx_files.input_specs(model, request.name)
     onnx_bounds.check_windows(model, request.name)
-    findings = list(exported.findings)
-    zeros, counts = graph.zero_share(model), graph.count(model)
+    findings = [*exported.findings, *completed.findings]
+    zeros, counts = graph.zero_share(model), graph.count(model, completed.executions)
+    findings += _explain_counts(counts)
     if zeros >= MANY_ZEROS:
         findings.append(
             Finding(
@@ -77,7 +83,7 @@ def describe_workload(
                 " gains nothing from them",
             )
         )
-    file_precision = _precision_of(model)
+    file_precision = graph.find_precision(model)
     final_precision = file_precision
     if file_precision != "fp32":
         findings.append(
@@ -92,9 +98,11 @@ def describe_workload(
         else:
             model = half.halve(model, request.name, precision)
             findings.append(half.make_finding(precision))
-        model = graph.name_nodes(model)
+        converted = onnx_files.serialise(graph.name_nodes(model), request.name)
+        model = _complete(converted, request).model
         inputs = onnx_files.input_specs(model, request.name)
         final_precision = precision
+    drop_runtime_shapes(model)
     data = onnx_files.serialise(model, request.name)
     batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
     # What was converted here is no longer the file it was. Of a file, external data counts too.
@@ -115,15 +123,31 @@ def describe_workload(
     )
 
 
-def _precision_of(model: ModelProto) -> str:
-    """Find the precision of a model by its operators and the types of its weights."""
-    from onnx import TensorProto
+def _complete(data: bytes, request: ReadRequest) -> Completed:
+    """Load a model with all the shapes that its runtime knows."""
 
-    if any(node.op_type in _INT8_OPERATORS for node in model.graph.node):
-        return "int8"
-    types = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    if TensorProto.FLOAT16 in types:
-        return "fp16"
-    if TensorProto.BFLOAT16 in types:
-        return "bf16"
-    return "fp32"
+    def draw_feeds(model: ModelProto) -> dict[str, NDArray[Any]]:
+        onnx_bounds.check_windows(model, request.name)
+        random = np.random.default_rng(request.seed)
+        inputs = onnx_files.input_specs(model, request.name)
+        return {spec.name: onnx_files.random_input(spec, random) for spec in inputs}
+
+    return complete_model(data, draw_feeds)
+
+
+def _explain_counts(counts: graph.Counts) -> list[Finding]:
+    """Say what the multiply-accumulates of a network leave out, or count twice."""
+    findings = []
+    if counts.macs is None:
+        names = ", ".join(counts.uncounted[:3])
+        more = ", ..." if len(counts.uncounted) > 3 else ""
+        text = f"multiply-accumulates are unknown: those of {names}{more} cannot be counted"
+        findings.append(Finding("macs_unknown", text))
+    for name, branches in counts.branches:
+        each = " and ".join("unknown" if macs is None else f"{macs:,}" for macs in branches)
+        text = (
+            f"{name} takes one of {len(branches)} branches, and both are counted:"
+            f" {each} multiply-accumulates"
+        )
+        findings.append(Finding("branches_counted", text))
+    return findings

@@ -59,7 +59,7 @@ def fold_constants(model: ModelProto) -> None:
         outputs = {value.name for value in model.graph.output}
         folded = []
         for index, node in enumerate(model.graph.node):
-            if node.output[0] in outputs:
+            if not node.output or node.output[0] in outputs:
                 continue
             value = _evaluate(node, values, shapes, versions)
             if value is not None:
@@ -89,7 +89,9 @@ def infer_fixed_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.dim_value > 0 for dim in dims):
+        if value.type.tensor_type.HasField("shape") and all(
+            dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims
+        ):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)
     return shapes
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError, WorkloadError
+from hwbench.network.intake import onnx_run, onnx_tidy
 from hwbench.network.intake.archives import MAX_BYTES
 from hwbench.records.tensors import Shape, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes of one serialised message
 
@@ -45,13 +46,30 @@ def parse(data: bytes, path: Path) -> ModelProto:
             )
         model.ClearField("training_info")
         _embed_external_data(model, path)
-        onnx.checker.check_model(model)
+        onnx_tidy.tidy_model(model)
+        _check(model)
+        onnx_tidy.inline_functions(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         reason = (str(error).strip() or "it does not parse").splitlines()[0]
         raise SchemaError(
             f"{path} is neither a valid ONNX model nor a file of torch: {reason[:200]}"
         ) from error
     return model
+
+
+def _check(model: ModelProto) -> None:
+    """Check a model by ONNX's rules; what breaks them may still be good for the runtime.
+
+    Raises:
+        onnx.checker.ValidationError: It is neither.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError:
+        if not onnx_run.runtime_loads(model):
+            raise
 
 
 def serialise(model: ModelProto, name: str) -> bytes:
@@ -193,7 +211,7 @@ def fix_inputs(
     shape_by_input = _assign_shapes(shapes, [value.name for value in inputs], name)
     had_open_dims = False
     for value in inputs:
-        if any(dim.dim_value < 1 for dim in value.type.tensor_type.shape.dim):
+        if any(is_open(dim) for dim in value.type.tensor_type.shape.dim):
             had_open_dims = True
     # Dimensions of one name are the same size in all inputs, and only one input may have been given
     # a shape: so all are asked first, and fixed when the sizes of all names are known.
@@ -289,7 +307,7 @@ def _request_shape(
         )
     sizes: Sequence[int | None] = (batch,) if shape is None else shape
     for dim, size in zip(tensor.shape.dim, sizes, strict=False):
-        if dim.dim_value > 0:
+        if not is_open(dim):
             # A batch that does not fit is refused by `fix_inputs`, which sees all inputs.
             if shape is not None and size != dim.dim_value:
                 raise UsageError(
@@ -312,9 +330,9 @@ def _fix_shape(value: ValueInfoProto, size_by_symbol: Mapping[str, int], name: s
 
     dims = value.type.tensor_type.shape.dim
     for dim in dims:
-        if dim.dim_value < 1 and dim.dim_param in size_by_symbol:
+        if is_open(dim) and dim.dim_param in size_by_symbol:
             dim.dim_value = size_by_symbol[dim.dim_param]
-    if any(dim.dim_value < 1 for dim in dims):
+    if any(is_open(dim) for dim in dims):
         raise UsageError(
             f"{name}: input {value.name!r} has open dimensions: {dims_text(value)}",
             Argument("inputs", f"{value.name}=1x3x224x224", purpose="fix all of them"),
@@ -343,11 +361,16 @@ def random_input(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:
     return np.asarray(values).astype(spec.dtype)
 
 
+def is_open(dim: TensorShapeProto.Dimension) -> bool:
+    """Tell whether a dimension has no size; one of 0 has."""
+    return not dim.HasField("dim_value") or dim.dim_value < 0
+
+
 def dims_text(value: ValueInfoProto) -> str:
     """Write the dimensions of an input for people: `[batch, 3, ?, ?]`."""
     texts = []
     for dim in value.type.tensor_type.shape.dim:
-        if dim.dim_value > 0:
+        if not is_open(dim):
             texts.append(str(dim.dim_value))
         else:
             texts.append(dim.dim_param or "?")

@@ -28,6 +28,14 @@ _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _LABELS = {"Flatten": "Reshape"}  # one exporter writes the one, the other the other
 
 
+def is_in_training(model: ModelProto) -> bool:
+    """Tell whether a network computes as it does while it is trained."""
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization" and _integer_attribute(node, "training_mode", 0):
+            return True
+    return False
+
+
 def normalise_graph(
     model: ModelProto, name: str, *, exported: bool, fold_norms: bool = True
 ) -> None:
@@ -42,15 +50,13 @@ def normalise_graph(
         fold_norms: Whether batch normalization is folded into convolutions.
 
     Raises:
-        WorkloadError: The model was exported in training mode.
+        WorkloadError: The model was exported in training mode by hwbench, that is, as it was given.
     """
     graph = model.graph
-    for node in graph.node:
-        if node.op_type == "BatchNormalization" and _integer_attribute(node, "training_mode", 0):
-            raise WorkloadError(
-                f"{name} was exported in training mode; call .eval() on the module and export it"
-                " again"
-            )
+    if exported and is_in_training(model):
+        raise WorkloadError(
+            f"{name} was exported in training mode; call .eval() on the module and export it again"
+        )
     # A subgraph reads tensors of its parent by name, so where there is one nothing is moved.
     movable = not has_subgraphs(graph)
     if movable:
@@ -96,7 +102,7 @@ def _turn_constants_into_initializers(graph: GraphProto) -> None:
             source = node.attribute[0].t
         elif node.op_type == "Identity":
             source = tensors.get(node.input[0])
-        if source is None or node.output[0] in outputs:
+        if source is None or not node.output[0] or node.output[0] in outputs:
             remaining.append(node)
             continue
         copy = TensorProto()
@@ -220,6 +226,7 @@ def _can_fold(
     return (
         readers[conv.output[0]] == 1
         and len(norm.output) == 1
+        and not _integer_attribute(norm, "training_mode", 0)
         and len(norm.input) == 5
         and all(name in tensors for name in constants if name)
         and readers[conv.input[1]] == 1

@@ -357,5 +357,6 @@ def _rehearse(workload: Workload, memory_bytes: int) -> None:
         model = graph.load(workload.onnx)
         graph.zero_share(model)
         graph.count(model)
-        for layer in graph.layers(model):
-            LayerKey.parse(str(layer.key))
+        for layer in graph.all_layers(model):
+            if layer.key is not None:
+                LayerKey.parse(str(layer.key))

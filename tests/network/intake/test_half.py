@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwbench.devices.ort.cpu import CpuOrt
-from hwbench.errors import UnsupportedLayerError, UsageError, WorkloadError
+from hwbench.errors import UsageError, WorkloadError
 from hwbench.network.graph import layers, load
 from hwbench.network.intake import half, load_workload
 from hwbench.network.ort import onnxruntime
@@ -91,12 +91,24 @@ def test_a_file_in_half_precision_is_recognised(net, tmp_path, precision):
         assert [finding.code for finding in workload.findings] == ["precision_of_file"]
 
 
-def test_the_cpu_driver_refuses_it(net):
-    with (
-        CpuOrt() as device,
-        pytest.raises(UnsupportedLayerError, match="does not run fp16; it runs fp32, int8"),
-    ):
-        device.prepare(load_workload(net, precision="fp16"), Settings())
+@pytest.mark.parametrize("precision", ["fp16", "fp64"])
+def test_the_cpu_driver_measures_what_its_runtime_loads(precision, tmp_path):
+    kind = {"fp16": np.float16, "fp64": np.float64}[precision]
+    element_type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, element_type, shape)]
+        for name, shape in (("x", (2, 8)), ("y", (2, 4)))
+    )
+    weights = [numpy_helper.from_array(np.ones((8, 4), kind), "w")]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    workload = load_workload(tmp_path / "m.onnx")
+    assert workload.precision == precision
+    with CpuOrt() as device:
+        prepared = device.prepare(workload, Settings())
+        assert len(device.run([prepared]).values_s) == 1
 
 
 def test_unknown_precision_names_those_there_are(net):

@@ -36,7 +36,7 @@ from hwbench.devices.shared.ort.profile import ProfiledRuns, read_trace
 from hwbench.devices.shared.runner.protocol import CLOCK
 from hwbench.devices.shared.turns import TURN, select_counted, turn_order
 from hwbench.errors import OutputParseError
-from hwbench.network.graph import Layer, layers, load
+from hwbench.network.graph import PartialLayer, all_layers, load
 from hwbench.network.graph.view import GraphView
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import ChangeExplanation
@@ -68,7 +68,7 @@ class _Graphs:
     """
 
     origins: tuple[NodeOrigin, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[PartialLayer, ...]
 
 
 @dataclass(eq=False)
@@ -85,7 +85,10 @@ class OrtDevice(Device):
     A driver says what the target is and where its engines come from.
     """
 
-    precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "int8"})
+    precisions: ClassVar[frozenset[str]] = frozenset(
+        {"fp64", "fp32", "fp16", "bf16", "fp8", "fp4"}
+        | {"int16", "int8", "int7", "int6", "int5", "int4", "int3", "int2"}
+    )
 
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
@@ -237,7 +240,7 @@ class OrtDevice(Device):
     def _keep_graphs(self, workload: Workload, graph: bytes) -> None:
         """Read what the runtime executes for a workload, and keep it in place of the oldest."""
         view = GraphView(load(workload.onnx))
-        network_layers = layers(view)
+        network_layers = all_layers(view)
         while len(self._graphs) >= KEPT_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
         self._graphs[workload.sha256] = _Graphs(

@@ -13,7 +13,7 @@ from hwbench.devices.shared.joining import RuntimeRow, join_rows
 from hwbench.devices.shared.ort.executed_graph import ExecutedNode
 from hwbench.devices.shared.ort.origins import REORDERS, NodeOrigin
 from hwbench.devices.shared.ort.profile import ProfiledRuns
-from hwbench.network.graph import Layer
+from hwbench.network.graph import PartialLayer
 from hwbench.records.comparison import ChangeExplanation
 from hwbench.records.findings import Finding
 
@@ -24,7 +24,7 @@ REST_CAUSE = (
 
 
 def join_profile(
-    origins: Sequence[NodeOrigin], layers: Sequence[Layer], runs: ProfiledRuns, block: int
+    origins: Sequence[NodeOrigin], layers: Sequence[PartialLayer], runs: ProfiledRuns, block: int
 ) -> tuple[LayerRow, ...]:
     """Join the profile of ONNX Runtime to the layers of the network.
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from hwbench.devices.shared.joining import layers_served
 from hwbench.devices.shared.ort.executed_graph import ExecutedNode
-from hwbench.network.graph import Layer
+from hwbench.network.graph import Layer, PartialLayer
 from hwbench.network.graph.fusion import ACTIVATIONS
 from hwbench.network.graph.view import GraphView, reads
 
@@ -81,7 +81,7 @@ class NodeOrigin:
 
 
 def find_origins(
-    executed: Sequence[ExecutedNode], view: GraphView, layers: Sequence[Layer]
+    executed: Sequence[ExecutedNode], view: GraphView, layers: Sequence[PartialLayer]
 ) -> tuple[NodeOrigin, ...]:
     """Find the layers that each executed node works for.
 
@@ -100,7 +100,7 @@ class _Search:
     """One search for the origins of all executed nodes. Nodes are numbers in both graphs."""
 
     def __init__(
-        self, executed: Sequence[ExecutedNode], view: GraphView, layers: Sequence[Layer]
+        self, executed: Sequence[ExecutedNode], view: GraphView, layers: Sequence[PartialLayer]
     ) -> None:
         self.executed, self.view, self.layers = executed, view, layers
         self.sources: dict[int, list[str]] = {}  # activations that a source node reads

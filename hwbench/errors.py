@@ -24,12 +24,14 @@ class Argument:
         value: What to pass; None leaves the value to the caller.
         change: In place of a value, how it should differ: "another", "a longer", "no".
         purpose: What passing it does, or when it is right: "only if you trust its author".
+        also: Further arguments that are needed with it, by name; None leaves a value to the caller.
     """
 
     name: str
     value: Value = None
     change: str = ""
     purpose: str = ""
+    also: Mapping[str, Value] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.change:
@@ -38,6 +40,8 @@ class Argument:
             text = f"pass {self.name}=..."
         else:
             text = f"pass {self.name}={self.value!r}"
+        for name, value in self.also.items():
+            text += f" and {name}=..." if value is None else f" and {name}={value!r}"
         return f"{self.purpose}: {text}" if self.purpose else text
 
 

@@ -88,6 +88,11 @@ def _hint(remedy: Remedy, root: Any, words: Sequence[str]) -> str:
         text = f"give {remedy.change} {option.opts[0]}"
         return f"{remedy.purpose}: {text}" if remedy.purpose else text
     corrected = [*_without_option(words, option), *_option_words(option, remedy)]
+    for name, value in remedy.also.items():
+        other = _find_option(_find_command(root, words), name)
+        if other is not None:
+            corrected = _without_option(corrected, other)
+            corrected += _option_words(other, Argument(name, value))
     return f"{remedy.purpose or 'try'}: {_shell_text(corrected)}"
 
 

@@ -195,7 +195,27 @@ class ModelSource:
         typer.Option(
             "--input",
             metavar="SHAPE",
-            help="Shape of an input: 1x3x224x224, or NAME=1x3x224x224. Repeatable.",
+            help="An input: 1x3x224x224, NAME=1x128:int64, or with the range of its values"
+            " NAME=1x128:int64[0,30522]. Repeatable.",
+            rich_help_panel="Model",
+        ),
+    ] = None
+    values: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            metavar="FILE",
+            help="Values of the inputs, by numpy.savez: by name, or in order. They also say the"
+            " shapes.",
+            rich_help_panel="Model",
+        ),
+    ] = None
+    dims: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dim",
+            metavar="NAME=SIZE",
+            help="The size of a dimension that an ONNX model names, such as seq=128. Repeatable.",
             rich_help_panel="Model",
         ),
     ] = None
@@ -212,7 +232,19 @@ class ModelSource:
         str | None,
         typer.Option(
             metavar="MODULE:FACTORY",
-            help="The function that builds the network, for a file that holds a state_dict alone.",
+            help="What builds the network, for a file that holds weights alone. The module is"
+            " imported and the function called, also with literal arguments, as in"
+            " 'timm:create_model(\"resnet18\")'. Layers are cut to narrower weights.",
+            rich_help_panel="Model",
+        ),
+    ] = None
+    main: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--main",
+            metavar="FILE",
+            help="The script that saved a whole module, for its classes of __main__; only what they"
+            " need is run. Repeatable.",
             rich_help_panel="Model",
         ),
     ] = None
@@ -242,9 +274,12 @@ class ModelSource:
         """Keyword arguments of the workflows."""
         return {
             "inputs": tuple(self.inputs or ()),
+            "values": self.values,
             "batch": self.batch,
+            "dims": tuple(self.dims or ()),
             "precision": self.precision.value,
             "arch": self.arch,
+            "main": tuple(self.main or ()),
             "trust_pickle": self.trust_pickle,
             "read_limit": self.read_limit,
         }

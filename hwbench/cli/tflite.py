@@ -88,8 +88,8 @@ class Tflite:
 
         if source != ModelSource():
             raise UsageError(
-                "--input, --batch, --precision, --arch and --trust-pickle change an ONNX model; a"
-                " .tflite is fixed"
+                "--input, --batch, --dim, --precision, --arch, --main and --trust-pickle change a"
+                " model that is read; a .tflite is fixed"
             )
         if how.isolate:
             raise UsageError(

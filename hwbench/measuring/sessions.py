@@ -354,8 +354,8 @@ class _Campaign:
         if not isinstance(device, DrawsInputs):
             return
         for index, prepared in slots.items():
-            if not prepared.workload.inputs:
-                continue
+            if not prepared.workload.inputs or prepared.workload.values:
+                continue  # values that were asked for stay
             track = self.tracks[index]
             round_s = track.series.samples_s[-1] * self.loops
             look_s = FEWEST_INFERENCES * round_s

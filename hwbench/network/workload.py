@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import WorkloadError
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ONNX = "onnx"
 """Format of a serialised ModelProto without external data."""
@@ -31,6 +36,8 @@ class Workload:
         file_bytes: Size of the file the model came from; of `artifact` where there was none.
         findings: What the intake noticed (export differs from torch, zeros left dense, ...).
         format: What kind of file `artifact` is. A device says in `Device.formats` which it runs.
+        values: The values of inputs by name, where they matter; bfloat16 as `uint16` of the same
+            bits. A device draws the others.
     """
 
     name: str
@@ -43,6 +50,7 @@ class Workload:
     file_bytes: int
     findings: tuple[Finding, ...] = ()
     format: str = ONNX
+    values: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:

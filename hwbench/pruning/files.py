@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from hwbench.errors import SchemaError, UsageError, WorkloadError
 from hwbench.network.intake import load_workload, reader
 from hwbench.network.intake.archives import inspect
-from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
+from hwbench.network.intake.failures import FAILURES, reason
+from hwbench.network.intake.torch_onnx import quiet
 from hwbench.pruning.recipe import Pruned, Recipe
 
 PROGRAM, GRAPH, RECIPE = "network.pt2", "network.onnx", "recipe.json"

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hwbench.network.intake.torch_onnx import FAILURES, quiet, reason
+from hwbench.network.intake.failures import FAILURES, reason
+from hwbench.network.intake.torch_onnx import quiet
 from hwbench.network.ort import onnxruntime
 from hwbench.network.structure.blocks import Block
 from hwbench.network.structure.surgery import PrunableGraph

@@ -57,6 +57,7 @@ static Model models[MAX_MODELS];
 static Handle env, allocator, memory; /* NULL until a library is open */
 static int64_t threads = 1, spin, seed, cpus[CPU_SETSIZE], cpu_count; /* no CPUs: not pinned */
 static char profile[4096], graph[4096]; /* prefix of profiles, file for executed graphs; empty: none are written */
+static char inputs_file[4096]; /* the values of all inputs, one after the other; empty: they are drawn */
 static unsigned char block[1 << 26]; /* of a file; the kernel gives it memory as far as it is used */
 
 static char event_buffer[EVENT_BYTES]; /* larger than any event: one is sent whole, or not at all */
@@ -166,9 +167,11 @@ static void fill(void *data, const Tensor *tensor, uint64_t random, int exponent
   }
 }
 
-/* Bind random inputs, listed in the event at hand, in place of those that were bound before. */
+/* Bind random inputs, or those of a file, listed in the event at hand, in place of those that were bound before. */
 static void bind_inputs(const Model *model, int64_t inputs_seed, int exponent) {
   size_t inputs; Handle name, type, info, value, data;
+  FILE *file = *inputs_file == '\0' ? NULL : fopen(inputs_file, "rb");
+  if (*inputs_file != '\0' && file == NULL) fail(EXIT_TARGET, "cannot read %s: %s", inputs_file, strerror(errno));
   ORT(SessionGetInputCount, model->session, &inputs);
   for (size_t i = 0; i < inputs; i++) {
     ORT(SessionGetInputName, model->session, i, allocator, &name);
@@ -178,11 +181,14 @@ static void bind_inputs(const Model *model, int64_t inputs_seed, int exponent) {
     const Tensor tensor = put_tensor(i, name, info);
     ORT(CreateTensorAsOrtValue, allocator, tensor.shape, tensor.dims, tensor.type, &value);
     ORT(GetTensorMutableData, value, &data);
-    fill(data, &tensor, (uint64_t)inputs_seed << 32 | i, exponent);
+    if (file == NULL) fill(data, &tensor, (uint64_t)inputs_seed << 32 | i, exponent);
+    else if (fread(data, types[tensor.type].size, tensor.count, file) != tensor.count)
+      fail(EXIT_PLAN, "%s is too short for input '%s'", inputs_file, (char *)name);
     ORT(BindInput, model->binding, name, value);
     ort.ReleaseValue(value), ort.ReleaseTypeInfo(type); /* the binding keeps the value */
     ORT(AllocatorFree, allocator, name);
   }
+  if (file != NULL) fclose(file);
 }
 
 /* Bind outputs, which the first inference allocates for all others: so no timed round copies inputs or allocates memory. */
@@ -413,6 +419,7 @@ static void execute(char *value) {
   else if (IS("attached") && whole(value, 1, 1)) attach();
   else if (IS("limit")) alarm((unsigned)whole(value, 1, 1000000));
   else if (IS("profile") && strlen(value) < sizeof profile) strcpy(profile, strcmp(value, "-") == 0 ? "" : value);
+  else if (IS("inputs") && strlen(value) < sizeof inputs_file) strcpy(inputs_file, strcmp(value, "-") == 0 ? "" : value);
   else if (IS("graph") && strlen(value) < sizeof graph) strcpy(graph, strcmp(value, "-") == 0 ? "" : value);
   else if (IS("delete")) remove(value);
   else fail(EXIT_PLAN, "unknown command, or not with this value");

@@ -137,7 +137,7 @@ def bare_loop(workload: Workload) -> Callable[[], float]:
     cuda: Any = torch.cuda
     device, stream = place(0), cuda.Stream()
     module = on_gpu(to_torch(workload.onnx).module, device)
-    inputs = [input_on_gpu(spec, 0, device) for spec in workload.inputs]
+    inputs = [input_on_gpu(workload, at, 0, device) for at in range(len(workload.inputs))]
     graph, begin, end = (
         cuda.CUDAGraph(),
         cuda.Event(enable_timing=True),

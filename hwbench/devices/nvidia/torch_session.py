@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hwbench.devices.shared.inputs import random_input
+from hwbench.devices.shared.inputs import input_values
 from hwbench.errors import (
     Argument,
     BuildError,
@@ -22,7 +22,6 @@ from hwbench.errors import (
     UnsupportedLayerError,
 )
 from hwbench.network.workload import Workload
-from hwbench.records.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -223,8 +222,8 @@ class TorchSession:
         with gpu_errors("the GPU failed", workload.name), gpu.current():
             self.module = on_gpu(net.module, gpu.device)
             self.inputs = tuple(
-                input_on_gpu(spec, seed + number, gpu.device)
-                for number, spec in enumerate(workload.inputs)
+                input_on_gpu(workload, number, seed + number, gpu.device)
+                for number in range(len(workload.inputs))
             )
             run: Callable[..., Any] = self.module
             if compiled:
@@ -251,23 +250,26 @@ def on_gpu(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
     return copied
 
 
-def input_on_gpu(spec: TensorSpec, seed: int, device: torch.device) -> Tensor:
-    """Make random values for one input (see `random_input`) on the GPU.
+def input_on_gpu(workload: Workload, position: int, seed: int, device: torch.device) -> Tensor:
+    """Make the values for one input (see `input_values`) on the GPU.
 
     Images are in channels_last order.
 
     Raises:
         UnsupportedLayerError: torch has no such element type.
     """
+    import numpy as np
     import torch
 
+    spec = workload.inputs[position]
     kind = getattr(torch, spec.dtype, None)
     if not isinstance(kind, torch.dtype):
         raise UnsupportedLayerError(
             f"input {spec.name!r} holds {spec.dtype}, which torch does not have; cast it in the"
             " model"
         )
-    values = torch.from_numpy(random_input(spec, seed)).view(kind).to(device)
+    drawn = np.array(input_values(workload, position, seed))
+    values = torch.from_numpy(drawn).view(kind).to(device)
     if values.dim() == 4:
         return values.contiguous(memory_format=torch.channels_last)
     return values

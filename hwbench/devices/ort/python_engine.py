@@ -9,10 +9,11 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hwbench.devices.shared import host
@@ -193,7 +194,7 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
     """
     errors = onnxruntime().capi.onnxruntime_pybind11_state
     binding = session.io_binding()
-    values = _bind_inputs(binding, workload.inputs, seed)
+    values = _bind_inputs(binding, workload.inputs, seed, given=workload.values)
     for output in session.get_outputs():
         binding.bind_output(output.name)
     try:
@@ -203,6 +204,7 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
         errors.InvalidArgument,
         errors.NotImplemented,
         errors.RuntimeException,
+        RuntimeError,
         ValueError,
     ) as error:
         raise BuildError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
@@ -216,12 +218,19 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
 
 
 def _bind_inputs(
-    binding: Any, inputs: Sequence[TensorSpec], seed: int, exponent: int = 0
+    binding: Any,
+    inputs: Sequence[TensorSpec],
+    seed: int,
+    exponent: int = 0,
+    *,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Any]:
-    """Bind random inputs, in place of those that were bound before, and return their tensors."""
+    """Bind given or random inputs, in place of those bound before, and return their tensors."""
     values = []
     for spec in inputs:
-        drawn = random_input(spec, seed, exponent)
+        drawn = given.get(spec.name)
+        if drawn is None:
+            drawn = random_input(spec, seed, exponent)
         values.append(onnxruntime().OrtValue.ortvalue_from_numpy(drawn))
         binding.bind_ortvalue_input(spec.name, values[-1])
     return values

@@ -10,10 +10,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench.errors import UnsupportedLayerError
+from hwbench.network.workload import Workload
 from hwbench.records.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+def input_values(workload: Workload, position: int, seed: int) -> NDArray[Any]:
+    """Give the values for one input of a model: those it came with, else random ones.
+
+    Args:
+        workload: The model.
+        position: The input among its inputs.
+        seed: Seed of random values.
+
+    Raises:
+        UnsupportedLayerError: NumPy has no such element type.
+    """
+    spec = workload.inputs[position]
+    if spec.name in workload.values:
+        return workload.values[spec.name]
+    return random_input(spec, seed)
+
+
+def inputs_as_bytes(workload: Workload, seed: int = 0) -> bytes:
+    """Give the values of all inputs of a model, one after the other, in the order of its inputs."""
+    parts = [input_values(workload, at, seed).tobytes() for at in range(len(workload.inputs))]
+    return b"".join(parts)
 
 
 def random_input(spec: TensorSpec, seed: int, exponent: int = 0) -> NDArray[Any]:

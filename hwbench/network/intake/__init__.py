@@ -13,17 +13,20 @@ what came of it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from hwbench.errors import UsageError
-from hwbench.network.intake import files, reader, torch_files
+from hwbench.network.intake import files, guessing, reader, torch_files
+from hwbench.network.intake.factories import call_factory, is_factory, parse_factory
+from hwbench.network.intake.input_texts import Inputs, parse_dims, parse_inputs
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported, export_module
+from hwbench.network.intake.values import add_values, read_values, requests_of
 from hwbench.network.workload import Workload
 from hwbench.records.scratch import scratch_folder
 from hwbench.records.tensors import TensorSpec
@@ -31,42 +34,26 @@ from hwbench.user_folders import cache_folder
 from hwbench.version import __version__
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 """Precisions that `load_workload` can put into a model.
 
 A file that is in half precision or int8 already is measured as it is.
 """
-_INPUT = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<dims>\d+(?:x\d+)*)")
-_FACTORY = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*:[A-Za-z_]\w*(?:\.\w+)*")
-
-
-def parse_input(text: str) -> TensorSpec:
-    """Parse the shape of an input, `1x3x224x224` or `NAME=1x3x224x224`.
-
-    Raises:
-        UsageError: The text is neither, or a dimension is 0.
-    """
-    match = _INPUT.fullmatch(text.strip())
-    if match is not None:
-        shape = tuple(int(dim) for dim in match["dims"].split("x"))
-        if min(shape) >= 1:
-            return TensorSpec(match["name"] or "", shape)
-    raise UsageError(
-        f"input {text!r} is no shape; expected 1x3x224x224 or NAME=1x3x224x224, every dimension"
-        " at least 1"
-    )
 
 
 class ModelOptions(TypedDict, total=False):
     """How a model is read: the keywords of `load_workload` that every workflow takes too."""
 
-    inputs: Sequence[str]
-    example_inputs: Tensor | Sequence[Tensor] | None
+    inputs: Inputs
+    example_inputs: Any
+    values: str | Path | Mapping[str, Any] | None
     batch: int | None
+    dims: Sequence[str] | Mapping[str, int]
     precision: str
     arch: str | None
+    main: Sequence[str | Path]
     trust_pickle: bool
     read_limit: float
 
@@ -74,11 +61,14 @@ class ModelOptions(TypedDict, total=False):
 def load_workload(
     model: str | Path | nn.Module,
     *,
-    inputs: Sequence[str] = (),
-    example_inputs: Tensor | Sequence[Tensor] | None = None,
+    inputs: Inputs = (),
+    example_inputs: Any = None,
+    values: str | Path | Mapping[str, Any] | None = None,
     batch: int | None = None,
+    dims: Sequence[str] | Mapping[str, int] = (),
     precision: str = "fp32",
     arch: str | None = None,
+    main: Sequence[str | Path] = (),
     trust_pickle: bool = False,
     read_limit: float = 1.0,
     seed: int = 0,
@@ -86,17 +76,26 @@ def load_workload(
     """Turn a model into the ONNX workload that devices run.
 
     Args:
-        model: A path (`.onnx`, `.pt2`, TorchScript, a pickled module of torch.nn classes, a state
-            dict with `arch`), `zoo:NAME[@WIDTH][,classes=N]`, `package.module:factory`, or an
-            nn.Module, which is left as it is and exported in eval mode.
-        inputs: The shapes of the inputs as text, `1x3x224x224` or `NAME=1x3x224x224`. They are
-            needed where the model does not hold them.
-        example_inputs: Tensors to export an nn.Module with, instead of `inputs`.
+        model: A path (`.onnx`, `.pt2`, TorchScript, a module saved whole, or with `arch` a state
+            dict, alone or in a checkpoint, or `.safetensors`), `zoo:NAME[@WIDTH][,classes=N]`,
+            `package.module:factory`, also with literal arguments, or an nn.Module, which is left as
+            it is and exported in eval mode.
+        inputs: The inputs: texts such as `1x3x224x224` or `ids=1x128:int64[0,30522]` (name, sizes,
+            element type, and the range that values are drawn from), tuples of sizes, or a mapping
+            of names to either. They are needed where the model does not hold them.
+        example_inputs: What to call an nn.Module with, instead of `inputs`: a tensor, or a sequence
+            or mapping of arguments; each a tensor, array or number, or a container of these.
+        values: The values of inputs: the path of a file by numpy.savez, or a mapping of names to
+            arrays. Without `inputs` they also say the shapes.
         batch: The leading dimension of every input; None for that of the shapes.
+        dims: The sizes of dimensions that an ONNX model names, `seq=128`.
         precision: `fp32`; `fp16` or `bf16` to cast weights, inputs and outputs; or `int8` to
             quantise statically with random calibration inputs. A file that is quantised or in half
             precision already stays so, and the workload says what it is.
-        arch: `package.module:factory` that builds the network whose weights the file holds.
+        arch: `package.module:factory` that builds the network whose weights the file holds. Layers
+            are cut to weights that are narrower.
+        main: Scripts that define the classes of `__main__` that a module saved whole is made of.
+            What the classes need is taken from there; nothing else of a script is run.
         trust_pickle: Whether pickles may run code.
         read_limit: Factor on the memory and the time that reading a file may take. They grow with
             the file and its inputs; a small ONNX file has 10 s of processor time and 2 GB.
@@ -117,8 +116,35 @@ def load_workload(
     if batch is not None and batch < 1:
         raise UsageError(f"batch must be at least 1, not {batch}")
     name = str(model) if isinstance(model, str | Path) else type(model).__name__
-    shapes = tuple(parse_input(text) for text in inputs)
-    request = ReadRequest(name, shapes, batch, arch, trust_pickle, seed)
+    given = {} if values is None else read_values(values)
+    requests = parse_inputs(inputs) or requests_of(given)
+    scripts = [main] if isinstance(main, str | Path) else main
+    request = ReadRequest(
+        name,
+        requests,
+        batch,
+        tuple(parse_dims(dims).items()),
+        arch,
+        tuple(str(script) for script in scripts),
+        trust_pickle,
+        seed,
+        str(Path.cwd()),
+    )
+    if arch is not None:
+        parse_factory(arch)
+    workload = _read_workload(model, request, example_inputs, precision, read_limit)
+    return add_values(workload, requests, given, seed)
+
+
+def _read_workload(
+    model: str | Path | nn.Module,
+    request: ReadRequest,
+    example_inputs: Any,
+    precision: str,
+    read_limit: float,
+) -> Workload:
+    """Read a model, whatever it is; see `load_workload`."""
+    name = request.name
     if not isinstance(model, str | Path):
         exported = _export_module(model, request, example_inputs)
     elif example_inputs is not None:
@@ -128,16 +154,17 @@ def load_workload(
         )
     elif name.startswith("zoo:"):
         exported = _export_zoo_network(request)
-    elif _FACTORY.fullmatch(name) and not Path(name).exists():
-        exported = _export_module(torch_files.call_factory(name), request, None)
+    elif is_factory(name) and not Path(name).exists():
+        parse_factory(name)
+        if not request.inputs:
+            raise guessing.missing_shape(f"{name}, which would be imported and called,", {})
+        exported = _export_module(call_factory(name), request, None)
     else:
         return reader.read_file(request, precision, read_limit)
     return files.describe_workload(exported, request, precision, None)
 
 
-def _export_module(
-    module: Any, request: ReadRequest, example_inputs: Tensor | Sequence[Tensor] | None
-) -> Exported:
+def _export_module(module: Any, request: ReadRequest, example_inputs: Any) -> Exported:
     import torch
 
     if not isinstance(module, torch.nn.Module):
@@ -146,12 +173,10 @@ def _export_module(
             " package.module:factory or an nn.Module"
         )
     if example_inputs is None:
-        shapes = torch_files.choose_input_shapes(request, ())
-        return export_module(module, shapes, request.name, request.seed)
-    tensors = [example_inputs] if isinstance(example_inputs, torch.Tensor) else list(example_inputs)
+        return torch_files.export_read_module(module, request)
     if request.inputs or request.batch is not None:
         raise UsageError("example inputs already say shapes and batch; leave out inputs and batch")
-    return export_module(module, tensors, request.name, request.seed)
+    return export_module(module, example_inputs, request.name, request.seed)
 
 
 def _export_zoo_network(request: ReadRequest) -> Exported:
@@ -177,7 +202,12 @@ def _export_zoo_network(request: ReadRequest) -> Exported:
 
 def _cache_file(request: ReadRequest) -> Path:
     """Find where an export is cached: named after everything that shapes it, this code included."""
-    facts = [repr(request), __version__, version("torch"), version("onnx")]
+    facts = [
+        repr(replace(request, folder="", main=(), arch=None)),
+        __version__,
+        version("torch"),
+        version("onnx"),
+    ]
     folder = Path(__file__).parent
     files = ("../zoo.py", "torch_onnx.py", "onnx_normalise.py", "onnx_constants.py")
     sources = [(folder / file).read_bytes() for file in files]

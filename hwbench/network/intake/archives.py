@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError
-from hwbench.network.intake import operators, pickles
+from hwbench.network.intake import foreign_formats, operators, pickles
 from hwbench.records.tensors import TensorSpec
 
 MAX_BYTES = 8 << 30
@@ -40,6 +40,8 @@ MAX_RATIO = 100
 Torch stores members uncompressed (ratio 1); deflate reaches 1,032.
 """
 
+_MAX_HEADER_BYTES = 100_000_000
+"""Longest header of a file of safetensors, as its library has it."""
 _ZIP, _PICKLE = b"PK", b"\x80"
 """First bytes of archives and of bare pickles."""
 
@@ -77,8 +79,8 @@ class ModelFile:
     """A model file after the checks.
 
     Attributes:
-        kind: `onnx`, `program` (torch.export), `script` (TorchScript) or `pickle` (torch.save of a
-            module or state dict).
+        kind: `onnx`, `program` (torch.export), `script` (TorchScript), `pickle` (torch.save of a
+            module or state dict) or `safetensors`.
         payload: The bytes that may be given to the reader of that kind.
         inputs: The shapes that the file keeps of its example inputs, nameless; empty if none.
     """
@@ -111,6 +113,9 @@ def inspect(path: Path, *, trust_pickle: bool = False) -> ModelFile:
         if "data.pkl" in members:
             _check_pickle(members["data.pkl"], str(path), trust_pickle=trust_pickle)
             return ModelFile("pickle", _write_archive(members))
+        foreign = foreign_formats.describe_archive(members)
+        if foreign:
+            raise SchemaError(f"{path} is {foreign}")
         raise SchemaError(
             f"{path} is a zip archive but not a model of torch; expected one by torch.export.save,"
             " torch.jit.save or torch.save"
@@ -123,6 +128,11 @@ def inspect(path: Path, *, trust_pickle: bool = False) -> ModelFile:
                 " torch.save"
             )
         return ModelFile("pickle", data)
+    if _is_safetensors(data[:10]):
+        return ModelFile("safetensors", data)
+    foreign = foreign_formats.describe(data[:512])
+    if foreign:
+        raise SchemaError(f"{path} is {foreign}")
     return ModelFile("onnx", data)
 
 
@@ -170,9 +180,15 @@ def is_torch_file(path: Path) -> bool:
     check_file(path)
     try:
         with path.open("rb") as file:
-            return file.read(2).startswith((_ZIP, _PICKLE))
+            start = file.read(10)
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r} ({error})") from error
+    return start.startswith((_ZIP, _PICKLE)) or _is_safetensors(start)
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Tell by its first ten bytes whether a file is of safetensors: a length, and JSON."""
+    return start[8:10] == b'{"' and 2 <= int.from_bytes(start[:8], "little") <= _MAX_HEADER_BYTES
 
 
 def _read_members(data: bytes, name: str) -> dict[str, bytes]:
@@ -258,10 +274,19 @@ def _check_pickle(data: bytes, name: str, *, trust_pickle: bool) -> None:
         pickles.check_imports(
             data,
             name,
-            lambda part: pickles.is_tensor_part(part) or pickles.is_module_class(part),
+            _may_stand_in_pickle,
             HOW_TO_SAVE,
             TRUST,
         )
+
+
+def _may_stand_in_pickle(part: str) -> bool:
+    """Tell whether a pickle may name something; what is not of torch is not made (`structures`)."""
+    return (
+        pickles.is_tensor_part(part)
+        or pickles.is_module_class(part)
+        or pickles.is_replaceable(part)
+    )
 
 
 def _clean_script(members: Mapping[str, bytes], name: str) -> ModelFile:

@@ -45,7 +45,7 @@ def export_onnx(file: ModelFile, path: Path, request: ReadRequest) -> Exported:
         WorkloadError: The weights exceed what one model can hold.
     """
     model = onnx_files.parse(file.payload, path)
-    onnx_files.fix_inputs(model, request.inputs, request.batch, request.name)
+    onnx_files.fix_inputs(model, request.specs(), request.batch, request.name, dict(request.dims))
     findings: tuple[Finding, ...] = ()
     if onnx_normalise.is_in_training(model):
         findings = (IN_TRAINING,)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench.errors import UsageError
 from hwbench.network.intake import reader, torch_files
 from hwbench.network.intake.archives import inspect
+from hwbench.network.intake.factories import call_factory, is_factory
+from hwbench.network.intake.input_texts import InputRequest
+from hwbench.network.intake.plain_modules import unwrap
 from hwbench.network.intake.torch_files import ReadRequest
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ def load_module(
     *,
     weights: str | Path | None = None,
     arch: str | None = None,
+    main: Sequence[str | Path] = (),
     trust_pickle: bool = False,
     seed: int = 0,
 ) -> nn.Module:
@@ -36,6 +41,7 @@ def load_module(
             classes or of a state dict (with `arch`), or an nn.Module, which is copied.
         weights: The path of a file with a state dict to load into the module.
         arch: `package.module:factory` that builds the network of a bare state dict.
+        main: Scripts that define classes of `__main__` that a module saved whole is made of.
         trust_pickle: Whether pickles may run code.
         seed: The seed of the zoo's weights.
 
@@ -59,39 +65,53 @@ def load_module(
         from hwbench.network import zoo
 
         module = zoo.build(str(model).removeprefix("zoo:"), seed)
-    elif ":" in str(model) and not Path(model).exists():
-        module = torch_files.call_factory(str(model))
+    elif is_factory(str(model)) and not Path(model).exists():
+        module = call_factory(str(model))
     else:
-        module = _from_file(Path(model), arch, trust_pickle=trust_pickle)
+        request = _make_request(Path(model), arch, main, trust_pickle=trust_pickle)
+        module = _from_file(request)
     if weights is not None:
-        _load_weights(module, Path(weights), trust_pickle=trust_pickle)
-    return module.eval()
+        request = _make_request(
+            Path(weights), type(module).__name__, main, trust_pickle=trust_pickle
+        )
+        _load_weights(module, request)
+    return unwrap(module).eval()
 
 
-def _from_file(path: Path, arch: str | None, *, trust_pickle: bool) -> nn.Module:
-    import torch
+def _make_request(
+    path: Path, arch: str | None, main: Sequence[str | Path], *, trust_pickle: bool
+) -> ReadRequest:
+    scripts = [main] if isinstance(main, str | Path) else main
+    # The shape of the input is asked for where the module is run, not here.
+    return ReadRequest(
+        str(path),
+        (InputRequest("", (1,)),),
+        arch=arch,
+        main=tuple(str(script) for script in scripts),
+        trust_pickle=trust_pickle,
+        folder=str(Path.cwd()),
+    )
 
-    reader.rehearse(path, trust_pickle=trust_pickle)
-    file = inspect(path, trust_pickle=trust_pickle)
+
+def _from_file(request: ReadRequest) -> nn.Module:
+    reader.rehearse(Path(request.name), trust_pickle=request.trust_pickle)
+    file = inspect(Path(request.name), trust_pickle=request.trust_pickle)
     if file.kind in KINDS_WITHOUT_MODULES:
         raise UsageError(
-            f"{path} holds {KINDS_WITHOUT_MODULES[file.kind]}, whose layers cannot be pruned any"
-            " more; give the module itself: zoo:NAME, package.module:factory with a file of"
-            " weights, or a pickled module"
+            f"{request.name} holds {KINDS_WITHOUT_MODULES[file.kind]}, whose layers cannot be"
+            " pruned any more; give the module itself: zoo:NAME, package.module:factory with a file"
+            " of weights, or a pickled module"
         )
-    content = torch_files.unpickle(file.payload, str(path), trust=trust_pickle)
-    if isinstance(content, torch.nn.Module):
-        return content
-    return torch_files.build_architecture(content, ReadRequest(str(path), arch=arch))
+    module, _ = torch_files.read_module(torch_files.plan_file(file, request), request)
+    return module
 
 
-def _load_weights(module: nn.Module, path: Path, *, trust_pickle: bool) -> None:
-    reader.rehearse(path, trust_pickle=trust_pickle)
-    file = inspect(path, trust_pickle=trust_pickle)
+def _load_weights(module: nn.Module, request: ReadRequest) -> None:
+    reader.rehearse(Path(request.name), trust_pickle=request.trust_pickle)
+    file = inspect(Path(request.name), trust_pickle=request.trust_pickle)
     if file.kind in KINDS_WITHOUT_MODULES:
         raise UsageError(
-            f"{path} holds {KINDS_WITHOUT_MODULES[file.kind]}; weights are read from a state dict,"
-            " saved by torch.save(module.state_dict(), FILE)"
+            f"{request.name} holds {KINDS_WITHOUT_MODULES[file.kind]}; weights are read from a"
+            " state dict, saved by torch.save(module.state_dict(), FILE)"
         )
-    content = torch_files.unpickle(file.payload, str(path), trust=trust_pickle)
-    torch_files.load_weights(module, content, str(path), type(module).__name__)
+    torch_files.load_weights(module, torch_files.plan_file(file, request), request)

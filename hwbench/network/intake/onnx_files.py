@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,7 +188,11 @@ def _read_external_data(tensor: TensorProto, path: Path) -> bytes:
 
 
 def fix_inputs(
-    model: ModelProto, shapes: Sequence[TensorSpec], batch: int | None, name: str
+    model: ModelProto,
+    shapes: Sequence[TensorSpec],
+    batch: int | None,
+    name: str,
+    sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[TensorSpec, ...]:
     """Give every input of `model` a fixed shape, in place.
 
@@ -199,6 +204,7 @@ def fix_inputs(
         batch: The leading dimension of every input where the model leaves it open; None if it is
             not asked for.
         name: The name of the model, for messages.
+        sizes: The sizes of open dimensions by name.
 
     Returns:
         The inputs, in order.
@@ -215,7 +221,8 @@ def fix_inputs(
             had_open_dims = True
     # Dimensions of one name are the same size in all inputs, and only one input may have been given
     # a shape: so all are asked first, and fixed when the sizes of all names are known.
-    size_by_symbol: dict[str, int] = {}
+    size_by_symbol = dict(sizes)
+    _check_symbols(inputs, sizes, name)
     for value in inputs:
         _request_shape(value, shape_by_input.get(value.name), batch, size_by_symbol, name)
     fixed = tuple(_fix_shape(value, size_by_symbol, name) for value in inputs)
@@ -231,6 +238,26 @@ def fix_inputs(
             for dim in value.type.tensor_type.shape.dim:
                 dim.Clear()
     return fixed
+
+
+def _check_symbols(inputs: Sequence[ValueInfoProto], sizes: Mapping[str, int], name: str) -> None:
+    """Refuse sizes of dimensions that no input has."""
+    symbols: dict[str, None] = {}
+    for value in inputs:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 1 and _is_symbol(dim.dim_param):
+                symbols[dim.dim_param] = None
+    for symbol in sizes:
+        if symbol not in symbols:
+            raise UsageError(
+                f"{name} has no open dimension {symbol!r}; its open dimensions are"
+                f" {', '.join(symbols) or 'none with a name'}"
+            )
+
+
+def _is_symbol(dim_param: str) -> bool:
+    """Tell whether an open dimension has a name; exporters write `?` for one that has none."""
+    return dim_param not in {"", "?"}
 
 
 def input_specs(model: ModelProto, name: str) -> tuple[TensorSpec, ...]:
@@ -314,7 +341,7 @@ def _request_shape(
                     f"{name}: input {value.name!r} is fixed to {dims_text(value)}; {shape} needs an"
                     " export with that shape"
                 )
-        elif size is not None and dim.dim_param:
+        elif size is not None and _is_symbol(dim.dim_param):
             earlier = size_by_symbol.setdefault(dim.dim_param, size)
             if earlier != size:
                 raise UsageError(
@@ -335,8 +362,8 @@ def _fix_shape(value: ValueInfoProto, size_by_symbol: Mapping[str, int], name: s
     if any(is_open(dim) for dim in dims):
         raise UsageError(
             f"{name}: input {value.name!r} has open dimensions: {dims_text(value)}",
-            Argument("inputs", f"{value.name}=1x3x224x224", purpose="fix all of them"),
-            Argument("batch", purpose="fix the first"),
+            Argument("inputs", f"{value.name}={_example_shape(value)}", purpose="fix all of them"),
+            *_other_remedies(value),
         )
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -347,6 +374,39 @@ def _fix_shape(value: ValueInfoProto, size_by_symbol: Mapping[str, int], name: s
             f"{name}: input {value.name!r} holds {dtype.name}; only numbers can be fed"
         )
     return TensorSpec(value.name, tuple(dim.dim_value for dim in dims), dtype.name)
+
+
+def _example_shape(value: ValueInfoProto) -> str:
+    """Write a shape with the fixed dimensions of an input, and usual sizes for the open ones."""
+    dims = value.type.tensor_type.shape.dim
+    sizes = []
+    for index, dim in enumerate(dims):
+        word = dim.dim_param.lower()
+        size = 1
+        if dim.dim_value > 0:
+            size = dim.dim_value
+        elif index > 0 and any(part in word for part in ("seq", "len", "tok", "time", "word")):
+            size = 128
+        elif len(dims) == 4 and index >= 2:
+            size = 224
+        sizes.append(size)
+    return "x".join(map(str, sizes))
+
+
+def _other_remedies(value: ValueInfoProto) -> list[Argument]:
+    """Name what fixes the open dimensions of an input without the others: a batch, or sizes."""
+    dims = value.type.tensor_type.shape.dim
+    open_dims = [index for index, dim in enumerate(dims) if dim.dim_value < 1]
+    if open_dims == [0]:
+        return [Argument("batch", 1, purpose="fix the first")]
+    symbol = dims[open_dims[-1]].dim_param
+    if not _is_symbol(symbol):
+        return []
+    size = _example_shape(value).split("x")[open_dims[-1]]
+    also = {"batch": 1} if open_dims[0] == 0 and len(open_dims) == 2 else {}
+    if len(open_dims) - len(also) > 1:
+        return []
+    return [Argument("dims", f"{symbol}={size}", purpose="fix it by name", also=also)]
 
 
 def random_input(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:

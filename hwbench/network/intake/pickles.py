@@ -13,6 +13,7 @@ import io
 import pickle
 import pickletools
 import re
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,7 +39,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _TENSORS = re.compile(
     r"torch\.(\w+Storage|Size|device|float\w+|bfloat16|u?int\d+|bool|half|double|long)"
     r"|torch\.storage\.\w+Storage"
-    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v[23]|parameter|parameter_with_state)"
     r"|torch\.nn\.parameter\.(Parameter|Buffer)"
     r"|torch\.serialization\._get_layout|collections\.OrderedDict|builtins\.set|_codecs\.encode"
 )
@@ -48,6 +49,14 @@ _MODULES = re.compile(
 _SCRIPT = re.compile(
     r"__torch__\.(?!torch\.classes\b)[\w.]+|torch\.jit\._pickle\.\w+|" + _TENSORS.pattern
 )
+
+_HARMLESS = re.compile(
+    r"argparse\.Namespace|copyreg\._reconstructor|types\.SimpleNamespace"
+    r"|(pathlib|datetime|uuid|decimal|fractions|contextlib|enum)\.\w+"
+    r"|collections\.(defaultdict|deque|Counter)|builtins\.(object|int|float|str|bool|list|dict"
+    r"|tuple|slice|range|complex|frozenset|bytearray|getattr)"
+)
+"""Names of Python that may stand beside weights. They are not made either."""
 
 DTYPES = {
     "Float": "float32", "Half": "float16", "Double": "float64", "Long": "int64", "Int": "int32",
@@ -64,6 +73,18 @@ def is_module_class(name: str) -> bool:
 def is_tensor_part(name: str) -> bool:
     """Tell whether `name` is what tensors, parameters and state dicts are pickled with."""
     return _TENSORS.fullmatch(name) is not None
+
+
+def is_replaceable(name: str) -> bool:
+    """Tell whether `name` may stand in a file of weights, where nothing is made of it.
+
+    Those are classes of the user, of torch and of other packages, which only whole modules need,
+    and harmless ones of Python. What a harmless file never names (`os`, `eval`) stays refused.
+    """
+    root = name.partition(".")[0]
+    if root in sys.stdlib_module_names or root == "builtins":
+        return _HARMLESS.fullmatch(name) is not None
+    return re.fullmatch(r"[A-Za-z_][\w.]*", name) is not None
 
 
 def is_script_part(name: str) -> bool:

@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -26,13 +26,13 @@ from typing import IO, TYPE_CHECKING, Any
 from hwbench.errors import HwbenchError, SchemaError, error_to_dict
 from hwbench.network import graph
 from hwbench.network.intake import archives, files, onnx_bounds, torch_files, walls
+from hwbench.network.intake.input_texts import InputRequest
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.scratch import scratch_folder
-from hwbench.records.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import resource
@@ -83,26 +83,56 @@ def _serve(requests: IO[bytes], answers: IO[bytes], folder: Path) -> None:
         if not first:
             import onnx.reference  # noqa: F401 - a first file may not need it, later ones share it
         first = False
-        if job["torch"]:
+        if job["torch"] and "torch" not in sys.modules:
+            # Most errors need no torch, which takes seconds to load.
+            answered = _serve_job(job | {"plan_only": True}, requests, answers, folder, set_option)
+            if answered is None:
+                return
+            if answered:
+                continue
             import torch  # noqa: F401 - nothing of a file is read yet
-        scratch = Path(tempfile.mkdtemp(dir=folder))
-        watched, held = os.pipe()
-        reader = os.getpid()
-        child = os.fork()
-        if child == 0:
-            os.close(watched)
-            # 1 is PR_SET_PDEATHSIG. If the reader ended before that, nobody waits any more.
-            set_option(1, signal.SIGKILL)
-            if os.getppid() == reader:
-                _run_worker(job, scratch, requests, answers)
-            os._exit(1)
-        os.close(held)
-        ended = _watch(child, job["limits"], watched, requests)
-        os.close(watched)
-        if ended is None:
+        if _serve_job(job, requests, answers, folder, set_option) is None:
             return
-        _send(answers, scratch, ended)
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _serve_job(
+    job: Mapping[str, Any],
+    requests: IO[bytes],
+    answers: IO[bytes],
+    folder: Path,
+    set_option: Callable[[int, int], object],
+) -> bool | None:
+    """Fork a worker for one request, and send what it says.
+
+    Args:
+        job: The request.
+        requests: The pipe of requests.
+        answers: Where the answer goes.
+        folder: A private temporary folder.
+        set_option: The kernel's `prctl`.
+
+    Returns:
+        Whether there was something to say; None if nobody waits for it any more.
+    """
+    scratch = Path(tempfile.mkdtemp(dir=folder))
+    watched, held = os.pipe()
+    reader = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(watched)
+        # 1 is PR_SET_PDEATHSIG. If the reader ended before that, nobody waits any more.
+        set_option(1, signal.SIGKILL)
+        if os.getppid() == reader:
+            _run_worker(job, scratch, requests, answers)
+        os._exit(1)
+    os.close(held)
+    ended = _watch(child, job["limits"], watched, requests)
+    os.close(watched)
+    if ended is None:
+        return None
+    answered = _send(answers, scratch, ended, is_plan=job.get("plan_only", False))
+    shutil.rmtree(scratch, ignore_errors=True)
+    return answered
 
 
 def _run_worker(
@@ -121,7 +151,7 @@ def _run_worker(
     request = job["request"]
     missing_walls: tuple[str, ...] = ()
     # A pickle that is trusted, or code that the user named, may do what it likes.
-    if not (request["trust_pickle"] or request["arch"]):
+    if not (request["trust_pickle"] or request["arch"] or request["main"]):
         missing_walls = walls.raise_walls(scratch)
     code = 1
     try:
@@ -230,8 +260,20 @@ def _resident_bytes(process: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _send(answers: IO[bytes], scratch: Path, ended: Mapping[str, Any]) -> None:
-    """Send what a worker left: a line of JSON, then the model."""
+def _send(
+    answers: IO[bytes], scratch: Path, ended: Mapping[str, Any], *, is_plan: bool = False
+) -> bool:
+    """Send what a worker left: a line of JSON, then the model.
+
+    Args:
+        answers: Where it goes.
+        scratch: The folder of the worker.
+        ended: What ended it; empty if it ended by itself.
+        is_plan: Whether it was asked for errors alone: without one, nothing is sent.
+
+    Returns:
+        Whether something was sent.
+    """
     result, model = scratch / "result.json", scratch / "model.onnx"
     answer = dict(ended)
     size = 0
@@ -242,12 +284,15 @@ def _send(answers: IO[bytes], scratch: Path, ended: Mapping[str, Any]) -> None:
                 size = model.stat().st_size
         except (OSError, TypeError, ValueError, RecursionError):
             answer |= {"ended_by": "exit", "detail": _read_last_line(scratch / "output")}
+    if is_plan and not answer.keys() & {"error", "ended_by"}:
+        return False
     answer["artifact_bytes"] = size
     answers.write(json.dumps(answer).encode() + b"\n")
     if size:
         with model.open("rb") as file:
             shutil.copyfileobj(file, answers, 1 << 20)
     answers.flush()
+    return True
 
 
 def _read_last_line(path: Path) -> str:
@@ -277,6 +322,9 @@ def _work(job: Mapping[str, Any], scratch: Path, missing_walls: Sequence[str]) -
             (scratch / "result.json").write_text(json.dumps({"rehearsed": True}))
             return
         workload = _read(job, scratch)
+        if workload is None:
+            (scratch / "result.json").write_text("{}")
+            return
         (scratch / "model.onnx").write_bytes(workload.artifact)
         findings = list(workload.findings)
         if job["torch"] and missing_walls:
@@ -314,12 +362,18 @@ def _make_finding(missing_walls: Sequence[str]) -> Finding:
     )
 
 
-def _read(job: Mapping[str, Any], scratch: Path) -> Workload:
-    """Check a file, export it, describe it, and do what its user will do with it next."""
+def _read(job: Mapping[str, Any], scratch: Path) -> Workload | None:
+    """Check a file, export it, describe it, and do what its user will do with it next.
+
+    Returns:
+        The workload; None if only what needs no torch was asked for, and all of that is well.
+    """
     fields = dict(job["request"])
     fields["inputs"] = tuple(
-        TensorSpec(row["name"], tuple(row["shape"]), row["dtype"]) for row in fields["inputs"]
+        InputRequest(**(row | {"shape": tuple(row["shape"])})) for row in fields["inputs"]
     )
+    fields["dims"] = tuple((name, size) for name, size in fields["dims"])
+    fields["main"] = tuple(fields["main"])
     request = ReadRequest(**fields)
     os.chdir(job["folder"])
     sys.path[:] = job["paths"]
@@ -332,8 +386,11 @@ def _read(job: Mapping[str, Any], scratch: Path) -> Workload:
         os.chdir(scratch)
     else:
         # From here on a relative path leads nowhere but into the folder of this file.
+        plan = torch_files.plan_file(file, request)
+        if job.get("plan_only"):
+            return None
         os.chdir(scratch)
-        exported = torch_files.export_file(file, request)
+        exported = torch_files.export_file(plan, request)
     workload = files.describe_workload(exported, request, job["precision"], size)
     _rehearse(workload, job["limits"]["memory_bytes"])
     return workload

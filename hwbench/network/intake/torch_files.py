@@ -1,7 +1,8 @@
 """Reading files of torch, and exporting them to ONNX.
 
 Even after the checks of `archives` a file reaches native readers that were not written for hostile
-input, and TorchScript may loop for ever. So this is done in the workers of `reader_child`.
+input, and TorchScript may loop for ever. So this is done in the workers of `reader_child`. What can
+be told of a file without torch is told first, in `plan_file`: torch takes seconds to load.
 """
 
 from __future__ import annotations
@@ -10,29 +11,32 @@ import io
 import os
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError
-from hwbench.network.intake import operators
-from hwbench.network.intake.archives import HOW_TO_SAVE, TRUST, ModelFile
+from hwbench.network.intake import checkpoints, fitting, guessing, operators, scripts
+from hwbench.network.intake.archives import TRUST, ModelFile
+from hwbench.network.intake.checkpoints import Candidate
+from hwbench.network.intake.factories import call_factory
+from hwbench.network.intake.failures import FAILURES, reason
+from hwbench.network.intake.input_texts import InputRequest
+from hwbench.network.intake.rebuilding import is_known, rebuild_module
+from hwbench.network.intake.structures import Content, Instance, make_tensor, read_content
 from hwbench.network.intake.torch_onnx import (
-    FAILURES,
     Exported,
     export_module,
     export_program,
-    reason,
+    prepare_module,
+    runs_on,
 )
+from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
-
-_WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "net")
-"""Where training checkpoints keep the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +45,212 @@ class ReadRequest:
 
     Attributes:
         name: The name of the model, for messages.
-        inputs: The shapes from the user, by name or in order; they win over those in the file.
+        inputs: The inputs as the user asked for them, by name or in order; they win over those in
+            the file.
         batch: The leading dimension of every input, or None.
+        dims: The sizes of dimensions that a model names, by name.
         arch: `module:factory` that builds the network for a file with weights alone.
+        main: The scripts that classes of `__main__` stand in.
         trust_pickle: Whether pickles may run code.
         seed: The seed of random inputs and weights.
+        folder: The folder that the user works in.
     """
 
     name: str
-    inputs: tuple[TensorSpec, ...] = ()
+    inputs: tuple[InputRequest, ...] = ()
     batch: int | None = None
+    dims: tuple[tuple[str, int], ...] = ()
     arch: str | None = None
+    main: tuple[str, ...] = ()
     trust_pickle: bool = False
     seed: int = 0
+    folder: str = ""
+
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The inputs without their values."""
+        return tuple(request.spec for request in self.inputs)
+
+    def folders(self) -> list[Path]:
+        """The folders where scripts are looked for: the user's, and that of the file."""
+        folder = Path(self.folder or ".")
+        return [folder, (folder / self.name).parent]
 
 
-def export_file(file: ModelFile, request: ReadRequest) -> Exported:
-    """Let torch read a checked file, and export it. Only for a process that may be lost.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done with a file of torch.
+
+    Attributes:
+        file: The file.
+        content: What it holds, where that is known without torch.
+        candidates: The networks to choose from; the first is taken unless the weights of another
+            fit the architecture better.
+        is_module: Whether the first is a whole module that is made as it is.
+    """
+
+    file: ModelFile
+    content: Content | None = None
+    candidates: tuple[Candidate, ...] = ()
+    is_module: bool = False
+
+
+def plan_file(file: ModelFile, request: ReadRequest) -> Plan:
+    """Find out, without torch, what a checked file holds and whether enough is known to run it.
 
     Args:
         file: The file, as `archives.inspect` gives it.
+        request: How it is to be read.
+
+    Raises:
+        UsageError: Input shapes or the architecture are missing.
+        UnsafeModelError: The file needs classes that are not torch's, and is not trusted.
+        SchemaError: The file is damaged, or holds no network.
+    """
+    if file.kind == "script" and not (request.inputs or file.inputs):
+        tensors = dict(checkpoints.name_tensors(read_content(file, request.name).root))
+        raise guessing.missing_shape(request.name, tensors)
+    if file.kind not in {"pickle", "safetensors"}:
+        return Plan(file)
+    try:
+        content = read_content(file, request.name)
+    except SchemaError:
+        if request.trust_pickle:  # a pickle may hold anything that only running it would show
+            return Plan(file)
+        raise
+    candidates = checkpoints.find_candidates(content.root)
+    if not candidates:
+        if request.trust_pickle:
+            return Plan(file)
+        kind = type(content.root).__name__.lstrip("_").lower()
+        if isinstance(content.root, Instance):
+            kind = content.root.kind[:80]
+        raise SchemaError(
+            f"{request.name} holds a {kind}; expected a module or a state_dict, alone or in a"
+            " checkpoint"
+        )
+    module = _choose_module(candidates, request)
+    if module is not None:
+        return Plan(file, content, (module,), is_module=True)
+    _check_architecture(content, candidates, request)
+    return Plan(file, content, tuple(candidates))
+
+
+def _choose_module(candidates: Sequence[Candidate], request: ReadRequest) -> Candidate | None:
+    """Choose the module of a file that can be made; None if only its weights can be used.
+
+    Raises:
+        UnsafeModelError: There are modules, but of classes that are not torch's.
+        UsageError: They are of a script that is not named.
+    """
+    modules = [candidate for candidate in candidates if candidate.module is not None]
+    for candidate in modules:
+        foreign = _find_foreign_classes(candidate)
+        unnamed = [kind for kind in foreign if kind.startswith("__main__.") and not request.main]
+        if not foreign or (request.trust_pickle and not unnamed):
+            return candidate
+        if request.main and all(kind.startswith("__main__.") for kind in foreign):
+            return candidate
+    if modules and request.arch is None:
+        raise _explain_foreign(_find_foreign_classes(modules[0]), request)
+    return None
+
+
+def _find_foreign_classes(candidate: Candidate) -> list[str]:
+    """List the classes of a module that are not torch's and that have to be made."""
+    kinds = checkpoints.find_classes(candidate.module)
+    return sorted(kind for kind in kinds if not is_known(kind))
+
+
+def _explain_foreign(foreign: Sequence[str], request: ReadRequest) -> UsageError | UnsafeModelError:
+    """Make the error for a module whose classes are not torch's."""
+    own = [kind.removeprefix("__main__.") for kind in foreign if kind.startswith("__main__.")]
+    others = [kind for kind in foreign if not kind.startswith("__main__.")]
+    listing = ", ".join(kind[:80] for kind in foreign[:4])
+    if len(foreign) > 4:
+        listing += f" and {len(foreign) - 4} more"
+    for kind in foreign:
+        if kind.startswith(("torch.ao.", "torchao.")):
+            return UnsafeModelError(
+                f"{request.name} holds a network quantised by torch ({kind[:80]}), which has no way"
+                " to ONNX; give the network before that, to be quantised here",
+                Argument("precision", "int8"),
+            )
+    trusted = {"trust_pickle": True} if others and not request.trust_pickle else {}
+    if own:
+        script = scripts.find_script_with(own, request.folders())
+        where = "stand in the script that saved it"
+        if script is not None:
+            where = f"stand in {_relative(script, request)}"
+        return UnsafeModelError(
+            f"{request.name} is a whole module of classes that are not torch's ({listing}); those"
+            f" of __main__ {where}",
+            Argument(
+                "main",
+                None if script is None else _relative(script, request),
+                purpose="name that script",
+                also=trusted,
+            ),
+        )
+    return UnsafeModelError(
+        f"{request.name} is a whole module of classes that are not torch's ({listing}), and to make"
+        " them its pickle must run",
+        replace(TRUST, purpose="only if you trust its author"),
+    )
+
+
+def _relative(path: Path, request: ReadRequest) -> str:
+    folder = Path(request.folder or ".").resolve()
+    resolved = path.resolve()
+    return str(resolved.relative_to(folder)) if resolved.is_relative_to(folder) else str(resolved)
+
+
+def _check_architecture(
+    content: Content, candidates: Sequence[Candidate], request: ReadRequest
+) -> None:
+    """Ask for what builds the network of weights, and for its input, before anything is imported.
+
+    Raises:
+        UsageError: One of them is missing, and cannot be told from the weights.
+    """
+    tensors = candidates[0].tensors
+    first = checkpoints.find_first_layer(tensors)
+    is_certain = first is not None and guessing.is_linear(*first)
+    if request.arch is None:
+        also = {}
+        if not (request.inputs or is_certain):
+            also = {"inputs": guessing.example_shape(tensors)}
+        raise UsageError(
+            f"{request.name} holds weights alone ({checkpoints.describe_weights(tensors)})",
+            Argument(
+                "arch",
+                _suggest_architecture(content, candidates[0], request),
+                purpose="name the code that builds the network, which is then imported and called",
+                also=also,
+            ),
+        )
+    if not (request.inputs or is_certain):
+        raise guessing.missing_shape(request.name, tensors)
+
+
+def _suggest_architecture(
+    content: Content, candidate: Candidate, request: ReadRequest
+) -> str | None:
+    """Suggest what builds the network: a class beside the file, or what a checkpoint names."""
+    parts = checkpoints.first_parts(candidate.tensors)
+    suggested = scripts.find_factory_for(parts, request.folders())
+    if suggested:
+        return suggested
+    named = content.root.get("arch") if isinstance(content.root, Mapping) else None
+    if isinstance(named, str) and named.isidentifier() and len(named) < 40:
+        return f"torchvision.models:{named}"
+    return None
+
+
+def export_file(plan: Plan, request: ReadRequest) -> Exported:
+    """Let torch read a file, and export it. Only for a process that may be lost.
+
+    Args:
+        plan: What is to be done, as `plan_file` says.
         request: How it is to be read.
 
     Raises:
@@ -74,7 +264,7 @@ def export_file(file: ModelFile, request: ReadRequest) -> Exported:
         # Parts of a `.pt2` are pickles too, which torch.export.load would run without this.
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
-        return _convert_payload(file.kind, file.payload, file.inputs, request)
+        return _convert_payload(plan, request)
     except MemoryError:
         raise
     except (*FAILURES, pickle.UnpicklingError, EOFError) as error:
@@ -92,7 +282,6 @@ def rehearse(file: ModelFile, name: str) -> None:
 
     Raises:
         SchemaError: torch cannot read the file.
-        UnsafeModelError: torch's weights-only reader refuses the file.
         MemoryError: It needs more memory than this process may take.
     """
     import torch
@@ -101,8 +290,11 @@ def rehearse(file: ModelFile, name: str) -> None:
     try:
         if file.kind == "program":
             torch.export.load(io.BytesIO(file.payload))
-        elif file.kind == "pickle":
-            unpickle(file.payload, name, trust=False)
+        elif file.kind in {"pickle", "safetensors"}:
+            content = read_content(file, name)
+            for candidate in checkpoints.find_candidates(content.root):
+                for record in candidate.tensors.values():
+                    make_tensor(record, content)
     except MemoryError:
         raise
     except (*FAILURES, pickle.UnpicklingError, EOFError) as error:
@@ -111,24 +303,52 @@ def rehearse(file: ModelFile, name: str) -> None:
         ) from error
 
 
-def _convert_payload(
-    kind: str, payload: bytes, file_inputs: tuple[TensorSpec, ...], request: ReadRequest
-) -> Exported:
+def _convert_payload(plan: Plan, request: ReadRequest) -> Exported:
     import torch
 
-    if kind == "program":
-        program = torch.export.load(io.BytesIO(payload))
+    file = plan.file
+    if file.kind == "program":
+        program = torch.export.load(io.BytesIO(file.payload))
         operators.check_program(program, request.name)
-        return export_program(program, request.inputs, request.batch, request.name, request.seed)
-    if kind == "script":
-        script = _load_script(payload, request.name)
-        shapes = choose_input_shapes(request, file_inputs)
+        return export_program(
+            program,
+            request.specs(),
+            request.batch,
+            request.name,
+            seed=request.seed,
+            sizes=dict(request.dims),
+        )
+    if file.kind == "script":
+        script = _load_script(file.payload, request.name)
+        shapes = choose_input_shapes(request, file.inputs)
         return export_module(script, shapes, request.name, request.seed)
-    content = unpickle(payload, request.name, trust=request.trust_pickle)
-    if not isinstance(content, torch.nn.Module):
-        content = build_architecture(content, request)
-    shapes = choose_input_shapes(request, ())
-    return export_module(content, shapes, request.name, request.seed)
+    module, findings = read_module(plan, request)
+    exported = export_read_module(module, request)
+    return replace(exported, findings=(*findings, *exported.findings))
+
+
+def export_read_module(module: nn.Module, request: ReadRequest) -> Exported:
+    """Export a module at the input that was asked for, or at the only one that it takes.
+
+    Args:
+        module: The module.
+        request: What was asked for.
+
+    Raises:
+        UsageError: There is no shape, and several are possible.
+        WorkloadError: The network cannot be run or exported.
+    """
+    if request.inputs:
+        shapes = choose_input_shapes(request, ())
+        return export_module(module, shapes, request.name, request.seed)
+    own, _ = prepare_module(module, request.name)
+    tensors = own.state_dict()
+    guessed = guessing.guess_input(tensors, lambda entry: runs_on(own, (entry.spec,), request.name))
+    if guessed is None:
+        raise guessing.missing_shape(request.name, tensors)
+    shapes = choose_input_shapes(replace(request, inputs=(guessed[0],)), ())
+    exported = export_module(module, shapes, request.name, request.seed)
+    return replace(exported, findings=(guessed[1], *exported.findings))
 
 
 def _load_script(payload: bytes, name: str) -> nn.Module:
@@ -158,160 +378,170 @@ def choose_input_shapes(
     Args:
         request: What the user asked for; its batch replaces the leading dimension of every shape.
         file_inputs: The shapes that the model says; empty if it says none. Their element types hold
-            for the user's shapes as well.
+            for the user's shapes as well, unless these have a type of their own.
 
     Raises:
         UsageError: There are no shapes.
     """
     if not (request.inputs or file_inputs):
-        raise UsageError(
-            f"{request.name} does not say the shape of its input",
-            Argument("inputs", "1x3x224x224", purpose="give it"),
-        )
+        raise guessing.missing_shape(request.name, {})
     shapes = list(file_inputs)
     if request.inputs:
         dtypes = [spec.dtype for spec in file_inputs] + ["float32"] * len(request.inputs)
-        shapes = [
-            replace(spec, dtype=dtype) for spec, dtype in zip(request.inputs, dtypes, strict=False)
-        ]
+        shapes = []
+        for entry, dtype in zip(request.inputs, dtypes, strict=False):
+            shapes.append(TensorSpec(entry.name, entry.shape, entry.dtype or dtype))
     if request.batch is not None:
-        shapes = [replace(spec, shape=(request.batch, *spec.shape[1:])) for spec in shapes]
+        batched = []
+        for spec in shapes:
+            shape = (request.batch, *spec.shape[1:]) if spec.shape else ()
+            batched.append(replace(spec, shape=shape))
+        shapes = batched
     return tuple(shapes)
 
 
-def unpickle(payload: bytes, name: str, *, trust: bool) -> Any:
-    """Read a pickle of torch: a module of torch.nn classes, or weights.
+def read_module(plan: Plan, request: ReadRequest) -> tuple[nn.Module, tuple[Finding, ...]]:
+    """Make the network of a file: the module that it holds, or the architecture with its weights.
 
     Args:
-        payload: The file.
-        name: The name of the file, for messages.
-        trust: Whether the pickle may run code.
+        plan: What is to be done with the file.
+        request: How it is to be read.
+
+    Returns:
+        The network, and what was chosen on the way to it.
 
     Raises:
-        UnsafeModelError: The file holds anything else, and is not trusted.
+        UsageError: The weights do not fit the architecture, or a script lacks a class.
+        SchemaError: The file holds no network, or is damaged.
     """
-    import torch
-
-    if trust:
-        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=False)
-    # Besides tensors, torch's weights-only reader builds what it is told is safe: the classes of
-    # torch.nn, whose construction runs nothing of the file's, and what instances of them refer to.
-    classes = [value for value in vars(torch.nn).values() if isinstance(value, type)]
-    modules = [kind for kind in classes if issubclass(kind, torch.nn.Module)]
-    others: list[Callable[..., Any]] = [
-        torch.nn.modules.linear.NonDynamicallyQuantizableLinear,
-        torch.nn.functional.relu,
-        torch.nn.functional.gelu,
-    ]
-    try:
-        with torch.serialization.safe_globals([*modules, *others]):
-            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's message has the cause between two paragraphs of advice.
-        _, _, text = str(error).partition("WeightsUnpickler error:")
-        text, _, _ = text.partition("Check the documentation")
-        cause = " ".join(text.split())
-        raise UnsafeModelError(
-            f"{name}: torch's weights-only reader refuses it ({cause[:200] or 'damaged'})"
-            f"; {HOW_TO_SAVE}",
-            TRUST,
-        ) from error
+    if plan.content is None:
+        content = _run_pickle(plan.file.payload, request, {})
+        return _expect_module(content, request.name), ()
+    candidate = plan.candidates[0]
+    if plan.is_module:
+        return _make_module(plan, candidate, request), _describe_choice(plan, candidate, request)
+    module = call_factory(str(request.arch))
+    return module, load_weights(module, plan, request)
 
 
-def build_architecture(content: Any, request: ReadRequest) -> nn.Module:
-    """Build the network of the architecture asked for, with the weights of a file.
-
-    Args:
-        content: What was read from the file: a state dict, or a checkpoint with one.
-        request: What the user asked for.
-
-    Raises:
-        SchemaError: The file holds no weights.
-        UsageError: No architecture was asked for, or the weights do not fit it.
-    """
-    weights = _find_weights(content, request.name)
-    if request.arch is None:
-        summary = f"{len(weights)} tensors, first {next(iter(weights))!r}"
+def _make_module(plan: Plan, candidate: Candidate, request: ReadRequest) -> nn.Module:
+    """Make the module of a candidate, from a script's classes and torch's, or by running it."""
+    foreign = _find_foreign_classes(candidate)
+    own = [kind.removeprefix("__main__.") for kind in foreign if kind.startswith("__main__.")]
+    classes: dict[str, Any] = {}
+    for script in request.main:
+        for name, value in scripts.load_names(Path(request.folder or ".") / script, own).items():
+            classes.setdefault(f"__main__.{name}", value)
+    missing = [f"__main__.{name}" for name in own if f"__main__.{name}" not in classes]
+    if missing:
         raise UsageError(
-            f"{request.name} holds weights alone ({summary})",
-            Argument("arch", purpose="say what builds the network"),
+            f"{request.name} needs {', '.join(missing[:4])}, which {_listing(request.main)} does"
+            " not define; name the script that saved it"
         )
-    module = call_factory(request.arch)
-    load_weights(module, weights, request.name, request.arch)
-    return module
+    if len(own) < len(foreign):
+        content = _run_pickle(plan.file.payload, request, classes)
+        return _expect_module(checkpoints.follow(content, candidate.path), request.name)
+    if candidate.module is None or plan.content is None:
+        raise SchemaError(f"{request.name} holds no module")
+    return rebuild_module(candidate.module, plan.content, request.name, classes)
 
 
-def load_weights(module: nn.Module, content: Any, name: str, arch: str) -> None:
-    """Put the weights that a file holds into a network, in place.
-
-    Args:
-        module: The network.
-        content: What was read from the file: a state dict, or a checkpoint with one.
-        name: The name of the file, for messages.
-        arch: The name of the network, for messages.
-
-    Raises:
-        SchemaError: The file holds no weights.
-        UsageError: The weights do not fit.
-    """
-    weights = _find_weights(content, name)
-    try:
-        module.load_state_dict(weights)
-    except FAILURES as error:
-        text = " ".join(str(error).split())
-        raise UsageError(f"the weights of {name} do not fit {arch}: {text[:300]}") from error
+def _listing(names: Sequence[str]) -> str:
+    return " or ".join(names)
 
 
-def _find_weights(content: Any, name: str) -> dict[str, Any]:
-    """Find the state dict in what a file holds: all of it, or one entry of a checkpoint."""
+def _expect_module(content: Any, name: str) -> nn.Module:
     import torch
 
     if isinstance(content, Mapping):
-        for key in _WEIGHTS_KEYS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(value, torch.Tensor) for value in content.values())
-    ):
+        for entry in content.values():
+            if isinstance(entry, torch.nn.Module):
+                return entry
+    if not isinstance(content, torch.nn.Module):
         raise SchemaError(
             f"{name} holds a {type(content).__name__}; expected a module or a state_dict"
         )
-    return dict(content)
+    return content
 
 
-def call_factory(text: str) -> nn.Module:
-    """Import `package.module:factory` and call it; a module that stands there is taken as it is.
-
-    Args:
-        text: The module and the attribute in it. The current folder is searched last.
-
-    Raises:
-        UsageError: The module cannot be imported, or no nn.Module comes of it.
-    """
+def _run_pickle(payload: bytes, request: ReadRequest, classes: Mapping[str, Any]) -> Any:
+    """Let torch run a trusted pickle, which finds classes of `__main__` among those given."""
     import torch
 
-    module_name, _, attribute = text.partition(":")
-    current = str(Path.cwd())
-    is_new = current not in sys.path
-    if is_new:
-        sys.path.append(current)
+    class ScriptUnpickler(pickle.Unpickler):
+        """Finds the classes of the script that saved the file."""
+
+        def find_class(self, module: str, name: str) -> Any:
+            if f"{module}.{name}" in classes:
+                return classes[f"{module}.{name}"]
+            return super().find_class(module, name)
+
+    class ScriptPickle:
+        """What torch.load uses of the module pickle."""
+
+        Unpickler = ScriptUnpickler
+        UnpicklingError = pickle.UnpicklingError
+
+        @staticmethod
+        def load(file: Any, **options: Any) -> Any:
+            return ScriptUnpickler(file, **options).load()
+
+    folders = [str(folder.resolve()) for folder in request.folders()]
+    added = [folder for folder in folders if folder not in sys.path]
+    sys.path += added  # modules of the user's lie where the user works, or beside the file
     try:
-        module: Any = import_module(module_name)
-        for part in attribute.split("."):
-            module = getattr(module, part)
-        if callable(module) and not isinstance(module, torch.nn.Module):
-            module = module()
-    except FAILURES as error:
+        return torch.load(
+            io.BytesIO(payload), map_location="cpu", weights_only=False, pickle_module=ScriptPickle
+        )
+    except (AttributeError, ImportError) as error:
         raise UsageError(
-            f"{text} cannot be called to build a network: {reason(error)}; expected"
-            " package.module:factory"
+            f"{request.name} needs Python code that is not found here ({reason(error)}); go to the"
+            " folder with that code, or install the package"
         ) from error
     finally:
-        if is_new:
-            sys.path.remove(current)
-    if not isinstance(module, torch.nn.Module):
-        raise UsageError(f"{text} made a {type(module).__name__}; expected a torch.nn.Module")
-    return module
+        for folder in added:
+            sys.path.remove(folder)
+
+
+def _describe_choice(plan: Plan, candidate: Candidate, request: ReadRequest) -> tuple[Finding, ...]:
+    """Say which network of a file was taken, if it holds several."""
+    if plan.content is None or not candidate.path:
+        return ()
+    candidates = checkpoints.find_candidates(plan.content.root)
+    others = [other.place for other in candidates if other.path != candidate.path]
+    text = f"the network is {candidate.place} of {request.name}"
+    if others:
+        text += f"; left out: {', '.join(others[:3])}"
+    return (Finding("network_chosen", text),)
+
+
+def load_weights(module: nn.Module, plan: Plan, request: ReadRequest) -> tuple[Finding, ...]:
+    """Put the weights of a file into a network, in place.
+
+    Args:
+        module: The network.
+        plan: What the file holds.
+        request: How it is to be read; its architecture names the network in messages.
+
+    Returns:
+        What was chosen, and how the weights were made to fit.
+
+    Raises:
+        UsageError: The weights do not fit.
+        SchemaError: The file is damaged, or holds no weights.
+    """
+    if plan.content is None or not plan.candidates:
+        raise SchemaError(f"{request.name} holds no weights")
+    own = list(module.state_dict())
+    candidate = plan.candidates[0]
+    fewest = len(own) + 1
+    for option in plan.candidates:
+        missing = len(fitting.match_names(own, option.tensors).missing)
+        if missing < fewest:
+            candidate, fewest = option, missing
+    weights = {}
+    for name, record in candidate.tensors.items():
+        weights[name] = make_tensor(record, plan.content)
+    findings = _describe_choice(plan, candidate, request)
+    arch = request.arch or type(module).__name__
+    return (*findings, *fitting.load_into(module, weights, request.name, arch))

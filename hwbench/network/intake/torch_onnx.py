@@ -8,23 +8,22 @@ on torch.export.
 
 from __future__ import annotations
 
-import copy
-import inspect
 import io
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwbench.errors import UsageError, WorkloadError
-from hwbench.network.intake import onnx_files, onnx_normalise
+from hwbench.network.intake import calling, onnx_files, onnx_normalise, plain_modules
+from hwbench.network.intake.failures import FAILURES, reason
 from hwbench.network.ort import onnxruntime
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
@@ -44,11 +43,6 @@ EXPORT_TOLERANCE = 1e-3
 
 Fp32 reassociation stays two orders of magnitude below.
 """
-FAILURES = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError,
-    NameError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
-)  # fmt: skip
-"""What running or exporting someone's module may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +82,7 @@ def quiet() -> Iterator[None]:
             os.close(null)
 
 
+<<<<<<< HEAD
 def export_module(
     module: nn.Module,
     inputs: Sequence[TensorSpec | Tensor],
@@ -96,12 +91,16 @@ def export_module(
     *,
     fold_norms: bool = True,
 ) -> Exported:
+=======
+def export_module(module: nn.Module, inputs: Any, name: str, seed: int = 0) -> Exported:
+>>>>>>> 3c358b7 (Networks are read however torch saved them, weights cut the layers, and inputs have types and values)
     """Export a module or TorchScript module at fixed input shapes, in eval mode and fp32.
 
     Args:
         module: The module, on any device and in any mode. It is left as it was.
-        inputs: One entry per argument of `forward`: a tensor, or a shape (by name, or in order) to
-            draw a random one for.
+        inputs: One entry per argument of `forward`: a tensor, an array, a number, a list, tuple or
+            mapping of these, or a shape (by name, or in order) to draw a random tensor for; or a
+            mapping of names of arguments to these.
         name: The name of the model, for messages.
         seed: The seed of random inputs.
         fold_norms: Whether batch normalization is folded into convolutions.
@@ -113,22 +112,57 @@ def export_module(
     import torch
 
     with quiet():
+        own, findings = prepare_module(module, name)
+        arguments = calling.arrange_arguments(own, inputs, name, seed)
         try:
-            own, findings = _copy_in_fp32(module)
-            names = _list_argument_names(own)
-            args = _make_arguments(inputs, names, name, seed)
-            with torch.no_grad():
-                expected = own(*args)
+            expected = _run_module(own, arguments)
         except FAILURES as error:
             raise WorkloadError(
-                f"{name} does not run on inputs {_shapes_text(inputs)}: {reason(error)}"
+                f"{name} does not run on inputs {arguments.describe()}: {reason(error)}"
             ) from error
+<<<<<<< HEAD
         model = _export_traced(own, args, names, name, fold_norms=fold_norms)
     return _finish_export(model, args, expected, name, findings)
+=======
+        if not list(calling.iterate_tensors(expected)):
+            raise WorkloadError(
+                f"{name} returns a {type(expected).__name__} without tensors; expected a network"
+                " that computes tensors"
+            )
+        tensors = arguments.tensors()
+        is_script = isinstance(own, torch.jit.ScriptModule)
+        if not (is_script or (arguments.is_plain and calling.is_plain_output(expected))):
+            calling.flatten_forward(own, arguments)
+        model = _export_traced(own, tensors, arguments.names(), name)
+    return _finish_export(model, tensors, expected, name, findings)
+
+
+def _run_module(module: nn.Module, arguments: calling.Arguments) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return module(*arguments.positional, **arguments.keywords)
+
+
+def runs_on(module: nn.Module, specs: Sequence[TensorSpec], name: str) -> bool:
+    """Tell whether a module, prepared by `prepare_module`, runs on inputs of these shapes."""
+    with quiet():
+        try:
+            _run_module(module, calling.arrange_arguments(module, specs, name, 0))
+        except (*FAILURES, UsageError):
+            return False
+    return True
+>>>>>>> 3c358b7 (Networks are read however torch saved them, weights cut the layers, and inputs have types and values)
 
 
 def export_program(
-    program: Any, inputs: Sequence[TensorSpec], batch: int | None, name: str, seed: int = 0
+    program: Any,
+    inputs: Sequence[TensorSpec],
+    batch: int | None,
+    name: str,
+    *,
+    seed: int = 0,
+    sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> Exported:
     """Export a `torch.export.ExportedProgram`.
 
@@ -138,6 +172,7 @@ def export_program(
         batch: The size of open leading dimensions, or None.
         name: The name of the model, for messages.
         seed: The seed of random inputs.
+        sizes: The sizes of open dimensions by name.
 
     Raises:
         UsageError: A dimension of an input stays open.
@@ -156,17 +191,30 @@ def export_program(
             raise WorkloadError(
                 f"{name}: torch cannot export the program to ONNX: {reason(error)}"
             ) from error
-        specs = onnx_files.fix_inputs(model, inputs, batch, name)
+        specs = onnx_files.fix_inputs(model, inputs, batch, name, sizes)
         onnx_normalise.normalise_graph(model, name, exported=True)
-        args = _make_arguments(specs, [spec.name for spec in specs], name, seed)
+        random = np.random.default_rng(seed)
+        args = tuple(torch.from_numpy(onnx_files.random_input(spec, random)) for spec in specs)
         try:
-            with torch.no_grad():
-                expected = program.module()(*args)
+            expected = _run_program(program, args)
         except FAILURES as error:
+            shapes = ", ".join("x".join(map(str, spec.shape)) for spec in specs)
             raise WorkloadError(
-                f"{name} does not run on inputs {_shapes_text(specs)}: {reason(error)}"
+                f"{name} does not run on inputs {shapes or 'none'}: {reason(error)}"
             ) from error
     return _finish_export(model, args, expected, name, ())
+
+
+def _run_program(program: Any, args: tuple[Tensor, ...]) -> Any:
+    """Run a program on its tensors in order, whatever containers its arguments were in."""
+    import torch
+
+    with torch.no_grad():
+        tree = program.call_spec.in_spec
+        if tree is None or tree.num_leaves != len(args):
+            return program.module()(*args)
+        positional, keywords = torch.utils._pytree.tree_unflatten(list(args), tree)  # noqa: SLF001
+        return program.module()(*positional, **keywords)
 
 
 def _is_training(node: Any) -> bool:
@@ -185,75 +233,43 @@ def _is_training(node: Any) -> bool:
     return len(node.args) > position and node.args[position] is True
 
 
-def _copy_in_fp32(module: nn.Module) -> tuple[nn.Module, tuple[Finding, ...]]:
-    """Copy a module to the CPU, in eval mode, its floating-point parts in fp32."""
-    own = copy.deepcopy(module).cpu()
+def prepare_module(module: nn.Module, name: str) -> tuple[nn.Module, tuple[Finding, ...]]:
+    """Copy a module to the CPU, without wrappers, in eval mode, in fp32 and with plain weights.
+
+    Args:
+        module: The module, which is left as it was.
+        name: The name of the model, for messages.
+
+    Returns:
+        The copy, and what was changed in it.
+
+    Raises:
+        WorkloadError: It cannot be copied, has no weights yet, or is of a kind without an export.
+    """
+    own = plain_modules.unwrap(module)
+    plain_modules.check_kind(own, name)
+    try:
+        own = plain_modules.copy_module(own).cpu()
+    except FAILURES as error:
+        raise WorkloadError(
+            f"{name} cannot be copied to be exported: {reason(error)}; give a module that"
+            " copy.deepcopy takes"
+        ) from error
     if hasattr(own, "training"):  # a frozen TorchScript module has no modes
         own.eval()
+    findings = plain_modules.fold_weights(own)
     dtypes = set()
-    for tensor in own.state_dict().values():
+    for tensor in [*own.parameters(), *own.buffers()]:
         if tensor.is_floating_point():
             dtypes.add(str(tensor.dtype).removeprefix("torch."))
     dtypes.discard("float32")
     if not dtypes:
-        return own, ()
+        return own, findings
     text = (
         f"the module's {', '.join(sorted(dtypes))} weights were converted to float32, and that is"
         " what is measured"
     )
-    return own.float(), (Finding("converted_to_fp32", text),)
-
-
-def _shapes_text(inputs: Sequence[TensorSpec | Tensor]) -> str:
-    """Write the shapes of inputs for people: `1x3x224x224, 1x10`."""
-    return ", ".join("x".join(map(str, tensor.shape)) for tensor in inputs) or "none"
-
-
-def _list_argument_names(module: nn.Module) -> list[str]:
-    """List the names of the positional arguments of `forward`."""
-    import torch
-
-    if isinstance(module, torch.jit.ScriptModule):
-        forward: Any = module.forward
-        return [argument.name for argument in forward.schema.arguments[1:]]
-    kinds = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
-    parameters = inspect.signature(module.forward).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind in kinds]
-
-
-def _make_arguments(
-    inputs: Sequence[TensorSpec | Tensor], names: Sequence[str], model_name: str, seed: int
-) -> tuple[Tensor, ...]:
-    """Put tensors in the order of the arguments, drawn at random where only the shape is given.
-
-    Args:
-        inputs: Tensors, or shapes by name or in order.
-        names: The names of all arguments, in order; the last ones may be left out.
-        model_name: The name of the model, for messages.
-        seed: The seed of random tensors.
-    """
-    import torch
-
-    random = np.random.default_rng(seed)
-    by_name: dict[str, Tensor] = {}
-    for position, entry in enumerate(inputs):
-        name = ""
-        if isinstance(entry, torch.Tensor):
-            tensor = entry.detach().cpu()
-            if tensor.is_floating_point():
-                tensor = tensor.float()
-        else:
-            tensor = torch.from_numpy(onnx_files.random_input(entry, random))
-            name = entry.name
-        if not name:
-            name = names[position] if position < len(names) else str(position)
-        by_name[name] = tensor
-    order = [name for name in names if name in by_name] or list(by_name)
-    if set(order) != set(by_name) or order != list(names[: len(order)]):
-        raise UsageError(
-            f"{model_name} takes the inputs {', '.join(names)}; given were {', '.join(by_name)}"
-        )
-    return tuple(by_name[name] for name in order)
+    return own.float(), (*findings, Finding("converted_to_fp32", text))
 
 
 def _export_traced(
@@ -275,7 +291,7 @@ def _export_traced(
             args,
             buffer,
             dynamo=False,
-            input_names=list(names[: len(args)]),
+            input_names=list(names),
             # Eval mode would rename the weights that batch norm is folded into.
             training=torch.onnx.TrainingMode.PRESERVE,
             opset_version=OPSET,
@@ -317,7 +333,9 @@ def _finish_export(
     """Serialise an exported model, and compare what it computes with torch's outputs."""
     data = onnx_files.serialise(model, name)
     outputs = _run_export(data, args, name)
-    error = _relative_error(outputs, [tensor.detach().numpy() for tensor in _tensors(expected)])
+    error = _relative_error(
+        outputs, [tensor.detach().numpy() for tensor in calling.iterate_tensors(expected)]
+    )
     if error > EXPORT_TOLERANCE:
         text = (
             f"the ONNX export differs from torch by {error:.2g} of the largest output; at most"
@@ -379,27 +397,3 @@ def _relative_error_of_one(output: NDArray[Any], reference: NDArray[Any]) -> flo
     if not np.isfinite(worst):
         return float("inf")
     return worst
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Walk over the tensors of a module's output, in the order in which exporters flatten it."""
-    import torch
-
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _tensors(entry)
-
-
-def reason(error: BaseException) -> str:
-    """Say in one line what went wrong: the first line of the error at the bottom of a chain."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours of terminals
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return f"{type(error).__name__}: {lines[0][:300]}"

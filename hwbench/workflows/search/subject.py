@@ -69,6 +69,7 @@ def read_subject(
         model,
         weights=plan.weights,
         arch=options.get("arch"),
+        main=options.get("main", ()),
         trust_pickle=options.get("trust_pickle", False),
         seed=plan.seed,
     )

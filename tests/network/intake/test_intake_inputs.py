@@ -12,18 +12,18 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from hwbench.errors import UsageError, WorkloadError
-from hwbench.network.intake import load_workload, parse_input
+from hwbench.network.intake import load_workload
 from hwbench.network.intake.archives import inspect
+from hwbench.network.intake.input_texts import InputRequest, parse_input
 from hwbench.network.intake.torch_files import ReadRequest, choose_input_shapes
-from hwbench.records.tensors import TensorSpec
 from tests.support.saved_models import SHAPE, TinyNet, save
 
 
 def test_input_texts():
-    assert parse_input("1x3x224x224") == TensorSpec("", (1, 3, 224, 224))
-    assert parse_input("data.0=8") == TensorSpec("data.0", (8,))
+    assert parse_input("1x3x224x224") == InputRequest("", (1, 3, 224, 224))
+    assert parse_input("data.0=8") == InputRequest("data.0", (8,))
     for text in ("", "x", "1x", "1x-3", "a=b", "1 x 3", "0"):
-        with pytest.raises(UsageError, match="no shape"):
+        with pytest.raises(UsageError, match=r"no shape|dimension of 0"):
             parse_input(text)
 
 
@@ -63,7 +63,7 @@ def test_a_named_dimension_is_fixed_once_for_all_inputs(tmp_path):
             ("n", 3),
             ("n", 3),
             {},
-            "'a' has open dimensions: [n, 3]; fix all of them: pass inputs='a=1x3x224x224', or",
+            "'a' has open dimensions: [n, 3]; fix all of them: pass inputs='a=1x3', or fix the first: pass batch=1",
         ),
         ((1, None), (1, None), {"batch": 1}, "open dimensions: [1, ?]"),
         (("n", 3), ("n", 3), {"inputs": ["2x3", "3x3"]}, "'n' is asked to be 2 and 3"),
@@ -98,7 +98,7 @@ def test_traced_torchscript_keeps_its_shapes_and_a_batch_or_a_shape_of_the_user_
 
 def test_scripted_torchscript_has_no_shapes(tmp_path):
     with pytest.raises(
-        UsageError, match=r"does not say the shape of its input; give it: pass inputs="
+        UsageError, match=r"first layer, features\.0\.conv, is 8x3x3x3\); give it: pass inputs="
     ):
         load_workload(save(TinyNet(), "scripted", tmp_path / "m.pt"))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Protocol
 
+from hwbench.devices.shared.inputs import inputs_as_bytes
 from hwbench.devices.shared.runner.process import RunnerProcess
 from hwbench.devices.shared.runner.protocol import CLOCK
 from hwbench.errors import OutputTooLargeError
@@ -114,9 +115,19 @@ class NativeEngine:
         """See `Engine`."""
         self._renew_lease(PATIENCE_S)
         path, written = self._place(self._runner, workload), self._folder / "graph.onnx"
+        values = None
+        if workload.values:
+            values = self._folder / "hwbench.inputs"
+            self._runner.put(inputs_as_bytes(workload), values)
         loaded = self._runner.load(
-            name, path, self._folder / "profile" if profile else None, written if graph else None
+            name,
+            path,
+            self._folder / "profile" if profile else None,
+            written if graph else None,
+            inputs=values,
         )
+        if values is not None:
+            self._runner.delete(values)
         self._slowest_s = max(self._slowest_s, loaded.first_run_s)
         if not graph:
             return None

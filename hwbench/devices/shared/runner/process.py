@@ -376,6 +376,8 @@ class RunnerProcess:
         profile: PurePath | None = None,
         graph: PurePath | None = None,
         timeout_s: float = 120.0,
+        *,
+        inputs: PurePath | None = None,
     ) -> Loaded:
         """Create a session for the model file, with inputs and outputs bound, and run it once.
 
@@ -385,6 +387,7 @@ class RunnerProcess:
             profile: Prefix of the profile that ONNX Runtime writes until `unload`; none if None.
             graph: File for the graph that it executes, larger weights left out; none if None.
             timeout_s: Seconds it may take.
+            inputs: File with the values of all inputs, one after the other; drawn if None.
 
         Raises:
             BuildError: ONNX Runtime refuses the model, or it has dynamic dimensions or inputs that
@@ -396,7 +399,11 @@ class RunnerProcess:
             )
         self.command(plan_line("profile", profile or "-"), "set")
         self.command(plan_line("graph", graph or "-"), "set")
+        if inputs is not None:
+            self.command(plan_line("inputs", inputs), "set")
         event = self.command(plan_line("load", name, path), "loaded", timeout_s)
+        if inputs is not None:
+            self.command(plan_line("inputs", "-"), "set")
         return Loaded(
             name, event["load_ns"] / 1e9, event["first_run_ns"] / 1e9, tensor_specs(event["inputs"])
         )

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from hwbench.errors import UsageError
 from hwbench.network.graph import load as load_graph
 from hwbench.network.intake import load_workload
-from hwbench.network.intake.torch_onnx import FAILURES
+from hwbench.network.intake.failures import FAILURES
 from hwbench.network.structure import Structure
 from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning.adaptors import Adaptors, adaptor_places

@@ -18,16 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from hwbench.errors import UsageError, WorkloadError
 from hwbench.network.graph import load
 from hwbench.network.graph.keys import is_weighted
 from hwbench.network.intake.torch_onnx import export_module
-=======
-from hwbench.errors import UsageError
-from hwbench.network.intake.failures import FAILURES, reason
-from hwbench.network.intake.torch_onnx import quiet
->>>>>>> 3c358b7 (Networks are read however torch saved them, weights cut the layers, and inputs have types and values)
 from hwbench.network.structure import Group, Structure
 from hwbench.network.structure.channels import Channels, Layout
 from hwbench.network.structure.surgery import PrunableGraph

@@ -273,7 +273,7 @@ def _write_shapes(body: GraphProto, run: _Run, *, is_body: bool = False) -> dict
         for inner in subgraphs(node):
             _write_shapes(inner, run, is_body=True)
     makers = {name for node in body.node for name in node.output if name}
-    # What is written apart from the outputs of bodies is dropped with it, see `drop_runtime_shapes`.
+    # What is written apart from a body's outputs is dropped with it, see `drop_runtime_shapes`.
     outputs = () if is_body else body.output
     values = {value.name: value for value in (*body.value_info, *outputs)}
     for name in sorted(makers & seen.keys()):

@@ -82,18 +82,9 @@ def quiet() -> Iterator[None]:
             os.close(null)
 
 
-<<<<<<< HEAD
 def export_module(
-    module: nn.Module,
-    inputs: Sequence[TensorSpec | Tensor],
-    name: str,
-    seed: int = 0,
-    *,
-    fold_norms: bool = True,
+    module: nn.Module, inputs: Any, name: str, seed: int = 0, *, fold_norms: bool = True
 ) -> Exported:
-=======
-def export_module(module: nn.Module, inputs: Any, name: str, seed: int = 0) -> Exported:
->>>>>>> 3c358b7 (Networks are read however torch saved them, weights cut the layers, and inputs have types and values)
     """Export a module or TorchScript module at fixed input shapes, in eval mode and fp32.
 
     Args:
@@ -120,10 +111,6 @@ def export_module(module: nn.Module, inputs: Any, name: str, seed: int = 0) -> E
             raise WorkloadError(
                 f"{name} does not run on inputs {arguments.describe()}: {reason(error)}"
             ) from error
-<<<<<<< HEAD
-        model = _export_traced(own, args, names, name, fold_norms=fold_norms)
-    return _finish_export(model, args, expected, name, findings)
-=======
         if not list(calling.iterate_tensors(expected)):
             raise WorkloadError(
                 f"{name} returns a {type(expected).__name__} without tensors; expected a network"
@@ -133,7 +120,7 @@ def export_module(module: nn.Module, inputs: Any, name: str, seed: int = 0) -> E
         is_script = isinstance(own, torch.jit.ScriptModule)
         if not (is_script or (arguments.is_plain and calling.is_plain_output(expected))):
             calling.flatten_forward(own, arguments)
-        model = _export_traced(own, tensors, arguments.names(), name)
+        model = _export_traced(own, tensors, arguments.names(), name, fold_norms=fold_norms)
     return _finish_export(model, tensors, expected, name, findings)
 
 
@@ -152,7 +139,6 @@ def runs_on(module: nn.Module, specs: Sequence[TensorSpec], name: str) -> bool:
         except (*FAILURES, UsageError):
             return False
     return True
->>>>>>> 3c358b7 (Networks are read however torch saved them, weights cut the layers, and inputs have types and values)
 
 
 def export_program(

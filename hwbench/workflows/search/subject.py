@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from hwbench.errors import Argument, SchemaError, UsageError
 from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.intake.failures import FAILURES, reason
 from hwbench.network.intake.modules import load_module
-from hwbench.network.intake.torch_onnx import FAILURES, reason
 from hwbench.network.prunable import PrunableNetwork
 from hwbench.search.context import BATCH, Subject
 

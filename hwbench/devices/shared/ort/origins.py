@@ -32,7 +32,7 @@ from typing import Any
 
 from hwbench.devices.shared.joining import layers_served
 from hwbench.devices.shared.ort.executed_graph import ExecutedNode
-from hwbench.network.graph import Layer, PartialLayer
+from hwbench.network.graph import PartialLayer
 from hwbench.network.graph.fusion import ACTIVATIONS
 from hwbench.network.graph.view import GraphView, reads
 

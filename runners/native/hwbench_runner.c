@@ -45,10 +45,11 @@ typedef const void *P; typedef void *Out, *Handle;
 #define FETCH(index, result, name, ...) ort.name = (result (*)(__VA_ARGS__))table[index];
 static struct { ORT_FUNCTIONS(DECLARE) } ort;
 
-enum { FLOAT32 = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, BOOL = 9, FLOAT16 = 10, FLOAT64 = 11, TYPES };
+enum { FLOAT32 = 1, UINT8, INT8, UINT16, INT16, INT32, INT64, BOOL = 9, FLOAT16, FLOAT64, UINT32, UINT64, BFLOAT16 = 16, TYPES };
 static const struct { const char *name; size_t size; } types[TYPES] = { /* by ONNXTensorElementDataType */
   [FLOAT32] = {"float32", 4}, [FLOAT16] = {"float16", 2}, [FLOAT64] = {"float64", 8}, [INT8] = {"int8", 1}, [BOOL] = {"bool", 1},
-  [UINT8] = {"uint8", 1}, [INT32] = {"int32", 4}, [INT64] = {"int64", 8}};
+  [UINT8] = {"uint8", 1}, [INT16] = {"int16", 2}, [UINT16] = {"uint16", 2}, [INT32] = {"int32", 4}, [UINT32] = {"uint32", 4},
+  [INT64] = {"int64", 8}, [UINT64] = {"uint64", 8}, [BFLOAT16] = {"bfloat16", 2}};
 
 /* ---- What is loaded, and the settings for what will be. */
 typedef struct { int type; size_t dims, count; int64_t shape[MAX_DIMS]; } Tensor;
@@ -150,6 +151,7 @@ static Tensor put_tensor(size_t index, const char *name, Handle info) {
  * rows or more. Floats are multiplied by 2^exponent. */
 static void fill(void *data, const Tensor *tensor, uint64_t random, int exponent) {
   const uint16_t half = (uint16_t)((exponent < -13 ? 1 : exponent > 15 ? 29 : 14 + exponent) << 10); /* of a normal number */
+  const uint16_t bits = (uint16_t)((exponent < -125 ? 1 : exponent > 127 ? 253 : 126 + exponent) << 7); /* of a bfloat16 */
   double unit = 0x1p-23; /* of which floats are whole multiples */
   for (int i = 0; i < exponent; i++) unit *= 2;
   for (int i = 0; i > exponent; i--) unit /= 2;
@@ -160,8 +162,10 @@ static void fill(void *data, const Tensor *tensor, uint64_t random, int exponent
     case FLOAT32: ((float *)data)[k] = (float)(fraction * unit); break;
     case FLOAT64: ((double *)data)[k] = fraction * unit; break;
     case FLOAT16: ((uint16_t *)data)[k] = (uint16_t)((random >> 63) << 15 | half | (random >> 53 & 0x3FF)); break;
-    case INT32: ((int32_t *)data)[k] = (int32_t)(random >> 63); break;
-    case INT64: ((int64_t *)data)[k] = (int64_t)(random >> 63); break;
+    case BFLOAT16: ((uint16_t *)data)[k] = (uint16_t)((random >> 63) << 15 | bits | (random >> 56 & 0x7F)); break;
+    case UINT16: case INT16: ((uint16_t *)data)[k] = (uint16_t)(random >> 63); break;
+    case UINT32: case INT32: ((uint32_t *)data)[k] = (uint32_t)(random >> 63); break;
+    case UINT64: case INT64: ((uint64_t *)data)[k] = random >> 63; break;
     default: ((uint8_t *)data)[k] = (uint8_t)(random >> (tensor->type == BOOL ? 63 : 57));
     }
   }

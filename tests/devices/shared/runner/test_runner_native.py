@@ -84,7 +84,9 @@ def test_outputs_equal_those_of_python(tmp_path: Path, seed: int, threads: int) 
 
 
 @pytest.mark.parametrize(
-    "dtype", ["float32", "float16", "float64", "int8", "uint8", "int32", "int64", "bool"]
+    "dtype",
+    ["float32", "float16", "float64", "int8", "uint8", "int32", "int64", "bool"]
+    + ["int16", "uint16", "uint32", "uint64"],
 )
 def test_inputs_of_every_type_are_as_documented(tmp_path: Path, dtype: str) -> None:
     model = identity_model(tmp_path / "m.onnx", dtype, (3, 200))
@@ -102,6 +104,20 @@ def test_inputs_of_every_type_are_as_documented(tmp_path: Path, dtype: str) -> N
     else:
         assert values.min() == 0
         assert values.max() == (127 if dtype in {"int8", "uint8"} else 1)
+
+
+def test_bfloat16_is_as_documented(tmp_path: Path) -> None:
+    model = identity_model(tmp_path / "m.onnx", "bfloat16", (3, 200))
+    with runner() as process:
+        process.configure(seed=3)
+        loaded = process.load("m", model)
+        dump_outputs(process, "m", tmp_path)
+    assert loaded.inputs == (TensorSpec("x", (3, 200), "bfloat16"),)
+    words = np.fromfile(tmp_path / "m.0.bin", np.uint16)
+    values = (words.astype(np.uint32) << 16).view(np.float32)
+    assert 0.5 <= abs(values).min() < 0.51
+    assert 0.99 < abs(values).max() < 1
+    assert set(np.sign(values)) == {-1, 1}
 
 
 def test_a_scalar_and_an_empty_tensor_are_inputs_too(tmp_path: Path) -> None:

@@ -22,7 +22,24 @@ _LARGE = 1024
 Shape inference needs the values of smaller ones only (axes, shapes).
 """
 _FEW = 16
-_BROADCAST = {"Add", "Div", "Equal", "Max", "Min", "Mod", "Mul", "Sub", "Where"}
+_BROADCAST = {
+    "Add",
+    "And",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Min",
+    "Mod",
+    "Mul",
+    "Or",
+    "Sub",
+    "Where",
+    "Xor",
+}
 _ARITHMETIC = frozenset(
     {
         "Constant",
@@ -38,20 +55,20 @@ _ARITHMETIC = frozenset(
     }
     | {
         "Unsqueeze",
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Floor",
+        "Abs",
         "Ceil",
+        "Clip",
+        "Floor",
         "Neg",
-        "Mod",
-        "Min",
-        "Max",
-        "Equal",
-        "Where",
+        "Not",
+        "Range",
+        "ReduceMax",
+        "ReduceMin",
         "ReduceProd",
+        "ReduceSum",
+        "Relu",
     }
+    | _BROADCAST
 )
 """What exporters compute shapes with; none of them makes a large tensor out of small ones."""
 
@@ -307,6 +324,9 @@ def count_output(node: NodeProto, values: Mapping[str, NDArray[Any]]) -> int:
     elif node.op_type == "Expand" and len(inputs) > 1:
         asked = tuple(max(int(size), 1) for size in inputs[1].ravel())
         count = _count_broadcast([inputs[0].shape, asked])
+    elif node.op_type == "Range" and len(inputs) == 3:
+        start, limit, delta = (float(value.reshape(())) for value in inputs)
+        count = max(0, math.ceil((limit - start) / delta))
     elif node.op_type in _BROADCAST:
         count = _count_broadcast([value.shape for value in inputs])
     elif node.op_type == "Concat":

@@ -24,9 +24,11 @@ MAX_ELEMENTS = 4096
 """Shapes and paddings are small; larger constants (weights) are left for the runtime."""
 
 _FOLDABLE = {
-    "Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Gather",
-    "Identity", "Max", "Min", "Mod", "Mul", "Neg", "ReduceProd", "Reshape", "Shape", "Size",
-    "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal",
+    "Expand", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual",
+    "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Range", "ReduceMax", "ReduceMin", "ReduceProd",
+    "ReduceSum", "Relu", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Transpose",
+    "Unsqueeze", "Where", "Xor",
 }  # fmt: skip
 MAX_FOLDED_BYTES = 64 << 20
 """Bytes of all constants that folding may make; arithmetic on shapes makes thousands."""

@@ -170,7 +170,12 @@ def parse_dims(dims: Any) -> dict[str, int]:
     if isinstance(dims, Mapping):
         pairs = [(str(name), size) for name, size in dims.items()]
     else:
-        for text in [dims] if isinstance(dims, str) else list(dims or ()):
+        texts = [dims] if isinstance(dims, str) else dims or ()
+        if not isinstance(texts, Sequence):
+            raise UsageError(
+                f"dimensions are a {type(dims).__name__}; expected ['seq=128'] or {{'seq': 128}}"
+            )
+        for text in texts:
             name, _, size_text = str(text).rpartition("=")
             pairs.append((name.strip(), size_text.strip()))
     sizes: dict[str, int] = {}

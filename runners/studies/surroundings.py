@@ -9,6 +9,7 @@ and a C compiler.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from hwbench.errors import HwbenchError
 from hwbench.store import open_store
-from runners.studies._results import save_study
+from runners.studies._results import RESULTS, save_study
 from tests.support.models import conv_net
 
 AT_ONCE = 8
@@ -538,6 +539,9 @@ class Place:
         place = str(folder)
         environment = {**os.environ, "HWBENCH_STORE": f"{place}/store.db", "COLUMNS": "200"}
         environment["XDG_CACHE_HOME"] = f"{place}/cache"
+        (folder / "temporary").mkdir(exist_ok=True)
+        (folder / "temporary").chmod(0o777)
+        environment["TMPDIR"] = f"{place}/temporary"
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         inner = dict(fault.variables)
         assignments = []
@@ -624,40 +628,38 @@ exit $code
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="only faults whose name holds this")
+    parser.add_argument("--only", default="", help="repeat faults whose name holds this")
     only = parser.parse_args().only
-    trials = []
+    rows = {}
+    if only:
+        with (RESULTS / "surroundings" / "data.csv").open(newline="") as file:
+            rows = {row["fault"]: row for row in csv.DictReader(file)}
     with tempfile.TemporaryDirectory(prefix="hwbench-surroundings-") as folder:
         Path(folder).chmod(0o755)
         place = Place(Path(folder))
         chosen = [fault for fault in faults() if only in fault.name]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for last in pool.map(place.try_fault, chosen):
-                trials.append(last)
                 fault = last.fault
+                rows[fault.name] = {
+                    "fault": fault.name,
+                    "command": fault.command.split()[0],
+                    "code": str(last.code),
+                    "right": " or ".join(map(str, fault.codes)),
+                    "wrong": last.wrong or "nothing",
+                }
                 print(f"{last.seconds:5.1f} s  {last.code:3d}  {fault.name}: {last.wrong or 'ok'}")
                 if last.wrong or only:
                     print(f"         {last.line}")
                 sys.stdout.flush()
-    if only:
-        return
-    bad = sum(bool(trial.wrong) for trial in trials)
+    bad = sum(row["wrong"] != "nothing" for row in rows.values())
     save_study(
         "surroundings",
         question="Does hwbench end in one line and the right exit code whatever is wrong around it,"
         " and is what it says is kept really there?",
-        rows=[
-            {
-                "fault": trial.fault.name,
-                "command": trial.fault.command.split()[0],
-                "code": trial.code,
-                "right": " or ".join(map(str, trial.fault.codes)),
-                "wrong": trial.wrong or "nothing",
-            }
-            for trial in trials
-        ],
+        rows=list(rows.values()),
         command="python -m runners.studies.surroundings",
-        answer=f"{len(trials) - bad} of {len(trials)} faults do.",
+        answer=f"{len(rows) - bad} of {len(rows)} faults do.",
         notes="After each fault a record that was kept before it is looked for, and every record"
         " that the output says is kept. The clock's jumps are made by a library that is loaded"
         " before the C library's `clock_gettime` and moves the clock after 200 looks at it; the"

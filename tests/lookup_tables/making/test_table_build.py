@@ -91,7 +91,7 @@ def test_a_budget_bounds_a_build_of_a_slow_network(slowness, budget_s, caplog):
         prepared = opened.prepare(workload(), settings)
         latency_s = opened.run([prepared]).values_s[0]
         begun_s = opened.time_s()
-        fitted = build(opened, workload(), settings, plan=PLAN)
+        fitted = build(opened, workload(), settings, plan=QUICK)
         took_s = opened.time_s() - begun_s
     assert fitted.table.entries
     assert took_s <= budget_s + 30 * latency_s
@@ -102,12 +102,12 @@ def test_a_budget_bounds_a_build_of_a_slow_network(slowness, budget_s, caplog):
 def test_a_budget_that_no_table_fits_into_is_refused_at_once(budget_s):
     with slow_device(1000) as opened:
         with pytest.raises(UsageError, match="too few for a table") as refused:
-            build(opened, workload(), replace(SETTINGS, budget_s=budget_s), plan=PLAN)
+            build(opened, workload(), replace(SETTINGS, budget_s=budget_s), plan=QUICK)
         assert opened.time_s() < 10  # prepared, and run once
     (remedy,) = refused.value.remedies
     assert remedy.name == "budget_s"
     with slow_device(1000) as opened:
-        build(opened, workload(), replace(SETTINGS, budget_s=remedy.value), plan=PLAN)
+        build(opened, workload(), replace(SETTINGS, budget_s=remedy.value), plan=QUICK)
 
 
 def test_a_second_model_joins_the_table_of_the_device(tmp_path):

@@ -85,8 +85,20 @@ def test_outputs_equal_those_of_python(tmp_path: Path, seed: int, threads: int) 
 
 @pytest.mark.parametrize(
     "dtype",
-    ["float32", "float16", "float64", "int8", "uint8", "int32", "int64", "bool"]
-    + ["int16", "uint16", "uint32", "uint64"],
+    [
+        "float32",
+        "float16",
+        "float64",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "uint64",
+        "bool",
+    ],
 )
 def test_inputs_of_every_type_are_as_documented(tmp_path: Path, dtype: str) -> None:
     model = identity_model(tmp_path / "m.onnx", dtype, (3, 200))

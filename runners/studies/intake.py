@@ -161,7 +161,8 @@ def compare(folder: Path, files: list[str], budget: str) -> tuple[int, str]:
         lines = [entry for entry in done.stderr.splitlines() if entry.startswith("hwbench: ")]
         line = lines[-1] if lines else ""
         if done.returncode in {0, 1, 5} and "error" not in line:
-            verdict = re.search(r"\b(FASTER|SLOWER|SAME|UNRESOLVED)\b", done.stdout)
+            shown = done.stdout + done.stderr
+            verdict = re.search(r"\b(FASTER|SLOWER|SAME|UNRESOLVED)\b", shown, re.IGNORECASE)
             return tries, "no verdict" if verdict is None else verdict[1]
         given = re.search(r"hwbench (compare .*?)(?:, or |$)", line.removeprefix("hwbench: "))
         if given is None:

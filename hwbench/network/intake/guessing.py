@@ -58,6 +58,24 @@ def _is_embedding(name: str, shape: tuple[int, ...]) -> bool:
     return any(word in name.lower() for word in words) and shape[0] > 1
 
 
+def is_fixed(tensors: Mapping[str, Any]) -> bool:
+    """Tell whether the weights leave only one input possible, which `guess_input` then finds.
+
+    That is so if the first layer is linear, or if a linear layer takes more than the channels of
+    the convolution before it: a feature map is flattened there.
+    """
+    first = find_first_layer(tensors)
+    if first is None or is_linear(*first):
+        return first is not None and not _has_sequences(tensors)
+    channels = 0
+    for name, tensor in tensors.items():
+        if len(tensor.shape) == 4:
+            channels = tensor.shape[0]
+        elif is_linear(name, tensor):
+            return bool(tensor.shape[1] != channels)
+    return False
+
+
 def missing_shape(name: str, tensors: Mapping[str, Any]) -> UsageError:
     """Make the error for a network whose input is not known.
 

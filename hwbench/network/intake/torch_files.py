@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError
+from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError, Value
 from hwbench.network.intake import checkpoints, fitting, guessing, operators, scripts
 from hwbench.network.intake.archives import TRUST, ModelFile
 from hwbench.network.intake.checkpoints import Candidate
@@ -151,7 +151,7 @@ def _choose_module(candidates: Sequence[Candidate], request: ReadRequest) -> Can
         if request.main and all(kind.startswith("__main__.") for kind in foreign):
             return candidate
     if modules and request.arch is None:
-        raise _explain_foreign(_find_foreign_classes(modules[0]), request)
+        raise _explain_foreign(modules[0], request)
     return None
 
 
@@ -161,8 +161,9 @@ def _find_foreign_classes(candidate: Candidate) -> list[str]:
     return sorted(kind for kind in kinds if not is_known(kind))
 
 
-def _explain_foreign(foreign: Sequence[str], request: ReadRequest) -> UsageError | UnsafeModelError:
+def _explain_foreign(candidate: Candidate, request: ReadRequest) -> UnsafeModelError:
     """Make the error for a module whose classes are not torch's."""
+    foreign = _find_foreign_classes(candidate)
     own = [kind.removeprefix("__main__.") for kind in foreign if kind.startswith("__main__.")]
     others = [kind for kind in foreign if not kind.startswith("__main__.")]
     listing = ", ".join(kind[:80] for kind in foreign[:4])
@@ -175,7 +176,12 @@ def _explain_foreign(foreign: Sequence[str], request: ReadRequest) -> UsageError
                 " to ONNX; give the network before that, to be quantised here",
                 Argument("precision", "int8"),
             )
-    trusted = {"trust_pickle": True} if others and not request.trust_pickle else {}
+    shape: dict[str, Value] = {}
+    if not request.inputs and not guessing.is_fixed(candidate.tensors):
+        shape = {"inputs": guessing.example_shape(candidate.tensors)}
+    trusted: dict[str, Value] = {}
+    if others and not request.trust_pickle:
+        trusted["trust_pickle"] = True
     if own:
         script = scripts.find_script_with(own, request.folders())
         where = "stand in the script that saved it"
@@ -188,13 +194,13 @@ def _explain_foreign(foreign: Sequence[str], request: ReadRequest) -> UsageError
                 "main",
                 None if script is None else _relative(script, request),
                 purpose="name that script",
-                also=trusted,
+                also={**trusted, **shape},
             ),
         )
     return UnsafeModelError(
         f"{request.name} is a whole module of classes that are not torch's ({listing}), and to make"
         " them its pickle must run",
-        replace(TRUST, purpose="only if you trust its author"),
+        replace(TRUST, purpose="only if you trust its author", also=shape),
     )
 
 

@@ -245,7 +245,7 @@ def _check_symbols(inputs: Sequence[ValueInfoProto], sizes: Mapping[str, int], n
     symbols: dict[str, None] = {}
     for value in inputs:
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_value < 1 and _is_symbol(dim.dim_param):
+            if is_open(dim) and _is_symbol(dim.dim_param):
                 symbols[dim.dim_param] = None
     for symbol in sizes:
         if symbol not in symbols:
@@ -383,7 +383,7 @@ def _example_shape(value: ValueInfoProto) -> str:
     for index, dim in enumerate(dims):
         word = dim.dim_param.lower()
         size = 1
-        if dim.dim_value > 0:
+        if not is_open(dim):
             size = dim.dim_value
         elif index > 0 and any(part in word for part in ("seq", "len", "tok", "time", "word")):
             size = 128
@@ -396,7 +396,7 @@ def _example_shape(value: ValueInfoProto) -> str:
 def _other_remedies(value: ValueInfoProto) -> list[Argument]:
     """Name what fixes the open dimensions of an input without the others: a batch, or sizes."""
     dims = value.type.tensor_type.shape.dim
-    open_dims = [index for index, dim in enumerate(dims) if dim.dim_value < 1]
+    open_dims = [index for index, dim in enumerate(dims) if is_open(dim)]
     if open_dims == [0]:
         return [Argument("batch", 1, purpose="fix the first")]
     symbol = dims[open_dims[-1]].dim_param

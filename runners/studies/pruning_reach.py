@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hwbench import run_search
-from hwbench.network.intake.torch_onnx import FAILURES
+from hwbench.network.intake.failures import FAILURES
 from hwbench.pruning import Prunable
 from hwbench.pruning.probing import outputs_of
 from hwbench.search.budget import channel_choices

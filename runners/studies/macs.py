@@ -21,7 +21,7 @@ from hwbench.errors import HwbenchError
 from hwbench.network.intake import load_workload
 from runners.studies._results import RESULTS, save_study
 
-JOURNAL = RESULTS / "intake" / "macs" / "networks.csv"
+JOURNAL = RESULTS / "macs" / "networks.csv"
 """One row a network; a study that was stopped goes on from it."""
 WITHIN = 0.01
 """Difference that counts as agreement."""
@@ -201,7 +201,7 @@ def _save(rows: list[list[str]]) -> None:
             }
         )
     save_study(
-        "intake/macs",
+        "macs",
         question="Are the multiply-accumulates of networks of other people counted right?",
         rows=table,
         command="python -m runners.studies.macs",

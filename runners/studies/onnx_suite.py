@@ -31,7 +31,7 @@ from hwbench.network.ort import onnxruntime
 from hwbench.records.measurement import Settings
 from runners.studies._results import RESULTS, save_study
 
-JOURNAL = RESULTS / "intake" / "onnx_suite" / "models.csv"
+JOURNAL = RESULTS / "onnx_suite" / "models.csv"
 """One row a model; a study that was stopped goes on from it."""
 DEBIAN = Path("/usr/share/libonnx-testdata/data")
 RANDOM = frozenset(
@@ -215,7 +215,7 @@ def _save(rows: list[list[str]], command: str) -> None:
     counted = sum(kinds[kind] for kind in COUNTED)
     good = kinds[MEASURED] + kinds[DRAWN] + kinds[CONSTANT]
     save_study(
-        "intake/onnx_suite",
+        "onnx_suite",
         question="Is whatever ONNX Runtime runs of the ONNX project's own tests measured?",
         rows=[{"what became of it": kind, "models": count} for kind, count in kinds.most_common()],
         command=command,

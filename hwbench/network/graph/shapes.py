@@ -117,13 +117,19 @@ def drop_runtime_shapes(model: ModelProto) -> None:
     kept = [value for value in graph.value_info if value.name not in names]
     del graph.value_info[:]
     graph.value_info.extend(kept)
-    for node in graph.node:
-        for body in subgraphs(node):
-            del body.value_info[:]  # they were inferred, or told
+    _drop_body_shapes(graph)
     for value in graph.output:
         if value.name in names:
             for dim in value.type.tensor_type.shape.dim:
                 dim.Clear()
+
+
+def _drop_body_shapes(graph: GraphProto) -> None:
+    """Drop the shapes inside bodies of control flow, which were inferred, or told by a run."""
+    for node in graph.node:
+        for body in subgraphs(node):
+            del body.value_info[:]
+            _drop_body_shapes(body)
 
 
 def _read_runtime_shapes(model: ModelProto) -> dict[str, tuple[int, list[int]]] | None:

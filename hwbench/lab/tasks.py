@@ -83,13 +83,15 @@ class Task:
 def describe_workload(workload: Workload) -> dict[str, Any]:
     """Describe a workload as plain JSON types, its model left out but for the SHA-256.
 
-    The format is named only where it is not ONNX: job names are made of descriptions, and those of
+    The format is named only where it is not ONNX, and values only where there are some: job names are made of descriptions, and those of
     jobs that can be resumed must not change.
     """
     facts = to_plain(workload)
     del facts["artifact"]
     if workload.format == ONNX:
         del facts["format"]
+    if not workload.values:
+        del facts["values"]
     return {**facts, "sha256": workload.sha256}
 
 

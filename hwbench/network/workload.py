@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from numpy.typing import NDArray  # descriptions of workloads are read by the types of fields
 
 from hwbench.errors import WorkloadError
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 ONNX = "onnx"
 """Format of a serialised ModelProto without external data."""

@@ -7,6 +7,7 @@ is an error, and nothing is converted in silence.
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from dataclasses import fields
 from enum import StrEnum
 from functools import cache
@@ -77,7 +78,7 @@ def _describe_faults(error: Exception) -> str:
 
 @cache
 def _converter() -> Converter:
-    """What documents hold beyond dataclasses: strict types, layer keys as text, rows as lists."""
+    """Documents hold more than dataclasses: strict types, keys as text, rows as lists, arrays."""
     from cattrs import Converter
 
     converter = Converter(forbid_extra_keys=True)
@@ -90,6 +91,8 @@ def _converter() -> Converter:
     converter.register_unstructure_hook(StrEnum, lambda member: member.value)
     converter.register_unstructure_hook(LayerKey, str)
     converter.register_structure_hook(LayerKey, _read_layer_key)
+    converter.register_unstructure_hook_func(_is_array, _write_array)
+    converter.register_structure_hook_func(_is_array, _read_array)
     converter.register_structure_hook_factory(_is_tuple, _tuple_reader)
     converter.register_structure_hook_factory(_is_row, _row_reader)
     converter.register_unstructure_hook_factory(_is_row, _row_writer)
@@ -115,6 +118,31 @@ def _read_layer_key(value: Any, _kind: Any) -> LayerKey:
     if not isinstance(value, str):
         raise TypeError(f"{_shorten(value)} is no layer key")
     return LayerKey.parse(value)
+
+
+def _is_array(kind: Any) -> bool:
+    import numpy as np
+
+    return kind is np.ndarray or get_origin(kind) is np.ndarray
+
+
+def _write_array(array: Any) -> dict[str, Any]:
+    """An array as its type, its shape and its bytes in base64."""
+    data = b64encode(array.tobytes()).decode("ascii")
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": data}
+
+
+def _read_array(value: Any, _kind: Any) -> Any:
+    import numpy as np
+
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "base64"}:
+        raise TypeError(f"{_shorten(value)} is no array")
+    dtype = np.dtype(str(value["dtype"]))
+    if dtype.kind not in "biufc":
+        raise TypeError(f"{_shorten(value['dtype'])} is no type of numbers")
+    data = b64decode(str(value["base64"]), validate=True)
+    # A copy, as what is read from bytes cannot be written to.
+    return np.frombuffer(data, dtype).reshape(value["shape"]).copy()
 
 
 def _is_tuple(kind: Any) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from hwbench import errors
@@ -44,6 +45,19 @@ def test_tasks_and_workloads_survive_json():
     told = json.loads(json.dumps(NETWORK.to_dict()))
     assert json.loads(json.dumps(Task.from_dict(told).to_dict())) == told
     assert rebuild_workload(told["workloads"][0], NET.onnx) == NET
+    assert "values" not in told["workloads"][0]
+
+
+def test_a_workload_arrives_with_the_values_of_its_inputs():
+    ids = np.arange(6, dtype=np.int64).reshape(2, 3)
+    sent = json.loads(json.dumps(describe_workload(replace(NET, values={"ids": ids}))))
+    arrived = rebuild_workload(sent, NET.onnx)
+    assert arrived.values["ids"].dtype == np.int64
+    assert arrived.values["ids"].tolist() == ids.tolist()
+    for damage in ({"dtype": "O"}, {"shape": [7]}, {"base64": "?"}, {"more": 1}):
+        damaged = {**sent, "values": {"ids": {**sent["values"]["ids"], **damage}}}
+        with pytest.raises(SchemaError, match="description of a workload"):
+            rebuild_workload(damaged, NET.onnx)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from hwbench.records.tensors import Shape
 
 EACH = "each"
 """Stands for channel counts in attributes of a family: the `group` of depthwise convolutions, the
-equal parts of a `split`."""
+equal parts of a `split`, the bounds of a slice of channels."""
+_COUNTS = frozenset({"group", "split", "starts", "ends"})
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -45,7 +46,7 @@ class Family:
         )
         attrs = tuple(
             (name, value.replace(EACH, str(cin if name == "group" else cout)))
-            if name in {"group", "split"}
+            if name in _COUNTS
             else (name, value)
             for name, value in pattern.attrs
         )
@@ -83,6 +84,10 @@ def place_of(key: LayerKey) -> Place:
     attrs = key.attrs
     if key.attr("group", "1") == str(cin) and cin > 1:
         attrs = tuple((dict(attrs) | {"group": EACH}).items())
+    if key.op == "Slice" and key.attr("axes") == str(
+        len(key.output) - 1 if len(key.output) == 3 else 1
+    ):
+        attrs = tuple((dict(attrs) | {"starts": EACH, "ends": EACH}).items())
     parts = key.attr("split", "").split(".")
     if key.op == "Split" and set(parts) == {str(cout)}:
         attrs = tuple((dict(attrs) | {"split": ".".join([EACH] * len(parts))}).items())

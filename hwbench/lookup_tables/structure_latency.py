@@ -151,7 +151,7 @@ class StructureLatency:
     def _sum_layers(self, wide: Integers, layers: Sequence[int]) -> Floats:
         """Sum of some layers, each different pair of channel counts looked up once."""
         total_s = np.zeros(len(wide))
-        for index in layers:
+        for index in layers if len(wide) else ():
             groups = list(self._groups[index])
             rows, inverse = np.unique(wide[:, groups], axis=0, return_inverse=True)
             total_s += self._latencies(index, groups, rows, refuse=True)[inverse.ravel()]

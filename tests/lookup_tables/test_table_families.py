@@ -61,3 +61,22 @@ def test_channels_are_last_in_sequences_and_linear_layers():
         (512, 1000),
         (1, 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow"),
+    [
+        (
+            "Slice[1x32x8x8->1x16x8x8]{axes=1,ends=32,starts=16}@fp32",
+            "Slice[1x24x8x8->1x12x8x8]{axes=1,ends=24,starts=12}@fp32",
+        ),
+        (
+            "Split[1x32x8x8->1x16x8x8]{axis=1,split=16.16}@fp32",
+            "Split[1x24x8x8->1x12x8x8]{axis=1,split=12.12}@fp32",
+        ),
+    ],
+)
+def test_parts_of_channels_are_one_family(wide: str, narrow: str) -> None:
+    first, second = place_of(LayerKey.parse(wide)), place_of(LayerKey.parse(narrow))
+    assert first.family == second.family
+    assert place_of(first.family.key(24, 12)) == second

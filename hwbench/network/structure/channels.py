@@ -166,6 +166,7 @@ class Channels:
         self.made: dict[int, Layout] = {}
         self.told: dict[int, dict[str, list[int | Layout]]] = {}
         self.summed: list[Layout] = []
+        self._sliced: dict[str, tuple[Layout, set[tuple[int, int]]]] = {}
         self._count = 1
         self._ties: list[tuple[Integers, Integers]] = []
         self._fixes: list[tuple[Integers, str]] = []
@@ -196,6 +197,8 @@ class Channels:
         for index in view.active:
             self._trace(index, view.nodes[index])
         self._node = None
+        for layout, bounds in self._sliced.values():
+            self._tie_slices(layout, bounds)
         # What a reader is told first about a channel is that it is one of the outputs'.
         outputs = [self.layouts[name] for name in view.outputs if name in self.layouts]
         self._fixes[:0] = [
@@ -324,6 +327,13 @@ class Channels:
             self._ties.append((rows[0], row))
         first: Integers = rows[0]
         return first
+
+    def _tie_slices(self, layout: Layout, bounds: set[tuple[int, int]]) -> None:
+        """Let equal slices that make up a whole share their channels: exporters write halves so."""
+        size = layout.size // len(bounds)
+        parts = {(begin, begin + size) for begin in range(0, layout.size, max(size, 1))}
+        if len(bounds) > 1 and bounds == parts and size * len(bounds) == layout.size:
+            self._tie_parts(layout.entries, len(bounds))
 
     def _fix_by(self, layout: Layout, other: str) -> None:
         """Fix channels that meet those of a tensor of which nothing can be cut."""
@@ -566,6 +576,8 @@ class Channels:
         told["starts"][place] = Layout(layout.axis, entries[:begin])
         told["ends"][place] = Layout(layout.axis, entries[:end])
         self.told[self._index] = told
+        source = self.view.resolve(node.input[0])
+        self._sliced.setdefault(source, (layout, set()))[1].add((begin, end))
         return Layout(layout.axis, entries[begin:end])
 
     def _slice_place(self, node: NodeProto, axis: int) -> int | None:

@@ -60,6 +60,21 @@ def halves() -> onnx.ModelProto:
     return _end(net, x)
 
 
+def sliced_halves() -> onnx.ModelProto:
+    """The same halves as slices, as torch's exporter writes them."""
+    net = Net(1, 3, 8, 8)
+    x = net.conv("x", "first", 12, act="Relu")
+    axes = _ints(net, "axes", 1)
+    y, z = (
+        net.node("Slice", x, _ints(net, f"begin{at}", at), _ints(net, f"end{at}", at + 6), axes)
+        for at in (0, 6)
+    )
+    net.channels |= {y: 6, z: 6}
+    x = net.node("Concat", y, net.conv(z, "second", 6, act="Relu"), axis=1)
+    net.channels[x] = 12
+    return _end(net, x)
+
+
 def uneven_split() -> onnx.ModelProto:
     net = Net(1, 3, 8, 8)
     x = net.conv("x", "first", 9, act="Relu")
@@ -164,6 +179,7 @@ EXACT: dict[Callable[[], onnx.ModelProto], dict[str, tuple[int, int]]] = {
     grouped: {"first.conv": (4, 3), "second.conv": (2, 3), "last.conv": (4, 1)},
     transposed_grouped: {"first.conv": (4, 2), "up.conv": (3, 2), "last.conv": (4, 1)},
     halves: {"first.conv": (6, 2), "second.conv": (6, 1), "last.conv": (4, 1)},
+    sliced_halves: {"first.conv": (6, 2), "second.conv": (6, 1), "last.conv": (4, 1)},
     uneven_split: {"first.conv": (3, 1), "first.conv[3]": (6, 1), "last.conv": (4, 1)},
     sliced: {
         "first.conv": (1, 1),

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with ending_signals(), usable_streams(), notices(verbose=_is_verbose(words)):
+        with usable_streams(), ending_signals(), notices(verbose=_is_verbose(words)):
             return _run_to_exit_code(words)
     except Ended as ended:  # while the streams were made or given back
         return ended.exit_code

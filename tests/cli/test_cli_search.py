@@ -36,6 +36,7 @@ def test_published_table_is_enough_for_a_search(capsys):
     assert {finding["code"] for finding in document["findings"]} == {
         "objective_kept_weight",
         "extrapolated",
+        "baseline_better",
     }
     assert list(document["kept_layers"]) == ["classifier"]
     assert set(document["baselines"]) == {"uniform", "shallow", "deep", "random"}
@@ -124,8 +125,12 @@ def test_pickled_module_and_weights_are_searched(tmp_path, capsys):
     assert first["best"]["outcome"]["macs"] <= 0.6 * first["original"]["macs"]
     assert main([*words, "--weights", str(tmp_path / "weights.pt")]) == 0
     assert json.loads(capsys.readouterr().out)["best"] == first["best"]
-    assert main([*words, "--weights", str(tmp_path / "net.pt")]) == 2
-    assert "holds a Sequential; expected a module or a state_dict" in capsys.readouterr().err
+    # A whole module of torch's own layers has weights too.
+    assert main([*words, "--weights", str(tmp_path / "net.pt")]) == 0
+    assert json.loads(capsys.readouterr().out)["best"] == first["best"]
+    torch.save({"epoch": 3}, tmp_path / "none.pt")
+    assert main([*words, "--weights", str(tmp_path / "none.pt")]) == 2
+    assert "expected a module or a state_dict" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -142,8 +142,11 @@ class Dying:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
-with signals.ending_signals(), scratch_folder(pathlib.Path(sys.argv[1])):
-    exec(sys.argv[2])
+try:
+    with signals.ending_signals(), scratch_folder(pathlib.Path(sys.argv[1])):
+        exec(sys.argv[2])
+except signals.Ended as ended:  # the signal came before the call that does not heed it
+    sys.exit(ended.exit_code)
 """
 
 

@@ -58,7 +58,7 @@ def test_names_files_factories_and_modules(suite):
     ("model", "message"),
     [
         ('"nothing.onnx"', "*nothing.onnx*"),
-        ('"nets:none"', "*UsageError: nets:none cannot be called to build a network*"),
+        ('"nets:none"', "*UsageError: nets:none, which would be imported and called, does not say*"),
         (
             "7",
             (

@@ -6,7 +6,7 @@ What counts as one layer is said in `hwbench.network.graph.fusion`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -167,6 +167,26 @@ def all_layers(model: ModelProto | GraphView) -> tuple[PartialLayer, ...]:
                 )
             )
     return tuple(found)
+
+
+def made_by(model: ModelProto, parts: Iterable[Layer]) -> dict[str, Layer]:
+    """For every activation tensor of a model, inside a fusion too, the layer that writes it.
+
+    A driver whose runtime keeps the names of tensors joins its rows by them.
+
+    Args:
+        model: The loaded model.
+        parts: Its `layers`.
+    """
+    owner = {node: layer for layer in parts for node in layer.nodes}
+    view = GraphView(model)
+    made: dict[str, Layer] = {}
+    for node in view.nodes:
+        for name in filter(None, node.output):
+            maker = view.maker(name)
+            if maker is not None and maker.name in owner:
+                made[name] = owner[maker.name]
+    return made
 
 
 def count(model: ModelProto, executions: Mapping[str, int] | None = None) -> Counts:

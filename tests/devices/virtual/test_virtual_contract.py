@@ -146,7 +146,7 @@ class Dying(Virtual):
 
 
 class AnyPrecision(Virtual):
-    precisions = frozenset({"fp32", "int3"})
+    precisions = frozenset({"fp32", "fp1"})
 
 
 class LocalTime(Virtual):

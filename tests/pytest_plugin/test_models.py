@@ -58,7 +58,10 @@ def test_names_files_factories_and_modules(suite):
     ("model", "message"),
     [
         ('"nothing.onnx"', "*nothing.onnx*"),
-        ('"nets:none"', "*UsageError: nets:none, which would be imported and called, does not say*"),
+        (
+            '"nets:none"',
+            "*UsageError: nets:none, which would be imported and called, does not say*",
+        ),
         (
             "7",
             (

@@ -283,7 +283,10 @@ def _send(
             if "workload" in answer:
                 size = model.stat().st_size
         except (OSError, TypeError, ValueError, RecursionError):
-            answer |= {"ended_by": "exit", "detail": _read_last_line(scratch / "output")}
+            detail = _read_last_line(scratch / "output")
+            # Thus the C library ends a process that has no memory left for a thread.
+            is_memory = "cannot allocate memory" in detail
+            answer |= {"ended_by": "memory" if is_memory else "exit", "detail": detail}
     if is_plan and not answer.keys() & {"error", "ended_by"}:
         return False
     answer["artifact_bytes"] = size

@@ -360,7 +360,9 @@ def test_what_weights_ask_for_is_bounded_wherever_they_are_read(role, tmp_path, 
     if role != "workload":
         # The reader refuses it: nothing of it may reach this process.
         monkeypatch.setattr(torch, "load", None)
-    with pytest.raises((UnsafeModelError, SchemaError), match=r"m\.pt.*(memory|cut short)") as caught:
+    with pytest.raises(
+        (UnsafeModelError, SchemaError), match=r"m\.pt.*(memory|cut short)"
+    ) as caught:
         read[role]()
     assert "\n" not in str(caught.value)
 

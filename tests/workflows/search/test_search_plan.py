@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from hwbench.errors import UsageError
-from hwbench.search import SEARCHES, load_method, searches
+from hwbench.search import load_method, searches
 from hwbench.search.amc.options import AmcOptions
 from hwbench.search.options import SearchOptions, WidthOptions, option, option_infos
 from hwbench.search.practise.method import PractiseOptions
@@ -122,7 +122,7 @@ def test_time_is_no_part_of_the_identity_but_all_else_is():
     assert plan.key("net") != plan.key("other net")
 
 
-@pytest.mark.parametrize("method", SEARCHES)
+@pytest.mark.parametrize("method", ["amc", "abcpruner", "practise"])
 def test_records_have_the_fields_they_always_had(method):
     data = Plan.of(method, HALF).to_dict()
     assert set(data) == FIELDS
@@ -143,7 +143,9 @@ def test_options_of_another_search_are_refused():
         UsageError, match=r"practise has no option .alpha.; its options are adaptor_steps"
     ):
         Plan.of("practise", HALF, alpha=0.5)
-    with pytest.raises(UsageError, match="unknown search 'annealing'; expected one of amc, "):
+    with pytest.raises(
+        UsageError, match="unknown search 'annealing'; expected one of knapsack, amc, "
+    ):
         Plan("annealing", HALF)
 
 

@@ -90,7 +90,9 @@ def test_budget_is_kept_by_prediction_and_by_measurement(tmp_path):
     assert set(result.baselines) == {"uniform", "shallow", "deep", "random"}
     for trial in result.baselines.values():
         assert trial.outcome.latency_s <= result.limit * (1 + 1e-9)
-    assert [finding.code for finding in result.findings] == ["objective_kept_weight"]
+    codes = [finding.code for finding in result.findings]
+    assert codes == ["objective_kept_weight", "baseline_better"]
+    assert result.best in result.baselines.values()
 
 
 def test_baselines_for_which_time_was_up_are_said(monkeypatch, tmp_path):
@@ -222,7 +224,7 @@ def test_result_is_tuned_on_data_and_written(tmp_path):
 def test_a_number_of_trials_is_kept_to_whatever_the_method_counts_by(tmp_path):
     result = search(plan("abcpruner", trials=5), tmp_path / "s.db")
     assert len(result.trials) == 5
-    assert result.best in result.trials
+    assert result.best in (*result.trials, *result.baselines.values())
 
 
 def test_time_that_is_up_in_the_first_batch_leaves_what_was_found(tmp_path, monkeypatch):

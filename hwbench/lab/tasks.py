@@ -83,8 +83,8 @@ class Task:
 def describe_workload(workload: Workload) -> dict[str, Any]:
     """Describe a workload as plain JSON types, its model left out but for the SHA-256.
 
-    The format is named only where it is not ONNX, and values only where there are some: job names are made of descriptions, and those of
-    jobs that can be resumed must not change.
+    The format is named only where it is not ONNX, and values only where there are some: job names
+    are made of descriptions, and those of jobs that can be resumed must not change.
     """
     facts = to_plain(workload)
     del facts["artifact"]

@@ -6,27 +6,32 @@ import numpy as np
 import pytest
 
 from hwbench.errors import MissingEntryError, StaleTableError, UsageError
+from hwbench.lookup_tables import build
 from hwbench.lookup_tables.making.validate import HeldOutTrial, Validation, draw_held_out, validate
 from hwbench.lookup_tables.repository import check_table, find_table, save_table
 from hwbench.records.prediction import Prediction
 from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table, predict_latency, validate_table
-from tests.support.table_support import SETTINGS, built, device, structure, workload
+from tests.support.table_support import PLAN, SETTINGS, built, device, structure, workload
 
 
-def test_a_good_table_gets_a_good_grade():
-    coverages = []
-    for seed in range(9, 13):
+def test_good_tables_get_good_grades():
+    tables = [built().table]
+    for seed in (2, 3):
         with device(seed=seed) as opened:
-            grade = validate(opened, built().table, workload(), SETTINGS, networks=30).grade
+            tables.append(build(opened, workload(), SETTINGS, plan=PLAN).table)
+    coverages = []
+    for table in tables:
+        with device(seed=9) as opened:
+            grade = validate(opened, table, workload(), SETTINGS, networks=30).grade
         assert grade.mean_error < 0.02
         assert grade.within_10 == 1
         assert grade.rank > 0.98
         assert 0 < grade.noise < 0.03
         coverages.append(grade.coverage)
-    # The errors of one table have a common part, so the share that its intervals hold differs
-    # between sets of networks, from 0.7 to 0.93 in these four.
-    assert 0.8 <= sum(coverages) / len(coverages) <= 1
+    # The errors of one table have a common part, so that its own share says little: intervals hold
+    # what they promise over tables.
+    assert 0.85 <= sum(coverages) / len(coverages) <= 1
 
 
 def test_a_wrong_table_gets_a_bad_grade():

@@ -55,9 +55,10 @@ def test_hostile_files_end_in_one_line(case, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_time_is_bounded_and_the_bound_can_be_raised(tmp_path):
+def test_time_is_bounded_and_the_bound_can_be_raised(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "BASE_BYTES", 16_000_000_000)  # a tenth of it is enough memory
     path = write(tmp_path / "m.onnx", nested_functions())
-    with pytest.raises(UnsafeModelError, match=r"(within 1 s|GB of memory).*a larger read_limit"):
+    with pytest.raises(UnsafeModelError, match=r"within 1 s.*a larger read_limit"):
         load_workload(path, read_limit=0.1)
     assert load_workload(write(tmp_path / "few.onnx", nested_functions(3))).macs == 0
 

@@ -135,7 +135,13 @@ class Knapsack(Search):
             widths = self._narrowed(group, place)
             if widths not in self._quality:
                 networks[widths] = "sensitivity"
-        return networks
+        # Of more groups than there are trials for, some stand for the others.
+        most = max(1, int(SENSITIVITIES * self._trials_wanted))
+        if len(networks) <= most:
+            return networks
+        chosen = np.linspace(0, len(networks) - 1, most).round().astype(int)
+        measured = list(networks)
+        return {measured[index]: "sensitivity" for index in chosen.tolist()}
 
     def _allocate_batch(self) -> dict[tuple[int, ...], str]:
         """Optima for the losses that are expected, and for samples of what they may be."""

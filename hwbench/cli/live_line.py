@@ -30,7 +30,7 @@ class LiveLine:
         return self._live is not None
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def display(self) -> Iterator[None]:
         """Show the line for as long as the block lasts.
 
         Whatever a model's code prints meanwhile goes to standard error, so that standard output

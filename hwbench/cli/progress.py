@@ -35,7 +35,7 @@ def show_measuring(models: str, keeping: Keeping) -> Iterator[_Line]:
     """
     line = _Line(models)
     try:
-        with line.shown(), _noted_on(line):
+        with line.display(), _noted_on(line):
             line.draw()
             yield line
     except StoreUnavailableError:  # it says itself what is kept where

@@ -25,7 +25,7 @@ def show_search(model: str, keeping: Keeping) -> Iterator[SearchCallback]:
     """
     line = _Line(model)
     try:
-        with line.shown():
+        with line.display():
             yield line
     except BaseException as error:
         if line.trials:

@@ -28,7 +28,7 @@ def show_table(model: str, keeping: Keeping) -> Iterator[TableCallback]:
     """
     line = _Line(model)
     try:
-        with line.shown():
+        with line.display():
             line.draw("reading, preparing ...")
             yield line
     except BaseException as error:

@@ -96,14 +96,14 @@ class Slot:
         inputs: Channel dimension of each activation it reads.
         output: Channel dimension of the one it writes.
         depthwise: Whether its `group` attribute equals its input channels.
-        told: Attributes of its key that name numbers of channels, each a list of sizes.
+        size_arguments: Attributes of its key that name numbers of channels, each a list of sizes.
     """
 
     layer: Layer
     inputs: tuple[Dimension, ...]
     output: Dimension
     depthwise: bool
-    told: tuple[tuple[str, tuple[Dimension, ...]], ...] = ()
+    size_arguments: tuple[tuple[str, tuple[Dimension, ...]], ...] = ()
 
     def key(self, widths: Sequence[int]) -> LayerKey:
         """Identity of the layer in the structure `widths`."""
@@ -115,7 +115,7 @@ class Slot:
         attrs = dict(key.attrs)
         if self.depthwise:
             attrs["group"] = str(self.inputs[0].size(widths))
-        for name, sizes in self.told:
+        for name, sizes in self.size_arguments:
             if name in attrs:
                 attrs[name] = ".".join(str(size.size(widths)) for size in sizes)
         return replace(key, inputs=inputs, output=output, attrs=tuple(attrs.items()))
@@ -161,13 +161,22 @@ class Structure:
         """
         view = channels.view
         depthwise = {view.nodes[index].name for index in channels.depthwise}
-        told = {view.nodes[index].name: _told(channels, index) for index in channels.told}
+        size_arguments = {}
+        for index in channels.size_arguments:
+            name = view.nodes[index].name
+            size_arguments[name] = _describe_size_arguments(channels, index)
         slots = []
         for layer in layers(view):
             inputs = tuple(_dimension(channels, channels.layouts[name]) for name in layer.inputs)
             output = _dimension(channels, channels.layouts[layer.output])
             slots.append(
-                Slot(layer, inputs, output, layer.name in depthwise, told.get(layer.name, ()))
+                Slot(
+                    layer,
+                    inputs,
+                    output,
+                    layer.name in depthwise,
+                    size_arguments.get(layer.name, ()),
+                )
             )
         return cls(_groups(channels), blocks(view), tuple(slots))
 
@@ -344,20 +353,20 @@ def _dimension(channels: Channels, layout: Layout) -> Dimension:
     return Dimension(layout.axis, fixed, tuple(terms))
 
 
-def _told(channels: Channels, index: int) -> tuple[tuple[str, tuple[Dimension, ...]], ...]:
-    """What a node is told about numbers of channels, as sizes."""
-    return tuple(
-        (
-            name,
-            tuple(
-                Dimension(0, number, ())
-                if isinstance(number, int)
-                else _dimension(channels, number)
-                for number in numbers
-            ),
-        )
-        for name, numbers in channels.told[index].items()
-    )
+def _describe_size_arguments(
+    channels: Channels, index: int
+) -> tuple[tuple[str, tuple[Dimension, ...]], ...]:
+    """The arguments of a node that are numbers of channels, as sizes."""
+    arguments = []
+    for name, numbers in channels.size_arguments[index].items():
+        sizes = []
+        for number in numbers:
+            if isinstance(number, int):
+                sizes.append(Dimension(0, number, ()))
+            else:
+                sizes.append(_dimension(channels, number))
+        arguments.append((name, tuple(sizes)))
+    return tuple(arguments)
 
 
 def _groups(channels: Channels) -> tuple[Group, ...]:

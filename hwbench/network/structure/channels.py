@@ -152,8 +152,9 @@ class Channels:
         depthwise: By node index of a depth-wise convolution, the layout of its input, which is its
             `group`.
         made: By node index of a layer that makes channels, its output's layout.
-        told: By node index of an operator that is told numbers of channels (Slice, Split, Expand,
-            Resize), what it is told by the name of the input: numbers, and layouts for their sizes.
+        size_arguments: By node index of an operator that takes numbers of channels (Slice, Split,
+            Expand, Resize), what it is given by the name of the input: numbers, and layouts for
+            their sizes.
         summed: Layouts along which products of two activations are summed, as those of queries and
             keys are. Code often divides such sums by a root of their number.
     """
@@ -164,7 +165,7 @@ class Channels:
         self.cuts: list[Cut] = []
         self.depthwise: dict[int, Layout] = {}
         self.made: dict[int, Layout] = {}
-        self.told: dict[int, dict[str, list[int | Layout]]] = {}
+        self.size_arguments: dict[int, dict[str, list[int | Layout]]] = {}
         self.summed: list[Layout] = []
         self._sliced: dict[str, tuple[Layout, set[tuple[int, int]]]] = {}
         self._count = 1
@@ -542,7 +543,7 @@ class Channels:
         """Note that a node is told the shape that it makes."""
         shape: list[int | Layout] = list(self.view.shape(node.output[0]))
         shape[layout.axis] = layout
-        self.told[self._index] = {name: shape}
+        self.size_arguments[self._index] = {name: shape}
 
     def _cumulate(self, node: NodeProto, inputs: list[Layout]) -> Layout | None:
         """A running sum along another axis leaves channels alone."""
@@ -572,10 +573,10 @@ class Channels:
         if (begin, end) == (0, layout.size):
             return layout
         entries = layout.entries
-        told: dict[str, list[int | Layout]] = {"starts": begins.tolist(), "ends": ends.tolist()}
-        told["starts"][place] = Layout(layout.axis, entries[:begin])
-        told["ends"][place] = Layout(layout.axis, entries[:end])
-        self.told[self._index] = told
+        bounds: dict[str, list[int | Layout]] = {"starts": begins.tolist(), "ends": ends.tolist()}
+        bounds["starts"][place] = Layout(layout.axis, entries[:begin])
+        bounds["ends"][place] = Layout(layout.axis, entries[:end])
+        self.size_arguments[self._index] = bounds
         source = self.view.resolve(node.input[0])
         self._sliced.setdefault(source, (layout, set()))[1].add((begin, end))
         return Layout(layout.axis, entries[begin:end])
@@ -616,7 +617,7 @@ class Channels:
         parts = np.split(layout.entries, np.cumsum(sizes)[:-1])
         layouts = [Layout(layout.axis, part) for part in parts]
         if not by_number:
-            self.told[self._index] = {"split": [*layouts]}
+            self.size_arguments[self._index] = {"split": [*layouts]}
         return dict(zip(outputs, layouts, strict=True))
 
     def _gather(self, node: NodeProto, inputs: list[Layout]) -> Layout | None:

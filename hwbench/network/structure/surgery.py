@@ -122,7 +122,7 @@ class PrunableGraph:
         self, index: int, node: NodeProto, widths: tuple[int, ...], constants: list[TensorProto]
     ) -> NodeProto:
         """The node, told the numbers of channels that are left."""
-        for name, numbers in self.channels.told.get(index, {}).items():
+        for name, numbers in self.channels.size_arguments.get(index, {}).items():
             sizes = [
                 number if isinstance(number, int) else self._size(number, widths)
                 for number in numbers

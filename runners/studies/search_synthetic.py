@@ -22,7 +22,7 @@ from runners.studies._results import save_study
 from runners.studies._synthetic import GROUPS, SyntheticNetwork
 
 INSTANCES = range(10)
-TRIALS = (75, 150, 300)
+TRIALS = (150,)
 SHARE = 0.5
 SOURCES = 10
 

@@ -21,9 +21,6 @@ from tests.devices.android.pyadbd_support import soon
 
 TIMEOUT_S = 0.3
 """Of an operation with faults; one without takes some milliseconds."""
-LIMIT_S = 9.0
-"""An operation that minds `TIMEOUT_S` ends before that on a busy machine too; the shortest time that
-the transport waits by itself is 10 s."""
 SEEDS = range(5)
 OF_TRANSPORT = [kind for kind in KINDS if kind != "corrupt_put"]  # that one needs a runner
 
@@ -101,7 +98,7 @@ def test_an_operation_with_faults(
             act(adb, tmp_path, data, TIMEOUT_S)
         except HwbenchError as error:
             assert "\n" not in str(error)
-        assert time.monotonic() - started < LIMIT_S
+        assert time.monotonic() - started < 5 * TIMEOUT_S + 2
         happened += len(adbd.faults.happened)
         adbd.faults, adbd.trusted = Faults(), None
         assert soon(lambda: adbd.listening)

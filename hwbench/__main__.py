@@ -1,8 +1,6 @@
 """`python -m hwbench`: the same as the command `hwbench`."""
 
-import sys
-
-from hwbench.cli import main
+from hwbench.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import typer
 import typer.main
@@ -21,7 +21,7 @@ import typer.main
 from hwbench.cli.commands import app
 from hwbench.cli.hints import error_line, system_error_line
 from hwbench.cli.notices import notices
-from hwbench.cli.signals import Ended, ending_signals
+from hwbench.cli.signals import Ended, end_program, ending_signals
 from hwbench.cli.streams import ReaderGone, usable_streams
 from hwbench.errors import HwbenchError
 from hwbench.records.scratch import remove_abandoned
@@ -31,6 +31,11 @@ FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
 _BadCommandLine = cast(
     "type[Exception]", typer.BadParameter.__mro__[1]
 )  # click's UsageError; Typer exports only this subclass of it
+
+
+def run() -> NoReturn:
+    """Run the command that this process was started with, and end the process."""
+    end_program(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,12 +11,15 @@ the process where the exception does not get through or tidying up takes too lon
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from hwbench.records.scratch import remove_own
 
@@ -43,6 +46,24 @@ class Ended(KeyboardInterrupt):
 def exit_code(number: int) -> int:
     """The exit code with which shells report that a signal ended a process."""
     return 128 + number
+
+
+def end_program(code: int) -> NoReturn:
+    """End this process with an exit code; at once, if a signal ended its command.
+
+    Python takes down all modules on its way out and waits for threads, which with PyTorch takes
+    seconds. The command has tidied up by then, and whoever sent the signal waits.
+
+    Args:
+        code: What the command gave.
+    """
+    if code not in map(exit_code, ENDING):
+        sys.exit(code)
+    atexit._run_exitfuncs()  # noqa: SLF001 - whoever registered there may have processes to end
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # one that was closed is None
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager

@@ -164,3 +164,19 @@ def test_a_process_that_does_not_heed_is_ended_and_its_folders_are_removed(code,
     assert process.wait(SOON_S) == 128 + signal.SIGTERM
     assert not left(tmp_path)
     process.stdout.close()
+
+
+ENDING = """
+import atexit, sys, threading
+from hwbench.cli.signals import end_program
+atexit.register(print, "tidied up")
+threading.Thread(target=threading.Event().wait).start()  # Python would wait for it
+end_program(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_process_of_an_ended_command_waits_for_nothing(number):
+    code = str(signals.exit_code(number))
+    done = subprocess.run([sys.executable, "-c", ENDING, code], capture_output=True, timeout=60)
+    assert (str(done.returncode), done.stdout, done.stderr) == (code, b"tidied up\n", b"")

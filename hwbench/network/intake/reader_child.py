@@ -16,9 +16,10 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from hwbench.network.intake.torch_onnx import Exported
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 from hwbench.records.layer_key import LayerKey
-from hwbench.records.scratch import scratch_folder
+from hwbench.records.scratch import remove_own, scratch_folder
 
 if TYPE_CHECKING:
     import resource
@@ -41,6 +42,8 @@ _POLL_S = 0.02
 """How often the memory of a worker is looked at."""
 _ENDING_S = 0.001
 """How often the end of a worker is looked for that has closed its files already."""
+_LOADING_POLL_S = 0.1
+"""How often the pipe of requests is looked at while a library is loaded."""
 _DETAIL_LENGTH = 300
 """Characters of a message of a library that are passed on."""
 
@@ -90,9 +93,38 @@ def _serve(requests: IO[bytes], answers: IO[bytes], folder: Path) -> None:
                 return
             if answered:
                 continue
-            import torch  # noqa: F401 - nothing of a file is read yet
+            with _ending_with(requests):
+                import torch  # noqa: F401 - nothing of a file is read yet
         if _serve_job(job, requests, answers, folder, set_option) is None:
             return
+
+
+@contextmanager
+def _ending_with(requests: IO[bytes]) -> Iterator[None]:
+    """End this process while the block runs, if nobody waits for it any more.
+
+    Loading a large library takes seconds, in which nothing else looks at the pipe.
+
+    Args:
+        requests: The pipe of requests: as none comes meanwhile, it is readable when its writer is
+            gone.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            ready, _, _ = select.select([requests], [], [], _LOADING_POLL_S)
+            if ready:
+                remove_own()
+                os._exit(1)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()  # no thread may run when this process forks
 
 
 def _serve_job(

@@ -225,3 +225,29 @@ def test_a_reader_that_is_ended_while_it_loads_libraries_leaves_no_folder(tmp_pa
     assert list(tmp_path.iterdir())
     own.stop()
     assert not list(tmp_path.iterdir())
+
+
+WAITING = """
+import os, sys, threading, time
+from hwbench.network.intake import reader_child
+from hwbench.records.scratch import scratch_folder
+requests = os.fdopen(0, "rb", buffering=0)
+with reader_child._ending_with(requests):
+    pass
+assert threading.active_count() == 1, "or no process could be forked safely"
+with scratch_folder(), reader_child._ending_with(requests):
+    print(flush=True)
+    time.sleep(600)
+"""
+
+
+@linux_only
+def test_a_reader_whose_owner_is_killed_while_it_loads_libraries_ends(tmp_path):
+    process = run(WAITING, folder=tmp_path, stdin=subprocess.PIPE)
+    process.stdout.readline()
+    assert list(tmp_path.iterdir())
+    process.stdin.close()
+    assert process.wait(timeout=60) == 1
+    assert not list(tmp_path.iterdir())
+    process.stdout.close()
+    process.stderr.close()

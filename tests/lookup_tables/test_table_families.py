@@ -9,7 +9,7 @@ from hwbench.records.layer_key import LayerKey
 from tests.support.table_support import structure
 
 
-@pytest.mark.parametrize("name", ["zoo:resnet20", "zoo:mobilenet_v2", "zoo:vgg16"])
+@pytest.mark.parametrize("name", ["zoo:resnet20", "zoo:mobilenet_v2", "zoo:vgg16@0.25"])
 @settings(max_examples=10, deadline=None)
 @given(share=st.floats(0.1, 1.0))
 def test_a_family_and_its_channels_are_the_key(name, share):

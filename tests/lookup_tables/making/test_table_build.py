@@ -264,7 +264,7 @@ def test_networks_are_proposed_where_no_layer_has_a_latency():
 def test_a_build_of_another_model_that_was_killed_early_stops_no_later_one(networks, tmp_path):
     with open_store(str(tmp_path / "store.db")) as store, device() as opened:
         other = PLAN.__class__(step=8, lower=0.5, first=networks, batch=2, most=networks)
-        build(opened, workload("zoo:vgg16,classes=10"), SETTINGS, plan=other, store=store)
+        build(opened, workload("zoo:vgg16@0.25,classes=10"), SETTINGS, plan=other, store=store)
         fitted = build(opened, workload(), SETTINGS, plan=QUICK, store=store)
     assert fitted.rmspe < 0.1
 

@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CPUS := $(shell getconf _NPROCESSORS_ONLN)
 # One process more than there are CPUs: half of the time of a run is waiting. Each may take 2 GB.
 JOBS ?= $(shell expr $(CPUS) + 1)
-PYTEST := $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder -n
+PYTEST := $(BIN)/python -m pytest -n
 # What `make quick` leaves out (the markers are explained in pyproject.toml): of one folder the slowest, of the core all that costs.
 SLOWEST := slow or hil or ray or browser or rig or qemu
 CORE := $(wildcard tests/test_*.py) $(addprefix tests/,cli devices/shared devices/virtual lookup_tables measuring network records render search store workflows)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import pytest
@@ -56,25 +57,44 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what tests cost, begin with the costly ones, and keep together what shares fixtures.
-
-    With several workers, the tests of a file go to one of them, so that a module's fixtures and
-    caches are made once; so do the folders whose tests share what exists once on a computer.
-    """
+    """Mark what tests cost, and begin with the groups of the costly ones."""
     for item in items:
         for marker in markers_of(item):
             item.add_marker(marker)
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     costly = {
-        group_of(item) for item in items if COSTLY & {mark.name for mark in item.iter_markers()}
+        group_of(item.nodeid)
+        for item in items
+        if COSTLY & {mark.name for mark in item.iter_markers()}
     }
-    items.sort(key=lambda item: group_of(item) not in costly)
+    items.sort(key=lambda item: group_of(item.nodeid) not in costly)
 
 
-def group_of(item: pytest.Item) -> str:
-    """The tests of a group run one after the other, in one process."""
-    path = item.path.relative_to(ROOT / "tests")
-    return path.parts[0] if path.parts[0] in TOGETHER else path.with_suffix("").as_posix()
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand whole groups of tests to the workers, in the order of above.
+
+    So a module's fixtures and caches are made once, and so is what exists once on a computer. (The
+    marks `xdist_group` do nothing since pytest 9.2, without a word.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        """Tests of a group run one after the other, in one process."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False  # or groups of many tests would begin
+    return GroupScheduling(config, log)
+
+
+def group_of(nodeid: str) -> str:
+    """The group of a test: its file, or a folder whose tests belong together."""
+    path = nodeid.partition("::")[0]
+    folder = path.split("/")[1]
+    if folder in TOGETHER:
+        return folder
+    return path
 
 
 @pytest.fixture

@@ -50,6 +50,10 @@ WARM_UP_ROUNDS, WARM_UP_MIN_S = 2, 0.02
 """Rounds between two looks at whether a workload has settled; seconds it takes at least."""
 WARM_UP_SHARE = 1 / 6
 """Share of the time left that a warm-up may take."""
+SESSIONS_OF_BUDGET = 12
+"""Sessions that a budget should have room for.
+
+In a small one several short sessions tell more than two long ones, so it makes them shorter."""
 PROFILE_SHARE = 0.2
 """Share of the time that may go to layer profiling."""
 ROOMY_SHARE = 0.5
@@ -154,7 +158,7 @@ class _Campaign:
             self.callback.session_ended(sessions, self.elapsed_s(), evidence)
         after = self.device.conditions()
         records = tuple(
-            track.finish(draft, after)
+            track.finish(draft, after, has_enough=self.stop_rule.has_enough)
             for draft, track in zip(self.drafts, self.tracks, strict=True)
         )
         self.callback.finished(records)
@@ -304,7 +308,8 @@ class _Campaign:
             number: Of the session.
             block_s: Seconds that a block takes.
         """
-        wanted = min(MAX_BLOCKS, max(MIN_BLOCKS, round(self.settings.session_s / block_s)))
+        session_s = min(self.settings.session_s, self.settings.budget_s / SESSIONS_OF_BUDGET)
+        wanted = min(MAX_BLOCKS, max(MIN_BLOCKS, round(session_s / block_s)))
         left_s = self.left_s()
         fitting = int(max(0.0, left_s) / block_s)
         if number == 0:

@@ -38,8 +38,16 @@ class Track:
         """Count the timed samples of the session in progress as warm-up."""
         self.warm_up.add(session, self.series.take_session(session))
 
-    def finish(self, draft: Measurement, after: Conditions) -> Measurement:
-        """The complete record."""
+    def finish(
+        self, draft: Measurement, after: Conditions, *, has_enough: bool = False
+    ) -> Measurement:
+        """The complete record.
+
+        Args:
+            draft: The record as it was begun.
+            after: Conditions after the last session.
+            has_enough: Whether measuring stopped since it knew enough, however few the sessions.
+        """
         record = replace(
             draft,
             series=self.series.build(),
@@ -52,7 +60,8 @@ class Track:
             record = replace(record, profile=join_sessions(self.profiles, record.median_s))
             self.add_findings(find_unresolved_rows(self.profiles))
         record = replace(record, findings=(*draft.findings, *self.findings.values()))
-        return replace(record, findings=(*record.findings, *find_sample_faults(record)))
+        faults = find_sample_faults(record, has_enough=has_enough)
+        return replace(record, findings=(*record.findings, *faults))
 
 
 def draft_records(

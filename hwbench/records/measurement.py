@@ -40,13 +40,16 @@ class Settings:
             memory.
         budget_s: Wall-clock seconds the measurement may take once everything is prepared; one
             sample of each workload is taken in any case.
-        min_sessions: Sessions (one `prepare` with a fresh runtime object) before an interval is
-            believed.
+        min_sessions: Sessions (one `prepare` with a fresh runtime object) before a narrow interval
+            is believed.
         max_sessions: Sessions after which it stops in any case.
         session_s: Seconds of timed rounds aimed at per session, over all workloads together.
         min_round_s: Inferences are looped within a round until it lasts this long, so that the
             clock's grain vanishes.
         target: Relative half-width of the 95 % interval at which measuring stops.
+        stop_at_difference: Whether a comparison also stops as soon as every candidate is known to
+            be faster or slower, however wide the interval still is. Turn it off where the speed-up
+            has to be known to `target`.
         min_effect: Smallest relative difference that matters; a smaller one is SAME.
         seed: Of the order of rounds and of random inputs.
         layers: Whether to take per-layer times as well, where the device can.
@@ -60,6 +63,7 @@ class Settings:
     session_s: float = 0.6
     min_round_s: float = 500e-6
     target: float = 0.01
+    stop_at_difference: bool = True
     min_effect: float = 0.01
     seed: int = 0
     layers: bool = True

@@ -99,11 +99,36 @@ def test_false_verdicts_and_coverage_over_many_comparisons():
     assert covered / runs >= 0.88
 
 
-def test_stops_early_when_it_is_clear_and_not_before_the_minimum():
-    with virtual(0.8, noise=(White(0.005),)) as device:
-        first, _ = measure_interleaved(device, [A, B], QUICK)
+def test_a_latency_stops_early_when_it_is_clear_and_not_before_the_minimum():
+    with virtual(noise=(White(0.005),)) as device:
+        first = measure(device, A, QUICK)
         assert device.time_s() < QUICK.budget_s / 2
     assert CONFIRM < QUICK.min_sessions <= first.series.sessions <= QUICK.min_sessions + 2
+
+
+def test_a_large_effect_is_called_after_three_sessions():
+    with virtual(0.4) as device:
+        found = compare(*measure_interleaved(device, [A, B], QUICK))
+        assert device.time_s() < 4
+    assert found.verdict is Verdict.FASTER
+    assert found.baseline.series.sessions == 3
+    assert "too_few_samples" not in {finding.code for finding in found.findings}
+
+
+def test_several_candidates_stop_when_the_last_one_is_told():
+    small = told("c")
+    latencies_s = {A.sha256: 0.01, B.sha256: 0.004, small.sha256: 0.0095}
+    with Virtual(noise=ORDINARY, latencies_s=latencies_s) as device:
+        first, *others = measure_interleaved(device, [A, B, small], QUICK)
+    assert [compare(first, other).verdict for other in others] == [Verdict.FASTER] * 2
+    assert 4 <= first.series.sessions <= 8
+
+
+def test_a_small_budget_makes_sessions_shorter_and_not_fewer():
+    with virtual(0.8) as device:
+        found = compare(*measure_interleaved(device, [A, B], replace(QUICK, budget_s=2)))
+        assert device.time_s() <= 2.5
+    assert found.verdict is Verdict.FASTER
 
 
 def test_keeps_to_the_budget():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, Measurement
+from hwbench.records.outputs import Likeness
 from hwbench.stats import Ratio, Verdict
 
 RECORD = "comparison"
@@ -78,6 +79,7 @@ class Comparison:
         layers: Layer by layer, in the baseline's order, then those only the candidate has; empty
             without layer times.
         findings: Explanations and reasons to distrust, those of both records included.
+        likeness: How far both networks compute the same.
     """
 
     baseline: Measurement
@@ -86,6 +88,7 @@ class Comparison:
     verdict: Verdict
     layers: tuple[LayerChange, ...]
     findings: tuple[Finding, ...]
+    likeness: Likeness = field(default_factory=Likeness)
 
     @property
     def speedup(self) -> float | None:
@@ -99,7 +102,7 @@ class Comparison:
 
     @property
     def verdict_ci(self) -> tuple[float, float] | None:
-        """The 99 % interval of `speedup` for the verdict: it holds however often one looks."""
+        """The 99.6 % interval of `speedup` for the verdict: it holds however often one looks."""
         return None if self.ratio is None else _invert(self.ratio.verdict_ci)
 
     @property
@@ -117,7 +120,11 @@ class Comparison:
 
 
 def compare(
-    baseline: Measurement, candidate: Measurement, *, explain_change: ExplainChange | None = None
+    baseline: Measurement,
+    candidate: Measurement,
+    *,
+    explain_change: ExplainChange | None = None,
+    likeness: Likeness | None = None,
 ) -> Comparison:
     """Compare two records of one interleaved measurement.
 
@@ -128,19 +135,23 @@ def compare(
         baseline: The reference.
         candidate: The new one.
         explain_change: Explains layers that are executed in another way; None explains none.
+        likeness: How far both networks compute the same, where that was looked into.
     """
+    likeness = likeness or Likeness()
     reasons = find_differences(baseline, candidate)
     changes = _match_layers(baseline, candidate, explain_change)
     shared = _join_findings(baseline, candidate)
     if reasons:
         finding = Finding("incomparable", f"not comparable: {'; '.join(reasons)}")
+        findings = (finding, *likeness.findings, *shared)
         return Comparison(
-            baseline, candidate, None, Verdict.INCOMPARABLE, changes, (finding, *shared)
+            baseline, candidate, None, Verdict.INCOMPARABLE, changes, findings, likeness
         )
     ratio = candidate.series.ratio_to(baseline.series)
     verdict = ratio.verdict(baseline.settings.min_effect)
-    unexplained = Comparison(baseline, candidate, ratio, verdict, changes, ())
-    return replace(unexplained, findings=(*explain(unexplained), *shared))
+    unexplained = Comparison(baseline, candidate, ratio, verdict, changes, (), likeness)
+    findings = (*likeness.findings, *explain(unexplained), *shared)
+    return replace(unexplained, findings=findings)
 
 
 def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hwbench.records.device import DeviceInfo
     from hwbench.records.findings import Finding
     from hwbench.records.measurement import LayerLatency, Measurement
+    from hwbench.records.outputs import OutputAgreement, QualityChange
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
     from hwbench.workflows.selftest import SelfTest
@@ -118,10 +119,25 @@ def compare_document(comparison: Comparison) -> Document:
         "verdict_ci": comparison.verdict_ci,
         "macs_ratio": comparison.macs_ratio,
         "params_ratio": comparison.params_ratio,
+        "accuracy_drop": comparison.likeness.accuracy_drop,
+        "agreement": comparison.likeness.agreement,
+        "outputs": _outputs_document(comparison.likeness.outputs),
+        "quality": _quality_document(comparison.likeness.quality),
         "layers": [_change_document(change) for change in comparison.layers] or None,
         "explained_share": explained_share(comparison),
         "findings": _finding_documents(comparison.findings),
     }
+
+
+def _outputs_document(outputs: OutputAgreement | None) -> Document | None:
+    """How far outputs agree on the same inputs; a ratio of equal outputs has no end and is null."""
+    if outputs is None:
+        return None
+    return {**asdict(outputs), "snr_db": outputs.snr_db}
+
+
+def _quality_document(quality: QualityChange | None) -> Document | None:
+    return None if quality is None else asdict(quality)
 
 
 def incomparable_document(error: IncomparableError) -> Document:

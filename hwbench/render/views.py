@@ -9,10 +9,11 @@ from hwbench.records.findings import Finding
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
 from hwbench.render.units import (
     bar,
+    confidence_s,
     count,
+    ends_or_early,
     frequency,
     interval,
-    interval_s,
     macs,
     minute,
     moment,
@@ -52,8 +53,7 @@ def profile_view(record: Measurement, *, saved: bool = True) -> View:
     if record.series:
         estimate = record.series.latency()
         latency = (
-            f"{seconds(estimate.estimate)} (95 % interval"
-            f" {interval_s(estimate.ci, estimate.estimate)},"
+            f"{seconds(estimate.estimate)} ({confidence_s(estimate.ci, estimate.estimate)},"
             f" {plural(estimate.sessions, 'session')})"
         )
     blocks: list[Block] = [Line(f"{record.model} on {where(record)}: {latency}", "bold")]
@@ -192,7 +192,7 @@ def selftest_view(outcome: SelfTest) -> View:
     for number, comparison in enumerate(outcome.comparisons, 1):
         ratio, verdict = comparison.ratio, comparison.verdict.value
         if ratio is not None:
-            ci = interval(ratio.ci, ratio.ratio)
+            ci = ends_or_early(ratio.ci, interval(ratio.ci, ratio.ratio))
             rows.append((str(number), times(ratio.ratio), ci, str(ratio.sessions), verdict))
     return [
         Line(f"{claimed} on {where(first)}; noise floor {percent(outcome.noise_floor)}", "bold"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement
-from hwbench.render.units import interval_s, minute, plural, seconds
+from hwbench.render.units import ends_or_early, interval_s, minute, plural, seconds
 from hwbench.render.views import (
     SHORT_ID,
     all_findings,
@@ -138,7 +138,8 @@ def model_page(model: Model, drawn: int) -> Page:
     record = model.newest
     facts: list[tuple[str, Cell]] = [("latency", latency_number(record))]
     if record.series:
-        facts.append(("95 % interval", interval_s(record.median_ci_s, record.median_s)))
+        ends = interval_s(record.median_ci_s, record.median_s)
+        facts.append(("95 % interval", ends_or_early(record.median_ci_s, ends)))
     facts += [
         ("MACs", macs_number(record.macs)),
         ("parameters", count_number(record.params)),

@@ -156,8 +156,13 @@ def latency(samples_s: ArrayLike, session: ArrayLike) -> Estimate:
     medians = np.array([np.median(np.log(part)) for part in by_session(samples_s, session)])
     if not len(medians):
         raise MeasurementError("no samples were taken, so there is no latency; measure again")
-    centre, half = float(medians.mean()), t_half_width(medians)
-    return Estimate(math.exp(centre), (_exp(centre - half), _exp(centre + half)), len(medians))
+    return estimate_of_sessions(medians)
+
+
+def estimate_of_sessions(logs: NDArray[np.float64]) -> Estimate:
+    """A positive quantity from its logarithm in each session, shape (n,), n >= 1."""
+    centre, half = float(logs.mean()), t_half_width(logs)
+    return Estimate(math.exp(centre), (_exp(centre - half), _exp(centre + half)), len(logs))
 
 
 def ratio(

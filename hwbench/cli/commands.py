@@ -67,8 +67,10 @@ app.add_typer(search_app, name="search")
 app.add_typer(store_app, name="store")
 app.command("report", epilog="Example: hwbench report --since 7d -o report.html")(report_command)
 
-PROFILE_FIELDS = ("median_s", "macs", "params", "closure")
+START_FIELDS = ("load_s", "first_run_s", "peak_memory_bytes")
+PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS)
 COMPARE_FIELDS = ("speedup", "macs_ratio", "params_ratio", "accuracy_drop", "agreement")
+COMPARE_FIELDS += START_FIELDS
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
 MODEL_HELP = "A file (.onnx, .pt, .pt2, .safetensors), zoo:NAME, or package.module:factory."
 
@@ -128,7 +130,8 @@ def profile(
 ) -> int:
     """Measure the latency of one model, end to end and layer by layer.
 
-    --fail-on accepts the fields median_s, macs, params and closure.
+    --fail-on accepts the fields median_s, macs, params, closure, load_s, first_run_s and
+    peak_memory_bytes.
     """
     fields = tuple(field for field in PROFILE_FIELDS if field != "closure" or not no_layers)
     rules = [parse_rule(text, fields) for text in fail_on or ()]
@@ -211,7 +214,8 @@ def compare(
 
     Exit codes: 0 for FASTER or SAME, 1 for SLOWER or if a rule holds, 2 for INCOMPARABLE, 5 for
     UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio, params_ratio, accuracy_drop and
-    agreement, and shares as in "accuracy_drop>1%".
+    agreement, of the candidate load_s, first_run_s and peak_memory_bytes, and shares as in
+    "accuracy_drop>1%".
     """
     rules = [parse_rule(text, COMPARE_FIELDS) for text in fail_on or ()]
     for rule in rules:
@@ -255,7 +259,8 @@ def compare(
         ),
         document,
     )
-    return _exit_code(outcome, hits(rules, document))
+    of_candidate = {field: document["candidate"][field] for field in START_FIELDS}
+    return _exit_code(outcome, hits(rules, {**document, **of_candidate}))
 
 
 @app.command(epilog="Example: hwbench selftest --device cpu --runs 10")

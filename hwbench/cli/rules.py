@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hwbench.errors import UsageError
 
 _RULE = re.compile(
-    r"\s*(?P<field>\w+)\s*(?P<sign><=|>=|<|>)\s*(?P<limit>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?P<percent>%?)\s*"
+    r"\s*(?P<field>\w+)\s*(?P<sign><=|>=|<|>)\s*(?P<limit>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<percent>%?)\s*"
 )
 
 

@@ -38,7 +38,7 @@ from hwbench.measuring.stopping import GRACE_S, CoolDown, Evidence, StopRule
 from hwbench.measuring.track import Track, draft_records
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
-from hwbench.records.measurement import Measurement, Settings
+from hwbench.records.measurement import Measurement, SessionStart, Settings
 
 CHUNK_S = 0.1
 """Seconds of rounds between two calls of the callback: what a killed process can lose."""
@@ -58,6 +58,8 @@ PROFILE_SHARE = 0.2
 """Share of the time that may go to layer profiling."""
 ROOMY_SHARE = 0.5
 """Share of the time left that a profile of the usual number of inferences may take."""
+MEMORY_SHARE = 0.1
+"""Share of the time that may go to runs of single workloads, for their peak memory."""
 INPUTS_SHARE = 0.1
 """Share of the time left that a first look at other random inputs may take."""
 PROFILE_RUNS = (3, 20)
@@ -130,6 +132,7 @@ class _Campaign:
         self.loops = 0  # fixed by the first warm-up
         self.clock = ""
         self.profiled_s = 0.0
+        self.memory_s = 0.0
         self.next_s: float | None = None  # least seconds of a second session, while there is one
         self.drafts: list[Measurement] = []
 
@@ -190,9 +193,7 @@ class _Campaign:
                 self._withdraw(number)
                 self._let_cool()
                 return False
-            if isinstance(self.device, ReportsMemory):
-                for index, prepared in slots.items():
-                    self.tracks[index].peak_memory_bytes = self.device.peak_memory_bytes(prepared)
+            self._add_starts(slots)
             self._profile_layers(slots)
             if number == 0:
                 self._check_inputs(slots)
@@ -377,6 +378,32 @@ class _Campaign:
             device.draw_inputs(prepared, seed, 0)
             if finding is not None:
                 track.add_findings([finding])
+
+    def _add_starts(self, slots: dict[int, Prepared]) -> None:
+        """Keep what it took to make this session ready, and the memory that each workload needs."""
+        start_s = self.now()
+        may_look = self.memory_s <= MEMORY_SHARE * (start_s - self.begun_s)
+        for index, prepared in slots.items():
+            peak_bytes = None
+            if isinstance(self.device, ReportsMemory):
+                if prepared.settings.isolate:
+                    peak_bytes = self.device.peak_memory_bytes(prepared)
+                elif may_look and self.device.measures_memory():
+                    peak_bytes = self._measure_memory(self.device, prepared)
+            start = SessionStart(prepared.load_s, prepared.first_run_s, peak_bytes)
+            self.tracks[index].starts.append(start)
+        self.memory_s += self.now() - start_s
+
+    def _measure_memory(self, device: Device, prepared: Prepared) -> int | None:
+        """Run a workload once in a process of its own, for its peak memory."""
+        first_run_s = prepared.first_run_s or 0.0
+        if 2 * first_run_s > MEMORY_SHARE * self.left_s() or not isinstance(device, ReportsMemory):
+            return None
+        alone = device.prepare(prepared.workload, replace(self.settings, isolate=True))
+        try:
+            return device.peak_memory_bytes(alone)
+        finally:
+            device.release(alone)
 
     def _profile_layers(self, slots: dict[int, Prepared]) -> None:
         """Profile layers for a moment, as long as that takes no more than its share of the time."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, Measurement
 from hwbench.records.outputs import Likeness
-from hwbench.stats import Ratio, Verdict
+from hwbench.stats import Ratio, Verdict, ratio_of_sessions
 
 RECORD = "comparison"
 """Kind of the store's record that names interleaved measurements, the baseline first."""
@@ -104,6 +107,30 @@ class Comparison:
     def verdict_ci(self) -> tuple[float, float] | None:
         """The 99.6 % interval of `speedup` for the verdict: it holds however often one looks."""
         return None if self.ratio is None else _invert(self.ratio.verdict_ci)
+
+    def start_ratio(self, quantity: str) -> Ratio | None:
+        """Ratio of one of `measurement.START_QUANTITIES`, candidate over baseline.
+
+        It is paired by session: both were made ready within one. None where a side does not tell,
+        or the two are incomparable.
+        """
+        if self.ratio is None:
+            return None
+        pairs = zip(
+            self.baseline.start_values(quantity),
+            self.candidate.start_values(quantity),
+            strict=False,
+        )
+        logs = [math.log(after / before) for before, after in pairs if before and after]
+        return ratio_of_sessions(np.array(logs)) if logs else None
+
+    def start_gain(self, quantity: str) -> tuple[float, tuple[float, float]] | None:
+        """How much less of a quantity the candidate needs, above 1 is less, and its 95 % interval.
+
+        None where `start_ratio` is.
+        """
+        ratio = self.start_ratio(quantity)
+        return None if ratio is None else (1 / ratio.ratio, _invert(ratio.ci))
 
     @property
     def macs_ratio(self) -> float | None:

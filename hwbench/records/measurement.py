@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import numpy as np
+
+from hwbench import stats
 from hwbench.errors import SchemaError
 from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.device import Conditions, DeviceInfo
@@ -67,6 +70,25 @@ class Settings:
     min_effect: float = 0.01
     seed: int = 0
     layers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStart:
+    """What it took to make one session ready; None where the driver does not tell.
+
+    Attributes:
+        load_s: Seconds that the runtime took to create the session from the model file.
+        first_run_s: Seconds of the first inference, which allocates.
+        peak_memory_bytes: Peak memory of a process that ran the model alone.
+    """
+
+    load_s: float | None = None
+    first_run_s: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+START_QUANTITIES = ("load_s", "first_run_s", "peak_memory_bytes")
+"""Fields of `SessionStart`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +156,8 @@ class Measurement:
         macs: Multiply-accumulates per inference; None where they cannot be counted.
         params: Parameters.
         file_bytes: Size of the model file.
-        peak_memory_bytes: Peak memory of the process that ran it alone; None unless isolated.
+        peak_memory_bytes: Peak memory of a process that ran it alone, the largest seen; None where
+            the device does not tell.
         device: The device.
         settings: How it was measured.
         clock: Name of the clock the samples came from.
@@ -149,6 +172,7 @@ class Measurement:
         hwbench_version: Version of hwbench that took it.
         commit: Git commit of the hwbench checkout, if it was one.
         complete: False while sessions are still being added (a killed run leaves it so).
+        starts: What it took to make each session ready, in order.
     """
 
     id: str
@@ -176,6 +200,7 @@ class Measurement:
     hwbench_version: str
     commit: str | None
     complete: bool
+    starts: tuple[SessionStart, ...] = ()
 
     @property
     def median_s(self) -> float:
@@ -186,6 +211,28 @@ class Measurement:
     def median_ci_s(self) -> tuple[float, float]:
         """95 % interval of `median_s` in seconds, sessions being the unit of resampling."""
         return self.series.latency().ci
+
+    def start(self, quantity: str) -> stats.Estimate | None:
+        """One of `START_QUANTITIES` with its 95 % interval, sessions being the unit of resampling.
+
+        It is for a warm start: a fresh process, but the model file and the runtime's libraries in
+        the page cache. So the first session, which may have read them from the disk, is left out
+        where there are others.
+
+        Returns:
+            The geometric mean over sessions; None where the device does not tell.
+        """
+        values = [value for value in self.start_values(quantity) if value is not None]
+        if not values:
+            return None
+        return stats.estimate_of_sessions(np.log(values))
+
+    def start_values(self, quantity: str) -> list[float | None]:
+        """One of `START_QUANTITIES` for each session that counts."""
+        values = [getattr(start, quantity) for start in self.starts]
+        if not values and quantity == "peak_memory_bytes":
+            values = [self.peak_memory_bytes]  # of a version that kept nothing for each session
+        return values[1:] if len(values) > 1 else values
 
     @property
     def closure(self) -> float | None:
@@ -232,4 +279,11 @@ class Measurement:
             raise SchemaError(
                 "damaged measurement record: a sample is not a positive finite number of seconds"
             )
+        for start in record.starts:
+            for quantity in START_QUANTITIES:
+                value = getattr(start, quantity)
+                if value is not None and not 0 < value < float("inf"):
+                    raise SchemaError(
+                        f"damaged measurement record: {quantity} is not a positive finite number"
+                    )
         return record

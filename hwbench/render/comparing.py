@@ -20,7 +20,7 @@ from hwbench.render.units import (
     sparkline,
     times,
 )
-from hwbench.render.views import notes, provenance, where
+from hwbench.render.views import START_TITLES, describe_start, notes, provenance, where
 from hwbench.stats import Verdict, is_telling
 
 TOP_LAYERS = 15
@@ -164,10 +164,7 @@ def _make_sides_table(comparison: Comparison) -> Table:
         ("parameters", count(first.params), count(second.params), times(comparison.params_ratio)),
         ("file", size(first.file_bytes), size(second.file_bytes), times(file_ratio)),
     ]
-    memory = first.peak_memory_bytes, second.peak_memory_bytes
-    memory_ratio = divide_bytes(*memory)
-    if memory_ratio is not None:
-        rows.append(("peak memory", *map(size, memory), times(memory_ratio)))
+    rows += _make_start_rows(comparison)
     columns = (
         Column(""),
         Column("baseline", path=True),
@@ -175,6 +172,18 @@ def _make_sides_table(comparison: Comparison) -> Table:
         Column("gain", right=True),
     )
     return Table(columns, tuple(rows))
+
+
+def _make_start_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """What both sides take to start: rows of the quantities that the device tells of."""
+    rows = []
+    for quantity, title in START_TITLES.items():
+        estimates = [side.start(quantity) for side in (comparison.baseline, comparison.candidate)]
+        if any(estimates):
+            gain = comparison.start_gain(quantity)
+            cells = [describe_start(quantity, estimate) for estimate in estimates]
+            rows.append((title, *cells, times(None if gain is None else gain[0])))
+    return rows
 
 
 def _layer_blocks(comparison: Comparison, top: int, hint: str) -> list[Block]:

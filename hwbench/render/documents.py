@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hwbench.records.comparison import explained_share
+from hwbench.records.measurement import START_QUANTITIES
 from hwbench.stats import SHOWN_CONFIDENCE, Verdict
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def profile_document(record: Measurement) -> Document:
         "params": record.params,
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
+        **_start_document(record),
         "layers": layers,
         "layers_sum_s": sum_s,
         "closure": closure,
@@ -119,6 +121,7 @@ def compare_document(comparison: Comparison) -> Document:
         "verdict_ci": comparison.verdict_ci,
         "macs_ratio": comparison.macs_ratio,
         "params_ratio": comparison.params_ratio,
+        "start": {quantity: _gain_document(comparison, quantity) for quantity in START_QUANTITIES},
         "accuracy_drop": comparison.likeness.accuracy_drop,
         "agreement": comparison.likeness.agreement,
         "outputs": _outputs_document(comparison.likeness.outputs),
@@ -162,8 +165,28 @@ def _side_document(record: Measurement) -> Document:
         "params": record.params,
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
+        **_start_document(record),
         "record": _provenance_document(record),
     }
+
+
+def _start_document(record: Measurement) -> Document:
+    """What making a session ready took, with intervals; null where the device does not tell."""
+    load, first_run = record.start("load_s"), record.start("first_run_s")
+    memory = record.start("peak_memory_bytes")
+    return {
+        "load_s": None if load is None else load.estimate,
+        "load_ci_s": None if load is None else load.ci,
+        "first_run_s": None if first_run is None else first_run.estimate,
+        "first_run_ci_s": None if first_run is None else first_run.ci,
+        "peak_memory_ci_bytes": None if memory is None else memory.ci,
+    }
+
+
+def _gain_document(comparison: Comparison, quantity: str) -> Document | None:
+    """How much less of a quantity the candidate needs to start."""
+    gain = comparison.start_gain(quantity)
+    return None if gain is None else {"gain": gain[0], "gain_ci": gain[1]}
 
 
 def _change_document(change: LayerChange) -> Document:

@@ -23,6 +23,7 @@ from hwbench.render.units import (
     size,
     times,
 )
+from hwbench.render.views import describe_start
 from hwbench.report.commands import profile_command
 from hwbench.report.nouns import Number, Source
 from hwbench.stats import is_telling
@@ -59,6 +60,18 @@ def latency_number(record: Measurement, source: Source | None = None) -> Number:
     latency = record.series.latency()
     note = f"{interval_text(latency.ci, latency.estimate)}, {plural(latency.sessions, 'session')}"
     return Number(latency.estimate, seconds(latency.estimate), note, source)
+
+
+def start_number(record: Measurement, quantity: str) -> Number:
+    """One quantity of the starts of sessions; a dash where the device does not tell."""
+    estimate = record.start(quantity)
+    if estimate is None:
+        return Number(None, "-", "this device does not tell")
+    ends = "too early for a 95 % interval"
+    if is_telling(estimate.ci):
+        ends = f"±{percent(estimate.half_width)} at 95 %"
+    note = f"{ends}, {plural(estimate.sessions, 'session')}, files in the page cache"
+    return Number(estimate.estimate, describe_start(quantity, estimate), note)
 
 
 def speedup_number(comparison: Comparison, source: Source | None = None) -> Number:

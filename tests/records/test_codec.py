@@ -46,10 +46,12 @@ OPTIONAL = {
 """Fields that an older version did not have, or that a driver may not know: they have a default."""
 
 LATER = {
-    "measurement": {"stop_at_difference"},
+    "measurement": {"stop_at_difference", "starts"},
     "task": {"stop_at_difference"},
-    "profile": {"stop_at_difference"},
-    "comparison": {"stop_at_difference", "accuracy_drop", "agreement", "outputs", "quality"},
+    "profile": {"stop_at_difference", "load_s", "load_ci_s", "first_run_s", "first_run_ci_s"}
+    | {"peak_memory_ci_bytes"},
+    "comparison": {"stop_at_difference", "accuracy_drop", "agreement", "outputs", "quality"}
+    | {"start", "load_s", "load_ci_s", "first_run_s", "first_run_ci_s", "peak_memory_ci_bytes"},
 }
 """Fields that are written today and came after `DOCUMENTS` were."""
 

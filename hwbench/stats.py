@@ -26,15 +26,34 @@ from hwbench.errors import MeasurementError
 SHOWN_CONFIDENCE = 0.95
 """Confidence of every interval that is shown."""
 
-VERDICT_ALPHA = 0.01
-"""Error probability of the interval a verdict rests on; it holds for all looks together."""
+VERDICT_ALPHA = 0.004
+"""Error probability of the interval a verdict rests on; it holds for all looks together.
 
-EFFECT_PRIOR_VARIANCE = 1.0
-"""Variance of the prior on (true log ratio / between-session deviation) in `anytime_half_width`.
-
-The interval is tightest for effects of the size of that deviation, where an early stop is worth
-most.
+With it a comparison of at most 33 sessions, which ends at the first difference it sees, claims one
+that is none in at most 1 of 1,000 cases, whatever the deviation between sessions.
 """
+
+SMALL_EFFECT, LARGE_EFFECT = (0.7, 1.0), (0.3, 1000.0)
+"""How `anytime_half_width` spends its error probability: (share, variance of a prior).
+
+Each prior is one on (true log ratio / between-session deviation). The first makes the interval
+tight for effects of the size of that deviation, which many sessions have to tell. The second does
+so for effects of many times that size, which three sessions can tell; alone, the first needs six
+for any statement.
+"""
+
+SESSION_DEVIATION, SESSION_DEGREES = 0.01, 2
+"""Deviation of the log ratio between sessions that is expected before any was seen, and the degrees
+of freedom that this counts for.
+
+Sessions of one model were seen to differ by up to 1 % on every CPU measured so far. A few of them
+may agree by chance, above all where memory is laid out in one of two ways.
+"""
+
+TELLING = 2.0
+"""An interval that reaches further than this factor to either side tells nothing and is not shown.
+
+Two sessions give a t interval of nine standard errors to each side."""
 
 SETTLED_FROM = 8
 """Warm-up samples from which it can be told whether they have settled."""
@@ -67,7 +86,7 @@ class Estimate:
     @property
     def half_width(self) -> float:
         """Relative half-width of the interval."""
-        return _half_width(self.ci)
+        return relative_half_width(self.ci)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +97,7 @@ class Ratio:
         ratio: Geometric mean over sessions of the session's median ratio inside blocks; below 1 is
             faster.
         ci: 95 % t interval.
-        verdict_ci: 99 % interval that holds under any number of looks; verdicts rest on it.
+        verdict_ci: 99.6 % interval that holds under any number of looks; verdicts rest on it.
         sessions: Sessions it rests on.
     """
 
@@ -106,11 +125,17 @@ class Ratio:
     @property
     def half_width(self) -> float:
         """Relative half-width of the 95 % interval."""
-        return _half_width(self.ci)
+        return relative_half_width(self.ci)
 
 
-def _half_width(ci: tuple[float, float]) -> float:
+def relative_half_width(ci: tuple[float, float]) -> float:
+    """Factor from the middle of an interval of positive values to its ends, minus 1."""
     return math.sqrt(ci[1] / ci[0]) - 1 if ci[0] > 0 else math.inf
+
+
+def is_telling(ci: tuple[float, float]) -> bool:
+    """Whether an interval of positive values is narrow enough to tell anything, see `TELLING`."""
+    return 1 + relative_half_width(ci) <= TELLING
 
 
 def by_session(values: ArrayLike, session: ArrayLike) -> list[NDArray[np.float64]]:
@@ -131,8 +156,13 @@ def latency(samples_s: ArrayLike, session: ArrayLike) -> Estimate:
     medians = np.array([np.median(np.log(part)) for part in by_session(samples_s, session)])
     if not len(medians):
         raise MeasurementError("no samples were taken, so there is no latency; measure again")
-    centre, half = float(medians.mean()), t_half_width(medians)
-    return Estimate(math.exp(centre), (_exp(centre - half), _exp(centre + half)), len(medians))
+    return estimate_of_sessions(medians)
+
+
+def estimate_of_sessions(logs: NDArray[np.float64]) -> Estimate:
+    """A positive quantity from its logarithm in each session, shape (n,), n >= 1."""
+    centre, half = float(logs.mean()), t_half_width(logs)
+    return Estimate(math.exp(centre), (_exp(centre - half), _exp(centre + half)), len(logs))
 
 
 def ratio(
@@ -159,14 +189,18 @@ def ratio(
         _aligned(baseline_s, baseline_block)
     )
     sessions = np.asarray(session)[np.argsort(baseline_block, kind="stable")]
-    medians = np.array([np.median(part) for part in by_session(logs, sessions)])
-    centre, half = float(medians.mean()), t_half_width(medians)
-    wide = anytime_half_width(medians)
+    return ratio_of_sessions(np.array([np.median(part) for part in by_session(logs, sessions)]))
+
+
+def ratio_of_sessions(logs: NDArray[np.float64]) -> Ratio:
+    """Ratio of candidate to baseline from one log ratio per session, shape (n,), n >= 1."""
+    centre, half = float(logs.mean()), t_half_width(logs)
+    wide = anytime_half_width(logs)
     return Ratio(
         ratio=math.exp(centre),
         ci=(_exp(centre - half), _exp(centre + half)),
         verdict_ci=(_exp(centre - wide), _exp(centre + wide)),
-        sessions=len(medians),
+        sessions=len(logs),
     )
 
 
@@ -178,12 +212,10 @@ def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
 
 
-def anytime_half_width(
-    values: ArrayLike, alpha: float = VERDICT_ALPHA, prior: float = EFFECT_PRIOR_VARIANCE
-) -> float:
+def anytime_half_width(values: ArrayLike, alpha: float = VERDICT_ALPHA) -> float:
     """Half-width of an interval that stays valid however often one looks.
 
-    It is for the mean of normal values of unknown variance.
+    It is for the mean of log ratios, normal and of unknown variance, one per session.
 
     The Bayes factor of the t statistic under a normal prior on the effect size (Gonen et al., The
     Bayesian two-sample t test, 2005) is, with the right-Haar prior on the scale, a martingale under
@@ -192,24 +224,54 @@ def anytime_half_width(
     probability 1 - alpha (Ville's inequality). With r = 1 + n*prior and K = (sqrt(r) / alpha)^(2 /
     n) it is t^2 < (n - 1)(K - 1) / (1 - K / r).
 
+    Two priors share alpha, and the narrower of their intervals counts: either of them excludes the
+    truth with at most the sum of their probabilities. The one for large effects, which few sessions
+    tell, takes the deviation for what can be expected of it (`expected_deviation`), never for less
+    than the sample's, which widens the interval.
+
     Args:
-        values: One number per session, shape (n,).
+        values: One log ratio per session, shape (n,).
         alpha: Probability of ever excluding the truth.
-        prior: Variance of the effect size under the prior.
 
     Returns:
         The half-width; infinite while n is too small for any statement.
     """
     data = np.asarray(values, dtype=np.float64)
     n = len(data)
+    half_widths = []
+    for (share, variance), deviate in (
+        (SMALL_EFFECT, _deviation),
+        (LARGE_EFFECT, expected_deviation),
+    ):
+        t = _anytime_t(n, share * alpha, variance)
+        if math.isfinite(t):
+            half_widths.append(t * deviate(data) / math.sqrt(n))
+    return min(half_widths, default=math.inf)
+
+
+def _anytime_t(n: int, alpha: float, variance: float) -> float:
+    """The t statistic of n values at which the Bayes factor under one prior reaches 1 / alpha."""
     if n < 2:
         return math.inf
-    r = 1 + n * prior
+    r = 1 + n * variance
     k = (math.sqrt(r) / alpha) ** (2 / n)
-    if k >= r:
-        return math.inf
-    t = math.sqrt((n - 1) * (k - 1) / (1 - k / r))
-    return t * float(data.std(ddof=1)) / math.sqrt(n)
+    return math.inf if k >= r else math.sqrt((n - 1) * (k - 1) / (1 - k / r))
+
+
+def _deviation(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1))
+
+
+def expected_deviation(values: NDArray[np.float64]) -> float:
+    """Deviation between sessions that is expected after log ratios of shape (n,), n >= 2.
+
+    It is that of the values, or where that is smaller one that is moderated by what is known of
+    other devices (`SESSION_DEVIATION`): both variances weighted by their degrees of freedom, as in
+    the moderated t statistic (Smyth, Linear models and empirical Bayes methods, 2004).
+    """
+    own, degrees = float(values.var(ddof=1)), len(values) - 1
+    known = SESSION_DEGREES * SESSION_DEVIATION**2
+    return math.sqrt(max(own, (known + degrees * own) / (SESSION_DEGREES + degrees)))
 
 
 def t_half_width(values: NDArray[np.float64]) -> float:
@@ -234,6 +296,60 @@ def t_upper_p(t: float, degrees: int) -> float:
     from scipy.special import stdtr
 
     return float(stdtr(degrees, -t))
+
+
+def share_interval(hits: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share: `hits` of `n` >= 1, by Wilson's score (1927)."""
+    z = normal_quantile()
+    centre = (hits + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * math.sqrt(hits * (n - hits) / n + z**2 / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_difference_interval(only_first: int, only_second: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of the difference between two shares of the same `n` >= 1 samples.
+
+    It inverts the score test of which McNemar's is the case of no difference (Tango, Equivalence
+    test and confidence interval for the difference in proportions for the paired-sample design,
+    1998). Unlike Wald's it covers where few samples differ, or none.
+
+    Args:
+        only_first: Samples that hit in the first share alone.
+        only_second: Samples that hit in the second alone.
+        n: All samples.
+
+    Returns:
+        The interval of (first - second), from -1 to 1.
+    """
+    from scipy.optimize import brentq
+
+    z = normal_quantile()
+    estimate = (only_first - only_second) / n
+
+    def excess(difference: float) -> float:
+        """By how much the score is beyond its quantile if this were the true difference."""
+        # The most likely probability of `only_second` under that difference solves a quadratic.
+        b = -only_first - only_second + (2 * n - only_first + only_second) * difference
+        c = -only_second * difference * (1 - difference)
+        second = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        variance = max(2 * second + difference * (1 - difference), 0.0) / n
+        return abs(estimate - difference) - z * math.sqrt(variance)
+
+    ends = []
+    for bound in (-1.0, 1.0):
+        # The estimate itself has no excess where no sample differs, and is no end for that.
+        beside = estimate + math.copysign(1e-9, bound)
+        is_inside = abs(estimate - bound) < 1e-9 or excess(bound) <= 0
+        ends.append(bound if is_inside else float(brentq(excess, beside, bound)))
+    return ends[0], ends[1]
+
+
+@lru_cache(maxsize=1)
+def normal_quantile() -> float:
+    """Standard errors that a 95 % interval reaches to each side where the deviation is known."""
+    from scipy.special import ndtri
+
+    return float(ndtri(0.5 + SHOWN_CONFIDENCE / 2))
 
 
 def grouped_median(values_s: Sequence[float], grain_s: float) -> float:

@@ -88,18 +88,52 @@ def test_intervals_cover_the_truth_between_sessions():
 
 
 def test_anytime_interval_survives_a_look_after_every_session():
-    """A fixed-size interval looked at 40 times would be wrong in far more than 1 % of rows."""
+    """A fixed-size interval looked at 40 times would be wrong in far more than 0.4 % of rows."""
     rng, runs, wrong = np.random.default_rng(2), 2000, 0
     for row in rng.standard_normal((runs, 40)):
         wrong += any(abs(row[:n].mean()) > stats.anytime_half_width(row[:n]) for n in range(2, 41))
-    assert wrong / runs <= 0.01
+    assert wrong / runs <= stats.VERDICT_ALPHA
 
 
 def test_anytime_interval_is_wider_than_a_single_look_and_shrinks():
     values = np.random.default_rng(3).standard_normal(200)
-    assert stats.anytime_half_width(values[:3]) == math.inf
+    assert stats.anytime_half_width(values[:2]) == math.inf
+    assert stats.anytime_half_width(values[:3]) > 20 * values[:3].std(ddof=1)
     assert stats.anytime_half_width(values[:20]) > stats.anytime_half_width(values[:200])
     assert stats.anytime_half_width(values[:20]) > 2.861 * values[:20].std(ddof=1) / math.sqrt(20)
+
+
+def test_large_effects_are_told_by_few_sessions_and_small_ones_by_many():
+    scatter = np.array([-1.0, 1.0, 0.0, 0.5, -0.5, 0.2, -0.2, 0.0, 0.7, -0.7]) * 0.005
+
+    def sessions_for(effect: float) -> int:
+        for count in range(1, len(scatter) + 1):
+            ratio = stats.ratio_of_sessions(math.log(effect) + scatter[:count])
+            if ratio.verdict(0.01) is not Verdict.UNRESOLVED:
+                return count
+        return len(scatter) + 1
+
+    assert sessions_for(1 / 2.48) == sessions_for(2.48) == 3
+    assert sessions_for(1 / 1.2) == 4
+    assert 5 <= sessions_for(1 / 1.05) <= 7
+    assert sessions_for(1 / 1.01) > len(scatter)
+
+
+def test_few_sessions_that_agree_by_chance_tell_no_small_effect():
+    """Memory laid out in one of two ways makes three sessions of one model agree perfectly."""
+    for effect in (0.97, 1.05, 1.2):
+        ratio = stats.ratio_of_sessions(np.full(3, math.log(effect)))
+        assert ratio.verdict(0.01) is Verdict.UNRESOLVED
+    assert stats.expected_deviation(np.zeros(3)) == pytest.approx(0.01 / math.sqrt(2))
+    assert stats.expected_deviation(np.array([0.0, 1.0])) == pytest.approx(math.sqrt(0.5))
+
+
+@pytest.mark.parametrize(
+    ("ci", "tells"),
+    [((0.9, 1.1), True), ((0.5, 2.0), True), ((0.49, 2.0), False), ((0.0, math.inf), False)],
+)
+def test_an_interval_beyond_a_factor_of_two_tells_nothing(ci, tells):
+    assert stats.is_telling(ci) is tells
 
 
 @pytest.mark.parametrize(
@@ -116,6 +150,42 @@ def test_anytime_interval_is_wider_than_a_single_look_and_shrinks():
 )
 def test_verdict_needs_both_gates(ratio, interval, verdict):
     assert Ratio(ratio, interval, interval, 10).verdict(0.01) is verdict
+
+
+@pytest.mark.parametrize("only_first", [0, 3, 10, 24, 25])
+def test_a_paired_interval_excludes_no_difference_where_mcnemar_does(only_first):
+    only_second, n = 10, 100
+    low, high = stats.paired_difference_interval(only_first, only_second, n)
+    assert low < (only_first - only_second) / n < high
+    differs = abs(only_first - only_second) / math.sqrt(only_first + only_second) > 1.96
+    assert (low > 0 or high < 0) == differs
+    assert stats.paired_difference_interval(only_second, only_first, n) == pytest.approx(
+        (-high, -low), abs=1e-9
+    )
+
+
+def test_a_paired_interval_is_no_point_where_no_sample_differs():
+    low, high = stats.paired_difference_interval(0, 0, 100)
+    assert (low, high) == pytest.approx((-0.037, 0.037), abs=0.001)
+    assert stats.paired_difference_interval(100, 0, 100)[1] == 1
+
+
+@pytest.mark.parametrize("n", [120, 360])
+@pytest.mark.parametrize(("first", "second"), [(0.02, 0.02), (0.05, 0.02), (0.2, 0.1)])
+def test_paired_intervals_cover_the_true_difference(n, first, second):
+    """Where less than about three samples differ the interval can only be too wide."""
+    random, covered, runs = np.random.default_rng(8), 0, 1000
+    for only_first, only_second, _ in random.multinomial(
+        n, [first, second, 1 - first - second], runs
+    ):
+        low, high = stats.paired_difference_interval(int(only_first), int(only_second), n)
+        covered += low <= first - second <= high
+    assert 0.93 <= covered / runs <= 0.98
+
+
+def test_the_interval_of_a_share_is_wilsons():
+    assert stats.share_interval(8, 10) == pytest.approx((0.490, 0.943), abs=0.001)
+    assert stats.share_interval(10, 10) == pytest.approx((0.722, 1.0), abs=0.001)
 
 
 def test_grouped_median_recovers_what_whole_microseconds_hide():

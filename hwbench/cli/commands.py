@@ -6,6 +6,7 @@ Workflows are imported when a command runs, so that help is instant.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,8 +67,10 @@ app.add_typer(search_app, name="search")
 app.add_typer(store_app, name="store")
 app.command("report", epilog="Example: hwbench report --since 7d -o report.html")(report_command)
 
-PROFILE_FIELDS = ("median_s", "macs", "params", "closure")
-COMPARE_FIELDS = ("speedup", "macs_ratio", "params_ratio")
+START_FIELDS = ("load_s", "first_run_s", "peak_memory_bytes")
+PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS)
+COMPARE_FIELDS = ("speedup", "macs_ratio", "params_ratio", "accuracy_drop", "agreement")
+COMPARE_FIELDS += START_FIELDS
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
 MODEL_HELP = "A file (.onnx, .pt, .pt2, .safetensors), zoo:NAME, or package.module:factory."
 
@@ -127,7 +130,8 @@ def profile(
 ) -> int:
     """Measure the latency of one model, end to end and layer by layer.
 
-    --fail-on accepts the fields median_s, macs, params and closure.
+    --fail-on accepts the fields median_s, macs, params, closure, load_s, first_run_s and
+    peak_memory_bytes.
     """
     fields = tuple(field for field in PROFILE_FIELDS if field != "closure" or not no_layers)
     rules = [parse_rule(text, fields) for text in fail_on or ()]
@@ -177,6 +181,22 @@ def compare(
         ),
     ],
     candidate_precision: CandidatePrecisionOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Images to evaluate both models on: a folder with one sub-folder per class, or"
+            " with train and test; package.module:factory of torch datasets; or digits.",
+        ),
+    ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="What evaluates a model in place of its accuracy: takes a torch module that runs"
+            " it, and gives a number, or one for each sample.",
+        ),
+    ] = None,
     candidate_arch: Annotated[
         str | None,
         typer.Option(metavar="MODULE:FACTORY", help="The --arch of the candidate, if it differs."),
@@ -193,13 +213,21 @@ def compare(
     """Measure two models interleaved: how much faster the candidate is, and why.
 
     Exit codes: 0 for FASTER or SAME, 1 for SLOWER or if a rule holds, 2 for INCOMPARABLE, 5 for
-    UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio and params_ratio.
+    UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio, params_ratio, accuracy_drop and
+    agreement, of the candidate load_s, first_run_s and peak_memory_bytes, and shares as in
+    "accuracy_drop>1%".
     """
     rules = [parse_rule(text, COMPARE_FIELDS) for text in fail_on or ()]
+    for rule in rules:
+        if rule.field == "accuracy_drop" and data is None and evaluate is None:
+            raise UsageError(f"--fail-on {rule} needs images to evaluate both models on: --data")
     from hwbench.cli.progress import show_measuring
     from hwbench.render import comparing, documents
 
     settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
+    if any(rule.field == "speedup" for rule in rules):
+        # Whether it is faster at all is known long before the speed-up is known to a limit.
+        settings = replace(settings, stop_at_difference=False)
     try:
         with show_measuring(f"{baseline} and {candidate}", keeping) as progress:
             outcome = workplace(lab).compare(
@@ -210,6 +238,8 @@ def compare(
                     None if candidate_precision is None else candidate_precision.value
                 ),
                 candidate_arch=candidate_arch,
+                data=data,
+                evaluate=evaluate,
                 settings=settings,
                 callback=progress,
                 **source.arguments(),
@@ -229,7 +259,8 @@ def compare(
         ),
         document,
     )
-    return _exit_code(outcome, hits(rules, document))
+    of_candidate = {field: document["candidate"][field] for field in START_FIELDS}
+    return _exit_code(outcome, hits(rules, {**document, **of_candidate}))
 
 
 @app.command(epilog="Example: hwbench selftest --device cpu --runs 10")

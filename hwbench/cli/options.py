@@ -295,7 +295,7 @@ class Protocol:
         bool,
         typer.Option(
             "--isolate",
-            help="Run each model in a process of its own. This also measures its peak memory.",
+            help="Run each model in a process of its own.",
         ),
     ] = False
     budget: Annotated[

@@ -12,7 +12,7 @@ from hwbench.cli.live_line import LiveLine
 from hwbench.cli.options import Keeping
 from hwbench.errors import StoreUnavailableError
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.render.units import bar, interval, interval_s, seconds, times
+from hwbench.render.units import bar, ends_or_early, interval, interval_s, seconds, times
 from hwbench.render.views import SHORT_ID
 from hwbench.stats import Estimate, Ratio
 
@@ -145,5 +145,10 @@ class _Line(LiveLine, MeasuringCallback):
 def _estimate(so_far: Estimate | Sequence[Ratio]) -> str:
     """What is known after a session, with its 95 % interval."""
     if isinstance(so_far, Estimate):
-        return f"{seconds(so_far.estimate)} ({interval_s(so_far.ci, so_far.estimate)})"
-    return ", ".join(f"ratio {times(one.ratio)} ({interval(one.ci, one.ratio)})" for one in so_far)
+        ends = ends_or_early(so_far.ci, interval_s(so_far.ci, so_far.estimate))
+        return f"{seconds(so_far.estimate)} ({ends})"
+    ratios = []
+    for ratio in so_far:
+        ends = ends_or_early(ratio.ci, interval(ratio.ci, ratio.ratio))
+        ratios.append(f"ratio {times(ratio.ratio)} ({ends})")
+    return ", ".join(ratios)

@@ -1,4 +1,7 @@
-"""Rules of `--fail-on`: a field, a comparison sign and a number (`speedup<1.3`)."""
+"""Rules of `--fail-on`: a field, a comparison sign and a number.
+
+Such as `speedup<1.3` and `agreement<99%`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from hwbench.errors import UsageError
 
 _RULE = re.compile(
-    r"\s*(?P<field>\w+)\s*(?P<sign><=|>=|<|>)\s*(?P<limit>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
+    r"\s*(?P<field>\w+)\s*(?P<sign><=|>=|<|>)\s*(?P<limit>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<percent>%?)\s*"
 )
 
 
@@ -67,7 +70,8 @@ def parse_rule(text: str, known: Sequence[str]) -> Rule:
         )
     if match["field"] not in known:
         raise UsageError(f"--fail-on {text!r} names an unknown field; known: {', '.join(known)}")
-    return Rule(match["field"], match["sign"], float(match["limit"]))
+    scale = 100 if match["percent"] else 1
+    return Rule(match["field"], match["sign"], float(match["limit"]) / scale)
 
 
 def hits(rules: Sequence[Rule], values: Mapping[str, float | None]) -> list[str]:

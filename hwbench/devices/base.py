@@ -94,12 +94,17 @@ class Prepared:
         handle: The driver's own object; never touched from outside.
         findings: Reasons to distrust that preparing revealed (an operator fell back to another
             provider, ...).
+        load_s: Seconds that the runtime took to make the session from the model file; None where
+            the driver does not time it.
+        first_run_s: Seconds of the first inference, which allocates; None likewise.
     """
 
     workload: Workload
     settings: Settings
     handle: Any = field(repr=False)
     findings: tuple[Finding, ...] = ()
+    load_s: float | None = None
+    first_run_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +313,8 @@ class Device(ABC):
                 Argument("precision", change="another"),
             )
         prepared = self._guard(lambda: self._prepare(workload, settings))
+        start_s = [value for value in (prepared.load_s, prepared.first_run_s) if value is not None]
+        self._require_latencies(start_s, len(start_s))
         self._live.add(prepared)
         return prepared
 
@@ -516,6 +523,10 @@ class MovesTime(Protocol):
 @runtime_checkable
 class ReportsMemory(Protocol):
     """The device can tell the memory that a workload alone needs."""
+
+    def measures_memory(self) -> bool:
+        """Whether it can now: a session of its own process is needed for that."""
+        ...
 
     def peak_memory_bytes(self, prepared: Prepared) -> int | None:
         """Read the peak resident memory of the process that runs `prepared` alone.

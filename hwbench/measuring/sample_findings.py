@@ -21,10 +21,15 @@ SPIKY = 0.01
 """Share of rounds that may be far longer than the rest before it is said."""
 
 
-def find_sample_faults(record: Measurement) -> tuple[Finding, ...]:
-    """What a reader should know of a record's samples before believing its median."""
+def find_sample_faults(record: Measurement, *, has_enough: bool = False) -> tuple[Finding, ...]:
+    """What a reader should know of a record's samples before believing its median.
+
+    Args:
+        record: The record, without these findings.
+        has_enough: Whether measuring stopped since it knew enough, so that few sessions are no
+            fault.
+    """
     checks = (
-        _check_amount,
         _check_drift,
         _check_modes,
         _check_spread,
@@ -33,6 +38,8 @@ def find_sample_faults(record: Measurement) -> tuple[Finding, ...]:
         _check_closure,
     )
     findings = [check(record) for check in checks]
+    if not has_enough:
+        findings.insert(0, _check_amount(record))
     return tuple(finding for finding in findings if finding is not None)
 
 

@@ -38,7 +38,7 @@ from hwbench.measuring.stopping import GRACE_S, CoolDown, Evidence, StopRule
 from hwbench.measuring.track import Track, draft_records
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
-from hwbench.records.measurement import Measurement, Settings
+from hwbench.records.measurement import Measurement, SessionStart, Settings
 
 CHUNK_S = 0.1
 """Seconds of rounds between two calls of the callback: what a killed process can lose."""
@@ -50,10 +50,16 @@ WARM_UP_ROUNDS, WARM_UP_MIN_S = 2, 0.02
 """Rounds between two looks at whether a workload has settled; seconds it takes at least."""
 WARM_UP_SHARE = 1 / 6
 """Share of the time left that a warm-up may take."""
+SESSIONS_OF_BUDGET = 12
+"""Sessions that a budget should have room for.
+
+In a small one several short sessions tell more than two long ones, so it makes them shorter."""
 PROFILE_SHARE = 0.2
 """Share of the time that may go to layer profiling."""
 ROOMY_SHARE = 0.5
 """Share of the time left that a profile of the usual number of inferences may take."""
+MEMORY_SHARE = 0.1
+"""Share of the time that may go to runs of single workloads, for their peak memory."""
 INPUTS_SHARE = 0.1
 """Share of the time left that a first look at other random inputs may take."""
 PROFILE_RUNS = (3, 20)
@@ -126,6 +132,7 @@ class _Campaign:
         self.loops = 0  # fixed by the first warm-up
         self.clock = ""
         self.profiled_s = 0.0
+        self.memory_s = 0.0
         self.next_s: float | None = None  # least seconds of a second session, while there is one
         self.drafts: list[Measurement] = []
 
@@ -154,7 +161,7 @@ class _Campaign:
             self.callback.session_ended(sessions, self.elapsed_s(), evidence)
         after = self.device.conditions()
         records = tuple(
-            track.finish(draft, after)
+            track.finish(draft, after, has_enough=self.stop_rule.has_enough)
             for draft, track in zip(self.drafts, self.tracks, strict=True)
         )
         self.callback.finished(records)
@@ -186,9 +193,7 @@ class _Campaign:
                 self._withdraw(number)
                 self._let_cool()
                 return False
-            if isinstance(self.device, ReportsMemory):
-                for index, prepared in slots.items():
-                    self.tracks[index].peak_memory_bytes = self.device.peak_memory_bytes(prepared)
+            self._add_starts(slots)
             self._profile_layers(slots)
             if number == 0:
                 self._check_inputs(slots)
@@ -304,7 +309,8 @@ class _Campaign:
             number: Of the session.
             block_s: Seconds that a block takes.
         """
-        wanted = min(MAX_BLOCKS, max(MIN_BLOCKS, round(self.settings.session_s / block_s)))
+        session_s = min(self.settings.session_s, self.settings.budget_s / SESSIONS_OF_BUDGET)
+        wanted = min(MAX_BLOCKS, max(MIN_BLOCKS, round(session_s / block_s)))
         left_s = self.left_s()
         fitting = int(max(0.0, left_s) / block_s)
         if number == 0:
@@ -372,6 +378,32 @@ class _Campaign:
             device.draw_inputs(prepared, seed, 0)
             if finding is not None:
                 track.add_findings([finding])
+
+    def _add_starts(self, slots: dict[int, Prepared]) -> None:
+        """Keep what it took to make this session ready, and the memory that each workload needs."""
+        start_s = self.now()
+        may_look = self.memory_s <= MEMORY_SHARE * (start_s - self.begun_s)
+        for index, prepared in slots.items():
+            peak_bytes = None
+            if isinstance(self.device, ReportsMemory):
+                if prepared.settings.isolate:
+                    peak_bytes = self.device.peak_memory_bytes(prepared)
+                elif may_look and self.device.measures_memory():
+                    peak_bytes = self._measure_memory(self.device, prepared)
+            start = SessionStart(prepared.load_s, prepared.first_run_s, peak_bytes)
+            self.tracks[index].starts.append(start)
+        self.memory_s += self.now() - start_s
+
+    def _measure_memory(self, device: Device, prepared: Prepared) -> int | None:
+        """Run a workload once in a process of its own, for its peak memory."""
+        first_run_s = prepared.first_run_s or 0.0
+        if 2 * first_run_s > MEMORY_SHARE * self.left_s() or not isinstance(device, ReportsMemory):
+            return None
+        alone = device.prepare(prepared.workload, replace(self.settings, isolate=True))
+        try:
+            return device.peak_memory_bytes(alone)
+        finally:
+            device.release(alone)
 
     def _profile_layers(self, slots: dict[int, Prepared]) -> None:
         """Profile layers for a moment, as long as that takes no more than its share of the time."""

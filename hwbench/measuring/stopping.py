@@ -8,7 +8,7 @@ from hwbench import stats
 from hwbench.records.measurement import Settings
 
 CONFIRM = 3
-"""The reason to stop must have held this many sessions ago too.
+"""A narrow interval must have been one this many sessions ago too.
 
 Stopping at the first lucky moment would make the intervals too narrow where the truth is near the
 smallest effect: simulated coverage falls to 91 %, with this rule it stays above 93 % for 11 % more
@@ -29,15 +29,26 @@ class StopRule:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._resolved: list[bool] = []  # after each session
+        self._narrow: list[bool] = []  # after each session
         self._longest_s = 0.0
+        self._differs = False
 
     def add_session(self, evidence: Evidence, duration_s: float) -> None:
         """Take note of a session: what is known after it, and how long it took."""
-        if self._resolved:
+        if self._narrow:
             self._longest_s = max(self._longest_s, duration_s)
         # The first session also pays for what is done once, and is no measure of those to come.
-        self._resolved.append(self._is_enough(evidence))
+        self._narrow.append(self._is_narrow(evidence))
+        self._differs = self._tells_differences(evidence)
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether the evidence itself is a reason to stop."""
+        if self._differs and self._settings.stop_at_difference:
+            return True
+        if len(self._narrow) < max(self._settings.min_sessions, CONFIRM + 1):
+            return False
+        return self._narrow[-1] and self._narrow[-1 - CONFIRM]
 
     def stops(self, elapsed_s: float, ahead_s: float | None = None) -> bool:
         """Whether to stop.
@@ -46,7 +57,7 @@ class StopRule:
             elapsed_s: Seconds since the measurement began.
             ahead_s: Seconds that what follows will take; None for those of the longest session.
         """
-        sessions = len(self._resolved)
+        sessions = len(self._narrow)
         if sessions == 0:
             return False
         if sessions >= self._settings.max_sessions:
@@ -55,13 +66,21 @@ class StopRule:
             ahead_s = self._longest_s
         if elapsed_s + ahead_s > self._settings.budget_s:
             return sessions > 1 or ahead_s > GRACE_S
-        if sessions < 2:
-            return False
-        if sessions < max(self._settings.min_sessions, CONFIRM + 1):
-            return False
-        return self._resolved[-1] and self._resolved[-1 - CONFIRM]
+        return sessions > 1 and self.has_enough
 
-    def _is_enough(self, evidence: Evidence) -> bool:
+    def _tells_differences(self, evidence: Evidence) -> bool:
+        """Whether each ratio is known to be a difference.
+
+        The interval that a verdict rests on holds however often one looks, and where it excludes 1
+        the one that is shown reaches about half the effect to each side at most. Asking for a
+        narrower one would stop where sessions agree by chance, and cost coverage.
+        """
+        if isinstance(evidence, stats.Estimate):
+            return False
+        differences = {stats.Verdict.FASTER, stats.Verdict.SLOWER}
+        return all(ratio.verdict(self._settings.min_effect) in differences for ratio in evidence)
+
+    def _is_narrow(self, evidence: Evidence) -> bool:
         """Whether the interval is narrow, and for ratios a verdict can be given."""
         target = self._settings.target
         if isinstance(evidence, stats.Estimate):

@@ -13,7 +13,7 @@ from hwbench.measuring.sample_findings import find_sample_faults
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
-from hwbench.records.measurement import Measurement, Settings
+from hwbench.records.measurement import Measurement, SessionStart, Settings
 from hwbench.records.series import Series, SeriesBuilder
 from hwbench.version import __version__, commit
 
@@ -27,7 +27,7 @@ class Track:
     warm_up: SeriesBuilder = field(default_factory=SeriesBuilder)
     profiles: list[LayerSamples] = field(default_factory=list)
     findings: dict[str, Finding] = field(default_factory=dict)
-    peak_memory_bytes: int | None = None
+    starts: list[SessionStart] = field(default_factory=list)
 
     def add_findings(self, findings: Sequence[Finding]) -> None:
         """Keep the first finding of each code."""
@@ -38,21 +38,34 @@ class Track:
         """Count the timed samples of the session in progress as warm-up."""
         self.warm_up.add(session, self.series.take_session(session))
 
-    def finish(self, draft: Measurement, after: Conditions) -> Measurement:
-        """The complete record."""
+    def finish(
+        self, draft: Measurement, after: Conditions, *, has_enough: bool = False
+    ) -> Measurement:
+        """The complete record.
+
+        Args:
+            draft: The record as it was begun.
+            after: Conditions after the last session.
+            has_enough: Whether measuring stopped since it knew enough, however few the sessions.
+        """
+        peaks = [
+            start.peak_memory_bytes for start in self.starts if start.peak_memory_bytes is not None
+        ]
         record = replace(
             draft,
             series=self.series.build(),
             warm_up=self.warm_up.build(),
             after=after,
-            peak_memory_bytes=self.peak_memory_bytes,
+            peak_memory_bytes=max(peaks, default=None),
+            starts=tuple(self.starts),
             complete=True,
         )
         if self.profiles:
             record = replace(record, profile=join_sessions(self.profiles, record.median_s))
             self.add_findings(find_unresolved_rows(self.profiles))
         record = replace(record, findings=(*draft.findings, *self.findings.values()))
-        return replace(record, findings=(*record.findings, *find_sample_faults(record)))
+        faults = find_sample_faults(record, has_enough=has_enough)
+        return replace(record, findings=(*record.findings, *faults))
 
 
 def draft_records(

@@ -5,9 +5,10 @@ They measure as `hwbench profile` and `hwbench compare` do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pytest
 
@@ -20,6 +21,7 @@ from hwbench.pytest_plugin.summary import PROPERTY, measurement_line
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.workflows.compare import load_pair
+from hwbench.workflows.likeness import find_likeness
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workflows.recording import recording
 
@@ -87,6 +89,8 @@ class FixtureMeter:
         *,
         candidate_precision: str | None = None,
         candidate_arch: str | None = None,
+        data: str | Path | None = None,
+        evaluate: str | Callable[[nn.Module], Any] | None = None,
         settings: Settings | None = None,
         narrow: bool = False,
         **options: Unpack[ModelOptions],
@@ -103,13 +107,17 @@ class FixtureMeter:
         """
         settings = settings or self._options.settings(Settings())
         if narrow:
-            settings = replace(settings, target=min(settings.target, settings.min_effect / 2))
+            target = min(settings.target, settings.min_effect / 2)
+            settings = replace(settings, target=target, stop_at_difference=False)
         pair = load_pair(
             baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
         )
-        with recording(self._options.store, save=True, callback=None) as recorder:
+        likeness = find_likeness(*pair, settings, data, evaluate)
+        with recording(
+            self._options.store, save=True, callback=None, likeness=likeness
+        ) as recorder:
             records = measure_interleaved(self._usable_device(), pair, settings, recorder)
-        return compare_measured(*records)
+        return compare_measured(*records, likeness)
 
     def note(self, line: str) -> None:
         """Add a line to the summary."""

@@ -82,8 +82,9 @@ def assert_faster(request: pytest.FixtureRequest, hw_device: Device) -> Callable
     `assert_faster(baseline, candidate, at_least=1.3)` asks for a speed-up of 1.3. Without
     `at_least` any gain beyond the smallest effect that matters will do. A speed-up that falls short
     by less than that effect passes, so that `at_least=1` asks for no loss. Where the samples do not
-    answer, the test neither passes nor fails: it ends as `--hwbench-unresolved` says. Further
-    arguments are those of `hwbench.compare`; the Comparison is returned.
+    answer, the test neither passes nor fails: it ends as `--hwbench-unresolved` says. With
+    `accuracy_drop=0.01, data="images/"` the candidate may also lose no more than one percent of
+    accuracy. Further arguments are those of `hwbench.compare`; the Comparison is returned.
     """
     from hwbench.pytest_plugin.bench import FixtureMeter
     from hwbench.pytest_plugin.summary import comparison_line
@@ -96,13 +97,17 @@ def assert_faster(request: pytest.FixtureRequest, hw_device: Device) -> Callable
         baseline: str | Path | nn.Module,
         candidate: str | Path | nn.Module,
         at_least: float | None = None,
+        accuracy_drop: float | None = None,
         **options: Any,
     ) -> Comparison:
         __tracebackhide__ = True  # a failure is shown at the line of the test
-        question = Question(at_least)
+        question = Question(at_least, accuracy_drop)
         comparison = meter.compare(baseline, candidate, narrow=at_least is not None, **options)
+        question.require_evidence(comparison)
         answer = question.answer(comparison.ratio, comparison.baseline.settings.min_effect)
         meter.note(comparison_line(comparison, question.answer_text(answer)))
+        if question.loses_accuracy(comparison):
+            pytest.fail(question.loss_text(comparison))
         if answer is None:
             # Raised by hand, since --runxfail turns a call of pytest.xfail into nothing.
             outcome = pytest.xfail.Exception if unresolved == "xfail" else pytest.fail.Exception

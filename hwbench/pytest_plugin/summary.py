@@ -69,12 +69,12 @@ def measurement_line(record: Measurement, *, saved: bool) -> str:
         record: The measurement.
         saved: Whether it is in the store.
     """
-    from hwbench.render.units import interval_s, printable, seconds
+    from hwbench.render.units import confidence_s, printable, seconds
 
     median = seconds(record.median_s)
-    confidence = interval_s(record.median_ci_s, record.median_s)
+    confidence = confidence_s(record.median_ci_s, record.median_s)
     place = _records_text(record) if saved else "not kept"
-    return printable(f"{record.model}: {median} (95 % interval {confidence}); {place}")
+    return printable(f"{record.model}: {median} ({confidence}); {place}")
 
 
 def comparison_line(comparison: Comparison, answer: str = "") -> str:

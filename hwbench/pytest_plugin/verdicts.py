@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from shutil import get_terminal_size
 
-from hwbench.errors import UsageError
+from hwbench.errors import Argument, UsageError
 from hwbench.records.comparison import Comparison, LayerChange
 from hwbench.render.blocks import Block, Column, Line, Table, write_text
-from hwbench.render.comparing import verdict_text
-from hwbench.render.units import interval, plural, seconds, times
+from hwbench.render.comparing import likeness_lines, verdict_text
+from hwbench.render.units import ends_or_early, interval, percent, plural, seconds, times
 from hwbench.render.views import notes, provenance
 from hwbench.stats import Ratio, Verdict
 
@@ -28,18 +29,53 @@ class Question:
     Attributes:
         at_least: The smallest speed-up that will do; None for any beyond the smallest effect that
             matters.
+        accuracy_drop: How much lower the accuracy may be; None where nothing is asked of it.
 
     Raises:
-        UsageError: The speed-up is no positive number.
+        UsageError: The speed-up is no positive number, or the drop none from 0 to 1.
     """
 
     at_least: float | None
+    accuracy_drop: float | None = None
 
     def __post_init__(self) -> None:
         if self.at_least is not None and not 0 < self.at_least < math.inf:
             raise UsageError(
                 f"at_least={self.at_least} is no speed-up; expected a positive number such as 1.3"
             )
+
+        if self.accuracy_drop is not None and not 0 <= self.accuracy_drop <= 1:
+            raise UsageError(
+                f"accuracy_drop={self.accuracy_drop} is no share; expected 0.01 for one percent"
+            )
+
+    def require_evidence(self, comparison: Comparison) -> None:
+        """Refuse a question about accuracy where there was nothing to tell it by.
+
+        Raises:
+            UsageError: No data was given, or data without labels.
+        """
+        if self.accuracy_drop is not None and comparison.likeness.accuracy_drop is None:
+            raise UsageError(
+                "whether accuracy is kept needs labelled images", Argument("data", "images/")
+            )
+
+    def loses_accuracy(self, comparison: Comparison) -> bool:
+        """Whether the candidate's accuracy is lower by more than it may be."""
+        drop = comparison.likeness.accuracy_drop
+        return self.accuracy_drop is not None and drop is not None and drop > self.accuracy_drop
+
+    def loss_text(self, comparison: Comparison) -> str:
+        """Explain that the accuracy is too low."""
+        lines = likeness_lines(comparison.likeness)
+        limit = percent(self.accuracy_drop)
+        text = f"{comparison.candidate.model} loses more than {limit} of accuracy. {lines[0]}"
+        blocks: list[Block] = [
+            Line(text),
+            Line(f"speed: {verdict_text(comparison)}"),
+            *notes(comparison.findings),
+        ]
+        return _write(blocks)
 
     def answer(self, ratio: Ratio | None, min_effect: float) -> bool | None:
         """Answer the question.
@@ -84,11 +120,12 @@ class Question:
     def unresolved_text(self, comparison: Comparison) -> str:
         """Explain on one line why the question stays open."""
         verdict_ci = comparison.verdict_ci or (0, math.inf)
+        ends = ends_or_early(verdict_ci, interval(verdict_ci, comparison.speedup or 1))
         sessions = plural(comparison.ratio.sessions if comparison.ratio else 0, "session")
         return (
             f"UNRESOLVED: cannot tell from {sessions} whether {self._claim(comparison, 'is')}:"
-            f" speed-up {times(comparison.speedup)}, 99 % interval"
-            f" {interval(verdict_ci, comparison.speedup or 1)}; raise --hwbench-budget"
+            f" speed-up {times(comparison.speedup)}, 99.6 % interval: {ends};"
+            " raise --hwbench-budget"
         )
 
     def failure_text(self, comparison: Comparison) -> str:
@@ -103,9 +140,7 @@ class Question:
             *self._blame_layers(comparison),
             Line(provenance(comparison.baseline, comparison.candidate)),
         ]
-        file = StringIO()
-        write_text(blocks, file, get_terminal_size().columns - INDENT)
-        return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+        return _write(blocks)
 
     def _blame_layers(self, comparison: Comparison) -> list[Block]:
         """Show the layers that take longest beyond their share of what was asked for."""
@@ -139,6 +174,13 @@ class Question:
             Column("runs as", path=True),
         )
         return [Table(columns, rows)]
+
+
+def _write(blocks: Sequence[Block]) -> str:
+    """Write blocks as wide as pytest's messages are."""
+    file = StringIO()
+    write_text(blocks, file, get_terminal_size().columns - INDENT)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def _scale_ratio(ratio: Ratio, at_least: float) -> Ratio:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, Measurement
-from hwbench.stats import Ratio, Verdict
+from hwbench.records.outputs import Likeness
+from hwbench.stats import Ratio, Verdict, ratio_of_sessions
 
 RECORD = "comparison"
 """Kind of the store's record that names interleaved measurements, the baseline first."""
@@ -78,6 +82,7 @@ class Comparison:
         layers: Layer by layer, in the baseline's order, then those only the candidate has; empty
             without layer times.
         findings: Explanations and reasons to distrust, those of both records included.
+        likeness: How far both networks compute the same.
     """
 
     baseline: Measurement
@@ -86,6 +91,7 @@ class Comparison:
     verdict: Verdict
     layers: tuple[LayerChange, ...]
     findings: tuple[Finding, ...]
+    likeness: Likeness = field(default_factory=Likeness)
 
     @property
     def speedup(self) -> float | None:
@@ -99,8 +105,32 @@ class Comparison:
 
     @property
     def verdict_ci(self) -> tuple[float, float] | None:
-        """The 99 % interval of `speedup` for the verdict: it holds however often one looks."""
+        """The 99.6 % interval of `speedup` for the verdict: it holds however often one looks."""
         return None if self.ratio is None else _invert(self.ratio.verdict_ci)
+
+    def start_ratio(self, quantity: str) -> Ratio | None:
+        """Ratio of one of `measurement.START_QUANTITIES`, candidate over baseline.
+
+        It is paired by session: both were made ready within one. None where a side does not tell,
+        or the two are incomparable.
+        """
+        if self.ratio is None:
+            return None
+        pairs = zip(
+            self.baseline.start_values(quantity),
+            self.candidate.start_values(quantity),
+            strict=False,
+        )
+        logs = [math.log(after / before) for before, after in pairs if before and after]
+        return ratio_of_sessions(np.array(logs)) if logs else None
+
+    def start_gain(self, quantity: str) -> tuple[float, tuple[float, float]] | None:
+        """How much less of a quantity the candidate needs, above 1 is less, and its 95 % interval.
+
+        None where `start_ratio` is.
+        """
+        ratio = self.start_ratio(quantity)
+        return None if ratio is None else (1 / ratio.ratio, _invert(ratio.ci))
 
     @property
     def macs_ratio(self) -> float | None:
@@ -117,7 +147,11 @@ class Comparison:
 
 
 def compare(
-    baseline: Measurement, candidate: Measurement, *, explain_change: ExplainChange | None = None
+    baseline: Measurement,
+    candidate: Measurement,
+    *,
+    explain_change: ExplainChange | None = None,
+    likeness: Likeness | None = None,
 ) -> Comparison:
     """Compare two records of one interleaved measurement.
 
@@ -128,19 +162,23 @@ def compare(
         baseline: The reference.
         candidate: The new one.
         explain_change: Explains layers that are executed in another way; None explains none.
+        likeness: How far both networks compute the same, where that was looked into.
     """
+    likeness = likeness or Likeness()
     reasons = find_differences(baseline, candidate)
     changes = _match_layers(baseline, candidate, explain_change)
     shared = _join_findings(baseline, candidate)
     if reasons:
         finding = Finding("incomparable", f"not comparable: {'; '.join(reasons)}")
+        findings = (finding, *likeness.findings, *shared)
         return Comparison(
-            baseline, candidate, None, Verdict.INCOMPARABLE, changes, (finding, *shared)
+            baseline, candidate, None, Verdict.INCOMPARABLE, changes, findings, likeness
         )
     ratio = candidate.series.ratio_to(baseline.series)
     verdict = ratio.verdict(baseline.settings.min_effect)
-    unexplained = Comparison(baseline, candidate, ratio, verdict, changes, ())
-    return replace(unexplained, findings=(*explain(unexplained), *shared))
+    unexplained = Comparison(baseline, candidate, ratio, verdict, changes, (), likeness)
+    findings = (*likeness.findings, *explain(unexplained), *shared)
+    return replace(unexplained, findings=findings)
 
 
 def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]:

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import numpy as np
+
+from hwbench import stats
 from hwbench.errors import SchemaError
 from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.device import Conditions, DeviceInfo
@@ -40,13 +43,16 @@ class Settings:
             memory.
         budget_s: Wall-clock seconds the measurement may take once everything is prepared; one
             sample of each workload is taken in any case.
-        min_sessions: Sessions (one `prepare` with a fresh runtime object) before an interval is
-            believed.
+        min_sessions: Sessions (one `prepare` with a fresh runtime object) before a narrow interval
+            is believed.
         max_sessions: Sessions after which it stops in any case.
         session_s: Seconds of timed rounds aimed at per session, over all workloads together.
         min_round_s: Inferences are looped within a round until it lasts this long, so that the
             clock's grain vanishes.
         target: Relative half-width of the 95 % interval at which measuring stops.
+        stop_at_difference: Whether a comparison also stops as soon as every candidate is known to
+            be faster or slower, however wide the interval still is. Turn it off where the speed-up
+            has to be known to `target`.
         min_effect: Smallest relative difference that matters; a smaller one is SAME.
         seed: Of the order of rounds and of random inputs.
         layers: Whether to take per-layer times as well, where the device can.
@@ -60,9 +66,29 @@ class Settings:
     session_s: float = 0.6
     min_round_s: float = 500e-6
     target: float = 0.01
+    stop_at_difference: bool = True
     min_effect: float = 0.01
     seed: int = 0
     layers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStart:
+    """What it took to make one session ready; None where the driver does not tell.
+
+    Attributes:
+        load_s: Seconds that the runtime took to create the session from the model file.
+        first_run_s: Seconds of the first inference, which allocates.
+        peak_memory_bytes: Peak memory of a process that ran the model alone.
+    """
+
+    load_s: float | None = None
+    first_run_s: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+START_QUANTITIES = ("load_s", "first_run_s", "peak_memory_bytes")
+"""Fields of `SessionStart`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +156,8 @@ class Measurement:
         macs: Multiply-accumulates per inference; None where they cannot be counted.
         params: Parameters.
         file_bytes: Size of the model file.
-        peak_memory_bytes: Peak memory of the process that ran it alone; None unless isolated.
+        peak_memory_bytes: Peak memory of a process that ran it alone, the largest seen; None where
+            the device does not tell.
         device: The device.
         settings: How it was measured.
         clock: Name of the clock the samples came from.
@@ -145,6 +172,7 @@ class Measurement:
         hwbench_version: Version of hwbench that took it.
         commit: Git commit of the hwbench checkout, if it was one.
         complete: False while sessions are still being added (a killed run leaves it so).
+        starts: What it took to make each session ready, in order.
     """
 
     id: str
@@ -172,6 +200,7 @@ class Measurement:
     hwbench_version: str
     commit: str | None
     complete: bool
+    starts: tuple[SessionStart, ...] = ()
 
     @property
     def median_s(self) -> float:
@@ -182,6 +211,28 @@ class Measurement:
     def median_ci_s(self) -> tuple[float, float]:
         """95 % interval of `median_s` in seconds, sessions being the unit of resampling."""
         return self.series.latency().ci
+
+    def start(self, quantity: str) -> stats.Estimate | None:
+        """One of `START_QUANTITIES` with its 95 % interval, sessions being the unit of resampling.
+
+        It is for a warm start: a fresh process, but the model file and the runtime's libraries in
+        the page cache. So the first session, which may have read them from the disk, is left out
+        where there are others.
+
+        Returns:
+            The geometric mean over sessions; None where the device does not tell.
+        """
+        values = [value for value in self.start_values(quantity) if value is not None]
+        if not values:
+            return None
+        return stats.estimate_of_sessions(np.log(values))
+
+    def start_values(self, quantity: str) -> list[float | None]:
+        """One of `START_QUANTITIES` for each session that counts."""
+        values = [getattr(start, quantity) for start in self.starts]
+        if not values and quantity == "peak_memory_bytes":
+            values = [self.peak_memory_bytes]  # of a version that kept nothing for each session
+        return values[1:] if len(values) > 1 else values
 
     @property
     def closure(self) -> float | None:
@@ -228,4 +279,11 @@ class Measurement:
             raise SchemaError(
                 "damaged measurement record: a sample is not a positive finite number of seconds"
             )
+        for start in record.starts:
+            for quantity in START_QUANTITIES:
+                value = getattr(start, quantity)
+                if value is not None and not 0 < value < float("inf"):
+                    raise SchemaError(
+                        f"damaged measurement record: {quantity} is not a positive finite number"
+                    )
         return record

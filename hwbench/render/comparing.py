@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from hwbench.records.comparison import Comparison, LayerChange, explained_share
+from hwbench.records.outputs import ACCURACY, Likeness, QualityChange
 from hwbench.render.blocks import Block, Column, Line, Table, View
 from hwbench.render.units import (
+    confidence,
     count,
+    decibels,
+    ends_or_early,
     interval,
     interval_s,
     macs,
@@ -18,8 +20,8 @@ from hwbench.render.units import (
     sparkline,
     times,
 )
-from hwbench.render.views import notes, provenance, where
-from hwbench.stats import Verdict
+from hwbench.render.views import START_TITLES, describe_start, notes, provenance, where
+from hwbench.stats import Verdict, is_telling
 
 TOP_LAYERS = 15
 """Layers that are shown unless all are asked for."""
@@ -54,6 +56,7 @@ def compare_view(
         *notes(comparison.findings),
         _make_sides_table(comparison),
     ]
+    blocks += [Line(text) for text in likeness_lines(comparison.likeness)]
     if comparison.layers:
         top = len(comparison.layers) if all_layers else TOP_LAYERS
         blocks += _layer_blocks(comparison, top, layers_hint)
@@ -67,10 +70,10 @@ def verdict_text(comparison: Comparison) -> str:
     if ratio is None or speedup is None or ci is None or verdict_ci is None:
         return "not comparable"
     speedup_text = times(speedup)
-    interval_text = f"(95 % interval {interval(ci, speedup)})"
+    interval_text = f"({confidence(ci, speedup)})"
     match comparison.verdict:
         case Verdict.SLOWER:
-            return f"{times(ratio.ratio)} slower (95 % interval {interval(ratio.ci, ratio.ratio)})"
+            return f"{times(ratio.ratio)} slower ({confidence(ratio.ci, ratio.ratio)})"
         case Verdict.FASTER:
             return f"{speedup_text} faster {interval_text}"
         case Verdict.SAME:
@@ -79,12 +82,55 @@ def verdict_text(comparison: Comparison) -> str:
         case _:
             # The verdict rests on a wider interval than the one shown, so that one is told too.
             needed = "a verdict needs more of them"
-            if math.isfinite(verdict_ci[1]):
+            if is_telling(verdict_ci):
                 needed = (
-                    f"the 99 % interval that verdicts rest on is {interval(verdict_ci, speedup)}"
+                    f"the 99.6 % interval that verdicts rest on is {interval(verdict_ci, speedup)}"
                 )
             sessions = plural(ratio.sessions, "session")
             return f"cannot tell from {sessions}: {speedup_text} {interval_text}; {needed}"
+
+
+def likeness_lines(likeness: Likeness) -> list[str]:
+    """What is known of how far both networks compute the same, in sentences."""
+    lines = []
+    quality, outputs = likeness.quality, likeness.outputs
+    if quality is not None:
+        lines.append(_describe_quality(quality))
+    if outputs is not None and outputs.relative_error is not None:
+        parts = [f"signal-to-noise {decibels(outputs.snr_db)}"]
+        if outputs.correlation is not None:
+            parts.append(f"correlation {outputs.correlation:.3f}")
+        if outputs.agreement is not None:
+            parts.append(f"the same class in {percent(outputs.agreement)}")
+        lines.append(f"Outputs on {outputs.inputs} ({outputs.runtime}): {', '.join(parts)}.")
+    return lines
+
+
+def _describe_quality(quality: QualityChange) -> str:
+    parts = []
+    if quality.baseline is not None and quality.candidate is not None and quality.drop is not None:
+        before, after, drop = (
+            _quality_number(value, quality)
+            for value in (quality.baseline, quality.candidate, quality.drop)
+        )
+        sure = "one number for each network, so no interval"
+        if quality.drop_ci is not None:
+            low, high = (_quality_number(end, quality) for end in quality.drop_ci)
+            sure = f"95 % interval {low} to {high}"
+        parts.append(f"{quality.measure} {after} against {before}, a drop of {drop} ({sure})")
+    if quality.agreement is not None and quality.agreement_ci is not None:
+        low, high = map(percent, quality.agreement_ci)
+        same = percent(quality.agreement)
+        parts.append(f"the same class in {same} (95 % interval {low} to {high})")
+    data = quality.data
+    if quality.samples:
+        data = f"{plural(quality.samples, 'sample')} of {quality.data}"
+    return f"On {data} ({quality.runtime}): {'; '.join(parts)}."
+
+
+def _quality_number(value: float, quality: QualityChange) -> str:
+    """An accuracy as a share; what a function of the user's says as it is."""
+    return percent(value) if quality.measure == ACCURACY else f"{value:.4g}"
 
 
 def divide_bytes(before_bytes: int | None, after_bytes: int | None) -> float | None:
@@ -106,8 +152,10 @@ def _make_sides_table(comparison: Comparison) -> Table:
         ("latency", seconds(first.median_s), seconds(second.median_s), times(comparison.speedup)),
         (
             "95 % interval",
-            interval_s(first.median_ci_s, first.median_s),
-            interval_s(second.median_ci_s, second.median_s),
+            *(
+                ends_or_early(side.median_ci_s, interval_s(side.median_ci_s, side.median_s))
+                for side in (first, second)
+            ),
             "",
         ),
         ("samples", lines[0], lines[1], ""),
@@ -116,10 +164,7 @@ def _make_sides_table(comparison: Comparison) -> Table:
         ("parameters", count(first.params), count(second.params), times(comparison.params_ratio)),
         ("file", size(first.file_bytes), size(second.file_bytes), times(file_ratio)),
     ]
-    memory = first.peak_memory_bytes, second.peak_memory_bytes
-    memory_ratio = divide_bytes(*memory)
-    if memory_ratio is not None:
-        rows.append(("peak memory", *map(size, memory), times(memory_ratio)))
+    rows += _make_start_rows(comparison)
     columns = (
         Column(""),
         Column("baseline", path=True),
@@ -127,6 +172,18 @@ def _make_sides_table(comparison: Comparison) -> Table:
         Column("gain", right=True),
     )
     return Table(columns, tuple(rows))
+
+
+def _make_start_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """What both sides take to start: rows of the quantities that the device tells of."""
+    rows = []
+    for quantity, title in START_TITLES.items():
+        estimates = [side.start(quantity) for side in (comparison.baseline, comparison.candidate)]
+        if any(estimates):
+            gain = comparison.start_gain(quantity)
+            cells = [describe_start(quantity, estimate) for estimate in estimates]
+            rows.append((title, *cells, times(None if gain is None else gain[0])))
+    return rows
 
 
 def _layer_blocks(comparison: Comparison, top: int, hint: str) -> list[Block]:

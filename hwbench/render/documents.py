@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hwbench.records.comparison import explained_share
+from hwbench.records.measurement import START_QUANTITIES
 from hwbench.stats import SHOWN_CONFIDENCE, Verdict
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hwbench.records.device import DeviceInfo
     from hwbench.records.findings import Finding
     from hwbench.records.measurement import LayerLatency, Measurement
+    from hwbench.records.outputs import OutputAgreement, QualityChange
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
     from hwbench.workflows.selftest import SelfTest
@@ -79,6 +81,7 @@ def profile_document(record: Measurement) -> Document:
         "params": record.params,
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
+        **_start_document(record),
         "layers": layers,
         "layers_sum_s": sum_s,
         "closure": closure,
@@ -118,10 +121,26 @@ def compare_document(comparison: Comparison) -> Document:
         "verdict_ci": comparison.verdict_ci,
         "macs_ratio": comparison.macs_ratio,
         "params_ratio": comparison.params_ratio,
+        "start": {quantity: _gain_document(comparison, quantity) for quantity in START_QUANTITIES},
+        "accuracy_drop": comparison.likeness.accuracy_drop,
+        "agreement": comparison.likeness.agreement,
+        "outputs": _outputs_document(comparison.likeness.outputs),
+        "quality": _quality_document(comparison.likeness.quality),
         "layers": [_change_document(change) for change in comparison.layers] or None,
         "explained_share": explained_share(comparison),
         "findings": _finding_documents(comparison.findings),
     }
+
+
+def _outputs_document(outputs: OutputAgreement | None) -> Document | None:
+    """How far outputs agree on the same inputs; a ratio of equal outputs has no end and is null."""
+    if outputs is None:
+        return None
+    return {**asdict(outputs), "snr_db": outputs.snr_db}
+
+
+def _quality_document(quality: QualityChange | None) -> Document | None:
+    return None if quality is None else asdict(quality)
 
 
 def incomparable_document(error: IncomparableError) -> Document:
@@ -146,8 +165,28 @@ def _side_document(record: Measurement) -> Document:
         "params": record.params,
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
+        **_start_document(record),
         "record": _provenance_document(record),
     }
+
+
+def _start_document(record: Measurement) -> Document:
+    """What making a session ready took, with intervals; null where the device does not tell."""
+    load, first_run = record.start("load_s"), record.start("first_run_s")
+    memory = record.start("peak_memory_bytes")
+    return {
+        "load_s": None if load is None else load.estimate,
+        "load_ci_s": None if load is None else load.ci,
+        "first_run_s": None if first_run is None else first_run.estimate,
+        "first_run_ci_s": None if first_run is None else first_run.ci,
+        "peak_memory_ci_bytes": None if memory is None else memory.ci,
+    }
+
+
+def _gain_document(comparison: Comparison, quantity: str) -> Document | None:
+    """How much less of a quantity the candidate needs to start."""
+    gain = comparison.start_gain(quantity)
+    return None if gain is None else {"gain": gain[0], "gain_ci": gain[1]}
 
 
 def _change_document(change: LayerChange) -> Document:

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.cells import cell_len
 
+from hwbench.stats import is_telling, relative_half_width
+
 if TYPE_CHECKING:
     from hwbench.records.layer_key import LayerKey
 
 _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _LEVELS = "▁▂▃▄▅▆▇█"
+TOO_EARLY = "too early to say"
+"""What stands in place of a 95 % interval of so few sessions that it tells nothing."""
 
 
 def seconds(value_s: float | None, *, sign: bool = False) -> str:
@@ -40,6 +44,25 @@ def interval_s(ci_s: tuple[float, float], value_s: float) -> str:
     scale, _ = _time_unit(value_s)
     low, high = ci_s
     return _join_ends((low / scale, high / scale), _decimals(value_s / scale))
+
+
+def confidence_s(ci_s: tuple[float, float], value_s: float) -> str:
+    """The 95 % interval of a latency in words: `95 % interval 11.11 to 11.59`."""
+    return _confidence(ci_s, interval_s(ci_s, value_s))
+
+
+def confidence(ci: tuple[float, float], ratio: float) -> str:
+    """The 95 % interval of a ratio in words: `95 % interval 1.49 to 1.55`."""
+    return _confidence(ci, interval(ci, ratio))
+
+
+def _confidence(ci: tuple[float, float], text: str) -> str:
+    return f"95 % interval {text}" if is_telling(ci) else f"{TOO_EARLY} how sure that is"
+
+
+def ends_or_early(ci: tuple[float, float], text: str) -> str:
+    """An interval for a cell of a table: its ends as `text` has them, or that it is too early."""
+    return text if is_telling(ci) else TOO_EARLY
 
 
 def _time_unit(value_s: float) -> tuple[float, str]:
@@ -116,6 +139,21 @@ def interval(ci: tuple[float, float], ratio: float) -> str:
 
 def _ratio_decimals(ratio: float) -> int:
     return 3 if abs(ratio - 1) < 0.095 else 2
+
+
+def with_margin(text: str, ci: tuple[float, float]) -> str:
+    """A value with the relative half-width of its 95 % interval: `20.10 ms ±1.9 %`.
+
+    Without one where it is too early for an interval.
+    """
+    return f"{text} ±{percent(relative_half_width(ci))}" if is_telling(ci) else text
+
+
+def decibels(value_db: float | None) -> str:
+    """`34.2 dB`; of equal outputs, which have no noise, in words."""
+    if value_db is None:
+        return "-"
+    return f"{value_db:.1f} dB" if math.isfinite(value_db) else "without end, as they are equal"
 
 
 def frequency(value_hz: float) -> str:

@@ -9,10 +9,11 @@ from hwbench.records.findings import Finding
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
 from hwbench.render.units import (
     bar,
+    confidence_s,
     count,
+    ends_or_early,
     frequency,
     interval,
-    interval_s,
     macs,
     minute,
     moment,
@@ -23,12 +24,14 @@ from hwbench.render.units import (
     size,
     sparkline,
     times,
+    with_margin,
 )
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Found
     from hwbench.records.device import Conditions
     from hwbench.records.measurement import LayerProfile, Measurement
+    from hwbench.stats import Estimate
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
     from hwbench.workflows.selftest import SelfTest
@@ -52,19 +55,42 @@ def profile_view(record: Measurement, *, saved: bool = True) -> View:
     if record.series:
         estimate = record.series.latency()
         latency = (
-            f"{seconds(estimate.estimate)} (95 % interval"
-            f" {interval_s(estimate.ci, estimate.estimate)},"
+            f"{seconds(estimate.estimate)} ({confidence_s(estimate.ci, estimate.estimate)},"
             f" {plural(estimate.sessions, 'session')})"
         )
     blocks: list[Block] = [Line(f"{record.model} on {where(record)}: {latency}", "bold")]
     blocks += notes(all_findings(record))
     blocks.append(Line(_describe_size(record)))
+    start = _describe_start(record)
+    if start:
+        blocks.append(Line(start))
     if record.series:
         blocks.append(Line(_describe_distribution(record)))
     if record.series and record.profile is not None:
         blocks += _layer_blocks(record.profile, record.median_s)
     blocks.append(Line(provenance(record, saved=saved), "dim"))
     return blocks
+
+
+START_TITLES = {
+    "load_s": "load",
+    "first_run_s": "first inference",
+    "peak_memory_bytes": "peak memory",
+}
+"""What the quantities of a session's start are called."""
+
+
+def describe_start(quantity: str, estimate: Estimate | None) -> str:
+    """One quantity of a session's start with its margin; a dash where it is not known."""
+    if estimate is None:
+        return "-"
+    write = size_of if quantity == "peak_memory_bytes" else seconds
+    return with_margin(write(estimate.estimate), estimate.ci)
+
+
+def size_of(value_bytes: float) -> str:
+    """A mean number of bytes."""
+    return size(round(value_bytes))
 
 
 def where(record: Measurement) -> str:
@@ -126,9 +152,19 @@ def _describe_size(record: Measurement) -> str:
         f"{count(record.params)} parameters",
         f"{size(record.file_bytes)} of file",
     ]
-    if record.peak_memory_bytes is not None:
-        parts.append(f"{size(record.peak_memory_bytes)} of memory at its peak")
     return ", ".join(parts)
+
+
+def _describe_start(record: Measurement) -> str:
+    """What it took to make sessions ready; empty where the device does not tell."""
+    parts = []
+    for quantity, title in START_TITLES.items():
+        estimate = record.start(quantity)
+        if estimate is not None:
+            parts.append(f"{title} {describe_start(quantity, estimate)}")
+    if not parts:
+        return ""
+    return f"Fresh process, files in the page cache: {', '.join(parts)}"
 
 
 def _describe_distribution(record: Measurement) -> str:
@@ -192,7 +228,7 @@ def selftest_view(outcome: SelfTest) -> View:
     for number, comparison in enumerate(outcome.comparisons, 1):
         ratio, verdict = comparison.ratio, comparison.verdict.value
         if ratio is not None:
-            ci = interval(ratio.ci, ratio.ratio)
+            ci = ends_or_early(ratio.ci, interval(ratio.ci, ratio.ratio))
             rows.append((str(number), times(ratio.ratio), ci, str(ratio.sessions), verdict))
     return [
         Line(f"{claimed} on {where(first)}; noise floor {percent(outcome.noise_floor)}", "bold"),

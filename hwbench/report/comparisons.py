@@ -7,9 +7,18 @@ from typing import Any
 
 from hwbench.records.comparison import Comparison, LayerChange, explained_share
 from hwbench.records.measurement import Measurement
-from hwbench.render.comparing import divide_bytes, verdict_text
-from hwbench.render.units import interval, interval_s, minute, percent, times
-from hwbench.render.views import SHORT_ID, finding_rows, provenance, where
+from hwbench.records.outputs import ACCURACY
+from hwbench.render.comparing import divide_bytes, likeness_lines, verdict_text
+from hwbench.render.units import (
+    confidence,
+    ends_or_early,
+    interval,
+    interval_s,
+    minute,
+    percent,
+    times,
+)
+from hwbench.render.views import SHORT_ID, START_TITLES, finding_rows, provenance, where
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
 from hwbench.report.numbers import (
     count_number,
@@ -24,6 +33,7 @@ from hwbench.report.numbers import (
     size_number,
     source_of,
     speedup_number,
+    start_number,
     times_number,
     whole_number,
 )
@@ -105,6 +115,9 @@ def compare_page(
         ("fewer parameters", times_number(comparison.params_ratio)),
         ("smallest effect", share_number(baseline.settings.min_effect)),
     ]
+    quality = comparison.likeness.quality
+    if quality is not None and quality.drop is not None and quality.measure == ACCURACY:
+        facts.append(("accuracy drop", share_number(quality.drop)))
     verdict = verdict_text(comparison)
     figures = [_speedup_figure(comparison)] if comparison.ratio is not None else []
     figures += [_samples_figure(comparison, drawn), _sides_figure(comparison, pages)]
@@ -128,8 +141,9 @@ def _interval_rows(comparison: Comparison, name: str, page: str = "") -> list[Ma
     if speedup is None or ci is None or verdict_ci is None:
         return []
     rows = []
-    for confidence, ends in (("95 %", ci), ("99 %", verdict_ci)):
-        text = f"{times(speedup)}, {confidence} interval {interval(ends, speedup)}"
+    for share, ends in (("95 %", ci), ("99.6 %", verdict_ci)):
+        shown = ends_or_early(ends, interval(ends, speedup))
+        text = f"{times(speedup)}, {share} interval: {shown}"
         rows.append(interval_row(name, speedup, ends, text, page))
     return rows
 
@@ -155,7 +169,7 @@ def _speedup_figure(comparison: Comparison) -> Figure:
     )
     effect = comparison.baseline.settings.min_effect
     narrow, _ = _interval_rows(comparison, "shown (95 %)")
-    _, wide = _interval_rows(comparison, "verdict (99 %)")
+    _, wide = _interval_rows(comparison, "verdict (99.6 %)")
     chart = {
         "kind": "intervals",
         "label": "speed-up",
@@ -201,7 +215,7 @@ def _samples_figure(comparison: Comparison, drawn: int) -> Figure:
                 name,
                 record.model,
                 latency_number(record),
-                interval_s(record.median_ci_s, record.median_s),
+                ends_or_early(record.median_ci_s, interval_s(record.median_ci_s, record.median_s)),
                 Number(sessions, f"{sessions:,}"),
                 Number(samples, f"{samples:,}"),
             )
@@ -248,11 +262,14 @@ def _sides_figure(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
             times_number(divide_bytes(first.file_bytes, second.file_bytes)),
         ),
     ]
-    memory = first.peak_memory_bytes, second.peak_memory_bytes
-    memory_ratio = divide_bytes(*memory)
-    if memory_ratio is not None:
-        rows.append(("peak memory", *map(size_number, memory), times_number(memory_ratio)))
+    for quantity, title in START_TITLES.items():
+        before, after = start_number(first, quantity), start_number(second, quantity)
+        gain = comparison.start_gain(quantity)
+        if gain is not None:
+            ratio, ci = gain
+            rows.append((title, before, after, times_number(ratio, confidence(ci, ratio))))
     text = "What each side is. The gain is baseline over candidate."
+    text = " ".join([text, *likeness_lines(comparison.likeness)])
     return Figure("Sides", text, Table(columns, tuple(rows)))
 
 

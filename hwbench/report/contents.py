@@ -13,8 +13,10 @@ from hwbench.lookup_tables.repository import RECORD as TABLE
 from hwbench.lookup_tables.repository import VALIDATION
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.measuring.comparing import compare_measured
+from hwbench.records.codec import from_plain
 from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.records.comparison import Comparison
+from hwbench.records.outputs import Likeness
 from hwbench.search.base import Outcome, Trial
 from hwbench.store import FAULTS_OF_DATA, MEASUREMENT, DamagedRecord, Store
 from hwbench.workflows.defaults import DEFAULT_MODEL
@@ -167,17 +169,18 @@ def _read_comparisons(
 ) -> tuple[Comparison, ...]:
     """Every candidate against the baseline it was interleaved with."""
     orders = store.read_records(COMPARISON, _read_order, damaged=damaged)
-    order = dict(orders.values())
+    kept = {group_id: (order, likeness) for group_id, order, likeness in orders.values()}
     groups: dict[str, list[Measurement]] = {}
     for record in measurements:
         if record.complete and record.series:
             groups.setdefault(record.group_id, []).append(record)
     comparisons = []
     for group_id, records in groups.items():
-        baseline, *candidates = _order_baseline_first(records, order.get(group_id))
+        order, likeness = kept.get(group_id, (None, None))
+        baseline, *candidates = _order_baseline_first(records, order)
         for candidate in candidates:
             try:
-                comparisons.append(compare_measured(baseline, candidate))
+                comparisons.append(compare_measured(baseline, candidate, likeness))
             except FAULTS_OF_DATA as error:
                 if damaged is None:
                     raise
@@ -186,9 +189,15 @@ def _read_comparisons(
     return tuple(comparisons)
 
 
-def _read_order(data: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Group and measurements of a comparison, in the order they were given in."""
-    return str(data["group_id"]), list(map(str, data["measurements"]))
+def _read_order(data: Mapping[str, Any]) -> tuple[str, list[str], Likeness | None]:
+    """Group and measurements of a comparison, in the order they were given in.
+
+    Also how far the networks compute the same, where that was looked into.
+    """
+    likeness = None
+    if data.get("likeness") is not None:
+        likeness = from_plain(Likeness, data["likeness"], "record of a comparison")
+    return str(data["group_id"]), list(map(str, data["measurements"])), likeness
 
 
 def _order_baseline_first(records: list[Measurement], order: list[str] | None) -> list[Measurement]:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement
-from hwbench.render.units import interval_s, minute, plural, seconds
+from hwbench.render.units import ends_or_early, interval_s, minute, plural, seconds
 from hwbench.render.views import (
     SHORT_ID,
+    START_TITLES,
     all_findings,
     finding_rows,
     layers_sum_text,
@@ -30,6 +31,7 @@ from hwbench.report.numbers import (
     share_number,
     size_number,
     source_of,
+    start_number,
     whole_number,
 )
 
@@ -138,14 +140,16 @@ def model_page(model: Model, drawn: int) -> Page:
     record = model.newest
     facts: list[tuple[str, Cell]] = [("latency", latency_number(record))]
     if record.series:
-        facts.append(("95 % interval", interval_s(record.median_ci_s, record.median_s)))
+        ends = interval_s(record.median_ci_s, record.median_s)
+        facts.append(("95 % interval", ends_or_early(record.median_ci_s, ends)))
     facts += [
         ("MACs", macs_number(record.macs)),
         ("parameters", count_number(record.params)),
         ("file", size_number(record.file_bytes)),
     ]
-    if record.peak_memory_bytes is not None:
-        facts.append(("peak memory", size_number(record.peak_memory_bytes)))
+    for quantity, title in START_TITLES.items():
+        if record.start(quantity) is not None:
+            facts.append((title, start_number(record, quantity)))
     if record.series and record.closure is not None:
         closure = share_number(record.closure, "sum of the layers over the latency")
         facts.append(("layers add up to", closure))

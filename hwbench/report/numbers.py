@@ -10,9 +10,11 @@ import numpy as np
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Measurement
 from hwbench.render.units import (
+    confidence,
+    confidence_s,
     count,
+    ends_or_early,
     interval,
-    interval_s,
     macs,
     moment,
     percent,
@@ -21,8 +23,10 @@ from hwbench.render.units import (
     size,
     times,
 )
+from hwbench.render.views import describe_start
 from hwbench.report.commands import profile_command
 from hwbench.report.nouns import Number, Source
+from hwbench.stats import is_telling
 
 if TYPE_CHECKING:
     from hwbench.records.layer_key import LayerKey
@@ -58,20 +62,36 @@ def latency_number(record: Measurement, source: Source | None = None) -> Number:
     return Number(latency.estimate, seconds(latency.estimate), note, source)
 
 
+def start_number(record: Measurement, quantity: str) -> Number:
+    """One quantity of the starts of sessions; a dash where the device does not tell."""
+    estimate = record.start(quantity)
+    if estimate is None:
+        return Number(None, "-", "this device does not tell")
+    ends = "too early for a 95 % interval"
+    if is_telling(estimate.ci):
+        ends = f"±{percent(estimate.half_width)} at 95 %"
+    note = f"{ends}, {plural(estimate.sessions, 'session')}, files in the page cache"
+    return Number(estimate.estimate, describe_start(quantity, estimate), note)
+
+
 def speedup_number(comparison: Comparison, source: Source | None = None) -> Number:
     """A measured speed-up; a dash where the two are incomparable."""
     ratio, speedup = comparison.ratio, comparison.speedup
     if ratio is None or speedup is None:
         return Number(None, "-", "not comparable", source)
     ci, verdict_ci = comparison.speedup_ci or (0.0, 0.0), comparison.verdict_ci or (0.0, 0.0)
-    rests = f"the verdict rests on the 99 % interval {interval(verdict_ci, speedup)}"
-    note = f"95 % interval {interval(ci, speedup)}, {plural(ratio.sessions, 'session')}; {rests}"
+    rests = ends_or_early(verdict_ci, interval(verdict_ci, speedup))
+    sessions = plural(ratio.sessions, "session")
+    note = (
+        f"{confidence(ci, speedup)}, {sessions}; the 99.6 % interval that the verdict rests on:"
+        f" {rests}"
+    )
     return Number(speedup, times(speedup), note, source)
 
 
 def interval_text(ci_s: tuple[float, float], value_s: float) -> str:
-    """The 95 % interval of a latency, named as such."""
-    return f"95 % interval {interval_s(ci_s, value_s)}"
+    """The 95 % interval of a latency, named as such, or that it is too early for one."""
+    return confidence_s(ci_s, value_s)
 
 
 def whole_number(value: int, note: str = "") -> Number:
@@ -136,7 +156,7 @@ def sample_set(record: Measurement, most: int, name: str = "") -> Mapping[str, A
         "samples": thin_out(record.series.samples_s, most),
         "sessions": round_digits(list(session_medians(record).values())),
         "estimate": latency.estimate,
-        "ci": latency.ci,
+        "ci": latency.ci if is_telling(latency.ci) else (None, None),
         "text": f"{seconds(latency.estimate)}, {interval_text(latency.ci, latency.estimate)}",
     }
 
@@ -144,8 +164,11 @@ def sample_set(record: Measurement, most: int, name: str = "") -> Mapping[str, A
 def interval_row(
     name: str, value: float, ci: tuple[float, float], text: str, page: str = ""
 ) -> Mapping[str, Any]:
-    """One row for the picture of intervals: a dot at the value, a line from end to end."""
-    low, high = ci
+    """One row for the picture of intervals: a dot at the value, a line from end to end.
+
+    Where it is too early for an interval, the line has no ends.
+    """
+    low, high = ci if is_telling(ci) else (None, None)
     return {"name": name, "value": value, "low": low, "high": high, "text": text, "page": page}
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from hwbench.errors import Argument, IncomparableError
 from hwbench.measuring.callback import MeasuringCallback
@@ -13,6 +13,7 @@ from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Settings
+from hwbench.workflows.likeness import find_likeness
 from hwbench.workflows.meter import Meter, open_meter
 from hwbench.workflows.recording import recording
 
@@ -27,6 +28,8 @@ def compare(
     device: str | Meter = "cpu",
     candidate_precision: str | None = None,
     candidate_arch: str | None = None,
+    data: str | Path | None = None,
+    evaluate: str | Callable[[nn.Module], Any] | None = None,
     settings: Settings | None = None,
     store: str | None = None,
     save: bool = True,
@@ -41,6 +44,11 @@ def compare(
         device: Address of the device, or another `Meter`.
         candidate_precision: Precision of the candidate if it differs.
         candidate_arch: What builds the network of the candidate's bare state_dict, if it differs.
+        data: Images to evaluate both networks on, beside their latencies: a folder with one
+            sub-folder per class, `package.module:factory` of torch datasets, or `digits`.
+        evaluate: A function, or its name `package.module:function`, that evaluates a network in
+            place of its accuracy. It takes a torch module that runs the network in ONNX Runtime,
+            and gives a number, or one for each sample, which gives the difference an interval.
         settings: How to measure.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
         save: Whether to keep both records in the store.
@@ -59,9 +67,12 @@ def compare(
     pair = load_pair(
         baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
     )
-    with open_meter(device) as meter, recording(store, save=save, callback=callback) as recorder:
-        records = meter.measure(pair, settings, recorder)
-    return compare_measured(*records)
+    with open_meter(device) as meter:  # a device that is not there is told of first
+        likeness = find_likeness(*pair, settings, data, evaluate)
+        with recording(store, save=save, callback=callback, likeness=likeness) as recorder:
+            records = meter.measure(pair, settings, recorder)
+    baseline_record, candidate_record = records
+    return compare_measured(baseline_record, candidate_record, likeness)
 
 
 def load_pair(

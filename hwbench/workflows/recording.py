@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from hwbench import stats
 from hwbench.measuring.callback import MeasuringCallback
+from hwbench.records.codec import to_plain
 from hwbench.records.comparison import RECORD
 from hwbench.records.measurement import Measurement
+from hwbench.records.outputs import Likeness
 from hwbench.store import Store, open_store
 
 
 class _Recorder(MeasuringCallback):
     """Writes what happens to the store, then calls the callback of the caller."""
 
-    def __init__(self, store: Store, callback: MeasuringCallback) -> None:
-        self.store, self.callback = store, callback
+    def __init__(
+        self, store: Store, callback: MeasuringCallback, likeness: Likeness | None
+    ) -> None:
+        self.store, self.callback, self.likeness = store, callback, likeness
         self.ids: list[str] = []
 
     def started(self, records: Sequence[Measurement]) -> None:
@@ -51,17 +56,23 @@ class _Recorder(MeasuringCallback):
         for record in records:
             self.store.finish(record)
         if len(records) > 1:
-            order = {
+            order: dict[str, Any] = {
                 "group_id": records[0].group_id,
                 "measurements": [record.id for record in records],
             }
+            if self.likeness is not None:
+                order["likeness"] = to_plain(self.likeness)
             self.store.save_record(RECORD, order)
         self.callback.finished(records)
 
 
 @contextmanager
 def recording(
-    store: str | None, *, save: bool, callback: MeasuringCallback | None
+    store: str | None,
+    *,
+    save: bool,
+    callback: MeasuringCallback | None,
+    likeness: Likeness | None = None,
 ) -> Iterator[MeasuringCallback]:
     """The callback to measure with, which also writes to a store where that is wanted.
 
@@ -69,10 +80,11 @@ def recording(
         store: URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
         save: Whether to write to it.
         callback: Of the caller.
+        likeness: How far two networks compute the same, to be kept with their measurements.
     """
     callback = callback or MeasuringCallback()
     if not save:
         yield callback
         return
     with open_store(store) as opened:
-        yield _Recorder(opened, callback)
+        yield _Recorder(opened, callback, likeness)

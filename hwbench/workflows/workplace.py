@@ -42,6 +42,8 @@ class Workplace(Protocol):
         device: str,
         candidate_precision: str | None,
         candidate_arch: str | None,
+        data: str | None,
+        evaluate: str | None,
         settings: Settings,
         store: str | None,
         save: bool,

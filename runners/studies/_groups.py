@@ -16,7 +16,7 @@ from runners.studies._results import count_macs
 Row = dict[str, Any]
 RATIOS = (
     "Ratios are to the first network of a group, measured interleaved, with 95 % intervals over"
-    " sessions; macs and params too. The verdict rests on a stricter interval, 99 % however often"
+    " sessions; macs and params too. The verdict rests on a stricter interval, 99.6 % however often"
     " one looks; UNRESOLVED claims nothing. latency_ms is that of a machine that others use as"
     " well: large networks wait for them, and only the ratios count."
 )

@@ -28,7 +28,9 @@ BASELINE = "zoo:mobilenet_v1"
 CANDIDATE = "zoo:mobilenet_v1@32-64-128-128-256-256-512-512-512-512-512-448-1024-1024"
 RUNS = 20
 SETTINGS = Settings(budget_s=30, layers=False)
-TRUTH = replace(SETTINGS, budget_s=150, max_sessions=100, min_sessions=100)
+TRUTH = replace(
+    SETTINGS, budget_s=150, max_sessions=100, min_sessions=100, stop_at_difference=False
+)
 
 
 def one_after_the_other(

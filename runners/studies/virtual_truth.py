@@ -45,7 +45,9 @@ NOISES: dict[str, tuple[Noise, ...]] = {
     "throttling": (White(0.01), Throttling(), SessionOffset(0.005)),
     "all": (White(0.02), Drift(), Bimodal(), Spikes(), SessionOffset(0.005)),
 }
-SPEEDUPS = (1.0, 1.01, 1.02, 1.1)
+SPEEDUPS = (1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 2.0)
+FEW_SESSIONS = (2, 3, 4)
+"""Comparisons that end after so many sessions, whatever they know."""
 
 
 def workload(name: str) -> Workload:
@@ -54,12 +56,14 @@ def workload(name: str) -> Workload:
     return Workload(name, data, (TensorSpec("x", (1,)),), 1, "fp32", 0, 0, len(data))
 
 
-def one(noise: Sequence[Noise], speedup: float, seed: int) -> dict[str, float | str]:
+def one(
+    noise: Sequence[Noise], speedup: float, seed: int, settings: Settings
+) -> dict[str, float | str]:
     """One comparison of two workloads whose true speed-up is known."""
     before, after = workload("baseline"), workload("candidate")
     truth = {before.sha256: LATENCY_S, after.sha256: LATENCY_S / speedup}
     with Virtual(noise=noise, seed=seed, latencies_s=truth) as device:
-        found = compare(*measure_interleaved(device, [before, after], replace(SETTINGS, seed=seed)))
+        found = compare(*measure_interleaved(device, [before, after], replace(settings, seed=seed)))
         seconds = device.time_s()
     low, high = found.speedup_ci or (0.0, 0.0)
     return {
@@ -69,21 +73,27 @@ def one(noise: Sequence[Noise], speedup: float, seed: int) -> dict[str, float | 
         "high": high,
         "speedup": found.speedup or 0.0,
         "seconds": seconds,
+        "sessions": found.baseline.series.sessions,
     }
 
 
-def many(kind: str, speedup: float) -> dict[str, object]:
+def many(kind: str, speedup: float, only_sessions: int | None) -> dict[str, object]:
     """All runs of one noise kind and one true speed-up, summed up."""
-    runs = [one(NOISES[kind], speedup, seed) for seed in range(RUNS)]
+    settings = SETTINGS
+    if only_sessions is not None:
+        settings = replace(SETTINGS, max_sessions=only_sessions, stop_at_difference=False)
+    runs = [one(NOISES[kind], speedup, seed, settings) for seed in range(RUNS)]
     verdicts = {
         verdict.value: sum(run["verdict"] == verdict.value for run in runs) for verdict in Verdict
     }
     covered = sum(run["low"] <= speedup <= run["high"] for run in runs)  # type: ignore[operator]
     wrong = verdicts["SLOWER"] + (verdicts["FASTER"] if speedup == 1 else 0)
     mean_s = sum(float(run["seconds"]) for run in runs) / RUNS
+    sessions = sum(float(run["sessions"]) for run in runs) / RUNS
     return {
         "noise": kind,
         "speedup": speedup,
+        "sessions": round(sessions, 1),
         "runs": RUNS,
         "wrong_verdicts": wrong / RUNS,
         "called": verdicts["FASTER"] / RUNS,
@@ -96,7 +106,10 @@ def many(kind: str, speedup: float) -> dict[str, object]:
 
 def main() -> None:
     """Run everything on all cores and write results/virtual_truth/."""
-    cases = [(kind, speedup) for kind in NOISES for speedup in SPEEDUPS]
+    cases: list[tuple[str, float, int | None]] = []
+    for kind in NOISES:
+        cases += [(kind, speedup, None) for speedup in SPEEDUPS]
+        cases += [(kind, 1.1, sessions) for sessions in FEW_SESSIONS]
     with ProcessPoolExecutor() as pool:
         rows = list(pool.map(many, *zip(*cases, strict=True)))
     save_study(

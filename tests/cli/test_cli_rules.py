@@ -38,9 +38,17 @@ def test_any_text_is_a_rule_or_a_usage_error(text):
         assert math.isfinite(rule.limit)
 
 
+def test_a_share_may_be_written_in_percent():
+    rule = parse_rule("speedup > 1.5 %", FIELDS)
+    assert rule.limit == 0.015
+    assert str(rule) == "speedup>0.015"
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "speedup<%",
+        "speedup<1%%",
         "speedup<nan",
         "speedup<inf",
         "speedup<1<2",

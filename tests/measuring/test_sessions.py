@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hwbench.devices.virtual.device import PREPARE_S, Fault, Law, Virtual
+from hwbench.devices.virtual.device import FIRST_RUN_FACTOR, LOAD_S, PREPARE_S, Fault, Law, Virtual
 from hwbench.devices.virtual.noise import SessionOffset, Throttling, White
 from hwbench.errors import (
     DeviceLostError,
@@ -99,11 +99,36 @@ def test_false_verdicts_and_coverage_over_many_comparisons():
     assert covered / runs >= 0.88
 
 
-def test_stops_early_when_it_is_clear_and_not_before_the_minimum():
-    with virtual(0.8, noise=(White(0.005),)) as device:
-        first, _ = measure_interleaved(device, [A, B], QUICK)
+def test_a_latency_stops_early_when_it_is_clear_and_not_before_the_minimum():
+    with virtual(noise=(White(0.005),)) as device:
+        first = measure(device, A, QUICK)
         assert device.time_s() < QUICK.budget_s / 2
     assert CONFIRM < QUICK.min_sessions <= first.series.sessions <= QUICK.min_sessions + 2
+
+
+def test_a_large_effect_is_called_after_three_sessions():
+    with virtual(0.4) as device:
+        found = compare(*measure_interleaved(device, [A, B], QUICK))
+        assert device.time_s() < 4
+    assert found.verdict is Verdict.FASTER
+    assert found.baseline.series.sessions == 3
+    assert "too_few_samples" not in {finding.code for finding in found.findings}
+
+
+def test_several_candidates_stop_when_the_last_one_is_told():
+    small = told("c")
+    latencies_s = {A.sha256: 0.01, B.sha256: 0.004, small.sha256: 0.0095}
+    with Virtual(noise=ORDINARY, latencies_s=latencies_s) as device:
+        first, *others = measure_interleaved(device, [A, B, small], QUICK)
+    assert [compare(first, other).verdict for other in others] == [Verdict.FASTER] * 2
+    assert 4 <= first.series.sessions <= 8
+
+
+def test_a_small_budget_makes_sessions_shorter_and_not_fewer():
+    with virtual(0.8) as device:
+        found = compare(*measure_interleaved(device, [A, B], replace(QUICK, budget_s=2)))
+        assert device.time_s() <= 2.5
+    assert found.verdict is Verdict.FASTER
 
 
 def test_keeps_to_the_budget():
@@ -211,6 +236,65 @@ def test_layers_close_on_the_unprofiled_latency():
     for layer in record.profile.layers:
         assert layer.median_s == pytest.approx(truth[layer.name], rel=0.05)
     assert record.closure == pytest.approx(sum(truth.values()) / record.median_s, rel=0.02)
+
+
+def test_what_starting_takes_is_kept_for_each_session_and_its_intervals_cover():
+    """The first session does not count: files may have come from the disk then."""
+    runs, covered = 250, {"load_s": 0, "first_run_s": 0}
+    few = replace(QUICK, max_sessions=4, stop_at_difference=False, session_s=0.05)
+    truth = {"load_s": LOAD_S, "first_run_s": FIRST_RUN_FACTOR * 0.01}
+    for seed in range(runs):
+        with virtual(seed=seed) as device:
+            record = measure(device, A, replace(few, seed=seed))
+        assert len(record.starts) == 4
+        for quantity, true in truth.items():
+            estimate = record.start(quantity)
+            assert estimate.sessions == 3
+            covered[quantity] += estimate.ci[0] <= true <= estimate.ci[1]
+    for hits in covered.values():
+        assert 0.91 <= hits / runs <= 0.99  # 95 %, and three deviations of 250 runs
+
+
+def test_gains_at_the_start_are_paired_by_session():
+    with virtual(0.5) as device:
+        found = compare(*measure_interleaved(device, [A, B], QUICK))
+    gain, (low, high) = found.start_gain("first_run_s")
+    assert low < 2 < high
+    assert gain == pytest.approx(2, rel=0.5)
+    assert found.start_gain("peak_memory_bytes") is None
+
+
+def test_a_session_that_is_repeated_starts_once():
+    noise = (White(0.005), Throttling(after_s=3.0, factor=1.5, recovery_s=10.0))
+    with virtual(noise=noise) as device:
+        record = measure(device, A, replace(QUICK, budget_s=120, target=0.0005, max_sessions=8))
+    assert len(record.starts) == record.series.sessions == 8
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_time_to_load_never_becomes_a_number(monkeypatch, bad):
+    real = Virtual._prepare
+    monkeypatch.setattr(Virtual, "_prepare", lambda *asked: replace(real(*asked), load_s=bad))
+    with virtual() as device, pytest.raises(MeasurementError):
+        measure(device, A, QUICK)
+
+
+def test_memory_is_looked_at_in_a_process_of_its_own_for_a_share_of_the_time(monkeypatch):
+    alone = []
+
+    def peak(self, prepared):
+        assert prepared.settings.isolate
+        alone.append(prepared.workload.name)
+        return 1000
+
+    monkeypatch.setattr(Virtual, "measures_memory", lambda self: True, raising=False)
+    monkeypatch.setattr(Virtual, "peak_memory_bytes", peak, raising=False)
+    with virtual() as device:
+        record, _ = measure_interleaved(device, [A, B], replace(QUICK, session_s=0.1))
+    assert record.peak_memory_bytes == 1000
+    assert record.start("peak_memory_bytes").estimate == pytest.approx(1000)
+    assert 2 <= len(alone) < 2 * record.series.sessions
+    assert set(alone) == {A.name, B.name}
 
 
 def test_bad_requests_are_refused():

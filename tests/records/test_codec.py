@@ -45,6 +45,26 @@ OPTIONAL = {
 }
 """Fields that an older version did not have, or that a driver may not know: they have a default."""
 
+LATER = {
+    "measurement": {"stop_at_difference", "starts"},
+    "task": {"stop_at_difference"},
+    "profile": {"stop_at_difference", "load_s", "load_ci_s", "first_run_s", "first_run_ci_s"}
+    | {"peak_memory_ci_bytes"},
+    "comparison": {"stop_at_difference", "accuracy_drop", "agreement", "outputs", "quality"}
+    | {"start", "load_s", "load_ci_s", "first_run_s", "first_run_ci_s", "peak_memory_ci_bytes"},
+}
+"""Fields that are written today and came after `DOCUMENTS` were."""
+
+
+def without_later(kind: str, data: Any) -> Any:
+    """A document without the fields that came later."""
+    if isinstance(data, list):
+        return [without_later(kind, value) for value in data]
+    if isinstance(data, dict):
+        kept = data.keys() - LATER.get(kind, set())
+        return {name: without_later(kind, data[name]) for name in data if name in kept}
+    return data
+
 
 def parts(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Paths to everything inside a document."""
@@ -75,7 +95,8 @@ def changed(data: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]
 @pytest.mark.parametrize("name", KINDS)
 def test_documents_are_written_as_before(name):
     record = KINDS[name].from_dict(DOCUMENTS[name])
-    assert json.dumps(record.to_dict()) == json.dumps(DOCUMENTS[name])
+    written = json.loads(json.dumps(record.to_dict()))
+    assert json.dumps(without_later(name, written)) == json.dumps(DOCUMENTS[name])
     assert KINDS[name].from_dict(json.loads(json.dumps(record.to_dict()))) == record
 
 
@@ -85,7 +106,7 @@ def test_what_commands_print_is_written_as_before():
         ("profile", profile_document(measurement())),
         ("comparison", compare_document(compared)),
     ):
-        printed = json.loads(json.dumps(document))
+        printed = without_later(name, json.loads(json.dumps(document)))
         before = copy.deepcopy(DOCUMENTS[name])
         for texts in (printed, before):
             texts.pop("findings")  # their words may change

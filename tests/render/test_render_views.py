@@ -254,11 +254,28 @@ def test_unresolved_and_incomparable_headlines():
     )
     headline = verdict_text(compare(pair.baseline, noisy))
     assert headline.startswith("cannot tell from 8 sessions: 0.95")
-    assert "99 % interval that verdicts rest on is 0.84" in headline
+    assert "99.6 % interval that verdicts rest on is 0.803" in headline
     assert (
         verdict_text(compare(pair.baseline, replace(pair.candidate, batch=2))) == "not comparable"
     )
     assert "batch" in text(compare_view(compare(pair.baseline, replace(pair.candidate, batch=2))))
+
+
+def test_an_interval_that_tells_nothing_is_not_shown():
+    pair = compared(1.0)
+
+    def two_sessions(record, first_s, second_s):
+        series = Series((first_s,) * 4 + (second_s,) * 4, (0,) * 4 + (1,) * 4, tuple(range(8)))
+        return replace(record, series=series)
+
+    baseline = two_sessions(pair.baseline, 0.010, 0.010)
+    candidate = two_sessions(pair.candidate, 0.001, 0.016)
+    shown = flat(text(compare_view(compare(baseline, candidate))))
+    assert "cannot tell from 2 sessions: 2.50x (too early to say how sure that is); a" in shown
+    assert "95 % interval 10.00 to 10.00 too early to say" in shown
+    assert " 0.00 to" not in shown
+    profile = flat(text(profile_view(candidate)))
+    assert "4.000 ms (too early to say how sure that is, 2 sessions)" in profile
 
 
 def test_compare_shows_both_sides_and_what_the_layers_explain():

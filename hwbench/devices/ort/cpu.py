@@ -94,6 +94,10 @@ class CpuOrt(OrtDevice):
             details=tuple(details.items()),
         )
 
+    def measures_memory(self) -> bool:
+        """Only the native runner is a process that holds no more than the model."""
+        return self._native
+
     def _conditions(self) -> Conditions:
         """The state of the host, throttled if its count of throttling rose since the last call."""
         count_before = self._throttle_count

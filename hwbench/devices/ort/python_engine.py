@@ -34,6 +34,8 @@ class _Session:
         binding: What its inputs and outputs are bound with.
         inputs: What it reads.
         buffers: The tensors that are bound, which must live as long as `run` is used.
+        first_run_s: Seconds of the first inference.
+        load_s: Seconds that it took to create the session.
     """
 
     session: Any
@@ -41,6 +43,8 @@ class _Session:
     binding: Any
     inputs: tuple[TensorSpec, ...]
     buffers: tuple[Any, ...]
+    first_run_s: float
+    load_s: float = 0.0
 
 
 class PythonEngine:
@@ -86,9 +90,18 @@ class PythonEngine:
             options.add_session_config_entry(
                 "session.optimized_model_external_initializers_file_name", weights.name
             )
-        self._sessions[name] = _bind(create_session(workload.onnx, options), workload, self._seed)
+        begun_s = time.perf_counter()
+        session = create_session(workload.onnx, options)
+        load_s = time.perf_counter() - begun_s
+        self._sessions[name] = _bind(session, workload, self._seed)
+        self._sessions[name].load_s = load_s
         weights.unlink(missing_ok=True)
         return _read_and_delete(path) if graph else None
+
+    def start_s(self, name: str) -> tuple[float, float]:
+        """Seconds that it took to create a session, and seconds of its first inference."""
+        session = self._sessions[name]
+        return session.load_s, session.first_run_s
 
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
         """Time one round of `loops` for each name, in that order, in seconds per inference."""
@@ -197,6 +210,7 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
     values = _bind_inputs(binding, workload.inputs, seed, given=workload.values)
     for output in session.get_outputs():
         binding.bind_output(output.name)
+    begun_s = time.perf_counter()
     try:
         session.run_with_iobinding(binding)
     except (
@@ -208,13 +222,14 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
         ValueError,
     ) as error:
         raise BuildError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
+    first_run_s = time.perf_counter() - begun_s
     results = binding.get_outputs()
     for output, value in zip(session.get_outputs(), results, strict=True):
         binding.bind_ortvalue_output(output.name, value)  # later runs write into the same buffers
     # The wrapper around this call costs 0.35 us of checks on every run; below it is the same entry
     # point.
     run = partial(session._sess.run_with_iobinding, binding._iobinding, None)  # noqa: SLF001
-    return _Session(session, run, binding, workload.inputs, (values, results))
+    return _Session(session, run, binding, workload.inputs, (values, results), first_run_s)
 
 
 def _bind_inputs(

@@ -57,6 +57,10 @@ PREPARE_S = 0.05
 
 ONNX Runtime takes this for a network of 4 M parameters.
 """
+LOAD_S, FIRST_RUN_FACTOR = 0.02, 3.0
+"""Virtual seconds that the runtime takes to make a session, and by how much its first inference is
+longer than the others; each varies from session to session (`START_SD`, of the logarithm)."""
+START_SD = 0.1
 NODE_COST_S = 1e-6
 """Virtual seconds that the layer profiler adds to each layer it times."""
 _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -228,8 +232,8 @@ class Virtual(Device):
         Each kind of noise has a stream of its own, so that adding a kind leaves the draws of the
         others as they were.
         """
-        streams = np.random.SeedSequence(self._seed).spawn(len(self._noise) + 1)
-        session_random, *noise_randoms = map(np.random.default_rng, streams)
+        streams = np.random.SeedSequence(self._seed).spawn(len(self._noise) + 2)
+        session_random, *noise_randoms, self._start_random = map(np.random.default_rng, streams)
         self._clock = Clock()
         self._random = session_random
         self._rounds = 0
@@ -287,7 +291,15 @@ class Virtual(Device):
             latency_s = self.law.network_s([layer.key for layer in layers])
         session = _Session(latency_s, self._draw_offset(), layers)
         session.input_factor = self._inputs_matter(settings.seed, 0)
-        return Prepared(workload, settings, session)
+        load_s, first_run_s = np.array([LOAD_S, FIRST_RUN_FACTOR * latency_s])
+        load_factor, run_factor = self._start_random.lognormal(0.0, START_SD, 2)
+        return Prepared(
+            workload,
+            settings,
+            session,
+            load_s=float(load_s * load_factor),
+            first_run_s=float(first_run_s * run_factor),
+        )
 
     def _draw_inputs(self, prepared: Prepared, seed: int, exponent: int) -> None:
         prepared.handle.input_factor = self._inputs_matter(seed, exponent)

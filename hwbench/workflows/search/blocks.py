@@ -106,7 +106,7 @@ def measure_gains(
     budget_s = BLOCK_S * (len(blocks) + 1)
     if limit_s is not None:
         budget_s = min(budget_s, limit_s)
-    longer = replace(settings, layers=False, budget_s=budget_s)
+    longer = replace(settings, layers=False, budget_s=budget_s, stop_at_difference=False)
     original, *others = meter.measure([network.workload, *candidates], longer, MeasuringCallback())
     gains = {}
     for block, record in zip(blocks, others, strict=True):

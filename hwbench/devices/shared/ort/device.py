@@ -136,7 +136,9 @@ class OrtDevice(Device):
             engine = self._engine(settings)
             self._engines[engine] = sharing
         name = self._load(engine, workload)
-        return Prepared(workload, settings, Handle(engine, name), self._findings)
+        load_s, first_run_s = engine.start_s(name)
+        handle = Handle(engine, name)
+        return Prepared(workload, settings, handle, self._findings, load_s, first_run_s)
 
     def _load(self, engine: Engine, workload: Workload, *, profile: bool = False) -> str:
         """Create a session in an engine and return its name.
@@ -185,6 +187,10 @@ class OrtDevice(Device):
     def _draw_inputs(self, prepared: Prepared, seed: int, exponent: int) -> None:
         handle: Handle = prepared.handle
         handle.engine.draw_inputs(handle.name, seed, exponent)
+
+    def measures_memory(self) -> bool:
+        """Whether a session can have a process of its own."""
+        return True
 
     def peak_memory_bytes(self, prepared: Prepared) -> int | None:
         """Read the peak resident memory of an isolated session, in bytes.

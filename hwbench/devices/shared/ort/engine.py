@@ -41,6 +41,10 @@ class Engine(Protocol):
         """
         ...
 
+    def start_s(self, name: str) -> tuple[float, float]:
+        """Seconds that it took to create a session, and seconds of its first inference."""
+        ...
+
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
         """Time one round of `loops` for each name, in that order, in seconds per inference."""
         ...
@@ -102,6 +106,7 @@ class NativeEngine:
         self.clock = clock
         self._runner, self._place, self._folder, self._leased = runner, place, folder, leased
         self._slowest_s = 0.0  # seconds of the slowest first inference so far
+        self._start_s: dict[str, tuple[float, float]] = {}
         self._lease_end_s = 0.0  # when the lease ends, by the monotonic clock
         try:
             self._runner.configure(threads=threads, cpus=cores, seed=seed)
@@ -129,10 +134,15 @@ class NativeEngine:
         if values is not None:
             self._runner.delete(values)
         self._slowest_s = max(self._slowest_s, loaded.first_run_s)
+        self._start_s[name] = (loaded.load_s, loaded.first_run_s)
         if not graph:
             return None
         self._runner.delete(self._folder / "hwbench.weights")
         return self._fetch(written)
+
+    def start_s(self, name: str) -> tuple[float, float]:
+        """See `Engine`."""
+        return self._start_s[name]
 
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
         """See `Engine`."""

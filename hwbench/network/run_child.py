@@ -1,0 +1,131 @@
+"""The process that runs networks in ONNX Runtime for their outputs; see `run_outputs`.
+
+A message is a line of JSON, then the bytes of the arrays that it describes, one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwbench.errors import HwbenchError
+from hwbench.network.ort import onnxruntime
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_NUMPY_TYPES = frozenset(
+    {"float", "double", "float16", "bool"}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
+"""Types of tensors, as ONNX Runtime calls them, that NumPy has too."""
+
+
+def write_message(stream: IO[bytes], message: Mapping[str, Any], arrays: Any = ()) -> None:
+    """Write a message with arrays."""
+    described = [{"dtype": array.dtype.str, "shape": array.shape} for array in arrays]
+    stream.write(json.dumps({**message, "arrays": described}).encode() + b"\n")
+    for array in arrays:
+        stream.write(np.ascontiguousarray(array).tobytes())
+    stream.flush()
+
+
+def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """Read a message and its arrays.
+
+    Raises:
+        EOFError: The other side has ended.
+    """
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    message: dict[str, Any] = json.loads(line)
+    arrays = []
+    for described in message.pop("arrays"):
+        kind, shape = np.dtype(described["dtype"]), tuple(described["shape"])
+        data = stream.read(kind.itemsize * math.prod(shape))
+        if len(data) != kind.itemsize * math.prod(shape):
+            raise EOFError
+        arrays.append(np.frombuffer(data, kind).reshape(shape))
+    return message, arrays
+
+
+def main() -> None:
+    """Answer requests from standard input on standard output until that ends."""
+    # What libraries print must not get between the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sessions: dict[str, Any] = {}
+    while True:
+        try:
+            request, arrays = read_message(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            outputs = _answer(request, arrays, sessions)
+        except HwbenchError as error:
+            write_message(answers, {"error": str(error)})
+        except Exception as error:  # noqa: BLE001 - the runtime has many errors, all of which mean no
+            write_message(answers, {"error": str(error).strip().partition("\n")[0][:300]})
+        else:
+            write_message(answers, {}, outputs)
+
+
+def _answer(
+    request: Mapping[str, Any], arrays: Sequence[NDArray[Any]], sessions: dict[str, Any]
+) -> list[NDArray[Any]]:
+    """Load a network under a name, or run one."""
+    name = request["name"]
+    if "model" in request:
+        sessions[name] = _open_session(request["model"], request["threads"])
+        return []
+    session, values = sessions[name], {}
+    for described, array in zip(session.get_inputs(), arrays, strict=True):
+        values[described.name] = _wrap_array(array, described.type)
+    return [value.numpy() for value in session.run_with_ort_values(None, values)]
+
+
+def _wrap_array(array: NDArray[Any], kind: str) -> Any:
+    """Hand over an array; bfloat16, which NumPy does not have, comes as `uint16`."""
+    values = onnxruntime().OrtValue
+    if kind == "tensor(bfloat16)":
+        return values.ortvalue_from_numpy_with_onnx_type(array, 16)
+    return values.ortvalue_from_numpy(array)
+
+
+def _open_session(path: str, threads: int) -> Any:
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    providers = ["CPUExecutionProvider"]
+    session = ort.InferenceSession(path, options, providers=providers)
+    kinds = {output.name: output.type[len("tensor(") : -1] for output in session.get_outputs()}
+    foreign = {name for name, kind in kinds.items() if kind not in _NUMPY_TYPES}
+    if not foreign:
+        return session
+    return ort.InferenceSession(_cast_outputs(path, foreign), options, providers=providers)
+
+
+def _cast_outputs(path: str, names: set[str]) -> bytes:
+    """The model with these outputs cast to float32."""
+    import onnx
+
+    model = onnx.load(path)
+    for output in model.graph.output:
+        if output.name in names:
+            cast = f"{output.name}_as_float"
+            node = onnx.helper.make_node(
+                "Cast", [output.name], [cast], name=cast, to=onnx.TensorProto.FLOAT
+            )
+            model.graph.node.append(node)
+            output.name = cast
+            output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    data: bytes = model.SerializeToString()
+    return data

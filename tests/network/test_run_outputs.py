@@ -1,0 +1,45 @@
+"""Networks run for their outputs, in a process of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwbench.errors import WorkloadError
+from hwbench.network.ort import onnxruntime
+from hwbench.network.run_outputs import NetworkRunner
+from tests.support.models import conv_workload
+
+IMAGE = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
+
+
+def test_outputs_are_those_of_the_runtime_and_the_process_serves_several_networks(tmp_path):
+    small, large = conv_workload((8,)), conv_workload((16, 8))
+    with NetworkRunner(tmp_path) as runner:
+        for workload in (small, large, small):
+            (output,) = runner.run(workload, [IMAGE], 60)
+            session = onnxruntime().InferenceSession(workload.onnx)
+            assert output == pytest.approx(session.run(None, {"x": IMAGE})[0], abs=1e-5)
+
+
+def test_what_does_not_load_is_said_and_the_next_network_runs(tmp_path):
+    broken = replace(conv_workload(name="broken"), artifact=b"no model")
+    with NetworkRunner(tmp_path) as runner:
+        with pytest.raises(WorkloadError, match="broken does not run in ONNX Runtime"):
+            runner.run(broken, [IMAGE], 60)
+        assert runner.run(conv_workload(), [IMAGE], 60)[0].shape == (1, 10)
+
+
+def test_a_network_that_does_not_end_is_ended(tmp_path):
+    late = pytest.raises(WorkloadError, match=r"net did not run within 0\.001 s")
+    with NetworkRunner(tmp_path) as runner, late:
+        runner.run(conv_workload(), [IMAGE], 0.001)
+    assert runner._process.returncode is not None
+
+
+def test_the_process_ends_with_the_block(tmp_path):
+    with NetworkRunner(tmp_path) as runner:
+        runner.run(conv_workload(), [IMAGE], 60)
+    assert runner._process.returncode == 0

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hwbench.workflows.compare import compare
     from hwbench.workflows.doctor import doctor
     from hwbench.workflows.profile import profile
-    from hwbench.workflows.search.run import run_search
+    from hwbench.workflows.search.run import run_front, run_search
     from hwbench.workflows.selftest import selftest
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "open_device",
     "open_store",
     "profile",
+    "run_front",
     "run_search",
     "selftest",
 ]
@@ -69,6 +70,7 @@ _HOME = {
     "open_device": "hwbench.devices",
     "open_store": "hwbench.store",
     "profile": "hwbench.workflows.profile",
+    "run_front": "hwbench.workflows.search.run",
     "run_search": "hwbench.workflows.search.run",
     "selftest": "hwbench.workflows.selftest",
 }

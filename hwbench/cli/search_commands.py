@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -22,7 +22,7 @@ from hwbench.cli.options import (
     options,
     share,
 )
-from hwbench.cli.rules import hits, parse_rule
+from hwbench.cli.rules import Rule, hits, parse_rule
 from hwbench.errors import UsageError
 from hwbench.search import load_method
 from hwbench.search.limit import KINDS, Limit
@@ -31,11 +31,16 @@ from hwbench.workflows.defaults import DEFAULT_MODEL
 from hwbench.workflows.search.plan import TEMPERATURE, TRAIN_EPOCHS, Plan
 
 if TYPE_CHECKING:
+    from hwbench.records.findings import Finding
     from hwbench.search.method import Method
     from hwbench.search.options import OptionInfo, SearchOptions
+    from hwbench.workflows.search.front import Front
+    from hwbench.workflows.search.result import SearchResult
 
 FIELDS = ("predicted_ratio", "quality")
 """Fields of a result that `--fail-on` can name."""
+SAVE_HINT = "give --out DIR"
+"""What writes a network to files."""
 MODEL_HELP = (
     "The network: zoo:NAME, module:factory, or a file with a pickled module. Without it, one"
     " from the zoo."
@@ -67,7 +72,11 @@ class SearchBudget:
 
     latency: Annotated[
         str | None,
-        _amount("The longest latency: 0.5 or 50% of the original's, or 12ms."),
+        _amount(
+            "The longest latency: 0.5 or 50% of the original's, or 12ms. Several, as in"
+            " 0.3,0.5,0.7, share what was tried and end in a Pareto front; so do those of the"
+            " options below."
+        ),
     ] = None
     macs: Annotated[
         str | None,
@@ -86,7 +95,8 @@ class SearchBudget:
         typer.Option(
             parser=duration,
             metavar="SECONDS",
-            help="The longest time that the search may take.",
+            help="The longest time that the search may take with all that belongs to it: training,"
+            " the table, networks that are tried, tuning and measuring.",
             rich_help_panel="Budget",
         ),
     ] = None
@@ -98,23 +108,26 @@ class SearchBudget:
         int | None,
         typer.Option(
             min=1,
-            help="Number of networks to evaluate at once, each in a process with one thread. The"
-            " result does not depend on it.",
+            help="Number of networks to evaluate at once, each in a process with one thread, where"
+            " the search proposes several. The result does not depend on it.",
             rich_help_panel="Budget",
         ),
     ] = None
 
-    def limit(self) -> Limit | None:
-        """The one limit on the network.
+    def limits(self) -> list[Limit]:
+        """The limits on the network, each for a result of its own; empty for none.
 
         Raises:
-            typer.BadParameter: There are several.
+            typer.BadParameter: They are of several kinds.
         """
         given = [(kind, getattr(self, kind)) for kind in KINDS if getattr(self, kind) is not None]
         if len(given) > 1:
             names = " and ".join(f"--{kind}" for kind, _ in given)
-            raise typer.BadParameter(f"{names} were given; a search has one budget")
-        return Limit.parse(*given[0]) if given else None
+            raise typer.BadParameter(f"{names} were given; a search has one kind of budget")
+        limits = []
+        for kind, text in given:
+            limits += [Limit.parse(kind, amount) for amount in text.split(",")]
+        return list(dict.fromkeys(limits))
 
 
 @dataclass(frozen=True)
@@ -269,38 +282,78 @@ def _make_function(name: str, method: type[Method[Any]]) -> Callable[..., int]:
         rules = [parse_rule(text, FIELDS) for text in fail_on or ()]
         from hwbench.cli.search_progress import show_search
         from hwbench.records.measurement import Settings
-        from hwbench.render import searching
 
         network = model or method.default_model or DEFAULT_MODEL
+        limits = budget.limits()
         plan = Plan.of(
             name,
-            budget.limit(),
+            limits[0] if limits else None,
             trials=budget.trials,
             budget_s=budget.budget,
             **learning.plan_arguments(),
             **asdict(own),
         )
         with show_search(network, keeping) as progress:
-            result = workplace(lab).run_search(
-                network,
-                plan,
-                device=learning.device,
-                table=learning.table,
-                settings=Settings(threads=learning.threads, seed=learning.seed, layers=False),
-                out=learning.out,
-                fresh=learning.fresh,
-                jobs=budget.jobs,
-                callback=progress,
+            means: dict[str, Any] = {
+                "device": learning.device,
+                "table": learning.table,
+                "settings": Settings(threads=learning.threads, seed=learning.seed, layers=False),
+                "out": learning.out,
+                "fresh": learning.fresh,
+                "jobs": budget.jobs,
+                "callback": progress,
                 **source.arguments(),
                 **keeping.arguments(),
-            )
-        document = searching.search_document(result)
-        view = searching.search_view(result, save_hint="give --out DIR", layers_hint="see --json")
-        deliver(output, view, document)
-        return report(hits(rules, document), 1)
+            }
+            place = workplace(lab)
+            if len(limits) > 1:
+                found: Front | SearchResult = place.run_front(network, plan, limits, **means)
+            else:
+                found = place.run_search(network, plan, **means)
+        return _deliver(output, found, rules)
 
     search.__annotations__["own"] = own_options
     return options(search)
+
+
+def _deliver(output: Output, found: SearchResult | Front, rules: Sequence[Rule]) -> int:
+    """Show what was found; the exit code."""
+    from hwbench.workflows.search.result import SearchResult
+
+    if isinstance(found, SearchResult):
+        return _deliver_result(output, found, rules)
+    return _deliver_front(output, found, rules)
+
+
+def _deliver_result(output: Output, result: SearchResult, rules: Sequence[Rule]) -> int:
+    """Show one result; the exit code."""
+    from hwbench.render import searching
+
+    document = searching.search_document(result)
+    view = searching.search_view(result, save_hint=SAVE_HINT, layers_hint="see --json")
+    deliver(output, view, document)
+    return _report_faults(result.findings, hits(rules, document))
+
+
+def _deliver_front(output: Output, front: Front, rules: Sequence[Rule]) -> int:
+    """Show what was found for several budgets; a rule is one for each of them. The exit code."""
+    from hwbench.render import fronts, searching
+
+    deliver(output, fronts.front_view(front, save_hint=SAVE_HINT), fronts.front_document(front))
+    findings, broken = list(front.findings), []
+    for result in front.results:
+        findings += result.findings
+        texts = hits(rules, searching.search_document(result))
+        broken += [f"{result.plan.limit}: {text}" for text in texts]
+    return _report_faults(findings, broken)
+
+
+def _report_faults(findings: Sequence[Finding], broken: Sequence[str]) -> int:
+    """Say on standard error what could not be written, and which rules were hit; the exit code."""
+    from hwbench.workflows.search.result import NOT_WRITTEN
+
+    unwritten = [finding.text for finding in findings if finding.code == NOT_WRITTEN]
+    return max(report(unwritten, UsageError.exit_code), report(broken, 1))
 
 
 def option_group(name: str, options_type: type[SearchOptions]) -> type[Any]:

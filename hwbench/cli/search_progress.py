@@ -1,4 +1,4 @@
-"""Progress of a search on standard error, and only on a terminal: trials, the best so far."""
+"""Progress of a search on standard error: what is done, trials, the best so far."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hwbench.cli.live_line import LiveLine, describe_kept
+from hwbench.cli.live_line import LiveLine, Ticker, describe_kept
 from hwbench.cli.options import Keeping
 from hwbench.render.units import percent, plural, seconds
 from hwbench.workflows.search.callback import SearchCallback
@@ -31,18 +31,37 @@ def show_search(model: str, keeping: Keeping) -> Iterator[SearchCallback]:
         if line.trials:
             error.add_note(describe_kept(plural(line.trials, "trial"), keeping))
         raise
+    finally:
+        line.close()
 
 
 class _Line(LiveLine, SearchCallback):
-    """One line that says how far the work is."""
+    """One line that says how far the work is.
+
+    Training and evaluating may tell nothing for minutes, so the line is also written by the clock,
+    but not while anything is measured.
+    """
 
     def __init__(self, model: str) -> None:
         super().__init__()
         self.trials = 0
-        self._model = model
+        self._model, self._text = model, "begins"
+        self._ticker = Ticker(self._draw)
 
-    def say(self, doing: str) -> None:
-        self._draw(f"{doing} ...")
+    def close(self) -> None:
+        """The work is over."""
+        self._ticker.stop()
+
+    def say(self, doing: str, *, timed: bool = False) -> None:
+        self._text = f"{doing} ..."
+        self._draw()
+        if timed:
+            self._ticker.stop()
+        else:
+            self._ticker.start()
+
+    def planned(self, text: str) -> None:
+        self.write(f"{self._model}  {text}")
 
     def tried(self, part: str, trial: Trial, best: Trial | None) -> None:
         self.trials += 1
@@ -51,9 +70,9 @@ class _Line(LiveLine, SearchCallback):
         if outcome is not None:
             so_far = f", best so far {percent(outcome.quality)}"
             so_far += f" at {seconds(outcome.latency_s)}" if outcome.latency_s is not None else ""
-        self._draw(
-            f"{part}: trial {trial.candidate.number + 1}{' failed' if trial.error else ''}{so_far}"
-        )
+        failed = " failed" if trial.error else ""
+        self._text = f"{part}: trial {trial.candidate.number + 1}{failed}{so_far}"
+        self._draw()
 
-    def _draw(self, text: str) -> None:
-        self.show(f"{self._model}  {text}")
+    def _draw(self) -> None:
+        self.show(f"{self._model}  {self._text}")

@@ -5,7 +5,7 @@ Arguments and records are those of the same work on this computer (`hwbench.work
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from hwbench.records.comparison import Comparison
     from hwbench.records.measurement import Measurement
+    from hwbench.search.limit import Limit
+    from hwbench.workflows.search.front import Front
     from hwbench.workflows.search.plan import Plan
     from hwbench.workflows.search.result import SearchResult
 
@@ -83,11 +85,34 @@ class LabWorkplace:
         cost. Candidates are evaluated on this computer, by `jobs` processes: networks are code, and
         no host runs a client's code.
         """
-        from hwbench.workflows.search.run import run_search as search
+        from hwbench.workflows.search.run import run_search
 
+        with self._open_for_search(model, device) as meter:
+            return run_search(model, plan, device=meter, **options)
+
+    def run_front(
+        self,
+        model: str | Path | nn.Module,
+        plan: Plan,
+        limits: Sequence[Limit],
+        *,
+        device: str | None = None,
+        **options: Any,
+    ) -> Front:
+        """Search for networks within several budgets; the devices do what `run_search` says."""
+        from hwbench.workflows.search.run import run_front
+
+        with self._open_for_search(model, device) as meter:
+            return run_front(model, plan, limits, device=meter, **options)
+
+    @contextmanager
+    def _open_for_search(
+        self, model: str | Path | nn.Module, device: str | None
+    ) -> Iterator[LabMeter]:
+        """Gather devices of one kind for a search."""
         title = f"search in {_name_of(model)}"
         with self._open_meter(device or "cpu", title, of_one_kind=True) as meter:
-            return search(model, plan, device=meter, **options)
+            yield meter
 
     @contextmanager
     def _open_meter(

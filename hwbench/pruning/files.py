@@ -39,8 +39,8 @@ def save(pruned: Pruned, folder: str | Path, example_inputs: Tensor | Sequence[T
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_network(pruned.module, folder, example_inputs)
     (folder / RECIPE).write_text(pruned.recipe.to_json())
+    write_network(pruned.module, folder, example_inputs)
 
 
 def write_network(

@@ -40,17 +40,17 @@ def search_view(result: SearchResult, *, save_hint: str = "", layers_hint: str =
     blocks: list[Block] = [Line(headline, "bold")]
     if result.comparison is not None:
         blocks.append(Line(f"measured: {verdict_text(result.comparison)}", "bold"))
-    titles = (result.objective, "latency", "of original", "MACs", "parameters", "size")
+    titles = (result.objective, "predicted latency", "of original", "MACs", _last_title(result))
     columns = (Column("network"), *(Column(title, right=True) for title in titles))
     rows = [
-        _network_row("original", result.original, result.original),
-        _network_row(result.plan.method, best, result.original),
+        _network_row("original", result.original, result),
+        _network_row(result.plan.method, best, result),
     ]
     for name, trial in result.baselines.items():
         outcome = None if trial is None else trial.outcome
-        rows.append(_network_row(name, outcome, result.original))
+        rows.append(_network_row(name, outcome, result))
     blocks.append(Table(columns, tuple(rows)))
-    blocks += [Line(_describe_tuning(result)), Line(_describe_network(result.best))]
+    blocks += [Line(_describe_tuning(result)), Line(describe_network(result.best))]
     remarks = [*result.findings, *find_failed_trials(result.trials)]
     if result.layers:
         remarks.append(Finding("kept_layers", _describe_unpruned(result.layers, layers_hint)))
@@ -62,6 +62,7 @@ def search_view(result: SearchResult, *, save_hint: str = "", layers_hint: str =
         parts.append(f"written to {result.out}")
     else:
         parts += filter(None, ("not written", save_hint))
+    parts += filter(None, [describe_spent(result)])
     return [*blocks, Line("; ".join(parts), "dim")]
 
 
@@ -92,18 +93,34 @@ def _describe_cost(outcome: Outcome | None) -> str:
     return f"{seconds(outcome.latency_s)} predicted"
 
 
-def _network_row(name: str, outcome: Outcome | None, original: Outcome) -> tuple[str, ...]:
+def _network_row(name: str, outcome: Outcome | None, result: SearchResult) -> tuple[str, ...]:
     if outcome is None:
-        return (name, "no result", "-", "-", "-", "-", "-")
+        return (name, "no result", "-", "-", "-", "-")
     return (
         name,
         percent(outcome.quality),
-        seconds(outcome.latency_s),
-        percent(latency_share(outcome, original)),
+        describe_prediction(outcome.latency_s, result.intervals_s.get(name)),
+        percent(latency_share(outcome, result.original)),
         count(outcome.macs),
-        count(outcome.params),
-        size(outcome.size_bytes),
+        size(outcome.size_bytes) if _is_of_size(result) else count(outcome.params),
     )
+
+
+def _is_of_size(result: SearchResult) -> bool:
+    """Whether bytes are limited; they are shown only then, as they tell what parameters do."""
+    return result.plan.limit is not None and result.plan.limit.kind == "size"
+
+
+def _last_title(result: SearchResult) -> str:
+    return "size" if _is_of_size(result) else "parameters"
+
+
+def describe_prediction(latency_s: float | None, ends_s: tuple[float, float] | None) -> str:
+    """A predicted latency with the reach of its 95 % interval, if there is one: `165 us ±9.1 %`."""
+    if latency_s is None or ends_s is None:
+        return seconds(latency_s)
+    reach = max(ends_s[1] / latency_s, latency_s / ends_s[0]) - 1
+    return f"{seconds(latency_s)} ±{percent(reach)}"
 
 
 def _describe_tuning(result: SearchResult) -> str:
@@ -123,7 +140,13 @@ def _describe_tuning(result: SearchResult) -> str:
     return f"Result {tuning[result.tuned]}: {accuracy}."
 
 
-def _describe_network(best: Trial) -> str:
+def describe_spent(result: SearchResult) -> str:
+    """What the time of a search went to; empty where that was not noted."""
+    parts = [f"{name} {spent_s:.0f} s" for name, spent_s in result.spent_s.items() if spent_s >= 1]
+    return f"time: {', '.join(parts)}" if parts else ""
+
+
+def describe_network(best: Trial) -> str:
     """The network found: its widths, its dropped blocks, or its shares of weights."""
     candidate = best.candidate
     if candidate.dropped:
@@ -154,6 +177,8 @@ def search_document(result: SearchResult) -> Document:
         "resumed": result.resumed,
         "kept_layers": dict(result.layers),
         "out": None if result.out is None else str(result.out),
+        "latency_ci_s": {name: list(ends) for name, ends in result.intervals_s.items()},
+        "spent_s": dict(result.spent_s),
         "findings": [asdict(finding) for finding in result.findings],
     }
 

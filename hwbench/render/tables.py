@@ -125,7 +125,28 @@ def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPre
     )
     ci = interval_s(prediction.ci_s, prediction.latency_s)
     headline = f"{model}: {seconds(prediction.latency_s)} predicted (95 % interval {ci})"
-    return [Line(headline, "bold"), Line(", ".join(counts)), Table(columns, rows)]
+    correction_s = _correction_s(prediction, parts)
+    share = percent(correction_s / prediction.latency_s, sign=True)
+    correction = seconds(correction_s, sign=True)
+    footer = (
+        ("correction for the whole network", "calibration", correction, share, ""),
+        ("the whole network", "", seconds(prediction.latency_s), percent(1.0), ""),
+    )
+    explanation = (
+        "In a whole network, layers take more or less than by themselves: the correction is what"
+        " the networks of the table took beyond their layers."
+    )
+    return [
+        Line(headline, "bold"),
+        Line(", ".join(counts)),
+        Table(columns, rows, footer),
+        Line(explanation, "dim"),
+    ]
+
+
+def _correction_s(prediction: Prediction, parts: Sequence[LayerPrediction]) -> float:
+    """What a network takes beyond the sum of its layers, seconds; negative where it takes less."""
+    return prediction.latency_s - sum(part.latency_s for part in parts)
 
 
 def list_view(tables: Mapping[str, LookupTable]) -> View:
@@ -250,6 +271,7 @@ def prediction_document(
         "model": model,
         "latency_s": prediction.latency_s,
         "latency_ci_s": list(prediction.ci_s),
+        "correction_s": _correction_s(prediction, parts),
         "layers": [
             {
                 "key": str(part.key),

@@ -141,7 +141,9 @@ def _leave_out_unusable(contents: Contents, damaged: list[DamagedRecord]) -> Con
         for search in contents.searches
         if is_usable(SEARCH, str(search.summary.get("search")), Contents((), (), (), (search,)))
     )
-    return Contents(measurements, tuple(comparisons), tables, searches)
+    shown = {str(search.summary.get("search")) for search in searches}
+    fronts = tuple(front for front in contents.fronts if set(front.searches) <= shown)
+    return Contents(measurements, tuple(comparisons), tables, searches, fronts)
 
 
 def _fault_of_pages(contents: Contents) -> Exception | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwbench.lookup_tables.table import IMPORTED
@@ -49,15 +49,20 @@ def table_command(table: LookupTable) -> str:
     return _join_words(words)
 
 
-def search_command(record: Mapping[str, Any]) -> str:
-    """What searches again, from the record of a search that ended."""
+def search_command(record: Mapping[str, Any], budgets: Sequence[str] = ()) -> str:
+    """What searches again, from the record of a search that ended.
+
+    Args:
+        record: The record.
+        budgets: The budgets of a search for several; empty for that of the record.
+    """
     plan = record["plan"]
     words = ["search", plan["method"], record["model"]]
     for name in ("device", "table"):
         words += _option_words(name, record.get(name) or None, None)
     limit = plan["limit"]
     if limit is not None:
-        words += [f"--{limit['kind']}", _amount_text(limit)]
+        words += [f"--{limit['kind']}", ",".join(budgets) or _amount_text(limit)]
     defaults = plan_defaults()
     del defaults["limit"]
     method = recorded_method(plan)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, MutableSequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import Argument, Call, SchemaError, UsageError
@@ -20,6 +21,7 @@ from hwbench.records.outputs import Likeness
 from hwbench.search.base import Outcome, Trial
 from hwbench.store import FAULTS_OF_DATA, MEASUREMENT, DamagedRecord, Store
 from hwbench.workflows.defaults import DEFAULT_MODEL
+from hwbench.workflows.search.front import RECORD as FRONT
 from hwbench.workflows.search.journal import RECORD as TRIAL
 from hwbench.workflows.search.result import RECORD as SEARCH
 
@@ -66,6 +68,21 @@ class KeptSearch:
 
 
 @dataclass(frozen=True)
+class KeptFront:
+    """What one search found for several budgets.
+
+    Attributes:
+        id: Tells it from others.
+        searches: Identities of its searches, the smallest budget first.
+        created_utc: When it ended.
+    """
+
+    id: str
+    searches: tuple[str, ...]
+    created_utc: str
+
+
+@dataclass(frozen=True)
 class Contents:
     """Everything the report shows, newest first.
 
@@ -74,12 +91,14 @@ class Contents:
         comparisons: Of every interleaved pair that was measured to its end.
         tables: The newest of each device.
         searches: Those that came to their end.
+        fronts: What searches for several budgets found.
     """
 
     measurements: tuple[Measurement, ...]
     comparisons: tuple[Comparison, ...]
     tables: tuple[KeptTable, ...]
     searches: tuple[KeptSearch, ...]
+    fronts: tuple[KeptFront, ...] = ()
 
     @property
     def newest_utc(self) -> str:
@@ -111,11 +130,13 @@ def read(
     after = EARLIEST if since is None else parse_since(since)
     ids = [summary.id for summary in store.list() if _parse_utc(summary.started_utc) >= after]
     measurements = tuple(store.read_measurements(ids, damaged))
+    searches = _read_searches(store, after, damaged)
     contents = Contents(
         measurements,
         _read_comparisons(store, measurements, damaged),
         _read_tables(store, after, damaged),
-        _read_searches(store, after, damaged),
+        searches,
+        _read_fronts(store, searches, damaged),
     )
     if not (contents.measurements or contents.tables or contents.searches):
         if since is not None and store.list(limit=1):
@@ -250,6 +271,27 @@ def _read_searches(
         runs = trials.get(key, {0: []})
         searches.append(replace(search, trials=tuple(runs[max(runs)])))
     return tuple(sorted(searches, key=_date_search, reverse=True))
+
+
+def _read_fronts(
+    store: Store,
+    searches: Iterable[KeptSearch],
+    damaged: MutableSequence[DamagedRecord] | None,
+) -> tuple[KeptFront, ...]:
+    """Fronts all of whose searches are in the report; of those that were repeated, the last."""
+    known = {str(search.summary["search"]) for search in searches}
+    newest: dict[str, KeptFront] = {}
+    for front in store.read_records(FRONT, _read_front, damaged=damaged).values():
+        if set(front.searches) <= known:
+            newest[front.id] = front
+    return tuple(sorted(newest.values(), key=lambda front: front.created_utc, reverse=True))
+
+
+def _read_front(data: Mapping[str, Any]) -> KeptFront:
+    keys = tuple(map(str, data["searches"]))
+    if not keys:
+        raise SchemaError("a front without searches")
+    return KeptFront(sha256("\n".join(keys).encode()).hexdigest(), keys, str(data["created_utc"]))
 
 
 def _date_search(search: KeptSearch) -> datetime:

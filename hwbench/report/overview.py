@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hwbench.render.units import minute, moment, plural
 from hwbench.report.commands import compare_command, search_command
 from hwbench.report.comparisons import compare_page, comparisons_figure
+from hwbench.report.fronts import front_page, fronts_figure
 from hwbench.report.models import Model, group_models, model_page, models_figure
 from hwbench.report.nouns import Column, Figure, Number, Page, Table
 from hwbench.report.numbers import whole_number
@@ -40,13 +41,16 @@ def make_pages(contents: Contents, drawn: int) -> list[Page]:
         tables = tables_figure(contents.tables)
         lists.append(Page("tables", "Lookup tables", "", figures=(tables,)))
     if contents.searches:
-        searches = searches_figure(contents.searches, compared)
-        lists.append(Page("searches", "Searches", "", figures=(searches,)))
+        found = [searches_figure(contents.searches, compared)]
+        if contents.fronts:
+            found.append(fronts_figure(contents.fronts, contents.searches))
+        lists.append(Page("searches", "Searches", "", figures=tuple(found)))
     pages = [_overview_page(contents, models, figures), *lists]
     pages += [model_page(model, drawn) for model in models]
     pages += [compare_page(comparison, commands, addresses, drawn) for comparison in compared]
     pages += [table_page(table) for table in contents.tables]
     pages += [search_page(search, compared) for search in contents.searches]
+    pages += [front_page(front, contents.searches, compared) for front in contents.fronts]
     return pages
 
 

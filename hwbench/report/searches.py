@@ -14,6 +14,7 @@ from hwbench.report.comparisons import compare_address
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
 from hwbench.report.numbers import (
     count_number,
+    interval_text,
     round_digits,
     seconds_number,
     share_number,
@@ -101,7 +102,7 @@ def search_page(search: KeptSearch, comparisons: Sequence[Comparison]) -> Page:
     ]
     if best is not None:
         facts += [
-            ("predicted latency", _latency_number(best)),
+            ("predicted latency", _latency_number(best, _interval_of(search, plan["method"]))),
             ("MACs", count_number(best.macs)),
             ("parameters", count_number(best.params)),
         ]
@@ -147,8 +148,18 @@ def _share_of_original(search: KeptSearch, outcome: Outcome | None) -> Number:
     return share_number(share, f"{latency} of {original}, predicted")
 
 
-def _latency_number(outcome: Outcome) -> Number:
-    return seconds_number(outcome.latency_s, "predicted by a lookup table")
+def _latency_number(outcome: Outcome, ends_s: Sequence[float] | None = None) -> Number:
+    """A predicted latency, with its interval where the record holds it."""
+    note = "predicted by a lookup table"
+    if ends_s is not None and outcome.latency_s is not None:
+        note += f", {interval_text((ends_s[0], ends_s[1]), outcome.latency_s)}"
+    return seconds_number(outcome.latency_s, note)
+
+
+def _interval_of(search: KeptSearch, name: str) -> Sequence[float] | None:
+    """The interval of the predicted latency of a network that the record names."""
+    ends_s: Sequence[float] | None = search.summary.get("intervals_s", {}).get(name)
+    return ends_s
 
 
 def _find_reward(plan: Mapping[str, Any]) -> tuple[str, Callable[[Outcome], float | None]]:
@@ -166,7 +177,7 @@ def _trials_figure(search: KeptSearch) -> Figure:
         Column("part"),
         Column("how", minor=True),
         Column("reward", numeric=True),
-        Column("latency", numeric=True),
+        Column("predicted latency", numeric=True),
         Column("of original", numeric=True, minor=True),
         Column("MACs", numeric=True, minor=True),
         Column("state"),
@@ -273,7 +284,7 @@ def _networks_figure(search: KeptSearch) -> Figure:
     columns = (
         Column("network"),
         Column(_objective(search), numeric=True),
-        Column("latency", numeric=True),
+        Column("predicted latency", numeric=True),
         Column("of original", numeric=True),
         Column("MACs", numeric=True),
         Column("parameters", numeric=True, minor=True),
@@ -294,7 +305,7 @@ def _networks_figure(search: KeptSearch) -> Figure:
             (
                 name,
                 _quality_number(search, outcome),
-                _latency_number(outcome),
+                _latency_number(outcome, _interval_of(search, name)),
                 _share_of_original(search, outcome),
                 count_number(outcome.macs),
                 count_number(outcome.params),

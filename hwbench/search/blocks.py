@@ -32,3 +32,7 @@ class BlockLatency(Protocol):
     def latency_s(self, dropped: Sequence[str]) -> float:
         """Seconds of the network without the blocks `dropped`."""
         ...
+
+    def interval_s(self, dropped: Sequence[str]) -> tuple[float, float]:
+        """The 95 % interval of that, seconds."""
+        ...

@@ -59,6 +59,16 @@ class Limit:
             raise UsageError(f"{kind} budget {text!r} has no unit of {kind} ({known}); {expected}")
         return cls(kind, amount=number * units[unit])
 
+    def __str__(self) -> str:
+        """As people write it: `0.5`, `12ms`, `285M`, `4MB`."""
+        if self.amount is None:
+            return f"{self.share:.10g}"
+        units = {size: unit for unit, size in _UNITS[self.kind].items()}
+        fitting = [size for size in units if size <= self.amount]
+        size = max(fitting, default=min(units))
+        unit = units[size] if self.kind == "latency" else units[size].upper()
+        return f"{self.amount / size:.10g}{unit}"
+
     def of(self, original: float) -> float:
         """The amount, for an original that costs `original`."""
         if self.amount is not None:

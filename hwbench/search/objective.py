@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwbench.errors import Argument, UsageError
+from hwbench.errors import Argument, LookupTableError, UsageError
 from hwbench.search import costs
 from hwbench.search.base import Candidate, Outcome
 from hwbench.search.costs import WHOLE, Floats, KeptWeights
@@ -71,6 +71,18 @@ class Prices:
             size_bytes = self._kept.of(np.array([candidate.shares]) * WHOLE)[0]
         latency_s = self._latency_s(candidate, widths)
         return Outcome(quality, latency_s, round(macs), round(params), round(size_bytes), distance)
+
+    def interval_s(self, candidate: Candidate) -> tuple[float, float] | None:
+        """The 95 % interval of the candidate's predicted latency, seconds; None without one."""
+        try:
+            if candidate.dropped or (self._source is None and candidate.widths is None):
+                return None if self._blocks is None else self._blocks.interval_s(candidate.dropped)
+            if self._source is None:
+                return None
+            keys = self.structure.keys(candidate.widths or self.structure.widths)
+            return self._source.predict(keys).ci_s
+        except LookupTableError:  # it is too uncertain for an interval
+            return None
 
     def _latency_s(self, candidate: Candidate, widths: costs.Integers) -> float | None:
         """Seconds of a candidate; None where nothing tells them."""

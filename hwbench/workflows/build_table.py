@@ -123,7 +123,8 @@ def build_table(
         build = meter.begin_table(workload, settings, plan, kept, callback.measured, forget=forget)
         fitted = build.run()
         table, outcome = fitted.table, None
-        networks = _count_graded(table, workload, settings, validation)
+        limit_s = max(GRADING_S, settings.budget_s / 3)
+        networks = count_graded(table, workload, limit_s, validation)
         if networks:
             outcome = build.grade(table, networks, callback=callback.validated)
             table = add_grade(table, outcome)
@@ -274,11 +275,17 @@ def _open_with_table(
         yield kept, opened, found
 
 
-def _count_graded(table: LookupTable, workload: Workload, settings: Settings, networks: int) -> int:
-    """Held-out networks that can be measured in the time which grading a new table may take."""
+def count_graded(table: LookupTable, workload: Workload, limit_s: float, networks: int) -> int:
+    """Held-out networks that can be measured in the time which grading a table may take.
+
+    Args:
+        table: The table.
+        workload: The unpruned model.
+        limit_s: Seconds that grading may take.
+        networks: The most that are measured.
+    """
     if not networks:
         return 0
-    limit_s = max(GRADING_S, settings.budget_s / 3)
     latency_s = table.predict([layer.key for layer in layers(load(workload.onnx))]).latency_s
     fitting = int(limit_s / (GRADING_SESSIONS * Effort(runs=1).cost_s(latency_s)))
     if fitting < networks:

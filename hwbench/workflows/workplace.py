@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from hwbench.network.intake import ModelOptions
     from hwbench.records.comparison import Comparison
     from hwbench.records.measurement import Measurement, Settings
+    from hwbench.search.limit import Limit
     from hwbench.workflows.build_table import BuiltTable, TableCallback
+    from hwbench.workflows.search.front import Front
     from hwbench.workflows.search.plan import Plan
     from hwbench.workflows.search.result import SearchResult
 
@@ -77,6 +80,18 @@ class Workplace(Protocol):
         """Search for a smaller network; see `hwbench.run_search`."""
         ...
 
+    def run_front(
+        self,
+        model: str | Path | nn.Module,
+        plan: Plan,
+        limits: Sequence[Limit],
+        *,
+        device: str | None,
+        **options: Any,
+    ) -> Front:
+        """Search for smaller networks within several budgets; see `hwbench.run_front`."""
+        ...
+
 
 class ThisComputer:
     """Measures on a device that is reached from here."""
@@ -113,3 +128,17 @@ class ThisComputer:
         from hwbench.workflows.search.run import run_search
 
         return run_search(model, plan, device=device, **options)
+
+    def run_front(
+        self,
+        model: str | Path | nn.Module,
+        plan: Plan,
+        limits: Sequence[Limit],
+        *,
+        device: str | None = None,
+        **options: Any,
+    ) -> Front:
+        """See `hwbench.run_front`."""
+        from hwbench.workflows.search.run import run_front
+
+        return run_front(model, plan, limits, device=device, **options)

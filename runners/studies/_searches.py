@@ -19,9 +19,10 @@ from hwbench.stats import t_half_width
 from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table
 from hwbench.workflows.meter import DeviceMeter
+from hwbench.workflows.search.callback import SearchCallback
 from hwbench.workflows.search.context import make_context
 from hwbench.workflows.search.latency import LatencyFinder, Resources
-from hwbench.workflows.search.subject import read_subject
+from hwbench.workflows.search.subject import read_subject, train_subject
 from runners.studies._groups import Row, measured, rows_of
 
 if TYPE_CHECKING:
@@ -117,9 +118,10 @@ def prepare(model: str, plan: Plan, size: str, table: str | None = None) -> Prep
     build(model, size)
     method = plan.make_method()
     with open_store() as store, CpuOrt() as device:
-        subject = read_subject(model, plan, store, print, inputs=(size,))
+        subject = read_subject(model, plan, inputs=(size,))
+        subject = train_subject(subject, plan, store, print)
         resources = Resources(DeviceMeter(device, DEVICE), table, store, None, SETTINGS)
-        latencies = LatencyFinder(subject, plan, method, resources, print).find()
+        latencies = LatencyFinder(subject, plan, method, resources, SearchCallback()).find()
     return Prepared(plan, method, make_context(subject, plan, latencies))
 
 

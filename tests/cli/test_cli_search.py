@@ -58,12 +58,35 @@ def test_impossible_budget_names_the_least(capsys):
     assert "% of the original" in said
 
 
+FRONT = ("search", "zoo:mobilenet_v1", "--table", "pixel1", "--latency", "0.7,0.55")
+
+
+def test_several_budgets_end_in_a_front(capsys, tmp_path):
+    words = [*FRONT, "--trials", "12", "--levels", "1", "--no-baselines"]
+    assert main([*words, "--json", str(tmp_path / "f.json"), "--fail-on", "quality>0.1"]) == 1
+    said = capsys.readouterr()
+    assert said.err.count("which --fail-on quality>0.1 forbids") == 2
+    assert "0.55: quality is" in said.err
+    document = json.loads((tmp_path / "f.json").read_text())
+    assert [row["budget"] for row in document["front"]] == ["0.55", "0.7"]
+    for row in document["front"]:
+        assert row["share"] == row["result"]["predicted_ratio"] <= float(row["budget"])
+    assert "2 networks worth having" in said.out
+    assert main([*words, "--format", "md"]) == 0
+    assert "went on after 24 trials" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("amc", "zoo:plain20", "--latency", "fast"), "cannot be read; expected a share"),
-        (("amc", "zoo:plain20", "--latency", "0.5", "--macs", "0.5"), "a search has one budget"),
+        (
+            ("amc", "zoo:plain20", "--latency", "0.5", "--macs", "0.5"),
+            "a search has one kind of budget",
+        ),
         (("amc", "zoo:plain20"), "needs a budget"),
+        (("zoo:plain20", "--latency", "0.5,fast"), "latency budget 'fast' cannot be read"),
+        (("zoo:plain20", "--macs", "0.5,,0.7"), "macs budget '' cannot be read"),
         (("practise", "zoo:plain20", "--macs", "0.5"), "drops blocks for latency"),
         (
             ("practise", "zoo:plain20", "--device", "virtual", "--latency", "0.5"),

@@ -11,8 +11,9 @@ import pytest
 import hwbench
 from hwbench import errors
 from hwbench.cli import commands, tables
-from hwbench.render import documents, searching
+from hwbench.render import documents, fronts, searching
 from hwbench.render import tables as table_documents
+from hwbench.workflows.search.front import Front
 from hwbench.workflows.selftest import SelfTest
 from tests.docs.pages import DOCS, blocks, page
 from tests.render.test_render_views import CPU, compared, record
@@ -46,6 +47,7 @@ DOCUMENTS = {
     "side": lambda: documents.compare_document(compared(0.5))["baseline"],
     "selftest": lambda: documents.selftest_document(SelfTest(CPU, (compared(1.0),))),
     "search": lambda: searching.search_document(found("net")),
+    "front": lambda: fronts.front_document(Front((found("net"),))),
     "outcome": lambda: searching.search_document(found("net"))["original"],
     "table predict": predicted,
 }

@@ -116,7 +116,7 @@ def test_agent_only_remembers_during_the_warm_up():
     agent.learn(path, -0.5)
     assert all(torch.equal(a, b) for a, b in zip(before, agent.actor.parameters(), strict=True))
     agent.learn(path, -0.4)
-    assert not agent.exploring
+    assert not agent.still_exploring
     assert not all(torch.equal(a, b) for a, b in zip(before, agent.actor.parameters(), strict=True))
 
 
@@ -179,13 +179,36 @@ def test_global_random_state_is_left_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize("fails", [frozenset(), frozenset({0, 3})])
+def test_exploring_episodes_at_once_are_those_one_after_the_other(fails, monkeypatch):
+    """The random numbers of all of them are drawn before any of them is learnt from."""
+
+    def make():
+        geometry = channel_geometry(table_support.structure())
+        return Amc(budget(), geometry, episodes=16, warm_up=4, agent=SMALL)
+
+    at_once = make()
+    sizes = []
+    propose = at_once.propose
+    monkeypatch.setattr(at_once, "propose", lambda: sizes.append(len(propose())) or propose())
+    drive(at_once, Width(fails=fails))
+    one_by_one = make()
+    monkeypatch.setattr(
+        type(one_by_one._agent), "still_exploring", property(lambda agent: agent.episodes < 4)
+    )
+    drive(one_by_one, Width(fails=fails))
+    assert sizes[0] == 4
+    assert sum(sizes) == 16
+    assert at_once.trials == one_by_one.trials
+
+
 def test_failed_trial_teaches_nothing_and_is_not_tried_again():
     search = Amc(
         budget(), channel_geometry(table_support.structure()), episodes=8, warm_up=4, agent=SMALL
     )
-    for _ in range(8):
-        (candidate,) = search.propose()
-        search.observe([Trial(candidate, error="x")])
+    while not search.finished:
+        search.observe([Trial(candidate, error="x") for candidate in search.propose()])
+    assert len(search.trials) == 8
     assert search._agent.episodes == 0
     assert len({trial.candidate.network for trial in search.trials}) > 4
 

@@ -95,6 +95,9 @@ class Blocks:
     def latency_s(self, dropped) -> float:
         return 1 - 0.1 * len(dropped)
 
+    def interval_s(self, dropped) -> tuple[float, float]:
+        return 0.9 * self.latency_s(dropped), 1.1 * self.latency_s(dropped)
+
 
 class ResNet:
     """ResNet-20 as far as a search looks at it: its structure, of which all can be cut."""

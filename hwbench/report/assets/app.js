@@ -8,7 +8,7 @@ const NAV = [
   ["tables", "Tables"],
   ["searches", "Searches"],
 ];
-const SECTION = { model: "overview", compare: "comparisons", table: "tables", search: "searches" };
+const SECTION = { model: "overview", compare: "comparisons", table: "tables", search: "searches", front: "searches" };
 const PREFERENCE = "hwbench-theme";
 
 /** The page that the address asks for; the first one for an address that is unknown. */

@@ -106,6 +106,32 @@ function trials(chart, figure, width) {
   });
 }
 
+/** Networks by their cost and quality; a line joins those that no other one beats. */
+function front(chart, figure, width) {
+  const points = chart.points.filter((point) => point.x !== null && point.y !== null);
+  const line = points.filter((point) => point.on_front).sort((a, b) => a.x - b.x);
+  const share = (d) => `${plainTick(100 * d)} %`;
+  return framed(figure.title, width, {
+    height: 320,
+    marginLeft: 56,
+    inset: 12,
+    x: { label: chart.cost, grid: true, tickFormat: share, ticks: Math.max(3, width / 110), nice: true },
+    y: { label: chart.label, grid: true, tickFormat: share, ticks: 5, nice: true },
+    marks: [
+      Plot.lineY(line, { x: "x", y: "y", stroke: ACCENT, strokeOpacity: 0.7 }),
+      Plot.dot(points, {
+        x: "x",
+        y: "y",
+        r: 5,
+        fill: (d) => (d.on_front ? ACCENT : "var(--surface)"),
+        stroke: (d) => (d.on_front ? ACCENT : BASE),
+        strokeWidth: 1.5,
+      }),
+      tip(points, Plot.pointer, { x: "x", y: "y" }),
+    ],
+  });
+}
+
 /** Share that stays of each layer. */
 function shares(chart, figure, width) {
   const rows = namedRows(chart, figure).map((row, y) => ({ ...row, y }));

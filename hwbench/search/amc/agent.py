@@ -158,13 +158,13 @@ class Ddpg:
         self.episodes = 0
 
     @property
-    def exploring(self) -> bool:
-        """Whether nothing is learnt yet."""
-        return self.episodes < self._warm_up
+    def still_exploring(self) -> int:
+        """Episodes that are left from which nothing is learnt yet."""
+        return max(self._warm_up - self.episodes, 0)
 
     def act(self, state: Floats) -> float:
         """An action in [0, 1], with exploration."""
-        if self.exploring:
+        if self.still_exploring:
             if self.start is None:
                 return float(self._random.uniform())
             return _truncated_normal(self._random, self.start, self.settings.sigma)
@@ -180,7 +180,7 @@ class Ddpg:
         """
         self._memory.extend((transition, reward) for transition in episode)
         self.episodes += 1
-        if not self.exploring:
+        if not self.still_exploring:
             for _ in episode:
                 self._update()
 

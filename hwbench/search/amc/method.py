@@ -34,7 +34,8 @@ class AmcMethod(WidthMethod[AmcOptions]):
     summary = "Reinforcement learning picks every width (AMC, He et al. 2018)."
     details = (
         "The result is held against uniform, shallow and deep pruning and against random networks"
-        " of the same cost."
+        " of the same cost. The first quarter of its networks, which explore, can be evaluated at"
+        " once; each of the others depends on the one before it."
     )
     published = "He et al., ECCV 2018"
     example = "zoo:plain20 --data digits --device cpu --latency 0.6 --out pruned"

@@ -58,7 +58,10 @@ the others'.
 
 
 class Amc(Search):
-    """One episode, which is one candidate, at a time.
+    """One episode, which is one candidate, at a time; at first all exploring ones at once.
+
+    The agent learns nothing from those before they are over, so they are the same at once as one
+    after the other, and can be evaluated at the same time.
 
     Args:
         budget: Limit and widths; an infinite limit with a reward that knows the cost.
@@ -110,7 +113,7 @@ class Amc(Search):
         self._agent = Ddpg(
             SIZE, len(geometry), warm_up=first, seed=seed, start=start, settings=settings
         )
-        self._path: list[Transition] = []
+        self._paths: list[list[Transition]] = []
 
     @property
     def finished(self) -> bool:
@@ -122,26 +125,33 @@ class Amc(Search):
         return self._reward(outcome)
 
     def _next(self) -> list[Candidate]:
-        note = "exploring" if self._agent.exploring else "agent"
-        state, self._path = self._walk.reset(), []
+        left = self._episodes - len(self.trials)
+        at_once = min(max(self._agent.still_exploring, 1), left)
+        self._paths = []
+        return [self._walk_through() for _ in range(at_once)]
+
+    def _walk_through(self) -> Candidate:
+        """One episode: the candidate that its decisions make; its path is remembered."""
+        number = self._number()
+        start = self._agent.start if number == 0 else None
+        path: list[Transition] = []
+        state = self._walk.reset()
         while not self._walk.done:
-            start = None if self.trials else self._agent.start
             following = self._walk.step(self._agent.act(state) if start is None else start)
-            self._path.append(Transition(state, float(following[-1]), following, self._walk.done))
+            path.append(Transition(state, float(following[-1]), following, self._walk.done))
             state = following
+        self._paths.append(path)
         decided = tuple(self._walk.decided)
+        note = "exploring" if self._agent.still_exploring else "agent"
         if self._single_weights:
-            return [
-                Candidate(
-                    self._number(), shares=tuple(width / WHOLE for width in decided), note=note
-                )
-            ]
-        return [Candidate(self._number(), decided, note=note)]
+            shares = tuple(width / WHOLE for width in decided)
+            return Candidate(number, shares=shares, note=note)
+        return Candidate(number, decided, note=note)
 
     def _learn(self, trials: Sequence[Trial]) -> None:
-        outcome = trials[0].outcome
-        if outcome is not None:  # a failed trial teaches nothing
-            self._agent.learn(self._path, self.rank(outcome))
+        for path, trial in zip(self._paths, trials, strict=True):
+            if trial.outcome is not None:  # a failed trial teaches nothing
+                self._agent.learn(path, self.rank(trial.outcome))
 
 
 def _uniform_share(budget: Budget) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -44,6 +45,10 @@ class TableGains:
             self._known[blocks] = self._table.predict(self._keys(blocks)).latency_s
         return self._known[blocks]
 
+    def interval_s(self, dropped: Sequence[str]) -> tuple[float, float]:
+        """The 95 % interval of that, seconds."""
+        return self._table.predict(self._keys(tuple(sorted(dropped)))).ci_s
+
     def gain(self, block: str) -> Gain:
         """What leaving out one block saves."""
         whole_s = self.latency_s(())
@@ -80,6 +85,14 @@ class MeasuredGains:
     def latency_s(self, dropped: Sequence[str]) -> float:
         """Seconds without the blocks `dropped`."""
         return self.original_s * (1 - sum(self.gains[block].share for block in dropped))
+
+    def interval_s(self, dropped: Sequence[str]) -> tuple[float, float]:
+        """The 95 % interval of that, seconds: errors of the blocks' gains are independent."""
+        gains = [self.gains[block] for block in dropped]
+        below = math.hypot(*(gain.high - gain.share for gain in gains))
+        above = math.hypot(*(gain.share - gain.low for gain in gains))
+        latency_s = self.latency_s(dropped)
+        return latency_s - self.original_s * below, latency_s + self.original_s * above
 
 
 def measure_gains(

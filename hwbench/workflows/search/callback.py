@@ -13,11 +13,19 @@ if TYPE_CHECKING:
 class SearchCallback(MeasuringCallback):
     """Called while a search goes on and while it measures; these methods do nothing."""
 
-    def say(self, doing: str) -> None:
+    def say(self, doing: str, *, timed: bool = False) -> None:
         """A part of the work begins.
 
         Args:
             doing: What is done, as the beginning of a sentence.
+            timed: Whether rounds are timed in it, which nothing should disturb.
+        """
+
+    def planned(self, text: str) -> None:
+        """It was planned what the time of a search goes to.
+
+        Args:
+            text: Says what.
         """
 
     def tried(self, part: str, trial: Trial, best: Trial | None) -> None:

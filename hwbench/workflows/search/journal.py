@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import Argument, SchemaError
 from hwbench.search.base import Candidate, Trial
+from hwbench.workflows.search.time_budget import TimeBudget
 
 if TYPE_CHECKING:
     from hwbench.store import DamagedRecord, Store
@@ -65,8 +65,8 @@ class Journal:
         store: Where they are kept; None to keep them in memory alone.
         key: Identity of the search.
         fresh: Whether to begin anew where there are earlier trials.
-        begun: When the run began, by `time.monotonic`, where reading, training and building a table
-            came first; None for now.
+        time_budget: The clock of the run; the seconds before a kill are added to it. None for a
+            clock that begins now.
 
     Attributes:
         run: Number of the run; a fresh one counts on.
@@ -74,11 +74,16 @@ class Journal:
     """
 
     def __init__(
-        self, store: Store | None, key: str, *, fresh: bool = False, begun: float | None = None
+        self,
+        store: Store | None,
+        key: str,
+        *,
+        fresh: bool = False,
+        time_budget: TimeBudget | None = None,
     ) -> None:
         self._store, self.key = store, key
         self._known: dict[tuple[str, int], Trial] = {}
-        self._begun = time.monotonic() if begun is None else begun
+        self._time = TimeBudget() if time_budget is None else time_budget
         self.run = 0
         earlier = [] if store is None else _read_earlier(store, key)
         if earlier:
@@ -86,14 +91,18 @@ class Journal:
         for kept in earlier:
             if kept.run == self.run:
                 self._known[kept.part, kept.trial.candidate.number] = kept.trial
-                # The clock begins so far in the past that time before the kill counts as well.
-                self._begun = min(self._begun, time.monotonic() - kept.elapsed_s)
+                self._time.include(kept.elapsed_s)
         self.resumed = len(self._known)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials that are known, those of an earlier run included."""
+        return list(self._known.values())
 
     @property
     def elapsed_s(self) -> float:
         """Seconds spent on the search, those before it was killed included."""
-        return time.monotonic() - self._begun
+        return self._time.elapsed_s
 
     def recall(self, part: str, candidate: Candidate) -> Trial | None:
         """The trial of a candidate, if an earlier run of the same search made it.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwbench.errors import Argument, UsageError
+from hwbench.errors import Argument, HwbenchError, UsageError
 from hwbench.measuring.comparing import compare_measured
 from hwbench.network.intake import load_workload
+from hwbench.network.intake.failures import FAILURES, reason
 from hwbench.records.comparison import Comparison
+from hwbench.records.findings import Finding
 from hwbench.search.base import Outcome, Trial
 from hwbench.workflows.recording import recording
 from hwbench.workflows.search.plan import Plan
@@ -20,11 +22,12 @@ from hwbench.workflows.search.plan import Plan
 if TYPE_CHECKING:
     from hwbench.measuring.callback import MeasuringCallback
     from hwbench.pruning import Pruned
-    from hwbench.records.findings import Finding
     from hwbench.search.context import Subject
     from hwbench.workflows.search.latency import Resources
 
 RECORD = "search"
+NOT_WRITTEN = "not_written"
+"""Code of the finding that the files of a result could not be written."""
 LEAST_S = 0.1
 """Seconds that the result is measured for where a search has none left."""
 
@@ -52,6 +55,9 @@ class SearchResult:
         original_quality: Quality of the original on the same images.
         out: Where the network was written; None if it was not.
         findings: What to know of all this.
+        intervals_s: 95 % intervals of predicted latencies, as far as known, by name: `original`,
+            the name of the search for the result, those of the baselines.
+        spent_s: Seconds of the run until its end, by what they went to.
     """
 
     key: str
@@ -71,6 +77,8 @@ class SearchResult:
     original_quality: float | None
     out: Path | None
     findings: tuple[Finding, ...]
+    intervals_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    spent_s: Mapping[str, float] = field(default_factory=dict)
 
     def baselines_to_dict(self) -> dict[str, Any]:
         """The best trial of each baseline as plain JSON types."""
@@ -129,6 +137,7 @@ def result_record(result: SearchResult, subject: Subject, resources: Resources) 
         "original": asdict(result.original),
         "groups": [(group.name, group.width) for group in subject.structure.groups],
         "baselines": result.baselines_to_dict(),
+        "intervals_s": {name: list(ends) for name, ends in result.intervals_s.items()},
         "findings": [asdict(finding) for finding in result.findings],
         "device": None if resources.meter is None else resources.meter.address,
         "table": resources.table if isinstance(resources.table, str) else None,
@@ -137,25 +146,31 @@ def result_record(result: SearchResult, subject: Subject, resources: Resources) 
     }
 
 
-def write_result(result: SearchResult, pruned: Pruned, subject: Subject, out: Path) -> None:
-    """Write the network found, its recipe and the log of trials.
+def write_result(result: SearchResult, pruned: Pruned, subject: Subject, out: Path) -> SearchResult:
+    """Write the log of trials, the recipe and the network found.
 
-    The original is written too if it was trained here.
+    The original is written too if it was trained here. What cannot be written is a finding: a
+    search that took hours is not to end with nothing for that.
 
-    Raises:
-        UsageError: The folder cannot be written.
+    Returns:
+        The result, with its folder or with that finding.
     """
     from hwbench.pruning import save
     from hwbench.pruning.files import write_network
 
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(trial.to_dict()) for trial in result.trials]
+        (out / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         save(pruned, out, subject.example)
         if subject.trained:
             write_network(subject.prunable.module, out / "original", subject.example)
-        lines = [json.dumps(trial.to_dict()) for trial in result.trials]
-        (out / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write the network to {out}: {error.strerror or error}",
-            Argument("out", change="another"),
-        ) from error
+    except (HwbenchError, *FAILURES) as error:
+        text = error.message if isinstance(error, HwbenchError) else reason(error)
+        failure = Finding(
+            NOT_WRITTEN,
+            f"not all of the result could be written to {out}: {text}; its trials are kept, so that"
+            " the same search, with another folder, only writes",
+        )
+        return replace(result, findings=(*result.findings, failure))
+    return replace(result, out=out)

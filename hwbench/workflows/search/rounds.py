@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import Argument, UsageError
-from hwbench.search.base import Objective, Trial
+from hwbench.search.base import Candidate, Objective, Outcome, Trial
 from hwbench.search.baselines import POLICIES
-from hwbench.workflows.search.result import SearchResult, measure_result, write_result
+from hwbench.workflows.search.result import SearchResult, measure_result
+from hwbench.workflows.search.shares import BASELINES_SHARE, Shares
 from hwbench.workflows.search.tuning import tune_result
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from hwbench.workflows.search.callback import SearchCallback
     from hwbench.workflows.search.latency import Resources
     from hwbench.workflows.search.plan import Plan
+    from hwbench.workflows.search.time_budget import TimeBudget
     from hwbench.workflows.search.trials import TrialLoop
 
-ROUNDS = 3
+ROUNDS = 4
 """Searches at most, each with a budget corrected by what the result of the one before measured."""
 MISSED = 1.005
 """A result that measures more than this times its budget missed it."""
@@ -36,10 +38,34 @@ SHORTER = 4
 """A search with a corrected budget takes this part of the first one's trials."""
 FEWEST = 20
 """But it takes so many trials at least."""
-OWN_SHARE = 0.5
-"""Share of the time left that the search itself may take where baselines follow."""
+MEASURED_AT_ONCE = 0.5
+"""Of the time that is left for measuring, the share that one measurement may take."""
+TOLERATED = 0.03
+"""Difference of measured and predicted latency of which nothing is said, however sure the table."""
 LIMIT_SLACK = 1e-6
 """Relative room for rounding when the cost of an outcome is held against its limit."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network that a search found.
+
+    Attributes:
+        trial: Its trial.
+        pruned: The network itself.
+        comparison: Original and network, measured interleaved; None where nothing is measured.
+        excess: Its measured latency over its budget; 0 where that is not known.
+    """
+
+    trial: Trial
+    pruned: Pruned
+    comparison: Comparison | None = None
+    excess: float = 0.0
+
+    @property
+    def keeps_budget(self) -> bool:
+        """Whether it keeps to its budget as far as that was measured."""
+        return self.excess <= MISSED
 
 
 class SearchRun:
@@ -50,9 +76,12 @@ class SearchRun:
         method: The search.
         context: The network.
         objective: Evaluates candidates.
+        original: What that says of the unpruned network.
         loop: Drives searches.
         resources: What to measure with.
         callback: Callbacks on progress.
+        time_budget: What time there is.
+        shared: Trials of the same network for other budgets, which may be the result as well.
     """
 
     def __init__(
@@ -62,67 +91,83 @@ class SearchRun:
         context: SearchContext,
         *,
         objective: Objective,
+        original: Outcome,
         loop: TrialLoop,
         resources: Resources,
         callback: SearchCallback,
+        time_budget: TimeBudget,
+        shared: Sequence[Trial] = (),
     ) -> None:
         self._plan, self._method, self._context = plan, method, context
-        self._objective, self._loop = objective, loop
-        self._resources, self._callback = resources, callback
+        self._objective, self._original, self._loop = objective, original, loop
+        self._resources, self._callback, self._time = resources, callback, time_budget
+        self._shared = shared
         self._trials: list[Trial] = []
+        self._stopped = ""
+        self._shares: Shares | None = None
+        if loop.left_s is not None:
+            self._shares = Shares.divide(
+                loop.left_s, plan, method, measures=resources.meter is not None
+            )
+            callback.planned(f"{loop.left_s:.0f} s are left: {self._shares}")
+        self._measuring_s = None if self._shares is None else self._shares.measuring_s
 
-    def result(self, out: Path | None) -> SearchResult:
-        """Search, measure, tune and write.
+    def result(self) -> tuple[SearchResult, Pruned]:
+        """Search, measure and tune.
 
-        Args:
-            out: Folder for the network found; None to write nothing.
+        Returns:
+            The result, not written yet, and the network.
         """
         plan, subject = self._plan, self._context.subject
         limit = math.inf
         if plan.limit is not None:
             limit = plan.limit.of(self._method.original_cost(self._context))
-        best, pruned, comparison = self._run_rounds(limit)
+        found = self._run_rounds(limit)
         baselines = self._run_baselines(limit)
-        better = self._better_baseline(best, baselines)
+        better = self._better_baseline(found.trial, baselines)
         if better is not None:
-            accepted = self._measure_baseline(better, best, limit)
-            if accepted is not None:
-                best = better
-                pruned, comparison = accepted
-        tuned = tune_result(
-            self._context,
-            self._method,
-            plan,
-            pruned,
-            say=self._callback.say,
-            left_s=self._loop.left_s,
-        )
-        quality, original_quality = self._test_accuracies(pruned)
+            found = self._choose_baseline(better, found, limit) or found
+        self._note_wrong_prediction(found)
+        if not found.keeps_budget:
+            text = (
+                f"the result measures {found.excess - 1:.1%} over its budget: {self._stopped}; ask"
+                " for less"
+            )
+            self._context.add_finding("budget_missed", text)
+        with self._time.spend("tuning"):
+            tuned = tune_result(
+                self._context,
+                self._method,
+                plan,
+                found.pruned,
+                say=self._callback.say,
+                left_s=self._loop.left_s,
+            )
+        quality, original_quality = self._test_accuracies(found.pruned)
         result = SearchResult(
             key=self._loop.journal.key,
             model=subject.name,
             plan=plan,
             objective=self._objective.name,
-            original=self._objective.original(),
-            best=best,
+            original=self._original,
+            best=found.trial,
             limit=limit,
             trials=tuple(self._trials),
             baselines=baselines,
             resumed=self._loop.journal.resumed,
             layers=tuple((layer.name, layer.reason) for layer in subject.prunable.kept),
-            comparison=comparison,
+            comparison=found.comparison,
             tuned=tuned,
             quality=quality,
             original_quality=original_quality,
-            out=out,
+            out=None,
             findings=tuple(self._context.findings),
+            intervals_s=self._intervals_s(found.trial, baselines),
+            spent_s=dict(self._time.spent_s),
         )
-        if out is not None:
-            self._callback.say(f"writing {out}")
-            write_result(result, pruned, subject, out)
-        return result
+        return result, found.pruned
 
-    def _run_rounds(self, limit: float) -> tuple[Trial, Pruned, Comparison | None]:
+    def _run_rounds(self, limit: float) -> Found:
         """Search, and search again with a corrected budget as long as the result misses its own.
 
         A prediction that is wrong by some percent is mostly wrong by as much for similar networks,
@@ -131,39 +176,63 @@ class SearchRun:
         Args:
             limit: The budget as it was asked for, in the unit of its cost.
         """
-        corrected = limit
-        for number in range(ROUNDS):
-            best = self._search(corrected, number)
-            pruned = self._method.prune(self._context, best.candidate)
-            if self._resources.meter is None:
-                return best, pruned, None
-            self._callback.say("measuring the result beside the original")
-            comparison = measure_result(
-                self._context.subject,
-                pruned,
-                self._resources,
-                self._callback,
-                left_s=self._loop.left_s,
-            )
-            excess = measured_excess(comparison, self._plan, limit)
-            if excess <= MISSED or number == ROUNDS - 1:
+        found = self._measure(self._search(limit, 0), limit)
+        best, corrected, corrections, stopped = found, limit, 0, ""
+        while not found.keeps_budget:
+            if corrections == ROUNDS - 1:
+                stopped = f"the search corrected it {_times(corrections)}, which was not enough"
                 break
-            if self._loop.left_s is not None and self._loop.left_s <= 0:
+            if self._is_time_up():
+                stopped = "time was up before it could be corrected"
                 break
-            corrected *= AIM / excess
-        if excess > MISSED:
+            corrected *= AIM / found.excess
+            corrections += 1
+            try:
+                trial = self._search(corrected, corrections)
+            except UsageError as error:
+                stopped = f"a corrected one cannot be kept ({error.message})"
+                break
+            found = self._measure(trial, limit)
+            if found.excess < best.excess:
+                best = found
+        self._stopped = stopped
+        if corrections and not stopped:
             text = (
-                f"the result measures {excess - 1:.1%} over its budget, although the budget was"
-                f" corrected {number} times"
-            )
-            self._context.add_finding("budget_missed", text)
-        elif number:
-            text = (
-                f"the budget was corrected {number} times to {corrected / limit:.1%} of what was"
-                " asked, as results measured too slow"
+                f"the budget was corrected {_times(corrections)}, to {corrected / limit:.1%} of"
+                " what was asked, as results measured too slow"
             )
             self._context.add_finding("budget_corrected", text)
-        return best, pruned, comparison
+        return best
+
+    def _measure(self, trial: Trial, limit: float) -> Found:
+        """The network of a trial, measured where there is a device.
+
+        Args:
+            trial: The trial.
+            limit: The budget as it was asked for, in the unit of its cost.
+        """
+        pruned = self._method.prune(self._context, trial.candidate)
+        if self._resources.meter is None:
+            return Found(trial, pruned)
+        self._callback.say("measuring the result beside the original", timed=True)
+        left_s = None
+        if self._measuring_s is not None:
+            left_s = MEASURED_AT_ONCE * self._measuring_s
+        begun_s = self._time.elapsed_s
+        with self._time.spend("measuring"):
+            comparison = measure_result(
+                self._context.subject, pruned, self._resources, self._callback, left_s=left_s
+            )
+        if self._measuring_s is not None:
+            self._measuring_s = max(self._measuring_s - (self._time.elapsed_s - begun_s), 0.0)
+        excess = measured_excess(comparison, self._plan, limit)
+        return Found(trial, pruned, comparison, excess)
+
+    def _is_time_up(self) -> bool:
+        """Whether no time is left to try more networks."""
+        if self._loop.left_s is None or self._shares is None:
+            return False
+        return self._loop.left_s <= self._shares.tuning_s
 
     def _search(self, limit: float, number: int) -> Trial:
         """Run one search.
@@ -187,15 +256,20 @@ class SearchRun:
         search = method.make_search(self._context, limit, seed=plan.seed + number, trials=trials)
         if not number:
             self._context.findings += method.search_findings(search)
-        self._trials += self._loop.run(
-            part,
-            search,
-            share=OWN_SHARE if method.has_baselines else 1.0,
-            most=trials if method.takes_trials else None,
-        )
-        best = search.best(trial for trial in self._trials if self._keeps(trial, limit))
+        with self._time.spend("trials"):
+            self._trials += self._loop.run(
+                part,
+                search,
+                share=1 - BASELINES_SHARE if method.has_baselines else 1.0,
+                keep_s=self._kept_s(),
+                most=trials if method.takes_trials else None,
+            )
+        tried = [*self._trials, *self._shared]
+        best = search.best(trial for trial in tried if self._keeps(trial, limit))
         if best is None:
             reason = "time was up before there was one"
+            if self._time.spent_s:
+                reason += f", as it went to {self._time.describe_spent()}"
             remedies = [Argument("budget_s", change="a longer")]
             failed = [trial for trial in self._trials if trial.error]
             if failed:
@@ -205,7 +279,17 @@ class SearchRun:
                 f"none of {len(self._trials)} trials of {part} gave a network: {reason}",
                 *remedies,
             )
+        if best not in self._trials:
+            text = (
+                "the best network within this budget was found by the search for a smaller one or"
+                " by one of its baselines"
+            )
+            self._context.add_finding("found_for_smaller_budget", text)
         return best
+
+    def _kept_s(self) -> float:
+        """Seconds that are kept for measuring and tuning the result."""
+        return 0.0 if self._shares is None else self._shares.kept_s
 
     def _keeps(self, trial: Trial, limit: float) -> bool:
         """Whether a trial gave a network that keeps to a limit."""
@@ -232,7 +316,8 @@ class SearchRun:
         baselines = self._method.baselines(self._context, limit, trials=max(trials, 1))
         for search in baselines:
             self._callback.say(f"baseline {search.name}")
-            found = self._loop.run(search.name, search)
+            with self._time.spend("baselines"):
+                found = self._loop.run(search.name, search, keep_s=self._kept_s())
             best[search.name] = search.best(found)
             if not found:
                 untried.append(search.name)
@@ -253,35 +338,66 @@ class SearchRun:
                 better, ahead = trial, _reward_of(trial, reward)
         return better
 
-    def _measure_baseline(
-        self, better: Trial, best: Trial, limit: float
-    ) -> tuple[Pruned, Comparison | None] | None:
+    def _choose_baseline(self, better: Trial, own: Found, limit: float) -> Found | None:
         """The network of a baseline, measured where there is a device; None if it is too slow.
 
         Args:
             better: The trial of the baseline.
-            best: The search's own best, which it would replace.
+            own: What the search itself found, which it would replace.
             limit: The budget as it was asked for, in the unit of its cost.
         """
-        name = better.candidate.note
         text = (
-            f"the baseline {name} did better than the search: {self._objective.name}"
-            f" {_quality_text(better)} against {_quality_text(best)}"
+            f"the baseline {better.candidate.note} did better than the search:"
+            f" {self._objective.name} {_quality_text(better)} against {_quality_text(own.trial)}"
         )
-        pruned = self._method.prune(self._context, better.candidate)
-        comparison, excess = None, 0.0
-        if self._resources.meter is not None:
-            self._callback.say(f"measuring the network of the baseline {name}, which did better")
-            comparison = measure_result(
-                self._context.subject, pruned, self._resources, self._callback
-            )
-            excess = measured_excess(comparison, self._plan, limit)
-        if excess > MISSED:
-            text += f"; it measures {excess - 1:.1%} over the budget, so it is not the result"
+        found = self._measure(better, limit)
+        if not found.keeps_budget:
+            text += f"; it measures {found.excess - 1:.1%} over the budget, so it is not the result"
             self._context.add_finding("baseline_better", text)
             return None
         self._context.add_finding("baseline_better", f"{text}; its network is the result")
-        return pruned, comparison
+        return found
+
+    def _intervals_s(
+        self, best: Trial, baselines: Mapping[str, Trial | None]
+    ) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the predicted latencies of what is shown, by name."""
+        shown: dict[str, Candidate | None] = {
+            "original": Candidate(0),
+            self._plan.method: best.candidate,
+        }
+        for name, trial in baselines.items():
+            shown[name] = None if trial is None else trial.candidate
+        intervals_s = {}
+        for name, candidate in shown.items():
+            ends = None if candidate is None else self._context.prices.interval_s(candidate)
+            if ends is not None:
+                intervals_s[name] = ends
+        return intervals_s
+
+    def _note_wrong_prediction(self, found: Found) -> None:
+        """Say where the measured latency is not what was predicted, as a share of the original.
+
+        Both are latencies of the same moment, so what a busy machine adds to them cancels out.
+        """
+        outcome, comparison = found.trial.outcome, found.comparison
+        if comparison is None or comparison.ratio is None or outcome is None:
+            return
+        ends = self._context.prices.interval_s(found.trial.candidate)
+        if ends is None or outcome.latency_s is None or not self._original.latency_s:
+            return
+        ratio, predicted = comparison.ratio.ratio, outcome.latency_s / self._original.latency_s
+        reach = max(ends[1] / outcome.latency_s, outcome.latency_s / ends[0]) - 1
+        off = ratio / predicted - 1
+        if abs(off) <= max(reach, TOLERATED):
+            return
+        text = (
+            f"the result measures {ratio:.1%} of the original's latency where {predicted:.1%} was"
+            f" predicted (95 % interval {(1 - reach) * predicted:.1%} to"
+            f" {(1 + reach) * predicted:.1%}); the table is wrong about it, or was made on a busy"
+            " machine: build it anew"
+        )
+        self._context.add_finding("prediction_off", text)
 
     def _test_accuracies(self, pruned: Pruned) -> tuple[float | None, float | None]:
         """Accuracy of the result and of the original on images that nothing else has seen."""
@@ -297,6 +413,11 @@ def _reward_of(trial: Trial, reward: Reward) -> float:
     """What a trial is worth; nothing where it failed or has no quality."""
     value = None if trial.outcome is None else reward(trial.outcome)
     return -math.inf if value is None else value
+
+
+def _times(number: int) -> str:
+    """How often, for people."""
+    return "once" if number == 1 else f"{number} times"
 
 
 def _quality_text(trial: Trial) -> str:

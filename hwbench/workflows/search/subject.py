@@ -8,6 +8,7 @@ import io
 import logging
 import math
 import pickle
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from hwbench.network.workload import Workload
     from hwbench.search.data import Data
+    from hwbench.search.training import Schedule
     from hwbench.store import DamagedRecord, Store
     from hwbench.workflows.search.plan import Plan
 
@@ -39,17 +41,13 @@ TRAIN_RATE = 0.05
 def read_subject(
     model: str | Path | nn.Module,
     plan: Plan,
-    store: Store | None,
-    say: Callable[[str], None],
     **options: Unpack[ModelOptions],
 ) -> Subject:
-    """Read a network and its images, and train it on them if it comes from the zoo, untrained.
+    """Read a network and its images; `train_subject` trains it if it comes untrained.
 
     Args:
         model: `zoo:NAME`, `package.module:factory`, a pickled module, or an nn.Module.
         plan: Of the search.
-        store: Where trained networks are kept; None to train anew.
-        say: Called with what is done.
         options: How the model is read.
 
     Raises:
@@ -84,10 +82,6 @@ def read_subject(
         data = load_data(plan.data, workload.inputs[0].shape[1:], seed=plan.seed)
         if data.classes and plan.evaluate is None:
             _check_classes(module, example, data, name)
-    trained = from_zoo and data is not None and plan.weights is None and data.classes > 0
-    if trained and data is not None:
-        say(f"training the original on {data.name}")
-        train_original(module, data, plan, store, name)
     return Subject(
         name=name,
         prunable=Prunable(module, example, name=name),
@@ -95,8 +89,38 @@ def read_subject(
         network=PrunableNetwork(workload),
         example=example,
         data=data,
-        trained=trained,
+        trained=from_zoo and data is not None and plan.weights is None and data.classes > 0,
     )
+
+
+def train_subject(
+    subject: Subject,
+    plan: Plan,
+    store: Store | None,
+    say: Callable[[str], None],
+    limit_s: float | None = None,
+) -> Subject:
+    """Train the original in place, on its images, if it comes from the zoo and so untrained.
+
+    Args:
+        subject: The network, whose weights nothing has looked at yet.
+        plan: Of the search.
+        store: Where trained networks are kept; None to train anew.
+        say: Called with what is done.
+        limit_s: Seconds that training may take; None for as long as it takes.
+
+    Returns:
+        The network, trained.
+
+    Raises:
+        UsageError: It would take longer.
+    """
+    if subject.trained and subject.data is not None:
+        say(f"training the original on {subject.data.name}")
+        train_original(
+            subject.prunable.module, subject.data, plan, store, subject.name, limit_s=limit_s
+        )
+    return subject
 
 
 def _input_options(options: ModelOptions, *, from_zoo: bool) -> ModelOptions:
@@ -140,9 +164,19 @@ def _check_classes(module: nn.Module, example: tuple[Tensor, ...], data: Data, n
 
 
 def train_original(
-    module: nn.Module, data: Data, plan: Plan, store: Store | None, name: str
+    module: nn.Module,
+    data: Data,
+    plan: Plan,
+    store: Store | None,
+    name: str,
+    *,
+    limit_s: float | None = None,
 ) -> None:
-    """Train an untrained network in place, or take the weights that an earlier search kept."""
+    """Train an untrained network in place, or take the weights that an earlier search kept.
+
+    Raises:
+        UsageError: Training would take longer than `limit_s`.
+    """
     import torch
 
     from hwbench.pruning import fingerprint
@@ -160,18 +194,38 @@ def train_original(
     if store is not None and _take_kept_weights(module, key, store):
         return
     steps = plan.train_epochs * math.ceil(len(data.train) / BATCH)
-    tune(
-        module,
-        data.train,
-        cross_entropy,
-        Schedule(steps, rate=TRAIN_RATE, batch=BATCH, shift=2, seed=plan.seed),
-    )
+    schedule = Schedule(steps, rate=TRAIN_RATE, batch=BATCH, shift=2, seed=plan.seed)
+    if limit_s is not None:
+        _check_training_time(module, data, schedule, limit_s)
+    tune(module, data.train, cross_entropy, schedule)
     if store is not None:
         written = io.BytesIO()
         torch.save(module.state_dict(), written)
         store.save_record(
             RECORD,
             {"key": key, "model": name, "state": base64.b64encode(written.getvalue()).decode()},
+        )
+
+
+def _check_training_time(module: nn.Module, data: Data, schedule: Schedule, limit_s: float) -> None:
+    """Refuse to train for longer than there is time, told by a few steps on trial."""
+    from hwbench.search import training
+
+    network = copy.deepcopy(module)
+
+    def train_on_trial(steps: int) -> None:
+        training.tune(network, data.train, training.cross_entropy, replace(schedule, steps=steps))
+
+    train_on_trial(1)  # what is done once is not counted
+    begun_s = time.perf_counter()
+    train_on_trial(training.STEPS_TRIED)
+    needed_s = (time.perf_counter() - begun_s) / training.STEPS_TRIED * schedule.steps
+    if needed_s > limit_s:
+        raise UsageError(
+            f"training the original takes about {needed_s:.0f} s, and the search may spend"
+            f" {limit_s:.0f} s on it",
+            Argument("budget_s", change="a longer"),
+            Argument("train_epochs", change="fewer"),
         )
 
 

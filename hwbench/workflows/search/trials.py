@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,12 @@ class TrialLoop:
             limit.
         evaluate: Evaluates candidates.
         progress: Called after each trial with the search's part, the trial and the best so far.
+        known: Trials by their network, which no search evaluates again; new ones are added, so that
+            searches of one network for other budgets, and baselines, share them. None for none.
+
+    Attributes:
+        journal: Where trials are kept.
+        trials: All trials of the searches that were run.
     """
 
     def __init__(
@@ -32,8 +38,11 @@ class TrialLoop:
         limit_s: float | None,
         evaluate: Evaluate,
         progress: Callable[[str, Trial, Trial | None], None] = lambda *_: None,
+        known: dict[object, Trial] | None = None,
     ) -> None:
         self.journal = journal
+        self.trials: list[Trial] = []
+        self._known = {} if known is None else known
         self._limit_s, self._evaluate, self._progress = limit_s, evaluate, progress
 
     @property
@@ -42,7 +51,13 @@ class TrialLoop:
         return None if self._limit_s is None else self._limit_s - self.journal.elapsed_s
 
     def run(
-        self, part: str, search: Search, *, share: float = 1.0, most: int | None = None
+        self,
+        part: str,
+        search: Search,
+        *,
+        share: float = 1.0,
+        keep_s: float = 0.0,
+        most: int | None = None,
     ) -> list[Trial]:
         """Run one search.
 
@@ -50,6 +65,8 @@ class TrialLoop:
             part: Its name in the journal.
             search: A new one.
             share: Share of the time left that it may take.
+            keep_s: Seconds of the time left that are kept for what follows, before that share is
+                taken.
             most: Number of trials after which it ends, finished or not; None for no such number.
 
         Returns:
@@ -58,15 +75,15 @@ class TrialLoop:
         """
         end_s = None
         if self.left_s is not None:
-            end_s = self.journal.elapsed_s + share * self.left_s
+            end_s = self.journal.elapsed_s + share * (self.left_s - keep_s)
         trials: list[Trial] = []
-        known: dict[object, Trial] = {}
         while not search.finished:
             batch = search.propose()
             begun = len(trials)
             within = batch if most is None else batch[: most - begun]
-            for trial in self._run_batch(part, within, known, end_s):
+            for trial in self._run_batch(part, within, end_s):
                 trials.append(trial)
+                self.trials.append(trial)
                 self._progress(part, trial, search.best(trials))
             if len(trials) - begun < len(batch):
                 break
@@ -74,21 +91,20 @@ class TrialLoop:
         return trials
 
     def _run_batch(
-        self, part: str, batch: Sequence[Candidate], known: dict[object, Trial], end_s: float | None
+        self, part: str, batch: Sequence[Candidate], end_s: float | None
     ) -> Iterator[Trial]:
         """Trials of a batch in its order; no network is evaluated twice.
 
         Args:
             part: Name of the search in the journal.
             batch: What it proposed.
-            known: Trials of the search so far by their network; those of the batch are added.
             end_s: When to stop, on the journal's clock.
         """
-        evaluated = self._evaluate(self._unknown(part, batch, known, end_s))
+        evaluated = self._evaluate(self._unknown(part, batch, end_s))
         for candidate in batch:
             trial = self.journal.recall(part, candidate)
             if trial is None:
-                same_network = known.get(candidate.network)
+                same_network = self._known.get(candidate.network)
                 if same_network is None:
                     trial = next(evaluated, None)
                 elif not self._is_over(end_s):
@@ -96,15 +112,11 @@ class TrialLoop:
                 if trial is None:
                     return
                 self.journal.keep(part, trial)
-            known[candidate.network] = trial
+            self._known[candidate.network] = trial
             yield trial
 
     def _unknown(
-        self,
-        part: str,
-        batch: Sequence[Candidate],
-        known: Mapping[object, Trial],
-        end_s: float | None,
+        self, part: str, batch: Sequence[Candidate], end_s: float | None
     ) -> Iterator[Candidate]:
         """Candidates whose network is not evaluated yet, as long as there is time.
 
@@ -115,7 +127,7 @@ class TrialLoop:
         for candidate in batch:
             network = candidate.network
             recalled = self.journal.recall(part, candidate) is not None
-            if not recalled and network not in known and network not in under_way:
+            if not recalled and network not in self._known and network not in under_way:
                 if self._is_over(end_s):
                     return
                 yield candidate

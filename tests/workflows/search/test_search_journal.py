@@ -14,6 +14,7 @@ from hwbench.search.budget import Budget
 from hwbench.store import open_store
 from hwbench.workflows.search.jobs import evaluate_candidate
 from hwbench.workflows.search.journal import Journal
+from hwbench.workflows.search.time_budget import TimeBudget
 from hwbench.workflows.search.trials import TrialLoop
 from tests.support.search_support import CHOICES, GridCost, Width
 
@@ -33,7 +34,8 @@ def test_journal_refuses_a_trial_of_another_network(tmp_path):
 
 def test_time_before_the_first_trial_and_before_a_kill_counts(tmp_path):
     with open_store(str(tmp_path / "s.db")) as store:
-        journal = Journal(store, "key", begun=time.monotonic() - 100)
+        clock = TimeBudget(begun=time.monotonic() - 100)
+        journal = Journal(store, "key", time_budget=clock)
         assert 100 <= journal.elapsed_s < 110
         journal.keep("amc", Trial(Candidate(0), error="x"))
         assert 100 <= Journal(store, "key").elapsed_s < 120

@@ -91,7 +91,7 @@ def test_budget_is_kept_by_prediction_and_by_measurement(tmp_path):
     for trial in result.baselines.values():
         assert trial.outcome.latency_s <= result.limit * (1 + 1e-9)
     codes = [finding.code for finding in result.findings]
-    assert codes == ["objective_kept_weight", "baseline_better"]
+    assert codes == ["table_ungraded", "objective_kept_weight", "baseline_better"]
     assert result.best in result.baselines.values()
 
 
@@ -379,7 +379,8 @@ def test_practise_takes_as_many_steps_as_its_time_allows_and_the_same_when_it_go
         search(asked, tmp_path / "s.db", callback=Killed(2))
     result = search(asked, tmp_path / "s.db")
     assert steps == [17, 17, 17]
-    assert "17 iterations for the score of each block, not 500" in result.findings[0].text
+    (said,) = [finding.text for finding in result.findings if finding.code == "fewer_steps"]
+    assert "17 iterations for the score of each block, not 500" in said
 
 
 @pytest.mark.parametrize(("limit_s", "expected"), [(10.0, 80), (1000.0, 500), (0.1, 10)])

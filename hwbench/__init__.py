@@ -24,7 +24,10 @@ from hwbench.version import __version__ as __version__
 if TYPE_CHECKING:
     from hwbench.devices import list_devices, open_device
     from hwbench.errors import HwbenchError
+    from hwbench.lookup_tables import LookupTable
+    from hwbench.lookup_tables.structure_latency import StructureLatency
     from hwbench.network.intake import load_workload
+    from hwbench.network.prunable import PrunableNetwork
     from hwbench.records.comparison import Comparison
     from hwbench.records.measurement import Measurement, Settings
     from hwbench.stats import Verdict
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from hwbench.workflows.build_table import build_table
     from hwbench.workflows.compare import compare
     from hwbench.workflows.doctor import doctor
+    from hwbench.workflows.predict import ModelPrediction, open_table, predict
     from hwbench.workflows.profile import profile
     from hwbench.workflows.search.run import run_search
     from hwbench.workflows.selftest import selftest
@@ -39,8 +43,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "HwbenchError",
+    "LookupTable",
     "Measurement",
+    "ModelPrediction",
+    "PrunableNetwork",
     "Settings",
+    "StructureLatency",
     "Verdict",
     "build_table",
     "compare",
@@ -49,6 +57,8 @@ __all__ = [
     "load_workload",
     "open_device",
     "open_store",
+    "open_table",
+    "predict",
     "profile",
     "run_search",
     "selftest",
@@ -58,8 +68,12 @@ __all__ = [
 _HOME = {
     "Comparison": "hwbench.records.comparison",
     "HwbenchError": "hwbench.errors",
+    "LookupTable": "hwbench.lookup_tables",
     "Measurement": "hwbench.records.measurement",
+    "ModelPrediction": "hwbench.workflows.predict",
+    "PrunableNetwork": "hwbench.network.prunable",
     "Settings": "hwbench.records.measurement",
+    "StructureLatency": "hwbench.lookup_tables.structure_latency",
     "Verdict": "hwbench.stats",
     "build_table": "hwbench.workflows.build_table",
     "compare": "hwbench.workflows.compare",
@@ -68,6 +82,8 @@ _HOME = {
     "load_workload": "hwbench.network.intake",
     "open_device": "hwbench.devices",
     "open_store": "hwbench.store",
+    "open_table": "hwbench.workflows.predict",
+    "predict": "hwbench.workflows.predict",
     "profile": "hwbench.workflows.profile",
     "run_search": "hwbench.workflows.search.run",
     "selftest": "hwbench.workflows.selftest",

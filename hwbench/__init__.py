@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hwbench.stats import Verdict
     from hwbench.store import open_store
     from hwbench.workflows.build_table import build_table
+    from hwbench.workflows.candidate_meter import CandidateMeter, Ranking, Reading, meter
     from hwbench.workflows.compare import compare
     from hwbench.workflows.doctor import doctor
     from hwbench.workflows.predict import ModelPrediction, open_table, predict
@@ -41,12 +42,15 @@ if TYPE_CHECKING:
     from hwbench.workflows.selftest import selftest
 
 __all__ = [
+    "CandidateMeter",
     "Comparison",
     "HwbenchError",
     "LookupTable",
     "Measurement",
     "ModelPrediction",
     "PrunableNetwork",
+    "Ranking",
+    "Reading",
     "Settings",
     "StructureLatency",
     "Verdict",
@@ -55,6 +59,7 @@ __all__ = [
     "doctor",
     "list_devices",
     "load_workload",
+    "meter",
     "open_device",
     "open_store",
     "open_table",
@@ -66,12 +71,15 @@ __all__ = [
 
 # Resolved on first use, so that `import hwbench` stays instant.
 _HOME = {
+    "CandidateMeter": "hwbench.workflows.candidate_meter",
     "Comparison": "hwbench.records.comparison",
     "HwbenchError": "hwbench.errors",
     "LookupTable": "hwbench.lookup_tables",
     "Measurement": "hwbench.records.measurement",
     "ModelPrediction": "hwbench.workflows.predict",
     "PrunableNetwork": "hwbench.network.prunable",
+    "Ranking": "hwbench.workflows.candidate_meter",
+    "Reading": "hwbench.workflows.candidate_meter",
     "Settings": "hwbench.records.measurement",
     "StructureLatency": "hwbench.lookup_tables.structure_latency",
     "Verdict": "hwbench.stats",
@@ -80,6 +88,7 @@ _HOME = {
     "doctor": "hwbench.workflows.doctor",
     "list_devices": "hwbench.devices",
     "load_workload": "hwbench.network.intake",
+    "meter": "hwbench.workflows.candidate_meter",
     "open_device": "hwbench.devices",
     "open_store": "hwbench.store",
     "open_table": "hwbench.workflows.predict",

@@ -24,31 +24,46 @@ from hwbench.version import __version__ as __version__
 if TYPE_CHECKING:
     from hwbench.devices import list_devices, open_device
     from hwbench.errors import HwbenchError
+    from hwbench.lookup_tables import LookupTable
+    from hwbench.lookup_tables.structure_latency import StructureLatency
     from hwbench.network.intake import load_workload
+    from hwbench.network.prunable import PrunableNetwork
     from hwbench.records.comparison import Comparison
     from hwbench.records.measurement import Measurement, Settings
     from hwbench.stats import Verdict
     from hwbench.store import open_store
     from hwbench.workflows.build_table import build_table
+    from hwbench.workflows.candidate_meter import CandidateMeter, Ranking, Reading, meter
     from hwbench.workflows.compare import compare
     from hwbench.workflows.doctor import doctor
+    from hwbench.workflows.predict import ModelPrediction, open_table, predict
     from hwbench.workflows.profile import profile
     from hwbench.workflows.search.run import run_front, run_search
     from hwbench.workflows.selftest import selftest
 
 __all__ = [
+    "CandidateMeter",
     "Comparison",
     "HwbenchError",
+    "LookupTable",
     "Measurement",
+    "ModelPrediction",
+    "PrunableNetwork",
+    "Ranking",
+    "Reading",
     "Settings",
+    "StructureLatency",
     "Verdict",
     "build_table",
     "compare",
     "doctor",
     "list_devices",
     "load_workload",
+    "meter",
     "open_device",
     "open_store",
+    "open_table",
+    "predict",
     "profile",
     "run_front",
     "run_search",
@@ -57,18 +72,28 @@ __all__ = [
 
 # Resolved on first use, so that `import hwbench` stays instant.
 _HOME = {
+    "CandidateMeter": "hwbench.workflows.candidate_meter",
     "Comparison": "hwbench.records.comparison",
     "HwbenchError": "hwbench.errors",
+    "LookupTable": "hwbench.lookup_tables",
     "Measurement": "hwbench.records.measurement",
+    "ModelPrediction": "hwbench.workflows.predict",
+    "PrunableNetwork": "hwbench.network.prunable",
+    "Ranking": "hwbench.workflows.candidate_meter",
+    "Reading": "hwbench.workflows.candidate_meter",
     "Settings": "hwbench.records.measurement",
+    "StructureLatency": "hwbench.lookup_tables.structure_latency",
     "Verdict": "hwbench.stats",
     "build_table": "hwbench.workflows.build_table",
     "compare": "hwbench.workflows.compare",
     "doctor": "hwbench.workflows.doctor",
     "list_devices": "hwbench.devices",
     "load_workload": "hwbench.network.intake",
+    "meter": "hwbench.workflows.candidate_meter",
     "open_device": "hwbench.devices",
     "open_store": "hwbench.store",
+    "open_table": "hwbench.workflows.predict",
+    "predict": "hwbench.workflows.predict",
     "profile": "hwbench.workflows.profile",
     "run_front": "hwbench.workflows.search.run",
     "run_search": "hwbench.workflows.search.run",

@@ -317,14 +317,34 @@ def show(
     return deliver(output, tables.table_view(shown), tables.table_document(shown))
 
 
-@table_app.command(epilog="Example: hwbench table predict pruned.onnx --table cpu")
+@table_app.command(epilog="Example: hwbench table predict a.onnx b.onnx --table cpu --table pixel1")
 @options
 def predict(
     *,
     source: ModelSource,
     output: Output,
-    model: ModelArgument = None,
-    table: TableOption = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help=(
+                "The models: paths (.onnx, .pt, .pt2), zoo:NAME, or module:factory."
+                f" Without one: {DEFAULT_MODEL}."
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--table",
+            metavar="TABLE",
+            help=(
+                "A table to ask: the address of its device, its name or id, or a file of hwbench"
+                " table export. Repeatable. Without one: cpu."
+            ),
+        ),
+    ] = None,
     extrapolate: Annotated[
         bool,
         typer.Option(
@@ -334,19 +354,27 @@ def predict(
     ] = False,
     store: StoreOption = None,
 ) -> int:
-    """Predict the latency of a model with a table, without the device."""
-    from hwbench.render import tables
-    from hwbench.workflows.build_table import predict_latency
+    """Predict the latency of models with lookup tables, without the devices.
 
-    model = model or DEFAULT_MODEL
-    prediction, parts = predict_latency(
-        model, table=table or "cpu", extrapolate=extrapolate, store=store, **source.arguments()
-    )
-    return deliver(
-        output,
-        tables.prediction_view(model, prediction, parts),
-        tables.prediction_document(model, prediction, parts),
-    )
+    For one model and one table, the layers are shown too. For several, what cannot be predicted is
+    named below the others, and the exit code is 2.
+    """
+    from hwbench.render import tables
+    from hwbench.workflows.predict import predict as predict_one
+    from hwbench.workflows.predict import predict_each
+
+    models, names = models or [DEFAULT_MODEL], table or ["cpu"]
+    asked = {"extrapolate": extrapolate, "store": store, **source.arguments()}
+    if len(models) == len(names) == 1:
+        prediction = predict_one(models[0], table=names[0], **asked)
+        view = tables.prediction_view(prediction)
+        return deliver(output, view, tables.prediction_document(prediction))
+    cells = predict_each(models, names, **asked)
+    deliver(output, tables.predictions_view(cells), tables.predictions_document(cells))
+    failed = sum(cell.error is not None for cell in cells)
+    if not failed:
+        return 0
+    return report([f"{failed} of {len(cells)} predictions could not be made"], 2)
 
 
 @table_app.command("export", epilog="Example: hwbench table export cpu --out cpu.hwtable")

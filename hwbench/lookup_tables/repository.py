@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from hwbench.errors import Argument, Call, SchemaError, StaleTableError, UsageError
@@ -79,17 +80,13 @@ def find_table(store: Store, wanted: str, target_id: str | None = None) -> Looku
     for record in damaged:
         if not by_id and record.id.startswith(wanted):
             raise SchemaError(record.reason)
-    if len(by_id) != 1:
-        what = (
-            f"{len(by_id)} lookup tables have ids that begin with {wanted!r}"
-            if by_id
-            else f"no lookup table {wanted!r}"
-        )
+    if len(by_id) > 1:
         raise UsageError(
-            f"{what} in {store.url}",
+            f"{len(by_id)} lookup tables have ids that begin with {wanted!r} in {store.url}",
             Call("list_tables", purpose="see"),
-            Call("build_table", {"model": None, "device": None}, purpose="make one"),
         )
+    if not by_id:
+        raise _no_table(store, wanted, records.values())
     ((record_id, data),) = by_id.items()
     return _table_of_record(store, record_id, data)
 
@@ -174,6 +171,22 @@ def _newest(
         )
     table_id = newest.get(str(target_id), next(reversed(newest.values())))
     return _table_of_record(store, table_id, tables[table_id])
+
+
+def _no_table(store: Store, wanted: str, records: Iterable[Mapping[str, Any]]) -> UsageError:
+    """That there is no such table, and which one may have been meant."""
+    names = {str(_device(data).get("address")) for data in records} | set(SHIPPED)
+    similar = get_close_matches(wanted, sorted(names), n=1)
+    if similar:
+        return UsageError(
+            f"no lookup table {wanted!r} in {store.url}, but there is {similar[0]!r}",
+            Call("list_tables", purpose="see"),
+        )
+    return UsageError(
+        f"no lookup table {wanted!r} in {store.url}",
+        Call("list_tables", purpose="see"),
+        Call("build_table", {"model": None, "device": None}, purpose="make one"),
+    )
 
 
 def _table_of_record(store: Store, table_id: str, data: Mapping[str, Any]) -> LookupTable:

@@ -62,12 +62,19 @@ class LayerPrediction:
     measured: bool
     extrapolated: bool
 
+    @property
+    def origin(self) -> str:
+        """What the latency rests on: `measured`, `interpolated` or `extrapolated`."""
+        if self.extrapolated:
+            return "extrapolated"
+        return "measured" if self.measured else "interpolated"
+
 
 @dataclass(frozen=True)
 class LookupTable:
     """Layer latencies on one device and runtime.
 
-    Immutable; `widths.StructureLatency` makes a `LatencySource` of it.
+    Immutable. `StructureLatency` answers for the pruned versions of one network by their widths.
 
     Attributes:
         entries: What was measured.

@@ -55,6 +55,13 @@ class Series:
             baseline.samples_s, self.samples_s, baseline.session, baseline.block, self.block
         )
 
+    def session_ratios_to(self, baseline: Series) -> dict[int, float]:
+        """The same ratio of each session alone, by its number."""
+        return {
+            number: self.of_session(number).ratio_to(baseline.of_session(number)).ratio
+            for number in sorted(set(self.session))
+        }
+
     def of_session(self, number: int) -> Series:
         """The samples of one session."""
         places = [place for place, session in enumerate(self.session) if session == number]
@@ -63,6 +70,24 @@ class Series:
             tuple(self.session[place] for place in places),
             tuple(self.block[place] for place in places) if self.block else (),
         )
+
+
+def join_series(parts: Sequence[Series]) -> Series:
+    """Series of several measurements as one; sessions and blocks are numbered on.
+
+    Series that pair in each part, block by block, pair when they are joined.
+
+    Args:
+        parts: In the order in which they were measured; timed samples, not warm-up.
+    """
+    joined = SeriesBuilder()
+    for part in parts:
+        first_session = 1 + max(joined.session, default=-1)
+        first_block = 1 + max(joined.block, default=-1)
+        joined.samples_s += part.samples_s
+        joined.session += [first_session + session for session in part.session]
+        joined.block += [first_block + block for block in part.block]
+    return joined.build()
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwbench.lookup_tables.advice import StepAdvice, advice
 from hwbench.lookup_tables.table import IMPORTED
-from hwbench.render.blocks import Block, Column, Line, Table, View
+from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
 from hwbench.render.units import (
     bar,
     count,
@@ -25,14 +25,16 @@ from hwbench.render.units import (
 from hwbench.render.views import SHORT_ID, notes
 
 if TYPE_CHECKING:
-    from hwbench.lookup_tables import Grade, LayerPrediction, LookupTable, Provenance
-    from hwbench.records.prediction import Prediction
+    from hwbench.lookup_tables import Grade, LookupTable, Provenance
     from hwbench.render.documents import Document
     from hwbench.workflows.build_table import BuiltTable
+    from hwbench.workflows.predict import ModelPrediction, PredictedCell
     from hwbench.workflows.table_files import ExportedTable, ImportedTable
 
 SCHEMA = 1
 FAMILIES_SHOWN = 20
+MOST_COLUMNS = 2
+"""Tables whose predictions stand side by side."""
 ENOUGH = 8
 """Held-out networks from which the distribution of their errors is drawn."""
 
@@ -100,16 +102,17 @@ def table_view(table: LookupTable) -> View:
     return [*blocks, Line(_describe_provenance(table), "dim")]
 
 
-def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPrediction]) -> View:
+def prediction_view(prediction: ModelPrediction) -> View:
     """A predicted latency and its layers."""
+    parts = prediction.layers
     layers = plural(len(parts), "layer")
-    origins = Counter(map(_origin, parts))
+    origins = Counter(part.origin for part in parts)
     counts = [f"{number} of {layers} {origin}" for origin, number in origins.items()]
     largest_s = max(part.latency_s for part in parts)
     rows = tuple(
         (
             layer(part.key),
-            _origin(part),
+            part.origin,
             seconds(part.latency_s),
             percent(part.latency_s / prediction.latency_s),
             bar(part.latency_s / largest_s, 8),
@@ -124,7 +127,7 @@ def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPre
         Column(""),
     )
     ci = interval_s(prediction.ci_s, prediction.latency_s)
-    headline = f"{model}: {seconds(prediction.latency_s)} predicted (95 % interval {ci})"
+    headline = f"{prediction.model}: {seconds(prediction.latency_s)} predicted (95 % interval {ci})"
     correction_s = _correction_s(prediction, parts)
     share = percent(correction_s / prediction.latency_s, sign=True)
     correction = seconds(correction_s, sign=True)
@@ -147,6 +150,53 @@ def prediction_view(model: str, prediction: Prediction, parts: Sequence[LayerPre
 def _correction_s(prediction: Prediction, parts: Sequence[LayerPrediction]) -> float:
     """What a network takes beyond the sum of its layers, seconds; negative where it takes less."""
     return prediction.latency_s - sum(part.latency_s for part in parts)
+
+
+def predictions_view(cells: Sequence[PredictedCell]) -> View:
+    """Predictions of several models by several tables, and what could not be predicted.
+
+    A row for each model, and a column for each table where 80 columns hold them.
+    """
+    tables = list(dict.fromkeys(cell.table for cell in cells))
+    table = _make_prediction_grid(cells, tables)
+    if len(tables) > MOST_COLUMNS:
+        table = _make_prediction_list(cells)
+    faults = tuple(
+        ("no_prediction", f"{cell.model} by {cell.table}: {cell.error.message}")
+        for cell in cells
+        if cell.error is not None
+    )
+    return [table, Notes(faults)] if faults else [table]
+
+
+def _make_prediction_grid(cells: Sequence[PredictedCell], tables: Sequence[str]) -> Table:
+    columns = [Column("model", path=True)]
+    for table in tables:
+        columns += [Column(table, right=True), Column("95 % interval")]
+    rows: dict[str, list[str]] = {}
+    for cell in cells:
+        rows.setdefault(cell.model, [cell.model]).extend(_prediction_texts(cell))
+    return Table(tuple(columns), tuple(map(tuple, rows.values())))
+
+
+def _make_prediction_list(cells: Sequence[PredictedCell]) -> Table:
+    columns = (
+        Column("model", path=True),
+        Column("table", path=True),
+        Column("latency", right=True),
+        Column("95 % interval"),
+    )
+    return Table(
+        columns, tuple((cell.model, cell.table, *_prediction_texts(cell)) for cell in cells)
+    )
+
+
+def _prediction_texts(cell: PredictedCell) -> tuple[str, str]:
+    """The latency and its interval; a dash where there is none."""
+    if cell.prediction is None:
+        return "-", ""
+    latency_s = cell.prediction.latency_s
+    return seconds(latency_s), interval_s(cell.prediction.ci_s, latency_s)
 
 
 def list_view(tables: Mapping[str, LookupTable]) -> View:
@@ -262,13 +312,11 @@ def table_document(table: LookupTable) -> Document:
     return {"schema": SCHEMA, "steps": dict(table.steps), **table.to_dict()}
 
 
-def prediction_document(
-    model: str, prediction: Prediction, parts: Sequence[LayerPrediction]
-) -> Document:
+def prediction_document(prediction: ModelPrediction) -> Document:
     """A predicted latency as JSON types."""
     return {
         "schema": SCHEMA,
-        "model": model,
+        "model": prediction.model,
         "latency_s": prediction.latency_s,
         "latency_ci_s": list(prediction.ci_s),
         "correction_s": _correction_s(prediction, parts),
@@ -277,18 +325,28 @@ def prediction_document(
                 "key": str(part.key),
                 "latency_s": part.latency_s,
                 "sd": part.sd,
-                "from": _origin(part),
+                "from": part.origin,
             }
-            for part in parts
+            for part in prediction.layers
         ],
     }
 
 
-def _origin(part: LayerPrediction) -> str:
-    """What a predicted latency of a layer rests on, in one word."""
-    if part.extrapolated:
-        return "extrapolated"
-    return "measured" if part.measured else "interpolated"
+def predictions_document(cells: Sequence[PredictedCell]) -> Document:
+    """Predictions of several models by several tables as JSON types."""
+    rows = []
+    for cell in cells:
+        prediction = cell.prediction
+        rows.append(
+            {
+                "model": cell.model,
+                "table": cell.table,
+                "latency_s": None if prediction is None else prediction.latency_s,
+                "latency_ci_s": None if prediction is None else list(prediction.ci_s),
+                "error": None if cell.error is None else str(cell.error),
+            }
+        )
+    return {"schema": SCHEMA, "predictions": rows}
 
 
 def _describe_grade(grade: Grade) -> str:

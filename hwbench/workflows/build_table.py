@@ -1,6 +1,6 @@
-"""`hwbench table build`, `validate`, `recalibrate` and `predict`.
+"""`hwbench table build`, `validate` and `recalibrate`.
 
-A lookup table of a model's pruned versions, how good it is, and what it says.
+A lookup table of a model's pruned versions, and how good it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Unpack
 from hwbench.devices import open_device
 from hwbench.devices.base import Device
 from hwbench.errors import UsageError
-from hwbench.lookup_tables import LayerPrediction, LookupTable, Plan, Progress, Validation
+from hwbench.lookup_tables import LookupTable, Plan, Progress, Validation
 from hwbench.lookup_tables import validate as validate_on
 from hwbench.lookup_tables.making.networks import Effort
 from hwbench.lookup_tables.making.recalibrate import recalibrate
@@ -25,7 +25,6 @@ from hwbench.network.graph import layers, load
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
 from hwbench.records.measurement import Settings
-from hwbench.records.prediction import Prediction
 from hwbench.store import Store, open_store
 from hwbench.workflows.defaults import (
     DEFAULT_MODEL,
@@ -218,45 +217,6 @@ def recalibrate_table(
             opened, found, workload, settings, networks=networks, callback=callback.validated
         )
         return BuiltTable(save_table(kept, fresh, outcome) if save else None, fresh, outcome, None)
-
-
-def predict_latency(
-    model: str | Path | nn.Module = DEFAULT_MODEL,
-    *,
-    table: LookupTable | str = "cpu",
-    extrapolate: bool = False,
-    store: str | None = None,
-    **options: Unpack[ModelOptions],
-) -> tuple[Prediction, tuple[LayerPrediction, ...]]:
-    """Predict the latency of a model, as it is, with a table.
-
-    Args:
-        model: What `hwbench.profile` takes.
-        table: A table, the address of the device whose newest one to take, or the beginning of its
-            id.
-        extrapolate: Answer outside the measured range too, with a wider interval.
-        store: SQLAlchemy URL of the store.
-        options: How the model is read, see `load_workload`.
-
-    Returns:
-        The whole network, and its layers in order.
-
-    Raises:
-        MissingEntryError: The table does not know a layer of the model.
-        HwbenchError: The model cannot be read; the message says what to do.
-    """
-    workload = load_workload(model, **options)
-    if isinstance(table, LookupTable):
-        found = table
-    else:
-        with open_store(store) as kept:
-            found = find_table(kept, table)
-    found = found.extrapolating() if extrapolate else found
-    wanted = layers(load(workload.onnx))
-    parts = found.layers(
-        [layer.key for layer in wanted], [layer.name for layer in wanted], workload.name
-    )
-    return found.total(parts), parts
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def load_pair(
         changed["arch"] = candidate_arch
     first = load_workload(baseline, seed=seed, **options)
     second = load_workload(candidate, seed=seed, **changed)
-    _check_inputs(first, second)
+    check_same_inputs(first, second)
     return first, second
 
 
@@ -105,7 +105,7 @@ _FLOATS = {"float16": "float32", "bfloat16": "float32"}
 """A network in half precision takes its inputs in it; precisions may differ in a comparison."""
 
 
-def _check_inputs(baseline: Workload, candidate: Workload) -> None:
+def check_same_inputs(baseline: Workload, candidate: Workload) -> None:
     """Refuse two models that cannot be fed the same.
 
     Raises:

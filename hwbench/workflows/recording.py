@@ -66,6 +66,11 @@ class _Recorder(MeasuringCallback):
         self.callback.finished(records)
 
 
+def record_into(store: Store | None, callback: MeasuringCallback) -> MeasuringCallback:
+    """The callback to measure with, which also writes to an open store if there is one."""
+    return callback if store is None else _Recorder(store, callback)
+
+
 @contextmanager
 def recording(
     store: str | None,

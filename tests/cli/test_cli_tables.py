@@ -49,6 +49,30 @@ def test_a_model_is_predicted_layer_by_layer(built):
     assert prediction["latency_s"] == pytest.approx(measured, rel=0.02)
 
 
+def test_several_models_are_predicted_by_several_tables(built):
+    hwb, _ = built
+    words = ("table", "predict", "big.onnx", "small.onnx", "--table", "virtual:noise=none")
+    both = hwb(*words)
+    assert (both.code, both.err) == (0, "")
+    assert "big.onnx" in both.out
+    assert "small.onnx" in both.out
+    document = hwb(*words, "--table", "pixel1", "--json", "-")
+    assert document.code == 2
+    assert "2 of 4 predictions could not be made" in document.err
+    rows = document.json["predictions"]
+    assert [row["latency_s"] is None for row in rows] == [False, True, False, True]
+    assert "no entry for layer" in rows[1]["error"]
+    text = hwb(*words, "--table", "pixel1", "--table", "absent")
+    assert "no_prediction: big.onnx by absent: no lookup table 'absent'" in " ".join(
+        text.out.split()
+    )
+    assert max(map(len, text.out.splitlines())) <= 80
+
+
+def test_a_shipped_table_says_when_it_was_made(hwb):
+    assert "2026-11-22" in hwb("table", "list").out
+
+
 def test_an_unknown_layer_names_the_command_that_measures_it(built):
     hwb, _ = built
     outcome = hwb("table", "predict", "tiny_input.onnx", "--table", "virtual:noise=none")

@@ -14,6 +14,7 @@ from hwbench.cli import commands, tables
 from hwbench.render import documents, fronts, searching
 from hwbench.render import tables as table_documents
 from hwbench.workflows.search.front import Front
+from hwbench.workflows.predict import PredictedCell, predict
 from hwbench.workflows.selftest import SelfTest
 from tests.docs.pages import DOCS, blocks, page
 from tests.render.test_render_views import CPU, compared, record
@@ -34,8 +35,14 @@ def fields(section: str) -> set[str]:
 
 def predicted() -> dict[str, object]:
     table = table_support.built(quiet=True).table
-    parts = table.layers([slot.layer.key for slot in table_support.structure().slots])
-    return table_documents.prediction_document("net", table.total(parts), parts)
+    return table_documents.prediction_document(predict("zoo:resnet20", table=table))
+
+
+def predicted_several() -> dict[str, object]:
+    table = table_support.built(quiet=True).table
+    prediction = predict("zoo:resnet20", table=table)
+    cells = [PredictedCell("zoo:resnet20", "virtual", prediction)]
+    return table_documents.predictions_document(cells)["predictions"][0]
 
 
 DOCUMENTS = {
@@ -50,6 +57,7 @@ DOCUMENTS = {
     "front": lambda: fronts.front_document(Front((found("net"),))),
     "outcome": lambda: searching.search_document(found("net"))["original"],
     "table predict": predicted,
+    "prediction": predicted_several,
 }
 
 

@@ -41,7 +41,11 @@ They share the phone, its state and the tool's rounding.
 
 
 def table_of(
-    networks: Sequence[ForeignNetwork], name: str, note: str = "", version: str = __version__
+    networks: Sequence[ForeignNetwork],
+    name: str,
+    note: str = "",
+    version: str = __version__,
+    created_utc: str | None = None,
 ) -> LookupTable:
     """The table of networks that another tool measured on one device.
 
@@ -50,6 +54,7 @@ def table_of(
         name: What the table is found by; stands for the address of the device.
         note: Where the files came from, for people, beside their names.
         version: Of hwbench.
+        created_utc: When the table was made, ISO 8601 in UTC; None for now.
 
     Raises:
         UsageError: They were measured on different hardware, with different runtimes or numbers of
@@ -70,7 +75,8 @@ def table_of(
     sources = tuple(_source_of(network) for network in networks if network.model)
     files = ", ".join(dict.fromkeys(chain.from_iterable(network.files for network in networks)))
     text = "; ".join(filter(None, (note, f"read from {files}")))
-    made = Provenance(device, first.threads, datetime.now(UTC).isoformat(), version, sources, text)
+    created_utc = created_utc or datetime.now(UTC).isoformat()
+    made = Provenance(device, first.threads, created_utc, version, sources, text)
     table = _fit_table(networks, made)
     errors = _cross_validate(networks, made)
     if not errors:

@@ -35,8 +35,11 @@ PIXEL1_REPEATS = 3
 PIXEL1_NAME, PIXEL1_TARGET = "pixel1", "Google Pixel 1"
 PIXEL1_NOTE = (
     "logs of TensorFlow Lite's benchmark_model, float32, one thread, NNAPI off, published with the"
-    " AMC models in github.com/mit-han-lab/amc-models (MIT licence, copyright MIT HAN Lab)"
+    " AMC models in github.com/mit-han-lab/amc-models (MIT licence, copyright MIT HAN Lab) without"
+    " a date"
 )
+PIXEL1_MADE_UTC = "2026-11-22T00:00:00+00:00"
+"""When the table was added to hwbench; the logs do not say when they were taken."""
 
 
 def pixel1_logs(model: str) -> tuple[TfliteLog, ...]:
@@ -64,7 +67,7 @@ def pixel1() -> LookupTable:
 
     It is made from nine published logs of three networks.
     """
-    return table_of(pixel1_networks(), PIXEL1_NAME, note=PIXEL1_NOTE)
+    return table_of(pixel1_networks(), PIXEL1_NAME, note=PIXEL1_NOTE, created_utc=PIXEL1_MADE_UTC)
 
 
 def _read(model: str, logs: tuple[TfliteLog, ...]) -> ForeignNetwork:

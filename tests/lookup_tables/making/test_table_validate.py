@@ -11,7 +11,8 @@ from hwbench.lookup_tables.making.validate import HeldOutTrial, Validation, draw
 from hwbench.lookup_tables.repository import check_table, find_table, save_table
 from hwbench.records.prediction import Prediction
 from hwbench.store import open_store
-from hwbench.workflows.build_table import build_table, predict_latency, validate_table
+from hwbench.workflows.build_table import build_table, validate_table
+from hwbench.workflows.predict import predict
 from tests.support.table_support import PLAN, SETTINGS, built, device, structure, workload
 
 
@@ -132,11 +133,11 @@ def test_the_workflows_from_model_to_prediction(tmp_path):
     assert done.validation is not None
     assert done.table.grades[0].networks == 2
     assert done.table.provenance.sources[0].step == 16
-    prediction, layers = predict_latency("zoo:resnet20", table=address, **where)
+    prediction = predict("zoo:resnet20", table=address, **where)
     assert prediction.latency_s == pytest.approx(
         done.table.provenance.sources[0].latency_s, rel=0.01
     )
-    assert len(layers) == len(structure().slots)
+    assert len(prediction.layers) == len(structure().slots)
     graded = validate_table("zoo:resnet20", device=address, networks=3, **where)
     assert [grade.networks for grade in graded.table.grades] == [3]
     with pytest.raises(StaleTableError):

@@ -37,6 +37,8 @@ class Workload:
         format: What kind of file `artifact` is. A device says in `Device.formats` which it runs.
         values: The values of inputs by name, where they matter; bfloat16 as `uint16` of the same
             bits. A device draws the others.
+        node_names: The nodes of the model by the names that the file it was read from has for
+            them, which profiles of other tools use; empty for constants that are no longer there.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Workload:
     findings: tuple[Finding, ...] = ()
     format: str = ONNX
     values: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
+    node_names: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:

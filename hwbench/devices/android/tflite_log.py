@@ -1,6 +1,7 @@
 """Reading logs of TensorFlow Lite's `benchmark_model`: text of any version, and CSV files.
 
-CSV files are those of the program's flag `--profiling_output_csv_file`.
+CSV files are those of the program's flag `--profiling_output_csv_file`. The summaries that LiteRT's
+C API and TensorFlow Lite in a browser print have the same tables.
 
 Every version prints, in microseconds, one `count=.. first=.. avg=..` line after the warm-up and one
 after the timed runs, and, where operators were profiled, a table in milliseconds headed `Run
@@ -11,7 +12,13 @@ differs:
   the timed runs are profiled;
 * later versions profile the initialization as well, in a table of its own, which is not of the
   network;
-* Android's logcat, and the logger of the time, put something before every line.
+* a delegate is one row of the table, and a table of its own lists what it executed; LiteRT lists
+  its operators in the table itself. Their names (`Convolution (NHWC, F32) IGEMM`) hold commas,
+  which separate the cells of a CSV file too;
+* LiteRT and the browser sum all inferences up as if they were one: each operator is called as often
+  as the network was run;
+* Android's logcat, the logger of the time and continuous integration put something before every
+  line.
 
 Layout after tensorflow/lite/tools/benchmark and tensorflow/core/util/stats_calculator.cc
 (Apache-2.0), read, not copied.
@@ -20,9 +27,11 @@ Layout after tensorflow/lite/tools/benchmark and tensorflow/core/util/stats_calc
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from hwbench.devices.shared.log_lines import strip_prefixes
 from hwbench.errors import OutputParseError
 from hwbench.records.findings import Finding
 from hwbench.records.untrusted import parse_seconds, parse_seconds_or_zero, parse_whole, quote
@@ -34,8 +43,15 @@ SIGNS = re.compile(
 """What stands in a log of `benchmark_model` and in no other format."""
 
 _MS, _US = 1e3, 1e6  # milliseconds and microseconds per second
+_ANCHORS = re.compile(
+    r"={5,} Run Order =|STARTING!|Log parameter values|(?:Min num|Num) (?:runs|threads): \["
+    r"|(?:Timings \(microseconds\): |Memory \(bytes\): )?count=\d+ (?:first|curr)="
+    r"|(?:Average inference|Inference) timings in us:"
+)
+"""How lines begin that nothing else prints."""
 _PREFIX = re.compile(
-    r"(?:\S+ \S+ +\d+ +\d+ [VDIWEF] [^:]*: |native : \S+ |(?:VERBOSE|INFO|WARN(?:ING)?|ERROR): )*"
+    r"\s*(?:\S+ \S+ +\d+ +\d+ [VDIWEF] [^:]*: |native : \S+ "
+    r"|(?:VERBOSE|INFO|WARN(?:ING)?|ERROR): )*"
 )
 _PARAMETER = re.compile(r"([#\w][^:\[\]]{0,80}?)\s*: \[(.*)\]")
 _RUNS = re.compile(r"(Timings \(microseconds\): )?count=(\d+)((?: \w+=[-+.\w]+(?:\(all same\))?)+)")
@@ -58,6 +74,13 @@ _REPLACED = re.compile(
 )
 _OBSERVED = re.compile(r"(\d{1,9}) nodes observed")
 _COLUMNS = {"node type", "avg ms", "times called", "name"}
+_PLAIN_NUMBER = re.compile(r"[-+.\d]+")
+_NUMBER, _SHARE = r"[-+.\w]+", r"[^\s,%]+%"
+_INTERNAL = "delegate internal"
+"""How the title of the table begins that lists what delegates executed."""
+_INVOKED = "DelegateOpInvoke"
+"""What the operators of that table are called; which they are is in their names."""
+_OF_DELEGATE = "Delegate/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +111,10 @@ class Operator:
     """One row of the table, in execution order.
 
     Attributes:
-        kind: The operator (`CONV_2D`), or the delegate that replaced several.
-        name: The tensors it writes, as the log names them, without brackets and number.
+        kind: The operator (`CONV_2D`), that of XNNPACK (`Convolution (NHWC, F32) IGEMM`), or the
+            delegate that replaced several.
+        name: The tensors it writes, as the log names them, without brackets and number; empty where
+            it does not.
         mean_s: The mean latency of one call in seconds; None where it is below the log's resolution
             (printed as 0.000 ms).
         calls: The number of calls per inference.
@@ -143,14 +168,13 @@ def parse(text: str, source: str = "the log") -> TfliteLog:
     Raises:
         OutputParseError: The log holds no timings or several executions, or is cut off or damaged.
     """
-    lines = [_PREFIX.sub("", line, count=1) for line in text.splitlines()]
+    lines = [_PREFIX.sub("", line, count=1) for line in strip_prefixes(text, _ANCHORS)]
     if sum(line.strip() == "STARTING!" for line in lines) > 1:
         raise OutputParseError(
             f"{source} holds several executions of benchmark_model; put each into a file of its own"
         )
     run_lines = list(_skip_initialization(lines))
-    tables = [index for index, line in enumerate(run_lines) if "Run Order =" in line]
-    operators = _parse_operators(run_lines, tables[0], source) if tables else ()
+    operators, findings = _parse_tables(run_lines, source)
     phases, profiled = _parse_phases(run_lines, source)
     warm_up, timed = _assign_phases(run_lines, phases, source)
     if timed is None and not operators:
@@ -168,8 +192,16 @@ def parse(text: str, source: str = "the log") -> TfliteLog:
             unknown_flags.append(flag[1])
     if not operators:
         profiled = None
+    runs = _count_summed_runs(operators, profiled, timed)
+    if runs > 1:
+        operators, profiled = _divide_by_runs(operators, profiled, runs)
+        text = (
+            f"the log counts calls and time of all {runs} inferences; calls are divided by them,"
+            " averages are of one call as they stand"
+        )
+        findings = (*findings, Finding("summed_runs", text))
     log = TfliteLog(source, tuple(parameters), warm_up, timed, profiled, operators)
-    findings = (*_find_pitfalls(log, unknown_flags, len(tables)), *_find_delegates(lines))
+    findings = (*_find_pitfalls(log, unknown_flags), *findings, *_find_delegates(lines))
     return replace(log, findings=findings)
 
 
@@ -183,18 +215,69 @@ def _skip_initialization(lines: Sequence[str]) -> Iterator[str]:
             yield line
 
 
-def _parse_operators(lines: Sequence[str], start: int, source: str) -> tuple[Operator, ...]:
-    """Parse the rows of the table whose title is line `start`."""
+def _parse_tables(
+    lines: Sequence[str], source: str
+) -> tuple[tuple[Operator, ...], tuple[Finding, ...]]:
+    """Parse the table of the network, and put what a delegate executed in the delegate's place.
+
+    Where several delegates share one table, nothing tells whose rows are whose, so they stay apart.
+
+    Returns:
+        The operators, and what was left out.
+    """
+    tables = []
+    title = ""
+    for index, line in enumerate(lines):
+        if "Run Order =" in line:
+            tables.append((title.lower(), index))
+            title = ""
+        elif line.strip():
+            title = line.strip()
+    if not tables:
+        return (), ()
+    operators = tuple(operator for _, operator in _parse_rows(lines, tables[0][1], source))
+    delegates = [row for row in operators if _is_delegate(row)]
+    internal = [index for title, index in tables[1:] if title.startswith(_INTERNAL)]
+    unread = len(tables) - 1
+    findings = []
+    if len(delegates) == len(internal) == 1 and delegates[0].calls > 0:
+        numbered = _parse_rows(lines, internal[0], source)
+        numbers = [number for number, _ in numbered]
+        if sorted(numbers) == list(range(len(numbers))):
+            # They are printed in any order: the profiler does not know when they began.
+            inner = [row for _, row in sorted(numbered, key=lambda pair: pair[0])]
+            place = operators.index(delegates[0])
+            operators = (*operators[:place], *inner, *operators[place + 1 :])
+            unread -= 1
+            text = f"the operators of {delegates[0].kind} are those of its own table: {len(inner)}"
+            findings.append(Finding("delegate_rows", text))
+    if unread:
+        text = (
+            f"the log holds {len(tables)} tables of operators; the first is the network,"
+            f" {unread} of the others were not read"
+        )
+        findings.append(Finding("more_tables", text))
+    return operators, tuple(findings)
+
+
+def _is_delegate(row: Operator) -> bool:
+    """Tell whether a row stands for all that a delegate executed."""
+    return "delegate" in row.kind.lower()
+
+
+def _parse_rows(lines: Sequence[str], start: int, source: str) -> list[tuple[int, Operator]]:
+    """Parse the rows of the table whose title is line `start`.
+
+    Returns:
+        The number behind the name of each, -1 where there is none, and its operator.
+    """
     labels, is_csv = _parse_header(lines, start + 1, source)
+    pattern = _row_pattern(labels, is_csv=is_csv)
     rows = []
     for line in lines[start + 2 :]:
         if not line.strip() or "=====" in line:
             break
-        # The name comes last and may hold what separates the cells.
-        if is_csv:
-            cells = line.split(",", len(labels) - 1)
-        else:
-            cells = re.split(r"\t\s*|\s{2,}", line.strip(), maxsplit=len(labels) - 1)
+        cells = _split_row(line, pattern, is_csv=is_csv)
         if len(cells) != len(labels):
             raise OutputParseError(
                 f"{source}: {quote(line.strip())} has {len(cells)} cells; its table has"
@@ -202,7 +285,32 @@ def _parse_operators(lines: Sequence[str], start: int, source: str) -> tuple[Ope
             )
         rows.append(dict(zip(labels, map(str.strip, cells), strict=True)))
     _check_complete(rows, lines[start:], source)
-    return tuple(_parse_operator(row, source) for row in rows)
+    return [_parse_operator(row, source) for row in rows]
+
+
+def _row_pattern(labels: Sequence[str], *, is_csv: bool) -> re.Pattern[str]:
+    """Make the pattern of a row: the numbers of the known columns between two texts.
+
+    Both texts, the type and the name of an operator, may hold what separates the cells.
+    """
+    mark = ", " if is_csv else " "
+    numbers = [f"({_SHARE if label.endswith('%') else _NUMBER})" for label in labels[1:-1]]
+    return re.compile(f"(.+?){mark}{mark.join(numbers)}(?:{mark}(.*))?")
+
+
+def _split_row(line: str, pattern: re.Pattern[str], *, is_csv: bool) -> Sequence[str]:
+    """Split a row of a table into cells; one with other cells than its table has is damaged."""
+    if is_csv:
+        parts = list(map(str.strip, line.split(",")))
+        match = pattern.fullmatch(", ".join(parts))
+        # A number that is left over means that others hold commas.
+        if match and not any(_PLAIN_NUMBER.fullmatch(part) for part in match[1].split(", ")):
+            return [cell or "" for cell in match.groups()]
+        return parts
+    match = pattern.fullmatch(" ".join(line.split()))
+    if match:
+        return [cell or "" for cell in match.groups()]
+    return re.split(r"\t\s*|\s{2,}", line.strip(), maxsplit=pattern.groups - 1)
 
 
 def _find_first(pattern: re.Pattern[str], lines: Sequence[str]) -> re.Match[str] | None:
@@ -246,14 +354,62 @@ def _parse_header(lines: Sequence[str], index: int, source: str) -> tuple[list[s
     return labels, not bracketed
 
 
-def _parse_operator(cells: dict[str, str], source: str) -> Operator:
+def _parse_operator(cells: dict[str, str], source: str) -> tuple[int, Operator]:
     what = f"{source}: average of operator {quote(cells['name'])}"
     mean_s = parse_seconds_or_zero(cells["avg ms"], _MS, what)
     calls = parse_whole(
         cells["times called"], f"{source}: calls of operator {quote(cells['name'])}", least=0
     )
-    name = re.sub(r"^\[(.*)\](?::\d+)?$", r"\1", cells["name"])
-    return Operator(cells["node type"], name, mean_s or None, calls)
+    numbered = re.fullmatch(r"(.*?)(?::(\d{1,9}))?", cells["name"], re.DOTALL)
+    name = numbered[1] if numbered else ""
+    number = int(numbered[2]) if numbered and numbered[2] else -1
+    name = re.sub(r"^\[(.*)\]$", r"\1", name)
+    kind = cells["node type"]
+    if kind == _INVOKED:
+        kind = name
+    if name.startswith(_OF_DELEGATE) or name in {"Delegate", "Builtin"}:
+        name = ""  # of no tensor
+    return number, Operator(kind.removeprefix(_OF_DELEGATE), name, mean_s or None, calls)
+
+
+def _count_summed_runs(
+    operators: Sequence[Operator], profiled: Runs | None, timed: Runs | None
+) -> int:
+    """Count the inferences that a table sums up as if they were one.
+
+    Returns:
+        As often as most operators were called; 1 if the table tells inferences apart, which the
+        spread of their latencies shows, or agrees with those that were timed.
+    """
+    if not operators or (profiled is not None and profiled.min_s is not None):
+        return 1
+    runs = Counter(row.calls for row in operators).most_common(1)[0][0]
+    if runs <= 1:
+        return 1
+    sum_s = sum(row.mean_s * row.calls for row in operators if row.mean_s is not None)
+    if timed is not None and sum_s < timed.mean_s * runs**0.5:
+        return 1
+    return runs
+
+
+def _divide_by_runs(
+    operators: Sequence[Operator], profiled: Runs | None, runs: int
+) -> tuple[tuple[Operator, ...], Runs | None]:
+    """Divide calls, and the latency of the whole, by the inferences that a table sums up.
+
+    An operator whose calls are no multiple of them, as one that ran in the first inference alone,
+    keeps its time of all inferences.
+    """
+    divided = []
+    for row in operators:
+        calls = max(1, round(row.calls / runs))
+        mean_s = row.mean_s
+        if mean_s is not None:
+            mean_s *= row.calls / (runs * calls)
+        divided.append(replace(row, calls=calls, mean_s=mean_s))
+    if profiled is not None:
+        profiled = Runs(profiled.mean_s / runs, runs)
+    return tuple(divided), profiled
 
 
 def _parse_phases(lines: Sequence[str], source: str) -> tuple[list[Runs], Runs | None]:
@@ -273,7 +429,10 @@ def _parse_phases(lines: Sequence[str], source: str) -> tuple[list[Runs], Runs |
 
 def _parse_runs(match: re.Match[str], source: str) -> Runs:
     what = f"{source}: {quote(match[0])}"
-    values = dict(re.findall(r"(\w+)=([-+.\w]+)", match[3]))
+    pairs = re.findall(r"(\w+)=([-+.\w]+)", match[3])
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise OutputParseError(f"{what} says one thing several times, so {source} is damaged")
     seconds: dict[str, float | None] = {}
     for name in ("first", "min", "max", "median"):
         if name in values:
@@ -322,7 +481,7 @@ def _assign_phases(
     return warm_up, timed
 
 
-def _find_pitfalls(log: TfliteLog, unknown_flags: Sequence[str], tables: int) -> Iterator[Finding]:
+def _find_pitfalls(log: TfliteLog, unknown_flags: Sequence[str]) -> Iterator[Finding]:
     """Find what to know before believing a log's numbers."""
     if unknown_flags:
         text = (
@@ -342,18 +501,12 @@ def _find_pitfalls(log: TfliteLog, unknown_flags: Sequence[str], tables: int) ->
             "below_resolution",
             f"operators below the log's resolution: {len(tiny)}, {quote(tiny[0])} first",
         )
-    delegates = [row.kind for row in log.operators if "delegate" in row.kind.lower()]
+    delegates = [row.kind for row in log.operators if _is_delegate(row)]
     if delegates:
         yield Finding(
             "delegated",
             f"rows that are delegates, each standing for several layers: {len(delegates)},"
             f" {quote(delegates[0])} first",
-        )
-    if tables > 1:
-        yield Finding(
-            "more_tables",
-            f"the log holds {tables} tables of operators; the first is the network, the others were"
-            " not read",
         )
 
 

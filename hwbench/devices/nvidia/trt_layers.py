@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hwbench.devices.base import LayerRow
+from hwbench.devices.nvidia.trt_names import find_nodes
 from hwbench.devices.nvidia.trtexec import parse_layers
 from hwbench.devices.shared.joining import RuntimeRow, join_rows, layers_served
 from hwbench.errors import OutputParseError
@@ -30,8 +31,6 @@ GRAINS_S = (1.024e-6, 0.512e-6, 32e-9)
 
 Published profiles have times that are multiples of the first.
 """
-# A part of the network in one piece, named after its first and last node.
-_FOREIGN = re.compile(r"\{?ForeignNode\[(.+?)\.\.\.(.+?)\]\}?")
 _TYPES = {
     "int8": "int8",
     "half": "fp16",
@@ -88,44 +87,15 @@ def read_engine_layers(text: str, node_names: Sequence[str]) -> tuple[EngineLaye
     engine = []
     for layer, raw in zip(parsed.layers, data["Layers"], strict=True):
         details = raw if isinstance(raw, dict) else {}
-        nodes: dict[str, None] = {}  # in order, each once
-        if layer.kind != "Reformat":  # which only copies, whatever its metadata names
-            for origin in layer.origins:
-                nodes.update(dict.fromkeys(_find_nodes(origin, places)))
+        # A reformat only copies, whatever its metadata names.
+        origins = () if layer.kind == "Reformat" else layer.origins
+        nodes = [node_names[place] for place in find_nodes(origins, places).places]
         tactic = details.get("TacticName")
         if not isinstance(tactic, str):
             tactic = ""
         precision = _read_precision(details)
         engine.append(EngineLayer(layer.name, layer.kind, tuple(nodes), precision, tactic))
     return tuple(engine)
-
-
-def _find_nodes(origin: str, places: Mapping[str, int]) -> Sequence[str]:
-    """Find the ONNX nodes that one part of an engine layer's name or metadata names.
-
-    Args:
-        origin: The part.
-        places: Position of every ONNX node that TensorRT was given, by name, in order.
-
-    Returns:
-        The nodes; none if the part names none of these.
-    """
-    if origin in places:
-        return (origin,)
-    foreign = _FOREIGN.search(origin)
-    if foreign:
-        ends = []
-        for name in foreign.groups():
-            place = places.get(name)
-            if place is None:  # TensorRT may have added a number to the name
-                place = places.get(re.sub(r"_\d+$", "", name))
-            if place is None:
-                return ()
-            ends.append(place)
-        return list(places)[min(ends) : max(ends) + 1]
-    if origin.startswith("PWN("):  # a chain of pointwise operators
-        return [name for name in re.split(r"PWN\(|, |\)+(?:, |$)", origin) if name in places]
-    return ()
 
 
 def _read_precision(details: Mapping[str, Any]) -> str:

@@ -19,16 +19,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hwbench.devices.nvidia.trt_names import split_name
+from hwbench.devices.shared.log_lines import strip_prefixes
 from hwbench.errors import OutputParseError
 from hwbench.records.findings import Finding
 from hwbench.records.untrusted import parse_seconds, parse_seconds_or_zero, parse_whole, quote
 
-SIGNS = re.compile(
-    r"^(?:\[[^\]\n]*\] ?)*(?:&&&& \w+ TensorRT\.trtexec|GPU Compute(?: Time)?: min = )",
-    re.MULTILINE,
-)
+SIGNS = re.compile(r"&&&& \w+ TensorRT\.trtexec|\bGPU Compute(?: Time)?: min = ")
 """What the log shows and no other format does."""
 
+_ANCHORS = re.compile(
+    r"(?:\[\d\d/\d\d/\d{4}-[^\]\n]*\] ?)?(?:\[[VIWE]\] |&&&& \w+ TensorRT\.trtexec|GPU Compute)"
+)
+"""How lines begin that nothing else prints."""
 _MS = 1e3  # milliseconds in a second
 _COMMAND = re.compile(
     r"^&&&& RUNNING TensorRT\.trtexec(?: \[([^\]\n]*)\])?(?: \[[^\]\n]*\])* # (.+)$", re.MULTILINE
@@ -223,7 +226,7 @@ def _read_layer(layer: object, source: str) -> TrtexecLayer:
     name = _read_name(layer, source)
     details = layer if isinstance(layer, dict) else {}
     metadata, kind = details.get("Metadata"), details.get("LayerType", "")
-    origins: Sequence[str] = () if name.startswith("Reformatting ") else name.split(" + ")
+    origins: Sequence[str] = split_name(name)
     if isinstance(metadata, str) and metadata:
         origins = []
         # Entries are separated by a unit or a record separator, depending on the version.
@@ -250,6 +253,7 @@ def parse_log(text: str, source: str = "the log") -> TrtLog:
     Raises:
         OutputParseError: The run failed, holds no summary, or more than one.
     """
+    text = "\n".join(line.lstrip() for line in strip_prefixes(text, _ANCHORS))
     if _FAILED.search(text):
         raise OutputParseError(
             f"{source}: trtexec says that it FAILED; its log holds no latency to believe"

@@ -92,7 +92,7 @@ class RuntimeRow:
 
 
 @dataclass(eq=False, slots=True)
-class _JoinedRow:
+class JoinedRow:
     """Rows of the profile that make one row of the result.
 
     Attributes:
@@ -180,7 +180,7 @@ def join_rows(rows: Sequence[RuntimeRow], layers: Sequence[PartialLayer]) -> tup
     Returns:
         The rows in the order of execution, told apart by their names.
     """
-    joined_rows = _gather_by_layer(rows, layers)
+    joined_rows = gather_by_layer(rows, layers)
     _place_layers_without_row(joined_rows, layers)
     label_counts: Counter[str] = Counter()
     results = []
@@ -214,26 +214,24 @@ def join_rows(rows: Sequence[RuntimeRow], layers: Sequence[PartialLayer]) -> tup
     return tuple(results)
 
 
-def _gather_by_layer(
-    rows: Iterable[RuntimeRow], layers: Sequence[PartialLayer]
-) -> list[_JoinedRow]:
+def gather_by_layer(rows: Iterable[RuntimeRow], layers: Sequence[PartialLayer]) -> list[JoinedRow]:
     """Put rows of the profile together that serve the same layers.
 
     A part that serves layers of several rows makes one row of them: their times cannot be told
     apart any more. So the rows are the connected components of layers tied by parts.
     """
     by_name = {layer.name: layer for layer in layers}
-    row_of: dict[str, _JoinedRow] = {}
-    joined_rows: list[_JoinedRow] = []
+    row_of: dict[str, JoinedRow] = {}
+    joined_rows: list[JoinedRow] = []
     for part in rows:
-        earlier: list[_JoinedRow] = []
+        earlier: list[JoinedRow] = []
         for name in part.serves:
             if name in row_of and row_of[name] not in earlier:
                 earlier.append(row_of[name])
         if earlier:
             row = earlier[0]
         else:
-            row = _JoinedRow()
+            row = JoinedRow()
             joined_rows.append(row)
         for other in earlier[1:]:  # this part ties rows together that were apart until now
             row.parts += other.parts
@@ -245,7 +243,7 @@ def _gather_by_layer(
     return joined_rows
 
 
-def _place_layers_without_row(rows: Sequence[_JoinedRow], layers: Sequence[PartialLayer]) -> None:
+def _place_layers_without_row(rows: Sequence[JoinedRow], layers: Sequence[PartialLayer]) -> None:
     """Give each layer that no row serves to a row.
 
     It is the row of the layer that reads it, else of one that it reads.

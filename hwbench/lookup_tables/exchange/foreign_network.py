@@ -61,6 +61,7 @@ class ForeignNetwork:
         target: The hardware, for people.
         runtime: Inference engine, as far as the files tell.
         threads: Threads of the runtime.
+        groups_s: Seconds of what was measured of several layers together, which have no entry.
     """
 
     model: str
@@ -72,12 +73,14 @@ class ForeignNetwork:
     target: str
     runtime: str
     threads: int
+    groups_s: float = 0.0
 
     def __post_init__(self) -> None:
         sound = (
             1 <= self.layers <= MAX_LAYERS
             and 1 <= self.threads <= MAX_COUNT
             and (self.whole_s is None or MIN_SECONDS <= self.whole_s <= MAX_SECONDS)
+            and (self.groups_s == 0 or MIN_SECONDS <= self.groups_s <= MAX_SECONDS)
             and all(map(_is_possible_entry, self.entries))
             and sum(entry.calls for entry in self.entries) <= MAX_LAYERS
         )
@@ -91,8 +94,13 @@ class ForeignNetwork:
 
     @property
     def layers_s(self) -> float:
-        """Sum of all its layers, seconds."""
+        """Sum of its layers that have an entry, seconds."""
         return sum(entry.median_s * entry.calls for entry in self.entries)
+
+    @property
+    def rows_s(self) -> float:
+        """Sum of all that was measured of its layers, those measured together too, seconds."""
+        return self.layers_s + self.groups_s
 
     @property
     def keys(self) -> list[LayerKey]:

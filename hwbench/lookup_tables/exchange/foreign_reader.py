@@ -24,9 +24,20 @@ from hwbench.lookup_tables.exchange.foreign_files import (
     TrtTimes,
 )
 from hwbench.lookup_tables.exchange.foreign_network import ForeignEntry, ForeignNetwork
-from hwbench.lookup_tables.exchange.join_by_name import WARM_UP, join_rows, ort_rows, trt_rows
+from hwbench.lookup_tables.exchange.join_by_name import (
+    WARM_UP,
+    LeftOut,
+    join_rows,
+    trt_rows,
+)
 from hwbench.lookup_tables.exchange.join_by_order import join_ofa, join_tflite
+from hwbench.lookup_tables.exchange.join_ort import (
+    explain_rows,
+    find_executed,
+    rename_as_in_file,
+)
 from hwbench.network.graph import layers, load
+from hwbench.network.intake.onnx_names import NAMELESS
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 
@@ -114,19 +125,22 @@ def read_network(
     if kind == "tflite-log":
         logs = [record for record in contents if isinstance(record, TfliteLog)]
         network = read_tflite(logs, workload, target=target, threads=threads)
-    elif kind == "ort-profile":
+        return network, (*findings, *_check_closure(network))
+    left_out = LeftOut()
+    if kind == "ort-profile":
         named = [(name, record) for name, record in records if isinstance(record, ProfiledRuns)]
-        network = _read_ort(named, workload, target=target, threads=threads)
+        network = _read_ort(named, workload, left_out, target=target, threads=threads)
     else:
-        network = _read_trt(records, workload, target=target, threads=threads)
-    return network, (*findings, *_check_closure(network))
+        network = _read_trt(records, workload, left_out, target=target, threads=threads)
+    said = dict.fromkeys(left_out.findings)
+    return network, (*findings, *said, *_check_closure(network))
 
 
 def _check_closure(network: ForeignNetwork) -> tuple[Finding, ...]:
     """Whether the layers are not all there is, as a finding."""
-    if network.whole_s is None or abs(network.layers_s / network.whole_s - 1) < UNCLOSED:
+    if network.whole_s is None or abs(network.rows_s / network.whole_s - 1) < UNCLOSED:
         return ()
-    share = network.layers_s / network.whole_s
+    share = network.rows_s / network.whole_s
     text = (
         f"the layers sum to {share:.0%} of the whole network; profile on a device that does nothing"
         " else"
@@ -143,7 +157,11 @@ def read_tflite(
         UsageError: The logs are not of the model, were made with different threads, or do not tell
             them and nobody did.
     """
-    entries = join_tflite(logs, [layer.key for layer in layers(_load_graph(workload))])
+    graph = _load_graph(workload)
+    # A converter keeps the order in which layers begin; where they end depends on what is fused.
+    places = {node.name: place for place, node in enumerate(graph.graph.node)}
+    found = sorted(layers(graph), key=lambda layer: places[layer.name])
+    entries = join_tflite(logs, [layer.key for layer in found])
     logged_threads = {log.source: _logged_threads(log) for log in logs}
     if len(set(logged_threads.values())) > 1:
         raise UsageError(
@@ -192,12 +210,29 @@ def _agree_on_threads(logged: int | None, asked: int | None, source: str) -> int
 def _read_ort(
     profiles: Sequence[tuple[str, ProfiledRuns]],
     workload: Workload,
+    left_out: LeftOut,
     *,
     target: str,
     threads: int | None,
 ) -> ForeignNetwork:
     graph = _load_graph(workload)
-    joined = [join_rows(ort_rows(runs, name), graph, name) for name, runs in profiles]
+    model = rename_as_in_file(graph, workload.node_names)
+    renamed = {
+        ours.name: node.name for ours, node in zip(graph.graph.node, model.graph.node, strict=True)
+    }
+    names = {name: renamed.get(node, "") for name, node in workload.node_names.items()}
+    nameless = [node for name, node in names.items() if name.startswith(NAMELESS)]
+    origins = find_executed(model, nameless)
+    joined = [
+        join_rows(
+            explain_rows(runs, name, origins, names),
+            model,
+            name,
+            node_names=names,
+            left_out=left_out,
+        )
+        for name, runs in profiles
+    ]
     whole_s = median(value_s for _, runs in profiles for value_s in runs.whole_s[WARM_UP:])
     files = tuple(name for name, _ in profiles)
     threads = _agree_on_threads(None, threads, files[0])
@@ -214,11 +249,17 @@ def _read_ort(
         target,
         "onnxruntime profile",
         threads,
+        left_out.groups_s / len(profiles),
     )
 
 
 def _read_trt(
-    records: Sequence[tuple[str, Record]], workload: Workload, *, target: str, threads: int | None
+    records: Sequence[tuple[str, Record]],
+    workload: Workload,
+    left_out: LeftOut,
+    *,
+    target: str,
+    threads: int | None,
 ) -> ForeignNetwork:
     files = tuple(name for name, _ in records)
     by_type = {type(record): record for _, record in records}
@@ -230,7 +271,9 @@ def _read_trt(
         )
     rows = trt_rows(profile, engine if isinstance(engine, TrtLayers) else None)
     graph = _load_graph(workload)
-    entries = join_rows(rows, graph, profile.source)
+    entries = join_rows(
+        rows, graph, profile.source, node_names=workload.node_names, left_out=left_out
+    )
     times, log = by_type.get(TrtTimes), by_type.get(TrtLog)
     whole_s = median(times.compute_s) if isinstance(times, TrtTimes) else None
     whole_s = log.compute.median_s if isinstance(log, TrtLog) and whole_s is None else whole_s
@@ -246,6 +289,7 @@ def _read_trt(
         target,
         runtime,
         threads or 1,
+        left_out.groups_s,
     )
 
 

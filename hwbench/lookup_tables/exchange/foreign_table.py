@@ -98,14 +98,14 @@ def _fit_table(networks: Sequence[ForeignNetwork], made: Provenance) -> LookupTa
     told = [
         (network.whole_s, network)
         for network in networks
-        if network.whole_s is not None and network.layers_s > 0
+        if network.whole_s is not None and network.rows_s > 0
     ]
     rest_s = (
-        median((whole_s - network.layers_s) / network.layers for whole_s, network in told)
+        median((whole_s - network.rows_s) / network.layers for whole_s, network in told)
         if told
         else 0.0
     )
-    scale = 1.0 if rest_s >= 0 else median(whole_s / network.layers_s for whole_s, network in told)
+    scale = 1.0 if rest_s >= 0 else median(whole_s / network.rows_s for whole_s, network in told)
     gathered: dict[LayerKey, list[ForeignEntry]] = {}
     for entry in chain.from_iterable(network.entries for network in networks):
         gathered.setdefault(entry.key, []).append(entry)
@@ -135,12 +135,13 @@ def _average_entry(found: Iterable[ForeignEntry], scale: float) -> Entry:
 def _cross_validate(networks: Sequence[ForeignNetwork], made: Provenance) -> list[float]:
     """Log of measured over predicted latency of every network, each left out in turn.
 
-    Networks that the others cannot answer for are skipped.
+    Networks that the others cannot answer for are skipped, and those of which not all layers have
+    an entry.
     """
     errors = []
     for network in networks:
         rest = [other for other in networks if other is not network]
-        if network.whole_s is None or not rest:
+        if network.whole_s is None or not rest or network.groups_s:
             continue
         try:
             predicted = _fit_table(rest, made).extrapolating().predict(network.keys)
@@ -156,7 +157,7 @@ def _rms(values: Sequence[float]) -> float:
 
 def _source_of(network: ForeignNetwork) -> Source:
     identity = sha256("\n".join(map(str, network.keys)).encode()).hexdigest()
-    latency_s = network.layers_s if network.whole_s is None else network.whole_s
+    latency_s = network.rows_s if network.whole_s is None else network.whole_s
     return Source(
         network.model,
         identity,

@@ -9,7 +9,14 @@ import numpy as np
 
 from hwbench.network import graph
 from hwbench.network.graph.shapes import drop_runtime_shapes
-from hwbench.network.intake import half, onnx_bounds, onnx_files, onnx_normalise, quantize
+from hwbench.network.intake import (
+    half,
+    onnx_bounds,
+    onnx_files,
+    onnx_names,
+    onnx_normalise,
+    quantize,
+)
 from hwbench.network.intake.archives import ModelFile
 from hwbench.network.intake.onnx_run import Completed, complete_model
 from hwbench.network.intake.torch_files import ReadRequest
@@ -49,8 +56,10 @@ def export_onnx(file: ModelFile, path: Path, request: ReadRequest) -> Exported:
     findings: tuple[Finding, ...] = ()
     if onnx_normalise.is_in_training(model):
         findings = (IN_TRAINING,)
+    names = onnx_names.FileNames(model)
     onnx_normalise.normalise_graph(model, request.name, exported=False)
-    return Exported(onnx_files.serialise(model, request.name), findings=findings)
+    data = onnx_files.serialise(model, request.name)
+    return Exported(data, findings, names.find_tensors(model))
 
 
 def describe_workload(
@@ -120,6 +129,7 @@ def describe_workload(
         counts.params,
         size_bytes,
         tuple(findings),
+        node_names=onnx_names.name_makers(model, exported.tensors),
     )
 
 

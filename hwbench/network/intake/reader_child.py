@@ -374,6 +374,7 @@ def _work(job: Mapping[str, Any], scratch: Path, missing_walls: Sequence[str]) -
             "file_bytes": workload.file_bytes,
             "findings": [asdict(finding) for finding in findings],
             "format": workload.format,
+            "node_names": dict(workload.node_names),
         }
         result = {"workload": facts}
         text = json.dumps(result)

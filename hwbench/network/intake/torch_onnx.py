@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -52,10 +52,12 @@ class Exported:
     Attributes:
         onnx: The model, serialised.
         findings: What a reader of its latency should know.
+        tensors: What its nodes write, by the names that its file has for them.
     """
 
     onnx: bytes
     findings: tuple[Finding, ...] = ()
+    tensors: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager

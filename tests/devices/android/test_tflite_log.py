@@ -232,3 +232,112 @@ def test_a_delegate_that_was_asked_for_did_not_come_by_itself():
     assert {"xnnpack", "partly_delegated"}.isdisjoint(found)
     assert "completely" in found["delegate"]
     assert {"delegate", "xnnpack"}.isdisjoint(codes(tflite_log.parse(NEW)))
+
+
+def test_cells_that_hold_commas_are_read_by_their_columns():
+    """XNNPACK's operators do (`Convolution (NHWC, F32) IGEMM`)."""
+    log = foreign_files.read(DATA / "tflite_xnnpack_2026.csv")
+    assert isinstance(log, TfliteLog)
+    assert [row.kind for row in log.operators] == [
+        "Transpose (ND, X32) Transpose",
+        "Convolution (NHWC, F32) IGEMM",
+        "Convolution (NHWC, F32) DWConv",
+        "Fully Connected (NC, F32) GEMM",
+        "Sum (ND) Reduce2",
+    ]
+    assert log.operators[1].mean_s == pytest.approx(61.86e-6)
+    assert operators_s(log) == pytest.approx(log.profiled.mean_s)
+    assert not log.findings
+
+
+def test_a_number_with_a_comma_is_no_further_cell():
+    text = (DATA / "tflite_xnnpack_2026.csv").read_text()
+    with pytest.raises(OutputParseError, match="12 cells"):
+        tflite_log.parse(text.replace("0.058, 0.06186, 12.4995%", "0,058, 0,06186, 12,4995%"))
+
+
+@pytest.mark.parametrize(
+    ("file", "rows", "runs", "whole_s"),
+    [("litert_2026.txt", 64, 30, 341.239e-3 / 30), ("tflite_wasm_2023.txt", 3, 10, 4.2699e-3)],
+)
+def test_a_table_over_all_inferences_is_brought_to_one(file, rows, runs, whole_s):
+    log = foreign_files.read(DATA / file)
+    assert isinstance(log, TfliteLog)
+    assert [row.calls for row in log.operators] == [1] * rows
+    assert log.profiled == Runs(pytest.approx(whole_s), runs)
+    assert operators_s(log) == pytest.approx(whole_s, rel=1e-3)
+    assert f"all {runs} inferences" in codes(log)["summed_runs"]
+
+
+def test_an_operator_of_the_first_inference_alone_keeps_its_share():
+    text = (DATA / "litert_2026.txt").read_text()
+    once = text.replace(
+        "0.059%    35.643%      0.000             30", "0.059%    35.643%      0.000              1"
+    )
+    row = tflite_log.parse(once).operators[9]
+    assert (row.calls, row.mean_s) == (1, pytest.approx(7e-6 / 30))
+
+
+def test_operators_that_were_really_called_often_stay_so():
+    """As where the spread of latencies shows that the table tells inferences apart."""
+    text = (DATA / "tflite_xnnpack_2026.csv").read_text().replace("%, 0, 1, ", "%, 0, 3, ")
+    log = tflite_log.parse(text)
+    assert {row.calls for row in log.operators} == {3}
+    assert "summed_runs" not in codes(log)
+
+
+def test_operators_of_litert_are_called_as_xnnpack_calls_them():
+    log = tflite_log.parse((DATA / "litert_2026.txt").read_text())
+    assert (log.operators[0].kind, log.operators[0].name) == ("Convolution (NHWC, F32) IGEMM", "")
+    assert log.operators[62].kind == "Mean (ND) Reduce2"
+    assert "delegated" not in codes(log)
+
+
+def with_one_delegate() -> str:
+    """A log of a network that one delegate executed whole, its operators in any order."""
+    text = (DATA / "tflite_wasm_2023.txt").read_text()
+    lines = [line for line in text.splitlines() if "]:5" not in line and "]:2" not in line]
+    text = "\n".join(lines).replace(":0]", "]").replace("3 nodes observed", "1 nodes observed", 1)
+    text = text.replace(" 74.934%", "100.000%", 1)
+    return text.replace(
+        "Delegate/Fully Connected (NC, F32) GEMM:0", "Delegate/Fully Connected (NC, F32) GEMM:2"
+    )
+
+
+def test_the_table_of_a_delegate_takes_the_place_of_its_row():
+    log = tflite_log.parse(with_one_delegate())
+    assert [row.kind for row in log.operators] == [
+        "Transpose (ND, X32)",
+        "Convolution (NHWC, F32) IGEMM",
+        "Fully Connected (NC, F32) GEMM",
+    ]
+    assert "TfLiteXNNPackDelegate" in codes(log)["delegate_rows"]
+    assert {"more_tables", "delegated"}.isdisjoint(codes(log))
+
+
+def test_two_delegates_share_a_table_that_tells_neither():
+    log = foreign_files.read(DATA / "tflite_wasm_2023.txt")
+    assert isinstance(log, TfliteLog)
+    assert {"more_tables", "delegated"} <= set(codes(log))
+
+
+PREFIXES = {
+    "GitHub Actions": "2026-11-30T12:{i:02d}:56.1234567Z ",
+    "a container": "bench-1  | ",
+    "Jenkins": "[2026-11-30T12:{i:02d}:01.123Z] ",
+    "syslog": "Nov 30 12:{i:02d}:56 runner bench[4711]: ",
+    "seconds of a kernel": "[{i:5d}.123456] ",
+    "an indentation": "    ",
+    "a logger": "I tflite : ",
+    "a terminal's colours": "\x1b[0m\x1b[36m",
+}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES.values(), ids=PREFIXES)
+@pytest.mark.parametrize(
+    "file", ["tflite_2024.txt", "tflite_xnnpack_2026.csv", "litert_2026.txt", "pixel1"]
+)
+def test_what_other_programs_put_before_lines_changes_nothing(prefix, file):
+    text = OLD if file == "pixel1" else (DATA / file).read_text()
+    lines = [prefix.format(i=i % 60) + line for i, line in enumerate(text.splitlines())]
+    assert tflite_log.parse("\n".join(map(str.rstrip, lines))) == tflite_log.parse(text)

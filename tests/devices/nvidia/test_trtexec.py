@@ -140,3 +140,14 @@ def test_a_damaged_or_failed_log_is_refused(old, new, message):
 def test_damaged_exports_are_refused(data):
     with pytest.raises(HwbenchError):
         foreign_files.parse(json.dumps(data), "x.json")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["2026-11-30T12:{i:02d}:56.1234567Z ", "job | ", "    ", "\x1b[32m"]
+)
+def test_what_other_programs_put_before_lines_changes_nothing(prefix):
+    lines = [prefix.format(i=i % 60) + line for i, line in enumerate(LOG.splitlines())]
+    log = foreign_files.parse("\n".join(lines), "log")
+    assert log == trtexec.parse_log(LOG, "log")
+    assert isinstance(log, TrtLog)
+    assert log.version == "TensorRT v100800"

@@ -23,13 +23,17 @@ from tests.support.paths import DATA
 
 SAMPLES = {path.name: path.read_bytes() for path in sorted(DATA.iterdir())}
 EXPECTED = {
+    "litert_2026.txt": "TfliteLog",
     "ofa.yaml": "OfaTable",
     "ort_profile.json": "ProfiledRuns",
     "tflite_2024.txt": "TfliteLog",
     "tflite_profile.csv": "TfliteLog",
+    "tflite_wasm_2023.txt": "TfliteLog",
+    "tflite_xnnpack_2026.csv": "TfliteLog",
     "trt_layers.json": "TrtLayers",
     "trt_layers_names.json": "TrtLayers",
     "trt_profile.json": "TrtProfile",
+    "trt_resnet18.json": "TrtProfile",
     "trt_times.json": "TrtTimes",
     "trtexec_log.txt": "TrtLog",
 }

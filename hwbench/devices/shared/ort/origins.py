@@ -37,7 +37,7 @@ from hwbench.network.graph.fusion import ACTIVATIONS
 from hwbench.network.graph.view import GraphView, reads
 
 REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
-_CONVERSIONS = REORDERS | {
+CONVERSIONS = REORDERS | {
     "Cast",
     "DequantizeLinear",
     "Flatten",
@@ -58,6 +58,11 @@ _FEW = 64
 _DECORATION = re.compile(r"^InsertedPrecisionFreeCast_|(_bn)?_nchwc$")
 """What it adds to the name of a tensor that it keeps in another precision, and to that of a tensor
 to name the node that writes it in the blocked layout."""
+
+
+def strip_decoration(name: str) -> str:
+    """Take off the name of an executed node what the runtime added to that of a node or tensor."""
+    return _DECORATION.sub("", _SUFFIX.sub("", name.removeprefix("fused ")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,7 @@ class _Search:
             index = self.by_name.get(node.name)
             if index is None:
                 index = self.by_name.get(_SUFFIX.sub("", node.name))
-            if node.op not in _CONVERSIONS:
+            if node.op not in CONVERSIONS:
                 if index is not None:
                     self._claim(number, index)
                     continue
@@ -186,14 +191,14 @@ class _Search:
                 if index is None:
                     continue
                 taken = self.owners.get(index, number) != number
-                if not taken or node.op not in _CONVERSIONS:
+                if not taken or node.op not in CONVERSIONS:
                     self._claim(number, index)
 
     def _claim_own_operators(self) -> None:
         """Let nodes claim the unclaimed source nodes that lead back to their own operator."""
         for number, node in enumerate(self.executed):
             claimed = self.claims[number]
-            if not claimed or node.op in _CONVERSIONS:
+            if not claimed or node.op in CONVERSIONS:
                 continue
             if any(self._is_same_operator(node, index) for index in claimed):
                 continue
@@ -261,7 +266,7 @@ class _Search:
             if same:
                 self._claim(number, same[0])
                 left.remove(same[0])
-            elif op not in _CONVERSIONS:
+            elif op not in CONVERSIONS:
                 idle.append(number)
         for number in idle:
             for index in left or between:
@@ -320,7 +325,7 @@ class _Search:
         claims: the other operand.
         """
         for number, node in enumerate(self.executed):
-            if not self.claims[number] or node.op in _CONVERSIONS:
+            if not self.claims[number] or node.op in CONVERSIONS:
                 continue
             waiting = sorted(self.claims[number])
             while waiting:
@@ -449,7 +454,7 @@ class _Search:
                 served[number] = self._find_single_layer(node, served)
         origins = []
         for number, node in enumerate(self.executed):
-            known = bool(served[number]) or node.op in _CONVERSIONS
+            known = bool(served[number]) or node.op in CONVERSIONS
             near = ""
             if not served[number]:
                 near = self._find_neighbour(node, served)

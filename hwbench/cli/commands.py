@@ -69,7 +69,10 @@ app.command("report", epilog="Example: hwbench report --since 7d -o report.html"
 PROFILE_FIELDS = ("median_s", "macs", "params", "closure")
 COMPARE_FIELDS = ("speedup", "macs_ratio", "params_ratio")
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
-MODEL_HELP = "A file (.onnx, .pt, .pt2, .safetensors), zoo:NAME, or package.module:factory."
+MODEL_HELP = (
+    "A file (.onnx, .pt, .pt2, .safetensors), a folder of Hugging Face, zoo:NAME, or"
+    " package.module:factory."
+)
 
 
 def _version(asked: bool) -> None:

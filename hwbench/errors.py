@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-Value = str | int | float | bool | None
+Value = str | int | float | bool | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class Argument:
 
     Attributes:
         name: As the Python functions call it (`trust_pickle`).
-        value: What to pass; None leaves the value to the caller.
+        value: What to pass, several texts for all entries of a list; None leaves the value to the
+            caller.
         change: In place of a value, how it should differ: "another", "a longer", "no".
         purpose: What passing it does, or when it is right: "only if you trust its author".
         also: Further arguments that are needed with it, by name; None leaves a value to the caller.
@@ -217,10 +218,14 @@ def error_from_dict(
         data: What `error_to_dict` returned in another process.
         unknown: Class for an error whose own class is not known here, or needs more than a message.
     """
-    remedies = [
-        Call(**remedy) if "function" in remedy else Argument(**remedy)
-        for remedy in data.get("remedies", ())
-    ]
+    remedies: list[Remedy] = []
+    for remedy in data.get("remedies", ()):
+        if "function" in remedy:
+            remedies.append(Call(**remedy))
+        else:
+            value = remedy.get("value")
+            listed = tuple(value) if isinstance(value, list) else value
+            remedies.append(Argument(**{**remedy, "value": listed}))
     kind = _KINDS.get(str(data["error"]), unknown)
     return kind(" ".join(str(data["text"]).split()), *remedies)
 

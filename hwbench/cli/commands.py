@@ -72,7 +72,10 @@ PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS)
 COMPARE_FIELDS = ("speedup", "macs_ratio", "params_ratio", "accuracy_drop", "agreement")
 COMPARE_FIELDS += START_FIELDS
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
-MODEL_HELP = "A file (.onnx, .pt, .pt2, .safetensors), zoo:NAME, or package.module:factory."
+MODEL_HELP = (
+    "A file (.onnx, .pt, .pt2, .safetensors), a folder of Hugging Face, zoo:NAME, or"
+    " package.module:factory."
+)
 
 
 def _version(asked: bool) -> None:

@@ -87,7 +87,11 @@ def _hint(remedy: Remedy, root: Any, words: Sequence[str]) -> str:
     if remedy.change:
         text = f"give {remedy.change} {option.opts[0]}"
         return f"{remedy.purpose}: {text}" if remedy.purpose else text
-    corrected = [*_without_option(words, option), *_option_words(option, remedy)]
+    is_whole = isinstance(remedy.value, tuple)
+    corrected = [
+        *_without_option(words, option, keeps_others=not is_whole),
+        *_option_words(option, remedy),
+    ]
     for name, value in remedy.also.items():
         other = _find_option(_find_command(root, words), name)
         if other is not None:
@@ -118,12 +122,21 @@ def _option_words(option: Any, remedy: Argument) -> list[str]:
         return [option.opts[0]]
     if remedy.value is None:
         return [option.opts[0], option.metavar or "..."]
-    return [option.opts[0], str(remedy.value)]
+    values = remedy.value if isinstance(remedy.value, tuple) else (remedy.value,)
+    return [word for value in values for word in (option.opts[0], str(value))]
 
 
-def _without_option(words: Sequence[str], option: Any) -> list[str]:
-    """The user's words without the option to be given anew; a repeatable one stays."""
-    if option.multiple:
+def _without_option(
+    words: Sequence[str], option: Any, *, keeps_others: bool = True
+) -> list[str]:
+    """The user's words without the option to be given anew.
+
+    Args:
+        words: What the user wrote.
+        option: The option.
+        keeps_others: Whether an option that may be repeated stays, so that another is added.
+    """
+    if option.multiple and keeps_others:
         return list(words)
     kept = []
     skip = False

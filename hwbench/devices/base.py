@@ -312,7 +312,12 @@ class Device(ABC):
                 f"{self.address} does not run {workload.precision}; it runs {known}",
                 Argument("precision", change="another"),
             )
-        prepared = self._guard(lambda: self._prepare(workload, settings))
+        try:
+            prepared = self._guard(lambda: self._prepare(workload, settings))
+        except WorkloadError as error:
+            if workload.name in error.message:
+                raise
+            raise type(error)(f"{workload.name}: {error.message}", *error.remedies) from error
         start_s = [value for value in (prepared.load_s, prepared.first_run_s) if value is not None]
         self._require_latencies(start_s, len(start_s))
         self._live.add(prepared)

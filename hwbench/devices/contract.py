@@ -223,10 +223,13 @@ class DeviceContract(ABC):
         assert used[-1] <= used[1], "threads, child processes or open files pile up"
 
     def test_bad_model_is_refused_and_harms_nothing(self, device: Device) -> None:
+        bad, kept = self.make_bad_workload(), device.prepare(self.make_workload(), self.settings)
         with pytest.raises(WorkloadError) as refused:
-            device.prepare(self.make_bad_workload(), self.settings)
+            device.prepare(bad, self.settings)
         assert len(str(refused.value).splitlines()) == 1
+        assert bad.name in str(refused.value), "the user knows the model by its name"
         assert device.usable
+        device.release(kept)
         assert len(device.run([device.prepare(self.make_workload(), self.settings)]).values_s) == 1
 
     def test_unknown_precision_is_refused_and_harms_nothing(self, device: Device) -> None:

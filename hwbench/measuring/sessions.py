@@ -31,7 +31,13 @@ from hwbench.devices.base import (
     ReportsMemory,
 )
 from hwbench.devices.shared.turns import count_inferences
-from hwbench.errors import DeviceError, OutputParseError, OutputTooLargeError, UsageError
+from hwbench.errors import (
+    DeviceError,
+    OutputParseError,
+    OutputTooLargeError,
+    UsageError,
+    WorkloadError,
+)
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.input_check import FEWEST_INFERENCES, PAIRS, RandomInput, check_inputs
 from hwbench.measuring.stopping import GRACE_S, CoolDown, Evidence, StopRule
@@ -374,8 +380,13 @@ class _Campaign:
                 return self.device.run([prepared, prepared], self.loops).values_s[1]
 
             may_confirm = look_s + 4 * PAIRS * round_s < spare_s
-            finding = check_inputs(time_input, self.random, may_confirm=may_confirm)
-            device.draw_inputs(prepared, seed, 0)
+            try:
+                finding = check_inputs(time_input, self.random, may_confirm=may_confirm)
+                device.draw_inputs(prepared, seed, 0)
+            except WorkloadError as error:  # what was measured stands; the sessions are gone
+                text = f"it does not run on other random inputs: {error}"
+                track.add_findings([Finding("latency_depends_on_input", text)])
+                return
             if finding is not None:
                 track.add_findings([finding])
 

@@ -128,7 +128,7 @@ def prediction_view(prediction: ModelPrediction) -> View:
     )
     ci = interval_s(prediction.ci_s, prediction.latency_s)
     headline = f"{prediction.model}: {seconds(prediction.latency_s)} predicted (95 % interval {ci})"
-    correction_s = _correction_s(prediction, parts)
+    correction_s = _correction_s(prediction)
     share = percent(correction_s / prediction.latency_s, sign=True)
     correction = seconds(correction_s, sign=True)
     footer = (
@@ -147,9 +147,9 @@ def prediction_view(prediction: ModelPrediction) -> View:
     ]
 
 
-def _correction_s(prediction: Prediction, parts: Sequence[LayerPrediction]) -> float:
+def _correction_s(prediction: ModelPrediction) -> float:
     """What a network takes beyond the sum of its layers, seconds; negative where it takes less."""
-    return prediction.latency_s - sum(part.latency_s for part in parts)
+    return prediction.latency_s - sum(part.latency_s for part in prediction.layers)
 
 
 def predictions_view(cells: Sequence[PredictedCell]) -> View:
@@ -319,7 +319,7 @@ def prediction_document(prediction: ModelPrediction) -> Document:
         "model": prediction.model,
         "latency_s": prediction.latency_s,
         "latency_ci_s": list(prediction.ci_s),
-        "correction_s": _correction_s(prediction, parts),
+        "correction_s": _correction_s(prediction),
         "layers": [
             {
                 "key": str(part.key),

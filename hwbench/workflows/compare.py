@@ -10,6 +10,7 @@ from hwbench.errors import Argument, IncomparableError
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.comparing import compare_measured
 from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.intake.input_texts import InputRequest
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Settings
@@ -116,11 +117,17 @@ def check_same_inputs(baseline: Workload, candidate: Workload) -> None:
         for w in (baseline, candidate)
     )
     if before != after:
+        remedies = [Argument("inputs", change="the same"), Argument("batch", change="the same")]
+        more, fewer = (baseline, candidate) if len(before) > len(after) else (candidate, baseline)
+        names = {spec.name for spec in more.inputs}
+        if len(before) != len(after) and names > {spec.name for spec in fewer.inputs}:
+            # The other may take them too, without needing them (masks of networks of text).
+            texts = tuple(str(InputRequest(s.name, s.shape, s.dtype)) for s in more.inputs)
+            remedies = [Argument("inputs", texts, purpose=f"if {fewer.name} takes them too")]
         raise IncomparableError(
             f"{baseline.name} takes inputs {_text(before)} but {candidate.name} takes"
             f" {_text(after)}",
-            Argument("inputs", change="the same"),
-            Argument("batch", change="the same"),
+            *remedies,
         )
 
 

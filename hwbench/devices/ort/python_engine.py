@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,11 +113,12 @@ class PythonEngine:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            for run in runs:
-                start = now()
-                for _ in range(loops):
-                    run()
-                values_s.append((now() - start) * 1e-9 / loops)
+            with _explain_failure():
+                for run in runs:
+                    start = now()
+                    for _ in range(loops):
+                        run()
+                    values_s.append((now() - start) * 1e-9 / loops)
         finally:
             if collecting:
                 gc.enable()
@@ -196,23 +198,12 @@ def create_session(model: bytes, options: Any) -> Any:
         raise BuildError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]
-
-
-def _bind(session: Any, workload: Workload, seed: int) -> _Session:
-    """Bind random inputs and fixed output buffers to a session, and run it once.
-
-    With both bound, a run allocates nothing and copies nothing, as in the native runner.
-    """
+@contextmanager
+def _explain_failure() -> Iterator[None]:
+    """Raise what ONNX Runtime says about a model that fails while it runs as an error of ours."""
     errors = onnxruntime().capi.onnxruntime_pybind11_state
-    binding = session.io_binding()
-    values = _bind_inputs(binding, workload.inputs, seed, given=workload.values)
-    for output in session.get_outputs():
-        binding.bind_output(output.name)
-    begun_s = time.perf_counter()
     try:
-        session.run_with_iobinding(binding)
+        yield
     except (
         errors.Fail,
         errors.InvalidArgument,
@@ -222,6 +213,24 @@ def _bind(session: Any, workload: Workload, seed: int) -> _Session:
         ValueError,
     ) as error:
         raise BuildError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]
+
+
+def _bind(session: Any, workload: Workload, seed: int) -> _Session:
+    """Bind random inputs and fixed output buffers to a session, and run it once.
+
+    With both bound, a run allocates nothing and copies nothing, as in the native runner.
+    """
+    binding = session.io_binding()
+    values = _bind_inputs(binding, workload.inputs, seed, given=workload.values)
+    for output in session.get_outputs():
+        binding.bind_output(output.name)
+    begun_s = time.perf_counter()
+    with _explain_failure():
+        session.run_with_iobinding(binding)
     first_run_s = time.perf_counter() - begun_s
     results = binding.get_outputs()
     for output, value in zip(session.get_outputs(), results, strict=True):

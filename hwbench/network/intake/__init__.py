@@ -1,12 +1,12 @@
 """Model intake: whatever holds a network becomes a Workload, with the names of its torch modules.
 
-    a file (.onnx, .pt2, .pt), zoo:NAME, module:factory, an nn.Module
+    a file (.onnx, .pt2, .pt), a folder of Hugging Face, zoo:NAME, module:factory, an nn.Module
         ->  one self-contained ONNX model  ->  Workload
 
 The content of a file says what it is. Files are hostile until shown otherwise: `reader` has all of
 this done in a process with limits (`reader_child`). There `archives` and `pickles` check a file
-with the standard library alone, `torch_files` lets torch read what is left, and `onnx_files` keeps
-external data inside the model's folder. `torch_onnx` exports and compares with torch,
+with the standard library alone, `torch_files` lets torch read what is left, `hugging_face` does
+the same for folders, and `onnx_files` keeps external data inside the model's folder (`neighbours`). `torch_onnx` exports and compares with torch,
 `onnx_normalise` folds and names, `half` and `quantize` change the precision, and `files` describes
 what came of it.
 """
@@ -77,9 +77,9 @@ def load_workload(
 
     Args:
         model: A path (`.onnx`, `.pt2`, TorchScript, a module saved whole, or with `arch` a state
-            dict, alone or in a checkpoint, or `.safetensors`), `zoo:NAME[@WIDTH][,classes=N]`,
-            `package.module:factory`, also with literal arguments, or an nn.Module, which is left as
-            it is and exported in eval mode.
+            dict, alone or in a checkpoint, or `.safetensors`), a folder of Hugging Face,
+            `zoo:NAME[@WIDTH][,classes=N]`, `package.module:factory`, also with literal arguments,
+            or an nn.Module, which is left as it is and exported in eval mode.
         inputs: The inputs: texts such as `1x3x224x224` or `ids=1x128:int64[0,30522]` (name, sizes,
             element type, and the range that values are drawn from), tuples of sizes, or a mapping
             of names to either. They are needed where the model does not hold them.

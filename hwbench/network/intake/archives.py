@@ -104,6 +104,9 @@ def inspect(path: Path, *, trust_pickle: bool = False) -> ModelFile:
             behind another.
     """
     data = read_file(path)
+    # First of all, as the length that such a file begins with may read as the mark of another kind.
+    if _is_safetensors(data[:10]):
+        return ModelFile("safetensors", data)
     if data.startswith(_ZIP):
         members = _read_members(data, str(path))
         if members.get("archive_format") == b"pt2":
@@ -128,8 +131,6 @@ def inspect(path: Path, *, trust_pickle: bool = False) -> ModelFile:
                 " torch.save"
             )
         return ModelFile("pickle", data)
-    if _is_safetensors(data[:10]):
-        return ModelFile("safetensors", data)
     foreign = foreign_formats.describe(data[:512])
     if foreign:
         raise SchemaError(f"{path} is {foreign}")

@@ -94,6 +94,11 @@ def _make_request(
 
 
 def _from_file(request: ReadRequest) -> nn.Module:
+    if Path(request.name).is_dir():
+        raise UsageError(
+            f"{request.name} is a folder; name the code that builds its network and reads its"
+            f" weights: 'transformers:AutoModel.from_pretrained(\"{request.name}\")'"
+        )
     reader.rehearse(Path(request.name), trust_pickle=request.trust_pickle)
     file = inspect(Path(request.name), trust_pickle=request.trust_pickle)
     if file.kind in KINDS_WITHOUT_MODULES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError, WorkloadError
-from hwbench.network.intake import onnx_run, onnx_tidy
+from hwbench.network.intake import neighbours, onnx_run, onnx_tidy
 from hwbench.network.intake.archives import MAX_BYTES
 from hwbench.records.tensors import Shape, TensorSpec
 
@@ -148,21 +147,13 @@ def _read_external_data(tensor: TensorProto, path: Path) -> bytes:
     """
     fields = {entry.key: entry.value for entry in tensor.external_data}
     location = fields.get("location", "")
-    # First the text: absolute paths, backslashes, drive letters and "..".
-    if (
-        not location
-        or location.startswith("/")
-        or re.search(r"[\\\x00:]", location)
-        or ".." in location.split("/")
-    ):
+    if not neighbours.is_inside(location):
         raise UnsafeModelError(
             f"{path}: tensor {tensor.name!r} keeps its data at {location!r}; expected a file in the"
             " model's folder"
         )
-    # Then what lies there: a symbolic link could still lead out of the folder.
-    folder = path.parent.resolve()
-    target = folder / location
-    if target.resolve() != target or not target.is_file():
+    target = neighbours.find_neighbour(path.parent, location)
+    if target is None:
         raise UnsafeModelError(
             f"{path}: tensor {tensor.name!r} needs {location!r}, which is no regular file in the"
             " model's folder"

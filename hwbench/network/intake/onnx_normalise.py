@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_BIASED = {"Conv", "ConvTranspose", "Gemm"}
+_LEARNED_INPUTS = {
+    "Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1), "Gather": (0,),
+    "LayerNormalization": (1,), "BatchNormalization": (1,), "InstanceNormalization": (1,),
+    "GroupNormalization": (1,), "RMSNormalization": (1,), "PRelu": (1,), "LSTM": (1, 2),
+    "GRU": (1, 2), "RNN": (1, 2),
+}  # fmt: skip
+"""Inputs in which operators that are modules of their own have what they have learned."""
 _LABELS = {"Flatten": "Reshape"}  # one exporter writes the one, the other the other
 
 
@@ -122,8 +129,7 @@ def _name_nodes(model: ModelProto) -> None:
         path = _find_module_path(node, tensors, by_torch=model.producer_name == "pytorch")
         if path is None:
             continue
-        has_weights = node.op_type in _WEIGHTED and any(name in tensors for name in node.input[:2])
-        if has_weights and path:
+        if path and any(name in tensors for name in _learned_inputs(node)):
             base = path
         else:
             base = f"{path}/{_LABELS.get(node.op_type, node.op_type)}".lstrip("/")
@@ -131,9 +137,15 @@ def _name_nodes(model: ModelProto) -> None:
         node.name = base if uses[base] == 1 else f"{base}_{uses[base] - 1}"
 
 
+def _learned_inputs(node: NodeProto) -> list[str]:
+    """List the inputs of a node that hold what its module has learned, if they are constant."""
+    positions = _LEARNED_INPUTS.get(node.op_type, ())
+    return [node.input[position] for position in positions if position < len(node.input)]
+
+
 def _find_module_path(node: NodeProto, tensors: set[str], *, by_torch: bool) -> str | None:
     """Find the module path of a node; empty for the network itself, None where nothing tells it."""
-    for name in node.input[1:]:
+    for name in node.input if node.op_type == "Gather" else node.input[1:]:
         if name in tensors and name.endswith(".weight"):
             return str(name.removesuffix(".weight"))
     for entry in node.metadata_props:
@@ -301,7 +313,7 @@ def _unshare_biases(graph: GraphProto) -> None:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     used: set[str] = set()
     for node in graph.node:
-        if node.op_type not in _WEIGHTED or len(node.input) < 3 or node.input[2] not in tensors:
+        if node.op_type not in _BIASED or len(node.input) < 3 or node.input[2] not in tensors:
             continue
         if node.input[2] in used:
             own_bias = graph.initializer.add()

@@ -33,7 +33,7 @@ from hwbench.errors import (
     WorkloadError,
     error_from_dict,
 )
-from hwbench.network.intake import archives
+from hwbench.network.intake import archives, hugging_face, neighbours
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.ort import TELEMETRY_OFF
 from hwbench.network.workload import Workload
@@ -53,6 +53,8 @@ TORCH_S = 20.0
 """Processor time that reading and exporting a small file of torch may take."""
 TRUSTED_S = 600.0
 """The same where the user's own code is run: a pickle that is trusted, or a named architecture."""
+LIBRARY_S = 40.0
+"""Processor time for a folder of Hugging Face, whose library takes long to load."""
 INT8_S = 100.0
 """Processor time for calibration in int8, which runs the network."""
 STOP_S = 2.0
@@ -103,7 +105,7 @@ def read_file(request: ReadRequest, precision: str, read_limit: float = 1.0) -> 
         WorkloadError: The network cannot be exported, cast or quantised.
     """
     path = Path(request.name)
-    is_torch = archives.is_torch_file(path)
+    is_torch = path.is_dir() or archives.is_torch_file(path)
     limits = _set_limits(path, request, precision, read_limit, is_torch=is_torch)
     answer, artifact = _ask(request, precision, limits, is_torch=is_torch)
     if "workload" not in answer:
@@ -185,7 +187,10 @@ def _set_limits(
     """Set what a file may take: more for larger files, larger inputs, and what runs the network."""
     if not 0 < factor < math.inf:
         raise UsageError(f"read_limit must be a positive factor, not {factor}")
-    size = path.stat().st_size
+    if path.is_dir():
+        size = hugging_face.count_bytes(path)
+    else:
+        size = path.stat().st_size
     if not is_torch:
         size += _count_neighbour_bytes(path)
     input_bytes = 0
@@ -195,6 +200,8 @@ def _set_limits(
     seconds = ONNX_S
     if is_torch:
         seconds = TRUSTED_S if request.trust_pickle or request.arch else TORCH_S
+        if path.is_dir():
+            seconds += LIBRARY_S
     if precision == "int8":
         seconds += INT8_S
     seconds += size / (TORCH_BYTES_PER_S if is_torch else ONNX_BYTES_PER_S)
@@ -209,19 +216,20 @@ def _count_neighbour_bytes(path: Path) -> int:
 
     They are at most the 2 GiB that one model can hold.
     """
-    neighbours = {}
+    sizes = {}
     try:
         for entry in os.scandir(path.parent):
-            if entry.name != path.name and entry.is_file(follow_symlinks=False):
-                size = entry.stat().st_size
+            target = neighbours.find_neighbour(path.parent, entry.name)
+            if target is not None and entry.name != path.name:
+                size = target.stat().st_size
                 if size >= _LARGE_NEIGHBOUR:
-                    neighbours[os.fsencode(entry.name)] = size
-        if not neighbours:
+                    sizes[os.fsencode(entry.name)] = size
+        if not sizes:
             return 0
         data = path.read_bytes()
     except OSError:
         return 0  # reading the file will say what is wrong
-    return min(sum(size for name, size in neighbours.items() if name in data), 1 << 31)
+    return min(sum(size for name, size in sizes.items() if name in data), 1 << 31)
 
 
 def _explain_failure(

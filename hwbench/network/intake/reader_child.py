@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from hwbench.errors import HwbenchError, SchemaError, error_to_dict
 from hwbench.network import graph
-from hwbench.network.intake import archives, files, onnx_bounds, torch_files, walls
+from hwbench.network.intake import archives, files, hugging_face, onnx_bounds, torch_files, walls
 from hwbench.network.intake.input_texts import InputRequest
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported
@@ -414,19 +414,27 @@ def _read(job: Mapping[str, Any], scratch: Path) -> Workload | None:
     os.chdir(job["folder"])
     sys.path[:] = job["paths"]
     path = Path(request.name)
-    size = path.stat().st_size
-    file = archives.inspect(path, trust_pickle=request.trust_pickle)
     exported: Exported
-    if file.kind == "onnx":
-        exported = files.export_onnx(file, path, request)
-        os.chdir(scratch)
-    else:
-        # From here on a relative path leads nowhere but into the folder of this file.
-        plan = torch_files.plan_file(file, request)
+    if path.is_dir():
+        folder = hugging_face.inspect_folder(path, request)
+        size = folder.size_bytes
         if job.get("plan_only"):
             return None
         os.chdir(scratch)
-        exported = torch_files.export_file(plan, request)
+        exported = hugging_face.export_folder(folder, request, scratch)
+    else:
+        size = path.stat().st_size
+        file = archives.inspect(path, trust_pickle=request.trust_pickle)
+        if file.kind == "onnx":
+            exported = files.export_onnx(file, path, request)
+            os.chdir(scratch)
+        else:
+            # From here on a relative path leads nowhere but into the folder of this file.
+            plan = torch_files.plan_file(file, request)
+            if job.get("plan_only"):
+                return None
+            os.chdir(scratch)
+            exported = torch_files.export_file(plan, request)
     workload = files.describe_workload(exported, request, job["precision"], size)
     _rehearse(workload, job["limits"]["memory_bytes"])
     return workload

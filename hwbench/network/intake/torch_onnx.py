@@ -292,7 +292,7 @@ def _export_traced(
                 f"{name}: torch cannot export this TorchScript to ONNX: {reason(traced)}"
             ) from traced
         try:
-            model = _export_by_torch_export(module, args)
+            model = _export_by_torch_export(module, args, names)
         except FAILURES as error:
             raise WorkloadError(
                 f"{name}: torch cannot export it to ONNX: {reason(error)}"
@@ -301,10 +301,19 @@ def _export_traced(
     return model
 
 
-def _export_by_torch_export(module: Any, args: tuple[Tensor, ...] | None) -> ModelProto:
+def _export_by_torch_export(
+    module: Any, args: tuple[Tensor, ...] | None, names: Sequence[str] | None = None
+) -> ModelProto:
     import torch
 
-    exported = torch.onnx.export(module, args, dynamo=True, opset_version=OPSET, verbose=False)  # type: ignore[arg-type]
+    exported = torch.onnx.export(
+        module,
+        args,  # type: ignore[arg-type]
+        dynamo=True,
+        input_names=None if names is None else list(names),
+        opset_version=OPSET,
+        verbose=False,
+    )
     if exported is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     model: ModelProto = exported.model_proto

@@ -41,6 +41,10 @@ def blocked_channels() -> int:
         return channel_block(engine.load("block", block_workload(), graph=True))
 
 
+def refuse_to_build():
+    raise DeviceUnavailableError("no C compiler")
+
+
 class OfCpu(DeviceContract):
     def make_device(self) -> Device:
         return CpuOrt()
@@ -62,10 +66,7 @@ class TestCpuWithoutCompiler(OfCpu):
 
     @pytest.fixture(autouse=True)
     def _no_compiler(self, monkeypatch):
-        def refuse():
-            raise DeviceUnavailableError("no C compiler")
-
-        monkeypatch.setattr(cpu, "build_runner", refuse)
+        monkeypatch.setattr(cpu, "build_runner", refuse_to_build)
 
     def test_says_that_python_is_in_the_numbers(self, device):
         assert "python_calls" in {
@@ -154,6 +155,52 @@ def test_a_bad_candidate_leaves_the_device_usable():
             device.prepare(replace(conv_workload(), artifact=b"no model"), Settings())
         device.release(good)
         assert device.run([device.prepare(conv_workload(), Settings())]).values_s[0] > 0
+
+
+def lookup_workload() -> Workload:
+    """Looks rows up by its input, and has rows for values of ordinary size alone."""
+    make_node = onnx.helper.make_node
+    nodes = [
+        make_node("Cast", ["x"], ["rows"], to=onnx.TensorProto.INT64),
+        make_node("Gather", ["table", "rows"], ["y"]),
+    ]
+    value = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [8]) for name in "xy"
+    ]
+    table = onnx.numpy_helper.from_array(np.ones(16, np.float32), "table")
+    graph = onnx.helper.make_graph(nodes, "g", value[:1], value[1:], [table])
+    opset = onnx.helper.make_opsetid("", 18)
+    data = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
+    return Workload("lookup", data, (TensorSpec("x", (8,)),), 1, "fp32", 0, 0, len(data))
+
+
+@pytest.mark.parametrize("native", [pytest.param(True, marks=pytest.mark.compiler), False])
+def test_a_model_that_fails_while_it_runs_leaves_the_device_usable(native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(cpu, "build_runner", refuse_to_build)
+    with CpuOrt() as device:
+        failing = device.prepare(lookup_workload(), Settings())
+        device.draw_inputs(failing, seed=0, exponent=60)
+        with pytest.raises(BuildError):
+            device.run([failing])
+        device.release(failing)
+        assert device.run([device.prepare(conv_workload(), Settings())]).values_s[0] > 0
+        record = measure(device, lookup_workload(), Settings(layers=False, budget_s=2))
+    (finding,) = (each for each in record.findings if each.code == "latency_depends_on_input")
+    assert "does not run on other random inputs" in finding.text
+
+
+@pytest.mark.parametrize("native", [pytest.param(True, marks=pytest.mark.compiler), False])
+def test_errors_name_the_file_of_the_user_and_none_of_ours(native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(cpu, "build_runner", refuse_to_build)
+    bad = replace(conv_workload(), name="models/bad.onnx", artifact=b"\x08\x0a")
+    with CpuOrt() as device:
+        folder = device._folder
+        with pytest.raises(BuildError, match="models/bad.onnx") as refused:
+            device.prepare(bad, Settings())
+    assert str(folder) not in str(refused.value)
+    assert str(folder.parent) not in str(refused.value)
 
 
 def test_bad_requests_are_refused():
@@ -249,11 +296,8 @@ def branching_workload() -> Workload:
 
 @pytest.mark.parametrize("native", [pytest.param(True, marks=pytest.mark.compiler), False])
 def test_a_branch_over_the_data_is_found(native, monkeypatch):
-    def refuse():
-        raise DeviceUnavailableError("no C compiler")
-
     if not native:
-        monkeypatch.setattr(cpu, "build_runner", refuse)
+        monkeypatch.setattr(cpu, "build_runner", refuse_to_build)
     with CpuOrt() as device:
         record = measure(device, branching_workload(), Settings(layers=False, budget_s=4))
     (finding,) = (each for each in record.findings if each.code == "latency_depends_on_input")

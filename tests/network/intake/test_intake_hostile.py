@@ -212,7 +212,7 @@ def _empty_zip(path):
     ("make", "kind", "says"),
     [
         (lambda path: None, UsageError, "no such model file"),
-        (lambda path: path.mkdir(), UsageError, "not a regular file"),
+        (lambda path: path.mkdir(), UsageError, "a folder without config.json"),
         (os.mkfifo, UsageError, "not a regular file"),
         (_nothing, UsageError, "0 bytes"),
         (_text, SchemaError, "neither a valid ONNX model nor a file of torch"),

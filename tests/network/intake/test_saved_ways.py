@@ -116,6 +116,22 @@ def test_safetensors_and_the_format_before_torch_1_6(kind, tmp_path):
         assert_computes(workload, TinyNet(seed=5), 1e-4 if kind == torch.float32 else 0.2)
 
 
+@pytest.mark.parametrize("start", [b"\x80\x02", b"PK"])
+def test_the_length_of_a_header_is_not_taken_for_the_mark_of_another_kind(start, tmp_path):
+    """A file of safetensors begins with a number, whose bytes may be anything."""
+    path = tmp_path / "m.safetensors"
+    save_file(TinyNet(seed=5).state_dict(), path)
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    padded = int.from_bytes(start, "little")
+    while padded < size:
+        padded += 1 << 16
+    header = data[8 : 8 + size].ljust(padded)
+    path.write_bytes(padded.to_bytes(8, "little") + header + data[8 + size :])
+    assert path.read_bytes().startswith(start)
+    assert_computes(load_workload(path, inputs=SHAPES, arch=ARCH), TinyNet(seed=5))
+
+
 def test_names_of_the_network_may_have_more_before_them_than_those_of_the_file():
     own = ["model.conv.weight", "model.conv.bias"]
     fit = fitting.match_names(own, ["conv.weight", "conv.bias"])

@@ -10,7 +10,8 @@ its own.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
@@ -35,7 +36,7 @@ from hwbench.devices.shared.ort.origins import NodeOrigin, find_origins
 from hwbench.devices.shared.ort.profile import ProfiledRuns, read_trace
 from hwbench.devices.shared.runner.protocol import CLOCK
 from hwbench.devices.shared.turns import TURN, select_counted, turn_order
-from hwbench.errors import OutputParseError
+from hwbench.errors import OutputParseError, WorkloadError
 from hwbench.network.graph import PartialLayer, all_layers, load
 from hwbench.network.graph.view import GraphView
 from hwbench.network.workload import Workload
@@ -171,22 +172,33 @@ class OrtDevice(Device):
     def _sessions_in(self, engine: Engine) -> set[Prepared]:
         return {prepared for prepared in self._live if prepared.handle.engine is engine}
 
+    @contextmanager
+    def _using(self, engine: Engine) -> Iterator[None]:
+        """Have an engine run sessions; it is ended by a model that fails, as the runner is."""
+        try:
+            yield
+        except WorkloadError:
+            self._end_engine(engine)
+            raise
+
     def _end_engine(self, engine: Engine) -> None:
-        """End an engine, and with it the sessions that still live there."""
+        """End an engine, and with it the sessions that still live there; twice is fine."""
         self._live -= self._sessions_in(engine)
-        del self._engines[engine]
+        self._engines.pop(engine, None)
         engine.close()
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
         handles: list[Handle] = [prepared.handle for prepared in order]
         values_s: list[float] = []
         for engine, part in groupby(handles, key=lambda handle: handle.engine):
-            values_s += engine.run([handle.name for handle in part], loops)
+            with self._using(engine):
+                values_s += engine.run([handle.name for handle in part], loops)
         return Samples(tuple(values_s), handles[0].engine.clock if handles else CLOCK)
 
     def _draw_inputs(self, prepared: Prepared, seed: int, exponent: int) -> None:
         handle: Handle = prepared.handle
-        handle.engine.draw_inputs(handle.name, seed, exponent)
+        with self._using(handle.engine):
+            handle.engine.draw_inputs(handle.name, seed, exponent)
 
     def measures_memory(self) -> bool:
         """Whether a session can have a process of its own."""
@@ -276,8 +288,9 @@ class OrtDevice(Device):
         engine = plain.engine
         name = self._load(engine, workload, profile=True)
         order = turn_order(plain.name, name, runs)
-        values_s = engine.run(order, 1)
-        trace = engine.unload(name)
+        with self._using(engine):
+            values_s = engine.run(order, 1)
+            trace = engine.unload(name)
         if trace is None:
             raise OutputParseError("ONNX Runtime wrote no profile")
         reference_s = [

@@ -14,7 +14,7 @@ from typing import Protocol
 from hwbench.devices.shared.inputs import inputs_as_bytes
 from hwbench.devices.shared.runner.process import RunnerProcess
 from hwbench.devices.shared.runner.protocol import CLOCK
-from hwbench.errors import OutputTooLargeError
+from hwbench.errors import BuildError, OutputTooLargeError
 from hwbench.network.workload import Workload
 
 PATIENCE_S, PATIENCE = 60.0, 10.0
@@ -124,13 +124,18 @@ class NativeEngine:
         if workload.values:
             values = self._folder / "hwbench.inputs"
             self._runner.put(inputs_as_bytes(workload), values)
-        loaded = self._runner.load(
-            name,
-            path,
-            self._folder / "profile" if profile else None,
-            written if graph else None,
-            inputs=values,
-        )
+        try:
+            loaded = self._runner.load(
+                name,
+                path,
+                self._folder / "profile" if profile else None,
+                written if graph else None,
+                inputs=values,
+            )
+        except BuildError as error:
+            # The runtime names the copy that it was given; the user knows the model by its name.
+            text = error.message.replace(str(path), workload.name)
+            raise BuildError(text.replace(str(self._folder), "a temporary folder")) from error
         if values is not None:
             self._runner.delete(values)
         self._slowest_s = max(self._slowest_s, loaded.first_run_s)

@@ -8,6 +8,7 @@ shells report SIGINT and SIGPIPE; 129 and 143 ended by SIGHUP and SIGTERM.
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -93,6 +94,8 @@ def _explain_error(error: BaseException, command: Any, words: Sequence[str]) -> 
             return INTERRUPTED, "interrupted"
         case OSError() | MemoryError():  # of the surroundings, not of hwbench
             return 2, system_error_line(error)
+        case RuntimeError() if str(error) == "can't start new thread":  # that is all Python says
+            return 2, system_error_line(OSError(errno.EAGAIN, str(error)))
     return FAULT, f"{_first_line(error)}; a fault of hwbench: run again with -v and report it"
 
 

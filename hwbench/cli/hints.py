@@ -31,6 +31,7 @@ COMMAND_OF = {
 
 HELP_AGAINST = {
     errno.EACCES: "name a file or folder that you may use, or have it permitted",
+    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u), or end others",
     errno.EDQUOT: "free space there, or name another place",
     errno.EFBIG: "raise the limit (ulimit -f), or name another place",
     errno.EMFILE: "raise the limit of open files (ulimit -n 1024)",

@@ -99,7 +99,9 @@ class _Watch:
         os.set_blocking(self._writer, False)
         # The interpreter writes the number of each signal there at once, also during a call in C.
         self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        threading.Thread(target=self._end_late, daemon=True).start()
+        # Where no thread may be started, signals still raise; only what does not heed them runs on.
+        with suppress(RuntimeError):
+            threading.Thread(target=self._end_late, daemon=True).start()
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Take a signal in the main thread."""

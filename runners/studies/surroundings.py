@@ -27,7 +27,7 @@ from hwbench.store import open_store
 from runners.studies._results import RESULTS, save_study
 from tests.support.models import conv_net
 
-AT_ONCE = 8
+AT_ONCE = 2
 """Faults at a time."""
 LIMIT_S = 240
 """Seconds after which a command counts as one that hangs."""
@@ -374,7 +374,15 @@ def faults() -> list[Fault]:
             "folder of temporary files deleted while measuring",
             CPU.replace("--budget 1", "--budget 10"),
             (0,),
-            "mkdir {folder}/tmp; (until ls {folder}/tmp/* >/dev/null 2>&1; do sleep 0.2; done;"
+            "mkdir {folder}/tmp; (until [ -s {folder}/mine.db ]; do sleep 0.2; done; sleep 2;"
+            " rm -rf {folder}/tmp) &",
+            variables={"TMPDIR": "{folder}/tmp", "HWBENCH_STORE": "{folder}/mine.db"},
+        ),
+        Fault(
+            "folder of temporary files deleted while the model is read",
+            CPU.replace("--budget 1", "--budget 10"),
+            (2,),
+            "mkdir {folder}/tmp; (until ls {folder}/tmp/* >/dev/null 2>&1; do sleep 0.1; done;"
             " rm -rf {folder}/tmp) &",
             variables={"TMPDIR": "{folder}/tmp"},
         ),
@@ -600,7 +608,9 @@ class Place:
         store = (changed or f"{folder}/store.db").replace("{folder}", str(folder))
         if fault.own_mounts or ("HWBENCH_STORE" in fault.variables and changed is None):
             return ""
-        said = re.findall(r"(?:record|store show) ([0-9a-f]{12})", done.stdout + done.stderr)
+        said = re.findall(
+            r"(?:record|store show) ([0-9a-f]{12})(?! is not kept)", done.stdout + done.stderr
+        )
         for record_id in said:
             try:
                 with open_store(store) as kept:

@@ -112,6 +112,14 @@ def test_a_signal_that_was_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_signals_are_heard_where_no_thread_may_be_started(monkeypatch):
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert raise_in_block(signal.SIGTERM) == ["SIGTERM"]
+
+
 def test_a_command_outside_the_main_thread_runs_without_them():
     ran = []
 

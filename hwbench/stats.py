@@ -204,6 +204,35 @@ def ratio_of_sessions(logs: NDArray[np.float64]) -> Ratio:
     )
 
 
+def quantile(samples_s: ArrayLike, session: ArrayLike, share: float) -> Estimate:
+    """Latency that a share of all inferences does not exceed, from samples of single inferences.
+
+    The interval is Woodruff's (Confidence intervals for medians and other position measures, 1952)
+    with sessions as clusters: the share of samples up to the quantile varies from session to
+    session, and its t interval is carried over to the samples.
+
+    Args:
+        samples_s: Samples (n,) in seconds, n >= 1, each of one inference.
+        session: Their session numbers (n,).
+        share: From 0 to 1.
+
+    Returns:
+        The quantile with its interval in seconds; the upper end is infinite where it lies beyond
+        all samples.
+    """
+    ordered = np.sort(np.asarray(samples_s, dtype=np.float64))
+    value = float(np.quantile(ordered, share, method="inverted_cdf"))
+    parts = by_session(samples_s, session)
+    shares = np.array([np.mean(part <= value) for part in parts])
+    half = t_half_width(shares)
+    low, high = 0.0, math.inf
+    if math.isfinite(half):
+        low = float(np.quantile(ordered, max(0.0, share - half)))
+        if share + half < 1:
+            high = float(np.quantile(ordered, share + half))
+    return Estimate(value, (low, high), len(parts))
+
+
 def _aligned(values: ArrayLike, block: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)[np.argsort(block, kind="stable")]
 

@@ -20,7 +20,7 @@ from hwbench.render.units import (
     sparkline,
     times,
 )
-from hwbench.render.views import START_TITLES, describe_start, notes, provenance, where
+from hwbench.render.views import START_TITLES, describe_start, notes, provenance, tail_rows, where
 from hwbench.stats import Verdict, is_telling
 
 TOP_LAYERS = 15
@@ -164,6 +164,7 @@ def _make_sides_table(comparison: Comparison) -> Table:
         ("parameters", count(first.params), count(second.params), times(comparison.params_ratio)),
         ("file", size(first.file_bytes), size(second.file_bytes), times(file_ratio)),
     ]
+    rows += _make_tail_rows(comparison)
     rows += _make_start_rows(comparison)
     columns = (
         Column(""),
@@ -182,7 +183,21 @@ def _make_start_rows(comparison: Comparison) -> list[tuple[str, ...]]:
         if any(estimates):
             gain = comparison.start_gain(quantity)
             cells = [describe_start(quantity, estimate) for estimate in estimates]
-            rows.append((title, *cells, times(None if gain is None else gain[0])))
+            ratio_text = ""
+            if gain is not None and is_telling(gain[1]):
+                ratio_text = times(gain[0])
+            rows.append((title, *cells, ratio_text))
+    return rows
+
+
+def _make_tail_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The tails of both sides, where single inferences were timed."""
+    sides = comparison.baseline, comparison.candidate
+    if not all(side.has_tail and side.settings.tail for side in sides):
+        return []
+    rows = []
+    for before, after in zip(*map(tail_rows, sides), strict=True):
+        rows.append((before[0], before[1], after[1], ""))
     return rows
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hwbench.records.comparison import explained_share
-from hwbench.records.measurement import START_QUANTITIES
+from hwbench.records.measurement import START_QUANTITIES, TAIL
 from hwbench.stats import SHOWN_CONFIDENCE, Verdict
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def profile_document(record: Measurement) -> Document:
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
         **_start_document(record),
+        **_tail_document(record),
         "layers": layers,
         "layers_sum_s": sum_s,
         "closure": closure,
@@ -166,6 +167,7 @@ def _side_document(record: Measurement) -> Document:
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
         **_start_document(record),
+        **_tail_document(record),
         "record": _provenance_document(record),
     }
 
@@ -181,6 +183,18 @@ def _start_document(record: Measurement) -> Document:
         "first_run_ci_s": None if first_run is None else first_run.ci,
         "peak_memory_ci_bytes": None if memory is None else memory.ci,
     }
+
+
+def _tail_document(record: Measurement) -> Document:
+    """Latencies of single inferences; null where samples are means of several."""
+    document: Document = {}
+    for field, share in TAIL.items():
+        estimate = record.quantile(share)
+        document[field] = None if estimate is None else estimate.estimate
+        ends = field.replace("_s", "_ci_s")
+        document[ends] = None if estimate is None else estimate.ci
+    document["worst_s"] = record.worst_s
+    return document
 
 
 def _gain_document(comparison: Comparison, quantity: str) -> Document | None:

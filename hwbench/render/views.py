@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from hwbench.records.findings import Finding
+from hwbench.records.measurement import TAIL
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
 from hwbench.render.units import (
     bar,
@@ -14,6 +15,7 @@ from hwbench.render.units import (
     ends_or_early,
     frequency,
     interval,
+    interval_s,
     macs,
     minute,
     moment,
@@ -26,6 +28,7 @@ from hwbench.render.units import (
     times,
     with_margin,
 )
+from hwbench.stats import is_telling
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Found
@@ -66,6 +69,10 @@ def profile_view(record: Measurement, *, saved: bool = True) -> View:
         blocks.append(Line(start))
     if record.series:
         blocks.append(Line(_describe_distribution(record)))
+    if record.settings.tail:
+        rows = tail_rows(record)
+        columns = (Column("single inferences"), Column("latency (95 % interval)"))
+        blocks.append(Table(columns, tuple(rows)))
     if record.series and record.profile is not None:
         blocks += _layer_blocks(record.profile, record.median_s)
     blocks.append(Line(provenance(record, saved=saved), "dim"))
@@ -91,6 +98,26 @@ def describe_start(quantity: str, estimate: Estimate | None) -> str:
 def size_of(value_bytes: float) -> str:
     """A mean number of bytes."""
     return size(round(value_bytes))
+
+
+def describe_quantile(estimate: Estimate) -> str:
+    """A quantile of latencies with its 95 % interval, which is not even to both sides."""
+    text = seconds(estimate.estimate)
+    if not is_telling(estimate.ci):
+        return text
+    return f"{text} ({interval_s(estimate.ci, estimate.estimate)})"
+
+
+def tail_rows(record: Measurement) -> list[tuple[str, str]]:
+    """Names and values of the latencies that few single inferences exceed; empty without them."""
+    rows = []
+    for field, share in TAIL.items():
+        estimate = record.quantile(share)
+        if estimate is not None:
+            rows.append((field.removesuffix("_s"), describe_quantile(estimate)))
+    if record.worst_s is not None:
+        rows.append((f"worst of {len(record.series):,}", seconds(record.worst_s)))
+    return rows
 
 
 def where(record: Measurement) -> str:

@@ -18,7 +18,7 @@ from hwbench.render.units import (
     percent,
     times,
 )
-from hwbench.render.views import SHORT_ID, START_TITLES, finding_rows, provenance, where
+from hwbench.render.views import SHORT_ID, START_TITLES, finding_rows, provenance, tail_rows, where
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
 from hwbench.report.numbers import (
     count_number,
@@ -268,6 +268,9 @@ def _sides_figure(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
         if gain is not None:
             ratio, ci = gain
             rows.append((title, before, after, times_number(ratio, confidence(ci, ratio))))
+    if first.settings.tail and second.settings.tail:
+        for before_row, after_row in zip(tail_rows(first), tail_rows(second), strict=True):
+            rows.append((before_row[0], before_row[1], after_row[1], ""))
     text = "What each side is. The gain is baseline over candidate."
     text = " ".join([text, *likeness_lines(comparison.likeness)])
     return Figure("Sides", text, Table(columns, tuple(rows)))

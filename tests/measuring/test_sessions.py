@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hwbench.devices.virtual.device import FIRST_RUN_FACTOR, LOAD_S, PREPARE_S, Fault, Law, Virtual
-from hwbench.devices.virtual.noise import SessionOffset, Throttling, White
+from hwbench.devices.virtual.noise import SessionOffset, Spikes, Throttling, White
 from hwbench.errors import (
     DeviceLostError,
     MeasurementError,
@@ -189,6 +189,23 @@ def test_short_models_are_looped_and_samples_stay_per_inference():
         record = measure(device, A, replace(QUICK, budget_s=5))
     assert record.loops == pytest.approx(QUICK.min_round_s / 20e-6, abs=2)
     assert record.median_s == pytest.approx(20e-6, rel=0.01)
+
+
+def test_single_inferences_show_the_spikes_that_means_hide():
+    latencies_s = {A.sha256: 20e-6}
+    noise = (White(0.01), Spikes(probability=0.03, factor=5, tail=8))
+    with Virtual(latencies_s=latencies_s, noise=noise) as device:
+        tail = measure(device, A, replace(QUICK, budget_s=4, tail=True))
+        assert device.time_s() > 3  # nothing but the budget ends it
+    with Virtual(latencies_s=latencies_s, noise=noise) as device:
+        means = measure(device, A, replace(QUICK, budget_s=4))
+    assert tail.loops == 1
+    assert len(tail.series) >= 2000
+    assert tail.quantile(0.5).estimate == pytest.approx(20e-6, rel=0.02)
+    assert tail.quantile(0.99).estimate > 90e-6
+    assert tail.worst_s == max(tail.series.samples_s)
+    assert means.loops > 1
+    assert (means.quantile(0.99), means.worst_s) == (None, None)
 
 
 def test_same_seed_same_samples():

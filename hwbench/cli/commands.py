@@ -70,8 +70,9 @@ app.command("report", epilog="Example: hwbench report --since 7d -o report.html"
 START_FIELDS = ("load_s", "first_run_s", "peak_memory_bytes")
 TAIL_FIELDS = ("p50_s", "p90_s", "p95_s", "p99_s", "worst_s")
 PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS, *TAIL_FIELDS)
-COMPARE_FIELDS = ("speedup", "macs_ratio", "params_ratio", "accuracy_drop", "agreement")
-COMPARE_FIELDS += (*START_FIELDS, *TAIL_FIELDS)
+LIKENESS_FIELDS = ("accuracy_drop", "agreement")
+RATIO_FIELDS = ("speedup", "macs_ratio", "params_ratio")
+COMPARE_FIELDS = (*RATIO_FIELDS, *LIKENESS_FIELDS, *START_FIELDS, *TAIL_FIELDS)
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
 MODEL_HELP = "A file (.onnx, .pt, .pt2, .safetensors), zoo:NAME, or package.module:factory."
 

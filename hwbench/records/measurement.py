@@ -110,6 +110,9 @@ class LayerLatency:
         implementation: How the driver saw it executed: `nchwc16`, `nchw`, `reorder`, ...
         median_s: Median latency per call.
         calls: Calls per inference.
+        ci_s: 95 % interval of `median_s` over sessions; None from a single one.
+        is_bound: Whether `median_s` is no latency but the most it can be, as the layer is too short
+            for the profiler.
     """
 
     name: str
@@ -118,11 +121,21 @@ class LayerLatency:
     implementation: str
     median_s: float
     calls: int = 1
+    ci_s: tuple[float, float] | None = None
+    is_bound: bool = False
 
     @property
     def inference_s(self) -> float:
         """Latency of all its calls in one inference, seconds."""
         return self.median_s * self.calls
+
+    @property
+    def margin_s(self) -> float | None:
+        """Half-width of the 95 % interval of `inference_s`, seconds; None where there is none."""
+        if self.ci_s is None:
+            return None
+        low_s, high_s = self.ci_s
+        return self.calls * (high_s - low_s) / 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,8 @@ def _layer_document(layer: LayerLatency, whole_s: float | None) -> Document:
         "median_s": layer.median_s,
         "share": None if whole_s is None else layer.inference_s / whole_s,
         "calls": layer.calls,
+        "ci_s": layer.ci_s,
+        "is_bound": layer.is_bound,
     }
 
 
@@ -209,6 +211,7 @@ def _change_document(change: LayerChange) -> Document:
         "baseline_s": change.baseline_s,
         "candidate_s": change.candidate_s,
         "saved_s": change.saved_s,
+        "saved_margin_s": change.margin_s,
         "baseline_implementation": change.baseline_implementation,
         "candidate_implementation": change.candidate_implementation,
     }

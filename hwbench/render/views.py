@@ -33,7 +33,7 @@ from hwbench.stats import is_telling
 if TYPE_CHECKING:
     from hwbench.devices.base import Found
     from hwbench.records.device import Conditions
-    from hwbench.records.measurement import LayerProfile, Measurement
+    from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement
     from hwbench.stats import Estimate
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
@@ -143,8 +143,11 @@ def finding_rows(findings: Iterable[Finding]) -> tuple[tuple[str, str], ...]:
 
 
 def notes(findings: Iterable[Finding]) -> list[Block]:
-    """Findings as a block, if there are any."""
-    rows = finding_rows(findings)
+    """Findings as a block, if there are any; those of one code, of both sides, as one."""
+    texts: dict[str, list[str]] = {}
+    for finding in findings:
+        texts.setdefault(finding.code, []).append(finding.text)
+    rows = tuple((code, "; ".join(parts)) for code, parts in texts.items())
     return [Notes(rows)] if rows else []
 
 
@@ -218,7 +221,7 @@ def _layer_blocks(profile: LayerProfile, median_s: float) -> list[Block]:
             layer.name,
             layer.op,
             layer.implementation,
-            seconds(layer.inference_s),
+            _describe_layer(layer),
             percent(layer.inference_s / median_s),
             bar(layer.inference_s / largest_s, 8),
         )
@@ -235,6 +238,14 @@ def _layer_blocks(profile: LayerProfile, median_s: float) -> list[Block]:
         Column(""),
     )
     return [Table(columns, rows, (rest,)), Line(layers_sum_text(profile, median_s))]
+
+
+def _describe_layer(layer: LayerLatency) -> str:
+    """The latency of a layer with its margin, or that it is at most so much."""
+    latency = seconds(layer.inference_s)
+    if layer.is_bound:
+        return f"≤ {latency}"
+    return latency if layer.ci_s is None else with_margin(latency, layer.ci_s)
 
 
 def selftest_view(outcome: SelfTest) -> View:

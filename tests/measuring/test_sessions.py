@@ -383,6 +383,21 @@ def test_a_larger_budget_resolves_more():
     assert first.series.sessions > 60
 
 
+def test_intervals_of_layers_cover_what_they_take():
+    hits = total = 0
+    workload = conv_workload()
+    for seed in range(12):
+        with Virtual(noise=(White(0.03), SessionOffset(0.01)), seed=seed) as device:
+            settings = replace(QUICK, layers=True, budget_s=6, seed=seed)
+            record = measure(device, workload, settings)
+            truth = {layer.name: device.law.layer_s(layer.key) for layer in record.profile.layers}
+        for layer in record.profile.layers:
+            low, high = layer.ci_s
+            hits += low <= truth[layer.name] <= high
+            total += 1
+    assert hits / total >= 0.85
+
+
 def test_layers_shorter_than_the_profiler_can_tell_are_named(monkeypatch):
     real = Virtual.profile_layers
     monkeypatch.setattr(
@@ -392,7 +407,7 @@ def test_layers_shorter_than_the_profiler_can_tell_are_named(monkeypatch):
         record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=5))
     text = next(finding.text for finding in record.findings if finding.code == "below_resolution")
     assert f"{len(record.profile.layers)} layers" in text
-    assert all(layer.median_s > 0 for layer in record.profile.layers)
+    assert all(layer.median_s > 0 and layer.is_bound for layer in record.profile.layers)
 
 
 def test_layers_that_the_profiler_can_tell_are_not():

@@ -9,7 +9,7 @@ or of its log ratios inside blocks), and intervals are taken over sessions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -32,6 +32,10 @@ VERDICT_ALPHA = 0.004
 With it a comparison of at most 33 sessions, which ends at the first difference it sees, claims one
 that is none in at most 1 of 1,000 cases, whatever the deviation between sessions.
 """
+
+SAME_ALPHA = 0.01
+"""The same for a claim that there is no difference, which does not end a comparison at first sight:
+measuring goes on until the interval is narrow and was so for some sessions."""
 
 SMALL_EFFECT, LARGE_EFFECT = (0.7, 1.0), (0.3, 1000.0)
 """How `anytime_half_width` spends its error probability: (share, variance of a prior).
@@ -99,18 +103,20 @@ class Ratio:
         ci: 95 % t interval.
         verdict_ci: 99.6 % interval that holds under any number of looks; verdicts rest on it.
         sessions: Sessions it rests on.
+        same_ci: 99 % interval that holds likewise, on which SAME rests; None for `verdict_ci`.
     """
 
     ratio: float
     ci: tuple[float, float]
     verdict_ci: tuple[float, float]
     sessions: int
+    same_ci: tuple[float, float] | None = None
 
     def verdict(self, min_effect: float) -> Verdict:
         """What may be claimed: two gates for a difference, one for equality.
 
         FASTER or SLOWER if `verdict_ci` excludes 1 *and* the ratio is beyond `min_effect`; SAME if
-        the interval lies inside that effect; else UNRESOLVED.
+        `same_ci` lies inside that effect; else UNRESOLVED.
         """
         low, high = self.verdict_ci
         effect = 1 + min_effect
@@ -118,6 +124,7 @@ class Ratio:
             return Verdict.FASTER
         if low > 1 and self.ratio > effect:
             return Verdict.SLOWER
+        low, high = self.same_ci or self.verdict_ci
         if 1 / effect < low and high < effect:
             return Verdict.SAME
         return Verdict.UNRESOLVED
@@ -194,14 +201,47 @@ def ratio(
 
 def ratio_of_sessions(logs: NDArray[np.float64]) -> Ratio:
     """Ratio of candidate to baseline from one log ratio per session, shape (n,), n >= 1."""
-    centre, half = float(logs.mean()), t_half_width(logs)
-    wide = anytime_half_width(logs)
+    centre = float(logs.mean())
+
+    def interval(half: float) -> tuple[float, float]:
+        return _exp(centre - half), _exp(centre + half)
+
     return Ratio(
         ratio=math.exp(centre),
-        ci=(_exp(centre - half), _exp(centre + half)),
-        verdict_ci=(_exp(centre - wide), _exp(centre + wide)),
+        ci=interval(t_half_width(logs)),
+        verdict_ci=interval(anytime_half_width(logs)),
         sessions=len(logs),
+        same_ci=interval(_half_width_under(logs, SAME_ALPHA, SMALL_EFFECT[1], _deviation)),
     )
+
+
+def quantile(samples_s: ArrayLike, session: ArrayLike, share: float) -> Estimate:
+    """Latency that a share of all inferences does not exceed, from samples of single inferences.
+
+    The interval is Woodruff's (Confidence intervals for medians and other position measures, 1952)
+    with sessions as clusters: the share of samples up to the quantile varies from session to
+    session, and its t interval is carried over to the samples.
+
+    Args:
+        samples_s: Samples (n,) in seconds, n >= 1, each of one inference.
+        session: Their session numbers (n,).
+        share: From 0 to 1.
+
+    Returns:
+        The quantile with its interval in seconds; the upper end is infinite where it lies beyond
+        all samples.
+    """
+    ordered = np.sort(np.asarray(samples_s, dtype=np.float64))
+    value = float(np.quantile(ordered, share, method="inverted_cdf"))
+    parts = by_session(samples_s, session)
+    shares = np.array([np.mean(part <= value) for part in parts])
+    half = t_half_width(shares)
+    low, high = 0.0, math.inf
+    if math.isfinite(half):
+        low = float(np.quantile(ordered, max(0.0, share - half)))
+        if share + half < 1:
+            high = float(np.quantile(ordered, share + half))
+    return Estimate(value, (low, high), len(parts))
 
 
 def _aligned(values: ArrayLike, block: ArrayLike) -> NDArray[np.float64]:
@@ -237,16 +277,22 @@ def anytime_half_width(values: ArrayLike, alpha: float = VERDICT_ALPHA) -> float
         The half-width; infinite while n is too small for any statement.
     """
     data = np.asarray(values, dtype=np.float64)
-    n = len(data)
-    half_widths = []
-    for (share, variance), deviate in (
-        (SMALL_EFFECT, _deviation),
-        (LARGE_EFFECT, expected_deviation),
-    ):
-        t = _anytime_t(n, share * alpha, variance)
-        if math.isfinite(t):
-            half_widths.append(t * deviate(data) / math.sqrt(n))
-    return min(half_widths, default=math.inf)
+    share, variance = SMALL_EFFECT
+    small = _half_width_under(data, share * alpha, variance, _deviation)
+    share, variance = LARGE_EFFECT
+    return min(small, _half_width_under(data, share * alpha, variance, expected_deviation))
+
+
+def _half_width_under(
+    values: NDArray[np.float64],
+    alpha: float,
+    variance: float,
+    deviate: Callable[[NDArray[np.float64]], float],
+) -> float:
+    """Half-width of the interval of `anytime_half_width` under one prior of that variance."""
+    n = len(values)
+    t = _anytime_t(n, alpha, variance)
+    return t * deviate(values) / math.sqrt(n) if math.isfinite(t) else math.inf
 
 
 def _anytime_t(n: int, alpha: float, variance: float) -> float:

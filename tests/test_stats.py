@@ -152,6 +152,29 @@ def test_verdict_needs_both_gates(ratio, interval, verdict):
     assert Ratio(ratio, interval, interval, 10).verdict(0.01) is verdict
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_intervals_of_quantiles_cover_though_sessions_differ(share):
+    random, runs, covered = np.random.default_rng(9), 300, 0
+
+    def draw(count: int) -> np.ndarray:
+        offsets = random.lognormal(0, 0.01, (count, 1))
+        rounds = random.lognormal(0, 0.02, (count, 200))
+        hit = random.random((count, 200)) < 0.03
+        return (offsets * rounds * (1 + hit * random.pareto(1.5, (count, 200)))).ravel()
+
+    truth = np.quantile(draw(10_000), share)
+    for _ in range(runs):
+        low, high = stats.quantile(draw(12), sessions(12, 200), share).ci
+        covered += low <= truth <= high
+    assert 0.91 <= covered / runs <= 0.99  # 95 %, and three deviations of 300 runs
+
+
+def test_a_quantile_of_one_session_has_no_interval():
+    found = stats.quantile([1.0, 2.0, 3.0, 4.0], [0] * 4, 0.5)
+    assert (found.estimate, found.ci) == (2.0, (0.0, math.inf))
+    assert stats.quantile([1.0, 2.0] * 2, [0, 0, 1, 1], 1.0).ci[1] == math.inf
+
+
 @pytest.mark.parametrize("only_first", [0, 3, 10, 24, 25])
 def test_a_paired_interval_excludes_no_difference_where_mcnemar_does(only_first):
     only_second, n = 10, 100

@@ -31,7 +31,7 @@ from hwbench.cli.options import (
     options,
 )
 from hwbench.cli.report import report_command
-from hwbench.cli.rules import hits, parse_rule
+from hwbench.cli.rules import Rule, hits, parse_rule
 from hwbench.cli.search import search_app
 from hwbench.cli.store import store_app
 from hwbench.cli.tables import table_app
@@ -68,9 +68,11 @@ app.add_typer(store_app, name="store")
 app.command("report", epilog="Example: hwbench report --since 7d -o report.html")(report_command)
 
 START_FIELDS = ("load_s", "first_run_s", "peak_memory_bytes")
-PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS)
-COMPARE_FIELDS = ("speedup", "macs_ratio", "params_ratio", "accuracy_drop", "agreement")
-COMPARE_FIELDS += START_FIELDS
+TAIL_FIELDS = ("p50_s", "p90_s", "p95_s", "p99_s", "worst_s")
+PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS, *TAIL_FIELDS)
+LIKENESS_FIELDS = ("accuracy_drop", "agreement")
+RATIO_FIELDS = ("speedup", "macs_ratio", "params_ratio")
+COMPARE_FIELDS = (*RATIO_FIELDS, *LIKENESS_FIELDS, *START_FIELDS, *TAIL_FIELDS)
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
 MODEL_HELP = (
     "A file (.onnx, .pt, .pt2, .safetensors), a folder of Hugging Face, zoo:NAME, or"
@@ -133,11 +135,12 @@ def profile(
 ) -> int:
     """Measure the latency of one model, end to end and layer by layer.
 
-    --fail-on accepts the fields median_s, macs, params, closure, load_s, first_run_s and
-    peak_memory_bytes.
+    --fail-on accepts the fields median_s, macs, params, closure, load_s, first_run_s,
+    peak_memory_bytes, and with --tail p50_s, p90_s, p95_s, p99_s and worst_s.
     """
     fields = tuple(field for field in PROFILE_FIELDS if field != "closure" or not no_layers)
     rules = [parse_rule(text, fields) for text in fail_on or ()]
+    _check_tail_rules(rules, how)
     from hwbench.cli.progress import show_measuring
     from hwbench.render import documents, views
     from hwbench.workflows.defaults import DEFAULT_MODEL
@@ -217,10 +220,11 @@ def compare(
 
     Exit codes: 0 for FASTER or SAME, 1 for SLOWER or if a rule holds, 2 for INCOMPARABLE, 5 for
     UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio, params_ratio, accuracy_drop and
-    agreement, of the candidate load_s, first_run_s and peak_memory_bytes, and shares as in
-    "accuracy_drop>1%".
+    agreement, of the candidate load_s, first_run_s, peak_memory_bytes, and with --tail p50_s,
+    p90_s, p95_s, p99_s and worst_s; shares also in percent, as in "accuracy_drop>1%".
     """
     rules = [parse_rule(text, COMPARE_FIELDS) for text in fail_on or ()]
+    _check_tail_rules(rules, how)
     for rule in rules:
         if rule.field == "accuracy_drop" and data is None and evaluate is None:
             raise UsageError(f"--fail-on {rule} needs images to evaluate both models on: --data")
@@ -262,7 +266,7 @@ def compare(
         ),
         document,
     )
-    of_candidate = {field: document["candidate"][field] for field in START_FIELDS}
+    of_candidate = {field: document["candidate"][field] for field in START_FIELDS + TAIL_FIELDS}
     return _exit_code(outcome, hits(rules, {**document, **of_candidate}))
 
 
@@ -309,6 +313,17 @@ def selftest(
     document = documents.selftest_document(outcome)
     deliver(output, views.selftest_view(outcome), document)
     return report(hits(rules, document), 1)
+
+
+def _check_tail_rules(rules: Sequence[Rule], how: Protocol) -> None:
+    """Refuse a rule on single inferences where means of several may be timed.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for rule in rules:
+        if rule.field in TAIL_FIELDS and not how.tail:
+            raise UsageError(f"--fail-on {rule} needs single inferences to be timed: --tail")
 
 
 def _exit_code(outcome: Comparison, broken_rules: Sequence[str]) -> int:

@@ -307,6 +307,14 @@ class Protocol:
             " of selftest, 45 for table build, else 30.",
         ),
     ] = None
+    tail: Annotated[
+        bool,
+        typer.Option(
+            "--tail",
+            help="Time single inferences for the whole budget, and show how long the slowest are"
+            " (p50, p90, p95, p99, worst).",
+        ),
+    ] = False
     seed: Annotated[
         int, typer.Option(min=0, help="Seed for the order of rounds and for random inputs.")
     ] = 0
@@ -321,6 +329,7 @@ class Protocol:
             isolate=self.isolate,
             budget_s=base.budget_s if self.budget is None else self.budget,
             seed=self.seed,
+            tail=self.tail,
             layers=layers,
             min_effect=base.min_effect if min_effect is None else min_effect,
         )

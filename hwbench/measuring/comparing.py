@@ -10,7 +10,7 @@ from hwbench.records.outputs import Likeness
 
 
 def compare_measured(
-    baseline: Measurement, candidate: Measurement, likeness: Likeness | None = None
+    baseline: Measurement, candidate: Measurement, *, likeness: Likeness | None = None
 ) -> Comparison:
     """Compare two records of one interleaved measurement, fresh or stored.
 

@@ -39,11 +39,21 @@ def join_sessions(sessions: Sequence[LayerSamples], latency_s: float) -> LayerPr
         for row in session.rows:
             row_logs[row.name].append(level + math.log(row_latency(row, session)))
     last = sessions[-1]
+    bounds = set(find_bounds(sessions))
     layers = []
     for row in last.rows:
-        median_s = math.exp(float(np.mean(row_logs[row.name])))
+        estimate = stats.estimate_of_sessions(np.array(row_logs[row.name]))
         layers.append(
-            LayerLatency(row.name, row.op, row.key, row.implementation, median_s, row.calls)
+            LayerLatency(
+                row.name,
+                row.op,
+                row.key,
+                row.implementation,
+                estimate.estimate,
+                row.calls,
+                estimate.ci if stats.is_telling(estimate.ci) else None,
+                row.name in bounds,
+            )
         )
     profiled_s = math.exp(float(np.mean(whole_logs)))
     return LayerProfile(tuple(layers), profiled_s, last.node_cost_s, last.rest_cause)
@@ -69,14 +79,19 @@ def _lowest_latency(row: LayerRow, session: LayerSamples) -> float:
     return 0.1 * max(median_s, session.grain_s / 4)
 
 
-def find_unresolved_rows(sessions: Sequence[LayerSamples]) -> list[Finding]:
-    """Rows that are at their lowest latency in most sessions, as a finding."""
+def find_bounds(sessions: Sequence[LayerSamples]) -> list[str]:
+    """Names of rows that are at their lowest latency in most sessions."""
     counts: Counter[str] = Counter()
     for session in sessions:
         for row in session.rows:
             if row_latency(row, session) <= _lowest_latency(row, session):
                 counts[row.name] += 1
-    names = [name for name, count in counts.items() if 2 * count > len(sessions)]
+    return [name for name, count in counts.items() if 2 * count > len(sessions)]
+
+
+def find_unresolved_rows(sessions: Sequence[LayerSamples]) -> list[Finding]:
+    """Rows that are too short for the profiler, as a finding."""
+    names = find_bounds(sessions)
     if not names:
         return []
     examples = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

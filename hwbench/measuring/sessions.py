@@ -50,6 +50,8 @@ CHUNK_S = 0.1
 """Seconds of rounds between two calls of the callback: what a killed process can lose."""
 MIN_BLOCKS, MAX_BLOCKS = 4, 200
 """Blocks of a session: enough for a median, and not so many that tiny models fill the store."""
+TAIL_BLOCKS = 2000
+"""Blocks of a session whose samples are single inferences: 20 of them are beyond p99."""
 WARM_UP_S, REWARM_UP_S = 1.0, 0.3
 """Bound of the warm-up in the first session, which also wakes the processor, and in later ones."""
 WARM_UP_ROUNDS, WARM_UP_MIN_S = 2, 0.02
@@ -238,7 +240,8 @@ class _Campaign:
             self._add_unsettled_finding(self.now() - start_s)
         latencies_s = [float(np.median(values[-WARM_UP_ROUNDS:])) for values in samples_s.values()]
         if not self.loops:
-            self._start(math.ceil(self.settings.min_round_s / min(latencies_s)))
+            loops = math.ceil(self.settings.min_round_s / min(latencies_s))
+            self._start(1 if self.settings.tail else loops)
         if self.loops == 1 and self.left_s() <= 0:
             self._count_last_block(slots, samples_s, number)
         for index, values in samples_s.items():
@@ -316,7 +319,8 @@ class _Campaign:
             block_s: Seconds that a block takes.
         """
         session_s = min(self.settings.session_s, self.settings.budget_s / SESSIONS_OF_BUDGET)
-        wanted = min(MAX_BLOCKS, max(MIN_BLOCKS, round(session_s / block_s)))
+        most = TAIL_BLOCKS if self.settings.tail else MAX_BLOCKS
+        wanted = min(most, max(MIN_BLOCKS, round(session_s / block_s)))
         left_s = self.left_s()
         fitting = int(max(0.0, left_s) / block_s)
         if number == 0:

@@ -44,6 +44,8 @@ class StopRule:
     @property
     def has_enough(self) -> bool:
         """Whether the evidence itself is a reason to stop."""
+        if self._settings.tail:
+            return False
         if self._differs and self._settings.stop_at_difference:
             return True
         if len(self._narrow) < max(self._settings.min_sessions, CONFIRM + 1):

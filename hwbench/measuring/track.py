@@ -12,7 +12,7 @@ from hwbench.measuring.layer_profile import find_unresolved_rows, join_sessions
 from hwbench.measuring.sample_findings import find_sample_faults
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
-from hwbench.records.findings import Finding
+from hwbench.records.findings import Finding, order_findings
 from hwbench.records.measurement import Measurement, SessionStart, Settings
 from hwbench.records.series import Series, SeriesBuilder
 from hwbench.version import __version__, commit
@@ -65,7 +65,7 @@ class Track:
             self.add_findings(find_unresolved_rows(self.profiles))
         record = replace(record, findings=(*draft.findings, *self.findings.values()))
         faults = find_sample_faults(record, has_enough=has_enough)
-        return replace(record, findings=(*record.findings, *faults))
+        return replace(record, findings=order_findings((*record.findings, *faults)))
 
 
 def draft_records(

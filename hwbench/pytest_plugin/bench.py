@@ -117,7 +117,7 @@ class FixtureMeter:
             self._options.store, save=True, callback=None, likeness=likeness
         ) as recorder:
             records = measure_interleaved(self._usable_device(), pair, settings, recorder)
-        return compare_measured(*records, likeness)
+        return compare_measured(*records, likeness=likeness)
 
     def note(self, line: str) -> None:
         """Add a line to the summary."""

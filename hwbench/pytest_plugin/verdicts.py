@@ -186,9 +186,11 @@ def _write(blocks: Sequence[Block]) -> str:
 def _scale_ratio(ratio: Ratio, at_least: float) -> Ratio:
     """Give the candidate's latency over the one that was asked for, instead of the baseline's."""
     (low, high), (verdict_low, verdict_high) = ratio.ci, ratio.verdict_ci
+    same_ci = ratio.same_ci
     return replace(
         ratio,
         ratio=ratio.ratio * at_least,
         ci=(low * at_least, high * at_least),
         verdict_ci=(verdict_low * at_least, verdict_high * at_least),
+        same_ci=None if same_ci is None else (same_ci[0] * at_least, same_ci[1] * at_least),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hwbench.records.findings import Finding
+from hwbench.records.findings import Finding, order_findings
 from hwbench.records.measurement import LayerLatency, Measurement
 from hwbench.records.outputs import Likeness
 from hwbench.stats import Ratio, Verdict, ratio_of_sessions
@@ -55,6 +55,8 @@ class LayerChange:
         baseline_implementation: How the baseline's runtime executed it.
         candidate_implementation: How the candidate's runtime executed it.
         explanation: What a change of the implementation means; None where that is not known.
+        baseline_margin_s: Half-width of the 95 % interval of `baseline_s`; None where it has none.
+        candidate_margin_s: Half-width of that of `candidate_s`.
     """
 
     name: str
@@ -63,6 +65,36 @@ class LayerChange:
     baseline_implementation: str | None
     candidate_implementation: str | None
     explanation: ChangeExplanation | None = None
+    baseline_margin_s: float | None = None
+    candidate_margin_s: float | None = None
+
+    @property
+    def margin_s(self) -> float | None:
+        """Half-width of the 95 % interval of `saved_s`, seconds; None where there is none."""
+        return self.find_margin(1.0)
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the change lies inside its own interval, so that it may be none."""
+        margin_s = self.margin_s
+        return margin_s is not None and abs(self.saved_s) <= margin_s
+
+    def find_margin(self, share: float) -> float | None:
+        """Half-width of the 95 % interval of candidate minus a share of the baseline, seconds.
+
+        The two are measured in inferences of their own, so that their variances add up. A side
+        where the layer is absent is known exactly; None where a side has no interval.
+        """
+        squares = 0.0
+        for value_s, margin_s, weight in (
+            (self.baseline_s, self.baseline_margin_s, share),
+            (self.candidate_s, self.candidate_margin_s, 1.0),
+        ):
+            if value_s is not None:
+                if margin_s is None:
+                    return None
+                squares += (weight * margin_s) ** 2
+        return math.sqrt(squares)
 
     @property
     def saved_s(self) -> float:
@@ -170,7 +202,7 @@ def compare(
     shared = _join_findings(baseline, candidate)
     if reasons:
         finding = Finding("incomparable", f"not comparable: {'; '.join(reasons)}")
-        findings = (finding, *likeness.findings, *shared)
+        findings = order_findings((finding, *likeness.findings, *shared))
         return Comparison(
             baseline, candidate, None, Verdict.INCOMPARABLE, changes, findings, likeness
         )
@@ -178,7 +210,7 @@ def compare(
     verdict = ratio.verdict(baseline.settings.min_effect)
     unexplained = Comparison(baseline, candidate, ratio, verdict, changes, (), likeness)
     findings = (*likeness.findings, *explain(unexplained), *shared)
-    return replace(unexplained, findings=findings)
+    return replace(unexplained, findings=order_findings(findings))
 
 
 def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]:
@@ -276,6 +308,13 @@ def _name_main_cause(comparison: Comparison, macs_ratio: float) -> str:
         example = max(added, key=excess_s.__getitem__)
         return f"{len(added)} layers are new in the candidate, such as {example}"
 
+    # A layer whose excess may be noise is not blamed.
+    for change in comparison.layers:
+        margin_s = change.find_margin(1 / macs_ratio)
+        if margin_s is not None and excess_s[change.name] <= margin_s:
+            del excess_s[change.name]
+    if not excess_s:
+        return "no single layer is surely to blame"
     worst = sorted(excess_s, key=excess_s.__getitem__, reverse=True)[:3]
     share = sum(excess_s[name] for name in worst) / total_s
     return (
@@ -364,6 +403,8 @@ def _change(
         None if before is None else before.implementation,
         None if after is None else after.implementation,
         explanation,
+        None if before is None else before.margin_s,
+        None if after is None else after.margin_s,
     )
 
 

@@ -53,6 +53,8 @@ class Settings:
         stop_at_difference: Whether a comparison also stops as soon as every candidate is known to
             be faster or slower, however wide the interval still is. Turn it off where the speed-up
             has to be known to `target`.
+        tail: Whether every sample is of a single inference, however short that is, so that rare
+            long ones show; then nothing but the budget ends the measurement.
         min_effect: Smallest relative difference that matters; a smaller one is SAME.
         seed: Of the order of rounds and of random inputs.
         layers: Whether to take per-layer times as well, where the device can.
@@ -67,9 +69,14 @@ class Settings:
     min_round_s: float = 500e-6
     target: float = 0.01
     stop_at_difference: bool = True
+    tail: bool = False
     min_effect: float = 0.01
     seed: int = 0
     layers: bool = True
+
+
+TAIL = {"p50_s": 0.5, "p90_s": 0.9, "p95_s": 0.95, "p99_s": 0.99}
+"""Shares of inferences whose longest is told, by the names of the fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,9 @@ class LayerLatency:
         implementation: How the driver saw it executed: `nchwc16`, `nchw`, `reorder`, ...
         median_s: Median latency per call.
         calls: Calls per inference.
+        ci_s: 95 % interval of `median_s` over sessions; None from a single one.
+        is_bound: Whether `median_s` is no latency but the most it can be, as the layer is too short
+            for the profiler.
     """
 
     name: str
@@ -111,11 +121,21 @@ class LayerLatency:
     implementation: str
     median_s: float
     calls: int = 1
+    ci_s: tuple[float, float] | None = None
+    is_bound: bool = False
 
     @property
     def inference_s(self) -> float:
         """Latency of all its calls in one inference, seconds."""
         return self.median_s * self.calls
+
+    @property
+    def margin_s(self) -> float | None:
+        """Half-width of the 95 % interval of `inference_s`, seconds; None where there is none."""
+        if self.ci_s is None:
+            return None
+        low_s, high_s = self.ci_s
+        return self.calls * (high_s - low_s) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +253,22 @@ class Measurement:
         if not values and quantity == "peak_memory_bytes":
             values = [self.peak_memory_bytes]  # of a version that kept nothing for each session
         return values[1:] if len(values) > 1 else values
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether each sample is of one inference: a mean of several hides those that take long."""
+        return self.loops == 1 and len(self.series) > 0
+
+    def quantile(self, share: float) -> stats.Estimate | None:
+        """Latency in seconds that a share of inferences does not exceed; None without a tail."""
+        if not self.has_tail:
+            return None
+        return stats.quantile(self.series.samples_s, self.series.session, share)
+
+    @property
+    def worst_s(self) -> float | None:
+        """The longest single inference, seconds; None without a tail."""
+        return max(self.series.samples_s) if self.has_tail else None
 
     @property
     def closure(self) -> float | None:

@@ -20,7 +20,7 @@ from hwbench.render.units import (
     sparkline,
     times,
 )
-from hwbench.render.views import START_TITLES, describe_start, notes, provenance, where
+from hwbench.render.views import START_TITLES, describe_start, notes, provenance, tail_rows, where
 from hwbench.stats import Verdict, is_telling
 
 TOP_LAYERS = 15
@@ -149,6 +149,7 @@ def _make_sides_table(comparison: Comparison) -> Table:
         ranges.append(interval_s((low_s, high_s), record.median_s))
     rows: list[tuple[str, ...]] = [
         ("model", first.model, second.model, ""),
+        ("precision", first.precision, second.precision, ""),
         ("latency", seconds(first.median_s), seconds(second.median_s), times(comparison.speedup)),
         (
             "95 % interval",
@@ -164,6 +165,7 @@ def _make_sides_table(comparison: Comparison) -> Table:
         ("parameters", count(first.params), count(second.params), times(comparison.params_ratio)),
         ("file", size(first.file_bytes), size(second.file_bytes), times(file_ratio)),
     ]
+    rows += _make_tail_rows(comparison)
     rows += _make_start_rows(comparison)
     columns = (
         Column(""),
@@ -176,13 +178,27 @@ def _make_sides_table(comparison: Comparison) -> Table:
 
 def _make_start_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """What both sides take to start: rows of the quantities that the device tells of."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for quantity, title in START_TITLES.items():
         estimates = [side.start(quantity) for side in (comparison.baseline, comparison.candidate)]
         if any(estimates):
             gain = comparison.start_gain(quantity)
             cells = [describe_start(quantity, estimate) for estimate in estimates]
-            rows.append((title, *cells, times(None if gain is None else gain[0])))
+            ratio_text = ""
+            if gain is not None and is_telling(gain[1]):
+                ratio_text = times(gain[0])
+            rows.append((title, *cells, ratio_text))
+    return rows
+
+
+def _make_tail_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The tails of both sides, where single inferences were timed."""
+    sides = comparison.baseline, comparison.candidate
+    if not all(side.has_tail and side.settings.tail for side in sides):
+        return []
+    rows: list[tuple[str, ...]] = []
+    for before, after in zip(*map(tail_rows, sides), strict=True):
+        rows.append((before[0], before[1], after[1], ""))
     return rows
 
 
@@ -195,6 +211,7 @@ def _layer_blocks(comparison: Comparison, top: int, hint: str) -> list[Block]:
         Column("baseline", right=True),
         Column("candidate", right=True),
         Column("saved", right=True),
+        Column("95 %", right=True),
         Column("runs as", path=True, limit=16),
     )
     footer: tuple[tuple[str, ...], ...] = ()
@@ -203,7 +220,7 @@ def _layer_blocks(comparison: Comparison, top: int, hint: str) -> list[Block]:
         name = plural(len(hidden), "further layer")
         if hint:
             name += f" ({hint})"
-        footer = ((name, "", "", seconds(hidden_s, sign=True), ""),)
+        footer = ((name, "", "", seconds(hidden_s, sign=True), "", ""),)
     table = Table(columns, tuple(map(_layer_row, shown)), footer)
     share = explained_share(comparison)
     if not share or comparison.verdict not in {Verdict.FASTER, Verdict.SLOWER}:
@@ -212,6 +229,13 @@ def _layer_blocks(comparison: Comparison, top: int, hint: str) -> list[Block]:
     gain = "saved" if whole_s >= 0 else "lost"
     explained = f"The layers account for {percent(share)} of the {seconds(abs(whole_s))} {gain}."
     return [table, Line(explained)]
+
+
+def _describe_margin(change: LayerChange) -> str:
+    """How sure a change is, and whether it may be none."""
+    if change.margin_s is None:
+        return ""
+    return f"±{seconds(change.margin_s)}{' noise' if change.is_noise else ''}"
 
 
 def _layer_row(change: LayerChange) -> tuple[str, ...]:
@@ -224,5 +248,6 @@ def _layer_row(change: LayerChange) -> tuple[str, ...]:
         seconds(change.baseline_s),
         seconds(change.candidate_s),
         seconds(change.saved_s, sign=True),
+        _describe_margin(change),
         implementation,
     )

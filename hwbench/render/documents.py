@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hwbench.records.comparison import explained_share
-from hwbench.records.measurement import START_QUANTITIES
+from hwbench.records.measurement import START_QUANTITIES, TAIL
 from hwbench.stats import SHOWN_CONFIDENCE, Verdict
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def profile_document(record: Measurement) -> Document:
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
         **_start_document(record),
+        **_tail_document(record),
         "layers": layers,
         "layers_sum_s": sum_s,
         "closure": closure,
@@ -101,6 +102,8 @@ def _layer_document(layer: LayerLatency, whole_s: float | None) -> Document:
         "median_s": layer.median_s,
         "share": None if whole_s is None else layer.inference_s / whole_s,
         "calls": layer.calls,
+        "ci_s": layer.ci_s,
+        "is_bound": layer.is_bound,
     }
 
 
@@ -166,6 +169,7 @@ def _side_document(record: Measurement) -> Document:
         "file_bytes": record.file_bytes,
         "peak_memory_bytes": record.peak_memory_bytes,
         **_start_document(record),
+        **_tail_document(record),
         "record": _provenance_document(record),
     }
 
@@ -183,6 +187,18 @@ def _start_document(record: Measurement) -> Document:
     }
 
 
+def _tail_document(record: Measurement) -> Document:
+    """Latencies of single inferences; null where samples are means of several."""
+    document: Document = {}
+    for field, share in TAIL.items():
+        estimate = record.quantile(share)
+        document[field] = None if estimate is None else estimate.estimate
+        ends = field.replace("_s", "_ci_s")
+        document[ends] = None if estimate is None else estimate.ci
+    document["worst_s"] = record.worst_s
+    return document
+
+
 def _gain_document(comparison: Comparison, quantity: str) -> Document | None:
     """How much less of a quantity the candidate needs to start."""
     gain = comparison.start_gain(quantity)
@@ -195,6 +211,7 @@ def _change_document(change: LayerChange) -> Document:
         "baseline_s": change.baseline_s,
         "candidate_s": change.candidate_s,
         "saved_s": change.saved_s,
+        "saved_margin_s": change.margin_s,
         "baseline_implementation": change.baseline_implementation,
         "candidate_implementation": change.candidate_implementation,
     }

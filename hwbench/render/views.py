@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from hwbench.records.findings import Finding
+from hwbench.records.measurement import TAIL
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
 from hwbench.render.units import (
     bar,
@@ -14,6 +15,7 @@ from hwbench.render.units import (
     ends_or_early,
     frequency,
     interval,
+    interval_s,
     macs,
     minute,
     moment,
@@ -26,11 +28,12 @@ from hwbench.render.units import (
     times,
     with_margin,
 )
+from hwbench.stats import is_telling
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Found
     from hwbench.records.device import Conditions
-    from hwbench.records.measurement import LayerProfile, Measurement
+    from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement
     from hwbench.stats import Estimate
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
@@ -66,6 +69,10 @@ def profile_view(record: Measurement, *, saved: bool = True) -> View:
         blocks.append(Line(start))
     if record.series:
         blocks.append(Line(_describe_distribution(record)))
+    if record.settings.tail:
+        rows = tail_rows(record)
+        columns = (Column("single inferences"), Column("latency (95 % interval)"))
+        blocks.append(Table(columns, tuple(rows)))
     if record.series and record.profile is not None:
         blocks += _layer_blocks(record.profile, record.median_s)
     blocks.append(Line(provenance(record, saved=saved), "dim"))
@@ -93,6 +100,26 @@ def size_of(value_bytes: float) -> str:
     return size(round(value_bytes))
 
 
+def describe_quantile(estimate: Estimate) -> str:
+    """A quantile of latencies with its 95 % interval, which is not even to both sides."""
+    text = seconds(estimate.estimate)
+    if not is_telling(estimate.ci):
+        return text
+    return f"{text} ({interval_s(estimate.ci, estimate.estimate)})"
+
+
+def tail_rows(record: Measurement) -> list[tuple[str, str]]:
+    """Names and values of the latencies that few single inferences exceed; empty without them."""
+    rows = []
+    for field, share in TAIL.items():
+        estimate = record.quantile(share)
+        if estimate is not None:
+            rows.append((field.removesuffix("_s"), describe_quantile(estimate)))
+    if record.worst_s is not None:
+        rows.append((f"worst of {len(record.series):,}", seconds(record.worst_s)))
+    return rows
+
+
 def where(record: Measurement) -> str:
     """Hardware, runtime and what of the settings changes latency."""
     parts = [
@@ -116,8 +143,11 @@ def finding_rows(findings: Iterable[Finding]) -> tuple[tuple[str, str], ...]:
 
 
 def notes(findings: Iterable[Finding]) -> list[Block]:
-    """Findings as a block, if there are any."""
-    rows = finding_rows(findings)
+    """Findings as a block, if there are any; those of one code, of both sides, as one."""
+    texts: dict[str, list[str]] = {}
+    for finding in findings:
+        texts.setdefault(finding.code, []).append(finding.text)
+    rows = tuple((code, "; ".join(parts)) for code, parts in texts.items())
     return [Notes(rows)] if rows else []
 
 
@@ -191,7 +221,7 @@ def _layer_blocks(profile: LayerProfile, median_s: float) -> list[Block]:
             layer.name,
             layer.op,
             layer.implementation,
-            seconds(layer.inference_s),
+            _describe_layer(layer),
             percent(layer.inference_s / median_s),
             bar(layer.inference_s / largest_s, 8),
         )
@@ -208,6 +238,14 @@ def _layer_blocks(profile: LayerProfile, median_s: float) -> list[Block]:
         Column(""),
     )
     return [Table(columns, rows, (rest,)), Line(layers_sum_text(profile, median_s))]
+
+
+def _describe_layer(layer: LayerLatency) -> str:
+    """The latency of a layer with its margin, or that it is at most so much."""
+    latency = seconds(layer.inference_s)
+    if layer.is_bound:
+        return f"≤ {latency}"
+    return latency if layer.ci_s is None else with_margin(latency, layer.ci_s)
 
 
 def selftest_view(outcome: SelfTest) -> View:

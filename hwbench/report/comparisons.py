@@ -16,15 +16,17 @@ from hwbench.render.units import (
     interval_s,
     minute,
     percent,
+    seconds,
     times,
 )
-from hwbench.render.views import SHORT_ID, START_TITLES, finding_rows, provenance, where
+from hwbench.render.views import SHORT_ID, START_TITLES, finding_rows, provenance, tail_rows, where
 from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
 from hwbench.report.numbers import (
     count_number,
     interval_row,
     latency_number,
     layer_macs,
+    leave_out_absurd,
     macs_number,
     sample_set,
     seconds_number,
@@ -34,6 +36,7 @@ from hwbench.report.numbers import (
     source_of,
     speedup_number,
     start_number,
+    tell_apart,
     times_number,
     whole_number,
 )
@@ -57,30 +60,35 @@ def comparisons_figure(comparisons: Sequence[Comparison], commands: Mapping[str,
         Column("candidate"),
         Column("baseline"),
         Column("device", minor=True),
+        Column("precision", minor=True),
         Column("speed-up", numeric=True),
         Column("verdict"),
         Column("fewer MACs", numeric=True, minor=True),
         Column("measured (UTC)", minor=True),
     )
+    names = tell_apart([comparison.candidate for comparison in comparisons])
     rows = tuple(
         (
-            Link(comparison.candidate.model, compare_address(comparison)),
+            Link(name, compare_address(comparison)),
             comparison.baseline.model,
             comparison.baseline.device.address,
+            _precisions_text(comparison),
             speedup_number(comparison),
             comparison.verdict.value,
             times_number(comparison.macs_ratio),
             minute(comparison.baseline.started_utc),
         )
-        for comparison in comparisons
+        for name, comparison in zip(names, comparisons, strict=True)
     )
     intervals = []
-    for comparison in comparisons:
-        name = f"{comparison.candidate.model} · {comparison.baseline.device.address}"
-        intervals += _interval_rows(comparison, name, compare_address(comparison))[:1]
+    for name, comparison in zip(names, comparisons, strict=True):
+        label = f"{name} · {comparison.baseline.device.address}"
+        intervals += _interval_rows(comparison, label, compare_address(comparison))[:1]
+    intervals, left_out = leave_out_absurd(intervals)
     text = (
         "Speed-up of each candidate over the baseline that it was interleaved with: a dot, and a"
         " line for its 95 % interval. Right of 1 is faster. The scale is logarithmic."
+        f"{left_out}"
     )
     chart = {
         "kind": "intervals",
@@ -146,6 +154,11 @@ def _interval_rows(comparison: Comparison, name: str, page: str = "") -> list[Ma
         text = f"{times(speedup)}, {share} interval: {shown}"
         rows.append(interval_row(name, speedup, ends, text, page))
     return rows
+
+
+def _precisions_text(comparison: Comparison) -> str:
+    before, after = comparison.baseline.precision, comparison.candidate.precision
+    return before if before == after else f"{before} → {after}"
 
 
 def _speedup_figure(comparison: Comparison) -> Figure:
@@ -242,6 +255,7 @@ def _sides_figure(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
     )
     rows: list[tuple[Cell, ...]] = [
         ("model", _model_link(first, pages), _model_link(second, pages), ""),
+        ("precision", first.precision, second.precision, ""),
         ("latency", latency_number(first), latency_number(second), speedup_number(comparison)),
         (
             "MACs",
@@ -268,6 +282,9 @@ def _sides_figure(comparison: Comparison, pages: Mapping[str, str]) -> Figure:
         if gain is not None:
             ratio, ci = gain
             rows.append((title, before, after, times_number(ratio, confidence(ci, ratio))))
+    if first.settings.tail and second.settings.tail:
+        for before_row, after_row in zip(tail_rows(first), tail_rows(second), strict=True):
+            rows.append((before_row[0], before_row[1], after_row[1], ""))
     text = "What each side is. The gain is baseline over candidate."
     text = " ".join([text, *likeness_lines(comparison.likeness)])
     return Figure("Sides", text, Table(columns, tuple(rows)))
@@ -293,7 +310,7 @@ def _layers_figure(comparison: Comparison) -> Figure:
             change.name,
             seconds_number(change.baseline_s),
             seconds_number(change.candidate_s),
-            seconds_number(change.saved_s, sign=True),
+            seconds_number(change.saved_s, _margin_note(change), sign=True),
             count_number(before.get(change.name)),
             count_number(after.get(change.name)),
             _implementation_text(change),
@@ -311,6 +328,13 @@ def _layers_figure(comparison: Comparison) -> Figure:
     if share is not None and comparison.verdict in {Verdict.FASTER, Verdict.SLOWER}:
         text += f" All layers together account for {percent(share)} of the difference."
     return Figure("Layer by layer", text, Table(columns, rows), (savings, work))
+
+
+def _margin_note(change: LayerChange) -> str:
+    if change.margin_s is None:
+        return ""
+    note = f"±{seconds(change.margin_s)} at 95 %"
+    return f"{note}, so it may be noise" if change.is_noise else note
 
 
 def _layer_macs(record: Measurement) -> dict[str, int | None]:

@@ -201,7 +201,7 @@ def _read_comparisons(
         baseline, *candidates = _order_baseline_first(records, order)
         for candidate in candidates:
             try:
-                comparisons.append(compare_measured(baseline, candidate, likeness))
+                comparisons.append(compare_measured(baseline, candidate, likeness=likeness))
             except FAULTS_OF_DATA as error:
                 if damaged is None:
                     raise

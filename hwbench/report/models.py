@@ -24,6 +24,7 @@ from hwbench.report.numbers import (
     interval_text,
     latency_number,
     layer_macs,
+    leave_out_absurd,
     macs_number,
     sample_set,
     seconds_number,
@@ -115,9 +116,11 @@ def models_figure(models: Sequence[Model]) -> Figure:
         if record.series:
             name = f"{record.model} · {record.device.address}"
             intervals.append(_interval_row(record, name, model.page))
+    intervals, left_out = leave_out_absurd(intervals)
     text = (
         "The newest measurement of each model on each device: a dot for the latency, a line for its"
         " 95 % interval, often narrower than the dot. The scale is logarithmic."
+        f"{left_out}"
     )
     chart = {"kind": "intervals", "label": "latency", "unit": "s", "log": True, "rows": intervals}
     table = Table(columns, tuple(rows), tuple(model.source() for model in models))

@@ -31,6 +31,10 @@ from hwbench.stats import is_telling
 if TYPE_CHECKING:
     from hwbench.records.layer_key import LayerKey
 
+ABSURD = 1000
+"""A value this many times off the middle one is not drawn beside the others."""
+SHA_DIGITS = 8
+"""Digits of a SHA-256 that tell two networks of one name apart."""
 DIGITS = 5
 """Significant digits of what is only drawn: a picture has no more."""
 
@@ -170,6 +174,41 @@ def interval_row(
     """
     low, high = ci if is_telling(ci) else (None, None)
     return {"name": name, "value": value, "low": low, "high": high, "text": text, "page": page}
+
+
+def leave_out_absurd(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[list[Mapping[str, Any]], str]:
+    """Rows of a logarithmic picture without those that would leave no room for the others.
+
+    Returns:
+        The other rows, and what to say of those left out; empty for none.
+    """
+    if not rows:
+        return [], ""
+    middle = float(np.median([row["value"] for row in rows]))
+    kept = [row for row in rows if middle / ABSURD <= row["value"] <= middle * ABSURD]
+    left_out = len(rows) - len(kept)
+    if not left_out:
+        return kept, ""
+    return kept, (
+        f" {plural(left_out, 'value')} more than {ABSURD:,} times off the middle one"
+        f" {'is' if left_out == 1 else 'are'} in the table alone."
+    )
+
+
+def tell_apart(records: Sequence[Measurement]) -> list[str]:
+    """Names of models; where different networks share one, with the begin of their SHA-256."""
+    networks: dict[str, set[str]] = {}
+    for record in records:
+        networks.setdefault(record.model, set()).add(record.model_sha256)
+    names = []
+    for record in records:
+        name = record.model
+        if len(networks[name]) > 1:
+            name += f" ({record.model_sha256[:SHA_DIGITS]})"
+        names.append(name)
+    return names
 
 
 def session_medians(record: Measurement) -> dict[int, float]:

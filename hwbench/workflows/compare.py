@@ -72,8 +72,7 @@ def compare(
         likeness = find_likeness(*pair, settings, data, evaluate)
         with recording(store, save=save, callback=callback, likeness=likeness) as recorder:
             records = meter.measure(pair, settings, recorder)
-    baseline_record, candidate_record = records
-    return compare_measured(baseline_record, candidate_record, likeness)
+    return compare_measured(*records, likeness=likeness)
 
 
 def load_pair(

@@ -39,9 +39,8 @@ def test_profile_json_has_the_documented_form(hwb):
     assert len(data["samples_s"]) == len(data["session"]) > 0
     low, high = data["median_ci_s"]
     assert low < data["median_s"] < high
-    assert {"name", "op", "key", "implementation", "median_s", "share", "calls"} == set(
-        data["layers"][0]
-    )
+    of_layer = {"name", "op", "key", "implementation", "median_s", "share", "calls"}
+    assert of_layer | {"ci_s", "is_bound"} == set(data["layers"][0])
     total = sum(row["median_s"] * row["calls"] for row in data["layers"])
     assert data["layers_sum_s"] == pytest.approx(total)
     assert data["closure"] == pytest.approx(total / data["median_s"])
@@ -192,7 +191,7 @@ def test_json_file_comes_beside_the_view(hwb):
 def test_markdown_is_a_table(hwb):
     found = hwb("compare", "big.onnx", "small.onnx", *VIRTUAL, "--format", "md")
     assert found.out.startswith("**")
-    assert "| layer | baseline | candidate | saved | runs as |\n| --- | ---: |" in found.out
+    assert "| layer | baseline | candidate | saved | 95 % | runs as |\n| --- | ---: |" in found.out
 
 
 def test_what_a_model_prints_stays_off_standard_output(hwb, monkeypatch):

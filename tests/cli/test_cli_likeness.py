@@ -129,3 +129,24 @@ def test_the_report_tells_what_the_command_told(models):
     page = (models.folder / "report.html").read_text()
     assert "different_outputs" in page
     assert "signal-to-noise" in page
+
+
+def test_tails_are_shown_and_gated(hwb):
+    words = ("compare", "big.onnx", "small.onnx", *VIRTUAL, "--tail")
+    found = hwb(*words, "--fail-on", "p99_s>0.000001", "--json", "out.json")
+    assert found.code == 1
+    assert "p99_s" in found.err
+    candidate = json.loads((hwb.folder / "out.json").read_text())["candidate"]
+    assert candidate["record"]["loops"] == 1
+    low, high = candidate["p90_ci_s"]
+    assert candidate["p50_s"] <= low <= candidate["p90_s"] <= high <= candidate["worst_s"]
+    assert "worst of" in found.out
+    assert "p99" in hwb("profile", "small.onnx", *VIRTUAL, "--tail").out
+    assert "p99" not in hwb("profile", "small.onnx", *VIRTUAL).out
+
+
+def test_a_rule_about_tails_needs_single_inferences(hwb):
+    for command in (("profile",), ("compare", "big.onnx")):
+        found = hwb(*command, "small.onnx", *VIRTUAL, "--fail-on", "p99_s>0.02")
+        assert found.code == 2
+        assert "--tail" in found.error

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hwbench.devices.virtual.device import FIRST_RUN_FACTOR, LOAD_S, PREPARE_S, Fault, Law, Virtual
-from hwbench.devices.virtual.noise import SessionOffset, Throttling, White
+from hwbench.devices.virtual.noise import SessionOffset, Spikes, Throttling, White
 from hwbench.errors import (
     DeviceLostError,
     MeasurementError,
@@ -191,6 +191,23 @@ def test_short_models_are_looped_and_samples_stay_per_inference():
     assert record.median_s == pytest.approx(20e-6, rel=0.01)
 
 
+def test_single_inferences_show_the_spikes_that_means_hide():
+    latencies_s = {A.sha256: 20e-6}
+    noise = (White(0.01), Spikes(probability=0.03, factor=5, tail=8))
+    with Virtual(latencies_s=latencies_s, noise=noise) as device:
+        tail = measure(device, A, replace(QUICK, budget_s=4, tail=True))
+        assert device.time_s() > 3  # nothing but the budget ends it
+    with Virtual(latencies_s=latencies_s, noise=noise) as device:
+        means = measure(device, A, replace(QUICK, budget_s=4))
+    assert tail.loops == 1
+    assert len(tail.series) >= 2000
+    assert tail.quantile(0.5).estimate == pytest.approx(20e-6, rel=0.02)
+    assert tail.quantile(0.99).estimate > 90e-6
+    assert tail.worst_s == max(tail.series.samples_s)
+    assert means.loops > 1
+    assert (means.quantile(0.99), means.worst_s) == (None, None)
+
+
 def test_same_seed_same_samples():
     def once(seed):
         with virtual() as device:
@@ -366,6 +383,21 @@ def test_a_larger_budget_resolves_more():
     assert first.series.sessions > 60
 
 
+def test_intervals_of_layers_cover_what_they_take():
+    hits = total = 0
+    workload = conv_workload()
+    for seed in range(12):
+        with Virtual(noise=(White(0.03), SessionOffset(0.01)), seed=seed) as device:
+            settings = replace(QUICK, layers=True, budget_s=6, seed=seed)
+            record = measure(device, workload, settings)
+            truth = {layer.name: device.law.layer_s(layer.key) for layer in record.profile.layers}
+        for layer in record.profile.layers:
+            low, high = layer.ci_s
+            hits += low <= truth[layer.name] <= high
+            total += 1
+    assert hits / total >= 0.85
+
+
 def test_layers_shorter_than_the_profiler_can_tell_are_named(monkeypatch):
     real = Virtual.profile_layers
     monkeypatch.setattr(
@@ -375,7 +407,7 @@ def test_layers_shorter_than_the_profiler_can_tell_are_named(monkeypatch):
         record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=5))
     text = next(finding.text for finding in record.findings if finding.code == "below_resolution")
     assert f"{len(record.profile.layers)} layers" in text
-    assert all(layer.median_s > 0 for layer in record.profile.layers)
+    assert all(layer.median_s > 0 and layer.is_bound for layer in record.profile.layers)
 
 
 def test_layers_that_the_profiler_can_tell_are_not():

@@ -45,13 +45,23 @@ OPTIONAL = {
 }
 """Fields that an older version did not have, or that a driver may not know: they have a default."""
 
+TAILS = {f"p{share}{part}_s" for share in (50, 90, 95, 99) for part in ("", "_ci")}
+TAILS |= {"worst_s", "tail"}
 LATER = {
-    "measurement": {"stop_at_difference", "starts"},
-    "task": {"stop_at_difference"},
+    "measurement": {"stop_at_difference", "starts", "tail", "ci_s", "is_bound"},
+    "task": {"stop_at_difference", "tail"},
     "profile": {"stop_at_difference", "load_s", "load_ci_s", "first_run_s", "first_run_ci_s"}
-    | {"peak_memory_ci_bytes"},
-    "comparison": {"stop_at_difference", "accuracy_drop", "agreement", "outputs", "quality"}
-    | {"start", "load_s", "load_ci_s", "first_run_s", "first_run_ci_s", "peak_memory_ci_bytes"},
+    | {"peak_memory_ci_bytes", "ci_s", "is_bound", *TAILS},
+    "comparison": {
+        "stop_at_difference",
+        "saved_margin_s",
+        "accuracy_drop",
+        "agreement",
+        "outputs",
+        "quality",
+    }
+    | {"start", "load_s", "load_ci_s", "first_run_s", "first_run_ci_s", "peak_memory_ci_bytes"}
+    | TAILS,
 }
 """Fields that are written today and came after `DOCUMENTS` were."""
 

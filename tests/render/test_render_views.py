@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from hwbench.devices.base import Advice, Found
-from hwbench.records.comparison import compare
+from hwbench.records.comparison import LayerChange, compare
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement, Settings
@@ -276,6 +276,47 @@ def test_an_interval_that_tells_nothing_is_not_shown():
     assert " 0.00 to" not in shown
     profile = flat(text(profile_view(candidate)))
     assert "4.000 ms (too early to say how sure that is, 2 sessions)" in profile
+
+
+def test_findings_of_one_code_stand_on_one_line():
+    pair = compared(1.0)
+    findings = (Finding("bimodal", "baseline: a"), Finding("x", "y"), Finding("bimodal", "b"))
+    shown = flat(text(compare_view(replace(pair, findings=findings)), 200))
+    assert "bimodal: baseline: a; b" in shown
+    assert shown.count("bimodal") == 1
+
+
+def test_both_sides_say_their_precision():
+    shown = flat(text(compare_view(compared(0.5, precision="int8")), 120))
+    assert "precision fp32 int8" in shown
+
+
+def test_changes_of_layers_have_margins_and_noise_is_marked():
+    change = LayerChange("conv", 100e-6, 90e-6, None, None, None, 3e-6, 4e-6)
+    assert change.margin_s == pytest.approx(5e-6)
+    assert not change.is_noise
+    noise = replace(change, name="other", candidate_s=96e-6)
+    assert noise.is_noise
+    unknown = replace(change, name="third", candidate_margin_s=None)
+    assert unknown.margin_s is None
+    gone = replace(change, name="gone", candidate_s=None, candidate_margin_s=None)
+    assert gone.margin_s == 3e-6
+    pair = replace(compared(0.5), layers=(change, noise, unknown))
+    shown = flat(text(compare_view(pair), 120))
+    assert "conv 100.0 us 90.00 us +10.00 us ±5.000 us" in shown
+    assert "other 100.0 us 96.00 us +4.000 us ±5.000 us noise" in shown
+    assert shown.count("±") == 2
+
+
+def test_a_layer_at_a_bound_is_shown_as_one():
+    base = record()
+    first, *rest = base.profile.layers
+    bounded = replace(first, is_bound=True)
+    sure = [replace(layer, ci_s=(0.98 * layer.median_s, 1.02 * layer.median_s)) for layer in rest]
+    profile = replace(base.profile, layers=(bounded, *sure))
+    shown = flat(text(profile_view(replace(base, profile=profile)), 120))
+    assert shown.count("≤ ") == 1
+    assert "±2.0 %" in shown
 
 
 def test_compare_shows_both_sides_and_what_the_layers_explain():

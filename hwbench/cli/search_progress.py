@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from hwbench.cli.live_line import LiveLine, describe_kept
@@ -13,6 +14,7 @@ from hwbench.workflows.search.callback import SearchCallback
 
 if TYPE_CHECKING:
     from hwbench.search.base import Trial
+    from hwbench.search.tuning import Progress
 
 
 @contextmanager
@@ -53,6 +55,12 @@ class _Line(LiveLine, SearchCallback):
             so_far += f" at {seconds(outcome.latency_s)}" if outcome.latency_s is not None else ""
         self._draw(
             f"{part}: trial {trial.candidate.number + 1}{' failed' if trial.error else ''}{so_far}"
+        )
+
+    def trained(self, progress: Progress) -> None:
+        self._draw(
+            f"training: step {progress.step} of {progress.steps}, loss {progress.loss:.3g},"
+            f" {timedelta(seconds=round(progress.left_s))} left"
         )
 
     def _draw(self, text: str) -> None:

@@ -91,6 +91,11 @@ class Journal:
         self.resumed = len(self._known)
 
     @property
+    def identity(self) -> str | None:
+        """Identity of this run of the search, by which it goes on; None where nothing is kept."""
+        return None if self._store is None else f"{self.key} {self.run}"
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds spent on the search, those before it was killed included."""
         return time.monotonic() - self._begun

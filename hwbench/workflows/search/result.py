@@ -15,6 +15,7 @@ from hwbench.network.intake import load_workload
 from hwbench.records.comparison import Comparison
 from hwbench.search.base import Outcome, Trial
 from hwbench.workflows.recording import recording
+from hwbench.workflows.search.facts import write_facts
 from hwbench.workflows.search.plan import Plan
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class SearchResult:
         quality: Quality of the result after that, on images that neither training nor search saw;
             None without images.
         original_quality: Quality of the original on the same images.
+        untuned_quality: Quality of the result before it was tuned, on the same images; None where
+            it was not.
         out: Where the network was written; None if it was not.
         findings: What to know of all this.
     """
@@ -71,6 +74,7 @@ class SearchResult:
     original_quality: float | None
     out: Path | None
     findings: tuple[Finding, ...]
+    untuned_quality: float | None = None
 
     def baselines_to_dict(self) -> dict[str, Any]:
         """The best trial of each baseline as plain JSON types."""
@@ -125,6 +129,7 @@ def result_record(result: SearchResult, subject: Subject, resources: Resources) 
         "best": result.best.to_dict(),
         "quality": result.quality,
         "original_quality": result.original_quality,
+        "untuned_quality": result.untuned_quality,
         "objective": result.objective,
         "original": asdict(result.original),
         "groups": [(group.name, group.width) for group in subject.structure.groups],
@@ -150,6 +155,7 @@ def write_result(result: SearchResult, pruned: Pruned, subject: Subject, out: Pa
 
     try:
         save(pruned, out, subject.example)
+        write_facts(subject, out)
         if subject.trained:
             write_network(subject.prunable.module, out / "original", subject.example)
         lines = [json.dumps(trial.to_dict()) for trial in result.trials]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hwbench.pruning import Pruned
     from hwbench.records.comparison import Comparison
     from hwbench.search.context import SearchContext
+    from hwbench.search.data import Images
     from hwbench.search.method import Method, Reward
     from hwbench.workflows.search.callback import SearchCallback
     from hwbench.workflows.search.latency import Resources
@@ -89,15 +90,18 @@ class SearchRun:
             if accepted is not None:
                 best = better
                 pruned, comparison = accepted
+        journal = self._loop.journal
         tuned = tune_result(
             self._context,
             self._method,
             plan,
             pruned,
             say=self._callback.say,
+            report=self._callback.trained,
             left_s=self._loop.left_s,
+            key=journal.identity,
         )
-        quality, original_quality = self._test_accuracies(pruned)
+        quality, original_quality = self._test_accuracies(pruned, tuned.reported)
         result = SearchResult(
             key=self._loop.journal.key,
             model=subject.name,
@@ -111,8 +115,9 @@ class SearchRun:
             resumed=self._loop.journal.resumed,
             layers=tuple((layer.name, layer.reason) for layer in subject.prunable.kept),
             comparison=comparison,
-            tuned=tuned,
+            tuned=tuned.how,
             quality=quality,
+            untuned_quality=tuned.before,
             original_quality=original_quality,
             out=out,
             findings=tuple(self._context.findings),
@@ -283,14 +288,15 @@ class SearchRun:
         self._context.add_finding("baseline_better", f"{text}; its network is the result")
         return pruned, comparison
 
-    def _test_accuracies(self, pruned: Pruned) -> tuple[float | None, float | None]:
+    def _test_accuracies(
+        self, pruned: Pruned, images: Images | None
+    ) -> tuple[float | None, float | None]:
         """Accuracy of the result and of the original on images that nothing else has seen."""
         from hwbench.search.training import accuracy
 
-        data = self._context.subject.data
-        if data is None or not data.classes:
+        if images is None:
             return None, None
-        return accuracy(pruned.module, data.test), accuracy(self._context.module, data.test)
+        return accuracy(pruned.module, images), accuracy(self._context.module, images)
 
 
 def _reward_of(trial: Trial, reward: Reward) -> float:

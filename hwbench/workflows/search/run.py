@@ -78,13 +78,14 @@ def run_search(
     with ExitStack() as stack:
         opened = stack.enter_context(open_store(store)) if save else None
         callback.say("reading the network")
-        subject = read_subject(model, plan, opened, callback.say, **options)
+        subject = read_subject(model, plan, opened, callback.say, callback.trained, **options)
         if device is None and table is None and method.wants_latency(plan.limit):
             device = "cpu"
         meter = None if device is None else stack.enter_context(open_meter(device))
         resources = Resources(meter, table, opened, store if save else None, settings)
         latencies = LatencyFinder(subject, plan, method, resources, callback.say).find()
-        key = plan.key(subject.name, subject.prunable.sha256, latencies.identity)
+        facts = (subject.name, subject.prunable.sha256, latencies.identity, *subject.facts)
+        key = plan.key(*facts)
         journal = Journal(opened, key, fresh=fresh, begun=begun)
         context = make_context(subject, plan, latencies)
         left_s = None if plan.budget_s is None else plan.budget_s - journal.elapsed_s

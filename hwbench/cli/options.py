@@ -92,6 +92,26 @@ def factor(text: str | float) -> float:
     return _positive(text, "factor")
 
 
+def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Numbers with commas between them; None where none were given.
+
+    Args:
+        option: What they are given by, without dashes.
+        text: What was written.
+
+    Raises:
+        typer.BadParameter: They are not numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"--{option} is {text!r}; expected a number, or three with commas between them"
+        ) from error
+
+
 def _positive(text: str | float, noun: str) -> float:
     try:
         value = float(text)

@@ -19,6 +19,8 @@ from hwbench.cli.options import (
     ModelSource,
     Output,
     duration,
+    factor,
+    numbers,
     options,
     share,
 )
@@ -27,8 +29,9 @@ from hwbench.errors import UsageError
 from hwbench.search import load_method
 from hwbench.search.limit import KINDS, Limit
 from hwbench.search.options import option_defaults, option_infos
+from hwbench.search.training_settings import SETTINGS, TrainingSettings
 from hwbench.workflows.defaults import DEFAULT_MODEL
-from hwbench.workflows.search.plan import TEMPERATURE, TRAIN_EPOCHS, Plan
+from hwbench.workflows.search.plan import AS_USUAL, TEMPERATURE, TRAIN_EPOCHS, Plan
 
 if TYPE_CHECKING:
     from hwbench.records.findings import Finding
@@ -64,6 +67,21 @@ def _check_folder(target: str | None) -> str | None:
 def _amount(help_text: str) -> Any:
     """An option for the most that a network may cost."""
     return typer.Option(metavar="AMOUNT", help=help_text, rich_help_panel="Budget")
+
+
+def training_option(help_text: str) -> Any:
+    """An option for the settings of a training."""
+
+    def parse(text: str | TrainingSettings) -> TrainingSettings:
+        return text if isinstance(text, TrainingSettings) else TrainingSettings.parse(text)
+
+    return typer.Option(
+        parser=parse,
+        metavar="NAME=VALUE,..",
+        help=f"{help_text} Settings: {', '.join(SETTINGS)}.",
+        show_default=False,
+        rich_help_panel="Images",
+    )
 
 
 @dataclass(frozen=True)
@@ -158,7 +176,43 @@ class Learning:
         str | None,
         typer.Option(
             metavar="IMAGES",
-            help="The images: a folder, module:factory of a dataset, or digits.",
+            help="The images: a folder, fashion-mnist, digits, or module:factory of a dataset.",
+            rich_help_panel="Images",
+        ),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="The mean that is taken off the pixels of pictures: 0.5, or one for each channel"
+            " such as 0.485,0.456,0.406. Without --mean, --std and --scale it is found out which"
+            " suits a trained network.",
+            rich_help_panel="Images",
+        ),
+    ] = None
+    std: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="What pixels are divided by after that: 0.5, or one for each channel.",
+            rich_help_panel="Images",
+        ),
+    ] = None
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            parser=factor,
+            metavar="NUMBER",
+            help="The value of a white pixel before that, such as 1 or 255; 1 if not given.",
+            rich_help_panel="Images",
+        ),
+    ] = None
+    transform: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="The function that makes the input of the network of a picture (PIL), in place of"
+            " --mean, --std and --scale.",
             rich_help_panel="Images",
         ),
     ] = None
@@ -187,6 +241,14 @@ class Learning:
             rich_help_panel="Model",
         ),
     ] = None
+    accept_untrained: Annotated[
+        bool,
+        typer.Option(
+            "--accept-untrained",
+            help="Search although the original answers the images no better than by guessing.",
+            rich_help_panel="Model",
+        ),
+    ] = False
     train_epochs: Annotated[
         int,
         typer.Option(
@@ -218,6 +280,15 @@ class Learning:
             rich_help_panel="Images",
         ),
     ] = None
+    train_with: Annotated[
+        TrainingSettings,
+        training_option("How the original is trained, if it comes untrained."),
+    ] = AS_USUAL
+    trial_with: Annotated[
+        TrainingSettings,
+        training_option("How candidates are trained, where --trial-epochs says that they are."),
+    ] = AS_USUAL
+    tune_with: Annotated[TrainingSettings, training_option("How the result is trained.")] = AS_USUAL
     temperature: Annotated[
         float,
         typer.Option(
@@ -240,7 +311,8 @@ class Learning:
     def plan_arguments(self) -> dict[str, Any]:
         """Those of them that are arguments of a plan."""
         places = {"device", "table", "threads", "out", "fresh"}
-        return {name: value for name, value in vars(self).items() if name not in places}
+        given = {name: value for name, value in vars(self).items() if name not in places}
+        return given | {"mean": numbers("mean", self.mean), "std": numbers("std", self.std)}
 
 
 def make_command(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from hwbench.cli.live_line import LiveLine, Ticker, describe_kept
@@ -13,6 +14,7 @@ from hwbench.workflows.search.callback import SearchCallback
 
 if TYPE_CHECKING:
     from hwbench.search.base import Trial
+    from hwbench.search.tuning import Progress
 
 
 @contextmanager
@@ -72,6 +74,13 @@ class _Line(LiveLine, SearchCallback):
             so_far += f" at {seconds(outcome.latency_s)}" if outcome.latency_s is not None else ""
         failed = " failed" if trial.error else ""
         self._text = f"{part}: trial {trial.candidate.number + 1}{failed}{so_far}"
+        self._draw()
+
+    def trained(self, progress: Progress) -> None:
+        self._text = (
+            f"training: step {progress.step} of {progress.steps}, loss {progress.loss:.3g},"
+            f" {timedelta(seconds=round(progress.left_s))} left"
+        )
         self._draw()
 
     def _draw(self) -> None:

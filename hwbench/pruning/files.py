@@ -1,7 +1,7 @@
 """A pruned network in a folder.
 
-`network.pt2` holds architecture and weights, `network.onnx` the same network as a graph, and
-`recipe.json` how it was made from its original.
+`network.pt2` holds architecture and weights, `network.onnx` the same network as a graph,
+`state_dict.pt` the weights alone, and `recipe.json` how it was made from its original.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from hwbench.network.intake.failures import FAILURES, reason
 from hwbench.network.intake.torch_onnx import quiet
 from hwbench.pruning.recipe import Pruned, Recipe
 
-PROGRAM, GRAPH, RECIPE = "network.pt2", "network.onnx", "recipe.json"
+PROGRAM, GRAPH, STATE = "network.pt2", "network.onnx", "state_dict.pt"
+RECIPE = "recipe.json"
 
 
 def save(pruned: Pruned, folder: str | Path, example_inputs: Tensor | Sequence[Tensor]) -> None:
@@ -46,7 +47,7 @@ def save(pruned: Pruned, folder: str | Path, example_inputs: Tensor | Sequence[T
 def write_network(
     module: nn.Module, folder: Path, example_inputs: Tensor | Sequence[Tensor]
 ) -> None:
-    """Write a module as `network.pt2` and `network.onnx`, in eval mode and on the CPU.
+    """Write a module in eval mode as `network.pt2`, `network.onnx` and `state_dict.pt`.
 
     Args:
         module: The network; it is left as it is.
@@ -73,6 +74,9 @@ def write_network(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PROGRAM).write_bytes(buffer.getvalue())
     (folder / GRAPH).write_bytes(data)
+    written = io.BytesIO()
+    torch.save(own.state_dict(), written)
+    (folder / STATE).write_bytes(written.getvalue())
 
 
 def load(folder: str | Path, original: nn.Module) -> Pruned:

@@ -137,6 +137,8 @@ def _describe_tuning(result: SearchResult) -> str:
         f"accuracy {percent(result.quality)} on test images, the original"
         f" {percent(result.original_quality)}"
     )
+    if result.untuned_quality is not None:
+        accuracy += f", before tuning {percent(result.untuned_quality)}"
     return f"Result {tuning[result.tuned]}: {accuracy}."
 
 
@@ -172,6 +174,7 @@ def search_document(result: SearchResult) -> Document:
         "tuned": result.tuned,
         "quality": result.quality,
         "original_quality": result.original_quality,
+        "untuned_quality": result.untuned_quality,
         "baselines": result.baselines_to_dict(),
         "trials": [trial.to_dict() for trial in result.trials],
         "resumed": result.resumed,

@@ -11,6 +11,7 @@ from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
 from hwbench.records.measurement import Settings
 from hwbench.render.units import shape
 from hwbench.search.options import option_defaults, option_infos
+from hwbench.search.training_settings import TrainingSettings
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workflows.search.plan import plan_defaults, recorded_method
 
@@ -83,6 +84,10 @@ def _option_words(name: str, value: object, default: object) -> list[str]:
     option = name.removesuffix("_s").replace("_", "-")
     if isinstance(default, bool):
         return [f"--no-{option}"] if default else [f"--{option}"]
+    if isinstance(value, Mapping):
+        return [f"--{option}", str(TrainingSettings(**value))]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [f"--{option}", ",".join(f"{number:.10g}" for number in value)]
     return [f"--{option}", str(value)]
 
 

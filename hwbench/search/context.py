@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from hwbench.network.widths import DEFAULT_STEP
 from hwbench.records.findings import Finding
 from hwbench.search import costs
 from hwbench.search.objective import Prices
+from hwbench.search.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,6 +53,11 @@ class Subject:
         example: Inputs of batch 1.
         data: All images; None without.
         trained: Whether the original was trained here.
+        findings: What to know of the network and its images.
+        source: What loads the original again (`model`, `arch` and `main` of `load_module`), as far
+            as it came from anywhere.
+        facts: What shapes the quality of networks beside the plan and the network, for the identity
+            of the search.
     """
 
     name: str
@@ -62,6 +67,9 @@ class Subject:
     example: tuple[Tensor, ...]
     data: Data | None
     trained: bool
+    findings: tuple[Finding, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)
+    facts: tuple[str, ...] = ()
 
     @property
     def structure(self) -> Structure:
@@ -82,6 +90,7 @@ class SearchContext:
         seed: Seed of everything random.
         images: Number of training images to use; None for all.
         evaluate: `module:function` that evaluates a network in place of its accuracy.
+        trial_with: How candidates are trained, as far as not as usual.
         findings: What to know of the result; a method adds to it.
     """
 
@@ -93,6 +102,7 @@ class SearchContext:
     seed: int = 0
     images: int | None = None
     evaluate: str | None = None
+    trial_with: TrainingSettings = field(default_factory=TrainingSettings)
     findings: list[Finding] = field(default_factory=list)
 
     def add_finding(self, code: str, text: str) -> None:
@@ -198,11 +208,20 @@ class SearchContext:
             )
         return accuracy(module, self.data.validation)
 
-    def feature_distance(self) -> FeatureDistance:
-        """The loss that tells how far the features of a network are from the original's."""
+    def feature_distance(self, pruned: Pruned | None = None) -> FeatureDistance:
+        """The loss that tells how far the features of a network are from the original's.
+
+        Args:
+            pruned: The network, if its features may have lost channels.
+        """
+        from hwbench.pruning.kept_features import find_kept_features
         from hwbench.search.training import FeatureDistance, feature_layer
 
-        return FeatureDistance(self.module, feature_layer(self.module, self.subject.example[0]))
+        layer = feature_layer(self.module, self.subject.example[0])
+        channels = None
+        if pruned is not None:
+            channels = find_kept_features(self.module, pruned.recipe, layer, self.subject.example)
+        return FeatureDistance(self.module, layer, channels)
 
     # Smaller networks
 
@@ -230,8 +249,8 @@ class SearchContext:
             widths, importance=importance, seed=self.seed, calibration=calibration
         )
         if epochs and self.data is not None and self.has_labels:
-            steps = math.ceil(epochs * len(self.data.train) / BATCH)
-            schedule = Schedule(steps, batch=BATCH, seed=self.seed)
+            usual = Schedule(0, batch=BATCH, seed=self.seed)
+            schedule = usual.adjusted(self.trial_with).lasting_about(epochs, len(self.data.train))
             tune(pruned.module, self.data.train, cross_entropy, schedule)
         return pruned
 

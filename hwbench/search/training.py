@@ -5,6 +5,8 @@
     tune(pruned, few_images, FeatureDistance(original, feature_layer(original, x)),
     Schedule(steps=2000))
 
+`Training` does the same so that it can be interrupted, kept and gone on with.
+
 Everything random comes from the schedule's seed; torch's global state is left as it was. A network
 learns where it is.
 """
@@ -12,10 +14,12 @@ learns where it is.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwbench.errors import MeasurementError, UsageError
-from hwbench.search.data import Images
+from hwbench.network.intake.factories import parse_factory
+from hwbench.search.data import Images, imported
+from hwbench.search.training_settings import TrainingSettings
 
 RATES = 3
 """Learning rates that `train_stably` tries, each a tenth of the one before."""
@@ -66,10 +72,14 @@ class Schedule:
         batch: Images per batch.
         momentum: Nesterov's is not used.
         weight_decay: Also of biases and normalization.
-        milestones: Shares of the steps after which the rate is multiplied by `decay`.
+        curve: How the rate falls: by `steps`, or along half a `cosine` to 0 (Loshchilov and Hutter
+            2017, arXiv 1608.03983, equation 5, without restarts).
+        milestones: Shares of the steps after which it is multiplied by `decay`, where it falls so.
         decay: The factor.
         shift: Images are moved at random by up to this many pixels, and filled with zeros.
         mirror: Images are mirrored at random, left to right.
+        augment: What is done to each image (c, h, w) after that: `module:function`, or
+            `module:factory(LITERALS)`; None for nothing.
         seed: Of order, shifts, mirroring and dropout.
     """
 
@@ -78,14 +88,33 @@ class Schedule:
     batch: int = 64
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    curve: str = "steps"
     milestones: tuple[float, ...] = (0.4, 0.8)
     decay: float = 0.1
     shift: int = 0
     mirror: bool = False
+    augment: str | None = None
     seed: int = 0
+
+    def adjusted(self, settings: TrainingSettings) -> Schedule:
+        """The same schedule with what users said of it; the steps stay."""
+        given = settings.given()
+        if "schedule" in given:
+            given["curve"] = given.pop("schedule")
+        return replace(self, **given)
+
+    def lasting(self, epochs: int, images: int) -> Schedule:
+        """The same schedule for so many epochs of so many images, each with a smaller last batch."""
+        return replace(self, steps=epochs * math.ceil(images / self.batch))
+
+    def lasting_about(self, epochs: float, images: int) -> Schedule:
+        """The same schedule for as many batches as have the images of so many epochs."""
+        return replace(self, steps=math.ceil(epochs * images / self.batch))
 
     def rate_at(self, step: int) -> float:
         """Learning rate of one step, counted from 0."""
+        if self.curve == "cosine":
+            return self.rate * (1 + math.cos(math.pi * step / self.steps)) / 2
         return self.rate * self.decay ** sum(
             step >= share * self.steps for share in self.milestones
         )
@@ -146,12 +175,13 @@ class FeatureDistance:
     Args:
         teacher: The unpruned network; it is run in eval mode.
         layer: Path of a module that both networks have; see `feature_layer`.
+        channels: Those of its output that the smaller network still has; None for all.
     """
 
     needs_labels = False
 
-    def __init__(self, teacher: nn.Module, layer: str) -> None:
-        self.teacher, self.layer = _frozen(teacher), layer
+    def __init__(self, teacher: nn.Module, layer: str, channels: Tensor | None = None) -> None:
+        self.teacher, self.layer, self.channels = _frozen(teacher), layer, channels
 
     def __call__(
         self,
@@ -162,6 +192,9 @@ class FeatureDistance:
         """The mean over the batch and the features."""
         with torch.no_grad():
             wanted = features(self.teacher, self.layer, images)
+            if self.channels is not None:
+                # Maps are (n, c, h, w), tokens (n, t, c).
+                wanted = wanted.index_select(1 if wanted.ndim >= 4 else -1, self.channels)
         return functional.mse_loss(features(module, self.layer, images), wanted)
 
 
@@ -195,42 +228,142 @@ def tune(
         UsageError: There are no images, or no labels where the loss needs them.
         MeasurementError: The loss is no longer finite.
     """
-    if not len(images) or (loss.needs_labels and images.labels is None):
-        raise UsageError(
-            f"{len(images)} images {'without labels ' * (images.labels is None)}given; training"
-            " needs labelled images"
-        )
-    chosen = list(module.parameters() if parameters is None else parameters)
-    device, losses = next(module.parameters()).device, []
-    generator = torch.Generator().manual_seed(schedule.seed)
-    optimizer = torch.optim.SGD(
-        chosen, schedule.rate, schedule.momentum, weight_decay=schedule.weight_decay
-    )
-    with (
-        _modes(module, train=parameters is None, only=chosen),
-        torch.random.fork_rng(_gpus(device)),
-    ):
-        torch.manual_seed(schedule.seed)
-        for step, (batch, labels) in enumerate(_endless(images, schedule, generator), 1):
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.rate_at(step - 1)
-            value = loss(
-                module, _augmented(batch, schedule, generator).to(device), labels.to(device)
+    training = Training(module, images, loss, schedule, parameters=parameters)
+    training.advance(schedule.steps, progress)
+    return training.losses
+
+
+class Training:
+    """A training that can be interrupted after any step, kept, and gone on with to the same end.
+
+    Args:
+        module: The network, which is trained in place; its mode is restored after every advance.
+        images: To learn from.
+        loss: What is made small.
+        schedule: How.
+        parameters: To train these alone, see `tune`.
+
+    Attributes:
+        step: Number of steps that were taken.
+        losses: Loss of every step that was taken by this object.
+
+    Raises:
+        UsageError: There are no images, or no labels where the loss needs them.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        images: Images,
+        loss: Loss,
+        schedule: Schedule,
+        *,
+        parameters: Iterable[nn.Parameter] | None = None,
+    ) -> None:
+        if not len(images) or (loss.needs_labels and images.labels is None):
+            raise UsageError(
+                f"{len(images)} images {'without labels ' * (images.labels is None)}given; training"
+                " needs labelled images"
             )
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses.append(float(value.detach()))
-            if not torch.isfinite(value.detach()):
-                raise MeasurementError(
-                    f"training diverged at step {step} of {schedule.steps}; lower the rate of"
-                    f" {schedule.rate:g}"
-                )
-            if progress is not None:
-                progress(step, losses[-1])
-            if step == schedule.steps:
-                break
-    return losses
+        self._module, self._images, self._loss, self._schedule = module, images, loss, schedule
+        self._trains_all = parameters is None
+        self._parameters = list(module.parameters() if parameters is None else parameters)
+        self._device = self._parameters[0].device
+        self._optimizer = torch.optim.SGD(
+            self._parameters, schedule.rate, schedule.momentum, weight_decay=schedule.weight_decay
+        )
+        self._augment = None if schedule.augment is None else _find_augment(schedule.augment)
+        self._generator = torch.Generator().manual_seed(schedule.seed)
+        self._epoch_state = self._generator.get_state()
+        self._order: list[int] = []
+        self._place = 0
+        self._global_states: list[Tensor] | None = None
+        self.step = 0
+        self.losses: list[float] = []
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps were taken."""
+        return self.step >= self._schedule.steps
+
+    def advance(self, steps: int, progress: Callable[[int, float], None] | None = None) -> None:
+        """Take so many steps more, or as many as are left.
+
+        Args:
+            steps: Number of steps.
+            progress: Called after each step with its number, from 1, and its loss.
+
+        Raises:
+            MeasurementError: The loss is no longer finite.
+        """
+        gpus = _gpus(self._device)
+        with (
+            _modes(self._module, train=self._trains_all, only=self._parameters),
+            torch.random.fork_rng(gpus),
+        ):
+            if self._global_states is None:
+                torch.manual_seed(self._schedule.seed)
+            else:
+                _set_global_states(self._global_states, gpus)
+            for _ in range(min(steps, self._schedule.steps - self.step)):
+                self._take_step()
+                if progress is not None:
+                    self._global_states = _global_states(gpus)
+                    progress(self.step, self.losses[-1])
+            self._global_states = _global_states(gpus)
+
+    def state(self) -> dict[str, Any]:
+        """All that going on needs, of tensors and plain types."""
+        return {
+            "step": self.step,
+            "module": self._module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "epoch_state": self._epoch_state,
+            "place": self._place,
+            "random_state": self._generator.get_state(),
+            "global_states": self._global_states,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state` gave, of the same training."""
+        self._module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["epoch_state"])
+        self._epoch_state = state["epoch_state"]
+        self._order = self._images.shuffled(self._generator)
+        self._place = state["place"]
+        self._generator.set_state(state["random_state"])
+        self._global_states = state["global_states"]
+        self.step = state["step"]
+
+    def _take_step(self) -> None:
+        batch, labels = self._next_batch()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._schedule.rate_at(self.step)
+        batch = _augmented(batch, self._schedule, self._generator)
+        if self._augment is not None:
+            batch = torch.stack([self._augment(image) for image in batch])
+        value = self._loss(self._module, batch.to(self._device), labels.to(self._device))
+        self._optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self.step += 1
+        self.losses.append(float(value.detach()))
+        if not math.isfinite(self.losses[-1]):
+            raise MeasurementError(
+                f"training diverged at step {self.step} of {self._schedule.steps}; lower the rate"
+                f" of {self._schedule.rate:g}"
+            )
+
+    def _next_batch(self) -> tuple[Tensor, Tensor]:
+        """The next images of the epoch, in an order drawn at its beginning."""
+        if self._place >= len(self._order):
+            self._epoch_state = self._generator.get_state()
+            self._order = self._images.shuffled(self._generator)
+            self._place = 0
+        chosen = self._order[self._place : self._place + self._schedule.batch]
+        self._place += len(chosen)
+        return self._images.batch(chosen)
 
 
 def train_stably(
@@ -387,11 +520,35 @@ def _gpus(device: torch.device) -> list[int]:
     return [device.index or 0] if device.type == "cuda" else []
 
 
-def _endless(
-    images: Images, schedule: Schedule, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        yield from images.batches(schedule.batch, generator)
+def _global_states(gpus: Sequence[int]) -> list[Tensor]:
+    """States of torch's own generators, the CPU's first, by which dropout and transforms draw."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in gpus)]
+
+
+def _set_global_states(states: Sequence[Tensor], gpus: Sequence[int]) -> None:
+    torch.set_rng_state(states[0])
+    for gpu, state in zip(gpus, states[1:], strict=True):
+        torch.cuda.set_rng_state(state, gpu)
+
+
+@cache
+def _find_augment(text: str) -> Callable[[Tensor], Tensor]:
+    """What is done to an image: a function by its name, or what a call with literals makes.
+
+    Raises:
+        UsageError: It cannot be imported, or is nothing that can be called.
+    """
+    factory = parse_factory(text)
+    found = imported(f"{factory.module}:{factory.attribute}")
+    if factory.arguments is not None:
+        try:
+            found = found(*factory.arguments, **dict(factory.keywords))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{text} cannot be called: {error}") from error
+    if not callable(found) or isinstance(found, type):
+        raise UsageError(f"{text} is nothing that an image can be given to")
+    augment: Callable[[Tensor], Tensor] = found
+    return augment
 
 
 def _augmented(batch: Tensor, schedule: Schedule, generator: torch.Generator) -> Tensor:

@@ -57,11 +57,14 @@ def test_saved_network_runs_alone_and_comes_back(slim: Pruned, images: Tensor, s
         "network.onnx",
         "network.pt2",
         "recipe.json",
+        "state_dict.pt",
     ]
     program = torch.export.load(saved / "network.pt2").module()
     torch.testing.assert_close(
         program(images[:1]), answer(slim.module, images[:1]), rtol=1e-4, atol=1e-5
     )
+    weights = torch.load(saved / "state_dict.pt", weights_only=True)
+    torch.testing.assert_close(weights, dict(slim.module.state_dict()), rtol=0, atol=0)
     back = pruning.load(saved, zoo.build("resnet20", seed=99))
     torch.testing.assert_close(back.module.state_dict(), slim.module.state_dict(), rtol=0, atol=0)
     assert back.recipe == slim.recipe

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
+import math
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from hwbench.search.training import (
     Distillation,
     FeatureDistance,
     Schedule,
+    Training,
     accuracy,
     cross_entropy,
     distance,
@@ -215,6 +219,93 @@ def test_rate_falls_at_the_milestones() -> None:
         0.01,
         0.01,
     ]
+
+
+def test_rate_falls_along_a_cosine() -> None:
+    rates = [Schedule(8, rate=1.0, curve="cosine").rate_at(step) for step in range(8)]
+    assert rates[0] == 1
+    assert rates[4] == pytest.approx(0.5)
+    assert all(first > second for first, second in pairwise(rates))
+    assert rates[-1] == pytest.approx((1 + math.cos(math.pi * 7 / 8)) / 2)
+
+
+def halved(image: Tensor) -> Tensor:
+    return image / 2
+
+
+class Scaled:
+    """A transform as torchvision's: made with arguments, then called."""
+
+    def __init__(self, factor: float, *, plus: float = 0.0) -> None:
+        self.factor, self.plus = factor, plus
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return self.factor * image + self.plus
+
+
+class Seen:
+    """A loss that keeps what it is given."""
+
+    needs_labels = False
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+
+    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        self.images.append(images)
+        return module(images).sum()
+
+
+@pytest.mark.parametrize(
+    ("augment", "expected"),
+    [(f"{__name__}:halved", 0.5), (f"{__name__}:Scaled(3, plus=1)", 4.0), (None, 1.0)],
+)
+def test_images_are_augmented_by_functions_and_transforms(
+    augment: str | None, expected: float
+) -> None:
+    seen = Seen()
+    tune(small(), in_memory(torch.ones(4, 3, 8, 8)), seen, Schedule(1, augment=augment))
+    assert set(seen.images[0].flatten().tolist()) == {expected}
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (f"{__name__}:Scaled", "nothing that an image can be given to"),
+        (f"{__name__}:Scaled(1, 2, 3)", "cannot be called"),
+        (f"{__name__}:nowhere", "cannot be imported"),
+        ("no factory", "names nothing"),
+    ],
+)
+def test_what_does_not_augment_is_refused(augment: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tune(small(), digits()[0], cross_entropy, Schedule(1, augment=augment))
+
+
+def dropping() -> nn.Module:
+    module = small()
+    module[2] = nn.Sequential(nn.Flatten(), nn.Dropout(0.3))
+    return module
+
+
+@pytest.mark.parametrize("steps", [1, 7, 17, 23])
+def test_a_training_that_is_kept_goes_on_to_the_same_weights(steps: int) -> None:
+    schedule = Schedule(30, rate=0.05, batch=60, shift=1, mirror=True, seed=3, curve="cosine")
+    images = digits()[0].few(1000, 0)  # an epoch is 17 steps, the last of them smaller
+    whole, first, second = dropping(), dropping(), dropping()
+    losses = tune(whole, images, cross_entropy, schedule)
+    begun = Training(first, images, cross_entropy, schedule)
+    begun.advance(steps)
+    written = io.BytesIO()
+    torch.save(begun.state(), written)
+    written.seek(0)
+    going_on = Training(second, images, cross_entropy, schedule)
+    going_on.restore(torch.load(written, weights_only=True))
+    torch.rand(5)  # the global generator does not matter
+    while not going_on.is_finished:
+        going_on.advance(4)
+    assert begun.losses + going_on.losses == losses
+    torch.testing.assert_close(second.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
 def test_augmentation_moves_and_mirrors_images() -> None:

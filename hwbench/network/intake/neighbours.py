@@ -20,7 +20,9 @@ def is_inside(location: str) -> bool:
     Absolute paths, backslashes, drive letters and `..` do not.
     """
     parts = location.split("/")
-    return bool(location) and parts[0] != "" and ".." not in parts and not _NOT_PLAIN.search(location)
+    return (
+        bool(location) and parts[0] != "" and ".." not in parts and not _NOT_PLAIN.search(location)
+    )
 
 
 def find_neighbour(folder: Path, location: str) -> Path | None:

@@ -8,6 +8,7 @@ from hwbench.measuring.callback import MeasuringCallback
 
 if TYPE_CHECKING:
     from hwbench.search.base import Trial
+    from hwbench.search.tuning import Progress
 
 
 class SearchCallback(MeasuringCallback):
@@ -35,4 +36,11 @@ class SearchCallback(MeasuringCallback):
             part: The search or the baseline it belongs to.
             trial: The trial.
             best: The best trial of that part so far.
+        """
+
+    def trained(self, progress: Progress) -> None:
+        """A step of training the original or the result was taken.
+
+        Args:
+            progress: How far the training is.
         """

@@ -32,7 +32,8 @@ def make_context(subject: Subject, plan: Plan, latencies: Latencies) -> SearchCo
         seed=plan.seed,
         images=plan.images,
         evaluate=plan.evaluate,
-        findings=list(latencies.findings),
+        trial_with=plan.trial_with,
+        findings=[*subject.findings, *latencies.findings],
     )
 
 

@@ -100,6 +100,11 @@ class Journal:
         return list(self._known.values())
 
     @property
+    def identity(self) -> str | None:
+        """Identity of this run of the search, by which it goes on; None where nothing is kept."""
+        return None if self._store is None else f"{self.key} {self.run}"
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds spent on the search, those before it was killed included."""
         return self._time.elapsed_s

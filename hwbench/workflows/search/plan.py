@@ -9,13 +9,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from hashlib import sha256
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hwbench.errors import Argument, UsageError
 from hwbench.search import SEARCHES, load_method, searches
 from hwbench.search.limit import KINDS, Limit
 from hwbench.search.method import Method
 from hwbench.search.options import SearchOptions, option_defaults
+from hwbench.search.training_settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from hwbench.search.data import Preprocessing
 
 __all__ = [
     "KINDS",
@@ -39,6 +43,23 @@ TRAIN_EPOCHS = 20
 TEMPERATURE = 4.0
 DEFAULT_OPTIONS = SearchOptions()
 """Stands for the defaults of whatever search is planned."""
+AS_USUAL = TrainingSettings()
+"""Trainings of which nothing was said."""
+LATER = (
+    "mean",
+    "std",
+    "scale",
+    "transform",
+    "accept_untrained",
+    "train_with",
+    "trial_with",
+    "tune_with",
+)
+"""Arguments that plans did not have from the first version on.
+
+Where they are as usual, records and the identity of a search do without them, so that searches that
+were killed before there were such arguments are found again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +73,8 @@ class Plan:
         trials: Candidates to evaluate; None for the search's own number.
         budget_s: Seconds the search may take, with training and tables; None for no limit.
         seed: Seed of everything random.
-        data: Images: a folder, `module:factory` of a dataset, or `digits`; None for none.
+        data: Images: a folder, `fashion-mnist`, `digits`, or `module:factory` of a dataset; None
+            for none.
         images: Number of training images to use; None for all.
         evaluate: `module:function` that evaluates a network in place of its accuracy.
         weights: File with weights of the original; None to take them as they come.
@@ -61,6 +83,15 @@ class Plan:
         tune_epochs: Epochs of that; None for the search's own.
         tune_steps: Batches of that, in place of epochs.
         temperature: Temperature of knowledge distillation.
+        mean: What is taken off the pixels of pictures, one number or one for each channel; None for
+            what suits the network.
+        std: What pixels are divided by after that, likewise.
+        scale: The value of a white pixel before that; 1 where only mean or std are given.
+        transform: `module:function` that makes an input of a picture, in place of all three.
+        accept_untrained: Whether to search although the original is no better than chance.
+        train_with: How the original is trained where it comes untrained, as far as not as usual.
+        trial_with: How candidates are trained, likewise, where the search trains them.
+        tune_with: How the result is tuned, likewise.
 
     Raises:
         UsageError: There is no such search, or it cannot do what is asked for.
@@ -81,6 +112,14 @@ class Plan:
     tune_epochs: int | None = None
     tune_steps: int | None = None
     temperature: float = TEMPERATURE
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: float | None = None
+    transform: str | None = None
+    accept_untrained: bool = False
+    train_with: TrainingSettings = AS_USUAL
+    trial_with: TrainingSettings = AS_USUAL
+    tune_with: TrainingSettings = AS_USUAL
 
     def __post_init__(self) -> None:
         wanted = load_method(self.method).options_type
@@ -94,6 +133,7 @@ class Plan:
         self.make_method().check(self.limit)
         self._check_numbers()
         self._check_tuning()
+        self._check_preprocessing()
 
     @classmethod
     def of(cls, method: str, limit: Limit | None = None, **arguments: Any) -> Self:
@@ -124,10 +164,31 @@ class Plan:
         """The search that was asked for, with its options."""
         return load_method(self.method)(self.method, self.options)
 
+    def preprocessing(self) -> Preprocessing | None:
+        """How inputs are made of pictures; None where nothing was said about it.
+
+        Raises:
+            UsageError: It is impossible.
+        """
+        if self.mean is None and self.std is None and self.scale is None and self.transform is None:
+            return None
+        from hwbench.search.data import Preprocessing
+
+        return Preprocessing(
+            mean=(0.0,) if self.mean is None else tuple(self.mean),
+            std=(1.0,) if self.std is None else tuple(self.std),
+            scale=1.0 if self.scale is None else self.scale,
+            transform=self.transform,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, on one level: the options of the search stand beside the rest."""
         data = asdict(self)
         data.pop("options")
+        defaults = plan_defaults()
+        for name in LATER:
+            if getattr(self, name) == defaults[name]:
+                data.pop(name)
         if load_method(self.method).recorded_together:
             for other in map(load_method, SEARCHES):
                 if other.recorded_together:
@@ -137,10 +198,12 @@ class Plan:
     def key(self, *facts: str) -> str:
         """Identity of the search of these `facts` (network, table): a killed one is found by it.
 
-        How long it may go on is no part of it, so that a search can be given more time.
+        How long it may go on is no part of it, so that a search can be given more time; nor is
+        whether an untrained original is accepted, as there is no such search where it is not.
         """
         data = self.to_dict()
         data.pop("budget_s")
+        data.pop("accept_untrained", None)
         return sha256(json.dumps([data, *facts], sort_keys=True).encode()).hexdigest()
 
     def _check_numbers(self) -> None:
@@ -163,6 +226,21 @@ class Plan:
             )
         if self.tune_epochs is not None and self.tune_steps is not None:
             raise UsageError("epochs and steps of tuning were given; give one of them")
+
+    def _check_preprocessing(self) -> None:
+        preprocessing = self.preprocessing()
+        if preprocessing is None:
+            return
+        if self.data is None:
+            raise UsageError(
+                "mean, std, scale and transform say how pictures are read, and none were given",
+                Argument("data"),
+            )
+        numbers = (self.mean, self.std, self.scale)
+        if self.transform is not None and any(number is not None for number in numbers):
+            raise UsageError(
+                "a transform makes inputs of pictures by itself; leave out mean, std and scale"
+            )
 
 
 def recorded_method(data: Mapping[str, Any]) -> Method[Any] | None:

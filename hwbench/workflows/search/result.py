@@ -17,6 +17,7 @@ from hwbench.records.comparison import Comparison
 from hwbench.records.findings import Finding
 from hwbench.search.base import Outcome, Trial
 from hwbench.workflows.recording import recording
+from hwbench.workflows.search.facts import write_facts
 from hwbench.workflows.search.plan import Plan
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class SearchResult:
         quality: Quality of the result after that, on images that neither training nor search saw;
             None without images.
         original_quality: Quality of the original on the same images.
+        untuned_quality: Quality of the result before it was tuned, on the same images; None where
+            it was not.
         out: Where the network was written; None if it was not.
         findings: What to know of all this.
         intervals_s: 95 % intervals of predicted latencies, as far as known, by name: `original`,
@@ -77,6 +80,7 @@ class SearchResult:
     original_quality: float | None
     out: Path | None
     findings: tuple[Finding, ...]
+    untuned_quality: float | None = None
     intervals_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     spent_s: Mapping[str, float] = field(default_factory=dict)
 
@@ -133,6 +137,7 @@ def result_record(result: SearchResult, subject: Subject, resources: Resources) 
         "best": result.best.to_dict(),
         "quality": result.quality,
         "original_quality": result.original_quality,
+        "untuned_quality": result.untuned_quality,
         "objective": result.objective,
         "original": asdict(result.original),
         "groups": [(group.name, group.width) for group in subject.structure.groups],
@@ -163,6 +168,7 @@ def write_result(result: SearchResult, pruned: Pruned, subject: Subject, out: Pa
         lines = [json.dumps(trial.to_dict()) for trial in result.trials]
         (out / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         save(pruned, out, subject.example)
+        write_facts(subject, out)
         if subject.trained:
             write_network(subject.prunable.module, out / "original", subject.example)
     except (HwbenchError, *FAILURES) as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hwbench.pruning import Pruned
     from hwbench.records.comparison import Comparison
     from hwbench.search.context import SearchContext
+    from hwbench.search.data import Images
     from hwbench.search.method import Method, Reward
     from hwbench.workflows.search.callback import SearchCallback
     from hwbench.workflows.search.latency import Resources
@@ -141,9 +142,11 @@ class SearchRun:
                 plan,
                 found.pruned,
                 say=self._callback.say,
+                report=self._callback.trained,
                 left_s=self._loop.left_s,
+                key=self._loop.journal.identity,
             )
-        quality, original_quality = self._test_accuracies(found.pruned)
+        quality, original_quality = self._test_accuracies(found.pruned, tuned.reported)
         result = SearchResult(
             key=self._loop.journal.key,
             model=subject.name,
@@ -157,8 +160,9 @@ class SearchRun:
             resumed=self._loop.journal.resumed,
             layers=tuple((layer.name, layer.reason) for layer in subject.prunable.kept),
             comparison=found.comparison,
-            tuned=tuned,
+            tuned=tuned.how,
             quality=quality,
+            untuned_quality=tuned.before,
             original_quality=original_quality,
             out=None,
             findings=tuple(self._context.findings),
@@ -399,14 +403,15 @@ class SearchRun:
         )
         self._context.add_finding("prediction_off", text)
 
-    def _test_accuracies(self, pruned: Pruned) -> tuple[float | None, float | None]:
+    def _test_accuracies(
+        self, pruned: Pruned, images: Images | None
+    ) -> tuple[float | None, float | None]:
         """Accuracy of the result and of the original on images that nothing else has seen."""
         from hwbench.search.training import accuracy
 
-        data = self._context.subject.data
-        if data is None or not data.classes:
+        if images is None:
             return None, None
-        return accuracy(pruned.module, data.test), accuracy(self._context.module, data.test)
+        return accuracy(pruned.module, images), accuracy(self._context.module, images)
 
 
 def _reward_of(trial: Trial, reward: Reward) -> float:

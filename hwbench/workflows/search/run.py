@@ -206,7 +206,12 @@ def _run_searches(
         prepared = _prepare(model, plans, means, options, time_budget=time_budget, stack=stack)
         subject, resources, method = prepared.subject, prepared.resources, prepared.method
         context = make_context(subject, plans[0], prepared.latencies)
-        identity = (subject.name, subject.prunable.sha256, prepared.latencies.identity)
+        identity = (
+            subject.name,
+            subject.prunable.sha256,
+            prepared.latencies.identity,
+            *subject.facts,
+        )
         journals = []
         for plan in plans:
             key = plan.key(*identity)
@@ -300,7 +305,9 @@ def _prepare(
         if time_budget.limit_s is not None:
             limit_s = TRAINING_SHARE * time_budget.limit_s
         with time_budget.spend("training"):
-            return train_subject(subject, plan, store, say, limit_s)
+            return train_subject(
+                subject, plan, store, say, limit_s=limit_s, report=means.callback.trained
+            )
 
     if finder.measures_blocks:
         subject = train()

@@ -5,22 +5,33 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import json
 import logging
-import math
 import pickle
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from hwbench.errors import Argument, SchemaError, UsageError
 from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.intake.checkpoints import find_first_layer
 from hwbench.network.intake.failures import FAILURES, reason
 from hwbench.network.intake.modules import load_module
 from hwbench.network.prunable import PrunableNetwork
+from hwbench.records.findings import Finding
 from hwbench.search.context import BATCH, Subject
+from hwbench.workflows.search.checkpoints import FileCheckpoint
+from hwbench.workflows.search.original import (
+    check_answers,
+    choose_preprocessing,
+    describe_assumed,
+    describe_fresh_weights,
+    has_fresh_weights,
+)
+from hwbench.workflows.search.tuning import describe_lowered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,6 +39,7 @@ if TYPE_CHECKING:
     from hwbench.network.workload import Workload
     from hwbench.search.data import Data
     from hwbench.search.training import Schedule
+    from hwbench.search.tuning import Progress
     from hwbench.store import DamagedRecord, Store
     from hwbench.workflows.search.plan import Plan
 
@@ -45,13 +57,17 @@ def read_subject(
 ) -> Subject:
     """Read a network and its images; `train_subject` trains it if it comes untrained.
 
+    What comes trained is given pictures as it was trained with: as the plan says, or as it answers
+    best.
+
     Args:
         model: `zoo:NAME`, `package.module:factory`, a pickled module, or an nn.Module.
         plan: Of the search.
         options: How the model is read.
 
     Raises:
-        UsageError: The model cannot be pruned, or the images do not fit it.
+        UsageError: The model cannot be pruned, the images do not fit it, or it answers them no
+            better than by guessing.
         HwbenchError: It cannot be read or exported.
     """
     from hwbench.pruning import Prunable
@@ -72,24 +88,33 @@ def read_subject(
         seed=plan.seed,
     )
     from_zoo = isinstance(model, str) and model.startswith("zoo:")
-    workload = load_workload(
-        model if from_zoo else module, seed=plan.seed, **_input_options(options, from_zoo=from_zoo)
-    )
+    inputs = _input_options(options, from_zoo=from_zoo)
+    workload, findings = _load_workload(model if from_zoo else module, name, plan, inputs)
     workload = replace(workload, name=name)
     example = _example_inputs(workload, plan.seed)
-    data = None
+    ready = _ReadyImages()
     if plan.data is not None:
-        data = load_data(plan.data, workload.inputs[0].shape[1:], seed=plan.seed)
+        shape = workload.inputs[0].shape[1:]
+        data = load_data(plan.data, shape, seed=plan.seed, preprocessing=plan.preprocessing())
         if data.classes and plan.evaluate is None:
             _check_classes(module, example, data, name)
+        ready.data, ready.trained = data, from_zoo and plan.weights is None and data.classes > 0
+        if not ready.trained:
+            ready = _prepare_images(module, data, plan, name, trained=False)
+    if ready.data is None or not ready.data.classes:
+        is_fresh = (from_zoo and plan.weights is None) or has_fresh_weights(module)
+        ready.add(describe_fresh_weights(name) if is_fresh else None)
     return Subject(
         name=name,
         prunable=Prunable(module, example, name=name),
         workload=workload,
         network=PrunableNetwork(workload),
         example=example,
-        data=data,
-        trained=from_zoo and data is not None and plan.weights is None and data.classes > 0,
+        source=_describe_source(model, options),
+        data=ready.data,
+        trained=ready.trained,
+        findings=(*findings, *ready.findings),
+        facts=ready.facts,
     )
 
 
@@ -99,6 +124,7 @@ def train_subject(
     store: Store | None,
     say: Callable[[str], None],
     limit_s: float | None = None,
+    report: Callable[[Progress], None] = lambda _: None,
 ) -> Subject:
     """Train the original in place, on its images, if it comes from the zoo and so untrained.
 
@@ -108,19 +134,142 @@ def train_subject(
         store: Where trained networks are kept; None to train anew.
         say: Called with what is done.
         limit_s: Seconds that training may take; None for as long as it takes.
+        report: Called after each step of training.
 
     Returns:
         The network, trained.
 
     Raises:
-        UsageError: It would take longer.
+        UsageError: It would take longer, or the network answers its images no better than by
+            guessing.
+        MeasurementError: It does not learn at any rate.
     """
-    if subject.trained and subject.data is not None:
-        say(f"training the original on {subject.data.name}")
-        train_original(
-            subject.prunable.module, subject.data, plan, store, subject.name, limit_s=limit_s
+    module, data = subject.prunable.module, subject.data
+    if not subject.trained or data is None:
+        return subject
+    say(f"training the original on {data.name}")
+    lowered = train_original(
+        module, data, plan, store, subject.name, limit_s=limit_s, report=report
+    )
+    ready = _prepare_images(module, data, plan, subject.name, trained=True)
+    ready.add(lowered)
+    return replace(
+        subject,
+        data=ready.data,
+        findings=(*subject.findings, *ready.findings),
+        facts=ready.facts,
+    )
+
+
+def _describe_source(model: str | Path | nn.Module, options: ModelOptions) -> dict[str, Any]:
+    """What loads the network again, wherever; nothing for a module in memory."""
+    if not isinstance(model, str | Path):
+        return {}
+    path = Path(model)
+    return {
+        "model": str(path.resolve() if path.is_file() else model),
+        "arch": options.get("arch"),
+        "main": [str(Path(script).resolve()) for script in options.get("main", ())],
+    }
+
+
+@dataclass
+class _ReadyImages:
+    """Images as the network expects them.
+
+    Attributes:
+        data: The images; None without.
+        trained: Whether the network was trained on them here.
+        findings: What to know of them and of the network.
+        facts: What shapes their inputs and does not stand in the plan.
+    """
+
+    data: Data | None = None
+    trained: bool = False
+    findings: list[Finding] = field(default_factory=list)
+    facts: tuple[str, ...] = ()
+
+    def add(self, finding: Finding | None) -> None:
+        """Note a finding, if there is one."""
+        if finding is not None:
+            self.findings.append(finding)
+
+
+def _prepare_images(
+    module: nn.Module, data: Data, plan: Plan, name: str, *, trained: bool
+) -> _ReadyImages:
+    """Normalise pictures as the network expects them, and see that it is worth a search.
+
+    Args:
+        module: The network, trained.
+        data: The images.
+        plan: Of the search.
+        name: Name of the network.
+        trained: Whether the network was trained on these images here.
+    """
+    ready = _ReadyImages(data, trained)
+    is_judged = data.classes > 0 and plan.evaluate is None
+    is_open = plan.preprocessing() is None and data.preprocessing is not None and not trained
+    if is_open and is_judged:
+        ready.data, finding = choose_preprocessing(module, data, plan.seed)
+        ready.add(finding)
+        chosen = ready.data.preprocessing
+        if chosen is not None and chosen != data.preprocessing:
+            ready.facts = (json.dumps(chosen.to_dict(), sort_keys=True),)
+    elif is_open:
+        ready.add(describe_assumed(data))
+    if is_judged:
+        ready.add(
+            check_answers(
+                module,
+                ready.data or data,
+                name,
+                plan.seed,
+                accept=plan.accept_untrained,
+                trained_here=trained,
+            )
         )
-    return subject
+    return ready
+
+
+def _load_workload(
+    model: str | Path | nn.Module, name: str, plan: Plan, inputs: ModelOptions
+) -> tuple[Workload, list[Finding]]:
+    """Read the network as a graph, by the shape of the images where it does not tell its own.
+
+    Args:
+        model: The network.
+        name: Its name.
+        plan: Of the search.
+        inputs: What is known of its inputs.
+
+    Raises:
+        UsageError: Nothing tells the shape.
+    """
+    from torch import nn
+
+    from hwbench.search.data import find_picture_shape
+
+    try:
+        return load_workload(model, seed=plan.seed, **inputs), []
+    except UsageError as error:
+        does_not_tell = any(getattr(remedy, "name", "") == "inputs" for remedy in error.remedies)
+        if plan.data is None or not does_not_tell or not isinstance(model, nn.Module):
+            raise
+        shape = find_picture_shape(plan.data)
+        if shape is None:
+            raise UsageError(
+                f"{name} does not say the shape of its input, and neither do the images of"
+                f" {plan.data}, which differ in size",
+                *error.remedies,
+            ) from error
+        first = find_first_layer(model.state_dict())
+        channels = shape[0] if first is None or first[1].ndim != 4 else first[1].shape[1]
+        text = f"1x{channels}x{shape[1]}x{shape[2]}"
+        finding = Finding(
+            "input_of_images", f"the input {text} was not given: it is that of the images"
+        )
+        return load_workload(model, seed=plan.seed, **{**inputs, "inputs": (text,)}), [finding]
 
 
 def _input_options(options: ModelOptions, *, from_zoo: bool) -> ModelOptions:
@@ -171,16 +320,31 @@ def train_original(
     name: str,
     *,
     limit_s: float | None = None,
-) -> None:
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Finding | None:
     """Train an untrained network in place, or take the weights that an earlier search kept.
+
+    Args:
+        module: The network.
+        data: What to train it on.
+        plan: How.
+        store: Where trained networks are kept; None to train anew.
+        name: Name of the network.
+        limit_s: Seconds that training may take; None for as long as it takes.
+        report: Called after each step.
+
+    Returns:
+        That the rate had to be lowered; None where it had not.
 
     Raises:
         UsageError: Training would take longer than `limit_s`.
+        MeasurementError: It does not learn at any rate.
     """
     import torch
 
     from hwbench.pruning import fingerprint
-    from hwbench.search.training import Schedule, cross_entropy, tune
+    from hwbench.search.training import Schedule, cross_entropy
+    from hwbench.search.tuning import Tuning
 
     facts = (
         name,
@@ -190,14 +354,28 @@ def train_original(
         str(plan.train_epochs),
         str(plan.seed),
     )
+    preprocessing = plan.preprocessing()
+    if preprocessing is not None:
+        facts += (json.dumps(preprocessing.to_dict(), sort_keys=True),)
+    if plan.train_with.given():
+        facts += (json.dumps(plan.train_with.given(), sort_keys=True),)
     key = sha256("\n".join(facts).encode()).hexdigest()
     if store is not None and _take_kept_weights(module, key, store):
-        return
-    steps = plan.train_epochs * math.ceil(len(data.train) / BATCH)
-    schedule = Schedule(steps, rate=TRAIN_RATE, batch=BATCH, shift=2, seed=plan.seed)
+        return None
+    schedule = Schedule(0, rate=TRAIN_RATE, batch=BATCH, shift=2, seed=plan.seed)
+    schedule = schedule.adjusted(plan.train_with).lasting(plan.train_epochs, len(data.train))
     if limit_s is not None:
         _check_training_time(module, data, schedule, limit_s)
-    tune(module, data.train, cross_entropy, schedule)
+    checkpoint = None if store is None else FileCheckpoint([RECORD, key])
+    training = Tuning(
+        module,
+        data.train,
+        cross_entropy,
+        schedule,
+        checkpoint=checkpoint,
+        report=report,
+    )
+    training.run(forget=False)
     if store is not None:
         written = io.BytesIO()
         torch.save(module.state_dict(), written)
@@ -205,6 +383,9 @@ def train_original(
             RECORD,
             {"key": key, "model": name, "state": base64.b64encode(written.getvalue()).decode()},
         )
+    if checkpoint is not None:
+        checkpoint.remove()
+    return describe_lowered("the original", training.rates)
 
 
 def _check_training_time(module: nn.Module, data: Data, schedule: Schedule, limit_s: float) -> None:

@@ -164,9 +164,7 @@ def lookup_workload() -> Workload:
         make_node("Cast", ["x"], ["rows"], to=onnx.TensorProto.INT64),
         make_node("Gather", ["table", "rows"], ["y"]),
     ]
-    value = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [8]) for name in "xy"
-    ]
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [8]) for name in "xy"]
     table = onnx.numpy_helper.from_array(np.ones(16, np.float32), "table")
     graph = onnx.helper.make_graph(nodes, "g", value[:1], value[1:], [table])
     opset = onnx.helper.make_opsetid("", 18)

@@ -152,7 +152,9 @@ def test_weights_of_any_names_and_shapes_fit_or_are_refused(data):
         elif change == "shape":
             saved[prefix + name] = torch.zeros(data.draw(SHAPES))
         elif change == "norm":
-            endings = data.draw(st.sampled_from([("_orig", "_mask"), ("_g", "_v"), ("_orig", "_u")]))
+            endings = data.draw(
+                st.sampled_from([("_orig", "_mask"), ("_g", "_v"), ("_orig", "_u")])
+            )
             for ending in endings:
                 saved[f"{prefix}{name}{ending}"] = torch.zeros(data.draw(SHAPES))
         elif change == "keep":

@@ -159,6 +159,7 @@ def test_a_search_finds_the_same_with_any_number_of_jobs():
         cycles=1,
         trial_epochs=0.5,
         data="digits",
+        accept_untrained=True,
         images=40,
         tune="none",
     )

@@ -9,8 +9,10 @@ import pytest
 from hwbench.errors import UsageError
 from hwbench.search import load_method, searches
 from hwbench.search.amc.options import AmcOptions
+from hwbench.search.data import Preprocessing
 from hwbench.search.options import SearchOptions, WidthOptions, option, option_infos
 from hwbench.search.practise.method import PractiseOptions
+from hwbench.search.training_settings import TrainingSettings
 from hwbench.workflows.search.plan import Limit, Plan, recorded_method
 
 HALF = Limit("latency", share=0.5)
@@ -127,6 +129,36 @@ def test_records_have_the_fields_they_always_had(method):
     data = Plan.of(method, HALF).to_dict()
     assert set(data) == FIELDS
     assert data["limit"] == {"kind": "latency", "share": 0.5, "amount": None}
+
+
+def test_arguments_of_later_versions_are_recorded_where_they_are_given():
+    given = {
+        "mean": (0.5,),
+        "std": (0.25,),
+        "scale": 255.0,
+        "accept_untrained": True,
+        "tune_with": TrainingSettings(rate=0.1),
+    }
+    plan = Plan.of("amc", HALF, data="digits", **given)
+    assert set(plan.to_dict()) == FIELDS | set(given)
+    usual = Plan.of("amc", HALF, data="digits")
+    assert plan.key() != usual.key()
+    assert usual.changed(accept_untrained=True).key() == usual.key()
+    assert plan.preprocessing() == Preprocessing((0.5,), (0.25,), 255.0)
+    assert usual.preprocessing() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"mean": (0.5,)}, "none were given; pass data=..."),
+        ({"data": "digits", "std": (0.0,)}, "expected numbers above 0"),
+        ({"data": "digits", "scale": 1.0, "transform": "a:b"}, "leave out mean, std and scale"),
+    ],
+)
+def test_impossible_ways_to_read_pictures_are_refused(arguments, said):
+    with pytest.raises(UsageError, match=said):
+        Plan.of("amc", HALF, **arguments)
 
 
 def test_options_are_given_as_an_object_or_beside_the_rest():

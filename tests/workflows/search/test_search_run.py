@@ -14,6 +14,7 @@ from hwbench.records.measurement import Settings
 from hwbench.render.searching import search_view
 from hwbench.search import training
 from hwbench.search.base import Candidate
+from hwbench.search.tuning import Tuning
 from hwbench.store import open_store
 from hwbench.workflows.search.callback import SearchCallback
 from hwbench.workflows.search.journal import RECORD, Journal
@@ -91,7 +92,7 @@ def test_budget_is_kept_by_prediction_and_by_measurement(tmp_path):
     for trial in result.baselines.values():
         assert trial.outcome.latency_s <= result.limit * (1 + 1e-9)
     codes = [finding.code for finding in result.findings]
-    assert codes == ["table_ungraded", "objective_kept_weight", "baseline_better"]
+    assert codes == ["untrained", "table_ungraded", "objective_kept_weight", "baseline_better"]
     assert result.best in result.baselines.values()
 
 
@@ -208,14 +209,28 @@ def test_practise_measures_and_drops_blocks(tmp_path):
 
 def test_result_is_tuned_on_data_and_written(tmp_path):
     asked = plan(
-        "abcpruner", data="digits", images=40, trial_epochs=0.5, tune_epochs=1, baselines=False
+        "abcpruner",
+        data="digits",
+        images=100,
+        trial_epochs=0.5,
+        tune_epochs=12,
+        baselines=False,
+        accept_untrained=True,
     )
     result = search(asked, tmp_path / "s.db", out=tmp_path / "out")
     assert result.objective == "accuracy"
     assert result.tuned == "ce"
     assert 0 <= result.quality <= 1
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {"network.pt2", "network.onnx", "recipe.json", "log.jsonl"}
+    assert files == {
+        "network.pt2",
+        "network.onnx",
+        "state_dict.pt",
+        "recipe.json",
+        "network.json",
+        "finetune.py",
+        "log.jsonl",
+    }
     program = torch.export.load(tmp_path / "out" / "network.pt2").module()
     assert program(example()).shape == (1, 10)
     assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == len(result.trials)
@@ -240,6 +255,7 @@ def test_time_that_is_up_in_the_first_batch_leaves_what_was_found(tmp_path, monk
 def test_practise_is_tuned_without_images_and_counts_steps(tmp_path, monkeypatch):
     steps = []
     monkeypatch.setattr(training, "train_stably", lambda *words: steps.append(words[3].steps))
+    monkeypatch.setattr(Tuning, "run", lambda tuning: steps.append(tuning._schedule.steps))
     few = Plan.of("practise", Limit("latency", share=0.7), images=16, adaptor_steps=2)
     for more, expected in (
         ({}, 2000),
@@ -256,9 +272,17 @@ def test_practise_is_tuned_without_images_and_counts_steps(tmp_path, monkeypatch
 
 def test_the_temperature_is_that_of_the_distillation(tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(training, "train_stably", lambda *words: given.append(words[2].temperature))
+    monkeypatch.setattr(Tuning, "run", lambda tuning: given.append(tuning._loss.temperature))
     search(
-        plan(data="digits", images=20, tune="kd", temperature=2.5, baselines=False, trials=1),
+        plan(
+            data="digits",
+            images=20,
+            tune="kd",
+            temperature=2.5,
+            baselines=False,
+            trials=1,
+            accept_untrained=True,
+        ),
         tmp_path / "s.db",
     )
     assert given == [2.5]
@@ -273,6 +297,7 @@ def test_single_weights_stay_zero_while_tuned(tmp_path):
         data="digits",
         images=30,
         tune_epochs=1,
+        accept_untrained=True,
     )
     result = run_search(tiny(), asked, example_inputs=example(), save=False, out=tmp_path / "out")
     assert result.best.outcome.size_bytes <= 0.3 * result.original.size_bytes + 1

@@ -8,21 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from hwbench.search.data import Data, in_memory
 from hwbench.store import open_store
 from hwbench.workflows.search import subject
+from hwbench.workflows.search.plan import Limit, Plan
+
+ASKED = Plan("amc", Limit("macs", share=0.5), train_epochs=1)
 
 
-class Images:
-    """As many images as there are, without looking at one."""
-
-    name = "images"
-    train = range(8)
-    classes = 2
-
-
-class Asked:
-    train_epochs = 1
-    seed = 0
+IMAGES = Data(*["images", *[in_memory(torch.ones(8, 3), torch.ones(8))] * 3, 2])
 
 
 def encode(value) -> str:
@@ -36,11 +30,11 @@ def train(tmp_path, monkeypatch):
     """Trains one network by way of a store; counts how often it really was."""
     counts = []
 
-    def tune(module, *_):
+    def run_tuning(tuning, *, forget):
         counts.append(1)
-        nn.init.constant_(module.weight, len(counts))
+        nn.init.constant_(tuning._module.weight, len(counts))
 
-    monkeypatch.setattr("hwbench.search.training.tune", tune)
+    monkeypatch.setattr("hwbench.search.tuning.Tuning.run", run_tuning)
 
     def run(change=None):
         path = tmp_path / "store.db"
@@ -53,7 +47,7 @@ def train(tmp_path, monkeypatch):
         torch.manual_seed(0)
         module = nn.Linear(3, 2)
         with open_store(str(path)) as store:
-            subject.train_original(module, Images(), Asked(), store, "net")
+            subject.train_original(module, IMAGES, ASKED, store, "net")
             kept = len(store.records(subject.RECORD))
         return len(counts), float(module.weight.detach()[0, 0]), kept
 

@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from hwbench.errors import UsageError
-from hwbench.search.data import Data, Images, _File, imported, in_memory, load_data, synthetic
+from hwbench.search.data import (
+    Data,
+    find_picture_shape,
+    imported,
+    in_memory,
+    load_data,
+    synthetic,
+)
 
 
 class Tens:
@@ -185,9 +192,10 @@ def test_empty_damaged_and_small_folders_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a" / "0.png", (1, 1, 1))
     with pytest.raises(UsageError, match="too few images"):
         load_data(tmp_path)
-    (tmp_path / "a" / "0.png").write_bytes(b"not an image")
-    with pytest.raises(UsageError, match=r"0\.png is no image that can be read"):
-        Images(_File((tmp_path / "a" / "0.png",), (3, 8, 8)), None, (0,)).first(1)
+    for number in range(10):
+        (tmp_path / "a" / f"{number}.png").write_bytes(b"not an image")
+    with pytest.raises(UsageError, match=r"\d\.png is no image that can be read"):
+        load_data(tmp_path, (3, 8, 8)).train.first(1)
 
 
 def test_more_images_than_there_are_and_odd_channels_are_refused() -> None:
@@ -208,3 +216,25 @@ def test_synthetic_images_are_smooth_and_seeded() -> None:
 
 def test_imported_finds_attributes() -> None:
     assert imported("pathlib:Path.cwd")() == Path.cwd()
+
+
+def test_pictures_of_one_size_tell_the_shape_of_inputs_and_others_do_not(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / "a" / f"{number}.png", (1, 1, 1), (20, 10))
+    assert find_picture_shape(tmp_path) == (3, 10, 20)
+    Image.new("L", (20, 10)).save(tmp_path / "a" / "grey.png")
+    assert find_picture_shape(tmp_path) == (3, 10, 20)
+    write(tmp_path / "a" / "other.png", (1, 1, 1), (21, 10))
+    assert find_picture_shape(tmp_path) is None
+    for number in range(3):
+        (tmp_path / "grey").mkdir(exist_ok=True)
+        Image.new("L", (6, 5)).save(tmp_path / "grey" / f"{number}.png")
+    assert find_picture_shape(tmp_path / "grey") == (1, 5, 6)
+
+
+def test_other_sources_tell_the_shape_too() -> None:
+    assert find_picture_shape("digits") == (1, 8, 8)
+    assert find_picture_shape("fashion-mnist") == (1, 28, 28)
+    assert find_picture_shape(f"{__name__}:pair") == (3, 8, 8)
+    with pytest.raises(UsageError, match="no images at 'nowhere'"):
+        find_picture_shape("nowhere")

@@ -154,7 +154,7 @@ class TableBuild:
             )
         sources = {source.architecture: source for source in table.provenance.sources}
         source = sources[self.identity]
-        chosen = draw_held_out(self.structure, source, networks, self.request.settings.seed)
+        chosen = draw_held_out(self.structure, source, networks, self.request.settings.seed, table)
         predictions = [table.predict(self.structure.keys(widths)) for widths in chosen]
         tasks = []
         for session in range(sessions):

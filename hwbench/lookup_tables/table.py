@@ -194,6 +194,10 @@ class LookupTable:
         """What was chosen for each surface, to be kept while parts of the data are left out."""
         return {family: surface.shape for family, surface in self.surfaces.items()}
 
+    def knows(self, key: LayerKey) -> bool:
+        """Whether any layer of a key's family was measured."""
+        return place_of(key).family in self.families
+
     def layers(
         self, keys: Sequence[LayerKey], names: Sequence[str] | None = None, model: str = "MODEL"
     ) -> tuple[LayerPrediction, ...]:

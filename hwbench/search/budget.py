@@ -115,7 +115,7 @@ class Budget:
             )
         self.cost, self.limit = cost, limit
         for widths in grids:
-            self._grid = _Grid(cost, _known_widths(cost, widths))
+            self._grid = _Grid(cost, known_widths(cost, widths))
             self.choices = self._grid.choices
             if limit == math.inf or self.least[0] <= limit * (1 + SLACK):
                 return
@@ -233,8 +233,8 @@ class _Grid:
             return float(self.cost.of(np.array([narrowest], np.int64))[0]), narrowest
 
 
-def _known_widths(cost: Cost, grid: tuple[Integers, ...]) -> tuple[Integers, ...]:
-    """The widths whose cost is known: a table may not reach down to all of them.
+def known_widths(cost: Cost, grid: tuple[Integers, ...]) -> tuple[Integers, ...]:
+    """The widths whose cost is known: a table may not reach down to all of them, or know them all.
 
     A width stays if every layer that depends on it is known for some widths of the other groups.
 

@@ -13,6 +13,7 @@ from hwbench.errors import Argument, UsageError
 from hwbench.network.widths import DEFAULT_STEP
 from hwbench.records.findings import Finding
 from hwbench.search import costs
+from hwbench.search.budget import known_widths
 from hwbench.search.objective import Prices
 from hwbench.search.training_settings import TrainingSettings
 
@@ -163,12 +164,18 @@ class SearchContext:
         return self.blocks
 
     def prunable_choices(self, choices: Sequence[Integers]) -> tuple[Integers, ...]:
-        """Allowed widths of every group, where groups that cannot be cut keep their width."""
+        """Allowed widths of every group, where groups that cannot be cut keep their width.
+
+        Where latencies are told, but something else is limited, only widths with a latency are
+        allowed (a limit on latency sees to that itself).
+        """
         allowed = []
         for group, widths in zip(self.structure.groups, choices, strict=True):
             fixed = group.name in self.prunable.fixed
             allowed.append(np.array([group.width]) if fixed else widths)
-        return tuple(allowed)
+        if self.source is None or (self.limit is not None and self.limit.kind == "latency"):
+            return tuple(allowed)
+        return known_widths(costs.Latency(self.source), tuple(allowed))
 
     # Images
 

@@ -184,12 +184,20 @@ class KeptWeight:
 
 def _absolute(module: nn.Module, name: str) -> Floats:
     """|W| of a layer summed over its kernel, shape (outputs, inputs)."""
-    from torch import Tensor
+    from torch import Tensor, nn
 
     paths = dict(module.named_modules())
     # Where one module is used more than once, its layers are called conv, conv_1, conv_2, ..
     layer = paths.get(name) or paths.get(name.rpartition("_")[0])
     weight = getattr(layer, "weight", None)
+    around = paths.get(name.rpartition(".")[0])
+    if isinstance(layer, nn.MultiheadAttention):
+        # Every head of queries, keys and values has the same channels: those of one stand together.
+        weight = layer.in_proj_weight
+        if weight is not None:
+            weight = weight.unflatten(0, (-1, layer.head_dim)).transpose(0, 1).flatten(0, 1)
+    elif isinstance(around, nn.MultiheadAttention) and isinstance(weight, Tensor):
+        weight = weight.unflatten(1, (-1, around.head_dim)).transpose(1, 2).flatten(1, 2)
     if not isinstance(weight, Tensor):
         raise UsageError(
             f"the network has no layer with weights called {name!r}, so it cannot be pruned"

@@ -58,6 +58,16 @@ def test_impossible_budget_names_the_least(capsys):
     assert "% of the original" in said
 
 
+def test_a_folder_that_cannot_be_written_is_code_2_beside_the_result(capsys, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "log.jsonl").mkdir()
+    assert main([*COMMAND, "--no-baselines", "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert "found by amc in 5 trials" in said.out
+    assert "hwbench: not all of the result could be written to" in said.err
+
+
 FRONT = ("search", "zoo:mobilenet_v1", "--table", "pixel1", "--latency", "0.7,0.55")
 
 

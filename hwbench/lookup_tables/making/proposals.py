@@ -100,7 +100,8 @@ def propose_uncertain(
 ) -> list[tuple[int, ...]]:
     """Networks whose layers are known least, among random ones.
 
-    The sum of their layers has the largest deviation.
+    The sum of their layers has the largest deviation; where widths are part of a layer's family, as
+    in reshapes, those that no network had yet come first.
 
     Half of them; the other half is random, so that what the table believes of itself does not
     decide alone.
@@ -110,9 +111,15 @@ def propose_uncertain(
     networks = [structure.keys(widths) for widths in drawn]
     # Candidates share most of their layers, and a family answers a thousand layers nearly as
     # quickly as one: each layer is asked for once, all of them together.
-    distinct = list(dict.fromkeys(key for keys in networks for key in keys))
+    distinct = [
+        key for key in dict.fromkeys(key for keys in networks for key in keys) if table.knows(key)
+    ]
     answers = dict(zip(distinct, sure.layers(distinct), strict=True))
-    doubts = [_uncertainty_of(sure, [answers[key] for key in keys]) for keys in networks]
+    doubts = []
+    for keys in networks:
+        is_known = all(key in answers for key in keys)
+        parts = [answers[key] for key in keys] if is_known else []
+        doubts.append(_uncertainty_of(sure, parts))
     by_doubt = sorted(range(CANDIDATES), key=lambda index: -doubts[index])[: count // 2]
     rest = [index for index in range(CANDIDATES) if index not in by_doubt][: count - len(by_doubt)]
     return [drawn[index] for index in (*by_doubt, *rest)]
@@ -121,6 +128,7 @@ def propose_uncertain(
 def _uncertainty_of(table: LookupTable, parts: Sequence[LayerPrediction]) -> float:
     sum_s = sum(part.latency_s for part in parts)
     if sum_s == 0:
-        # After a few noisy networks layers may seem to explain nothing: then all is uncertain.
+        # After a few noisy networks layers may seem to explain nothing: then all is uncertain, and
+        # so are networks with layers that are not known at all.
         return math.inf
     return table.deviation(parts, sum_s)

@@ -24,6 +24,8 @@ from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.records.prediction import Prediction
 
+DRAWS = 100
+"""Structures that are drawn in place of one for which a table has no answer."""
 HELD_OUT = 1 << 20
 """Joins the seed, so that no network of a build is drawn again."""
 
@@ -153,7 +155,7 @@ def validate(
     source = next(
         (s for s in table.provenance.sources if s.architecture == structure.architecture), None
     )
-    chosen = draw_held_out(structure, source, networks, settings.seed)
+    chosen = draw_held_out(structure, source, networks, settings.seed, table)
     predictions = [table.predict(network.keys(widths)) for widths in chosen]
     pruned = [network.version(widths) for widths in chosen]
     order = np.random.default_rng([settings.seed, HELD_OUT, 1])
@@ -193,15 +195,40 @@ def add_grade(table: LookupTable, validation: Validation) -> LookupTable:
 
 
 def draw_held_out(
-    structure: Structure, source: Source | None, networks: int, seed: int
+    structure: Structure,
+    source: Source | None,
+    networks: int,
+    seed: int,
+    table: LookupTable | None = None,
 ) -> list[tuple[int, ...]]:
-    """Random structures on the grid of a table that it was not made with."""
+    """Random structures on the grid of a table that it was not made with.
+
+    Args:
+        structure: Groups and layers of the model.
+        source: What the table holds of it; None for nothing.
+        networks: The number of structures.
+        seed: Seed of the draws.
+        table: What must be able to answer for them, as far as such structures are found; None for
+            any.
+    """
     step, lower = DEFAULT_STEP, DEFAULT_LOWER
     if source is not None:
         step, lower = source.step, source.lower
     grid = Grid(structure.widths, step, lower, structure.units)
     rng = np.random.default_rng([seed, HELD_OUT])
-    return [grid.random(rng) for _ in range(networks)]
+    drawn = [grid.random(rng) for _ in range(networks)]
+    for place, widths in enumerate(drawn):
+        # Where a width is part of a layer's family, a table knows those alone that it was made of.
+        tried, found = 0, widths
+        while table is not None and tried < DRAWS and not _is_known(table, structure, found):
+            tried, found = tried + 1, grid.random(rng)
+        drawn[place] = found
+    return drawn
+
+
+def _is_known(table: LookupTable, structure: Structure, widths: tuple[int, ...]) -> bool:
+    """Whether a table knows the families of all layers of a structure."""
+    return all(table.knows(key) for key in structure.keys(widths))
 
 
 def _measure_session(

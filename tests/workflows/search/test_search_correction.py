@@ -88,3 +88,31 @@ def test_predictions_are_shown_as_such_with_their_intervals():
 def test_a_table_that_nobody_graded_is_said(kind):
     result = search(Limit(kind, share=0.7))
     assert "nobody has graded the table" in text_of(result, "table_ungraded")
+
+
+def test_files_that_cannot_be_written_do_not_lose_the_result(tmp_path, monkeypatch):
+    from hwbench.errors import WorkloadError
+    from hwbench.pruning import files
+    from hwbench.store import open_store
+    from hwbench.workflows.search.result import RECORD
+
+    def fail(*_):
+        raise WorkloadError("Tiny cannot be exported by torch.export: too odd")
+
+    monkeypatch.setattr(files, "write_network", fail)
+    result = search(
+        Limit("macs", share=0.5), out=tmp_path / "out", save=True, store=str(tmp_path / "s.db")
+    )
+    said = text_of(result, "not_written")
+    assert "too odd" in said
+    assert result.out is None
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"log.jsonl", "recipe.json"}
+    with open_store(str(tmp_path / "s.db")) as store:
+        (record,) = store.records(RECORD).values()
+    assert record["best"] == result.best.to_dict()
+    monkeypatch.undo()
+    again = search(
+        Limit("macs", share=0.5), out=tmp_path / "other", save=True, store=str(tmp_path / "s.db")
+    )
+    assert again.resumed == len(result.trials)
+    assert (tmp_path / "other" / "network.onnx").exists()

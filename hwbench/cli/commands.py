@@ -176,6 +176,13 @@ def compare(
             metavar="CANDIDATE", help="The model that should be faster, given like BASELINE."
         ),
     ],
+    candidate_device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The --device of the candidate, if it differs: another runtime here.",
+        ),
+    ] = None,
     candidate_precision: CandidatePrecisionOption = None,
     candidate_arch: Annotated[
         str | None,
@@ -206,6 +213,7 @@ def compare(
                 baseline,
                 candidate,
                 device=how.device,
+                candidate_device=candidate_device,
                 candidate_precision=(
                     None if candidate_precision is None else candidate_precision.value
                 ),

@@ -13,9 +13,11 @@ def compare_measured(baseline: Measurement, candidate: Measurement) -> Compariso
 
     What it means that a layer is executed in another way, the driver says that the baseline's
     address names. Where there is no such driver (a record of another computer, or of a package that
-    is not installed), changes stay unexplained.
+    is not installed), or the candidate's is another one, changes stay unexplained.
     """
     name = baseline.device.address.partition(":")[0]
+    if candidate.device.address.partition(":")[0] != name:
+        return compare(baseline, candidate)
     try:
         driver = devices.driver_class(name)
     except HwbenchError:

@@ -13,7 +13,7 @@ from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Settings
-from hwbench.workflows.meter import Meter, open_meter
+from hwbench.workflows.meter import Meter, measure_pair
 from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def compare(
     candidate: str | Path | nn.Module,
     *,
     device: str | Meter = "cpu",
+    candidate_device: str | None = None,
     candidate_precision: str | None = None,
     candidate_arch: str | None = None,
     settings: Settings | None = None,
@@ -39,6 +40,8 @@ def compare(
         baseline: The reference; what `hwbench.profile` takes.
         candidate: The new one; what `hwbench.profile` takes.
         device: Address of the device, or another `Meter`.
+        candidate_device: Address of the device for the candidate, if it differs: another runtime of
+            the same target, `openvino` beside `cpu`.
         candidate_precision: Precision of the candidate if it differs.
         candidate_arch: What builds the network of the candidate's bare state_dict, if it differs.
         settings: How to measure.
@@ -51,7 +54,8 @@ def compare(
         The comparison with both records.
 
     Raises:
-        IncomparableError: The models take inputs of different shapes or types.
+        IncomparableError: The models take inputs of different shapes or types, or the devices are
+            different hardware.
         HwbenchError: A model cannot be read, or the device cannot run it; the message says what to
             do.
     """
@@ -59,8 +63,8 @@ def compare(
     pair = load_pair(
         baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
     )
-    with open_meter(device) as meter, recording(store, save=save, callback=callback) as recorder:
-        records = meter.measure(pair, settings, recorder)
+    with recording(store, save=save, callback=callback) as recorder:
+        records = measure_pair(pair, device, candidate_device, settings, recorder)
     return compare_measured(*records)
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hwbench.devices import open_device
+from hwbench.errors import Argument, IncomparableError, UsageError
 from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.measuring.sessions import measure_interleaved
+from hwbench.measuring.sessions import measure_interleaved, measure_on
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Device
@@ -156,3 +157,48 @@ def open_meter(device: str | Meter) -> Iterator[Meter]:
         return
     with open_device(device) as opened:
         yield DeviceMeter(opened, device)
+
+
+def measure_pair(
+    pair: tuple[Workload, Workload],
+    device: str | Meter,
+    candidate_device: str | None,
+    settings: Settings,
+    callback: MeasuringCallback,
+) -> tuple[Measurement, ...]:
+    """Measure two workloads interleaved, the candidate on another runtime of the target if asked.
+
+    Args:
+        pair: Baseline and candidate.
+        device: Address of the device, or another `Meter`.
+        candidate_device: Address of the device for the candidate, if it differs.
+        settings: How to measure.
+        callback: Called while the work goes on.
+
+    Raises:
+        UsageError: A meter cannot measure on two devices.
+        IncomparableError: The devices are different hardware.
+    """
+    if candidate_device is None or candidate_device == device:
+        with open_meter(device) as meter:
+            return meter.measure(pair, settings, callback)
+    if not isinstance(device, str):
+        raise UsageError(
+            f"{device.address} measures both models on one device; compare runtimes on a device"
+            " that is reached from here",
+            Argument("candidate_device", change="no"),
+        )
+    with open_device(device) as first:
+        second = open_device(candidate_device)
+        second.open(beside=first)
+        try:
+            targets = first.info(), second.info()
+            if targets[0].target_id != targets[1].target_id:
+                raise IncomparableError(
+                    f"{device} is {targets[0].target} and {candidate_device} is"
+                    f" {targets[1].target}; only runtimes of one target are compared",
+                    Argument("candidate_device", change="another"),
+                )
+            return measure_on([first, second], pair, settings, callback)
+        finally:
+            second.close()

@@ -186,6 +186,13 @@ def compare(
             metavar="CANDIDATE", help="The model that should be faster, given like BASELINE."
         ),
     ],
+    candidate_device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The --device of the candidate, if it differs: another runtime here.",
+        ),
+    ] = None,
     candidate_precision: CandidatePrecisionOption = None,
     data: Annotated[
         str | None,
@@ -241,6 +248,7 @@ def compare(
                 baseline,
                 candidate,
                 device=how.device,
+                candidate_device=candidate_device,
                 candidate_precision=(
                     None if candidate_precision is None else candidate_precision.value
                 ),

@@ -197,6 +197,8 @@ class Device(ABC):
         """The sessions that may be run. A driver takes those out that ended without a release."""
         self._at_close = ExitStack()
         """What ends with the device, after `_close`: the last thing entered ends first."""
+        self._locked: set[str] = set()
+        """Targets that this device has locked, or that those beside it have."""
 
     @classmethod
     @abstractmethod
@@ -251,12 +253,21 @@ class Device(ABC):
         return None
 
     @property
+    def locked_targets(self) -> frozenset[str]:
+        """Targets that nobody else measures on until the device is closed."""
+        return frozenset(self._locked)
+
+    @property
     def usable(self) -> bool:
         """Whether the device is open and has not failed."""
         return self._state == "open"
 
-    def open(self) -> Self:
+    def open(self, beside: Device | None = None) -> Self:
         """Connect and check.
+
+        Args:
+            beside: Another opened device of this measurement, which may have locked the target
+                already: the two take turns.
 
         Raises:
             DeviceUnavailableError: The device cannot be opened; says what is missing and how to get
@@ -264,6 +275,8 @@ class Device(ABC):
         """
         if self._state != "closed":
             raise UsageError(f"device {self.address} is already {self._state}")
+        if beside is not None:
+            self._locked |= beside.locked_targets
         try:
             self._open()
         except BaseException:
@@ -427,13 +440,16 @@ class Device(ABC):
         Raises:
             DeviceUnavailableError: Another process measures there; with its id.
         """
-        self._at_close.enter_context(DeviceLock(target))
+        if target not in self._locked:
+            self._at_close.enter_context(DeviceLock(target))
+            self._locked.add(target)
 
     def _release_everything(self) -> None:
         try:
             self._close()
         finally:
             self._live.clear()
+            self._locked.clear()
             self._at_close.close()
 
     def _require_live(self, sessions: Iterable[Prepared]) -> None:

@@ -16,7 +16,8 @@ def compare_measured(
 
     What it means that a layer is executed in another way, the driver says that the baseline's
     address names. Where there is no such driver (a record of another computer, or of a package that
-    is not installed), changes stay unexplained.
+    is not installed), or the candidate's is
+    another one, changes stay unexplained.
 
     Args:
         baseline: The reference.
@@ -24,6 +25,8 @@ def compare_measured(
         likeness: How far both networks compute the same, where that was looked into.
     """
     name = baseline.device.address.partition(":")[0]
+    if candidate.device.address.partition(":")[0] != name:
+        return compare(baseline, candidate, likeness=likeness)
     try:
         driver = devices.driver_class(name)
     except HwbenchError:

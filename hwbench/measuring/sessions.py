@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 
@@ -107,13 +108,43 @@ def measure_interleaved(
         DeviceError: The device failed; samples taken before were given to `callback`.
         WorkloadError: The device cannot run one of the workloads.
     """
+    return measure_on([device] * len(workloads), workloads, settings, callback)
+
+
+def measure_on(
+    devices: Sequence[Device],
+    workloads: Sequence[Workload],
+    settings: Settings,
+    callback: MeasuringCallback | None = None,
+) -> tuple[Measurement, ...]:
+    """Measure workloads interleaved, each on its device; see `measure_interleaved`.
+
+    Args:
+        devices: The opened device of each workload: several runtimes of one target take turns.
+        workloads: The workloads; the first is the baseline.
+        settings: How to measure.
+        callback: Called while the work goes on.
+    """
     if not workloads:
         raise UsageError("nothing to measure: no workload given")
     if settings.budget_s <= 0:
         raise UsageError(
             f"the budget must be a positive number of seconds, not {settings.budget_s:g}"
         )
-    return _Campaign(device, workloads, settings, callback or MeasuringCallback()).run()
+    return _Campaign(devices, workloads, settings, callback or MeasuringCallback()).run()
+
+
+def _find_clock(
+    devices: Sequence[Device],
+) -> tuple[Callable[[], float], Callable[[float], None]]:
+    """Find the clock that bounds a measurement, and what lets time pass on it.
+
+    Simulated devices have clocks of their own, which stand still while another one runs.
+    """
+    moving = [device for device in devices if isinstance(device, MovesTime)]
+    if not moving:
+        return time.monotonic, time.sleep
+    return lambda: sum(device.time_s() for device in moving), moving[0].idle
 
 
 class _Campaign:
@@ -121,24 +152,23 @@ class _Campaign:
 
     def __init__(
         self,
-        device: Device,
+        devices: Sequence[Device],
         workloads: Sequence[Workload],
         settings: Settings,
         callback: MeasuringCallback,
     ) -> None:
-        self.device, self.settings, self.callback = device, settings, callback
+        self.settings, self.callback = settings, callback
         self.tracks = [Track(workload) for workload in workloads]
-        self.now: Callable[[], float] = time.monotonic
-        idle: Callable[[float], None] = time.sleep
-        if isinstance(device, MovesTime):
-            self.now, idle = device.time_s, device.idle
+        self.device_of = list(devices)  # by number of the workload
+        self.devices = list(dict.fromkeys(devices))
+        self.now, idle = _find_clock(self.devices)
         self.begun_s = self.now()
         self.stop_rule = StopRule(settings)
         self.cool_down = CoolDown(settings.budget_s, self.elapsed_s, idle)
         self.random = np.random.default_rng(settings.seed)
         self.blocks = 0  # numbered over the whole measurement
         self.loops = 0  # fixed by the first warm-up
-        self.clock = ""
+        self.clocks: dict[int, str] = {}  # by number of the workload
         self.profiled_s = 0.0
         self.memory_s = 0.0
         self.next_s: float | None = None  # least seconds of a second session, while there is one
@@ -154,9 +184,10 @@ class _Campaign:
 
     def run(self) -> tuple[Measurement, ...]:
         """Take sessions until there is enough evidence; gives one record per workload."""
-        before = self.device.conditions()
+        states = {device: (device.info(), device.conditions()) for device in self.devices}
         workloads = [track.workload for track in self.tracks]
-        self.drafts = draft_records(workloads, self.settings, self.device.info(), before)
+        places = [states[device] for device in self.device_of]
+        self.drafts = draft_records(workloads, self.settings, places)
         sessions = 0
         while not self.stop_rule.stops(self.elapsed_s(), self.next_s if sessions == 1 else None):
             start_s = self.now()
@@ -167,10 +198,10 @@ class _Campaign:
             evidence = self._evidence()
             self.stop_rule.add_session(evidence, duration_s)
             self.callback.session_ended(sessions, self.elapsed_s(), evidence)
-        after = self.device.conditions()
+        after = {device: device.conditions() for device in self.devices}
         records = tuple(
-            track.finish(draft, after, has_enough=self.stop_rule.has_enough)
-            for draft, track in zip(self.drafts, self.tracks, strict=True)
+            track.finish(draft, after[device], has_enough=self.stop_rule.has_enough)
+            for draft, track, device in zip(self.drafts, self.tracks, self.device_of, strict=True)
         )
         self.callback.finished(records)
         return records
@@ -213,16 +244,17 @@ class _Campaign:
         slots: dict[int, Prepared] = {}
         try:
             for index in self.random.permutation(len(self.tracks)).tolist():
-                slots[index] = self.device.prepare(self.tracks[index].workload, self.settings)
-                self.tracks[index].add_findings(slots[index].findings)
+                track = self.tracks[index]
+                slots[index] = self.device_of[index].prepare(track.workload, self.settings)
+                track.add_findings(slots[index].findings)
             yield slots
         except BaseException:
-            for prepared in slots.values():
+            for index, prepared in slots.items():
                 with suppress(DeviceError):  # what went wrong first is what the user should hear of
-                    self.device.release(prepared)
+                    self.device_of[index].release(prepared)
             raise
-        for prepared in slots.values():
-            self.device.release(prepared)
+        for index, prepared in slots.items():
+            self.device_of[index].release(prepared)
 
     def _warm_up(self, slots: dict[int, Prepared], number: int) -> float:
         """Run until every workload has settled or the bound is reached.
@@ -293,7 +325,10 @@ class _Campaign:
     def _start(self, loops: int) -> None:
         """Fix the inferences of a round, and say that samples follow."""
         self.loops = max(1, loops)
-        self.drafts = [replace(draft, clock=self.clock, loops=self.loops) for draft in self.drafts]
+        self.drafts = [
+            replace(draft, clock=self.clocks[index], loops=self.loops)
+            for index, draft in enumerate(self.drafts)
+        ]
         self.callback.started(self.drafts)
 
     def _run_timed_blocks(self, slots: dict[int, Prepared], number: int, block_s: float) -> None:
@@ -340,15 +375,20 @@ class _Campaign:
         """
         indices = np.array(sorted(slots))
         order = self.random.permuted(np.tile(indices, (blocks, 1)), axis=1).ravel()
-        samples = self.device.run([slots[int(index)] for index in order], loops)
-        self.clock = samples.clock
-        values_s = np.array(samples.values_s)
-        for track in self.tracks:
-            track.add_findings(samples.findings)
+        run_s: list[float] = []
+        # Rounds that follow each other on one device are one request to it.
+        for device, part in groupby(order.tolist(), key=self.device_of.__getitem__):
+            turn = list(part)
+            samples = device.run([slots[index] for index in turn], loops)
+            run_s += samples.values_s
+            for index in turn:
+                self.clocks[index] = samples.clock
+                self.tracks[index].add_findings(samples.findings)
+        values_s = np.array(run_s)
         return {int(index): values_s[order == index].tolist() for index in indices}
 
     def _is_hot(self) -> bool:
-        return bool(self.device.conditions().throttled)
+        return any(device.conditions().throttled for device in self.devices)
 
     def _withdraw(self, session: int) -> None:
         for track in self.tracks:
@@ -366,22 +406,25 @@ class _Campaign:
 
     def _check_inputs(self, slots: dict[int, Prepared]) -> None:
         """Compare the latencies of several random inputs, where that takes a little of the time."""
-        device, seed = self.device, self.settings.seed
-        if not isinstance(device, DrawsInputs):
-            return
+        seed = self.settings.seed
         for index, prepared in slots.items():
+            track = self.tracks[index]
+            device = self.device_of[index]
+            if not isinstance(device, DrawsInputs):
+                continue
             if not prepared.workload.inputs or prepared.workload.values:
                 continue  # values that were asked for stay
-            track = self.tracks[index]
             round_s = track.series.samples_s[-1] * self.loops
             look_s = FEWEST_INFERENCES * round_s
             spare_s = self.left_s() - (self.next_s or 0.0)
             if look_s > INPUTS_SHARE * spare_s:
                 continue
 
-            def time_input(chosen: RandomInput, prepared: Prepared = prepared) -> float:
+            def time_input(
+                chosen: RandomInput, prepared: Prepared = prepared, device: Device = device
+            ) -> float:
                 device.draw_inputs(prepared, seed + chosen.offset, chosen.exponent)
-                return self.device.run([prepared, prepared], self.loops).values_s[1]
+                return device.run([prepared, prepared], self.loops).values_s[1]
 
             may_confirm = look_s + 4 * PAIRS * round_s < spare_s
             try:
@@ -399,12 +442,12 @@ class _Campaign:
         start_s = self.now()
         may_look = self.memory_s <= MEMORY_SHARE * (start_s - self.begun_s)
         for index, prepared in slots.items():
-            peak_bytes = None
-            if isinstance(self.device, ReportsMemory):
+            peak_bytes, device = None, self.device_of[index]
+            if isinstance(device, ReportsMemory):
                 if prepared.settings.isolate:
-                    peak_bytes = self.device.peak_memory_bytes(prepared)
-                elif may_look and self.device.measures_memory():
-                    peak_bytes = self._measure_memory(self.device, prepared)
+                    peak_bytes = device.peak_memory_bytes(prepared)
+                elif may_look and device.measures_memory():
+                    peak_bytes = self._measure_memory(device, prepared)
             start = SessionStart(prepared.load_s, prepared.first_run_s, peak_bytes)
             self.tracks[index].starts.append(start)
         self.memory_s += self.now() - start_s
@@ -422,16 +465,19 @@ class _Campaign:
 
     def _profile_layers(self, slots: dict[int, Prepared]) -> None:
         """Profile layers for a moment, as long as that takes no more than its share of the time."""
-        if not self.settings.layers or not isinstance(self.device, ProfilesLayers):
+        if not self.settings.layers:
             return
         start_s = self.now()
         if self.profiled_s > PROFILE_SHARE * (start_s - self.begun_s):
             return
         for index, prepared in slots.items():
             track = self.tracks[index]
+            device = self.device_of[index]
+            if not isinstance(device, ProfilesLayers):
+                continue
             runs = self._count_profiled_runs(track)
             if runs:
-                self._profile_one(track, prepared, runs)
+                self._profile_one(device, track, prepared, runs)
         self.profiled_s += self.now() - start_s
 
     def _count_profiled_runs(self, track: Track) -> int:
@@ -457,15 +503,17 @@ class _Campaign:
             track.add_findings([Finding("layers_unknown", text)])
         return 0
 
-    def _profile_one(self, track: Track, prepared: Prepared, runs: int) -> None:
+    def _profile_one(
+        self, device: ProfilesLayers, track: Track, prepared: Prepared, runs: int
+    ) -> None:
         """Profile the layers of one workload; where that fails, the latency still stands."""
         try:
             try:
-                profile = self.device.profile_layers(prepared, runs)
+                profile = device.profile_layers(prepared, runs)
             except OutputTooLargeError:
                 if runs == 1:
                     raise
-                profile = self.device.profile_layers(prepared, 1)
+                profile = device.profile_layers(prepared, 1)
         except OutputParseError as error:
             track.add_findings([Finding("layers_unknown", f"no layer times: {error}")])
             return

@@ -69,9 +69,17 @@ class Track:
 
 
 def draft_records(
-    workloads: Sequence[Workload], settings: Settings, device: DeviceInfo, before: Conditions
+    workloads: Sequence[Workload],
+    settings: Settings,
+    places: Sequence[tuple[DeviceInfo, Conditions]],
 ) -> list[Measurement]:
-    """Records of workloads that are measured together, as they are before the first sample."""
+    """Records of workloads that are measured together, as they are before the first sample.
+
+    Args:
+        workloads: The workloads.
+        settings: How they are measured.
+        places: The device of each, and its state.
+    """
     group_id = uuid4().hex
     started_utc = datetime.now(UTC).isoformat(timespec="seconds")
     return [
@@ -102,5 +110,5 @@ def draft_records(
             commit=commit(),
             complete=False,
         )
-        for workload in workloads
+        for workload, (device, before) in zip(workloads, places, strict=True)
     ]

@@ -216,11 +216,11 @@ def compare(
 def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]:
     """What besides the model differs between two records, in words.
 
-    Precision may differ and is a finding instead.
+    Precision may differ and is a finding instead; so may the runtime, and with it the clock, if
+    both were asked for on one target.
     """
-    pairs = {
+    pairs: dict[str, tuple[object, object]] = {
         "device": (baseline.device.target_id, candidate.device.target_id),
-        "runtime": (baseline.device.runtime, candidate.device.runtime),
         "input shapes": (
             [spec.shape for spec in baseline.inputs],
             [spec.shape for spec in candidate.inputs],
@@ -228,8 +228,10 @@ def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]
         "batch": (baseline.batch, candidate.batch),
         "threads": (baseline.settings.threads, candidate.settings.threads),
         "isolation": (baseline.settings.isolate, candidate.settings.isolate),
-        "clock": (baseline.clock, candidate.clock),
     }
+    if not compares_runtimes(baseline, candidate):
+        pairs["runtime"] = (baseline.device.runtime, candidate.device.runtime)
+        pairs["clock"] = (baseline.clock, candidate.clock)
     differences = []
     for name, (before, after) in pairs.items():
         if before != after:
@@ -239,9 +241,18 @@ def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]
     return differences
 
 
+def compares_runtimes(baseline: Measurement, candidate: Measurement) -> bool:
+    """Tell whether two records were taken on two runtimes of one target on purpose."""
+    return (
+        baseline.group_id == candidate.group_id
+        and baseline.device.address != candidate.device.address
+    )
+
+
 def explain(comparison: Comparison) -> tuple[Finding, ...]:
     """Sentences that explain a comparison, as findings."""
     findings = [
+        _compare_runtimes(comparison),
         _name_unknown_macs(comparison),
         _compare_with_macs(comparison),
         *_list_changed_implementations(comparison),
@@ -355,6 +366,17 @@ def _compare_with_layers(comparison: Comparison) -> Finding | None:
         return None
     text = f"the layers account for {share:.0%} of the difference; the rest lies between them"
     return Finding("layers_do_not_explain", text)
+
+
+def _compare_runtimes(comparison: Comparison) -> Finding | None:
+    baseline, candidate = comparison.baseline, comparison.candidate
+    if not compares_runtimes(baseline, candidate):
+        return None
+    text = (
+        f"baseline runs on {baseline.device.address} ({baseline.device.runtime}), candidate on"
+        f" {candidate.device.address} ({candidate.device.runtime})"
+    )
+    return Finding("runtime_differs", text)
 
 
 def _compare_precisions(comparison: Comparison) -> Finding | None:

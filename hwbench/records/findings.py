@@ -21,6 +21,7 @@ class Finding:
 
 _FIRST = (
     "incomparable",
+    "provider_fell_back",
     "different_outputs",
     "export_differs",
     "exported_in_training",

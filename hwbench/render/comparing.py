@@ -49,6 +49,8 @@ def compare_view(
         f"{verdict_text(comparison)}: {candidate.model} against {baseline.model} on"
         f" {where(baseline)}"
     )
+    if candidate.device.runtime != baseline.device.runtime:
+        headline += f" (candidate on {candidate.device.runtime})"
     if candidate.precision != baseline.precision:
         headline += f" (candidate in {candidate.precision})"
     blocks: list[Block] = [

@@ -160,6 +160,8 @@ def incomparable_document(error: IncomparableError) -> Document:
 def _side_document(record: Measurement) -> Document:
     return {
         "model": record.model,
+        "address": record.device.address,
+        "runtime": record.device.runtime,
         "median_s": record.median_s,
         "median_ci_s": record.median_ci_s,
         "samples_s": record.series.samples_s,

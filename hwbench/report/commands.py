@@ -32,6 +32,7 @@ def compare_command(baseline: Measurement, candidate: Measurement) -> str:
     usual = Settings()
     words = ["compare", baseline.model, candidate.model, *_device_words(baseline)]
     words += _option_words("precision", baseline.precision, "fp32")
+    words += _option_words("candidate_device", candidate.device.address, baseline.device.address)
     words += _option_words("candidate_precision", candidate.precision, baseline.precision)
     words += _float_words("min_effect", baseline.settings.min_effect, usual.min_effect)
     return _join_words([*words, *_settings_words(baseline, usual)])

@@ -15,7 +15,7 @@ from hwbench.network.workload import Workload
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Settings
 from hwbench.workflows.likeness import find_likeness
-from hwbench.workflows.meter import Meter, open_meter
+from hwbench.workflows.meter import Meter, opened_to_compare
 from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def compare(
     candidate: str | Path | nn.Module,
     *,
     device: str | Meter = "cpu",
+    candidate_device: str | None = None,
     candidate_precision: str | None = None,
     candidate_arch: str | None = None,
     data: str | Path | None = None,
@@ -43,6 +44,8 @@ def compare(
         baseline: The reference; what `hwbench.profile` takes.
         candidate: The new one; what `hwbench.profile` takes.
         device: Address of the device, or another `Meter`.
+        candidate_device: Address of the device for the candidate, if it differs: another runtime of
+            the same target, `openvino` beside `cpu`.
         candidate_precision: Precision of the candidate if it differs.
         candidate_arch: What builds the network of the candidate's bare state_dict, if it differs.
         data: Images to evaluate both networks on, beside their latencies: a folder with one
@@ -60,7 +63,8 @@ def compare(
         The comparison with both records.
 
     Raises:
-        IncomparableError: The models take inputs of different shapes or types.
+        IncomparableError: The models take inputs of different shapes or types, or the devices are
+            different hardware.
         HwbenchError: A model cannot be read, or the device cannot run it; the message says what to
             do.
     """
@@ -68,10 +72,10 @@ def compare(
     pair = load_pair(
         baseline, candidate, candidate_precision, candidate_arch, seed=settings.seed, **options
     )
-    with open_meter(device) as meter:  # a device that is not there is told of first
+    with opened_to_compare(device, candidate_device) as measure:  # what is not there is told first
         likeness = find_likeness(*pair, settings, data, evaluate)
         with recording(store, save=save, callback=callback, likeness=likeness) as recorder:
-            records = meter.measure(pair, settings, recorder)
+            records = measure(pair, settings, recorder)
     return compare_measured(*records, likeness=likeness)
 
 

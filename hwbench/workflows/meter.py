@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from hwbench.devices import open_device
+from hwbench.errors import Argument, IncomparableError, UsageError
 from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.measuring.sessions import measure_interleaved
+from hwbench.measuring.sessions import measure_interleaved, measure_on
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Device
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from hwbench.records.device import DeviceInfo
     from hwbench.records.measurement import Measurement, Settings
     from hwbench.store import Store
+
+    Measures = Callable[[Sequence[Workload], Settings, MeasuringCallback], tuple[Measurement, ...]]
 
 
 class TableBuilder(Protocol):
@@ -156,3 +160,44 @@ def open_meter(device: str | Meter) -> Iterator[Meter]:
         return
     with open_device(device) as opened:
         yield DeviceMeter(opened, device)
+
+
+@contextmanager
+def opened_to_compare(device: str | Meter, candidate_device: str | None) -> Iterator[Measures]:
+    """What measures a baseline and a candidate interleaved, as `Meter.measure` does.
+
+    Its devices are open as long as the block.
+
+    Args:
+        device: Address of the device, or another `Meter`.
+        candidate_device: Address of the device for the candidate, if it differs: another runtime of
+            the same target.
+
+    Raises:
+        UsageError: A meter cannot measure on two devices.
+        IncomparableError: The devices are different hardware.
+    """
+    if candidate_device is None or candidate_device == device:
+        with open_meter(device) as meter:
+            yield meter.measure
+        return
+    if not isinstance(device, str):
+        raise UsageError(
+            f"{device.address} measures both models on one device; compare runtimes on a device"
+            " that is reached from here",
+            Argument("candidate_device", change="no"),
+        )
+    with open_device(device) as first:
+        second = open_device(candidate_device)
+        second.open(beside=first)
+        try:
+            targets = first.info(), second.info()
+            if targets[0].target_id != targets[1].target_id:
+                raise IncomparableError(
+                    f"{device} is {targets[0].target} and {candidate_device} is"
+                    f" {targets[1].target}; only runtimes of one target are compared",
+                    Argument("candidate_device", change="another"),
+                )
+            yield partial(measure_on, [first, second])
+        finally:
+            second.close()

@@ -165,7 +165,9 @@ class _Profile:
         conditions_s = time.monotonic() - asked_s
         look = self._execute("look", LOOK_RUNS, 1, LOOK_S, warm_s=WARM_UP_S)
         self._plan_sessions(look, conditions_s)
-        (draft,) = draft_records([self.track.workload], self.settings, self.phone.info(), before)
+        (draft,) = draft_records(
+            [self.track.workload], self.settings, [(self.phone.info(), before)]
+        )
         draft = replace(draft, clock=CLOCK, loops=self.runs)
         self.callback.started([draft])
         executions_ahead = 2 if self.settings.layers else 1

@@ -43,6 +43,7 @@ class Workplace(Protocol):
         candidate: str | Path | nn.Module,
         *,
         device: str,
+        candidate_device: str | None,
         candidate_precision: str | None,
         candidate_arch: str | None,
         data: str | None,

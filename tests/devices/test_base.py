@@ -238,3 +238,16 @@ def test_the_doctor_is_asked_on_an_open_device():
         assert [advice.code for advice in profiler.doctor()] == ["power"]
     with Board() as board:
         assert board.doctor() == []
+
+
+def test_a_device_beside_another_shares_the_lock_of_their_target():
+    first, second = Board(), Board()
+    with first:
+        with pytest.raises(DeviceUnavailableError, match="in use"):
+            second.open()
+        second.open(beside=first)
+        second.close()
+        with pytest.raises(DeviceUnavailableError, match="in use"):
+            Board().open()  # closing the second has not freed what the first holds
+    with second:
+        pass

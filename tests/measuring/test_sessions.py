@@ -16,7 +16,7 @@ from hwbench.errors import (
     UsageError,
 )
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.measuring.sessions import measure, measure_interleaved
+from hwbench.measuring.sessions import measure, measure_interleaved, measure_on
 from hwbench.measuring.stopping import CONFIRM, GRACE_S
 from hwbench.records.comparison import compare
 from hwbench.records.measurement import Measurement, Settings
@@ -414,3 +414,18 @@ def test_layers_that_the_profiler_can_tell_are_not():
     with Virtual(noise=(White(0.01),)) as device:
         record = measure(device, conv_workload(), replace(QUICK, layers=True, budget_s=5))
     assert "below_resolution" not in {finding.code for finding in record.findings}
+
+
+def test_two_devices_take_turns():
+    """As two runtimes of one target do."""
+    slow = Virtual("seed=1", latencies_s={A.sha256: 0.010})
+    fast = Virtual("seed=2", latencies_s={A.sha256: 0.005})
+    with slow, fast:
+        records = measure_on([slow, fast], [A, A], QUICK)
+        found = compare(*records)
+    assert [record.device.address for record in records] == ["virtual:seed=1", "virtual:seed=2"]
+    assert records[0].group_id == records[1].group_id
+    assert records[0].series.block == records[1].series.block
+    assert records[1].median_s == pytest.approx(0.005, rel=0.1)
+    assert found.verdict is Verdict.FASTER
+    assert found.findings[0].code == "runtime_differs"

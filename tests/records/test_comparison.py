@@ -10,7 +10,7 @@ from hwbench.devices.shared.ort.layers import explain_change
 from hwbench.devices.virtual.device import Law, Virtual
 from hwbench.devices.virtual.noise import White
 from hwbench.measuring.sessions import measure, measure_interleaved
-from hwbench.records.comparison import compare, explained_share
+from hwbench.records.comparison import FELL_BACK, compare, explained_share
 from hwbench.records.measurement import LayerLatency, LayerProfile, Settings
 from hwbench.stats import Verdict
 from tests.support.models import conv_workload, told
@@ -132,3 +132,25 @@ def test_findings_say_whose_they_are():
     found = compare(replace(first, findings=(mine, shared)), replace(second, findings=(shared,)))
     assert Finding("drift", "baseline: it drifted") in found.findings
     assert found.findings.count(shared) == 1
+
+
+def test_runtimes_may_differ_where_both_were_asked_for():
+    first, second = pair(0.5)
+    other = replace(second.device, runtime="other 1.0")
+    strange = compare(first, replace(second, device=other))
+    assert strange.verdict is Verdict.INCOMPARABLE
+    assert "runtime" in strange.findings[0].text
+    asked = replace(second, device=replace(other, address="other"), clock="of the other")
+    found = compare(first, asked)
+    assert found.verdict is Verdict.FASTER
+    assert "other (other 1.0)" in found.findings[0].text
+    elsewhere = replace(asked, device=replace(asked.device, target_id="another machine"))
+    assert compare(first, elsewhere).verdict is Verdict.INCOMPARABLE
+
+
+def test_what_fell_back_is_said_first():
+    from hwbench.records.findings import Finding
+
+    first, second = pair(0.5, macs=(3000, 1000))
+    fallen = replace(second, findings=(Finding(FELL_BACK, "half of it"),))
+    assert compare(first, fallen).findings[0] == Finding(FELL_BACK, "candidate: half of it")

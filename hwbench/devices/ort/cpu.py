@@ -3,7 +3,7 @@
 The sessions of all workloads of one block live in one process of the native runner, which times
 runs in C and does nothing between them; every new session is a new process. With `isolate` each
 workload has a process of its own. Without a C compiler ONNX Runtime runs inside this process
-instead, and a finding says what Python adds.
+instead, and a finding says what Python adds. So do its other providers (`cpu:provider=openvino`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,23 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hwbench.devices.base import Advice, Found
+from hwbench.devices.base import Advice, Found, LayerSamples, Prepared
+from hwbench.devices.ort.providers import (
+    Provider,
+    describe_fallback,
+    find_provider,
+    join_profile,
+)
 from hwbench.devices.ort.python_engine import PythonEngine
 from hwbench.devices.shared import host
-from hwbench.devices.shared.address import read_address
-from hwbench.devices.shared.ort.device import OrtDevice
+from hwbench.devices.shared.address import Option, read_address
+from hwbench.devices.shared.ort.device import GRAIN_S, OrtDevice
 from hwbench.devices.shared.ort.engine import Engine, NativeEngine
+from hwbench.devices.shared.ort.layers import REST_CAUSE
 from hwbench.devices.shared.runner.build import build_runner, ort_library
 from hwbench.devices.shared.runner.process import RunnerProcess
-from hwbench.errors import Argument, DeviceError, DeviceUnavailableError
+from hwbench.errors import Argument, DeviceError, DeviceUnavailableError, UsageError
+from hwbench.network.graph import all_layers, load
 from hwbench.network.ort import onnxruntime
 from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
@@ -33,19 +41,30 @@ KEPT_MODELS = 4
 
 Building a table prepares hundreds of models once, a comparison prepares the same two repeatedly.
 """
+CPU_NAME = "cpu"
+"""ONNX Runtime's own kernels, as a provider."""
+PYTHON_ADDS = "timed from Python, which adds 1 to 5 us to each latency"
 NOT_PINNED = Finding(
     "not_pinned", "this system cannot pin threads to cores; expect wider intervals"
 )
 
 
+OPTIONS = {"provider": Option("NAME", str.lower)}
+"""Options of an address."""
+
+
 class CpuOrt(OrtDevice):
-    """The host's CPU; address `cpu`."""
+    """The host's CPU; address `cpu` or `cpu:provider=NAME`."""
 
     name = "cpu"
 
     def __init__(self, address: str = "") -> None:
-        read_address(self.name, address, {}, has_place=False)
+        options = OPTIONS if "=" in address else {}
+        _, values = read_address(self.name, address, options, has_place=False)
         super().__init__(address)
+        self._provider_name: str = values.get("provider", CPU_NAME)
+        self._provider: Provider | None = None
+        self._fallbacks: dict[str, Finding] = {}  # by SHA-256 of the model
 
     @classmethod
     def discover(cls) -> list[Found]:
@@ -58,21 +77,25 @@ class CpuOrt(OrtDevice):
 
     def _open(self) -> None:
         onnxruntime()
+        if self._provider_name != CPU_NAME:
+            self._provider = find_provider(self._provider_name)
         self._lock_target(host.LOCKED_AS)
         self._cores = host.quiet_first(host.physical_cores(host.affinity()))
         cache = cache_folder()
         self._folder = self._at_close.enter_context(scratch_folder(cache))
         self._throttle_count = host.count_throttles(self._cores)
         self._findings = () if host.CAN_PIN else (NOT_PINNED,)
+        if self._provider is not None:
+            self._native = False
+            text = f"{self._provider.full_name} is {PYTHON_ADDS}"
+            self._findings += (Finding("python_calls", text),)
+            return
         try:
             build_runner()
             self._native = True
         except DeviceError as error:
             self._native = False
-            text = (
-                "timed from Python, which adds 1 to 5 us to each latency: the native runner cannot"
-                f" be built ({error})"
-            )
+            text = f"{PYTHON_ADDS}: the native runner cannot be built ({error})"
             self._findings += (Finding("python_calls", text),)
 
     def _info(self) -> DeviceInfo:
@@ -86,11 +109,14 @@ class CpuOrt(OrtDevice):
             "spinning": "stopped between runs",
             "virtual_machine": str(host.is_virtual_machine()).lower(),
         }
+        runtime = f"onnxruntime {onnxruntime().__version__}"
+        if self._provider is not None:
+            runtime += f" with {self._provider.full_name}"
         return DeviceInfo(
             address=self.address,
             target=host.target(),
             target_id=host.target_id(),
-            runtime=f"onnxruntime {onnxruntime().__version__}",
+            runtime=runtime,
             details=tuple(details.items()),
         )
 
@@ -124,13 +150,53 @@ class CpuOrt(OrtDevice):
                 threads=len(cores),
                 seed=settings.seed,
             )
+        if settings.isolate and self._provider is not None:
+            raise UsageError(
+                f"{self.address} runs all sessions in this process, not isolated",
+                Argument("isolate", change="no"),
+            )
         if settings.isolate:
             raise DeviceUnavailableError(
                 "isolated sessions need a C compiler for the native runner:"
                 " apt install gcc, or set CC",
                 Argument("isolate", change="no"),
             )
-        return PythonEngine(cores, settings.seed, self._folder)
+        return PythonEngine(cores, settings.seed, self._folder, self._provider)
+
+    def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
+        prepared = super()._prepare(workload, settings)
+        engine, name = prepared.handle.engine, prepared.handle.name
+        if not isinstance(engine, PythonEngine) or not engine.falls_back(name):
+            return prepared
+        if workload.sha256 not in self._fallbacks:
+            try:
+                self._fallbacks[workload.sha256] = self._find_fallback(prepared)
+            except BaseException:
+                self._end_engine(engine)
+                raise
+        return replace(prepared, findings=(*prepared.findings, self._fallbacks[workload.sha256]))
+
+    def _find_fallback(self, prepared: Prepared) -> Finding:
+        """Find out how much of a network a provider left to ONNX Runtime's own kernels."""
+        if self._provider is None:
+            raise DeviceError(f"{self.address} has no provider that could fall back")
+        _, runs = self._profile(prepared.handle, prepared.workload, 1)
+        network_layers = all_layers(load(prepared.workload.onnx))
+        return describe_fallback(self._provider, runs, network_layers)
+
+    def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
+        if self._provider is None:
+            return super()._profile_layers(prepared, runs)
+        reference_s, profile = self._profile(prepared.handle, prepared.workload, runs)
+        rows = join_profile(profile, all_layers(load(prepared.workload.onnx)))
+        return LayerSamples(
+            rows,
+            profile.whole_s,
+            reference_s,
+            node_cost_s=0.0,
+            rest_cause=REST_CAUSE,
+            grain_s=GRAIN_S,
+        )
 
     def _place_model(self, runner: RunnerProcess, workload: Workload) -> Path:  # noqa: ARG002 - it reads our own files
         """Write the model where the runner can read it, in place of the one written longest ago."""

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from hwbench.devices.ort import providers
+from hwbench.devices.ort.providers import Provider
 from hwbench.devices.shared import host
 from hwbench.devices.shared.inputs import random_input
 from hwbench.errors import BuildError, UnsupportedLayerError
@@ -37,6 +39,7 @@ class _Session:
         buffers: The tensors that are bound, which must live as long as `run` is used.
         first_run_s: Seconds of the first inference.
         load_s: Seconds that it took to create the session.
+        falls_back: Whether a provider was to run it, and ONNX Runtime's own kernels run a part.
     """
 
     session: Any
@@ -46,6 +49,7 @@ class _Session:
     buffers: tuple[Any, ...]
     first_run_s: float
     load_s: float = 0.0
+    falls_back: bool = False
 
 
 class PythonEngine:
@@ -55,18 +59,24 @@ class PythonEngine:
         cores: Logical cores, one for each thread.
         seed: Seed of the random inputs.
         folder: Folder for temporary files.
+        provider: What runs the sessions instead of ONNX Runtime's own kernels.
     """
 
     clock = "perf_counter"
 
-    def __init__(self, cores: Sequence[int], seed: int, folder: Path) -> None:
+    def __init__(
+        self, cores: Sequence[int], seed: int, folder: Path, provider: Provider | None = None
+    ) -> None:
         self._cores = tuple(cores)
         self._seed = seed
         self._folder = folder
+        self._provider = provider
         self._affinity = host.affinity()
         self._sessions: dict[str, _Session] = {}
         if host.CAN_PIN:
-            os.sched_setaffinity(0, {self._cores[0]})
+            # A provider has threads of its own, which begin where this one may run.
+            pinned = self._cores[:1] if provider is None else self._cores
+            os.sched_setaffinity(0, pinned)
 
     def load(
         self, name: str, workload: Workload, *, profile: bool = False, graph: bool = False
@@ -74,16 +84,27 @@ class PythonEngine:
         """Create a session called `name`, and run it once.
 
         Returns:
-            The ONNX graph that is executed, if asked for.
+            The ONNX graph that is executed, if asked for; None where a provider compiles parts of
+            it, which ONNX cannot say.
 
         Raises:
             BuildError: ONNX Runtime refuses the model.
             UnsupportedLayerError: It has no kernel for a layer.
         """
-        options = session_options(self._cores)
-        if profile:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(self._folder / "profile")
+        if self._provider is not None:
+            begun_s = time.perf_counter()
+            session, falls_back = providers.create_session(
+                workload.onnx,
+                lambda: self._options(profile=profile),
+                self._provider,
+                len(self._cores),
+            )
+            load_s = time.perf_counter() - begun_s
+            bound = _bind(session, workload, self._seed)
+            bound.load_s, bound.falls_back = load_s, falls_back
+            self._sessions[name] = bound
+            return None
+        options = self._options(profile=profile)
         path, weights = self._folder / "graph.onnx", self._folder / "graph.weights"
         if graph:
             options.optimized_model_filepath = str(path)
@@ -103,6 +124,13 @@ class PythonEngine:
         """Seconds that it took to create a session, and seconds of its first inference."""
         session = self._sessions[name]
         return session.load_s, session.first_run_s
+
+    def _options(self, *, profile: bool) -> Any:
+        options = session_options(self._cores)
+        if profile:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self._folder / "profile")
+        return options
 
     def run(self, order: Sequence[str], loops: int) -> tuple[float, ...]:
         """Time one round of `loops` for each name, in that order, in seconds per inference."""
@@ -129,6 +157,10 @@ class PythonEngine:
         session = self._sessions[name]
         values = _bind_inputs(session.binding, session.inputs, seed, exponent)
         session.buffers = (values, *session.buffers[1:])
+
+    def falls_back(self, name: str) -> bool:
+        """Tell whether ONNX Runtime's own kernels run a part of what a provider was to run."""
+        return self._sessions[name].falls_back
 
     def unload(self, name: str) -> bytes | None:
         """Free a session, and return its profile if it was profiled."""

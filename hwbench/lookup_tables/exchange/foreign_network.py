@@ -108,8 +108,11 @@ class ForeignNetwork:
         return [entry.key for entry in self.entries for _ in range(entry.calls)]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return to_plain(self)
+        """As plain JSON types; `groups_s` only where there are any, as older ones have none."""
+        plain = to_plain(self)
+        if not self.groups_s:
+            del plain["groups_s"]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -37,12 +37,14 @@ class ProfiledRuns:
         ops: Operator of every executed node, by name, where the profile says it.
         entries: Entries of the profile inside the time of a node, by name, itself included; only
             where there are several.
+        providers: The execution provider that ran each node, by name, where the profile says it.
     """
 
     whole_s: tuple[float, ...]
     nodes_s: Mapping[str, tuple[float, ...]]
     ops: Mapping[str, str] = field(default_factory=dict)
     entries: Mapping[str, int] = field(default_factory=dict)
+    providers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def entries_count(self) -> int:
@@ -53,7 +55,7 @@ class ProfiledRuns:
         """Select some of the inferences, by number."""
         nodes_s = {name: tuple(times[run] for run in runs) for name, times in self.nodes_s.items()}
         whole_s = tuple(self.whole_s[run] for run in runs)
-        return ProfiledRuns(whole_s, nodes_s, self.ops, self.entries)
+        return replace(self, whole_s=whole_s, nodes_s=nodes_s)
 
 
 def read_trace(profile: bytes, runs: int) -> ProfiledRuns:
@@ -119,6 +121,7 @@ def _assign_kernels(runs: Sequence[_Span], kernels: Sequence[_Span], last: int) 
     nodes_s: dict[str, list[float]] = {}
     ops: dict[str, str] = {}
     entries: dict[str, int] = {}
+    providers: dict[str, str] = {}
     position = 0
     for number, run in enumerate(runs):
         names: Counter[str] = Counter()
@@ -133,13 +136,19 @@ def _assign_kernels(runs: Sequence[_Span], kernels: Sequence[_Span], last: int) 
                 name = f"{name} ({names[name]})"
             nodes_s.setdefault(name, []).append(node.length / _US)
             ops[name] = node.op
+            if node.provider:
+                providers[name] = node.provider
             if node.entries > 1:
                 entries[name] = node.entries
     whole_s: tuple[float, ...] = ()
     if last <= len(runs):
         whole_s = tuple(run.length / _US for run in runs[len(runs) - last :])
     return ProfiledRuns(
-        whole_s, {name: tuple(times) for name, times in nodes_s.items()}, ops, entries
+        whole_s,
+        {name: tuple(times) for name, times in nodes_s.items()},
+        ops,
+        entries,
+        providers,
     )
 
 
@@ -150,6 +159,7 @@ class _Span:
     Attributes:
         name: What it is.
         op: The operator, where the profile says it.
+        provider: The execution provider that ran it, where the profile says it.
         start: When it started, in microseconds.
         length: How long it took, in microseconds.
         entries: Entries of the profile within it, itself included.
@@ -157,6 +167,7 @@ class _Span:
 
     name: str
     op: str
+    provider: str
     start: int
     length: int
     entries: int = 1
@@ -167,7 +178,8 @@ def _read_spans(events: Iterable[Mapping[str, Any]]) -> list[_Span]:
     return [
         _Span(
             event["name"],
-            _read_operator(event),
+            _read_argument(event, "op_name"),
+            _read_argument(event, "provider"),
             parse_whole(event["ts"], what, least=0),
             parse_whole(event["dur"], what, least=0),
         )
@@ -195,9 +207,9 @@ def _drop_bodies(spans: Iterable[_Span]) -> list[_Span]:
     return kept
 
 
-def _read_operator(event: Mapping[str, Any]) -> str:
+def _read_argument(event: Mapping[str, Any], name: str) -> str:
     arguments = event.get("args")
-    return str(arguments.get("op_name", "")) if isinstance(arguments, dict) else ""
+    return str(arguments.get(name, "")) if isinstance(arguments, dict) else ""
 
 
 def _check_events(events: object) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ class _Recorder(MeasuringCallback):
     """Writes what happens to the store, then calls the callback of the caller."""
 
     def __init__(
-        self, store: Store, callback: MeasuringCallback, likeness: Likeness | None
+        self, store: Store, callback: MeasuringCallback, likeness: Likeness | None = None
     ) -> None:
         self.store, self.callback, self.likeness = store, callback, likeness
         self.ids: list[str] = []

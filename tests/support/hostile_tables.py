@@ -22,6 +22,7 @@ from hwbench.render.tables import prediction_view, table_document, table_view
 from hwbench.report.contents import Contents, KeptTable
 from hwbench.report.overview import make_pages
 from hwbench.report.page import html
+from hwbench.workflows.predict import ModelPrediction
 from tests.support.paths import DATA
 
 CONV = "Conv[1x{cin}x16x16->1x{cout}x16x16]{{group=1,kernel=3x3}}@fp32"
@@ -90,7 +91,11 @@ def use(table: LookupTable, *, report: bool = True) -> None:
     except LookupTableError:
         return
     assert all(math.isfinite(value) for value in (prediction.latency_s, *prediction.ci_s))
-    write_text(prediction_view("a model", prediction, parts), io.StringIO())
+    names = tuple(str(part.key) for part in parts)
+    told = ModelPrediction(
+        "a model", "a table", prediction.latency_s, prediction.ci_s, tuple(parts), names
+    )
+    write_text(prediction_view(told), io.StringIO())
 
 
 def signed(content: object) -> bytes:

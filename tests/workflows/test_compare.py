@@ -10,7 +10,6 @@ import hwbench
 from hwbench.devices.virtual.device import Virtual
 from hwbench.errors import IncomparableError, UsageError
 from hwbench.workflows.meter import opened_to_compare
-from tests.support.models import told
 
 SETTINGS = hwbench.Settings(budget_s=5)
 

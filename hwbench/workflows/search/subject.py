@@ -123,6 +123,7 @@ def train_subject(
     plan: Plan,
     store: Store | None,
     say: Callable[[str], None],
+    *,
     limit_s: float | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Subject:

@@ -13,7 +13,7 @@ import platformdirs
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.needs import ROOT, markers_of, missing
+from tests.needs import markers_of, missing
 
 COSTLY = {"browser", "database", "qemu", "ray", "slow"}
 """Markers of tests that run first, so that no long one is left to the end."""

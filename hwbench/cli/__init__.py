@@ -83,6 +83,8 @@ def _remove_left_folders() -> None:
 
 def _explain_error(error: BaseException, command: Any, words: Sequence[str]) -> tuple[int, str]:
     """The exit code for an error, and its line."""
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        error = OSError(errno.EAGAIN, str(error))  # Python says no more than this text
     match error:
         case _BadCommandLine():
             return 2, _usage_text(error)
@@ -94,8 +96,6 @@ def _explain_error(error: BaseException, command: Any, words: Sequence[str]) -> 
             return INTERRUPTED, "interrupted"
         case OSError() | MemoryError():  # of the surroundings, not of hwbench
             return 2, system_error_line(error)
-        case RuntimeError() if str(error) == "can't start new thread":  # that is all Python says
-            return 2, system_error_line(OSError(errno.EAGAIN, str(error)))
     return FAULT, f"{_first_line(error)}; a fault of hwbench: run again with -v and report it"
 
 

@@ -91,6 +91,10 @@ class Tflite:
                 "--input, --batch, --dim, --precision, --arch, --main and --trust-pickle change a"
                 " model that is read; a .tflite is fixed"
             )
+        if how.tail:
+            raise UsageError(
+                "--tail: benchmark_model tells the mean of several inferences; leave it out"
+            )
         if how.isolate:
             raise UsageError(
                 "--isolate: every session of benchmark_model is a process of its own already; leave"

@@ -59,10 +59,18 @@ WARM_UP_ROUNDS, WARM_UP_MIN_S = 2, 0.02
 """Rounds between two looks at whether a workload has settled; seconds it takes at least."""
 WARM_UP_SHARE = 1 / 6
 """Share of the time left that a warm-up may take."""
-SESSIONS_OF_BUDGET = 12
+SESSIONS_OF_BUDGET = 16
 """Sessions that a budget should have room for.
 
 In a small one several short sessions tell more than two long ones, so it makes them shorter."""
+SMALL_BUDGET_S, VERDICT_SESSIONS = 10.0, 3
+"""Budget below which layers are profiled from this session on, which is the first that may tell a
+verdict."""
+LATER_SHARE = 0.7
+"""Time that a later session takes, of the first, whose warm-up is longer."""
+OVERDRAWN = 1.5
+"""Factor on the time of a session's timed blocks after which they end, however many are left: the
+device has become slower since the warm-up."""
 PROFILE_SHARE = 0.2
 """Share of the time that may go to layer profiling."""
 ROOMY_SHARE = 0.5
@@ -232,8 +240,10 @@ class _Campaign:
                 self._withdraw(number)
                 self._let_cool()
                 return False
-            self._add_starts(slots)
-            self._profile_layers(slots)
+            is_hasty = self._is_hasty(number, self.now() - start_s)
+            self._add_starts(slots, may_look=not is_hasty)
+            if not is_hasty:
+                self._profile_layers(slots)
             if number == 0:
                 self._check_inputs(slots)
         return True
@@ -333,7 +343,8 @@ class _Campaign:
 
     def _run_timed_blocks(self, slots: dict[int, Prepared], number: int, block_s: float) -> None:
         """The timed blocks of one session, handed on chunk by chunk."""
-        left = self._count_timed_blocks(number, block_s)
+        left = wanted = self._count_timed_blocks(number, block_s)
+        end_s = self.now() + OVERDRAWN * wanted * block_s
         chunk = max(1, int(CHUNK_S / block_s))
         while left > 0:
             count = min(chunk, left)
@@ -343,7 +354,8 @@ class _Campaign:
                 self.callback.sampled(index, number, values_s, numbers, warm_up=False)
             self.blocks += count
             left -= count
-            if self.left_s() <= 0:
+            is_late = self.now() > end_s and wanted - left >= MIN_BLOCKS
+            if is_late or self.left_s() <= 0:
                 return
 
     def _count_timed_blocks(self, number: int, block_s: float) -> int:
@@ -437,10 +449,20 @@ class _Campaign:
             if finding is not None:
                 track.add_findings([finding])
 
-    def _add_starts(self, slots: dict[int, Prepared]) -> None:
+    def _is_hasty(self, number: int, session_s: float) -> bool:
+        """Whether layers and memory wait for a later session.
+
+        In a small budget a verdict comes first, which takes three sessions; the first profile also
+        finds out what the profiler costs. So they wait as long as further sessions fit.
+        """
+        to_come = VERDICT_SESSIONS - 1 - number
+        is_small = self.settings.budget_s < SMALL_BUDGET_S
+        return is_small and to_come > 0 and self.left_s() > LATER_SHARE * to_come * session_s
+
+    def _add_starts(self, slots: dict[int, Prepared], *, may_look: bool) -> None:
         """Keep what it took to make this session ready, and the memory that each workload needs."""
         start_s = self.now()
-        may_look = self.memory_s <= MEMORY_SHARE * (start_s - self.begun_s)
+        may_look &= self.memory_s <= MEMORY_SHARE * (start_s - self.begun_s)
         for index, prepared in slots.items():
             peak_bytes, device = None, self.device_of[index]
             if isinstance(device, ReportsMemory):

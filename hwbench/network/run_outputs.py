@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hwbench.network import"
-    " run_child; run_child.main()"
+    " run_child; run_child.main(int(sys.argv[2]))"
 )
 STOP_S = 2.0
 """Seconds that the process may take to end by itself, when its input has."""
@@ -48,7 +48,7 @@ class NetworkRunner:
         paths = [entry or str(Path.cwd()) for entry in sys.path]
         self._messages = TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, json.dumps(paths)],
+            [sys.executable, "-c", _CHILD, json.dumps(paths), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,

@@ -19,6 +19,7 @@ from hwbench.render.units import (
     size,
     sparkline,
     times,
+    with_margin,
 )
 from hwbench.render.views import START_TITLES, describe_start, notes, provenance, tail_rows, where
 from hwbench.stats import Verdict, is_telling
@@ -188,7 +189,7 @@ def _make_start_rows(comparison: Comparison) -> list[tuple[str, ...]]:
             cells = [describe_start(quantity, estimate) for estimate in estimates]
             ratio_text = ""
             if gain is not None and is_telling(gain[1]):
-                ratio_text = times(gain[0])
+                ratio_text = with_margin(times(gain[0]), gain[1])
             rows.append((title, *cells, ratio_text))
     return rows
 

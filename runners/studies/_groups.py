@@ -31,7 +31,7 @@ def measured(
     device: Device, workloads: Mapping[str, Workload], settings: Settings
 ) -> dict[str, Comparison]:
     """Measure all interleaved; each by name against the first, which stands against itself."""
-    fair = replace(settings, min_round_s=round_s(workloads.values()))
+    fair = replace(settings, min_round_s=round_s(workloads.values()), stop_at_difference=False)
     records = measure_interleaved(device, list(workloads.values()), fair)
     return {
         name: compare(records[0], record) for name, record in zip(workloads, records, strict=True)

@@ -175,3 +175,54 @@ def test_answers(at_least, speedup, answer):
 def test_a_speedup_that_is_none_is_refused(at_least):
     with pytest.raises(UsageError, match="is no speed-up"):
         Question(at_least)
+
+
+IMAGES = """
+import numpy as np, onnxruntime, torch
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self):
+        images = np.random.default_rng(0).standard_normal((40, 3, 16, 16)).astype(np.float32)
+        session = onnxruntime.InferenceSession("net.onnx")
+        self.images = images
+        self.targets = [int(session.run(None, {"x": one[None]})[0].argmax()) for one in images]
+    def __len__(self):
+        return 40
+    def __getitem__(self, number):
+        return torch.from_numpy(self.images[number]), self.targets[number]
+"""
+KEEPS_ACCURACY = """
+def test_keeps_accuracy(assert_faster):
+    assert_faster("net.onnx", "{candidate}.onnx", at_least=1, accuracy_drop=0.01{data})
+"""
+
+
+@pytest.mark.parametrize(("candidate", "passes"), [("copy", True), ("twin", False)])
+def test_fast_but_wrong_fails_the_same_test(suite, candidate, passes):
+    suite.put("net", "copy")
+    suite.tests(
+        KEEPS_ACCURACY.format(candidate=candidate, data=', data="kept_images:Images"'),
+        kept_images=IMAGES,
+    )
+    result = suite.run()
+    result.assert_outcomes(passed=int(passes), failed=int(not passes))
+    if not passes:
+        result.stdout.fnmatch_lines(
+            [
+                "E *twin.onnx loses more than 1.0 % of accuracy. On 8 samples of kept_images:Images*",
+                "E *different_outputs*",
+            ]
+        )
+
+
+def test_accuracy_is_not_asked_for_without_images(suite):
+    suite.tests(KEEPS_ACCURACY.format(candidate="twin", data=""))
+    result = suite.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*whether accuracy is kept needs labelled images*"])
+
+
+@pytest.mark.parametrize("drop", [-0.1, 1.5])
+def test_a_drop_that_is_no_share_is_refused(drop):
+    with pytest.raises(UsageError, match="accuracy_drop"):
+        Question(1.0, drop)

@@ -69,6 +69,7 @@ def test_a_profile_is_shown_kept_and_written_as_json(
         (["--device", "cpu"], "measured on phones, not on 'cpu'; try: hwbench profile"),
         (["--batch", "2"], "a .tflite is fixed"),
         (["--isolate"], "process of its own already"),
+        (["--tail"], "the mean of several inferences"),
         (["--tflite-flag", "use_gpu"], "expected NAME=VALUE"),
         (["--tflite-flag", "a=1", "--tflite-flag", "--a=2"], "each name once"),
         (["--device", "android:S,speed=9"], "is no option"),

@@ -126,9 +126,7 @@ def _option_words(option: Any, remedy: Argument) -> list[str]:
     return [word for value in values for word in (option.opts[0], str(value))]
 
 
-def _without_option(
-    words: Sequence[str], option: Any, *, keeps_others: bool = True
-) -> list[str]:
+def _without_option(words: Sequence[str], option: Any, *, keeps_others: bool = True) -> list[str]:
     """The user's words without the option to be given anew.
 
     Args:

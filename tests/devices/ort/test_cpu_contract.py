@@ -164,9 +164,7 @@ def lookup_workload() -> Workload:
         make_node("Cast", ["x"], ["rows"], to=onnx.TensorProto.INT64),
         make_node("Gather", ["table", "rows"], ["y"]),
     ]
-    value = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [8]) for name in "xy"
-    ]
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [8]) for name in "xy"]
     table = onnx.numpy_helper.from_array(np.ones(16, np.float32), "table")
     graph = onnx.helper.make_graph(nodes, "g", value[:1], value[1:], [table])
     opset = onnx.helper.make_opsetid("", 18)
@@ -197,7 +195,7 @@ def test_errors_name_the_file_of_the_user_and_none_of_ours(native, monkeypatch):
     bad = replace(conv_workload(), name="models/bad.onnx", artifact=b"\x08\x0a")
     with CpuOrt() as device:
         folder = device._folder
-        with pytest.raises(BuildError, match="models/bad.onnx") as refused:
+        with pytest.raises(BuildError, match=r"models/bad\.onnx") as refused:
             device.prepare(bad, Settings())
     assert str(folder) not in str(refused.value)
     assert str(folder.parent) not in str(refused.value)

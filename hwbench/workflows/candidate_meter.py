@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Model = str | Path | nn.Module | Workload
 
-DEFAULT_SETTINGS = Settings(layers=False, session_s=0.1)
+DEFAULT_SETTINGS = Settings(layers=False, session_s=0.1, stop_at_difference=False)
 """In so short a time several sessions tell more than long ones, and layers cost some of them."""
 DEFAULT_BUDGET_S = 2.0
 """Seconds for a candidate: enough to tell 5 % on a quiet computer."""
@@ -281,7 +281,8 @@ class CandidateMeter:
     def _run_heat(self, race: Race, heat: Sequence[_Candidate], budget_s: float) -> list[Reading]:
         """Measure the candidates of a heat; gives readings of those that cannot run."""
         # In a race it does not matter whether each can be told from the baseline already.
-        records = self._try_measuring(heat, budget_s, replace(self.settings, target=0.0))
+        settings = replace(self.settings, target=0.0, stop_at_difference=False)
+        records = self._try_measuring(heat, budget_s, settings)
         if not isinstance(records, HwbenchError):
             race.add(
                 records[0].series,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
@@ -48,6 +49,11 @@ PROFILE = ("profile", "my net.pt", "--precision", "fp16", "--device=cpu")
             "pass arch=...",
             f"try: hwbench profile 'my net.pt' {' '.join(PROFILE[2:])} --arch MODULE:FACTORY",
         ),
+        (
+            Argument("inputs", ("ids=1x8:int64", "mask=1x8")),
+            "pass inputs=('ids=1x8:int64', 'mask=1x8')",
+            f"try: hwbench profile 'my net.pt' {' '.join(PROFILE[2:])} --input ids=1x8:int64 --input mask=1x8",
+        ),
         (Argument("budget_s", change="a longer"), "pass a longer budget_s", "give a longer --budget"),
         (Argument("seed", change="another"), "pass another seed", "give another --seed"),
         (Argument("no_such"), "pass no_such=...", "pass no_such=..."),
@@ -77,6 +83,9 @@ def test_an_option_that_may_be_repeated_is_added_to_those_given():
     words = ("profile", "a.onnx", "--input", "x=1x3")
     line = error_line(UsageError("no shape", Argument("inputs", "y=1x3")), ROOT, words)
     assert line.endswith("hwbench profile a.onnx --input x=1x3 --input y=1x3")
+    whole = Argument("inputs", ("x=1x3", "z=1x4"))
+    line = error_line(UsageError("no shape", whole), ROOT, words)
+    assert line.endswith("hwbench profile a.onnx --input x=1x3 --input z=1x4")
 
 
 def test_passwords_of_stores_are_not_repeated():
@@ -98,9 +107,13 @@ def test_every_command_that_remedies_name_exists():
 
 def test_errors_travel_with_their_remedies():
     error = UnsupportedLayerError(
-        "no kernel", Argument("precision", "fp32"), Call("doctor", {"device": "cpu"})
+        "no kernel",
+        Argument("precision", "fp32"),
+        Argument("inputs", ("1x3", "1x4")),
+        Call("doctor", {"device": "cpu"}),
     )
-    for arrived in (error_from_dict(error_to_dict(error)), pickle.loads(pickle.dumps(error))):
+    as_json = json.loads(json.dumps(error_to_dict(error)))
+    for arrived in (error_from_dict(as_json), pickle.loads(pickle.dumps(error))):
         assert type(arrived) is UnsupportedLayerError
         assert str(arrived) == str(error)
         assert arrived.remedies == error.remedies

@@ -26,7 +26,12 @@ def run_race(
     with Virtual(latencies_s=truth, seed=seed) as device:
         for number, (heat, heat_s) in enumerate(race.heats(budget_s)):
             settings = Settings(
-                layers=False, session_s=0.1, target=0.0, budget_s=heat_s, seed=seed + number
+                layers=False,
+                session_s=0.1,
+                target=0.0,
+                stop_at_difference=False,
+                budget_s=heat_s,
+                seed=seed + number,
             )
             group = [workloads["baseline"], *(workloads[name] for name in heat)]
             baseline, *others = measure_interleaved(device, group, settings)

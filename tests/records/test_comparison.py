@@ -10,7 +10,7 @@ from hwbench.devices.shared.ort.layers import explain_change
 from hwbench.devices.virtual.device import Law, Virtual
 from hwbench.devices.virtual.noise import White
 from hwbench.measuring.sessions import measure, measure_interleaved
-from hwbench.records.comparison import FELL_BACK, compare, explained_share
+from hwbench.records.comparison import compare, explained_share
 from hwbench.records.measurement import LayerLatency, LayerProfile, Settings
 from hwbench.stats import Verdict
 from tests.support.models import conv_workload, told
@@ -152,5 +152,5 @@ def test_what_fell_back_is_said_first():
     from hwbench.records.findings import Finding
 
     first, second = pair(0.5, macs=(3000, 1000))
-    fallen = replace(second, findings=(Finding(FELL_BACK, "half of it"),))
-    assert compare(first, fallen).findings[0] == Finding(FELL_BACK, "candidate: half of it")
+    fallen = replace(second, findings=(Finding("provider_fell_back", "half of it"),))
+    assert compare(first, fallen).findings[0] == Finding("provider_fell_back", "candidate: half of it")

@@ -20,6 +20,7 @@ from hwbench.render.views import devices_view, doctor_view, profile_view, selfte
 from hwbench.search.base import Candidate, Outcome, Trial
 from hwbench.store import Summary
 from hwbench.workflows.doctor import Diagnosis
+from hwbench.workflows.predict import ModelPrediction
 from hwbench.workflows.search.plan import Plan
 from hwbench.workflows.search.result import SearchResult
 from hwbench.workflows.selftest import SelfTest
@@ -113,10 +114,14 @@ def tabled(name: str) -> dict[str, View]:
     )
     keys = [slot.layer.key for slot in table_support.structure().slots]
     parts = table.layers(keys)
+    total = table.total(parts)
+    told = ModelPrediction(
+        name, name, total.latency_s, total.ci_s, tuple(parts), tuple(map(str, keys))
+    )
     return {
         "show": tables.table_view(named),
         "list": tables.list_view({"0123456789abcdef": named}),
-        "predict": tables.prediction_view(name, table.total(parts), parts),
+        "predict": tables.prediction_view(told),
     }
 
 

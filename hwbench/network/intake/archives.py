@@ -55,10 +55,15 @@ _SYMBOLIC = re.compile(
 _SYMBOL = re.compile(r"-?int_oo|[su]\d+")
 _OPERATOR = re.compile(
     r"torch\.ops\.(aten|prims)\.(?!from_file\b)\w+\.\w+"
+    r"|torch\.ops\.quantized_decomposed\.\w+\.\w+"
     r"|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)"
     r"|torch\.sym_(int|float|max|min|not|ite)|math\.(ceil|floor|trunc)"
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_)"
 )
+_QUANTISED = re.compile(
+    rb"torch\.ops\.(?:torchao|quantized|export\.access_subclass_inner_tensor)\b"
+)
+"""What programs of networks quantised by torch or torchao name that have no way to ONNX."""
 _CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 _PROGRAM_TENSOR = re.compile(r"data/(weights/weight_|constants/tensor_)\d+")
 _PROGRAM_CONFIGS = (
@@ -340,6 +345,13 @@ def _clean_program(members: Mapping[str, bytes], name: str) -> bytes:
         if member in _ARCHIVE_PARTS or _PROGRAM_TENSOR.fullmatch(member)
     }
     try:
+        quantised = _QUANTISED.search(members["models/model.json"])
+        if quantised:
+            raise UnsafeModelError(
+                f"{name} was quantised by torchao ({quantised[0].decode()}), which has no way to"
+                " ONNX; give the network before that, to be quantised here",
+                Argument("precision", "int8"),
+            )
         for config in _PROGRAM_CONFIGS:
             clean[config] = members[config]
             folder = config.rpartition("/")[0]

@@ -176,6 +176,12 @@ def _read_signature(module: nn.Module) -> _Signature:
     )
 
 
+def list_values(script: Any) -> list[str]:
+    """List the arguments of TorchScript that are no tensors."""
+    arguments = script.forward.schema.arguments[1:]
+    return [entry.name for entry in arguments if str(entry.type) != "Tensor"]
+
+
 def _check_names(signature: _Signature, given: Mapping[str, Any], model_name: str) -> None:
     known = {*signature.positional, *signature.keyword_only}
     unknown = [name for name in given if name not in known]

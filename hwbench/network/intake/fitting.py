@@ -106,8 +106,13 @@ def fold_reparametrised(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
     for name in list(weights):
         for ending, rule in _FOLDS.items():
             if name.endswith(ending) and name in folded:
-                stem = name.removesuffix(ending)
-                if rule(folded, stem):
+                tried = dict(folded)
+                try:
+                    is_folded = rule(tried, name.removesuffix(ending))
+                except (IndexError, RuntimeError, TypeError, ValueError):
+                    continue  # tensors of these names whose shapes are not those of factors
+                if is_folded:
+                    folded = tried
                     count += 1
     return folded, count
 

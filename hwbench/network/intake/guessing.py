@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hwbench.errors import Argument, UsageError
@@ -76,18 +76,29 @@ def is_fixed(tensors: Mapping[str, Any]) -> bool:
     return False
 
 
-def missing_shape(name: str, tensors: Mapping[str, Any]) -> UsageError:
+def missing_shape(
+    name: str, tensors: Mapping[str, Any], arguments: Sequence[str] = ()
+) -> UsageError:
     """Make the error for a network whose input is not known.
 
     Args:
         name: The name of the model.
         tensors: Its weights, as far as they are known.
+        arguments: The names of its inputs, as far as they are known.
     """
     first = find_first_layer(tensors)
     because = ""
     if first is not None:
         sizes = "x".join(map(str, first[1].shape))
         because = f" (its first layer, {first[0].rpartition('.')[0][:60]}, is {sizes})"
+    if len(arguments) > 1:
+        # What is known of the first layer may be about any of them.
+        texts = tuple(f"{argument}=SHAPE" for argument in arguments)
+        return UsageError(
+            f"{name} takes the inputs {', '.join(arguments)} and does not say their"
+            f" shapes{because}",
+            Argument("inputs", texts, purpose="give all of them"),
+        )
     return UsageError(
         f"{name} does not say the shape of its input{because}",
         Argument("inputs", example_shape(tensors), purpose="give it"),

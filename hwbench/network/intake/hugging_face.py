@@ -115,7 +115,7 @@ def inspect_folder(folder: Path, request: ReadRequest) -> ModelFolder:
 
 
 def locate(folder: Path) -> Path:
-    """Give the folder with the files of a network: itself, or a revision in Hugging Face's cache."""
+    """Give the folder with the files of a network: itself, or a revision in the cache."""
     if (folder / CONFIG).exists():
         return folder
     return neighbours.find_snapshot(folder) or folder
@@ -284,7 +284,7 @@ def _find_parts(folder: Path, index: Path, name: str) -> dict[str, Path]:
 
 
 def _find_image(config: Mapping[str, Any]) -> InputRequest | None:
-    """Find the size of images that a configuration says, if images are all that the network takes."""
+    """Find the size of images in a configuration, if images are all that the network takes."""
     if "model_type" not in config:
         pretrained = config.get("pretrained_cfg")
         sizes = pretrained.get("input_size") if isinstance(pretrained, dict) else None
@@ -386,10 +386,10 @@ def write_timm_factory(config: Mapping[str, Any]) -> str:
         if isinstance(config.get(name), int | str):
             keywords[name] = config[name]
     arguments = config.get("model_args")
-    if isinstance(arguments, dict):
-        for name, value in arguments.items():
-            if _CLASS_NAME.fullmatch(name) and not name.startswith(("pretrained", "checkpoint")):
-                keywords[name] = value
+    for name, value in arguments.items() if isinstance(arguments, dict) else ():
+        is_of_weights = name.startswith(("pretrained", "checkpoint"))
+        if _CLASS_NAME.fullmatch(name) and not is_of_weights:
+            keywords[name] = value
     listing = "".join(f", {name}={value!r}" for name, value in keywords.items())
     return f"timm:create_model({config['architecture']!r}, pretrained=False{listing})"
 

@@ -19,10 +19,8 @@ def is_inside(location: str) -> bool:
 
     Absolute paths, backslashes, drive letters and `..` do not.
     """
-    parts = location.split("/")
-    return (
-        bool(location) and parts[0] != "" and ".." not in parts and not _NOT_PLAIN.search(location)
-    )
+    is_plain = bool(location) and not _NOT_PLAIN.search(location)
+    return is_plain and not location.startswith("/") and ".." not in location.split("/")
 
 
 def find_neighbour(folder: Path, location: str) -> Path | None:

@@ -134,7 +134,7 @@ def _embed_external_data(model: ModelProto, path: Path) -> None:
         if total > _PROTOBUF_LIMIT:
             raise WorkloadError(
                 f"{path} keeps over {_PROTOBUF_LIMIT} bytes of weights; one self-contained ONNX"
-                " model cannot hold them"
+                " model cannot hold them; measure it in half precision (saved so), or in parts"
             )
 
 

@@ -85,6 +85,14 @@ _TENSOR_OPERATORS = frozenset(
 )
 """Operators of the namespace `aten`; those that work in place end with `_` as well."""
 
+_QUANTISERS = frozenset(
+    {
+        "quantize_per_tensor", "dequantize_per_tensor", "quantize_per_channel",
+        "dequantize_per_channel",
+    }
+)  # fmt: skip
+"""Operators of the namespace `quantized_decomposed`, written in Python upon those of `aten`."""
+
 _VALUE_OPERATORS = frozenset(
     """
     Bool BoolImplicit Complex ComplexImplicit Float FloatImplicit Int IntImplicit ScalarImplicit
@@ -188,6 +196,8 @@ def is_allowed_operator(namespace: str, operator: str) -> bool:
         namespace: `aten` for those of torch itself.
         operator: Its name without an overload; it may end with `_`, for working in place.
     """
+    if namespace == "quantized_decomposed":
+        return operator in _QUANTISERS
     if namespace != "aten":
         return False
     if operator in _TENSOR_OPERATORS:

@@ -187,10 +187,7 @@ def _set_limits(
     """Set what a file may take: more for larger files, larger inputs, and what runs the network."""
     if not 0 < factor < math.inf:
         raise UsageError(f"read_limit must be a positive factor, not {factor}")
-    if path.is_dir():
-        size = hugging_face.count_bytes(path)
-    else:
-        size = path.stat().st_size
+    size = hugging_face.count_bytes(path) if path.is_dir() else path.stat().st_size
     if not is_torch:
         size += _count_neighbour_bytes(path)
     input_bytes = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -31,6 +32,8 @@ ITEM_BYTES = {
 }  # fmt: skip
 """Bytes of one entry, by the name that torch gives an element type."""
 
+_FORWARD = re.compile(r"\bdef forward\(self: [\w.]+,(.*?)\) ->", re.DOTALL)
+_TENSOR_ARGUMENT = re.compile(r"\b(\w+): Tensor(?=\s*(?:,|$))")
 _STORAGES = {
     **pickles.DTYPES, "BFloat16": "bfloat16", "ComplexFloat": "complex64",
     "ComplexDouble": "complex128", "Untyped": "uint8",
@@ -293,7 +296,59 @@ def _read_safetensors(payload: bytes) -> Content:
         dtype = _SAFETENSORS.get(entry["dtype"], entry["dtype"])
         root[tensor_name] = TensorRecord(dtype, shape, tensor_name, 0, tuple(strides))
         storages[tensor_name] = bytes(entry["data"])
-    return Content(root, storages)
+    return Content(_put_first_layer_first(root), storages)
+
+
+def _put_first_layer_first(tensors: Mapping[str, TensorRecord]) -> dict[str, TensorRecord]:
+    """Begin with the layer that the input goes into, which tells what the network takes.
+
+    Files of torch keep the order of the network; those of safetensors are sorted by size. The first
+    layer reads what no other makes: the channels of images, or features. One channel tells less, as
+    depth-wise convolutions have as many.
+    """
+    weights = {name: tensor for name, tensor in tensors.items() if _is_weight(name, tensor)}
+    made = {tensor.shape[0] for tensor in weights.values()}
+    ranked = []
+    has_convolutions = any(len(tensor.shape) > 2 for tensor in weights.values())
+    for name, tensor in weights.items():
+        read = tensor.shape[1]
+        if read not in made:
+            is_flat = len(tensor.shape) == 2
+            ranked.append(
+                (is_flat and has_convolutions, read == 1, read != 3, _split_numbers(name), name)
+            )
+    if not ranked:
+        return dict(tensors)
+    first = min(ranked)[-1]
+    return {first: tensors[first], **tensors}
+
+
+def _is_weight(name: str, tensor: TensorRecord) -> bool:
+    return name.endswith("weight") and len(tensor.shape) >= 2
+
+
+def _split_numbers(name: str) -> list[tuple[int, str]]:
+    """Make a key that sorts numbers in names by their value."""
+    parts = re.findall(r"\d{1,18}|\D+", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def read_script_arguments(file: ModelFile, kind: str) -> list[str]:
+    """Read the names of the tensors that TorchScript takes from its code; empty if it is unusual.
+
+    Args:
+        file: The file, as `archives.inspect` gives it.
+        kind: The class of its network: `__torch__.package.Net`.
+    """
+    module, _, name = kind.rpartition(".")
+    code = ""
+    with zipfile.ZipFile(io.BytesIO(file.payload)) as archive:
+        for info in archive.infolist():
+            if info.filename.endswith(f"/code/{module.replace('.', '/')}.py"):
+                code = archive.read(info).decode(errors="replace")
+    own = re.search(rf"^class {re.escape(name)}\(.*?(?=^class |\Z)", code, re.DOTALL | re.MULTILINE)
+    forward = _FORWARD.search(own[0]) if own else None
+    return _TENSOR_ARGUMENT.findall(forward[1]) if forward else []
 
 
 def make_tensor(record: TensorRecord, content: Content) -> Any:

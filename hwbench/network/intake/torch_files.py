@@ -24,12 +24,19 @@ from hwbench.network.intake.factories import call_factory
 from hwbench.network.intake.failures import FAILURES, reason
 from hwbench.network.intake.input_texts import InputRequest
 from hwbench.network.intake.rebuilding import is_known, rebuild_module
-from hwbench.network.intake.structures import Content, Instance, make_tensor, read_content
+from hwbench.network.intake.structures import (
+    Content,
+    Instance,
+    make_tensor,
+    read_content,
+    read_script_arguments,
+)
 from hwbench.network.intake.torch_onnx import (
     Exported,
     export_module,
     export_program,
     prepare_module,
+    quiet,
     runs_on,
 )
 from hwbench.records.findings import Finding
@@ -107,8 +114,10 @@ def plan_file(file: ModelFile, request: ReadRequest) -> Plan:
         SchemaError: The file is damaged, or holds no network.
     """
     if file.kind == "script" and not (request.inputs or file.inputs):
-        tensors = dict(checkpoints.name_tensors(read_content(file, request.name).root))
-        raise guessing.missing_shape(request.name, tensors)
+        root = read_content(file, request.name).root
+        names = read_script_arguments(file, getattr(root, "kind", ""))
+        tensors = dict(checkpoints.name_tensors(root))
+        raise guessing.missing_shape(request.name, tensors, names)
     if file.kind not in {"pickle", "safetensors"}:
         return Plan(file)
     try:
@@ -290,12 +299,10 @@ def rehearse(file: ModelFile, name: str) -> None:
         SchemaError: torch cannot read the file.
         MemoryError: It needs more memory than this process may take.
     """
-    import torch
-
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         if file.kind == "program":
-            torch.export.load(io.BytesIO(file.payload))
+            _load_program(file.payload)
         elif file.kind in {"pickle", "safetensors"}:
             content = read_content(file, name)
             for candidate in checkpoints.find_candidates(content.root):
@@ -310,11 +317,9 @@ def rehearse(file: ModelFile, name: str) -> None:
 
 
 def _convert_payload(plan: Plan, request: ReadRequest) -> Exported:
-    import torch
-
     file = plan.file
     if file.kind == "program":
-        program = torch.export.load(io.BytesIO(file.payload))
+        program = _load_program(file.payload)
         operators.check_program(program, request.name)
         return export_program(
             program,
@@ -355,6 +360,16 @@ def export_read_module(module: nn.Module, request: ReadRequest) -> Exported:
     shapes = choose_input_shapes(replace(request, inputs=(guessed[0],)), ())
     exported = export_module(module, shapes, request.name, request.seed)
     return replace(exported, findings=(guessed[1], *exported.findings))
+
+
+def _load_program(payload: bytes) -> Any:
+    """Load an exported program; torch has to be told of the operators of quantised ones."""
+    import torch
+
+    if b"quantized_decomposed" in payload:
+        with quiet():
+            import torch.ao.quantization.fx._decomposed
+    return torch.export.load(io.BytesIO(payload))
 
 
 def _load_script(payload: bytes, name: str) -> nn.Module:

@@ -123,7 +123,8 @@ def export_module(
         if not (is_script or (arguments.is_plain and calling.is_plain_output(expected))):
             calling.flatten_forward(own, arguments)
         model = _export_traced(own, tensors, arguments.names(), name, fold_norms=fold_norms)
-    return _finish_export(model, tensors, expected, name, findings)
+    feeds = dict(zip(arguments.names(), tensors, strict=True))
+    return _finish_export(model, feeds, expected, name, findings)
 
 
 def _run_module(module: nn.Module, arguments: calling.Arguments) -> Any:
@@ -190,18 +191,29 @@ def export_program(
             raise WorkloadError(
                 f"{name} does not run on inputs {shapes or 'none'}: {reason(error)}"
             ) from error
-    return _finish_export(model, args, expected, name, ())
+    feeds = dict(zip((spec.name for spec in specs), args, strict=True))
+    return _finish_export(model, feeds, expected, name, ())
 
 
 def _run_program(program: Any, args: tuple[Tensor, ...]) -> Any:
-    """Run a program on its tensors in order, whatever containers its arguments were in."""
-    import torch
+    """Run a program on its tensors in order, whatever containers its arguments were in.
 
+    Numbers and None among the arguments are those that it was exported with.
+    """
+    import torch
+    from torch.export.graph_signature import ConstantArgument, InputKind
+
+    tensors = iter(args)
+    leaves: list[Any] = []
+    for spec in program.graph_signature.input_specs:
+        if spec.kind == InputKind.USER_INPUT:
+            is_constant = isinstance(spec.arg, ConstantArgument)
+            leaves.append(spec.arg.value if is_constant else next(tensors, None))
     with torch.no_grad():
         tree = program.call_spec.in_spec
-        if tree is None or tree.num_leaves != len(args):
+        if tree is None or tree.num_leaves != len(leaves):
             return program.module()(*args)
-        positional, keywords = torch.utils._pytree.tree_unflatten(list(args), tree)  # noqa: SLF001
+        positional, keywords = torch.utils._pytree.tree_unflatten(leaves, tree)  # noqa: SLF001
         return program.module()(*positional, **keywords)
 
 
@@ -288,8 +300,12 @@ def _export_traced(
         model = onnx.load_model_from_string(buffer.getvalue())
     except FAILURES as traced:
         if isinstance(module, torch.jit.ScriptModule):
+            others = calling.list_values(module)
+            cause = reason(traced)
+            if others:
+                cause = f"it takes {', '.join(others)} beside tensors; script it without them"
             raise WorkloadError(
-                f"{name}: torch cannot export this TorchScript to ONNX: {reason(traced)}"
+                f"{name}: torch cannot export this TorchScript to ONNX: {cause}"
             ) from traced
         try:
             model = _export_by_torch_export(module, args, names)
@@ -322,14 +338,28 @@ def _export_by_torch_export(
 
 def _finish_export(
     model: ModelProto,
-    args: tuple[Tensor, ...],
+    feeds: Mapping[str, Tensor],
     expected: Any,
     name: str,
     findings: tuple[Finding, ...],
 ) -> Exported:
-    """Serialise an exported model, and compare what it computes with torch's outputs."""
+    """Serialise an exported model, and compare what it computes with torch's outputs.
+
+    Args:
+        model: The model.
+        feeds: The tensors that torch was given, in order, by their names.
+        expected: What torch computed.
+        name: The name of the model, for messages.
+        findings: What was noticed so far.
+    """
+    used = {value.name for value in model.graph.input}
+    unused = [key for key in feeds if key not in used]
+    if unused and len(used) < len(feeds):
+        text = f"{name} computes nothing from {', '.join(unused)}: it is measured without"
+        findings += (Finding("inputs_unused", text),)
+        feeds = {key: tensor for key, tensor in feeds.items() if key in used}
     data = onnx_files.serialise(model, name)
-    outputs = _run_export(data, args, name)
+    outputs = _run_export(data, tuple(feeds.values()), name)
     error = _relative_error(
         outputs, [tensor.detach().numpy() for tensor in calling.iterate_tensors(expected)]
     )

@@ -195,7 +195,7 @@ def test_errors_name_the_file_of_the_user_and_none_of_ours(native, monkeypatch):
     bad = replace(conv_workload(), name="models/bad.onnx", artifact=b"\x08\x0a")
     with CpuOrt() as device:
         folder = device._folder
-        with pytest.raises(BuildError, match="models/bad.onnx") as refused:
+        with pytest.raises(BuildError, match=r"models/bad\.onnx") as refused:
             device.prepare(bad, Settings())
     assert str(folder) not in str(refused.value)
     assert str(folder.parent) not in str(refused.value)

@@ -165,7 +165,7 @@ def test_other_links_are_not(libraries, tmp_path):
     folder = write_config(tmp_path / "net")
     in_one_part(tmp_path)
     (folder / "model.safetensors").symlink_to(tmp_path / "model.safetensors")
-    with pytest.raises(UsageError, match="no weights .*links that lead out of the folder"):
+    with pytest.raises(UsageError, match=r"no weights .*links that lead out of the folder"):
         load_workload(folder, inputs=SHAPES)
 
 

@@ -15,6 +15,7 @@ from hwbench.network import graph
 from hwbench.network.intake import factories, load_workload
 from hwbench.network.intake.torch_onnx import export_program
 from hwbench.network.ort import onnxruntime
+from tests.support.hostile_models import members, pack
 from tests.support.saved_models import SHAPE, TinyNet, plain, save
 
 MODULES = [
@@ -253,3 +254,170 @@ def test_wrong_options_are_one_clear_line(options, says):
         load_workload(TinyNet(), **options)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class ThreeInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left = nn.Linear(8, 4)
+        self.right = nn.Linear(6, 4)
+        self.table = nn.Embedding(10, 4)
+
+    def forward(self, x, y, ids):
+        return self.left(x) + self.right(y) + self.table(ids)
+
+
+class OfContainers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left = nn.Linear(8, 4)
+        self.right = nn.Linear(6, 4)
+
+    def forward(self, batch, mask=None, *, scale):
+        return {"out": self.left(batch["x"]) * scale + self.right(batch["y"])}
+
+
+THREE = (torch.ones(1, 8), torch.ones(1, 6), torch.ones(1, dtype=torch.int64))
+BATCH = {"x": THREE[0], "y": THREE[1]}
+
+
+@pytest.mark.parametrize("how", ["traced", "scripted"])
+@pytest.mark.parametrize("inputs", [["1x8", "1x6", "1:int64"], ["ids=1:int64", "y=1x6", "x=1x8"]])
+def test_torchscript_takes_several_inputs_in_order_or_by_name(how, inputs, tmp_path):
+    network = ThreeInputs().eval()
+    script = torch.jit.script(network) if how == "scripted" else torch.jit.trace(network, THREE)
+    torch.jit.save(script, tmp_path / "m.pt")
+    workload = load_workload(tmp_path / "m.pt", inputs=inputs)
+    assert [spec.name for spec in workload.inputs] == ["x", "y", "ids"]
+    np.testing.assert_allclose(
+        run(workload, *THREE), network(*THREE).detach().numpy(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_torchscript_says_the_names_of_its_inputs_whose_shapes_it_lacks(tmp_path):
+    torch.jit.save(torch.jit.script(ThreeInputs()), tmp_path / "m.pt")
+    with pytest.raises(UsageError, match="takes the inputs x, y, ids and does not say") as refused:
+        load_workload(tmp_path / "m.pt")
+    assert refused.value.remedies[0].value == ("x=SHAPE", "y=SHAPE", "ids=SHAPE")
+
+
+def test_what_torchscript_fails_with_is_told_by_its_end(tmp_path):
+    torch.jit.save(torch.jit.script(ThreeInputs()), tmp_path / "m.pt")
+    with pytest.raises(WorkloadError, match=r"mat1 and mat2 shapes cannot be multiplied \(1x7"):
+        load_workload(tmp_path / "m.pt", inputs=["1x8", "1x7", "1:int64"])
+
+
+def test_torchscript_with_numbers_among_its_arguments_is_refused_by_their_names(tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor, scale: float = 2.0):
+            return self.fc(x) * scale
+
+    torch.jit.save(torch.jit.script(Scaled()), tmp_path / "m.pt")
+    with pytest.raises(WorkloadError, match="takes scale beside tensors"):
+        load_workload(tmp_path / "m.pt", inputs=["1x8"])
+
+
+@pytest.mark.parametrize(
+    ("network", "positional", "keywords"),
+    [
+        (ThreeInputs(), (), dict(zip(("x", "y", "ids"), THREE, strict=True))),
+        (ThreeInputs(), THREE[:1], {"y": THREE[1], "ids": THREE[2]}),
+        (OfContainers(), (BATCH,), {"scale": torch.ones(1)}),
+        (OfContainers(), (BATCH,), {"scale": 2.5}),
+        (OfContainers(), (BATCH, None), {"scale": 2.5}),
+    ],
+)
+def test_programs_take_keywords_containers_and_numbers(network, positional, keywords, tmp_path):
+    program = torch.export.export(network.eval(), positional, keywords)
+    torch.export.save(program, tmp_path / "m.pt2")
+    workload = load_workload(tmp_path / "m.pt2")
+    assert "export_differs" not in {finding.code for finding in workload.findings}
+    given = [value for value in (*positional, *keywords.values()) if torch.is_tensor(value)]
+    if isinstance(network, OfContainers):
+        given = [*BATCH.values(), *given]
+    expected = network(*positional, **keywords)
+    expected = expected["out"] if isinstance(expected, dict) else expected
+    np.testing.assert_allclose(
+        run(workload, *given), expected.detach().numpy(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_an_input_that_nothing_is_computed_from_is_said():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x, mask=None):
+            return self.fc(x)
+
+    workload = load_workload(
+        Unused(), example_inputs={"x": torch.ones(1, 8), "mask": torch.ones(3)}
+    )
+    assert [spec.name for spec in workload.inputs] == ["x"]
+    (finding,) = workload.findings
+    assert finding.code == "inputs_unused"
+    assert "from mask" in finding.text
+
+
+class Quantised(nn.Module):
+    """A linear layer as torch's and torchao's quantisation for export writes it."""
+
+    def __init__(self):
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        self.register_buffer(
+            "weight", torch.randint(-127, 128, (4, 8), dtype=torch.int8, generator=random)
+        )
+        self.register_buffer("scales", torch.full((4,), 0.01))
+        self.register_buffer("zeros", torch.zeros(4, dtype=torch.int64))
+
+    def forward(self, x):
+        import torch.ao.quantization.fx._decomposed  # registers the operators
+
+        ops = torch.ops.quantized_decomposed
+        x = ops.quantize_per_tensor.default(x, 0.02, 128, 0, 255, torch.uint8)
+        x = ops.dequantize_per_tensor.default(x, 0.02, 128, 0, 255, torch.uint8)
+        weight = ops.dequantize_per_channel.default(
+            self.weight, self.scales, self.zeros, 0, -127, 127, torch.int8
+        )
+        return nn.functional.linear(x, weight)
+
+
+def test_a_program_quantised_for_export_is_measured_in_int8(tmp_path):
+    network = Quantised().eval()
+    x = torch.linspace(-1, 1, 8).reshape(1, 8)
+    torch.export.save(torch.export.export(network, (x,)), tmp_path / "m.pt2")
+    workload = load_workload(tmp_path / "m.pt2")
+    assert (workload.precision, workload.macs) == ("int8", 32)
+    np.testing.assert_allclose(run(workload, x), network(x).numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_program_of_torchao_s_own_operators_is_refused_with_what_to_do(tmp_path):
+    path = save(plain(), "program", tmp_path / "m.pt2")
+    content = members(path)
+    content["models/model.json"] = content["models/model.json"].replace(
+        b"torch.ops.aten.conv2d.default", b"torch.ops.torchao.dequantize_affine.default"
+    )
+    with pytest.raises(UnsafeModelError, match=r"quantised by torchao .*precision='int8'"):
+        load_workload(pack(path, content))
+
+
+def test_normalization_and_embeddings_have_the_names_of_their_modules():
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(10, 8)
+            self.body = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.PReLU())
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, ids):
+            return self.norm(self.body(self.table(ids)))
+
+    workload = load_workload(Text(), inputs=["2x4:int64"])
+    names = {name for name, *_ in rows(workload)}
+    assert {"table", "body.0", "body.1", "norm"} <= names

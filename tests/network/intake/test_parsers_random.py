@@ -6,14 +6,14 @@ configurations a file has, is understood or refused in one line.
 
 import json
 import os
-from tempfile import TemporaryDirectory
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from hwbench.errors import HwbenchError, UsageError
+from hwbench.errors import HwbenchError
 from hwbench.network.intake import (
     checkpoints,
     factories,
@@ -30,6 +30,8 @@ EXAMPLES = int(os.environ.get("HWBENCH_EXAMPLES", "200"))
 quick = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
+unshrunk = settings(quick, phases=[Phase.explicit, Phase.generate])
+"""For what is slow to make: an example that fails is shown as it was found."""
 PIECES = st.sampled_from(
     ["1", "3", "224", "x", "=", ":", "int64", "float32", "[", "]", "(", ")", ",", ".", "ids", "seq",
      "-", "0", "e9", '"', "'", "timm", "create_model", "**", "*", "{", "}", "scalar", "lambda", "\\d",
@@ -139,7 +141,7 @@ def test_networks_are_found_in_whatever_a_file_holds(root):
         checkpoints.find_classes(candidate.module)
 
 
-@quick
+@unshrunk
 @given(st.data())
 def test_weights_of_any_names_and_shapes_fit_or_are_refused(data):
     own = dict(TinyNet().state_dict())

@@ -19,7 +19,14 @@ from torch.nn.utils.parametrizations import spectral_norm as spectral_norm_new
 from torch.nn.utils.parametrizations import weight_norm as weight_norm_new
 
 from hwbench.errors import HwbenchError, SchemaError, UnsafeModelError, UsageError
-from hwbench.network.intake import fitting, load_workload, plain_modules
+from hwbench.network.intake import (
+    archives,
+    checkpoints,
+    fitting,
+    load_workload,
+    plain_modules,
+    structures,
+)
 from hwbench.network.intake.modules import load_module
 from hwbench.network.ort import onnxruntime
 from tests.support.saved_models import SHAPE, TinyNet, plain
@@ -114,6 +121,24 @@ def test_safetensors_and_the_format_before_torch_1_6(kind, tmp_path):
     for file in ("m.safetensors", "m.pth"):
         workload = load_workload(tmp_path / file, inputs=SHAPES, arch=ARCH)
         assert_computes(workload, TinyNet(seed=5), 1e-4 if kind == torch.float32 else 0.2)
+
+
+FIRST_LAYERS = {
+    "a classifier of images": ({"fc": (10, 64), "dw": (32, 1, 3, 3), "conv1": (32, 3, 3, 3), "pw": (64, 32, 1, 1)}, "conv1"),
+    "grey images": ({"c2": (64, 32, 3, 3), "fc": (10, 3136), "c1": (32, 1, 5, 5)}, "c1"),
+    "grouped": ({"s1.conv": (32, 4, 3, 3), "stem": (32, 3, 3, 3), "head": (9, 32)}, "stem"),
+    "features": ({"b.2": (8, 64), "b.10": (4, 8), "b.0": (64, 20)}, "b.0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FIRST_LAYERS)
+def test_the_first_layer_is_found_though_safetensors_sorts_by_size(kind, tmp_path):
+    shapes, first = FIRST_LAYERS[kind]
+    tensors = {f"{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
+    save_file(tensors, tmp_path / "m.safetensors")
+    content = structures.read_content(archives.inspect(tmp_path / "m.safetensors"), "m")
+    name, _ = checkpoints.find_first_layer(content.root)
+    assert name == f"{first}.weight"
 
 
 @pytest.mark.parametrize("start", [b"\x80\x02", b"PK"])

@@ -110,7 +110,11 @@ def test_training_that_takes_too_long_is_refused_by_a_few_steps(limit_s, monkeyp
         now[0] += 0.5 * schedule.steps + 3 * (len(steps) == 1)
         nn.init.constant_(module.weight, 7.0)
 
+    def train_whole(tuning, **_):
+        tune(tuning._module, tuning._images, tuning._loss, tuning._schedule)
+
     monkeypatch.setattr("hwbench.search.training.tune", tune)
+    monkeypatch.setattr("hwbench.search.tuning.Tuning.run", train_whole)
     monkeypatch.setattr(subjects.time, "perf_counter", lambda: now[0])
     torch.manual_seed(0)
     module = nn.Linear(3, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from hwbench.lab.tasks import describe_workload
 from hwbench.network.graph import layers, load
 from hwbench.network.intake import load_workload
 from tests.support.onnx_nets import Net
@@ -37,4 +38,6 @@ def test_nodes_without_a_name_are_called_as_runtimes_call_them(tmp_path):
 
 
 def test_exports_of_hwbench_have_no_file():
-    assert not load_workload("zoo:resnet20").node_names
+    workload = load_workload("zoo:resnet20")
+    assert not workload.node_names
+    assert "node_names" not in describe_workload(workload), "names of jobs stay what they were"

@@ -5,8 +5,8 @@ take bfloat16 on processors that can.
 
 OpenVINO tells how long its nodes took as averages over all inferences since a model was compiled.
 So layers are profiled in a freshly compiled model, and what the averages say of its first
-inferences is taken off. That leaves one mean per node, which stands for each of the profiled
-inferences.
+inferences is taken off. That leaves one mean per node: it is taken to have the same share of each
+profiled inference, whose latencies are known one by one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, ClassVar
 
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
@@ -162,7 +163,7 @@ class OpenVino(Device):
             )
         nodes, whole_s, plain_s = self._profile(workload, prepared.handle, settings, runs)
         return LayerSamples(
-            join_rows(*runtime_rows(nodes, workload, runs)),
+            join_rows(*runtime_rows(nodes, workload, whole_s)),
             tuple(whole_s),
             tuple(plain_s),
             self._node_cost_s[settings.threads],
@@ -174,7 +175,7 @@ class OpenVino(Device):
         """What profiling costs is seen on whole inferences, as the nodes' times are means."""
         plain = self._compile(chain, settings)
         nodes, whole_s, plain_s = self._profile(chain, plain, settings, COST_RUNS)
-        executed = sum(node.mean_s > 0 for node in nodes)
+        executed = sum(node.share > 0 for node in nodes)
         return ChainProfile(executed, whole_s, whole_s, plain_s)
 
     def _profile(
@@ -207,7 +208,8 @@ class OpenVino(Device):
                 facts[fact].astype(str)
                 for fact in ("layerType", "originalLayersNames", "primitiveType")
             )
-            nodes.append(Node(kind, primitive, origins.split(","), mean_s))
+            share = mean_s / fmean(profiled_s)
+            nodes.append(Node(kind, primitive, origins.split(","), share))
         return nodes, whole_s, plain_s
 
 

@@ -14,19 +14,26 @@ from hwbench.network.workload import Workload
 class Node:
     """A node that OpenVINO executes, and the names of what it was made of.
 
-    Its mean is 0 if it was left out in the end, or took no microsecond.
+    OpenVINO tells its mean alone, so it is taken to have the same share of each inference: 0 if it
+    was left out in the end, or took no microsecond.
     """
 
     kind: str
     primitive: str
     origins: list[str]
-    mean_s: float
+    share: float
 
 
 def runtime_rows(
-    nodes: Sequence[Node], workload: Workload, runs: int
+    nodes: Sequence[Node], workload: Workload, whole_s: Sequence[float]
 ) -> tuple[list[RuntimeRow], tuple[Layer, ...]]:
-    """A row for each node that took time or alone serves a layer, and the layers of the network."""
+    """A row for each node that took time or alone serves a layer, and the layers of the network.
+
+    Args:
+        nodes: What OpenVINO executes, in order.
+        workload: The network.
+        whole_s: Seconds of each profiled inference.
+    """
     model = load(workload.onnx)
     network = layers(model)
     writers = made_by(model, network)
@@ -43,10 +50,11 @@ def runtime_rows(
             made_of += known[:1]
         return layers_served(made_of, network)
 
-    timed = {name for node in nodes if node.mean_s for name in layers_of(node)}
-    rows = [
-        RuntimeRow(node.kind, node.primitive, (node.mean_s,) * runs, layers_of(node))
-        for node in nodes
-        if node.mean_s or not timed.issuperset(layers_of(node))
-    ]
+    timed = {name for node in nodes if node.share for name in layers_of(node)}
+    rows = []
+    for node in nodes:
+        serves = layers_of(node)
+        if node.share or not timed.issuperset(serves):
+            samples_s = tuple(node.share * value_s for value_s in whole_s)
+            rows.append(RuntimeRow(node.kind, node.primitive, samples_s, serves))
     return rows, network

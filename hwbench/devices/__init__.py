@@ -34,6 +34,11 @@ DRIVERS: dict[str, Driver] = {
         "hwbench.devices.ort.cpu:CpuOrt",
         "this computer's CPU through ONNX Runtime",
     ),
+    "openvino": Driver(
+        "hwbench.devices.openvino.device:OpenVino",
+        "this computer's CPU through OpenVINO",
+        "openvino",
+    ),
     "android": Driver(
         "hwbench.devices.android.device:Android",
         "phones and boards over adb, through ONNX Runtime",

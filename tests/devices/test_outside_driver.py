@@ -1,6 +1,6 @@
-"""A driver in a package of its own: installed, found by its entry point, held to the contract, and compared with.
+"""A driver in a package of its own: installed, found by its entry point, held to the contract.
 
-The package is `docs/examples/hwbench-openvino`, which people copy.
+The package is `docs/examples/hwbench-reference`, which people copy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hwbench.records.measurement import Settings
 from tests.support.models import conv_workload
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "docs" / "examples" / "hwbench-openvino"
+EXAMPLE = ROOT / "docs" / "examples" / "hwbench-reference"
 PUBLIC = (
     "hwbench.devices.base",
     "hwbench.devices.shared",
@@ -49,32 +49,23 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "installed"
 
 
-class TestOpenVino(DeviceContract):
+class TestReference(DeviceContract):
     @pytest.fixture(autouse=True)
     def _on_the_path(self, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(str(installed))
 
     def make_device(self) -> Device:
-        return open_device("openvino")
+        return open_device("reference")
 
     def make_workload(self) -> Workload:
-        return conv_workload((16, 16), size=16)
+        return conv_workload((4,), size=8)
 
     def make_slow_workload(self) -> Workload | None:
-        return conv_workload((64, 64, 64), size=64, name="slow")
+        return conv_workload((32, 32), size=32, name="slow")
 
     def test_it_is_listed_and_has_layers(self) -> None:
-        assert "openvino" in drivers()
+        assert "reference" in drivers()
         assert isinstance(self.make_device(), ProfilesLayers)
-
-    def test_kernels_are_named_and_times_are_positive(self, device: Device) -> None:
-        profile = device.profile_layers(
-            device.prepare(conv_workload((32, 64), size=64), self.settings), 5
-        )
-        rows = {row.name: row for row in profile.rows}
-        for name in ("features.0.conv", "features.1.conv"):
-            assert min(rows[name].samples_s) > 0
-            assert "f32" in rows[name].implementation
 
     def test_it_excludes_other_runtimes_on_this_processor(self, device: Device) -> None:
         assert device.usable
@@ -83,7 +74,7 @@ class TestOpenVino(DeviceContract):
 
     def test_what_it_cannot_do_is_refused(self, device: Device) -> None:
         with pytest.raises(UsageError, match="takes no address"):
-            open_device("openvino:1")
+            open_device("reference:1")
         for settings in (Settings(isolate=True), Settings(threads=4096)):
             with pytest.raises(UsageError):
                 device.prepare(self.make_workload(), settings)
@@ -93,7 +84,7 @@ class TestOpenVino(DeviceContract):
 def test_it_is_one_short_file_that_imports_public_names_alone() -> None:
     (module,) = EXAMPLE.glob("*.py")
     text = module.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 250
+    assert len(text.splitlines()) <= 150
     imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
     ours = [node for node in imports if (node.module or "").startswith("hwbench")]
     assert ours
@@ -103,31 +94,21 @@ def test_it_is_one_short_file_that_imports_public_names_alone() -> None:
         assert not [name for name in names if name.startswith("_")]
 
 
-def test_two_networks_are_compared_with_layers(installed: Path, tmp_path: Path) -> None:
-    argv = ["compare", "zoo:mobilenet_v1", "zoo:mobilenet_v1@0.5", "--device", "openvino"]
+def test_a_network_is_measured_with_layers(installed: Path, tmp_path: Path) -> None:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join((str(installed), str(ROOT))),
-        "HOME": str(tmp_path),
         "XDG_DATA_HOME": str(tmp_path / "data"),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
+    argv = ["profile", "zoo:resnet20", "--device", "reference", "--budget", "2", "--json", "-"]
     done = subprocess.run(
-        [sys.executable, "-m", "hwbench", *argv, "--budget", "20", "--json", "-"],
+        [sys.executable, "-m", "hwbench", *argv],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=120,
     )
-    # On a machine that does much else the verdict may stay open, which exit code 5 says.
-    assert done.returncode in {0, 5}, done.stderr
+    assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["verdict"] == ("UNRESOLVED" if done.returncode else "FASTER")
-    assert document["speedup"] > 1
-    assert document["device"]["runtime"].startswith("openvino ")
-    both = {
-        layer["name"]
-        for layer in document["layers"]
-        if layer["baseline_s"] is not None and layer["candidate_s"] is not None
-    }
-    assert {"features.0.conv", "features.13.pointwise.conv", "classifier"} <= both
-    assert not (tmp_path / "intel").exists(), "no telemetry"
+    assert document["device"]["runtime"].startswith("onnx.reference ")
+    assert {"conv1", "layer1.0.conv1", "fc"} <= {layer["name"] for layer in document["layers"]}

@@ -16,7 +16,10 @@ from types import MappingProxyType
 _PIECE = re.compile(r"\{?ForeignNode\[(.+?)\.\.\.(.+)\]\}?")
 _BESIDE = re.compile(r"(?:copied_)?[a-z]+(?:_node)?_(?:after|before)_(.+)")
 """A layer that was put beside another one, whose name follows."""
-_OWN = re.compile(r"\(Unnamed Layer\*|^Reformatting ")
+_OWN = re.compile(r"\(Unnamed Layer\*|^Reformatting |^ONNXTRT_|^[a-z]+_between_.+_and_")
+"""Layers of TensorRT's and its parser's own."""
+_SCALED = re.compile(r"_(?:de)?quantize_scale_node$")
+"""What TensorRT 8 adds to the name of a QuantizeLinear or DequantizeLinear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ def split_name(name: str) -> tuple[str, ...]:
     """Split the name of an engine layer into the nodes, weights and chains that it joins."""
     if name.startswith("Reformatting "):
         return ()
-    return (name,) if _PIECE.fullmatch(name) else tuple(name.split(" + "))
+    # ` || ` joins layers that read the same tensor and were put side by side.
+    return (name,) if _PIECE.fullmatch(name) else tuple(re.split(r" \+ | \|\| ", name))
 
 
 def find_nodes(
@@ -61,8 +65,9 @@ def find_nodes(
         piece = _PIECE.fullmatch(part)
         beside = _BESIDE.fullmatch(part)
         what = beside[1] if beside else part
-        if part in places:
-            found[places[part]] = None
+        plain = _SCALED.sub("", part)
+        if part in places or plain in places:
+            found[places[part if part in places else plain]] = None
         elif piece:
             first, last = (_find_end(name, places, weights) for name in piece.groups())
             if first is None or last is None:

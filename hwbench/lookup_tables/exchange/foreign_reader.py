@@ -58,6 +58,11 @@ UNCLOSED = 0.1
 
 Those of the Pixel 1 are within 1 %.
 """
+_WAITING = frozenset({"CPU", "Xnnpack", "OpenVINO", "Dnnl", "ACL", "ArmNN"})
+"""Execution providers of ONNX Runtime that return when they are done, without their last words.
+
+Others only start their kernels: a profile then has how long that took.
+"""
 _THREADS = ("Num threads", "num_threads", "Number of threads")
 
 
@@ -215,6 +220,13 @@ def _read_ort(
     target: str,
     threads: int | None,
 ) -> ForeignNetwork:
+    for name, runs in profiles:
+        for provider in sorted(set(runs.providers.values())):
+            if provider.removesuffix("ExecutionProvider") not in _WAITING:
+                raise UsageError(
+                    f"{name} holds how long {provider} took to launch its kernels, not how long"
+                    " these ran; profile with the tool of that hardware (trtexec --exportProfile)"
+                )
     graph = _load_graph(workload)
     model = rename_as_in_file(graph, workload.node_names)
     renamed = {

@@ -60,8 +60,8 @@ class FileNames:
     def find_tensors(self, model: ModelProto) -> dict[str, str]:
         """Find the tensors that nodes write in the model as it became, by the names in the file.
 
-        A node that was folded into another one writes what that one does. A constant that is gone,
-        because it was folded, writes nothing: its tensor is empty.
+        A node that was folded into another one writes what that one does. Constants, and what was
+        computed from them alone, may be gone: they write nothing, and their tensor is empty.
         """
         written = {tensor for node in model.graph.node for tensor in node.output}
         found: dict[int, str] = {}
@@ -74,9 +74,9 @@ class FileNames:
                 found[place] = found[node.readers[0]]
         left = {tensor.name for tensor in model.graph.initializer}
         tensors = {name: "" for name in self._constants if name not in left}
-        for place in sorted(found):
-            for name in self._nodes[place].names:
-                tensors[name] = tensors.get(name) or found[place]
+        for place, node in enumerate(self._nodes):
+            for name in node.names:
+                tensors[name] = tensors.get(name) or found.get(place, "")
         return tensors
 
 

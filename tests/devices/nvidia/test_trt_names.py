@@ -35,6 +35,10 @@ def found(name: str) -> tuple[list[str], tuple[str, ...]]:
         ("copied_squeeze_after_(Unnamed Layer* 307) [ElementWise]", []),
         ("fc.weight + fc + unsqueeze_node_after_fc.weight + (Unnamed Layer* 7) [Shuffle]", ["fc"]),
         ("folded + fc", ["fc"]),
+        ("fc.weight + gelu_quantize_scale_node + fc", ["gelu", "fc"]),
+        ("conv || fc", ["conv", "fc"]),
+        ("shuffle_between_conv_and_fc", []),
+        ("ONNXTRT_Broadcast_7 + /a/Add", ["/a/Add"]),
     ],
 )
 def test_names_say_what_a_layer_was_made_of(name, nodes):

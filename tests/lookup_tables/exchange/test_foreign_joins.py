@@ -168,3 +168,10 @@ def test_csv_of_another_model_is_refused():
     log = tflite_log.parse((DATA / "tflite_xnnpack_2026.csv").read_text(), "log")
     with pytest.raises(UsageError, match="does not fit"):
         read(log, load_workload("zoo:resnet20"))
+
+
+def test_launch_times_are_no_latencies():
+    """ONNX Runtime's profiler does not wait for a GPU."""
+    events = load_json((DATA / "ort_profile.json").read_text().replace("CPUExec", "CUDAExec"))
+    with pytest.raises(UsageError, match="launch its kernels"):
+        read(read_profile(events), load_workload("zoo:resnet20"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 
+from hwbench.lab.tasks import describe_workload
 from hwbench.network.graph import layers, load
 from hwbench.network.intake import load_workload
 from tests.support.onnx_nets import Net
@@ -36,5 +38,23 @@ def test_nodes_without_a_name_are_called_as_runtimes_call_them(tmp_path):
     assert names["Conv_0"] == names["node_of_t0"] == stem
 
 
+def test_what_was_folded_into_several_nodes_is_known_and_gone(tmp_path):
+    value = onnx.numpy_helper.from_array(np.float32([0.5]))
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["half"], name="shared", value=value),
+        onnx.helper.make_node("Add", ["x", "half"], ["more"], name="add"),
+        onnx.helper.make_node("Mul", ["more", "half"], ["y"], name="mul"),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"
+    ]
+    graph = onnx.helper.make_graph(nodes, "net", ends[:1], ends[1:])
+    opset = onnx.helper.make_opsetid("", 20)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset]), tmp_path / "net.onnx")
+    assert load_workload(tmp_path / "net.onnx").node_names["shared"] == ""
+
+
 def test_exports_of_hwbench_have_no_file():
-    assert not load_workload("zoo:resnet20").node_names
+    workload = load_workload("zoo:resnet20")
+    assert not workload.node_names
+    assert "node_names" not in describe_workload(workload), "names of jobs stay what they were"

@@ -1,9 +1,12 @@
-"""This computer's CPU through OpenVINO: a driver in a package of its own, with layers.
+"""This computer's CPU through OpenVINO: address `openvino`.
+
+Networks are ONNX, which OpenVINO reads as it is, and compute in fp32: without a word said it would
+take bfloat16 on processors that can.
 
 OpenVINO tells how long its nodes took as averages over all inferences since a model was compiled.
 So layers are profiled in a freshly compiled model, and what the averages say of its first
-inferences is taken off. That leaves one mean per node, which stands for each of the profiled
-inferences.
+inferences is taken off. That leaves one mean per node: it is taken to have the same share of each
+profiled inference, whose latencies are known one by one.
 """
 
 from __future__ import annotations
@@ -11,19 +14,27 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, ClassVar
 
 from hwbench.devices.base import Advice, Device, Found, LayerSamples, Prepared, Samples
+from hwbench.devices.openvino.layers import Node, runtime_rows
 from hwbench.devices.shared import host
 from hwbench.devices.shared.address import read_address
 from hwbench.devices.shared.chains import ChainProfile, node_cost_s, profile_chains
 from hwbench.devices.shared.inputs import random_input
-from hwbench.devices.shared.joining import RuntimeRow, join_rows, layers_served
+from hwbench.devices.shared.joining import join_rows
 from hwbench.devices.shared.turns import take_turns
-from hwbench.errors import BuildError, DeviceLostError, DeviceUnavailableError, UsageError
-from hwbench.network.graph import Layer, layers, load, made_by
+from hwbench.errors import (
+    Argument,
+    BuildError,
+    DeviceLostError,
+    DeviceUnavailableError,
+    UsageError,
+)
+from hwbench.network.graph import load
 from hwbench.network.workload import Workload
+from hwbench.optional import import_optional
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
@@ -46,11 +57,9 @@ def load_openvino() -> Any:
         DeviceUnavailableError: It is not installed.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError as error:
-        raise DeviceUnavailableError(f"{error}; pip install openvino") from error
-    return openvino
+    return import_optional(
+        "openvino", "openvino", "measurements with OpenVINO", DeviceUnavailableError
+    )
 
 
 class OpenVino(Device):
@@ -92,7 +101,10 @@ class OpenVino(Device):
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
         if settings.isolate:
-            raise UsageError(f"{self.address} runs all sessions in one process, not isolated")
+            raise UsageError(
+                f"{self.address} runs all sessions in one process, not isolated",
+                Argument("isolate", change="no"),
+            )
         return Prepared(workload, settings, self._compile(workload, settings), (PYTHON_CALLS,))
 
     def _compile(
@@ -111,15 +123,33 @@ class OpenVino(Device):
         try:
             compiled = self._core.compile_model(self._core.read_model(onnx), "CPU", config)
             request = compiled.create_infer_request()
-            for index, spec in enumerate(workload.inputs):
-                values = random_input(spec, settings.seed + index)
-                request.set_tensor(spec.name, self._openvino.Tensor(values))
+            self._fill_inputs(request, workload, settings.seed)
             request.infer()
         except RuntimeError as error:
             raise BuildError(
                 f"OpenVINO does not run {workload.name}: {first_words(error)}"
             ) from error
         return compiled, request
+
+    def _fill_inputs(
+        self, request: Any, workload: Workload, seed: int, exponent: int | None = None
+    ) -> None:
+        """Give a request inputs: those that were asked for, and random ones.
+
+        Args:
+            request: The request.
+            workload: What it runs.
+            seed: Seed of the random inputs.
+            exponent: See `random_input`; None to take values that were asked for.
+        """
+        for index, spec in enumerate(workload.inputs):
+            values = workload.values.get(spec.name) if exponent is None else None
+            if values is None:
+                values = random_input(spec, seed + index, exponent or 0)
+            request.set_tensor(spec.name, self._openvino.Tensor(values))
+
+    def _draw_inputs(self, prepared: Prepared, seed: int, exponent: int) -> None:
+        self._fill_inputs(prepared.handle[1], prepared.workload, seed, exponent)
 
     def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
         values_s = [infer_s(prepared.handle[1], loops) for prepared in order]
@@ -133,7 +163,7 @@ class OpenVino(Device):
             )
         nodes, whole_s, plain_s = self._profile(workload, prepared.handle, settings, runs)
         return LayerSamples(
-            join_rows(*runtime_rows(nodes, workload, runs)),
+            join_rows(*runtime_rows(nodes, workload, whole_s)),
             tuple(whole_s),
             tuple(plain_s),
             self._node_cost_s[settings.threads],
@@ -145,7 +175,7 @@ class OpenVino(Device):
         """What profiling costs is seen on whole inferences, as the nodes' times are means."""
         plain = self._compile(chain, settings)
         nodes, whole_s, plain_s = self._profile(chain, plain, settings, COST_RUNS)
-        executed = sum(node.mean_s > 0 for node in nodes)
+        executed = sum(node.share > 0 for node in nodes)
         return ChainProfile(executed, whole_s, whole_s, plain_s)
 
     def _profile(
@@ -178,21 +208,9 @@ class OpenVino(Device):
                 facts[fact].astype(str)
                 for fact in ("layerType", "originalLayersNames", "primitiveType")
             )
-            nodes.append(Node(kind, primitive, origins.split(","), mean_s))
+            share = mean_s / fmean(profiled_s)
+            nodes.append(Node(kind, primitive, origins.split(","), share))
         return nodes, whole_s, plain_s
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node that OpenVINO executes, and the names of what it was made of.
-
-    Its mean is 0 if it was left out in the end, or took no microsecond.
-    """
-
-    kind: str
-    primitive: str
-    origins: list[str]
-    mean_s: float
 
 
 def infer_s(request: Any, loops: int = 1) -> float:
@@ -213,35 +231,6 @@ def averages_s(request: Any) -> dict[str, float]:
         for node in request.get_profiling_info()
         if node.status == node.Status.EXECUTED
     }
-
-
-def runtime_rows(
-    nodes: Sequence[Node], workload: Workload, runs: int
-) -> tuple[list[RuntimeRow], tuple[Layer, ...]]:
-    """A row for each node that took time or alone serves a layer, and the layers of the network."""
-    model = load(workload.onnx)
-    network = layers(model)
-    writers = made_by(model, network)
-    node_names = {name for layer in network for name in layer.nodes}
-
-    def layers_of(node: Node) -> tuple[str, ...]:
-        # OpenVINO calls a node as ONNX does, with what it made of it behind (`conv/WithoutBiases`),
-        # or after the tensor it writes.
-        made_of = []
-        for origin in node.origins:
-            known = [name for name in (origin, origin.rpartition("/")[0]) if name in node_names]
-            if not known and origin in writers:
-                known = [writers[origin].name]
-            made_of += known[:1]
-        return layers_served(made_of, network)
-
-    timed = {name for node in nodes if node.mean_s for name in layers_of(node)}
-    rows = [
-        RuntimeRow(node.kind, node.primitive, (node.mean_s,) * runs, layers_of(node))
-        for node in nodes
-        if node.mean_s or not timed.issuperset(layers_of(node))
-    ]
-    return rows, network
 
 
 def first_words(error: Exception) -> str:

@@ -66,7 +66,8 @@ def _run_to_exit_code(words: list[str]) -> int:
     except ReaderGone:
         return READER_GONE
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
-        return _report_error(error, words, *_explain_error(error, command, words))
+        first = _find_signal(error) or error
+        return _report_error(error, words, *_explain_error(first, command, words))
     return code
 
 
@@ -79,6 +80,14 @@ def _remove_left_folders() -> None:
         cache = cache_folder(quiet=True)
         for place in (Path(tempfile.gettempdir()), cache, *cache.glob("*/")):
             remove_abandoned(place)
+
+
+def _find_signal(error: BaseException) -> Ended | None:
+    """The signal that an error came after: while a command tidies up, devices may be gone."""
+    before: BaseException | None = error
+    while before is not None and not isinstance(before, Ended):
+        before = before.__context__
+    return before
 
 
 def _explain_error(error: BaseException, command: Any, words: Sequence[str]) -> tuple[int, str]:

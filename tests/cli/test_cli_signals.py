@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hwbench.cli import signals
+from hwbench.cli import main, signals
 from hwbench.cli.signals import Ended, ending_signals
+from hwbench.errors import DeviceLostError
 from hwbench.records.scratch import PREFIX
 from hwbench.store import open_store
 from tests.needs import needs_compiler
@@ -112,6 +113,21 @@ def test_a_signal_that_was_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_fails_while_tidying_up_does_not_hide_the_signal(number, monkeypatch, capsys):
+    def end_in_the_middle(*_):
+        try:
+            signal.raise_signal(number)
+        finally:
+            raise DeviceLostError("the runner has ended")
+
+    monkeypatch.setattr("hwbench.cli._run", end_in_the_middle)
+    assert main(["devices"]) == signals.exit_code(number)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the runner has ended" not in said
+
+
 def test_signals_are_heard_where_no_thread_may_be_started(monkeypatch):
     def refuse(_thread):
         raise RuntimeError("can't start new thread")
@@ -143,7 +159,7 @@ finally:
 """
 SCRIPT = """
 import hashlib, os, pathlib, signal, sys, textwrap, time
-from hwbench.cli import signals
+from hwbench.cli import main, signals
 from hwbench.records.scratch import scratch_folder
 signals.HEED_S = signals.TIDY_S = 0.3
 class Dying:

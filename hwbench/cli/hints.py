@@ -102,11 +102,15 @@ def _hint(remedy: Remedy, root: Any, words: Sequence[str]) -> str:
 
 
 def _find_command(root: Any, words: Sequence[str]) -> Any:
-    """The command that `words` call: groups hold the commands of the next word."""
+    """The command that `words` call: groups hold the commands of the next word.
+
+    Of a group that can do without such a word, it is its default.
+    """
     command = root
     for word in words:
         command = getattr(command, "commands", {}).get(word, command)
-    return command
+    default = getattr(command, "default_command", None)
+    return command if default is None else command.commands[default]
 
 
 def _find_option(command: Any, argument: str) -> Any:

@@ -20,6 +20,7 @@ DEFAULT_SEARCH = "knapsack"
 class SearchGroup(TyperGroup):
     """The commands of all registered searches, made when somebody asks for them."""
 
+    default_command = DEFAULT_SEARCH
     _made: dict[str, Any]
 
     @property  # type: ignore[override]

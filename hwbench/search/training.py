@@ -104,7 +104,7 @@ class Schedule:
         return replace(self, **given)
 
     def lasting(self, epochs: int, images: int) -> Schedule:
-        """The same schedule for so many epochs of so many images, each with a smaller last batch."""
+        """The same schedule for so many epochs of so many images; last batches may be smaller."""
         return replace(self, steps=epochs * math.ceil(images / self.batch))
 
     def lasting_about(self, epochs: float, images: int) -> Schedule:

@@ -113,6 +113,14 @@ def test_impossible_requests_are_said_in_one_line(words, said, capsys):
     assert error.count("\n") == 1
 
 
+def test_remedies_are_options_where_no_search_is_named_too(capsys):
+    words = ["zoo:plain20", "--macs", "0.5", "--mean", "0.5"]
+    for name in ([], ["amc"]):
+        assert main(["search", *name, *words]) == 2
+        said = capsys.readouterr().err
+        assert f"try: hwbench search {' '.join([*name, *words])} --data IMAGES" in said
+
+
 def test_archives_without_layers_are_refused_with_advice(tmp_path, capsys):
     import torch
 

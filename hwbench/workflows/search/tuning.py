@@ -33,6 +33,8 @@ DECIDING_SHARE = 0.2
 """Share of the test images that decide between the result before and after it was tuned."""
 NOISE = 0.01
 """Differences in quality up to which a rate of tuning is not taken for one that does harm."""
+QUICK_IMAGES = 512
+"""Images that tell whether tuning goes badly wrong."""
 RUINED, FAR = 0.5, 3.0
 """A network is ruined that lost half of its quality, or is three times as far from the original."""
 
@@ -93,14 +95,12 @@ def tune_result(
         return Tuned("none", test)
     say("tuning the result")
     before = copy.deepcopy(pruned.module)
-    validation = _unseen_images(context, "validation")
-    guard = _make_judge(context, loss, validation).guard(before)
     tuning = Tuning(
         pruned.module,
         images,
         loss,
         schedule,
-        guard=guard,
+        guard=_make_guard(context, loss, before),
         checkpoint=None if key is None else _find_checkpoint(key, pruned, kind, schedule),
         report=report,
     )
@@ -154,19 +154,26 @@ class _Judge:
     ruined: float
     compare: Callable[[float, float], str]
 
-    def guard(self, before: nn.Module) -> Guard:
-        """What tells whether training does a network harm.
 
-        Args:
-            before: The network before that.
-        """
-        from hwbench.search.tuning import Guard
+def _make_guard(context: SearchContext, loss: Loss, before: nn.Module) -> Guard:
+    """What tells whether tuning does harm: by the images that steered the search.
 
-        worth_before = self.worth(before)
-        return Guard(
-            is_ruined=lambda module: not self.worth(module) >= self.ruined * worth_before,
-            is_worse=lambda module: not self.worth(module) >= worth_before - self.noise,
-        )
+    Args:
+        context: The network.
+        loss: What tuning makes small.
+        before: The network before that.
+    """
+    from hwbench.search.tuning import Guard
+
+    images = _unseen_images(context, "validation")
+    few = images.few(min(QUICK_IMAGES, len(images)), context.seed)
+    quick, thorough = _make_judge(context, loss, few), _make_judge(context, loss, images)
+    ruined = quick.ruined * quick.worth(before)
+    least = thorough.worth(before) - thorough.noise
+    return Guard(
+        is_ruined=lambda module: not quick.worth(module) >= ruined,
+        is_worse=lambda module: not thorough.worth(module) >= least,
+    )
 
 
 def _make_judge(context: SearchContext, loss: Loss, images: Images) -> _Judge:

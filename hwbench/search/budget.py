@@ -25,6 +25,8 @@ WIDE_ENOUGH = 4
 """A group is cut in the device's channel steps if it is at least this many of them wide."""
 FINE_STEP = 4
 """Channels that narrower groups are cut by; all groups, where the coarse grid misses a budget."""
+PAYS = 0.02
+"""Share of its layers' cost that a width off the channel step must save: tables err by 1 %."""
 SLACK = 1e-9
 """Relative room for rounding when a cost is held against its limit."""
 
@@ -202,6 +204,25 @@ class Budget:
             growing = still_growing
         return tuple(filled)
 
+    def widen(self, widths: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+        """Widen one group after the other, each as far as the limit is kept.
+
+        Args:
+            widths: On the grid, within the limit.
+            order: The groups, those first that are to have most.
+        """
+        widened = np.array(widths, np.int64)
+        for group in order if self.limit < math.inf else ():
+            wider = self.choices[group][self.choices[group] > widened[group]]
+            if not len(wider):
+                continue
+            rows = np.tile(widened, (len(wider), 1))
+            rows[:, group] = wider
+            fitting = self.cost.of(rows) <= self.limit * (1 + SLACK)
+            if fitting.any():
+                widened[group] = wider[fitting][-1]
+        return tuple(widened.tolist())
+
     @property
     def parts(self) -> Shares:
         """How the cost of the unpruned network is made up, for states of an agent."""
@@ -263,6 +284,41 @@ def known_widths(cost: Cost, grid: tuple[Integers, ...]) -> tuple[Integers, ...]
             ),
         )
     return known
+
+
+def paying_widths(
+    cost: Cost, grid: tuple[Integers, ...], steps: Sequence[int]
+) -> tuple[Integers, ...]:
+    """The widths without those that are off a group's channel step and save nothing.
+
+    Between two steps a device mostly takes as long as for the next one, or longer: 20 channels can
+    cost more than 32. Such a width stays only if the layers of its group, with all other groups
+    whole, cost less by `PAYS` than at every wider width that stays.
+
+    Args:
+        cost: A sum over layers; of others, all widths stay.
+        grid: Allowed widths of every group, ascending.
+        steps: Channel step of each group's widths.
+    """
+    try:
+        addends = cost.addends(grid)
+    except UsageError:
+        return grid
+    paying = []
+    for group, (widths, step) in enumerate(zip(grid, steps, strict=True)):
+        own = np.zeros(len(widths))
+        for groups, table in addends.items():
+            if group in groups:
+                whole = tuple(slice(None) if one == group else -1 for one in groups)
+                own += table[whole]
+        stays, least = [], math.inf
+        for place in reversed(range(len(widths))):
+            on_step = widths[place] % step == 0 or place == len(widths) - 1
+            if on_step or own[place] < (1 - PAYS) * least:
+                stays.append(place)
+                least = min(least, float(own[place]))
+        paying.append(widths[stays[::-1]])
+    return tuple(paying)
 
 
 @dataclass(frozen=True)

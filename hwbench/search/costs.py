@@ -195,33 +195,33 @@ def size(structure: Structure) -> Counted:
 
 
 class KeptWeights:
-    """Bytes of the weights that are not zero: what a sparse file format would store.
+    """The parameters that are not zero, or their bytes: what a sparse file format would store.
 
     A decision is one layer with weights; its width counts kept weights in thousandths.
 
     Args:
         weights: Weights of each layer, shape (layers,).
         rest: Parameters that are never pruned (biases).
-        element_bytes: Bytes of one of them.
+        element_bytes: Bytes of one of them; None to count parameters.
     """
 
-    name, unit = "size", "bytes"
-
     def __init__(
-        self, weights: Sequence[float] | Floats, rest: float, element_bytes: int = 4
+        self, weights: Sequence[float] | Floats, rest: float, element_bytes: int | None = 4
     ) -> None:
-        self._bytes = np.array(weights, np.float64) * element_bytes / WHOLE
-        self._rest = float(rest * element_bytes)
+        self.name, self.unit = ("parameters", "") if element_bytes is None else ("size", "bytes")
+        each = element_bytes or 1
+        self._weights = np.array(weights, np.float64) * each / WHOLE
+        self._rest = float(rest * each)
 
     def of(self, widths: Integers) -> Floats:
-        """Bytes, shape (n,)."""
-        found: Floats = np.asarray(widths) @ self._bytes + self._rest
+        """Bytes or parameters, shape (n,)."""
+        found: Floats = np.asarray(widths) @ self._weights + self._rest
         return found
 
     def addends(self, choices: Sequence[Integers]) -> Addends:
-        """Bytes of each layer, and those of the rest."""
+        """Those of each layer, and those of the rest."""
         return {(): np.array(self._rest)} | {
-            (i,): one * self._bytes[i] for i, one in enumerate(choices)
+            (i,): one * self._weights[i] for i, one in enumerate(choices)
         }
 
     def whole(self, sums: Floats) -> Floats:

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 import numpy as np
 
 from hwbench.errors import UsageError
-from hwbench.network.widths import DEFAULT_LOWER
+from hwbench.network.widths import DEFAULT_LOWER, group_step
 from hwbench.search.baselines import baselines
-from hwbench.search.budget import FINE_STEP, Budget, channel_choices
+from hwbench.search.budget import FINE_STEP, Budget, channel_choices, paying_widths
+from hwbench.search.costs import Latency
 from hwbench.search.limit import KINDS
 from hwbench.search.objective import KeptWeight
 from hwbench.search.options import SearchOptions, WidthOptions
@@ -283,8 +284,12 @@ class WidthMethod(Method[WidthOptionsT]):
         Raises:
             UsageError: The limit cannot be reached.
         """
-        original = self.original_cost(context)
-        return Budget(self.cost(context), limit, *self.grids(context), original=original)
+        original, cost, grids = self.original_cost(context), self.cost(context), self.grids(context)
+        if isinstance(cost, Latency) and self.channel_step is None:
+            # The last grid also holds widths that do not pay, for limits that nothing else reaches.
+            steps = [group_step(context.step, unit) for unit in context.structure.units]
+            grids = [*(paying_widths(cost, grid, steps) for grid in grids), grids[-1]]
+        return Budget(cost, limit, *grids, original=original)
 
     def original_cost(self, context: SearchContext) -> float:
         """Cost of the unpruned network, in the unit of the budget."""

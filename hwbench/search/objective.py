@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hwbench.search.blocks import BlockLatency
 
 
+ELEMENT_BYTES = 4
+"""Bytes of a single weight: networks are pruned in single precision."""
 TINY = 1e-300
 """Least sum that shares are taken of: the weights of a layer may all be zero."""
 
@@ -45,7 +47,7 @@ class Prices:
         self._weights = np.stack([cost.weights for cost in counted], axis=1)
         self._biases = np.stack([cost.biases for cost in counted], axis=1)
         self._left = counted[0].left
-        self._kept = weights_cost(structure)
+        self._kept = [weights_cost(structure, kind) for kind in ("params", "size")]
         names = [slot.layer.name for slot in structure.slots]
         self._in_blocks = {
             block.name: [place for place, name in enumerate(names) if name in block.nodes]
@@ -68,7 +70,9 @@ class Prices:
             area[gone] = outputs[gone] = 0
         macs, params, size_bytes = (area @ self._weights + outputs @ self._biases).tolist()
         if candidate.shares is not None:
-            size_bytes = self._kept.of(np.array([candidate.shares]) * WHOLE)[0]
+            # What is zero is not counted, as in a sparse file; it is multiplied all the same.
+            shares = np.array([candidate.shares]) * WHOLE
+            params, size_bytes = (float(kept.of(shares)[0]) for kept in self._kept)
         latency_s = self._latency_s(candidate, widths)
         return Outcome(quality, latency_s, round(macs), round(params), round(size_bytes), distance)
 
@@ -103,12 +107,19 @@ class Prices:
         return self._in_blocks[block]
 
 
-def weights_cost(structure: Structure) -> KeptWeights:
-    """Size of a network whose single weights are pruned, one decision per layer with weights."""
+def weights_cost(structure: Structure, kind: str = "size") -> KeptWeights:
+    """Cost of a network whose single weights are pruned, one decision per layer with weights.
+
+    Args:
+        structure: The network.
+        kind: `size` in bytes, or `params`: the number of parameters that are not zero.
+    """
     counted = costs.params(structure)
     prunable = np.array([bool(slot.layer.macs) for slot in structure.slots])
     return KeptWeights(
-        counted.weights[prunable], counted.biases.sum() + counted.weights[~prunable].sum()
+        counted.weights[prunable],
+        counted.biases.sum() + counted.weights[~prunable].sum(),
+        None if kind == "params" else ELEMENT_BYTES,
     )
 
 
@@ -195,9 +206,10 @@ def _absolute(module: nn.Module, name: str) -> Floats:
         # Every head of queries, keys and values has the same channels: those of one stand together.
         weight = layer.in_proj_weight
         if weight is not None:
-            weight = weight.unflatten(0, (-1, layer.head_dim)).transpose(0, 1).flatten(0, 1)
+            per_head = weight.reshape(-1, layer.head_dim, weight.shape[1])
+            weight = per_head.transpose(0, 1).flatten(0, 1)
     elif isinstance(around, nn.MultiheadAttention) and isinstance(weight, Tensor):
-        weight = weight.unflatten(1, (-1, around.head_dim)).transpose(1, 2).flatten(1, 2)
+        weight = weight.reshape(len(weight), -1, around.head_dim).transpose(1, 2).flatten(1, 2)
     if not isinstance(weight, Tensor):
         raise UsageError(
             f"the network has no layer with weights called {name!r}, so it cannot be pruned"

@@ -6,8 +6,6 @@ import io
 import sys
 import threading
 
-import pytest
-
 from hwbench.cli import live_line
 from hwbench.cli.options import Keeping
 from hwbench.cli.search_progress import show_search
@@ -25,20 +23,21 @@ class Heard(io.StringIO):
         return super().write(text)
 
 
-@pytest.fixture
-def heard(monkeypatch):
+def listen(monkeypatch) -> Heard:
     stream = Heard()
     monkeypatch.setattr(sys, "stderr", stream)
     return stream
 
 
-def test_nothing_is_written_before_half_a_minute(heard):
+def test_nothing_is_written_before_half_a_minute(monkeypatch):
+    heard = listen(monkeypatch)
     with show_search("net", Keeping()) as line:
         line.say("training the original")
     assert heard.getvalue() == ""
 
 
-def test_training_that_tells_nothing_is_told_of(heard, monkeypatch):
+def test_training_that_tells_nothing_is_told_of(monkeypatch):
+    heard = listen(monkeypatch)
     monkeypatch.setattr(live_line, "PLAIN_S", 0.01)
     with show_search("net", Keeping()) as line:
         line.say("training the original")
@@ -47,7 +46,8 @@ def test_training_that_tells_nothing_is_told_of(heard, monkeypatch):
     assert "hwbench: 0 s: net training the original ..." in heard.getvalue()
 
 
-def test_nothing_disturbs_timed_rounds(heard, monkeypatch):
+def test_nothing_disturbs_timed_rounds(monkeypatch):
+    heard = listen(monkeypatch)
     monkeypatch.setattr(live_line, "PLAIN_S", 0.01)
     before = threading.active_count()
     with show_search("net", Keeping()) as line:
@@ -61,7 +61,8 @@ def test_nothing_disturbs_timed_rounds(heard, monkeypatch):
         assert not heard.written.wait(0.1)
 
 
-def test_the_plan_of_its_time_is_said_at_once(heard):
+def test_the_plan_of_its_time_is_said_at_once(monkeypatch):
+    heard = listen(monkeypatch)
     with show_search("net", Keeping()) as line:
         line.planned("60 s are left: trials 60 s")
     assert heard.getvalue() == "hwbench: 0 s: net 60 s are left: trials 60 s\n"

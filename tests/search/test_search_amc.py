@@ -179,6 +179,30 @@ def test_global_random_state_is_left_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_episodes_use_the_budget_up_and_learn_from_what_became_of_them():
+    limit = budget()
+    search = Amc(limit, channel_geometry(table_support.structure()), episodes=12, agent=SMALL)
+    for trial in drive(search):
+        cost = float(limit.cost.of(np.array([trial.candidate.widths]))[0])
+        assert 0.97 * limit.limit <= cost <= limit.limit * (1 + 1e-9)
+    whole = [int(grid[-1]) for grid in limit.choices]
+    kept = np.array(search.trials[-1].candidate.widths) / whole
+    (path,) = search._paths
+    assert [step.action for step in path] == pytest.approx(kept.tolist())
+    assert [step.last for step in path] == [False] * (len(path) - 1) + [True]
+    published = Amc(
+        limit,
+        channel_geometry(table_support.structure()),
+        episodes=12,
+        agent=SMALL,
+        explore="everywhere",
+    )
+    costs = [
+        float(limit.cost.of(np.array([trial.candidate.widths]))[0]) for trial in drive(published)
+    ]
+    assert min(costs) < 0.95 * limit.limit
+
+
 @pytest.mark.parametrize("fails", [frozenset(), frozenset({0, 3})])
 def test_exploring_episodes_at_once_are_those_one_after_the_other(fails, monkeypatch):
     """The random numbers of all of them are drawn before any of them is learnt from."""

@@ -8,6 +8,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hwbench.errors import UsageError
 from hwbench.lookup_tables.structure_latency import StructureLatency
@@ -16,7 +18,7 @@ from hwbench.network.prunable import PrunableNetwork
 from hwbench.search import costs
 from hwbench.search.base import Candidate
 from hwbench.search.baselines import Policy
-from hwbench.search.budget import Budget, channel_choices
+from hwbench.search.budget import Budget, channel_choices, paying_widths
 from hwbench.search.objective import Prices
 from tests.support import table_support
 from tests.support.search_support import CHOICES, GridCost
@@ -173,3 +175,46 @@ def test_policies_use_their_budget_up_and_keep_their_shape(policy):
         widths,
         trend,
     )
+
+
+class Stepped(GridCost):
+    """A device that works on 16 channels at a time, and is slow at what is left over."""
+
+    def __init__(self, choices) -> None:
+        super().__init__(choices, 0)
+        counts = [np.ceil(grid / 16) + 0.1 * (grid % 16 > 0) for grid in choices]
+        self.grids = {(0, 1): np.add.outer(counts[0], counts[1]), (): np.array(1.0)}
+        self.grids[0, 1][0, :] -= 0.4  # but 4 channels of the first group pay
+
+
+def test_widths_off_the_step_are_proposed_only_where_they_pay():
+    choices = (np.array([4, 12, 16, 20, 32]), np.array([4, 8, 16, 24, 28]))
+    cost = Stepped(choices)
+    first, second = paying_widths(cost, choices, [16, 16])
+    assert first.tolist() == [4, 16, 32]
+    assert second.tolist() == [16, 28]
+    every = paying_widths(cost, choices, [4, 4])
+    assert [grid.tolist() for grid in every] == [grid.tolist() for grid in choices]
+
+
+def test_where_costs_are_no_sums_all_widths_stay():
+    class Live(GridCost):
+        def addends(self, choices):
+            raise UsageError("a live device answers whole networks only")
+
+    assert paying_widths(Live(CHOICES, 0), CHOICES, [16] * 4) is CHOICES
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), share=st.floats(0.1, 1.0))
+def test_no_group_can_be_widened_further_where_all_were(seed, share):
+    cost = GridCost(CHOICES, seed)
+    networks = np.array(list(cost.everything()))
+    costs = cost.of(networks)
+    budget = Budget(cost, float(np.quantile(costs, share)), CHOICES)
+    widths = budget.least[1]
+    widened = budget.widen(widths, [3, 1, 0, 2])
+    assert budget.fits(widened)
+    assert all(wide >= narrow for wide, narrow in zip(widened, widths, strict=True))
+    first = [int(width) for width in CHOICES[3] if budget.fits((*widths[:3], int(width)))]
+    assert widened[3] == max(first)

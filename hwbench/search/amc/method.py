@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     from hwbench.search.limit import Limit
 
 WEIGHT_SHARES = 50
-"""Choices of the share of one layer's single weights that is kept."""
+"""Choices of the share of one layer's single weights that is kept, from none to all."""
+SPARSE_KINDS = ("params", "size")
+"""What a budget can be of where single weights are pruned."""
+SPARSE_REWARDS = ("error", "params")
+"""Rewards that know whether single weights are zero, or need not know."""
 
 
 class AmcMethod(WidthMethod[AmcOptions]):
@@ -46,10 +51,17 @@ class AmcMethod(WidthMethod[AmcOptions]):
         """See `Method.check`; with a reward that knows the cost no budget is needed."""
         if limit is not None or self.options.reward == REWARDS[0]:
             super().check(limit)
-        if self.options.single_weights and (limit is None or limit.kind != "size"):
+        if not self.options.single_weights:
+            return
+        if limit is not None and limit.kind not in SPARSE_KINDS:
             raise UsageError(
-                "single weights are pruned for a size budget only: no ordinary runtime gets faster"
-                " by it"
+                "single weights are pruned for a budget of parameters or size only: no ordinary"
+                f" runtime gets faster by it, and {limit.kind} was given"
+            )
+        if self.options.reward not in SPARSE_REWARDS:
+            raise UsageError(
+                f"single weights that are zero do not change {self.options.reward}; expected the"
+                f" reward {' or '.join(SPARSE_REWARDS)}"
             )
 
     def wants_latency(self, limit: Limit | None) -> bool:
@@ -64,7 +76,8 @@ class AmcMethod(WidthMethod[AmcOptions]):
     def cost(self, context: SearchContext) -> Cost:
         """What is limited."""
         if self.options.single_weights:
-            return weights_cost(context.structure)
+            kind = "params" if context.limit is None else context.limit.kind
+            return weights_cost(context.structure, kind)
         return context.cost()
 
     def whole(self, context: SearchContext) -> Sequence[int]:
@@ -77,8 +90,9 @@ class AmcMethod(WidthMethod[AmcOptions]):
         """Widths to choose from, or shares of the single weights of each layer."""
         if not self.options.single_weights:
             return super().grids(context)
-        shares = np.linspace(WHOLE / WEIGHT_SHARES, WHOLE, WEIGHT_SHARES).round()
-        choices = np.unique(shares.astype(np.int64))
+        least = math.ceil(self.options.lower * WHOLE)
+        shares = np.linspace(WHOLE / WEIGHT_SHARES, WHOLE, WEIGHT_SHARES).round().astype(np.int64)
+        choices = np.unique(np.append(shares[shares > least], least))
         return [tuple(choices for _ in self._geometry(context))]
 
     def search_widths(

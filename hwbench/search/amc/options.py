@@ -21,7 +21,7 @@ class AmcOptions(WidthOptions):
         reward: What the agent is rewarded for, one of `REWARDS`.
         single_weights: Whether single weights are pruned, not channels.
         explore: Where the agent explores at first, one of `EXPLORATIONS`.
-        lower: Smallest share of a width.
+        lower: Smallest share of a width, or of the single weights of a layer.
     """
 
     reward: str = option(
@@ -32,7 +32,7 @@ class AmcOptions(WidthOptions):
     )
     single_weights: bool = option(
         "Prune single weights, not channels: that saves bytes, but no time. It needs a limit on"
-        " the size.",
+        " the parameters or the size, or the reward params.",
         default=False,
     )
     explore: str = option(
@@ -43,5 +43,7 @@ class AmcOptions(WidthOptions):
         noun="exploration",
     )
     lower: float = option(
-        "Smallest share of a width that is kept.", default=DEFAULT_LOWER, is_share=True
+        "Smallest share of a width, or of the single weights of a layer, that is kept.",
+        default=DEFAULT_LOWER,
+        is_share=True,
     )

@@ -5,6 +5,7 @@ More exactly it picks the preserve ratio of each group of channels, within a bud
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -73,8 +74,8 @@ class Amc(Search):
         reward: One of `REWARDS`.
         single_weights: Whether decisions are shares of the single weights of each layer, not
             widths (the paper's Algorithm 1).
-        explore: `nearby`, around uniform pruning, or `everywhere`, as published; without a limit
-            always the latter.
+        explore: `nearby`, around uniform pruning, with what an episode leaves of the budget given
+            to its last groups, or `everywhere`, as published; without a limit always the latter.
         agent: Settings of the agent; None for those that go with `explore`.
 
     Raises:
@@ -110,6 +111,7 @@ class Amc(Search):
         first = min(warm_up, episodes // 4)
         start = _uniform_share(budget) if explore == "nearby" and budget.limit < math.inf else None
         settings = agent or (PUBLISHED if start is None else nearby(episodes - first))
+        self._fills = start is not None
         self._agent = Ddpg(
             SIZE, len(geometry), warm_up=first, seed=seed, start=start, settings=settings
         )
@@ -134,14 +136,20 @@ class Amc(Search):
         """One episode: the candidate that its decisions make; its path is remembered."""
         number = self._number()
         start = self._agent.start if number == 0 else None
-        path: list[Transition] = []
-        state = self._walk.reset()
+        states = [self._walk.reset()]
         while not self._walk.done:
-            following = self._walk.step(self._agent.act(state) if start is None else start)
-            path.append(Transition(state, float(following[-1]), following, self._walk.done))
-            state = following
-        self._paths.append(path)
+            action = self._agent.act(states[-1]) if start is None else start
+            states.append(self._walk.step(action))
         decided = tuple(self._walk.decided)
+        if self._fills:
+            # What the last wishes left of the budget goes to the last groups, and counts as theirs.
+            decided = self._walk.budget.widen(decided, range(len(decided) - 1, -1, -1))
+            states = self._walk.retrace(decided)
+        path: list[Transition] = []
+        for place, (state, following) in enumerate(itertools.pairwise(states), 1):
+            is_last = place == len(decided)
+            path.append(Transition(state, float(following[-1]), following, is_last))
+        self._paths.append(path)
         note = "exploring" if self._agent.still_exploring else "agent"
         if self._single_weights:
             shares = tuple(width / WHOLE for width in decided)

@@ -7,7 +7,7 @@ first step, whose action is fixed, is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,11 +103,20 @@ class Walk:
         wish = choices[
             min(int(np.searchsorted(choices, round(action * int(choices[-1])))), len(choices) - 1)
         ]
-        width = self.budget.bounded(self.decided, wish)
+        return self._take(self.budget.bounded(self.decided, wish))
+
+    def retrace(self, widths: Sequence[int]) -> list[Floats]:
+        """Walk anew to these widths; the states before the first decision and after each."""
+        states = [self.reset()]
+        states += [self._take(width) for width in widths]
+        return states
+
+    def _take(self, width: int) -> Floats:
+        group = len(self.decided)
         self._reduced += self._parts.freed(group, (*self._places, self._place[group][width]))
         self.decided.append(width)
         self._places.append(self._place[group][width])
-        self._last = width / int(choices[-1])
+        self._last = width / int(self.budget.choices[group][-1])
         return self.state()
 
     def state(self) -> Floats:

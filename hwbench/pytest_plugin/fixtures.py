@@ -102,6 +102,8 @@ def assert_faster(request: pytest.FixtureRequest, hw_device: Device) -> Callable
     ) -> Comparison:
         __tracebackhide__ = True  # a failure is shown at the line of the test
         question = Question(at_least, accuracy_drop)
+        if options.get("data") is None and options.get("evaluate") is None:
+            question.require_no_data()
         comparison = meter.compare(baseline, candidate, narrow=at_least is not None, **options)
         question.require_evidence(comparison)
         answer = question.answer(comparison.ratio, comparison.baseline.settings.min_effect)

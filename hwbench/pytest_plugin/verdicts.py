@@ -49,16 +49,23 @@ class Question:
                 f"accuracy_drop={self.accuracy_drop} is no share; expected 0.01 for one percent"
             )
 
-    def require_evidence(self, comparison: Comparison) -> None:
-        """Refuse a question about accuracy where there was nothing to tell it by.
+    def require_no_data(self) -> None:
+        """Refuse a question about accuracy before anything is measured, as no data was given.
 
         Raises:
-            UsageError: No data was given, or data without labels.
+            UsageError: Accuracy is asked for.
+        """
+        if self.accuracy_drop is not None:
+            raise _needs_images()
+
+    def require_evidence(self, comparison: Comparison) -> None:
+        """Refuse a question about accuracy where the data had no labels to tell it by.
+
+        Raises:
+            UsageError: It had none.
         """
         if self.accuracy_drop is not None and comparison.likeness.accuracy_drop is None:
-            raise UsageError(
-                "whether accuracy is kept needs labelled images", Argument("data", "images/")
-            )
+            raise _needs_images()
 
     def loses_accuracy(self, comparison: Comparison) -> bool:
         """Whether the candidate's accuracy is lower by more than it may be."""
@@ -174,6 +181,10 @@ class Question:
             Column("runs as", path=True),
         )
         return [Table(columns, rows)]
+
+
+def _needs_images() -> UsageError:
+    return UsageError("whether accuracy is kept needs labelled images", Argument("data", "images/"))
 
 
 def _write(blocks: Sequence[Block]) -> str:

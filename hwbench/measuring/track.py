@@ -15,7 +15,7 @@ from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.records.series import Series, SeriesBuilder
-from hwbench.version import __version__, commit
+from hwbench.version import __version__, commit, commit_here
 
 
 @dataclass
@@ -88,6 +88,7 @@ def draft_records(
             hwbench_version=__version__,
             commit=commit(),
             complete=False,
+            source_commit=commit_here(),
         )
         for workload in workloads
     ]

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from hwbench.workflows.candidate_meter import CandidateMeter, Ranking, Reading, meter
     from hwbench.workflows.compare import compare
     from hwbench.workflows.doctor import doctor
+    from hwbench.workflows.history import History, read_history
+    from hwbench.workflows.matrix import Matrix, MatrixCell, MatrixColumn, measure_matrix
     from hwbench.workflows.predict import ModelPrediction, open_table, predict
     from hwbench.workflows.profile import profile
     from hwbench.workflows.search.run import run_front, run_search
@@ -44,8 +46,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CandidateMeter",
     "Comparison",
+    "History",
     "HwbenchError",
     "LookupTable",
+    "Matrix",
+    "MatrixCell",
+    "MatrixColumn",
     "Measurement",
     "ModelPrediction",
     "PrunableNetwork",
@@ -59,12 +65,14 @@ __all__ = [
     "doctor",
     "list_devices",
     "load_workload",
+    "measure_matrix",
     "meter",
     "open_device",
     "open_store",
     "open_table",
     "predict",
     "profile",
+    "read_history",
     "run_front",
     "run_search",
     "selftest",
@@ -74,8 +82,12 @@ __all__ = [
 _HOME = {
     "CandidateMeter": "hwbench.workflows.candidate_meter",
     "Comparison": "hwbench.records.comparison",
+    "History": "hwbench.workflows.history",
     "HwbenchError": "hwbench.errors",
     "LookupTable": "hwbench.lookup_tables",
+    "Matrix": "hwbench.workflows.matrix",
+    "MatrixCell": "hwbench.workflows.matrix",
+    "MatrixColumn": "hwbench.workflows.matrix",
     "Measurement": "hwbench.records.measurement",
     "ModelPrediction": "hwbench.workflows.predict",
     "PrunableNetwork": "hwbench.network.prunable",
@@ -89,12 +101,14 @@ _HOME = {
     "doctor": "hwbench.workflows.doctor",
     "list_devices": "hwbench.devices",
     "load_workload": "hwbench.network.intake",
+    "measure_matrix": "hwbench.workflows.matrix",
     "meter": "hwbench.workflows.candidate_meter",
     "open_device": "hwbench.devices",
     "open_store": "hwbench.store",
     "open_table": "hwbench.workflows.predict",
     "predict": "hwbench.workflows.predict",
     "profile": "hwbench.workflows.profile",
+    "read_history": "hwbench.workflows.history",
     "run_front": "hwbench.workflows.search.run",
     "run_search": "hwbench.workflows.search.run",
     "selftest": "hwbench.workflows.selftest",

@@ -5,21 +5,28 @@ Workflows are imported when a command runs, so that help is instant.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 import hwbench
-from hwbench.cli.delivery import deliver, report, write_json
+from hwbench.cli.cache import cache_app
+from hwbench.cli.delivery import deliver, report, write_file, write_json
 from hwbench.cli.devices import devices_app
+from hwbench.cli.export import export_command
+from hwbench.cli.history import history_command
 from hwbench.cli.lab import lab_app, workplace
+from hwbench.cli.matrix import matrix_command
 from hwbench.cli.options import (
     CandidatePrecisionOption,
     DeviceOption,
     FailOnOption,
+    JunitOption,
     Keeping,
     LabOption,
     MinEffectOption,
@@ -36,13 +43,13 @@ from hwbench.cli.search import search_app
 from hwbench.cli.store import store_app
 from hwbench.cli.tables import table_app
 from hwbench.cli.tflite import Tflite
-from hwbench.errors import IncomparableError, UsageError
+from hwbench.errors import Argument, IncomparableError, UsageError
 
 if TYPE_CHECKING:
     from hwbench.records.comparison import Comparison
 
-ORDER = ["profile", "compare", "table", "search", "report", "store"]
-ORDER += ["devices", "doctor", "selftest", "lab"]
+ORDER = ["profile", "compare", "matrix", "table", "search", "history"]
+ORDER += ["report", "store", "export", "devices", "doctor", "selftest", "cache", "lab"]
 """The commands as `hwbench --help` lists them: what everybody uses first."""
 
 
@@ -60,11 +67,21 @@ app = typer.Typer(
     epilog="Example: hwbench compare resnet18.onnx pruned.onnx",
     add_completion=False,
 )
+app.add_typer(cache_app, name="cache")
 app.add_typer(devices_app, name="devices")
 app.add_typer(lab_app, name="lab")
 app.add_typer(table_app, name="table")
 app.add_typer(search_app, name="search")
 app.add_typer(store_app, name="store")
+app.command(
+    "matrix", epilog="Example: hwbench matrix a.onnx b.onnx --precision fp32,int8 --threads 1,2"
+)(matrix_command)
+app.command("export", epilog="Example: hwbench export 3f9c1a --to chrome-trace -o layers.json")(
+    export_command
+)
+app.command("history", epilog='Example: hwbench history net.onnx --fail-on "slowdown>1.03"')(
+    history_command
+)
 app.command("report", epilog="Example: hwbench report --since 7d -o report.html")(report_command)
 
 START_FIELDS = ("load_s", "first_run_s", "peak_memory_bytes")
@@ -74,6 +91,8 @@ LIKENESS_FIELDS = ("accuracy_drop", "agreement")
 RATIO_FIELDS = ("speedup", "macs_ratio", "params_ratio")
 COMPARE_FIELDS = (*RATIO_FIELDS, *LIKENESS_FIELDS, *START_FIELDS, *TAIL_FIELDS)
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
+RECORD_ID = re.compile(r"[0-9a-f]{6,32}")
+"""What the id of a stored measurement, or the beginning of it, looks like."""
 MODEL_HELP = (
     "A file (.onnx, .pt, .pt2, .safetensors), a folder of Hugging Face, zoo:NAME, or"
     " package.module:factory."
@@ -179,18 +198,32 @@ def compare(
     how: Protocol,
     keeping: Keeping,
     output: Output,
-    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help=MODEL_HELP)],
-    candidate: Annotated[
+    baseline: Annotated[
         str,
-        typer.Argument(
-            metavar="CANDIDATE", help="The model that should be faster, given like BASELINE."
-        ),
+        typer.Argument(metavar="BASELINE", help=f"{MODEL_HELP} Or the id of a stored measurement."),
     ],
+    candidate: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CANDIDATE",
+            help="The model that should be faster, given like BASELINE. With --against, the only"
+            " one.",
+            show_default=False,
+        ),
+    ] = None,
     candidate_device: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
             help="The --device of the candidate, if it differs: another runtime here.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAG",
+            help="The baseline is the model that hwbench store tag kept under this name. It is"
+            " measured again, beside the candidate.",
         ),
     ] = None,
     candidate_precision: CandidatePrecisionOption = None,
@@ -199,7 +232,7 @@ def compare(
         typer.Option(
             metavar="FOLDER",
             help="Images to evaluate both models on: a folder with one sub-folder per class, or"
-            " with train and test; package.module:factory of torch datasets; or digits.",
+            " with train and test; package.module:factory of torch datasets; fashion-mnist; or digits.",
         ),
     ] = None,
     evaluate: Annotated[
@@ -222,8 +255,12 @@ def compare(
     ] = False,
     min_effect: MinEffectOption = None,
     fail_on: FailOnOption = None,
+    junit: JunitOption = None,
 ) -> int:
     """Measure two models interleaved: how much faster the candidate is, and why.
+
+    Two ids of stored measurements are compared as they are; unless they were interleaved, there is
+    no verdict.
 
     Exit codes: 0 for FASTER or SAME, 1 for SLOWER or if a rule holds, 2 for INCOMPARABLE, 5 for
     UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio, params_ratio, accuracy_drop and
@@ -236,17 +273,25 @@ def compare(
         if rule.field == "accuracy_drop" and data is None and evaluate is None:
             raise UsageError(f"--fail-on {rule} needs images to evaluate both models on: --data")
     from hwbench.cli.progress import show_measuring
-    from hwbench.render import comparing, documents
+    from hwbench.render import documents
+    from hwbench.workflows.compare import compare_records
+    from hwbench.workflows.tags import load_tagged
 
+    if against is None and candidate is not None and _are_records(baseline, candidate):
+        outcome = compare_records(baseline, candidate, store=keeping.store)
+        return _show_comparison(
+            output, outcome, rules, all_layers=all_layers, saved=True, junit=junit
+        )
+    reference, name = _choose_sides(baseline, candidate, against)
     settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
     if any(rule.field == "speedup" for rule in rules):
         # Whether it is faster at all is known long before the speed-up is known to a limit.
         settings = replace(settings, stop_at_difference=False)
     try:
-        with show_measuring(f"{baseline} and {candidate}", keeping) as progress:
+        with show_measuring(f"{reference} and {name}", keeping) as progress:
             outcome = workplace(lab).compare(
-                baseline,
-                candidate,
+                reference if against is None else load_tagged(against, store=keeping.store),
+                name,
                 device=how.device,
                 candidate_device=candidate_device,
                 candidate_precision=(
@@ -263,19 +308,59 @@ def compare(
     except IncomparableError as error:
         write_json(output, documents.incomparable_document(error))
         raise
+    saved = not keeping.no_save
+    return _show_comparison(output, outcome, rules, all_layers=all_layers, saved=saved, junit=junit)
+
+
+def _are_records(*names: str) -> bool:
+    """Whether all of them look like ids of stored measurements, and are no files."""
+    return all(RECORD_ID.fullmatch(name) and not Path(name).exists() for name in names)
+
+
+def _choose_sides(baseline: str, candidate: str | None, against: str | None) -> tuple[str, str]:
+    """Names of the baseline and of the candidate.
+
+    Raises:
+        UsageError: There are too many models, or too few.
+    """
+    if against is not None:
+        if candidate is not None:
+            raise UsageError(
+                f"the baseline is what was tagged {against!r}, so one model is enough, not"
+                f" {baseline} and {candidate}"
+            )
+        return against, baseline
+    if candidate is None:
+        raise UsageError(
+            f"nothing to compare {baseline} with; name a candidate, or a tagged baseline",
+            Argument("against", purpose="such as main"),
+        )
+    return baseline, candidate
+
+
+def _show_comparison(
+    output: Output,
+    outcome: Comparison,
+    rules: Sequence[Rule],
+    *,
+    all_layers: bool,
+    saved: bool,
+    junit: str | None,
+) -> int:
+    """Show a comparison, and check the rules."""
+    from hwbench.render import comparing, documents
+    from hwbench.render.junit import comparison_junit
+
     document = documents.compare_document(outcome)
-    deliver(
-        output,
-        comparing.compare_view(
-            outcome,
-            all_layers=all_layers,
-            layers_hint="--all-layers",
-            saved=not keeping.no_save,
-        ),
-        document,
-    )
     of_candidate = {field: document["candidate"][field] for field in START_FIELDS + TAIL_FIELDS}
-    return _exit_code(outcome, hits(rules, {**document, **of_candidate}))
+    broken = hits(rules, {**document, **of_candidate})
+    view = comparing.compare_view(
+        outcome, all_layers=all_layers, layers_hint="--all-layers", saved=saved, broken_rules=broken
+    )
+    if junit is not None:
+        write_file(junit, comparison_junit(outcome, broken), "the JUnit XML")
+    deliver(output, view, document)
+    return _exit_code(outcome, broken)
 
 
 @app.command(epilog="Example: hwbench selftest --device cpu --runs 10")
@@ -344,6 +429,9 @@ def _exit_code(outcome: Comparison, broken_rules: Sequence[str]) -> int:
         return report([f"{headline}; {outcome.findings[0].text}"], 2)
     if broken_rules:
         return report(broken_rules, 1)
+    if outcome.baseline.group_id != outcome.candidate.group_id:
+        sides = f"{outcome.baseline.model} {outcome.candidate.model}"
+        return report([f"{headline}; measure them together: hwbench compare {sides}"], 5)
     match verdict:
         case "SLOWER":
             return report([headline], 1)

@@ -36,13 +36,29 @@ def write_json(output: Output, document: Document) -> None:
     if output.for_machines:
         sys.stdout.write(to_json(document))
     if output.json is not None and output.json != "-":
-        try:
-            Path(output.json).write_text(to_json(document), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(
-                f"cannot write the JSON to {output.json}: {error.strerror or error}; give another"
-                " file"
-            ) from error
+        write_file(output.json, to_json(document), "the JSON")
+
+
+def write_file(target: str, text: str, what: str) -> None:
+    """Write a text to a file, or to standard output for `-`.
+
+    Args:
+        target: The file.
+        text: Its content.
+        what: What it is, for the message: "the CSV".
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {what} to {target}: {error.strerror or error}; give another file"
+        ) from error
 
 
 def report(lines: Sequence[str], code: int) -> int:

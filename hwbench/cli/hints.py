@@ -25,6 +25,7 @@ COMMAND_OF = {
     "list_tables": ("table", "list"),
     "setup_device": ("devices", "setup"),
     "sync_store": ("store", "sync"),
+    "tag_model": ("store", "tag"),
 }
 """Functions whose command has another name."""
 

@@ -206,9 +206,22 @@ FailOnOption = Annotated[
 ]
 
 
+JunitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--junit",
+        metavar="FILE",
+        help="Also write the result as JUnit XML to this file: SLOWER and rules that were hit are"
+        " failures, UNRESOLVED is skipped.",
+        callback=writable,
+        rich_help_panel="Output",
+    ),
+]
+
+
 @dataclass(frozen=True)
-class ModelSource:
-    """How the model files are read."""
+class ModelFiles:
+    """How the model files are read, whatever batch and precision they are measured in."""
 
     inputs: Annotated[
         list[str] | None,
@@ -239,15 +252,6 @@ class ModelSource:
             rich_help_panel="Model",
         ),
     ] = None
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="The batch size: leading dimension of the inputs.", rich_help_panel="Model"
-        ),
-    ] = None
-    precision: Annotated[
-        Precision, typer.Option(help="The precision to measure in.", rich_help_panel="Model")
-    ] = Precision.fp32
     arch: Annotated[
         str | None,
         typer.Option(
@@ -295,9 +299,7 @@ class ModelSource:
         return {
             "inputs": tuple(self.inputs or ()),
             "values": self.values,
-            "batch": self.batch,
             "dims": tuple(self.dims or ()),
-            "precision": self.precision.value,
             "arch": self.arch,
             "main": tuple(self.main or ()),
             "trust_pickle": self.trust_pickle,
@@ -306,27 +308,53 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
+class ModelSource(ModelFiles):
+    """How the model files are read, and in which batch and precision they are measured."""
+
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The batch size: leading dimension of the inputs.", rich_help_panel="Model"
+        ),
+    ] = None
+    precision: Annotated[
+        Precision, typer.Option(help="The precision to measure in.", rich_help_panel="Model")
+    ] = Precision.fp32
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the workflows."""
+        return super().arguments() | {"batch": self.batch, "precision": self.precision.value}
+
+
+IsolateOption = Annotated[
+    bool,
+    typer.Option(
+        "--isolate",
+        help="Run each model in a process of its own.",
+    ),
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        parser=duration,
+        metavar="SECONDS",
+        help="The longest that measuring may take. Without it: 10 for profile, for each run of"
+        " selftest and for each cell of matrix, 45 for table build, else 30.",
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option(min=0, help="Seed for the order of rounds and for random inputs.")
+]
+
+
+@dataclass(frozen=True)
 class Protocol:
     """How to measure."""
 
     device: DeviceOption = "cpu"
     threads: ThreadsOption = 1
-    isolate: Annotated[
-        bool,
-        typer.Option(
-            "--isolate",
-            help="Run each model in a process of its own.",
-        ),
-    ] = False
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            parser=duration,
-            metavar="SECONDS",
-            help="The longest that measuring may take. Without it: 10 for profile and for each run"
-            " of selftest, 45 for table build, else 30.",
-        ),
-    ] = None
+    isolate: IsolateOption = False
+    budget: BudgetOption = None
     tail: Annotated[
         bool,
         typer.Option(
@@ -335,9 +363,7 @@ class Protocol:
             " (p50, p90, p95, p99, worst).",
         ),
     ] = False
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed for the order of rounds and for random inputs.")
-    ] = 0
+    seed: SeedOption = 0
 
     def settings(
         self, base: Settings, *, layers: bool = True, min_effect: float | None = None

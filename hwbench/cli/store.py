@@ -12,14 +12,14 @@ import typer
 
 import hwbench
 from hwbench.cli.delivery import deliver, report
-from hwbench.cli.options import Output, StoreOption, VerboseOption, options
+from hwbench.cli.options import ModelSource, Output, StoreOption, VerboseOption, options
 
 if TYPE_CHECKING:
     from hwbench.store import DamagedRecord
     from hwbench.workflows.sync_store import Syncing
 
 store_app = typer.Typer(
-    help="List, show, export and copy the measurements kept so far.",
+    help="List, show, export, copy and delete the measurements kept so far, and tag models.",
     epilog="Example: hwbench store list",
 )
 
@@ -54,9 +54,9 @@ def store_list(
 
     with hwbench.open_store(store) as opened:
         summaries, url = opened.list(model, device, limit), opened.url
-    return deliver(
-        output, views.store_view(url, summaries), documents.store_document(url, summaries)
-    )
+        latencies_s = opened.latencies_s(summary.id for summary in summaries)
+    view = views.store_view(url, summaries, latencies_s)
+    return deliver(output, view, documents.store_document(url, summaries, latencies_s))
 
 
 @store_app.command("show", epilog="Example: hwbench store show 3f9c1a --json -")
@@ -95,6 +95,99 @@ def store_export(
     if target != "-":
         typer.echo(f"{lines} records written to {target}")
     return report([str(record) for record in damaged], 2)
+
+
+@store_app.command("delete", epilog="Example: hwbench store delete 3f9c1a 81b0d1")
+@options
+def store_delete(
+    records: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ID", help="Ids of measurements, or the beginnings of them. All or none go."
+        ),
+    ],
+    store: StoreOption = None,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+) -> int:
+    """Delete measurements, with their samples and the comparisons that they were part of.
+
+    A store that they were copied to keeps them, and gives them back when it is synchronised to this
+    one.
+    """
+    from hwbench.render.units import plural
+
+    with hwbench.open_store(store) as opened:
+        ids = [opened.get(record).id for record in records]
+        deleted, url = opened.delete(ids), opened.url
+    typer.echo(f"{plural(deleted, 'measurement')} deleted from {url}")
+    return 0
+
+
+@store_app.command("prune", epilog="Example: hwbench store prune --older 90d --dry-run")
+@options
+def store_prune(
+    *,
+    older: Annotated[
+        str,
+        typer.Option(
+            "--older",
+            metavar="AGE",
+            help="Delete what was measured before that: 90d for ninety days, or a date.",
+        ),
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how many measurements would go.")
+    ] = False,
+    store: StoreOption = None,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+) -> int:
+    """Delete old measurements. Tables, searches and tagged models stay."""
+    from hwbench.records.times import EARLIEST, parse_since, parse_utc
+    from hwbench.render.units import plural
+
+    limit = parse_since(older)
+    with hwbench.open_store(store) as opened:
+        ids = [
+            summary.id
+            for summary in opened.list()
+            if EARLIEST < parse_utc(summary.started_utc) < limit
+        ]
+        url = opened.url
+        if dry_run:
+            typer.echo(f"{plural(len(ids), 'measurement')} would be deleted from {url}")
+            return 0
+        deleted = opened.delete(ids)
+    typer.echo(f"{plural(deleted, 'measurement')} deleted from {url}")
+    return 0
+
+
+@store_app.command("tag", epilog="Example: hwbench store tag main net.onnx")
+@options
+def store_tag(
+    *,
+    source: ModelSource,
+    tag: Annotated[
+        str, typer.Argument(metavar="TAG", help="The name to keep the model under, such as main.")
+    ],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A file, zoo:NAME or package.module:factory; a copy is kept."
+        ),
+    ],
+    store: StoreOption = None,
+    verbose: VerboseOption = False,  # noqa: ARG001 - main looks for it
+) -> int:
+    """Keep a copy of a model under a name, for hwbench compare --against.
+
+    A tag that exists is moved to the new model.
+    """
+    from hwbench.render.units import size
+    from hwbench.workflows.tags import tag_model
+
+    tagged = tag_model(tag, model, store=store, **source.arguments())
+    typer.echo(f"{tag}: {model}, {size(len(tagged.artifact))}, SHA-256 {tagged.sha256[:12]}")
+    return 0
 
 
 @store_app.command(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwbench.lab.client import open_lab
 from hwbench.lab.meter import LabMeter
+from hwbench.network.workload import Workload
 from hwbench.workflows.build_table import BuiltTable, build_table
 from hwbench.workflows.compare import compare
 from hwbench.workflows.defaults import DEFAULT_MODEL
@@ -47,12 +48,12 @@ class LabWorkplace:
         self, model: str | Path | nn.Module = DEFAULT_MODEL, *, device: str = "cpu", **options: Any
     ) -> Measurement:
         """Measure one model on any of the devices."""
-        with self._open_meter(device, f"measuring {_name_of(model)}") as meter:
+        with self.open_meter(device, f"measuring {_name_of(model)}") as meter:
             return profile(model, device=meter, **options)
 
     def compare(
         self,
-        baseline: str | Path | nn.Module,
+        baseline: str | Path | nn.Module | Workload,
         candidate: str | Path | nn.Module,
         *,
         device: str = "cpu",
@@ -60,7 +61,7 @@ class LabWorkplace:
     ) -> Comparison:
         """Measure two models interleaved on any of the devices, and compare them."""
         title = f"measuring {_name_of(baseline)} and {_name_of(candidate)}"
-        with self._open_meter(device, title) as meter:
+        with self.open_meter(device, title) as meter:
             return compare(baseline, candidate, device=meter, **options)
 
     def build_table(
@@ -68,7 +69,7 @@ class LabWorkplace:
     ) -> BuiltTable:
         """Build a table with all of the devices, which are of one kind; `device` is its address."""
         title = f"table of {_name_of(model)}"
-        with self._open_meter(device, title, of_one_kind=True) as meter:
+        with self.open_meter(device, title, of_one_kind=True) as meter:
             return build_table(model, device=meter, **options)
 
     def run_search(
@@ -111,12 +112,12 @@ class LabWorkplace:
     ) -> Iterator[LabMeter]:
         """Gather devices of one kind for a search."""
         title = f"search in {_name_of(model)}"
-        with self._open_meter(device or "cpu", title, of_one_kind=True) as meter:
+        with self.open_meter(device or "cpu", title, of_one_kind=True) as meter:
             yield meter
 
     @contextmanager
-    def _open_meter(
-        self, device: str, title: str, *, of_one_kind: bool = False
+    def open_meter(
+        self, device: str, title: str = "measuring", *, of_one_kind: bool = False
     ) -> Iterator[LabMeter]:
         """Gather devices of the lab for some work."""
         with (
@@ -126,6 +127,8 @@ class LabWorkplace:
             yield LabMeter(crew)
 
 
-def _name_of(model: str | Path | nn.Module) -> str:
+def _name_of(model: str | Path | nn.Module | Workload) -> str:
     """Name a model for people."""
+    if isinstance(model, Workload):
+        return model.name
     return str(model) if isinstance(model, str | Path) else type(model).__name__

@@ -97,6 +97,12 @@ class LookupTable:
             check_entry(key, entry)
         object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
 
+    def __repr__(self) -> str:
+        """The table in short; all of it is in `to_dict`."""
+        made = self.provenance
+        entries, networks = len(self.entries), len(made.sources)
+        return f"<LookupTable of {made.device.address}: {entries} entries of {networks} networks>"
+
     @property
     def provenance(self) -> Provenance:
         """Device, runtime, settings, models, versions."""

@@ -15,7 +15,7 @@ from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding, order_findings
 from hwbench.records.measurement import Measurement, SessionStart, Settings
 from hwbench.records.series import Series, SeriesBuilder
-from hwbench.version import __version__, commit
+from hwbench.version import __version__, commit, commit_here
 
 
 @dataclass
@@ -109,6 +109,7 @@ def draft_records(
             hwbench_version=__version__,
             commit=commit(),
             complete=False,
+            source_commit=commit_here(),
         )
         for workload, (device, before) in zip(workloads, places, strict=True)
     ]

@@ -125,6 +125,38 @@ class Comparison:
     findings: tuple[Finding, ...]
     likeness: Likeness = field(default_factory=Likeness)
 
+    def __repr__(self) -> str:
+        """The comparison in short."""
+        sides = f"{self.candidate.model} against {self.baseline.model}"
+        if self.speedup is None or self.speedup_ci is None:
+            return f"<Comparison {self.verdict.value}: {sides}>"
+        low, high = self.speedup_ci
+        speedup = f"speed-up {self.speedup:.4g} ({low:.4g} to {high:.4g})"
+        return f"<Comparison {self.verdict.value}: {sides}, {speedup}>"
+
+    def metrics(self) -> dict[str, float]:
+        """What is known in numbers, flat, for `mlflow.log_metrics` or `wandb.log`.
+
+        The names are `speedup`, `speedup_low` and `speedup_high` (95 % interval), `macs_ratio`,
+        `params_ratio`, and those of `Measurement.metrics` behind `baseline/` and `candidate/`.
+        What is not known is left out.
+        """
+        low, high = self.speedup_ci or (None, None)
+        known = {
+            "speedup": self.speedup,
+            "speedup_low": low,
+            "speedup_high": high,
+            "macs_ratio": self.macs_ratio,
+            "params_ratio": self.params_ratio,
+        }
+        for side, record in (("baseline", self.baseline), ("candidate", self.candidate)):
+            known |= {f"{side}/{name}": value for name, value in record.metrics().items()}
+        return {
+            name: value
+            for name, value in known.items()
+            if value is not None and math.isfinite(value)
+        }
+
     @property
     def speedup(self) -> float | None:
         """Baseline over candidate; above 1 is faster."""
@@ -213,12 +245,57 @@ def compare(
     return replace(unexplained, findings=order_findings(findings))
 
 
+def compare_apart(
+    baseline: Measurement, candidate: Measurement, *, explain_change: ExplainChange | None = None
+) -> Comparison:
+    """Compare two records that were measured one after the other, maybe months apart.
+
+    The ratio is that of their latencies, its interval that of both taken as independent. What the
+    device did in between is in neither, so there is no verdict, and a finding says so.
+
+    Args:
+        baseline: The reference.
+        candidate: The new one.
+        explain_change: Explains layers that are executed in another way; None explains none.
+    """
+    if baseline.group_id == candidate.group_id or _find_other_differences(baseline, candidate):
+        return compare(baseline, candidate, explain_change=explain_change)
+    before, after = baseline.series.latency(), candidate.series.latency()
+    centre = math.log(after.estimate / before.estimate)
+    half = math.hypot(*(math.log1p(estimate.half_width) for estimate in (before, after)))
+    ratio = Ratio(
+        math.exp(centre),
+        (math.exp(centre - half), math.exp(centre + half)),
+        (0.0, math.inf),
+        min(before.sessions, after.sessions),
+    )
+    changes = _match_layers(baseline, candidate, explain_change)
+    text = (
+        f"measured {baseline.started_utc} and {candidate.started_utc}, not interleaved: what the"
+        " device did in between is not in the interval"
+    )
+    finding = Finding("not_interleaved", text)
+    unexplained = Comparison(baseline, candidate, ratio, Verdict.UNRESOLVED, changes, ())
+    explained = explain(unexplained)
+    return replace(
+        unexplained, findings=(finding, *explained, *_join_findings(baseline, candidate))
+    )
+
+
 def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]:
     """What besides the model differs between two records, in words.
 
     Precision may differ and is a finding instead; so may the runtime, and with it the clock, if
     both were asked for on one target.
     """
+    differences = _find_other_differences(baseline, candidate)
+    if baseline.group_id != candidate.group_id:
+        differences.append("measured one after the other, not interleaved")
+    return differences
+
+
+def _find_other_differences(baseline: Measurement, candidate: Measurement) -> list[str]:
+    """What differs beside the model, whether or not the two were interleaved."""
     pairs: dict[str, tuple[object, object]] = {
         "device": (baseline.device.target_id, candidate.device.target_id),
         "input shapes": (
@@ -236,8 +313,6 @@ def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]
     for name, (before, after) in pairs.items():
         if before != after:
             differences.append(f"{name} {before} against {after}")
-    if baseline.group_id != candidate.group_id:
-        differences.append("measured one after the other, not interleaved")
     return differences
 
 

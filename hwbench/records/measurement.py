@@ -7,6 +7,7 @@ batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -192,6 +193,8 @@ class Measurement:
         hwbench_version: Version of hwbench that took it.
         commit: Git commit of the hwbench checkout, if it was one.
         complete: False while sessions are still being added (a killed run leaves it so).
+        source_commit: Git commit of the folder that the measurement was started in, if it belonged
+            to a repository: what the model was made of, as a rule.
         starts: What it took to make each session ready, in order.
     """
 
@@ -220,6 +223,7 @@ class Measurement:
     hwbench_version: str
     commit: str | None
     complete: bool
+    source_commit: str | None = None
     starts: tuple[SessionStart, ...] = ()
 
     @property
@@ -275,6 +279,43 @@ class Measurement:
         """Sum of the layers over the unprofiled latency; None without layers."""
         return None if self.profile is None else self.profile.layers_sum_s / self.median_s
 
+    def __repr__(self) -> str:
+        """The record in short; all of it is in `to_dict`."""
+        what = f"{self.model} on {self.device.address}"
+        if not self.series:
+            return f"<Measurement {self.id[:12]} of {what}: no samples>"
+        (low_s, high_s), sessions = self.median_ci_s, self.series.sessions
+        latency = f"{self.median_s:.4g} s ({low_s:.4g} to {high_s:.4g}, {sessions} sessions)"
+        return f"<Measurement {self.id[:12]} of {what}: {latency}>"
+
+    def metrics(self) -> dict[str, float]:
+        """What is known in numbers, flat, for `mlflow.log_metrics` or `wandb.log`.
+
+        The names are `latency_s`, `latency_low_s` and `latency_high_s` (95 % interval), `sessions`,
+        `samples`, `macs`, `params`, `file_bytes`, `peak_memory_bytes`, `closure`, and
+        `layer_s/NAME` for the latency of each layer. What is not known is left out.
+        """
+        known: dict[str, float | None] = {
+            "sessions": self.series.sessions,
+            "samples": len(self.series),
+            "macs": self.macs,
+            "params": self.params,
+            "file_bytes": self.file_bytes,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+        if self.series:
+            known["latency_s"] = self.median_s
+            known["latency_low_s"], known["latency_high_s"] = self.median_ci_s
+            known["closure"] = self.closure
+        if self.profile is not None:
+            for layer in self.profile.layers:
+                known[f"layer_s/{layer.name}"] = layer.inference_s
+        return {
+            name: float(value)
+            for name, value in known.items()
+            if value is not None and math.isfinite(value)
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON types, its series flat; layer keys become text."""
         data: dict[str, Any] = {}
@@ -285,6 +326,8 @@ class Measurement:
             else:
                 data |= {flat_name: value[field_name] for field_name, flat_name in flat.items()}
         data["schema"] = MEASUREMENT_SCHEMA
+        if self.source_commit is None:
+            del data["source_commit"]  # earlier versions read what has no field they do not know
         return data
 
     @classmethod

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from hwbench.records.comparison import Comparison, LayerChange, explained_share
 from hwbench.records.outputs import ACCURACY, Likeness, QualityChange
 from hwbench.render.blocks import Block, Column, Line, Table, View
@@ -36,6 +39,7 @@ def compare_view(
     all_layers: bool = False,
     layers_hint: str = "",
     saved: bool = True,
+    broken_rules: Sequence[str] = (),
 ) -> View:
     """One comparison: verdict, explanation, both sides, layers by what they saved, provenance.
 
@@ -44,6 +48,7 @@ def compare_view(
         all_layers: Show every layer, not only the first `TOP_LAYERS`.
         layers_hint: What makes the layers that are left out appear; empty to name nothing.
         saved: Whether a store has it.
+        broken_rules: What the user's rules refuse, in words; said at once.
     """
     baseline, candidate = comparison.baseline, comparison.candidate
     headline = (
@@ -56,6 +61,7 @@ def compare_view(
         headline += f" (candidate in {candidate.precision})"
     blocks: list[Block] = [
         Line(headline, "bold"),
+        *(Line(f"A rule was hit: {text}", "bold") for text in broken_rules),
         *notes(comparison.findings),
         _make_sides_table(comparison),
     ]
@@ -74,6 +80,8 @@ def verdict_text(comparison: Comparison) -> str:
         return "not comparable"
     speedup_text = times(speedup)
     interval_text = f"({confidence(ci, speedup)})"
+    if comparison.baseline.group_id != comparison.candidate.group_id:
+        return f"not interleaved, so no verdict: {speedup_text} as fast {interval_text}"
     match comparison.verdict:
         case Verdict.SLOWER:
             return f"{times(ratio.ratio)} slower ({confidence(ratio.ci, ratio.ratio)})"

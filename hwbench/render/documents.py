@@ -279,9 +279,13 @@ def devices_document(targets: Sequence[Found]) -> Document:
     return {"schema": SCHEMA, "devices": [asdict(target) for target in targets]}
 
 
-def store_document(url: str, summaries: Iterable[Summary]) -> Document:
-    """What a store holds, newest first."""
-    measurements = [asdict(summary) for summary in summaries]
+def store_document(
+    url: str, summaries: Iterable[Summary], latencies_s: Mapping[str, float]
+) -> Document:
+    """What a store holds, newest first; latencies are null where there are no samples."""
+    measurements = [
+        asdict(summary) | {"latency_s": latencies_s.get(summary.id)} for summary in summaries
+    ]
     return {"schema": SCHEMA, "store": url, "measurements": measurements}
 
 

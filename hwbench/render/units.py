@@ -237,6 +237,15 @@ def sparkline(values: Sequence[float], width: int = 24) -> tuple[float, str, flo
     return low, "".join(_LEVELS[step] for step in steps), high
 
 
+def trace(values: Sequence[float]) -> str:
+    """`values` (n >= 1) in order, one character each, from the least to the largest."""
+    low, high = min(values), max(values)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        return _LEVELS[0] * len(values)
+    top = len(_LEVELS) - 1
+    return "".join(_LEVELS[round((value - low) / (high - low) * top)] for value in values)
+
+
 def shorten(text: str, width: int) -> str:
     """Cut `text` in the middle to `width` (>= 1) columns: the ends of a path tell most.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hwbench.records.findings import Finding
@@ -342,8 +342,16 @@ def devices_view(targets: Sequence[Found], *, proof_hint: str = "") -> View:
     return [table]
 
 
-def store_view(url: str, summaries: Sequence[Summary]) -> View:
-    """What a store holds, newest first."""
+def store_view(
+    url: str, summaries: Sequence[Summary], latencies_s: Mapping[str, float] | None = None
+) -> View:
+    """What a store holds, newest first.
+
+    Args:
+        url: Of the store.
+        summaries: Its measurements.
+        latencies_s: Their latencies by id, where they have samples.
+    """
     if not summaries:
         return [Line(f"no measurement in {url}")]
     columns = (
@@ -351,13 +359,17 @@ def store_view(url: str, summaries: Sequence[Summary]) -> View:
         Column("started (UTC)"),
         Column("model", path=True),
         Column("device", path=True),
+        Column("latency", right=True),
         Column("samples", right=True),
-        Column("state"),
     )
+    known_s = latencies_s or {}
     rows = []
     for summary in summaries:
-        started, samples = minute(summary.started_utc), str(summary.samples)
-        state = "complete" if summary.complete else "partial"
-        rows.append((summary.id[:SHORT_ID], started, summary.model, summary.device, samples, state))
+        record, started = summary.id[:SHORT_ID], minute(summary.started_utc)
+        latency = seconds(known_s.get(summary.id))
+        samples = str(summary.samples)
+        if not summary.complete:
+            samples += " (partial)"
+        rows.append((record, started, summary.model, summary.device, latency, samples))
     total = f"{plural(len(summaries), 'measurement')} in {url}"
     return [Table(columns, tuple(rows)), Line(total, "dim")]

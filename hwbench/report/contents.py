@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, MutableSequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from hwbench.records.codec import from_plain
 from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.records.comparison import Comparison
 from hwbench.records.outputs import Likeness
+from hwbench.records.times import EARLIEST, parse_since, parse_utc
 from hwbench.search.base import Outcome, Trial
 from hwbench.store import FAULTS_OF_DATA, MEASUREMENT, DamagedRecord, Store
 from hwbench.workflows.defaults import DEFAULT_MODEL
@@ -27,10 +27,6 @@ from hwbench.workflows.search.result import RECORD as SEARCH
 
 if TYPE_CHECKING:
     from hwbench.records.measurement import Measurement
-
-EARLIEST = datetime.min.replace(tzinfo=UTC)
-"""The time of a record without one."""
-_AGO = re.compile(r"(\d{1,6})d")
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ class Contents:
         dates = [record.started_utc for record in self.measurements]
         dates += [stored.table.provenance.created_utc for stored in self.tables]
         dates += [str(search.summary.get("created_utc") or "") for search in self.searches]
-        return max(dates, key=_parse_utc)
+        return max(dates, key=parse_utc)
 
 
 def read(
@@ -128,7 +124,7 @@ def read(
         SchemaError: A record is damaged, and `damaged` is None.
     """
     after = EARLIEST if since is None else parse_since(since)
-    ids = [summary.id for summary in store.list() if _parse_utc(summary.started_utc) >= after]
+    ids = [summary.id for summary in store.list() if parse_utc(summary.started_utc) >= after]
     measurements = tuple(store.read_measurements(ids, damaged))
     searches = _read_searches(store, after, damaged)
     contents = Contents(
@@ -149,38 +145,6 @@ def read(
             Call("profile", {"model": DEFAULT_MODEL}, purpose="measure something first"),
         )
     return contents
-
-
-def parse_since(text: str) -> datetime:
-    """The moment that `7d` or a date means.
-
-    Raises:
-        UsageError: It is neither.
-    """
-    ago = _AGO.fullmatch(text.strip())
-    try:
-        if ago:
-            moment = datetime.now(UTC) - timedelta(days=int(ago[1]))
-        else:
-            moment = datetime.fromisoformat(text.strip())
-    except (ValueError, OverflowError) as error:
-        raise UsageError(
-            f"{text!r} is no date; write 2026-03-01, or 7d for the last seven days"
-        ) from error
-    return _assume_utc(moment)
-
-
-def _parse_utc(iso: str) -> datetime:
-    """A recorded time; the earliest there is for a record without one."""
-    try:
-        return _assume_utc(datetime.fromisoformat(iso))
-    except ValueError:
-        return EARLIEST
-
-
-def _assume_utc(moment: datetime) -> datetime:
-    """A time with its zone, which is UTC where it names none."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _read_comparisons(
@@ -250,7 +214,7 @@ def _read_tables(
 
 
 def _date_table(stored: KeptTable) -> datetime:
-    return _parse_utc(stored.table.provenance.created_utc)
+    return parse_utc(stored.table.provenance.created_utc)
 
 
 def _read_searches(
@@ -295,7 +259,7 @@ def _read_front(data: Mapping[str, Any]) -> KeptFront:
 
 
 def _date_search(search: KeptSearch) -> datetime:
-    return _parse_utc(str(search.summary.get("created_utc")))
+    return parse_utc(str(search.summary.get("created_utc")))
 
 
 def _read_trial(data: Mapping[str, Any]) -> tuple[str, int, str, Trial]:

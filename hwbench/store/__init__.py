@@ -30,8 +30,10 @@ from hwbench.store.rows import (
     FAULTS_OF_DATA,
     DamagedRecord,
     batches,
+    delete_measurements,
     dump,
     find_measurement,
+    latency_of_batches,
     load,
     plain,
     read_as,
@@ -267,6 +269,34 @@ class Store:
                 query.order_by(table.c.started_utc.desc(), table.c.id).limit(limit)
             ).all()
         return tuple(_summary(row._asdict()) for row in rows)
+
+    def latencies_s(self, ids: Iterable[str]) -> dict[str, float]:
+        """Latency of each of these measurements that has samples, seconds, by its id."""
+        import sqlalchemy as sa
+
+        samples = self._tables.samples
+        columns = (samples.c.session, samples.c.values_s)
+        latencies_s: dict[str, float] = {}
+        with reading(self._engine) as connection:
+            for measurement_id in ids:
+                query = sa.select(*columns).where(
+                    samples.c.measurement_id == measurement_id, samples.c.blocks.is_not(None)
+                )
+                latency_s = latency_of_batches(connection.execute(query).all())
+                if latency_s is not None:
+                    latencies_s[measurement_id] = latency_s
+        return latencies_s
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete measurements, with their samples and the comparisons that they were part of.
+
+        Args:
+            ids: Whole ids.
+
+        Returns:
+            The number of measurements that are gone; those that were not there do not count.
+        """
+        return write(self._engine, partial(delete_measurements, ids=ids))
 
     def save_record(self, kind: str, data: Mapping[str, Any]) -> str:
         """Keep a record of another kind (`comparison`) as JSON.

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from hwbench import stats
 from hwbench.errors import HwbenchError, SchemaError
+from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.records.measurement import Measurement
 from hwbench.records.series import Series, SeriesBuilder
 from hwbench.records.untrusted import load_json
@@ -149,6 +151,40 @@ def replace_measurement(connection: sa.Connection, measurement: Measurement) -> 
     connection.execute(sa.update(measurements).where(same).values(row))
     if batches:
         connection.execute(sa.insert(samples), batches)
+
+
+def delete_measurements(connection: sa.Connection, ids: Sequence[str]) -> int:
+    """Delete measurements, their samples and the records of comparisons that name them.
+
+    Returns:
+        How many there were.
+    """
+    import sqlalchemy as sa
+
+    measurements, samples, records = tables().measurements, tables().samples, tables().records
+    deleted = 0
+    for record_id in ids:
+        connection.execute(sa.delete(samples).where(samples.c.measurement_id == record_id))
+        gone = connection.execute(sa.delete(measurements).where(measurements.c.id == record_id))
+        deleted += gone.rowcount
+        naming = records.c.record.contains(record_id, autoescape=True)
+        connection.execute(sa.delete(records).where(records.c.kind == COMPARISON, naming))
+    return deleted
+
+
+def latency_of_batches(rows: Sequence[Any]) -> float | None:
+    """Latency of timed batches (`session`, `values_s`), seconds; None without a sound sample."""
+    samples_s: list[float] = []
+    sessions: list[int] = []
+    for row in rows:
+        if len(row.values_s) % 8:
+            return None
+        values_s = np.frombuffer(row.values_s, "<f8").tolist()
+        samples_s += values_s
+        sessions += [row.session] * len(values_s)
+    if not samples_s or not all(0 < sample_s < float("inf") for sample_s in samples_s):
+        return None
+    return stats.latency(samples_s, sessions).estimate
 
 
 def batches(series: Series) -> Iterator[dict[str, Any]]:

@@ -181,10 +181,10 @@ class CandidateMeter:
         known = self._admit(candidate, changes)
         if isinstance(known, Reading):
             return known
+        if not known.evidence.parts:
+            return self._measure_one(known, budget_s)
         rest_s = budget_s - known.evidence.spent_s
-        if known.evidence.parts and (
-            known.evidence.verdict is not Verdict.UNRESOLVED or rest_s < LEAST_REST * budget_s
-        ):
+        if known.evidence.has_verdict or rest_s < LEAST_REST * budget_s:
             return known.read()
         return self._measure_one(known, rest_s)
 
@@ -251,9 +251,14 @@ class CandidateMeter:
             HwbenchError: It cannot be opened, or cannot run the baseline.
         """
         if self._meter is None:
-            self._meter = self._opened.enter_context(open_meter(self._device))
+            meter = self._opened.enter_context(open_meter(self._device))
             settings = replace(self.settings, budget_s=BASELINE_S)
-            self._meter.measure([self.baseline], settings, MeasuringCallback())
+            try:
+                meter.measure([self.baseline], settings, MeasuringCallback())
+            except HwbenchError:
+                self.close()
+                raise
+            self._meter = meter
         return self._meter
 
     def close(self) -> None:

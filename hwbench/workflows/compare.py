@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from hwbench.errors import Argument, IncomparableError
+from hwbench.errors import Argument, IncomparableError, UsageError
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.comparing import compare_measured
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.intake.input_texts import InputRequest
 from hwbench.network.workload import Workload
-from hwbench.records.comparison import Comparison
+from hwbench.records.comparison import Comparison, compare_apart
 from hwbench.records.measurement import Settings
+from hwbench.store import open_store
 from hwbench.workflows.likeness import find_likeness
 from hwbench.workflows.meter import Meter, opened_to_compare
 from hwbench.workflows.recording import recording
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    baseline: str | Path | nn.Module,
+    baseline: str | Path | nn.Module | Workload,
     candidate: str | Path | nn.Module,
     *,
     device: str | Meter = "cpu",
@@ -41,7 +42,7 @@ def compare(
     """Measure two models interleaved and compare them.
 
     Args:
-        baseline: The reference; what `hwbench.profile` takes.
+        baseline: The reference; what `hwbench.profile` takes, or a `Workload`.
         candidate: The new one; what `hwbench.profile` takes.
         device: Address of the device, or another `Meter`.
         candidate_device: Address of the device for the candidate, if it differs: another runtime of
@@ -79,8 +80,31 @@ def compare(
     return compare_measured(*records, likeness=likeness)
 
 
+def compare_records(baseline: str, candidate: str, *, store: str | None = None) -> Comparison:
+    """Compare two stored measurements.
+
+    Where they were not interleaved there is no verdict, and a finding says so.
+
+    Args:
+        baseline: Id of the reference, or the beginning of it.
+        candidate: Id of the new one, or the beginning of it.
+        store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
+
+    Raises:
+        UsageError: There is no such measurement, or several.
+    """
+    with open_store(store) as opened:
+        first, second = opened.get(baseline), opened.get(candidate)
+    for record in (first, second):
+        if not record.series:
+            raise UsageError(f"measurement {record.id[:12]} of {record.model} has no samples")
+    if first.group_id == second.group_id:
+        return compare_measured(first, second)
+    return compare_apart(first, second)
+
+
 def load_pair(
-    baseline: str | Path | nn.Module,
+    baseline: str | Path | nn.Module | Workload,
     candidate: str | Path | nn.Module,
     candidate_precision: str | None,
     candidate_arch: str | None,
@@ -99,7 +123,9 @@ def load_pair(
         changed["precision"] = candidate_precision
     if candidate_arch is not None:
         changed["arch"] = candidate_arch
-    first = load_workload(baseline, seed=seed, **options)
+    first = baseline
+    if not isinstance(first, Workload):
+        first = load_workload(first, seed=seed, **options)
     second = load_workload(candidate, seed=seed, **changed)
     check_same_inputs(first, second)
     return first, second

@@ -141,23 +141,23 @@ def predict_each(
         options: How the models are read, see `load_workload`.
 
     Returns:
-        One cell for each pair, model by model.
+        One cell for each pair, model by model; what was named twice is asked once.
     """
     opened: dict[str, LookupTable | HwbenchError] = {}
-    for name in tables:
+    for name in dict.fromkeys(tables):
         try:
             opened[name] = open_table(name, extrapolate=extrapolate, store=store)
         except HwbenchError as error:
             opened[name] = error
     cells: list[PredictedCell] = []
-    for model in models:
+    for model in dict.fromkeys(models):
         try:
             workload = load_workload(model, **options)
             parts = layers(load(workload.onnx))
         except HwbenchError as error:
-            cells += [PredictedCell(model, name, error=error) for name in tables]
+            cells += [PredictedCell(model, name, error=error) for name in opened]
             continue
-        cells += [_ask(model, parts, name, opened[name]) for name in tables]
+        cells += [_ask(model, parts, name, table) for name, table in opened.items()]
     return tuple(cells)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
@@ -11,11 +12,13 @@ if TYPE_CHECKING:
 
     from hwbench.measuring.callback import MeasuringCallback
     from hwbench.network.intake import ModelOptions
+    from hwbench.network.workload import Workload
     from hwbench.records.comparison import Comparison
     from hwbench.records.measurement import Measurement, Settings
     from hwbench.search.limit import Limit
     from hwbench.workflows.build_table import BuiltTable, TableCallback
     from hwbench.workflows.search.front import Front
+    from hwbench.workflows.meter import Meter
     from hwbench.workflows.search.plan import Plan
     from hwbench.workflows.search.result import SearchResult
 
@@ -39,7 +42,7 @@ class Workplace(Protocol):
 
     def compare(
         self,
-        baseline: str | Path | nn.Module,
+        baseline: str | Path | nn.Module | Workload,
         candidate: str | Path | nn.Module,
         *,
         device: str,
@@ -93,6 +96,10 @@ class Workplace(Protocol):
         """Search for smaller networks within several budgets; see `hwbench.run_front`."""
         ...
 
+    def open_meter(self, device: str) -> AbstractContextManager[Meter]:
+        """Open what measures at an address."""
+        ...
+
 
 class ThisComputer:
     """Measures on a device that is reached from here."""
@@ -104,7 +111,10 @@ class ThisComputer:
         return profile(model, **options)
 
     def compare(
-        self, baseline: str | Path | nn.Module, candidate: str | Path | nn.Module, **options: Any
+        self,
+        baseline: str | Path | nn.Module | Workload,
+        candidate: str | Path | nn.Module,
+        **options: Any,
     ) -> Comparison:
         """See `hwbench.compare`."""
         from hwbench.workflows.compare import compare
@@ -143,3 +153,9 @@ class ThisComputer:
         from hwbench.workflows.search.run import run_front
 
         return run_front(model, plan, limits, device=device, **options)
+
+    def open_meter(self, device: str) -> AbstractContextManager[Meter]:
+        """See `workflows.meter.open_meter`."""
+        from hwbench.workflows.meter import open_meter
+
+        return open_meter(device)

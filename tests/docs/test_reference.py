@@ -10,9 +10,13 @@ import pytest
 
 import hwbench
 from hwbench import errors
-from hwbench.cli import commands, tables
+from hwbench.cli import commands, history, tables
 from hwbench.render import documents, fronts, searching
+from hwbench.render import history as history_documents
+from hwbench.render import matrix as matrix_documents
 from hwbench.render import tables as table_documents
+from hwbench.workflows.history import History, Timeline
+from hwbench.workflows.matrix import Matrix, MatrixCell, MatrixColumn
 from hwbench.workflows.search.front import Front
 from hwbench.workflows.predict import PredictedCell, predict
 from hwbench.workflows.selftest import SelfTest
@@ -45,6 +49,17 @@ def predicted_several() -> dict[str, object]:
     return table_documents.predictions_document(cells)["predictions"][0]
 
 
+def measured_matrix() -> Matrix:
+    column = MatrixColumn("virtual")
+    comparison = compared(0.5)
+    cell = MatrixCell("net", column, comparison.candidate, comparison)
+    return Matrix(("base", "net"), (column,), (cell,))
+
+
+def stored_history() -> History:
+    return History("net", 0.01, (Timeline((record(),), ()),))
+
+
 DOCUMENTS = {
     "profile": lambda: documents.profile_document(record()),
     "layer": lambda: documents.profile_document(record())["layers"][0],
@@ -58,6 +73,11 @@ DOCUMENTS = {
     "outcome": lambda: searching.search_document(found("net"))["original"],
     "table predict": predicted,
     "prediction": predicted_several,
+    "matrix": lambda: matrix_documents.matrix_document(measured_matrix()),
+    "history": lambda: history_documents.history_document(stored_history()),
+    "timeline": lambda: history_documents.history_document(stored_history())["timelines"][0],
+    "cell": lambda: matrix_documents.cell_document(measured_matrix().cells[0]),
+    "column": lambda: matrix_documents.matrix_document(measured_matrix())["columns"][0],
 }
 
 
@@ -114,6 +134,7 @@ def test_fields_of_rules_are_those_on_the_page():
         "profile": commands.PROFILE_FIELDS,
         "compare": commands.COMPARE_FIELDS,
         "selftest": commands.SELFTEST_FIELDS,
+        "history": history.HISTORY_FIELDS,
         "table build": tables.BUILD_FIELDS,
         "table validate`, `table recalibrate": tables.GRADE_FIELDS,
     }.items():

@@ -153,4 +153,6 @@ def test_what_fell_back_is_said_first():
 
     first, second = pair(0.5, macs=(3000, 1000))
     fallen = replace(second, findings=(Finding("provider_fell_back", "half of it"),))
-    assert compare(first, fallen).findings[0] == Finding("provider_fell_back", "candidate: half of it")
+    assert compare(first, fallen).findings[0] == Finding(
+        "provider_fell_back", "candidate: half of it"
+    )

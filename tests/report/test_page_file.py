@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from hwbench.cli import main
 from hwbench.errors import SchemaError, UsageError
+from hwbench.records.times import parse_since
 from hwbench.report import LIMIT_BYTES, make_report, page
-from hwbench.report.contents import parse_since, read
+from hwbench.report.contents import read
 from hwbench.store import open_store
 from tests.report.support import HOSTILE, data_of
 

@@ -142,8 +142,9 @@ def test_a_device_that_is_gone_ends_the_loop(nets, fragile, monkeypatch):
     with hwbench.meter("fragile", baseline="base.onnx", save=False) as meter:
         meter("net32.onnx")
         monkeypatch.setattr(Fragile, "_open", fail)
-        with pytest.raises(DeviceUnavailableError, match="unplugged"):
-            meter("net16.onnx")
+        for _ in range(2):
+            with pytest.raises(DeviceUnavailableError, match="unplugged"):
+                meter("net16.onnx")
 
 
 def test_a_baseline_that_cannot_run_is_an_error_at_once(nets, fragile):

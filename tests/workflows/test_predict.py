@@ -71,7 +71,7 @@ def test_a_slip_of_the_pen_is_answered_with_the_table_that_was_meant(store):
 
 
 def test_what_cannot_be_predicted_is_an_outcome_of_its_own(store):
-    cells = predict_each([FULL, "absent.onnx"], ["pixel1", "absent"], store=store)
+    cells = predict_each([FULL, "absent.onnx", FULL], ["pixel1", "absent", "pixel1"], store=store)
     assert [cell.prediction is not None for cell in cells] == [True, False, False, False]
     assert [cell.error is None for cell in cells] == [True, False, False, False]
     assert "absent.onnx" in str(cells[2].error)

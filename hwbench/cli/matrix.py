@@ -1,0 +1,195 @@
+"""`hwbench matrix`: many models on many devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hwbench.cli.delivery import deliver, report, write_file
+from hwbench.cli.lab import workplace
+from hwbench.cli.live_line import LiveLine, describe_kept
+from hwbench.cli.options import (
+    BudgetOption,
+    IsolateOption,
+    JunitOption,
+    Keeping,
+    LabOption,
+    MinEffectOption,
+    ModelFiles,
+    Output,
+    Precision,
+    SeedOption,
+    options,
+    writable,
+)
+from hwbench.render.units import bar, plural
+from hwbench.workflows.matrix import MatrixCallback
+
+if TYPE_CHECKING:
+    from hwbench.workflows.matrix import MatrixColumn
+
+BAR = 20
+"""Width of the bar in characters."""
+
+
+def precisions(text: str) -> tuple[str, ...]:
+    """Precisions separated by commas.
+
+    Raises:
+        typer.BadParameter: One of them is none.
+    """
+    names = tuple(part.strip() for part in text.split(","))
+    known = [precision.value for precision in Precision]
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}")
+    return names
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Positive whole numbers separated by commas.
+
+    Raises:
+        typer.BadParameter: One of them is none.
+    """
+    numbers = []
+    for part in text.split(","):
+        if not part.strip().isdecimal() or int(part) < 1:
+            raise typer.BadParameter(f"{part.strip()!r} is no positive whole number; write 1,2,4")
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+@options
+def matrix_command(
+    *,
+    source: ModelFiles,
+    output: Output,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="The models, each a file, zoo:NAME or package.module:factory. The others are"
+            " compared with the first one.",
+        ),
+    ],
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device",
+            metavar="ADDRESS",
+            help="A device to measure on; 'android:*' stands for all of them that are ready."
+            " Repeatable. cpu if not given.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="LIST", help="Precisions to measure in, such as fp32,int8.")
+    ] = "fp32",
+    threads: Annotated[
+        str, typer.Option(metavar="LIST", help="Numbers of threads, such as 1,2.")
+    ] = "1",
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST", help="Batch sizes, such as 1,8; that of the models if not given."
+        ),
+    ] = None,
+    isolate: IsolateOption = False,
+    budget: BudgetOption = None,
+    seed: SeedOption = 0,
+    min_effect: MinEffectOption = None,
+    lab: LabOption = None,
+    keeping: Keeping,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Begin anew, also where an earlier run was interrupted."),
+    ] = False,
+    csv: Annotated[
+        str | None,
+        typer.Option(
+            "--csv",
+            metavar="FILE",
+            help="Also write a line for each cell to this file.",
+            callback=writable,
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    junit: JunitOption = None,
+) -> int:
+    """Measure many models on many devices, each beside the first one.
+
+    There is a column for each combination of device, precision, threads and batch. --budget is for
+    each cell. What cannot run is a cell that says why. After an interruption, the same command goes
+    on where it stopped.
+
+    Exit codes: 0 if every cell was measured, else that of the worst error.
+    """
+    from hwbench.render import matrix as render
+    from hwbench.render.junit import matrix_junit
+    from hwbench.workflows.matrix import DEFAULT_SETTINGS, measure_matrix
+
+    settings = replace(
+        DEFAULT_SETTINGS,
+        isolate=isolate,
+        budget_s=DEFAULT_SETTINGS.budget_s if budget is None else budget,
+        seed=seed,
+        min_effect=DEFAULT_SETTINGS.min_effect if min_effect is None else min_effect,
+    )
+    with _show_cells(keeping) as progress:
+        matrix = measure_matrix(
+            models,
+            devices=device or ["cpu"],
+            precisions=precisions(precision),
+            threads=counts(threads),
+            batches=(None,) if batch is None else counts(batch),
+            settings=settings,
+            forget=forget,
+            callback=progress,
+            open_device=None if lab is None else workplace(lab).open_meter,
+            **source.arguments(),
+            **keeping.arguments(),
+        )
+    if csv is not None:
+        write_file(csv, render.matrix_csv(matrix), "the CSV")
+    if junit is not None:
+        write_file(junit, matrix_junit(matrix), "the JUnit XML")
+    deliver(output, render.matrix_view(matrix), render.matrix_document(matrix))
+    errors = [cell.error for cell in matrix.cells if cell.error is not None]
+    if not errors:
+        return 0
+    failed = f"{len(errors)} of {plural(len(matrix.cells), 'cell')} could not be measured"
+    return report([failed], max(error.exit_code for error in errors))
+
+
+@contextmanager
+def _show_cells(keeping: Keeping) -> Iterator[MatrixCallback]:
+    """Show how far a matrix is; gives the callback to hand to the workflow."""
+    line = _Line()
+    try:
+        with line.display():
+            yield line
+    except BaseException as error:
+        if line.begun > 1:
+            measured = plural(line.begun - 1, "cell")
+            error.add_note(describe_kept(f"{measured} measured", keeping))
+        raise
+
+
+class _Line(LiveLine, MatrixCallback):
+    """One line that says how far a matrix is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+
+    def cell_started(self, number: int, total: int, model: str, column: MatrixColumn) -> None:
+        from hwbench.render.matrix import describe_column
+
+        self.begun += 1
+        done = bar(number / total, BAR).ljust(BAR)
+        place = f"cell {number + 1} of {total} |{done}|"
+        self.show(f"{place}  {model} on {describe_column(column)}")

@@ -1,0 +1,177 @@
+"""A matrix of models by devices: tables of 80 columns, JSON, and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
+from hwbench.render.documents import SCHEMA
+from hwbench.render.units import plural, seconds, times
+from hwbench.stats import Verdict
+
+if TYPE_CHECKING:
+    from hwbench.render.documents import Document
+    from hwbench.workflows.matrix import Matrix, MatrixCell, MatrixColumn
+
+COLUMNS = 2
+"""Columns of a matrix that stand side by side, each with a latency and a speed-up."""
+MARKS = {
+    Verdict.FASTER: "",
+    Verdict.SLOWER: "",
+    Verdict.SAME: " =",
+    Verdict.UNRESOLVED: " ?",
+    Verdict.INCOMPARABLE: " !",
+}
+"""What stands behind a speed-up; nothing where it is beyond doubt."""
+CSV_FIELDS = (
+    "model",
+    "device",
+    "precision",
+    "threads",
+    "batch",
+    "latency_s",
+    "latency_low_s",
+    "latency_high_s",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "verdict",
+    "error",
+)
+
+
+def matrix_view(matrix: Matrix) -> View:
+    """A row for each model; as many tables beside each other as a terminal holds columns."""
+    failed = [cell for cell in matrix.cells if cell.error is not None]
+    headline = (
+        f"{plural(len(matrix.models), 'model')} in {plural(len(matrix.columns), 'column')};"
+        f" speed-ups are over {matrix.models[0]} in the same column"
+    )
+    blocks: list[Block] = [Line(headline, "bold")]
+    blocks += [
+        _make_table(matrix, matrix.columns[start : start + COLUMNS])
+        for start in range(0, len(matrix.columns), COLUMNS)
+    ]
+    marks = {MARKS[cell.comparison.verdict] for cell in matrix.cells if cell.comparison is not None}
+    legend = [
+        text
+        for mark, text in ((" =", "= the same speed"), (" ?", "? not resolved yet"))
+        if mark in marks
+    ]
+    if legend:
+        blocks.append(Line("; ".join(legend), "dim"))
+    if failed:
+        blocks.append(Notes(_failure_rows(failed)))
+    return blocks
+
+
+def _failure_rows(failed: Sequence[MatrixCell]) -> tuple[tuple[str, str], ...]:
+    """Each reason once, with the cell that it is the reason for, or the first of them."""
+    by_reason: dict[str, list[MatrixCell]] = {}
+    for cell in failed:
+        by_reason.setdefault(_error_text(cell), []).append(cell)
+    rows = []
+    for reason, cells in by_reason.items():
+        who = f"{cells[0].model} on {describe_column(cells[0].column)}"
+        if len(cells) > 1:
+            who = f"{plural(len(cells), 'cell')}, first {who}"
+        rows.append(("failed", f"{who}: {reason}"))
+    return tuple(rows)
+
+
+def describe_column(column: MatrixColumn) -> str:
+    """A column in words: `cpu int8, 2 threads, batch 8`."""
+    parts = [f"{column.device} {column.precision}", plural(column.threads, "thread")]
+    if column.batch is not None:
+        parts.append(f"batch {column.batch}")
+    return ", ".join(parts)
+
+
+def matrix_document(matrix: Matrix) -> Document:
+    """A matrix as JSON types."""
+    return {
+        "schema": SCHEMA,
+        "models": list(matrix.models),
+        "columns": [asdict(column) for column in matrix.columns],
+        "cells": [cell_document(cell) for cell in matrix.cells],
+        "resumed": matrix.resumed,
+    }
+
+
+def cell_document(cell: MatrixCell) -> Document:
+    """One cell; what is not known is null."""
+    record, comparison = cell.record, cell.comparison
+    return {
+        "model": cell.model,
+        "column": asdict(cell.column),
+        "latency_s": None if record is None else record.median_s,
+        "latency_ci_s": None if record is None else list(record.median_ci_s),
+        "speedup": None if comparison is None else comparison.speedup,
+        "speedup_ci": None if comparison is None else comparison.speedup_ci,
+        "verdict": None if comparison is None else comparison.verdict.value,
+        "record": None if record is None else record.id,
+        "error": _error_text(cell) or None,
+    }
+
+
+def matrix_csv(matrix: Matrix) -> str:
+    """A matrix as CSV: a line for each cell, latencies in seconds, empty where not known."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_FIELDS)
+    for cell in matrix.cells:
+        document = cell_document(cell)
+        low_s, high_s = document["latency_ci_s"] or (None, None)
+        low, high = document["speedup_ci"] or (None, None)
+        column = cell.column
+        writer.writerow(
+            [
+                cell.model,
+                column.device,
+                column.precision,
+                column.threads,
+                column.batch,
+                document["latency_s"],
+                low_s,
+                high_s,
+                document["speedup"],
+                low,
+                high,
+                document["verdict"],
+                document["error"],
+            ]
+        )
+    return text.getvalue()
+
+
+def _make_table(matrix: Matrix, columns: Sequence[MatrixColumn]) -> Table:
+    titles = [Column("model", path=True)]
+    for column in columns:
+        titles += [Column(describe_column(column), right=True, wrap=True), Column("", right=True)]
+    rows = []
+    for model in matrix.models:
+        row = [model]
+        for column in columns:
+            for cell in matrix.cells:
+                if cell.model == model and cell.column == column:
+                    row += _cell_texts(cell)
+        rows.append(tuple(row))
+    return Table(tuple(titles), tuple(rows))
+
+
+def _cell_texts(cell: MatrixCell) -> tuple[str, str]:
+    """Latency and speed-up of a cell."""
+    if cell.record is None:
+        return "failed", ""
+    if cell.comparison is None:
+        return seconds(cell.record.median_s), ""
+    speedup = f"{times(cell.comparison.speedup)}{MARKS[cell.comparison.verdict]}"
+    return seconds(cell.record.median_s), speedup
+
+
+def _error_text(cell: MatrixCell) -> str:
+    return "" if cell.error is None else cell.error.message

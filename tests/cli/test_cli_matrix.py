@@ -1,0 +1,80 @@
+"""`hwbench matrix`: the table in a terminal, Markdown, CSV and JSON; exit codes; bad input."""
+
+from __future__ import annotations
+
+import csv
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.support.cli_support import hwb
+
+__all__ = ["hwb"]
+
+WORDS = ("matrix", "big.onnx", "small.onnx", "--budget", "8")
+DEVICE = ("--device", "virtual:step=1")
+
+
+def test_a_matrix_fits_a_terminal_of_80_columns(hwb):
+    outcome = hwb(*WORDS, *DEVICE, "--precision", "fp32,int8", "--threads", "1,2", "--batch", "1")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    assert "2 models in 4 columns; speed-ups are over big.onnx" in outcome.out
+    assert outcome.out.count("small.onnx") == 2
+
+
+def test_the_same_in_markdown_csv_and_json(hwb):
+    markdown = hwb(*WORDS, *DEVICE, "--format", "md", "--csv", "cells.csv")
+    assert "| small.onnx |" in markdown.out
+    lines = (hwb.folder / "cells.csv").read_text(encoding="utf-8").splitlines()
+    rows = list(csv.DictReader(lines))
+    assert [row["model"] for row in rows] == ["big.onnx", "small.onnx"]
+    assert float(rows[0]["latency_low_s"]) < float(rows[0]["latency_s"])
+    assert (rows[0]["speedup"], rows[1]["verdict"]) == ("", "FASTER")
+    document = hwb(*WORDS, *DEVICE, "--json", "-").json
+    assert [cell["verdict"] for cell in document["cells"]] == [None, "FASTER"]
+    assert document["columns"] == [
+        {"device": "virtual:step=1", "precision": "fp32", "threads": 1, "batch": None}
+    ]
+
+
+def test_cells_are_cases_of_junit(hwb):
+    hwb(*WORDS, "absent.onnx", *DEVICE, "--junit", "cells.xml")
+    suite = ET.parse(hwb.folder / "cells.xml").getroot().find("testsuite")
+    assert suite.attrib == {
+        "name": "hwbench",
+        "tests": "3",
+        "failures": "0",
+        "errors": "1",
+        "skipped": "0",
+    }
+    big, small, absent = suite.findall("testcase")
+    assert big.find("system-out").text.startswith("latency ")
+    assert small.find("system-out").text.startswith("FASTER: ")
+    assert absent.find("error").get("message") == "no such model file: absent.onnx"
+
+
+def test_failures_are_cells_and_an_exit_code(hwb):
+    outcome = hwb(*WORDS, "absent.onnx", *DEVICE, "--threads", "1,2")
+    assert outcome.code == 2
+    assert outcome.err == "hwbench: 2 of 6 cells could not be measured\n"
+    assert "failed: 2 cells, first absent.onnx on virtual:step=1" in " ".join(outcome.out.split())
+    unsupported = hwb(*WORDS, *DEVICE, "--precision", "bf16")
+    assert unsupported.code == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--precision", "fp8"), "'fp8' is none of fp32, fp16"),
+        (("--threads", "0"), "'0' is no positive whole number"),
+        (("--batch", "1,two"), "'two' is no positive whole number"),
+        (("--device", "vrtual"), "unknown device 'vrtual'"),
+        (("--device", "vrt*"), "see: hwbench devices"),
+        (("--csv", "nowhere/cells.csv"), "does not exist"),
+    ],
+)
+def test_impossible_requests(hwb, words, said):
+    outcome = hwb(*WORDS, *words)
+    assert outcome.code == 2
+    assert said in outcome.error

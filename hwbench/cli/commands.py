@@ -232,7 +232,8 @@ def compare(
         typer.Option(
             metavar="FOLDER",
             help="Images to evaluate both models on: a folder with one sub-folder per class, or"
-            " with train and test; package.module:factory of torch datasets; fashion-mnist; or digits.",
+            " with train and test; fashion-mnist; digits; or package.module:factory of torch"
+            " datasets.",
         ),
     ] = None,
     evaluate: Annotated[

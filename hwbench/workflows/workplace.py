@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from hwbench.records.measurement import Measurement, Settings
     from hwbench.search.limit import Limit
     from hwbench.workflows.build_table import BuiltTable, TableCallback
-    from hwbench.workflows.search.front import Front
     from hwbench.workflows.meter import Meter
+    from hwbench.workflows.search.front import Front
     from hwbench.workflows.search.plan import Plan
     from hwbench.workflows.search.result import SearchResult
 

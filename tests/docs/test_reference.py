@@ -17,8 +17,8 @@ from hwbench.render import matrix as matrix_documents
 from hwbench.render import tables as table_documents
 from hwbench.workflows.history import History, Timeline
 from hwbench.workflows.matrix import Matrix, MatrixCell, MatrixColumn
-from hwbench.workflows.search.front import Front
 from hwbench.workflows.predict import PredictedCell, predict
+from hwbench.workflows.search.front import Front
 from hwbench.workflows.selftest import SelfTest
 from tests.docs.pages import DOCS, blocks, page
 from tests.render.test_render_views import CPU, compared, record

@@ -270,7 +270,9 @@ def _load_workload(
         finding = Finding(
             "input_of_images", f"the input {text} was not given: it is that of the images"
         )
-        return load_workload(model, seed=plan.seed, **{**inputs, "inputs": (text,)}), [finding]
+        completed = inputs.copy()
+        completed["inputs"] = (text,)
+        return load_workload(model, seed=plan.seed, **completed), [finding]
 
 
 def _input_options(options: ModelOptions, *, from_zoo: bool) -> ModelOptions:
@@ -347,19 +349,19 @@ def train_original(
     from hwbench.search.training import Schedule, cross_entropy
     from hwbench.search.tuning import Tuning
 
-    facts = (
+    facts = [
         name,
         fingerprint(module),
         data.name,
         str(len(data.train)),
         str(plan.train_epochs),
         str(plan.seed),
-    )
+    ]
     preprocessing = plan.preprocessing()
     if preprocessing is not None:
-        facts += (json.dumps(preprocessing.to_dict(), sort_keys=True),)
+        facts.append(json.dumps(preprocessing.to_dict(), sort_keys=True))
     if plan.train_with.given():
-        facts += (json.dumps(plan.train_with.given(), sort_keys=True),)
+        facts.append(json.dumps(plan.train_with.given(), sort_keys=True))
     key = sha256("\n".join(facts).encode()).hexdigest()
     if store is not None and _take_kept_weights(module, key, store):
         return None

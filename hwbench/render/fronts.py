@@ -62,7 +62,10 @@ def _make_table(front: Front) -> Table:
     first = front.results[0]
     quality = first.objective if first.quality is None else "test accuracy"
     was_measured = any(result.comparison is not None for result in front.results)
-    titles = [quality, "predicted latency", f"{cost_kind(first)} of original"]
+    # What is limited is a share of the original's; for other costs than latency that is said.
+    kind = cost_kind(first)
+    share = "of original" if kind == "latency" else f"{kind} of original"
+    titles = [quality, "predicted latency", share]
     titles += ["speed-up"] if was_measured else []
     columns = (Column("budget"), *(Column(title, right=True) for title in titles), Column("front"))
     rows = []
@@ -76,7 +79,7 @@ def _make_table(front: Front) -> Table:
             percent(cost_share(result)),
         ]
         row += [describe_speedup(result)] if was_measured else []
-        rows.append((*row, "yes" if is_on_front else "beaten"))
+        rows.append((*row, "yes" if is_on_front else "no"))
     original = first.original.quality if first.quality is None else first.original_quality
     original_s = describe_prediction(first.original.latency_s, first.intervals_s.get("original"))
     footer = ["original", percent(original), original_s, percent(1.0)]

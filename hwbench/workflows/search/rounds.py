@@ -110,7 +110,8 @@ class SearchRun:
             self._shares = Shares.divide(
                 loop.left_s, plan, method, measures=resources.meter is not None
             )
-            callback.planned(f"{loop.left_s:.0f} s are left: {self._shares}")
+            budget = "" if plan.limit is None else f" for {plan.limit} of {plan.limit.kind}"
+            callback.planned(f"{loop.left_s:.0f} s are left{budget}: {self._shares}")
         self._measuring_s = None if self._shares is None else self._shares.measuring_s
 
     def result(self) -> tuple[SearchResult, Pruned]:

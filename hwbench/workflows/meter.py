@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from hwbench.devices import open_device
 from hwbench.errors import Argument, IncomparableError, UsageError
-from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.sessions import measure_interleaved, measure_on
 
@@ -93,6 +92,9 @@ class DeviceMeter:
 
     def channel_step(self, workload: Workload, settings: Settings) -> int:
         """See `Meter`."""
+        # Tables take as long to load as all the rest, and most measurements need none.
+        from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
+
         return grid_step(channel_steps(self.device, workload, settings))
 
     def begin_table(

@@ -202,11 +202,11 @@ def main() -> None:
         " however they were saved?",
         rows=rows,
         command=f"python -m runners.studies.intake --budget {budget}",
-        answer=f"{answered} of {len(rows)} ways are read and measured, {pasted_once} at the first try or by"
-        " pasting the command that the error gives.",
+        answer=f"{answered} of {len(rows)} ways are read and measured, {pasted_once} at the first"
+        " try or by pasting the command that the error gives.",
         notes="The first try is `hwbench compare BASELINE CANDIDATE` with nothing else; each later"
-        " one is the command of the error, as it is. What counts here is that both networks are read"
-        " and measured: seconds give few sessions, and on a machine under load no verdict.",
+        " one is the command of the error, as it is. What counts here is that both networks are"
+        " read and measured: seconds give few sessions, and on a machine under load no verdict.",
     )
 
 

@@ -34,6 +34,7 @@ def test_published_table_is_enough_for_a_search(capsys):
     assert 0.4 < document["predicted_ratio"] <= 0.55
     assert document["measured"] is None
     assert {finding["code"] for finding in document["findings"]} == {
+        "untrained",
         "objective_kept_weight",
         "extrapolated",
         "baseline_better",

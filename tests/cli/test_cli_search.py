@@ -38,7 +38,6 @@ def test_published_table_is_enough_for_a_search(capsys):
         "objective_kept_weight",
         "extrapolated",
         "baseline_better",
-        "untrained",
     }
     assert list(document["kept_layers"]) == ["classifier"]
     assert set(document["baselines"]) == {"uniform", "shallow", "deep", "random"}

@@ -326,8 +326,8 @@ def _count_tokens(config: Mapping[str, Any]) -> int:
     """Count the tokens of an ordinary text that the network has positions for."""
     for name in ("max_position_embeddings", "n_positions"):
         positions = config.get(name)
-        if isinstance(positions, int) and _are_sizes([positions]) and positions < _USUAL_TOKENS:
-            return positions
+        if isinstance(positions, int) and _are_sizes([positions]):
+            return min(positions, _USUAL_TOKENS)
     return _USUAL_TOKENS
 
 

@@ -119,8 +119,10 @@ def test_stored_measurements_are_compared_as_they_are(hwb):
     hwb("profile", "big.onnx", *DEVICE)
     hwb("profile", "small.onnx", *DEVICE)
     hwb("profile", "small.onnx", "--threads", "2", *DEVICE)
-    with open_store() as store:
-        threads, second, first = (summary.id for summary in store.list())
+    with open_store() as store:  # all of the same second, so in no order
+        records = [store.get(summary.id) for summary in store.list()]
+    ids = {(record.model, record.settings.threads): record.id for record in records}
+    first, second, threads = ids["big.onnx", 1], ids["small.onnx", 1], ids["small.onnx", 2]
     apart = hwb("compare", first[:12], second[:12])
     assert apart.code == 5
     assert "hwbench compare big.onnx small.onnx" in apart.err

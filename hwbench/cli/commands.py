@@ -333,7 +333,7 @@ def _choose_sides(baseline: str, candidate: str | None, against: str | None) -> 
         return against, baseline
     if candidate is None:
         raise UsageError(
-            f"nothing to compare {baseline} with; name a candidate, or a tagged baseline",
+            f"nothing to compare {baseline} with; name a CANDIDATE, or a tagged baseline",
             Argument("against", purpose="such as main"),
         )
     return baseline, candidate

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hwbench.cli.delivery import deliver, report, write_file
 from hwbench.cli.lab import workplace
-from hwbench.cli.live_line import LiveLine, describe_kept
 from hwbench.cli.options import (
     BudgetOption,
     IsolateOption,
@@ -26,14 +23,6 @@ from hwbench.cli.options import (
     options,
     writable,
 )
-from hwbench.render.units import bar, plural
-from hwbench.workflows.matrix import MatrixCallback
-
-if TYPE_CHECKING:
-    from hwbench.workflows.matrix import MatrixColumn
-
-BAR = 20
-"""Width of the bar in characters."""
 
 
 def precisions(text: str) -> tuple[str, ...]:
@@ -128,8 +117,10 @@ def matrix_command(
 
     Exit codes: 0 if every cell was measured, else that of the worst error.
     """
+    from hwbench.cli.matrix_progress import show_cells
     from hwbench.render import matrix as render
     from hwbench.render.junit import matrix_junit
+    from hwbench.render.units import plural
     from hwbench.workflows.matrix import DEFAULT_SETTINGS, measure_matrix
 
     settings = replace(
@@ -139,7 +130,7 @@ def matrix_command(
         seed=seed,
         min_effect=DEFAULT_SETTINGS.min_effect if min_effect is None else min_effect,
     )
-    with _show_cells(keeping) as progress:
+    with show_cells(keeping) as progress:
         matrix = measure_matrix(
             models,
             devices=device or ["cpu"],
@@ -163,33 +154,3 @@ def matrix_command(
         return 0
     failed = f"{len(errors)} of {plural(len(matrix.cells), 'cell')} could not be measured"
     return report([failed], max(error.exit_code for error in errors))
-
-
-@contextmanager
-def _show_cells(keeping: Keeping) -> Iterator[MatrixCallback]:
-    """Show how far a matrix is; gives the callback to hand to the workflow."""
-    line = _Line()
-    try:
-        with line.display():
-            yield line
-    except BaseException as error:
-        if line.begun > 1:
-            measured = plural(line.begun - 1, "cell")
-            error.add_note(describe_kept(f"{measured} measured", keeping))
-        raise
-
-
-class _Line(LiveLine, MatrixCallback):
-    """One line that says how far a matrix is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = 0
-
-    def cell_started(self, number: int, total: int, model: str, column: MatrixColumn) -> None:
-        from hwbench.render.matrix import describe_column
-
-        self.begun += 1
-        done = bar(number / total, BAR).ljust(BAR)
-        place = f"cell {number + 1} of {total} |{done}|"
-        self.show(f"{place}  {model} on {describe_column(column)}")

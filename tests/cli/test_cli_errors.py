@@ -194,7 +194,7 @@ def test_every_help_has_an_example(hwb, name):
 
 def test_help_names_the_defaults_of_the_workflows(hwb):
     from hwbench.records.measurement import Settings
-    from hwbench.workflows import profile, selftest
+    from hwbench.workflows import matrix, profile, selftest
     from hwbench.workflows.defaults import DEFAULT_MODEL, TABLE_BUDGET_S
 
     def text(name: str) -> str:
@@ -203,7 +203,9 @@ def test_help_names_the_defaults_of_the_workflows(hwb):
     assert f"{DEFAULT_MODEL} if not given" in text("profile")
     budgets = text("profile")
     assert profile.DEFAULT_SETTINGS.budget_s == selftest.DEFAULT_BUDGET_S
-    assert f"{selftest.DEFAULT_BUDGET_S:g} for profile and for each run of selftest" in budgets
+    assert matrix.DEFAULT_SETTINGS.budget_s == selftest.DEFAULT_BUDGET_S
+    short = "for profile, for each run of selftest and for each cell of matrix"
+    assert f"{selftest.DEFAULT_BUDGET_S:g} {short}" in budgets
     assert f"{TABLE_BUDGET_S:g} for table build, else {Settings().budget_s:g}" in budgets
     assert f"{Settings().min_effect:.0%} if not given" in text("compare")
     assert f"{selftest.DEFAULT_MODEL} if not given" in text("selftest")

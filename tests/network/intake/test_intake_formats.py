@@ -277,10 +277,13 @@ class OfContainers(nn.Module):
         return {"out": self.left(batch["x"]) * scale + self.right(batch["y"])}
 
 
+OLD_SCRIPTS = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+"""Networks are still saved so, though torch advises against it."""
 THREE = (torch.ones(1, 8), torch.ones(1, 6), torch.ones(1, dtype=torch.int64))
 BATCH = {"x": THREE[0], "y": THREE[1]}
 
 
+@OLD_SCRIPTS
 @pytest.mark.parametrize("how", ["traced", "scripted"])
 @pytest.mark.parametrize("inputs", [["1x8", "1x6", "1:int64"], ["ids=1:int64", "y=1x6", "x=1x8"]])
 def test_torchscript_takes_several_inputs_in_order_or_by_name(how, inputs, tmp_path):
@@ -294,6 +297,7 @@ def test_torchscript_takes_several_inputs_in_order_or_by_name(how, inputs, tmp_p
     )
 
 
+@OLD_SCRIPTS
 def test_torchscript_says_the_names_of_its_inputs_whose_shapes_it_lacks(tmp_path):
     torch.jit.save(torch.jit.script(ThreeInputs()), tmp_path / "m.pt")
     with pytest.raises(UsageError, match="takes the inputs x, y, ids and does not say") as refused:
@@ -301,12 +305,14 @@ def test_torchscript_says_the_names_of_its_inputs_whose_shapes_it_lacks(tmp_path
     assert refused.value.remedies[0].value == ("x=SHAPE", "y=SHAPE", "ids=SHAPE")
 
 
+@OLD_SCRIPTS
 def test_what_torchscript_fails_with_is_told_by_its_end(tmp_path):
     torch.jit.save(torch.jit.script(ThreeInputs()), tmp_path / "m.pt")
     with pytest.raises(WorkloadError, match=r"mat1 and mat2 shapes cannot be multiplied \(1x7"):
         load_workload(tmp_path / "m.pt", inputs=["1x8", "1x7", "1:int64"])
 
 
+@OLD_SCRIPTS
 def test_torchscript_with_numbers_among_its_arguments_is_refused_by_their_names(tmp_path):
     class Scaled(nn.Module):
         def __init__(self):

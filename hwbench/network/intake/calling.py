@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -173,6 +173,16 @@ def _read_signature(module: nn.Module) -> _Signature:
                 required.append(parameter.name)
     return _Signature(
         tuple(positional), tuple(required), tuple(keyword_only), takes_more, takes_any_name
+    )
+
+
+def name_inputs(script: Any, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Name the inputs that TorchScript was traced with, which its file holds in order."""
+    arguments = script.forward.schema.arguments[1:]
+    if len(arguments) != len(inputs):
+        return tuple(inputs)
+    return tuple(
+        replace(spec, name=entry.name) for spec, entry in zip(inputs, arguments, strict=True)
     )
 
 

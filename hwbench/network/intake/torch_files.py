@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError, Value
-from hwbench.network.intake import checkpoints, fitting, guessing, operators, scripts
+from hwbench.network.intake import calling, checkpoints, fitting, guessing, operators, scripts
 from hwbench.network.intake.archives import TRUST, ModelFile
 from hwbench.network.intake.checkpoints import Candidate
 from hwbench.network.intake.factories import call_factory
@@ -331,7 +331,7 @@ def _convert_payload(plan: Plan, request: ReadRequest) -> Exported:
         )
     if file.kind == "script":
         script = _load_script(file.payload, request.name)
-        shapes = choose_input_shapes(request, file.inputs)
+        shapes = choose_input_shapes(request, calling.name_inputs(script, file.inputs))
         return export_module(script, shapes, request.name, request.seed)
     module, findings = read_module(plan, request)
     exported = export_read_module(module, request)
@@ -408,10 +408,12 @@ def choose_input_shapes(
         raise guessing.missing_shape(request.name, {})
     shapes = list(file_inputs)
     if request.inputs:
-        dtypes = [spec.dtype for spec in file_inputs] + ["float32"] * len(request.inputs)
+        by_name = {spec.name: spec.dtype for spec in file_inputs if spec.name}
+        in_order = [spec.dtype for spec in file_inputs] + ["float32"] * len(request.inputs)
         shapes = []
-        for entry, dtype in zip(request.inputs, dtypes, strict=False):
-            shapes.append(TensorSpec(entry.name, entry.shape, entry.dtype or dtype))
+        for entry, dtype in zip(request.inputs, in_order, strict=False):
+            known = by_name.get(entry.name, dtype)
+            shapes.append(TensorSpec(entry.name, entry.shape, entry.dtype or known))
     if request.batch is not None:
         batched = []
         for spec in shapes:

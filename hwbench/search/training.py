@@ -429,7 +429,9 @@ def accuracy(module: nn.Module, images: Images, *, batch: int = 256) -> float:
         raise UsageError(
             "accuracy needs labelled images: a folder with one sub-folder per class, or a dataset"
         )
-    device, right = next(module.parameters()).device, 0
+    # What stands for a network of another runtime has no weights here.
+    device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
+    right = 0
     with _modes(module, train=False), torch.no_grad():
         for inputs, labels in images.batches(batch):
             right += int((logits_of(module(inputs.to(device))).argmax(1).cpu() == labels).sum())

@@ -18,9 +18,11 @@ from hwbench.errors import Argument, HwbenchError, UsageError
 from hwbench.measuring.agreement import check_outputs, classes_of, describe_runtime, fit_inputs
 from hwbench.network.run_outputs import NetworkRunner
 from hwbench.network.workload import Workload
+from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
 from hwbench.records.outputs import ACCURACY, Likeness, QualityChange
 from hwbench.records.scratch import scratch_folder
+from hwbench.workflows.search.original import choose_preprocessing, describe_assumed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,9 +77,8 @@ def find_likeness(
     likeness = check_outputs(baseline, candidate, settings.seed, settings.budget_s)
     if data is None and evaluate is None:
         return likeness
-    return replace(
-        likeness, quality=_compare_quality(baseline, candidate, settings, data, evaluate)
-    )
+    quality, findings = _compare_quality(baseline, candidate, settings, data, evaluate)
+    return replace(likeness, quality=quality, findings=(*likeness.findings, *findings))
 
 
 def _compare_quality(
@@ -86,8 +87,9 @@ def _compare_quality(
     settings: Settings,
     data: str | Path | None,
     evaluate: str | Callable[[nn.Module], Any] | None,
-) -> QualityChange:
+) -> tuple[QualityChange, tuple[Finding, ...]]:
     answers: list[_Answers]
+    finding = None
     with scratch_folder() as folder, NetworkRunner(folder, os.cpu_count() or 1) as runner:
         networks = [_Network(runner, work, baseline) for work in (baseline, candidate)]
         if evaluate is not None:
@@ -96,9 +98,11 @@ def _compare_quality(
             name = measure if data is None else str(data)
         else:
             images = _load_images(str(data), baseline, settings.seed)
+            images, finding = _normalise(images, networks[0], settings.seed)
             answers = [_classify(network, images) for network in networks]
             name, measure = images.name, ACCURACY
-    return compare_answers(answers[0], answers[1], name, measure)
+    quality = compare_answers(answers[0], answers[1], name, measure)
+    return quality, () if finding is None else (finding,)
 
 
 def compare_answers(first: _Answers, second: _Answers, data: str, measure: str) -> QualityChange:
@@ -187,6 +191,15 @@ def _load_images(data: str, workload: Workload, seed: int) -> Data:
             Argument("evaluate", "package.module:function"),
         )
     return load_data(data, shapes[0][1:], seed=seed)
+
+
+def _normalise(images: Data, baseline: _Network, seed: int) -> tuple[Data, Finding | None]:
+    """Normalise pictures as the baseline answers them best, and say so; others come as inputs."""
+    if images.preprocessing is None:
+        return images, None
+    if not images.classes:
+        return images, describe_assumed(images)
+    return choose_preprocessing(_make_module(baseline), images, seed)
 
 
 def _classify(network: _Network, data: Data) -> _Answers:

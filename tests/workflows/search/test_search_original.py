@@ -14,9 +14,12 @@ from torch import nn
 
 from hwbench.errors import UsageError
 from hwbench.network import zoo
+from hwbench.network.intake import load_workload
+from hwbench.records.measurement import Settings
 from hwbench.search.data import Data, Preprocessing, load_data
 from hwbench.search.data.digits import Digits, read_labels
 from hwbench.search.training import Schedule, accuracy, cross_entropy, tune
+from hwbench.workflows.likeness import find_likeness
 from hwbench.workflows.search.original import (
     Answers,
     check_answers,
@@ -204,6 +207,16 @@ def test_ones_own_pictures_are_normalised_as_ones_network_expects(
     assert said.original.quality == pytest.approx(whole)
     assert "normalisation_guessed" not in {finding.code for finding in said.findings}
     assert [trial.outcome for trial in said.trials] == [trial.outcome for trial in guessed.trials]
+
+
+def test_comparisons_normalise_pictures_as_the_baseline_expects(pictures: Path) -> None:
+    module = trained("to 0..255", pictures)
+    true = accuracy(module, load_data(pictures, (3, 8, 8), preprocessing=WAYS["to 0..255"]).test)
+    workload = load_workload(module, example_inputs=torch.ones(1, 3, 8, 8))
+    likeness = find_likeness(workload, workload, Settings(), data=str(pictures))
+    assert likeness.quality is not None
+    assert likeness.quality.baseline == pytest.approx(true)
+    assert "normalisation_guessed" in {finding.code for finding in likeness.findings}
 
 
 def test_pictures_without_classes_are_said_to_be_normalised_as_usual(tmp_path: Path) -> None:

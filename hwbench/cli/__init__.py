@@ -20,6 +20,7 @@ import typer
 import typer.main
 
 from hwbench.cli.commands import app
+from hwbench.cli.help_texts import join_lines
 from hwbench.cli.hints import error_line, system_error_line
 from hwbench.cli.notices import notices
 from hwbench.cli.signals import Ended, end_program, ending_signals
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_to_exit_code(words: list[str]) -> int:
     """Run one command; whatever goes wrong becomes a line on standard error and an exit code."""
-    command = typer.main.get_command(app)
+    command = join_lines(typer.main.get_command(app))
     try:
         _remove_left_folders()
         code = _run(command, words)

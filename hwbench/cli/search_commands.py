@@ -11,6 +11,7 @@ import typer
 import typer.main
 
 from hwbench.cli.delivery import deliver, report
+from hwbench.cli.help_texts import join_lines
 from hwbench.cli.lab import workplace
 from hwbench.cli.options import (
     FailOnOption,
@@ -328,11 +329,11 @@ def make_command(name: str) -> Any:
         def refuse() -> int:
             raise failure
 
-        return typer.main.get_command(app)
+        return join_lines(typer.main.get_command(app))
     help_text = "\n\n".join(filter(None, [method.summary, method.details]))
     example = f"Example: hwbench search {name} {method.example}"
     app.command(name, help=help_text, epilog=example)(search)
-    return typer.main.get_command(app)
+    return join_lines(typer.main.get_command(app))
 
 
 def _make_function(name: str, method: type[Method[Any]]) -> Callable[..., int]:

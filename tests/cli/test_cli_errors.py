@@ -4,6 +4,7 @@ lost.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -210,6 +211,15 @@ def test_help_names_the_defaults_of_the_workflows(hwb):
     assert f"{Settings().min_effect:.0%} if not given" in text("compare")
     assert f"{selftest.DEFAULT_MODEL} if not given" in text("selftest")
     assert f"{selftest.DEFAULT_RUNS} if not given" in text("selftest")
+
+
+@pytest.mark.parametrize("words", [("compare",), ("search", "amc"), ("table", "build")])
+def test_paragraphs_of_help_are_broken_by_the_terminal_alone(hwb, words):
+    text = hwb(*words, "--help").out.partition("╭")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    for line, following in itertools.pairwise(lines[2:]):
+        if line and following and not line.startswith("Usage"):
+            assert len(line) + 1 + len(following.partition(" ")[0]) > 78
 
 
 def test_help_begins_with_what_everybody_uses(hwb):

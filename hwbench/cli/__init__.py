@@ -9,6 +9,7 @@ shells report SIGINT and SIGPIPE; 129 and 143 ended by SIGHUP and SIGTERM.
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ _BadCommandLine = cast(
 
 def run() -> NoReturn:
     """Run the command that this process was started with, and end the process."""
+    # Python's own handler raises wherever the process is, also while it begins or ends.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_program(main())
 
 

@@ -204,3 +204,22 @@ def test_the_process_of_an_ended_command_waits_for_nothing(number):
     code = str(signals.exit_code(number))
     done = subprocess.run([sys.executable, "-c", ENDING, code], capture_output=True, timeout=60)
     assert (str(done.returncode), done.stdout, done.stderr) == (code, b"tidied up\n", b"")
+
+
+AT_ITS_END = """
+import atexit, time
+import hwbench.cli
+atexit.register(time.sleep, 600)
+atexit.register(print, "the command is over", flush=True)
+hwbench.cli.main = lambda: 0
+hwbench.cli.run()
+"""
+
+
+def test_an_interrupt_after_the_command_ends_the_process_without_a_word():
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", AT_ITS_END], stdout=pipe, stderr=pipe)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=SOON_S)
+    assert (process.returncode, err) == (-signal.SIGINT, b"")

@@ -25,7 +25,8 @@ def weeks(hwb):
     (hwb.folder / "slower.onnx").write_bytes(conv_net((64, 68)))
     hwb("profile", "slower.onnx", *DEVICE)
     with open_store() as store:
-        quick, slow = reversed(store.list())
+        by_model = {summary.model: summary for summary in store.list()}
+        quick, slow = by_model["big.onnx"], by_model["slower.onnx"]
         for number in range(10):
             record = store.get(slow.id if number >= 6 else quick.id)
             day = START + timedelta(days=7 * number)

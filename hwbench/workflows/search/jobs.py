@@ -56,6 +56,7 @@ def evaluating(objective: Objective, jobs: int | None) -> Iterator[Evaluate]:
         return
     pool = _Pool(objective, jobs)
     try:
+        pool.check()
         yield pool.evaluate
     except BaseException:
         pool.end_processes()  # nobody waits for what they are at, which may take minutes
@@ -86,10 +87,16 @@ class _Pool:
                 Argument("jobs", change="no"),
             ) from error
         self._processes = self._start_processes()
+
+    def check(self) -> None:
+        """See that the processes can be started and can evaluate, which takes seconds.
+
+        Raises:
+            UsageError: They cannot.
+        """
         try:
             self._processes.submit(_name_objective).result()
         except (BrokenProcessPool, ImportError, AttributeError) as error:
-            self.close()
             raise UsageError(
                 f"processes that evaluate networks cannot be started ({error}); a script that"
                 ' searches must do nothing when it is imported (if __name__ == "__main__")',
@@ -109,6 +116,10 @@ class _Pool:
     def end_processes(self) -> None:
         """End the processes in the middle of what they are at."""
         self._lifeline.close()
+        # One that still loads libraries does not look at that yet, and Python would wait for it.
+        started = self._processes._processes  # noqa: SLF001 - kill_workers came with Python 3.14
+        for process in list((started or {}).values()):
+            process.kill()
 
     def close(self) -> None:
         """Wait until the processes have ended."""

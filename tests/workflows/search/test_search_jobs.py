@@ -137,6 +137,29 @@ def test_an_interrupted_search_does_not_wait_for_candidates():
     assert not multiprocessing.active_children()
 
 
+class EndlessToLoad:
+    """What takes forever to be unpickled, as libraries of a process that begins may seem to."""
+
+    name = "width"
+
+    def __reduce__(self):
+        return time.sleep, (600,)
+
+
+def test_an_interrupted_search_does_not_wait_for_processes_that_begin():
+    def interrupt(_number, _frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt), evaluating(EndlessToLoad(), 1):
+            pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_to_the_group_costs_no_trial(number):
     """The search hears it too, and lets go of its processes."""

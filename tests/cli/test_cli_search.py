@@ -9,6 +9,8 @@ import pytest
 from hwbench.cli import main
 from hwbench.errors import UsageError
 
+pytestmark = pytest.mark.slow  # starts dozens of processes, or searches
+
 COMMAND = (
     "search",
     "amc",

@@ -12,6 +12,8 @@ import pytest
 from hwbench.cli.streams import usable_streams
 from tests.support.models import conv_net
 
+pytestmark = pytest.mark.slow  # starts dozens of processes, or searches
+
 VIRTUAL = ("--device", "virtual")
 COMMANDS = {
     "help": (("--help",), 0),

@@ -12,6 +12,8 @@ import pytest
 from tests.needs import needs_compiler
 from tests.support.models import conv_net
 
+pytestmark = pytest.mark.slow  # starts dozens of processes, or searches
+
 PROFILE = ("profile", "{folder}/big.onnx", "--device", "virtual")
 ISOLATED = ("profile", "{folder}/big.onnx", "--device", "cpu", "--isolate", "--no-save")
 ALL = [("doctor",), ("devices",), ("store", "list"), ("table", "list"), ("report",), PROFILE]

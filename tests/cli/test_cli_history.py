@@ -135,9 +135,8 @@ def test_stored_measurements_are_compared_as_they_are(hwb):
     assert hwb("compare", first, threads).code == 2
     hwb("compare", "big.onnx", "small.onnx", *DEVICE)
     with open_store() as store:
-        group = [summary.id for summary in store.list(limit=2)]
-        if store.get(group[0]).model == "small.onnx":
-            group.reverse()
+        new = [summary for summary in store.list() if summary.id not in ids.values()]
+    group = [summary.id for summary in sorted(new, key=lambda summary: summary.model)]
     assert hwb("compare", *group, "--json", "-").json["verdict"] == "FASTER"
 
 

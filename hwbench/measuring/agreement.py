@@ -184,7 +184,7 @@ def compare_outputs(
     if not first:
         return OutputAgreement(inputs, runtime, None, None, agreement)
     signal, other = np.concatenate(first), np.concatenate(second)
-    problems = _find_values_that_are_none(signal, other)
+    problems = _find_empty_values(signal, other)
     if problems:
         return OutputAgreement(inputs, runtime, None, None, agreement, problems)
     power = float(np.mean(signal**2))
@@ -212,13 +212,15 @@ def _text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def _find_values_that_are_none(signal: NDArray[Any], other: NDArray[Any]) -> tuple[str, ...]:
-    """Infinities and values that are no numbers, where the other side has numbers."""
+def _find_empty_values(signal: NDArray[Any], other: NDArray[Any]) -> tuple[str, ...]:
+    """Values that say nothing where the other side's do: not finite, or all of them equal."""
     wrong, wrong_before = ~np.isfinite(other), ~np.isfinite(signal)
     if wrong.any() and not wrong_before.any():
         return (f"{wrong.mean():.0%} of its outputs are no finite numbers",)
     if wrong_before.any():
         return (f"{wrong_before.mean():.0%} of the baseline's outputs are no finite numbers",)
+    if signal.std() > 0 and other.std() == 0:
+        return ("all values of its outputs are equal",)
     return ()
 
 

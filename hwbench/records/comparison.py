@@ -276,10 +276,8 @@ def compare_apart(
     )
     finding = Finding("not_interleaved", text)
     unexplained = Comparison(baseline, candidate, ratio, Verdict.UNRESOLVED, changes, ())
-    explained = explain(unexplained)
-    return replace(
-        unexplained, findings=(finding, *explained, *_join_findings(baseline, candidate))
-    )
+    findings = (finding, *explain(unexplained), *_join_findings(baseline, candidate))
+    return replace(unexplained, findings=order_findings(findings))
 
 
 def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]:

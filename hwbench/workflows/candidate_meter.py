@@ -101,7 +101,7 @@ class Ranking:
 
         It is so with an error probability of 1 % over all candidates together.
         """
-        return self.best is not None and not self.rivals
+        return self.best is not None and self.best.error is None and not self.rivals
 
 
 @dataclass(frozen=True)
@@ -233,8 +233,10 @@ class CandidateMeter:
             return Ranking(ranked, None, ())
         winner = racing[order[0]]
         rivals = tuple(readings[name] for name in race.find_rivals(order[0]))
-        # What chose the winner says too much of it, so only what follows counts from now on.
-        winner.evidence.parts.clear()
+        # What chose the winner says too much of it, so only what follows counts from now on. It is
+        # judged a second time, which takes an error probability of its own.
+        evidence = PairedEvidence(self._levels.next_level(), self.settings.min_effect)
+        winner = self._candidates[winner.workload.sha256] = replace(winner, evidence=evidence)
         best = self._measure_one(winner, REMEASURED_SHARE * budget_s)
         return Ranking(ranked, best, rivals)
 

@@ -169,7 +169,11 @@ def latency(samples_s: ArrayLike, session: ArrayLike) -> Estimate:
 def estimate_of_sessions(logs: NDArray[np.float64]) -> Estimate:
     """A positive quantity from its logarithm in each session, shape (n,), n >= 1."""
     centre, half = float(logs.mean()), t_half_width(logs)
-    return Estimate(math.exp(centre), (_exp(centre - half), _exp(centre + half)), len(logs))
+    return Estimate(
+        math.exp(centre),
+        (exp_or_infinity(centre - half), exp_or_infinity(centre + half)),
+        len(logs),
+    )
 
 
 def ratio(
@@ -204,7 +208,7 @@ def ratio_of_sessions(logs: NDArray[np.float64]) -> Ratio:
     centre = float(logs.mean())
 
     def interval(half: float) -> tuple[float, float]:
-        return _exp(centre - half), _exp(centre + half)
+        return exp_or_infinity(centre - half), exp_or_infinity(centre + half)
 
     return Ratio(
         ratio=math.exp(centre),
@@ -248,7 +252,8 @@ def _aligned(values: ArrayLike, block: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)[np.argsort(block, kind="stable")]
 
 
-def _exp(value: float) -> float:
+def exp_or_infinity(value: float) -> float:
+    """The exponential of an end of an interval, infinite where Python's would overflow."""
     return math.exp(value) if value < 700 else math.inf
 
 

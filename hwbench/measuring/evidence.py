@@ -106,8 +106,6 @@ def ratio_at_level(parts: Sequence[tuple[Series, Series]], level: float) -> stat
     logs = np.log(list(candidate.session_ratios_to(baseline).values()))
     half = stats.anytime_half_width(logs, level)
     centre = math.log(ratio.ratio)
-    return replace(ratio, verdict_ci=(math.exp(centre - half), _exp(centre + half)))
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+    return replace(
+        ratio, verdict_ci=(math.exp(centre - half), stats.exp_or_infinity(centre + half))
+    )

@@ -33,3 +33,19 @@ def onnxruntime() -> ModuleType:
         ) from error
     module: ModuleType = onnxruntime
     return module
+
+
+def model_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises about a model; its errors have no common base of their own."""
+    errors = onnxruntime().capi.onnxruntime_pybind11_state
+    return (
+        RuntimeError,
+        ValueError,
+        errors.EPFail,
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    )

@@ -11,7 +11,7 @@ import numpy as np
 from hwbench.records.findings import Finding, order_findings
 from hwbench.records.measurement import LayerLatency, Measurement
 from hwbench.records.outputs import Likeness
-from hwbench.stats import Ratio, Verdict, ratio_of_sessions
+from hwbench.stats import Ratio, Verdict, exp_or_infinity, ratio_of_sessions
 
 RECORD = "comparison"
 """Kind of the store's record that names interleaved measurements, the baseline first."""
@@ -265,7 +265,7 @@ def compare_apart(
     half = math.hypot(*(math.log1p(estimate.half_width) for estimate in (before, after)))
     ratio = Ratio(
         math.exp(centre),
-        (math.exp(centre - half), math.exp(centre + half)),
+        (math.exp(centre - half), exp_or_infinity(centre + half)),
         (0.0, math.inf),
         min(before.sessions, after.sessions),
     )

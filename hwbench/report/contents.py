@@ -13,14 +13,13 @@ from hwbench.lookup_tables.repository import RECORD as TABLE
 from hwbench.lookup_tables.repository import VALIDATION
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.measuring.comparing import compare_measured
-from hwbench.records.codec import from_plain
 from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.records.comparison import Comparison
-from hwbench.records.outputs import Likeness
 from hwbench.records.times import EARLIEST, parse_since, parse_utc
 from hwbench.search.base import Outcome, Trial
 from hwbench.store import FAULTS_OF_DATA, MEASUREMENT, DamagedRecord, Store
 from hwbench.workflows.defaults import DEFAULT_MODEL
+from hwbench.workflows.recording import read_order
 from hwbench.workflows.search.front import RECORD as FRONT
 from hwbench.workflows.search.journal import RECORD as TRIAL
 from hwbench.workflows.search.result import RECORD as SEARCH
@@ -153,7 +152,7 @@ def _read_comparisons(
     damaged: MutableSequence[DamagedRecord] | None,
 ) -> tuple[Comparison, ...]:
     """Every candidate against the baseline it was interleaved with."""
-    orders = store.read_records(COMPARISON, _read_order, damaged=damaged)
+    orders = store.read_records(COMPARISON, read_order, damaged=damaged)
     kept = {group_id: (order, likeness) for group_id, order, likeness in orders.values()}
     groups: dict[str, list[Measurement]] = {}
     for record in measurements:
@@ -172,17 +171,6 @@ def _read_comparisons(
                 text = f"it cannot be compared with {baseline.id[:12]}: {error}"
                 damaged.append(DamagedRecord(MEASUREMENT, candidate.id, text))
     return tuple(comparisons)
-
-
-def _read_order(data: Mapping[str, Any]) -> tuple[str, list[str], Likeness | None]:
-    """Group and measurements of a comparison, in the order they were given in.
-
-    Also how far the networks compute the same, where that was looked into.
-    """
-    likeness = None
-    if data.get("likeness") is not None:
-        likeness = from_plain(Likeness, data["likeness"], "record of a comparison")
-    return str(data["group_id"]), list(map(str, data["measurements"])), likeness
 
 
 def _order_baseline_first(records: list[Measurement], order: list[str] | None) -> list[Measurement]:

@@ -12,12 +12,13 @@ from hwbench.measuring.comparing import compare_measured
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.intake.input_texts import InputRequest
 from hwbench.network.workload import Workload
+from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.records.comparison import Comparison, compare_apart
 from hwbench.records.measurement import Settings
 from hwbench.store import open_store
 from hwbench.workflows.likeness import find_likeness
 from hwbench.workflows.meter import Meter, opened_to_compare
-from hwbench.workflows.recording import recording
+from hwbench.workflows.recording import read_order, recording
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,11 +96,13 @@ def compare_records(baseline: str, candidate: str, *, store: str | None = None) 
     """
     with open_store(store) as opened:
         first, second = opened.get(baseline), opened.get(candidate)
+        orders = opened.read_records(COMPARISON, read_order, damaged=[])  # of others, maybe
     for record in (first, second):
         if not record.series:
             raise UsageError(f"measurement {record.id[:12]} of {record.model} has no samples")
     if first.group_id == second.group_id:
-        return compare_measured(first, second)
+        known = {group_id: likeness for group_id, _, likeness in orders.values()}
+        return compare_measured(first, second, likeness=known.get(first.group_id))
     return compare_apart(first, second)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from hwbench import stats
 from hwbench.measuring.callback import MeasuringCallback
-from hwbench.records.codec import to_plain
+from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.comparison import RECORD
 from hwbench.records.measurement import Measurement
 from hwbench.records.outputs import Likeness
@@ -64,6 +64,20 @@ class _Recorder(MeasuringCallback):
                 order["likeness"] = to_plain(self.likeness)
             self.store.save_record(RECORD, order)
         self.callback.finished(records)
+
+
+def read_order(data: Mapping[str, Any]) -> tuple[str, list[str], Likeness | None]:
+    """Read what `_Recorder` writes of a comparison: its group, and its measurements in order.
+
+    Also how far the networks compute the same, where that was looked into.
+
+    Args:
+        data: A record of kind `comparison`.
+    """
+    likeness = None
+    if data.get("likeness") is not None:
+        likeness = from_plain(Likeness, data["likeness"], "record of a comparison")
+    return str(data["group_id"]), list(map(str, data["measurements"])), likeness
 
 
 def record_into(store: Store | None, callback: MeasuringCallback) -> MeasuringCallback:

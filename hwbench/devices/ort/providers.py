@@ -17,7 +17,7 @@ from hwbench.devices.shared.ort.origins import strip_decoration
 from hwbench.devices.shared.ort.profile import ProfiledRuns
 from hwbench.errors import BuildError, DeviceUnavailableError, UnsupportedLayerError
 from hwbench.network.graph import PartialLayer
-from hwbench.network.ort import onnxruntime
+from hwbench.network.ort import model_errors, onnxruntime
 from hwbench.records.findings import Finding
 
 CPU = "CPUExecutionProvider"
@@ -109,18 +109,7 @@ def create_session(
         UnsupportedLayerError: The provider does not load.
     """
     ort = onnxruntime()
-    errors = ort.capi.onnxruntime_pybind11_state
-    failures = (
-        errors.EPFail,
-        errors.Fail,
-        errors.InvalidArgument,
-        errors.InvalidGraph,
-        errors.InvalidProtobuf,
-        errors.NotImplemented,
-        errors.RuntimeException,
-        RuntimeError,
-        ValueError,
-    )
+    failures = model_errors()
     chosen = [(provider.full_name, provider.options(threads))]
 
     def create(*, may_fall_back: bool) -> Any:

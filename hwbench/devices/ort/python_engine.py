@@ -22,7 +22,7 @@ from hwbench.devices.ort.providers import Provider
 from hwbench.devices.shared import host
 from hwbench.devices.shared.inputs import random_input
 from hwbench.errors import BuildError, UnsupportedLayerError
-from hwbench.network.ort import onnxruntime
+from hwbench.network.ort import model_errors, onnxruntime
 from hwbench.network.workload import Workload
 from hwbench.records.tensors import TensorSpec
 
@@ -213,37 +213,22 @@ def create_session(model: bytes, options: Any) -> Any:
         BuildError: It refuses the model for another reason.
     """
     ort = onnxruntime()
-    errors = ort.capi.onnxruntime_pybind11_state
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except errors.NotImplemented as error:
+    except ort.capi.onnxruntime_pybind11_state.NotImplemented as error:
         raise UnsupportedLayerError(
             f"ONNX Runtime has no CPU kernel for a layer of the model: {_first_line(error)}"
         ) from error
-    except (
-        errors.Fail,
-        errors.InvalidArgument,
-        errors.InvalidGraph,
-        errors.InvalidProtobuf,
-        errors.RuntimeException,
-    ) as error:
+    except model_errors() as error:
         raise BuildError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
 
 
 @contextmanager
 def _explain_failure() -> Iterator[None]:
     """Raise what ONNX Runtime says about a model that fails while it runs as an error of ours."""
-    errors = onnxruntime().capi.onnxruntime_pybind11_state
     try:
         yield
-    except (
-        errors.Fail,
-        errors.InvalidArgument,
-        errors.NotImplemented,
-        errors.RuntimeException,
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except model_errors() as error:
         raise BuildError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
 
 

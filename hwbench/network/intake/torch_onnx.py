@@ -24,7 +24,7 @@ import numpy as np
 from hwbench.errors import UsageError, WorkloadError
 from hwbench.network.intake import calling, onnx_files, onnx_normalise, plain_modules
 from hwbench.network.intake.failures import FAILURES, reason
-from hwbench.network.ort import onnxruntime
+from hwbench.network.ort import model_errors, onnxruntime
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
 
@@ -377,23 +377,14 @@ def _run_export(data: bytes, args: tuple[Tensor, ...], name: str) -> list[NDArra
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    # ONNX Runtime's own errors have no common base, and are not those of Python.
-    errors = ort.capi.onnxruntime_pybind11_state
-    refusals = (
-        errors.Fail,
-        errors.InvalidArgument,
-        errors.InvalidGraph,
-        errors.InvalidProtobuf,
-        errors.NotImplemented,
-        errors.RuntimeException,
-    )
+    failures: tuple[type[Exception], ...] = (KeyError, *model_errors())
     try:
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         feeds = {}
         for graph_input, tensor in zip(session.get_inputs(), args, strict=True):
             feeds[graph_input.name] = tensor.numpy()
         return [np.asarray(output) for output in session.run(None, feeds)]
-    except (*refusals, RuntimeError, ValueError, KeyError) as error:
+    except failures as error:
         raise WorkloadError(
             f"{name}: ONNX Runtime cannot run the export: {reason(error)}"
         ) from error

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from collections import defaultdict
 
+import pytest
+
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 FILES = ("tests/records/test_scratch.py", "tests/render/test_render_searching.py")
 

@@ -87,6 +87,7 @@ def test_intervals_cover_the_truth_between_sessions():
     assert 0.93 <= hits / runs <= 0.97
 
 
+@pytest.mark.slow
 def test_anytime_interval_survives_a_look_after_every_session():
     """A fixed-size interval looked at 40 times would be wrong in far more than 0.4 % of rows."""
     rng, runs, wrong = np.random.default_rng(2), 2000, 0

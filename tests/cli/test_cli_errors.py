@@ -255,6 +255,7 @@ def test_a_reader_that_leaves_is_no_error(hwb):
     assert found.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_terminal_without_unicode_gets_question_marks(hwb):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     found = subprocess.run(

@@ -12,6 +12,8 @@ from hwbench.store import open_store
 from tests.support.cli_support import hwb
 from tests.support.models import conv_net
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["hwb"]
 
 DEVICE = ("--device", "virtual:step=1", "--budget", "8", "--no-layers")

@@ -12,6 +12,8 @@ from onnx import numpy_helper
 from tests.support.cli_support import hwb
 from tests.support.models import conv_net
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["hwb"]
 VIRTUAL = ("--device", "virtual", "--budget", "3", "--no-layers")
 DATA = """

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.cli_support import hwb
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["hwb"]
 
 WORDS = ("matrix", "big.onnx", "small.onnx", "--budget", "8")

@@ -16,6 +16,8 @@ from hwbench.search import GROUP, SEARCHES, load_method, searches
 from hwbench.search.options import option_infos
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = ROOT / "docs" / "examples" / "hwbench-random-widths"
 
 

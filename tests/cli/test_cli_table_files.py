@@ -10,6 +10,8 @@ import pytest
 import hwbench
 from tests.support.cli_support import hwb
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["hwb"]
 
 LOGS = Path(hwbench.__file__).parent / "lookup_tables" / "data" / "pixel1"

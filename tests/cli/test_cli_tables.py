@@ -128,6 +128,7 @@ def test_help_alone(hwb):
     assert "build" in hwb("table").out
 
 
+@pytest.mark.slow
 def test_a_picture_is_written(built):
     pytest.importorskip("matplotlib")
     hwb, _ = built

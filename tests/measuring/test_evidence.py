@@ -12,6 +12,8 @@ from hwbench import stats
 from hwbench.measuring.evidence import ErrorLevels, PairedEvidence, ratio_at_level
 from hwbench.records.series import Series, join_series
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = 5
 
 

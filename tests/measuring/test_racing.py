@@ -11,6 +11,8 @@ from hwbench.measuring.sessions import measure_interleaved
 from hwbench.records.measurement import Settings
 from tests.support.models import told
 
+pytestmark = pytest.mark.slow
+
 BASELINE_S = 2e-3
 MIN_EFFECT = 0.01
 

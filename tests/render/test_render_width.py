@@ -22,6 +22,7 @@ def widest(shown: str) -> int:
     return max(map(cell_len, shown.split("\n")))
 
 
+@pytest.mark.slow
 @given(NAMES)
 @settings(patiently, max_examples=50)
 def test_no_name_makes_a_line_wider_than_80_columns(name):

@@ -122,6 +122,7 @@ def searched():
     return problem, budget, drive(Knapsack(budget, trials=120, seed=3), problem.quality)
 
 
+@pytest.mark.slow
 def test_the_best_network_is_nearly_reached_where_it_is_known(searched):
     """120 of some 10^15 networks are tried."""
     problem, budget, search = searched

@@ -16,6 +16,8 @@ from hwbench.workflows.likeness import _Answers, compare_answers, find_likeness
 from tests.measuring.test_agreement import WIDTHS, changed, permute_outputs
 from tests.support.models import conv_net, conv_workload
 
+pytestmark = pytest.mark.slow
+
 DATA = """
 import numpy as np, onnxruntime, torch
 from tests.support.models import conv_net

@@ -17,6 +17,8 @@ from hwbench.records.measurement import Settings
 from hwbench.workflows.matrix import MatrixCallback, MatrixColumn
 from tests.support.models import conv_net
 
+pytestmark = pytest.mark.slow
+
 DEVICE = "virtual:step=1"
 SETTINGS = Settings(budget_s=1, layers=False)
 

@@ -26,6 +26,8 @@ from hwbench.records.untrusted import load_json
 from tests.support.onnx_nets import Net
 from tests.support.paths import DATA
 
+pytestmark = pytest.mark.slow
+
 
 def read(record: foreign_files.Record, workload: Workload):
     network, findings = read_network([("file", record)], workload, target="", threads=1)

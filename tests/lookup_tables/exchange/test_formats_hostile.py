@@ -21,6 +21,8 @@ from hwbench.lookup_tables.exchange.foreign_files import ProfiledRuns
 from hwbench.records import untrusted
 from tests.support.paths import DATA
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = {path.name: path.read_bytes() for path in sorted(DATA.iterdir())}
 EXPECTED = {
     "litert_2026.txt": "TfliteLog",

@@ -48,6 +48,7 @@ tables = st.dictionaries(keys(), entries, min_size=1, max_size=20).map(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(tables)
 def test_a_table_comes_back_to_six_digits_and_its_file_is_the_same_each_time(table):
@@ -130,6 +131,7 @@ def signed(content: object) -> bytes:
     return gzip.compress(json.dumps(document).encode())
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_content_that_was_edited_and_signed_again_is_a_table_or_an_error(data):

@@ -125,6 +125,7 @@ def test_a_second_model_joins_the_table_of_the_device(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_what_was_measured_can_be_forgotten(tmp_path):
     with open_store(str(tmp_path / "store.db")) as store, device() as opened:
         build(opened, workload(), SETTINGS, plan=QUICK, store=store)
@@ -260,6 +261,7 @@ def test_networks_are_proposed_where_no_layer_has_a_latency():
     assert len(proposed) == PLAN.batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("networks", [1, 2])
 def test_a_build_of_another_model_that_was_killed_early_stops_no_later_one(networks, tmp_path):
     with open_store(str(tmp_path / "store.db")) as store, device() as opened:

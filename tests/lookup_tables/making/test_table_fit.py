@@ -68,6 +68,7 @@ def test_networks_round_trip_as_plain_types(campaign):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "least", "most"),
     [((White(0.01),), LEAST_SD, 0.008), ((White(0.01), SessionOffset(0.01)), 0.005, 0.02)],

@@ -15,6 +15,8 @@ from hwbench.workflows.build_table import build_table, validate_table
 from hwbench.workflows.predict import predict
 from tests.support.table_support import PLAN, SETTINGS, built, device, structure, workload
 
+pytestmark = pytest.mark.slow
+
 
 def test_good_tables_get_good_grades():
     tables = [built().table]

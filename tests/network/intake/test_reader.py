@@ -27,6 +27,8 @@ from tests.support.hostile_onnx import (
 )
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forks a worker per file")
 
 

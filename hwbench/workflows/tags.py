@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from hwbench.errors import Call, SchemaError, UsageError
+from hwbench.errors import Call, HwbenchError, SchemaError, UsageError
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import ONNX, Workload
 from hwbench.records.codec import from_plain, to_plain
+from hwbench.records.scratch import scratch_folder
 from hwbench.records.tensors import TensorSpec
-from hwbench.store import open_store, read_as
+from hwbench.store import DamagedRecord, open_store, read_as
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,17 +71,39 @@ def load_tagged(tag: str, *, store: str | None = None) -> Workload:
         SchemaError: The record is damaged.
     """
     with open_store(store) as opened:
-        records = opened.records(RECORD, damaged=[])
+        damaged: list[DamagedRecord] = []
+        records = opened.records(RECORD, damaged=damaged)
         ids = {str(data.get("tag")): record_id for record_id, data in records.items()}
         if tag not in ids:
             known = f"known: {', '.join(ids)}" if ids else "there are none yet"
+            if damaged:
+                known += f"; {len(damaged)} of these records are damaged and left out"
             raise UsageError(
                 f"no tag {tag!r} in {opened.url}; {known}",
                 Call("tag_model", {"tag": tag, "model": None}, purpose="make it"),
             )
         what = f"{RECORD} {ids[tag]} in {opened.url}"
         workload = read_as(_from_plain, records[ids[tag]], what)
+    _check_artifact(workload, what)
     return replace(workload, name=f"{workload.name} ({tag})")
+
+
+def _check_artifact(workload: Workload, what: str) -> None:
+    """Read the model as files of strangers are read, within their limits.
+
+    A store may be shared, and the digest in a record is of whoever wrote the record.
+
+    Raises:
+        SchemaError: It is damaged, or not safe to load.
+    """
+    with scratch_folder() as folder:
+        path = folder / "model.onnx"
+        path.write_bytes(workload.artifact)
+        try:
+            load_workload(path)
+        except HwbenchError as error:
+            text = error.message.replace(str(path), workload.name)
+            raise SchemaError(f"{what} is not read: {text}") from error
 
 
 def _to_plain(workload: Workload) -> dict[str, Any]:

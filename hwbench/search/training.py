@@ -98,7 +98,7 @@ class Schedule:
 
     def adjusted(self, settings: TrainingSettings) -> Schedule:
         """The same schedule with what users said of it; the steps stay."""
-        given = settings.given()
+        given = settings.drop_defaults()
         if "schedule" in given:
             given["curve"] = given.pop("schedule")
         return replace(self, **given)

@@ -89,13 +89,13 @@ class TrainingSettings:
     def __str__(self) -> str:
         """As `parse` reads them."""
         words = []
-        for name, value in self.given().items():
+        for name, value in self.drop_defaults().items():
             text = {True: "yes", False: "no"}[value] if name == "mirror" else str(value)
             words.append(f"{name}={text}")
         return ",".join(words)
 
-    def given(self) -> dict[str, Any]:
-        """Those settings that were given."""
+    def drop_defaults(self) -> dict[str, Any]:
+        """The settings without those that are left as usual, by name."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 RUN, CELL = "matrix_run", "matrix_cell"
 """Kinds of the store's records: that a matrix was begun, and what came of one of its cells."""
-DEFAULT_SETTINGS = Settings(budget_s=10, layers=False)
-"""For each cell; the layers of one of them are a case for a comparison."""
+DEFAULT_SETTINGS = Settings(budget_s=10, layers=False, stop_at_difference=False)
+"""For each cell, whose ratio is read beside others; layers are a case for a comparison."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,13 +72,13 @@ class Images:
 
         The first ones would not do: images of a folder come class by class.
         """
-        drawn = self._drawn(min(most, len(self)), seed)
+        drawn = self._draw_numbers(min(most, len(self)), seed)
         return torch.stack([self.read(number) for number in drawn])
 
     def split(self, share: float, seed: int) -> tuple[Images, Images]:
         """Two sets, the second with a share of every class, at most `MOST_HELD_OUT` images."""
         count = min(round(share * len(self)), MOST_HELD_OUT)
-        held = set(self._drawn(count, seed))
+        held = set(self._draw_numbers(count, seed))
         rest = tuple(number for number in self.numbers if number not in held)
         return replace(self, numbers=rest), replace(
             self, numbers=tuple(number for number in self.numbers if number in held)
@@ -95,9 +95,9 @@ class Images:
                 f"{count} images asked for, expected 1 to {len(self)}: as many as the training"
                 " set has"
             )
-        return replace(self, numbers=tuple(self._drawn(count, seed)))
+        return replace(self, numbers=tuple(self._draw_numbers(count, seed)))
 
-    def _drawn(self, count: int, seed: int) -> list[int]:
+    def _draw_numbers(self, count: int, seed: int) -> list[int]:
         """Numbers drawn at random, every class getting its share.
 
         Fewer classes than `count` leave none out.

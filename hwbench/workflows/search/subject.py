@@ -360,8 +360,8 @@ def train_original(
     preprocessing = plan.preprocessing()
     if preprocessing is not None:
         facts.append(json.dumps(preprocessing.to_dict(), sort_keys=True))
-    if plan.train_with.given():
-        facts.append(json.dumps(plan.train_with.given(), sort_keys=True))
+    if plan.train_with.drop_defaults():
+        facts.append(json.dumps(plan.train_with.drop_defaults(), sort_keys=True))
     key = sha256("\n".join(facts).encode()).hexdigest()
     if store is not None and _take_kept_weights(module, key, store):
         return None

@@ -174,27 +174,28 @@ def compare_outputs(
     problems = _find_problems(pairs[0])
     if problems:
         return OutputAgreement(inputs, runtime, None, None, None, problems)
-    first, second = [], []
-    for before, after in pairs:
-        for reference, output in zip(before, after, strict=True):
-            if reference.dtype.kind == "f":
-                first.append(reference.astype(np.float64).ravel())
-                second.append(output.astype(np.float64).ravel())
     agreement = _share_of_equal_classes(pairs)
-    if not first:
-        return OutputAgreement(inputs, runtime, None, None, agreement)
-    signal, other = np.concatenate(first), np.concatenate(second)
-    problems = _find_empty_values(signal, other)
-    if problems:
-        return OutputAgreement(inputs, runtime, None, None, agreement, problems)
-    power = float(np.mean(signal**2))
-    error = None
-    if power > 0:
-        error = float(np.sqrt(np.mean((signal - other) ** 2) / power))
-    correlation = None
-    if signal.std() > 0 and other.std() > 0:
-        correlation = float(np.corrcoef(signal, other)[0, 1])
+    errors, correlations = [], []
+    for number, reference in enumerate(pairs[0][0]):
+        if reference.dtype.kind != "f":
+            continue
+        signal = _join_values([before[number] for before, _ in pairs])
+        other = _join_values([after[number] for _, after in pairs])
+        problems = _find_empty_values(signal, other)
+        if problems:
+            return OutputAgreement(inputs, runtime, None, None, agreement, problems)
+        power = float(np.mean(signal**2))
+        if power > 0:
+            errors.append(float(np.sqrt(np.mean((signal - other) ** 2) / power)))
+        if signal.std() > 0 and other.std() > 0:
+            correlations.append(float(np.corrcoef(signal, other)[0, 1]))
+    # A wrong output may be small beside the others, so the worst one counts.
+    error, correlation = max(errors, default=None), min(correlations, default=None)
     return OutputAgreement(inputs, runtime, error, correlation, agreement)
+
+
+def _join_values(outputs: Arrays) -> NDArray[np.float64]:
+    return np.concatenate([output.astype(np.float64).ravel() for output in outputs])
 
 
 def _find_problems(pair: tuple[Arrays, Arrays]) -> tuple[str, ...]:

@@ -160,6 +160,14 @@ def test_signal_to_noise_and_correlation_are_what_they_are_called():
     assert outputs.correlation == pytest.approx(1 / math.sqrt(1.01), abs=0.01)
 
 
+def test_the_output_that_agrees_least_counts_however_small_it_is():
+    random = np.random.default_rng(2)
+    large, small, other = (random.standard_normal((1, 1000)) for _ in range(3))
+    outputs = compare_outputs([([1e6 * large, small], [1e6 * large, other])], "", "")
+    assert outputs.correlation < 0.2
+    assert outputs.snr_db < 0
+
+
 def test_whole_numbers_are_compared_as_classes():
     outputs = compare_outputs([([np.array([1, 2, 3])], [np.array([1, 2, 4])])], "", "")
     assert outputs.agreement == pytest.approx(2 / 3)

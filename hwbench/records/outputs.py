@@ -22,8 +22,8 @@ class OutputAgreement:
     Attributes:
         inputs: What both were run on, in words: `8 random inputs`.
         runtime: What ran them, and where.
-        relative_error: Root mean square of the difference over that of the baseline's output, of the
-            output of floats where it is largest; None where there are none.
+        relative_error: Root mean square of the difference over that of the baseline's output, of
+            the output of floats where it is largest; None where there are none.
         correlation: Pearson's, of the values of the output where it is lowest; None also where one
             side is constant.
         agreement: Share of places at which both have the same class (the largest value of the

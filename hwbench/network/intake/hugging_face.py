@@ -166,7 +166,7 @@ def _read_json(path: Path, name: str, most_bytes: int) -> dict[str, Any]:
     try:
         if path.stat().st_size > most_bytes:
             raise SchemaError(f"{name} has over {most_bytes} bytes; expected a configuration")
-        content = load_json(path.read_text())
+        content = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         cause = " ".join(str(error).split())[:200]
         raise SchemaError(f"{name} is damaged ({cause}); save the network anew") from error

@@ -206,6 +206,7 @@ class _Campaign:
             evidence = self._evidence()
             self.stop_rule.add_session(evidence, duration_s)
             self.callback.session_ended(sessions, self.elapsed_s(), evidence)
+        self._explain_missing_layers()
         after = {device: device.conditions() for device in self.devices}
         records = tuple(
             track.finish(draft, after[device], has_enough=self.stop_rule.has_enough)
@@ -501,6 +502,17 @@ class _Campaign:
             if runs:
                 self._profile_one(device, track, prepared, runs)
         self.profiled_s += self.now() - start_s
+
+    def _explain_missing_layers(self) -> None:
+        """Say so where no session had the time to profile layers that were asked for."""
+        text = (
+            f"no layer times: the sessions left no time to profile in the"
+            f" {self.settings.budget_s:g} s allowed; allow a longer time"
+        )
+        for index, track in enumerate(self.tracks):
+            can = self.settings.layers and isinstance(self.device_of[index], ProfilesLayers)
+            if can and not track.profiles:
+                track.add_findings([Finding("layers_unknown", text)])
 
     def _count_profiled_runs(self, track: Track) -> int:
         """Count the inferences to profile at a time: the usual number, one, or none.

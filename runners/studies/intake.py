@@ -8,12 +8,8 @@ gives, pasted as it is.
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import shlex
 import subprocess
 import sys
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from runners.studies._results import save_study
+from runners.studies._tries import TIMEOUT_S, try_command
 
-MOST_TRIES = 4
-TIMEOUT_S = 600
-DEVICE_CODE, WAIT_S = 3, 5.0
-"""Exit code where the device is in use, and how long to wait for it each time."""
 SCRIPT = """
 import torch
 from torch import nn
@@ -145,44 +138,6 @@ else:
     return names
 
 
-def compare(folder: Path, files: list[str], budget: str) -> tuple[int, str]:
-    """Compare two files as a user does, pasting what errors give.
-
-    Returns:
-        The tries, 0 if it was never answered; and what came of it.
-    """
-    words = ["compare", *files, "--budget", budget, "--no-save", "--json", "answer.json"]
-    line = ""
-    for tries in range(1, MOST_TRIES + 1):
-        line = _run(folder, words)
-        answer = folder / "answer.json"
-        if answer.is_file():
-            return tries, str(json.loads(answer.read_text())["verdict"])
-        given = re.search(r"hwbench (compare .*?)(?:, or |$)", line.removeprefix("hwbench: "))
-        if given is None:
-            break
-        words = shlex.split(given[1])
-    return 0, line[:300]
-
-
-def _run(folder: Path, words: list[str]) -> str:
-    """Run hwbench, once no other process measures, and give the last line that it says."""
-    while True:
-        done = subprocess.run(
-            [sys.executable, "-m", "hwbench", *words],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        lines = [entry for entry in done.stderr.splitlines() if entry.startswith("hwbench: ")]
-        line = lines[-1] if lines else ""
-        if done.returncode != DEVICE_CODE or "is in use by" not in line:
-            return line
-        time.sleep(WAIT_S)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget", default="5", help="seconds of each comparison")
@@ -191,7 +146,9 @@ def main() -> None:
     for way in WAYS:
         with TemporaryDirectory() as name:
             folder = Path(name)
-            tries, outcome = compare(folder, write_pair(folder, way), budget)
+            words = ["compare", *write_pair(folder, way), "--budget", budget]
+            tries, answer = try_command(folder, words)
+        outcome = answer if isinstance(answer, str) else str(answer["verdict"])
         rows.append({"way": way, "tries": tries or "none", "outcome": outcome})
         print(rows[-1], flush=True)
     answered = sum(row["tries"] != "none" for row in rows)

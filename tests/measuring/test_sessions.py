@@ -334,6 +334,23 @@ def test_what_went_wrong_first_is_what_is_heard(monkeypatch):
         measure(device, A, QUICK)
 
 
+@pytest.mark.parametrize("budget_s", [0.2, 1, 2, 3, 5])
+@pytest.mark.parametrize("slowness", [1, 30, 100, 300])
+@pytest.mark.parametrize("prepare_s", [0.01, 0.3, 1.1])
+def test_layers_that_no_session_had_time_for_are_told_of(slowness, budget_s, prepare_s):
+    class Slow(Virtual):
+        def _prepare(self, workload, settings):
+            self._clock.idle(prepare_s)
+            return super()._prepare(workload, settings)
+
+    law = Law(macs_per_s=50e9 / slowness, bytes_per_s=20e9 / slowness, network_overhead_s=0)
+    with Slow(law=law, noise=(White(0.01),)) as device:
+        settings = replace(QUICK, layers=True, budget_s=budget_s)
+        record = measure(device, conv_workload(size=64), settings)
+    codes = {finding.code for finding in record.findings}
+    assert (record.profile is None) == ("layers_unknown" in codes)
+
+
 @pytest.mark.parametrize("fits", [1, 0])
 def test_a_profile_that_is_too_large_is_tried_with_one_inference(monkeypatch, fits):
     small = Virtual._profile_layers

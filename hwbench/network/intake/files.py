@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwbench.errors import HwbenchError
 from hwbench.network import graph
 from hwbench.network.graph.shapes import drop_runtime_shapes
 from hwbench.network.intake import (
     half,
     onnx_bounds,
     onnx_files,
+    onnx_inputs,
     onnx_names,
     onnx_normalise,
     quantize,
@@ -52,7 +54,7 @@ def export_onnx(file: ModelFile, path: Path, request: ReadRequest) -> Exported:
         WorkloadError: The weights exceed what one model can hold.
     """
     model = onnx_files.parse(file.payload, path)
-    onnx_files.fix_inputs(model, request.specs(), request.batch, request.name, dict(request.dims))
+    onnx_inputs.fix_inputs(model, request.specs(), request.batch, request.name, dict(request.dims))
     findings: tuple[Finding, ...] = ()
     if onnx_normalise.is_in_training(model):
         findings = (IN_TRAINING,)
@@ -60,6 +62,24 @@ def export_onnx(file: ModelFile, path: Path, request: ReadRequest) -> Exported:
     onnx_normalise.normalise_graph(model, request.name, exported=False)
     data = onnx_files.serialise(model, request.name)
     return Exported(data, findings, names.find_tensors(model))
+
+
+def blame_sizes(file: ModelFile, path: Path, request: ReadRequest, error: HwbenchError) -> None:
+    """Say that the sizes asked for do not suit an ONNX file, if that is why it is refused.
+
+    Args:
+        file: The file.
+        path: Where it lies.
+        request: How it was read.
+        error: Why it was refused.
+
+    Raises:
+        UsageError: It does not run with these sizes of its open dimensions, but with others.
+    """
+    model = onnx_files.parse(file.payload, path)
+    asked = request.specs(), request.batch, request.name, dict(request.dims)
+    reason = error.message.partition(": ")[2].partition("; export")[0]
+    onnx_inputs.blame_sizes(model, asked, reason)
 
 
 def describe_workload(

@@ -1,18 +1,17 @@
-"""Reading ONNX files safely into one self-contained model, and fixing the shapes of its inputs."""
+"""Reading ONNX files safely into one self-contained model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.errors import Argument, SchemaError, UnsafeModelError, UsageError, WorkloadError
+from hwbench.errors import SchemaError, UnsafeModelError, UsageError, WorkloadError
 from hwbench.network.intake import neighbours, onnx_run, onnx_tidy
 from hwbench.network.intake.archives import MAX_BYTES
-from hwbench.records.tensors import Shape, TensorSpec
+from hwbench.records.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -178,79 +177,6 @@ def _read_external_data(tensor: TensorProto, path: Path) -> bytes:
         return bytes(file.read(length))
 
 
-def fix_inputs(
-    model: ModelProto,
-    shapes: Sequence[TensorSpec],
-    batch: int | None,
-    name: str,
-    sizes: Mapping[str, int] = MappingProxyType({}),
-) -> tuple[TensorSpec, ...]:
-    """Give every input of `model` a fixed shape, in place.
-
-    Where a dimension was open, the shapes inside the model are dropped, to be inferred anew.
-
-    Args:
-        model: The model; it is changed.
-        shapes: The shapes asked for, by name, or nameless in the order of the inputs.
-        batch: The leading dimension of every input where the model leaves it open; None if it is
-            not asked for.
-        name: The name of the model, for messages.
-        sizes: The sizes of open dimensions by name.
-
-    Returns:
-        The inputs, in order.
-
-    Raises:
-        UsageError: A dimension stays open, or one that the model fixes is asked to differ.
-        WorkloadError: An input is no tensor of numbers.
-    """
-    inputs = _list_inputs(model)
-    shape_by_input = _assign_shapes(shapes, [value.name for value in inputs], name)
-    had_open_dims = False
-    for value in inputs:
-        if any(is_open(dim) for dim in value.type.tensor_type.shape.dim):
-            had_open_dims = True
-    # Dimensions of one name are the same size in all inputs, and only one input may have been given
-    # a shape: so all are asked first, and fixed when the sizes of all names are known.
-    size_by_symbol = dict(sizes)
-    _check_symbols(inputs, sizes, name)
-    for value in inputs:
-        _request_shape(value, shape_by_input.get(value.name), batch, size_by_symbol, name)
-    fixed = tuple(_fix_shape(value, size_by_symbol, name) for value in inputs)
-    if batch is not None and (not fixed or fixed[0].shape[:1] != (batch,)):
-        first = dims_text(inputs[0]) if inputs else "none"
-        raise UsageError(
-            f"{name} is fixed to its first input {first}; a batch of {batch} needs a model exported"
-            " with that batch"
-        )
-    if had_open_dims:
-        del model.graph.value_info[:]
-        for value in model.graph.output:
-            for dim in value.type.tensor_type.shape.dim:
-                dim.Clear()
-    return fixed
-
-
-def _check_symbols(inputs: Sequence[ValueInfoProto], sizes: Mapping[str, int], name: str) -> None:
-    """Refuse sizes of dimensions that no input has."""
-    symbols: dict[str, None] = {}
-    for value in inputs:
-        for dim in value.type.tensor_type.shape.dim:
-            if is_open(dim) and _is_symbol(dim.dim_param):
-                symbols[dim.dim_param] = None
-    for symbol in sizes:
-        if symbol not in symbols:
-            raise UsageError(
-                f"{name} has no open dimension {symbol!r}; its open dimensions are"
-                f" {', '.join(symbols) or 'none with a name'}"
-            )
-
-
-def _is_symbol(dim_param: str) -> bool:
-    """Tell whether an open dimension has a name; exporters write `?` for one that has none."""
-    return dim_param not in {"", "?"}
-
-
 def input_specs(model: ModelProto, name: str) -> tuple[TensorSpec, ...]:
     """Describe the inputs of a model whose shapes are fixed.
 
@@ -261,101 +187,25 @@ def input_specs(model: ModelProto, name: str) -> tuple[TensorSpec, ...]:
     Raises:
         UsageError: A dimension is open.
     """
-    return tuple(_fix_shape(value, {}, name) for value in _list_inputs(model))
+    return tuple(describe_input(value, name) for value in list_inputs(model))
 
 
-def _list_inputs(model: ModelProto) -> list[ValueInfoProto]:
-    """List the inputs that must be fed; old files list initializers among them."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in constants]
-
-
-def _assign_shapes(
-    shapes: Sequence[TensorSpec], names: Sequence[str], model_name: str
-) -> dict[str, Shape]:
-    """Assign shapes to inputs: by name, and the nameless ones to the other inputs in order."""
-    assigned_by_name = {spec.name for spec in shapes}
-    others = [name for name in names if name not in assigned_by_name]
-    assigned: dict[str, Shape] = {}
-    for spec in shapes:
-        name = spec.name
-        if not name and others:
-            name = others.pop(0)
-        if name not in names:
-            raise UsageError(
-                f"{model_name} has the inputs {', '.join(names)};"
-                f" the shape {spec.name}{spec.shape} fits none of them"
-            )
-        assigned[name] = spec.shape
-    return assigned
-
-
-def _request_shape(
-    value: ValueInfoProto,
-    shape: Shape | None,
-    batch: int | None,
-    size_by_symbol: dict[str, int],
-    name: str,
-) -> None:
-    """Put the sizes asked for into the open dimensions of one input.
+def describe_input(value: ValueInfoProto, name: str) -> TensorSpec:
+    """Describe one input whose shape is fixed.
 
     Args:
-        value: The input; dimensions without a name are set.
-        shape: The shape asked for, or None.
-        batch: The leading dimension asked for where there is no shape, or None.
-        size_by_symbol: The sizes of dimensions that have a name; those found are added.
+        value: The input.
         name: The name of the model, for messages.
+
+    Raises:
+        UsageError: A dimension is open.
+        WorkloadError: It holds something else than numbers.
     """
-    if not value.type.HasField("tensor_type"):
-        raise WorkloadError(f"{name}: input {value.name!r} is no tensor; only tensors can be fed")
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        if shape is None:
-            raise UsageError(
-                f"{name}: input {value.name!r} has no shape",
-                Argument("inputs", f"{value.name}=1x3x224x224", purpose="give it"),
-            )
-        tensor.shape.SetInParent()
-        for _ in shape:
-            tensor.shape.dim.add()
-    if shape is not None and len(shape) != len(tensor.shape.dim):
-        raise UsageError(
-            f"{name}: input {value.name!r} has the dimensions {dims_text(value)}, not those of"
-            f" {shape}"
-        )
-    sizes: Sequence[int | None] = (batch,) if shape is None else shape
-    for dim, size in zip(tensor.shape.dim, sizes, strict=False):
-        if not is_open(dim):
-            # A batch that does not fit is refused by `fix_inputs`, which sees all inputs.
-            if shape is not None and size != dim.dim_value:
-                raise UsageError(
-                    f"{name}: input {value.name!r} is fixed to {dims_text(value)}; {shape} needs an"
-                    " export with that shape"
-                )
-        elif size is not None and _is_symbol(dim.dim_param):
-            earlier = size_by_symbol.setdefault(dim.dim_param, size)
-            if earlier != size:
-                raise UsageError(
-                    f"{name}: dimension {dim.dim_param!r} is asked to be {earlier} and {size}"
-                )
-        elif size is not None:
-            dim.dim_value = size
-
-
-def _fix_shape(value: ValueInfoProto, size_by_symbol: Mapping[str, int], name: str) -> TensorSpec:
-    """Set the named dimensions of one input, and describe it once none is open."""
     import onnx
 
     dims = value.type.tensor_type.shape.dim
-    for dim in dims:
-        if is_open(dim) and dim.dim_param in size_by_symbol:
-            dim.dim_value = size_by_symbol[dim.dim_param]
     if any(is_open(dim) for dim in dims):
-        raise UsageError(
-            f"{name}: input {value.name!r} has open dimensions: {dims_text(value)}",
-            Argument("inputs", f"{value.name}={_example_shape(value)}", purpose="fix all of them"),
-            *_other_remedies(value),
-        )
+        raise UsageError(f"{name}: input {value.name!r} has open dimensions: {dims_text(value)}")
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     except (KeyError, TypeError, ValueError) as error:
@@ -367,37 +217,10 @@ def _fix_shape(value: ValueInfoProto, size_by_symbol: Mapping[str, int], name: s
     return TensorSpec(value.name, tuple(dim.dim_value for dim in dims), dtype.name)
 
 
-def _example_shape(value: ValueInfoProto) -> str:
-    """Write a shape with the fixed dimensions of an input, and usual sizes for the open ones."""
-    dims = value.type.tensor_type.shape.dim
-    sizes = []
-    for index, dim in enumerate(dims):
-        word = dim.dim_param.lower()
-        size = 1
-        if not is_open(dim):
-            size = dim.dim_value
-        elif index > 0 and any(part in word for part in ("seq", "len", "tok", "time", "word")):
-            size = 128
-        elif len(dims) == 4 and index >= 2:
-            size = 224
-        sizes.append(size)
-    return "x".join(map(str, sizes))
-
-
-def _other_remedies(value: ValueInfoProto) -> list[Argument]:
-    """Name what fixes the open dimensions of an input without the others: a batch, or sizes."""
-    dims = value.type.tensor_type.shape.dim
-    open_dims = [index for index, dim in enumerate(dims) if is_open(dim)]
-    if open_dims == [0]:
-        return [Argument("batch", 1, purpose="fix the first")]
-    symbol = dims[open_dims[-1]].dim_param
-    if not _is_symbol(symbol):
-        return []
-    size = _example_shape(value).split("x")[open_dims[-1]]
-    also = {"batch": 1} if open_dims[0] == 0 and len(open_dims) == 2 else {}
-    if len(open_dims) - len(also) > 1:
-        return []
-    return [Argument("dims", f"{symbol}={size}", purpose="fix it by name", also=also)]
+def list_inputs(model: ModelProto) -> list[ValueInfoProto]:
+    """List the inputs that must be fed; old files list initializers among them."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
 
 
 def random_input(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:

@@ -81,6 +81,16 @@ def runtime_loads(model: ModelProto) -> bool:
     return True
 
 
+def runs(model: ModelProto, feeds: Mapping[str, NDArray[Any]]) -> bool:
+    """Tell whether ONNX Runtime runs a model on values of its inputs."""
+    try:
+        session = _open_session(model.SerializeToString(), None)
+        session.run_with_ort_values(None, {name: _wrap_array(each) for name, each in feeds.items()})
+    except Exception:  # noqa: BLE001 - the runtime has many errors, all of which mean no
+        return False
+    return True
+
+
 def complete_model(data: bytes, draw_feeds: DrawFeeds) -> Completed:
     """Load a model, and have the runtime fill in the shapes that ONNX does not infer.
 

@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from hwbench.errors import HwbenchError, SchemaError, error_to_dict
+from hwbench.errors import HwbenchError, SchemaError, WorkloadError, error_to_dict
 from hwbench.network import graph
 from hwbench.network.intake import archives, files, hugging_face, onnx_bounds, torch_files, walls
 from hwbench.network.intake.input_texts import InputRequest
@@ -428,6 +428,12 @@ def _read(job: Mapping[str, Any], scratch: Path) -> Workload | None:
         if file.kind == "onnx":
             exported = files.export_onnx(file, path, request)
             os.chdir(scratch)
+            try:
+                return _describe(exported, request, size, job)
+            except (SchemaError, WorkloadError) as error:
+                os.chdir(job["folder"])
+                files.blame_sizes(file, path, request, error)
+                raise
         else:
             # From here on a relative path leads nowhere but into the folder of this file.
             plan = torch_files.plan_file(file, request)
@@ -435,7 +441,14 @@ def _read(job: Mapping[str, Any], scratch: Path) -> Workload | None:
                 return None
             os.chdir(scratch)
             exported = torch_files.export_file(plan, request)
-    workload = files.describe_workload(exported, request, job["precision"], size)
+    return _describe(exported, request, size, job)
+
+
+def _describe(
+    exported: Exported, request: ReadRequest, size_bytes: int, job: Mapping[str, Any]
+) -> Workload:
+    """Describe what was read, and do what its user will do with it next."""
+    workload = files.describe_workload(exported, request, job["precision"], size_bytes)
     _rehearse(workload, job["limits"]["memory_bytes"])
     return workload
 

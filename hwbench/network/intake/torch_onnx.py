@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench.errors import UsageError, WorkloadError
-from hwbench.network.intake import calling, onnx_files, onnx_normalise, plain_modules
+from hwbench.network.intake import calling, onnx_files, onnx_inputs, onnx_normalise, plain_modules
 from hwbench.network.intake.failures import FAILURES, reason
 from hwbench.network.ort import model_errors, onnxruntime
 from hwbench.records.findings import Finding
@@ -180,7 +180,7 @@ def export_program(
             raise WorkloadError(
                 f"{name}: torch cannot export the program to ONNX: {reason(error)}"
             ) from error
-        specs = onnx_files.fix_inputs(model, inputs, batch, name, sizes)
+        specs = onnx_inputs.fix_inputs(model, inputs, batch, name, sizes)
         onnx_normalise.normalise_graph(model, name, exported=True)
         random = np.random.default_rng(seed)
         args = tuple(torch.from_numpy(onnx_files.random_input(spec, random)) for spec in specs)

@@ -11,11 +11,13 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from hwbench.errors import UsageError, WorkloadError
+from hwbench.errors import Argument, SchemaError, UsageError, WorkloadError
 from hwbench.network.intake import load_workload
 from hwbench.network.intake.archives import inspect
 from hwbench.network.intake.input_texts import InputRequest, parse_input
+from hwbench.network.intake.onnx_inputs import blame_sizes
 from hwbench.network.intake.torch_files import ReadRequest, choose_input_shapes
+from hwbench.records.tensors import TensorSpec
 from tests.support.saved_models import SHAPE, TinyNet, save
 
 
@@ -81,10 +83,75 @@ def test_onnx_shapes_that_stay_open_or_do_not_fit(left, right, options, says, tm
     assert "\n" not in str(caught.value)
 
 
-def test_a_shape_the_network_cannot_take_is_an_error_of_the_model(tmp_path):
+def test_sizes_the_network_cannot_take_are_answered_by_those_it_takes(tmp_path):
     path = two_inputs(tmp_path / "m.onnx", (None, 3), (None, 3))
-    with pytest.raises(WorkloadError):
+    with pytest.raises(UsageError, match="does not run with the sizes given") as caught:
         load_workload(path, inputs=["a=2x3", "b=5x3"])
+    assert caught.value.remedies == (
+        Argument("inputs", ("a=1x3", "b=1x3"), purpose="it runs with"),
+    )
+
+
+def sliding(path, kernel, dims):
+    """A window over a sound of open length; narrower ones do not fit."""
+    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=kernel)
+    make = helper.make_tensor_value_info
+    inputs = [make("x", TensorProto.FLOAT, dims)]
+    graph = helper.make_graph([node], "g", inputs, [make("y", TensorProto.FLOAT, None)])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dims", "value"),
+    [
+        ([400], [1, 1, "samples"], "x=1x1x512"),
+        ([400], ["batch", 1, "samples"], "x=1x1x512"),
+        ([400], [1, 1, None], "x=1x1x512"),
+        ([5000], [1, 1, "time"], "x=1x1x16000"),
+        ([300, 2], ["n", 3, None, None], "x=1x3x640x640"),
+        ([7, 7], ["n", 3, "height", "width"], "x=1x3x224x224"),
+    ],
+)
+def test_sizes_that_errors_propose_are_taken(kernel, dims, value, tmp_path):
+    path = sliding(tmp_path / "m.onnx", kernel, dims)
+    with pytest.raises(UsageError, match="open dimensions") as caught:
+        load_workload(path)
+    first = caught.value.remedies[0]
+    assert first == Argument("inputs", value, purpose="fix all of them")
+    assert load_workload(path, inputs=[first.value]).inputs[0].shape[1:] == tuple(
+        int(size) for size in value.split("x")[2:]
+    )
+
+
+def test_sizes_that_are_too_small_for_a_window_are_answered_by_larger_ones(tmp_path):
+    path = sliding(tmp_path / "m.onnx", [400], [1, 1, "samples"])
+    with pytest.raises(UsageError, match="spans 400 where its padded input has 128") as caught:
+        load_workload(path, inputs=["1x1x128"])
+    assert caught.value.remedies[0].value == "x=1x1x512"
+
+
+def test_a_network_that_runs_with_no_usual_size_says_what_is_wrong(tmp_path):
+    path = sliding(tmp_path / "m.onnx", [10**6], [1, 1, "samples"])
+    with pytest.raises(SchemaError, match="spans 1000000"):
+        load_workload(path, inputs=["1x1x128"])
+
+
+def test_another_fault_is_not_blamed_on_the_sizes(tmp_path):
+    model = onnx.load(sliding(tmp_path / "m.onnx", [400], [1, 1, "samples"]))
+    asked = [TensorSpec("", (1, 1, 512), "")], None, "m", {}
+    blame_sizes(model, asked, "its weights are too large")
+
+
+def test_all_inputs_are_asked_for_at_once(tmp_path):
+    path = two_inputs(tmp_path / "m.onnx", ("n", None), (1, None))
+    with pytest.raises(UsageError) as caught:
+        load_workload(path)
+    assert caught.value.remedies == (
+        Argument("inputs", ("a=1x128", "b=1x128"), purpose="fix all of them"),
+    )
 
 
 def test_traced_torchscript_keeps_its_shapes_and_a_batch_or_a_shape_of_the_user_wins(tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -18,7 +18,7 @@ from rich.measure import Measurement as Width
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hwbench.render.units import printable, shorten
+from hwbench.render.units import printable, shorten_apart
 
 NARROWEST = 12
 """Characters to which a long name may be shortened."""
@@ -121,18 +121,36 @@ def write_markdown(view: View, file: TextIO) -> None:
     file.write("\n\n".join(_to_markdown(block) for block in view) + "\n")
 
 
+class _Column:
+    """The names of a column, which are shortened together.
+
+    Args:
+        names: What is to be shown.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = list(names)
+        self._short_by_width: dict[int, dict[str, str]] = {}
+
+    def shorten(self, name: str, width: int) -> str:
+        """Write one of the names in at most `width` columns, unlike the others."""
+        if width not in self._short_by_width:
+            self._short_by_width[width] = shorten_apart(self.names, width)
+        return self._short_by_width[width][name]
+
+
 class _Path:
     """A name that gives up its middle when its column is narrow."""
 
-    def __init__(self, name: str) -> None:
-        self.name = printable(name)
+    def __init__(self, name: str, column: _Column) -> None:
+        self.name, self.column = name, column
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Width:
         columns = cell_len(self.name)
         return Width(min(columns, NARROWEST), columns)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(shorten(self.name, max(options.max_width, 1)), no_wrap=True)
+        yield Text(self.column.shorten(self.name, max(options.max_width, 1)), no_wrap=True)
 
 
 def _make_renderable(block: Block, *, wide: bool) -> RenderableType:
@@ -160,20 +178,27 @@ def _make_rich_table(table: Table, *, wide: bool) -> RenderableType:
             overflow="fold" if column.wrap else "ellipsis",
             max_width=None if wide else column.limit,
         )
+    rows = (*table.rows, *table.footer)
+    columns = [
+        _Column(printable(row[index]) for row in rows) for index in range(len(table.columns))
+    ]
     for row in table.rows:
-        rich.add_row(*_rich_cells(table, row))
+        rich.add_row(*_rich_cells(table, row, columns))
     if table.footer:
         rich.add_section()
     for row in table.footer:
-        rich.add_row(*_rich_cells(table, row), style="dim")
+        rich.add_row(*_rich_cells(table, row, columns), style="dim")
     return rich
 
 
-def _rich_cells(table: Table, row: Sequence[str]) -> list[RenderableType]:
-    return [
-        _Path(cell) if column.path else Text(printable(cell))
-        for column, cell in zip(table.columns, row, strict=True)
-    ]
+def _rich_cells(
+    table: Table, row: Sequence[str], columns: Sequence[_Column]
+) -> list[RenderableType]:
+    cells: list[RenderableType] = []
+    for column, names, cell in zip(table.columns, columns, row, strict=True):
+        text = printable(cell)
+        cells.append(_Path(text, names) if column.path else Text(text))
+    return cells
 
 
 def _to_markdown(block: Block) -> str:

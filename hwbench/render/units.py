@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -246,16 +247,41 @@ def trace(values: Sequence[float]) -> str:
     return "".join(_LEVELS[round((value - low) / (high - low) * top)] for value in values)
 
 
-def shorten(text: str, width: int) -> str:
+def shorten(text: str, width: int, head_share: float = 0.5) -> str:
     """Cut `text` in the middle to `width` (>= 1) columns: the ends of a path tell most.
 
     Columns are those of a terminal, on which Chinese characters take two and combining ones none.
+
+    Args:
+        text: What to cut.
+        width: The columns that there are.
+        head_share: How much of them is for the beginning.
     """
     if cell_len(text) <= width:
         return text
-    head = _fitting(text, (width - 1) // 2)
+    head = _fitting(text, int((width - 1) * head_share))
     tail = _fitting(reversed(text), width - 1 - cell_len(head))[::-1]
     return f"{head}…{tail}"
+
+
+def shorten_apart(texts: Iterable[str], width: int) -> dict[str, str]:
+    """Cut texts as `shorten` does, but so that no two look the same where that can be.
+
+    Long names of one network begin alike: where they would look the same, less of the beginning is
+    kept.
+
+    Returns:
+        The short texts by the long ones.
+    """
+    left = list(dict.fromkeys(texts))
+    apart = {text: shorten(text, width) for text in left}
+    for head_share in (0.5, 0.25, 0.0):
+        short = {text: shorten(text, width, head_share) for text in left}
+        counts = Counter(short.values())
+        unique = {text: cut for text, cut in short.items() if counts[cut] == 1}
+        apart |= unique
+        left = [text for text in left if text not in unique]
+    return apart
 
 
 def _fitting(characters: Iterable[str], width: int) -> str:

@@ -24,6 +24,7 @@ from hwbench.render.units import (
     seconds,
     shape,
     shorten,
+    shorten_apart,
     size,
     sparkline,
     times,
@@ -196,6 +197,21 @@ def test_shortening_keeps_both_ends(text, width):
 def test_a_short_name_uses_the_width_it_has():
     assert shorten("features.0.conv", 9) == "feat…conv"
     assert shorten("编码器编码器", 7) == "编…码器"
+
+
+@given(st.lists(st.text(max_size=40), max_size=8), st.integers(1, 30))
+def test_texts_that_are_shortened_together_fit_and_are_all_there(texts, width):
+    short = shorten_apart(texts, width)
+    assert set(short) == set(texts)
+    assert all(cell_len(each) <= width for each in short.values())
+
+
+def test_long_names_that_begin_and_end_alike_stay_apart():
+    names = [f"body::then_branch/encoder.{number}.reparam_conv" for number in range(12)]
+    short = shorten_apart([*names, "head"], 24)
+    assert len(set(short.values())) == 13
+    assert short["head"] == "head"
+    assert short[names[3]].endswith("3.reparam_conv")
 
 
 @given(st.text(max_size=40))

@@ -354,11 +354,14 @@ class _Reader:
         self._lock = threading.Lock()
         process, self._process, self._messages = self._process, None, None
         if process is not None:
-            # The parent's death shows as the end of the pipe, so that no copy may stay open; and
-            # the process is not this one's child to wait for.
+            # The parent's death shows as the end of the pipe, so that no copy may stay open; what a
+            # thread of the parent was about to write goes nowhere from here. And the process is not
+            # this one's child to wait for.
+            nowhere = os.open(os.devnull, os.O_RDWR)
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    os.close(pipe.fileno())
+                    os.dup2(nowhere, pipe.fileno(), inheritable=False)
+            os.close(nowhere)
             process.returncode = 0
 
 

@@ -6,6 +6,7 @@ import gzip
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ def test_the_study_runs_and_keeps_raw_samples(tmp_path):
         assert all(row["raw"] for row in good)
     text = (tmp_path / "README.md").read_text()
     assert all(f"## {part}" in text for part in PARTS)
-    assert "pip install triton" in text, "what could not run is said"
+    if find_spec("triton") is None:  # PyTorch brings it where it is built for CUDA
+        assert "pip install triton" in text, "what could not run is said"
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 8, 30, 99, 1000])

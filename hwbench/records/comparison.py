@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +23,12 @@ MAIN_CAUSE = 0.4
 """Share of the time above what the MACs promised from which a cause is named as the cause."""
 EXPLAINED = 0.5
 """Share of the saved time that the layers must account for, or it is said that they do not."""
+
+BESIDE = frozenset(
+    {"Add", "Cast", "DequantizeLinear", "DynamicQuantizeLinear", "Mul", "QuantizeLinear"}
+    | {"Reshape", "Transpose"}
+)
+"""Operators that exporters and quantisers put beside a module's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,13 +479,68 @@ def explained_share(comparison: Comparison) -> float | None:
 def _match_layers(
     baseline: Measurement, candidate: Measurement, explain_change: ExplainChange | None
 ) -> tuple[LayerChange, ...]:
-    """Match layers by module path, which pruning keeps when it changes widths or drops blocks."""
+    """Match layers by module path, which pruning keeps when it changes widths or drops blocks.
+
+    Files that PyTorch's exporter wrote, and what quantisers made of them, spell the same paths
+    differently: what no name matches is matched by path.
+    """
     if baseline.profile is None or candidate.profile is None:
         return ()
     before = {layer.name: layer for layer in baseline.profile.layers}
     after = {layer.name: layer for layer in candidate.profile.layers}
+    new_names = _match_paths(
+        [layer for name, layer in before.items() if name not in after],
+        [layer for name, layer in after.items() if name not in before],
+    )
+    after = {new_names.get(name, name): layer for name, layer in after.items()}
     names = dict.fromkeys([*before, *after])
     return tuple(_change(name, before.get(name), after.get(name), explain_change) for name in names)
+
+
+def _match_paths(before: Sequence[LayerLatency], after: Sequence[LayerLatency]) -> dict[str, str]:
+    """Match layers whose names say the same module and operator in different words.
+
+    Returns:
+        The names of the baseline by those of the candidate; without those that could be several.
+    """
+    matched: dict[str, str] = {}
+    for spell in (_spell_operator, _spell_module):
+        paths_before = _index_paths(
+            spell, [row for row in before if row.name not in matched.values()]
+        )
+        paths_after = _index_paths(spell, [row for row in after if row.name not in matched])
+        for path in paths_before.keys() & paths_after.keys():
+            old, new = paths_before[path], paths_after[path]
+            if len(old) == len(new) == 1:
+                matched[new[0]] = old[0]
+    return matched
+
+
+def _index_paths(
+    spell: Callable[[LayerLatency], str], layers: Sequence[LayerLatency]
+) -> dict[str, list[str]]:
+    """Names of layers by what `spell` makes of them; an empty text is none."""
+    names: dict[str, list[str]] = {}
+    for layer in layers:
+        if path := spell(layer):
+            names.setdefault(path, []).append(layer.name)
+    return names
+
+
+def _spell_operator(layer: LayerLatency) -> str:
+    """Spell module and operator: `/body/layer.0/Softmax` and `body.layer.0/Softmax` are one."""
+    name = layer.name.removesuffix("_quant").removesuffix("_QuantizeLinear")
+    return name.strip("/").replace("/", ".")
+
+
+def _spell_module(layer: LayerLatency) -> str:
+    """Spell the module alone: `/body/dense/MatMul_quant` is `body.dense`."""
+    if layer.op in BESIDE:
+        return ""
+    name = layer.name
+    if name.startswith("/"):
+        name = name.rpartition("/")[0]
+    return name.strip("/").replace("/", ".")
 
 
 def _change(

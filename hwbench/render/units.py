@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -247,19 +247,14 @@ def trace(values: Sequence[float]) -> str:
     return "".join(_LEVELS[round((value - low) / (high - low) * top)] for value in values)
 
 
-def shorten(text: str, width: int, head_share: float = 0.5) -> str:
+def shorten(text: str, width: int) -> str:
     """Cut `text` in the middle to `width` (>= 1) columns: the ends of a path tell most.
 
     Columns are those of a terminal, on which Chinese characters take two and combining ones none.
-
-    Args:
-        text: What to cut.
-        width: The columns that there are.
-        head_share: How much of them is for the beginning.
     """
     if cell_len(text) <= width:
         return text
-    head = _fitting(text, int((width - 1) * head_share))
+    head = _fitting(text, (width - 1) // 2)
     tail = _fitting(reversed(text), width - 1 - cell_len(head))[::-1]
     return f"{head}…{tail}"
 
@@ -267,21 +262,28 @@ def shorten(text: str, width: int, head_share: float = 0.5) -> str:
 def shorten_apart(texts: Iterable[str], width: int) -> dict[str, str]:
     """Cut texts as `shorten` does, but so that no two look the same where that can be.
 
-    Long names of one network begin alike: where they would look the same, less of the beginning is
-    kept.
+    Long names of one network begin and end alike: where they would look the same, what they have in
+    common at the beginning is left out.
 
     Returns:
         The short texts by the long ones.
     """
-    left = list(dict.fromkeys(texts))
-    apart = {text: shorten(text, width) for text in left}
-    for head_share in (0.5, 0.25, 0.0):
-        short = {text: shorten(text, width, head_share) for text in left}
-        counts = Counter(short.values())
-        unique = {text: cut for text, cut in short.items() if counts[cut] == 1}
-        apart |= unique
-        left = [text for text in left if text not in unique]
+    apart = {text: shorten(text, width) for text in texts}
+    for alike in _group_by_value(apart):
+        common = os.path.commonprefix(alike)  # noqa: RUF071 - characters are meant
+        begin = max(common.rfind(separator) for separator in "./:") + 1
+        cut = {text: f"…{shorten(text[begin:], width - 1)}" for text in alike}
+        if begin and width > 1 and len(set(cut.values())) > 1:
+            apart |= cut
     return apart
+
+
+def _group_by_value(texts: Mapping[str, str]) -> list[list[str]]:
+    """Group the keys that have one value; those that have theirs alone are left out."""
+    groups: dict[str, list[str]] = {}
+    for key, value in texts.items():
+        groups.setdefault(value, []).append(key)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _fitting(characters: Iterable[str], width: int) -> str:

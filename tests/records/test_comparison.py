@@ -108,6 +108,52 @@ def test_layers_are_matched_by_path_and_absent_ones_are_none():
     assert explained_share(found) == pytest.approx(1.0, rel=0.02)
 
 
+def named(record, *rows):
+    layers = tuple(LayerLatency(name, op, None, "", 1e-6) for name, op in rows)
+    return replace(record, profile=LayerProfile(layers, 0.01, 0.0, "nothing"))
+
+
+def test_layers_are_matched_by_path_however_exporters_and_quantisers_spell_it():
+    one, two = pair(0.5)
+    one = named(
+        one,
+        ("body.layer.0.dense", "Linear"),
+        ("body.layer.0/Softmax", "Softmax"),
+        ("body.layer.0/MatMul_1", "MatMul"),
+        ("body.words", "Gather"),
+        ("body.norm", "LayerNormalization"),
+        ("head", "Linear"),
+        ("stem.conv", "Conv"),
+    )
+    two = named(
+        two,
+        ("/body/layer.0/dense/MatMul_quant", "MatMulInteger"),
+        ("/body/layer.0/dense/Add", "Add"),
+        ("/body/layer.0/Softmax", "Softmax"),
+        ("/body/layer.0/MatMul_1", "MatMul"),
+        ("/body/words/Gather", "Gather"),
+        ("/body/words/Gather_output_0_DequantizeLinear", "DequantizeLinear"),
+        ("/body/norm/Div", "Div"),
+        ("/body/norm/Sqrt", "Sqrt"),
+        ("/head/Gemm_quant", "QGemm"),
+        ("stem.conv", "Conv"),
+    )
+    changes = {change.name: change for change in compare(one, two).layers}
+    alone = {
+        name
+        for name, change in changes.items()
+        if change.baseline_s is None or change.candidate_s is None
+    }
+    assert alone == {
+        "body.norm",  # whose parts are several
+        "/body/norm/Div",
+        "/body/norm/Sqrt",
+        "/body/layer.0/dense/Add",
+        "/body/words/Gather_output_0_DequantizeLinear",
+    }
+    assert len(changes) == 7 + 4
+
+
 def test_layers_that_do_not_add_up_to_the_difference_are_confessed():
     first, second = pair(0.5)
     found = compare(with_layers(first, a=(0.004, "x")), with_layers(second, a=(0.0039, "x")))

@@ -207,11 +207,13 @@ def test_texts_that_are_shortened_together_fit_and_are_all_there(texts, width):
 
 
 def test_long_names_that_begin_and_end_alike_stay_apart():
-    names = [f"body::then_branch/encoder.{number}.reparam_conv" for number in range(12)]
-    short = shorten_apart([*names, "head"], 24)
-    assert len(set(short.values())) == 13
+    blocks = [f"body::then_branch/encoder.{number}.reparam_conv" for number in range(12)]
+    layers = [f"bert.encoder.layer.{number}.attention.self/Softmax" for number in range(12)]
+    short = shorten_apart([*blocks, *layers, "head"], 24)
+    assert len(set(short.values())) == 25
     assert short["head"] == "head"
-    assert short[names[3]].endswith("3.reparam_conv")
+    assert short[blocks[3]] == "…3.reparam_conv"
+    assert short[layers[3]] == "…3.attention…elf/Softmax"
 
 
 @given(st.text(max_size=40))

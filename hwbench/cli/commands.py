@@ -89,7 +89,14 @@ TAIL_FIELDS = ("p50_s", "p90_s", "p95_s", "p99_s", "worst_s")
 PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS, *TAIL_FIELDS)
 LIKENESS_FIELDS = ("accuracy_drop", "agreement")
 RATIO_FIELDS = ("speedup", "macs_ratio", "params_ratio")
-COMPARE_FIELDS = (*RATIO_FIELDS, *LIKENESS_FIELDS, *START_FIELDS, *TAIL_FIELDS)
+CANDIDATE_MEDIAN = "candidate_median_s"
+COMPARE_FIELDS = (
+    *RATIO_FIELDS,
+    CANDIDATE_MEDIAN,
+    *LIKENESS_FIELDS,
+    *START_FIELDS,
+    *TAIL_FIELDS,
+)
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
 RECORD_ID = re.compile(r"[0-9a-f]{6,32}")
 """What the id of a stored measurement, or the beginning of it, looks like."""
@@ -264,9 +271,9 @@ def compare(
     no verdict.
 
     Exit codes: 0 for FASTER or SAME, 1 for SLOWER or if a rule holds, 2 for INCOMPARABLE, 5 for
-    UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio, params_ratio, accuracy_drop and
-    agreement, of the candidate load_s, first_run_s, peak_memory_bytes, and with --tail p50_s,
-    p90_s, p95_s, p99_s and worst_s; shares also in percent, as in "accuracy_drop>1%".
+    UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio, params_ratio, candidate_median_s,
+    accuracy_drop and agreement, of the candidate load_s, first_run_s, peak_memory_bytes, and with
+    --tail p50_s, p90_s, p95_s, p99_s and worst_s; shares also in percent, as in "accuracy_drop>1%".
     """
     rules = [parse_rule(text, COMPARE_FIELDS) for text in fail_on or ()]
     _check_tail_rules(rules, how)
@@ -285,8 +292,8 @@ def compare(
         )
     reference, name = _choose_sides(baseline, candidate, against)
     settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
-    if any(rule.field == "speedup" for rule in rules):
-        # Whether it is faster at all is known long before the speed-up is known to a limit.
+    if any(rule.field in {"speedup", CANDIDATE_MEDIAN} for rule in rules):
+        # Whether it is faster at all is known long before its speed is known to a limit.
         settings = replace(settings, stop_at_difference=False)
     try:
         with show_measuring(f"{reference} and {name}", keeping) as progress:
@@ -354,6 +361,7 @@ def _show_comparison(
 
     document = documents.compare_document(outcome)
     of_candidate = {field: document["candidate"][field] for field in START_FIELDS + TAIL_FIELDS}
+    of_candidate[CANDIDATE_MEDIAN] = document["candidate"]["median_s"]
     broken = hits(rules, {**document, **of_candidate})
     view = comparing.compare_view(
         outcome, all_layers=all_layers, layers_hint="--all-layers", saved=saved, broken_rules=broken

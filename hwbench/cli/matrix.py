@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,7 @@ from hwbench.cli.delivery import deliver, report, write_file
 from hwbench.cli.lab import workplace
 from hwbench.cli.options import (
     BudgetOption,
+    FailOnOption,
     IsolateOption,
     JunitOption,
     Keeping,
@@ -23,6 +25,12 @@ from hwbench.cli.options import (
     options,
     writable,
 )
+from hwbench.cli.rules import Rule, hits, parse_rule
+
+if TYPE_CHECKING:
+    from hwbench.workflows.matrix import Matrix
+
+MATRIX_FIELDS = ("latency_s", "speedup")
 
 
 def precisions(text: str) -> tuple[str, ...]:
@@ -107,6 +115,7 @@ def matrix_command(
             rich_help_panel="Output",
         ),
     ] = None,
+    fail_on: FailOnOption = None,
     junit: JunitOption = None,
 ) -> int:
     """Measure many models on many devices, each beside the first one.
@@ -115,8 +124,11 @@ def matrix_command(
     each cell. What cannot run is a cell that says why. After an interruption, the same command goes
     on where it stopped.
 
-    Exit codes: 0 if every cell was measured, else that of the worst error.
+    Exit codes: 0 if every cell was measured, else that of the worst error; 1 if a rule holds in a
+    cell. --fail-on accepts the fields latency_s and speedup; the speed-up of the first model is not
+    asked for.
     """
+    rules = [parse_rule(text, MATRIX_FIELDS) for text in fail_on or ()]
     from hwbench.cli.matrix_progress import show_cells
     from hwbench.render import matrix as render
     from hwbench.render.junit import matrix_junit
@@ -144,13 +156,32 @@ def matrix_command(
             **source.arguments(),
             **keeping.arguments(),
         )
+    broken = _find_broken_rules(matrix, rules)
     if csv is not None:
         write_file(csv, render.matrix_csv(matrix), "the CSV")
     if junit is not None:
-        write_file(junit, matrix_junit(matrix), "the JUnit XML")
-    deliver(output, render.matrix_view(matrix), render.matrix_document(matrix))
+        write_file(junit, matrix_junit(matrix, broken), "the JUnit XML")
+    lines = [
+        f"{render.describe_cell(cell)}: {text}"
+        for cell, texts in zip(matrix.cells, broken, strict=True)
+        for text in texts
+    ]
+    deliver(output, render.matrix_view(matrix, lines), render.matrix_document(matrix))
     errors = [cell.error for cell in matrix.cells if cell.error is not None]
     if not errors:
-        return 0
+        return report(lines, 1)
     failed = f"{len(errors)} of {plural(len(matrix.cells), 'cell')} could not be measured"
-    return report([failed], max(error.exit_code for error in errors))
+    return report([*lines, failed], max(error.exit_code for error in errors))
+
+
+def _find_broken_rules(matrix: Matrix, rules: Sequence[Rule]) -> list[list[str]]:
+    """What the rules refuse, cell by cell; cells that failed are refused already."""
+    from hwbench.render.matrix import cell_document
+
+    broken: list[list[str]] = []
+    for cell in matrix.cells:
+        asked = rules
+        if cell.model == matrix.models[0]:
+            asked = [rule for rule in rules if rule.field != "speedup"]
+        broken.append([] if cell.error is not None else hits(asked, cell_document(cell)))
+    return broken

@@ -60,7 +60,7 @@ def compare_view(
         headline += f" (candidate in {candidate.precision})"
     blocks: list[Block] = [
         Line(headline, "bold"),
-        *(Line(f"A rule was hit: {text}", "bold") for text in broken_rules),
+        *rule_lines(broken_rules),
         *notes(comparison.findings),
         _make_sides_table(comparison),
     ]
@@ -69,6 +69,11 @@ def compare_view(
         top = len(comparison.layers) if all_layers else TOP_LAYERS
         blocks += _layer_blocks(comparison, top, layers_hint)
     return [*blocks, Line(provenance(baseline, candidate, saved=saved), "dim")]
+
+
+def rule_lines(broken_rules: Sequence[str]) -> list[Line]:
+    """A line for each of the user's rules that was hit."""
+    return [Line(f"A rule was hit: {text}", "bold") for text in broken_rules]
 
 
 def verdict_text(comparison: Comparison) -> str:

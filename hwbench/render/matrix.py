@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
+from hwbench.render.comparing import rule_lines
 from hwbench.render.documents import SCHEMA
 from hwbench.render.units import plural, seconds, times
 from hwbench.stats import Verdict
@@ -44,14 +45,19 @@ CSV_FIELDS = (
 )
 
 
-def matrix_view(matrix: Matrix) -> View:
-    """A row for each model; as many tables beside each other as a terminal holds columns."""
+def matrix_view(matrix: Matrix, broken_rules: Sequence[str] = ()) -> View:
+    """A row for each model; as many tables beside each other as a terminal holds columns.
+
+    Args:
+        matrix: What to show.
+        broken_rules: What the user's rules refuse, in words; said at once.
+    """
     failed = [cell for cell in matrix.cells if cell.error is not None]
     headline = (
         f"{plural(len(matrix.models), 'model')} in {plural(len(matrix.columns), 'column')};"
         f" speed-ups are over {matrix.models[0]} in the same column"
     )
-    blocks: list[Block] = [Line(headline, "bold")]
+    blocks: list[Block] = [Line(headline, "bold"), *rule_lines(broken_rules)]
     blocks += [
         _make_table(matrix, matrix.columns[start : start + COLUMNS])
         for start in range(0, len(matrix.columns), COLUMNS)
@@ -76,11 +82,16 @@ def _failure_rows(failed: Sequence[MatrixCell]) -> tuple[tuple[str, str], ...]:
         by_reason.setdefault(_error_text(cell), []).append(cell)
     rows = []
     for reason, cells in by_reason.items():
-        who = f"{cells[0].model} on {describe_column(cells[0].column)}"
+        who = describe_cell(cells[0])
         if len(cells) > 1:
             who = f"{plural(len(cells), 'cell')}, first {who}"
         rows.append(("failed", f"{who}: {reason}"))
     return tuple(rows)
+
+
+def describe_cell(cell: MatrixCell) -> str:
+    """A cell in words: `net.onnx on cpu int8, 2 threads`."""
+    return f"{cell.model} on {describe_column(cell.column)}"
 
 
 def describe_column(column: MatrixColumn) -> str:

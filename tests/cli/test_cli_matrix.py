@@ -80,3 +80,22 @@ def test_impossible_requests(hwb, words, said):
     outcome = hwb(*WORDS, *words)
     assert outcome.code == 2
     assert said in outcome.error
+
+
+def test_rules_hold_for_every_cell(hwb):
+    columns = (*DEVICE, "--threads", "1,2")
+    assert hwb(*WORDS, *columns, "--fail-on", "speedup<1.1").code == 0
+    words = (*WORDS, "absent.onnx", *columns, "--fail-on", "speedup<100", "--format", "md")
+    broken = hwb(*words, "--junit", "cells.xml")
+    assert broken.code == 2, "a failure weighs more than a rule"
+    assert broken.out.count("**A rule was hit: ") == 2
+    assert "hwbench: small.onnx on virtual:step=1 fp32, 1 thread: speedup is 2." in broken.err
+    failures = ET.parse(hwb.folder / "cells.xml").getroot().findall(".//failure")
+    assert [failure.get("type") for failure in failures] == ["rule", "rule"]
+
+
+def test_a_rule_on_latency_holds_for_the_baseline_too(hwb):
+    broken = hwb(*WORDS, *DEVICE, "--fail-on", "latency_s>0.000001", "--junit", "cells.xml")
+    assert (broken.code, broken.err.count("\n")) == (1, 2)
+    assert len(ET.parse(hwb.folder / "cells.xml").getroot().findall(".//failure")) == 2
+    assert "unknown field" in hwb(*WORDS, "--fail-on", "macs<1").error

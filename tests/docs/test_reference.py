@@ -10,7 +10,7 @@ import pytest
 
 import hwbench
 from hwbench import errors
-from hwbench.cli import commands, history, tables
+from hwbench.cli import commands, history, matrix, tables
 from hwbench.render import documents, fronts, searching
 from hwbench.render import history as history_documents
 from hwbench.render import matrix as matrix_documents
@@ -134,6 +134,7 @@ def test_fields_of_rules_are_those_on_the_page():
         "profile": commands.PROFILE_FIELDS,
         "compare": commands.COMPARE_FIELDS,
         "selftest": commands.SELFTEST_FIELDS,
+        "matrix": matrix.MATRIX_FIELDS,
         "history": history.HISTORY_FIELDS,
         "table build": tables.BUILD_FIELDS,
         "table validate`, `table recalibrate": tables.GRADE_FIELDS,

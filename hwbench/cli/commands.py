@@ -65,7 +65,6 @@ app = typer.Typer(
     cls=_Commands,
     help="How fast is this network on that device, and what would a smaller one gain?",
     epilog="Example: hwbench compare resnet18.onnx pruned.onnx",
-    add_completion=False,
 )
 app.add_typer(cache_app, name="cache")
 app.add_typer(devices_app, name="devices")

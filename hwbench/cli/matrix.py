@@ -22,6 +22,7 @@ from hwbench.cli.options import (
     Output,
     Precision,
     SeedOption,
+    WaitOption,
     options,
     writable,
 )
@@ -98,6 +99,7 @@ def matrix_command(
     isolate: IsolateOption = False,
     budget: BudgetOption = None,
     seed: SeedOption = 0,
+    wait: WaitOption = None,  # noqa: ARG001 - acts by its callback
     min_effect: MinEffectOption = None,
     lab: LabOption = None,
     keeping: Keeping,

@@ -122,6 +122,15 @@ def _positive(text: str | float, noun: str) -> float:
     return value
 
 
+def wait_for_busy_devices(context: typer.Context, wait_s: float | None) -> float | None:
+    """Wait for devices in use, until the command ends."""
+    if wait_s is not None:
+        from hwbench.devices.shared.lock import wait_for_devices
+
+        context.with_resource(wait_for_devices(wait_s))
+    return wait_s
+
+
 def writable(target: str | None) -> str | None:
     """Refuse a file that could not be written *before* anything is measured for it."""
     if target in {None, "-"}:
@@ -342,6 +351,17 @@ BudgetOption = Annotated[
         " selftest and for each cell of matrix, 45 for table build, else 30.",
     ),
 ]
+WaitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--wait",
+        parser=duration,
+        metavar="SECONDS",
+        callback=wait_for_busy_devices,
+        help="The longest to wait for a device that another run measures on. Without it, a busy"
+        " device is an error.",
+    ),
+]
 SeedOption = Annotated[
     int, typer.Option(min=0, help="Seed for the order of rounds and for random inputs.")
 ]
@@ -364,6 +384,7 @@ class Protocol:
         ),
     ] = False
     seed: SeedOption = 0
+    wait: WaitOption = None
 
     def settings(
         self, base: Settings, *, layers: bool = True, min_effect: float | None = None

@@ -63,6 +63,10 @@ class History:
     timelines: tuple[Timeline, ...]
     damaged: tuple[DamagedRecord, ...] = ()
 
+    def __repr__(self) -> str:
+        points = sum(len(timeline.points) for timeline in self.timelines)
+        return f"<History of {self.model}: {points} points in {len(self.timelines)} timelines>"
+
 
 def read_history(
     model: str,

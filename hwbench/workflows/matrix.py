@@ -95,6 +95,11 @@ class Matrix:
     cells: tuple[MatrixCell, ...]
     resumed: int = 0
 
+    def __repr__(self) -> str:
+        failed = sum(cell.error is not None for cell in self.cells)
+        size = f"{len(self.models)} models x {len(self.columns)} columns"
+        return f"<Matrix {size}, {failed} cells failed>"
+
 
 class MatrixCallback(MeasuringCallback):
     """Called while a matrix is measured; the methods of this base class do nothing."""

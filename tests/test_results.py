@@ -66,7 +66,7 @@ def test_the_repr_of_a_result_is_a_short_line():
         lambda: hwbench.predict("big.onnx", table="pixl1"),
         lambda: hwbench.predict("big.onnx", table="pixel1"),
         lambda: hwbench.read_history("absent"),
-        lambda: hwbench.open_store().load("abcdef"),
+        lambda: hwbench.open_store().get("abcdef"),
     ],
 )
 def test_errors_in_python_name_no_command_and_no_option(call):

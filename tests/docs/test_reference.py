@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,12 @@ def test_commands_on_the_pages_exist():
             }
             given = {word.split("=")[0] for word in words if word.startswith("--")}
             assert given <= known, f"{path.name}: {line}"
+
+
+def test_every_extra_is_on_the_page_about_installing():
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = re.findall(r"^\| `(\w+)` \|", page("install.md"), re.MULTILINE)
+    assert sorted(extras) == sorted(project["optional-dependencies"])
 
 
 def test_the_zoo_is_complete_on_its_page():

@@ -24,7 +24,9 @@ from hwbench.cli.lab import lab_app, workplace
 from hwbench.cli.matrix import matrix_command
 from hwbench.cli.options import (
     CandidatePrecisionOption,
+    DataOption,
     DeviceOption,
+    EvaluateOption,
     FailOnOption,
     JunitOption,
     Keeping,
@@ -233,23 +235,8 @@ def compare(
         ),
     ] = None,
     candidate_precision: CandidatePrecisionOption = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Images to evaluate both models on: a folder with one sub-folder per class, or"
-            " with train and test; fashion-mnist; digits; or package.module:factory of torch"
-            " datasets.",
-        ),
-    ] = None,
-    evaluate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="What evaluates a model in place of its accuracy: takes a torch module that runs"
-            " it, and gives a number, or one for each sample.",
-        ),
-    ] = None,
+    data: DataOption = None,
+    evaluate: EvaluateOption = None,
     candidate_arch: Annotated[
         str | None,
         typer.Option(metavar="MODULE:FACTORY", help="The --arch of the candidate, if it differs."),

@@ -12,6 +12,8 @@ from hwbench.cli.delivery import deliver, report, write_file
 from hwbench.cli.lab import workplace
 from hwbench.cli.options import (
     BudgetOption,
+    DataOption,
+    EvaluateOption,
     FailOnOption,
     IsolateOption,
     JunitOption,
@@ -102,6 +104,8 @@ def matrix_command(
     wait: WaitOption = None,  # noqa: ARG001 - acts by its callback
     min_effect: MinEffectOption = None,
     lab: LabOption = None,
+    data: DataOption = None,
+    evaluate: EvaluateOption = None,
     keeping: Keeping,
     forget: Annotated[
         bool,
@@ -153,6 +157,8 @@ def matrix_command(
             batches=(None,) if batch is None else counts(batch),
             settings=settings,
             forget=forget,
+            data=data,
+            evaluate=evaluate,
             callback=progress,
             open_device=None if lab is None else workplace(lab).open_meter,
             **source.arguments(),

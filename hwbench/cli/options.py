@@ -215,6 +215,24 @@ FailOnOption = Annotated[
 ]
 
 
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Images to evaluate the models on: a folder with one sub-folder per class, or with"
+        " train and test; fashion-mnist; digits; or package.module:factory of torch datasets.",
+    ),
+]
+EvaluateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--evaluate",
+        metavar="MODULE:FUNCTION",
+        help="What evaluates a model in place of its accuracy: takes a torch module that runs it,"
+        " and gives a number, or one for each sample.",
+    ),
+]
 JunitOption = Annotated[
     str | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -100,13 +101,23 @@ def read_history(
                 f"no measurement of {model!r}{where} in {opened.url}",
                 Call("profile", {"model": model}, purpose="make one"),
             )
+    return History(model, min_effect, make_timelines(records, min_effect), tuple(damaged))
+
+
+def make_timelines(records: Iterable[Measurement], min_effect: float) -> tuple[Timeline, ...]:
+    """Timelines of the measurements of one model, that with the newest point first.
+
+    Args:
+        records: The measurements, in any order.
+        min_effect: The smallest relative change that matters.
+    """
     grouped: dict[tuple[object, ...], list[Measurement]] = {}
     for record in sorted(records, key=lambda record: record.started_utc):
         if record.series:
             grouped.setdefault(_way_of_measuring(record), []).append(record)
     timelines = [_make_timeline(points, min_effect) for points in grouped.values()]
     timelines.sort(key=lambda timeline: timeline.points[-1].started_utc, reverse=True)
-    return History(model, min_effect, tuple(timelines), tuple(damaged))
+    return tuple(timelines)
 
 
 def _way_of_measuring(record: Measurement) -> tuple[object, ...]:

@@ -99,3 +99,28 @@ def test_a_rule_on_latency_holds_for_the_baseline_too(hwb):
     assert (broken.code, broken.err.count("\n")) == (1, 2)
     assert len(ET.parse(hwb.folder / "cells.xml").getroot().findall(".//failure")) == 2
     assert "unknown field" in hwb(*WORDS, "--fail-on", "macs<1").error
+
+
+def test_the_quality_of_every_model_is_told_once_and_kept(hwb, monkeypatch):
+    (hwb.folder / "a_judge_of_cells.py").write_text(
+        "import torch\n"
+        "def largest(network):\n"
+        "    torch.manual_seed(0)\n"
+        "    with torch.no_grad():\n"
+        "        return network(torch.rand(1, 3, 16, 16)).softmax(1).max().item()\n"
+    )
+    monkeypatch.syspath_prepend(str(hwb.folder))
+    words = (*WORDS, *DEVICE, "--threads", "1,2", "--evaluate", "a_judge_of_cells:largest")
+    outcome = hwb(*words, "--csv", "cells.csv")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "a_judge_of_cells:largest on a_judge_of_cells:largest; drops are" in outcome.out
+    assert outcome.out.count("small.onnx") == 2, "in one table of latencies, and one of qualities"
+    lines = (hwb.folder / "cells.csv").read_text(encoding="utf-8").splitlines()
+    big, small, *_ = csv.DictReader(lines)
+    drop = float(big["quality"]) - float(small["quality"])
+    assert float(small["quality_drop"]) == pytest.approx(drop)
+    assert big["quality_drop"] == ""
+
+
+def test_images_that_the_models_do_not_take_end_the_matrix(hwb):
+    assert hwb(*WORDS, *DEVICE, "--data", "nowhere/").code == 2

@@ -43,6 +43,12 @@ class ModelHistory:
         """Address of its page."""
         return f"history/{self.timeline.points[0].id[:SHORT_ID]}"
 
+    @property
+    def source(self) -> Source:
+        """Provenance of it as a whole: that of its newest point."""
+        newest = self.timeline.points[-1]
+        return source_of(newest, command=history_command(self.model, newest))
+
 
 def make_histories(measurements: Iterable[Measurement]) -> tuple[ModelHistory, ...]:
     """The histories that are long enough to show something, the newest first."""
@@ -89,7 +95,8 @@ def histories_figure(histories: Sequence[ModelHistory]) -> Figure:
         f"Models with {FEWEST_POINTS} measurements or more on one device; a change is one of"
         f" {percent(DEFAULT_MIN_EFFECT)} or more that is sure beside the scatter."
     )
-    return Figure("History", text, Table(columns, tuple(rows)))
+    sources = tuple(history.source for history in histories)
+    return Figure("History", text, Table(columns, tuple(rows), sources))
 
 
 def history_page(history: ModelHistory) -> Page:
@@ -100,22 +107,13 @@ def history_page(history: ModelHistory) -> Page:
     figures = [_timeline_figure(timeline)]
     if timeline.changes:
         figures.append(_changes_figure(timeline))
-    first = source_of(newest)
-    source = Source(
-        (newest.id,),
-        first.device,
-        first.target,
-        first.runtime,
-        first.date,
-        history_command(history.model, newest),
-    )
     return Page(
         id=history.page,
         title=history.model,
         lead=f"{plural(len(points), 'measurement')} on {where(newest)}: {changes}.",
         figures=tuple(figures),
         closing=f"from {minute(points[0].started_utc)} to {minute(newest.started_utc)}",
-        source=source,
+        source=history.source,
     )
 
 

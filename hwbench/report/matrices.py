@@ -63,7 +63,8 @@ def matrices_figure(matrices: Sequence[KeptMatrix]) -> Figure:
             )
         )
     text = "Many models in many ways, each beside the first one."
-    return Figure("Matrices", text, Table(columns, tuple(rows)))
+    sources = tuple(_source(kept.matrix) for kept in matrices)
+    return Figure("Matrices", text, Table(columns, tuple(rows), sources))
 
 
 def matrix_page(kept: KeptMatrix, addresses: Mapping[str, str]) -> Page:

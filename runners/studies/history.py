@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
+import numpy as np
+
 from hwbench.devices.virtual.device import Virtual
-from hwbench.measuring.change_points import find_steps
+from hwbench.measuring.change_points import find_steps_of_any
 from hwbench.measuring.sessions import measure
-from hwbench.workflows.history import DEFAULT_MIN_EFFECT
+from hwbench.workflows.history import DEFAULT_MIN_EFFECT, QUICK
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from runners.studies._results import save_study
 from runners.studies.virtual_truth import LATENCY_S, NOISES, workload
@@ -34,37 +36,42 @@ STEADY = 1000
 SETTINGS = replace(DEFAULT_SETTINGS, layers=False)
 
 
-def measure_pool(noise: str, ratio: float) -> list[float]:
-    """Latencies of one network, each from a device and sessions of its own, seconds."""
+def measure_pool(noise: str, ratio: float) -> list[tuple[float, float]]:
+    """Measurements of one network, each from a device and sessions of its own.
+
+    Returns:
+        For each the statistics that a history looks at: median and fast quantile, seconds.
+    """
     network = workload(f"network {ratio}")
     found = []
-    for seed in range(POOL):
-        truth = {network.sha256: LATENCY_S * ratio}
-        seed += 10_000 if ratio > 1 else 0
+    truth = {network.sha256: LATENCY_S * ratio}
+    first = 10_000 if ratio > 1 else 0
+    for seed in range(first, first + POOL):
         with Virtual(noise=NOISES[noise], seed=seed, latencies_s=truth) as device:
-            found.append(measure(device, network, replace(SETTINGS, seed=seed)).median_s)
+            record = measure(device, network, replace(SETTINGS, seed=seed))
+        found.append((record.median_s, float(np.quantile(record.series.samples_s, QUICK))))
     return found
 
 
-def find(latencies_s: Sequence[float]) -> list[int]:
+def find(points: Sequence[tuple[float, float]]) -> list[int]:
     """Commits at which the history says that the latency changed."""
-    return [step.index for step in find_steps(latencies_s, DEFAULT_MIN_EFFECT)]
+    steps = find_steps_of_any(list(zip(*points, strict=True)), DEFAULT_MIN_EFFECT)
+    return [step.index for step in steps]
 
 
 def judge(noise: str) -> dict[str, object]:
     """All series with one kind of noise."""
-    before_s, after_s = measure_pool(noise, 1.0), measure_pool(noise, STEP)
+    before, after = measure_pool(noise, 1.0), measure_pool(noise, STEP)
     generator = random.Random(0)
     named = exact = extra = 0
     for _ in range(SERIES):
         place = generator.randrange(EDGE, COMMITS - EDGE + 1)
-        latencies_s = generator.sample(before_s, place)
-        latencies_s += generator.sample(after_s, COMMITS - place)
-        steps = find(latencies_s)
+        points = generator.sample(before, place) + generator.sample(after, COMMITS - place)
+        steps = find(points)
         named += any(abs(step - place) <= 1 for step in steps)
         exact += place in steps
         extra += any(abs(step - place) > 1 for step in steps)
-    alarms = sum(bool(find(generator.sample(before_s, COMMITS))) for _ in range(STEADY))
+    alarms = sum(bool(find(generator.sample(before, COMMITS))) for _ in range(STEADY))
     return {
         "noise": noise,
         "series": SERIES,
@@ -72,14 +79,13 @@ def judge(noise: str) -> dict[str, object]:
         "found_exactly": exact / SERIES,
         "another_commit_named": extra / SERIES,
         "false_alarms_of_steady_series": alarms / STEADY,
-        "scatter_of_measurements": relative_scatter(before_s),
+        "scatter_of_medians": relative_scatter([median_s for median_s, _ in before]),
+        "scatter_of_fastest_tenth": relative_scatter([quick_s for _, quick_s in before]),
     }
 
 
 def relative_scatter(latencies_s: Sequence[float]) -> float:
     """Standard deviation of the logarithms."""
-    import numpy as np
-
     return float(np.log(latencies_s).std(ddof=1))
 
 
@@ -103,9 +109,9 @@ def main() -> None:
         rows=rows,
         command="python -m runners.studies.history",
         notes=(
-            f"{COMMITS} commits, one measurement each ({SETTINGS}), the step at least {EDGE} commits"
-            f" from either end. Measurements are drawn without replacement from {POOL} of each"
-            " latency, each on a device and in sessions of its own."
+            f"{COMMITS} commits, one measurement each ({SETTINGS}), the step at least {EDGE}"
+            f" commits from either end. Measurements are drawn without replacement from {POOL} of"
+            " each latency, each on a device and in sessions of its own."
         ),
     )
 

@@ -14,7 +14,9 @@ import time
 from dataclasses import replace
 
 import hwbench
+from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.workload import Workload
+from hwbench.records.comparison import compare
 from runners.studies._results import save_study
 
 DEVICE = "cpu"
@@ -56,7 +58,8 @@ def main(count: int = NETWORKS) -> None:
             took_s.append(time.monotonic() - begun_s)
     rows: list[dict[str, object]] = []
     for version, reading, seconds in zip(versions, readings, took_s, strict=True):
-        long = hwbench.compare(baseline, version, device=DEVICE, settings=LONG, save=False)
+        with hwbench.open_device(DEVICE) as device:
+            long = compare(*measure_interleaved(device, [baseline, version], LONG))
         if reading.ratio is None or reading.ci is None or long.ratio is None:
             raise ValueError(f"{version.name} was not measured: {reading.error}")
         truth, (low, high) = long.ratio.ratio, reading.ci

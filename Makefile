@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := android,search,report,pytest,lab
+# Where PyTorch keeps its builds for the CPU. The one of PyPI for Linux brings 3 GB of CUDA libraries, which are of no use without an NVIDIA GPU.
+TORCH_CPU := https://download.pytorch.org/whl/cpu
 TEST_PACKAGES := g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross adb qemu-user-static iproute2 util-linux dpkg postgresql chromium
 TEST_PROGRAMS := g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch64-static ip unshare dpkg-deb pg_ctlcluster chromium
 # Tests start hundreds of Python processes; each would compile the package anew.
@@ -39,14 +41,24 @@ setup: $(VENV)/.done compiler
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hwbench needs Python >= 3.11; call: make PYTHON=python3.11 ..." >&2; exit 1; }
-	@echo "setup 1/3: an environment in $(VENV), and pip: seconds"
+	@echo "setup 1/4: an environment in $(VENV), and pip: seconds"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
-	@echo "setup 2/3: hwbench with PyTorch, ONNX Runtime, Ray and more: over 2 GB, minutes; pip says nothing meanwhile"
-	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[$(EXTRAS)]"
-	@echo "setup 3/3: tools for development, from ruff to Sphinx: a minute"
-	@$(BIN)/python -m pip install -q -c constraints.txt --group dev
+	@$(torch)
+	@echo "setup 3/4: hwbench with ONNX Runtime, Ray and more: over 1 GB, minutes"
+	@$(BIN)/python -m pip install -c constraints.txt -e ".[$(EXTRAS)]"
+	@echo "setup 4/4: tools for development, from ruff to Sphinx: a minute"
+	@$(BIN)/python -m pip install -c constraints.txt --group dev
 	@touch $@
+
+# Where the CPU build cannot be fetched, the next step takes that of the index.
+define torch
+if test "$$(uname -s)" = Linux && ! command -v nvidia-smi >/dev/null && ! test -e /dev/nvidiactl; then \
+echo "setup 2/4: PyTorch for the CPU, as no NVIDIA GPU is here: 200 MB from $(TORCH_CPU)"; \
+$(BIN)/python -m pip install --retries 1 --timeout 20 -c constraints.txt --index-url $(TORCH_CPU) torch \
+|| echo "setup: the CPU build cannot be fetched; that of the package index comes next, over 3 GB"; \
+else echo "setup 2/4: PyTorch as the package index has it comes with the next step"; fi
+endef
 
 # A C compiler for the native runner; without it the CPU is timed from Python.
 compiler:

@@ -10,7 +10,8 @@ from hwbench import __version__
 project = "hwbench"
 author = "the authors of hwbench"
 release = version = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+copybutton_prompt_text = "$ "  # what is copied of a session is what was typed
 myst_heading_anchors = 3
 default_role = "code"  # what docstrings put between single backticks
 autodoc_member_order = "bysource"

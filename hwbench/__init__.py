@@ -23,6 +23,7 @@ from hwbench.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from hwbench.devices import list_devices, open_device
+    from hwbench.devices.shared.lock import wait_for_devices
     from hwbench.errors import HwbenchError
     from hwbench.lookup_tables import LookupTable
     from hwbench.lookup_tables.structure_latency import StructureLatency
@@ -76,6 +77,7 @@ __all__ = [
     "run_front",
     "run_search",
     "selftest",
+    "wait_for_devices",
 ]
 
 # Resolved on first use, so that `import hwbench` stays instant.
@@ -112,6 +114,7 @@ _HOME = {
     "run_front": "hwbench.workflows.search.run",
     "run_search": "hwbench.workflows.search.run",
     "selftest": "hwbench.workflows.selftest",
+    "wait_for_devices": "hwbench.devices.shared.lock",
 }
 
 

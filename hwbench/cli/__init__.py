@@ -9,6 +9,7 @@ shells report SIGINT and SIGPIPE; 129 and 143 ended by SIGHUP and SIGTERM.
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -31,6 +32,8 @@ from hwbench.records.scratch import remove_abandoned
 from hwbench.user_folders import cache_folder
 
 FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
+COMPLETION = "_HWBENCH_COMPLETE"
+"""The variable by which a shell asks for completions, as Typer's scripts for shells name it."""
 _BadCommandLine = cast(
     "type[Exception]", typer.BadParameter.__mro__[1]
 )  # click's UsageError; Typer exports only this subclass of it
@@ -38,6 +41,8 @@ _BadCommandLine = cast(
 
 def run() -> NoReturn:
     """Run the command that this process was started with, and end the process."""
+    if COMPLETION in os.environ:  # a shell asks what may come next; the parser itself answers
+        typer.main.get_command(app)(prog_name="hwbench")
     # Python's own handler raises wherever the process is, also while it begins or ends.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -24,7 +24,9 @@ from hwbench.cli.lab import lab_app, workplace
 from hwbench.cli.matrix import matrix_command
 from hwbench.cli.options import (
     CandidatePrecisionOption,
+    DataOption,
     DeviceOption,
+    EvaluateOption,
     FailOnOption,
     JunitOption,
     Keeping,
@@ -65,7 +67,6 @@ app = typer.Typer(
     cls=_Commands,
     help="How fast is this network on that device, and what would a smaller one gain?",
     epilog="Example: hwbench compare resnet18.onnx pruned.onnx",
-    add_completion=False,
 )
 app.add_typer(cache_app, name="cache")
 app.add_typer(devices_app, name="devices")
@@ -89,7 +90,14 @@ TAIL_FIELDS = ("p50_s", "p90_s", "p95_s", "p99_s", "worst_s")
 PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS, *TAIL_FIELDS)
 LIKENESS_FIELDS = ("accuracy_drop", "agreement")
 RATIO_FIELDS = ("speedup", "macs_ratio", "params_ratio")
-COMPARE_FIELDS = (*RATIO_FIELDS, *LIKENESS_FIELDS, *START_FIELDS, *TAIL_FIELDS)
+CANDIDATE_MEDIAN = "candidate_median_s"
+COMPARE_FIELDS = (
+    *RATIO_FIELDS,
+    CANDIDATE_MEDIAN,
+    *LIKENESS_FIELDS,
+    *START_FIELDS,
+    *TAIL_FIELDS,
+)
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
 RECORD_ID = re.compile(r"[0-9a-f]{6,32}")
 """What the id of a stored measurement, or the beginning of it, looks like."""
@@ -227,23 +235,8 @@ def compare(
         ),
     ] = None,
     candidate_precision: CandidatePrecisionOption = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Images to evaluate both models on: a folder with one sub-folder per class, or"
-            " with train and test; fashion-mnist; digits; or package.module:factory of torch"
-            " datasets.",
-        ),
-    ] = None,
-    evaluate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="What evaluates a model in place of its accuracy: takes a torch module that runs"
-            " it, and gives a number, or one for each sample.",
-        ),
-    ] = None,
+    data: DataOption = None,
+    evaluate: EvaluateOption = None,
     candidate_arch: Annotated[
         str | None,
         typer.Option(metavar="MODULE:FACTORY", help="The --arch of the candidate, if it differs."),
@@ -264,9 +257,9 @@ def compare(
     no verdict.
 
     Exit codes: 0 for FASTER or SAME, 1 for SLOWER or if a rule holds, 2 for INCOMPARABLE, 5 for
-    UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio, params_ratio, accuracy_drop and
-    agreement, of the candidate load_s, first_run_s, peak_memory_bytes, and with --tail p50_s,
-    p90_s, p95_s, p99_s and worst_s; shares also in percent, as in "accuracy_drop>1%".
+    UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio, params_ratio, candidate_median_s,
+    accuracy_drop and agreement, of the candidate load_s, first_run_s, peak_memory_bytes, and with
+    --tail p50_s, p90_s, p95_s, p99_s and worst_s; shares also in percent, as in "accuracy_drop>1%".
     """
     rules = [parse_rule(text, COMPARE_FIELDS) for text in fail_on or ()]
     _check_tail_rules(rules, how)
@@ -285,8 +278,8 @@ def compare(
         )
     reference, name = _choose_sides(baseline, candidate, against)
     settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
-    if any(rule.field == "speedup" for rule in rules):
-        # Whether it is faster at all is known long before the speed-up is known to a limit.
+    if any(rule.field in {"speedup", CANDIDATE_MEDIAN} for rule in rules):
+        # Whether it is faster at all is known long before its speed is known to a limit.
         settings = replace(settings, stop_at_difference=False)
     try:
         with show_measuring(f"{reference} and {name}", keeping) as progress:
@@ -354,6 +347,7 @@ def _show_comparison(
 
     document = documents.compare_document(outcome)
     of_candidate = {field: document["candidate"][field] for field in START_FIELDS + TAIL_FIELDS}
+    of_candidate[CANDIDATE_MEDIAN] = document["candidate"]["median_s"]
     broken = hits(rules, {**document, **of_candidate})
     view = comparing.compare_view(
         outcome, all_layers=all_layers, layers_hint="--all-layers", saved=saved, broken_rules=broken

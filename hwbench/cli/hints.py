@@ -23,6 +23,7 @@ COMMAND_OF = {
     "import_table": ("table", "import"),
     "list_devices": ("devices",),
     "list_tables": ("table", "list"),
+    "open_store().list": ("store", "list"),
     "setup_device": ("devices", "setup"),
     "sync_store": ("store", "sync"),
     "tag_model": ("store", "tag"),

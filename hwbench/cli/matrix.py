@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from hwbench.cli.delivery import deliver, report, write_file
 from hwbench.cli.lab import workplace
 from hwbench.cli.options import (
     BudgetOption,
+    DataOption,
+    EvaluateOption,
+    FailOnOption,
     IsolateOption,
     JunitOption,
     Keeping,
@@ -20,9 +24,16 @@ from hwbench.cli.options import (
     Output,
     Precision,
     SeedOption,
+    WaitOption,
     options,
     writable,
 )
+from hwbench.cli.rules import Rule, hits, parse_rule
+
+if TYPE_CHECKING:
+    from hwbench.workflows.matrix import Matrix
+
+MATRIX_FIELDS = ("latency_s", "speedup")
 
 
 def precisions(text: str) -> tuple[str, ...]:
@@ -90,8 +101,11 @@ def matrix_command(
     isolate: IsolateOption = False,
     budget: BudgetOption = None,
     seed: SeedOption = 0,
+    wait: WaitOption = None,  # noqa: ARG001 - acts by its callback
     min_effect: MinEffectOption = None,
     lab: LabOption = None,
+    data: DataOption = None,
+    evaluate: EvaluateOption = None,
     keeping: Keeping,
     forget: Annotated[
         bool,
@@ -107,6 +121,7 @@ def matrix_command(
             rich_help_panel="Output",
         ),
     ] = None,
+    fail_on: FailOnOption = None,
     junit: JunitOption = None,
 ) -> int:
     """Measure many models on many devices, each beside the first one.
@@ -115,8 +130,11 @@ def matrix_command(
     each cell. What cannot run is a cell that says why. After an interruption, the same command goes
     on where it stopped.
 
-    Exit codes: 0 if every cell was measured, else that of the worst error.
+    Exit codes: 0 if every cell was measured, else that of the worst error; 1 if a rule holds in a
+    cell. --fail-on accepts the fields latency_s and speedup; the speed-up of the first model is not
+    asked for.
     """
+    rules = [parse_rule(text, MATRIX_FIELDS) for text in fail_on or ()]
     from hwbench.cli.matrix_progress import show_cells
     from hwbench.render import matrix as render
     from hwbench.render.junit import matrix_junit
@@ -139,18 +157,39 @@ def matrix_command(
             batches=(None,) if batch is None else counts(batch),
             settings=settings,
             forget=forget,
+            data=data,
+            evaluate=evaluate,
             callback=progress,
             open_device=None if lab is None else workplace(lab).open_meter,
             **source.arguments(),
             **keeping.arguments(),
         )
+    broken = _find_broken_rules(matrix, rules)
     if csv is not None:
         write_file(csv, render.matrix_csv(matrix), "the CSV")
     if junit is not None:
-        write_file(junit, matrix_junit(matrix), "the JUnit XML")
-    deliver(output, render.matrix_view(matrix), render.matrix_document(matrix))
+        write_file(junit, matrix_junit(matrix, broken), "the JUnit XML")
+    lines = [
+        f"{render.describe_cell(cell)}: {text}"
+        for cell, texts in zip(matrix.cells, broken, strict=True)
+        for text in texts
+    ]
+    deliver(output, render.matrix_view(matrix, lines), render.matrix_document(matrix))
     errors = [cell.error for cell in matrix.cells if cell.error is not None]
     if not errors:
-        return 0
+        return report(lines, 1)
     failed = f"{len(errors)} of {plural(len(matrix.cells), 'cell')} could not be measured"
-    return report([failed], max(error.exit_code for error in errors))
+    return report([*lines, failed], max(error.exit_code for error in errors))
+
+
+def _find_broken_rules(matrix: Matrix, rules: Sequence[Rule]) -> list[list[str]]:
+    """What the rules refuse, cell by cell; cells that failed are refused already."""
+    from hwbench.render.matrix import cell_document
+
+    broken: list[list[str]] = []
+    for cell in matrix.cells:
+        asked = rules
+        if cell.model == matrix.models[0]:
+            asked = [rule for rule in rules if rule.field != "speedup"]
+        broken.append([] if cell.error is not None else hits(asked, cell_document(cell)))
+    return broken

@@ -122,6 +122,15 @@ def _positive(text: str | float, noun: str) -> float:
     return value
 
 
+def wait_for_busy_devices(context: typer.Context, wait_s: float | None) -> float | None:
+    """Wait for devices in use, until the command ends."""
+    if wait_s is not None:
+        from hwbench.devices.shared.lock import wait_for_devices
+
+        context.with_resource(wait_for_devices(wait_s))
+    return wait_s
+
+
 def writable(target: str | None) -> str | None:
     """Refuse a file that could not be written *before* anything is measured for it."""
     if target in {None, "-"}:
@@ -206,6 +215,24 @@ FailOnOption = Annotated[
 ]
 
 
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Images to evaluate the models on: a folder with one sub-folder per class, or with"
+        " train and test; fashion-mnist; digits; or package.module:factory of torch datasets.",
+    ),
+]
+EvaluateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--evaluate",
+        metavar="MODULE:FUNCTION",
+        help="What evaluates a model in place of its accuracy: takes a torch module that runs it,"
+        " and gives a number, or one for each sample.",
+    ),
+]
 JunitOption = Annotated[
     str | None,
     typer.Option(
@@ -342,6 +369,17 @@ BudgetOption = Annotated[
         " selftest and for each cell of matrix, 45 for table build, else 30.",
     ),
 ]
+WaitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--wait",
+        parser=duration,
+        metavar="SECONDS",
+        callback=wait_for_busy_devices,
+        help="The longest to wait for a device that another run measures on. Without it, a busy"
+        " device is an error.",
+    ),
+]
 SeedOption = Annotated[
     int, typer.Option(min=0, help="Seed for the order of rounds and for random inputs.")
 ]
@@ -364,6 +402,7 @@ class Protocol:
         ),
     ] = False
     seed: SeedOption = 0
+    wait: WaitOption = None
 
     def settings(
         self, base: Settings, *, layers: bool = True, min_effect: float | None = None

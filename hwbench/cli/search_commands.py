@@ -19,6 +19,7 @@ from hwbench.cli.options import (
     LabOption,
     ModelSource,
     Output,
+    WaitOption,
     duration,
     factor,
     numbers,
@@ -173,6 +174,7 @@ class Learning:
     ] = None
     threads: Annotated[int, typer.Option(min=1, help="Number of threads of the runtime.")] = 1
     seed: Annotated[int, typer.Option(min=0, help="Seed for everything that is random.")] = 0
+    wait: WaitOption = None
     data: Annotated[
         str | None,
         typer.Option(
@@ -311,7 +313,7 @@ class Learning:
 
     def plan_arguments(self) -> dict[str, Any]:
         """Those of them that are arguments of a plan."""
-        places = {"device", "table", "threads", "out", "fresh"}
+        places = {"device", "table", "threads", "wait", "out", "fresh"}
         given = {name: value for name, value in vars(self).items() if name not in places}
         return given | {"mean": numbers("mean", self.mean), "std": numbers("std", self.std)}
 

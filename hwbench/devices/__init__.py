@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from hwbench.devices.base import Device, Found
-from hwbench.errors import DeviceUnavailableError, UsageError
+from hwbench.errors import Call, DeviceUnavailableError, UsageError
 from hwbench.optional import first_line, install_command, load_library
 
 
@@ -83,7 +83,8 @@ def driver_class(name: str) -> type[Device]:
     table = drivers()
     if name not in table:
         raise UsageError(
-            f"unknown device {name!r}; known: {', '.join(sorted(table))} (see: hwbench devices)"
+            f"unknown device {name!r}; known: {', '.join(sorted(table))}",
+            Call("list_devices", purpose="see"),
         )
     module, _, attribute = table[name].target.partition(":")
     try:

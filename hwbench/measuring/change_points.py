@@ -62,6 +62,34 @@ def find_steps(latencies_s: Sequence[float], min_effect: float) -> tuple[Step, .
     return tuple(steps)
 
 
+def find_steps_of_any(statistics: Sequence[Sequence[float]], min_effect: float) -> tuple[Step, ...]:
+    """Find the steps that any of several statistics of the same points shows.
+
+    What disturbs one statistic may leave another alone: switching between two clock rates moves a
+    median by the time that was spent in each, and not the fastest inferences. The statistic that
+    scatters least from point to point speaks first; the others add steps that it does not show.
+
+    Args:
+        statistics: Latencies of the points in order of time, seconds, once for each statistic.
+        min_effect: Smallest relative change that matters.
+    """
+    steps: list[Step] = []
+    for latencies_s in sorted(statistics, key=_scatter_between_neighbours):
+        known = list(steps)
+        steps += [
+            step
+            for step in find_steps(latencies_s, min_effect)
+            if all(abs(step.index - other.index) > SHORTEST for other in known)
+        ]
+    return tuple(sorted(steps, key=lambda step: step.index))
+
+
+def _scatter_between_neighbours(latencies_s: Sequence[float]) -> float:
+    """Median difference of successive points by logarithm, which a few steps do not change."""
+    differences = np.abs(np.diff(np.log(np.asarray(latencies_s, dtype=np.float64))))
+    return float(np.median(differences)) if len(differences) else 0.0
+
+
 def _segment(logs: NDArray[np.float64], start: int, end: int, effect: float) -> list[int]:
     """First points of the parts that logs[start:end] falls into, but for the first part."""
     edge = _best_edge(logs, start, end)

@@ -170,6 +170,10 @@ class Pruned:
     module: nn.Module
     recipe: Recipe
 
+    def __repr__(self) -> str:
+        cuts = f"{len(self.recipe.groups)} groups cut, {len(self.recipe.dropped)} blocks dropped"
+        return f"<Pruned {self.recipe.original}: {cuts}>"
+
 
 def fingerprint(module: nn.Module) -> str:
     """Hash the names, types, shapes and values of all parameters and buffers.

@@ -17,7 +17,7 @@ from hwbench.measuring.comparing import compare_measured
 from hwbench.measuring.sessions import measure, measure_interleaved
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.pytest_plugin.options import OPTIONS
-from hwbench.pytest_plugin.summary import PROPERTY, measurement_line
+from hwbench.pytest_plugin.summary import PROPERTY, QUESTION, measurement_line, question_text
 from hwbench.records.comparison import Comparison
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.workflows.compare import load_pair
@@ -122,6 +122,16 @@ class FixtureMeter:
     def note(self, line: str) -> None:
         """Add a line to the summary."""
         self._item.user_properties.append((PROPERTY, line))
+
+    def note_comparison(self, line: str, *, resolved: bool) -> None:
+        """Add a comparison to the summary.
+
+        Args:
+            line: What it says there.
+            resolved: Whether the samples told what was asked.
+        """
+        self.note(line)
+        self._item.user_properties.append((QUESTION, question_text(resolved=resolved)))
 
     def _usable_device(self) -> Device:
         """Open the device again if it failed in an earlier test."""

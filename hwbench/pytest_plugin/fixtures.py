@@ -62,6 +62,7 @@ def hw_compare(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..
     """
     from hwbench.pytest_plugin.bench import FixtureMeter
     from hwbench.pytest_plugin.summary import comparison_line
+    from hwbench.stats import Verdict
 
     meter = FixtureMeter(request.node, hw_device)
 
@@ -69,7 +70,8 @@ def hw_compare(request: pytest.FixtureRequest, hw_device: Device) -> Callable[..
         baseline: str | Path | nn.Module, candidate: str | Path | nn.Module, **options: Any
     ) -> Comparison:
         comparison = meter.compare(baseline, candidate, **options)
-        meter.note(comparison_line(comparison))
+        resolved = comparison.verdict is not Verdict.UNRESOLVED
+        meter.note_comparison(comparison_line(comparison), resolved=resolved)
         return comparison
 
     return compare
@@ -107,7 +109,8 @@ def assert_faster(request: pytest.FixtureRequest, hw_device: Device) -> Callable
         comparison = meter.compare(baseline, candidate, narrow=at_least is not None, **options)
         question.require_evidence(comparison)
         answer = question.answer(comparison.ratio, comparison.baseline.settings.min_effect)
-        meter.note(comparison_line(comparison, question.answer_text(answer)))
+        line = comparison_line(comparison, question.answer_text(answer))
+        meter.note_comparison(line, resolved=answer is not None)
         if question.loses_accuracy(comparison):
             pytest.fail(question.loss_text(comparison))
         if answer is None:

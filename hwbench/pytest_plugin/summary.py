@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hwbench.records.measurement import Measurement
 
 PROPERTY = "hwbench"
+QUESTION = "hwbench_question"
+"""The property that says of each comparison whether it was resolved: `resolved`, `UNRESOLVED`."""
 
 
 class RunSummary:
@@ -29,12 +31,16 @@ class RunSummary:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._lines: dict[str, list[str]] = {}
+        self._questions: dict[str, list[str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the lines of a test; each of its reports has all lines so far."""
         lines = [str(value) for name, value in report.user_properties if name == PROPERTY]
         if lines:
             self._lines[report.nodeid] = lines
+        questions = [str(value) for name, value in report.user_properties if name == QUESTION]
+        if questions:
+            self._questions[report.nodeid] = questions
 
     # First, as pytest-benchmark leaves this hook by an exception where it saw a regression.
     @pytest.hookimpl(tryfirst=True)
@@ -56,10 +62,32 @@ class RunSummary:
                 "other tests ran beside these on the same CPU (-n): expect wider intervals; for a"
                 " gate, leave out -n"
             )
+        open_text = self._describe_open_questions()
+        if open_text:
+            write(open_text, yellow=True, bold=True)
         command = "hwbench store show RECORD"
         if self._options.store:
             command += f" --store {quote(self._options.store)}"
         write(f"samples and layers: {command}")
+
+    def _describe_open_questions(self) -> str:
+        """How many comparisons noise left open, and what becomes of such tests; empty for none."""
+        questions = [question for asked in self._questions.values() for question in asked]
+        unresolved = questions.count(question_text(resolved=False))
+        if not unresolved:
+            return ""
+        count = f"{unresolved} of {len(questions)} comparisons UNRESOLVED"
+        if self._options.unresolved == "fail":
+            return f"{count}: raise --hwbench-budget"
+        return (
+            f"{count}: noise left them open, and they let nothing fail (--hwbench-unresolved fail"
+            " makes assert_faster fail; a larger --hwbench-budget helps)"
+        )
+
+
+def question_text(*, resolved: bool) -> str:
+    """The value of the property `QUESTION`."""
+    return "resolved" if resolved else "UNRESOLVED"
 
 
 def measurement_line(record: Measurement, *, saved: bool) -> str:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+NOFOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+"""Never open through a link; Windows has no such flag."""
 PART = ".part"
 """What follows a file's name until it is complete."""
 
@@ -30,7 +32,7 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
     """
     part = target.with_name(target.name + PART)
     part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -60,7 +60,7 @@ def compare_view(
         headline += f" (candidate in {candidate.precision})"
     blocks: list[Block] = [
         Line(headline, "bold"),
-        *(Line(f"A rule was hit: {text}", "bold") for text in broken_rules),
+        *rule_lines(broken_rules),
         *notes(comparison.findings),
         _make_sides_table(comparison),
     ]
@@ -69,6 +69,11 @@ def compare_view(
         top = len(comparison.layers) if all_layers else TOP_LAYERS
         blocks += _layer_blocks(comparison, top, layers_hint)
     return [*blocks, Line(provenance(baseline, candidate, saved=saved), "dim")]
+
+
+def rule_lines(broken_rules: Sequence[str]) -> list[Line]:
+    """A line for each of the user's rules that was hit."""
+    return [Line(f"A rule was hit: {text}", "bold") for text in broken_rules]
 
 
 def verdict_text(comparison: Comparison) -> str:
@@ -120,12 +125,12 @@ def _describe_quality(quality: QualityChange) -> str:
     parts = []
     if quality.baseline is not None and quality.candidate is not None and quality.drop is not None:
         before, after, drop = (
-            _quality_number(value, quality)
+            quality_number(value, quality)
             for value in (quality.baseline, quality.candidate, quality.drop)
         )
         sure = "one number for each network, so no interval"
         if quality.drop_ci is not None:
-            low, high = (_quality_number(end, quality) for end in quality.drop_ci)
+            low, high = (quality_number(end, quality) for end in quality.drop_ci)
             sure = f"95 % interval {low} to {high}"
         parts.append(f"{quality.measure} {after} against {before}, a drop of {drop} ({sure})")
     if quality.agreement is not None and quality.agreement_ci is not None:
@@ -138,8 +143,10 @@ def _describe_quality(quality: QualityChange) -> str:
     return f"On {data} ({quality.runtime}): {'; '.join(parts)}."
 
 
-def _quality_number(value: float, quality: QualityChange) -> str:
+def quality_number(value: float | None, quality: QualityChange) -> str:
     """An accuracy as a share; what a function of the user's says as it is."""
+    if value is None:
+        return "-"
     return percent(value) if quality.measure == ACCURACY else f"{value:.4g}"
 
 

@@ -33,18 +33,25 @@ def comparison_junit(comparison: Comparison, broken_rules: Sequence[str]) -> str
     return _make_suite([case])
 
 
-def matrix_junit(matrix: Matrix) -> str:
-    """A matrix as a suite of one case for each cell."""
-    return _make_suite([_case_of_cell(cell) for cell in matrix.cells])
+def matrix_junit(matrix: Matrix, broken_rules: Sequence[Sequence[str]]) -> str:
+    """A matrix as a suite of one case for each cell.
+
+    Args:
+        matrix: What was measured.
+        broken_rules: What the user's rules refuse, in words; for each cell.
+    """
+    return _make_suite(list(map(_case_of_cell, matrix.cells, broken_rules)))
 
 
-def _case_of_cell(cell: MatrixCell) -> ET.Element:
+def _case_of_cell(cell: MatrixCell, broken_rules: Sequence[str]) -> ET.Element:
     case = _make_case(cell.model, describe_column(cell.column))
     if cell.error is not None:
         _add(case, "error", type(cell.error).__name__, cell.error.message)
     elif cell.comparison is not None:
-        _add_outcome(case, cell.comparison, ())
+        _add_outcome(case, cell.comparison, broken_rules)
     elif cell.record is not None:
+        if broken_rules:
+            _add_rules(case, broken_rules)
         _add_text(case, f"latency {seconds(cell.record.median_s)}")
     return case
 
@@ -53,7 +60,7 @@ def _add_outcome(case: ET.Element, comparison: Comparison, broken_rules: Sequenc
     verdict = comparison.verdict
     text = f"{verdict.value}: {verdict_text(comparison)}"
     if broken_rules:
-        _add(case, "failure", "rule", "; ".join(broken_rules))
+        _add_rules(case, broken_rules)
     elif verdict is Verdict.SLOWER:
         _add(case, "failure", verdict.value, text)
     elif verdict is Verdict.INCOMPARABLE:
@@ -62,6 +69,10 @@ def _add_outcome(case: ET.Element, comparison: Comparison, broken_rules: Sequenc
         _add(case, "skipped", verdict.value, text)
     findings = [f"{finding.code}: {finding.text}" for finding in comparison.findings]
     _add_text(case, "\n".join([text, *findings]))
+
+
+def _add_rules(case: ET.Element, broken_rules: Sequence[str]) -> None:
+    _add(case, "failure", "rule", "; ".join(broken_rules))
 
 
 def _make_case(name: str, place: str) -> ET.Element:

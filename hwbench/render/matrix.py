@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
+from hwbench.render.comparing import quality_number, rule_lines
 from hwbench.render.documents import SCHEMA
 from hwbench.render.units import plural, seconds, times
 from hwbench.stats import Verdict
@@ -40,18 +41,25 @@ CSV_FIELDS = (
     "speedup_low",
     "speedup_high",
     "verdict",
+    "quality",
+    "quality_drop",
     "error",
 )
 
 
-def matrix_view(matrix: Matrix) -> View:
-    """A row for each model; as many tables beside each other as a terminal holds columns."""
+def matrix_view(matrix: Matrix, broken_rules: Sequence[str] = ()) -> View:
+    """A row for each model; as many tables beside each other as a terminal holds columns.
+
+    Args:
+        matrix: What to show.
+        broken_rules: What the user's rules refuse, in words; said at once.
+    """
     failed = [cell for cell in matrix.cells if cell.error is not None]
     headline = (
         f"{plural(len(matrix.models), 'model')} in {plural(len(matrix.columns), 'column')};"
         f" speed-ups are over {matrix.models[0]} in the same column"
     )
-    blocks: list[Block] = [Line(headline, "bold")]
+    blocks: list[Block] = [Line(headline, "bold"), *rule_lines(broken_rules)]
     blocks += [
         _make_table(matrix, matrix.columns[start : start + COLUMNS])
         for start in range(0, len(matrix.columns), COLUMNS)
@@ -64,23 +72,62 @@ def matrix_view(matrix: Matrix) -> View:
     ]
     if legend:
         blocks.append(Line("; ".join(legend), "dim"))
+    blocks += _quality_blocks(matrix)
     if failed:
-        blocks.append(Notes(_failure_rows(failed)))
+        blocks.append(Notes(failure_rows(failed)))
     return blocks
 
 
-def _failure_rows(failed: Sequence[MatrixCell]) -> tuple[tuple[str, str], ...]:
+def _quality_blocks(matrix: Matrix) -> list[Block]:
+    """How well each model does on the data, in each precision; nothing where none was given."""
+    columns = (
+        Column("model", path=True),
+        Column("precision"),
+        Column("quality", right=True),
+        Column("drop", right=True),
+        Column("95 % interval", right=True),
+    )
+    changes = [
+        cell.comparison.likeness.quality for cell in matrix.cells if cell.comparison is not None
+    ]
+    measured = next((change for change in changes if change is not None), None)
+    if measured is None:
+        return []
+    rows: dict[tuple[str, str], tuple[str, ...]] = {}
+    for cell in matrix.cells:
+        value = matrix.quality_of(cell)
+        if value is None:
+            continue
+        drop, interval_text = "", ""
+        change = None if cell.comparison is None else cell.comparison.likeness.quality
+        if change is not None:
+            drop = quality_number(change.drop, measured)
+            if change.drop_ci is not None:
+                low, high = (quality_number(end, measured) for end in change.drop_ci)
+                interval_text = f"{low} to {high}"
+        key = (cell.model, cell.column.precision)
+        rows.setdefault(key, (*key, quality_number(value, measured), drop, interval_text))
+    text = f"{measured.measure} on {measured.data}; drops are from the first model:"
+    return [Line(text), Table(columns, tuple(rows.values()))]
+
+
+def failure_rows(failed: Sequence[MatrixCell]) -> tuple[tuple[str, str], ...]:
     """Each reason once, with the cell that it is the reason for, or the first of them."""
     by_reason: dict[str, list[MatrixCell]] = {}
     for cell in failed:
         by_reason.setdefault(_error_text(cell), []).append(cell)
     rows = []
     for reason, cells in by_reason.items():
-        who = f"{cells[0].model} on {describe_column(cells[0].column)}"
+        who = describe_cell(cells[0])
         if len(cells) > 1:
             who = f"{plural(len(cells), 'cell')}, first {who}"
         rows.append(("failed", f"{who}: {reason}"))
     return tuple(rows)
+
+
+def describe_cell(cell: MatrixCell) -> str:
+    """A cell in words: `net.onnx on cpu int8, 2 threads`."""
+    return f"{cell.model} on {describe_column(cell.column)}"
 
 
 def describe_column(column: MatrixColumn) -> str:
@@ -97,14 +144,20 @@ def matrix_document(matrix: Matrix) -> Document:
         "schema": SCHEMA,
         "models": list(matrix.models),
         "columns": [asdict(column) for column in matrix.columns],
-        "cells": [cell_document(cell) for cell in matrix.cells],
+        "cells": [cell_document(cell, matrix.quality_of(cell)) for cell in matrix.cells],
         "resumed": matrix.resumed,
     }
 
 
-def cell_document(cell: MatrixCell) -> Document:
-    """One cell; what is not known is null."""
+def cell_document(cell: MatrixCell, quality: float | None = None) -> Document:
+    """One cell; what is not known is null.
+
+    Args:
+        cell: What came of it.
+        quality: How well its model does on the data.
+    """
     record, comparison = cell.record, cell.comparison
+    change = None if comparison is None else comparison.likeness.quality
     return {
         "model": cell.model,
         "column": asdict(cell.column),
@@ -113,6 +166,8 @@ def cell_document(cell: MatrixCell) -> Document:
         "speedup": None if comparison is None else comparison.speedup,
         "speedup_ci": None if comparison is None else comparison.speedup_ci,
         "verdict": None if comparison is None else comparison.verdict.value,
+        "quality": quality,
+        "quality_drop": None if change is None else change.drop,
         "record": None if record is None else record.id,
         "error": _error_text(cell) or None,
     }
@@ -124,7 +179,7 @@ def matrix_csv(matrix: Matrix) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
     for cell in matrix.cells:
-        document = cell_document(cell)
+        document = cell_document(cell, matrix.quality_of(cell))
         low_s, high_s = document["latency_ci_s"] or (None, None)
         low, high = document["speedup_ci"] or (None, None)
         column = cell.column
@@ -142,6 +197,8 @@ def matrix_csv(matrix: Matrix) -> str:
                 low,
                 high,
                 document["verdict"],
+                document["quality"],
+                document["quality_drop"],
                 document["error"],
             ]
         )

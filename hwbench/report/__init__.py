@@ -20,6 +20,7 @@ from hwbench.report.contents import Contents, read
 from hwbench.report.overview import make_pages
 from hwbench.report.page import html
 from hwbench.store import FAULTS_OF_DATA, MEASUREMENT, DamagedRecord, open_store
+from hwbench.workflows.matrix import RUN as MATRIX
 from hwbench.workflows.search.result import RECORD as SEARCH
 
 __all__ = ["Report", "make_report"]
@@ -143,7 +144,12 @@ def _leave_out_unusable(contents: Contents, damaged: list[DamagedRecord]) -> Con
     )
     shown = {str(search.summary.get("search")) for search in searches}
     fronts = tuple(front for front in contents.fronts if set(front.searches) <= shown)
-    return Contents(measurements, tuple(comparisons), tables, searches, fronts)
+    matrices = tuple(
+        kept
+        for kept in contents.matrices
+        if is_usable(MATRIX, kept.id, Contents((), (), (), (), (), (kept,)))
+    )
+    return Contents(measurements, tuple(comparisons), tables, searches, fronts, matrices)
 
 
 def _fault_of_pages(contents: Contents) -> Exception | None:

@@ -12,12 +12,14 @@ from hwbench.records.measurement import Settings
 from hwbench.render.units import shape
 from hwbench.search.options import option_defaults, option_infos
 from hwbench.search.training_settings import TrainingSettings
+from hwbench.workflows.matrix import DEFAULT_SETTINGS as MATRIX_SETTINGS
 from hwbench.workflows.profile import DEFAULT_SETTINGS
 from hwbench.workflows.search.plan import plan_defaults, recorded_method
 
 if TYPE_CHECKING:
     from hwbench.lookup_tables import LookupTable
     from hwbench.records.measurement import Measurement
+    from hwbench.workflows.matrix import Matrix
 
 
 def profile_command(record: Measurement) -> str:
@@ -36,6 +38,30 @@ def compare_command(baseline: Measurement, candidate: Measurement) -> str:
     words += _option_words("candidate_precision", candidate.precision, baseline.precision)
     words += _float_words("min_effect", baseline.settings.min_effect, usual.min_effect)
     return _join_words([*words, *_settings_words(baseline, usual)])
+
+
+def matrix_command(matrix: Matrix) -> str:
+    """What measures a matrix again."""
+    columns = matrix.columns
+    words = ["matrix", *matrix.models]
+    for device in dict.fromkeys(column.device for column in columns):
+        words += ["--device", device]
+    precisions = ",".join(dict.fromkeys(column.precision for column in columns))
+    threads = ",".join(dict.fromkeys(str(column.threads) for column in columns))
+    batches = dict.fromkeys(str(column.batch) for column in columns if column.batch is not None)
+    words += _option_words("precision", precisions, "fp32")
+    words += _option_words("threads", threads, "1")
+    words += _option_words("batch", ",".join(batches), "")
+    for cell in matrix.cells:
+        if cell.record is not None:
+            words += _float_words("budget", cell.record.settings.budget_s, MATRIX_SETTINGS.budget_s)
+            break
+    return _join_words(words)
+
+
+def history_command(model: str, newest: Measurement) -> str:
+    """What shows a history in a terminal."""
+    return _join_words(["history", model, "--device", newest.device.address])
 
 
 def table_command(table: LookupTable) -> str:

@@ -19,6 +19,7 @@ from hwbench.records.times import EARLIEST, parse_since, parse_utc
 from hwbench.search.base import Outcome, Trial
 from hwbench.store import FAULTS_OF_DATA, MEASUREMENT, DamagedRecord, Store
 from hwbench.workflows.defaults import DEFAULT_MODEL
+from hwbench.workflows.matrix import KeptMatrix, read_matrices
 from hwbench.workflows.recording import read_order
 from hwbench.workflows.search.front import RECORD as FRONT
 from hwbench.workflows.search.journal import RECORD as TRIAL
@@ -87,6 +88,7 @@ class Contents:
         tables: The newest of each device.
         searches: Those that came to their end.
         fronts: What searches for several budgets found.
+        matrices: Models on devices, those with the newest begin first.
     """
 
     measurements: tuple[Measurement, ...]
@@ -94,6 +96,7 @@ class Contents:
     tables: tuple[KeptTable, ...]
     searches: tuple[KeptSearch, ...]
     fronts: tuple[KeptFront, ...] = ()
+    matrices: tuple[KeptMatrix, ...] = ()
 
     @property
     def newest_utc(self) -> str:
@@ -132,6 +135,7 @@ def read(
         _read_tables(store, after, damaged),
         searches,
         _read_fronts(store, searches, damaged),
+        read_matrices(store, {record.id: record for record in measurements}, damaged)[::-1],
     )
     if not (contents.measurements or contents.tables or contents.searches):
         if since is not None and store.list(limit=1):

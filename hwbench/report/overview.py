@@ -9,6 +9,8 @@ from hwbench.render.units import minute, moment, plural
 from hwbench.report.commands import compare_command, search_command
 from hwbench.report.comparisons import compare_page, comparisons_figure
 from hwbench.report.fronts import front_page, fronts_figure
+from hwbench.report.histories import histories_figure, history_page, make_histories
+from hwbench.report.matrices import matrices_figure, matrix_page
 from hwbench.report.models import Model, group_models, model_page, models_figure
 from hwbench.report.nouns import Column, Figure, Number, Page, Table
 from hwbench.report.numbers import whole_number
@@ -37,6 +39,13 @@ def make_pages(contents: Contents, drawn: int) -> list[Page]:
     if compared:
         figures.append(comparisons_figure(compared, commands))
         lists.append(Page("comparisons", "Comparisons", "", figures=(figures[-1],)))
+    if contents.matrices:
+        matrices = matrices_figure(contents.matrices)
+        figures.append(matrices)
+        lists.append(Page("matrices", "Matrices", "", figures=(matrices,)))
+    histories = make_histories(contents.measurements)
+    if histories:
+        lists.append(Page("histories", "History", "", figures=(histories_figure(histories),)))
     if contents.tables:
         tables = tables_figure(contents.tables)
         lists.append(Page("tables", "Lookup tables", "", figures=(tables,)))
@@ -48,6 +57,8 @@ def make_pages(contents: Contents, drawn: int) -> list[Page]:
     pages = [_overview_page(contents, models, figures), *lists]
     pages += [model_page(model, drawn) for model in models]
     pages += [compare_page(comparison, commands, addresses, drawn) for comparison in compared]
+    pages += [matrix_page(kept, addresses) for kept in contents.matrices]
+    pages += [history_page(history) for history in histories]
     pages += [table_page(table) for table in contents.tables]
     pages += [search_page(search, compared) for search in contents.searches]
     pages += [front_page(front, contents.searches, compared) for front in contents.fronts]
@@ -75,6 +86,7 @@ def _overview_page(contents: Contents, models: Sequence[Model], figures: Sequenc
         ("models", len(models)),
         ("measurements", len(contents.measurements)),
         ("comparisons", len(contents.comparisons)),
+        ("matrices", len(contents.matrices)),
         ("lookup tables", len(contents.tables)),
         ("searches", len(contents.searches)),
     )

@@ -32,6 +32,7 @@ SCRIPTS = (
     "scales.js",
     "charts.js",
     "charts_of_tables.js",
+    "charts_of_series.js",
     "app.js",
 )
 """Our own scripts, joined in this order into one module."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
 from uuid import uuid4
 
-from hwbench.errors import SchemaError, StoreLostError, UsageError
+from hwbench.errors import Call, SchemaError, StoreLostError, UsageError
 from hwbench.records.measurement import Measurement
 from hwbench.records.series import Series
 from hwbench.records.whole_files import whole_file
@@ -243,7 +243,10 @@ class Store:
                 if found
                 else "no measurement begins"
             )
-            raise UsageError(f"{what} with {prefix!r} in {self.url}; see: hwbench store list")
+            raise UsageError(
+                f"{what} with {prefix!r} in {self.url}",
+                Call("open_store().list", purpose="see"),
+            )
         return measurement
 
     def list(

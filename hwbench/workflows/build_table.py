@@ -75,6 +75,9 @@ class BuiltTable:
     validation: Validation | None
     cross_validated: float | None
 
+    def __repr__(self) -> str:
+        return f"<BuiltTable {self.table!r}, id {self.id}>"
+
 
 def build_table(
     model: str | Path | nn.Module = DEFAULT_MODEL,

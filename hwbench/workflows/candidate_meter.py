@@ -95,6 +95,11 @@ class Ranking:
     best: Reading | None
     rivals: tuple[Reading, ...]
 
+    def __repr__(self) -> str:
+        best = "none" if self.best is None else f"{self.best.model}, ratio {self.best.ratio}"
+        told = "proven" if self.proven else f"{len(self.rivals)} rivals"
+        return f"<Ranking of {len(self.order)} candidates: best {best}, {told}>"
+
     @property
     def proven(self) -> bool:
         """Whether the best is the fastest, up to the smallest effect that matters.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from hwbench.errors import Call, UsageError
-from hwbench.measuring.change_points import Step, find_steps
+from hwbench.measuring.change_points import Step, find_steps_of_any
 from hwbench.records.measurement import Measurement
 from hwbench.store import DamagedRecord, open_store
 
 DEFAULT_MIN_EFFECT = 0.01
 """Smallest relative change that matters."""
+QUICK = 0.1
+"""The quantile of the samples that stands for inferences which nothing disturbed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,10 @@ class History:
     timelines: tuple[Timeline, ...]
     damaged: tuple[DamagedRecord, ...] = ()
 
+    def __repr__(self) -> str:
+        points = sum(len(timeline.points) for timeline in self.timelines)
+        return f"<History of {self.model}: {points} points in {len(self.timelines)} timelines>"
+
 
 def read_history(
     model: str,
@@ -73,9 +82,9 @@ def read_history(
 ) -> History:
     """Find out whether a model became slower or faster, from what is stored of it.
 
-    A change is reported where it is sure beside the scatter of the series, and at least as large as
-    the smallest effect that matters. What is told to have changed with it stands in the records:
-    model, runtime, kernel, governor, commits.
+    A change is reported where it is sure beside the scatter of the series, in the medians or in the
+    fastest tenth of the samples, and at least as large as the smallest effect that matters. What is
+    told to have changed with it stands in the records: model, runtime, kernel, governor, commits.
 
     Args:
         model: The name that it was measured under, or its SHA-256.
@@ -96,13 +105,23 @@ def read_history(
                 f"no measurement of {model!r}{where} in {opened.url}",
                 Call("profile", {"model": model}, purpose="make one"),
             )
+    return History(model, min_effect, make_timelines(records, min_effect), tuple(damaged))
+
+
+def make_timelines(records: Iterable[Measurement], min_effect: float) -> tuple[Timeline, ...]:
+    """Timelines of the measurements of one model, that with the newest point first.
+
+    Args:
+        records: The measurements, in any order.
+        min_effect: The smallest relative change that matters.
+    """
     grouped: dict[tuple[object, ...], list[Measurement]] = {}
     for record in sorted(records, key=lambda record: record.started_utc):
         if record.series:
             grouped.setdefault(_way_of_measuring(record), []).append(record)
     timelines = [_make_timeline(points, min_effect) for points in grouped.values()]
     timelines.sort(key=lambda timeline: timeline.points[-1].started_utc, reverse=True)
-    return History(model, min_effect, tuple(timelines), tuple(damaged))
+    return tuple(timelines)
 
 
 def _way_of_measuring(record: Measurement) -> tuple[object, ...]:
@@ -120,7 +139,9 @@ def _way_of_measuring(record: Measurement) -> tuple[object, ...]:
 
 
 def _make_timeline(points: list[Measurement], min_effect: float) -> Timeline:
-    steps = find_steps([point.median_s for point in points], min_effect)
+    medians_s = [point.median_s for point in points]
+    quick_s = [float(np.quantile(point.series.samples_s, QUICK)) for point in points]
+    steps = find_steps_of_any((medians_s, quick_s), min_effect)
     changes = tuple(Change(step, _find_causes(points, step.index)) for step in steps)
     return Timeline(tuple(points), changes)
 

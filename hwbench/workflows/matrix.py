@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -26,9 +26,12 @@ from hwbench.errors import (
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.comparing import compare_measured
 from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.measurement import Measurement, Settings
-from hwbench.store import Store, open_store
+from hwbench.records.outputs import Likeness
+from hwbench.store import DamagedRecord, Store, open_store
 from hwbench.workflows.compare import check_same_inputs
+from hwbench.workflows.likeness import find_likeness
 from hwbench.workflows.meter import Meter, open_meter
 from hwbench.workflows.recording import record_into
 
@@ -95,6 +98,27 @@ class Matrix:
     cells: tuple[MatrixCell, ...]
     resumed: int = 0
 
+    def __repr__(self) -> str:
+        failed = sum(cell.error is not None for cell in self.cells)
+        size = f"{len(self.models)} models x {len(self.columns)} columns"
+        return f"<Matrix {size}, {failed} cells failed>"
+
+    def quality_of(self, cell: MatrixCell) -> float | None:
+        """How well the model of a cell does on the data; None where that is not known.
+
+        That of the first model is known from the others of its column.
+        """
+        for other in self.cells:
+            comparison = other.comparison
+            if other.column != cell.column or comparison is None:
+                continue
+            quality = comparison.likeness.quality
+            if quality is not None and other is cell:
+                return quality.candidate
+            if quality is not None and cell.model == self.models[0]:
+                return quality.baseline
+        return None
+
 
 class MatrixCallback(MeasuringCallback):
     """Called while a matrix is measured; the methods of this base class do nothing."""
@@ -114,6 +138,8 @@ def measure_matrix(
     forget: bool = False,
     store: str | None = None,
     save: bool = True,
+    data: str | Path | None = None,
+    evaluate: str | None = None,
     callback: MatrixCallback | None = None,
     open_device: Callable[[str], AbstractContextManager[Meter]] | None = None,
     **options: Unpack[ModelOptions],
@@ -134,12 +160,16 @@ def measure_matrix(
         forget: Begin anew, also where an earlier run was interrupted.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
         save: Whether to keep the records; without it an interrupted matrix begins anew.
+        data: Images to evaluate every model on, beside the baseline, as `hwbench.compare` takes
+            them.
+        evaluate: Name of a function that evaluates a model in place of its accuracy.
         callback: Called while the work goes on.
         open_device: Opens the device of an address, elsewhere than on this computer.
         options: How the models are read, see `load_workload`.
 
     Raises:
-        UsageError: There are no models, or no device has such an address.
+        UsageError: There are no models, no device has such an address, or the models do not take
+            the images.
     """
     if not models:
         raise UsageError("no models for a matrix; name the baseline first, then the others")
@@ -151,7 +181,8 @@ def measure_matrix(
     settings = settings or DEFAULT_SETTINGS
     callback = callback or MatrixCallback()
     with open_store(store) if save else nullcontext() as kept:
-        work = _Work(names, columns, settings, options, kept, callback, open_device)
+        judge = _Judge(settings, None if data is None else str(data), evaluate)
+        work = _Work(names, columns, settings, options, kept, callback, open_device, judge)
         return work.run(forget=forget)
 
 
@@ -188,10 +219,12 @@ class _Work:
     store: Store | None
     callback: MatrixCallback
     open_device: Callable[[str], AbstractContextManager[Meter]]
+    judge: _Judge
 
     def run(self, *, forget: bool) -> Matrix:
         """Measure what is not measured yet."""
-        journal = _Journal(self.store, self._key())
+        plan = {"models": self.models, "columns": [asdict(column) for column in self.columns]}
+        journal = _Journal(self.store, self._key(), plan)
         if not forget:
             journal.resume(len(self.models) * len(self.columns))
         resumed = len(journal.cells)
@@ -210,6 +243,8 @@ class _Work:
             "settings": asdict(self.settings),
             "options": repr(sorted(self.options.items())),
         }
+        if self.judge.is_asked:
+            facts["judge"] = [self.judge.data, self.judge.evaluate]
         return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def _measure_column(
@@ -236,19 +271,25 @@ class _Work:
     ) -> MatrixCell:
         """A model beside the baseline; by itself where that is None."""
         settings = replace(self.settings, threads=column.threads)
-        callback = record_into(self.store, self.callback)
+        likeness = None
         try:
             workload = load_workload(model, **self._options_of(column))
             if baseline is not None:
                 check_same_inputs(baseline, workload)
         except HwbenchError as error:
             return MatrixCell(model, column, error=error)
+        try:
+            if baseline is not None:
+                likeness = self.judge.find(baseline, workload)
+        except WorkloadError as error:
+            return MatrixCell(model, column, error=error)
+        callback = record_into(self.store, self.callback, likeness)
         together = [workload] if baseline is None else [baseline, workload]
         try:
             records = bench.measure(together, settings, callback)
         except (DeviceError, MeasurementError, WorkloadError) as error:
             return MatrixCell(model, column, error=error)
-        return _make_cell(model, column, records)
+        return _make_cell(model, column, records, likeness)
 
     def _options_of(self, column: MatrixColumn) -> dict[str, Any]:
         changed: dict[str, Any] = dict(self.options)
@@ -256,6 +297,38 @@ class _Work:
         if column.batch is not None:
             changed["batch"] = column.batch
         return changed
+
+
+@dataclass
+class _Judge:
+    """Evaluates models beside their baseline, each pair of networks once.
+
+    Attributes:
+        settings: How the models are measured.
+        data: Images to evaluate on; None for none.
+        evaluate: What evaluates in place of accuracy; None for nothing.
+    """
+
+    settings: Settings
+    data: str | None
+    evaluate: str | None
+    _known: dict[tuple[str, str], Likeness] = field(default_factory=dict)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether there is anything to evaluate by."""
+        return self.data is not None or self.evaluate is not None
+
+    def find(self, baseline: Workload, candidate: Workload) -> Likeness | None:
+        """How well both do; None where nobody asked."""
+        if not self.is_asked:
+            return None
+        pair = (baseline.sha256, candidate.sha256)
+        if pair not in self._known:
+            self._known[pair] = find_likeness(
+                baseline, candidate, self.settings, self.data, self.evaluate
+            )
+        return self._known[pair]
 
 
 class _Bench:
@@ -299,10 +372,11 @@ class _Journal:
     Args:
         store: Where records are kept; None for nowhere.
         key: Identity of the matrix.
+        plan: Its models and columns, for whoever reads it from the store later.
     """
 
-    def __init__(self, store: Store | None, key: str) -> None:
-        self._store, self._key = store, key
+    def __init__(self, store: Store | None, key: str, plan: Mapping[str, Any]) -> None:
+        self._store, self._key, self._plan = store, key, plan
         self._run = ""
         self.cells: dict[int, Mapping[str, Any]] = {}
 
@@ -326,9 +400,10 @@ class _Journal:
             return MatrixCell(model, column, error=error_from_dict(data["error"]))
         try:
             records = tuple(self._store.read_measurements(data["measurements"]))
+            likeness = _read_likeness(data)
         except HwbenchError:  # deleted or damaged since
             return None
-        return _make_cell(model, column, records)
+        return _make_cell(model, column, records, likeness)
 
     def note(self, number: int, cell: MatrixCell) -> None:
         """Keep what came of a cell, so that it is not measured again.
@@ -338,7 +413,7 @@ class _Journal:
         if self._store is None or isinstance(cell.error, DeviceError):
             return
         if not self._run:
-            self._run = self._store.save_record(RUN, {"key": self._key})
+            self._run = self._store.save_record(RUN, {"key": self._key, **self._plan})
         error = None if cell.error is None else error_to_dict(cell.error)
         records = [] if cell.record is None else [cell.record]
         if cell.comparison is not None:
@@ -349,15 +424,31 @@ class _Journal:
             "measurements": [record.id for record in records],
             "error": error,
         }
+        if cell.comparison is not None:
+            facts["likeness"] = to_plain(cell.comparison.likeness)
         self._store.save_record(CELL, facts)
 
 
-def _make_cell(model: str, column: MatrixColumn, records: Sequence[Measurement]) -> MatrixCell:
+def _read_likeness(data: Mapping[str, Any]) -> Likeness | None:
+    """How far the networks of a cell compute the same, as kept with it."""
+    if data.get("likeness") is None:
+        return None
+    return from_plain(Likeness, data["likeness"], "record of a cell")
+
+
+def _make_cell(
+    model: str,
+    column: MatrixColumn,
+    records: Sequence[Measurement],
+    likeness: Likeness | None = None,
+) -> MatrixCell:
     """The cell of a model that was measured alone, or after the baseline."""
     if len(records) == 1:
         return MatrixCell(model, column, records[0])
     baseline, candidate = records
-    return MatrixCell(model, column, candidate, compare_measured(baseline, candidate))
+    return MatrixCell(
+        model, column, candidate, compare_measured(baseline, candidate, likeness=likeness)
+    )
 
 
 def _identify(model: str) -> str:
@@ -367,3 +458,74 @@ def _identify(model: str) -> str:
         return model
     with path.open("rb") as file:
         return f"{model} {file_digest(file, 'sha256').hexdigest()}"
+
+
+@dataclass(frozen=True)
+class KeptMatrix:
+    """A matrix as a store has it.
+
+    Attributes:
+        id: Of its record.
+        matrix: What of it is measured; cells that are not, or no longer kept, are absent.
+    """
+
+    id: str
+    matrix: Matrix
+
+
+def read_matrices(
+    store: Store,
+    known: Mapping[str, Measurement],
+    damaged: MutableSequence[DamagedRecord] | None = None,
+) -> tuple[KeptMatrix, ...]:
+    """Read the matrices of a store, the oldest first; of those that were repeated, the last.
+
+    Args:
+        store: An open store.
+        known: The measurements to make cells of, by id.
+        damaged: Where to name records that cannot be read, which are then left out. With None, the
+            first one is an error.
+    """
+    cells: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for run, number, data in store.read_records(CELL, _read_cell, damaged=damaged).values():
+        cells.setdefault(run, {})[number] = data
+    newest: dict[str, KeptMatrix] = {}
+    for run, (key, models, columns) in store.read_records(RUN, _read_run, damaged=damaged).items():
+        made = []
+        for number, data in sorted(cells.get(run, {}).items()):
+            place, row = divmod(number, max(1, len(models)))
+            if place < len(columns):
+                cell = _read_kept_cell(models[row], columns[place], data, known)
+                made += [] if cell is None else [cell]
+        if any(cell.record is not None for cell in made):
+            newest.pop(key, None)
+            newest[key] = KeptMatrix(run, Matrix(models, columns, tuple(made)))
+    return tuple(newest.values())
+
+
+def _read_run(data: Mapping[str, Any]) -> tuple[str, tuple[str, ...], tuple[MatrixColumn, ...]]:
+    """Key, models and columns; none of them in records of versions that did not keep them."""
+    columns = tuple(MatrixColumn(**column) for column in data.get("columns", ()))
+    return str(data["key"]), tuple(map(str, data.get("models", ()))), columns
+
+
+def _read_cell(data: Mapping[str, Any]) -> tuple[str, int, Mapping[str, Any]]:
+    """Run and number of a cell, and its record, of which all is checked."""
+    checked = {
+        "measurements": list(map(str, data["measurements"])),
+        "error": None if data["error"] is None else error_from_dict(data["error"]),
+        "likeness": _read_likeness(data),
+    }
+    return str(data["run"]), int(data["number"]), checked
+
+
+def _read_kept_cell(
+    model: str, column: MatrixColumn, data: Mapping[str, Any], known: Mapping[str, Measurement]
+) -> MatrixCell | None:
+    """A cell; None where its measurements are not among those that are known."""
+    if data["error"] is not None:
+        return MatrixCell(model, column, error=data["error"])
+    records = [known[record] for record in data["measurements"] if record in known]
+    if not records or len(records) < len(data["measurements"]):
+        return None
+    return _make_cell(model, column, records, data["likeness"])

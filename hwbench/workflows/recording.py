@@ -80,9 +80,11 @@ def read_order(data: Mapping[str, Any]) -> tuple[str, list[str], Likeness | None
     return str(data["group_id"]), list(map(str, data["measurements"])), likeness
 
 
-def record_into(store: Store | None, callback: MeasuringCallback) -> MeasuringCallback:
+def record_into(
+    store: Store | None, callback: MeasuringCallback, likeness: Likeness | None = None
+) -> MeasuringCallback:
     """The callback to measure with, which also writes to an open store if there is one."""
-    return callback if store is None else _Recorder(store, callback)
+    return callback if store is None else _Recorder(store, callback, likeness)
 
 
 @contextmanager

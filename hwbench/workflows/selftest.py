@@ -34,6 +34,10 @@ class SelfTest:
     device: DeviceInfo
     comparisons: tuple[Comparison, ...]
 
+    def __repr__(self) -> str:
+        false = f"{self.false_verdicts} false verdicts of {len(self.comparisons)}"
+        return f"<SelfTest on {self.device.address}: {false}, noise floor {self.noise_floor:.2%}>"
+
     @property
     def false_verdicts(self) -> int:
         """Comparisons that claimed a difference where there is none."""

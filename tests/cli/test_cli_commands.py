@@ -138,6 +138,8 @@ def test_incomparable_records_end_with_2_even_if_a_rule_is_hit(hwb, monkeypatch)
         (["speedup<100"], 1, 1),
         (["speedup > 1.1", "macs_ratio>=1"], 1, 2),
         (["params_ratio<=0.5", "speedup<1.1"], 0, 0),
+        (["candidate_median_s>1"], 0, 0),
+        (["candidate_median_s>0.000001"], 1, 1),
     ],
 )
 def test_fail_on_of_compare(hwb, rules, code, lines):

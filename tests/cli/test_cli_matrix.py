@@ -80,3 +80,47 @@ def test_impossible_requests(hwb, words, said):
     outcome = hwb(*WORDS, *words)
     assert outcome.code == 2
     assert said in outcome.error
+
+
+def test_rules_hold_for_every_cell(hwb):
+    columns = (*DEVICE, "--threads", "1,2")
+    assert hwb(*WORDS, *columns, "--fail-on", "speedup<1.1").code == 0
+    words = (*WORDS, "absent.onnx", *columns, "--fail-on", "speedup<100", "--format", "md")
+    broken = hwb(*words, "--junit", "cells.xml")
+    assert broken.code == 2, "a failure weighs more than a rule"
+    assert broken.out.count("**A rule was hit: ") == 2
+    assert "hwbench: small.onnx on virtual:step=1 fp32, 1 thread: speedup is 2." in broken.err
+    failures = ET.parse(hwb.folder / "cells.xml").getroot().findall(".//failure")
+    assert [failure.get("type") for failure in failures] == ["rule", "rule"]
+
+
+def test_a_rule_on_latency_holds_for_the_baseline_too(hwb):
+    broken = hwb(*WORDS, *DEVICE, "--fail-on", "latency_s>0.000001", "--junit", "cells.xml")
+    assert (broken.code, broken.err.count("\n")) == (1, 2)
+    assert len(ET.parse(hwb.folder / "cells.xml").getroot().findall(".//failure")) == 2
+    assert "unknown field" in hwb(*WORDS, "--fail-on", "macs<1").error
+
+
+def test_the_quality_of_every_model_is_told_once_and_kept(hwb, monkeypatch):
+    (hwb.folder / "a_judge_of_cells.py").write_text(
+        "import torch\n"
+        "def largest(network):\n"
+        "    torch.manual_seed(0)\n"
+        "    with torch.no_grad():\n"
+        "        return network(torch.rand(1, 3, 16, 16)).softmax(1).max().item()\n"
+    )
+    monkeypatch.syspath_prepend(str(hwb.folder))
+    words = (*WORDS, *DEVICE, "--threads", "1,2", "--evaluate", "a_judge_of_cells:largest")
+    outcome = hwb(*words, "--csv", "cells.csv")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "a_judge_of_cells:largest on a_judge_of_cells:largest; drops are" in outcome.out
+    assert outcome.out.count("small.onnx") == 2, "in one table of latencies, and one of qualities"
+    lines = (hwb.folder / "cells.csv").read_text(encoding="utf-8").splitlines()
+    big, small, *_ = csv.DictReader(lines)
+    drop = float(big["quality"]) - float(small["quality"])
+    assert float(small["quality_drop"]) == pytest.approx(drop)
+    assert big["quality_drop"] == ""
+
+
+def test_images_that_the_models_do_not_take_end_the_matrix(hwb):
+    assert hwb(*WORDS, *DEVICE, "--data", "nowhere/").code == 2

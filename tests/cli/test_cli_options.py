@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 import typer
 
 from hwbench.cli.options import Keeping, ModelSource, Precision, Protocol, options
+from hwbench.devices.shared import host
+from hwbench.devices.shared.lock import DeviceLock
 from hwbench.records.measurement import Settings
+from tests.support.cli_support import hwb
+
+__all__ = ["hwb"]
 
 
 @dataclass(frozen=True)
@@ -75,3 +81,18 @@ def test_groups_turn_into_arguments_of_the_workflows():
 )
 def test_where_a_record_can_be_seen(store, command):
     assert Keeping(store=store).show("ab") == command
+
+
+def test_a_busy_device_is_waited_for_where_that_was_asked(hwb):
+    words = ("profile", "small.onnx", "--budget", "1", "--no-save", "--no-layers")
+    with DeviceLock(host.LOCKED_AS):
+        # The holder is this process, which nobody waits for: a lock of another one is faked.
+        Path(DeviceLock(host.LOCKED_AS).path).write_text("1")
+        busy = hwb(*words)
+        waited = hwb(*words, "--wait", "0.3")
+    assert busy.code == waited.code == 3
+    assert "is in use by process 1;" in busy.err
+    lines = waited.err.splitlines()
+    assert lines[0].endswith("is in use by process 1; waiting since 0 s, for at most 0.3 s")
+    assert "is in use by process 1 after waiting 0.3 s;" in lines[1]
+    assert "after waiting" not in hwb(*words, "--device", "virtual").err, "it ends with its command"

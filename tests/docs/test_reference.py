@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import hwbench
 from hwbench import errors
-from hwbench.cli import commands, history, tables
+from hwbench.cli import commands, history, matrix, tables
 from hwbench.render import documents, fronts, searching
 from hwbench.render import history as history_documents
 from hwbench.render import matrix as matrix_documents
@@ -134,6 +135,7 @@ def test_fields_of_rules_are_those_on_the_page():
         "profile": commands.PROFILE_FIELDS,
         "compare": commands.COMPARE_FIELDS,
         "selftest": commands.SELFTEST_FIELDS,
+        "matrix": matrix.MATRIX_FIELDS,
         "history": history.HISTORY_FIELDS,
         "table build": tables.BUILD_FIELDS,
         "table validate`, `table recalibrate": tables.GRADE_FIELDS,
@@ -164,6 +166,12 @@ def test_commands_on_the_pages_exist():
             }
             given = {word.split("=")[0] for word in words if word.startswith("--")}
             assert given <= known, f"{path.name}: {line}"
+
+
+def test_every_extra_is_on_the_page_about_installing():
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = re.findall(r"^\| `(\w+)` \|", page("install.md"), re.MULTILINE)
+    assert sorted(extras) == sorted(project["optional-dependencies"])
 
 
 def test_the_zoo_is_complete_on_its_page():

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import blocks
+from tests.docs.shell import make_environment, run
 
 VERDICTS = {"0", "1", "5"}
 """Exit codes of a comparison that was made; which one, a noisy machine decides."""
@@ -20,29 +17,10 @@ GOES_ON = "the same command goes on from there"
 REPEATS = 10
 
 
-def run(
-    command: str, folder: Path, environment: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_tutorial_works(tmp_path):
-    environment = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "XDG_DATA_HOME": str(tmp_path / "data"),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "LANG": "C.UTF-8",
-    }
+    environment = make_environment(tmp_path)
     folder = tmp_path / "tutorial"
     folder.mkdir()
     commands = blocks("tutorial.md", "shell")

@@ -14,7 +14,7 @@ from hwbench.devices.virtual.device import (
     Virtual,
     White,
 )
-from hwbench.measuring.change_points import find_steps
+from hwbench.measuring.change_points import find_steps, find_steps_of_any
 from hwbench.measuring.sessions import measure
 from hwbench.records.measurement import Settings
 from tests.support.models import told
@@ -94,3 +94,23 @@ def test_a_step_is_found_in_what_a_noisy_device_measured(noise):
     steps = find_steps(latencies_s, MIN_EFFECT)
     assert len(steps) == 1
     assert abs(steps[0].index - 10) <= 1
+
+
+def test_a_step_that_one_statistic_hides_is_found_in_another():
+    generator = np.random.default_rng(0)
+    quick_s = series(0, 24, 12, scatter=0.002)
+    # The time that is spent at each of two clock rates scatters, and hides 3 % in the medians.
+    medians_s = quick_s * generator.lognormal(0, 0.04, 24)
+    assert find_steps(medians_s, MIN_EFFECT) == ()
+    (step,) = find_steps_of_any([medians_s, quick_s], MIN_EFFECT)
+    assert step.index == 12
+    assert step.ratio == pytest.approx(1.03, abs=0.003)
+
+
+def test_a_step_in_the_medians_alone_counts_too_and_one_in_both_counts_once():
+    quick_s, medians_s = series(1, 24, None, 0.001), series(2, 24, 16, 0.002)
+    (step,) = find_steps_of_any([medians_s, quick_s], MIN_EFFECT)
+    assert step.index == 16
+    (step,) = find_steps_of_any([medians_s, 0.99 * medians_s], MIN_EFFECT)
+    assert step.index == 16
+    assert find_steps_of_any([[1e-3]], MIN_EFFECT) == ()

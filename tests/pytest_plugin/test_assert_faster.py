@@ -110,6 +110,29 @@ def test_noise_neither_passes_nor_fails(suite, options, ini, outcome):
     )
 
 
+@pytest.mark.parametrize("outcome", ["xfail", "fail"])
+def test_the_summary_says_how_many_comparisons_noise_left_open(suite, outcome):
+    suite.tests(
+        NO_LOSS.format(candidate="slower")
+        + """
+def test_by_hand(hw_compare):
+    hw_compare("net.onnx", "slower.onnx")
+
+def test_settled(hw_compare):
+    import hwbench
+    hw_compare("slower.onnx", "net.onnx", settings=hwbench.Settings(layers=False))
+"""
+    )
+    lines = suite.run(*TOO_SHORT, "--hwbench-unresolved", outcome).stdout.str()
+    assert "2 of 3 comparisons UNRESOLVED: " in lines
+    assert ("they let nothing fail" in lines) is (outcome == "xfail")
+
+
+def test_a_summary_without_open_comparisons_says_nothing_of_them(suite):
+    suite.tests(NO_LOSS.format(candidate="twin"))
+    assert "comparisons UNRESOLVED" not in suite.run().stdout.str()
+
+
 def test_compare_returns_the_comparison(suite):
     suite.tests(f"""
         import hwbench

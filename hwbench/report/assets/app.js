@@ -5,10 +5,20 @@ const MAIN = document.getElementById("main");
 const NAV = [
   ["overview", "Overview"],
   ["comparisons", "Comparisons"],
+  ["matrices", "Matrices"],
+  ["histories", "History"],
   ["tables", "Tables"],
   ["searches", "Searches"],
 ];
-const SECTION = { model: "overview", compare: "comparisons", table: "tables", search: "searches", front: "searches" };
+const SECTION = {
+  model: "overview",
+  compare: "comparisons",
+  matrix: "matrices",
+  history: "histories",
+  table: "tables",
+  search: "searches",
+  front: "searches",
+};
 const PREFERENCE = "hwbench-theme";
 
 /** The page that the address asks for; the first one for an address that is unknown. */

@@ -7,7 +7,7 @@ const ROW_PX = 20;
 const BINS = 64;
 const REACH = 4;
 
-const CHARTS = { intervals, distribution, waterfall, savings, work, curve, validation, trials, front, shares };
+const CHARTS = { intervals, distribution, waterfall, savings, work, curve, validation, trials, front, shares, heat, timeline };
 
 /** Values with their intervals, one row each. An interval without an end runs out of the picture. */
 function intervals(chart, figure, width) {

@@ -116,7 +116,7 @@ function front(chart, figure, width) {
     marginLeft: 56,
     inset: 12,
     x: { label: chart.cost, grid: true, tickFormat: share, ticks: Math.max(3, width / 110), nice: true },
-    y: { label: chart.label, grid: true, tickFormat: share, ticks: 5, nice: true },
+    y: { label: shortened(chart.label, Math.floor(width / CHARACTER_PX) - 4), grid: true, tickFormat: chart.plain ? plainTick : share, ticks: 5, nice: true },
     marks: [
       Plot.lineY(line, { x: "x", y: "y", stroke: ACCENT, strokeOpacity: 0.7 }),
       Plot.dot(points, {

@@ -36,6 +36,9 @@ class Front:
     out: Path | None = None
     findings: tuple[Finding, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Front of {len(self.results)} searches, written to {self.out}>"
+
     @property
     def on_front(self) -> tuple[bool, ...]:
         """For each result, whether no other one is as good at a lower cost, or better at none."""

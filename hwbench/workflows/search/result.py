@@ -84,6 +84,10 @@ class SearchResult:
     intervals_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     spent_s: Mapping[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        trials = f"{len(self.trials)} trials, written to {self.out}"
+        return f"<SearchResult {self.key[:12]} of {self.model}: {trials}>"
+
     def baselines_to_dict(self) -> dict[str, Any]:
         """The best trial of each baseline as plain JSON types."""
         return {

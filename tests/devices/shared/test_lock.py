@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hwbench.devices.shared.lock import DeviceLock
+from hwbench.devices.shared.lock import DeviceLock, wait_for_devices
 from hwbench.errors import DeviceUnavailableError, UsageError
 
 HOLDER = """
@@ -135,3 +137,39 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lock file"):
         lock.acquire()
     assert precious.read_text() == "all of it"
+
+
+def test_within_the_block_that_waits_a_device_is_waited_for(
+    holder: subprocess.Popen[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        wait_for_devices(0.2),
+        pytest.raises(DeviceUnavailableError, match=r"after waiting 0\.2 s"),
+        DeviceLock("cpu"),
+    ):
+        pass
+    (message,) = caplog.messages
+    assert message == (
+        f"device cpu is in use by process {holder.pid}; waiting since 0 s, for at most 0.2 s"
+    )
+    timer = threading.Timer(0.3, lambda: holder.communicate("\n"))
+    timer.start()
+    with wait_for_devices(30), DeviceLock("cpu"):
+        pass
+    timer.join()
+
+
+def test_nobody_waits_for_himself() -> None:
+    with (
+        wait_for_devices(30),
+        DeviceLock("cpu"),
+        pytest.raises(DeviceUnavailableError, match=rf"by process {os.getpid()};"),
+        DeviceLock("cpu"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("wait_s", [-1.0, math.nan, math.inf])
+def test_what_is_no_time_to_wait(wait_s: float) -> None:
+    with pytest.raises(UsageError, match="no time to wait"), wait_for_devices(wait_s):
+        pass

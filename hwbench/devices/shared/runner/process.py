@@ -175,16 +175,16 @@ class LocalProcess:
 
 
 SENDERS = {
-    signal.SIGKILL: "the system, when memory ran out (see dmesg)",
-    signal.SIGILL: "an instruction that this processor does not have",
-    signal.SIGSEGV: "a fault of the runtime or of the model",
-    signal.SIGBUS: "a fault of the runtime, or a file that was cut off while it was read",
-    signal.SIGFPE: "a fault of the runtime or of the model",
-    signal.SIGABRT: "the runtime itself, which gave up",
-    signal.SIGTERM: "a user, or the system as it shuts down",
-    signal.SIGXCPU: "a limit of processor time (ulimit -t)",
+    "SIGKILL": "the system, when memory ran out (see dmesg)",
+    "SIGILL": "an instruction that this processor does not have",
+    "SIGSEGV": "a fault of the runtime or of the model",
+    "SIGBUS": "a fault of the runtime, or a file that was cut off while it was read",
+    "SIGFPE": "a fault of the runtime or of the model",
+    "SIGABRT": "the runtime itself, which gave up",
+    "SIGTERM": "a user, or the system as it shuts down",
+    "SIGXCPU": "a limit of processor time (ulimit -t)",
 }
-"""What usually lies behind the signals that end a runner."""
+"""What usually lies behind the signals that end a runner, by name: Windows lacks most of them."""
 
 
 def describe_exit(code: int) -> str:
@@ -199,7 +199,7 @@ def describe_exit(code: int) -> str:
         sent = signal.Signals(-code)
     except ValueError:
         return f"exit status {code}"
-    sender = f" (usual cause: {SENDERS[sent]})" if sent in SENDERS else ""
+    sender = f" (usual cause: {SENDERS[sent.name]})" if sent.name in SENDERS else ""
     return f"exit status {code} = {sent.name}{sender}"
 
 

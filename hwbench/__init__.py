@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hwbench.network.prunable import PrunableNetwork
     from hwbench.records.comparison import Comparison
     from hwbench.records.measurement import Measurement, Settings
+    from hwbench.records.quantization import Quantization
     from hwbench.stats import Verdict
     from hwbench.store import open_store
     from hwbench.workflows.build_table import build_table
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from hwbench.workflows.matrix import Matrix, MatrixCell, MatrixColumn, measure_matrix
     from hwbench.workflows.predict import ModelPrediction, open_table, predict
     from hwbench.workflows.profile import profile
+    from hwbench.workflows.quantize import quantize
     from hwbench.workflows.search.run import run_front, run_search
     from hwbench.workflows.selftest import selftest
 
@@ -55,6 +57,7 @@ __all__ = [
     "Measurement",
     "ModelPrediction",
     "PrunableNetwork",
+    "Quantization",
     "Ranking",
     "Reading",
     "Settings",
@@ -72,6 +75,7 @@ __all__ = [
     "open_table",
     "predict",
     "profile",
+    "quantize",
     "read_history",
     "run_front",
     "run_search",
@@ -91,6 +95,7 @@ _HOME = {
     "Measurement": "hwbench.records.measurement",
     "ModelPrediction": "hwbench.workflows.predict",
     "PrunableNetwork": "hwbench.network.prunable",
+    "Quantization": "hwbench.records.quantization",
     "Ranking": "hwbench.workflows.candidate_meter",
     "Reading": "hwbench.workflows.candidate_meter",
     "Settings": "hwbench.records.measurement",
@@ -108,6 +113,7 @@ _HOME = {
     "open_table": "hwbench.workflows.predict",
     "predict": "hwbench.workflows.predict",
     "profile": "hwbench.workflows.profile",
+    "quantize": "hwbench.workflows.quantize",
     "read_history": "hwbench.workflows.history",
     "run_front": "hwbench.workflows.search.run",
     "run_search": "hwbench.workflows.search.run",

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 import hwbench
 from hwbench.cli.cache import cache_app
-from hwbench.cli.delivery import deliver, report, write_file, write_json
+from hwbench.cli.delivery import deliver, report, report_verdict, write_file, write_json
 from hwbench.cli.devices import devices_app
 from hwbench.cli.export import export_command
 from hwbench.cli.history import history_command
@@ -37,6 +37,7 @@ from hwbench.cli.options import (
     ThreadsOption,
     options,
 )
+from hwbench.cli.quantize import quantize_command
 from hwbench.cli.report import report_command
 from hwbench.cli.rules import Rule, hits, parse_rule
 from hwbench.cli.search import search_app
@@ -48,7 +49,7 @@ from hwbench.errors import Argument, IncomparableError, UsageError
 if TYPE_CHECKING:
     from hwbench.records.comparison import Comparison
 
-ORDER = ["profile", "compare", "matrix", "table", "search", "history"]
+ORDER = ["profile", "compare", "matrix", "table", "search", "quantize", "history"]
 ORDER += ["report", "store", "export", "devices", "doctor", "selftest", "cache", "lab"]
 """The commands as `hwbench --help` lists them: what everybody uses first."""
 
@@ -82,6 +83,9 @@ app.command("export", epilog="Example: hwbench export 3f9c1a --to chrome-trace -
 app.command("history", epilog='Example: hwbench history net.onnx --fail-on "slowdown>1.03"')(
     history_command
 )
+app.command(
+    "quantize", epilog="Example: hwbench quantize net.onnx --data photos/ --out net.int8.onnx"
+)(quantize_command)
 app.command("report", epilog="Example: hwbench report --since 7d -o report.html")(report_command)
 
 START_FIELDS = ("load_s", "first_run_s", "peak_memory_bytes")
@@ -361,7 +365,7 @@ def _show_comparison(
     if junit is not None:
         write_file(junit, comparison_junit(outcome, broken), "the JUnit XML")
     deliver(output, view, document)
-    return _exit_code(outcome, broken)
+    return report_verdict(outcome, broken)
 
 
 @app.command(epilog="Example: hwbench selftest --device cpu --runs 10")
@@ -418,25 +422,3 @@ def _check_tail_rules(rules: Sequence[Rule], how: Protocol) -> None:
     for rule in rules:
         if rule.field in TAIL_FIELDS and not how.tail:
             raise UsageError(f"--fail-on {rule} needs single inferences to be timed: --tail")
-
-
-def _exit_code(outcome: Comparison, broken_rules: Sequence[str]) -> int:
-    """Exit code of a comparison, with a line on standard error for every code but 0."""
-    from hwbench.render.comparing import verdict_text
-
-    verdict = outcome.verdict.value
-    headline = f"{verdict}: {verdict_text(outcome)}"
-    if verdict == "INCOMPARABLE":
-        return report([f"{headline}; {outcome.findings[0].text}"], 2)
-    if broken_rules:
-        return report(broken_rules, 1)
-    if outcome.baseline.group_id != outcome.candidate.group_id:
-        sides = f"{outcome.baseline.model} {outcome.candidate.model}"
-        return report([f"{headline}; measure them together: hwbench compare {sides}"], 5)
-    match verdict:
-        case "SLOWER":
-            return report([headline], 1)
-        case "UNRESOLVED":
-            return report([f"{headline}; raise --budget"], 5)
-        case _:
-            return 0

@@ -308,8 +308,8 @@ class ModelFiles:
 
 
 @dataclass(frozen=True)
-class ModelSource(ModelFiles):
-    """How the model files are read, and in which batch and precision they are measured."""
+class BatchedModel(ModelFiles):
+    """How the model files are read, and in which batch they are measured."""
 
     batch: Annotated[
         int | None,
@@ -317,13 +317,23 @@ class ModelSource(ModelFiles):
             min=1, help="The batch size: leading dimension of the inputs.", rich_help_panel="Model"
         ),
     ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the workflows."""
+        return super().arguments() | {"batch": self.batch}
+
+
+@dataclass(frozen=True)
+class ModelSource(BatchedModel):
+    """How the model files are read, and in which batch and precision they are measured."""
+
     precision: Annotated[
         Precision, typer.Option(help="The precision to measure in.", rich_help_panel="Model")
     ] = Precision.fp32
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the workflows."""
-        return super().arguments() | {"batch": self.batch, "precision": self.precision.value}
+        return super().arguments() | {"precision": self.precision.value}
 
 
 IsolateOption = Annotated[

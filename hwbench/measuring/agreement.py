@@ -44,8 +44,8 @@ RELATED = 0.9
 SAME_NETWORK_DB = 10.0
 """Signal-to-noise ratio that a network of as much work and as many parameters should keep.
 
-Such a candidate has the same layers, in another format or precision. One in int8 is not judged by it:
-random inputs may lie far outside of the ranges that it was calibrated for.
+Such a candidate has the same layers, in another format or precision. One in int8 is not judged by
+it: random inputs may lie far outside of the ranges that it was calibrated for.
 """
 ZOO = "zoo:"
 

@@ -1,9 +1,10 @@
 """`hwbench quantize`: a network in int8, calibrated on the user's data, measured and evaluated.
 
 The network is quantised once as a whole. Layers that are proven slower in int8, and layers that
-alone make much of the error of the outputs, are left in fp32 in further versions; those are measured
-and evaluated again, on images that calibrated nothing. The version that is kept is measured afresh
-and evaluated on the test set, which has chosen nothing: the numbers that are told were not selected.
+alone make much of the error of the outputs, are left in fp32 in further versions; those are
+measured and evaluated again, on images that calibrated nothing. The version that is kept is
+measured afresh and evaluated on the test set, which has chosen nothing: the numbers that are told
+were not selected.
 """
 
 from __future__ import annotations
@@ -158,7 +159,15 @@ def quantize(
                 f"{device} does not run int8; it runs {', '.join(sorted(opened.precisions))}",
                 Argument("device", change="another"),
             )
-        work = _Quantizing(workload, images, opened, runner, settings, callback, str(paths[0]))
+        work = _Quantizing(
+            workload,
+            images,
+            opened,
+            runner,
+            settings=settings,
+            callback=callback,
+            name=str(paths[0]),
+        )
         left = work.choose(max_drop)
         chosen = work.quantize(left)
         likeness = work.evaluate(chosen)
@@ -210,6 +219,7 @@ class _Quantizing:
         images: Data,
         device: Device,
         runner: NetworkRunner,
+        *,
         settings: Settings,
         callback: MeasuringCallback | None,
         name: str,
@@ -287,7 +297,7 @@ class _Quantizing:
         slower = tuple(layer.name for layer in self.layers if layer.is_slower)
         sensitive = tuple(layer.name for layer in self.layers if layer.is_sensitive)
         both = tuple(layer.name for layer in self.layers if layer.is_slower or layer.is_sensitive)
-        versions = {(): whole}
+        versions: dict[tuple[str, ...], Workload] = {(): whole}
         for left in (slower, sensitive, both):
             if left not in versions:
                 quantized = self.quantize(left)

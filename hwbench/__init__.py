@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hwbench.lookup_tables.structure_latency import StructureLatency
     from hwbench.network.intake import load_workload
     from hwbench.network.prunable import PrunableNetwork
+    from hwbench.records.ceilings import Ceilings
     from hwbench.records.comparison import Comparison
     from hwbench.records.measurement import Measurement, Settings
     from hwbench.records.quantization import Quantization
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from hwbench.store import open_store
     from hwbench.workflows.build_table import build_table
     from hwbench.workflows.candidate_meter import CandidateMeter, Ranking, Reading, meter
+    from hwbench.workflows.ceilings import measure_ceilings
     from hwbench.workflows.compare import compare
     from hwbench.workflows.doctor import doctor
     from hwbench.workflows.history import History, read_history
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CandidateMeter",
+    "Ceilings",
     "Comparison",
     "History",
     "HwbenchError",
@@ -68,6 +71,7 @@ __all__ = [
     "doctor",
     "list_devices",
     "load_workload",
+    "measure_ceilings",
     "measure_matrix",
     "meter",
     "open_device",
@@ -85,6 +89,7 @@ __all__ = [
 # Resolved on first use, so that `import hwbench` stays instant.
 _HOME = {
     "CandidateMeter": "hwbench.workflows.candidate_meter",
+    "Ceilings": "hwbench.records.ceilings",
     "Comparison": "hwbench.records.comparison",
     "History": "hwbench.workflows.history",
     "HwbenchError": "hwbench.errors",
@@ -106,6 +111,7 @@ _HOME = {
     "doctor": "hwbench.workflows.doctor",
     "list_devices": "hwbench.devices",
     "load_workload": "hwbench.network.intake",
+    "measure_ceilings": "hwbench.workflows.ceilings",
     "measure_matrix": "hwbench.workflows.matrix",
     "meter": "hwbench.workflows.candidate_meter",
     "open_device": "hwbench.devices",

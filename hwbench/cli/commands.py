@@ -35,6 +35,7 @@ from hwbench.cli.options import (
     Output,
     Protocol,
     ThreadsOption,
+    duration,
     options,
 )
 from hwbench.cli.quantize import quantize_command
@@ -127,14 +128,47 @@ def _help_alone(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command(epilog="Example: hwbench doctor --device cpu")
+@app.command(epilog="Example: hwbench doctor --device cpu --ceilings")
 @options
-def doctor(output: Output, device: DeviceOption = "cpu", threads: ThreadsOption = 1) -> int:
+def doctor(
+    *,
+    output: Output,
+    keeping: Keeping,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 1,
+    ceilings: Annotated[
+        bool,
+        typer.Option(
+            "--ceilings",
+            help="Also measure the most multiply-accumulates and bytes a second that it can do, in"
+            " each precision. profile then says how far each layer is from them.",
+        ),
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration,
+            metavar="SECONDS",
+            help="The time that measuring the ceilings should take; 40 if not given.",
+        ),
+    ] = None,
+) -> int:
     """Check a device for what would spoil measurements, and say how to fix it."""
+    from hwbench.cli.progress import show_measuring
     from hwbench.render import documents, views
+    from hwbench.workflows.ceilings import DEFAULT_BUDGET_S, measure_ceilings
 
-    diagnosis = hwbench.doctor(device, threads)
-    return deliver(output, views.doctor_view(diagnosis), documents.doctor_document(diagnosis))
+    diagnosis, measured = hwbench.doctor(device, threads), None
+    if ceilings:
+        with show_measuring(device, keeping):
+            measured = measure_ceilings(
+                device,
+                threads=threads,
+                budget_s=DEFAULT_BUDGET_S if budget is None else budget,
+                **keeping.arguments(),
+            )
+    view = views.doctor_view(diagnosis, measured)
+    return deliver(output, view, documents.doctor_document(diagnosis, measured))
 
 
 @app.command(epilog="Example: hwbench profile zoo:resnet18 --device cpu --json resnet18.json")
@@ -166,6 +200,7 @@ def profile(
     _check_tail_rules(rules, how)
     from hwbench.cli.progress import show_measuring
     from hwbench.render import documents, views
+    from hwbench.workflows.ceilings import find_ceilings
     from hwbench.workflows.defaults import DEFAULT_MODEL
     from hwbench.workflows.profile import DEFAULT_SETTINGS
 
@@ -189,8 +224,10 @@ def profile(
                 **source.arguments(),
                 **keeping.arguments(),
             )
-    document = documents.profile_document(record)
-    deliver(output, views.profile_view(record, saved=not keeping.no_save), document)
+    ceilings = find_ceilings(keeping.store, record)
+    document = documents.profile_document(record, ceilings)
+    view = views.profile_view(record, saved=not keeping.no_save, ceilings=ceilings)
+    deliver(output, view, document)
     return report(hits(rules, document), 1)
 
 

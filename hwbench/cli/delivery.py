@@ -73,7 +73,7 @@ def report(lines: Sequence[str], code: int) -> int:
 
 def report_verdict(outcome: Comparison, broken_rules: Sequence[str]) -> int:
     """Exit code of a comparison, with a line on standard error for every code but 0."""
-    from hwbench.render.comparing import verdict_text
+    from hwbench.render.comparing import rests_on_impossible, verdict_text
 
     verdict = outcome.verdict.value
     headline = f"{verdict}: {verdict_text(outcome)}"
@@ -88,6 +88,9 @@ def report_verdict(outcome: Comparison, broken_rules: Sequence[str]) -> int:
         case "SLOWER":
             return report([headline], 1)
         case "UNRESOLVED":
-            return report([f"{headline}; raise --budget"], 5)
+            advice = "raise --budget"
+            if rests_on_impossible(outcome):
+                advice = "see the finding impossible"
+            return report([f"{headline}; {advice}"], 5)
         case _:
             return 0

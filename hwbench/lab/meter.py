@@ -122,6 +122,7 @@ class LabMeter:
                     f"{outcome['by']} measured other models than it was asked to; update hwbench"
                     " there"
                 )
+            records = callback.examine(records)
             callback.finished(records)
             return records
         raise MeasurementError("the lab gave no measurement; measure again")

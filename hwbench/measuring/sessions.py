@@ -207,9 +207,13 @@ class _Campaign:
             self.stop_rule.add_session(evidence, duration_s)
             self.callback.session_ended(sessions, self.elapsed_s(), evidence)
         after = {device: device.conditions() for device in self.devices}
-        records = tuple(
-            track.finish(draft, after[device], has_enough=self.stop_rule.has_enough)
-            for draft, track, device in zip(self.drafts, self.tracks, self.device_of, strict=True)
+        records = self.callback.examine(
+            [
+                track.finish(draft, after[device], has_enough=self.stop_rule.has_enough)
+                for draft, track, device in zip(
+                    self.drafts, self.tracks, self.device_of, strict=True
+                )
+            ]
         )
         self.callback.finished(records)
         return records

@@ -21,6 +21,8 @@ FEWER = 1.1
 """MACs ratio from which a network counts as smaller."""
 MAIN_CAUSE = 0.4
 """Share of the time above what the MACs promised from which a cause is named as the cause."""
+IMPOSSIBLE = "impossible"
+"""Code of the finding that a latency is below what the device can do."""
 EXPLAINED = 0.5
 """Share of the saved time that the layers must account for, or it is said that they do not."""
 
@@ -240,6 +242,8 @@ def compare(
         )
     ratio = candidate.series.ratio_to(baseline.series)
     verdict = ratio.verdict(baseline.settings.min_effect)
+    if any(finding.code == IMPOSSIBLE for finding in shared):
+        verdict = Verdict.UNRESOLVED  # nothing rests on a latency that cannot be
     unexplained = Comparison(baseline, candidate, ratio, verdict, changes, (), likeness)
     findings = (*likeness.findings, *explain(unexplained), *shared)
     return replace(unexplained, findings=order_findings(findings))

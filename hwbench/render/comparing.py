@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hwbench.records.comparison import Comparison, LayerChange, explained_share
+from hwbench.records.comparison import IMPOSSIBLE, Comparison, LayerChange, explained_share
 from hwbench.records.outputs import ACCURACY, Likeness, QualityChange
 from hwbench.render.blocks import Block, Column, Line, Table, View
 from hwbench.render.units import (
@@ -92,12 +92,19 @@ def verdict_text(comparison: Comparison) -> str:
         case _:
             # The verdict rests on a wider interval than the one shown, so that one is told too.
             needed = "a verdict needs more of them"
-            if is_telling(verdict_ci):
+            if rests_on_impossible(comparison):
+                needed = "no verdict rests on a latency that cannot be"
+            elif is_telling(verdict_ci):
                 needed = (
                     f"the 99.6 % interval that verdicts rest on is {interval(verdict_ci, speedup)}"
                 )
             sessions = plural(ratio.sessions, "session")
             return f"cannot tell from {sessions}: {speedup_text} {interval_text}; {needed}"
+
+
+def rests_on_impossible(comparison: Comparison) -> bool:
+    """Whether a latency is below what the device can do, so that there is no verdict."""
+    return any(finding.code == IMPOSSIBLE for finding in comparison.findings)
 
 
 def likeness_lines(likeness: Likeness) -> list[str]:

@@ -13,11 +13,14 @@ from hwbench.lookup_tables.repository import RECORD as TABLE
 from hwbench.lookup_tables.repository import VALIDATION
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.measuring.comparing import compare_measured
+from hwbench.records.ceilings import RECORD as CEILINGS
+from hwbench.records.ceilings import Ceilings
 from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.records.comparison import Comparison
 from hwbench.records.times import EARLIEST, parse_since, parse_utc
 from hwbench.search.base import Outcome, Trial
 from hwbench.store import FAULTS_OF_DATA, MEASUREMENT, DamagedRecord, Store
+from hwbench.workflows.ceilings import parse_ceilings
 from hwbench.workflows.defaults import DEFAULT_MODEL
 from hwbench.workflows.recording import read_order
 from hwbench.workflows.search.front import RECORD as FRONT
@@ -87,6 +90,7 @@ class Contents:
         tables: The newest of each device.
         searches: Those that came to their end.
         fronts: What searches for several budgets found.
+        ceilings: The most that devices can do, as far as it was measured, whenever that was.
     """
 
     measurements: tuple[Measurement, ...]
@@ -94,6 +98,7 @@ class Contents:
     tables: tuple[KeptTable, ...]
     searches: tuple[KeptSearch, ...]
     fronts: tuple[KeptFront, ...] = ()
+    ceilings: tuple[Ceilings, ...] = ()
 
     @property
     def newest_utc(self) -> str:
@@ -132,6 +137,7 @@ def read(
         _read_tables(store, after, damaged),
         searches,
         _read_fronts(store, searches, damaged),
+        tuple(store.read_records(CEILINGS, parse_ceilings, damaged=damaged).values()),
     )
     if not (contents.measurements or contents.tables or contents.searches):
         if since is not None and store.list(limit=1):

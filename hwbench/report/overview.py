@@ -46,7 +46,7 @@ def make_pages(contents: Contents, drawn: int) -> list[Page]:
             found.append(fronts_figure(contents.fronts, contents.searches))
         lists.append(Page("searches", "Searches", "", figures=tuple(found)))
     pages = [_overview_page(contents, models, figures), *lists]
-    pages += [model_page(model, drawn) for model in models]
+    pages += [model_page(model, drawn, contents.ceilings) for model in models]
     pages += [compare_page(comparison, commands, addresses, drawn) for comparison in compared]
     pages += [table_page(table) for table in contents.tables]
     pages += [search_page(search, compared) for search in contents.searches]

@@ -44,6 +44,8 @@ PARTIAL = Finding(
     "partial",
     "ended before it was complete: fewer samples than asked for, no layers, nothing checked",
 )
+ABOVE = 1.1
+"""Share of a ceiling from which on it is said that it cannot be one."""
 SHORT_ID = 12
 """Characters of a record's id that are shown; `hwbench store show` takes them."""
 
@@ -249,7 +251,15 @@ def _layer_blocks(profile: LayerProfile, median_s: float, ceilings: Ceilings | N
     )
     blocks: list[Block] = [Table(columns, rows, (rest,)), Line(layers_sum_text(profile, median_s))]
     if ceilings is not None:
-        blocks.append(Line(f"Ceilings measured {moment(ceilings.created_utc)}.", "dim"))
+        text = f"Ceilings measured {moment(ceilings.created_utc)}."
+        bounds = [ceilings.bound(layer) for layer in profile.layers]
+        above = sum(bound is not None and bound.share > ABOVE for bound in bounds)
+        if above:
+            text += (
+                f" {plural(above, 'layer')} above them: the device was slower then than now;"
+                " measure them in quiet: hwbench doctor --ceilings"
+            )
+        blocks.append(Line(text, "dim"))
     return blocks
 
 

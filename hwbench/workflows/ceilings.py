@@ -1,8 +1,8 @@
 """`hwbench doctor --ceilings`: the most that a device can do, measured through its driver.
 
-Matrix products and convolutions of several shapes give its multiply-accumulates a second, layers
-that do nothing else than reading and writing its bytes a second. Each is a network of one layer, of
-which the fixed cost of an inference is taken off: that of a layer with next to nothing to do.
+Matrix products and convolutions of several shapes, several in a row, give its multiply-accumulates
+a second; layers that do nothing else than reading and writing give its bytes a second. The fixed
+cost of an inference is taken off: that of a layer with next to nothing to do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import product
 
 from hwbench.devices import open_device
 from hwbench.devices.base import Device
@@ -40,9 +41,14 @@ PRECISIONS = ("fp32", "fp16", "int8")
 """Precisions that networks of a single layer can be made in."""
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 """Rows and columns of square matrix products, until one takes too long."""
-CONVOLUTIONS = ((64, 56, 3), (128, 28, 3), (256, 14, 3), (256, 28, 3), (512, 28, 1), (1024, 14, 1))
-"""Channels, height and width of the map, and of the kernel; at batch 1 and 16."""
-BATCHES = (1, 16)
+CHANNELS, MAPS, KERNELS = (64, 128, 256, 512), (14, 28), (1, 3)
+"""Channels, height and width of the map, and kernel of convolutions."""
+WIDE = ((256, 28, 1), (256, 28, 3), (512, 14, 3))
+"""Convolutions (channels, map, kernel) that are tried with `WIDE_BATCH` images too: a GPU is idle
+for most of one."""
+WIDE_BATCH = 16
+REPEATS = 8
+"""Layers in a row: a runtime that arranges tensors in another way does so once for all of them."""
 MOVED = tuple(2**power for power in range(17, 29, 2))
 """Bytes that layers read and write: from those that fit into any cache to 128 MB."""
 LONGEST_S = 0.1
@@ -149,7 +155,9 @@ class _Prober:
             moved = min(MOVED, key=lambda size: abs(size - count_bytes(key)))
             bandwidths[moved] = max(bandwidths.get(moved, 0.0), count_bytes(key) / latency_s)
         computing = sorted(self._list_computing(), key=lambda key: key.macs)
-        rates = {key: key.macs / latency_s for key, latency_s in self._time(computing)}
+        rates = {
+            key: REPEATS * key.macs / latency_s for key, latency_s in self._time(computing, REPEATS)
+        }
         if not rates or not bandwidths:
             raise MeasurementError("no layer takes longer than an inference does in any case")
         best = max(rates, key=rates.__getitem__)
@@ -160,8 +168,8 @@ class _Prober:
     def _element_bytes(self) -> int:
         return ELEMENT_BYTES[self.precision]
 
-    def _time(self, keys: Sequence[LayerKey]) -> Iterator[tuple[LayerKey, float]]:
-        """Layers of growing size with their seconds, for half of the budget.
+    def _time(self, keys: Sequence[LayerKey], repeats: int = 1) -> Iterator[tuple[LayerKey, float]]:
+        """Layers of growing size with the seconds of so many in a row, for half of the budget.
 
         The fixed cost of an inference is taken off. Layers that take little more than that, and
         those that the device does not run, are left out; where one takes long, larger ones are not
@@ -174,7 +182,7 @@ class _Prober:
             if timed and time.monotonic() > end_s:
                 return
             try:
-                latency_s = self._least_latency(key, layer_s)
+                latency_s = self._least_latency(key, repeats, layer_s)
             except WorkloadError:
                 continue
             if latency_s >= NEGLIGIBLE * self.fixed_s:
@@ -188,16 +196,17 @@ class _Prober:
         keys = [
             LayerKey("Linear", ((size, size),), (size, size), (), self.precision) for size in SIZES
         ]
-        for channels, size, kernel in CONVOLUTIONS:
+        shapes = [(1, *shape) for shape in product(CHANNELS, MAPS, KERNELS)]
+        shapes += [(WIDE_BATCH, *shape) for shape in WIDE]
+        for batch, channels, size, kernel in shapes:
             attributes = (
                 ("group", "1"),
                 ("kernel", f"{kernel}x{kernel}"),
                 ("pads", ".".join([str(kernel // 2)] * 4)),
                 ("strides", "1x1"),
             )
-            for batch in BATCHES:
-                shape = (batch, channels, size, size)
-                keys.append(LayerKey("Conv", (shape,), shape, attributes, self.precision))
+            shape = (batch, channels, size, size)
+            keys.append(LayerKey("Conv", (shape,), shape, attributes, self.precision))
         return keys
 
     def _elementwise(self, operator: str, elements: int, inputs: int) -> LayerKey:
@@ -205,9 +214,9 @@ class _Prober:
         shape = (1, 16, 1, max(1, elements // 16))
         return LayerKey(operator, (shape,) * inputs, shape, (), self.precision)
 
-    def _least_latency(self, key: LayerKey, layer_s: float = 0.1) -> float:
+    def _least_latency(self, key: LayerKey, repeats: int = 1, layer_s: float = 0.1) -> float:
         """The shortest of several rounds: whatever disturbs one makes it longer."""
-        prepared = self.device.prepare(single_layer_workload(key), self.settings)
+        prepared = self.device.prepare(single_layer_workload(key, repeats), self.settings)
         try:
             first_s = self.device.run([prepared, prepared]).values_s[1]
             loops = max(1, round(self.settings.min_round_s / first_s))

@@ -11,6 +11,7 @@ import pytest
 import hwbench
 from hwbench import errors
 from hwbench.cli import commands, history, quantize, tables
+from hwbench.records.ceilings import Ceilings
 from hwbench.records.quantization import Quantization, QuantizationRecipe, QuantizedVersion
 from hwbench.render import documents, fronts, quantizing, searching
 from hwbench.render import history as history_documents
@@ -86,6 +87,9 @@ def quantized() -> Quantization:
 DOCUMENTS = {
     "profile": lambda: documents.profile_document(record()),
     "layer": lambda: documents.profile_document(record())["layers"][0],
+    "ceilings": lambda: documents.ceilings_document(
+        Ceilings(CPU, 1, (), "2026-03-01T09:00:00+00:00", "0")
+    ),
     "device": lambda: documents.profile_document(record())["device"],
     "record": lambda: documents.profile_document(record())["record"],
     "compare": lambda: documents.compare_document(compared(0.5)),

@@ -34,6 +34,7 @@ from hwbench.cli.options import (
     NoLayersOption,
     Output,
     Protocol,
+    SustainOption,
     ThreadsOption,
     duration,
     options,
@@ -91,10 +92,11 @@ app.command("report", epilog="Example: hwbench report --since 7d -o report.html"
 
 START_FIELDS = ("load_s", "first_run_s", "peak_memory_bytes")
 TAIL_FIELDS = ("p50_s", "p90_s", "p95_s", "p99_s", "worst_s")
-PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS, *TAIL_FIELDS)
+PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS, *TAIL_FIELDS, "slowdown")
 LIKENESS_FIELDS = ("accuracy_drop", "agreement")
 RATIO_FIELDS = ("speedup", "macs_ratio", "params_ratio")
-COMPARE_FIELDS = (*RATIO_FIELDS, *LIKENESS_FIELDS, *START_FIELDS, *TAIL_FIELDS)
+COMPARE_FIELDS = (*RATIO_FIELDS, *LIKENESS_FIELDS, *START_FIELDS, *TAIL_FIELDS, "steady_speedup")
+LOAD_FIELDS = ("slowdown", "steady_speedup")
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
 RECORD_ID = re.compile(r"[0-9a-f]{6,32}")
 """What the id of a stored measurement, or the beginning of it, looks like."""
@@ -188,25 +190,34 @@ def profile(
     ] = None,
     lab: LabOption = None,
     no_layers: NoLayersOption = False,
+    sustain: SustainOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
     """Measure the latency of one model, end to end and layer by layer.
 
     --fail-on accepts the fields median_s, macs, params, closure, load_s, first_run_s,
-    peak_memory_bytes, and with --tail p50_s, p90_s, p95_s, p99_s and worst_s.
+    peak_memory_bytes, with --tail p50_s, p90_s, p95_s, p99_s and worst_s, and with --sustain
+    slowdown.
     """
     fields = tuple(field for field in PROFILE_FIELDS if field != "closure" or not no_layers)
     rules = [parse_rule(text, fields) for text in fail_on or ()]
     _check_tail_rules(rules, how)
+    _check_load_rules(rules, sustain)
     from hwbench.cli.progress import show_measuring
     from hwbench.render import documents, views
     from hwbench.workflows.ceilings import find_ceilings
     from hwbench.workflows.defaults import DEFAULT_MODEL
     from hwbench.workflows.profile import DEFAULT_SETTINGS
 
-    model, settings = model or DEFAULT_MODEL, how.settings(DEFAULT_SETTINGS, layers=not no_layers)
+    model = model or DEFAULT_MODEL
+    settings = how.settings(DEFAULT_SETTINGS, layers=not no_layers, sustain=sustain)
     with show_measuring(model, keeping) as progress:
         if tflite.measures(model):
+            if sustain is not None:
+                raise UsageError(
+                    f"{model} is measured by TensorFlow Lite's own program, which runs for as long"
+                    " as it likes; leave out --sustain"
+                )
             if lab is not None:
                 raise UsageError(
                     f"{model} is measured by TensorFlow Lite's own program, which no lab runs;"
@@ -291,6 +302,7 @@ def compare(
     ] = None,
     lab: LabOption = None,
     no_layers: NoLayersOption = False,
+    sustain: SustainOption = None,
     all_layers: Annotated[
         bool,
         typer.Option("--all-layers", help="Show every layer, not only those that differ most."),
@@ -306,11 +318,13 @@ def compare(
 
     Exit codes: 0 for FASTER or SAME, 1 for SLOWER or if a rule holds, 2 for INCOMPARABLE, 5 for
     UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio, params_ratio, accuracy_drop and
-    agreement, of the candidate load_s, first_run_s, peak_memory_bytes, and with --tail p50_s,
-    p90_s, p95_s, p99_s and worst_s; shares also in percent, as in "accuracy_drop>1%".
+    agreement, of the candidate load_s, first_run_s, peak_memory_bytes, with --tail p50_s, p90_s,
+    p95_s, p99_s and worst_s, and with --sustain steady_speedup; shares also in percent, as in
+    "accuracy_drop>1%".
     """
     rules = [parse_rule(text, COMPARE_FIELDS) for text in fail_on or ()]
     _check_tail_rules(rules, how)
+    _check_load_rules(rules, sustain)
     for rule in rules:
         if rule.field == "accuracy_drop" and data is None and evaluate is None:
             raise UsageError(f"--fail-on {rule} needs images to evaluate both models on: --data")
@@ -325,7 +339,9 @@ def compare(
             output, outcome, rules, all_layers=all_layers, saved=True, junit=junit
         )
     reference, name = _choose_sides(baseline, candidate, against)
-    settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
+    settings = how.settings(
+        hwbench.Settings(), layers=not no_layers, min_effect=min_effect, sustain=sustain
+    )
     if any(rule.field == "speedup" for rule in rules):
         # Whether it is faster at all is known long before the speed-up is known to a limit.
         settings = replace(settings, stop_at_difference=False)
@@ -459,3 +475,14 @@ def _check_tail_rules(rules: Sequence[Rule], how: Protocol) -> None:
     for rule in rules:
         if rule.field in TAIL_FIELDS and not how.tail:
             raise UsageError(f"--fail-on {rule} needs single inferences to be timed: --tail")
+
+
+def _check_load_rules(rules: Sequence[Rule], sustain: float | None) -> None:
+    """Refuse a rule on load without a pause where there is none.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for rule in rules:
+        if rule.field in LOAD_FIELDS and sustain is None:
+            raise UsageError(f"--fail-on {rule} needs load without a pause: --sustain 10m")

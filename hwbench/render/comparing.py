@@ -23,7 +23,15 @@ from hwbench.render.units import (
     times,
     with_margin,
 )
-from hwbench.render.views import START_TITLES, describe_start, notes, provenance, tail_rows, where
+from hwbench.render.views import (
+    START_TITLES,
+    describe_load,
+    describe_start,
+    notes,
+    provenance,
+    tail_rows,
+    where,
+)
 from hwbench.stats import Verdict, is_telling
 
 TOP_LAYERS = 15
@@ -65,6 +73,7 @@ def compare_view(
         _make_sides_table(comparison),
     ]
     blocks += [Line(text) for text in likeness_lines(comparison.likeness)]
+    blocks += [Line(text) for text in _load_lines(comparison)]
     if comparison.layers:
         top = len(comparison.layers) if all_layers else TOP_LAYERS
         blocks += _layer_blocks(comparison, top, layers_hint)
@@ -120,6 +129,23 @@ def likeness_lines(likeness: Likeness) -> list[str]:
         if outputs.agreement is not None:
             parts.append(f"the same class in {percent(outputs.agreement)}")
         lines.append(f"Outputs on {outputs.inputs} ({outputs.runtime}): {', '.join(parts)}.")
+    return lines
+
+
+def _load_lines(comparison: Comparison) -> list[str]:
+    """What became of both latencies under load without a pause, in sentences."""
+    steady = comparison.steady_speedup
+    if steady is None:
+        return []
+    ends = ends_or_early(steady.ci, interval(steady.ci, steady.estimate))
+    text = (
+        f"At the end of load without a pause, by turns, the speed-up is {times(steady.estimate)}"
+        f" (95 % interval {ends})."
+    )
+    lines = [text]
+    for name, side in (("Baseline", comparison.baseline), ("Candidate", comparison.candidate)):
+        if side.sustained is not None:
+            lines.append(f"{name}: {describe_load(side.sustained)}")
     return lines
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from hwbench.measuring.sustained import find_throttling
 from hwbench.records.codec import to_plain
 from hwbench.records.comparison import explained_share
 from hwbench.records.measurement import START_QUANTITIES, TAIL
@@ -89,6 +90,8 @@ def profile_document(record: Measurement, ceilings: Ceilings | None = None) -> D
         "peak_memory_bytes": record.peak_memory_bytes,
         **_start_document(record),
         **_tail_document(record),
+        "slowdown": None if record.sustained is None else record.sustained.slowdown.estimate,
+        "sustained": _load_document(record),
         "layers": layers,
         "layers_sum_s": sum_s,
         "closure": closure,
@@ -124,6 +127,7 @@ def compare_document(comparison: Comparison) -> Document:
 
     Its numbers are null where the two are incomparable.
     """
+    steady = comparison.steady_speedup
     return {
         "schema": SCHEMA,
         "baseline": _side_document(comparison.baseline),
@@ -137,6 +141,8 @@ def compare_document(comparison: Comparison) -> Document:
         "macs_ratio": comparison.macs_ratio,
         "params_ratio": comparison.params_ratio,
         "start": {quantity: _gain_document(comparison, quantity) for quantity in START_QUANTITIES},
+        "steady_speedup": None if steady is None else steady.estimate,
+        "steady_speedup_ci": None if steady is None else steady.ci,
         "accuracy_drop": comparison.likeness.accuracy_drop,
         "agreement": comparison.likeness.agreement,
         "outputs": _outputs_document(comparison.likeness.outputs),
@@ -184,6 +190,7 @@ def _side_document(record: Measurement) -> Document:
         "peak_memory_bytes": record.peak_memory_bytes,
         **_start_document(record),
         **_tail_document(record),
+        "sustained": _load_document(record),
         "record": _provenance_document(record),
     }
 
@@ -211,6 +218,26 @@ def _tail_document(record: Measurement) -> Document:
         document[ends] = None if estimate is None else estimate.ci
     document["worst_s"] = record.worst_s
     return document
+
+
+def _load_document(record: Measurement) -> Document | None:
+    """What became of the latency under load without a pause; null if there was none."""
+    load = record.sustained
+    if load is None:
+        return None
+    return {
+        "asked_s": load.asked_s,
+        "rest_s": load.rest_s,
+        "burst_s": load.burst.estimate,
+        "burst_ci_s": load.burst.ci,
+        "steady_s": load.steady.estimate,
+        "steady_ci_s": load.steady.ci,
+        "slowdown": load.slowdown.estimate,
+        "slowdown_ci": load.slowdown.ci,
+        "throttled_after_s": find_throttling(load),
+        "hottest_c": load.hottest_c,
+        "windows": [asdict(window) for window in load.windows],
+    }
 
 
 def _gain_document(comparison: Comparison, quantity: str) -> Document | None:

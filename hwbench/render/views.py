@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from hwbench.measuring.sustained import find_throttling
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import TAIL
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from hwbench.records.ceilings import Ceilings, LayerBound
     from hwbench.records.device import Conditions
     from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement
+    from hwbench.records.sustained import SustainedLoad
     from hwbench.stats import Estimate
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
@@ -79,6 +81,8 @@ def profile_view(
         rows = tail_rows(record)
         columns = (Column("single inferences"), Column("latency (95 % interval)"))
         blocks.append(Table(columns, tuple(rows)))
+    if record.sustained is not None:
+        blocks.append(Line(describe_load(record.sustained)))
     if record.series and record.profile is not None:
         blocks += _layer_blocks(record.profile, record.median_s, ceilings)
     blocks.append(Line(provenance(record, saved=saved), "dim"))
@@ -112,6 +116,27 @@ def describe_quantile(estimate: Estimate) -> str:
     if not is_telling(estimate.ci):
         return text
     return f"{text} ({interval_s(estimate.ci, estimate.estimate)})"
+
+
+def describe_load(load: SustainedLoad) -> str:
+    """What became of a latency under load without a pause, in a sentence."""
+    slowdown = load.slowdown
+    sure = ends_or_early(slowdown.ci, interval(slowdown.ci, slowdown.estimate))
+    after_s = find_throttling(load)
+    change = (
+        f"{seconds(load.burst.estimate)} at first, {seconds(load.steady.estimate)} in the last"
+        f" quarter: {times(slowdown.estimate)} (95 % interval {sure})"
+    )
+    parts = [
+        change,
+        "no lasting slow-down" if after_s is None else f"slower from {after_s:.0f} s on",
+    ]
+    told = [w.temperature_c for w in load.windows if w.temperature_c is not None]
+    if told:
+        parts.append(f"{told[0]:.0f} °C at first, {max(told):.0f} °C at most")
+    if load.rest_s:
+        parts.append(f"after a rest of {load.rest_s:.0f} s")
+    return f"Without a pause for {load.asked_s:g} s: {'; '.join(parts)}"
 
 
 def tail_rows(record: Measurement) -> list[tuple[str, str]]:

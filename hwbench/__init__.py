@@ -29,23 +29,28 @@ if TYPE_CHECKING:
     from hwbench.lookup_tables.structure_latency import StructureLatency
     from hwbench.network.intake import load_workload
     from hwbench.network.prunable import PrunableNetwork
+    from hwbench.records.ceilings import Ceilings
     from hwbench.records.comparison import Comparison
     from hwbench.records.measurement import Measurement, Settings
+    from hwbench.records.quantization import Quantization
     from hwbench.stats import Verdict
     from hwbench.store import open_store
     from hwbench.workflows.build_table import build_table
     from hwbench.workflows.candidate_meter import CandidateMeter, Ranking, Reading, meter
+    from hwbench.workflows.ceilings import measure_ceilings
     from hwbench.workflows.compare import compare
     from hwbench.workflows.doctor import doctor
     from hwbench.workflows.history import History, read_history
     from hwbench.workflows.matrix import Matrix, MatrixCell, MatrixColumn, measure_matrix
     from hwbench.workflows.predict import ModelPrediction, open_table, predict
     from hwbench.workflows.profile import profile
+    from hwbench.workflows.quantize import quantize
     from hwbench.workflows.search.run import run_front, run_search
     from hwbench.workflows.selftest import selftest
 
 __all__ = [
     "CandidateMeter",
+    "Ceilings",
     "Comparison",
     "History",
     "HwbenchError",
@@ -56,6 +61,7 @@ __all__ = [
     "Measurement",
     "ModelPrediction",
     "PrunableNetwork",
+    "Quantization",
     "Ranking",
     "Reading",
     "Settings",
@@ -66,6 +72,7 @@ __all__ = [
     "doctor",
     "list_devices",
     "load_workload",
+    "measure_ceilings",
     "measure_matrix",
     "meter",
     "open_device",
@@ -73,6 +80,7 @@ __all__ = [
     "open_table",
     "predict",
     "profile",
+    "quantize",
     "read_history",
     "run_front",
     "run_search",
@@ -83,6 +91,7 @@ __all__ = [
 # Resolved on first use, so that `import hwbench` stays instant.
 _HOME = {
     "CandidateMeter": "hwbench.workflows.candidate_meter",
+    "Ceilings": "hwbench.records.ceilings",
     "Comparison": "hwbench.records.comparison",
     "History": "hwbench.workflows.history",
     "HwbenchError": "hwbench.errors",
@@ -93,6 +102,7 @@ _HOME = {
     "Measurement": "hwbench.records.measurement",
     "ModelPrediction": "hwbench.workflows.predict",
     "PrunableNetwork": "hwbench.network.prunable",
+    "Quantization": "hwbench.records.quantization",
     "Ranking": "hwbench.workflows.candidate_meter",
     "Reading": "hwbench.workflows.candidate_meter",
     "Settings": "hwbench.records.measurement",
@@ -103,6 +113,7 @@ _HOME = {
     "doctor": "hwbench.workflows.doctor",
     "list_devices": "hwbench.devices",
     "load_workload": "hwbench.network.intake",
+    "measure_ceilings": "hwbench.workflows.ceilings",
     "measure_matrix": "hwbench.workflows.matrix",
     "meter": "hwbench.workflows.candidate_meter",
     "open_device": "hwbench.devices",
@@ -110,6 +121,7 @@ _HOME = {
     "open_table": "hwbench.workflows.predict",
     "predict": "hwbench.workflows.predict",
     "profile": "hwbench.workflows.profile",
+    "quantize": "hwbench.workflows.quantize",
     "read_history": "hwbench.workflows.history",
     "run_front": "hwbench.workflows.search.run",
     "run_search": "hwbench.workflows.search.run",

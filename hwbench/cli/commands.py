@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 import hwbench
 from hwbench.cli.cache import cache_app
-from hwbench.cli.delivery import deliver, report, write_file, write_json
+from hwbench.cli.delivery import deliver, report, report_verdict, write_file, write_json
 from hwbench.cli.devices import devices_app
 from hwbench.cli.export import export_command
 from hwbench.cli.history import history_command
@@ -36,9 +36,12 @@ from hwbench.cli.options import (
     NoLayersOption,
     Output,
     Protocol,
+    SustainOption,
     ThreadsOption,
+    duration,
     options,
 )
+from hwbench.cli.quantize import quantize_command
 from hwbench.cli.report import report_command
 from hwbench.cli.rules import Rule, hits, parse_rule
 from hwbench.cli.search import search_app
@@ -50,7 +53,7 @@ from hwbench.errors import Argument, IncomparableError, UsageError
 if TYPE_CHECKING:
     from hwbench.records.comparison import Comparison
 
-ORDER = ["profile", "compare", "matrix", "table", "search", "history"]
+ORDER = ["profile", "compare", "matrix", "table", "search", "quantize", "history"]
 ORDER += ["report", "store", "export", "devices", "doctor", "selftest", "cache", "lab"]
 """The commands as `hwbench --help` lists them: what everybody uses first."""
 
@@ -83,11 +86,14 @@ app.command("export", epilog="Example: hwbench export 3f9c1a --to chrome-trace -
 app.command("history", epilog='Example: hwbench history net.onnx --fail-on "slowdown>1.03"')(
     history_command
 )
+app.command(
+    "quantize", epilog="Example: hwbench quantize net.onnx --data photos/ --out net.int8.onnx"
+)(quantize_command)
 app.command("report", epilog="Example: hwbench report --since 7d -o report.html")(report_command)
 
 START_FIELDS = ("load_s", "first_run_s", "peak_memory_bytes")
 TAIL_FIELDS = ("p50_s", "p90_s", "p95_s", "p99_s", "worst_s")
-PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS, *TAIL_FIELDS)
+PROFILE_FIELDS = ("median_s", "macs", "params", "closure", *START_FIELDS, *TAIL_FIELDS, "slowdown")
 LIKENESS_FIELDS = ("accuracy_drop", "agreement")
 RATIO_FIELDS = ("speedup", "macs_ratio", "params_ratio")
 CANDIDATE_MEDIAN = "candidate_median_s"
@@ -97,7 +103,9 @@ COMPARE_FIELDS = (
     *LIKENESS_FIELDS,
     *START_FIELDS,
     *TAIL_FIELDS,
+    "steady_speedup",
 )
+LOAD_FIELDS = ("slowdown", "steady_speedup")
 SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
 RECORD_ID = re.compile(r"[0-9a-f]{6,32}")
 """What the id of a stored measurement, or the beginning of it, looks like."""
@@ -131,14 +139,47 @@ def _help_alone(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command(epilog="Example: hwbench doctor --device cpu")
+@app.command(epilog="Example: hwbench doctor --device cpu --ceilings")
 @options
-def doctor(output: Output, device: DeviceOption = "cpu", threads: ThreadsOption = 1) -> int:
+def doctor(
+    *,
+    output: Output,
+    keeping: Keeping,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 1,
+    ceilings: Annotated[
+        bool,
+        typer.Option(
+            "--ceilings",
+            help="Also measure the most multiply-accumulates and bytes a second that it can do, in"
+            " each precision. profile then says how far each layer is from them.",
+        ),
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration,
+            metavar="SECONDS",
+            help="The time that measuring the ceilings should take; 40 if not given.",
+        ),
+    ] = None,
+) -> int:
     """Check a device for what would spoil measurements, and say how to fix it."""
+    from hwbench.cli.progress import show_measuring
     from hwbench.render import documents, views
+    from hwbench.workflows.ceilings import DEFAULT_BUDGET_S, measure_ceilings
 
-    diagnosis = hwbench.doctor(device, threads)
-    return deliver(output, views.doctor_view(diagnosis), documents.doctor_document(diagnosis))
+    diagnosis, measured = hwbench.doctor(device, threads), None
+    if ceilings:
+        with show_measuring(device, keeping):
+            measured = measure_ceilings(
+                device,
+                threads=threads,
+                budget_s=DEFAULT_BUDGET_S if budget is None else budget,
+                **keeping.arguments(),
+            )
+    view = views.doctor_view(diagnosis, measured)
+    return deliver(output, view, documents.doctor_document(diagnosis, measured))
 
 
 @app.command(epilog="Example: hwbench profile zoo:resnet18 --device cpu --json resnet18.json")
@@ -158,24 +199,34 @@ def profile(
     ] = None,
     lab: LabOption = None,
     no_layers: NoLayersOption = False,
+    sustain: SustainOption = None,
     fail_on: FailOnOption = None,
 ) -> int:
     """Measure the latency of one model, end to end and layer by layer.
 
     --fail-on accepts the fields median_s, macs, params, closure, load_s, first_run_s,
-    peak_memory_bytes, and with --tail p50_s, p90_s, p95_s, p99_s and worst_s.
+    peak_memory_bytes, with --tail p50_s, p90_s, p95_s, p99_s and worst_s, and with --sustain
+    slowdown.
     """
     fields = tuple(field for field in PROFILE_FIELDS if field != "closure" or not no_layers)
     rules = [parse_rule(text, fields) for text in fail_on or ()]
     _check_tail_rules(rules, how)
+    _check_load_rules(rules, sustain)
     from hwbench.cli.progress import show_measuring
     from hwbench.render import documents, views
+    from hwbench.workflows.ceilings import find_ceilings
     from hwbench.workflows.defaults import DEFAULT_MODEL
     from hwbench.workflows.profile import DEFAULT_SETTINGS
 
-    model, settings = model or DEFAULT_MODEL, how.settings(DEFAULT_SETTINGS, layers=not no_layers)
+    model = model or DEFAULT_MODEL
+    settings = how.settings(DEFAULT_SETTINGS, layers=not no_layers, sustain=sustain)
     with show_measuring(model, keeping) as progress:
         if tflite.measures(model):
+            if sustain is not None:
+                raise UsageError(
+                    f"{model} is measured by TensorFlow Lite's own program, which runs for as long"
+                    " as it likes; leave out --sustain"
+                )
             if lab is not None:
                 raise UsageError(
                     f"{model} is measured by TensorFlow Lite's own program, which no lab runs;"
@@ -193,8 +244,10 @@ def profile(
                 **source.arguments(),
                 **keeping.arguments(),
             )
-    document = documents.profile_document(record)
-    deliver(output, views.profile_view(record, saved=not keeping.no_save), document)
+    ceilings = find_ceilings(keeping.store, record)
+    document = documents.profile_document(record, ceilings)
+    view = views.profile_view(record, saved=not keeping.no_save, ceilings=ceilings)
+    deliver(output, view, document)
     return report(hits(rules, document), 1)
 
 
@@ -243,6 +296,7 @@ def compare(
     ] = None,
     lab: LabOption = None,
     no_layers: NoLayersOption = False,
+    sustain: SustainOption = None,
     all_layers: Annotated[
         bool,
         typer.Option("--all-layers", help="Show every layer, not only those that differ most."),
@@ -258,11 +312,13 @@ def compare(
 
     Exit codes: 0 for FASTER or SAME, 1 for SLOWER or if a rule holds, 2 for INCOMPARABLE, 5 for
     UNRESOLVED. --fail-on accepts the fields speedup, macs_ratio, params_ratio, candidate_median_s,
-    accuracy_drop and agreement, of the candidate load_s, first_run_s, peak_memory_bytes, and with
-    --tail p50_s, p90_s, p95_s, p99_s and worst_s; shares also in percent, as in "accuracy_drop>1%".
+    accuracy_drop and agreement, of the candidate load_s, first_run_s, peak_memory_bytes, with
+    --tail p50_s, p90_s, p95_s, p99_s and worst_s, and with --sustain steady_speedup; shares also in
+    percent, as in "accuracy_drop>1%".
     """
     rules = [parse_rule(text, COMPARE_FIELDS) for text in fail_on or ()]
     _check_tail_rules(rules, how)
+    _check_load_rules(rules, sustain)
     for rule in rules:
         if rule.field == "accuracy_drop" and data is None and evaluate is None:
             raise UsageError(f"--fail-on {rule} needs images to evaluate both models on: --data")
@@ -277,7 +333,9 @@ def compare(
             output, outcome, rules, all_layers=all_layers, saved=True, junit=junit
         )
     reference, name = _choose_sides(baseline, candidate, against)
-    settings = how.settings(hwbench.Settings(), layers=not no_layers, min_effect=min_effect)
+    settings = how.settings(
+        hwbench.Settings(), layers=not no_layers, min_effect=min_effect, sustain=sustain
+    )
     if any(rule.field in {"speedup", CANDIDATE_MEDIAN} for rule in rules):
         # Whether it is faster at all is known long before its speed is known to a limit.
         settings = replace(settings, stop_at_difference=False)
@@ -355,7 +413,7 @@ def _show_comparison(
     if junit is not None:
         write_file(junit, comparison_junit(outcome, broken), "the JUnit XML")
     deliver(output, view, document)
-    return _exit_code(outcome, broken)
+    return report_verdict(outcome, broken)
 
 
 @app.command(epilog="Example: hwbench selftest --device cpu --runs 10")
@@ -414,23 +472,12 @@ def _check_tail_rules(rules: Sequence[Rule], how: Protocol) -> None:
             raise UsageError(f"--fail-on {rule} needs single inferences to be timed: --tail")
 
 
-def _exit_code(outcome: Comparison, broken_rules: Sequence[str]) -> int:
-    """Exit code of a comparison, with a line on standard error for every code but 0."""
-    from hwbench.render.comparing import verdict_text
+def _check_load_rules(rules: Sequence[Rule], sustain: float | None) -> None:
+    """Refuse a rule on load without a pause where there is none.
 
-    verdict = outcome.verdict.value
-    headline = f"{verdict}: {verdict_text(outcome)}"
-    if verdict == "INCOMPARABLE":
-        return report([f"{headline}; {outcome.findings[0].text}"], 2)
-    if broken_rules:
-        return report(broken_rules, 1)
-    if outcome.baseline.group_id != outcome.candidate.group_id:
-        sides = f"{outcome.baseline.model} {outcome.candidate.model}"
-        return report([f"{headline}; measure them together: hwbench compare {sides}"], 5)
-    match verdict:
-        case "SLOWER":
-            return report([headline], 1)
-        case "UNRESOLVED":
-            return report([f"{headline}; raise --budget"], 5)
-        case _:
-            return 0
+    Raises:
+        UsageError: There is one.
+    """
+    for rule in rules:
+        if rule.field in LOAD_FIELDS and sustain is None:
+            raise UsageError(f"--fail-on {rule} needs load without a pause: --sustain 10m")

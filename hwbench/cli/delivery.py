@@ -11,6 +11,7 @@ from hwbench.cli.options import Output, OutputFormat
 from hwbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from hwbench.records.comparison import Comparison
     from hwbench.render.blocks import View
     from hwbench.render.documents import Document
 
@@ -68,3 +69,28 @@ def report(lines: Sequence[str], code: int) -> int:
     for line in lines:
         sys.stderr.write(f"hwbench: {printable(line)}\n")
     return code if lines else 0
+
+
+def report_verdict(outcome: Comparison, broken_rules: Sequence[str]) -> int:
+    """Exit code of a comparison, with a line on standard error for every code but 0."""
+    from hwbench.render.comparing import rests_on_impossible, verdict_text
+
+    verdict = outcome.verdict.value
+    headline = f"{verdict}: {verdict_text(outcome)}"
+    if verdict == "INCOMPARABLE":
+        return report([f"{headline}; {outcome.findings[0].text}"], 2)
+    if broken_rules:
+        return report(broken_rules, 1)
+    if outcome.baseline.group_id != outcome.candidate.group_id:
+        sides = f"{outcome.baseline.model} {outcome.candidate.model}"
+        return report([f"{headline}; measure them together: hwbench compare {sides}"], 5)
+    match verdict:
+        case "SLOWER":
+            return report([headline], 1)
+        case "UNRESOLVED":
+            advice = "raise --budget"
+            if rests_on_impossible(outcome):
+                advice = "see the finding impossible"
+            return report([f"{headline}; {advice}"], 5)
+        case _:
+            return 0

@@ -83,6 +83,18 @@ def duration(text: str | float) -> float:
     return _positive(text, "number of seconds")
 
 
+def timespan(text: str | float) -> float:
+    """A positive number of seconds, also written `90s`, `10m` or `1h`.
+
+    Raises:
+        typer.BadParameter: It is not.
+    """
+    written = str(text).strip()
+    unit_s = {"s": 1, "m": 60, "h": 3600}.get(written[-1:], 0)
+    number = written[:-1] if unit_s else written
+    return (unit_s or 1) * _positive(number, "time such as 90s, 10m or 1h")
+
+
 def factor(text: str | float) -> float:
     """A positive, finite factor.
 
@@ -335,8 +347,8 @@ class ModelFiles:
 
 
 @dataclass(frozen=True)
-class ModelSource(ModelFiles):
-    """How the model files are read, and in which batch and precision they are measured."""
+class BatchedModel(ModelFiles):
+    """How the model files are read, and in which batch they are measured."""
 
     batch: Annotated[
         int | None,
@@ -344,13 +356,23 @@ class ModelSource(ModelFiles):
             min=1, help="The batch size: leading dimension of the inputs.", rich_help_panel="Model"
         ),
     ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the workflows."""
+        return super().arguments() | {"batch": self.batch}
+
+
+@dataclass(frozen=True)
+class ModelSource(BatchedModel):
+    """How the model files are read, and in which batch and precision they are measured."""
+
     precision: Annotated[
         Precision, typer.Option(help="The precision to measure in.", rich_help_panel="Model")
     ] = Precision.fp32
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the workflows."""
-        return super().arguments() | {"batch": self.batch, "precision": self.precision.value}
+        return super().arguments() | {"precision": self.precision.value}
 
 
 IsolateOption = Annotated[
@@ -405,11 +427,17 @@ class Protocol:
     wait: WaitOption = None
 
     def settings(
-        self, base: Settings, *, layers: bool = True, min_effect: float | None = None
+        self,
+        base: Settings,
+        *,
+        layers: bool = True,
+        min_effect: float | None = None,
+        sustain: float | None = None,
     ) -> Settings:
         """`base` with what was asked for."""
         return replace(
             base,
+            sustain_s=sustain or 0.0,
             threads=self.threads,
             isolate=self.isolate,
             budget_s=base.budget_s if self.budget is None else self.budget,
@@ -423,6 +451,16 @@ class Protocol:
 CandidatePrecisionOption = Annotated[
     Precision | None,
     typer.Option(help="The precision of the candidate, if it differs.", rich_help_panel="Model"),
+]
+SustainOption = Annotated[
+    float | None,
+    typer.Option(
+        "--sustain",
+        parser=timespan,
+        metavar="TIME",
+        help="Then run without a pause for this long, such as 10m, and tell how much slower that"
+        " becomes, and when. The device may rest for up to a minute before.",
+    ),
 ]
 NoLayersOption = Annotated[
     bool, typer.Option("--no-layers", help="Measure the end-to-end latency only, without layers.")

@@ -82,6 +82,7 @@ class _Line(LiveLine, MeasuringCallback):
         super().__init__()
         self.records: Sequence[Measurement] = ()
         self.samples = 0
+        self._is_measuring = False
         self._before = f"reading {models}, warming up"
         self._models, self._part, self._doing, self._so_far = models, "", "", ""
         self._begun = self._drawn = time.monotonic()
@@ -91,13 +92,13 @@ class _Line(LiveLine, MeasuringCallback):
         self._part = part
 
     def note(self, doing: str) -> None:
-        """Say what is being done before samples come."""
-        self._before = doing
+        """Say what is being done before samples come, or between two measurements."""
+        self._before, self._is_measuring = doing, False
         self.draw()
 
     def started(self, records: Sequence[Measurement]) -> None:
         self.records, self.samples, self._doing, self._so_far = records, 0, "first session", ""
-        self._begun = time.monotonic()
+        self._begun, self._is_measuring = time.monotonic(), True
         self.draw()
 
     def sampled(
@@ -129,7 +130,7 @@ class _Line(LiveLine, MeasuringCallback):
             self.show(self._text())
 
     def _text(self) -> str:
-        if not self.records:
+        if not self._is_measuring:
             return f"{self._before} ..."
         elapsed_s, budget_s = time.monotonic() - self._begun, self.records[0].settings.budget_s
         done = bar(elapsed_s / budget_s, BAR).ljust(BAR)

@@ -70,10 +70,13 @@ def store_show(
 ) -> int:
     """Show one measurement. Its JSON is the whole record."""
     from hwbench.render import views
+    from hwbench.workflows.ceilings import read_ceilings
 
     with hwbench.open_store(store) as opened:
         measurement = opened.get(record)
-    return deliver(output, views.profile_view(measurement), measurement.to_dict())
+        ceilings = read_ceilings(opened, measurement.device, measurement.settings.threads)
+    view = views.profile_view(measurement, ceilings=ceilings)
+    return deliver(output, view, measurement.to_dict())
 
 
 @store_app.command("export", epilog="Example: hwbench store export measurements.jsonl")

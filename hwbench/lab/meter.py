@@ -107,7 +107,11 @@ class LabMeter:
         """
         descriptions = tuple(describe_workload(workload) for workload in workloads)
         task = Task(
-            "measure", TaskKind.MEASURE, descriptions, settings, SLOW * settings.budget_s + SLOW_S
+            "measure",
+            TaskKind.MEASURE,
+            descriptions,
+            settings,
+            SLOW * (settings.budget_s + settings.sustain_s) + SLOW_S,
         )
         job = digest("measure", descriptions, asdict(settings), self.address)
         logger.info("waiting in the queue of the lab")
@@ -122,6 +126,7 @@ class LabMeter:
                     f"{outcome['by']} measured other models than it was asked to; update hwbench"
                     " there"
                 )
+            records = callback.examine(records)
             callback.finished(records)
             return records
         raise MeasurementError("the lab gave no measurement; measure again")

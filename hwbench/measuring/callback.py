@@ -57,6 +57,17 @@ class MeasuringCallback:
             so_far: Latency of a single workload, or the ratio of each other workload to the first.
         """
 
+    def examine(self, records: Sequence[Measurement]) -> tuple[Measurement, ...]:
+        """Look at the complete records before they are handed on and kept.
+
+        Args:
+            records: One per workload.
+
+        Returns:
+            The same, with findings where there is something to say.
+        """
+        return tuple(records)
+
     def finished(self, records: Sequence[Measurement]) -> None:
         """All samples are there.
 

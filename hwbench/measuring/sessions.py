@@ -13,6 +13,7 @@ whether to go on (`hwbench.stats` says why that does not inflate false verdicts)
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,11 +43,14 @@ from hwbench.errors import (
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.input_check import FEWEST_INFERENCES, PAIRS, RandomInput, check_inputs
 from hwbench.measuring.stopping import GRACE_S, CoolDown, Evidence, StopRule
+from hwbench.measuring.sustained import LEAST_WINDOW_S, WINDOWS, judge_load, rest
 from hwbench.measuring.track import Track, draft_records
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Measurement, SessionStart, Settings
+from hwbench.records.sustained import LoadWindow, SustainedLoad
 
+LOG = logging.getLogger("hwbench")
 CHUNK_S = 0.1
 """Seconds of rounds between two calls of the callback: what a killed process can lose."""
 MIN_BLOCKS, MAX_BLOCKS = 4, 200
@@ -139,6 +143,10 @@ def measure_on(
         raise UsageError(
             f"the budget must be a positive number of seconds, not {settings.budget_s:g}"
         )
+    if not 0 <= settings.sustain_s < math.inf:
+        raise UsageError(
+            f"load without a pause lasts a positive number of seconds, not {settings.sustain_s:g}"
+        )
     return _Campaign(devices, workloads, settings, callback or MeasuringCallback()).run()
 
 
@@ -172,6 +180,7 @@ class _Campaign:
         self.now, idle = _find_clock(self.devices)
         self.begun_s = self.now()
         self.stop_rule = StopRule(settings)
+        self.idle = idle
         self.cool_down = CoolDown(settings.budget_s, self.elapsed_s, idle)
         self.random = np.random.default_rng(settings.seed)
         self.blocks = 0  # numbered over the whole measurement
@@ -208,12 +217,58 @@ class _Campaign:
             self.callback.session_ended(sessions, self.elapsed_s(), evidence)
         self._explain_missing_layers()
         after = {device: device.conditions() for device in self.devices}
-        records = tuple(
-            track.finish(draft, after[device], has_enough=self.stop_rule.has_enough)
-            for draft, track, device in zip(self.drafts, self.tracks, self.device_of, strict=True)
+        loads: Sequence[SustainedLoad | None] = [None] * len(self.tracks)
+        if self.settings.sustain_s:
+            loads = self._run_load()
+        records = self.callback.examine(
+            [
+                track.finish(
+                    replace(draft, sustained=load),
+                    after[device],
+                    has_enough=self.stop_rule.has_enough,
+                )
+                for draft, track, device, load in zip(
+                    self.drafts, self.tracks, self.device_of, loads, strict=True
+                )
+            ]
         )
         self.callback.finished(records)
         return records
+
+    def _run_load(self) -> list[SustainedLoad]:
+        """Run all workloads by turns without a pause, after a rest; gives what became of each."""
+        rest_s = rest(lambda: [device.conditions() for device in self.devices], self.idle)
+        sustain_s = self.settings.sustain_s
+        # What the device says of a load that is meant to heat it concerns the load alone.
+        known = [dict(track.findings) for track in self.tracks]
+        windows: list[list[LoadWindow]] = [[] for _ in self.tracks]
+        with self._prepare_all() as slots:
+            start_s = self.now()
+            self._run_blocks(slots, WARM_UP_ROUNDS, self.loops)
+            block_s = (self.now() - start_s) / WARM_UP_ROUNDS
+            window_s = max(sustain_s / WINDOWS, LEAST_WINDOW_S, block_s)
+            start_s = self.now()
+            while (at_s := self.now() - start_s) < sustain_s:
+                samples_s: dict[int, list[float]] = {index: [] for index in slots}
+                while self.now() - start_s < at_s + window_s:
+                    blocks = max(1, int(min(CHUNK_S, window_s) / block_s))
+                    for index, values_s in self._run_blocks(slots, blocks, self.loops).items():
+                        samples_s[index] += values_s
+                states = {device: device.conditions() for device in self.devices}
+                for index, values_s in samples_s.items():
+                    state = states[self.device_of[index]]
+                    median_s = float(np.median(values_s))
+                    windows[index].append(
+                        LoadWindow(at_s, median_s, state.temperature_c, state.throttled)
+                    )
+                LOG.info("load without a pause: %.0f of %g s", at_s, sustain_s)
+        for track, findings in zip(self.tracks, known, strict=True):
+            track.findings = findings
+        loads = [SustainedLoad(sustain_s, rest_s, tuple(parts)) for parts in windows]
+        for track, load in zip(self.tracks, loads, strict=True):
+            finding = judge_load(load)
+            track.add_findings([] if finding is None else [finding])
+        return loads
 
     def _evidence(self) -> Evidence:
         first, *others = (track.series for track in self.tracks)

@@ -99,8 +99,11 @@ def _end_with_parent(parent: int) -> None:
 def _answer(
     request: Mapping[str, Any], arrays: Sequence[NDArray[Any]], sessions: dict[str, Any]
 ) -> list[NDArray[Any]]:
-    """Load a network under a name, or run one."""
+    """Load a network under a name, run one, or forget one."""
     name = request["name"]
+    if "unload" in request:
+        del sessions[name]
+        return []
     if "model" in request:
         sessions[name] = _open_session(request["model"], request["threads"])
         return []
@@ -123,6 +126,8 @@ def _open_session(path: str, threads: int) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    # Nothing is timed here, and threads that spin take the processor from those that compute.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = ["CPUExecutionProvider"]
     session = ort.InferenceSession(path, options, providers=providers)
     kinds = {output.name: output.type[len("tensor(") : -1] for output in session.get_outputs()}

@@ -45,6 +45,7 @@ class NetworkRunner:
     def __init__(self, folder: Path, threads: int = 1) -> None:
         self._folder, self._threads = folder, threads
         self._names: dict[str, str] = {}
+        self._loaded = 0
         paths = [entry or str(Path.cwd()) for entry in sys.path]
         self._messages = TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._process = subprocess.Popen(
@@ -87,7 +88,8 @@ class NetworkRunner:
         """
         if workload.sha256 in self._names:
             return
-        name = str(len(self._names))
+        name = str(self._loaded)
+        self._loaded += 1
         path = self._folder / f"{name}.onnx"
         path.write_bytes(workload.onnx)
         request = {"name": name, "model": str(path), "threads": self._threads}
@@ -112,6 +114,17 @@ class NetworkRunner:
         """
         self.load(workload, timeout_s)
         return self._ask(workload, {"name": self._names[workload.sha256]}, inputs, timeout_s)
+
+    def unload(self, workload: Workload) -> None:
+        """Forget a network, if it is loaded.
+
+        Raises:
+            WorkloadError: The process that ran it has ended.
+        """
+        name = self._names.pop(workload.sha256, None)
+        if name is not None:
+            self._ask(workload, {"name": name, "unload": True}, (), STOP_S)
+            (self._folder / f"{name}.onnx").unlink()
 
     def _ask(
         self,

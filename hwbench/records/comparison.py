@@ -11,7 +11,7 @@ import numpy as np
 from hwbench.records.findings import Finding, order_findings
 from hwbench.records.measurement import LayerLatency, Measurement
 from hwbench.records.outputs import Likeness
-from hwbench.stats import Ratio, Verdict, exp_or_infinity, ratio_of_sessions
+from hwbench.stats import Estimate, Ratio, Verdict, exp_or_infinity, ratio_of_sessions
 
 RECORD = "comparison"
 """Kind of the store's record that names interleaved measurements, the baseline first."""
@@ -21,6 +21,8 @@ FEWER = 1.1
 """MACs ratio from which a network counts as smaller."""
 MAIN_CAUSE = 0.4
 """Share of the time above what the MACs promised from which a cause is named as the cause."""
+IMPOSSIBLE = "impossible"
+"""Code of the finding that a latency is below what the device can do."""
 EXPLAINED = 0.5
 """Share of the saved time that the layers must account for, or it is said that they do not."""
 
@@ -203,6 +205,23 @@ class Comparison:
         return None if ratio is None else (1 / ratio.ratio, _invert(ratio.ci))
 
     @property
+    def steady_speedup(self) -> Estimate | None:
+        """The speed-up at the end of a load without a pause; None if there was none.
+
+        It is `speedup`, which rests on several sessions, times what became of it under the load.
+        """
+        before, after = self.baseline.sustained, self.candidate.sustained
+        if self.ratio is None or before is None or after is None:
+            return None
+        if len(before.windows) != len(after.windows):
+            return None  # not of one load
+        change, half = after.gain_change(before)
+        centre = change - math.log(self.ratio.ratio)
+        half = math.hypot(half, math.log1p(self.ratio.half_width))
+        ends = math.exp(centre - half), exp_or_infinity(centre + half)
+        return Estimate(math.exp(centre), ends, self.ratio.sessions)
+
+    @property
     def macs_ratio(self) -> float | None:
         """MACs of the baseline over those of the candidate.
 
@@ -246,6 +265,8 @@ def compare(
         )
     ratio = candidate.series.ratio_to(baseline.series)
     verdict = ratio.verdict(baseline.settings.min_effect)
+    if any(finding.code == IMPOSSIBLE for finding in shared):
+        verdict = Verdict.UNRESOLVED  # nothing rests on a latency that cannot be
     unexplained = Comparison(baseline, candidate, ratio, verdict, changes, (), likeness)
     findings = (*likeness.findings, *explain(unexplained), *shared)
     return replace(unexplained, findings=order_findings(findings))

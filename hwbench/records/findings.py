@@ -21,6 +21,7 @@ class Finding:
 
 _FIRST = (
     "incomparable",
+    "impossible",
     "not_interleaved",
     "provider_fell_back",
     "different_outputs",

@@ -21,6 +21,7 @@ from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.series import Series
+from hwbench.records.sustained import SustainedLoad
 from hwbench.records.tensors import TensorSpec
 
 MEASUREMENT_SCHEMA = 1
@@ -59,6 +60,7 @@ class Settings:
         min_effect: Smallest relative difference that matters; a smaller one is SAME.
         seed: Of the order of rounds and of random inputs.
         layers: Whether to take per-layer times as well, where the device can.
+        sustain_s: Seconds of load without a pause that follow, beyond the budget; 0 for none.
     """
 
     threads: int = 1
@@ -74,6 +76,7 @@ class Settings:
     min_effect: float = 0.01
     seed: int = 0
     layers: bool = True
+    sustain_s: float = 0.0
 
 
 TAIL = {"p50_s": 0.5, "p90_s": 0.9, "p95_s": 0.95, "p99_s": 0.99}
@@ -196,6 +199,7 @@ class Measurement:
         source_commit: Git commit of the folder that the measurement was started in, if it belonged
             to a repository: what the model was made of, as a rule.
         starts: What it took to make each session ready, in order.
+        sustained: What became of the latency under load without a pause; None if there was none.
     """
 
     id: str
@@ -225,6 +229,7 @@ class Measurement:
     complete: bool
     source_commit: str | None = None
     starts: tuple[SessionStart, ...] = ()
+    sustained: SustainedLoad | None = None
 
     @property
     def median_s(self) -> float:
@@ -326,8 +331,12 @@ class Measurement:
             else:
                 data |= {flat_name: value[field_name] for field_name, flat_name in flat.items()}
         data["schema"] = MEASUREMENT_SCHEMA
+        # Earlier versions read what has no field they do not know.
         if self.source_commit is None:
-            del data["source_commit"]  # earlier versions read what has no field they do not know
+            del data["source_commit"]
+        if self.sustained is None:
+            del data["sustained"]
+            del data["settings"]["sustain_s"]
         return data
 
     @classmethod
@@ -352,17 +361,34 @@ class Measurement:
                 field_name: values.pop(flat_name) for field_name, flat_name in flat.items()
             }
         record = from_plain(cls, values, "measurement record")
-        if len(record.series.block) != len(record.series):
+        record.check_numbers()
+        return record
+
+    def check_numbers(self) -> None:
+        """Refuse numbers that no measurement can have.
+
+        Raises:
+            SchemaError: There is one.
+        """
+        if len(self.series.block) != len(self.series):
             raise SchemaError("damaged measurement record: samples and blocks differ in number")
-        if not all(0 < sample_s < float("inf") for sample_s in record.series.samples_s):
+        if not all(0 < sample_s < float("inf") for sample_s in self.series.samples_s):
             raise SchemaError(
                 "damaged measurement record: a sample is not a positive finite number of seconds"
             )
-        for start in record.starts:
+        for start in self.starts:
             for quantity in START_QUANTITIES:
                 value = getattr(start, quantity)
                 if value is not None and not 0 < value < float("inf"):
                     raise SchemaError(
                         f"damaged measurement record: {quantity} is not a positive finite number"
                     )
-        return record
+        if self.sustained is not None:
+            for window in self.sustained.windows:
+                if not 0 < window.latency_s < float("inf"):
+                    raise SchemaError(
+                        "damaged measurement record: a latency under load is not a positive finite"
+                        " number of seconds"
+                    )
+            if not self.sustained.windows:
+                raise SchemaError("damaged measurement record: a load without windows")

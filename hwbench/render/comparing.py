@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hwbench.records.comparison import Comparison, LayerChange, explained_share
+from hwbench.records.comparison import IMPOSSIBLE, Comparison, LayerChange, explained_share
 from hwbench.records.outputs import ACCURACY, Likeness, QualityChange
 from hwbench.render.blocks import Block, Column, Line, Table, View
 from hwbench.render.units import (
@@ -23,7 +23,15 @@ from hwbench.render.units import (
     times,
     with_margin,
 )
-from hwbench.render.views import START_TITLES, describe_start, notes, provenance, tail_rows, where
+from hwbench.render.views import (
+    START_TITLES,
+    describe_load,
+    describe_start,
+    notes,
+    provenance,
+    tail_rows,
+    where,
+)
 from hwbench.stats import Verdict, is_telling
 
 TOP_LAYERS = 15
@@ -65,6 +73,7 @@ def compare_view(
         _make_sides_table(comparison),
     ]
     blocks += [Line(text) for text in likeness_lines(comparison.likeness)]
+    blocks += [Line(text) for text in _load_lines(comparison)]
     if comparison.layers:
         top = len(comparison.layers) if all_layers else TOP_LAYERS
         blocks += _layer_blocks(comparison, top, layers_hint)
@@ -97,12 +106,19 @@ def verdict_text(comparison: Comparison) -> str:
         case _:
             # The verdict rests on a wider interval than the one shown, so that one is told too.
             needed = "a verdict needs more of them"
-            if is_telling(verdict_ci):
+            if rests_on_impossible(comparison):
+                needed = "no verdict rests on a latency that cannot be"
+            elif is_telling(verdict_ci):
                 needed = (
                     f"the 99.6 % interval that verdicts rest on is {interval(verdict_ci, speedup)}"
                 )
             sessions = plural(ratio.sessions, "session")
             return f"cannot tell from {sessions}: {speedup_text} {interval_text}; {needed}"
+
+
+def rests_on_impossible(comparison: Comparison) -> bool:
+    """Whether a latency is below what the device can do, so that there is no verdict."""
+    return any(finding.code == IMPOSSIBLE for finding in comparison.findings)
 
 
 def likeness_lines(likeness: Likeness) -> list[str]:
@@ -118,6 +134,23 @@ def likeness_lines(likeness: Likeness) -> list[str]:
         if outputs.agreement is not None:
             parts.append(f"the same class in {percent(outputs.agreement)}")
         lines.append(f"Outputs on {outputs.inputs} ({outputs.runtime}): {', '.join(parts)}.")
+    return lines
+
+
+def _load_lines(comparison: Comparison) -> list[str]:
+    """What became of both latencies under load without a pause, in sentences."""
+    steady = comparison.steady_speedup
+    if steady is None:
+        return []
+    ends = ends_or_early(steady.ci, interval(steady.ci, steady.estimate))
+    text = (
+        f"At the end of load without a pause, by turns, the speed-up is {times(steady.estimate)}"
+        f" (95 % interval {ends})."
+    )
+    lines = [text]
+    for name, side in (("Baseline", comparison.baseline), ("Candidate", comparison.candidate)):
+        if side.sustained is not None:
+            lines.append(f"{name}: {describe_load(side.sustained)}")
     return lines
 
 

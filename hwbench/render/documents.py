@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from hwbench.measuring.sustained import find_throttling
+from hwbench.records.codec import to_plain
 from hwbench.records.comparison import explained_share
 from hwbench.records.measurement import START_QUANTITIES, TAIL
 from hwbench.stats import SHOWN_CONFIDENCE, Verdict
@@ -15,6 +17,7 @@ from hwbench.stats import SHOWN_CONFIDENCE, Verdict
 if TYPE_CHECKING:
     from hwbench.devices.base import Found
     from hwbench.errors import IncomparableError
+    from hwbench.records.ceilings import Ceilings
     from hwbench.records.comparison import Comparison, LayerChange
     from hwbench.records.device import DeviceInfo
     from hwbench.records.findings import Finding
@@ -55,17 +58,21 @@ def to_json_types(value: Any, clean: Callable[[str], str] | None = None) -> Any:
             return value
 
 
-def profile_document(record: Measurement) -> Document:
+def profile_document(record: Measurement, ceilings: Ceilings | None = None) -> Document:
     """One measurement.
 
     Latencies are null if it was ended before its first sample, layers if none were taken.
+
+    Args:
+        record: What to describe.
+        ceilings: The most that its device can do; None where that is not known.
     """
     median_s, median_ci_s, closure = None, None, None
     if record.series:
         median_s, median_ci_s, closure = record.median_s, record.median_ci_s, record.closure
     layers, sum_s, rest_s, rest_cause = None, None, None, None
     if record.profile is not None:
-        layers = [_layer_document(layer, median_s) for layer in record.profile.layers]
+        layers = [_layer_document(layer, median_s, ceilings) for layer in record.profile.layers]
         sum_s, rest_cause = record.profile.layers_sum_s, record.profile.rest_cause
         rest_s = None if median_s is None else median_s - sum_s
     return {
@@ -83,17 +90,23 @@ def profile_document(record: Measurement) -> Document:
         "peak_memory_bytes": record.peak_memory_bytes,
         **_start_document(record),
         **_tail_document(record),
+        "slowdown": None if record.sustained is None else record.sustained.slowdown.estimate,
+        "sustained": _load_document(record),
         "layers": layers,
         "layers_sum_s": sum_s,
         "closure": closure,
         "rest_s": rest_s,
         "rest_cause": rest_cause,
+        "ceilings": None if ceilings is None else ceilings_document(ceilings),
         "findings": _finding_documents(record.findings),
         "record": _provenance_document(record),
     }
 
 
-def _layer_document(layer: LayerLatency, whole_s: float | None) -> Document:
+def _layer_document(
+    layer: LayerLatency, whole_s: float | None, ceilings: Ceilings | None
+) -> Document:
+    bound = None if ceilings is None else ceilings.bound(layer)
     return {
         "name": layer.name,
         "op": layer.op,
@@ -104,6 +117,8 @@ def _layer_document(layer: LayerLatency, whole_s: float | None) -> Document:
         "calls": layer.calls,
         "ci_s": layer.ci_s,
         "is_bound": layer.is_bound,
+        "ceiling_share": None if bound is None else bound.share,
+        "bound_by": None if bound is None else bound.binds,
     }
 
 
@@ -112,6 +127,7 @@ def compare_document(comparison: Comparison) -> Document:
 
     Its numbers are null where the two are incomparable.
     """
+    steady = comparison.steady_speedup
     return {
         "schema": SCHEMA,
         "baseline": _side_document(comparison.baseline),
@@ -125,6 +141,8 @@ def compare_document(comparison: Comparison) -> Document:
         "macs_ratio": comparison.macs_ratio,
         "params_ratio": comparison.params_ratio,
         "start": {quantity: _gain_document(comparison, quantity) for quantity in START_QUANTITIES},
+        "steady_speedup": None if steady is None else steady.estimate,
+        "steady_speedup_ci": None if steady is None else steady.ci,
         "accuracy_drop": comparison.likeness.accuracy_drop,
         "agreement": comparison.likeness.agreement,
         "outputs": _outputs_document(comparison.likeness.outputs),
@@ -172,6 +190,7 @@ def _side_document(record: Measurement) -> Document:
         "peak_memory_bytes": record.peak_memory_bytes,
         **_start_document(record),
         **_tail_document(record),
+        "sustained": _load_document(record),
         "record": _provenance_document(record),
     }
 
@@ -199,6 +218,26 @@ def _tail_document(record: Measurement) -> Document:
         document[ends] = None if estimate is None else estimate.ci
     document["worst_s"] = record.worst_s
     return document
+
+
+def _load_document(record: Measurement) -> Document | None:
+    """What became of the latency under load without a pause; null if there was none."""
+    load = record.sustained
+    if load is None:
+        return None
+    return {
+        "asked_s": load.asked_s,
+        "rest_s": load.rest_s,
+        "burst_s": load.burst.estimate,
+        "burst_ci_s": load.burst.ci,
+        "steady_s": load.steady.estimate,
+        "steady_ci_s": load.steady.ci,
+        "slowdown": load.slowdown.estimate,
+        "slowdown_ci": load.slowdown.ci,
+        "throttled_after_s": find_throttling(load),
+        "hottest_c": load.hottest_c,
+        "windows": [asdict(window) for window in load.windows],
+    }
 
 
 def _gain_document(comparison: Comparison, quantity: str) -> Document | None:
@@ -263,14 +302,30 @@ def selftest_document(outcome: SelfTest) -> Document:
     }
 
 
-def doctor_document(diagnosis: Diagnosis) -> Document:
-    """A device's state and what was checked on it."""
+def ceilings_document(ceilings: Ceilings) -> Document:
+    """The most that a device can do in each precision."""
+    return {
+        "created_utc": ceilings.created_utc,
+        "threads": ceilings.threads,
+        "precisions": [to_plain(ceiling) for ceiling in ceilings.ceilings],
+        "left_out": list(ceilings.left_out),
+    }
+
+
+def doctor_document(diagnosis: Diagnosis, ceilings: Ceilings | None = None) -> Document:
+    """A device's state and what was checked on it.
+
+    Args:
+        diagnosis: The state.
+        ceilings: The most that it can do; None where that was not measured.
+    """
     return {
         "schema": SCHEMA,
         "device": _device_document(diagnosis.device),
         "conditions": asdict(diagnosis.conditions),
         "healthy": diagnosis.healthy,
         "advice": [asdict(advice) for advice in diagnosis.advice],
+        "ceilings": None if ceilings is None else ceilings_document(ceilings),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from hwbench.measuring.sustained import find_throttling
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import TAIL
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
@@ -32,8 +33,10 @@ from hwbench.stats import is_telling
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Found
+    from hwbench.records.ceilings import Ceilings, LayerBound
     from hwbench.records.device import Conditions
     from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement
+    from hwbench.records.sustained import SustainedLoad
     from hwbench.stats import Estimate
     from hwbench.store import Summary
     from hwbench.workflows.doctor import Diagnosis
@@ -43,16 +46,21 @@ PARTIAL = Finding(
     "partial",
     "ended before it was complete: fewer samples than asked for, no layers, nothing checked",
 )
+ABOVE = 1.1
+"""Share of a ceiling from which on it is said that it cannot be one."""
 SHORT_ID = 12
 """Characters of a record's id that are shown; `hwbench store show` takes them."""
 
 
-def profile_view(record: Measurement, *, saved: bool = True) -> View:
+def profile_view(
+    record: Measurement, *, saved: bool = True, ceilings: Ceilings | None = None
+) -> View:
     """One measurement: latency, findings, distribution, layers, provenance.
 
     Args:
         record: What to show.
         saved: Whether a store has it.
+        ceilings: The most that its device can do; None where that is not known.
     """
     latency = "no sample was taken"
     if record.series:
@@ -73,8 +81,10 @@ def profile_view(record: Measurement, *, saved: bool = True) -> View:
         rows = tail_rows(record)
         columns = (Column("single inferences"), Column("latency (95 % interval)"))
         blocks.append(Table(columns, tuple(rows)))
+    if record.sustained is not None:
+        blocks.append(Line(describe_load(record.sustained)))
     if record.series and record.profile is not None:
-        blocks += _layer_blocks(record.profile, record.median_s)
+        blocks += _layer_blocks(record.profile, record.median_s, ceilings)
     blocks.append(Line(provenance(record, saved=saved), "dim"))
     return blocks
 
@@ -106,6 +116,27 @@ def describe_quantile(estimate: Estimate) -> str:
     if not is_telling(estimate.ci):
         return text
     return f"{text} ({interval_s(estimate.ci, estimate.estimate)})"
+
+
+def describe_load(load: SustainedLoad) -> str:
+    """What became of a latency under load without a pause, in a sentence."""
+    slowdown = load.slowdown
+    sure = ends_or_early(slowdown.ci, interval(slowdown.ci, slowdown.estimate))
+    after_s = find_throttling(load)
+    change = (
+        f"{seconds(load.burst.estimate)} at first, {seconds(load.steady.estimate)} in the last"
+        f" quarter: {times(slowdown.estimate)} (95 % interval {sure})"
+    )
+    parts = [
+        change,
+        "no lasting slow-down" if after_s is None else f"slower from {after_s:.0f} s on",
+    ]
+    told = [w.temperature_c for w in load.windows if w.temperature_c is not None]
+    if told:
+        parts.append(f"{told[0]:.0f} °C at first, {max(told):.0f} °C at most")
+    if load.rest_s:
+        parts.append(f"after a rest of {load.rest_s:.0f} s")
+    return f"Without a pause for {load.asked_s:g} s: {'; '.join(parts)}"
 
 
 def tail_rows(record: Measurement) -> list[tuple[str, str]]:
@@ -213,8 +244,12 @@ def layers_sum_text(profile: LayerProfile, median_s: float) -> str:
     )
 
 
-def _layer_blocks(profile: LayerProfile, median_s: float) -> list[Block]:
-    """Table of the layers with the rest below it, and how well they add up."""
+def _layer_blocks(profile: LayerProfile, median_s: float, ceilings: Ceilings | None) -> list[Block]:
+    """Table of the layers with the rest below it, and how well they add up.
+
+    Where the ceilings of the device are known, the last column says how far each layer is from
+    them; else it is a bar.
+    """
     largest_s = max((layer.inference_s for layer in profile.layers), default=0.0)
     rows = tuple(
         (
@@ -223,7 +258,9 @@ def _layer_blocks(profile: LayerProfile, median_s: float) -> list[Block]:
             layer.implementation,
             _describe_layer(layer),
             percent(layer.inference_s / median_s),
-            bar(layer.inference_s / largest_s, 8),
+            bar(layer.inference_s / largest_s, 8)
+            if ceilings is None
+            else describe_bound(ceilings.bound(layer)),
         )
         for layer in profile.layers
     )
@@ -235,9 +272,56 @@ def _layer_blocks(profile: LayerProfile, median_s: float) -> list[Block]:
         Column("runs as", path=True, limit=10),
         Column("latency", right=True),
         Column("share", right=True),
-        Column(""),
+        Column("" if ceilings is None else "of ceiling"),
     )
-    return [Table(columns, rows, (rest,)), Line(layers_sum_text(profile, median_s))]
+    blocks: list[Block] = [Table(columns, rows, (rest,)), Line(layers_sum_text(profile, median_s))]
+    if ceilings is not None:
+        text = f"Ceilings measured {moment(ceilings.created_utc)}."
+        bounds = [ceilings.bound(layer) for layer in profile.layers]
+        above = sum(bound is not None and bound.share > ABOVE for bound in bounds)
+        if above:
+            text += (
+                f" {plural(above, 'layer')} above them: the device was slower then than now;"
+                " measure them in quiet: hwbench doctor --ceilings"
+            )
+        blocks.append(Line(text, "dim"))
+    return blocks
+
+
+def describe_bound(bound: LayerBound | None) -> str:
+    """How far a layer is from what the device can do, and what binds it."""
+    return "" if bound is None else f"{percent(bound.share)} {bound.binds}"
+
+
+def ceilings_blocks(ceilings: Ceilings) -> list[Block]:
+    """The most that a device can do in each precision."""
+    columns = (
+        Column("precision"),
+        Column("multiply-accumulates", right=True),
+        Column("bytes, in caches", right=True),
+        Column("bytes, most", right=True),
+        Column("best layer", path=True),
+    )
+    rows = []
+    for ceiling in ceilings.ceilings:
+        last = ceiling.bandwidths[-1]
+        rows.append(
+            (
+                ceiling.precision,
+                f"{macs(round(ceiling.macs_per_s))}/s",
+                f"{size(round(ceiling.bytes_per_s))}/s",
+                f"{size(round(last.bytes_per_s))}/s",
+                str(ceiling.best),
+            )
+        )
+    threads = plural(ceilings.threads, "thread")
+    blocks: list[Block] = [
+        Line(f"The most that it can do with {threads}, measured by single layers:"),
+        Table(columns, tuple(rows)),
+    ]
+    if ceilings.left_out:
+        blocks.append(Line(f"Left out: {'; '.join(ceilings.left_out)}"))
+    return blocks
 
 
 def _describe_layer(layer: LayerLatency) -> str:
@@ -276,8 +360,13 @@ def selftest_view(outcome: SelfTest) -> View:
     ]
 
 
-def doctor_view(diagnosis: Diagnosis) -> View:
-    """What was checked on a device, what is wrong first, and its state."""
+def doctor_view(diagnosis: Diagnosis, ceilings: Ceilings | None = None) -> View:
+    """What was checked on a device, what is wrong first, and its state.
+
+    Args:
+        diagnosis: The state.
+        ceilings: The most that it can do; None where that was not measured.
+    """
     problems, passed = [], []
     for advice in diagnosis.advice:
         if advice.ok:
@@ -295,6 +384,8 @@ def doctor_view(diagnosis: Diagnosis) -> View:
         blocks.append(Notes(tuple(problems)))
     if passed:
         blocks.append(Table((Column("in order"), Column("", wrap=True)), tuple(passed)))
+    if ceilings is not None:
+        blocks += ceilings_blocks(ceilings)
     conditions = _describe_conditions(diagnosis.conditions)
     if conditions:
         blocks.append(Line(f"now: {conditions}", "dim"))

@@ -13,11 +13,14 @@ from hwbench.lookup_tables.repository import RECORD as TABLE
 from hwbench.lookup_tables.repository import VALIDATION
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.measuring.comparing import compare_measured
+from hwbench.records.ceilings import RECORD as CEILINGS
+from hwbench.records.ceilings import Ceilings
 from hwbench.records.comparison import RECORD as COMPARISON
 from hwbench.records.comparison import Comparison
 from hwbench.records.times import EARLIEST, parse_since, parse_utc
 from hwbench.search.base import Outcome, Trial
 from hwbench.store import FAULTS_OF_DATA, MEASUREMENT, DamagedRecord, Store
+from hwbench.workflows.ceilings import parse_ceilings
 from hwbench.workflows.defaults import DEFAULT_MODEL
 from hwbench.workflows.matrix import KeptMatrix, read_matrices
 from hwbench.workflows.recording import read_order
@@ -89,6 +92,7 @@ class Contents:
         searches: Those that came to their end.
         fronts: What searches for several budgets found.
         matrices: Models on devices, those with the newest begin first.
+        ceilings: The most that devices can do, as far as it was measured, whenever that was.
     """
 
     measurements: tuple[Measurement, ...]
@@ -97,6 +101,7 @@ class Contents:
     searches: tuple[KeptSearch, ...]
     fronts: tuple[KeptFront, ...] = ()
     matrices: tuple[KeptMatrix, ...] = ()
+    ceilings: tuple[Ceilings, ...] = ()
 
     @property
     def newest_utc(self) -> str:
@@ -136,6 +141,7 @@ def read(
         searches,
         _read_fronts(store, searches, damaged),
         read_matrices(store, {record.id: record for record in measurements}, damaged)[::-1],
+        tuple(store.read_records(CEILINGS, parse_ceilings, damaged=damaged).values()),
     )
     if not (contents.measurements or contents.tables or contents.searches):
         if since is not None and store.list(limit=1):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hwbench.records.ceilings import Ceilings, choose_ceilings
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement
 from hwbench.render.units import ends_or_early, interval_s, minute, plural, seconds
 from hwbench.render.views import (
@@ -35,6 +36,7 @@ from hwbench.report.numbers import (
     start_number,
     whole_number,
 )
+from hwbench.report.rooflines import roofline_figure
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,13 @@ def _interval_row(record: Measurement, name: str, page: str = "") -> Mapping[str
     return interval_row(name, median_s, ci_s, text, page)
 
 
-def model_page(model: Model, drawn: int) -> Page:
-    """One model: its latency, distribution, layers and earlier measurements.
+def model_page(model: Model, drawn: int, ceilings: Sequence[Ceilings] = ()) -> Page:
+    """One model: its latency, distribution, layers, roofline and earlier measurements.
 
     Args:
         model: What to show.
         drawn: Samples that the picture of the distribution holds at most.
+        ceilings: The most that devices can do, of whatever devices.
     """
     record = model.newest
     facts: list[tuple[str, Cell]] = [("latency", latency_number(record))]
@@ -159,7 +162,11 @@ def model_page(model: Model, drawn: int) -> Page:
     figures = [_distribution_figure(record, drawn)] if record.series else []
     for measured in model.records:
         if measured.profile is not None and measured.series:
-            figures.append(_layers_figure(measured, measured.profile, model.source(measured)))
+            source = model.source(measured)
+            figures.append(_layers_figure(measured, measured.profile, source))
+            known = choose_ceilings(ceilings, measured.device, measured.settings.threads)
+            if known is not None:
+                figures += roofline_figure(measured.profile, known, source)
             break
     if len(model.records) > 1:
         figures.append(_history_figure(model))

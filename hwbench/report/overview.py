@@ -55,7 +55,7 @@ def make_pages(contents: Contents, drawn: int) -> list[Page]:
             found.append(fronts_figure(contents.fronts, contents.searches))
         lists.append(Page("searches", "Searches", "", figures=tuple(found)))
     pages = [_overview_page(contents, models, figures), *lists]
-    pages += [model_page(model, drawn) for model in models]
+    pages += [model_page(model, drawn, contents.ceilings) for model in models]
     pages += [compare_page(comparison, commands, addresses, drawn) for comparison in compared]
     pages += [matrix_page(kept, addresses) for kept in contents.matrices]
     pages += [history_page(history) for history in histories]

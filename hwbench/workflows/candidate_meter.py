@@ -21,6 +21,7 @@ from hwbench.measuring.evidence import FALSE_VERDICTS, ErrorLevels, PairedEviden
 from hwbench.measuring.racing import Race
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import Workload
+from hwbench.records.comparison import IMPOSSIBLE
 from hwbench.records.measurement import Measurement, Settings
 from hwbench.stats import Verdict
 from hwbench.store import Store, open_store
@@ -338,6 +339,10 @@ class CandidateMeter:
             return error
         except (WorkloadError, MeasurementError) as error:
             return error
+        for record in records:
+            for finding in record.findings:
+                if finding.code == IMPOSSIBLE:  # no verdict may rest on it
+                    return MeasurementError(f"{record.model}: {finding.text}")
         for known, record in zip(candidates, records[1:], strict=True):
             known.evidence.add(records[0].series, record.series, budget_s / len(candidates))
             if known.evidence.has_verdict:

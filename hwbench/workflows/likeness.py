@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from hwbench.search.data import Data
+    from hwbench.search.data import Data, Images
 
 LOG = logging.getLogger("hwbench")
 LOAD_S = 120.0
@@ -38,7 +38,7 @@ TOLD_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
-class _Answers:
+class Answers:
     """What a network says of data.
 
     Attributes:
@@ -88,24 +88,24 @@ def _compare_quality(
     data: str | Path | None,
     evaluate: str | Callable[[nn.Module], Any] | None,
 ) -> tuple[QualityChange, tuple[Finding, ...]]:
-    answers: list[_Answers]
+    answers: list[Answers]
     finding = None
     with scratch_folder() as folder, NetworkRunner(folder, os.cpu_count() or 1) as runner:
-        networks = [_Network(runner, work, baseline) for work in (baseline, candidate)]
+        networks = [EvaluatedNetwork(runner, work, baseline) for work in (baseline, candidate)]
         if evaluate is not None:
             function, measure = _find_function(evaluate)
             answers = [_ask_function(function, measure, network) for network in networks]
             name = measure if data is None else str(data)
         else:
-            images = _load_images(str(data), baseline, settings.seed)
-            images, finding = _normalise(images, networks[0], settings.seed)
-            answers = [_classify(network, images) for network in networks]
+            images = load_images(str(data), baseline, settings.seed)
+            images, finding = normalise_images(images, networks[0], settings.seed)
+            answers = [classify(network, images.test, images.classes) for network in networks]
             name, measure = images.name, ACCURACY
     quality = compare_answers(answers[0], answers[1], name, measure)
     return quality, () if finding is None else (finding,)
 
 
-def compare_answers(first: _Answers, second: _Answers, data: str, measure: str) -> QualityChange:
+def compare_answers(first: Answers, second: Answers, data: str, measure: str) -> QualityChange:
     """The difference between two networks on the same samples, with its paired interval."""
     drop = None
     if first.quality is not None and second.quality is not None:
@@ -147,7 +147,7 @@ def _find_paired_interval(
     return centre - half, centre + half
 
 
-class _Network:
+class EvaluatedNetwork:
     """One of the networks, on samples of any number.
 
     Args:
@@ -175,7 +175,7 @@ class _Network:
         return np.concatenate(outputs)
 
 
-def _load_images(data: str, workload: Workload, seed: int) -> Data:
+def load_images(data: str, workload: Workload, seed: int) -> Data:
     """Images in the shape that a network takes.
 
     Raises:
@@ -193,7 +193,9 @@ def _load_images(data: str, workload: Workload, seed: int) -> Data:
     return load_data(data, shapes[0][1:], seed=seed)
 
 
-def _normalise(images: Data, baseline: _Network, seed: int) -> tuple[Data, Finding | None]:
+def normalise_images(
+    images: Data, baseline: EvaluatedNetwork, seed: int
+) -> tuple[Data, Finding | None]:
     """Normalise pictures as the baseline answers them best, and say so; others come as inputs."""
     if images.preprocessing is None:
         return images, None
@@ -202,33 +204,42 @@ def _normalise(images: Data, baseline: _Network, seed: int) -> tuple[Data, Findi
     return choose_preprocessing(_make_module(baseline), images, seed)
 
 
-def _classify(network: _Network, data: Data) -> _Answers:
-    """Classes of all test images, and whether they are right."""
-    classes, labels = [], []
+def classify(network: EvaluatedNetwork, images: Images, classes: int) -> Answers:
+    """What a network answers images.
+
+    Args:
+        network: The network.
+        images: The images.
+        classes: Number of their classes; 0 for images without labels.
+
+    Raises:
+        UsageError: It gives no class for an image.
+    """
+    answered_classes, labels = [], []
     begun_s = told_s = time.monotonic()
-    total = len(data.test)
+    total = len(images)
     step = max(network.workload.batch, 64 // network.workload.batch * network.workload.batch)
-    for images, expected in data.test.batches(step):
-        answered = classes_of(network.run(images.numpy()))
+    for batch, expected in images.batches(step):
+        answered = classes_of(network.run(batch.numpy()))
         if answered is None or answered.ndim != 1:
             raise UsageError(
                 f"{network.workload.name} gives no class for an image; evaluate it by a function"
                 " of your own",
                 Argument("evaluate", "package.module:function"),
             )
-        classes.append(answered)
+        answered_classes.append(answered)
         labels.append(expected.numpy())
         if time.monotonic() > told_s + TOLD_EVERY_S:
             told_s = time.monotonic()
-            done = sum(map(len, classes))
+            done = sum(map(len, answered_classes))
             left_s = (told_s - begun_s) / done * (total - done)
             name = network.workload.name
             LOG.info("evaluating %s: %d of %d images, %.0f s left", name, done, total, left_s)
-    answers, expectations = np.concatenate(classes), np.concatenate(labels)
-    if not data.classes:
-        return _Answers(None, answers, None)
+    answers, expectations = np.concatenate(answered_classes), np.concatenate(labels)
+    if not classes:
+        return Answers(None, answers, None)
     right = (answers == expectations).astype(np.float64)
-    return _Answers(right, answers, float(right.mean()))
+    return Answers(right, answers, float(right.mean()))
 
 
 def _find_function(
@@ -245,7 +256,9 @@ def _find_function(
     return function, evaluate
 
 
-def _ask_function(function: Callable[[nn.Module], Any], name: str, network: _Network) -> _Answers:
+def _ask_function(
+    function: Callable[[nn.Module], Any], name: str, network: EvaluatedNetwork
+) -> Answers:
     """What a user's function says of a network: one number, or one for each sample.
 
     Raises:
@@ -265,10 +278,10 @@ def _ask_function(function: Callable[[nn.Module], Any], name: str, network: _Net
             f"{name} gives no finite number for {network.workload.name}, nor one for each sample"
         )
     values = numbers if len(numbers) > 1 else None
-    return _Answers(values, None, math.fsum(numbers.tolist()) / len(numbers))
+    return Answers(values, None, math.fsum(numbers.tolist()) / len(numbers))
 
 
-def _make_module(network: _Network) -> nn.Module:
+def _make_module(network: EvaluatedNetwork) -> nn.Module:
     """The network as a torch module, as functions that evaluate networks of a search take it."""
     import torch
 

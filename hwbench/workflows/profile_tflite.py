@@ -178,7 +178,7 @@ class _Profile:
         if self.settings.layers:
             draft = replace(draft, profile=self._profile_operators())
         self._add_spikes()
-        record = self.track.finish(draft, self.phone.conditions())
+        (record,) = self.callback.examine([self.track.finish(draft, self.phone.conditions())])
         self.callback.finished([record])
         return record
 

@@ -13,10 +13,14 @@ from hwbench.records.comparison import RECORD
 from hwbench.records.measurement import Measurement
 from hwbench.records.outputs import Likeness
 from hwbench.store import Store, open_store
+from hwbench.workflows.ceilings import mark_impossible
 
 
 class _Recorder(MeasuringCallback):
-    """Writes what happens to the store, then calls the callback of the caller."""
+    """Writes what happens to the store, then calls the callback of the caller.
+
+    A latency that the ceilings of its device do not allow is told, if the store has them.
+    """
 
     def __init__(
         self, store: Store, callback: MeasuringCallback, likeness: Likeness | None = None
@@ -51,6 +55,9 @@ class _Recorder(MeasuringCallback):
         self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]
     ) -> None:
         self.callback.session_ended(sessions, elapsed_s, so_far)
+
+    def examine(self, records: Sequence[Measurement]) -> tuple[Measurement, ...]:
+        return self.callback.examine(mark_impossible(self.store, records))
 
     def finished(self, records: Sequence[Measurement]) -> None:
         for record in records:

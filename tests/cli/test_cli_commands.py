@@ -40,7 +40,7 @@ def test_profile_json_has_the_documented_form(hwb):
     low, high = data["median_ci_s"]
     assert low < data["median_s"] < high
     of_layer = {"name", "op", "key", "implementation", "median_s", "share", "calls"}
-    assert of_layer | {"ci_s", "is_bound"} == set(data["layers"][0])
+    assert of_layer | {"ci_s", "is_bound", "ceiling_share", "bound_by"} == set(data["layers"][0])
     total = sum(row["median_s"] * row["calls"] for row in data["layers"])
     assert data["layers_sum_s"] == pytest.approx(total)
     assert data["closure"] == pytest.approx(total / data["median_s"])

@@ -152,3 +152,36 @@ def test_a_rule_about_tails_needs_single_inferences(hwb):
         found = hwb(*command, "small.onnx", *VIRTUAL, "--fail-on", "p99_s>0.02")
         assert found.code == 2
         assert "--tail" in found.error
+
+
+HOT = ("--device", "virtual:noise=white+throttling", "--budget", "3", "--no-layers", "--no-save")
+
+
+def test_load_without_a_pause_is_told_and_gated(hwb):
+    words = ("compare", "big.onnx", "small.onnx", *HOT, "--sustain", "1m")
+    found = hwb(*words, "--fail-on", "steady_speedup<1.01", "--json", "load.json")
+    assert found.code == 0, found.err
+    text = " ".join(found.out.split())
+    assert "At the end of load without a pause, by turns, the speed-up is" in text
+    assert "Candidate: Without a pause for 60 s:" in text
+    document = json.loads((hwb.folder / "load.json").read_text())
+    assert document["baseline"]["sustained"]["slowdown"] == pytest.approx(1.3, rel=0.02)
+    assert document["steady_speedup"] > 1.01
+    profiled = hwb("profile", "big.onnx", *HOT, "--sustain", "60", "--fail-on", "slowdown>1.2")
+    assert profiled.code == 1
+    assert "slowdown is 1.3" in profiled.err
+    assert "slows_down" in profiled.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--sustain", "soon"), "is not a time such as 90s, 10m or 1h"),
+        (("--sustain", "0m"), "not a positive time"),
+        (("--fail-on", "steady_speedup<1"), "--sustain 10m"),
+    ],
+)
+def test_impossible_loads_are_refused(hwb, words, said):
+    found = hwb("compare", "big.onnx", "small.onnx", *HOT, *words)
+    assert found.code == 2
+    assert said in " ".join(found.err.split())

@@ -11,8 +11,10 @@ import pytest
 
 import hwbench
 from hwbench import errors
-from hwbench.cli import commands, history, matrix, tables
-from hwbench.render import documents, fronts, searching
+from hwbench.cli import commands, history, matrix, quantize, tables
+from hwbench.records.ceilings import Ceilings
+from hwbench.records.quantization import Quantization, QuantizationRecipe, QuantizedVersion
+from hwbench.render import documents, fronts, quantizing, searching
 from hwbench.render import history as history_documents
 from hwbench.render import matrix as matrix_documents
 from hwbench.render import tables as table_documents
@@ -61,13 +63,40 @@ def stored_history() -> History:
     return History("net", 0.01, (Timeline((record(),), ()),))
 
 
+def quantized() -> Quantization:
+    recipe = QuantizationRecipe(
+        "net",
+        "1",
+        "onnxruntime",
+        "QDQ",
+        "uint8",
+        "int8",
+        True,
+        "MinMax",
+        "digits",
+        8,
+        0,
+        None,
+        (),
+        "2",
+    )
+    version = QuantizedVersion((), None, 30.0, 0.0, 1.0, is_chosen=True)
+    paths = Path("net.int8.onnx"), Path("net.int8.json")
+    return Quantization(*paths, recipe, compared(0.5), (version,), (), ())
+
+
 DOCUMENTS = {
     "profile": lambda: documents.profile_document(record()),
     "layer": lambda: documents.profile_document(record())["layers"][0],
+    "ceilings": lambda: documents.ceilings_document(
+        Ceilings(CPU, 1, (), "2026-03-01T09:00:00+00:00", "0")
+    ),
     "device": lambda: documents.profile_document(record())["device"],
     "record": lambda: documents.profile_document(record())["record"],
     "compare": lambda: documents.compare_document(compared(0.5)),
     "side": lambda: documents.compare_document(compared(0.5))["baseline"],
+    "quantize": lambda: quantizing.quantize_document(quantized()),
+    "version": lambda: quantizing.quantize_document(quantized())["versions"][0],
     "selftest": lambda: documents.selftest_document(SelfTest(CPU, (compared(1.0),))),
     "search": lambda: searching.search_document(found("net")),
     "front": lambda: fronts.front_document(Front((found("net"),))),
@@ -136,6 +165,7 @@ def test_fields_of_rules_are_those_on_the_page():
         "compare": commands.COMPARE_FIELDS,
         "selftest": commands.SELFTEST_FIELDS,
         "matrix": matrix.MATRIX_FIELDS,
+        "quantize": quantize.QUANTIZE_FIELDS,
         "history": history.HISTORY_FIELDS,
         "table build": tables.BUILD_FIELDS,
         "table validate`, `table recalibrate": tables.GRADE_FIELDS,

@@ -185,3 +185,18 @@ def test_inputs_are_handed_on_in_the_type_of_the_other_network():
     assert as_bits.dtype == np.uint16
     (back,) = fit_inputs([as_bits], [brain], [single])
     assert back.tolist() == value.tolist()
+
+
+def test_int8_is_not_judged_by_random_inputs_outside_of_its_ranges():
+    """Ranges found on pictures cut large random values off: the outputs only follow."""
+
+    def shrink(graph) -> None:
+        for name in ("fc.weight", "fc.bias"):
+            tensor = weight(graph, name)
+            values = 0.6 * numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(values, name))
+
+    baseline, candidate = conv_workload(WIDTHS), changed(shrink)
+    (finding,) = check_outputs(baseline, candidate, 0, 5.0).findings
+    assert "8.0 dB" in finding.text
+    assert not check_outputs(baseline, replace(candidate, precision="int8"), 0, 5.0).findings

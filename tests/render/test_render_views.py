@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 
 from hwbench.devices.base import Advice, Found
+from hwbench.records.ceilings import Bandwidth, Ceiling, Ceilings
 from hwbench.records.comparison import LayerChange, compare
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
+from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement, Settings
 from hwbench.records.series import Series
 from hwbench.records.tensors import TensorSpec
@@ -386,3 +388,19 @@ def test_control_characters_of_a_model_reach_no_terminal():
         for shown in (text(view), markdown(view)):
             assert "\x1b" not in shown
             assert "\x07" not in shown
+
+
+def test_layers_far_above_the_ceilings_cast_doubt_on_these():
+    key = LayerKey.parse("Linear[64x64->64x64]{}@fp32")
+    row = LayerLatency("fc", "Linear", key, "x", key.macs / 200e9)
+    profile = LayerProfile((row,), 0.02, 1e-6, "what no profiler sees")
+    known = Ceilings(
+        CPU,
+        1,
+        (Ceiling("fp32", 100e9, key, (Bandwidth(1, 1e15),)),),
+        "2026-03-01T09:00:00+00:00",
+        "1",
+    )
+    shown = flat(text(profile_view(record(profile=profile), ceilings=known)))
+    assert "200.0 % compute" in shown
+    assert "1 layer above them" in shown

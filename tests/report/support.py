@@ -18,6 +18,7 @@ from hwbench.records.device import DeviceInfo
 from hwbench.records.measurement import Settings
 from hwbench.records.tensors import TensorSpec
 from hwbench.workflows.build_table import build_table
+from hwbench.workflows.ceilings import measure_ceilings
 from hwbench.workflows.compare import compare
 from hwbench.workflows.profile import profile
 from hwbench.workflows.recording import recording
@@ -42,6 +43,7 @@ def fill(folder: Path) -> str:
     profile(str(odd), device="virtual:seed=4", settings=QUICK, store=url)
     compare(str(big), str(odd), device=VIRTUAL, settings=QUICK, store=url)
     compare(str(big), str(big), device="virtual:noise=white+spikes", settings=QUICK, store=url)
+    measure_ceilings(VIRTUAL, budget_s=0.5, store=url)
     build_table(str(big), device=VIRTUAL, settings=QUICK, validation=6, store=url)
     plans = (
         Plan("amc", Limit("latency", share=0.7), trials=12),

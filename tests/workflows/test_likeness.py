@@ -12,7 +12,7 @@ import pytest
 from hwbench.errors import UsageError
 from hwbench.records.measurement import Settings
 from hwbench.records.outputs import ACCURACY
-from hwbench.workflows.likeness import _Answers, compare_answers, find_likeness
+from hwbench.workflows.likeness import Answers, compare_answers, find_likeness
 from tests.measuring.test_agreement import WIDTHS, changed, permute_outputs
 from tests.support.models import conv_net, conv_workload
 
@@ -111,8 +111,8 @@ def test_functions_that_do_not_evaluate_are_refused(module, function, said):
 
 
 def test_data_without_labels_gives_agreement_alone():
-    first = _Answers(None, np.array([0, 1, 2, 3]), None)
-    second = _Answers(None, np.array([0, 1, 2, 4]), None)
+    first = Answers(None, np.array([0, 1, 2, 3]), None)
+    second = Answers(None, np.array([0, 1, 2, 4]), None)
     quality = compare_answers(first, second, "images", ACCURACY)
     assert quality.agreement == 0.75
     assert quality.drop is None
@@ -121,8 +121,8 @@ def test_data_without_labels_gives_agreement_alone():
 def test_intervals_of_values_are_paired():
     random = np.random.default_rng(0)
     shared = random.standard_normal(400)
-    first = _Answers(shared, None, float(shared.mean()))
+    first = Answers(shared, None, float(shared.mean()))
     values = shared - 0.1 + 0.01 * random.standard_normal(400)
-    second = _Answers(values, None, float(values.mean()))
+    second = Answers(values, None, float(values.mean()))
     low, high = compare_answers(first, second, "data", "score").drop_ci
     assert 0.098 < low < 0.1 < high < 0.102

@@ -61,6 +61,8 @@ LOAD_S, FIRST_RUN_FACTOR = 0.02, 3.0
 """Virtual seconds that the runtime takes to make a session, and by how much its first inference is
 longer than the others; each varies from session to session (`START_SD`, of the logarithm)."""
 START_SD = 0.1
+COLD_C, HEAT_C = 30.0, 50.0
+"""Temperature of a cold device that throttles, and by how much it is hotter at its limit."""
 NODE_COST_S = 1e-6
 """Virtual seconds that the layer profiler adds to each layer it times."""
 _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -275,7 +277,12 @@ class Virtual(Device):
         return DeviceInfo(self.address, target, repr(self.law), "virtual law 1", details)
 
     def _conditions(self) -> Conditions:
-        return Conditions(at_utc=datetime.now(UTC).isoformat(), throttled=self._throttled())
+        throttled = self._throttled()
+        return Conditions(
+            at_utc=datetime.now(UTC).isoformat(),
+            temperature_c=self._temperature_c(),
+            throttled=throttled,
+        )
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
         if self._strikes("build"):
@@ -378,6 +385,11 @@ class Virtual(Device):
         # Every thermostat is asked, since each look brings its heat up to date.
         slow = [process.throttled for process in self._processes if isinstance(process, Thermostat)]
         return any(slow) or self._strikes("throttled")
+
+    def _temperature_c(self) -> float | None:
+        """Temperature of the hottest thermostat; None where there is none."""
+        heats = [process.heat for process in self._processes if isinstance(process, Thermostat)]
+        return COLD_C + HEAT_C * max(heats) if heats else None
 
     def _strikes(self, kind: str) -> bool:
         """Tell whether a fault of this kind is due."""

@@ -203,6 +203,11 @@ class Thermostat:
         return np.where(slow_before | (heat >= 1), self._law.factor, 1.0)
 
     @property
+    def heat(self) -> float:
+        """Heat at the last look, from 0 (cold) to 1 (the limit)."""
+        return self._heat
+
+    @property
     def throttled(self) -> bool:
         """Whether the device is slow now."""
         idle_s = self._clock.idle_s - self._updated_at.idle_s

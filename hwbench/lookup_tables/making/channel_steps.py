@@ -15,12 +15,10 @@ from hwbench.lookup_tables.families import Family, place_of
 from hwbench.lookup_tables.making.networks import loops_for
 from hwbench.lookup_tables.surface import Points, find_step
 from hwbench.network.graph import layers, load
-from hwbench.network.graph.build import layer_model
+from hwbench.network.single_layer import single_layer_workload
 from hwbench.network.widths import DEFAULT_STEP
 from hwbench.network.workload import Workload
-from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import Settings
-from hwbench.records.tensors import TensorSpec
 
 PROBES = range(32, 97, 4)
 """Channels of the probed layers: steps of 4 to 32 show in them."""
@@ -56,7 +54,7 @@ def channel_steps(device: Device, workload: Workload, settings: Settings) -> dic
 def _find_step(device: Device, family: Family, settings: Settings) -> int:
     prepared: list[Prepared] = []
     try:
-        workloads = [_single_layer_workload(family.key(channels, channels)) for channels in PROBES]
+        workloads = [single_layer_workload(family.key(channels, channels)) for channels in PROBES]
         prepared += (
             device.prepare(workload, settings) for workload in workloads
         )  # kept one by one, to be released
@@ -79,9 +77,3 @@ def _measure_latencies(
     loops = loops_for(device.run(prepared).values_s, settings)
     values_s = np.array(device.run([prepared[index] for index in order], loops).values_s)
     return np.array([np.median(values_s[order == index]) for index in range(len(prepared))])
-
-
-def _single_layer_workload(key: LayerKey) -> Workload:
-    data = layer_model(key)
-    inputs = tuple(TensorSpec(f"x{index}", shape) for index, shape in enumerate(key.inputs))
-    return Workload(str(key), data, inputs, key.output[0], key.precision, 0, 0, len(data))

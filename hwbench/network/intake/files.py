@@ -97,7 +97,7 @@ def describe_workload(
         SchemaError: A window is wider than what it slides over.
         WorkloadError: The network cannot be cast or quantised.
     """
-    completed = _complete(exported.onnx, request)
+    completed = complete(exported.onnx, request.name, request.seed)
     model = completed.model
     inputs = onnx_files.input_specs(model, request.name)
     onnx_bounds.check_windows(model, request.name)
@@ -128,7 +128,7 @@ def describe_workload(
             model = half.halve(model, request.name, precision)
             findings.append(half.make_finding(precision))
         converted = onnx_files.serialise(graph.name_nodes(model), request.name)
-        model = _complete(converted, request).model
+        model = complete(converted, request.name, request.seed).model
         inputs = onnx_files.input_specs(model, request.name)
         final_precision = precision
     drop_runtime_shapes(model)
@@ -153,13 +153,19 @@ def describe_workload(
     )
 
 
-def _complete(data: bytes, request: ReadRequest) -> Completed:
-    """Load a model with all the shapes that its runtime knows."""
+def complete(data: bytes, name: str, seed: int) -> Completed:
+    """Load a model with all the shapes that its runtime knows.
+
+    Args:
+        data: The serialised model.
+        name: The name of the model, for messages.
+        seed: The seed of the inputs of a run, where shapes depend on values.
+    """
 
     def draw_feeds(model: ModelProto) -> dict[str, NDArray[Any]]:
-        onnx_bounds.check_windows(model, request.name)
-        random = np.random.default_rng(request.seed)
-        inputs = onnx_files.input_specs(model, request.name)
+        onnx_bounds.check_windows(model, name)
+        random = np.random.default_rng(seed)
+        inputs = onnx_files.input_specs(model, name)
         return {spec.name: onnx_files.random_input(spec, random) for spec in inputs}
 
     return complete_model(data, draw_feeds)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,9 +29,66 @@ RANDOM_CALIBRATION = Finding(
     " accuracy is not",
 )
 
+Feed = Mapping[str, "NDArray[Any]"]
+"""Values of all inputs of one inference, by name."""
+Ranges = Any
+"""The smallest and largest value of each activation, as ONNX Runtime's calibrator gives them."""
+
 
 def quantize(
     model: ModelProto, inputs: Sequence[TensorSpec], name: str, seed: int = 0
+) -> ModelProto:
+    """Quantise a model statically to int8, with ranges of a few random inputs.
+
+    Args:
+        model: See `quantize_calibrated`.
+        inputs: The inputs of the model.
+        name: The name of the model, for messages.
+        seed: The seed of the random calibration inputs.
+
+    Raises:
+        WorkloadError: The quantiser refuses the model.
+    """
+    return quantize_calibrated(model, calibrate(model, _draw_feeds(inputs, seed), name), name)
+
+
+def calibrate(model: ModelProto, feeds: Iterable[Feed], name: str) -> Ranges:
+    """Find the smallest and the largest value that each activation takes.
+
+    Args:
+        model: An fp32 model with batch normalization folded and input shapes fixed.
+        feeds: What it is run on.
+        name: The name of the model, for messages.
+
+    Raises:
+        WorkloadError: The model does not run, or has nothing to quantise.
+    """
+    import onnx
+
+    onnxruntime()  # sets its environment before the import below
+    from onnxruntime.quantization import CalibrationDataReader, create_calibrator
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds = iter(feeds)
+
+        def get_next(self) -> Feed | None:
+            return next(self._feeds, None)
+
+    with _explain_refusal(name), scratch_folder() as folder:
+        source = folder / "fp32.onnx"
+        onnx.save(model, source)
+        calibrator = create_calibrator(
+            source,
+            _quantised_operators(),
+            augmented_model_path=str(folder / "augmented.onnx"),
+        )
+        calibrator.collect_data(Reader())
+        return calibrator.compute_data()
+
+
+def quantize_calibrated(
+    model: ModelProto, ranges: Ranges, name: str, left: Collection[str] = ()
 ) -> ModelProto:
     """Quantise a model statically to int8: unsigned activations, signed weights per channel.
 
@@ -40,10 +98,11 @@ def quantize(
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 
     Args:
-        model: An fp32 model with batch normalization folded and input shapes fixed.
-        inputs: The inputs of the model.
+        model: An fp32 model with batch normalization folded and input shapes fixed; it stays as it
+            is.
+        ranges: What `calibrate` found for it.
         name: The name of the model, for messages.
-        seed: The seed of the random calibration inputs.
+        left: Names of nodes that stay in fp32.
 
     Raises:
         WorkloadError: The quantiser refuses the model.
@@ -51,35 +110,41 @@ def quantize(
     import onnx
 
     onnxruntime()  # sets its environment before the import below
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import QDQQuantizer, QuantType
 
-    class RandomReader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._batches = _draw_batches(inputs, seed)
+    with _explain_refusal(name):
+        quantizer = QDQQuantizer(
+            onnx.shape_inference.infer_shapes(model),  # a copy, which the quantiser changes
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=ranges,
+            nodes_to_quantize=[],
+            nodes_to_exclude=sorted(left),
+            op_types_to_quantize=_quantised_operators(),
+            extra_options={},
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()  # new nodes were added at the end
+        quantized: ModelProto = quantizer.model.model
+        return quantized
 
-        def get_next(self) -> dict[str, NDArray[Any]] | None:
-            return next(self._batches, None)
 
+def _quantised_operators() -> list[str]:
+    """The operators that ONNX Runtime quantises by default."""
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    return sorted({*QDQRegistry, *QLinearOpsRegistry})
+
+
+@contextmanager
+def _explain_refusal(name: str) -> Iterator[None]:
+    """Turn the quantiser's errors into one of the model, and keep its advice off the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with scratch_folder() as folder:
-            target = folder / "int8.onnx"
-            quantize_static(
-                model,
-                str(target),
-                RandomReader(),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
-            return onnx.load(target)
+        yield
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise WorkloadError(
             f"{name} cannot be quantised to int8 by ONNX Runtime: {str(error).splitlines()[:1]}"
@@ -88,7 +153,7 @@ def quantize(
         logging.disable(before)
 
 
-def _draw_batches(inputs: Sequence[TensorSpec], seed: int) -> Iterator[dict[str, NDArray[Any]]]:
+def _draw_feeds(inputs: Sequence[TensorSpec], seed: int) -> Iterator[Feed]:
     random = np.random.default_rng(seed)
     for _ in range(CALIBRATION_SAMPLES):
         yield {spec.name: random_input(spec, random) for spec in inputs}

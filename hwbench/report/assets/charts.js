@@ -7,7 +7,7 @@ const ROW_PX = 20;
 const BINS = 64;
 const REACH = 4;
 
-const CHARTS = { intervals, distribution, waterfall, savings, work, curve, validation, trials, front, shares, heat, timeline };
+const CHARTS = { intervals, distribution, waterfall, savings, work, roofline, curve, validation, trials, front, shares, heat, timeline };
 
 /** Values with their intervals, one row each. An interval without an end runs out of the picture. */
 function intervals(chart, figure, width) {
@@ -256,6 +256,34 @@ function work(chart, figure, width) {
       Plot.dot(layers, { x: "x1", y: "y1", r: 4, stroke: BASE, strokeWidth: 1.5, fill: "var(--surface)" }),
       Plot.dot(layers, { x: "x2", y: "y2", r: 4, fill: ACCENT }),
       tip(layers, Plot.pointer, { x: "x2", y: "y2" }),
+    ],
+  });
+}
+
+/** Layers below the roofs of their device: work for each byte to the right, work a second upwards. */
+function roofline(chart, figure, width) {
+  const points = chart.points.map((point) => ({ ...point, y: point.y / 1e9 }));
+  const slopes = chart.roofs.flatMap((roof) => roof.slopes.map((slope, order) => ({ ...roof, slope: slope / 1e9, peak: roof.peak / 1e9, order })));
+  const ridges = slopes.map((roof) => roof.peak / roof.slope);
+  const [least, most] = extent([...points.map((point) => point.x), ...ridges]);
+  const [left, right] = [least / 2, most * 2];
+  const ends = slopes.map((roof, z) => [left, roof.peak / roof.slope, right].map((x) => ({ ...roof, z, x, y: Math.min(roof.peak, roof.slope * x) })));
+  const roofs = ends.flat();
+  const names = ends.filter(([end]) => end.order === 0).map((end) => end.at(-1));
+  const line = { x: "x", y: "y", z: "z", stroke: BASE, strokeWidth: 2 };
+  return framed(figure.title, width, {
+    height: Math.min(420, width * 0.7),
+    marginLeft: 64,
+    marginTop: 24,
+    inset: 8,
+    x: { ...logAxis([left, right]), label: "MACs for each byte" },
+    y: { ...logAxis([...points, ...roofs].map((point) => point.y)), label: "billion MACs a second" },
+    marks: [
+      Plot.line(roofs.filter((roof) => roof.order === 0), line),
+      Plot.line(roofs.filter((roof) => roof.order > 0), { ...line, strokeDasharray: "5 4" }),
+      Plot.text(names, { x: "x", y: "y", text: "name", textAnchor: "end", dy: -9, fill: "currentColor" }),
+      Plot.dot(points, { x: "x", y: "y", r: 4, fill: ACCENT }),
+      tip(points, Plot.pointer, { x: "x", y: "y" }),
     ],
   });
 }

@@ -1,0 +1,268 @@
+"""`hwbench doctor --ceilings`: the most that a device can do, measured through its driver.
+
+Matrix products and convolutions of several shapes, several in a row, give its multiply-accumulates
+a second; layers that do nothing else than reading and writing give its bytes a second. The fixed
+cost of an inference is taken off: that of a layer with next to nothing to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import product
+
+from hwbench.devices import open_device
+from hwbench.devices.base import Device
+from hwbench.errors import MeasurementError, UsageError, WorkloadError
+from hwbench.network.single_layer import single_layer_workload
+from hwbench.records.ceilings import (
+    ELEMENT_BYTES,
+    RECORD,
+    Bandwidth,
+    Ceiling,
+    Ceilings,
+    choose_ceilings,
+    count_bytes,
+    find_impossible,
+)
+from hwbench.records.codec import from_plain, to_plain
+from hwbench.records.device import DeviceInfo
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.measurement import Measurement, Settings
+from hwbench.store import Store, open_store
+from hwbench.version import __version__
+
+LOG = logging.getLogger("hwbench")
+DEFAULT_BUDGET_S = 40.0
+PRECISIONS = ("fp32", "fp16", "int8")
+"""Precisions that networks of a single layer can be made in."""
+SIZES = (256, 512, 1024, 2048, 4096, 8192)
+"""Rows and columns of square matrix products, until one takes too long."""
+CHANNELS, MAPS, KERNELS = (64, 128, 256, 512), (14, 28), (1, 3)
+"""Channels, height and width of the map, and kernel of convolutions."""
+WIDE = ((256, 28, 1), (256, 28, 3), (512, 14, 3))
+"""Convolutions (channels, map, kernel) that are tried with `WIDE_BATCH` images too: a GPU is idle
+for most of one."""
+WIDE_BATCH = 16
+REPEATS = 8
+"""Layers in a row: a runtime that arranges tensors in another way does so once for all of them."""
+MOVED = tuple(2**power for power in range(17, 29, 2))
+"""Bytes that layers read and write: from those that fit into any cache to 128 MB."""
+LONGEST_S = 0.1
+"""Seconds of an inference from which on no larger shape is tried."""
+ROUNDS = (5, 200)
+"""Rounds of each layer, within these numbers."""
+NEGLIGIBLE = 2.0
+"""A layer counts if it takes at least so many times the fixed cost of an inference."""
+
+
+def measure_ceilings(
+    device: str = "cpu",
+    *,
+    threads: int = 1,
+    budget_s: float = DEFAULT_BUDGET_S,
+    store: str | None = None,
+    save: bool = True,
+) -> Ceilings:
+    """Measure the most multiply-accumulates and bytes a second that a device can do.
+
+    Args:
+        device: Address of the device.
+        threads: Threads to measure with.
+        budget_s: Seconds that it should take; in a short time fewer and smaller layers are tried.
+        store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
+        save: Whether to keep them in the store, where `profile`, `compare` and the report find
+            them.
+
+    Raises:
+        DeviceError: The device cannot be opened, or failed.
+        UsageError: It runs none of the layers.
+    """
+    with open_device(device) as opened:
+        ceilings = _measure(opened, Settings(threads=threads, layers=False), budget_s)
+    if save:
+        with open_store(store) as kept:
+            kept.save_record(RECORD, to_plain(ceilings))
+    return ceilings
+
+
+def _measure(device: Device, settings: Settings, budget_s: float) -> Ceilings:
+    precisions = [precision for precision in PRECISIONS if precision in device.precisions]
+    ceilings, left_out = [], []
+    for precision in precisions:
+        LOG.info("measuring the ceilings of %s", precision)
+        prober = _Prober(device, settings, precision, budget_s / len(precisions))
+        try:
+            ceilings.append(prober.find_ceiling())
+        except (WorkloadError, MeasurementError) as error:
+            left_out.append(f"{precision}: {error.message}")
+    if not ceilings:
+        raise UsageError(f"{device.address} has no ceilings: {'; '.join(left_out)}")
+    return Ceilings(
+        device.info(),
+        settings.threads,
+        tuple(_share_bandwidths(ceilings)),
+        datetime.now(UTC).isoformat(),
+        __version__,
+        tuple(left_out),
+    )
+
+
+def _share_bandwidths(ceilings: Iterable[Ceiling]) -> list[Ceiling]:
+    """A byte is a byte: what moved in one precision bounds the others too."""
+    best: dict[int, float] = {}
+    known = list(ceilings)
+    for ceiling in known:
+        for band in ceiling.bandwidths:
+            best[band.bytes] = max(best.get(band.bytes, 0.0), band.bytes_per_s)
+    shared = tuple(Bandwidth(moved, rate) for moved, rate in sorted(best.items()))
+    return [replace(ceiling, bandwidths=shared) for ceiling in known]
+
+
+class _Prober:
+    """Finds the ceiling of a device in one precision.
+
+    Args:
+        device: The opened device.
+        settings: Threads and seed.
+        precision: The precision.
+        budget_s: Seconds that it should take. What has to be known is measured in any case.
+    """
+
+    def __init__(self, device: Device, settings: Settings, precision: str, budget_s: float) -> None:
+        self.device, self.settings = device, settings
+        self.precision, self.budget_s = precision, budget_s
+        self.fixed_s = 0.0
+
+    def find_ceiling(self) -> Ceiling:
+        """Measure all layers that there is time for, the smallest first.
+
+        Raises:
+            WorkloadError: The device runs none of them.
+            MeasurementError: None of them takes longer than an inference does in any case.
+        """
+        self.fixed_s = self._least_latency(self._elementwise("Relu", 64, inputs=1))
+        moving = [
+            self._elementwise(operator, moved // self._element_bytes // (inputs + 1), inputs)
+            for moved in MOVED
+            for operator, inputs in (("Relu", 1), ("Add", 2))
+        ]
+        bandwidths: dict[int, float] = {}
+        for key, latency_s in self._time(moving):
+            moved = min(MOVED, key=lambda size: abs(size - count_bytes(key)))
+            bandwidths[moved] = max(bandwidths.get(moved, 0.0), count_bytes(key) / latency_s)
+        computing = sorted(self._list_computing(), key=lambda key: key.macs)
+        rates = {
+            key: REPEATS * key.macs / latency_s for key, latency_s in self._time(computing, REPEATS)
+        }
+        if not rates or not bandwidths:
+            raise MeasurementError("no layer takes longer than an inference does in any case")
+        best = max(rates, key=rates.__getitem__)
+        bands = [Bandwidth(moved, rate) for moved, rate in bandwidths.items()]
+        return Ceiling(self.precision, rates[best], best, tuple(bands))
+
+    @property
+    def _element_bytes(self) -> int:
+        return ELEMENT_BYTES[self.precision]
+
+    def _time(self, keys: Sequence[LayerKey], repeats: int = 1) -> Iterator[tuple[LayerKey, float]]:
+        """Layers of growing size with the seconds of so many in a row, for half of the budget.
+
+        The fixed cost of an inference is taken off. Layers that take little more than that, and
+        those that the device does not run, are left out; where one takes long, larger ones are not
+        tried.
+        """
+        end_s = time.monotonic() + self.budget_s / 2
+        layer_s = self.budget_s / 2 / len(keys)
+        timed = 0
+        for key in keys:
+            if timed and time.monotonic() > end_s:
+                return
+            try:
+                latency_s = self._least_latency(key, repeats, layer_s)
+            except WorkloadError:
+                continue
+            if latency_s >= NEGLIGIBLE * self.fixed_s:
+                timed += 1
+                yield key, latency_s - self.fixed_s
+            if latency_s > LONGEST_S:
+                return
+
+    def _list_computing(self) -> list[LayerKey]:
+        """Matrix products and convolutions."""
+        keys = [
+            LayerKey("Linear", ((size, size),), (size, size), (), self.precision) for size in SIZES
+        ]
+        shapes = [(1, *shape) for shape in product(CHANNELS, MAPS, KERNELS)]
+        shapes += [(WIDE_BATCH, *shape) for shape in WIDE]
+        for batch, channels, size, kernel in shapes:
+            attributes = (
+                ("group", "1"),
+                ("kernel", f"{kernel}x{kernel}"),
+                ("pads", ".".join([str(kernel // 2)] * 4)),
+                ("strides", "1x1"),
+            )
+            shape = (batch, channels, size, size)
+            keys.append(LayerKey("Conv", (shape,), shape, attributes, self.precision))
+        return keys
+
+    def _elementwise(self, operator: str, elements: int, inputs: int) -> LayerKey:
+        """A layer that reads and writes tensors of about so many elements each."""
+        shape = (1, 16, 1, max(1, elements // 16))
+        return LayerKey(operator, (shape,) * inputs, shape, (), self.precision)
+
+    def _least_latency(self, key: LayerKey, repeats: int = 1, layer_s: float = 0.1) -> float:
+        """The shortest of several rounds: whatever disturbs one makes it longer."""
+        prepared = self.device.prepare(single_layer_workload(key, repeats), self.settings)
+        try:
+            first_s = self.device.run([prepared, prepared]).values_s[1]
+            loops = max(1, round(self.settings.min_round_s / first_s))
+            least, most = ROUNDS
+            rounds = min(max(int(layer_s / (first_s * loops)), least), most)
+            return min(self.device.run([prepared] * rounds, loops).values_s)
+        finally:
+            if self.device.usable:
+                self.device.release(prepared)
+
+
+def read_ceilings(store: Store, device: DeviceInfo, threads: int) -> Ceilings | None:
+    """The newest ceilings of a device in a store; None if there are none."""
+    records = store.read_records(RECORD, parse_ceilings, device.runtime, damaged=[])
+    return choose_ceilings(records.values(), device, threads)
+
+
+def parse_ceilings(data: object) -> Ceilings:
+    """Read a record of kind `ceilings`.
+
+    Raises:
+        SchemaError: It is damaged.
+    """
+    return from_plain(Ceilings, data, "record of ceilings")
+
+
+def find_ceilings(store: str | None, record: Measurement) -> Ceilings | None:
+    """The newest ceilings of the device of a measurement, if there is a store that has some.
+
+    Args:
+        store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
+        record: The measurement.
+    """
+    try:
+        with open_store(store, create=False) as opened:
+            return read_ceilings(opened, record.device, record.settings.threads)
+    except UsageError:  # there is none
+        return None
+
+
+def mark_impossible(store: Store, records: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """Records with the finding that a latency cannot be, where the ceilings do not allow it."""
+    marked = []
+    for record in records:
+        ceilings = read_ceilings(store, record.device, record.settings.threads)
+        finding = find_impossible(record, ceilings)
+        findings = record.findings if finding is None else (finding, *record.findings)
+        marked.append(replace(record, findings=findings))
+    return tuple(marked)

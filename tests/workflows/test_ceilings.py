@@ -1,0 +1,165 @@
+"""Ceilings of a device: what is measured, how far layers are from them, and what cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import hwbench
+from hwbench.devices.virtual.device import LAW, Virtual
+from hwbench.measuring.comparing import compare_measured
+from hwbench.measuring.sessions import measure, measure_interleaved
+from hwbench.records.ceilings import (
+    Bandwidth,
+    Ceiling,
+    Ceilings,
+    choose_ceilings,
+    count_bytes,
+)
+from hwbench.records.layer_key import LayerKey
+from hwbench.records.measurement import LayerLatency, Settings
+from hwbench.stats import Verdict
+from hwbench.store import open_store
+from hwbench.workflows.ceilings import find_ceilings, measure_ceilings, read_ceilings
+from hwbench.workflows.recording import recording
+from tests.render.test_render_views import CPU
+from tests.support.models import conv_workload
+
+CONV = LayerKey.parse(
+    "Conv[1x64x56x56->1x64x56x56]{group=1,kernel=3x3,pads=1.1.1.1,strides=1x1}@fp32"
+)
+RELU = LayerKey.parse("Relu[1x64x56x56->1x64x56x56]{}@fp32")
+QUICK = Settings(budget_s=3.0)
+
+
+def ceilings(**changes) -> Ceilings:
+    """100 GMAC/s; 80 GB/s in caches, 20 beyond 1 MB."""
+    bandwidths = (Bandwidth(10_000, 40e9), Bandwidth(100_000, 80e9), Bandwidth(1_000_000, 20e9))
+    one = Ceiling("fp32", 100e9, CONV, bandwidths)
+    return replace(Ceilings(CPU, 1, (one,), "2026-03-01T09:00:00+00:00", "0.1.0"), **changes)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> str:
+    """A store with the ceilings of the virtual device."""
+    url = str(tmp_path_factory.mktemp("ceilings") / "store.db")
+    measure_ceilings("virtual", budget_s=1.5, store=url)
+    return url
+
+
+@pytest.mark.slow
+def test_the_ceilings_of_a_known_law_are_found(store):
+    with hwbench.open_device("virtual") as device:
+        info = device.info()
+    with open_store(store) as opened:
+        found = read_ceilings(opened, info, 1)
+    for precision, factor in (("fp32", 1), ("fp16", 2), ("int8", 4)):
+        rate = found.find(precision).macs_per_s
+        # The shortest of many rounds is a little below the law, and a layer has a cost of its own.
+        assert 0.9 < rate / (factor * LAW.macs_per_s) < 1.12
+    assert 0.9 < found.find("fp32").bytes_per_s / LAW.bytes_per_s < 1.12
+    assert found.left_out == ()
+
+
+def test_the_nearer_ceiling_binds():
+    known = ceilings()
+    compute = known.bound(LayerLatency("conv", "Conv", CONV, "x", 2 * CONV.macs / 100e9))
+    assert (compute.binds, compute.share) == ("compute", pytest.approx(0.5))
+    assert compute.macs_per_s == pytest.approx(50e9)
+    moved = count_bytes(RELU)
+    memory = known.bound(LayerLatency("relu", "Relu", RELU, "x", 4 * moved / 20e9))
+    assert (memory.binds, memory.share) == ("memory", pytest.approx(0.25))
+    assert memory.macs_per_byte == 0
+
+
+def test_bandwidth_is_that_of_as_many_bytes_or_more():
+    (ceiling,) = ceilings().ceilings
+    assert ceiling.bytes_per_s == 80e9
+    assert ceiling.bandwidth_for(1) == 80e9  # a small layer mostly measures its fixed cost
+    assert ceiling.bandwidth_for(50_000) == 80e9
+    assert ceiling.bandwidth_for(999_999) == 80e9
+    assert ceiling.bandwidth_for(1_000_000) == 20e9
+    assert ceiling.bandwidth_for(10**12) == 20e9
+
+
+def test_bytes_are_those_of_activations_and_weights_in_their_precision():
+    assert count_bytes(RELU) == 2 * 64 * 56 * 56 * 4
+    assert count_bytes(CONV) == (2 * 64 * 56 * 56 + 64 * 64 * 9) * 4
+    assert count_bytes(replace(CONV, precision="int8")) == count_bytes(CONV) // 4
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LayerLatency("reorder", "Reorder", None, "reorder", 1e-3),
+        LayerLatency("conv", "Conv", CONV, "x", 1e-3, is_bound=True),
+        LayerLatency("conv", "Conv", CONV, "x", 0.0),
+        LayerLatency("conv", "Conv", replace(CONV, precision="fp16"), "x", 1e-3),
+    ],
+)
+def test_what_is_not_known_has_no_share(layer):
+    assert ceilings().bound(layer) is None
+
+
+def test_ceilings_of_another_machine_runtime_or_number_of_threads_are_not_used():
+    old, new = ceilings(), ceilings(created_utc="2026-03-02T09:00:00+00:00")
+    assert choose_ceilings([new, old], CPU, 1) is new
+    assert choose_ceilings([old], CPU, 2) is None
+    assert choose_ceilings([old], replace(CPU, target_id="other"), 1) is None
+    assert choose_ceilings([old], replace(CPU, runtime="onnxruntime 1.0"), 1) is None
+    assert choose_ceilings([], CPU, 1) is None
+
+
+def planted(workload, latency_s: float) -> Virtual:
+    return Virtual(latencies_s={workload.sha256: latency_s})
+
+
+@pytest.mark.slow
+def test_an_impossible_latency_is_caught_and_no_verdict_rests_on_it(store):
+    fast, plain = conv_workload((64, 64)), conv_workload((64, 65))
+    settings = replace(QUICK, layers=False)
+    least_s = fast.macs / LAW.macs_per_s
+    device = planted(fast, 0.1 * least_s)
+    with device, recording(store, save=True, callback=None) as recorder:
+        records = measure_interleaved(device, [plain, fast], settings, recorder)
+    comparison = compare_measured(*records)
+    assert comparison.findings[0].code == "impossible"
+    assert comparison.verdict is Verdict.UNRESOLVED
+    assert comparison.speedup > 5
+    with open_store(store) as opened:
+        kept = opened.get(records[1].id)
+    assert kept.findings[0].code == "impossible"
+    assert "impossible" not in {finding.code for finding in records[0].findings}
+
+
+@pytest.mark.slow
+def test_a_latency_above_the_ceilings_is_possible(store):
+    workload = conv_workload((64, 64))
+    device = planted(workload, 1.1 * workload.macs / LAW.macs_per_s)
+    with device, recording(store, save=True, callback=None) as recorder:
+        record = measure(device, workload, replace(QUICK, layers=False), recorder)
+    assert "impossible" not in {finding.code for finding in record.findings}
+
+
+@pytest.mark.slow
+def test_an_impossible_candidate_of_a_loop_is_an_outcome(store, monkeypatch):
+    big, small = conv_workload((64, 64), name="big"), conv_workload((64, 63), name="small")
+    law = type(LAW).network_s
+
+    def plant(self, keys):
+        return 1e-9 if any(63 in key.output for key in keys) else law(self, keys)
+
+    monkeypatch.setattr(type(LAW), "network_s", plant)
+    with hwbench.meter("virtual", baseline=big, store=store) as meter:
+        reading = meter(small, budget_s=1)
+    assert "needs at its best" in str(reading.error)
+
+
+@pytest.mark.slow
+def test_without_a_store_nothing_is_known(store, tmp_path):
+    with Virtual() as device:
+        record = measure(device, conv_workload(), replace(QUICK, layers=False))
+    assert find_ceilings(str(tmp_path / "none.db"), record) is None
+    assert not (tmp_path / "none.db").exists()
+    assert find_ceilings(store, record) is not None

@@ -167,7 +167,7 @@ def profile(
 
     model, settings = model or DEFAULT_MODEL, how.settings(DEFAULT_SETTINGS, layers=not no_layers)
     with show_measuring(model, keeping) as progress:
-        if tflite.measures(model):
+        if tflite.measures(model, how.device):
             if lab is not None:
                 raise UsageError(
                     f"{model} is measured by TensorFlow Lite's own program, which no lab runs;"

@@ -320,10 +320,11 @@ class Device(ABC):
             WorkloadError: The runtime does not read files of the workload's format.
         """
         if workload.format not in self.formats:
+            known = ", ".join(sorted(self.formats))
+            advice = _FORMAT_ADVICE.get(workload.format, "convert it")
             raise WorkloadError(
-                f"{self.address} does not run {workload.format} models such as {workload.name}, only"
-                f" {', '.join(sorted(self.formats))};"
-                f" {_FORMAT_ADVICE.get(workload.format, 'convert it')}"
+                f"{self.address} does not run {workload.format} files such as {workload.name}; it"
+                f" runs {known}: {advice}"
             )
         if workload.precision not in self.precisions:
             known = ", ".join(sorted(self.precisions))

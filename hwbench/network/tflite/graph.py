@@ -17,7 +17,7 @@ from hwbench.network.tflite.operators import operator_name
 from hwbench.records.tensors import Shape, TensorSpec
 
 IDENTIFIER = b"TFL3"
-_TYPES = {
+TYPES = {
     0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 5: "string", 6: "bool",
     7: "int16", 8: "complex64", 9: "int8", 10: "float64", 12: "uint64", 13: "resource",
     14: "variant", 15: "uint32", 16: "uint16", 17: "int4", 18: "bfloat16",
@@ -108,7 +108,9 @@ class Window:
 
 
 class TfliteGraph:
-    """The first subgraph of a model, which runtimes run where nothing else is asked for.
+    """The graph of a model that runtimes run where nothing else is asked for.
+
+    It is that of its first signature, or the first one where there is none.
 
     Args:
         data: The bytes of the file.
@@ -265,9 +267,7 @@ class TfliteGraph:
         """Read a flag among the options of an operator."""
         return bool(self._option(operator.options, number, "b"))
 
-    def _option(
-        self, options: int | None, number: int, code: str = "i", default: int = 0
-    ) -> int:
+    def _option(self, options: int | None, number: int, code: str = "i", default: int = 0) -> int:
         if options is None:
             return default
         return self._buffer.scalar(code, self._buffer.field(options, number), default)
@@ -277,12 +277,21 @@ class TfliteGraph:
         model = buffer.root()
         places = [self._find_values(table) for table in buffer.tables(model, 4)]
         codes = [self._read_operator_code(table) for table in buffer.tables(model, 1)]
-        graph = next(buffer.tables(model, 2), None)
-        if graph is None:
-            raise IndexError("no graph")
+        graphs = list(buffer.tables(model, 2))
+        signature = next(buffer.tables(model, 7), None)
+        number = 0
+        if signature is not None:
+            number = buffer.scalar("I", buffer.field(signature, 4))
+        graph = graphs[number]
         self.tensors = [self._read_tensor(table, places) for table in buffer.tables(graph, 0)]
         self.inputs = buffer.numbers(graph, 1)
         self.outputs = buffer.numbers(graph, 2)
+        if signature is not None:
+            # Whoever runs the model by its signature hands the inputs over in this order.
+            maps = buffer.tables(signature, 0)
+            named = tuple(buffer.scalar("I", buffer.field(table, 1)) for table in maps)
+            if sorted(named) == sorted(self.inputs):
+                self.inputs = named
         for index, table in enumerate(buffer.tables(graph, 3)):
             code = codes[buffer.scalar("I", buffer.field(table, 0))]
             operator = Operator(
@@ -336,7 +345,7 @@ class TfliteGraph:
         return Tensor(
             buffer.text(table, 3),
             shape,
-            _TYPES.get(kind, f"type {kind}"),
+            TYPES.get(kind, f"type {kind}"),
             constant,
             position,
             count,

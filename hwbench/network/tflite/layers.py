@@ -34,8 +34,13 @@ _ELEMENTWISE = (
     | {"ABS", "ELU", "EXP", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOG", "LOGISTIC", "NEG"}
     | {"QUANTIZE", "DEQUANTIZE", "RSQRT", "SQRT", "SQUARE", "TANH", "CAST"}
 )
+_PADDED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"}) | _POOLS
 _RESHAPES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
-_IMAGES = _ELEMENTWISE | _POOLS | {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "PAD", "MEAN"}
+_IMAGES = (
+    _ELEMENTWISE
+    | _POOLS
+    | {"CONCATENATION", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "PAD", "MEAN"}
+)
 """Operators whose maps of rank 4 are images, channels last."""
 _CHANNELS_FIRST = (0, 3, 1, 2)
 """Where the axes of an image stand in a key."""
@@ -66,7 +71,7 @@ def layers(graph: TfliteGraph) -> tuple[PartialLayer, ...]:
     """List the layers of a graph, in the order of its operators."""
     found: list[PartialLayer] = []
     used: Counter[str] = Counter()
-    for draft in _draft_layers(graph):
+    for draft in _Drafting(graph).run():
         base = _layer_name(graph, draft)
         name = base
         while used[name]:
@@ -89,72 +94,84 @@ def layers(graph: TfliteGraph) -> tuple[PartialLayer, ...]:
     return tuple(found)
 
 
-def _draft_layers(graph: TfliteGraph) -> list[_Draft]:
-    """Put operators together that make one layer."""
-    writers = {tensor: operator for operator in graph.operators for tensor in operator.outputs}
-    readers: dict[int, list[Operator]] = defaultdict(list)
-    for operator in graph.operators:
-        for tensor in dict.fromkeys(operator.inputs):
-            readers[tensor].append(operator)
-    outputs = set(graph.outputs)
-    absorbed: set[int] = set()  # operators that are part of an earlier or later layer
-    drafts = []
-    for operator in graph.operators:
-        if graph.unpacks(operator):
-            absorbed.add(operator.index)
-    for operator in graph.operators:
-        reader = readers[operator.outputs[0]] if operator.outputs else []
-        if (
-            operator.kind in {"PAD", "PADV2"}
-            and len(reader) == 1
-            and operator.outputs[0] not in outputs
-            and reader[0].kind in WEIGHTED | _POOLS - {"FULLY_CONNECTED", "TRANSPOSE_CONV"}
-            and _frame(graph, operator) is not None
-            and not graph.window(reader[0]).same
-        ):
-            absorbed.add(operator.index)
-    for operator in graph.operators:
-        if operator.index in absorbed:
-            continue
+class _Drafting:
+    """Puts operators together that make one layer."""
+
+    def __init__(self, graph: TfliteGraph) -> None:
+        self._graph = graph
+        self._writers: dict[int, Operator] = {}
+        self._readers: dict[int, list[Operator]] = defaultdict(list)
+        for operator in graph.operators:
+            self._writers.update((tensor, operator) for tensor in operator.outputs)
+            for tensor in dict.fromkeys(operator.inputs):
+                self._readers[tensor].append(operator)
+        self._absorbed: set[int] = set()
+        """Operators that are part of the layer of another."""
+
+    def run(self) -> list[_Draft]:
+        """List the layers in the order of their operators."""
+        for operator in self._graph.operators:
+            if self._graph.unpacks(operator) or self._pads_for_its_reader(operator):
+                self._absorbed.add(operator.index)
+        # Drafting a layer absorbs the activation behind it, before its own turn comes.
+        operators = self._graph.operators
+        return [self._draft(found) for found in operators if found.index not in self._absorbed]
+
+    def _draft(self, operator: Operator) -> _Draft:
+        graph = self._graph
         draft = _Draft(operator, inputs=graph.activations(operator))
-        if operator.outputs:
-            draft.output = operator.outputs[0]
         for tensor in operator.inputs:
-            writer = writers.get(tensor)
-            if writer is None or writer.index not in absorbed:
+            writer = self._writers.get(tensor)
+            if writer is None or writer.index not in self._absorbed:
                 continue
-            frame = _frame(graph, writer) if writer.kind in {"PAD", "PADV2"} else None
-            if frame is not None:
-                draft.pads = frame
+            if self._pads_for_its_reader(writer):
+                draft.pads = _frame(graph, writer) or draft.pads
                 draft.inputs = graph.activations(writer)
-            draft.members += _unpackers(graph, writers, tensor) if frame is None else [writer]
+                draft.members.append(writer)
+            elif graph.unpacks(writer):
+                draft.members += self._unpackers(tensor)
         draft.members.append(operator)
         draft.activation = graph.fused_activation(operator)
-        behind = readers[draft.output] if draft.output >= 0 else []
+        if not operator.outputs:
+            return draft
+        draft.output = operator.outputs[0]
+        clamp = self._only_reader(draft.output)
         if (
             operator.kind in _TAKE_ACTIVATIONS
             and not draft.activation
-            and len(behind) == 1
-            and behind[0].kind in _CLAMPS
-            and draft.output not in outputs
+            and clamp is not None
+            and clamp.kind in _CLAMPS
         ):
-            absorbed.add(behind[0].index)
-            draft.members.append(behind[0])
-            draft.activation = behind[0].kind
-            draft.output = behind[0].outputs[0]
-        drafts.append(draft)
-    return drafts
+            self._absorbed.add(clamp.index)
+            draft.members.append(clamp)
+            draft.activation = clamp.kind
+            draft.output = clamp.outputs[0]
+        return draft
 
+    def _only_reader(self, tensor: int) -> Operator | None:
+        """Find the operator that alone reads a tensor, which is no output of the graph."""
+        readers = self._readers[tensor]
+        return readers[0] if len(readers) == 1 and tensor not in self._graph.outputs else None
 
-def _unpackers(
-    graph: TfliteGraph, writers: dict[int, Operator], tensor: int
-) -> list[Operator]:
-    """List the operators that bring a constant into the form in which it is read."""
-    found: list[Operator] = []
-    while tensor in writers and graph.unpacks(writers[tensor]):
-        found.insert(0, writers[tensor])
-        tensor = writers[tensor].inputs[0]
-    return found
+    def _pads_for_its_reader(self, operator: Operator) -> bool:
+        """Whether an operator only pads the image that a convolution or pooling reads."""
+        if operator.kind not in {"PAD", "PADV2"} or not operator.outputs:
+            return False
+        reader = self._only_reader(operator.outputs[0])
+        return (
+            reader is not None
+            and reader.kind in _PADDED
+            and not self._graph.window(reader).same
+            and _frame(self._graph, operator) is not None
+        )
+
+    def _unpackers(self, tensor: int) -> list[Operator]:
+        """List the operators that bring a constant into the form in which it is read."""
+        found: list[Operator] = []
+        while tensor in self._writers and self._graph.unpacks(self._writers[tensor]):
+            found.insert(0, self._writers[tensor])
+            tensor = self._writers[tensor].inputs[0]
+        return found
 
 
 def _frame(graph: TfliteGraph, operator: Operator) -> tuple[int, int, int, int] | None:
@@ -202,35 +219,35 @@ def _key(graph: TfliteGraph, draft: _Draft) -> LayerKey | None:
         return _linear_key(graph, draft, attrs, precision)
     if operator.kind in WEIGHTED:
         return _convolution_key(graph, draft, attrs, precision)
-    op = onnx_name(operator.kind)
     shapes = [graph.tensors[index].shape for index in draft.inputs]
     output = graph.tensors[draft.output].shape
     if operator.kind in _RESHAPES:
         return LayerKey("Reshape", tuple(shapes), output, (), precision)
-    if operator.kind == "CONCATENATION":
-        axis = graph.axis(operator) % max(1, len(output))
-        if len(output) == 4:
-            axis = _CHANNELS_FIRST.index(axis)
-            shapes, output = [_image(shape) for shape in shapes], _image(output)
-        attrs["axis"] = str(axis)
-    elif operator.kind in _IMAGES:
-        window = _window(graph, draft) if operator.kind in _POOLS else None
-        if window is not None:
-            attrs |= window.attrs()
-        elif operator.kind == "MEAN":
-            op = _name_mean(graph, operator, len(shapes[0]) if shapes else 0)
-        if operator.kind == "MEAN" and op == "ReduceMean":
-            attrs |= _constants(graph, operator)
-        elif operator.kind in _ARITHMETIC:
-            attrs |= _operand(graph, operator)
-        elif operator.kind == "PAD":
-            attrs |= _pad_attrs(graph, operator)
+    op, more = _describe_operator(graph, draft)
+    if operator.kind in _IMAGES:
         shapes, output = [_image(shape) for shape in shapes], _image(output)
         if op == "GlobalAveragePool" and len(output) == 2:
             output = (*output, 1, 1)
-    else:
-        attrs |= _constants(graph, operator)
-    return LayerKey(op, tuple(shapes), output, tuple(attrs.items()), precision)
+    return LayerKey(op, tuple(shapes), output, tuple((attrs | more).items()), precision)
+
+
+def _describe_operator(graph: TfliteGraph, draft: _Draft) -> tuple[str, dict[str, str]]:
+    """Name an operator without weights, and what beside the shapes decides what it costs."""
+    operator = draft.main
+    op = onnx_name(operator.kind)
+    if operator.kind == "CONCATENATION":
+        rank = len(graph.tensors[draft.output].shape)
+        axis = graph.axis(operator) % max(1, rank)
+        return op, {"axis": str(_CHANNELS_FIRST.index(axis) if rank == 4 else axis)}
+    if operator.kind in _POOLS:
+        return op, _window(graph, draft).attrs()
+    if operator.kind == "PAD":
+        return op, _pad_attrs(graph, operator)
+    if operator.kind == "MEAN" and _is_global_pooling(graph, operator):
+        return "GlobalAveragePool", {}
+    if operator.kind in _ARITHMETIC:
+        return op, _operand(graph, operator)
+    return op, {} if operator.kind in _ELEMENTWISE else _constants(graph, operator)
 
 
 def _precision(graph: TfliteGraph, draft: _Draft) -> str:
@@ -313,12 +330,12 @@ def _image(shape: Shape) -> Shape:
     return tuple(shape[axis] for axis in _CHANNELS_FIRST) if len(shape) == 4 else shape
 
 
-def _name_mean(graph: TfliteGraph, operator: Operator, rank: int) -> str:
-    """Name a mean; over the height and width of an image it is a pooling."""
+def _is_global_pooling(graph: TfliteGraph, operator: Operator) -> bool:
+    """Whether a mean is one over the height and width of an image."""
     axes = graph.integers(operator.inputs[1]) if len(operator.inputs) > 1 else None
-    if axes is not None and rank == 4 and sorted(axis % 4 for axis in axes) == [1, 2]:
-        return "GlobalAveragePool"
-    return "ReduceMean"
+    if axes is None or len(graph.tensors[operator.inputs[0]].shape) != 4:
+        return False
+    return sorted(axis % 4 for axis in axes) == [1, 2]
 
 
 def _operand(graph: TfliteGraph, operator: Operator) -> dict[str, str]:

@@ -53,7 +53,7 @@ static struct { LITERT_FUNCTIONS(DECLARE) LITERT_FREES(DECLARE_FREE) } litert;
 
 static Handle env;
 static int builtin_kernels; /* TensorFlow Lite's own kernels in place of XNNPACK's */
-static char fault[FAULT_BYTES]; /* what the library printed of an error at last */
+static char fault[FAULT_BYTES]; /* what the library printed of an error */
 
 static const int known_types[] = { /* by LiteRtElementType; 0 for those that are not supported */
   [1] = FLOAT32, [2] = INT32, [3] = UINT8, [4] = INT64, [6] = BOOL, [7] = INT16, [9] = INT8, [10] = FLOAT16, [11] = FLOAT64,
@@ -76,17 +76,19 @@ static FILE *catch_errors(int *standard_error) {
   return file;
 }
 
-/* End that, and keep the last line that tells of an error. */
+/* End that, and keep the lines that tell of an error. */
 static void release_errors(FILE *file, int standard_error) {
   char line[FAULT_BYTES];
   if (file == NULL) return;
   if (standard_error >= 0) dup2(standard_error, STDERR_FILENO), close(standard_error);
   rewind(file);
+  size_t end = 0;
   *fault = '\0';
   while (fgets(line, sizeof line, file) != NULL) {
     fputs(line, stderr);
     line[strcspn(line, "\n")] = '\0';
-    if (strncmp(line, "ERROR: ", 7) == 0) memcpy(fault, line + 7, sizeof fault - 7);
+    if (strncmp(line, "ERROR: ", 7) == 0 && end < sizeof fault)
+      end += (size_t)snprintf(fault + end, sizeof fault - end, "%s%s", end == 0 ? "" : "; ", line + 7);
   }
   fclose(file);
 }

@@ -163,27 +163,35 @@ def _read_workload(
             raise guessing.missing_shape(f"{name}, which would be imported and called,", {})
         exported = _export_module(call_factory(name), request, None)
     elif is_tflite(Path(name)):
-        _refuse_changes(request, precision)
-        return read_workload(Path(name), name)
+        return _read_tflite(request, precision)
     else:
         return reader.read_file(request, precision, read_limit)
     return files.describe_workload(exported, request, precision, None)
 
 
-def _refuse_changes(request: ReadRequest, precision: str) -> None:
-    """Refuse what would change a model that cannot be changed.
+def _read_tflite(request: ReadRequest, precision: str) -> Workload:
+    """Read a model that is measured as it is.
 
     Raises:
-        UsageError: Something was asked for that would.
+        UsageError: Something was asked for that would change it.
     """
     asked = {
-        "inputs": request.inputs,
         "batch": request.batch,
         "dims": request.dims,
         "precision": precision != "fp32",
         "arch": request.arch,
         "main": request.main,
     }
+    workload = read_workload(Path(request.name), request.name)
+    shapes = {spec.name: spec.shape for spec in workload.inputs}
+    in_order = [*shapes.values()]
+    for position, entry in enumerate(request.inputs):
+        shape = shapes.get(entry.name)
+        if not entry.name and position < len(in_order):
+            shape = in_order[position]
+        asked["inputs"] = entry.shape != shape
+        if asked["inputs"]:
+            break
     for name, value in asked.items():
         if value:
             raise UsageError(
@@ -191,6 +199,7 @@ def _refuse_changes(request: ReadRequest, precision: str) -> None:
                 " the network it was made from anew",
                 Argument(name, change="no"),
             )
+    return workload
 
 
 def _export_module(module: Any, request: ReadRequest, example_inputs: Any) -> Exported:

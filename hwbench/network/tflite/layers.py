@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from math import prod
 
-from hwbench.network.graph import PartialLayer
+from hwbench.network.graph import Layer, PartialLayer
 from hwbench.network.graph.keys import Geometry
 from hwbench.network.tflite.graph import PRECISIONS, WEIGHTED, Operator, TfliteGraph
 from hwbench.network.tflite.operators import onnx_name
@@ -79,18 +79,16 @@ def layers(graph: TfliteGraph) -> tuple[PartialLayer, ...]:
             used[base] += 1
         used[name] += 1
         key = _key(graph, draft)
-        found.append(
-            PartialLayer(
-                name,
-                onnx_name(draft.main.kind) if key is None else key.op,
-                key,
-                tuple(member.name for member in draft.members),
-                tuple(_tensor_name(graph, index) for index in draft.inputs),
-                _tensor_name(graph, draft.output),
-                graph.count_macs(draft.main) if draft.main.kind in WEIGHTED else 0,
-                sum(prod(graph.tensors[index].shape) for index in graph.weights(draft.main)),
-            )
-        )
+        nodes = tuple(member.name for member in draft.members)
+        inputs = tuple(_tensor_name(graph, index) for index in draft.inputs)
+        output = _tensor_name(graph, draft.output)
+        macs = graph.count_macs(draft.main) if draft.main.kind in WEIGHTED else 0
+        params = sum(prod(graph.tensors[index].shape) for index in graph.weights(draft.main))
+        if key is None:
+            op = onnx_name(draft.main.kind)
+            found.append(PartialLayer(name, op, None, nodes, inputs, output, macs, params))
+        else:
+            found.append(Layer(name, key.op, key, nodes, inputs, output, macs, params))
     return tuple(found)
 
 
@@ -199,7 +197,7 @@ def _layer_name(graph: TfliteGraph, draft: _Draft) -> str:
     if draft.main.outputs:
         names = graph.tensors[draft.main.outputs[0]].name.split(";")
     names = [name.strip() for name in names if name.strip()]
-    chosen = [name for name in names if not name.endswith("/ReadVariableOp")] or names
+    chosen = [name for name in names if "ReadVariableOp" not in name] or names
     return chosen[-1] if chosen else draft.main.name
 
 

@@ -6,19 +6,22 @@ the network.
 
 from __future__ import annotations
 
+from statistics import median
 from typing import ClassVar
 
 from hwbench.devices.base import LayerSamples, Prepared
 from hwbench.devices.shared.chains import LONG_CHAIN, SHORT_CHAIN, ChainProfile, node_cost_s
 from hwbench.devices.shared.litert.layers import REST_CAUSE, join_profile
-from hwbench.devices.shared.litert.profile import MICROSECOND_S, Row, read_profile
+from hwbench.devices.shared.litert.profile import MICROSECOND_S, Row, limit_short_rows, read_profile
 from hwbench.devices.shared.runner.device import EngineDevice, Handle
 from hwbench.devices.shared.runner.engine import Engine
 from hwbench.devices.shared.turns import select_counted
 from hwbench.network.tflite.writing import write_convolutions
 from hwbench.network.workload import TFLITE, Workload
 
-COST_RUNS = 90
+CHAIN_SIDE = 8
+"""Height and width of the maps of the chains: some microseconds each, so that noise stays small."""
+COST_RUNS = 150
 """Runs of each chain from which the profiler's own cost is estimated."""
 
 
@@ -50,6 +53,7 @@ class LitertDevice(EngineDevice):
                 self._profile_chain(handle.engine, length) for length in (SHORT_CHAIN, LONG_CHAIN)
             )
             self._node_cost_s[threads] = node_cost_s(short, long)
+        profile = limit_short_rows(profile, median(reference_s))
         rows, findings = join_profile(profile, prepared.workload)
         return LayerSamples(
             rows,
@@ -77,7 +81,7 @@ class LitertDevice(EngineDevice):
         return reference_s, whole_s, tuple(rows)
 
     def _profile_chain(self, engine: Engine, length: int) -> ChainProfile:
-        chain = write_convolutions(f"chain of {length}", [16] * (length + 1), side=32)
+        chain = write_convolutions(f"chain of {length}", [16] * (length + 1), side=CHAIN_SIDE)
         handle = Handle(engine, self._load(engine, chain))
         reference_s, whole_s, rows = self._profile(handle, chain, COST_RUNS)
         engine.unload(handle.name)

@@ -41,17 +41,20 @@ def join_profile(
         serves: tuple[str, ...] = ()
         if operator is not None and operator.name in owners:
             serves = (owners[operator.name].name,)
-        kernels = "XNNPACK" if row.is_delegated else "TFLite"
         joined.append(
             RuntimeRow(
                 kind=row.tag.partition(" (")[0],
-                implementation=f"{kernels} {row.tag}",
+                implementation=_name_kernel(row),
                 samples_s=row.samples_s,
                 serves=serves,
                 principal=operator is not None and _is_main(row, operator, owners),
             )
         )
-    findings = (*_describe_fallback(executed, graph, network), *_describe_strays(joined))
+    findings = (
+        *_describe_fallback(executed, graph, network),
+        *_describe_strays(joined),
+        *_describe_short_rows(executed),
+    )
     return join_rows(joined, network), findings
 
 
@@ -65,6 +68,15 @@ def _find_operators(rows: Sequence[Row], graph: TfliteGraph) -> list[Operator | 
     ]
     delegated = iter(align_rows([row.tag for row in rows if row.is_delegated], others))
     return [next(delegated) if row.index is None else graph.operators[row.index] for row in rows]
+
+
+def _name_kernel(row: Row) -> str:
+    """Name what ran a row: of XNNPACK its types and kernel (`F32 IGEMM`), or `TFLite`."""
+    if not row.is_delegated:
+        return "TFLite"
+    layout, _, kernel = row.tag.partition("(")[2].partition(")")
+    types = [part.strip() for part in layout.split(",")][1:]
+    return " ".join([*types[-1:], *kernel.split()]) or "XNNPACK"
 
 
 def _is_main(row: Row, operator: Operator, owners: dict[str, PartialLayer]) -> bool:
@@ -115,3 +127,15 @@ def _describe_strays(rows: Sequence[RuntimeRow]) -> tuple[Finding, ...]:
         " the time) could not be joined to a layer and are rows without a key"
     )
     return (Finding("layers_unknown", text),)
+
+
+def _describe_short_rows(rows: Sequence[Row]) -> tuple[Finding, ...]:
+    """Say how many operators are too short for the profiler."""
+    short = sum(row.is_below_grain for row in rows)
+    if not short:
+        return ()
+    text = (
+        f"{short} of {len(rows)} operators took less than the whole microseconds in which XNNPACK"
+        " tells its times, and are taken for half of one, or less where less is left"
+    )
+    return (Finding("below_grain", text),)

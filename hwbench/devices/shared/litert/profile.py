@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from hwbench.errors import OutputParseError
 
@@ -20,8 +21,8 @@ MICROSECOND_S = 1e-6
 MISSING_S = 0.5 * MICROSECOND_S
 """What a time of XNNPACK lacks on average: its durations are cut off to whole microseconds.
 
-Those of TensorFlow Lite's own kernels are differences of two times that are cut off, which lack
-nothing on average.
+One that reads 0 is taken for half of one too. Those of TensorFlow Lite's own kernels are
+differences of two times that are cut off, which lack nothing on average.
 """
 
 
@@ -43,6 +44,11 @@ class Row:
     def is_delegated(self) -> bool:
         """Whether XNNPACK ran it."""
         return self.index is None
+
+    @property
+    def is_below_grain(self) -> bool:
+        """Whether it took less than the microsecond in which XNNPACK's times are counted."""
+        return self.is_delegated and median(self.samples_s) <= MISSING_S
 
 
 def read_profile(data: bytes, runs: int) -> tuple[Row, ...]:
@@ -78,6 +84,31 @@ def read_profile(data: bytes, runs: int) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def limit_short_rows(rows: Sequence[Row], latency_s: float) -> tuple[Row, ...]:
+    """Let rows that are too short for the profiler not add up to more than there was time for.
+
+    Args:
+        rows: All rows of a profile.
+        latency_s: Seconds of the whole network without the profiler.
+
+    Returns:
+        The rows; each that read 0 has half a microsecond, or its share of what the others leave
+        where that is less.
+    """
+    short = sum(row.is_below_grain for row in rows)
+    if not short:
+        return tuple(rows)
+    others_s = sum(median(row.samples_s) for row in rows if not row.is_below_grain)
+    share_s = min(MISSING_S, max(0.0, latency_s - others_s) / short)
+    limited = []
+    for row in rows:
+        samples_s = row.samples_s
+        if row.is_below_grain:
+            samples_s = tuple(min(value_s, share_s) for value_s in samples_s)
+        limited.append(Row(row.tag, row.index, samples_s))
+    return tuple(limited)
+
+
 def _is_operator(entry: Sequence[object]) -> bool:
     """Whether an entry is an operator of the main graph; those of others are inside of one."""
     _, kind, _, subgraph, _ = entry
@@ -94,4 +125,4 @@ def _read_entry(entry: Sequence[object]) -> tuple[str, int | None, float]:
     seconds = microseconds * MICROSECOND_S
     if kind == OWN_OPERATOR:
         return tag, index, seconds
-    return tag, None, seconds + MISSING_S if microseconds else 0.0
+    return tag, None, seconds + MISSING_S

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := android,search,report,pytest,lab
+EXTRAS := android,litert,search,report,pytest,lab
 TEST_PACKAGES := g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross adb qemu-user-static iproute2 util-linux dpkg postgresql chromium
 TEST_PROGRAMS := g++ aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ adb qemu-aarch64-static ip unshare dpkg-deb pg_ctlcluster chromium
 # Tests start hundreds of Python processes; each would compile the package anew.

@@ -107,7 +107,8 @@ def _answer(
         sessions[name] = _open_session(request["model"], request["threads"])
         return []
     if isinstance(sessions[name], TfliteSession):
-        return sessions[name].run(arrays)
+        network: TfliteSession = sessions[name]
+        return network.run(arrays)
     session, values = sessions[name], {}
     for described, array in zip(session.get_inputs(), arrays, strict=True):
         values[described.name] = _wrap_array(array, described.type)

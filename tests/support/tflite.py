@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from hwbench.network.tflite import describe
-from hwbench.network.tflite.writing import SAME, VALID, NewOperator, NewTensor, write_model
+from hwbench.network.tflite.writing import SAME, NewOperator, NewTensor, write_model
 from hwbench.network.workload import Workload
 
 RELU6 = 3
+VALID = 1
 
 
 def random_values(*shape: int, dtype: str = "float32") -> bytes:

@@ -19,12 +19,12 @@ from hwbench.network.tflite.operators import NAMES
 from hwbench.network.workload import Workload
 
 if TYPE_CHECKING:
-    from flatbuffers import Builder
+    from flatbuffers import Builder  # type: ignore[import-untyped]
 
 VERSION = 3
 """Version of the schema."""
-SAME, VALID = 0, 1
-"""Ways to pad, by the schema's `Padding`."""
+SAME = 0
+"""Padding that keeps the size at a stride of 1, by the schema's `Padding`; 1 pads nothing."""
 OPTIONS = {
     "CONV_2D": (1, "biibii"),
     "DEPTHWISE_CONV_2D": (2, "biiibii"),

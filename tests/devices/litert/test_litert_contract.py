@@ -98,7 +98,7 @@ def test_what_it_does_not_run_is_refused_with_what_to_do() -> None:
             (0,),
             (1,),
         )
-        with pytest.raises(BuildError, match=r"odd\.tflite.*custom op"):
+        with pytest.raises(BuildError, match=r"odd\.tflite.*custom_code"):
             device.prepare(describe(custom, "odd.tflite"), Settings())
         assert device.usable
     with open_device("virtual") as device, pytest.raises(WorkloadError, match="device litert"):

@@ -13,9 +13,9 @@ from hwbench.errors import UnsupportedLayerError, UsageError, WorkloadError
 from hwbench.network.intake import load_workload
 from hwbench.network.layers import keyed_layers_of, layers_of
 from hwbench.network.tflite import describe
-from hwbench.network.tflite.writing import SAME, VALID, NewOperator, NewTensor, write_model
+from hwbench.network.tflite.writing import SAME, NewOperator, NewTensor, write_model
 from hwbench.network.workload import Workload
-from tests.support.tflite import depthwise_network, half_network, int8_network
+from tests.support.tflite import VALID, depthwise_network, half_network, int8_network
 
 RELU, RELU6 = 1, 3
 

@@ -46,7 +46,7 @@ def read_workload(path: Path, name: str) -> Workload:
         UsageError: The file cannot be read.
         WorkloadError: It is no TensorFlow Lite model, or is damaged.
     """
-    return describe(_read_bytes(path), name)
+    return describe(read_bytes(path), name)
 
 
 def describe(data: bytes, name: str) -> Workload:
@@ -91,7 +91,12 @@ def describe(data: bytes, name: str) -> Workload:
     )
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Read a file of a size that a FlatBuffer can have.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
     try:
         if not path.is_file():
             raise UsageError(f"no such file: {str(path)!r}")

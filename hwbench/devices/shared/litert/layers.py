@@ -111,7 +111,7 @@ def _describe_fallback(
         f"TensorFlow Lite's own kernels ran {len(left)} of {len(graph.operators)} operators"
         f" ({kinds}) that XNNPACK did not take, {share:.1%} of the multiply-accumulates"
     )
-    return (Finding("delegate_fell_back", text),)
+    return (Finding("partly_delegated", text),)
 
 
 def _describe_strays(rows: Sequence[RuntimeRow]) -> tuple[Finding, ...]:

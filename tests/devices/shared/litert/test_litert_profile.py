@@ -112,7 +112,7 @@ def test_a_fall_back_is_told_with_its_share_of_the_work() -> None:
     tags = [tag for tag in XNNPACK_ROWS if tag != "Sum (ND) Reduce2"]
     rows = [*rows_of(*tags), Row("MEAN", 7, (1e-6, 1e-6))]
     _, (finding,) = join_profile(rows, workload)
-    assert finding.code == "delegate_fell_back"
+    assert finding.code == "partly_delegated"
     assert "1 of 10 operators (MEAN)" in finding.text
     assert "0.0% of the multiply-accumulates" in finding.text
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := android,search,report,pytest,lab
+EXTRAS := android,litert,search,report,pytest,lab
 # Where PyTorch keeps its builds for the CPU. The one of PyPI for Linux brings 3 GB of CUDA libraries, which are of no use without an NVIDIA GPU.
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 TEST_PACKAGES := g++ gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross adb qemu-user-static iproute2 util-linux dpkg postgresql chromium

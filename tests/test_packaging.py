@@ -90,7 +90,8 @@ def python(place, wheel) -> Path:
 
 def test_wheel_holds_the_package_and_the_runner_but_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert "hwbench/devices/shared/runner/hwbench_runner.c" in names
+    for source in ("hwbench_runner.c", "hwbench_litert.c", "plan.h"):
+        assert f"hwbench/devices/shared/runner/{source}" in names
     assert "hwbench/py.typed" in names
     assert not [name for name in names if name.startswith(("tests/", "runners/", "results/"))]
 

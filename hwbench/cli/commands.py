@@ -221,7 +221,7 @@ def profile(
     model = model or DEFAULT_MODEL
     settings = how.settings(DEFAULT_SETTINGS, layers=not no_layers, sustain=sustain)
     with show_measuring(model, keeping) as progress:
-        if tflite.measures(model):
+        if tflite.measures(model, how.device):
             if sustain is not None:
                 raise UsageError(
                     f"{model} is measured by TensorFlow Lite's own program, which runs for as long"

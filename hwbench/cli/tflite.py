@@ -20,14 +20,14 @@ _PANEL = "TensorFlow Lite"
 
 @dataclass(frozen=True)
 class Tflite:
-    """How a TensorFlow Lite model is measured on a phone."""
+    """How a TensorFlow Lite model is measured on a phone by `benchmark_model`."""
 
     benchmark_model: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="TensorFlow Lite's benchmark_model, built for the phone. A .tflite model needs"
-            " it.",
+            " it there.",
             rich_help_panel=_PANEL,
         ),
     ] = None
@@ -48,20 +48,24 @@ class Tflite:
         ),
     ] = None
 
-    def measures(self, model: str) -> bool:
-        """Whether `model` is for TensorFlow Lite.
+    def measures(self, model: str, device: str) -> bool:
+        """Whether `model` is measured by TensorFlow Lite's own program.
 
         Raises:
-            UsageError: It is, and its program is not given; or it is not, and an option here is.
+            UsageError: It has to be, and the program is not given; or it is not, and an option here
+                is.
         """
         if model.lower().endswith(".tflite"):
-            if self.benchmark_model is None:
+            if self.benchmark_model is not None:
+                return True
+            if device.partition(":")[0] == "android":
                 raise UsageError(
-                    f"{model}: TensorFlow Lite models are measured by TensorFlow Lite's own program"
-                    " on a phone; give --device android:SERIAL and --benchmark-model FILE, built"
-                    " for it"
+                    f"{model}: on a phone, TensorFlow Lite models are measured by TensorFlow Lite's"
+                    " own program; give --benchmark-model FILE, built for it"
                 )
-            return True
+            if self != Tflite():
+                raise UsageError("--tflite-flag and --save-log need --benchmark-model FILE")
+            return False
         if self != Tflite():
             raise UsageError(
                 f"{model} is no .tflite file; --benchmark-model, --tflite-flag and --save-log are"

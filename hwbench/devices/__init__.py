@@ -34,6 +34,11 @@ DRIVERS: dict[str, Driver] = {
         "hwbench.devices.ort.cpu:CpuOrt",
         "this computer's CPU through ONNX Runtime",
     ),
+    "litert": Driver(
+        "hwbench.devices.litert.device:Litert",
+        "this computer's CPU through LiteRT (TensorFlow Lite)",
+        "litert",
+    ),
     "openvino": Driver(
         "hwbench.devices.openvino.device:OpenVino",
         "this computer's CPU through OpenVINO",

@@ -39,7 +39,7 @@ from hwbench.errors import (
     UsageError,
     WorkloadError,
 )
-from hwbench.network.workload import ONNX, Workload
+from hwbench.network.workload import ONNX, TFLITE, Workload
 from hwbench.records.comparison import ChangeExplanation
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
@@ -47,6 +47,12 @@ from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import Settings
 
 T = TypeVar("T")
+
+_FORMAT_ADVICE = {
+    ONNX: "convert the network it was made from, and give that file",
+    TFLITE: "measure it on the device litert, or give the network that it was made from",
+}
+"""What to do with a model of a format that a device does not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,9 +321,10 @@ class Device(ABC):
         """
         if workload.format not in self.formats:
             known = ", ".join(sorted(self.formats))
+            advice = _FORMAT_ADVICE.get(workload.format, "convert it")
             raise WorkloadError(
-                f"{self.address} does not run {workload.format} files such as {workload.name};"
-                f" it runs {known}"
+                f"{self.address} does not run {workload.format} files such as {workload.name}; it"
+                f" runs {known}: {advice}"
             )
         if workload.precision not in self.precisions:
             known = ", ".join(sorted(self.precisions))

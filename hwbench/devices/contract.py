@@ -7,7 +7,7 @@
             return MyDevice("SERIAL")
 
         def make_workload(self):
-            return Workload(...)  # a small ONNX model, so that the tests are quick
+            return Workload(...)  # a small model, so that the tests are quick
 
 No test evaluates how fast the device is: timings are only held against each other where a driver
 that keeps its promises differs from one that does not by a large factor, or in a way that other
@@ -67,7 +67,9 @@ class DeviceContract(ABC):
 
     def make_bad_workload(self) -> Workload:
         """Make a model that the device must refuse; the default is no model at all."""
-        return replace(self.make_workload(), name="not a model", artifact=b"this is no ONNX model")
+        return replace(
+            self.make_workload(), name="not a model", artifact=b"this is no model at all"
+        )
 
     @pytest.fixture
     def device(self) -> Iterator[Device]:
@@ -240,14 +242,14 @@ class DeviceContract(ABC):
         assert len(device.run([device.prepare(workload, self.settings)]).values_s) == 1
 
     def test_layer_profile_covers_every_layer_once(self, device: Device) -> None:
-        from hwbench.network.graph import layers, load
+        from hwbench.network.layers import layers_of
 
         if not isinstance(device, ProfilesLayers):
             pytest.skip(f"{device.name} does not profile layers")
         workload, runs = self.make_workload(), 3
         prepared = device.prepare(workload, self.settings)
         seen = device.profile_layers(prepared, runs)
-        expected = Counter((layer.name, str(layer.key)) for layer in layers(load(workload.onnx)))
+        expected = Counter((layer.name, str(layer.key)) for layer in layers_of(workload))
         assert (
             Counter((row.name, str(row.key)) for row in seen.rows if row.key is not None)
             == expected

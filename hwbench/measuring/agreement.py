@@ -18,7 +18,7 @@ import numpy as np
 from hwbench.devices.shared.inputs import random_input
 from hwbench.errors import HwbenchError
 from hwbench.network.run_outputs import NetworkRunner
-from hwbench.network.workload import Workload
+from hwbench.network.workload import ONNX, TFLITE, Workload
 from hwbench.records.findings import Finding
 from hwbench.records.outputs import Likeness, OutputAgreement
 from hwbench.records.scratch import scratch_folder
@@ -117,12 +117,15 @@ def _run_and_compare(
             if end_s - time.monotonic() < 0.5 * limit_s:
                 break
     noun = "given inputs" if draws == 1 else f"{len(pairs)} random inputs"
-    return compare_outputs(pairs, noun, describe_runtime())
+    return compare_outputs(pairs, noun, describe_runtime(baseline, candidate))
 
 
-def describe_runtime() -> str:
+def describe_runtime(*workloads: Workload) -> str:
     """What runs networks for their outputs, and where."""
-    return f"onnxruntime {version('onnxruntime')} on this computer"
+    packages = {ONNX: "onnxruntime", TFLITE: "ai-edge-litert"}
+    names = dict.fromkeys(packages[workload.format] for workload in workloads)
+    runtimes = " and ".join(f"{name} {version(name)}" for name in names)
+    return f"{runtimes} on this computer"
 
 
 def _gives_all_values(workload: Workload) -> bool:

@@ -1,4 +1,4 @@
-"""The process that runs networks in ONNX Runtime for their outputs; see `run_outputs`.
+"""The process that runs networks for their outputs; see `run_outputs`.
 
 A message is a line of JSON, then the bytes of the arrays that it describes, one after the other.
 """
@@ -16,8 +16,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.errors import HwbenchError
+from hwbench.errors import HwbenchError, WorkloadError
 from hwbench.network.ort import onnxruntime
+from hwbench.network.workload import TFLITE
+from hwbench.optional import import_optional
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,6 +109,9 @@ def _answer(
     if "model" in request:
         sessions[name] = _open_session(request["model"], request["threads"])
         return []
+    if isinstance(sessions[name], TfliteSession):
+        network: TfliteSession = sessions[name]
+        return network.run(arrays)
     session, values = sessions[name], {}
     for described, array in zip(session.get_inputs(), arrays, strict=True):
         values[described.name] = _wrap_array(array, described.type)
@@ -121,7 +126,35 @@ def _wrap_array(array: NDArray[Any], kind: str) -> Any:
     return values.ortvalue_from_numpy(array)
 
 
+class TfliteSession:
+    """A model of TensorFlow Lite in LiteRT's interpreter.
+
+    Args:
+        path: The `.tflite` file.
+        threads: Threads it may use.
+    """
+
+    def __init__(self, path: str, threads: int) -> None:
+        interpreter = import_optional(
+            "ai_edge_litert.interpreter", "litert", "outputs of .tflite files", WorkloadError
+        )
+        self._network = interpreter.Interpreter(path, num_threads=threads)
+        self._network.allocate_tensors()
+
+    def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run it once, with the values of its inputs in order."""
+        for described, array in zip(self._network.get_input_details(), arrays, strict=True):
+            self._network.set_tensor(described["index"], array)
+        self._network.invoke()
+        return [
+            self._network.get_tensor(described["index"])
+            for described in self._network.get_output_details()
+        ]
+
+
 def _open_session(path: str, threads: int) -> Any:
+    if path.endswith(f".{TFLITE}"):
+        return TfliteSession(path, threads)
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4

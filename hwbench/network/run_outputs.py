@@ -1,4 +1,4 @@
-"""Outputs of networks, from ONNX Runtime on this computer.
+"""Outputs of networks, from ONNX Runtime on this computer, those of `.tflite` files from LiteRT.
 
 The networks run in a process of their own (`run_child`): what ends it, or lets it run without end,
 is the model's fault and ends nothing here.
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from hwbench.errors import WorkloadError
 from hwbench.network.ort import TELEMETRY_OFF
 from hwbench.network.run_child import read_message, write_message
-from hwbench.network.workload import Workload
+from hwbench.network.workload import ONNX, TFLITE, Workload
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +30,8 @@ _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hwbench.network import"
     " run_child; run_child.main(int(sys.argv[2]))"
 )
+_RUNTIMES = {ONNX: "ONNX Runtime", TFLITE: "LiteRT"}
+"""What runs a network, by the format of its artifact."""
 STOP_S = 2.0
 """Seconds that the process may take to end by itself, when its input has."""
 
@@ -84,14 +86,14 @@ class NetworkRunner:
         """Load a network, if it is not loaded yet.
 
         Raises:
-            WorkloadError: ONNX Runtime does not load it, or not in time.
+            WorkloadError: The runtime does not load it, or not in time.
         """
         if workload.sha256 in self._names:
             return
         name = str(self._loaded)
         self._loaded += 1
-        path = self._folder / f"{name}.onnx"
-        path.write_bytes(workload.onnx)
+        path = self._folder / f"{name}.{workload.format}"
+        path.write_bytes(workload.artifact)
         request = {"name": name, "model": str(path), "threads": self._threads}
         self._ask(workload, request, (), timeout_s)
         self._names[workload.sha256] = name
@@ -110,7 +112,7 @@ class NetworkRunner:
             Its outputs, in order; those of a type that NumPy does not have as float32.
 
         Raises:
-            WorkloadError: ONNX Runtime does not run it, or not in time.
+            WorkloadError: The runtime does not run it, or not in time.
         """
         self.load(workload, timeout_s)
         return self._ask(workload, {"name": self._names[workload.sha256]}, inputs, timeout_s)
@@ -136,6 +138,7 @@ class NetworkRunner:
         process = self._process
         if process.stdin is None or process.stdout is None:
             raise WorkloadError("the process that runs networks has no pipes")
+        runtime = _RUNTIMES.get(workload.format, "its runtime")
         is_late = threading.Event()
 
         def end() -> None:
@@ -151,9 +154,9 @@ class NetworkRunner:
             reason = f"did not run within {timeout_s:.3g} s"
             if not is_late.is_set():
                 reason = "ended the process that ran it"
-            raise WorkloadError(f"{workload.name} {reason} in ONNX Runtime") from error
+            raise WorkloadError(f"{workload.name} {reason} in {runtime}") from error
         finally:
             timer.cancel()
         if "error" in answer:
-            raise WorkloadError(f"{workload.name} does not run in ONNX Runtime: {answer['error']}")
+            raise WorkloadError(f"{workload.name} does not run in {runtime}: {answer['error']}")
         return outputs

@@ -16,6 +16,8 @@ from hwbench.records.tensors import TensorSpec
 
 ONNX = "onnx"
 """Format of a serialised ModelProto without external data."""
+TFLITE = "tflite"
+"""Format of a model of TensorFlow Lite (LiteRT)."""
 
 
 @dataclass(frozen=True)

@@ -101,11 +101,14 @@ def _compare_quality(
             images, finding = normalise_images(images, networks[0], settings.seed)
             answers = [classify(network, images.test, images.classes) for network in networks]
             name, measure = images.name, ACCURACY
-    quality = compare_answers(answers[0], answers[1], name, measure)
+    runtime = describe_runtime(baseline, candidate)
+    quality = compare_answers(answers[0], answers[1], name, measure, runtime)
     return quality, () if finding is None else (finding,)
 
 
-def compare_answers(first: Answers, second: Answers, data: str, measure: str) -> QualityChange:
+def compare_answers(
+    first: Answers, second: Answers, data: str, measure: str, runtime: str
+) -> QualityChange:
     """The difference between two networks on the same samples, with its paired interval."""
     drop = None
     if first.quality is not None and second.quality is not None:
@@ -123,7 +126,7 @@ def compare_answers(first: Answers, second: Answers, data: str, measure: str) ->
         data,
         samples,
         measure,
-        describe_runtime(),
+        runtime,
         first.quality,
         second.quality,
         drop,

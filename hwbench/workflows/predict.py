@@ -11,8 +11,9 @@ from hwbench.errors import HwbenchError
 from hwbench.lookup_tables import LayerPrediction, LookupTable
 from hwbench.lookup_tables.exchange.portable import SUFFIX, read_table
 from hwbench.lookup_tables.repository import find_table
-from hwbench.network.graph import Layer, layers, load
+from hwbench.network.graph import Layer
 from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.layers import keyed_layers_of
 from hwbench.store import open_store
 from hwbench.workflows.defaults import DEFAULT_MODEL
 
@@ -120,7 +121,7 @@ def predict(
     elif extrapolate:
         table = table.extrapolating()
     workload = load_workload(model, **options)
-    return _predict(workload.name, layers(load(workload.onnx)), table)
+    return _predict(workload.name, keyed_layers_of(workload), table)
 
 
 def predict_each(
@@ -153,7 +154,7 @@ def predict_each(
     for model in dict.fromkeys(models):
         try:
             workload = load_workload(model, **options)
-            parts = layers(load(workload.onnx))
+            parts = keyed_layers_of(workload)
         except HwbenchError as error:
             cells += [PredictedCell(model, name, error=error) for name in opened]
             continue

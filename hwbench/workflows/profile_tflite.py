@@ -1,9 +1,9 @@
 """`hwbench profile model.tflite`: TensorFlow Lite on a phone, by the user's `benchmark_model`.
 
-A `.tflite` file is no ONNX workload, and its program times and sums up by itself; so it is measured
-beside the devices, into the same record. A session is one execution of the program, a fresh
-process; its one sample is the mean over the inferences that it timed, as every version prints it.
-The operators come from an execution of their own, so that profiling costs the latency nothing.
+The program times and sums up by itself; so it is measured beside the devices, into the same record.
+A session is one execution of the program, a fresh process; its one sample is the mean over the
+inferences that it timed, as every version prints it. The operators come from an execution of their
+own, so that profiling costs the latency nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from hwbench.devices.android.tflite import Invocation, TflitePhone
-from hwbench.devices.android.tflite_file import TfliteModel, read_model, read_program
 from hwbench.devices.android.tflite_log import Operator, TfliteLog
+from hwbench.devices.android.tflite_program import read_program
 from hwbench.errors import Argument, OutputParseError, UsageError
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.sessions import REWARM_UP_S, WARM_UP_S
 from hwbench.measuring.stopping import CoolDown, StopRule
 from hwbench.measuring.track import Track, draft_records
+from hwbench.network.tflite import read_workload
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement, Settings
@@ -91,7 +92,7 @@ def profile_tflite(
     driver, _, place = device.partition(":")
     if driver != "android":
         raise UsageError(
-            f"TensorFlow Lite models are measured on phones, not on {device!r}",
+            f"benchmark_model measures on phones, not on {device!r}",
             Argument("device", "android"),
         )
     settings = settings or DEFAULT_SETTINGS
@@ -100,7 +101,7 @@ def profile_tflite(
             f"the budget must be a positive number of seconds, not {settings.budget_s:g}"
         )
     found, program, logs = (
-        read_model(Path(model)),
+        read_workload(Path(model), str(model)),
         read_program(Path(benchmark_model)),
         _Logs.at(save_log),
     )
@@ -144,7 +145,7 @@ class _Profile:
     def __init__(
         self,
         phone: TflitePhone,
-        model: TfliteModel,
+        model: Workload,
         settings: Settings,
         logs: _Logs,
         callback: MeasuringCallback,
@@ -152,7 +153,7 @@ class _Profile:
         self.phone, self.model, self.settings = phone, model, settings
         self.logs, self.callback = logs, callback
         self.begun_s = time.monotonic()
-        self.track = Track(_workload_of(model))
+        self.track = Track(model)
         self.track.add_findings(phone.findings)
         self.stop_rule = StopRule(settings)
         self.cool_down = CoolDown(settings.budget_s, self._elapsed_s, time.sleep)
@@ -298,20 +299,6 @@ class _Profile:
                 f" sessions, by up to {max(spiked):.0%}"
             )
             self.track.findings["spikes"] = Finding("spikes", text)
-
-
-def _workload_of(model: TfliteModel) -> Workload:
-    return Workload(
-        name=model.name,
-        artifact=model.data,
-        inputs=model.inputs,
-        batch=model.batch,
-        precision=model.precision,
-        macs=model.macs,
-        params=model.params,
-        file_bytes=len(model.data),
-        format="tflite",
-    )
 
 
 def _mean_s(log: TfliteLog) -> float:

@@ -24,7 +24,7 @@ import numpy as np
 
 from hwbench.devices import open_device
 from hwbench.errors import Argument, UnsupportedLayerError, UsageError
-from hwbench.measuring.agreement import compare_outputs
+from hwbench.measuring.agreement import compare_outputs, describe_runtime
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.comparing import compare_measured
 from hwbench.measuring.sessions import measure_interleaved
@@ -399,7 +399,8 @@ class _Quantizing:
     def _compare(self, expected: Answers, quantized: Workload, images: Images) -> QualityChange:
         network = EvaluatedNetwork(self.runner, quantized, self.workload)
         answers = classify(network, images, self.images.classes)
-        return compare_answers(expected, answers, self.images.name, ACCURACY)
+        runtime = describe_runtime(self.workload, quantized)
+        return compare_answers(expected, answers, self.images.name, ACCURACY, runtime)
 
     def evaluate(self, chosen: Workload) -> Likeness:
         """How far the version that is kept computes the same as the fp32 network."""

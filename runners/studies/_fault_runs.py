@@ -20,8 +20,8 @@ import psutil
 
 from hwbench.cli.signals import ENDING, Ended, ending_signals, exit_code
 from hwbench.devices.android.adb.client import Adb, connect
-from hwbench.devices.shared.ort import device, engine
-from hwbench.devices.shared.runner import process
+from hwbench.devices.shared.ort import device
+from hwbench.devices.shared.runner import engine, process
 from hwbench.errors import DeviceError, MeasurementError
 from hwbench.records.measurement import Settings
 from hwbench.workflows.build_table import build_table

@@ -20,8 +20,8 @@ import numpy as np
 from hwbench import stats
 from hwbench.devices.ort.python_engine import PythonEngine
 from hwbench.devices.shared import host
-from hwbench.devices.shared.ort.engine import Engine, NativeEngine
 from hwbench.devices.shared.runner.build import build_runner, ort_library
+from hwbench.devices.shared.runner.engine import Engine, NativeEngine
 from hwbench.devices.shared.runner.process import RunnerProcess
 from hwbench.network.graph.build import layer_model
 from hwbench.network.intake import load_workload

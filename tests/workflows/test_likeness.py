@@ -113,7 +113,7 @@ def test_functions_that_do_not_evaluate_are_refused(module, function, said):
 def test_data_without_labels_gives_agreement_alone():
     first = Answers(None, np.array([0, 1, 2, 3]), None)
     second = Answers(None, np.array([0, 1, 2, 4]), None)
-    quality = compare_answers(first, second, "images", ACCURACY)
+    quality = compare_answers(first, second, "images", ACCURACY, "a runtime")
     assert quality.agreement == 0.75
     assert quality.drop is None
 
@@ -124,5 +124,5 @@ def test_intervals_of_values_are_paired():
     first = Answers(shared, None, float(shared.mean()))
     values = shared - 0.1 + 0.01 * random.standard_normal(400)
     second = Answers(values, None, float(values.mean()))
-    low, high = compare_answers(first, second, "data", "score").drop_ci
+    low, high = compare_answers(first, second, "data", "score", "a runtime").drop_ci
     assert 0.098 < low < 0.1 < high < 0.102

@@ -18,7 +18,7 @@ from hwbench.devices.android.bundle import build_bundle, ndk_bundle
 from hwbench.devices.android.phone import Phone, PhoneAddress, erase
 from hwbench.devices.base import Advice, Found
 from hwbench.devices.shared.ort.device import OrtDevice
-from hwbench.devices.shared.ort.engine import Engine, NativeEngine
+from hwbench.devices.shared.runner.engine import Engine, NativeEngine
 from hwbench.devices.shared.runner.protocol import CLOCK
 from hwbench.errors import DeviceUnavailableError, UsageError
 from hwbench.records.device import Conditions, DeviceInfo

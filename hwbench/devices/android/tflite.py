@@ -24,8 +24,8 @@ from hwbench.devices.android.adb.client import Completed
 from hwbench.devices.android.adb.link import one_line
 from hwbench.devices.android.bundle import Bundle, BundleFile, explain_exit
 from hwbench.devices.android.phone import HOME, PUSH_S, Phone, PhoneAddress
-from hwbench.devices.android.tflite_file import Program, TfliteModel
 from hwbench.devices.android.tflite_log import TfliteLog
+from hwbench.devices.android.tflite_program import Program
 from hwbench.errors import (
     BuildError,
     DeviceCommandError,
@@ -33,6 +33,7 @@ from hwbench.errors import (
     OutputParseError,
     UsageError,
 )
+from hwbench.network.workload import Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 
@@ -136,7 +137,7 @@ class TflitePhone(Phone):
         """Read the state of the phone now."""
         return self.read_state().conditions(self.cluster.cpus, self.caps_hz)
 
-    def place_model(self, model: TfliteModel) -> PurePosixPath:
+    def place_model(self, model: Workload) -> PurePosixPath:
         """Send a model to the phone if it is not there.
 
         Models used longest ago are removed to make room.
@@ -151,7 +152,7 @@ class TflitePhone(Phone):
         def delete(path: PurePosixPath) -> None:
             self.adb.run(["rm", "-f", str(path)])
 
-        return self._send_file(f"{model.sha256}.tflite", model.data, put, delete)
+        return self._send_file(f"{model.sha256}.tflite", model.artifact, put, delete)
 
     def run(
         self, graph: PurePosixPath, flags: Mapping[str, object], timeout_s: float

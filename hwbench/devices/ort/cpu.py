@@ -9,7 +9,6 @@ instead, and a finding says what Python adds. So do its other providers (`cpu:pr
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from hwbench.devices.base import Advice, Found, LayerSamples, Prepared
 from hwbench.devices.ort.providers import (
@@ -22,9 +21,10 @@ from hwbench.devices.ort.python_engine import PythonEngine
 from hwbench.devices.shared import host
 from hwbench.devices.shared.address import Option, read_address
 from hwbench.devices.shared.ort.device import GRAIN_S, OrtDevice
-from hwbench.devices.shared.ort.engine import Engine, NativeEngine
 from hwbench.devices.shared.ort.layers import REST_CAUSE
 from hwbench.devices.shared.runner.build import build_runner, ort_library
+from hwbench.devices.shared.runner.engine import Engine, NativeEngine
+from hwbench.devices.shared.runner.model_files import ModelFiles
 from hwbench.devices.shared.runner.process import RunnerProcess
 from hwbench.errors import Argument, DeviceError, DeviceUnavailableError, UsageError
 from hwbench.network.graph import all_layers, load
@@ -36,11 +36,6 @@ from hwbench.records.measurement import Settings
 from hwbench.records.scratch import scratch_folder
 from hwbench.user_folders import cache_folder
 
-KEPT_MODELS = 4
-"""Models whose files are kept.
-
-Building a table prepares hundreds of models once, a comparison prepares the same two repeatedly.
-"""
 CPU_NAME = "cpu"
 """ONNX Runtime's own kernels, as a provider."""
 PYTHON_ADDS = "timed from Python, which adds 1 to 5 us to each latency"
@@ -83,6 +78,7 @@ class CpuOrt(OrtDevice):
         self._cores = host.quiet_first(host.physical_cores(host.affinity()))
         cache = cache_folder()
         self._folder = self._at_close.enter_context(scratch_folder(cache))
+        self._models = ModelFiles(self._folder)
         self._throttle_count = host.count_throttles(self._cores)
         self._findings = () if host.CAN_PIN else (NOT_PINNED,)
         if self._provider is not None:
@@ -144,7 +140,7 @@ class CpuOrt(OrtDevice):
             pinned = cores if host.CAN_PIN else ()
             return NativeEngine(
                 runner,
-                self._place_model,
+                self._models.place,
                 self._folder,
                 cores=pinned,
                 threads=len(cores),
@@ -197,16 +193,3 @@ class CpuOrt(OrtDevice):
             rest_cause=REST_CAUSE,
             grain_s=GRAIN_S,
         )
-
-    def _place_model(self, runner: RunnerProcess, workload: Workload) -> Path:  # noqa: ARG002 - it reads our own files
-        """Write the model where the runner can read it, in place of the one written longest ago."""
-        path = self._folder / f"{workload.sha256}.onnx"
-        if not path.exists():
-            oldest_first = sorted(
-                self._folder.glob("*.onnx"), key=lambda file: file.stat().st_mtime_ns
-            )
-            surplus = max(0, len(oldest_first) + 1 - KEPT_MODELS)
-            for file in oldest_first[:surplus]:
-                file.unlink()  # a session that is loaded no longer needs its file
-            path.write_bytes(workload.onnx)
-        return path

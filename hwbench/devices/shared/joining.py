@@ -41,6 +41,8 @@ _MOVES = frozenset(
     }
 )
 """Operators that move or convert elements and compute nothing of them."""
+_NAMES_ONLY = frozenset({"AssignVariable", "CallOnce", "ReadVariable", "Reshape", "VarHandle"})
+"""Operators that rename dimensions, or say where a state is kept."""
 _POINTWISE = ELEMENTWISE | {
     "Abs",
     "Clip",
@@ -144,10 +146,10 @@ def _weigh(layer: PartialLayer) -> tuple[int, int]:
 def _rank(layer: PartialLayer) -> int:
     """Rank a layer without multiply-accumulates by what it does to each element.
 
-    Renaming dimensions costs nothing, moving elements a little, arithmetic of one element more, and
+    Names cost nothing, moving elements a little, arithmetic of one element more, and
     whatever combines elements (pooling, normalization, a product of activations) the most.
     """
-    if layer.op == "Reshape":
+    if layer.op in _NAMES_ONLY:
         return 0
     if layer.op in _MOVES:
         return 1

@@ -36,9 +36,10 @@ from hwbench.lookup_tables.exchange.join_ort import (
     find_executed,
     rename_as_in_file,
 )
-from hwbench.network.graph import layers, load
+from hwbench.network.graph import Layer, layers, load
 from hwbench.network.intake.onnx_names import NAMELESS
-from hwbench.network.workload import Workload
+from hwbench.network.layers import keyed_layers_of
+from hwbench.network.workload import TFLITE, Workload
 from hwbench.records.findings import Finding
 
 if TYPE_CHECKING:
@@ -162,11 +163,7 @@ def read_tflite(
         UsageError: The logs are not of the model, were made with different threads, or do not tell
             them and nobody did.
     """
-    graph = _load_graph(workload)
-    # A converter keeps the order in which layers begin; where they end depends on what is fused.
-    places = {node.name: place for place, node in enumerate(graph.graph.node)}
-    found = sorted(layers(graph), key=lambda layer: places[layer.name])
-    entries = join_tflite(logs, [layer.key for layer in found])
+    entries = join_tflite(logs, [layer.key for layer in _layers_as_they_begin(workload)])
     logged_threads = {log.source: _logged_threads(log) for log in logs}
     if len(set(logged_threads.values())) > 1:
         raise UsageError(
@@ -189,6 +186,18 @@ def read_tflite(
         runtime,
         threads,
     )
+
+
+def _layers_as_they_begin(workload: Workload) -> tuple[Layer, ...]:
+    """List the layers of a network in the order in which they begin.
+
+    A converter keeps that order; where they end depends on what is fused.
+    """
+    if workload.format == TFLITE:
+        return keyed_layers_of(workload)
+    graph = _load_graph(workload)
+    places = {node.name: place for place, node in enumerate(graph.graph.node)}
+    return tuple(sorted(layers(graph), key=lambda layer: places[layer.name]))
 
 
 def _logged_threads(log: TfliteLog) -> int | None:

@@ -2,6 +2,7 @@
 
     a file (.onnx, .pt2, .pt), a folder of Hugging Face, zoo:NAME, module:factory, an nn.Module
         ->  one self-contained ONNX model  ->  Workload
+    a .tflite file  ->  Workload, as it is (`hwbench.network.tflite`)
 
 The content of a file says what it is. Files are hostile until shown otherwise: `reader` has all of
 this done in a process with limits (`reader_child`). There `archives` and `pickles` check a file
@@ -20,13 +21,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from hwbench.errors import UsageError
+from hwbench.errors import Argument, UsageError
 from hwbench.network.intake import files, guessing, reader, torch_files
 from hwbench.network.intake.factories import call_factory, is_factory, parse_factory
 from hwbench.network.intake.input_texts import Inputs, parse_dims, parse_inputs
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported, export_module
 from hwbench.network.intake.values import add_values, read_values, requests_of
+from hwbench.network.tflite import is_tflite, read_workload
 from hwbench.network.workload import Workload
 from hwbench.records.scratch import scratch_folder
 from hwbench.records.tensors import TensorSpec
@@ -73,11 +75,12 @@ def load_workload(
     read_limit: float = 1.0,
     seed: int = 0,
 ) -> Workload:
-    """Turn a model into the ONNX workload that devices run.
+    """Turn a model into the workload that devices run: ONNX, or a `.tflite` file as it is.
 
     Args:
         model: A path (`.onnx`, `.pt2`, TorchScript, a module saved whole, or with `arch` a state
-            dict, alone or in a checkpoint, or `.safetensors`), a folder of Hugging Face,
+            dict, alone or in a checkpoint, or `.safetensors`; or `.tflite`, which is measured as it
+            is), a folder of Hugging Face,
             `zoo:NAME[@WIDTH][,classes=N]`, `package.module:factory`, also with literal arguments,
             or an nn.Module, which is left as it is and exported in eval mode.
         inputs: The inputs: texts such as `1x3x224x224` or `ids=1x128:int64[0,30522]` (name, sizes,
@@ -159,9 +162,44 @@ def _read_workload(
         if not request.inputs:
             raise guessing.missing_shape(f"{name}, which would be imported and called,", {})
         exported = _export_module(call_factory(name), request, None)
+    elif is_tflite(Path(name)):
+        return _read_tflite(request, precision)
     else:
         return reader.read_file(request, precision, read_limit)
     return files.describe_workload(exported, request, precision, None)
+
+
+def _read_tflite(request: ReadRequest, precision: str) -> Workload:
+    """Read a model that is measured as it is.
+
+    Raises:
+        UsageError: Something was asked for that would change it.
+    """
+    asked = {
+        "batch": request.batch,
+        "dims": request.dims,
+        "precision": precision != "fp32",
+        "arch": request.arch,
+        "main": request.main,
+    }
+    workload = read_workload(Path(request.name), request.name)
+    shapes = {spec.name: spec.shape for spec in workload.inputs}
+    in_order = [*shapes.values()]
+    for position, entry in enumerate(request.inputs):
+        shape = shapes.get(entry.name)
+        if not entry.name and position < len(in_order):
+            shape = in_order[position]
+        asked["inputs"] = entry.shape != shape
+        if asked["inputs"]:
+            break
+    for name, value in asked.items():
+        if value:
+            raise UsageError(
+                f"{request.name} is a TensorFlow Lite model, which is measured as it is; convert"
+                " the network it was made from anew",
+                Argument(name, change="no"),
+            )
+    return workload
 
 
 def _export_module(module: Any, request: ReadRequest, example_inputs: Any) -> Exported:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 _EXPORT = "give the network that it was made from, as .onnx, .pt2 or .pt"
 _TFLITE = (
-    "a TensorFlow Lite model, which profile measures on a phone with your own build of its"
-    f" benchmark_model; to compare, {_EXPORT}"
+    "a TensorFlow Lite model, which is measured and compared as it is, and not changed; for all"
+    f" else, {_EXPORT}"
 )
 _ENGINE = (
     "a TensorRT engine, built for one GPU and one version; give the .onnx that it was built from,"

@@ -13,7 +13,7 @@ import numpy as np
 
 from hwbench.errors import UsageError
 from hwbench.network.intake.input_texts import InputRequest
-from hwbench.network.workload import Workload
+from hwbench.network.workload import ONNX, Workload
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
 
@@ -120,7 +120,7 @@ def add_values(
         spec for spec in workload.inputs
         if spec.name not in values and spec.dtype in {"int32", "int64"}
     ]  # fmt: skip
-    if indices:
+    if indices and workload.format == ONNX:
         rows = _count_rows(workload)
         for spec in indices:
             if spec.name in rows:

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from hwbench.devices.android.device import Android
-from hwbench.devices.shared.ort import engine
-from hwbench.devices.shared.runner import process
+from hwbench.devices.shared.runner import engine, process
 from hwbench.errors import DeviceError, DeviceUnavailableError, MeasurementError
 from hwbench.records.measurement import Settings
 from tests.devices.android.phone_support import fake, on

@@ -66,7 +66,7 @@ def test_a_profile_is_shown_kept_and_written_as_json(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--device", "cpu"], "measured on phones, not on 'cpu'; try: hwbench profile"),
+        (["--device", "cpu"], "measures on phones, not on 'cpu'; try: hwbench profile"),
         (["--batch", "2"], "a .tflite is fixed"),
         (["--isolate"], "process of its own already"),
         (["--tail"], "the mean of several inferences"),

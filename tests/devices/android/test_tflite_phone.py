@@ -16,7 +16,7 @@ import pytest
 
 from hwbench.devices.android import phone as phone_module
 from hwbench.devices.android.tflite import TflitePhone
-from hwbench.devices.android.tflite_file import TfliteModel, read_model, read_program
+from hwbench.devices.android.tflite_program import read_program
 from hwbench.errors import (
     BuildError,
     DeviceCommandError,
@@ -25,6 +25,8 @@ from hwbench.errors import (
     OutputParseError,
     UsageError,
 )
+from hwbench.network.tflite import read_workload
+from hwbench.network.workload import Workload
 from hwbench.workflows.devices import clean_device
 from tests.devices.android.phone_support import fake, on, rig
 from tests.devices.android.pyadbd_phone import FakePhone, needs_namespace
@@ -50,10 +52,10 @@ def simple() -> Iterator[FakePhone]:
 
 
 @pytest.fixture
-def net(tmp_path: Path) -> TfliteModel:
+def net(tmp_path: Path) -> Workload:
     path = tmp_path / "net.tflite"
     path.write_bytes(model())
-    return read_model(path)
+    return read_workload(path, str(path))
 
 
 def opened(place: str, form: int = 2024, **flags: str) -> TflitePhone:
@@ -72,7 +74,7 @@ def files(home: Path) -> dict[str, int]:
 
 
 @FORMS
-def test_it_times_what_really_passes(phone: Rig, net: TfliteModel, form: int) -> None:
+def test_it_times_what_really_passes(phone: Rig, net: Workload, form: int) -> None:
     with opened(phone.address, form) as device:
         done = device.run(device.place_model(net), FEW, 20)
     assert done.log.timed is not None
@@ -82,7 +84,7 @@ def test_it_times_what_really_passes(phone: Rig, net: TfliteModel, form: int) ->
     assert dict(done.log.parameters)["Num threads"] == "1"
 
 
-def test_files_are_sent_once_and_cleaned_away(phone: Rig, net: TfliteModel) -> None:
+def test_files_are_sent_once_and_cleaned_away(phone: Rig, net: Workload) -> None:
     home = phone.root / "data/local/tmp/hwbench"
     program = read_program(stand_in(2024))
     with opened(phone.address) as device:
@@ -114,20 +116,20 @@ def test_another_program_takes_the_place_of_the_last(phone: Rig) -> None:
 
 
 def test_models_used_longest_ago_make_room(
-    phone: Rig, net: TfliteModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phone: Rig, net: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tmp_path / "other.tflite"
     other.write_bytes(model(inputs=(0, 0)))
-    monkeypatch.setattr(phone_module, "MODELS_BYTES", len(net.data) + 10)
+    monkeypatch.setattr(phone_module, "MODELS_BYTES", len(net.artifact) + 10)
     with opened(phone.address) as device:
         device.place_model(net)
-        device.place_model(read_model(other))
+        device.place_model(read_workload(other, "other"))
         left = [path.name for path in (phone.root / "data/local/tmp/hwbench/models").iterdir()]
-    assert left == [f"{read_model(other).sha256}.tflite"]
+    assert left == [f"{read_workload(other, 'other').sha256}.tflite"]
 
 
 def test_it_runs_on_the_cores_of_its_cluster_and_ends_with_its_time(
-    phone: Rig, net: TfliteModel
+    phone: Rig, net: Workload
 ) -> None:
     with opened(phone.address, benchmark_name="hang") as device:
         seen: list[str] = []
@@ -151,7 +153,7 @@ def test_it_runs_on_the_cores_of_its_cluster_and_ends_with_its_time(
     assert not (phone.root / "data/local/tmp/hwbench/run").exists()
 
 
-def test_a_killed_hwbench_leaves_nothing_running(phone: Rig, net: TfliteModel) -> None:
+def test_a_killed_hwbench_leaves_nothing_running(phone: Rig, net: Workload) -> None:
     code = "import sys; from hwbench.cli import main; sys.exit(main())"
     words = [
         "profile",
@@ -191,9 +193,7 @@ def _allowed(word: str) -> list[str]:
 
 
 @needs_namespace
-def test_without_a_taskset_it_is_not_pinned_and_says_so(
-    simple: FakePhone, net: TfliteModel
-) -> None:
+def test_without_a_taskset_it_is_not_pinned_and_says_so(simple: FakePhone, net: Workload) -> None:
     (simple.folder / "system/bin/taskset").write_text("#!/bin/sh\nexit 1\n")
     (simple.folder / "system/bin/taskset").chmod(0o755)
     with opened(simple.address) as device:
@@ -213,7 +213,7 @@ def test_a_flag_that_it_would_ignore_is_refused_before_anything_is_measured(
             opened(phone.address, form, use_xnnpack="false")
 
 
-def test_a_flag_that_was_ignored_is_an_error(phone: Rig, net: TfliteModel) -> None:
+def test_a_flag_that_was_ignored_is_an_error(phone: Rig, net: Workload) -> None:
     with opened(phone.address) as device:
         device.known |= {"use_turbo"}  # as if its --help told more than it knows
         with pytest.raises(UsageError, match=r"did not know '--use_turbo=1'.*leave it out"):
@@ -221,7 +221,7 @@ def test_a_flag_that_was_ignored_is_an_error(phone: Rig, net: TfliteModel) -> No
 
 
 def test_flags_of_the_measurement_and_values_that_are_none_are_refused(
-    phone: Rig, net: TfliteModel
+    phone: Rig, net: Workload
 ) -> None:
     with pytest.raises(UsageError, match="--num_runs is set by the measurement"):
         opened(phone.address, num_runs="7")
@@ -245,7 +245,7 @@ def test_a_model_that_it_cannot_run_is_the_models_fault(phone: Rig, form: int) -
     ("fault", "words"),
     [("crash", "exit status 139 = SIGSEGV"), ("sigsys", "exit status 159 = SIGSYS")],
 )
-def test_a_crash_is_named(phone: Rig, net: TfliteModel, fault: str, words: str) -> None:
+def test_a_crash_is_named(phone: Rig, net: Workload, fault: str, words: str) -> None:
     with opened(phone.address, benchmark_name=fault) as device:
         with pytest.raises(DeviceCommandError, match=words) as caught:
             device.run(device.place_model(net), FEW, 20)
@@ -253,7 +253,7 @@ def test_a_crash_is_named(phone: Rig, net: TfliteModel, fault: str, words: str) 
 
 
 @FORMS
-def test_a_log_that_is_cut_off_is_no_measurement(phone: Rig, net: TfliteModel, form: int) -> None:
+def test_a_log_that_is_cut_off_is_no_measurement(phone: Rig, net: Workload, form: int) -> None:
     with (
         opened(phone.address, form, benchmark_name="cut") as device,
         pytest.raises(OutputParseError, match="ends before"),
@@ -261,7 +261,7 @@ def test_a_log_that_is_cut_off_is_no_measurement(phone: Rig, net: TfliteModel, f
         device.run(device.place_model(net), {**FEW, "warmup_runs": FEW["num_runs"]}, 20)
 
 
-def test_other_threads_than_asked_for_are_refused(phone: Rig, net: TfliteModel) -> None:
+def test_other_threads_than_asked_for_are_refused(phone: Rig, net: Workload) -> None:
     with opened(phone.address) as device:
         device.threads = 2
         device.flags["num_threads"] = "1"

@@ -281,7 +281,7 @@ def test_requests_that_cannot_be_met_are_refused_before_a_phone_is_looked_for(
     net: Path, tmp_path: Path
 ) -> None:
     program = stand_in(2024)
-    with pytest.raises(UsageError, match=r"measured on phones, not on .*; pass device='android'"):
+    with pytest.raises(UsageError, match=r"measures on phones, not on .*; pass device='android'"):
         profile_tflite(net, program, device="cpu")
     with pytest.raises(UsageError, match="budget"):
         profile_tflite(net, program, settings=replace(QUICK, budget_s=0))

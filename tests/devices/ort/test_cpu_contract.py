@@ -20,6 +20,7 @@ from hwbench.devices.ort import cpu
 from hwbench.devices.ort.cpu import CpuOrt
 from hwbench.devices.ort.python_engine import PythonEngine
 from hwbench.devices.shared.ort.executed_graph import block_workload, channel_block
+from hwbench.devices.shared.runner import model_files
 from hwbench.errors import BuildError, DeviceUnavailableError, UsageError
 from hwbench.measuring.sessions import measure
 from hwbench.network.intake import load_workload
@@ -253,7 +254,7 @@ def test_model_files_do_not_pile_up():
     with CpuOrt() as device:
         for width in range(8, 80, 8):
             device.release(device.prepare(conv_workload((width,)), Settings()))
-        assert len(list(device._folder.rglob("*.onnx"))) == cpu.KEPT_MODELS
+        assert len(list(device._folder.rglob("*.onnx"))) == model_files.KEPT_MODELS
         folder = device._folder
     assert not folder.exists()
 

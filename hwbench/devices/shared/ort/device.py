@@ -1,25 +1,17 @@
 """What all devices that run ONNX Runtime on a CPU share.
 
-Sessions live in engines, and layer times are joined to the network.
-
-The sessions of all workloads of one block live in one engine; every new session of that kind begins
-when the former ones are released, in a new process. With `isolate` each workload has a process of
-its own.
+Sessions live in engines (`hwbench.devices.shared.runner.device`); here layer times are joined to
+the network.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import median
 from typing import ClassVar
 
-from hwbench.devices.base import Device, LayerSamples, Prepared, Samples
+from hwbench.devices.base import LayerSamples, Prepared
 from hwbench.devices.shared.chains import ChainProfile, profile_chains, share_inside
-from hwbench.devices.shared.ort.engine import Engine
 from hwbench.devices.shared.ort.executed_graph import (
     block_workload,
     channel_block,
@@ -34,15 +26,13 @@ from hwbench.devices.shared.ort.layers import (
 )
 from hwbench.devices.shared.ort.origins import NodeOrigin, find_origins
 from hwbench.devices.shared.ort.profile import ProfiledRuns, read_trace
-from hwbench.devices.shared.runner.protocol import CLOCK
-from hwbench.devices.shared.turns import TURN, select_counted, turn_order
-from hwbench.errors import OutputParseError, WorkloadError
+from hwbench.devices.shared.runner.device import EngineDevice, Handle
+from hwbench.devices.shared.runner.engine import Engine
+from hwbench.devices.shared.turns import TURN, select_counted
 from hwbench.network.graph import PartialLayer, all_layers, load
 from hwbench.network.graph.view import GraphView
 from hwbench.network.workload import Workload
 from hwbench.records.comparison import ChangeExplanation
-from hwbench.records.findings import Finding
-from hwbench.records.measurement import Settings
 
 KEPT_GRAPHS = 8
 """Models whose graphs are kept.
@@ -72,15 +62,7 @@ class _Graphs:
     layers: tuple[PartialLayer, ...]
 
 
-@dataclass(eq=False)
-class Handle:
-    """One session: its engine, and the session's name there."""
-
-    engine: Engine
-    name: str
-
-
-class OrtDevice(Device):
+class OrtDevice(EngineDevice):
     """A CPU that runs ONNX Runtime.
 
     A driver says what the target is and where its engines come from.
@@ -93,11 +75,6 @@ class OrtDevice(Device):
 
     def __init__(self, address: str = "") -> None:
         super().__init__(address)
-        self._count = 0
-        # Engines that live, each with the threads and seed of the sessions that may join it; None
-        # if none may.
-        self._engines: dict[Engine, tuple[int, int] | None] = {}
-        self._findings: tuple[Finding, ...] = ()  # findings that hold for every session
         self._graphs: dict[str, _Graphs] = {}  # by SHA-256 of the model
         # Share of the profiler's cost that is inside the nodes' own times, by number of threads.
         self._share_inside: dict[int, float] = {}
@@ -108,112 +85,12 @@ class OrtDevice(Device):
         """See `Device.explain_change`."""
         return explain_change(baseline, candidate)
 
-    @abstractmethod
-    def _engine(self, settings: Settings) -> Engine:
-        """Start an engine for sessions with these threads and this seed.
-
-        Raises:
-            UsageError: The target has not as many cores as threads.
-        """
-
     def _close(self) -> None:
         """End all engines and forget what was learnt of the target."""
-        for engine in list(self._engines):
-            self._end_engine(engine)
+        super()._close()
         self._graphs.clear()
         self._share_inside.clear()
         self._block = 0
-
-    def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
-        engine = None
-        sharing = None
-        if not settings.isolate:
-            sharing = (settings.threads, settings.seed)
-            for live_engine, live_sharing in self._engines.items():
-                if live_sharing == sharing:
-                    engine = live_engine
-                    break
-        if engine is None:
-            engine = self._engine(settings)
-            self._engines[engine] = sharing
-        name = self._load(engine, workload)
-        load_s, first_run_s = engine.start_s(name)
-        handle = Handle(engine, name)
-        return Prepared(workload, settings, handle, self._findings, load_s, first_run_s)
-
-    def _load(self, engine: Engine, workload: Workload, *, profile: bool = False) -> str:
-        """Create a session in an engine and return its name.
-
-        A profiled session needs the graph that the runtime executes, so that is fetched with the
-        first one of each model.
-        """
-        self._count += 1
-        name = f"session{self._count}"
-        needs_graph = profile and workload.sha256 not in self._graphs
-        try:
-            graph = engine.load(name, workload, profile=profile, graph=needs_graph)
-        except BaseException:  # the runner ends with the first model it cannot load
-            self._end_engine(engine)
-            raise
-        if graph is not None:
-            self._keep_graphs(workload, graph)
-        return name
-
-    def _release(self, prepared: Prepared) -> None:
-        """Free a session, and with the last one its engine.
-
-        The next session then has a new engine.
-        """
-        engine: Engine = prepared.handle.engine
-        engine.unload(prepared.handle.name)
-        if not self._sessions_in(engine):
-            self._end_engine(engine)
-
-    def _sessions_in(self, engine: Engine) -> set[Prepared]:
-        return {prepared for prepared in self._live if prepared.handle.engine is engine}
-
-    @contextmanager
-    def _using(self, engine: Engine) -> Iterator[None]:
-        """Have an engine run sessions; it is ended by a model that fails, as the runner is."""
-        try:
-            yield
-        except WorkloadError:
-            self._end_engine(engine)
-            raise
-
-    def _end_engine(self, engine: Engine) -> None:
-        """End an engine, and with it the sessions that still live there; twice is fine."""
-        self._live -= self._sessions_in(engine)
-        self._engines.pop(engine, None)
-        engine.close()
-
-    def _run(self, order: Sequence[Prepared], loops: int) -> Samples:
-        handles: list[Handle] = [prepared.handle for prepared in order]
-        values_s: list[float] = []
-        for engine, part in groupby(handles, key=lambda handle: handle.engine):
-            with self._using(engine):
-                values_s += engine.run([handle.name for handle in part], loops)
-        return Samples(tuple(values_s), handles[0].engine.clock if handles else CLOCK)
-
-    def _draw_inputs(self, prepared: Prepared, seed: int, exponent: int) -> None:
-        handle: Handle = prepared.handle
-        with self._using(handle.engine):
-            handle.engine.draw_inputs(handle.name, seed, exponent)
-
-    def measures_memory(self) -> bool:
-        """Whether a session can have a process of its own."""
-        return True
-
-    def peak_memory_bytes(self, prepared: Prepared) -> int | None:
-        """Read the peak resident memory of an isolated session, in bytes.
-
-        Returns:
-            The memory; None where sessions share a process.
-        """
-        if not prepared.settings.isolate:
-            return None
-        handle: Handle = prepared.handle
-        return self._guard(handle.engine.memory)
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Time the layers of `runs` inferences in a profiled session of their own."""
@@ -255,7 +132,11 @@ class OrtDevice(Device):
         sums_s = [sum(node_times_s) for node_times_s in runs_s]
         return ChainProfile(profile.entries_count, sums_s, profile.whole_s, reference_s)
 
-    def _keep_graphs(self, workload: Workload, graph: bytes) -> None:
+    def _needs_graph(self, workload: Workload) -> bool:
+        """Whether it is the first profiled session of a model."""
+        return workload.sha256 not in self._graphs
+
+    def _keep_graph(self, workload: Workload, graph: bytes) -> None:
         """Read what the runtime executes for a workload, and keep it in place of the oldest."""
         view = GraphView(load(workload.onnx))
         network_layers = all_layers(view)
@@ -285,20 +166,6 @@ class OrtDevice(Device):
         Returns:
             (latencies of the unprofiled inferences in seconds, the profile of the others).
         """
-        engine = plain.engine
-        name = self._load(engine, workload, profile=True)
-        order = turn_order(plain.name, name, runs)
-        with self._using(engine):
-            values_s = engine.run(order, 1)
-            trace = engine.unload(name)
-        if trace is None:
-            raise OutputParseError("ONNX Runtime wrote no profile")
-        reference_s = [
-            value_s
-            for value_s, session in zip(values_s, order, strict=True)
-            if session == plain.name
-        ]
-        profiled = order.count(name)
+        reference_s, _, trace, profiled = self._profile_in_turns(plain, workload, runs)
         profile = read_trace(trace, profiled)
-        profile = profile.select_runs(select_counted(range(profiled), runs))
-        return tuple(select_counted(reference_s, runs)), profile
+        return reference_s, profile.select_runs(select_counted(range(profiled), runs))

@@ -29,18 +29,27 @@ _FLAGS = ("-O2", "-Wall", "-Wextra")
 _COMPILE_TIMEOUT_S = 120.0
 
 
-def runner_source() -> Path:
-    """Find the runner's C file.
+ORT_RUNNER, LITERT_RUNNER = "hwbench_runner.c", "hwbench_litert.c"
+"""The runners' C files: of ONNX Runtime, and of LiteRT."""
+_SHARED = "plan.h"
+"""What they share; it lies beside them."""
+
+
+def runner_source(name: str = ORT_RUNNER) -> Path:
+    """Find a runner's C file.
 
     It is in `runners/native` of a checkout, and beside this module in an installed wheel.
+
+    Args:
+        name: Name of the file.
 
     Raises:
         DeviceUnavailableError: It is in neither place.
     """
     here = Path(__file__).resolve().parent
     for source in (
-        here.parents[3] / "runners" / "native" / "hwbench_runner.c",
-        here / "hwbench_runner.c",
+        here.parents[3] / "runners" / "native" / name,
+        here / name,
     ):
         if source.is_file():
             return source
@@ -49,14 +58,15 @@ def runner_source() -> Path:
     )
 
 
-def build_runner(cc: str | None = None) -> Path:
-    """Compile the runner, once for each source, compiler and set of flags.
+def build_runner(cc: str | None = None, name: str = ORT_RUNNER) -> Path:
+    """Compile a runner, once for each source, compiler and set of flags.
 
     Later calls find it in the user's cache.
 
     Args:
         cc: Compiler with its options, as one would type it (`aarch64-linux-gnu-gcc`). None for
             `$CC`, or else the first of cc, gcc and clang.
+        name: Name of its C file.
 
     Returns:
         The program, for the compiler's target.
@@ -67,15 +77,16 @@ def build_runner(cc: str | None = None) -> Path:
         DeviceTimeoutError: The compiler did not finish.
         UsageError: The compiler is no command.
     """
-    source = runner_source()
+    source = runner_source(name)
     compiler = _find_compiler(cc)
     # The program is named after all that decides what it does, the compiler's version included.
     version = _run_compiler([*compiler, "--version"])
-    identity = "\0".join([source.read_text(encoding="utf-8"), version, *compiler, *_FLAGS])
+    texts = [file.read_text(encoding="utf-8") for file in (source, source.with_name(_SHARED))]
+    identity = "\0".join([*texts, version, *compiler, *_FLAGS])
     cache = cache_folder()
-    name = f"runner-{sha256(identity.encode()).hexdigest()[:16]}"
+    program_name = f"runner-{sha256(identity.encode()).hexdigest()[:16]}"
     try:
-        kept = _find_kept(cache, name)
+        kept = _find_kept(cache, program_name)
         if kept is not None:
             return kept
         cache.mkdir(parents=True, exist_ok=True)
@@ -83,7 +94,7 @@ def build_runner(cc: str | None = None) -> Path:
             fresh = folder / "runner"
             _run_compiler([*compiler, *_FLAGS, "-o", str(fresh), str(source), "-ldl"])
             fresh.chmod(0o755)
-            program = cache / f"{name}-{_content_hash(fresh)}"
+            program = cache / f"{program_name}-{_content_hash(fresh)}"
             fresh.replace(program)  # whole or not at all, also when two processes build at once
     except OSError as error:
         raise DeviceUnavailableError(

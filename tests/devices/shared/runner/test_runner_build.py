@@ -21,6 +21,7 @@ VERSION_OR_OUTPUT = """
 case "$*" in *--version) cat "{version}"; exit;; esac
 for word; do [ "$last" = -o ] && touch "$word"; last="$word"; done; exit 0
 """
+RUNNERS = (build.ORT_RUNNER, build.LITERT_RUNNER)
 STRICT = ("-O2", "-Wall", "-Wextra", "-Werror")
 
 
@@ -39,8 +40,8 @@ def fake_compiler(folder: Path, script: str) -> Path:
     return path
 
 
-def compile_strictly(compiler: str, program: Path) -> None:
-    argv = [compiler, *STRICT, "-o", str(program), str(runner_source()), "-ldl"]
+def compile_strictly(compiler: str, program: Path, name: str) -> None:
+    argv = [compiler, *STRICT, "-o", str(program), str(runner_source(name)), "-ldl"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -49,13 +50,15 @@ def compile_strictly(compiler: str, program: Path) -> None:
 @pytest.mark.parametrize(
     "compiler", [name for name in ("cc", "gcc", "clang") if shutil.which(name)]
 )
-def test_it_builds_without_a_warning(compiler: str, tmp_path: Path) -> None:
-    compile_strictly(compiler, tmp_path / "runner")
+@pytest.mark.parametrize("name", RUNNERS)
+def test_it_builds_without_a_warning(compiler: str, name: str, tmp_path: Path) -> None:
+    compile_strictly(compiler, tmp_path / "runner", name)
 
 
 @needs_arm_compiler
-def test_it_builds_for_64_bit_arm(tmp_path: Path) -> None:
-    compile_strictly("aarch64-linux-gnu-gcc", tmp_path / "runner")
+@pytest.mark.parametrize("name", RUNNERS)
+def test_it_builds_for_64_bit_arm(name: str, tmp_path: Path) -> None:
+    compile_strictly("aarch64-linux-gnu-gcc", tmp_path / "runner", name)
     elf = (tmp_path / "runner").read_bytes()[:20]
     assert elf[:4] == b"\x7fELF"
     assert int.from_bytes(elf[18:20], "little") == 183  # EM_AARCH64
@@ -124,7 +127,8 @@ def test_another_source_compiler_or_version_is_built_anew(
     (tmp_path / "version").write_text("1.0")
     other = tmp_path / "other.c"
     other.write_text("int main(void) { return 0; }")
-    monkeypatch.setattr(build, "runner_source", lambda: other)
+    (tmp_path / "plan.h").touch()
+    monkeypatch.setattr(build, "runner_source", lambda _name: other)
     assert build_runner(str(compiler)) != first
 
 

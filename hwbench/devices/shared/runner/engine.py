@@ -1,4 +1,4 @@
-"""Where ONNX Runtime's sessions live.
+"""Where the sessions of a runtime live.
 
 The interface, and the native runner on this computer or on a target far away.
 """
@@ -24,7 +24,7 @@ LEASE_S = 600.0
 
 
 class Engine(Protocol):
-    """Where ONNX Runtime's sessions live, by name."""
+    """Where the sessions of a runtime live, by name."""
 
     clock: str
 
@@ -34,10 +34,10 @@ class Engine(Protocol):
         """Create a session and run it once.
 
         Returns:
-            The ONNX graph that is executed, if asked for; larger weights may be missing.
+            The graph that is executed, if asked for; larger weights may be missing.
 
         Raises:
-            BuildError: ONNX Runtime refuses the model.
+            BuildError: The runtime refuses the model.
         """
         ...
 

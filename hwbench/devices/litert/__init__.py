@@ -1,0 +1,1 @@
+"""This computer's CPU through LiteRT (TensorFlow Lite)."""

@@ -218,7 +218,7 @@ class Ground:
 
 
 def main() -> None:
-    """Go on from the journal, and write results/search_fashion/ after each cell."""
+    """Go on from the journal, and write results/search_fashion/ after each row."""
     import torch
 
     torch.set_num_threads(1)
@@ -241,7 +241,7 @@ def main() -> None:
             rows.append(row)
             short = {key: value for key, value in row.items() if key not in {"curve", "widths"}}
             print(json.dumps(short), flush=True)
-        save(rows)
+            save(rows)
 
 
 def read_journal() -> list[Row]:
@@ -271,16 +271,19 @@ def save(rows: Sequence[Row]) -> None:
         if other != OURS and (found := ahead(rows, other, "tuned")) is not None
     ]
     cells = len({_cell_of(row) for row in rows if row["method"] == OURS})
+    answer = "Too few runs for an answer."
+    if lines:
+        answer = (
+            f"Knapsack's accuracy on test pictures, mean of {cells} runs (network, budget and"
+            f" seed): {'; '.join(lines)}."
+        )
     save_study(
         STUDY,
         question=(
             "At half the cost, which search finds the best network on real pictures, before and"
             " after tuning?"
         ),
-        answer=(
-            f"Knapsack's accuracy on test pictures, mean of {cells} runs (network, budget and"
-            f" seed): {'; '.join(lines)}."
-        ),
+        answer=answer,
         rows=summarise(rows),
         raw=rows,
         picture=draw(rows),

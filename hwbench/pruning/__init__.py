@@ -35,7 +35,19 @@ from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning.adaptors import Adaptors, adaptor_places
 from hwbench.pruning.coupling import Coupled, couple
 from hwbench.pruning.files import load, save
-from hwbench.pruning.importance import Importance, check_importance, choose_channels
+from hwbench.pruning.importance import (
+    BY_IMAGES,
+    BatchLoss,
+    ChannelScores,
+    Examples,
+    Importance,
+    check_importance,
+    choose_channels,
+    draw_scores,
+    score_by_images,
+    score_by_normalization,
+    score_by_weights,
+)
 from hwbench.pruning.kept import Kept, find_kept_layers
 from hwbench.pruning.probing import BlockProbe, GroupProbe
 from hwbench.pruning.recipe import GroupCut, Pruned, Recipe, fingerprint
@@ -46,6 +58,7 @@ __all__ = [
     "Adaptors",
     "Batch",
     "CalibrationStatistics",
+    "ChannelScores",
     "Importance",
     "Kept",
     "Prunable",
@@ -126,7 +139,7 @@ class Prunable:
         self,
         widths: Sequence[int],
         *,
-        importance: Importance = "l1",
+        importance: Importance | ChannelScores = "l1",
         seed: int = 0,
         calibration: CalibrationStatistics | Iterable[Batch] | None = None,
     ) -> Pruned:
@@ -137,8 +150,8 @@ class Prunable:
 
         Args:
             widths: The width of every group of `structure`, in channels.
-            importance: How the channels that stay are picked: those of the largest L1 or L2 norm,
-                or at random.
+            importance: How the channels that stay are picked, see `hwbench.pruning.importance`:
+                its name, or for what images tell, the scores that `score_channels` gave.
             seed: The seed of the importance `random` and of the sampling of `calibrate`.
             calibration: Images, or the statistics that `calibrate` took on them. With these, the
                 layers that lost inputs are re-fitted by least squares and batch normalization is
@@ -148,19 +161,20 @@ class Prunable:
             UsageError: The widths do not fit (see `Structure.resolve`), a group of `fixed` would
                 be pruned, or the importance is unknown.
         """
-        check_importance(importance)
-        resolved = self._resolve(widths)
-        generator = torch.Generator().manual_seed(seed)
+        pruned_groups = []
+        for group, width in zip(self.structure.groups, self._resolve(widths), strict=True):
+            if width < group.width:
+                pruned_groups.append((group, width))
+        if isinstance(importance, Mapping):
+            scores = importance
+        elif importance == "random":
+            generator = torch.Generator().manual_seed(seed)
+            scores = {group.name: draw_scores(group.width, generator) for group, _ in pruned_groups}
+        else:
+            scores = self.score_channels(importance)
         kept_channels = {}
-        for group, width in zip(self.structure.groups, resolved, strict=True):
-            kept_channels[group.name] = choose_channels(
-                self.module,
-                self._coupled[group.name].places,
-                keep=width,
-                total=group.width,
-                importance=importance,
-                generator=generator,
-            )
+        for group, width in pruned_groups:
+            kept_channels[group.name] = choose_channels(scores[group.name], width)
         recipe = self.recipe(kept_channels, refitted=calibration is not None)
         pruned = recipe.apply(self.module, other_weights=True)
         if calibration is not None:
@@ -168,6 +182,49 @@ class Prunable:
                 calibration = self.calibrate(calibration, seed=seed)
             self._refit(pruned, recipe, calibration)
         return Pruned(pruned, recipe)
+
+    def score_channels(
+        self,
+        importance: Importance,
+        examples: Examples = (),
+        loss: BatchLoss | None = None,
+    ) -> ChannelScores:
+        """Tell what every channel of the groups that can be cut matters.
+
+        Args:
+            importance: What goes by, see `hwbench.pruning.importance`.
+            examples: Batches of images and labels, for what images tell.
+            loss: The mean loss of the network on such a batch, for `taylor`.
+
+        Returns:
+            The scores of the channels, by name of the group.
+
+        Raises:
+            UsageError: There are no images, no loss or no batch normalization where it takes them,
+                or the importance is unknown or `random`, which has no scores.
+        """
+        check_importance(importance)
+        if importance == "random":
+            raise UsageError("channels chosen at random have no scores")
+        places = {name: one.places for name, one in self._coupled.items() if one.places}
+        totals = {name: self._coupled[name].group.width for name in places}
+        if importance in BY_IMAGES:
+            if importance == "taylor" and loss is None:
+                raise UsageError(
+                    "importance 'taylor' goes by the loss on images; give both to score_channels"
+                )
+            criterion = loss if importance == "taylor" else None
+            return score_by_images(self.module, places, totals, examples, criterion)
+        scores = {}
+        for name, where in places.items():
+            total = totals[name]
+            if importance == "batch-norm":
+                scores[name] = score_by_normalization(self.module, where, total, name)
+            else:
+                scores[name] = score_by_weights(
+                    self.module, where, total, 1 if importance == "l1" else 2
+                )
+        return scores
 
     def recipe(self, kept: Mapping[str, Sequence[int]], *, refitted: bool = False) -> Recipe:
         """Make the recipe that keeps these channels.

@@ -11,7 +11,7 @@ layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +27,8 @@ FINE_STEP = 4
 """Channels that narrower groups are cut by; all groups, where the coarse grid misses a budget."""
 PAYS = 0.02
 """Share of its layers' cost that a width off the channel step must save: tables err by 1 %."""
+LEVELS = 64
+"""Steps from 0 to 1 in which the factor of a repair is found."""
 SLACK = 1e-9
 """Relative room for rounding when a cost is held against its limit."""
 
@@ -203,6 +205,43 @@ class Budget:
                     still_growing.append(group)
             growing = still_growing
         return tuple(filled)
+
+    def repair(self, widths: Sequence[int]) -> tuple[int, ...]:
+        """The structure shrunk to the limit: all groups by one factor, the largest that fits.
+
+        The factor is that of the places of the widths among the choices, and is found by bisection
+        over `LEVELS`. Latency is not monotone in widths, so the factor that is found may not fit
+        after all; then the structure of least cost is taken. What shrinking leaves of the limit
+        goes back to the groups, those first that lost most.
+
+        Args:
+            widths: On the grid.
+
+        Returns:
+            Widths within the limit, none wider than before; the same ones where they fit.
+        """
+        if self.fits(widths):
+            return tuple(widths)
+        pairs = zip(self.choices, widths, strict=True)
+        places = np.array([int(np.searchsorted(grid, width)) for grid, width in pairs], np.int64)
+        low, high = 0, LEVELS
+        while high - low > 1:
+            level = (low + high) // 2
+            if self.fits(self.widths_at(places * level // LEVELS)):
+                low = level
+            else:
+                high = level
+        shrunk = places * low // LEVELS
+        if not self.fits(self.widths_at(shrunk)):
+            return self.least[1]
+        lost = places - shrunk
+        order = sorted(range(len(lost)), key=lambda group: -int(lost[group]))
+        return self.fill(self.widths_at(shrunk), order, most=widths)
+
+    def widths_at(self, places: Iterable[int]) -> tuple[int, ...]:
+        """The widths at these places among the choices, one of every group."""
+        pairs = zip(self.choices, places, strict=True)
+        return tuple(int(grid[place]) for grid, place in pairs)
 
     def widen(self, widths: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
         """Widen one group after the other, each as far as the limit is kept.

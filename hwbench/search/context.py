@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from hwbench.records.findings import Finding
 from hwbench.search import costs
 from hwbench.search.budget import known_widths
 from hwbench.search.objective import Prices
+from hwbench.search.options import BY_IMAGES
 from hwbench.search.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
     from hwbench.network.prunable import PrunableNetwork
     from hwbench.network.structure import Structure
     from hwbench.network.workload import Workload
-    from hwbench.pruning import CalibrationStatistics, Importance, Prunable, Pruned
+    from hwbench.pruning import (
+        CalibrationStatistics,
+        ChannelScores,
+        Importance,
+        Prunable,
+        Pruned,
+    )
     from hwbench.records.prediction import LatencySource
     from hwbench.search.blocks import BlockLatency
     from hwbench.search.costs import Cost, Integers
@@ -105,6 +112,7 @@ class SearchContext:
     evaluate: str | None = None
     trial_with: TrainingSettings = field(default_factory=TrainingSettings)
     findings: list[Finding] = field(default_factory=list)
+    _scores: dict[str, ChannelScores] = field(default_factory=dict, init=False, repr=False)
 
     def add_finding(self, code: str, text: str) -> None:
         """Note a finding, unless there is one of this code already."""
@@ -253,13 +261,51 @@ class SearchContext:
 
         calibration = self.calibration if reconstruct else None
         pruned = self.prunable.slim(
-            widths, importance=importance, seed=self.seed, calibration=calibration
+            widths,
+            importance=self.rank_channels(importance),
+            seed=self.seed,
+            calibration=calibration,
         )
         if epochs and self.data is not None and self.has_labels:
             usual = Schedule(0, batch=BATCH, seed=self.seed)
             schedule = usual.adjusted(self.trial_with).lasting_about(epochs, len(self.data.train))
             tune(pruned.module, self.data.train, cross_entropy, schedule)
         return pruned
+
+    def rank_channels(self, importance: Importance) -> Importance | ChannelScores:
+        """What decides which channels stay; what images tell of them is found out once.
+
+        Args:
+            importance: Which channels stay.
+
+        Raises:
+            UsageError: There are no images, or no labels, where they tell it, or the network has
+                nothing that does.
+        """
+        from hwbench.search.training import cross_entropy
+
+        if importance == "random":
+            return importance
+        if importance in self._scores:
+            return self._scores[importance]
+        examples: Iterable[tuple[Tensor, Tensor]] = ()
+        if importance in BY_IMAGES:
+            examples = self._images_to_rank_by(importance)
+        loss = cross_entropy if importance == "taylor" else None
+        self._scores[importance] = self.prunable.score_channels(importance, examples, loss)
+        return self._scores[importance]
+
+    def _images_to_rank_by(self, importance: str) -> Iterable[tuple[Tensor, Tensor]]:
+        """Batches of few training images, as evenly over the classes as they can be."""
+        if self.data is None or (importance == "taylor" and not self.has_labels):
+            labelled = "labelled images" if importance == "taylor" else "images"
+            raise UsageError(
+                f"importance {importance!r} is told by {labelled}, and none were given",
+                Argument("data"),
+                Argument("importance", "l1"),
+            )
+        train = self.data.train
+        return train.few(min(CALIBRATION_IMAGES, len(train)), self.seed).batches(CALIBRATION_BATCH)
 
     @cached_property
     def calibration(self) -> CalibrationStatistics | None:

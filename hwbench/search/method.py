@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 
-from hwbench.errors import UsageError
+from hwbench.errors import Argument, UsageError
 from hwbench.network.widths import DEFAULT_LOWER, group_step
 from hwbench.search.baselines import baselines
 from hwbench.search.budget import FINE_STEP, Budget, channel_choices, paying_widths
 from hwbench.search.costs import Latency
 from hwbench.search.limit import KINDS
 from hwbench.search.objective import KeptWeight
-from hwbench.search.options import SearchOptions, WidthOptions
+from hwbench.search.options import BY_IMAGES, SearchOptions, WidthOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,6 +107,16 @@ class Method(ABC, Generic[OptionsT]):
             raise UsageError(
                 f"{self.name} has no budget of {limit.kind}; expected one of {expected}"
             )
+
+    def check_images(self, *, given: bool) -> None:
+        """Refuse to search without images what only images tell.
+
+        Args:
+            given: Whether there are any.
+
+        Raises:
+            UsageError: There are none, and they are needed.
+        """
 
     def wants_latency(self, limit: Limit | None) -> bool:
         """Whether latencies have to be known."""
@@ -250,6 +260,15 @@ class WidthMethod(Method[WidthOptionsT]):
             trials: Networks to try; None for the search's own number.
         """
 
+    def check_images(self, *, given: bool) -> None:
+        """See `Method.check_images`; some importances of channels are told by images."""
+        if self.chosen_importance in BY_IMAGES and not given:
+            raise UsageError(
+                f"importance {self.chosen_importance!r} is told by images, and none were given",
+                Argument("data"),
+                Argument("importance", "l1"),
+            )
+
     @property
     def channel_step(self) -> int | None:
         """The channel step that was asked for; None for that of the device."""
@@ -301,6 +320,7 @@ class WidthMethod(Method[WidthOptionsT]):
         """See `Method.make_search`; `search_widths` makes the search."""
         if not context.structure.groups:
             raise UsageError(f"{context.subject.name} has no group of channels that can be pruned")
+        context.rank_channels(self.chosen_importance)
         budget = self.budget(context, limit)
         widest = _cost_of(budget.cost, [int(grid[-1]) for grid in budget.choices])
         if widest < USED * limit < math.inf:
@@ -311,6 +331,11 @@ class WidthMethod(Method[WidthOptionsT]):
             context.add_finding("budget_unused", "; ".join([text, *self.wider_networks()]))
         return self.search_widths(context, budget, seed=seed, trials=trials)
 
+    @property
+    def chosen_importance(self) -> Importance:
+        """Which channels stay: what the user says, else the search's own."""
+        return cast("Importance", self.options.importance or self.importance)
+
     def wider_networks(self) -> list[str]:
         """How this search could be made to choose from wider networks, for people."""
         return []
@@ -318,10 +343,9 @@ class WidthMethod(Method[WidthOptionsT]):
     def prune(self, context: SearchContext, candidate: Candidate) -> Pruned:
         """See `Method.prune`."""
         options = self.options
-        importance = self.importance if options.importance is None else options.importance
         return context.prune_widths(
             candidate.widths or context.structure.widths,
-            importance=cast("Importance", importance),
+            importance=self.chosen_importance,
             reconstruct=self.reconstruct if options.reconstruct is None else options.reconstruct,
             epochs=self.trial_epochs if options.trial_epochs is None else options.trial_epochs,
         )

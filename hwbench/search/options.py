@@ -16,8 +16,10 @@ from typing import Any, Self
 
 from hwbench.errors import UsageError
 
-IMPORTANCES = ("l1", "l2", "random")
-"""How the channels that stay can be chosen."""
+IMPORTANCES = ("l1", "l2", "batch-norm", "activations", "taylor", "random")
+"""How the channels that stay can be chosen, see `hwbench.pruning.importance`."""
+BY_IMAGES = ("activations", "taylor")
+"""Those of them that images tell."""
 _KEY = "hwbench.option"
 
 
@@ -113,7 +115,12 @@ class WidthOptions(SearchOptions):
         "Leave out the hand-made policies and the random search.", default=True
     )
     importance: str | None = option(
-        "Which channels stay.", default=None, choices=IMPORTANCES, on_command_line=False
+        "Which channels stay: those of the largest weights (l1, l2) or scales of batch"
+        " normalization (batch-norm), those with the largest values on training images"
+        " (activations), those without which the loss would change most, to first order (taylor),"
+        " or some at random (random). By default l1; ABCPruner draws them at random.",
+        default=None,
+        choices=IMPORTANCES,
     )
     reconstruct: bool | None = option(
         "Whether layers are re-fitted by least squares.", default=None, on_command_line=False

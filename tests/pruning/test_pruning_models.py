@@ -211,8 +211,8 @@ def test_wrong_widths_are_refused(widths: list[Any], message: str) -> None:
 
 
 def test_unknown_importance_and_blocks_are_refused() -> None:
-    with pytest.raises(UsageError, match="importance 'taylor'"):
-        prunable("dense").slim(prunable("dense").structure.widths, importance="taylor")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="importance 'l3'"):
+        prunable("dense").slim(prunable("dense").structure.widths, importance="l3")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"droppable: blocks\.0, blocks\.1, blocks\.2"):
         prunable("stack").without(["blocks.9"])
 

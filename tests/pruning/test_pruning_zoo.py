@@ -145,13 +145,14 @@ def test_pruned_network_learns(spec: str) -> None:
     optimizer = torch.optim.SGD(module.parameters(), 0.01)
     labels = torch.arange(8) % 10
     losses = []
-    for _ in range(6):
+    for _ in range(24):
         loss = nn.functional.cross_entropy(module(images(spec, 8)), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0]
+    # Single steps are noisy: batch normalization sees eight images.
+    assert np.mean(losses[-6:]) < losses[0]
 
 
 def test_residual_layers_keep_the_same_channels_and_depthwise_layers_follow() -> None:

@@ -36,8 +36,6 @@ ALPHA = 0.7
 """Largest share of a width (recommended by the paper)."""
 TENTHS = 10
 """A code counts tenths of a width."""
-LEVELS = 64
-"""Steps from 0 to 1 in which the factor of a repair is found."""
 
 
 def code_choices(
@@ -138,7 +136,10 @@ class AbcPruner(Search):
             visited = self._random.choice(self._sources, self._sources, p=self._odds())
             bees = [(int(index), self._draw_neighbour(int(index))) for index in visited]
         self._bees = bees
-        return [Candidate(self._number(), self._widths(places), note=phase) for _, places in bees]
+        return [
+            Candidate(self._number(), self.budget.widths_at(places), note=phase)
+            for _, places in bees
+        ]
 
     def _learn(self, trials: Sequence[Trial]) -> None:
         phase = self._phases.pop(0)
@@ -181,37 +182,8 @@ class AbcPruner(Search):
         return self._repair(np.clip(np.floor(there + 0.5), 0, last).astype(np.int64))
 
     def _repair(self, places: Integers) -> Integers:
-        """The structure shrunk to the budget: all codes by one factor, the largest that fits.
-
-        The factor is found by bisection over `LEVELS`. Latency is not monotone in widths, so the
-        factor that is found may not fit after all; then the structure of least cost is taken. What
-        it leaves of the budget goes back to the codes, those first that lost most.
-        """
-        if self.budget.fits(self._widths(places)):
-            return places
-        low, high = 0, LEVELS
-        while high - low > 1:
-            level = (low + high) // 2
-            if self.budget.fits(self._widths(self._scaled(places, level))):
-                low = level
-            else:
-                high = level
-        shrunk = self._scaled(places, low)
-        if not self.budget.fits(self._widths(shrunk)):
-            return self._least()
-        lost = places - shrunk
-        order = sorted(range(len(places)), key=lambda group: -int(lost[group]))
-        return self._places(
-            self.budget.fill(self._widths(shrunk), order, most=self._widths(places))
-        )
-
-    def _scaled(self, places: Integers, level: int) -> Integers:
-        """Places times a factor of so many levels, rounded down."""
-        return np.asarray(places * level // LEVELS, np.int64)
-
-    def _least(self) -> Integers:
-        """Places of the structure of least cost."""
-        return self._places(self.budget.least[1])
+        """Places of the structure shrunk to the budget, see `Budget.repair`."""
+        return self._places(self.budget.repair(self.budget.widths_at(places)))
 
     def _places(self, widths: Sequence[int]) -> Integers:
         """Places of widths in the choices."""
@@ -219,8 +191,3 @@ class AbcPruner(Search):
         for grid, width in zip(self.budget.choices, widths, strict=True):
             places.append(int(np.searchsorted(grid, width)))
         return np.array(places)
-
-    def _widths(self, places: Integers) -> tuple[int, ...]:
-        """The widths at these places."""
-        pairs = zip(self.budget.choices, places, strict=True)
-        return tuple(int(grid[place]) for grid, place in pairs)

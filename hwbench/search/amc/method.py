@@ -53,6 +53,11 @@ class AmcMethod(WidthMethod[AmcOptions]):
             super().check(limit)
         if not self.options.single_weights:
             return
+        if self.options.importance is not None:
+            raise UsageError(
+                "single weights are pruned by their size, and an importance of channels was given;"
+                " leave out one of them"
+            )
         if limit is not None and limit.kind not in SPARSE_KINDS:
             raise UsageError(
                 "single weights are pruned for a budget of parameters or size only: no ordinary"

@@ -130,7 +130,9 @@ class Plan:
                 f"the options of a {type(self.options).__name__} were given to {self.method};"
                 f" expected {wanted.__name__}"
             )
-        self.make_method().check(self.limit)
+        method = self.make_method()
+        method.check(self.limit)
+        method.check_images(given=self.data is not None)
         self._check_numbers()
         self._check_tuning()
         self._check_preprocessing()

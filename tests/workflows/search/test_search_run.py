@@ -207,6 +207,17 @@ def test_practise_measures_and_drops_blocks(tmp_path):
     assert set(recipe["dropped"]) == set(result.best.candidate.dropped)
 
 
+def test_channels_are_ranked_as_asked(tmp_path):
+    common = {"data": "digits", "accept_untrained": True, "tune": "none", "baselines": False}
+    by = {}
+    for importance in ("l1", "taylor"):
+        asked = plan(importance=importance, trials=4, **common)
+        search(asked, tmp_path / "s.db", out=tmp_path / importance)
+        recipe = json.loads((tmp_path / importance / "recipe.json").read_text())
+        by[importance] = [group["kept"] for group in recipe["groups"]]
+    assert by["l1"] != by["taylor"]
+
+
 def test_result_is_tuned_on_data_and_written(tmp_path):
     asked = plan(
         "abcpruner",
@@ -382,6 +393,8 @@ def test_impossible_plans_are_refused(arguments, said):
         ({"tune": "hard"}, "unknown tuning 'hard'; expected one of none, ce, kd, features"),
         ({"reward": "joy"}, "unknown reward 'joy'"),
         ({"importance": "l3"}, "unknown importance 'l3'"),
+        ({"importance": "taylor"}, "'taylor' is told by images, and none were given; pass data="),
+        ({"importance": "l2", "single_weights": True}, "single weights are pruned by their size"),
         ({"tune": "kd"}, "learns from labelled images, and none were given; pass data="),
         ({"temperature": 0.0}, "temperature of 0"),
         ({"tune_epochs": 1, "tune_steps": 1}, "give one of them"),

@@ -17,7 +17,6 @@ from hwbench.devices.shared.ort.executed_graph import block_workload
 from hwbench.lookup_tables import Plan
 from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.lookup_tables.making.networks import (
-    Effort,
     NetworkSample,
     Quiet,
     measure_turns,
@@ -51,8 +50,8 @@ class Rounds:
 
 
 def printed(talks: Sequence[Talk]) -> list[Rounds]:
-    """All timed rounds in the order in which they were printed, but those of profiled sessions and
-    of hwbench's own networks.
+    """All timed rounds in the order in which they were printed, but those of profiled sessions, of
+    hwbench's own networks, and of other inputs, which are compared once and not kept.
     """
     own = {block_workload().sha256, *(workload.sha256 for workload in map(chain_workload, (6, 30)))}
     rounds = [
@@ -73,6 +72,8 @@ def _rounds(talk: Talk) -> Iterator[Rounds]:
         elif command == "load" and event["event"] == "loaded":
             name, _, path = value.partition(" ")
             models[name] = "" if profiled else Path(path).stem
+        elif command == "draw":
+            models[value.partition(" ")[0]] = ""
         elif command == "run" and event["event"] == "samples":
             loops, *names = value.split(" ")
             values_s = tuple(ns / (int(loops) * 1e9) for ns in event["ns"])
@@ -177,14 +178,16 @@ def check_networks(
         raise WrongError(f"networks {numbers} are in the store, one of them twice")
     workload = load_workload(model)
     network = PrunableNetwork(workload)
-    quiet, replay, settings = Quiet(), _Replay(rounds), Settings()
+    # Each build begins with one round of the original, by which it chooses how many it can afford.
+    counted = [item for item in rounds if item.whose != (workload.sha256,)]
+    quiet, replay, settings = Quiet(), _Replay(counted), Settings()
     anchor: Any = SimpleNamespace(workload=workload, settings=settings)
 
     for sample in samples[len(samples) - fresh :]:
         prepared: Any = SimpleNamespace(workload=network.version(sample.widths), settings=settings)
         device: Any = replay
         again = measure_turns(
-            device, anchor, prepared, Effort().turns, quiet=quiet, seed=sample.number
+            device, anchor, prepared, len(sample.whole_s), quiet=quiet, seed=sample.number
         )
         if again != (sample.anchor_s, sample.whole_s):
             raise WrongError(
@@ -198,7 +201,7 @@ def check_networks(
         raise WrongError(
             "the network that was measured last is not the first of the unfinished ones"
         )
-    return sum(len(item.values_s) for item in rounds)
+    return sum(len(item.values_s) for item in counted)
 
 
 def check_store(

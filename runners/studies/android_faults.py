@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -316,8 +317,10 @@ def main() -> None:
     with fake() as phone, TemporaryDirectory() as folder:
         scratch = Path(folder) / "tmp"
         scratch.mkdir()
-        os.environ["TMPDIR"] = str(scratch)  # that of the uses
         bench = Bench(phone, Path(folder), scratch)
+        os.environ["TMPDIR"] = str(scratch)  # that of the uses, which all come from the server
+        forkserver.ensure_running()
+        del os.environ["TMPDIR"]
         for number in range(len(TASKS)):
             one(bench, tally, number, faults=False)
         while (

@@ -126,6 +126,7 @@ def carry_out(
 
 
 def _use(use: Use, device: str, out: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as every command does before anything else
     _hasten()
     try:
         with ending_signals():  # as every command does

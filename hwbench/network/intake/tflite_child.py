@@ -17,6 +17,7 @@ from torch import nn
 
 from hwbench.network.graph import load
 from hwbench.network.graph.view import GraphView
+from hwbench.network.tflite.operators import onnx_name, operator_name
 from hwbench.network.torch_graph import to_torch
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _TORCH_TYPES = {6: torch.int32, 7: torch.int64, 9: torch.bool}
 """Types of inputs by ONNX's number of them; others are float32."""
+_KINDS = {"Gemm": "Linear", "MatMul": "Linear"}
+"""Kinds of layers by ONNX operators that have another name."""
 _NUMBER = re.compile(r"Step_n(\d+)(?!\d)")
 
 
@@ -57,7 +60,7 @@ def main(source: str, target: str) -> None:
     onnx = Path(source).read_bytes()
     view = GraphView(load(onnx))
     net = to_torch(onnx)
-    names = number_steps(net)
+    nodes = number_steps(net)
     images, examples = [], []
     for place, name in enumerate(view.inputs):
         shape = view.shape(name)
@@ -70,7 +73,9 @@ def main(source: str, target: str) -> None:
     if images:
         module = litert_torch.to_channel_last_io(module, args=images)
     litert_torch.convert(module, tuple(examples)).export(target)
-    rename_tensors(Path(target), names, list(view.inputs))
+    kinds = {node.name: node.op_type for node in view.nodes}
+    steps = [(name, kinds[name]) for name in nodes]
+    rename_tensors(Path(target), steps, list(view.inputs))
 
 
 def number_steps(net: TorchNet) -> list[str]:
@@ -82,7 +87,7 @@ def number_steps(net: TorchNet) -> list[str]:
     Returns:
         The name of the ONNX node that the step of each number computes.
     """
-    names = []
+    names: list[str] = []
     for step in net.module.graph.nodes:
         origin = net.origins.get(step.name)
         if step.op != "call_function" or origin is None:
@@ -95,12 +100,14 @@ def number_steps(net: TorchNet) -> list[str]:
     return names
 
 
-def rename_tensors(path: Path, names: Sequence[str], inputs: Sequence[str]) -> None:
+def rename_tensors(path: Path, steps: Sequence[tuple[str, str]], inputs: Sequence[str]) -> None:
     """Call the tensors of a `.tflite` file after nodes, and its inputs as the network does.
+
+    Of what was fused into an operator, the node of its own kind names it.
 
     Args:
         path: The file, which is written anew.
-        names: Names of nodes by the numbers of steps.
+        steps: Name and operator of the ONNX node that each step is of, by the steps' numbers.
         inputs: Names of the inputs, in order.
     """
     import flatbuffers  # type: ignore[import-untyped]
@@ -108,10 +115,15 @@ def rename_tensors(path: Path, names: Sequence[str], inputs: Sequence[str]) -> N
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
     graph = model.subgraphs[0]
-    for tensor in graph.tensors:
-        numbers = _NUMBER.findall((tensor.name or b"").decode("utf-8", "replace"))
-        if numbers:
-            tensor.name = names[int(numbers[-1])].encode()
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        kind = onnx_name(operator_name(max(code.builtinCode, code.deprecatedBuiltinCode)))
+        for tensor in (graph.tensors[index] for index in operator.outputs):
+            numbers = _NUMBER.findall((tensor.name or b"").decode("utf-8", "replace"))
+            found = [steps[int(number)] for number in numbers]
+            same_kind = [name for name, op in found if _KINDS.get(op, op) == kind]
+            if found:
+                tensor.name = (same_kind or [found[-1][0]])[-1].encode()
     for signature in (model.signatureDefs or [])[:1]:
         for entry, name in zip(signature.inputs, inputs, strict=True):
             graph.tensors[entry.tensorIndex].name = name.encode()

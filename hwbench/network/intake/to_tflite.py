@@ -29,7 +29,7 @@ from hwbench.network.run_outputs import NetworkRunner
 from hwbench.network.tflite import describe
 from hwbench.network.workload import Workload
 from hwbench.optional import install_command
-from hwbench.records.findings import Finding
+from hwbench.records.findings import CONVERTED, Finding
 from hwbench.records.scratch import scratch_folder
 from hwbench.user_folders import cache_folder
 from hwbench.version import __version__
@@ -86,7 +86,7 @@ def convert_to_tflite(workload: Workload, seed: int = 0) -> Workload:
         f"converted to tflite by {CONVERTER} {number}, images channels last; its outputs follow"
         f" those of the original with a signal-to-noise ratio of {ratio_db:.0f} dB"
     )
-    findings = (*workload.findings, *converted.findings, Finding("converted", text))
+    findings = (*workload.findings, *converted.findings, Finding(CONVERTED, text))
     return replace(converted, findings=findings, values=values)
 
 

@@ -96,6 +96,7 @@ class DeviceMeter:
         # Tables take as long to load as all the rest, and most measurements need none.
         from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 
+        self._require_onnx()
         return grid_step(channel_steps(self.device, workload, settings))
 
     def begin_table(
@@ -109,7 +110,20 @@ class DeviceMeter:
         forget: bool = False,
     ) -> TableBuilder:
         """See `Meter`."""
+        self._require_onnx()
         return DeviceTable(self.device, workload, settings, plan, store, callback, forget)
+
+    def _require_onnx(self) -> None:
+        """Refuse what takes hundreds of networks where each would have to be converted.
+
+        Raises:
+            UsageError: The device runs no ONNX.
+        """
+        if ONNX not in self.device.formats:
+            raise UsageError(
+                f"a table takes hundreds of networks of other widths, and {self.address} runs only"
+                f" {', '.join(sorted(self.device.formats))}; profile or compare on it instead"
+            )
 
     def measure(
         self, workloads: Sequence[Workload], settings: Settings, callback: MeasuringCallback

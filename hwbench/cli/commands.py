@@ -110,7 +110,7 @@ SELFTEST_FIELDS = ("false_verdicts", "noise_floor")
 RECORD_ID = re.compile(r"[0-9a-f]{6,32}")
 """What the id of a stored measurement, or the beginning of it, looks like."""
 MODEL_HELP = (
-    "A file (.onnx, .pt, .pt2, .safetensors), a folder of Hugging Face, zoo:NAME, or"
+    "A file (.onnx, .pt, .pt2, .safetensors, .tflite), a folder of Hugging Face, zoo:NAME, or"
     " package.module:factory."
 )
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hwbench.records.findings import Finding, order_findings
+from hwbench.records.findings import CONVERTED, Finding, order_findings
 from hwbench.records.measurement import LayerLatency, Measurement
 from hwbench.records.outputs import Likeness
+from hwbench.records.tensors import Shape, channels_first
 from hwbench.stats import Estimate, Ratio, Verdict, exp_or_infinity, ratio_of_sessions
 
 RECORD = "comparison"
@@ -319,13 +320,21 @@ def find_differences(baseline: Measurement, candidate: Measurement) -> list[str]
     return differences
 
 
+def _input_shapes(record: Measurement) -> list[Shape]:
+    """Shapes of the inputs; those of images whose conversion put channels last as they were."""
+    shapes = [spec.shape for spec in record.inputs]
+    if any(finding.code == CONVERTED for finding in record.findings):
+        return [channels_first(shape) for shape in shapes]
+    return shapes
+
+
 def _find_other_differences(baseline: Measurement, candidate: Measurement) -> list[str]:
     """What differs beside the model, whether or not the two were interleaved."""
     pairs: dict[str, tuple[object, object]] = {
         "device": (baseline.device.target_id, candidate.device.target_id),
         "input shapes": (
-            [spec.shape for spec in baseline.inputs],
-            [spec.shape for spec in candidate.inputs],
+            _input_shapes(baseline),
+            _input_shapes(candidate),
         ),
         "batch": (baseline.batch, candidate.batch),
         "threads": (baseline.settings.threads, candidate.settings.threads),

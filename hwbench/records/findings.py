@@ -19,11 +19,15 @@ class Finding:
     text: str
 
 
+CONVERTED = "converted"
+"""Code of the finding that a network was converted to another format, images channels last."""
 _FIRST = (
     "incomparable",
     "impossible",
     "not_interleaved",
     "provider_fell_back",
+    "not_delegated",
+    "partly_delegated",
     "different_outputs",
     "export_differs",
     "exported_in_training",
@@ -53,7 +57,7 @@ _LATER = (
     "outputs_not_compared",
 )
 """Noise, of which several findings come together, and what could not be found out."""
-_LAST = ("below_resolution", "reorders", "fused_layers", "random_weights")
+_LAST = ("below_resolution", "below_grain", "reorders", "fused_layers", "random_weights")
 """Details that change no conclusion."""
 
 

@@ -12,6 +12,7 @@ from hwbench.devices import open_device
 from hwbench.errors import Argument, IncomparableError, UsageError
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.sessions import measure_interleaved, measure_on
+from hwbench.network.workload import ONNX, TFLITE
 
 if TYPE_CHECKING:
     from hwbench.devices.base import Device
@@ -95,6 +96,7 @@ class DeviceMeter:
         # Tables take as long to load as all the rest, and most measurements need none.
         from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 
+        self._require_onnx()
         return grid_step(channel_steps(self.device, workload, settings))
 
     def begin_table(
@@ -108,13 +110,27 @@ class DeviceMeter:
         forget: bool = False,
     ) -> TableBuilder:
         """See `Meter`."""
+        self._require_onnx()
         return DeviceTable(self.device, workload, settings, plan, store, callback, forget)
+
+    def _require_onnx(self) -> None:
+        """Refuse what takes hundreds of networks where each would have to be converted.
+
+        Raises:
+            UsageError: The device runs no ONNX.
+        """
+        if ONNX not in self.device.formats:
+            raise UsageError(
+                f"a table takes hundreds of networks of other widths, and {self.address} runs only"
+                f" {', '.join(sorted(self.device.formats))}; profile or compare on it instead"
+            )
 
     def measure(
         self, workloads: Sequence[Workload], settings: Settings, callback: MeasuringCallback
     ) -> tuple[Measurement, ...]:
         """See `Meter`."""
-        return measure_interleaved(self.device, workloads, settings, callback)
+        fitted = [in_format(workload, self.device, settings) for workload in workloads]
+        return measure_interleaved(self.device, fitted, settings, callback)
 
 
 @dataclass(frozen=True)
@@ -152,6 +168,32 @@ class DeviceTable:
         return validate(
             self.device, table, self.workload, self.settings, networks=networks, callback=callback
         )
+
+
+def in_format(workload: Workload, device: Device, settings: Settings) -> Workload:
+    """Bring a network into a format that a device runs, if it can be converted.
+
+    Raises:
+        WorkloadError: The conversion is not possible, or made something else.
+    """
+    if workload.format == ONNX and ONNX not in device.formats and TFLITE in device.formats:
+        from hwbench.network.intake.to_tflite import convert_to_tflite
+
+        return convert_to_tflite(workload, settings.seed)
+    return workload
+
+
+def _measure_on(
+    devices: Sequence[Device],
+    workloads: Sequence[Workload],
+    settings: Settings,
+    callback: MeasuringCallback,
+) -> tuple[Measurement, ...]:
+    """Measure each network on its device; see `measuring.sessions.measure_on`."""
+    fitted = []
+    for workload, device in zip(workloads, devices, strict=True):
+        fitted.append(in_format(workload, device, settings))
+    return measure_on(devices, fitted, settings, callback)
 
 
 @contextmanager
@@ -200,6 +242,6 @@ def opened_to_compare(device: str | Meter, candidate_device: str | None) -> Iter
                     f" {targets[1].target}; only runtimes of one target are compared",
                     Argument("candidate_device", change="another"),
                 )
-            yield partial(measure_on, [first, second])
+            yield partial(_measure_on, [first, second])
         finally:
             second.close()

@@ -16,6 +16,7 @@ from hwbench.records.comparison import Comparison
 from hwbench.records.device import DeviceInfo
 from hwbench.records.measurement import Settings
 from hwbench.stats import Verdict
+from hwbench.workflows.meter import in_format
 
 DEFAULT_MODEL = "zoo:resnet20"
 DEFAULT_RUNS = 5
@@ -88,6 +89,7 @@ def selftest(
     comparisons = []
     with open_device(device) as opened:
         info = opened.info()
+        workload = in_format(workload, opened, settings)
         for number in range(runs):
             once = replace(settings, seed=settings.seed + number, layers=False)
             comparisons.append(

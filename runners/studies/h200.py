@@ -131,8 +131,8 @@ def bare_loop(workload: Workload) -> Callable[[], float]:
     """
     import torch
 
-    from hwbench.devices.nvidia.torch_graph import to_torch
     from hwbench.devices.nvidia.torch_session import input_on_gpu, on_gpu, place
+    from hwbench.network.torch_graph import to_torch
 
     cuda: Any = torch.cuda
     device, stream = place(0), cuda.Stream()

@@ -31,7 +31,7 @@ from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
 
 if TYPE_CHECKING:
-    from hwbench.devices.nvidia.torch_graph import TorchNet
+    from hwbench.network.torch_graph import TorchNet
 
 OPTIONS = {"mode": choice("eager", "compile"), "latency": choice("gpu", "request")}
 CLOCKS = {
@@ -191,7 +191,7 @@ class Cuda(Device):
         return Prepared(workload, settings, session, self._nvml.findings())
 
     def _net(self, workload: Workload) -> TorchNet:
-        from hwbench.devices.nvidia.torch_graph import to_torch
+        from hwbench.network.torch_graph import to_torch
 
         if workload.sha256 not in self._nets:
             net = to_torch(workload.onnx)

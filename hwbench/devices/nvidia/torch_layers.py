@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench.devices.base import LayerRow, LayerSamples
-from hwbench.devices.nvidia.torch_graph import to_torch
 from hwbench.devices.nvidia.torch_session import TorchGpu, TorchSession, gpu_errors
 from hwbench.devices.shared.chains import chain_workload
+from hwbench.network.torch_graph import to_torch
 
 if TYPE_CHECKING:
     import torch

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, fx
 
-    from hwbench.devices.nvidia.torch_graph import TorchNet
+    from hwbench.network.torch_graph import TorchNet
 
 T = TypeVar("T")
 BACKEND = "inductor"

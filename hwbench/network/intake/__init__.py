@@ -25,12 +25,12 @@ from hwbench.errors import Argument, UsageError
 from hwbench.network.intake import files, guessing, reader, torch_files
 from hwbench.network.intake.factories import call_factory, is_factory, parse_factory
 from hwbench.network.intake.input_texts import Inputs, parse_dims, parse_inputs
+from hwbench.network.intake.kept_models import keep, read_kept
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported, export_module
 from hwbench.network.intake.values import add_values, read_values, requests_of
 from hwbench.network.tflite import is_tflite, read_workload
 from hwbench.network.workload import Workload
-from hwbench.records.scratch import scratch_folder
 from hwbench.records.tensors import TensorSpec
 from hwbench.user_folders import cache_folder
 from hwbench.version import __version__
@@ -223,10 +223,9 @@ def _export_zoo_network(request: ReadRequest) -> Exported:
     The export is kept in the user's cache folder, so that the second time needs no torch.
     """
     cache = _cache_file(request)
-    # The cached file is a SHA-256 and the model: one that is damaged is made anew.
-    data = cache.read_bytes() if cache.is_file() else b""
-    if sha256(data[32:]).digest() == data[:32]:
-        return Exported(data[32:])
+    data = read_kept(cache)
+    if data is not None:
+        return Exported(data)
     from hwbench.network import zoo
 
     spec = request.name.removeprefix("zoo:")
@@ -234,7 +233,7 @@ def _export_zoo_network(request: ReadRequest) -> Exported:
     shapes = torch_files.choose_input_shapes(request, (TensorSpec("", zoo.input_shape(spec)),))
     exported = export_module(module, shapes, request.name, request.seed)
     if not exported.findings:
-        _write_cache(cache, exported.onnx)
+        keep(cache, exported.onnx)
     return exported
 
 
@@ -251,18 +250,3 @@ def _cache_file(request: ReadRequest) -> Path:
     sources = [(folder / file).read_bytes() for file in files]
     key = sha256("\n".join(facts).encode() + b"".join(sources)).hexdigest()
     return cache_folder() / "onnx" / f"{key[:32]}.bin"
-
-
-def _write_cache(cache: Path, data: bytes) -> None:
-    """Write a model to the cache, whole or not at all.
-
-    A cache that cannot be written costs time, nothing else.
-    """
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(cache.parent) as folder:
-            whole = folder / cache.name
-            whole.write_bytes(sha256(data).digest() + data)
-            whole.replace(cache)
-    except OSError:
-        return

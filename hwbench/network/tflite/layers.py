@@ -22,7 +22,7 @@ from hwbench.network.graph.keys import Geometry
 from hwbench.network.tflite.graph import PRECISIONS, WEIGHTED, Operator, TfliteGraph
 from hwbench.network.tflite.operators import onnx_name
 from hwbench.records.layer_key import LayerKey
-from hwbench.records.tensors import Shape
+from hwbench.records.tensors import CHANNELS_FIRST, channels_first
 
 _POOLS = frozenset({"AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"})
 _ARITHMETIC = frozenset({"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "PRELU", "POW"})
@@ -42,8 +42,6 @@ _IMAGES = (
     | {"CONCATENATION", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "PAD", "MEAN"}
 )
 """Operators whose maps of rank 4 are images, channels last."""
-_CHANNELS_FIRST = (0, 3, 1, 2)
-"""Where the axes of an image stand in a key."""
 
 
 @dataclass(slots=True, eq=False)
@@ -223,7 +221,7 @@ def _key(graph: TfliteGraph, draft: _Draft) -> LayerKey | None:
         return LayerKey("Reshape", tuple(shapes), output, (), precision)
     op, more = _describe_operator(graph, draft)
     if operator.kind in _IMAGES:
-        shapes, output = [_image(shape) for shape in shapes], _image(output)
+        shapes, output = [channels_first(shape) for shape in shapes], channels_first(output)
         if op == "GlobalAveragePool" and len(output) == 2:
             output = (*output, 1, 1)
     return LayerKey(op, tuple(shapes), output, tuple((attrs | more).items()), precision)
@@ -236,7 +234,7 @@ def _describe_operator(graph: TfliteGraph, draft: _Draft) -> tuple[str, dict[str
     if operator.kind == "CONCATENATION":
         rank = len(graph.tensors[draft.output].shape)
         axis = graph.axis(operator) % max(1, rank)
-        return op, {"axis": str(_CHANNELS_FIRST.index(axis) if rank == 4 else axis)}
+        return op, {"axis": str(CHANNELS_FIRST.index(axis) if rank == 4 else axis)}
     if operator.kind in _POOLS:
         return op, _window(graph, draft).attrs()
     if operator.kind == "PAD":
@@ -282,8 +280,8 @@ def _convolution_key(
     activation = operator.inputs[2 if operator.kind == "TRANSPOSE_CONV" else 0]
     if draft.pads != (0, 0, 0, 0) and draft.inputs:
         activation = draft.inputs[0]
-    shape = _image(graph.tensors[activation].shape)
-    output = _image(graph.tensors[draft.output].shape)
+    shape = channels_first(graph.tensors[activation].shape)
+    output = channels_first(graph.tensors[draft.output].shape)
     weights = graph.tensors[operator.inputs[1]].shape
     geometry = _window(graph, draft)
     groups = 1
@@ -323,11 +321,6 @@ def _window(graph: TfliteGraph, draft: _Draft) -> Geometry:
     return Geometry(tuple(kernel), window.strides, window.dilations, pads)
 
 
-def _image(shape: Shape) -> Shape:
-    """A shape as keys have it: of rank 4, channels first."""
-    return tuple(shape[axis] for axis in _CHANNELS_FIRST) if len(shape) == 4 else shape
-
-
 def _is_global_pooling(graph: TfliteGraph, operator: Operator) -> bool:
     """Whether a mean is one over the height and width of an image."""
     axes = graph.integers(operator.inputs[1]) if len(operator.inputs) > 1 else None
@@ -341,7 +334,7 @@ def _operand(graph: TfliteGraph, operator: Operator) -> dict[str, str]:
     for index in operator.inputs:
         if index < 0 or not graph.is_constant(index):
             continue
-        shape = _image(graph.tensors[index].shape)
+        shape = channels_first(graph.tensors[index].shape)
         if all(size == 1 for size in shape):
             return {"with": "scalar"}
         return {"with": ".".join("1" if size == 1 else "n" for size in shape)}
@@ -354,7 +347,7 @@ def _pad_attrs(graph: TfliteGraph, operator: Operator) -> dict[str, str]:
     if pads is None:
         return {}
     rank = len(pads) // 2
-    order = _CHANNELS_FIRST if rank == 4 else tuple(range(rank))
+    order = CHANNELS_FIRST if rank == 4 else tuple(range(rank))
     begins, ends = [pads[2 * axis] for axis in order], [pads[2 * axis + 1] for axis in order]
     return {"pads": ".".join(map(str, (*begins, *ends)))}
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from hwbench.devices.nvidia.torch_graph import to_torch
-from hwbench.devices.nvidia.torch_ops import OPERATORS
 from hwbench.errors import UnsupportedLayerError
 from hwbench.network.intake import load_workload
 from hwbench.network.ort import onnxruntime
+from hwbench.network.torch_graph import to_torch
+from hwbench.network.torch_graph.operators import OPERATORS
 from hwbench.network.zoo import NETWORKS
 
 TOLERANCE = 1e-4

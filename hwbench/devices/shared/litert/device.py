@@ -16,6 +16,7 @@ from hwbench.devices.shared.litert.profile import MICROSECOND_S, Row, limit_shor
 from hwbench.devices.shared.runner.device import EngineDevice, Handle
 from hwbench.devices.shared.runner.engine import Engine
 from hwbench.devices.shared.turns import select_counted
+from hwbench.errors import BuildError
 from hwbench.network.tflite.writing import write_convolutions
 from hwbench.network.workload import TFLITE, Workload
 
@@ -23,6 +24,10 @@ CHAIN_SIDE = 8
 """Height and width of the maps of the chains: some microseconds each, so that noise stays small."""
 COST_RUNS = 150
 """Runs of each chain from which the profiler's own cost is estimated."""
+
+
+_OPEN_OUTPUTS = "Failed to set custom allocation for output"
+"""What LiteRT says of a model whose outputs get their size while it runs."""
 
 
 class LitertDevice(EngineDevice):
@@ -42,6 +47,18 @@ class LitertDevice(EngineDevice):
         """End all engines and forget what was learnt of the target."""
         super()._close()
         self._node_cost_s.clear()
+
+    def _load(self, engine: Engine, workload: Workload, *, profile: bool = False) -> str:
+        """Create a session in an engine and return its name."""
+        try:
+            return super()._load(engine, workload, profile=profile)
+        except BuildError as error:
+            if _OPEN_OUTPUTS not in error.message:
+                raise
+            raise BuildError(
+                f"the outputs of {workload.name} get their size while it runs, and LiteRT's C API"
+                " runs such a model only once; fix the shapes when you convert it"
+            ) from error
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         """Time the layers of `runs` inferences in a profiled session of their own."""

@@ -100,7 +100,7 @@ def _describe_fallback(
     """Say how much of a network XNNPACK left to TensorFlow Lite's own kernels, if it ran any."""
     left = [graph.operators[row.index] for row in rows if row.index is not None]
     left = [operator for operator in left if not graph.unpacks(operator)]
-    if not left or len(left) == len(rows):
+    if not left or not any(row.is_delegated for row in rows):
         return ()
     names = {operator.name for operator in left}
     macs = sum(layer.macs for layer in network)

@@ -127,6 +127,11 @@ def test_conversions_of_constants_are_part_of_the_layer_that_reads_them() -> Non
     assert findings == ()
 
 
+def test_where_xnnpack_was_not_asked_for_nothing_fell_back() -> None:
+    rows = [Row("DEQUANTIZE", 0, (0.0,)), Row("CONV_2D", 1, (9e-6,))]
+    assert join_profile(rows, half_network())[1] == ()
+
+
 def test_what_belongs_to_no_layer_is_told() -> None:
     rows, findings = join_profile(rows_of(CONV, *XNNPACK_ROWS), depthwise_network())
     assert len([row for row in rows if row.key is None]) == 1

@@ -2,7 +2,7 @@
 
 So torch runs exactly the workload's network. The graph becomes a `torch.fx.GraphModule` of plain
 torch functions: eager mode runs them one by one, torch.compile traces them. Nothing is fused,
-converted or approximated here; an operator that is not known (`torch_ops`) is refused by name.
+converted or approximated here; an operator that is not known (`operators`) is refused by name.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwbench.devices.nvidia.torch_emitter import Emitter
 from hwbench.errors import UnsupportedLayerError
 from hwbench.network.graph import Layer, layers, load
 from hwbench.network.graph.view import GraphView
+from hwbench.network.torch_graph.emitter import Emitter
 
 if TYPE_CHECKING:
     from torch import fx
@@ -29,11 +29,13 @@ class TorchNet:
         layers: The layers of the network in an order in which they can run.
         steps: For each layer the names of its nodes in `module.graph`. Together these are all nodes
             that compute.
+        origins: The ONNX node that each of these nodes is of.
     """
 
     module: fx.GraphModule
     layers: tuple[Layer, ...]
     steps: tuple[tuple[str, ...], ...]
+    origins: dict[str, str]
 
 
 def to_torch(onnx: bytes) -> TorchNet:
@@ -43,7 +45,7 @@ def to_torch(onnx: bytes) -> TorchNet:
         WorkloadError: It is no valid ONNX model.
         UnsupportedLayerError: It has an operator, or a form of one, without counterpart here.
     """
-    from hwbench.devices.nvidia.torch_ops import OPERATORS  # which imports torch
+    from hwbench.network.torch_graph.operators import OPERATORS  # which imports torch
 
     model = load(onnx)
     view, network_layers = GraphView(model), layers(model)
@@ -64,4 +66,5 @@ def to_torch(onnx: bytes) -> TorchNet:
         for node_name in layer.nodes:
             names += [step.name for step in emitter.torch_nodes.get(node_name, ())]
         steps.append(tuple(names))
-    return TorchNet(module, network_layers, tuple(steps))
+    origins = {step.name: name for name, nodes in emitter.torch_nodes.items() for step in nodes}
+    return TorchNet(module, network_layers, tuple(steps), origins)

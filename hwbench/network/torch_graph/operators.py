@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
-from hwbench.devices.nvidia.torch_emitter import Operands, Operator
 from hwbench.network.graph.keys import geometry
+from hwbench.network.torch_graph.emitter import Operands, Operator
 
 if TYPE_CHECKING:
     from torch import fx

@@ -8,8 +8,10 @@ false ones among them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 import numpy as np
 
@@ -69,6 +71,7 @@ class PairedEvidence:
 
     def add(self, baseline: Series, candidate: Series, spent_s: float) -> None:
         """Take note of another measurement."""
+        baseline, (candidate,) = drop_cut_sessions(baseline, [candidate])
         self.parts.append((baseline, candidate))
         self.spent_s += spent_s
 
@@ -91,6 +94,27 @@ class PairedEvidence:
     def verdict(self) -> stats.Verdict:
         """What may be claimed so far."""
         return self.ratio.verdict(self.min_effect)
+
+
+def drop_cut_sessions(
+    baseline: Series, candidates: Sequence[Series]
+) -> tuple[Series, list[Series]]:
+    """Leave out sessions that the end of the budget cut off.
+
+    Every session counts alike, so one of a single round could turn a short measurement over: what
+    eats the rest of a budget is a round that was interrupted for long. A session counts as cut with
+    less than half of the usual number of rounds, if two others remain.
+
+    Args:
+        baseline: Samples of the baseline.
+        candidates: Those of workloads that were interleaved with it, each with as many rounds.
+    """
+    rounds = Counter(baseline.session)
+    usual = median(rounds.values())
+    whole = {number for number, count in rounds.items() if 2 * count >= usual}
+    if len(whole) < 2 or len(whole) == len(rounds):
+        return baseline, list(candidates)
+    return baseline.of_sessions(whole), [series.of_sessions(whole) for series in candidates]
 
 
 def ratio_at_level(parts: Sequence[tuple[Series, Series]], level: float) -> stats.Ratio:

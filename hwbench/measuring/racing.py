@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from hwbench.measuring.evidence import ratio_at_level
+from hwbench.measuring.evidence import drop_cut_sessions, ratio_at_level
 from hwbench.records.series import Series
 
 FINALISTS = 4
@@ -54,7 +54,8 @@ class Race:
 
     def add(self, baseline: Series, candidates: Mapping[str, Series]) -> None:
         """Take note of a heat: the samples of the baseline and those of each candidate."""
-        self._heats.append((baseline, candidates))
+        baseline, series = drop_cut_sessions(baseline, list(candidates.values()))
+        self._heats.append((baseline, dict(zip(candidates, series, strict=True))))
 
     def drop(self, name: str) -> None:
         """Take out a candidate that cannot run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from hwbench import stats
@@ -64,7 +64,11 @@ class Series:
 
     def of_session(self, number: int) -> Series:
         """The samples of one session."""
-        places = [place for place, session in enumerate(self.session) if session == number]
+        return self.of_sessions({number})
+
+    def of_sessions(self, numbers: Set[int]) -> Series:
+        """The samples of several sessions."""
+        places = [place for place, session in enumerate(self.session) if session in numbers]
         return Series(
             tuple(self.samples_s[place] for place in places),
             tuple(self.session[place] for place in places),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from hwbench.records.measurement import Settings
 from hwbench.report import make_report
+from hwbench.store import open_store
 from hwbench.workflows.build_table import build_table
 from hwbench.workflows.compare import compare
+from hwbench.workflows.matrix import measure_matrix
 from hwbench.workflows.profile import profile
 from hwbench.workflows.search.plan import Limit, Plan
 from hwbench.workflows.search.run import run_search
@@ -63,6 +66,9 @@ SHOTS = (
     Shot("table_light", "table/", "light", DESK),
     Shot("table_curves_dark", "table/", "dark", DESK, "Latency over width"),
     Shot("search_light", "search/", "light", DESK, has="Preserve ratios"),
+    Shot("matrix_light", "matrix/", "light", DESK),
+    Shot("history_light", "history/", "light", DESK, has="Lasting changes"),
+    Shot("matrix_phone_dark", "matrix/", "dark", PHONE, "Latency"),
     Shot("overview_phone", "overview", "light", PHONE),
     Shot("compare_phone_dark", "compare/", "dark", PHONE, has="Layer by layer"),
     Shot("layers_phone", "model/", "light", PHONE, "Layers", has="Layers"),
@@ -85,6 +91,24 @@ def measure(store: str) -> None:
     run_search(MODEL, amc, table="pixel1", store=store)
     blocks = Plan.of("practise", Limit("latency", share=0.8), adaptor_steps=10, tune="none")
     run_search("zoo:resnet20", blocks, device=VIRTUAL, store=store)
+    measure_matrix(
+        ["zoo:resnet20", "zoo:resnet20@0.75", "zoo:resnet20@0.5", "zoo:plain20"],
+        devices=[VIRTUAL],
+        precisions=["fp32", "int8"],
+        threads=[1, 2],
+        store=store,
+    )
+    simulate_weeks(store)
+
+
+def simulate_weeks(store: str) -> None:
+    """A model that is measured once a week, and becomes a little wider after ten weeks."""
+    with open_store(store) as opened:
+        for week in range(16):
+            network = "zoo:resnet20" if week < 10 else "zoo:resnet20@1.05"
+            record = profile(network, device=f"virtual:seed={week},step=1", save=False)
+            began = datetime(2026, 3, 2, 6, tzinfo=UTC) + timedelta(days=7 * week)
+            opened.save(replace(record, model="classifier.onnx", started_utc=began.isoformat()))
 
 
 def shoot(

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from hwbench import stats
-from hwbench.measuring.evidence import ErrorLevels, PairedEvidence, ratio_at_level
+from hwbench.measuring.evidence import (
+    ErrorLevels,
+    PairedEvidence,
+    drop_cut_sessions,
+    ratio_at_level,
+)
 from hwbench.records.series import Series, join_series
 
 pytestmark = pytest.mark.slow
@@ -82,3 +87,23 @@ def test_few_verdicts_of_many_candidates_are_false():
             false += evidence.has_verdict and evidence.verdict is not expected
     assert given > 250
     assert false <= 0.05 * given
+
+
+def test_a_session_that_the_end_of_the_budget_cut_off_does_not_count():
+    session = (0, 0, 0, 0, 1, 1, 1, 1, 2)
+    blocks = tuple(range(9))
+    baseline = Series((1.0,) * 9, session, blocks)
+    # The round that was interrupted for minutes is the one that ate the rest of the budget.
+    candidate = Series((0.6,) * 8 + (9000.0,), session, blocks)
+    evidence = PairedEvidence(0.004, 0.01)
+    evidence.add(baseline, candidate, 2.0)
+    assert evidence.ratio.ratio == pytest.approx(0.6)
+    assert evidence.ratio.sessions == 2
+
+
+@pytest.mark.parametrize(
+    "session", [(0, 0, 0, 0, 1), (0, 1, 2), (0, 0, 0, 1, 1, 2, 2, 2), (0, 0, 0, 0)]
+)
+def test_sessions_of_nearly_one_length_and_the_last_two_all_count(session):
+    series = Series((1.0,) * len(session), session, tuple(range(len(session))))
+    assert drop_cut_sessions(series, [series]) == (series, [series])

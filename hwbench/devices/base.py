@@ -553,14 +553,17 @@ class ReportsMemory(Protocol):
     """The device can tell the memory that a workload alone needs."""
 
     def measures_memory(self) -> bool:
-        """Whether it can now: a session of its own process is needed for that."""
+        """Whether a session in a process of its own (`isolate`) would tell, where one does not."""
         ...
 
     def peak_memory_bytes(self, prepared: Prepared) -> int | None:
-        """Read the peak resident memory of the process that runs `prepared` alone.
+        """Read the most memory that a session needed at once.
+
+        That is the resident memory of the process that runs it alone, or what its runtime counts
+        for it, as on a GPU.
 
         Returns:
-            Bytes; None if the session shares its process.
+            Bytes; None if the session shares its process, and nothing counts for it.
         """
         ...
 

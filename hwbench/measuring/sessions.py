@@ -522,9 +522,9 @@ class _Campaign:
         for index, prepared in slots.items():
             peak_bytes, device = None, self.device_of[index]
             if isinstance(device, ReportsMemory):
-                if prepared.settings.isolate:
-                    peak_bytes = device.peak_memory_bytes(prepared)
-                elif may_look and device.measures_memory():
+                peak_bytes = device.peak_memory_bytes(prepared)
+                is_shared = peak_bytes is None and not prepared.settings.isolate
+                if is_shared and may_look and device.measures_memory():
                     peak_bytes = self._measure_memory(device, prepared)
             start = SessionStart(prepared.load_s, prepared.first_run_s, peak_bytes)
             self.tracks[index].starts.append(start)

@@ -24,8 +24,10 @@ class OutputAgreement:
         runtime: What ran them, and where.
         relative_error: Root mean square of the difference over that of the baseline's output, of
             the output of floats where it is largest; None where there are none.
-        correlation: Pearson's, of the values of the output where it is lowest; None also where one
-            side is constant.
+        correlation: Pearson's, of what the inputs change in the output where it is lowest: the mean
+            over all inputs is taken off at each place. Of the values themselves where there are
+            fewer than three inputs, or they hardly change anything. None also where one side is
+            constant.
         agreement: Share of places at which both have the same class (the largest value of the
             first output along its second axis, or equal whole numbers); None where there are no
             classes.

@@ -26,6 +26,7 @@ def profile_command(record: Measurement) -> str:
     """What measures one model again."""
     words = ["profile", record.model, *_device_words(record)]
     words += _option_words("precision", record.precision, "fp32")
+    words += _float_words("sustain", record.settings.sustain_s, 0.0)
     return _join_words([*words, *_settings_words(record, DEFAULT_SETTINGS)])
 
 
@@ -37,6 +38,7 @@ def compare_command(baseline: Measurement, candidate: Measurement) -> str:
     words += _option_words("candidate_device", candidate.device.address, baseline.device.address)
     words += _option_words("candidate_precision", candidate.precision, baseline.precision)
     words += _float_words("min_effect", baseline.settings.min_effect, usual.min_effect)
+    words += _float_words("sustain", baseline.settings.sustain_s, 0.0)
     return _join_words([*words, *_settings_words(baseline, usual)])
 
 

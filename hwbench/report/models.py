@@ -8,17 +8,19 @@ from dataclasses import dataclass
 
 from hwbench.records.ceilings import Ceilings, choose_ceilings
 from hwbench.records.measurement import LayerLatency, LayerProfile, Measurement
+from hwbench.records.sustained import SustainedLoad
 from hwbench.render.units import ends_or_early, interval_s, minute, plural, seconds
 from hwbench.render.views import (
     SHORT_ID,
     START_TITLES,
     all_findings,
+    describe_load,
     finding_rows,
     layers_sum_text,
     provenance,
     where,
 )
-from hwbench.report.nouns import Cell, Column, Figure, Link, Page, Source, Table
+from hwbench.report.nouns import Cell, Column, Figure, Link, Number, Page, Source, Table
 from hwbench.report.numbers import (
     count_number,
     interval_row,
@@ -168,6 +170,10 @@ def model_page(model: Model, drawn: int, ceilings: Sequence[Ceilings] = ()) -> P
             if known is not None:
                 figures += roofline_figure(measured.profile, known, source)
             break
+    for measured in model.records:
+        if measured.sustained is not None:
+            figures.append(_load_figure(measured.sustained, model.source(measured)))
+            break
     if len(model.records) > 1:
         figures.append(_history_figure(model))
     return Page(
@@ -241,6 +247,34 @@ def _layer_row(layer: LayerLatency, median_s: float) -> tuple[Cell, ...]:
         count_number(layer_macs(layer.key)),
         str(layer.key or ""),
     )
+
+
+def _load_figure(load: SustainedLoad, source: Source) -> Figure:
+    """Latency under load without a pause, over time."""
+    columns = (
+        Column("after", numeric=True),
+        Column("latency", numeric=True),
+        Column("temperature", numeric=True),
+        Column("throttled", minor=True),
+    )
+    rows, points = [], []
+    for window in load.windows:
+        heat = "-" if window.temperature_c is None else f"{window.temperature_c:.1f} °C"
+        said = {None: "does not tell", True: "yes", False: "no"}[window.throttled]
+        after = f"{window.at_s:.1f} s"
+        rows.append(
+            (
+                Number(window.at_s, after),
+                seconds_number(window.latency_s),
+                Number(window.temperature_c, heat),
+                said,
+            )
+        )
+        text = f"after {after}\n{seconds(window.latency_s)}, {heat}"
+        points.append({"x": window.at_s, "y": window.latency_s, "text": text})
+    chart = {"kind": "load", "label": "latency", "points": points}
+    text = f"{describe_load(load)}."
+    return Figure("Without a pause", text, Table(columns, tuple(rows)), (chart,), source)
 
 
 def _history_figure(model: Model) -> Figure:

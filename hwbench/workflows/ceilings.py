@@ -8,6 +8,7 @@ cost of an inference is taken off: that of a layer with next to nothing to do.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -15,8 +16,8 @@ from datetime import UTC, datetime
 from itertools import product
 
 from hwbench.devices import open_device
-from hwbench.devices.base import Device
-from hwbench.errors import MeasurementError, UsageError, WorkloadError
+from hwbench.devices.base import Device, MovesTime
+from hwbench.errors import MeasurementError, SchemaError, UsageError, WorkloadError
 from hwbench.network.single_layer import single_layer_workload
 from hwbench.records.ceilings import (
     ELEMENT_BYTES,
@@ -175,11 +176,13 @@ class _Prober:
         those that the device does not run, are left out; where one takes long, larger ones are not
         tried.
         """
-        end_s = time.monotonic() + self.budget_s / 2
+        # A simulated device has a clock of its own.
+        now = self.device.time_s if isinstance(self.device, MovesTime) else time.monotonic
+        end_s = now() + self.budget_s / 2
         layer_s = self.budget_s / 2 / len(keys)
         timed = 0
         for key in keys:
-            if timed and time.monotonic() > end_s:
+            if timed and now() > end_s:
                 return
             try:
                 latency_s = self._least_latency(key, repeats, layer_s)
@@ -238,9 +241,16 @@ def parse_ceilings(data: object) -> Ceilings:
     """Read a record of kind `ceilings`.
 
     Raises:
-        SchemaError: It is damaged.
+        SchemaError: It is damaged, or a number in it is impossible.
     """
-    return from_plain(Ceilings, data, "record of ceilings")
+    ceilings = from_plain(Ceilings, data, "record of ceilings")
+    for ceiling in ceilings.ceilings:
+        rates = [ceiling.macs_per_s]
+        for band in ceiling.bandwidths:
+            rates += [band.bytes, band.bytes_per_s]
+        if len(rates) == 1 or not all(0 < rate < math.inf for rate in rates):
+            raise SchemaError("damaged record of ceilings: a rate is not a positive finite number")
+    return ceilings
 
 
 def find_ceilings(store: str | None, record: Measurement) -> Ceilings | None:

@@ -411,7 +411,10 @@ class _Quantizing:
         # Random inputs would lie outside of the ranges that it was calibrated for.
         outputs = EvaluatedNetwork(self.runner, chosen, self.workload).run(self._probe)
         inputs = f"{len(self._probe)} images of the validation set"
-        pairs = [([self._reference], [outputs])]
+        pairs = [
+            ([before[None]], [after[None]])
+            for before, after in zip(self._reference, outputs, strict=True)
+        ]
         return Likeness(compare_outputs(pairs, inputs, quality.runtime), quality)
 
     def list_versions(self, chosen: tuple[str, ...]) -> tuple[QuantizedVersion, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from hwbench.errors import Argument, UsageError
 from hwbench.lookup_tables import repository
 from hwbench.lookup_tables.making import journal as making_journal
+from hwbench.records.ceilings import RECORD as CEILINGS
 from hwbench.store import (
     Fate,
     Key,
@@ -22,6 +23,7 @@ from hwbench.store import (
     open_store,
     read_as,
 )
+from hwbench.workflows.ceilings import parse_ceilings
 from hwbench.workflows.search import journal as search_journal
 from hwbench.workflows.search import subject
 
@@ -150,6 +152,7 @@ def _readers() -> dict[str, Callable[[Mapping[str, Any]], object]]:
     from hwbench.search.base import Trial
 
     return {
+        CEILINGS: parse_ceilings,
         repository.RECORD: LookupTable.from_dict,
         repository.NETWORK: lambda data: ForeignNetwork.from_dict(data["network"]),
         making_journal.RECORD: lambda data: (

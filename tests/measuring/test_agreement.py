@@ -200,3 +200,24 @@ def test_int8_is_not_judged_by_random_inputs_outside_of_its_ranges():
     (finding,) = check_outputs(baseline, candidate, 0, 5.0).findings
     assert "8.0 dB" in finding.text
     assert not check_outputs(baseline, replace(candidate, precision="int8"), 0, 5.0).findings
+
+
+def test_levels_that_both_share_do_not_hide_that_the_rest_has_nothing_in_common():
+    random = np.random.default_rng(0)
+    levels = 1000 * random.standard_normal(10)
+    pairs = [
+        (
+            [(levels + random.standard_normal(10))[None]],
+            [(levels + random.standard_normal(10))[None]],
+        )
+        for _ in range(8)
+    ]
+    assert compare_outputs(pairs, "8 inputs", "numpy").correlation > 0.9  # too small a change
+    pairs = [([before[0] - 0.99 * levels], [after[0] - 0.99 * levels]) for before, after in pairs]
+    assert abs(compare_outputs(pairs, "8 inputs", "numpy").correlation) < 0.4
+
+
+def test_few_inputs_are_compared_by_their_values():
+    values = [np.array([[1.0, 2.0, 3.0]]), np.array([[1.1, 2.1, 3.1]])]
+    pairs = [([value], [value[:, ::-1]]) for value in values]
+    assert compare_outputs(pairs, "2 inputs", "numpy").correlation == pytest.approx(-1, abs=0.01)

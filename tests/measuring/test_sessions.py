@@ -300,7 +300,8 @@ def test_memory_is_looked_at_in_a_process_of_its_own_for_a_share_of_the_time(mon
     alone = []
 
     def peak(self, prepared):
-        assert prepared.settings.isolate
+        if not prepared.settings.isolate:
+            return None
         alone.append(prepared.workload.name)
         return 1000
 
@@ -312,6 +313,14 @@ def test_memory_is_looked_at_in_a_process_of_its_own_for_a_share_of_the_time(mon
     assert record.start("peak_memory_bytes").estimate == pytest.approx(1000)
     assert 2 <= len(alone) < 2 * record.series.sessions
     assert set(alone) == {A.name, B.name}
+
+
+def test_memory_that_the_runtime_counts_needs_no_process_of_its_own(monkeypatch):
+    monkeypatch.setattr(Virtual, "measures_memory", lambda self: False, raising=False)
+    monkeypatch.setattr(Virtual, "peak_memory_bytes", lambda self, prepared: 1000, raising=False)
+    with virtual() as device:
+        record = measure(device, A, replace(QUICK, session_s=0.1))
+    assert {start.peak_memory_bytes for start in record.starts} == {1000}
 
 
 def test_bad_requests_are_refused():

@@ -47,11 +47,13 @@ OPTIONAL = {
 
 TAILS = {f"p{share}{part}_s" for share in (50, 90, 95, 99) for part in ("", "_ci")}
 TAILS |= {"worst_s", "tail"}
+LOADS = {"sustain_s", "sustained", "slowdown", "steady_speedup", "steady_speedup_ci"}
+CEILINGS = {"ceilings", "ceiling_share", "bound_by"}
 LATER = {
     "measurement": {"stop_at_difference", "starts", "tail", "ci_s", "is_bound"},
-    "task": {"stop_at_difference", "tail"},
+    "task": {"stop_at_difference", "tail", "sustain_s"},
     "profile": {"stop_at_difference", "load_s", "load_ci_s", "first_run_s", "first_run_ci_s"}
-    | {"peak_memory_ci_bytes", "ci_s", "is_bound", *TAILS},
+    | {"peak_memory_ci_bytes", "ci_s", "is_bound", *TAILS, *LOADS, *CEILINGS},
     "comparison": {
         "stop_at_difference",
         "saved_margin_s",
@@ -61,7 +63,8 @@ LATER = {
         "quality",
     }
     | {"start", "load_s", "load_ci_s", "first_run_s", "first_run_ci_s", "peak_memory_ci_bytes"}
-    | TAILS,
+    | TAILS
+    | LOADS,
 }
 """Fields that are written today and came after `DOCUMENTS` were."""
 

@@ -41,6 +41,8 @@ def fill(folder: Path) -> str:
     for settings in (QUICK, Settings(budget_s=3.0, seed=1)):
         profile(str(big), device=VIRTUAL, settings=settings, store=url)
     profile(str(odd), device="virtual:seed=4", settings=QUICK, store=url)
+    hot, load = "virtual:noise=white+throttling", Settings(budget_s=3.0, sustain_s=60.0)
+    profile(str(odd), device=hot, settings=load, store=url)
     compare(str(big), str(odd), device=VIRTUAL, settings=QUICK, store=url)
     compare(str(big), str(big), device="virtual:noise=white+spikes", settings=QUICK, store=url)
     measure_ceilings(VIRTUAL, budget_s=0.5, store=url)

@@ -8,6 +8,7 @@ import pytest
 
 import hwbench
 from hwbench.devices.virtual.device import LAW, Virtual
+from hwbench.errors import SchemaError
 from hwbench.measuring.comparing import compare_measured
 from hwbench.measuring.sessions import measure, measure_interleaved
 from hwbench.records.ceilings import (
@@ -17,11 +18,17 @@ from hwbench.records.ceilings import (
     choose_ceilings,
     count_bytes,
 )
+from hwbench.records.codec import to_plain
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import LayerLatency, Settings
 from hwbench.stats import Verdict
 from hwbench.store import open_store
-from hwbench.workflows.ceilings import find_ceilings, measure_ceilings, read_ceilings
+from hwbench.workflows.ceilings import (
+    find_ceilings,
+    measure_ceilings,
+    parse_ceilings,
+    read_ceilings,
+)
 from hwbench.workflows.recording import recording
 from tests.render.test_render_views import CPU
 from tests.support.models import conv_workload
@@ -44,7 +51,7 @@ def ceilings(**changes) -> Ceilings:
 def store(tmp_path_factory) -> str:
     """A store with the ceilings of the virtual device."""
     url = str(tmp_path_factory.mktemp("ceilings") / "store.db")
-    measure_ceilings("virtual", budget_s=1.5, store=url)
+    measure_ceilings("virtual", budget_s=6, store=url)
     return url
 
 
@@ -163,3 +170,23 @@ def test_without_a_store_nothing_is_known(store, tmp_path):
     assert find_ceilings(str(tmp_path / "none.db"), record) is None
     assert not (tmp_path / "none.db").exists()
     assert find_ceilings(store, record) is not None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data["ceilings"][0].update(macs_per_s=0.0),
+        lambda data: data["ceilings"][0].update(bandwidths=[]),
+        lambda data: data["ceilings"][0]["bandwidths"][0].update(bytes_per_s=-1.0),
+        lambda data: data.pop("threads"),
+    ],
+)
+def test_damaged_ceilings_are_refused_and_left_out(damage, tmp_path):
+    data = to_plain(ceilings())
+    assert parse_ceilings(data) == ceilings()
+    damage(data)
+    with pytest.raises(SchemaError):
+        parse_ceilings(data)
+    with open_store(str(tmp_path / "store.db")) as opened:
+        opened.save_record("ceilings", data)
+        assert read_ceilings(opened, CPU, 1) is None

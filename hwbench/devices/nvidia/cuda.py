@@ -31,6 +31,7 @@ from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
 
 if TYPE_CHECKING:
+    from hwbench.devices.nvidia.torch_session import TorchSession
     from hwbench.network.torch_graph import TorchNet
 
 OPTIONS = {"mode": choice("eager", "compile"), "latency": choice("gpu", "request")}
@@ -188,7 +189,23 @@ class Cuda(Device):
         session = TorchSession(
             self._torch_gpu, self._net(workload), workload, seed=settings.seed, compiled=compiled
         )
-        return Prepared(workload, settings, session, self._nvml.findings())
+        return Prepared(
+            workload,
+            settings,
+            session,
+            self._nvml.findings(),
+            load_s=session.load_s,
+            first_run_s=session.first_run_s,
+        )
+
+    def measures_memory(self) -> bool:
+        """No process of its own is needed: torch counts what it allocates for each session."""
+        return False
+
+    def peak_memory_bytes(self, prepared: Prepared) -> int | None:
+        """Read the most bytes of the GPU that a session had allocated at once."""
+        session: TorchSession = prepared.handle
+        return session.peak_memory_bytes or None
 
     def _net(self, workload: Workload) -> TorchNet:
         from hwbench.network.torch_graph import to_torch

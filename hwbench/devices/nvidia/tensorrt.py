@@ -86,10 +86,12 @@ class TrtAddress:
 
 @dataclass(eq=False)
 class _Handle:
-    """One session: its process, and the session's name there."""
+    """One session: its process, the session's name there, and what making it ready took."""
 
     process: TrtProcess
     name: str
+    load_s: float | None = None
+    first_run_s: float | None = None
 
 
 class NvidiaTrt(Device):
@@ -218,7 +220,14 @@ class NvidiaTrt(Device):
         except HwbenchError:
             self._end_isolated(process)
             raise
-        return Prepared(workload, settings, handle, findings)
+        return Prepared(
+            workload,
+            settings,
+            handle,
+            findings,
+            load_s=handle.load_s,
+            first_run_s=handle.first_run_s,
+        )
 
     def _load(
         self, process: TrtProcess, workload: Workload, seed: int, *, chain: bool = False
@@ -255,6 +264,7 @@ class NvidiaTrt(Device):
             )
         finally:
             path.unlink()
+        handle.load_s, handle.first_run_s = float(loaded["load_s"]), float(loaded["first_run_s"])
         if loaded["capture_error"]:
             text = (
                 "the engine does not go into a CUDA graph, so launching is in its latency"

@@ -209,6 +209,13 @@ class TorchSession:
         seed: Seed of the random inputs.
         compiled: Whether torch.compile makes kernels of it first.
 
+    Attributes:
+        load_s: Seconds that it took to bring weights and inputs to the GPU.
+        first_run_s: Seconds of the first inference, before the capture: libraries load, cuDNN tries
+            its algorithms, torch.compile compiles.
+        peak_memory_bytes: Most bytes of the GPU that torch had allocated for it at once; CUDA's own
+            context is not among them.
+
     Raises:
         BuildError: The network does not fit, or torch cannot run or compile it.
     """
@@ -220,6 +227,9 @@ class TorchSession:
 
         self.net, self.seed = net, seed
         with gpu_errors("the GPU failed", workload.name), gpu.current():
+            torch.cuda.reset_peak_memory_stats(gpu.device)
+            before_bytes = torch.cuda.memory_allocated(gpu.device)
+            begun_s = time.perf_counter()
             self.module = on_gpu(net.module, gpu.device)
             self.inputs = tuple(
                 input_on_gpu(workload, number, seed + number, gpu.device)
@@ -228,10 +238,17 @@ class TorchSession:
             run: Callable[..., Any] = self.module
             if compiled:
                 run = torch.compile(self.module, fullgraph=True, dynamic=False, backend=BACKEND)
-            for _ in range(EAGER_RUNS):
+            gpu.stream.synchronize()
+            loaded_s = time.perf_counter()
+            run(*self.inputs)
+            gpu.stream.synchronize()
+            self.load_s = loaded_s - begun_s
+            self.first_run_s = time.perf_counter() - loaded_s
+            for _ in range(EAGER_RUNS - 1):
                 run(*self.inputs)
             gpu.stream.synchronize()
             self.graph, self.outputs = gpu.capture(lambda: run(*self.inputs))
+            self.peak_memory_bytes = torch.cuda.max_memory_allocated(gpu.device) - before_bytes
 
     def close(self) -> None:
         """Free the graph and its memory."""

@@ -59,7 +59,13 @@ class Server:
         plan, built = self._builder.provide_plan(Path(model).read_bytes(), EngineRecipe(**recipe))
         session = TrtSession(self._library, self._cuda, plan, seed)
         self._sessions[name] = session
-        return {"built": built, "capture_error": session.capture_error, "engine_bytes": len(plan)}
+        return {
+            "built": built,
+            "capture_error": session.capture_error,
+            "engine_bytes": len(plan),
+            "load_s": session.load_s,
+            "first_run_s": session.first_run_s,
+        }
 
     def unload(self, name: str) -> dict[str, Any]:
         """Free a session."""

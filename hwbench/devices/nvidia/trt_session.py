@@ -108,10 +108,15 @@ class TrtSession:
         cuda: The GPU.
         plan: The serialised engine.
         seed: Seed of the random inputs.
+
+    Attributes:
+        load_s: Seconds from the serialised engine to a context with its buffers on the GPU.
+        first_run_s: Seconds of the first inference, which loads kernels and allocates.
     """
 
     def __init__(self, library: Library, cuda: CudaRuntime, plan: bytes, seed: int) -> None:
         self._library, self._cuda, self._seed = library, cuda, seed
+        begun_s = time.perf_counter()
         self._engine = library.runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise BuildError(
@@ -123,8 +128,11 @@ class TrtSession:
         self.capture_error = ""
         """Why there is no CUDA graph; empty if there is one."""
         # The first run loads kernels and allocates. That must not be captured, so it comes before.
+        loaded_s = time.perf_counter()
         self._context.enqueue()
         cuda.drain()
+        self.load_s = loaded_s - begun_s
+        self.first_run_s = time.perf_counter() - loaded_s
         try:
             self._graph = cuda.capture(self._context.enqueue)
         except CaptureError as error:

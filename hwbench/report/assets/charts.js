@@ -7,7 +7,7 @@ const ROW_PX = 20;
 const BINS = 64;
 const REACH = 4;
 
-const CHARTS = { intervals, distribution, waterfall, savings, work, roofline, curve, validation, trials, front, shares, heat, timeline };
+const CHARTS = { intervals, distribution, waterfall, savings, work, roofline, load, curve, validation, trials, front, shares, heat, timeline };
 
 /** Values with their intervals, one row each. An interval without an end runs out of the picture. */
 function intervals(chart, figure, width) {
@@ -283,6 +283,24 @@ function roofline(chart, figure, width) {
       Plot.line(roofs.filter((roof) => roof.order > 0), { ...line, strokeDasharray: "5 4" }),
       Plot.text(names, { x: "x", y: "y", text: "name", textAnchor: "end", dy: -9, fill: "currentColor" }),
       Plot.dot(points, { x: "x", y: "y", r: 4, fill: ACCENT }),
+      tip(points, Plot.pointer, { x: "x", y: "y" }),
+    ],
+  });
+}
+
+/** Latency over the seconds of a load. */
+function load(chart, figure, width) {
+  const { scale, unit } = timeUnit(chart.points.map((point) => point.y));
+  const points = chart.points.map((point) => ({ ...point, y: point.y / scale }));
+  return framed(figure.title, width, {
+    height: 260,
+    marginLeft: 56,
+    x: { label: "seconds without a pause", grid: true, ticks: Math.max(3, width / 110) },
+    y: { label: `${chart.label} (${unit})`, grid: true, zero: true },
+    marks: [
+      Plot.ruleY([0], { stroke: GRID }),
+      Plot.line(points, { x: "x", y: "y", stroke: ACCENT, strokeWidth: 1.5 }),
+      Plot.dot(points, { x: "x", y: "y", r: 2, fill: ACCENT }),
       tip(points, Plot.pointer, { x: "x", y: "y" }),
     ],
   });

@@ -41,6 +41,8 @@ class State:
     fails_at: int | None = None
     hangs: bool = False
     memory_for_captures: int | None = None
+    allocated_bytes: int = 5_000_000
+    peak_bytes: int = 9_000_000
     calls: list[str] = field(default_factory=list)
 
 
@@ -200,13 +202,29 @@ def set_device(device):
     assert isinstance(device, torch.device)
 
 
-for _function in (stream, graph_pool_handle, set_device):
+def reset_peak_memory_stats(device=None):
+    """Like torch.cuda.reset_peak_memory_stats."""
+    STATE.peak_bytes = STATE.allocated_bytes
+
+
+def memory_allocated(device=None):
+    """Like torch.cuda.memory_allocated."""
+    return STATE.allocated_bytes
+
+
+def max_memory_allocated(device=None):
+    """Like torch.cuda.max_memory_allocated: a session takes a million bytes."""
+    return STATE.peak_bytes + 1_000_000
+
+
+MEMORY = (reset_peak_memory_stats, memory_allocated, max_memory_allocated)
+for _function in (stream, graph_pool_handle, set_device, *MEMORY):
     same_signature(_function, getattr(torch.cuda, _function.__name__), skip=0)
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> State:
     """Put the fakes in place of torch.cuda, and a GPU in place of none."""
-    for fake in (Stream, Event, CUDAGraph, stream, graph_pool_handle, set_device):
+    for fake in (Stream, Event, CUDAGraph, stream, graph_pool_handle, set_device, *MEMORY):
         monkeypatch.setattr(torch.cuda, fake.__name__, fake)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90", "compute_90"])

@@ -221,3 +221,11 @@ def test_gpus_are_chosen_by_number_and_uuid():
 def test_one_process_at_a_time(device):
     with pytest.raises(DeviceUnavailableError, match="in use"):
         Cuda("0").open()
+
+
+def test_load_first_inference_and_memory_are_told(device):
+    record = measure(device, conv_workload((16, 16)), Settings(budget_s=1.0, layers=False))
+    for start in record.starts:
+        assert start.load_s > 0
+        assert start.first_run_s > 0
+        assert start.peak_memory_bytes == 1_000_000  # what others hold is not counted

@@ -248,3 +248,11 @@ def test_gpus_are_found_by_number_and_by_uuid(monkeypatch):
     for place in ("1", "GPU-99"):
         with pytest.raises(UsageError, match="names 0 GPUs; there are: tensorrt:0"):
             NvidiaTrt(place).open()
+
+
+def test_load_and_first_inference_are_told(monkeypatch, cache):
+    use_fakes(monkeypatch, VERSIONS[-1])
+    with NvidiaTrt("0,level=2") as device:
+        prepared = device.prepare(convolutions((8,), 8), SETTINGS)
+    assert 0 < prepared.load_s < 60
+    assert 0 < prepared.first_run_s < 60

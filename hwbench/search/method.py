@@ -320,7 +320,9 @@ class WidthMethod(Method[WidthOptionsT]):
         """See `Method.make_search`; `search_widths` makes the search."""
         if not context.structure.groups:
             raise UsageError(f"{context.subject.name} has no group of channels that can be pruned")
-        context.rank_channels(self.chosen_importance)
+        if self.options.importance is not None:
+            # That the network cannot be ranked so is said before the first trial, not by all.
+            context.rank_channels(self.chosen_importance)
         budget = self.budget(context, limit)
         widest = _cost_of(budget.cost, [int(grid[-1]) for grid in budget.choices])
         if widest < USED * limit < math.inf:

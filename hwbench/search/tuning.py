@@ -113,6 +113,8 @@ class Tuning:
         guard: Tells what the training did; None for a network that nothing can be lost of.
         checkpoint: Where the state is kept; None to keep it nowhere.
         report: Called after each step.
+        deadline_s: When it has to be over, by `time.monotonic`: another rate is only tried if it
+            will take no longer than that; None for no such time.
 
     Attributes:
         rates: Rates that were given up, as they did harm.
@@ -128,9 +130,11 @@ class Tuning:
         guard: Guard | None = None,
         checkpoint: Checkpoint | None = None,
         report: Callable[[Progress], None] = lambda _: None,
+        deadline_s: float | None = None,
     ) -> None:
         self._module, self._images, self._loss, self._schedule = module, images, loss, schedule
         self._guard, self._checkpoint, self._report = guard, checkpoint, report
+        self._deadline_s = deadline_s
         self._kept_at = time.monotonic()
         self.rates: list[float] = []
 
@@ -142,7 +146,8 @@ class Tuning:
                 keeps the network first.
 
         Raises:
-            MeasurementError: Every rate did harm; the network is as it was.
+            MeasurementError: Every rate did harm that there was time for; the network is as it
+                was.
         """
         before = _copy(self._module)
         state = None if self._checkpoint is None else self._checkpoint.load()
@@ -150,12 +155,16 @@ class Tuning:
         self.rates = [self._schedule.rate / 10**number for number in range(retry)]
         for number in range(retry, RATES):
             schedule = replace(self._schedule, rate=self._schedule.rate / 10**number)
+            begun_s = time.monotonic()
             try:
                 self._train(schedule, number, state)
             except MeasurementError:
                 self._module.load_state_dict(before)
                 self.rates.append(schedule.rate)
                 state = None
+                now_s = time.monotonic()
+                if self._deadline_s is not None and now_s + (now_s - begun_s) > self._deadline_s:
+                    break
             else:
                 if forget:
                     self._forget()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from inspect import signature
 
+import numpy as np
 import pytest
 
 from hwbench.devices.base import Device
@@ -14,7 +15,7 @@ from hwbench.measuring.sessions import measure
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.search import SEARCHES, load_method, searches
-from hwbench.search.base import Search
+from hwbench.search.base import Search, Trial
 from tests.docs.pages import blocks, module, page
 from tests.search import test_search_contract as promises
 from tests.support.models import conv_workload
@@ -102,3 +103,29 @@ def test_the_loop_on_the_page_drives_it(capsys):
     names = {"search": hill_climb(), "objective": Width(), "Trial": SEARCH.Trial}
     exec(blocks("searches.md", "python")[1], names)
     assert "Trial(candidate=Candidate(" in capsys.readouterr().out
+
+
+def optuna_search(seed: int = 0, trials: int = 12) -> Search:
+    pytest.importorskip("optuna").logging.disable_default_handler()
+    return module("searches.md", 4).OptunaSearch(budget(), seed=seed, trials=trials)
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+def test_an_optimiser_of_others_keeps_what_every_search_promises(promise):
+    promise(optuna_search)
+
+
+def test_an_optimiser_of_others_uses_the_budget_up_and_learns():
+    search, limit = optuna_search(trials=60), budget()
+    trials = drive(search)
+    used = [limit.cost.of(np.array([trial.candidate.widths]))[0] for trial in trials]
+    assert min(used) > 0.9 * limit.limit
+    late = np.mean([trial.outcome.quality for trial in trials[-20:]])
+    assert late > np.mean([trial.outcome.quality for trial in trials[:10]])
+
+
+def test_a_failed_trial_ends_no_optimiser():
+    search = optuna_search()
+    search.observe([Trial(search.propose()[0], error="out of memory")])
+    drive(search)
+    assert search.best() is not None

@@ -285,3 +285,24 @@ def test_reward_call_asks_the_table_once():
     for _ in range(5):
         REWARD_FUNCTIONS["latency"](objective.evaluate(candidate))
     assert source.calls == 5
+
+
+def test_the_agent_learns_on_one_core_and_leaves_the_others_to_the_rest(monkeypatch):
+    seen: list[int] = []
+    update = Ddpg._update
+
+    def note(agent: Ddpg) -> None:
+        seen.append(torch.get_num_threads())
+        update(agent)
+
+    monkeypatch.setattr(Ddpg, "_update", note)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        agent = Ddpg(2, 2, warm_up=0, seed=0)
+        step = Transition(np.zeros(2), 0.5, np.ones(2), last=True)
+        agent.learn([step, step], -0.5)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1]

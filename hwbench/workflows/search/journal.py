@@ -54,8 +54,9 @@ def _read_trial(data: Mapping[str, Any]) -> _KeptTrial:
     )
 
 
-def _read_decision(data: Mapping[str, Any]) -> tuple[str, int, int]:
-    return str(data.get("search")), int(data["run"]), int(data["value"])
+def _read_decision(data: Mapping[str, Any]) -> tuple[str, int, str, int]:
+    about = str(data.get("about", ""))
+    return str(data.get("search")), int(data["run"]), about, int(data["value"])
 
 
 class Journal:
@@ -124,20 +125,25 @@ class Journal:
             )
         return known
 
-    def decide_once(self, decide: Callable[[], int]) -> int:
+    def decide_once(self, decide: Callable[[], int], about: str = "") -> int:
         """A number that depends on how fast things are at the moment.
 
         It is decided once, and is the same again when the search goes on.
+
+        Args:
+            decide: Decides on it.
+            about: What it is, where a search decides on several.
         """
         if self._store is not None:
             # A damaged decision is made anew.
             records = self._store.read_records(DECISION, _read_decision, self.key, [])
-            for search, run, value in records.values():
-                if (search, run) == (self.key, self.run):
-                    return value
+            for decision in records.values():
+                if decision[:3] == (self.key, self.run, about):
+                    return decision[3]
         value = decide()
         if self._store is not None:
-            self._store.save_record(DECISION, {"search": self.key, "run": self.run, "value": value})
+            data = {"search": self.key, "run": self.run, "about": about, "value": value}
+            self._store.save_record(DECISION, data)
         return value
 
     def keep(self, part: str, trial: Trial) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hwbench.errors import Argument, UsageError
@@ -136,6 +137,8 @@ class SearchRun:
                 " for less"
             )
             self._context.add_finding("budget_missed", text)
+        # A search that is given more time may tune for longer.
+        within = f"tuning within {plan.budget_s} s"
         with self._time.spend("tuning"):
             tuned = tune_result(
                 self._context,
@@ -145,6 +148,7 @@ class SearchRun:
                 say=self._callback.say,
                 report=self._callback.trained,
                 left_s=self._loop.left_s,
+                decide_once=partial(self._loop.journal.decide_once, about=within),
                 key=self._loop.journal.identity,
             )
         quality, original_quality = self._test_accuracies(found.pruned, tuned.reported)

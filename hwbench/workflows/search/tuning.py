@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,7 @@ def tune_result(
     say: Callable[[str], None],
     report: Callable[[Progress], None] = lambda _: None,
     left_s: float | None = None,
+    decide_once: Callable[[Callable[[], int]], int] = lambda decide: decide(),
     key: str | None = None,
 ) -> Tuned:
     """Train the result in place: by features on whatever images there are, else on labelled ones.
@@ -76,8 +78,10 @@ def tune_result(
         pruned: The result.
         say: Called with what is done.
         report: Called after each step of training.
-        left_s: Seconds left for a search whose tuning is counted in steps; None for as long as they
-            take.
+        left_s: Seconds that are left for tuning and for testing the result; None for as long as
+            they take.
+        decide_once: Calls a function that decides on a number; a search that was killed and goes on
+            is given the number that was decided at first.
         key: Identity of the search, by which a training that was killed is found again; None to
             keep nothing of it.
     """
@@ -90,19 +94,39 @@ def tune_result(
     if kind == "none" or (kind != "features" and test is None):
         return Tuned("none", test)
     images, loss = context.training_images(), _make_loss(context, plan, kind, pruned)
-    schedule = _make_schedule(method, plan, pruned, images=images, loss=loss, left_s=left_s)
+    schedule = _make_schedule(method, plan, len(images))
     if not schedule.steps:
         return Tuned("none", test)
     say("tuning the result")
     before = copy.deepcopy(pruned.module)
+    begun_s = time.monotonic()
+    guard = _make_guard(context, loss, before)
+    deadline_s = None
+    if left_s is not None:
+        asked = schedule.steps
+        first_look_s = time.monotonic() - begun_s
+        checks_s = _looks_after(len(_unseen_images(context, "validation")), test) * first_look_s
+
+        def count_steps() -> int:
+            return _count_fitting_steps(pruned, images, loss, schedule, left_s - checks_s)
+
+        schedule = replace(schedule, steps=min(asked, decide_once(count_steps)))
+        deadline_s = begun_s + left_s - checks_s
+        if schedule.steps < asked:
+            text = (
+                f"the result was tuned for {schedule.steps} steps, not {asked}, to keep to the time"
+                " there is; allow the search more"
+            )
+            context.findings.append(Finding("fewer_steps", text))
     tuning = Tuning(
         pruned.module,
         images,
         loss,
         schedule,
-        guard=_make_guard(context, loss, before),
+        guard=guard,
         checkpoint=None if key is None else _find_checkpoint(key, pruned, kind, schedule),
         report=report,
+        deadline_s=deadline_s,
     )
     with method.while_tuning(context, pruned.module):
         try:
@@ -250,29 +274,45 @@ def _make_loss(context: SearchContext, plan: Plan, kind: str, pruned: Pruned) ->
     return cross_entropy
 
 
-def _make_schedule(
-    method: Method[Any],
-    plan: Plan,
-    pruned: Pruned,
-    *,
-    images: Images,
-    loss: Loss,
-    left_s: float | None,
-) -> Schedule:
-    """How the result is tuned, and for how many steps."""
-    from hwbench.search import training
+def _make_schedule(method: Method[Any], plan: Plan, images: int) -> Schedule:
+    """How the result is tuned on so many images, if there is time enough."""
+    from hwbench.search.training import Schedule
 
-    usual = training.Schedule(0, batch=BATCH, seed=plan.seed).adjusted(plan.tune_with)
+    usual = Schedule(0, batch=BATCH, seed=plan.seed).adjusted(plan.tune_with)
     if plan.tune_steps is not None:
         return replace(usual, steps=plan.tune_steps)
     if plan.tune_epochs is not None or method.tuning_steps is None:
         epochs = TUNE_EPOCHS if plan.tune_epochs is None else plan.tune_epochs
-        return usual.lasting(epochs, len(images))
-    if left_s is None:
-        return replace(usual, steps=method.tuning_steps)
+        return usual.lasting(epochs, images)
+    return replace(usual, steps=method.tuning_steps)
+
+
+def _looks_after(validation: int, test: Images | None) -> float:
+    """What the network is looked at from then on takes, in times of the first look at it.
+
+    That is on all validation images and some of them again. Some of them follow after each part of
+    tuning, all of them in the end, and the test images three times, before tuning included.
+
+    Args:
+        validation: Number of validation images.
+        test: The test images; None without labels.
+    """
+    from hwbench.search.tuning import CHECKS
+
+    few = min(QUICK_IMAGES, validation)
+    tested = validation if test is None else 3 * len(test)
+    return (CHECKS * few + validation + tested) / (few + validation)
+
+
+def _count_fitting_steps(
+    pruned: Pruned, images: Images, loss: Loss, schedule: Schedule, limit_s: float
+) -> int:
+    """Steps of tuning that fit into a time, told by a few on a copy of the network."""
+    from hwbench.search import training
+
     network = copy.deepcopy(pruned.module)
 
     def train_on_trial(steps: int) -> None:
-        training.train_stably(network, images, loss, replace(usual, steps=steps))
+        training.train_stably(network, images, loss, replace(schedule, steps=steps))
 
-    return replace(usual, steps=training.fitting_steps(left_s, method.tuning_steps, train_on_trial))
+    return training.fitting_steps(limit_s, schedule.steps, train_on_trial)

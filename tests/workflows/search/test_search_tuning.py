@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 from functools import cache
 
 import pytest
 import torch
 from torch import nn
 
+from hwbench.errors import MeasurementError
 from hwbench.pruning import load
 from hwbench.render.searching import search_document, search_view
 from hwbench.search import tuning as tuning_module
@@ -63,6 +66,39 @@ def test_tuning_that_helps_is_delivered_and_said():
     assert "tuning_undone" not in codes(result)
     assert "before tuning" in str(search_view(result))
     assert search_document(result)["untuned_quality"] == result.untuned_quality
+
+
+@pytest.mark.parametrize("asked", [{"tune_epochs": 500}, {"tune_epochs": None, "tune_steps": 9000}])
+def test_tuning_keeps_to_the_time_there_is(asked, monkeypatch):
+    limits: list[float] = []
+
+    def fit(limit_s: float, most: int, train) -> int:
+        limits.append(limit_s)
+        return min(most, 7)
+
+    monkeypatch.setattr("hwbench.search.training.fitting_steps", fit)
+    result = search(plan(budget_s=100.0, **asked))
+    (said,) = (one for one in result.findings if one.code == "fewer_steps")
+    assert "tuned for 7 steps, not " in said.text
+    assert 0 < limits[0] < 100
+
+
+def test_tuning_that_fits_is_not_shortened():
+    assert "fewer_steps" not in codes(search(plan(budget_s=600.0)))
+
+
+def test_no_rate_is_tried_that_there_is_no_time_for():
+    data = load_data("digits", example().shape[1:])
+    schedule = Schedule(10, rate=1e6)
+
+    def rates(deadline_s: float | None) -> int:
+        tuning = Tuning(tiny(), data.train, cross_entropy, schedule, deadline_s=deadline_s)
+        with contextlib.suppress(MeasurementError):
+            tuning.run()
+        return len(tuning.rates)
+
+    assert rates(time.monotonic()) == 1
+    assert rates(time.monotonic() + 1000) == rates(None) > 1
 
 
 def ruin(tuning: Tuning) -> None:

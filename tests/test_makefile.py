@@ -66,13 +66,13 @@ def test_without_a_gpu_the_cpu_build_comes_first(tmp_path):
         f"setup {step}/4" for step in (1, 2, 3, 4)
     ]
     assert installed[1].endswith("--index-url https://download.pytorch.org/whl/cpu torch")
-    assert installed[2].endswith("-e .[android,search,report,pytest,lab]")
+    assert installed[2].endswith("-e .[android,litert,search,report,pytest,lab]")
 
 
 def test_where_it_cannot_be_fetched_the_index_decides(tmp_path):
     said, installed = set_up(tmp_path, cpu_build=1)
     assert "the CPU build cannot be fetched; that of the package index comes next" in said
-    assert installed[2].endswith("-e .[android,search,report,pytest,lab]")
+    assert installed[2].endswith("-e .[android,litert,search,report,pytest,lab]")
 
 
 def test_with_a_gpu_the_index_decides(tmp_path):

@@ -39,7 +39,7 @@ UNRELATED = 0.4
 
 Trained networks of which channels or a layer were removed, and that were tuned afterwards, came to
 0.5 to 0.8 (one of nine to 0.2); those with permuted outputs, with a layer left out or trained from
-other weights to 0.3 at most (decision 63).
+other weights to 0.3 at most (decision 65).
 """
 RELATED = 0.5
 """Correlation from which outputs are related even if no input has the same class in both."""

@@ -200,7 +200,7 @@ def test_commands_on_the_pages_exist():
 
 def test_every_extra_is_on_the_page_about_installing():
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = re.findall(r"^\| `(\w+)` \|", page("install.md"), re.MULTILINE)
+    extras = re.findall(r"^\| `([\w-]+)` \|", page("install.md"), re.MULTILINE)
     assert sorted(extras) == sorted(project["optional-dependencies"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import subprocess
 import sys
@@ -99,6 +100,18 @@ def test_no_rate_is_tried_that_there_is_no_time_for():
 
     assert rates(time.monotonic()) == 1
     assert rates(time.monotonic() + 1000) == rates(None) > 1
+
+
+def test_tuning_that_takes_longer_than_it_should_is_stopped():
+    data = load_data("digits", example().shape[1:])
+    module = tiny()
+    before = copy.deepcopy(module.state_dict())
+    tuning = Tuning(
+        module, data.train, cross_entropy, Schedule(10**6), deadline_s=time.monotonic() + 0.5
+    )
+    tuning.run()
+    assert 0 < tuning.step < 10**6
+    assert any(not torch.equal(before[name], now) for name, now in module.state_dict().items())
 
 
 def ruin(tuning: Tuning) -> None:

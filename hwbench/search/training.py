@@ -415,7 +415,10 @@ def fitting_steps(limit_s: float, most: int, train: Callable[[int], object]) -> 
         return time.perf_counter() - begun
 
     first_s = seconds_of(1)
-    each_s = max(seconds_of(1 + STEPS_TRIED) - first_s, 1e-6) / STEPS_TRIED
+    tried_s = seconds_of(1 + STEPS_TRIED)
+    # On a busy machine the first step can take as long as the others together.
+    least_s = tried_s / (1 + STEPS_TRIED) / 10
+    each_s = max((tried_s - first_s) / STEPS_TRIED, least_s, 1e-6)
     return min(most, max(FEWEST_STEPS, int((limit_s - first_s) / each_s)))
 
 

@@ -33,6 +33,8 @@ RENORMALIZED = 1024
 TIMES_RUINED = 2
 """Times in a row that it must look ruined: batch normalization, which lags behind the weights, can
 do it once."""
+STEPS_AT_ONCE = 10
+"""Steps after which the time is looked at."""
 KEEP_S = 30.0
 """Seconds between two checkpoints."""
 
@@ -113,11 +115,12 @@ class Tuning:
         guard: Tells what the training did; None for a network that nothing can be lost of.
         checkpoint: Where the state is kept; None to keep it nowhere.
         report: Called after each step.
-        deadline_s: When it has to be over, by `time.monotonic`: another rate is only tried if it
-            will take no longer than that; None for no such time.
+        deadline_s: When it has to be over, by `time.monotonic`: it is stopped then, and another
+            rate is only tried if it will take no longer than that; None for no such time.
 
     Attributes:
         rates: Rates that were given up, as they did harm.
+        step: Number of steps that were taken at the last rate.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class Tuning:
         self._deadline_s = deadline_s
         self._kept_at = time.monotonic()
         self.rates: list[float] = []
+        self.step = 0
 
     def run(self, *, forget: bool = True) -> None:
         """Tune the network.
@@ -162,8 +166,7 @@ class Tuning:
                 self._module.load_state_dict(before)
                 self.rates.append(schedule.rate)
                 state = None
-                now_s = time.monotonic()
-                if self._deadline_s is not None and now_s + (now_s - begun_s) > self._deadline_s:
+                if self._is_late(time.monotonic() - begun_s):
                     break
             else:
                 if forget:
@@ -197,9 +200,12 @@ class Tuning:
                 )
                 self._kept_at = time.monotonic()
 
-        while not training.is_finished:
-            training.advance(part - training.step % part, note)
-            if self._guard is None:
+        # A few steps are taken however late it is.
+        while not training.is_finished and not (training.step and self._is_late()):
+            training.advance(min(part - training.step % part, STEPS_AT_ONCE), note)
+            self.step = training.step
+            is_due = training.step % part == 0 or training.is_finished
+            if self._guard is None or not is_due:
                 continue
             ruined = ruined + 1 if self._guard.is_ruined(self._module) else 0
             if ruined >= TIMES_RUINED:
@@ -210,6 +216,10 @@ class Tuning:
         renormalize(self._module, self._images.few(min(RENORMALIZED, len(self._images)), 0))
         if self._guard is not None and self._guard.is_worse(self._module):
             raise MeasurementError(f"the network is worse at a rate of {schedule.rate:g}")
+
+    def _is_late(self, needed_s: float = 0.0) -> bool:
+        """Whether there are no such seconds any more before it has to be over."""
+        return self._deadline_s is not None and time.monotonic() + needed_s > self._deadline_s
 
     def _forget(self) -> None:
         if self._checkpoint is not None:

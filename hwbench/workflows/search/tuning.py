@@ -101,9 +101,8 @@ def tune_result(
     before = copy.deepcopy(pruned.module)
     begun_s = time.monotonic()
     guard = _make_guard(context, loss, before)
-    deadline_s = None
+    asked, deadline_s = schedule.steps, None
     if left_s is not None:
-        asked = schedule.steps
         first_look_s = time.monotonic() - begun_s
         checks_s = _looks_after(len(_unseen_images(context, "validation")), test) * first_look_s
 
@@ -112,12 +111,6 @@ def tune_result(
 
         schedule = replace(schedule, steps=min(asked, decide_once(count_steps)))
         deadline_s = begun_s + left_s - checks_s
-        if schedule.steps < asked:
-            text = (
-                f"the result was tuned for {schedule.steps} steps, not {asked}, to keep to the time"
-                " there is; allow the search more"
-            )
-            context.findings.append(Finding("fewer_steps", text))
     tuning = Tuning(
         pruned.module,
         images,
@@ -134,6 +127,12 @@ def tune_result(
         except MeasurementError as error:
             context.add_finding("not_tuned", f"the result was left as it is: {error}")
             return Tuned("none", test)
+    if deadline_s is not None and tuning.step < asked:
+        text = (
+            f"the result was tuned for {tuning.step} steps, not {asked}, to keep to the time there"
+            " is; allow the search more"
+        )
+        context.findings.append(Finding("fewer_steps", text))
     lowered = describe_lowered("the result", tuning.rates)
     if lowered is not None:
         context.findings.append(lowered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from hwbench.search import tuning as tuning_module
 from hwbench.search.data import Preprocessing, load_data
 from hwbench.search.training import Schedule, accuracy, cross_entropy, tune
 from hwbench.search.training_settings import TrainingSettings
-from hwbench.search.tuning import Tuning
+from hwbench.search.tuning import Guard, Tuning
 from hwbench.workflows.search.callback import SearchCallback
 from hwbench.workflows.search.plan import Limit, Plan
 from hwbench.workflows.search.run import run_search
@@ -89,16 +90,35 @@ def test_tuning_that_fits_is_not_shortened():
 
 def test_no_rate_is_tried_that_there_is_no_time_for():
     data = load_data("digits", example().shape[1:])
-    schedule = Schedule(10, rate=1e6)
+    harm = Guard(is_ruined=lambda _: False, is_worse=lambda _: True)
 
     def rates(deadline_s: float | None) -> int:
-        tuning = Tuning(tiny(), data.train, cross_entropy, schedule, deadline_s=deadline_s)
+        tuning = Tuning(
+            tiny(),
+            data.train,
+            cross_entropy,
+            Schedule(10),
+            guard=harm,
+            deadline_s=deadline_s,
+        )
         with contextlib.suppress(MeasurementError):
             tuning.run()
         return len(tuning.rates)
 
     assert rates(time.monotonic()) == 1
-    assert rates(time.monotonic() + 1000) == rates(None) > 1
+    assert rates(time.monotonic() + 1000) == rates(None) == 3
+
+
+def test_tuning_that_takes_longer_than_it_should_is_stopped():
+    data = load_data("digits", example().shape[1:])
+    module = tiny()
+    before = copy.deepcopy(module.state_dict())
+    tuning = Tuning(
+        module, data.train, cross_entropy, Schedule(10**6), deadline_s=time.monotonic() + 0.5
+    )
+    tuning.run()
+    assert 0 < tuning.step < 10**6
+    assert any(not torch.equal(before[name], now) for name, now in module.state_dict().items())
 
 
 def ruin(tuning: Tuning) -> None:

@@ -118,19 +118,22 @@ def _check_port_is_free(host: str, port: int) -> None:
     Raises:
         UsageError: It is taken.
     """
-    try:
+    found: list[Any] = []
+    with suppress(OSError):  # a name that is not known is for Ray to judge
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        # All else, such as an address that a router translates, is for Ray to judge.
-        if error.errno == errno.EADDRINUSE:
-            raise UsageError(
-                f"port {port} of {host} is taken, by a lab or by another program",
-                Argument("port", change="another"),
-            ) from error
+    # A name may have several addresses (localhost: 127.0.0.1 and ::1); others connect to any of them.
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            # All else, such as an address that a router translates, is for Ray to judge too.
+            if error.errno == errno.EADDRINUSE:
+                raise UsageError(
+                    f"port {port} of {host} is taken, by a lab or by another program",
+                    Argument("port", change="another"),
+                ) from error
 
 
 def serve_host(

@@ -100,7 +100,7 @@ def test_a_network_is_measured_with_layers(installed: Path, tmp_path: Path) -> N
         "XDG_DATA_HOME": str(tmp_path / "data"),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
-    argv = ["profile", "zoo:resnet20", "--device", "reference", "--budget", "2", "--json", "-"]
+    argv = ["profile", "zoo:resnet20", "--device", "reference", "--budget", "10", "--json", "-"]
     done = subprocess.run(
         [sys.executable, "-m", "hwbench", *argv],
         env=environment,

@@ -52,7 +52,7 @@ _SCRIPT = re.compile(
 
 _HARMLESS = re.compile(
     r"argparse\.Namespace|copyreg\._reconstructor|types\.SimpleNamespace"
-    r"|(pathlib|datetime|uuid|decimal|fractions|contextlib|enum)\.\w+"
+    r"|(pathlib(\._local)?|datetime|uuid|decimal|fractions|contextlib|enum)\.\w+"
     r"|collections\.(defaultdict|deque|Counter)|builtins\.(object|int|float|str|bool|list|dict"
     r"|tuple|slice|range|complex|frozenset|bytearray|getattr)"
 )

@@ -172,6 +172,17 @@ def whole_modules():
     }
 
 
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_paths_are_harmless_whatever_python_called_them(module, tmp_path):
+    """Python 3.13 alone pickles paths as `pathlib._local.PosixPath`."""
+    path = tmp_path / "m.pt"
+    torch.save(checkpoint(plain()), path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes().replace(b"cpathlib._local\n", b"cpathlib\n")
+    assert b"cpathlib\n" in data
+    path.write_bytes(data.replace(b"cpathlib\n", f"c{module}\n".encode()))
+    assert load_workload(path, inputs=SHAPES).params
+
+
 @pytest.mark.parametrize("way", sorted(whole_modules()))
 @pytest.mark.parametrize("legacy", [False, True])
 def test_whole_modules_of_torch_need_no_trust(way, legacy, tmp_path):

@@ -121,7 +121,7 @@ def _check_port_is_free(host: str, port: int) -> None:
     found: list[Any] = []
     with suppress(OSError):  # a name that is not known is for Ray to judge
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    # A name may have several addresses (localhost: 127.0.0.1 and ::1), any of which others may take.
+    # A name may have several addresses (localhost: 127.0.0.1 and ::1); any may be taken.
     for family, kind, protocol, _, address in found:
         try:
             with socket.socket(family, kind, protocol) as probe:

@@ -158,8 +158,13 @@ class _Replay:
 
 
 def networks(store: Store) -> list[NetworkSample]:
-    """The networks that a store holds of a table's build, oldest first."""
-    return [NetworkSample.from_dict(record) for record in store.records(RECORD).values()]
+    """The networks that a store holds of a table's build, in the order in which they were measured.
+
+    The store knows their seconds, in which several are measured. The original is measured before
+    the network whose number its own tells.
+    """
+    samples = [NetworkSample.from_dict(record) for record in store.records(RECORD).values()]
+    return sorted(samples, key=lambda each: each.number if each.number >= 0 else -1.5 - each.number)
 
 
 def check_networks(

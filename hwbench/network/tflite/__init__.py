@@ -29,6 +29,8 @@ def is_tflite(path: Path) -> bool:
     if path.suffix.lower() == ".tflite":
         return True
     try:
+        if not path.is_file():  # opening a pipe would wait for whoever writes into it
+            return False
         with path.open("rb") as file:
             return file.read(8)[4:] == IDENTIFIER
     except (OSError, ValueError):

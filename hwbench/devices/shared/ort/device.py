@@ -107,13 +107,15 @@ class OrtDevice(EngineDevice):
         profiler_s = median(profiled - reference for profiled, reference in pairs)
         # What the profiler costs a network in all is seen on the network itself. Which share of it
         # the nodes' own times contain was estimated on the chains.
-        node_cost_s = self._share_inside[threads] * profiler_s / profile.entries_count
+        entry_cost_s = max(0.0, profiler_s / profile.entries_count)
+        node_cost_s = self._share_inside[threads] * entry_cost_s
+        profile = profile.take_off_bodies(entry_cost_s)
         rows = join_profile(graphs.origins, graphs.layers, profile, self._block)
         return LayerSamples(
             rows,
             profile.whole_s,
             reference_s,
-            node_cost_s=max(0.0, node_cost_s),
+            node_cost_s=node_cost_s,
             rest_cause=REST_CAUSE,
             grain_s=GRAIN_S,
             findings=(

@@ -48,7 +48,6 @@ def join_profile(
                 serves=origin.serves,
                 near=origin.near,
                 principal=origin.principal,
-                nodes=runs.entries.get(entry, 1),
             )
         )
     return join_rows(rows, layers)

@@ -159,6 +159,11 @@ def test_nodes_inside_a_branch_or_loop_are_in_its_time_alone():
     assert list(seen.nodes_s) == ["w", "if", "z"]
     assert seen.entries == {"if": 3}
     assert seen.entries_count == 5
+    calm = seen.take_off_bodies(1e-6)
+    assert calm.nodes_s["if"] == pytest.approx([time_s - 2e-6 for time_s in seen.nodes_s["if"]])
+    others = seen.nodes_s.keys() - {"if"}
+    assert all(calm.nodes_s[name] == seen.nodes_s[name] for name in others)
+    assert set(seen.take_off_bodies(1.0).nodes_s["if"]) == {0.0}
 
 
 def test_too_few_inferences_are_refused():

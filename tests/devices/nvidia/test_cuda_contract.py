@@ -124,7 +124,8 @@ def test_layers_are_named_and_fill_the_whole(device):
 
 
 def test_layers_are_part_of_a_measurement(device):
-    record = measure(device, conv_workload(), Settings(budget_s=1, session_s=0.05))
+    settings = Settings(budget_s=30, min_sessions=2, max_sessions=2, session_s=0.05)
+    record = measure(device, conv_workload(), settings)
     assert {layer.op for layer in record.profile.layers} >= {"Conv", "Linear", "GlobalAveragePool"}
     assert record.profile.rest_cause
 

@@ -5,7 +5,7 @@ it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from hwbench.devices.shared.ort.executed_graph import block_workload
 from hwbench.lookup_tables import Plan
 from hwbench.lookup_tables.making.journal import RECORD
 from hwbench.lookup_tables.making.networks import (
+    Effort,
     NetworkSample,
     Quiet,
     measure_turns,
@@ -157,20 +158,30 @@ class _Replay:
         return Samples(self.left.pop(0).values_s, "printed")
 
 
-def networks(store: Store) -> list[NetworkSample]:
-    """The networks that a store holds of a table's build, in the order in which they were measured.
+def networks(store: Store) -> dict[str, NetworkSample]:
+    """The networks that a store holds of a table's build, by id, in the order of their numbers.
 
     The store knows their seconds, in which several are measured. The original is measured before
     the network whose number its own tells.
     """
-    samples = [NetworkSample.from_dict(record) for record in store.records(RECORD).values()]
-    return sorted(samples, key=lambda each: each.number if each.number >= 0 else -1.5 - each.number)
+    samples = {
+        key: NetworkSample.from_dict(record) for key, record in store.records(RECORD).items()
+    }
+
+    def place(entry: tuple[str, NetworkSample]) -> float:
+        number = entry[1].number
+        return number if number >= 0 else -1.5 - number
+
+    return dict(sorted(samples.items(), key=place))
 
 
 def check_networks(
-    model: Path, samples: Sequence[NetworkSample], fresh: int, rounds: Sequence[Rounds]
+    model: Path,
+    samples: Mapping[str, NetworkSample],
+    known: Collection[str],
+    rounds: Sequence[Rounds],
 ) -> int:
-    """Work out the last `fresh` networks of a build again from what was printed, and compare.
+    """Work out the networks of a build that are not `known` again from what was printed.
 
     Returns:
         How many rounds there are.
@@ -178,17 +189,21 @@ def check_networks(
     Raises:
         WrongError: They differ, or another network was measured last than the first unfinished one.
     """
-    numbers = [sample.number for sample in samples if sample.number >= 0]
+    numbers = [sample.number for sample in samples.values() if sample.number >= 0]
     if len(numbers) != len(set(numbers)):
         raise WrongError(f"networks {numbers} are in the store, one of them twice")
     workload = load_workload(model)
     network = PrunableNetwork(workload)
     # Each build begins with one round of the original, by which it chooses how many it can afford.
     counted = [item for item in rounds if item.whose != (workload.sha256,)]
-    quiet, replay, settings = Quiet(), _Replay(counted), Settings()
+    fresh = [sample for key, sample in samples.items() if key not in known]
+    # Where it affords fewer turns than usual, disturbed ones are not taken again.
+    is_usual = all(len(sample.whole_s) == Effort().turns for sample in fresh)
+    quiet = Quiet() if is_usual else Quiet(batches=1)
+    replay, settings = _Replay(counted), Settings()
     anchor: Any = SimpleNamespace(workload=workload, settings=settings)
 
-    for sample in samples[len(samples) - fresh :]:
+    for sample in fresh:
         prepared: Any = SimpleNamespace(workload=network.version(sample.widths), settings=settings)
         device: Any = replay
         again = measure_turns(
@@ -210,11 +225,17 @@ def check_networks(
 
 
 def check_store(
-    path: Path, task: str, model: Path, known: int, talks: Sequence[Talk], *, complete: bool
-) -> tuple[int, int]:
+    path: Path,
+    task: str,
+    model: Path,
+    known: frozenset[str],
+    talks: Sequence[Talk],
+    *,
+    complete: bool,
+) -> tuple[int, frozenset[str]]:
     """Check all that a use added to a store.
 
-    How many numbers of the runner are in it, and how many networks.
+    How many numbers of the runner are in it, and the ids of the networks that are.
 
     Raises:
         WrongError: See `check_measurements` and `check_networks`.
@@ -222,9 +243,9 @@ def check_store(
     """
     rounds = printed(talks)
     if not path.exists():
-        return 0, 0
+        return 0, frozenset()
     with open_store(str(path)) as store:
         if task != "table":
-            return check_measurements(store, rounds, complete=complete), 0
+            return check_measurements(store, rounds, complete=complete), frozenset()
         samples = networks(store)
-        return check_networks(model, samples, len(samples) - known, rounds), len(samples)
+        return check_networks(model, samples, known, rounds), frozenset(samples)

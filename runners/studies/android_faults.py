@@ -82,7 +82,7 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
     table: Use | None = None
     tries: int = 0
-    known: int = 0
+    known: frozenset[str] = frozenset()
 
 
 class Bench:
@@ -234,8 +234,8 @@ def one(bench: Bench, tally: Tally, number: int, *, faults: bool) -> None:
     if left_here and ending.kind not in {"KILLED", "HANG"}:
         problems.append(f"{left_here} is left on this computer")
     problems += bench.left_behind()
-    known, kept = tally.known if task == "table" and faults else 0, 0
-    networks = known
+    known = tally.known if task == "table" and faults else frozenset()
+    kept, networks = 0, known
     try:
         kept, networks = check_store(
             use.store, task, use.models[0], known, adbd.talks, complete=ending.kind == "COMPLETE"
@@ -244,14 +244,14 @@ def one(bench: Bench, tally: Tally, number: int, *, faults: bool) -> None:
         problems.append(f"{type(error).__name__}: {error}")
     if ending.kind in {"HANG", "CRASH"} or "\n" in ending.message:
         problems.append(f"{ending.kind} {ending.message!r}")
-    what = outcome(ending, networks if task == "table" else kept)
+    what = outcome(ending, len(networks) if task == "table" else kept)
     tally.wrong += [f"use {number} ({task}, {what}): {problem}" for problem in problems]
     if not faults:
         return
     if task == "table":
         tally.tries, tally.known = tally.tries + 1, networks
         if what == "COMPLETE" or tally.tries == TRIES:
-            tally.table, tally.tries, tally.known = None, 0, 0
+            tally.table, tally.tries, tally.known = None, 0, frozenset()
     tally.faults.update(struck)
     row = {
         "use": number,

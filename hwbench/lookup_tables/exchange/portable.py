@@ -177,6 +177,8 @@ def write_table(table: LookupTable, path: Path) -> int:
 def is_packed(path: Path) -> bool:
     """Whether a file is compressed, as portable tables are and logs are not."""
     try:
+        if not path.is_file():  # opening a pipe would wait for whoever writes into it
+            return False
         with path.open("rb") as file:
             return file.read(len(_GZIP)) == _GZIP
     except (OSError, ValueError):

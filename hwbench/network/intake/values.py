@@ -43,6 +43,11 @@ def read_values(source: Any) -> dict[str, NDArray[Any]]:
     if isinstance(source, Mapping):
         loaded: Any = source
     elif isinstance(source, str | Path):
+        if Path(source).exists() and not Path(source).is_file():
+            # Opening a pipe would wait for whoever writes into it.
+            raise UsageError(
+                f"{source} is not a regular file; expected one by numpy.savez(FILE, NAME=ARRAY, ..)"
+            )
         try:
             loaded = np.load(source, allow_pickle=False)
             if isinstance(loaded, np.ndarray):

@@ -100,8 +100,10 @@ def read_bytes(path: Path) -> bytes:
         UsageError: It cannot be read.
     """
     try:
-        if not path.is_file():
+        if not path.exists():
             raise UsageError(f"no such file: {str(path)!r}")
+        if not path.is_file():  # opening a pipe would wait for whoever writes into it
+            raise UsageError(f"{str(path)!r} is not a regular file")
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(
                 f"{str(path)!r} has {path.stat().st_size} bytes; expected at most {MAX_BYTES}"

@@ -36,6 +36,24 @@ _PICKLE_FREE = (
 )
 
 
+def require_file(path: Path, expected: str) -> None:
+    """Refuse what is no regular file. Opening a pipe would wait for whoever writes into it.
+
+    Args:
+        path: What is to be read.
+        expected: What belongs there, for the message.
+
+    Raises:
+        UsageError: There is nothing, or something else.
+        OSError: It cannot be looked at.
+        ValueError: The path cannot be one.
+    """
+    if not path.exists():
+        raise UsageError(f"no such file: {str(path)!r}; expected {expected}")
+    if not path.is_file():
+        raise UsageError(f"{str(path)!r} is not a regular file; expected {expected}")
+
+
 def read_text(path: Path) -> str:
     """Read the text of a regular file of at most `MAX_BYTES`.
 
@@ -46,10 +64,7 @@ def read_text(path: Path) -> str:
         OutputParseError: The file is not text.
     """
     try:
-        if not path.is_file():
-            raise UsageError(
-                f"no such file: {str(path)!r}; expected a log, profile or latency table to read"
-            )
+        require_file(path, "a log, profile or latency table to read")
         size = path.stat().st_size
         if not 0 < size <= MAX_BYTES:
             raise UsageError(f"{str(path)!r} has {size} bytes; expected 1 to {MAX_BYTES}")

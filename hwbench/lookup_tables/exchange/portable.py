@@ -30,7 +30,7 @@ from hwbench.lookup_tables.limits import check_read_table, conforms
 from hwbench.lookup_tables.metadata import Entry, Metadata
 from hwbench.lookup_tables.table import LookupTable
 from hwbench.records.layer_key import LayerKey
-from hwbench.records.untrusted import is_pickle, parse_json, quote
+from hwbench.records.untrusted import is_pickle, parse_json, quote, require_file
 from hwbench.records.whole_files import whole_file
 
 FORMAT, SCHEMA = "hwbench-table", 1
@@ -135,11 +135,7 @@ def read_bytes(path: Path) -> bytes:
     if path.suffix.lower() in PICKLES:
         refuse_pickle(b"\x80", quote(path))
     try:
-        if not path.is_file():
-            raise UsageError(
-                f"no such file: {str(path)!r}; expected a file of hwbench table export, or another"
-                " tool's log"
-            )
+        require_file(path, "a file of hwbench table export, or another tool's log")
         size = path.stat().st_size
         if not 0 < size <= MAX_BYTES:
             raise UsageError(

@@ -16,6 +16,7 @@ from hwbench.network.intake.input_texts import InputRequest
 from hwbench.network.workload import ONNX, Workload
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
+from hwbench.records.untrusted import require_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,12 +44,8 @@ def read_values(source: Any) -> dict[str, NDArray[Any]]:
     if isinstance(source, Mapping):
         loaded: Any = source
     elif isinstance(source, str | Path):
-        if Path(source).exists() and not Path(source).is_file():
-            # Opening a pipe would wait for whoever writes into it.
-            raise UsageError(
-                f"{source} is not a regular file; expected one by numpy.savez(FILE, NAME=ARRAY, ..)"
-            )
         try:
+            require_file(Path(source), "one by numpy.savez(FILE, NAME=ARRAY, ..)")
             loaded = np.load(source, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 loaded = {f"{_UNNAMED}0": loaded}

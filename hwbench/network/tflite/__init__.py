@@ -16,6 +16,7 @@ from hwbench.network.tflite.graph import IDENTIFIER, TfliteGraph
 from hwbench.network.tflite.layers import layers as layers
 from hwbench.network.workload import TFLITE, Workload
 from hwbench.records.findings import Finding
+from hwbench.records.untrusted import require_file
 
 MAX_BYTES = (1 << 31) - 1
 """Largest FlatBuffer (its offsets are 32 bits, signed)."""
@@ -100,10 +101,7 @@ def read_bytes(path: Path) -> bytes:
         UsageError: It cannot be read.
     """
     try:
-        if not path.exists():
-            raise UsageError(f"no such file: {str(path)!r}")
-        if not path.is_file():  # opening a pipe would wait for whoever writes into it
-            raise UsageError(f"{str(path)!r} is not a regular file")
+        require_file(path, "a file for TensorFlow Lite")
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(
                 f"{str(path)!r} has {path.stat().st_size} bytes; expected at most {MAX_BYTES}"

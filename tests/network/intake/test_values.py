@@ -65,7 +65,7 @@ def test_a_range_and_a_file_say_the_values(lookup, tmp_path):
         ({"values": {"idx": np.ones((1, 2), int)}}, "has the inputs ids, scale"),
         ({"values": {"ids": np.array(["a"])}}, "expected numbers"),
         ({"values": 3}, "expected the path of an .npz file"),
-        ({"values": "no.npz"}, "cannot read values of inputs from no.npz"),
+        ({"values": "no.npz"}, "no such file: 'no.npz'; expected one by numpy.savez"),
         (
             {"values": {"ids": np.ones((1, 3))}, "inputs": ["ids=1x2", "scale=1x2x1"]},
             "have the shape",

@@ -126,7 +126,7 @@ class NetworkRunner:
         name = self._names.pop(workload.sha256, None)
         if name is not None:
             self._ask(workload, {"name": name, "unload": True}, (), STOP_S)
-            (self._folder / f"{name}.onnx").unlink()
+            (self._folder / f"{name}.{workload.format}").unlink()
 
     def _ask(
         self,

@@ -10,7 +10,9 @@ import pytest
 from hwbench.errors import WorkloadError
 from hwbench.network.ort import onnxruntime
 from hwbench.network.run_outputs import NetworkRunner
+from hwbench.network.workload import TFLITE
 from tests.support.models import conv_workload
+from tests.support.tflite import depthwise_network
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
 
@@ -22,6 +24,21 @@ def test_outputs_are_those_of_the_runtime_and_the_process_serves_several_network
             (output,) = runner.run(workload, [IMAGE], 60)
             session = onnxruntime().InferenceSession(workload.onnx)
             assert output == pytest.approx(session.run(None, {"x": IMAGE})[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("make", [conv_workload, depthwise_network])
+def test_a_network_that_is_unloaded_leaves_no_file_and_loads_again(make, tmp_path):
+    workload = make()
+    if workload.format == TFLITE:
+        pytest.importorskip("ai_edge_litert", reason="needs: pip install ai-edge-litert")
+    inputs = [np.zeros(spec.shape, spec.dtype) for spec in workload.inputs]
+    with NetworkRunner(tmp_path) as runner:
+        (before,) = runner.run(workload, inputs, 60)
+        runner.unload(workload)
+        runner.unload(workload)
+        assert not list(tmp_path.iterdir())
+        (after,) = runner.run(workload, inputs, 60)
+    assert np.array_equal(before, after)
 
 
 def test_what_does_not_load_is_said_and_the_next_network_runs(tmp_path):

@@ -78,8 +78,8 @@ def blame_sizes(file: ModelFile, path: Path, request: ReadRequest, error: Hwbenc
     """
     model = onnx_files.parse(file.payload, path)
     asked = request.specs(), request.batch, request.name, dict(request.dims)
-    reason = error.message.partition(": ")[2].partition("; export")[0]
-    onnx_inputs.blame_sizes(model, asked, reason)
+    before, _, after = error.message.partition("; export")[0].partition(": ")
+    onnx_inputs.blame_sizes(model, asked, after or before)
 
 
 def describe_workload(

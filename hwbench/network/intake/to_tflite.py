@@ -69,6 +69,7 @@ def convert_to_tflite(workload: Workload, seed: int = 0) -> Workload:
     key = sha256(f"{workload.sha256} {number} {__version__}".encode()).hexdigest()
     kept = cache_folder() / "tflite" / f"{key[:32]}.bin"
     data = read_kept(kept)
+    is_new = data is None
     if data is None:
         LOG.info("converting %s to tflite by %s, once", workload.name, CONVERTER)
         data = _run_converter(workload)
@@ -81,7 +82,8 @@ def convert_to_tflite(workload: Workload, seed: int = 0) -> Workload:
             f" signal-to-noise ratio of {ratio_db:.0f} dB, expected {SAME_DB:.0f}; convert it"
             " yourself, and give the .tflite file"
         )
-    keep(kept, data)
+    if is_new:
+        keep(kept, data)
     text = (
         f"converted to tflite by {CONVERTER} {number}, images channels last; its outputs follow"
         f" those of the original with a signal-to-noise ratio of {ratio_db:.0f} dB"

@@ -535,9 +535,8 @@ def _match_paths(before: Sequence[LayerLatency], after: Sequence[LayerLatency]) 
     """
     matched: dict[str, str] = {}
     for spell in (_spell_operator, _spell_module):
-        paths_before = _index_paths(
-            spell, [row for row in before if row.name not in matched.values()]
-        )
+        known = set(matched.values())
+        paths_before = _index_paths(spell, [row for row in before if row.name not in known])
         paths_after = _index_paths(spell, [row for row in after if row.name not in matched])
         for path in paths_before.keys() & paths_after.keys():
             old, new = paths_before[path], paths_after[path]

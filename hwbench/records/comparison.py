@@ -174,12 +174,12 @@ class Comparison:
     @property
     def speedup_ci(self) -> tuple[float, float] | None:
         """95 % interval of `speedup`."""
-        return None if self.ratio is None else _invert(self.ratio.ci)
+        return None if self.ratio is None else invert_interval(self.ratio.ci)
 
     @property
     def verdict_ci(self) -> tuple[float, float] | None:
         """The 99.6 % interval of `speedup` for the verdict: it holds however often one looks."""
-        return None if self.ratio is None else _invert(self.ratio.verdict_ci)
+        return None if self.ratio is None else invert_interval(self.ratio.verdict_ci)
 
     def start_ratio(self, quantity: str) -> Ratio | None:
         """Ratio of one of `measurement.START_QUANTITIES`, candidate over baseline.
@@ -203,7 +203,7 @@ class Comparison:
         None where `start_ratio` is.
         """
         ratio = self.start_ratio(quantity)
-        return None if ratio is None else (1 / ratio.ratio, _invert(ratio.ci))
+        return None if ratio is None else (1 / ratio.ratio, invert_interval(ratio.ci))
 
     @property
     def steady_speedup(self) -> Estimate | None:
@@ -607,7 +607,7 @@ def _divide(before: int | None, after: int | None) -> float | None:
     return before / after if before and after else None
 
 
-def _invert(interval: tuple[float, float]) -> tuple[float, float]:
+def invert_interval(interval: tuple[float, float]) -> tuple[float, float]:
     """The interval of a speed-up from that of a ratio."""
     low, high = interval
     return 1 / high, (1 / low if low > 0 else float("inf"))

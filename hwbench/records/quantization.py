@@ -45,7 +45,8 @@ class QuantizedVersion:
         snr_db: Signal-to-noise ratio of its outputs in decibels, on images of the validation set.
         accuracy_drop: Accuracy of the fp32 network minus its own, on the validation set; None for
             images without labels.
-        agreement: Share of those images to which both give the same class.
+        agreement: Share of those images to which both give the same class; None where they give
+            none.
         is_chosen: Whether it was kept.
     """
 
@@ -53,7 +54,7 @@ class QuantizedVersion:
     ratio: Ratio | None
     snr_db: float
     accuracy_drop: float | None
-    agreement: float
+    agreement: float | None
     is_chosen: bool
 
 

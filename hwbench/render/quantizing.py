@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hwbench.records.codec import to_plain
+from hwbench.records.comparison import invert_interval
 from hwbench.records.findings import order_findings
 from hwbench.records.quantization import Quantization, QuantizedLayer, QuantizedVersion
 from hwbench.render.blocks import Block, Column, Line, Table, View
@@ -58,9 +59,8 @@ def _make_versions_table(versions: Sequence[QuantizedVersion]) -> Table:
             name = f"but {plural(len(tried.left), 'layer')} in fp32"
         gain = ""
         if tried.ratio is not None:
-            low, high = tried.ratio.ci
             gain = times(1 / tried.ratio.ratio)
-            ends = (1 / high, 1 / low if low else float("inf"))
+            ends = invert_interval(tried.ratio.ci)
             if is_telling(ends):
                 gain = with_margin(gain, ends)
         drop = "-" if tried.accuracy_drop is None else percent(tried.accuracy_drop)

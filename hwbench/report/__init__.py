@@ -8,7 +8,7 @@ what the data say and decide nothing: each number comes with its text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwbench.errors import Argument, UsageError
@@ -87,7 +87,7 @@ def make_report(*, since: str | None = None, store: str | None = None) -> Report
             text = html(make_pages(contents, drawn), contents, since, _notes(contents, drawn))
         except FAULTS_OF_DATA:
             usable = _leave_out_unusable(contents, damaged)
-            if usable in (contents, Contents((), (), (), ())):
+            if usable == contents or usable.is_empty:
                 raise
             contents = usable
             continue
@@ -149,7 +149,15 @@ def _leave_out_unusable(contents: Contents, damaged: list[DamagedRecord]) -> Con
         for kept in contents.matrices
         if is_usable(MATRIX, kept.id, Contents((), (), (), (), (), (kept,)))
     )
-    return Contents(measurements, tuple(comparisons), tables, searches, fronts, matrices)
+    return replace(
+        contents,
+        measurements=measurements,
+        comparisons=tuple(comparisons),
+        tables=tables,
+        searches=searches,
+        fronts=fronts,
+        matrices=matrices,
+    )
 
 
 def _fault_of_pages(contents: Contents) -> Exception | None:

@@ -104,6 +104,11 @@ class Contents:
     ceilings: tuple[Ceilings, ...] = ()
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to report: ceilings alone say nothing of any model."""
+        return not (self.measurements or self.tables or self.searches)
+
+    @property
     def newest_utc(self) -> str:
         """Time of the newest record: it dates the report, so one store gives one page."""
         dates = [record.started_utc for record in self.measurements]
@@ -143,7 +148,7 @@ def read(
         read_matrices(store, {record.id: record for record in measurements}, damaged)[::-1],
         tuple(store.read_records(CEILINGS, parse_ceilings, damaged=damaged).values()),
     )
-    if not (contents.measurements or contents.tables or contents.searches):
+    if contents.is_empty:
         if since is not None and store.list(limit=1):
             raise UsageError(
                 f"nothing to report in {store.url} since {since}",

@@ -17,7 +17,13 @@ from itertools import product
 
 from hwbench.devices import open_device
 from hwbench.devices.base import Device, MovesTime
-from hwbench.errors import MeasurementError, SchemaError, UsageError, WorkloadError
+from hwbench.errors import (
+    HwbenchError,
+    MeasurementError,
+    SchemaError,
+    UsageError,
+    WorkloadError,
+)
 from hwbench.network.single_layer import single_layer_workload
 from hwbench.records.ceilings import (
     ELEMENT_BYTES,
@@ -263,7 +269,7 @@ def find_ceilings(store: str | None, record: Measurement) -> Ceilings | None:
     try:
         with open_store(store, create=False) as opened:
             return read_ceilings(opened, record.device, record.settings.threads)
-    except UsageError:  # there is none
+    except HwbenchError:  # there is none, or it is away: what was measured is shown without
         return None
 
 

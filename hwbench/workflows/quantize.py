@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from hwbench.devices import open_device
-from hwbench.errors import Argument, UnsupportedLayerError, UsageError
+from hwbench.errors import Argument, HwbenchError, UnsupportedLayerError, UsageError
 from hwbench.measuring.agreement import compare_outputs, describe_runtime
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.comparing import compare_measured
@@ -44,6 +44,7 @@ from hwbench.records.quantization import (
     QuantizedVersion,
 )
 from hwbench.records.scratch import scratch_folder
+from hwbench.records.untrusted import parse_json, read_text
 from hwbench.records.whole_files import whole_file
 from hwbench.stats import Ratio, Verdict
 from hwbench.workflows.likeness import (
@@ -425,7 +426,7 @@ class _Quantizing:
                 self._ratios.get(left),
                 answered.snr_db,
                 answered.quality.drop,
-                answered.quality.agreement or 0.0,
+                answered.quality.agreement,
                 left == chosen,
             )
             for left, answered in self._answered.items()
@@ -459,8 +460,13 @@ def _ratio_of(comparison: Comparison) -> Ratio:
 
 
 def _loss(quality: QualityChange) -> float:
-    """Accuracy that was lost; without labels the share of images that get another class."""
-    return 1 - (quality.agreement or 0.0) if quality.drop is None else quality.drop
+    """Accuracy that was lost; without labels the share of images that get another class.
+
+    Where neither is known, all may be lost.
+    """
+    if quality.drop is not None:
+        return quality.drop
+    return 1.0 if quality.agreement is None else 1 - quality.agreement
 
 
 def _judge(comparison: Comparison, max_drop: float) -> list[Finding]:
@@ -492,8 +498,10 @@ def _choose_paths(model: str | Path | nn.Module, out: str | Path | None) -> tupl
     """Where the network and its recipe are written.
 
     Raises:
-        UsageError: The name does not end in `.onnx`, or there is no such folder.
+        UsageError: The name does not end in `.onnx`, nothing can be written there, or another file
+            would be lost.
     """
+    is_own_choice = out is None
     if out is None:
         name = str(model) if isinstance(model, str | Path) else type(model).__name__
         stem = Path(name.removeprefix("zoo:").replace(":", "_")).name
@@ -505,9 +513,34 @@ def _choose_paths(model: str | Path | nn.Module, out: str | Path | None) -> tupl
         raise UsageError(f"the network is an ONNX file, so {path} has to end in .onnx")
     if not path.parent.is_dir():
         raise UsageError(f"the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(
+            f"nothing can be written to the folder {path.parent.resolve()}",
+            Argument("out", change="another"),
+        )
     if isinstance(model, str | Path) and path.resolve() == Path(model).resolve():
         raise UsageError(f"{path} is the network that is read; give another file")
-    return path, path.with_suffix(".json")
+    recipe_path = path.with_suffix(".json")
+    if recipe_path.exists() and not _is_recipe(recipe_path):
+        raise UsageError(
+            f"{recipe_path}, where the recipe goes, exists and is none",
+            Argument("out", change="another"),
+        )
+    if is_own_choice and path.exists() and not recipe_path.exists():
+        raise UsageError(
+            f"{path} exists, and no recipe beside it says that it was made here",
+            Argument("out", str(path), purpose="if it may be written over"),
+        )
+    return path, recipe_path
+
+
+def _is_recipe(path: Path) -> bool:
+    """Whether a file is a recipe of an earlier run, which may be replaced."""
+    try:
+        data = parse_json(read_text(path), str(path))
+    except HwbenchError:
+        return False
+    return isinstance(data, dict) and {"quantizer", "onnx_sha256"} <= data.keys()
 
 
 def _write_files(paths: tuple[Path, Path], chosen: Workload, recipe: QuantizationRecipe) -> None:

@@ -146,22 +146,22 @@ class Ground:
         return Budget(cost, SHARE * original, *grids, original=original)
 
     @cached_property
-    def known(self) -> dict[tuple[int, ...], Outcome]:
+    def outcomes(self) -> dict[tuple[int, ...], Outcome]:
         """Outcomes of the networks that any search of the cell proposed."""
         return {}
 
     @cached_property
-    def tuned(self) -> dict[tuple[int, ...], float]:
+    def tuned_accuracies(self) -> dict[tuple[int, ...], float]:
         """Accuracies on test pictures after tuning."""
         return {}
 
     def evaluate(self, candidate: Candidate) -> Outcome:
         """The outcome of a candidate, the same whichever search proposed it."""
         widths = candidate.widths or ()
-        if widths not in self.known:
+        if widths not in self.outcomes:
             objective = make_objective(self.context, _method())
-            self.known[widths] = objective.evaluate(candidate)
-        return self.known[widths]
+            self.outcomes[widths] = objective.evaluate(candidate)
+        return self.outcomes[widths]
 
     def test(self, module: nn.Module) -> float:
         """Accuracy on the test pictures."""
@@ -175,14 +175,14 @@ class Ground:
         from hwbench.search.tuning import renormalize
 
         widths = candidate.widths or ()
-        if widths not in self.tuned:
+        if widths not in self.tuned_accuracies:
             module = _method().prune(self.context, candidate).module
             train = _data_of(self.context).train
             schedule = Schedule(0, seed=self.cell.seed).lasting(TUNE_EPOCHS, len(train))
             tune(module, train, cross_entropy, schedule)
             renormalize(module, train.few(VALIDATION, self.cell.seed))
-            self.tuned[widths] = self.test(module)
-        return self.tuned[widths]
+            self.tuned_accuracies[widths] = self.test(module)
+        return self.tuned_accuracies[widths]
 
     def run_search(self, name: str) -> Row:
         """One search to its end, and its network tested and tuned."""

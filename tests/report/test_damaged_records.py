@@ -14,7 +14,8 @@ import pytest
 
 from hwbench.errors import SchemaError
 from hwbench.lookup_tables.repository import list_tables
-from hwbench.report import make_report
+from hwbench.report import _leave_out_unusable, make_report
+from hwbench.report.contents import read
 from hwbench.store import MEASUREMENT, DamagedRecord, open_store
 from tests.support.cli_support import hwb
 
@@ -128,6 +129,15 @@ def test_what_is_suspect_never_blocks_the_rest(copy, change):
     exported, damaged = lines_of(copy)
     assert exported
     assert {(record.kind, record.id) for record in damaged} <= changed
+
+
+def test_nothing_usable_is_left_out(url):
+    damaged: list[DamagedRecord] = []
+    with open_store(url) as store:
+        contents = read(store)
+    assert contents.ceilings
+    assert _leave_out_unusable(contents, damaged) == contents
+    assert damaged == []
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,12 @@ def test_without_a_store_nothing_is_known(store, tmp_path):
     assert find_ceilings(store, record) is not None
 
 
+def test_a_store_that_is_away_costs_no_result():
+    with Virtual() as device:
+        record = measure(device, conv_workload(), replace(QUICK, budget_s=1.0, layers=False))
+    assert find_ceilings("postgresql://nobody@127.0.0.1:1/none", record) is None
+
+
 @pytest.mark.parametrize(
     "damage",
     [

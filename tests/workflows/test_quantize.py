@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -133,12 +135,39 @@ def test_lost_accuracy_is_told(images):
         ({"device": "virtual", "out": "net.txt"}, UsageError, "has to end in .onnx"),
         ({"device": "virtual", "out": "missing/net.onnx"}, UsageError, "missing does not exist"),
         ({"device": "virtual", "out": "net.onnx"}, UsageError, "the network that is read"),
+        (
+            {"device": "virtual", "out": "notes.onnx"},
+            UsageError,
+            "notes.json, .* exists and is none",
+        ),
         ({"data": "nowhere"}, UsageError, "nowhere"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_measured(images, options, error, said):
+    Path("notes.json").write_text('{"mine": true}')
     with pytest.raises(error, match=said):
         run(**{"images": options.pop("data", images)} | options)
+    assert Path("notes.json").read_text() == '{"mine": true}'
+
+
+def test_a_recipe_of_an_earlier_run_is_replaced(images):
+    first = run(images)
+    assert run(images).path == first.path
+
+
+def test_a_network_that_others_made_is_written_over_only_when_asked(images):
+    Path("net.int8.onnx").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="exists, and no recipe beside it"):
+        run(images)
+    assert Path("net.int8.onnx").read_bytes() == b"mine"
+    assert run(images, out="net.int8.onnx").path.stat().st_size > 4
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_first(images, monkeypatch):
+    # Root may write everywhere, so the answer of the system is planted.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(UsageError, match="nothing can be written to the folder"):
+        run(images)
 
 
 def test_a_device_without_int8_is_named(images, monkeypatch):

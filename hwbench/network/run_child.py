@@ -175,14 +175,13 @@ def _cast_outputs(path: str, names: set[str]) -> bytes:
     import onnx
 
     model = onnx.load(path)
+    for name in sorted(names):
+        cast = f"{name}_as_float"
+        node = onnx.helper.make_node("Cast", [name], [cast], name=cast, to=onnx.TensorProto.FLOAT)
+        model.graph.node.append(node)
     for output in model.graph.output:
         if output.name in names:
-            cast = f"{output.name}_as_float"
-            node = onnx.helper.make_node(
-                "Cast", [output.name], [cast], name=cast, to=onnx.TensorProto.FLOAT
-            )
-            model.graph.node.append(node)
-            output.name = cast
+            output.name = f"{output.name}_as_float"
             output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     data: bytes = model.SerializeToString()
     return data

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from hwbench.errors import WorkloadError
 from hwbench.network.ort import onnxruntime
@@ -24,6 +25,20 @@ def test_outputs_are_those_of_the_runtime_and_the_process_serves_several_network
             (output,) = runner.run(workload, [IMAGE], 60)
             session = onnxruntime().InferenceSession(workload.onnx)
             assert output == pytest.approx(session.run(None, {"x": IMAGE})[0], abs=1e-5)
+
+
+def test_outputs_without_a_type_of_numpy_come_as_floats_also_if_listed_twice(tmp_path):
+    cast = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    y = helper.make_tensor_value_info("y", TensorProto.BFLOAT16, [2])
+    graph = helper.make_graph([cast], "net", [x], [y, y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    workload = replace(conv_workload(), artifact=model.SerializeToString())
+    values = np.array([1, -2], np.float32)
+    with NetworkRunner(tmp_path) as runner:
+        first, second = runner.run(workload, [values], 60)
+    assert np.array_equal(first, values)
+    assert np.array_equal(second, values)
 
 
 @pytest.mark.parametrize("make", [conv_workload, depthwise_network])

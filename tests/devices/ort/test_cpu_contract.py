@@ -94,6 +94,22 @@ class TestCpuWithTwoThreads(OfCpu):
     settings = Settings(threads=2)
 
 
+def list_last_output_twice(workload: Workload) -> Workload:
+    """The same network, whose last output is listed twice, as exporters of torch do."""
+    model = onnx.load_model_from_string(workload.onnx)
+    model.graph.output.append(model.graph.output[-1])
+    return replace(workload, artifact=model.SerializeToString())
+
+
+def test_a_tensor_may_be_listed_as_two_outputs(tmp_path):
+    workload = list_last_output_twice(conv_workload((16,), size=16))
+    with CpuOrt() as device:
+        assert measure(device, workload, Settings(budget_s=1, min_sessions=2)).median_s > 0
+    with closing(PythonEngine([0], 0, tmp_path)) as engine:
+        engine.load("net", workload, profile=False)
+        assert len(engine.run(["net"], 1)) == 1
+
+
 def test_layers_are_named_after_modules_and_say_how_they_ran():
     with CpuOrt() as device:
         record = measure(device, conv_workload((16, 32), size=32), Settings(budget_s=3))

@@ -53,6 +53,8 @@ _LAYOUTS = REORDERS | {"Cast", "Transpose"}
 """Those that cost enough to have rows of their own."""
 _SUFFIX = re.compile(r"(_token_\d+|/duplicated|/\w+Fusion/?)+$")
 """What the runtime adds to the name of a node that it copied, quantised or fused."""
+_WITH_CONSTANTS = frozenset({"Add", "Div", "Mul", "Sub"})
+"""Operators that vanish with their constants: into weights, or because they add 0."""
 _FEW = 64
 """Elements up to which constants are compared by value."""
 _DECORATION = re.compile(r"^InsertedPrecisionFreeCast_|(_bn)?_nchwc$")
@@ -330,16 +332,33 @@ class _Search:
             waiting = sorted(self.claims[number])
             while waiting:
                 for name in self.view.nodes[waiting.pop()].output:
-                    readers = self.view.readers(name)
-                    if len(readers) != 1 or readers[0] in self.owners:
-                        continue
-                    if self._is_fused_behind(readers[0], number):
-                        self._claim(number, readers[0])
-                        waiting.append(readers[0])
+                    path = self._list_up_to_reader(name)
+                    if path and self._is_fused_behind(path, number):
+                        for index in path:
+                            self._claim(number, index)
+                        waiting.append(path[-1])
 
-    def _is_fused_behind(self, index: int, number: int) -> bool:
-        """Whether an executed node can compute a source node that reads what it claims."""
-        claimed = self.claims[number]
+    def _list_up_to_reader(self, tensor: str) -> list[int]:
+        """The one source node that reads a tensor, after those that vanish in front of it.
+
+        Returns:
+            The nodes in order; none if several read the tensor, or one that is claimed.
+        """
+        path: list[int] = []
+        while True:
+            readers = self.view.readers(tensor)
+            if len(readers) != 1 or readers[0] in self.owners:
+                return []
+            node = self.view.nodes[readers[0]]
+            path.append(readers[0])
+            if node.op_type not in _WITH_CONSTANTS or len(self.sources[readers[0]]) > 1:
+                return path
+            tensor = node.output[0]
+
+    def _is_fused_behind(self, path: Sequence[int], number: int) -> bool:
+        """Whether an executed node can compute the last of some source nodes behind its own."""
+        index = path[-1]
+        claimed = self.claims[number].union(path[:-1])
         outside = self._find_outside_inputs([index], claimed)
         if not outside:
             return self.view.nodes[index].op_type in ACTIVATIONS

@@ -259,6 +259,20 @@ def test_an_addition_fused_into_a_normalization_as_convolution_is_no_part_of_the
     }
 
 
+def test_an_activation_behind_an_addition_of_nothing_is_of_the_convolution_that_sums(tmp_path):
+    """As in MobileOne, whose sums begin with the number 0."""
+    net = Net(1, 16, 16, 16)
+    branches = [net.conv("a", "x", 16, 16), net.conv("b", "x", 16, 16)]
+    total = net.node("Add", "add", *branches)
+    nothing = net.node("Add", "nothing", total, net.constant("zero", np.float32(0)))
+    output = net.conv("next", net.node("Relu", "act", nothing), 16, 16)
+    origins, _, _ = profile(net.finish(output), TensorSpec("x", net.shape), tmp_path)
+    convolutions = [origin.serves for origin in origins if origin.node.op == "Conv"]
+    assert len(convolutions) == 3
+    (summing,) = (serves for serves in convolutions if "act" in serves)
+    assert {"a", "b"} & set(summing)
+
+
 def test_transposes_that_the_runtime_moved_are_one_row(rows_of):
     """One in front of a split becomes one behind each of its outputs."""
     net = Net(1, 10, 3, 8)

@@ -104,19 +104,12 @@ def test_the_installed_package_is_not_the_checkout(python, place):
 @needs_compiler
 def test_profile_works_from_the_wheel(python, place):
     (place / "net.onnx").write_bytes(conv_net())
-    text = run(
-        python.parent / "hwbench",
-        "profile",
-        "net.onnx",
-        "--budget",
-        "2",
-        "--no-save",
-        "--json",
-        "-",
-        cwd=place,
-    )
-    record = json.loads(text)
-    assert record["median_s"] > 0
+    for budget in ("2", "60"):  # a busy computer has no time for layers within two seconds
+        command = ["profile", "net.onnx", "--budget", budget, "--no-save", "--json", "-"]
+        record = json.loads(run(python.parent / "hwbench", *command, cwd=place))
+        assert record["median_s"] > 0
+        if record["layers"]:
+            break
     assert record["layers"]
     source = run(
         python,

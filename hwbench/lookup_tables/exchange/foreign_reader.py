@@ -254,6 +254,7 @@ def _read_ort(
         )
         for name, runs in profiles
     ]
+    left_out.findings += _find_profiled_bodies([runs for _, runs in profiles])
     whole_s = median(value_s for _, runs in profiles for value_s in runs.whole_s[WARM_UP:])
     files = tuple(name for name, _ in profiles)
     threads = _agree_on_threads(None, threads, files[0])
@@ -272,6 +273,22 @@ def _read_ort(
         threads,
         left_out.groups_s / len(profiles),
     )
+
+
+def _find_profiled_bodies(profiles: Sequence[ProfiledRuns]) -> tuple[Finding, ...]:
+    """Whether branches and loops hold the profiler's cost of the nodes inside, as a finding.
+
+    What an entry cost on the machine that wrote the profile is not in the profile.
+    """
+    names = dict.fromkeys(name for runs in profiles for name in runs.entries)
+    if not names:
+        return ()
+    inside = max(sum(runs.entries.values()) - len(runs.entries) for runs in profiles)
+    text = (
+        f"the times of {', '.join(names)} hold what the profiler cost for the {inside} nodes that"
+        " ran inside, which the file does not tell; hwbench profile takes it off"
+    )
+    return (Finding("profiled_bodies", text),)
 
 
 def _read_trt(

@@ -177,3 +177,24 @@ def test_launch_times_are_no_latencies():
     events = load_json((DATA / "ort_profile.json").read_text().replace("CPUExec", "CUDAExec"))
     with pytest.raises(UsageError, match="launch its kernels"):
         read(read_profile(events), load_workload("zoo:resnet20"))
+
+
+def test_a_profile_with_a_branch_says_what_its_time_holds(tmp_path):
+    net = Net(1, 3, 8, 8)
+    out = net.conv("x", "stem", 8)
+    total = net.node("ReduceSum", out, keepdims=0)
+    condition = net.node("Greater", total, net.constant("zero", np.float32(0)))
+    branches = {}
+    for name, op in (("then_branch", "Exp"), ("else_branch", "Tanh")):
+        inner = [
+            onnx.helper.make_node(op, [out], [f"{name}_0"], name=f"{name}/0"),
+            onnx.helper.make_node("Neg", [f"{name}_0"], [f"{name}_1"], name=f"{name}/1"),
+        ]
+        shape = [onnx.helper.make_tensor_value_info(f"{name}_1", onnx.TensorProto.FLOAT, None)]
+        branches[name] = onnx.helper.make_graph(inner, name, [], shape)
+    model = net.model(net.node("If", condition, **branches))
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    events = load_json(profile_with_onnx_runtime(path, tmp_path))
+    _, codes = read(read_profile(events), load_workload(path))
+    assert "2 nodes" in codes["profiled_bodies"]

@@ -26,8 +26,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "fresh"
-SUITES = {"bookworm": "3.11", "trixie": "3.13"}
-"""Debian's releases, and the Python that each comes with."""
+SUITES = {"bookworm": "3.11", "trixie": "3.13", "forky": "3.14"}
+"""Debian's releases, and the Python that each comes with; forky is still being made."""
+SCRIPT = "/usr/share/debootstrap/scripts/sid"
+"""How debootstrap makes any of them; older versions of it have none of the newest's name."""
 OFFICIAL = "http://deb.debian.org/debian"
 REQUIRED = "python3 python3-venv git make"
 """What README asks for; Debian leaves `venv` out of its Python."""
@@ -153,7 +155,7 @@ class Machine:
         if self.folder.exists():
             shutil.rmtree(self.folder)
         base = ["debootstrap", "--variant=minbase", self.suite, str(self.folder), self.mirror]
-        self.step("a bare Debian", base)
+        self.step("a bare Debian", [*base, SCRIPT])
         (self.folder / "etc/apt/apt.conf.d/90host").write_text(find_network_settings())
         for path, inside in self.settings.files.items():
             there = self.folder / inside.relative_to("/")

@@ -123,7 +123,10 @@ def _run_and_compare(
             pairs.append((outputs[0], outputs[1]))
             if end_s - time.monotonic() < 0.5 * limit_s:
                 break
-    noun = "given inputs" if draws == 1 else f"{len(pairs)} random inputs"
+    if draws == 1:
+        noun = "given inputs"
+    else:
+        noun = "1 random input" if len(pairs) == 1 else f"{len(pairs)} random inputs"
     return compare_outputs(pairs, noun, describe_runtime(baseline, candidate))
 
 

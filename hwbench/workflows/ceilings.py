@@ -66,6 +66,8 @@ ROUNDS = (5, 200)
 """Rounds of each layer, within these numbers."""
 MOVING_SHARE, COMPUTING_SHARE, AGAIN_SHARE = 0.3, 0.5, 0.2
 """Shares of the time: layers that move bytes, those that compute, and the best of these again."""
+PASSES = 3
+"""The layers that compute are measured a third at a time."""
 MEASURED_AGAIN = 4
 """The best layers, which are measured once more at another time: what disturbed all rounds of one
 makes the ceiling too low."""
@@ -167,7 +169,7 @@ class _Prober:
         self.fixed_s = self._least_latency(self._elementwise("Relu", 64, inputs=1))
 
     def find_ceiling(self, budget_s: float) -> Ceiling:
-        """Measure all layers that there is time for, the smallest first.
+        """Measure the layers that there is time for.
 
         Args:
             budget_s: Seconds that it should take. What has to be known is measured in any case.
@@ -199,8 +201,7 @@ class _Prober:
         self, keys: Sequence[LayerKey], budget_s: float, rates: dict[LayerKey, float]
     ) -> None:
         """Note the most multiply-accumulates a second that were seen of each layer."""
-        in_order = sorted(keys, key=lambda key: key.macs)
-        for key, latency_s in self._time(in_order, budget_s, REPEATS):
+        for key, latency_s in self._time(_sort_coarsely(keys), budget_s, REPEATS):
             rates[key] = max(rates.get(key, 0.0), REPEATS * key.macs / latency_s)
 
     @property
@@ -210,7 +211,7 @@ class _Prober:
     def _time(
         self, keys: Sequence[LayerKey], budget_s: float, repeats: int = 1
     ) -> Iterator[tuple[LayerKey, float]]:
-        """Layers of growing size with the seconds of so many in a row.
+        """Layers with the seconds of so many in a row, as many as there is time for.
 
         The fixed cost of an inference is taken off. Layers that take little more than that, and
         those that the device does not run, are left out; where one takes long, larger ones are not
@@ -220,10 +221,12 @@ class _Prober:
         now = self.device.time_s if isinstance(self.device, MovesTime) else time.monotonic
         end_s = now() + budget_s
         layer_s = budget_s / max(1, len(keys))
-        timed = 0
+        timed, too_large = 0, math.inf
         for key in keys:
             if timed and now() > end_s:
                 return
+            if _size_of(key) >= too_large:
+                continue
             try:
                 latency_s = self._least_latency(key, repeats, layer_s)
             except WorkloadError:
@@ -232,7 +235,7 @@ class _Prober:
                 timed += 1
                 yield key, latency_s - self.fixed_s
             if latency_s > LONGEST_S:
-                return
+                too_large = min(too_large, _size_of(key))
 
     def _list_computing(self) -> list[LayerKey]:
         """Matrix products and convolutions."""
@@ -269,6 +272,20 @@ class _Prober:
         finally:
             if self.device.usable:
                 self.device.release(prepared)
+
+
+def _size_of(key: LayerKey) -> int:
+    """What the time of a layer grows with."""
+    return key.macs or count_bytes(key)
+
+
+def _sort_coarsely(keys: Sequence[LayerKey]) -> list[LayerKey]:
+    """Layers of growing size three times over, each time others.
+
+    So a short time is enough for some of every size.
+    """
+    ordered = sorted(keys, key=_size_of)
+    return [key for first in range(PASSES) for key in ordered[first::PASSES]]
 
 
 def read_ceilings(

@@ -58,6 +58,9 @@ for most of one."""
 WIDE_BATCH = 16
 REPEATS = 8
 """Layers in a row: a runtime that arranges tensors in another way does so once for all of them."""
+FEW_REPEATS, SLICE_S = 2, 0.002
+"""Layers in a row that are tried as well where the usual number takes longer than this: on a busy
+computer an inference is interrupted after some milliseconds, each time if it takes longer."""
 MOVED = tuple(2**power for power in range(17, 29, 2))
 """Bytes that layers read and write: from those that fit into any cache to 128 MB."""
 LONGEST_S = 0.1
@@ -202,7 +205,12 @@ class _Prober:
     ) -> None:
         """Note the most multiply-accumulates a second that were seen of each layer."""
         for key, latency_s in self._time(_sort_coarsely(keys), budget_s, REPEATS):
-            rates[key] = max(rates.get(key, 0.0), REPEATS * key.macs / latency_s)
+            rate = REPEATS * key.macs / latency_s
+            if latency_s > SLICE_S:
+                few_s = self._least_latency(key, FEW_REPEATS, budget_s / len(keys)) - self.fixed_s
+                if few_s > NEGLIGIBLE * self.fixed_s:
+                    rate = max(rate, FEW_REPEATS * key.macs / few_s)
+            rates[key] = max(rates.get(key, 0.0), rate)
 
     @property
     def _element_bytes(self) -> int:

@@ -169,6 +169,8 @@ def doctor(
     from hwbench.render import documents, views
     from hwbench.workflows.ceilings import DEFAULT_BUDGET_S, measure_ceilings
 
+    if budget is not None and not ceilings:
+        raise UsageError("--budget is the time that measuring ceilings takes; add --ceilings")
     diagnosis, measured = hwbench.doctor(device, threads), None
     if ceilings:
         with show_measuring(device, keeping):

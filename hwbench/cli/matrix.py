@@ -29,11 +29,14 @@ from hwbench.cli.options import (
     writable,
 )
 from hwbench.cli.rules import Rule, hits, parse_rule
+from hwbench.errors import UsageError
 
 if TYPE_CHECKING:
     from hwbench.workflows.matrix import Matrix
 
-MATRIX_FIELDS = ("latency_s", "speedup")
+RELATIVE_FIELDS = ("speedup", "accuracy_drop", "agreement")
+"""Fields that compare a model with the first one."""
+MATRIX_FIELDS = ("latency_s", *RELATIVE_FIELDS)
 
 
 def precisions(text: str) -> tuple[str, ...]:
@@ -127,14 +130,18 @@ def matrix_command(
     """Measure many models on many devices, each beside the first one.
 
     There is a column for each combination of device, precision, threads and batch. --budget is for
-    each cell. What cannot run is a cell that says why. After an interruption, the same command goes
-    on where it stopped.
+    each cell. What cannot run is a cell that says why. Each model also runs once beside the first
+    one on the same inputs, and what computes something else is told. After an interruption, the
+    same command goes on where it stopped.
 
     Exit codes: 0 if every cell was measured, else that of the worst error; 1 if a rule holds in a
-    cell. --fail-on accepts the fields latency_s and speedup; the speed-up of the first model is not
-    asked for.
+    cell. --fail-on accepts the fields latency_s, speedup, accuracy_drop and agreement; only the
+    first of them is asked of the first model.
     """
     rules = [parse_rule(text, MATRIX_FIELDS) for text in fail_on or ()]
+    for rule in rules:
+        if rule.field == "accuracy_drop" and data is None and evaluate is None:
+            raise UsageError(f"--fail-on {rule} needs images to evaluate the models on: --data")
     from hwbench.cli.matrix_progress import show_cells
     from hwbench.render import matrix as render
     from hwbench.render.junit import matrix_junit
@@ -190,6 +197,8 @@ def _find_broken_rules(matrix: Matrix, rules: Sequence[Rule]) -> list[list[str]]
     for cell in matrix.cells:
         asked = rules
         if cell.model == matrix.models[0]:
-            asked = [rule for rule in rules if rule.field != "speedup"]
-        broken.append([] if cell.error is not None else hits(asked, cell_document(cell)))
+            asked = [rule for rule in rules if rule.field not in RELATIVE_FIELDS]
+        values = cell_document(cell)
+        values["accuracy_drop"] = values["quality_drop"]
+        broken.append([] if cell.error is not None else hits(asked, values))
     return broken

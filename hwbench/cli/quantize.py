@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from hwbench.cli.delivery import deliver, report_verdict
+from hwbench.cli.lab import workplace
 from hwbench.cli.options import (
     BatchedModel,
+    EvaluateOption,
     FailOnOption,
     Keeping,
+    LabOption,
     MinEffectOption,
     NoLayersOption,
     Output,
@@ -66,9 +69,11 @@ def quantize_command(
             "--max-drop",
             parser=share,
             metavar="SHARE",
-            help="The accuracy that int8 may cost; 1% if not given.",
+            help="The accuracy that int8 may cost, or what --evaluate gives; 1% if not given.",
         ),
     ] = None,
+    evaluate: EvaluateOption = None,
+    lab: LabOption = None,
     no_layers: NoLayersOption = False,
     min_effect: MinEffectOption = None,
     fail_on: FailOnOption = None,
@@ -76,8 +81,8 @@ def quantize_command(
     """Quantise a network to int8 on your images, and measure what that gains and costs.
 
     Layers that int8 makes slower, and layers that alone make much of the error of the outputs, are
-    left in fp32 where that is faster or more accurate. --budget is for all of the work but reading;
-    60 if not given.
+    left in fp32 where that is faster or more accurate. --budget is for all of the work but reading
+    and what --evaluate takes; 60 if not given.
 
     Exit codes as of compare. --fail-on accepts the fields speedup, accuracy_drop and agreement;
     shares also in percent, as in "accuracy_drop>1%".
@@ -89,13 +94,14 @@ def quantize_command(
         )
     from hwbench.cli.progress import show_measuring
     from hwbench.render import quantizing
-    from hwbench.workflows.quantize import DEFAULT_SETTINGS, MAX_DROP, quantize
+    from hwbench.workflows.quantize import DEFAULT_SETTINGS, MAX_DROP
 
     settings = how.settings(DEFAULT_SETTINGS, layers=not no_layers, min_effect=min_effect)
     with show_measuring(model, keeping) as progress:
-        outcome = quantize(
+        outcome = workplace(lab).quantize(
             model,
             data=data,
+            evaluate=evaluate,
             device=how.device,
             max_drop=MAX_DROP if max_drop is None else max_drop,
             out=out,

@@ -70,12 +70,12 @@ def store_show(
 ) -> int:
     """Show one measurement. Its JSON is the whole record."""
     from hwbench.render import views
-    from hwbench.workflows.ceilings import read_ceilings
+    from hwbench.workflows.ceilings import read_ceilings, with_damaged
 
     with hwbench.open_store(store) as opened:
         measurement = opened.get(record)
-        ceilings = read_ceilings(opened, measurement.device, measurement.settings.threads)
-    view = views.profile_view(measurement, ceilings=ceilings)
+        ceilings, damaged = read_ceilings(opened, measurement.device, measurement.settings.threads)
+    view = views.profile_view(with_damaged(measurement, damaged), ceilings=ceilings)
     return deliver(output, view, measurement.to_dict())
 
 

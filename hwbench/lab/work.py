@@ -1,4 +1,4 @@
-"""What a user asks of a lab: a profile, a comparison, a table, a search.
+"""What a user asks of a lab: a profile, a comparison, a network in int8, a table, a search.
 
 Arguments and records are those of the same work on this computer (`hwbench.workflows.workplace`).
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from hwbench.records.comparison import Comparison
     from hwbench.records.measurement import Measurement
+    from hwbench.records.quantization import Quantization
     from hwbench.search.limit import Limit
     from hwbench.workflows.search.front import Front
     from hwbench.workflows.search.plan import Plan
@@ -63,6 +64,24 @@ class LabWorkplace:
         title = f"measuring {_name_of(baseline)} and {_name_of(candidate)}"
         with self.open_meter(device, title) as meter:
             return compare(baseline, candidate, device=meter, **options)
+
+    def quantize(
+        self,
+        model: str | Path | nn.Module,
+        *,
+        data: str | Path,
+        device: str = "cpu",
+        **options: Any,
+    ) -> Quantization:
+        """Quantise a model to int8, and measure it on any of the devices, which are of one kind.
+
+        Images and `evaluate` stay on this computer.
+        """
+        from hwbench.workflows.quantize import quantize
+
+        title = f"quantising {_name_of(model)}"
+        with self.open_meter(device, title, of_one_kind=True) as meter:
+            return quantize(model, data=data, device=meter, **options)
 
     def build_table(
         self, model: str | Path | nn.Module = DEFAULT_MODEL, *, device: str = "cpu", **options: Any

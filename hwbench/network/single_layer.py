@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hwbench.network.graph import load
+from hwbench.errors import UnsupportedLayerError
+from hwbench.network.graph import layers, load
 from hwbench.network.graph.build import layer_model
+from hwbench.network.intake.half import halve
 from hwbench.network.workload import Workload
 from hwbench.records.layer_key import LayerKey
 from hwbench.records.tensors import TensorSpec
@@ -27,7 +30,7 @@ def single_layer_workload(key: LayerKey, repeats: int = 1) -> Workload:
     """
     from onnx.helper import tensor_dtype_to_np_dtype
 
-    model = load(layer_model(key))
+    model = _make_model(key)
     _repeat_layer(model, repeats)
     data = model.SerializeToString()
     inputs = tuple(
@@ -42,6 +45,16 @@ def single_layer_workload(key: LayerKey, repeats: int = 1) -> Workload:
     return Workload(
         str(key), data, inputs, key.output[0], key.precision, macs, key.weights, len(data)
     )
+
+
+def _make_model(key: LayerKey) -> ModelProto:
+    """A model of one layer; in bf16, which NumPy does not have, that of fp32 is cast."""
+    if key.precision != "bf16":
+        return load(layer_model(key))
+    model = halve(load(layer_model(replace(key, precision="fp32"))), str(key), "bf16")
+    if [part.key for part in layers(model)] != [key]:
+        raise UnsupportedLayerError(f"no one-layer model for {key}; measure it inside its network")
+    return model
 
 
 def _repeat_layer(model: ModelProto, repeats: int) -> None:

@@ -32,6 +32,8 @@ class OutputAgreement:
             first output along its second axis, or equal whole numbers); None where there are no
             classes.
         problems: What differs in kind, in words; empty for two versions of one network.
+        output: Number of the output that `correlation` is of, from 1; None where there is only one,
+            or no correlation.
     """
 
     inputs: str
@@ -40,6 +42,7 @@ class OutputAgreement:
     correlation: float | None
     agreement: float | None
     problems: tuple[str, ...] = ()
+    output: int | None = None
 
     @property
     def snr_db(self) -> float | None:

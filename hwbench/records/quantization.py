@@ -43,8 +43,8 @@ class QuantizedVersion:
         left: Names of the layers that stay in fp32.
         ratio: Its latency over that of the fp32 network; None where it was not measured.
         snr_db: Signal-to-noise ratio of its outputs in decibels, on images of the validation set.
-        accuracy_drop: Accuracy of the fp32 network minus its own, on the validation set; None for
-            images without labels.
+        accuracy_drop: Accuracy of the fp32 network minus its own, on the validation set, or what a
+            function of the user's gives in its place; None for images without labels.
         agreement: Share of those images to which both give the same class; None where they give
             none.
         is_chosen: Whether it was kept.

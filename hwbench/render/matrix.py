@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from hwbench.records.codec import to_plain
+from hwbench.records.findings import order_findings
+from hwbench.records.outputs import Likeness
 from hwbench.render.blocks import Block, Column, Line, Notes, Table, View
 from hwbench.render.comparing import quality_number, rule_lines
 from hwbench.render.documents import SCHEMA
@@ -15,6 +18,7 @@ from hwbench.render.units import plural, seconds, times
 from hwbench.stats import Verdict
 
 if TYPE_CHECKING:
+    from hwbench.records.findings import Finding
     from hwbench.render.documents import Document
     from hwbench.workflows.matrix import Matrix, MatrixCell, MatrixColumn
 
@@ -73,8 +77,9 @@ def matrix_view(matrix: Matrix, broken_rules: Sequence[str] = ()) -> View:
     if legend:
         blocks.append(Line("; ".join(legend), "dim"))
     blocks += _quality_blocks(matrix)
-    if failed:
-        blocks.append(Notes(failure_rows(failed)))
+    notes = (*failure_rows(failed), *likeness_rows(matrix))
+    if notes:
+        blocks.append(Notes(notes))
     return blocks
 
 
@@ -125,6 +130,30 @@ def failure_rows(failed: Sequence[MatrixCell]) -> tuple[tuple[str, str], ...]:
     return tuple(rows)
 
 
+def likeness_rows(matrix: Matrix) -> tuple[tuple[str, str], ...]:
+    """What was found about the outputs and the quality of models: each code once.
+
+    It says the reason of the first model, and the names of the others.
+    """
+    reasons: dict[str, str] = {}
+    models: dict[str, dict[str, None]] = {}
+    for cell in matrix.cells:
+        if cell.comparison is None:
+            continue
+        for finding in order_findings(cell.comparison.likeness.findings):
+            reasons.setdefault(finding.code, finding.text)
+            names = models.setdefault(finding.code, {})
+            names[f"{cell.model} in {cell.column.precision}"] = None
+    rows = []
+    for code, reason in reasons.items():
+        first, *others = models[code]
+        text = f"{first}: {reason}"
+        if others:
+            text += f"; the same holds for {', '.join(others)}"
+        rows.append((code, text))
+    return tuple(rows)
+
+
 def describe_cell(cell: MatrixCell) -> str:
     """A cell in words: `net.onnx on cpu int8, 2 threads`."""
     return f"{cell.model} on {describe_column(cell.column)}"
@@ -157,7 +186,10 @@ def cell_document(cell: MatrixCell, quality: float | None = None) -> Document:
         quality: How well its model does on the data.
     """
     record, comparison = cell.record, cell.comparison
-    change = None if comparison is None else comparison.likeness.quality
+    likeness = Likeness() if comparison is None else comparison.likeness
+    findings: tuple[Finding, ...] = () if record is None else record.findings
+    if comparison is not None:
+        findings = comparison.findings
     return {
         "model": cell.model,
         "column": asdict(cell.column),
@@ -167,7 +199,9 @@ def cell_document(cell: MatrixCell, quality: float | None = None) -> Document:
         "speedup_ci": None if comparison is None else comparison.speedup_ci,
         "verdict": None if comparison is None else comparison.verdict.value,
         "quality": quality,
-        "quality_drop": None if change is None else change.drop,
+        "quality_drop": likeness.accuracy_drop,
+        "agreement": likeness.agreement,
+        "findings": [to_plain(finding) for finding in findings],
         "record": None if record is None else record.id,
         "error": _error_text(cell) or None,
     }

@@ -8,6 +8,7 @@ from dataclasses import replace
 from hwbench.records.codec import to_plain
 from hwbench.records.comparison import invert_interval
 from hwbench.records.findings import order_findings
+from hwbench.records.outputs import ACCURACY
 from hwbench.records.quantization import Quantization, QuantizedLayer, QuantizedVersion
 from hwbench.render.blocks import Block, Column, Line, Table, View
 from hwbench.render.comparing import compare_view
@@ -29,7 +30,7 @@ def quantize_view(
     findings = order_findings((*outcome.comparison.findings, *outcome.findings))
     comparison = replace(outcome.comparison, findings=findings)
     blocks: list[Block] = list(compare_view(comparison, saved=saved, broken_rules=broken_rules))
-    blocks.append(_make_versions_table(outcome.versions))
+    blocks.append(_make_versions_table(outcome))
     if outcome.layers:
         blocks.append(_make_layers_table(outcome.layers))
     recipe = outcome.recipe
@@ -42,18 +43,20 @@ def quantize_view(
     return blocks
 
 
-def _make_versions_table(versions: Sequence[QuantizedVersion]) -> Table:
+def _make_versions_table(outcome: Quantization) -> Table:
     """The versions that were chosen from, by measurements and images of the choice alone."""
+    quality = outcome.comparison.likeness.quality
+    is_accuracy = quality is None or quality.measure == ACCURACY
     columns = (
         Column("int8 version"),
         Column("gain", right=True),
         Column("outputs", right=True),
-        Column("accuracy lost", right=True),
+        Column("accuracy lost" if is_accuracy else "quality lost", right=True),
         Column("same class", right=True),
         Column(""),
     )
     rows = []
-    for tried in versions:
+    for tried in outcome.versions:
         name = "every layer"
         if tried.left:
             name = f"but {plural(len(tried.left), 'layer')} in fp32"
@@ -63,7 +66,10 @@ def _make_versions_table(versions: Sequence[QuantizedVersion]) -> Table:
             ends = invert_interval(tried.ratio.ci)
             if is_telling(ends):
                 gain = with_margin(gain, ends)
-        drop = "-" if tried.accuracy_drop is None else percent(tried.accuracy_drop)
+        drop = "-"
+        if tried.accuracy_drop is not None:
+            lost = tried.accuracy_drop
+            drop = percent(lost) if is_accuracy else f"{lost:.4g}"
         kept = "kept" if tried.is_chosen else ""
         rows.append((name, gain, decibels(tried.snr_db), drop, percent(tried.agreement), kept))
     return Table(columns, tuple(rows))

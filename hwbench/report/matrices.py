@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwbench.records.outputs import ACCURACY
 from hwbench.render.comparing import quality_number
-from hwbench.render.matrix import describe_column, failure_rows
+from hwbench.render.matrix import describe_column, failure_rows, likeness_rows
 from hwbench.render.units import minute, moment, percent, plural, seconds, times
 from hwbench.render.views import SHORT_ID
 from hwbench.report.commands import matrix_command
@@ -87,7 +87,7 @@ def matrix_page(kept: KeptMatrix, addresses: Mapping[str, str]) -> Page:
         id=matrix_address(kept),
         title=f"{matrix.models[0]} and {len(matrix.models) - 1} more",
         lead=lead,
-        findings=failure_rows(failed),
+        findings=(*failure_rows(failed), *likeness_rows(matrix)),
         figures=tuple(figures),
         closing=f"matrix {kept.id[:SHORT_ID]}, begun {moment(_begun_utc(matrix))}",
         source=_source(matrix),

@@ -93,8 +93,8 @@ def _compare_quality(
     with scratch_folder() as folder, NetworkRunner(folder, os.cpu_count() or 1) as runner:
         networks = [EvaluatedNetwork(runner, work, baseline) for work in (baseline, candidate)]
         if evaluate is not None:
-            function, measure = _find_function(evaluate)
-            answers = [_ask_function(function, measure, network) for network in networks]
+            function, measure = find_function(evaluate)
+            answers = [ask_function(function, measure, network) for network in networks]
             name = measure if data is None else str(data)
         else:
             images = load_images(str(data), baseline, settings.seed)
@@ -109,7 +109,18 @@ def _compare_quality(
 def compare_answers(
     first: Answers, second: Answers, data: str, measure: str, runtime: str
 ) -> QualityChange:
-    """The difference between two networks on the same samples, with its paired interval."""
+    """The difference between two networks on the same samples, with its paired interval.
+
+    Raises:
+        UsageError: They are not on the same samples.
+    """
+    if first.values is not None and second.values is not None:
+        counts = len(first.values), len(second.values)
+        if counts[0] != counts[1]:
+            raise UsageError(
+                f"{measure} gives {counts[0]} numbers for one network and {counts[1]} for the"
+                " other; it has to give one for each sample, or a single one"
+            )
     drop = None
     if first.quality is not None and second.quality is not None:
         drop = first.quality - second.quality
@@ -245,10 +256,14 @@ def classify(network: EvaluatedNetwork, images: Images, classes: int) -> Answers
     return Answers(right, answers, float(right.mean()))
 
 
-def _find_function(
+def find_function(
     evaluate: str | Callable[[nn.Module], Any],
 ) -> tuple[Callable[[nn.Module], Any], str]:
-    """A function that evaluates networks, and its name."""
+    """A function that evaluates networks, and its name.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
     if not isinstance(evaluate, str):
         return evaluate, getattr(evaluate, "__qualname__", type(evaluate).__name__)
     from hwbench.search.data import imported
@@ -259,10 +274,15 @@ def _find_function(
     return function, evaluate
 
 
-def _ask_function(
+def ask_function(
     function: Callable[[nn.Module], Any], name: str, network: EvaluatedNetwork
 ) -> Answers:
     """What a user's function says of a network: one number, or one for each sample.
+
+    Args:
+        function: The function; it takes a torch module.
+        name: Its name.
+        network: The network.
 
     Raises:
         UsageError: It says something else, or fails.

@@ -148,7 +148,8 @@ def measure_matrix(
 
     Every cell is measured interleaved with the first model, the baseline. What cannot run is a cell
     with an error. A matrix that was interrupted goes on with the same arguments, and measures no
-    cell twice.
+    cell twice. Each model also runs once beside the baseline on the same inputs, in each precision:
+    `different_outputs` is a finding of its comparisons.
 
     Args:
         models: What `hwbench.profile` takes, by name; the first one is the baseline.
@@ -256,7 +257,9 @@ class _Work:
         runs = False
         for place, model in enumerate(self.models):
             cell = journal.find(len(cells), model, column)
-            if cell is None:
+            if cell is not None:
+                self.judge.learn(cell)
+            else:
                 self.callback.cell_started(len(cells), total, model, column)
                 if runs and baseline is None:
                     baseline = load_workload(self.models[0], **self._options_of(column))
@@ -280,7 +283,7 @@ class _Work:
             return MatrixCell(model, column, error=error)
         try:
             if baseline is not None:
-                likeness = self.judge.find(baseline, workload)
+                likeness = self.judge.find(baseline, workload, model, column)
         except WorkloadError as error:
             return MatrixCell(model, column, error=error)
         callback = record_into(self.store, self.callback, likeness)
@@ -301,7 +304,9 @@ class _Work:
 
 @dataclass
 class _Judge:
-    """Evaluates models beside their baseline, each pair of networks once.
+    """What models compute beside their baseline, found out once for each model and precision.
+
+    Devices, threads and batches change little of that.
 
     Attributes:
         settings: How the models are measured.
@@ -316,19 +321,25 @@ class _Judge:
 
     @property
     def is_asked(self) -> bool:
-        """Whether there is anything to evaluate by."""
+        """Whether there is anything to evaluate by, beside the outputs."""
         return self.data is not None or self.evaluate is not None
 
-    def find(self, baseline: Workload, candidate: Workload) -> Likeness | None:
-        """How well both do; None where nobody asked."""
-        if not self.is_asked:
-            return None
-        pair = (baseline.sha256, candidate.sha256)
-        if pair not in self._known:
-            self._known[pair] = find_likeness(
+    def find(
+        self, baseline: Workload, candidate: Workload, model: str, column: MatrixColumn
+    ) -> Likeness:
+        """How far a model computes the same as the baseline of its column, and how well both do."""
+        key = model, column.precision
+        if key not in self._known:
+            self._known[key] = find_likeness(
                 baseline, candidate, self.settings, self.data, self.evaluate
             )
-        return self._known[pair]
+        return self._known[key]
+
+    def learn(self, cell: MatrixCell) -> None:
+        """Take over what an earlier run found out, if the cell has it."""
+        if cell.comparison is not None and cell.comparison.likeness != Likeness():
+            key = cell.model, cell.column.precision
+            self._known.setdefault(key, cell.comparison.likeness)
 
 
 class _Bench:

@@ -4,7 +4,8 @@ The network is quantised once as a whole. Layers that are proven slower in int8,
 alone make much of the error of the outputs, are left in fp32 in further versions; those are
 measured and evaluated again, on images that calibrated nothing. The version that is kept is
 measured afresh and evaluated on the test set, which has chosen nothing: the numbers that are told
-were not selected.
+were not selected. A function of the user's that gives a number for each sample chooses by every
+other one of them, and the rest is told.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,12 +24,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from hwbench.devices import open_device
 from hwbench.errors import Argument, HwbenchError, UnsupportedLayerError, UsageError
 from hwbench.measuring.agreement import compare_outputs, describe_runtime
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.comparing import compare_measured
-from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.intake.calibrated import CalibratedNetwork
 from hwbench.network.run_outputs import NetworkRunner
@@ -50,18 +50,20 @@ from hwbench.stats import Ratio, Verdict
 from hwbench.workflows.likeness import (
     Answers,
     EvaluatedNetwork,
+    ask_function,
     classify,
     compare_answers,
+    find_function,
     load_images,
     normalise_images,
 )
+from hwbench.workflows.meter import DeviceMeter, Meter, open_meter
 from hwbench.workflows.recording import recording
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from hwbench.devices.base import Device
     from hwbench.search.data import Data, Images
 
 LOG = logging.getLogger("hwbench")
@@ -90,6 +92,10 @@ SHARES = {
 LEAST_STAGE = 0.02
 """Share of the budget that a stage has in any case, though those before it took too long."""
 MODEL_SUFFIXES = (".onnx", ".pt", ".pt2", ".pth", ".safetensors")
+CHOOSING, TELLING = 0, 1
+"""Samples of a function, in turns: those that choose the version, and those that are told."""
+FEWEST_DIVIDED = 20
+"""Numbers of a function from which on half of them choose the version and the others are told."""
 EVEN_SHARES, LEAST_SHARE = 3, 0.1
 """A layer is sensitive if it makes as many times the share of the error that it would have if all
 layers made the same, and at least this share."""
@@ -112,7 +118,8 @@ def quantize(
     model: str | Path | nn.Module,
     *,
     data: str | Path,
-    device: str = "cpu",
+    evaluate: str | Callable[[nn.Module], Any] | None = None,
+    device: str | Meter = "cpu",
     max_drop: float = MAX_DROP,
     out: str | Path | None = None,
     settings: Settings | None = None,
@@ -128,13 +135,16 @@ def quantize(
         data: Images: a folder with one sub-folder per class, `package.module:factory` of torch
             datasets, `fashion-mnist` or `digits`. Ranges are found on images of the training set,
             versions are chosen on the validation set, and accuracies are of the test set.
-        device: Address of the device to measure on.
+        evaluate: A function, or its name `package.module:function`, that evaluates a network in
+            place of its accuracy, as `hwbench.compare` takes it: more is better. Where it gives a
+            number for each sample, every other one chooses the version and the rest is told.
+        device: Address of the device to measure on, or another `Meter`.
         max_drop: Accuracy that int8 may cost: of the versions that lose no more on the validation
             set the fastest is kept. Of images without labels it is the share that may get another
-            class.
+            class; with `evaluate` it is in the unit of that.
         out: The ONNX file to write; the name of the model with `.int8.onnx` in the current folder
             if None. The recipe lies beside it, as `.json`.
-        settings: How to measure; `budget_s` is for all of the work but reading.
+        settings: How to measure; `budget_s` is for all of the work but reading and `evaluate`.
         store: SQLAlchemy URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
         save: Whether to keep the records of the final comparison in the store.
         callback: Called while the work goes on.
@@ -147,34 +157,32 @@ def quantize(
     """
     settings = settings or DEFAULT_SETTINGS
     paths = _choose_paths(model, out)
+    function = None if evaluate is None else find_function(evaluate)
     workload = load_workload(model, seed=settings.seed, **options)
     _check_takes_images(workload)
     images = load_images(str(data), workload, settings.seed)
     with (
-        open_device(device) as opened,
+        open_meter(device) as meter,
         scratch_folder() as folder,
         NetworkRunner(folder, os.cpu_count() or 1) as runner,
     ):
-        if "int8" not in opened.precisions:
-            raise UnsupportedLayerError(
-                f"{device} does not run int8; it runs {', '.join(sorted(opened.precisions))}",
-                Argument("device", change="another"),
-            )
+        _check_runs_int8(meter)
         work = _Quantizing(
             workload,
             images,
-            opened,
+            meter,
             runner,
             settings=settings,
-            callback=callback,
+            callback=callback or MeasuringCallback(),
             name=str(paths[0]),
+            function=function,
         )
         left = work.choose(max_drop)
         chosen = work.quantize(left)
         likeness = work.evaluate(chosen)
         with recording(store, save=save, callback=callback, likeness=likeness) as recorder:
             final = replace(settings, budget_s=work.budget.take("final"))
-            records = measure_interleaved(opened, [workload, chosen], final, recorder)
+            records = meter.measure([workload, chosen], final, recorder)
     comparison = compare_measured(*records, likeness=likeness)
     recipe = work.describe(chosen, left)
     _write_files(paths, chosen, recipe)
@@ -200,6 +208,15 @@ class _Budget:
         left_s = self._end_s - time.monotonic()
         return round(max(left_s * share / to_come, LEAST_STAGE * self._budget_s), 2)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile takes nothing from it."""
+        begun_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._end_s += time.monotonic() - begun_s
+
 
 class _Quantizing:
     """One network on its way to int8.
@@ -207,30 +224,38 @@ class _Quantizing:
     Args:
         workload: The network in fp32.
         images: What it is calibrated and evaluated on.
-        device: The opened device.
+        meter: What measures.
         runner: What runs networks for their outputs.
         settings: How to measure.
         callback: Called while the work goes on.
         name: What the int8 network is called.
+        function: What evaluates networks in place of their accuracy, and its name; None for
+            nothing.
     """
 
     def __init__(
         self,
         workload: Workload,
         images: Data,
-        device: Device,
+        meter: Meter,
         runner: NetworkRunner,
         *,
         settings: Settings,
-        callback: MeasuringCallback | None,
+        callback: MeasuringCallback,
         name: str,
+        function: tuple[Callable[[nn.Module], Any], str] | None,
     ) -> None:
-        self.workload, self.device, self.runner, self.name = workload, device, runner, name
+        self.workload, self.meter, self.runner, self.name = workload, meter, runner, name
         self.settings, self.callback = settings, callback
         self.budget = _Budget(settings.budget_s)
         self.findings: list[Finding] = []
         self.layers: tuple[QuantizedLayer, ...] = ()
         self._baseline = EvaluatedNetwork(runner, workload, workload)
+        self._function = function
+        self._function_name = "" if function is None else function[1]
+        self._said: dict[str, Answers] = {}  # by SHA-256
+        if function is not None:
+            self._ask_function(workload)  # where that fails, nothing else was in vain
         LOG.info("looking how the images are normalised")
         self.budget.take("normalisation")
         self.images, finding = normalise_images(images, self._baseline, settings.seed)
@@ -243,10 +268,11 @@ class _Quantizing:
         begun_s = time.monotonic()
         self._baseline.run(self._probe)
         self._image_s = (time.monotonic() - begun_s) / len(self._probe)
-        self._validation = self._choose_affordable(
-            self.images.validation, VALIDATED_VERSIONS, SHARES["validation"] * settings.budget_s
-        )
-        self._expected = classify(self._baseline, self._validation, self.images.classes)
+        if function is None:
+            self._validation = self._choose_affordable(
+                self.images.validation, VALIDATED_VERSIONS, SHARES["validation"] * settings.budget_s
+            )
+            self._expected = classify(self._baseline, self._validation, self.images.classes)
         self._answered: dict[tuple[str, ...], _Answered] = {}
         self._ratios: dict[tuple[str, ...], Ratio] = {}
 
@@ -328,7 +354,7 @@ class _Quantizing:
         layers = self.settings.layers and len(quantized) == 1
         settings = replace(self.settings, budget_s=budget_s, layers=layers)
         workloads = [self.workload, *quantized]
-        baseline, *others = measure_interleaved(self.device, workloads, settings, self.callback)
+        baseline, *others = self.meter.measure(workloads, settings, self.callback)
         return [compare_measured(baseline, other) for other in others]
 
     def _find_sensitivities(self, whole: Workload) -> dict[str, float]:
@@ -393,9 +419,41 @@ class _Quantizing:
         error = self._error_power(quantized)
         power = float(np.mean(self._reference.astype(np.float64) ** 2))
         snr_db = 10 * math.log10(power / error) if error and power else math.inf
-        quality = self._compare(self._expected, quantized, self._validation)
+        if self._function is None:
+            quality = self._compare(self._expected, quantized, self._validation)
+        else:
+            quality = self._compare_by_function(quantized, CHOOSING)
         self.runner.unload(quantized)
         return _Answered(quality, snr_db)
+
+    def _ask_function(self, network: Workload) -> Answers:
+        """What the user's function says of a network; it is asked once for each."""
+        if self._function is not None and network.sha256 not in self._said:
+            LOG.info("evaluating by %s", self._function_name)
+            evaluated = EvaluatedNetwork(self.runner, network, self.workload)
+            with self.budget.paused():
+                self._said[network.sha256] = ask_function(*self._function, evaluated)
+        return self._said[network.sha256]
+
+    def _compare_by_function(self, quantized: Workload, part: int) -> QualityChange:
+        """A version against the fp32 network by the user's function.
+
+        Args:
+            quantized: The version.
+            part: `CHOOSING` or `TELLING`: which of the samples count, where there are enough.
+        """
+        before, after = self._ask_function(self.workload), self._ask_function(quantized)
+        whole = compare_answers(
+            before,
+            after,
+            self.images.name,
+            self._function_name,
+            describe_runtime(self.workload, quantized),
+        )
+        if whole.samples < FEWEST_DIVIDED:
+            return whole
+        before, after = _take_part(before, part), _take_part(after, part)
+        return compare_answers(before, after, whole.data, whole.measure, whole.runtime)
 
     def _compare(self, expected: Answers, quantized: Workload, images: Images) -> QualityChange:
         network = EvaluatedNetwork(self.runner, quantized, self.workload)
@@ -405,10 +463,7 @@ class _Quantizing:
 
     def evaluate(self, chosen: Workload) -> Likeness:
         """How far the version that is kept computes the same as the fp32 network."""
-        LOG.info("evaluating on the test set")
-        test = self._choose_affordable(self.images.test, 2, self.budget.take("test"))
-        expected = classify(self._baseline, test, self.images.classes)
-        quality = self._compare(expected, chosen, test)
+        quality = self._evaluate_quality(chosen)
         # Random inputs would lie outside of the ranges that it was calibrated for.
         outputs = EvaluatedNetwork(self.runner, chosen, self.workload).run(self._probe)
         inputs = f"{len(self._probe)} images of the validation set"
@@ -417,6 +472,25 @@ class _Quantizing:
             for before, after in zip(self._reference, outputs, strict=True)
         ]
         return Likeness(compare_outputs(pairs, inputs, quality.runtime), quality)
+
+    def _evaluate_quality(self, chosen: Workload) -> QualityChange:
+        """How much worse the version that is kept is, by samples that have chosen nothing."""
+        budget_s = self.budget.take("test")
+        if self._function is None:
+            LOG.info("evaluating on the test set")
+            test = self._choose_affordable(self.images.test, 2, budget_s)
+            expected = classify(self._baseline, test, self.images.classes)
+            return self._compare(expected, chosen, test)
+        quality = self._compare_by_function(chosen, TELLING)
+        if len(self._answered) > 1 and not quality.samples:
+            text = (
+                f"{quality.measure} gives one number, which has also chosen among"
+                f" {len(self._answered)} versions: the quality of the one that was kept looks a"
+                f" little better than it is; from {FEWEST_DIVIDED} samples on, one number for"
+                " each of them avoids that"
+            )
+            self.findings.append(Finding("quality_has_chosen", text))
+        return quality
 
     def list_versions(self, chosen: tuple[str, ...]) -> tuple[QuantizedVersion, ...]:
         """All versions that were tried."""
@@ -459,6 +533,14 @@ def _ratio_of(comparison: Comparison) -> Ratio:
     return comparison.ratio
 
 
+def _take_part(said: Answers, part: int) -> Answers:
+    """Every other sample of what a function says of a network."""
+    if said.values is None:
+        return said
+    values = said.values[part::2]
+    return replace(said, values=values, quality=float(values.mean()))
+
+
 def _loss(quality: QualityChange) -> float:
     """Accuracy that was lost; without labels the share of images that get another class.
 
@@ -478,12 +560,26 @@ def _judge(comparison: Comparison, max_drop: float) -> list[Finding]:
     quality = comparison.likeness.quality
     if quality is not None and _loss(quality) > max_drop:
         what = "of its accuracy" if quality.drop is not None else "of the fp32 network's answers"
+        lost, allowed = f"{_loss(quality):.2%}", f"{max_drop:.2%}"
+        if quality.measure != ACCURACY:
+            what = f"by {quality.measure}"
+            lost, allowed = f"{_loss(quality):.4g}", f"{max_drop:.4g}"
         text = (
-            f"int8 loses {_loss(quality):.2%} {what}, more than the {max_drop:.2%} that it may, and"
+            f"int8 loses {lost} {what}, more than the {allowed} that it may, and"
             " no version that was tried loses less; training that imitates int8 may help"
         )
         findings.append(Finding("accuracy_lost", text))
     return findings
+
+
+def _check_runs_int8(meter: Meter) -> None:
+    """Refuse a device without int8 at once; of a lab, measuring tells."""
+    if isinstance(meter, DeviceMeter) and "int8" not in meter.device.precisions:
+        raise UnsupportedLayerError(
+            f"{meter.address} does not run int8; it runs"
+            f" {', '.join(sorted(meter.device.precisions))}",
+            Argument("device", change="another"),
+        )
 
 
 def _check_takes_images(workload: Workload) -> None:

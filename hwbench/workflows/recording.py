@@ -13,7 +13,45 @@ from hwbench.records.comparison import RECORD
 from hwbench.records.measurement import Measurement
 from hwbench.records.outputs import Likeness
 from hwbench.store import Store, open_store
-from hwbench.workflows.ceilings import mark_impossible
+from hwbench.workflows.ceilings import check_with_ceilings, check_with_kept_ceilings
+
+
+class _Checker(MeasuringCallback):
+    """Hands everything on to the callback of the caller, and keeps nothing.
+
+    A latency that the ceilings of its device do not allow is told, if a store has them.
+    """
+
+    def __init__(self, url: str | None, callback: MeasuringCallback) -> None:
+        self.url, self.callback = url, callback
+
+    def started(self, records: Sequence[Measurement]) -> None:
+        self.callback.started(records)
+
+    def sampled(
+        self,
+        record: int,
+        session: int,
+        samples_s: Sequence[float],
+        blocks: Sequence[int],
+        *,
+        warm_up: bool,
+    ) -> None:
+        self.callback.sampled(record, session, samples_s, blocks, warm_up=warm_up)
+
+    def session_withdrawn(self, session: int) -> None:
+        self.callback.session_withdrawn(session)
+
+    def session_ended(
+        self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]
+    ) -> None:
+        self.callback.session_ended(sessions, elapsed_s, so_far)
+
+    def examine(self, records: Sequence[Measurement]) -> tuple[Measurement, ...]:
+        return self.callback.examine(check_with_kept_ceilings(self.url, records))
+
+    def finished(self, records: Sequence[Measurement]) -> None:
+        self.callback.finished(records)
 
 
 class _Recorder(MeasuringCallback):
@@ -57,7 +95,7 @@ class _Recorder(MeasuringCallback):
         self.callback.session_ended(sessions, elapsed_s, so_far)
 
     def examine(self, records: Sequence[Measurement]) -> tuple[Measurement, ...]:
-        return self.callback.examine(mark_impossible(self.store, records))
+        return self.callback.examine(check_with_ceilings(self.store, records))
 
     def finished(self, records: Sequence[Measurement]) -> None:
         for record in records:
@@ -106,13 +144,13 @@ def recording(
 
     Args:
         store: URL of the store; None for `$HWBENCH_STORE` or the user's data folder.
-        save: Whether to write to it.
+        save: Whether to write to it. The ceilings of the device are looked up in any case.
         callback: Of the caller.
         likeness: How far two networks compute the same, to be kept with their measurements.
     """
     callback = callback or MeasuringCallback()
     if not save:
-        yield callback
+        yield _Checker(store, callback)
         return
     with open_store(store) as opened:
         yield _Recorder(opened, callback, likeness)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hwbench.network.workload import Workload
     from hwbench.records.comparison import Comparison
     from hwbench.records.measurement import Measurement, Settings
+    from hwbench.records.quantization import Quantization
     from hwbench.search.limit import Limit
     from hwbench.workflows.build_table import BuiltTable, TableCallback
     from hwbench.workflows.meter import Meter
@@ -58,6 +59,24 @@ class Workplace(Protocol):
         **options: Unpack[ModelOptions],
     ) -> Comparison:
         """Measure two models interleaved and compare them; see `hwbench.compare`."""
+        ...
+
+    def quantize(
+        self,
+        model: str | Path | nn.Module,
+        *,
+        data: str,
+        evaluate: str | None,
+        device: str,
+        max_drop: float,
+        out: str | None,
+        settings: Settings,
+        store: str | None,
+        save: bool,
+        callback: MeasuringCallback,
+        **options: Unpack[ModelOptions],
+    ) -> Quantization:
+        """Quantise a model to int8, and measure it; see `hwbench.quantize`."""
         ...
 
     def build_table(
@@ -120,6 +139,12 @@ class ThisComputer:
         from hwbench.workflows.compare import compare
 
         return compare(baseline, candidate, **options)
+
+    def quantize(self, model: str | Path | nn.Module, **options: Any) -> Quantization:
+        """See `hwbench.quantize`."""
+        from hwbench.workflows.quantize import quantize
+
+        return quantize(model, **options)
 
     def build_table(self, model: str | Path | nn.Module, **options: Any) -> BuiltTable:
         """See `hwbench.build_table`."""

@@ -46,3 +46,8 @@ def test_ceilings_are_in_the_document_of_doctor_and_kept_nowhere_if_so_asked(hwb
 
 def test_an_impossible_budget_is_refused(hwb):
     assert hwb("doctor", *VIRTUAL, "--ceilings", "--budget", "0").code == 2
+
+
+def test_a_budget_for_nothing_is_refused(hwb):
+    refused = hwb("doctor", *VIRTUAL, "--budget", "6")
+    assert (refused.code, "add --ceilings" in refused.error) == (2, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -22,7 +23,7 @@ def test_a_matrix_fits_a_terminal_of_80_columns(hwb):
     assert (outcome.code, outcome.err) == (0, "")
     assert max(map(len, outcome.out.splitlines())) <= 80
     assert "2 models in 4 columns; speed-ups are over big.onnx" in outcome.out
-    assert outcome.out.count("small.onnx") == 2
+    assert outcome.out.partition("different_outputs")[0].count("small.onnx") == 2
 
 
 def test_the_same_in_markdown_csv_and_json(hwb):
@@ -38,6 +39,41 @@ def test_the_same_in_markdown_csv_and_json(hwb):
     assert document["columns"] == [
         {"device": "virtual:step=1", "precision": "fp32", "threads": 1, "batch": None}
     ]
+
+
+def test_what_computes_something_else_is_told_everywhere(hwb):
+    """`small.onnx` has weights of its own, `same.onnx` those of the first model."""
+    (hwb.folder / "same.onnx").write_bytes((hwb.folder / "big.onnx").read_bytes())
+    words = (*WORDS, "same.onnx", *DEVICE, "--threads", "1,2")
+    text = hwb(*words, "--json", "cells.json")
+    said = " ".join(text.out.split())
+    assert said.count("different_outputs: small.onnx in fp32: the candidate computes") == 1
+    assert "same.onnx in fp32" not in said
+    assert text.code == 0
+    cells = json.loads((hwb.folder / "cells.json").read_text())["cells"]
+    told = [[finding["code"] for finding in cell["findings"]] for cell in cells]
+    wrong = ["different_outputs" in codes for codes in told]
+    assert wrong == [False, True, False] * 2
+    assert [cell["agreement"] for cell in cells if cell["model"] == "same.onnx"] == [1.0, 1.0]
+    markdown = hwb(*words, "--format", "md")
+    assert "different_outputs" in markdown.out
+    gated = hwb(*words, "--fail-on", "agreement<99%", "--junit", "cells.xml")
+    assert gated.code == 1
+    assert "small.onnx on virtual:step=1 fp32, 2 threads: agreement is" in gated.err
+    assert "same.onnx" not in gated.err
+    assert hwb("report", "--out", "page.html").code == 0
+    assert "different_outputs" in (hwb.folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_random_weights_are_said_once_and_a_gate_does_not_open_without_evidence(hwb):
+    models = ("zoo:plain20@0.25", "zoo:plain20@0.5", "zoo:resnet20@0.25")
+    rule = ("--fail-on", "agreement<50%")
+    outcome = hwb("matrix", *models, *DEVICE, "--budget", "1", *rule)
+    said = " ".join(outcome.out.split())
+    assert said.count("random_weights: ") == 1
+    assert "the same holds for zoo:resnet20@0.25 in fp32" in said
+    assert outcome.code == 1
+    assert "agreement is unknown" in outcome.err
 
 
 def test_cells_are_cases_of_junit(hwb):
@@ -74,6 +110,7 @@ def test_failures_are_cells_and_an_exit_code(hwb):
         (("--device", "vrtual"), "unknown device 'vrtual'"),
         (("--device", "vrt*"), "see: hwbench devices"),
         (("--csv", "nowhere/cells.csv"), "does not exist"),
+        (("--fail-on", "accuracy_drop>1%"), "needs images to evaluate the models on: --data"),
     ],
 )
 def test_impossible_requests(hwb, words, said):
@@ -114,7 +151,9 @@ def test_the_quality_of_every_model_is_told_once_and_kept(hwb, monkeypatch):
     outcome = hwb(*words, "--csv", "cells.csv")
     assert (outcome.code, outcome.err) == (0, "")
     assert "a_judge_of_cells:largest on a_judge_of_cells:largest; drops are" in outcome.out
-    assert outcome.out.count("small.onnx") == 2, "in one table of latencies, and one of qualities"
+    assert outcome.out.partition("different_outputs")[0].count("small.onnx") == 2, (
+        "in one table of latencies, and one of qualities"
+    )
     lines = (hwb.folder / "cells.csv").read_text(encoding="utf-8").splitlines()
     big, small, *_ = csv.DictReader(lines)
     drop = float(big["quality"]) - float(small["quality"])

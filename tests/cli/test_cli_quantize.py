@@ -45,9 +45,26 @@ def test_rules_hold_for_the_network_that_is_kept(hwb, images):
     assert (hwb.folder / "other.json").is_file()
 
 
+def test_the_users_own_measure_is_named(hwb, images):
+    (hwb.folder / "some_measure.py").write_text(
+        "import torch\n"
+        "def spread(network):\n"
+        "    with torch.no_grad():\n"
+        "        return float(network(torch.ones(8, 3, 16, 16)).std() < 1e9)\n"
+    )
+    words = ("--evaluate", "some_measure:spread", "--budget", "30", "--json", "made.json")
+    made = hwb("quantize", "big.onnx", "--data", images, *QUICK, *words)
+    sys.modules.pop("some_measure", None)
+    assert made.code == 0, made.err
+    assert "quality lost" in made.out
+    quality = json.loads((hwb.folder / "made.json").read_text())["comparison"]["quality"]
+    assert quality["measure"] == "some_measure:spread"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--evaluate", "absent_module:f", "--no-save"), "absent_module"),
         (("--max-drop", "2"), "not between 0 and 100 %"),
         (("--fail-on", "load_s>1"), "unknown field; known: speedup, accuracy_drop, agreement"),
         (("--tail",), "compare --tail"),

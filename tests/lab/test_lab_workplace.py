@@ -11,7 +11,9 @@ from hwbench.lab.work import LabWorkplace
 from hwbench.workflows.workplace import ThisComputer, Workplace
 
 
-@pytest.mark.parametrize("name", ["profile", "compare", "build_table", "run_search", "run_front"])
+@pytest.mark.parametrize(
+    "name", ["profile", "compare", "quantize", "build_table", "run_search", "run_front"]
+)
 def test_a_lab_takes_what_the_function_of_hwbench_takes(name):
     function = inspect.signature(getattr(hwbench, name)).parameters
     method = inspect.signature(getattr(LabWorkplace("host:1"), name)).parameters

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 import hwbench
+from hwbench.devices.virtual import device as virtual
 from hwbench.devices.virtual.device import LAW, Virtual
-from hwbench.errors import SchemaError
+from hwbench.errors import SchemaError, UsageError
 from hwbench.measuring.comparing import compare_measured
 from hwbench.measuring.sessions import measure, measure_interleaved
 from hwbench.records.ceilings import (
@@ -60,13 +61,70 @@ def test_the_ceilings_of_a_known_law_are_found(store):
     with hwbench.open_device("virtual") as device:
         info = device.info()
     with open_store(store) as opened:
-        found = read_ceilings(opened, info, 1)
+        found, damaged = read_ceilings(opened, info, 1)
+    assert damaged is None
     for precision, factor in (("fp32", 1), ("fp16", 2), ("int8", 4)):
         rate = found.find(precision).macs_per_s
         # The shortest of many rounds is a little below the law, and a layer has a cost of its own.
         assert 0.9 < rate / (factor * LAW.macs_per_s) < 1.12
     assert 0.9 < found.find("fp32").bytes_per_s / LAW.bytes_per_s < 1.12
+    assert found.left_out == ("bf16 is not run here",)
+
+
+@pytest.mark.slow
+def test_the_probes_reach_what_no_layer_of_a_network_is_faster_than(tmp_path, monkeypatch):
+    """A runtime may be at its best with few or many places, with 1x1 or 3x3 kernels.
+
+    Each time some convolutions are computed a third faster than everything else, and none of a
+    network stands above the ceiling.
+    """
+    law = virtual.Law.layer_s
+    network = hwbench.load_workload("zoo:mobilenet_v1")
+    for kernel, size in (("1x1", 7), ("1x1", 56), ("3x3", 7), ("3x3", 56)):
+
+        def layer_s(self, key, kernel=kernel, size=size):
+            is_best = dict(key.attrs).get("kernel") == kernel and key.output[-1] == size
+            return law(self, key) / (1.33 if is_best else 1)
+
+        monkeypatch.setattr(virtual.Law, "layer_s", layer_s)
+        url = str(tmp_path / f"{kernel}-{size}.db")
+        known = measure_ceilings("virtual", budget_s=30, store=url)
+        assert known.find("fp32").macs_per_s > 1.06 * LAW.macs_per_s
+        with Virtual() as device:
+            record = measure(device, network, replace(QUICK, min_sessions=2))
+        shares = [known.bound(layer).share for layer in record.profile.layers if layer.key]
+        assert max(shares) < 1.05
+
+
+@pytest.mark.slow
+def test_what_disturbed_the_best_layer_does_not_lower_the_ceiling():
+    """A neighbour takes a third of the time for seconds on end."""
+    rates = []
+    for seed in range(4):
+        found = measure_ceilings(f"virtual:noise=bimodal,seed={seed}", budget_s=12, save=False)
+        rates.append(found.find("fp32").macs_per_s / LAW.macs_per_s)
+    assert min(rates) > 0.9
+
+
+@pytest.mark.slow
+def test_bf16_is_measured_where_it_runs(monkeypatch):
+    sizes = {**virtual._ELEMENT_BYTES, "bf16": 2}
+    monkeypatch.setattr(virtual, "_ELEMENT_BYTES", sizes)
+    monkeypatch.setattr(Virtual, "precisions", frozenset(sizes))
+    found = measure_ceilings("virtual", budget_s=8, save=False)
+    assert [ceiling.precision for ceiling in found.ceilings] == ["fp32", "fp16", "bf16", "int8"]
+    assert found.find("bf16").best.precision == "bf16"
+    assert 0.9 < found.find("bf16").macs_per_s / (2 * LAW.macs_per_s) < 1.12
     assert found.left_out == ()
+
+
+@pytest.mark.slow
+def test_a_precision_that_a_runtime_has_no_kernels_for_is_said(monkeypatch):
+    found = measure_ceilings("cpu", budget_s=1, save=False)
+    assert found.find("fp32") is not None
+    assert found.find("bf16") is None
+    (said,) = [text for text in found.left_out if text.startswith("bf16")]
+    assert said.startswith("bf16 is not run here: ")
 
 
 def test_the_nearer_ceiling_binds():
@@ -194,5 +252,46 @@ def test_damaged_ceilings_are_refused_and_left_out(damage, tmp_path):
     with pytest.raises(SchemaError):
         parse_ceilings(data)
     with open_store(str(tmp_path / "store.db")) as opened:
+        damaged = opened.save_record("ceilings", data)
+        known, finding = read_ceilings(opened, CPU, 1)
+        assert known is None
+        assert finding.code == "ceilings_damaged"
+        assert damaged[:12] in finding.text
+        assert "Measure the ceilings of cpu again" in finding.text
+        opened.save_record("ceilings", to_plain(ceilings()))
+        assert read_ceilings(opened, CPU, 1) == (ceilings(), None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("save", [True, False])
+def test_a_measurement_says_that_ceilings_could_not_be_read(save, tmp_path):
+    url = str(tmp_path / "store.db")
+    settings = replace(QUICK, budget_s=1.0, layers=False)
+    with Virtual() as device, open_store(url) as opened:
+        data = to_plain(ceilings(device=device.info()))
+        data["ceilings"][0]["macs_per_s"] = 0.0
         opened.save_record("ceilings", data)
-        assert read_ceilings(opened, CPU, 1) is None
+        with recording(url, save=save, callback=None) as recorder:
+            records = measure_interleaved(device, [conv_workload()] * 2, settings, recorder)
+    codes = [finding.code for finding in compare_measured(*records).findings]
+    assert codes.count("ceilings_damaged") == 1
+
+
+@pytest.mark.slow
+def test_an_impossible_latency_is_caught_where_nothing_is_kept(store):
+    workload = conv_workload((64, 64))
+    device = planted(workload, 0.1 * workload.macs / LAW.macs_per_s)
+    with device, recording(store, save=False, callback=None) as recorder:
+        record = measure(device, workload, replace(QUICK, layers=False), recorder)
+    assert record.findings[0].code == "impossible"
+    with open_store(store) as opened, pytest.raises(UsageError):
+        opened.get(record.id)
+
+
+@pytest.mark.slow
+def test_where_there_is_no_store_none_is_made(tmp_path):
+    url = str(tmp_path / "none.db")
+    with Virtual() as device, recording(url, save=False, callback=None) as recorder:
+        record = measure(device, conv_workload(), replace(QUICK, layers=False), recorder)
+    assert not (tmp_path / "none.db").exists()
+    assert "ceilings_damaged" not in {finding.code for finding in record.findings}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 import pytest
 
@@ -13,8 +15,9 @@ from hwbench.errors import (
     UnsupportedLayerError,
     UsageError,
 )
+from hwbench.measuring.agreement import check_outputs
 from hwbench.records.measurement import Settings
-from hwbench.workflows.matrix import MatrixCallback, MatrixColumn
+from hwbench.workflows.matrix import MatrixCallback, MatrixColumn, read_matrices
 from tests.support.models import conv_net
 
 pytestmark = pytest.mark.slow
@@ -70,6 +73,49 @@ def test_every_cell_is_paired_with_the_baseline_of_its_column(nets):
             assert cell.comparison.baseline.model == "base.onnx"
             assert cell.comparison.baseline.precision == cell.column.precision
             assert cell.comparison.speedup > 1.2
+
+
+def test_outputs_are_compared_once_for_each_model_and_precision(nets, monkeypatch):
+    """`same.onnx` has the baseline's weights, `half.onnx` others."""
+    (nets / "same.onnx").write_bytes((nets / "base.onnx").read_bytes())
+    checked = []
+
+    def check(baseline, candidate, seed, budget_s):
+        checked.append((candidate.name, candidate.precision))
+        return check_outputs(baseline, candidate, seed, budget_s)
+
+    monkeypatch.setattr("hwbench.workflows.likeness.check_outputs", check)
+    matrix = measure(
+        "base.onnx", "same.onnx", "half.onnx", precisions=["fp32", "fp16"], threads=[1, 2]
+    )
+    names = ("same.onnx", "half.onnx")
+    assert [(Path(name).name, precision) for name, precision in checked] == [
+        (name, precision) for precision in ("fp32", "fp16") for name in names
+    ]
+    for cell in matrix.cells:
+        if cell.comparison is not None:
+            codes = {finding.code for finding in cell.comparison.findings}
+            assert ("different_outputs" in codes) == (cell.model == "half.onnx")
+            assert cell.comparison.likeness.quality is None
+    with hwbench.open_store() as store:
+        known = {summary.id: store.get(summary.id) for summary in store.list()}
+        (kept,) = read_matrices(store, known)
+    assert [cell.comparison and cell.comparison.likeness for cell in kept.matrix.cells] == [
+        cell.comparison and cell.comparison.likeness for cell in matrix.cells
+    ]
+
+
+def test_what_an_interrupted_matrix_knew_of_outputs_is_not_looked_at_again(nets, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        measure("base.onnx", "half.onnx", threads=[1, 2], callback=Cells(interrupted_at=2))
+
+    def refuse(*_):
+        raise AssertionError("outputs are known")
+
+    monkeypatch.setattr("hwbench.workflows.likeness.check_outputs", refuse)
+    matrix = measure("base.onnx", "half.onnx", threads=[1, 2])
+    assert matrix.resumed == 2
+    assert "different_outputs" in {f.code for f in matrix.cells[3].comparison.findings}
 
 
 def test_batches_are_columns_too(nets):

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 import hwbench
 from hwbench.errors import UnsupportedLayerError, UsageError
+from hwbench.measuring.sessions import measure_interleaved
 from hwbench.network.intake.calibrated import CalibratedNetwork
 from hwbench.records.measurement import Settings
 from tests.support.models import conv_net, conv_workload
@@ -60,7 +61,7 @@ def images(tmp_path, monkeypatch):
 
 
 def run(images: str, **options):
-    options = {"device": "virtual", "save": False, "settings": Settings(budget_s=8)} | options
+    options = {"device": "virtual", "save": False, "settings": Settings(budget_s=30)} | options
     return hwbench.quantize("net.onnx", data=images, **options)
 
 
@@ -127,6 +128,103 @@ def test_lost_accuracy_is_told(images):
     made = run(images, max_drop=-0.5)  # less than nothing: no version can keep to it
     finding = next(finding for finding in made.findings if finding.code == "accuracy_lost")
     assert "no version that was tried loses less" in finding.text
+
+
+JUDGE = (
+    DATA
+    + """
+ASKED = []
+
+def likeness(network, images=200):
+    '''How near each output is to that of the fp32 network.'''
+    ASKED.append(1)
+    session = onnxruntime.InferenceSession("net.onnx")
+    samples = Images().images[:images]
+    expected = np.concatenate([session.run(None, {"x": image[None]})[0] for image in samples])
+    with torch.no_grad():
+        outputs = network(torch.from_numpy(samples)).numpy()
+    return 1 - np.sqrt(((outputs - expected) ** 2).mean(axis=1))
+
+def one_number(network):
+    return float(likeness(network).mean())
+
+def more_each_time(network):
+    ASKED.append(1)
+    return [0.5] * len(ASKED) * 30
+"""
+)
+
+
+def test_the_users_own_measure_replaces_accuracy(images, tmp_path):
+    """It is asked once for each network; every other sample chooses, and the others are told."""
+    (tmp_path / "quantized_images.py").write_text(JUDGE)
+    made = run(images, evaluate="quantized_images:likeness")
+    quality = made.comparison.likeness.quality
+    assert (quality.measure, quality.samples) == ("quantized_images:likeness", 100)
+    assert quality.baseline == 1.0  # the fp32 network is that which is compared with
+    assert 0 < quality.drop < 0.2
+    low, high = quality.drop_ci
+    assert low < quality.drop < high
+    assert quality.agreement is None
+    first = made.versions[0]
+    assert first.agreement is None
+    assert 0 < first.accuracy_drop != quality.drop  # of the other samples
+    asked = sys.modules["quantized_images"].ASKED
+    assert len(asked) == 1 + len(made.versions)
+    assert "quality_has_chosen" not in {finding.code for finding in made.findings}
+
+
+def test_one_number_that_has_also_chosen_is_told_to_be_so(images, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(blind_to_the_first_channel(conv_net(WIDTHS)))
+    glaring = JUDGE.replace("session =", "self.images[:, 0, 0, 0] = 1000\n        session =", 1)
+    (tmp_path / "quantized_images.py").write_text(glaring)
+    made = run(images, evaluate="quantized_images:one_number", max_drop=0.0001)
+    assert len(made.versions) > 1
+    assert made.comparison.likeness.quality.drop_ci is None
+    codes = {finding.code: finding.text for finding in made.findings}
+    assert "one number, which has also chosen among" in codes["quality_has_chosen"]
+    assert (
+        "by quantized_images:one_number, more than the 0.0001 that it may"
+        in (codes["accuracy_lost"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "said"),
+    [
+        ("quantized_images:nothing", "nothing"),
+        ("quantized_images:ASKED", "not a function"),
+        ("quantized_images:more_each_time", "gives 30 numbers for one network and 60"),
+    ],
+)
+def test_measures_that_are_none_are_refused(images, tmp_path, evaluate, said):
+    (tmp_path / "quantized_images.py").write_text(JUDGE)
+    with pytest.raises(UsageError, match=said):
+        run(images, evaluate=evaluate)
+
+
+class Elsewhere:
+    """Measures as the devices of a lab do: nothing but the records comes back."""
+
+    address = "somewhere"
+
+    def __init__(self, device):
+        self.device, self.measured = device, []
+
+    def measure(self, workloads, settings, callback):
+        self.measured.append([workload.precision for workload in workloads])
+        with hwbench.open_device(self.device) as device:
+            records = measure_interleaved(device, workloads, settings)
+        records = callback.examine(records)
+        callback.finished(records)
+        return records
+
+
+def test_what_measures_may_be_anywhere(images):
+    meter = Elsewhere("virtual")
+    made = run(images, device=meter)
+    assert made.comparison.verdict is hwbench.Verdict.FASTER
+    assert meter.measured[0] == meter.measured[-1] == ["fp32", "int8"]
 
 
 @pytest.mark.parametrize(

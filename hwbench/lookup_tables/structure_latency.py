@@ -10,6 +10,7 @@ structure is then one addition per pair of groups.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ from hwbench.records.prediction import Prediction
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 _OFF = -1
+LEAST_SUM, SLOPES = 0.1, 64
+"""Share of the sum of a network's layers down to which the slope of its latency is looked at, and
+how often."""
 
 
 class StructureLatency:
@@ -127,10 +131,41 @@ class StructureLatency:
             Seconds; infinite outside the measured range.
         """
         found: dict[tuple[int, ...], Floats] = {}
+        for groups, grid in self.layer_addends(choices).values():
+            found[groups] = found.get(groups, 0.0) + grid
+        return found
+
+    def layer_addends(
+        self, choices: Sequence[Integers]
+    ) -> dict[int, tuple[tuple[int, ...], Floats]]:
+        """What each layer adds: the groups it depends on, and seconds over their `choices`.
+
+        Args:
+            choices: Allowed widths of every group.
+
+        Returns:
+            By layer; infinite outside the measured range.
+        """
+        found = {}
         for index, groups in enumerate(self._groups):
             grid = self._grid(index, groups, choices)
-            found[groups] = found.get(groups, 0.0) + np.where(np.isnan(grid), np.inf, grid)
+            found[index] = groups, np.where(np.isnan(grid), np.inf, grid)
         return found
+
+    @cached_property
+    def absent_s(self) -> float:
+        """What stands in the sum of layers for one that is left out, seconds; at most 0.
+
+        `whole_s` counts all layers of the network, and for each what it takes beside its addend.
+        That goes with a layer, so a smaller sum stands for it: by what a layer takes beside, over
+        the most that the whole grows by for a second of the sum. So no network without some of its
+        layers is taken to be faster than the table says.
+        """
+        widths = np.array([self.structure.widths], np.int64)
+        sum_s = float(self._sum_layers(widths, range(len(self._places)))[0])
+        sums_s = np.linspace(LEAST_SUM * sum_s, sum_s, SLOPES)
+        steepest = float((np.diff(self.whole_s(sums_s)) / np.diff(sums_s)).max())
+        return -self.table.calibration.per_layer_s / steepest
 
     def whole_s(self, sums_s: Floats) -> Floats:
         """Latencies of networks whose layers add up to `sums_s`, seconds."""

@@ -66,10 +66,21 @@ class PrunableNetwork:
         Raises:
             UsageError: A name is no droppable block.
         """
-        dropped = tuple(blocks)
-        if not dropped:
-            return self.keys(self.structure.widths)
-        return tuple(layer.key for layer in layers(self.graph.without_blocks(dropped)))
+        return self.keys_of(self.structure.widths, blocks)
+
+    def keys_of(self, widths: Sequence[int], dropped: Iterable[str]) -> tuple[LayerKey, ...]:
+        """The layers of a network of other widths without some of its blocks, in execution order.
+
+        Where blocks are dropped the network is built for it, so that layers which a runtime would
+        fuse otherwise than in the original have the keys that they get.
+
+        Raises:
+            UsageError: As `Structure.resolve`, or a name is no droppable block.
+        """
+        names = tuple(dropped)
+        if not names:
+            return self.keys(widths)
+        return tuple(layer.key for layer in layers(self.graph.smaller(widths, names)))
 
     def version(self, widths: Sequence[int]) -> Workload:
         """The network with each prunable group cut to its width; the original for its own widths.

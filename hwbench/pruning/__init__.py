@@ -142,8 +142,9 @@ class Prunable:
         importance: Importance | ChannelScores = "l1",
         seed: int = 0,
         calibration: CalibrationStatistics | Iterable[Batch] | None = None,
+        without: Sequence[str] = (),
     ) -> Pruned:
-        """Prune every group to its width.
+        """Prune every group to its width, and drop blocks where any are named.
 
         Layers that meet in an addition keep the same channels, and depthwise layers keep those of
         the layer that feeds them.
@@ -156,11 +157,14 @@ class Prunable:
             calibration: Images, or the statistics that `calibrate` took on them. With these, the
                 layers that lost inputs are re-fitted by least squares and batch normalization is
                 corrected; without, the weights are simply inherited.
+            without: The names of the blocks to drop. What lies inside of them needs no width of
+                its own, so its groups may keep theirs.
 
         Raises:
             UsageError: The widths do not fit (see `Structure.resolve`), a group of `fixed` would
-                be pruned, or the importance is unknown.
+                be pruned, the importance is unknown, or a block cannot be dropped.
         """
+        self._check_droppable(without)
         pruned_groups = []
         for group, width in zip(self.structure.groups, self._resolve(widths), strict=True):
             if width < group.width:
@@ -175,7 +179,7 @@ class Prunable:
         kept_channels = {}
         for group, width in pruned_groups:
             kept_channels[group.name] = choose_channels(scores[group.name], width)
-        recipe = self.recipe(kept_channels, refitted=calibration is not None)
+        recipe = self.recipe(kept_channels, dropped=without, refitted=calibration is not None)
         pruned = recipe.apply(self.module, other_weights=True)
         if calibration is not None:
             if not isinstance(calibration, CalibrationStatistics):
@@ -226,19 +230,28 @@ class Prunable:
                 )
         return scores
 
-    def recipe(self, kept: Mapping[str, Sequence[int]], *, refitted: bool = False) -> Recipe:
-        """Make the recipe that keeps these channels.
+    def recipe(
+        self,
+        kept: Mapping[str, Sequence[int]],
+        *,
+        dropped: Sequence[str] = (),
+        refitted: bool = False,
+    ) -> Recipe:
+        """Make the recipe that keeps these channels and drops these blocks.
 
         Args:
             kept: The indices of the channels that stay, ascending, by name of the group. A group
                 that is not named keeps all of its channels.
+            dropped: The names of the blocks that are dropped.
             refitted: Whether the recipe says that weights were re-fitted.
         """
         cuts = []
         for name, coupled in self._coupled.items():
             if name in kept and len(kept[name]) < coupled.group.width:
                 cuts.append(GroupCut(name, coupled.group.width, tuple(kept[name]), coupled.places))
-        return Recipe(self.name, self.sha256, tuple(cuts), refitted=refitted)
+        chosen = set(dropped)
+        replaced = {name: places for name, places in self._drops.items() if name in chosen}
+        return Recipe(self.name, self.sha256, tuple(cuts), replaced, refitted)
 
     def without(self, blocks: Sequence[str]) -> Pruned:
         """Drop whole blocks; the rest computes exactly what it computed before.
@@ -250,9 +263,7 @@ class Prunable:
             UsageError: A name is not that of a droppable block.
         """
         self._check_droppable(blocks)
-        chosen = set(blocks)
-        dropped = {name: replaced for name, replaced in self._drops.items() if name in chosen}
-        recipe = Recipe(self.name, self.sha256, dropped=dropped)
+        recipe = self.recipe({}, dropped=blocks)
         return Pruned(recipe.apply(self.module, other_weights=True), recipe)
 
     def adaptors(self, blocks: Sequence[str]) -> Adaptors:
@@ -321,6 +332,8 @@ class Prunable:
         """Re-fit the layers of `pruned` that lost inputs, then correct its normalization."""
         positions = recipe.kept_positions(self.module)
         for path in recipe.consumers():
+            if recipe.drops(path):
+                continue
             original = self.module.get_submodule(path)
             weight = calibration.refit(
                 path, original, positions[path, IN], positions.get((path, OUT))

@@ -53,14 +53,15 @@ class SpreadCorrection(InputSpread):
         UsageError: The normalization has no running statistics.
     """
 
-    def __init__(self, layer: nn.BatchNorm2d, original: InputSpread, kept: Tensor | None) -> None:
+    def __init__(self, layer: nn.Module, original: InputSpread, kept: Tensor | None) -> None:
         super().__init__()
         mean, variance = original.mean, original.variance
         if kept is not None:
             mean, variance = mean[kept], variance[kept]
         self._original_mean, self._original_variance = mean, variance
-        self._running_mean = _checked_buffer(layer.running_mean).detach().double().cpu()
-        self._running_var = _checked_buffer(layer.running_var).detach().double().cpu()
+        norm: nn.BatchNorm2d = layer  # type: ignore[assignment]
+        self._running_mean = _checked_buffer(norm.running_mean).detach().double().cpu()
+        self._running_var = _checked_buffer(norm.running_var).detach().double().cpu()
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Add up what the layer reads, and set its statistics before it runs."""

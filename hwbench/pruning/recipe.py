@@ -121,6 +121,18 @@ class Recipe:
             kept[path, side] = stays.nonzero().flatten()
         return kept
 
+    def drops(self, path: str) -> bool:
+        """Tell whether a module went with a block.
+
+        Args:
+            path: The path of the module in the original.
+        """
+        for replacements in self.dropped.values():
+            for replacement in replacements:
+                if path == replacement.path or path.startswith(f"{replacement.path}."):
+                    return True
+        return False
+
     def consumers(self) -> tuple[str, ...]:
         """List the paths of the layers that lose inputs, each once."""
         paths: dict[str, None] = {}

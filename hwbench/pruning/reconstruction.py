@@ -200,8 +200,11 @@ class CalibrationStatistics:
         if not self._batches:
             return
         handles = []
+        layers = dict(pruned.named_modules())
         for path, original in self.spreads.items():
-            layer: nn.BatchNorm2d = pruned.get_submodule(path)  # type: ignore[assignment]
+            layer = layers.get(path)
+            if not isinstance(layer, BATCH_NORMS):
+                continue  # it went with a block
             correction = SpreadCorrection(layer, original, kept.get(path))
             handles.append(layer.register_forward_pre_hook(correction))
         try:

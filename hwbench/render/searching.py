@@ -149,13 +149,16 @@ def describe_spent(result: SearchResult) -> str:
 
 
 def describe_network(best: Trial) -> str:
-    """The network found: its widths, its dropped blocks, or its shares of weights."""
+    """The network found: its dropped blocks and its widths, or its shares of weights."""
     candidate = best.candidate
-    if candidate.dropped:
-        return f"dropped: {', '.join(candidate.dropped)}"
     if candidate.shares is not None:
         return f"kept shares of weights: {' '.join(f'{share:.2f}' for share in candidate.shares)}"
-    return f"widths: {' '.join(map(str, candidate.widths or ()))}"
+    parts = []
+    if candidate.dropped:
+        parts.append(f"dropped: {', '.join(candidate.dropped)}")
+    if candidate.widths is not None or not candidate.dropped:
+        parts.append(f"widths: {' '.join(map(str, candidate.widths or ()))}")
+    return "; ".join(parts)
 
 
 def search_document(result: SearchResult) -> Document:

@@ -244,12 +244,14 @@ def _describe_state(search: KeptSearch, trial: Trial, reward: float | None) -> s
 
 
 def _pruning_figures(search: KeptSearch) -> list[Figure]:
-    """The share of each layer's channels that stays, or the blocks that go."""
+    """The blocks that go, and the share of each layer's channels that stays."""
     candidate, groups = search.best.candidate, search.summary.get("groups")
+    figures = []
+    rows: list[tuple[Cell, ...]]
     if candidate.dropped:
-        rows: list[tuple[Cell, ...]] = [(name,) for name in candidate.dropped]
+        rows = [(name,) for name in candidate.dropped]
         table = Table((Column("block"),), tuple(rows))
-        return [Figure("Dropped blocks", "These blocks were left out.", table)]
+        figures.append(Figure("Dropped blocks", "These blocks were left out.", table))
     if candidate.shares is not None:
         rows = [
             (whole_number(index), share_number(share))
@@ -260,11 +262,12 @@ def _pruning_figures(search: KeptSearch) -> list[Figure]:
         text = "Share of single weights that stay, layer by layer."
         return [Figure("Kept weights", text, table, (chart,))]
     if candidate.widths is None or not groups:
-        return []
-    rows = [
-        (name, count_number(width), count_number(stays), share_number(stays / width))
-        for (name, width), stays in zip(groups, candidate.widths, strict=True)
-    ]
+        return figures
+    rows = []
+    for (name, width), stays in zip(groups, candidate.widths, strict=True):
+        if name.startswith(tuple(f"{block}." for block in candidate.dropped)):
+            continue  # it went with its block
+        rows.append((name, count_number(width), count_number(stays), share_number(stays / width)))
     columns = (
         Column("layer"),
         Column("channels", numeric=True),
@@ -276,7 +279,7 @@ def _pruning_figures(search: KeptSearch) -> list[Figure]:
         "Share of the channels that stay; layers that must shrink together are one row, named after"
         " the first of them."
     )
-    return [Figure("Preserve ratios", text, Table(columns, tuple(rows)), (chart,))]
+    return [*figures, Figure("Preserve ratios", text, Table(columns, tuple(rows)), (chart,))]
 
 
 def _networks_figure(search: KeptSearch) -> Figure:

@@ -9,8 +9,8 @@ the same outcomes again proposes the same candidates again, which is how a kille
 
 `base` holds the nouns; `method` says what a search is to the rest of hwbench, `options` how its
 options are described, `context` what it is handed; `costs`, `limit` and `budget` what a network may
-cost; `baselines` what searches are held against; `objective` evaluates, with `data`, `training` and
-`tuning`.
+cost, `block_choices` blocks as decisions beside widths; `baselines` what searches are held against;
+`objective` evaluates, with `data`, `training` and `tuning`.
 `knapsack` is hwbench's own search; `amc`, `abcpruner` and `practise` hold one published search
 each.
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from hwbench.records.prediction import LatencySource
     from hwbench.search.blocks import BlockLatency
-    from hwbench.search.costs import Cost, Integers
+    from hwbench.search.costs import Integers, LayerCost
     from hwbench.search.data import Data, Images
     from hwbench.search.limit import Limit
     from hwbench.search.training import FeatureDistance
@@ -143,7 +143,7 @@ class SearchContext:
         """Costs of any candidate."""
         return Prices(self.structure, self.source, self.blocks)
 
-    def cost(self) -> Cost:
+    def cost(self) -> LayerCost:
         """The cost that is limited, as a function of widths; MACs where nothing is.
 
         Raises:
@@ -170,6 +170,22 @@ class SearchContext:
         if self.blocks is None:
             raise UsageError("what blocks cost is not known", Argument("table"), Argument("device"))
         return self.blocks
+
+    @cached_property
+    def separable_blocks(self) -> tuple[str, ...]:
+        """Blocks that can be dropped while all other layers stay what they are.
+
+        Where latencies are told, that is looked at: without a block, the layer before it may be
+        fused with another one, and then no sum over layers tells what the network takes.
+        """
+        structure, network = self.structure, self.subject.network
+        names = [block.name for block in structure.blocks]
+        if self.source is None:
+            return tuple(names)
+        whole = structure.widths
+        return tuple(
+            name for name in names if network.keys_without([name]) == structure.keys(whole, [name])
+        )
 
     def prunable_choices(self, choices: Sequence[Integers]) -> tuple[Integers, ...]:
         """Allowed widths of every group, where groups that cannot be cut keep their width.
@@ -244,6 +260,7 @@ class SearchContext:
         self,
         widths: Sequence[int],
         *,
+        dropped: Sequence[str] = (),
         importance: Importance = "l1",
         reconstruct: bool = True,
         epochs: float = 0.0,
@@ -252,6 +269,7 @@ class SearchContext:
 
         Args:
             widths: One per group.
+            dropped: Names of blocks that are left out.
             importance: Which channels stay.
             reconstruct: Whether layers that lost inputs are re-fitted to the training images by
                 least squares, where there are any.
@@ -265,6 +283,7 @@ class SearchContext:
             importance=self.rank_channels(importance),
             seed=self.seed,
             calibration=calibration,
+            without=dropped,
         )
         if epochs and self.data is not None and self.has_labels:
             usual = Schedule(0, batch=BATCH, seed=self.seed)

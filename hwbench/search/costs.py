@@ -27,7 +27,8 @@ Addends = Mapping[tuple[int, ...], Floats]
 
 Inf where it is not known.
 """
-
+LayerAddends = Mapping[int, tuple[tuple[int, ...], Floats]]
+"""By layers, those that cost nothing apart: the groups one depends on, and its cost as a grid."""
 
 LARGEST_GRID = 2**22
 """Points of one grid, 32 MB: layers behind a concatenation of many groups would need more."""
@@ -54,6 +55,19 @@ class Cost(Protocol):
         ...
 
 
+class LayerCost(Cost, Protocol):
+    """A cost that is also known layer by layer, so that layers can be left out."""
+
+    @property
+    def absent(self) -> float:
+        """What stands in the sum for a layer that is left out; 0 unless layers cost as such."""
+        ...
+
+    def layer_addends(self, choices: Sequence[Integers]) -> LayerAddends:
+        """What single layers add, over the allowed widths of each group."""
+        ...
+
+
 @runtime_checkable
 class Additive(Protocol):
     """A `LatencySource` that is a sum over layers: a lookup table for one network.
@@ -68,6 +82,15 @@ class Additive(Protocol):
 
     def addends(self, choices: Sequence[Integers]) -> Addends:
         """As `Cost.addends`, seconds."""
+        ...
+
+    def layer_addends(self, choices: Sequence[Integers]) -> LayerAddends:
+        """As `LayerCost.layer_addends`, seconds."""
+        ...
+
+    @property
+    def absent_s(self) -> float:
+        """As `LayerCost.absent`, seconds."""
         ...
 
     def whole_s(self, sums_s: Floats) -> Floats:
@@ -101,6 +124,22 @@ class Latency:
         for groups in additive.scopes:
             check_size(groups, choices)
         return additive.addends(choices)
+
+    def layer_addends(self, choices: Sequence[Integers]) -> LayerAddends:
+        """Seconds that single layers add.
+
+        Raises:
+            UsageError: The source answers whole networks only.
+        """
+        additive = self._additive
+        for groups in additive.scopes:
+            check_size(groups, choices)
+        return additive.layer_addends(choices)
+
+    @property
+    def absent(self) -> float:
+        """What stands in the sum for a layer that is left out, seconds."""
+        return self._additive.absent_s
 
     def whole(self, sums: Floats) -> Floats:
         """Seconds of networks whose layers sum to `sums`."""
@@ -153,9 +192,18 @@ class Counted:
         outputs = shares[..., 1]
         return outputs * np.where(self._depthwise, 1.0, shares[..., 0]), outputs
 
+    @property
+    def absent(self) -> float:
+        """A layer that is left out costs nothing."""
+        return 0.0
+
     def addends(self, choices: Sequence[Integers]) -> Addends:
         """Costs of layers, gathered by the groups they depend on."""
-        addends: dict[tuple[int, ...], Floats] = {}
+        return gather(self.layer_addends(choices))
+
+    def layer_addends(self, choices: Sequence[Integers]) -> LayerAddends:
+        """Costs of single layers."""
+        addends = {}
         for index, slot in enumerate(self.structure.slots):
             if not self.weights[index] and not self.biases[index]:
                 continue
@@ -163,13 +211,20 @@ class Counted:
             rows = on_grid(groups, choices, self.structure.widths)
             area, outputs = self.left(self.structure.layer_widths(rows))
             costs = area[:, index] * self.weights[index] + outputs[:, index] * self.biases[index]
-            grid = costs.reshape([len(choices[group]) for group in groups])
-            addends[groups] = addends.get(groups, 0.0) + grid
+            addends[index] = groups, costs.reshape([len(choices[group]) for group in groups])
         return addends
 
     def whole(self, sums: Floats) -> Floats:
         """The sums themselves."""
         return sums
+
+
+def gather(layers: LayerAddends) -> Addends:
+    """What layers add, the sum of those that depend on the same groups."""
+    addends: dict[tuple[int, ...], Floats] = {}
+    for groups, grid in layers.values():
+        addends[groups] = addends.get(groups, 0.0) + grid
+    return addends
 
 
 def macs(structure: Structure) -> Counted:

@@ -303,12 +303,25 @@ class WidthMethod(Method[WidthOptionsT]):
         Raises:
             UsageError: The limit cannot be reached.
         """
-        original, cost, grids = self.original_cost(context), self.cost(context), self.grids(context)
+        grids = self.paying_grids(context)
+        return Budget(self.cost(context), limit, *grids, original=self.original_cost(context))
+
+    def search_budget(self, context: SearchContext, limit: float) -> Budget:
+        """What the search itself chooses from, where that is more than widths.
+
+        Raises:
+            UsageError: The limit cannot be reached.
+        """
+        return self.budget(context, limit)
+
+    def paying_grids(self, context: SearchContext) -> list[tuple[Integers, ...]]:
+        """The `grids`, of a latency without the widths that do not pay."""
+        cost, grids = self.cost(context), self.grids(context)
         if isinstance(cost, Latency) and self.channel_step is None:
             # The last grid also holds widths that do not pay, for limits that nothing else reaches.
             steps = [group_step(context.step, unit) for unit in context.structure.units]
-            grids = [*(paying_widths(cost, grid, steps) for grid in grids), grids[-1]]
-        return Budget(cost, limit, *grids, original=original)
+            return [*(paying_widths(cost, grid, steps) for grid in grids), grids[-1]]
+        return grids
 
     def original_cost(self, context: SearchContext) -> float:
         """Cost of the unpruned network, in the unit of the budget."""
@@ -323,7 +336,7 @@ class WidthMethod(Method[WidthOptionsT]):
         if self.options.importance is not None:
             # That the network cannot be ranked so is said before the first trial, not by all.
             context.rank_channels(self.chosen_importance)
-        budget = self.budget(context, limit)
+        budget = self.search_budget(context, limit)
         widest = _cost_of(budget.cost, [int(grid[-1]) for grid in budget.choices])
         if widest < USED * limit < math.inf:
             text = (
@@ -347,6 +360,7 @@ class WidthMethod(Method[WidthOptionsT]):
         options = self.options
         return context.prune_widths(
             candidate.widths or context.structure.widths,
+            dropped=candidate.dropped,
             importance=self.chosen_importance,
             reconstruct=self.reconstruct if options.reconstruct is None else options.reconstruct,
             epochs=self.trial_epochs if options.trial_epochs is None else options.trial_epochs,

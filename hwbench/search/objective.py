@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from hwbench.network.structure import Structure
     from hwbench.pruning import Pruned
+    from hwbench.records.layer_key import LayerKey
     from hwbench.records.prediction import LatencySource
     from hwbench.search.blocks import BlockLatency
 
@@ -48,11 +49,6 @@ class Prices:
         self._biases = np.stack([cost.biases for cost in counted], axis=1)
         self._left = counted[0].left
         self._kept = [weights_cost(structure, kind) for kind in ("params", "size")]
-        names = [slot.layer.name for slot in structure.slots]
-        self._in_blocks = {
-            block.name: [place for place, name in enumerate(names) if name in block.nodes]
-            for block in structure.blocks
-        }
 
     def outcome(
         self, candidate: Candidate, quality: float | None, distance: float | None = None
@@ -66,7 +62,8 @@ class Prices:
         widths = np.array([candidate.widths or self.structure.widths], np.int64)
         area, outputs = (left[0] for left in self._left(self.structure.layer_widths(widths)))
         if candidate.dropped:
-            gone = [index for name in candidate.dropped for index in self._layers_of(name)]
+            nodes = self.structure.nodes_of(candidate.dropped)
+            gone = [place for place, name in enumerate(self.structure.names) if name in nodes]
             area[gone] = outputs[gone] = 0
         macs, params, size_bytes = (area @ self._weights + outputs @ self._biases).tolist()
         if candidate.shares is not None:
@@ -79,32 +76,30 @@ class Prices:
     def interval_s(self, candidate: Candidate) -> tuple[float, float] | None:
         """The 95 % interval of the candidate's predicted latency, seconds; None without one."""
         try:
-            if candidate.dropped or (self._source is None and candidate.widths is None):
+            if candidate.widths is None and (candidate.dropped or self._source is None):
                 return None if self._blocks is None else self._blocks.interval_s(candidate.dropped)
             if self._source is None:
                 return None
-            keys = self.structure.keys(candidate.widths or self.structure.widths)
-            return self._source.predict(keys).ci_s
+            return self._source.predict(self._keys(candidate)).ci_s
         except LookupTableError:  # it is too uncertain for an interval
             return None
 
     def _latency_s(self, candidate: Candidate, widths: costs.Integers) -> float | None:
         """Seconds of a candidate; None where nothing tells them."""
-        if candidate.dropped:
+        if candidate.dropped and candidate.widths is None:
             return None if self._blocks is None else self._blocks.latency_s(candidate.dropped)
+        if self._source is not None and candidate.dropped:
+            return self._source.predict(self._keys(candidate)).latency_s
         if self._source is not None:
             return float(self._source.predict_widths(widths)[0])
         if self._blocks is not None and candidate.widths is None:
             return self._blocks.latency_s(())
         return None
 
-    def _layers_of(self, block: str) -> list[int]:
-        if block not in self._in_blocks:
-            raise UsageError(
-                f"{block!r} is no block that can be left out; those are"
-                f" {', '.join(self._in_blocks) or 'none'}"
-            )
-        return self._in_blocks[block]
+    def _keys(self, candidate: Candidate) -> tuple[LayerKey, ...]:
+        """The layers of a candidate of any widths, with or without all blocks."""
+        widths = candidate.widths or self.structure.widths
+        return self.structure.keys(widths, candidate.dropped)
 
 
 def weights_cost(structure: Structure, kind: str = "size") -> KeptWeights:
@@ -154,11 +149,13 @@ class KeptWeight:
         # holds the share of the side's weight that is kept at each number of channels, so that a
         # candidate is evaluated by looking its widths up.
         sides: list[tuple[Floats, int]] = []
+        self._layers: list[str] = []
         layers = zip(structure.slots, structure.out_group, structure.in_group, strict=True)
         for slot, out_group, in_group in layers:
             if slot.layer.macs and not slot.depthwise:
                 weight = weights[slot.layer.name]
                 sides += [(weight.sum(axis=1), int(out_group)), (weight.sum(axis=0), int(in_group))]
+                self._layers.append(slot.layer.name)
         order = [_order(weights, structure, index) for index in range(len(structure.groups))]
         longest = max(structure.widths, default=0) + 1
         self._kept = np.ones((len(sides), longest))
@@ -176,16 +173,20 @@ class KeptWeight:
         """Kept weight and costs.
 
         Raises:
-            UsageError: The candidate leaves out blocks or single weights, about which this says
-                nothing.
+            UsageError: The candidate has no widths: it leaves out single weights, or only blocks,
+                about which this says nothing.
         """
         if candidate.widths is None:
             raise UsageError(
-                "the weight that is kept tells only widths apart; other networks need images",
+                "the weight that is kept tells networks of other widths apart; those without"
+                " widths of their own need images",
                 Argument("data"),
             )
         kept = self._kept[self._rows, np.asarray(candidate.widths)[self._group]]
         shares = kept.reshape(-1, 2).prod(axis=1)
+        if candidate.dropped:
+            gone = self.prices.structure.nodes_of(candidate.dropped)
+            shares[[name in gone for name in self._layers]] = 0.0
         return self.prices.outcome(candidate, float(shares.mean()))
 
     def original(self) -> Outcome:

@@ -15,6 +15,7 @@ from hwbench.network.graph import layers, load
 from hwbench.network.intake import load_workload
 from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning import Prunable, Pruned
+from hwbench.pruning.recipe import Recipe
 from hwbench.pruning.surgeon import IN
 from hwbench.records.layer_key import LayerKey
 from tests.support.onnx_nets import run
@@ -122,6 +123,39 @@ def test_dropping_blocks_is_exact_and_leaves_their_layers_out(spec: str) -> None
         np.testing.assert_allclose(
             got, run(graph, seed=0), rtol=1e-3, atol=1e-4 * np.abs(got).max()
         )
+
+
+@pytest.mark.parametrize("spec", WITH_BLOCKS)
+def test_blocks_and_channels_go_together(spec: str) -> None:
+    whole = prunable(spec)
+    rng = np.random.default_rng(len(spec))
+    widths = [int(rng.integers(1 + width // 2, width + 1)) for width in whole.structure.widths]
+    dropped = [block.name for block in whole.structure.blocks][::2]
+    both = whole.slim(widths, without=dropped)
+    assert keys_of(both.module, images(spec)) == whole.structure.keys(widths, dropped)
+    # Channels first, then blocks: the blocks of the slimmer network are the same modules.
+    expected = whole.slim(widths).module
+    again = Prunable(expected, (images(spec),), name=spec).without(dropped)
+    with torch.no_grad():
+        torch.testing.assert_close(both.module(images(spec)), again.module(images(spec)))
+    assert Recipe.from_json(both.recipe.to_json()) == both.recipe
+
+
+def test_calibration_corrects_what_is_left_without_a_block() -> None:
+    whole = prunable("resnet20")
+    widths = [3 * width // 4 for width in whole.structure.widths]
+    batch = images("resnet20", 32)
+    calibrated = whole.slim(widths, without=["layer2.1"], calibration=[batch])
+    plain = whole.slim(widths, without=["layer2.1"])
+    assert calibrated.recipe.refitted
+    assert not any(name.startswith("layer2.1.") for name in calibrated.module.state_dict())
+    with torch.no_grad():
+        original = whole.module(batch)
+        errors = [
+            float((pruned.module(batch) - original).square().mean())
+            for pruned in (calibrated, plain)
+        ]
+    assert errors[0] < errors[1]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,11 @@ from hwbench.errors import UsageError
 from hwbench.search import load_method, searches
 from hwbench.search.base import Search, Trial
 from hwbench.search.baselines import POLICIES, Policy, RandomSearch
-from tests.support.search_support import SHARE, Width, budget, context, drive
+from hwbench.search.knapsack.method import KnapsackOptions
+from tests.support.search_support import SHARE, Width, budget, context, drive, source
+from tests.support.table_support import structure
+
+STRUCTURE = structure()
 
 
 def registered(name: str, seed: int) -> Search:
@@ -25,6 +29,14 @@ def registered(name: str, seed: int) -> Search:
     return method.make_search(resnet, limit, seed=seed, trials=16)
 
 
+def with_blocks(seed: int) -> Search:
+    """A knapsack that may drop blocks."""
+    method = load_method("knapsack")("knapsack", KnapsackOptions(blocks=True))
+    resnet = context()
+    limit = SHARE * method.original_cost(resnet)
+    return method.make_search(resnet, limit, seed=seed, trials=30)
+
+
 def policy(name: str, seed: int) -> Search:
     del seed  # nothing about it is random
     return Policy(budget(), name)
@@ -33,6 +45,7 @@ def policy(name: str, seed: int) -> Search:
 MAKERS: dict[str, Callable[[int], Search]] = {
     **{name: partial(registered, name) for name in searches()},
     **{name: partial(policy, name) for name in POLICIES},
+    "knapsack with blocks": with_blocks,
     "random": lambda seed: RandomSearch(budget(), seed=seed, trials=12),
 }
 
@@ -79,7 +92,8 @@ def test_structures_keep_to_the_budget(make):
     limit, search = budget(), make()
     for trial in drive(search):
         if search.eligible(trial) and trial.candidate.widths is not None:
-            assert limit.fits(trial.candidate.widths)
+            keys = STRUCTURE.keys(trial.candidate.widths, trial.candidate.dropped)
+            assert source().predict(keys).latency_s <= limit.limit * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("batches", [1, 2, 5])

@@ -17,6 +17,7 @@ from hwbench.search.knapsack.allocation import Allocator
 from hwbench.search.knapsack.search import Knapsack
 from hwbench.search.knapsack.sensitivity import Knots, LossModel
 from runners.studies._synthetic import SyntheticNetwork
+from runners.studies._synthetic_blocks import SyntheticResidual
 from tests.support.search_support import CHOICES, GridCost
 
 
@@ -130,6 +131,73 @@ def test_the_best_network_is_nearly_reached_where_it_is_known(searched):
     assert len(search.trials) == 120
     assert best - 0.015 <= search.best().outcome.quality <= best
     assert problem.quality(uniform(budget)) < search.best().outcome.quality - 0.05
+
+
+def drive_with_blocks(problem, budget, **more):
+    search = Knapsack(budget, blocks=problem.blocks, **more)
+    while not search.finished:
+        trials = []
+        for candidate in search.propose():
+            decisions = problem.blocks.join(candidate.widths, candidate.dropped)
+            outcome = Outcome(problem.quality(decisions), None, 1, 1, 1)
+            trials.append(Trial(candidate, outcome))
+        search.observe(trials)
+    return search
+
+
+@pytest.fixture(scope="module")
+def residual():
+    """A problem of 15 groups and 9 blocks that may be dropped, its budget, and a search."""
+    problem = SyntheticResidual(1)
+    budget = problem.budget(0.5, blocks=True)
+    return problem, budget, drive_with_blocks(problem, budget, trials=100, seed=1)
+
+
+@pytest.mark.slow
+def test_the_best_network_without_some_blocks_is_nearly_reached(residual):
+    problem, budget, search = residual
+    best = problem.best_quality(budget)
+    assert problem.best_quality(problem.budget(0.5, blocks=False)) <= best
+    assert best - 0.015 <= search.best().outcome.quality <= best
+
+
+@pytest.mark.slow
+def test_sensitivities_of_blocks_are_measured_with_those_of_groups(residual):
+    problem, _, search = residual
+    alone = [trial.candidate for trial in search.trials if "of a block" in trial.candidate.note]
+    assert [candidate.dropped for candidate in alone] == [(name,) for name in problem.blocks.names]
+    assert {candidate.widths for candidate in alone} == {problem.widths}
+    batch = [trial.candidate.note for trial in search.trials].index("sensitivity")
+    last = search.trials.index(next(t for t in search.trials if t.candidate is alone[-1]))
+    notes = {trial.candidate.note for trial in search.trials[batch : last + 1]}
+    assert notes == {"sensitivity", "sensitivity of a block"}
+
+
+@pytest.mark.slow
+def test_allocations_drop_blocks_and_narrow_groups_and_keep_to_the_budget(residual):
+    problem, budget, search = residual
+    networks = [trial.candidate for trial in search.trials if "alloc" in trial.candidate.note]
+    assert any(candidate.dropped for candidate in networks)
+    assert all(candidate.widths != problem.widths for candidate in networks)
+    for candidate in networks:
+        decisions = problem.blocks.join(candidate.widths, candidate.dropped)
+        assert budget.fits(decisions)
+        assert decisions == problem.blocks.settle(decisions, problem.whole_network)
+    tried = [(trial.candidate.widths, trial.candidate.dropped) for trial in search.trials]
+    assert len(set(tried)) == len(tried)
+
+
+def test_budgets_that_only_dropped_blocks_reach_are_searched():
+    problem = SyntheticResidual(0)
+    least, _ = problem.budget(0.9, blocks=False).least
+    whole = float(problem.of(np.array([problem.widths]))[0])
+    share = 0.95 * least / whole
+    with pytest.raises(UsageError, match="cannot be reached"):
+        problem.budget(share, blocks=False)
+    budget = problem.budget(share, blocks=True)
+    search = drive_with_blocks(problem, budget, trials=12)
+    assert search.trials[0].candidate.note == "unpruned"
+    assert search.best().candidate.dropped
 
 
 def test_policies_come_first_then_sensitivities_at_once_then_allocations(searched):

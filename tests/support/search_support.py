@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from hwbench.lookup_tables.structure_latency import StructureLatency
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.search.base import Candidate, Outcome, Search, Trial
 from hwbench.search.blocks import Gain
 from hwbench.search.budget import Budget, channel_choices
@@ -105,7 +106,8 @@ class ResNet:
     name = "resnet20"
 
     def __init__(self) -> None:
-        self.structure = table_support.structure()
+        self.network = PrunableNetwork(table_support.workload())
+        self.structure = self.network.structure
         self.prunable = SimpleNamespace(fixed={})
 
 
@@ -137,6 +139,8 @@ class Width:
         if candidate.widths is None:
             return Outcome(0.5, 1.0, 1, 1, 1)
         widths = np.array(candidate.widths) / 100
+        # Each dropped block costs as much as a few channels.
+        widths = widths - 0.01 * len(candidate.dropped)
         return Outcome(
             float(np.average(widths, weights=np.arange(1, len(widths) + 1))), 1.0, 10, 10, 10
         )

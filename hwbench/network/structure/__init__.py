@@ -11,7 +11,7 @@ from several groups. So is a split: its channels may then be of several groups, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -230,14 +230,37 @@ class Structure:
                 )
         return tuple(resolved)
 
-    def keys(self, widths: Sequence[int]) -> tuple[LayerKey, ...]:
+    def keys(self, widths: Sequence[int], dropped: Iterable[str] = ()) -> tuple[LayerKey, ...]:
         """The layers of one structure, in execution order: those of `PrunableGraph.with_widths`.
 
+        Args:
+            widths: One per group.
+            dropped: Names of blocks whose layers are left out. The others are taken to stay as they
+                are, which is so in most networks; `PrunableNetwork.keys_without` looks.
+
         Raises:
-            UsageError: As `resolve`.
+            UsageError: As `resolve`, or a name is no droppable block.
         """
         resolved = self.resolve(widths)
-        return tuple(slot.key(resolved) for slot in self.slots)
+        gone = self.nodes_of(dropped)
+        return tuple(slot.key(resolved) for slot in self.slots if slot.layer.name not in gone)
+
+    def nodes_of(self, blocks: Iterable[str]) -> set[str]:
+        """Names of the nodes, and so of the layers, that go with blocks.
+
+        Raises:
+            UsageError: A name is no droppable block.
+        """
+        nodes = {block.name: block.nodes for block in self.blocks}
+        gone: set[str] = set()
+        for name in blocks:
+            if name not in nodes:
+                raise UsageError(
+                    f"{name!r} is no block that can be left out; those are"
+                    f" {', '.join(nodes) or 'none'}"
+                )
+            gone.update(nodes[name])
+        return gone
 
     def widths_of(self, keys: Sequence[LayerKey]) -> tuple[int, ...] | None:
         """The structure that has the layers `keys`, in execution order; None if there is none."""

@@ -59,18 +59,7 @@ class PrunableGraph:
         Raises:
             UsageError: As `Structure.resolve`.
         """
-        resolved = self.structure.resolve(widths)
-        # A constant follows the channels along several axes (a convolution's weight those it reads
-        # and those it makes), so all cuts of one tensor are gathered before any is made.
-        cuts: defaultdict[str, dict[int, Integers]] = defaultdict(dict)
-        for cut in self.channels.cuts:
-            cuts[cut.tensor][cut.layout.axis] = self.channels.kept_entries(cut.layout, resolved)
-        weights = [
-            _cut_tensor(tensor, cuts.get(tensor.name, {}))
-            for tensor in self.model.graph.initializer
-        ]
-        nodes, shapes = self._nodes(resolved)
-        return _rebuild(self.model, nodes, [*weights, *shapes])
+        return self.smaller(widths, ())
 
     def without_blocks(self, names: Iterable[str]) -> ModelProto:
         """The model with the named blocks replaced by identities.
@@ -81,6 +70,39 @@ class PrunableGraph:
         Raises:
             UsageError: A name is no droppable block.
         """
+        return self.smaller(self.structure.widths, names)
+
+    def smaller(self, widths: Sequence[int], dropped: Iterable[str]) -> ModelProto:
+        """The model with other widths, as `with_widths`, and without blocks, as `without_blocks`.
+
+        Args:
+            widths: One per group of `structure`.
+            dropped: Names of the blocks that are replaced by identities.
+
+        Raises:
+            UsageError: As `Structure.resolve`, or a name is no droppable block.
+        """
+        resolved = self.structure.resolve(widths)
+        removed_nodes, replacements = self._blocks_to_remove(dropped)
+        # A constant follows the channels along several axes (a convolution's weight those it reads
+        # and those it makes), so all cuts of one tensor are gathered before any is made.
+        cuts: defaultdict[str, dict[int, Integers]] = defaultdict(dict)
+        for cut in self.channels.cuts:
+            cuts[cut.tensor][cut.layout.axis] = self.channels.kept_entries(cut.layout, resolved)
+        weights = [
+            _cut_tensor(tensor, cuts.get(tensor.name, {}))
+            for tensor in self.model.graph.initializer
+        ]
+        nodes: list[NodeProto] = list(self.model.graph.node)
+        shapes: list[TensorProto] = []
+        if resolved != self.structure.widths:
+            nodes, shapes = self._nodes(resolved)
+        if removed_nodes:
+            nodes = _rewire(nodes, self.model.graph, removed_nodes, replacements)
+        return _rebuild(self.model, nodes, [*weights, *shapes])
+
+    def _blocks_to_remove(self, names: Iterable[str]) -> tuple[set[str], dict[str, str]]:
+        """Nodes that go with blocks, and what is read instead of the blocks' outputs."""
         blocks = {block.name: block for block in self.structure.blocks}
         removed_nodes: set[str] = set()
         replacements: dict[str, str] = {}
@@ -93,8 +115,7 @@ class PrunableGraph:
             block = blocks[name]
             removed_nodes.update(block.nodes)
             replacements[block.output] = block.input
-        nodes = _rewire(self.model.graph, removed_nodes, replacements)
-        return _rebuild(self.model, nodes, self.model.graph.initializer)
+        return removed_nodes, replacements
 
     def _nodes(self, widths: tuple[int, ...]) -> tuple[list[NodeProto], list[TensorProto]]:
         """The nodes of the cut graph, and the constants that some of them need.
@@ -134,7 +155,9 @@ class PrunableGraph:
         return len(self.channels.kept_entries(layout, widths))
 
 
-def _rewire(graph: GraphProto, removed: set[str], replacements: dict[str, str]) -> list[NodeProto]:
+def _rewire(
+    nodes: Iterable[NodeProto], graph: GraphProto, removed: set[str], replacements: dict[str, str]
+) -> list[NodeProto]:
     """Nodes without those `removed`, each reading the replacements of its inputs.
 
     Graph outputs keep their names: one that is replaced is written by an Identity.
@@ -148,15 +171,15 @@ def _rewire(graph: GraphProto, removed: set[str], replacements: dict[str, str]) 
             name = replacements[name]
         return name
 
-    nodes = []
-    for node in graph.node:
+    rewired = []
+    for node in nodes:
         if node.name not in removed:
             copy = NodeProto()
             copy.CopyFrom(node)
             copy.input[:] = [source(name) for name in node.input]
-            nodes.append(copy)
+            rewired.append(copy)
     ends = [value.name for value in graph.output if value.name in replacements]
-    return nodes + [
+    return rewired + [
         make_node("Identity", [source(name)], [name], name=f"{name}/Identity") for name in ends
     ]
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
+from hwbench.errors import UsageError
 from hwbench.network.widths import DEFAULT_LOWER
+from hwbench.search.block_choices import BlockChoices, BlockCost, find_boundable
+from hwbench.search.budget import Budget, known_widths
 from hwbench.search.knapsack.search import LEVELS, TRIALS, Knapsack
 from hwbench.search.method import WidthMethod
 from hwbench.search.options import WidthOptions, option
 
 if TYPE_CHECKING:
     from hwbench.search.base import Search
-    from hwbench.search.budget import Budget
     from hwbench.search.context import SearchContext
 
 
@@ -23,6 +27,7 @@ class KnapsackOptions(WidthOptions):
     Attributes:
         levels: Widths of each group at which its loss of quality is measured, at most.
         lower: Smallest share of a width.
+        blocks: Whether residual blocks may be dropped as well.
     """
 
     levels: int = option(
@@ -33,6 +38,7 @@ class KnapsackOptions(WidthOptions):
     lower: float = option(
         "Smallest share of a width that is kept.", default=DEFAULT_LOWER, is_share=True
     )
+    blocks: bool = option("Drop residual blocks as well, where that loses less.", default=False)
 
 
 class KnapsackMethod(WidthMethod[KnapsackOptions]):
@@ -54,11 +60,64 @@ class KnapsackMethod(WidthMethod[KnapsackOptions]):
 
     def search_widths(
         self,
-        context: SearchContext,  # noqa: ARG002 - the budget holds all that the search needs
+        context: SearchContext,
         budget: Budget,
         *,
         seed: int,
         trials: int | None,
     ) -> Search:
         """See `WidthMethod.search_widths`."""
-        return Knapsack(budget, seed=seed, trials=trials or TRIALS, levels=self.options.levels)
+        return Knapsack(
+            budget,
+            seed=seed,
+            trials=trials or TRIALS,
+            levels=self.options.levels,
+            blocks=self._blocks(context),
+        )
+
+    def search_budget(self, context: SearchContext, limit: float) -> Budget:
+        """See `WidthMethod.search_budget`: where blocks may be dropped, decisions on these too."""
+        blocks = self._blocks(context)
+        if not blocks.names:
+            return self.budget(context, limit)
+        cost = context.cost()
+        grids = [known_widths(cost, grid) for grid in self.paying_grids(context)]
+        everything = tuple(np.unique(np.concatenate(widths)) for widths in zip(*grids, strict=True))
+        return Budget(
+            BlockCost(cost, blocks, blocks.extend(everything)),
+            limit,
+            *(blocks.extend(grid) for grid in grids),
+            original=self.original_cost(context),
+        )
+
+    def baselines(self, context: SearchContext, limit: float, *, trials: int) -> list[Search]:
+        """See `WidthMethod.baselines`; there are none where only dropped blocks keep to a limit."""
+        try:
+            return super().baselines(context, limit, trials=trials)
+        except UsageError:
+            if not self._blocks(context).names:
+                raise
+            context.add_finding(
+                "no_baselines",
+                "no widths alone keep to the limit, so there are no baselines to hold the result"
+                " against",
+            )
+            return []
+
+    def _blocks(self, context: SearchContext) -> BlockChoices:
+        """The blocks that may be dropped."""
+        structure = context.structure
+        if not self.options.blocks:
+            return BlockChoices.none(len(structure.groups))
+        widest = self.grids(context)[-1]
+        names = find_boundable(structure, context.separable_blocks, widest)
+        spared = [block.name for block in structure.blocks if block.name not in names]
+        if not structure.blocks:
+            context.add_finding("no_blocks", "the network has no block that can be dropped")
+        elif spared:
+            text = (
+                "never dropped, as no sum over layers tells what the network costs without them:"
+                f" {', '.join(spared)}"
+            )
+            context.add_finding("blocks_spared", text)
+        return BlockChoices.of(structure, names)

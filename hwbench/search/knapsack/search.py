@@ -2,7 +2,8 @@
 
 1. The hand-made policies of `baselines` within the budget, and the unpruned network.
 2. *Sensitivities*: networks in which one group alone is narrow, at a few widths each. All of them
-   are proposed at once.
+   are proposed at once. Where whole blocks may be dropped, networks without one block are among
+   them: what PRACTISE scores blocks by (Wang and Wu 2023), but by the quality that is left.
 3. *Allocation*: the losses that were measured, and the costs of the table, make a knapsack problem,
    whose optimum is found exactly (`allocation`). It is proposed together with the optima for losses
    that may be true as well (`sensitivity`): each uses the budget up, and trades the time of one
@@ -25,11 +26,12 @@ import numpy as np
 from hwbench.errors import UsageError
 from hwbench.search.base import Candidate, Search, Trial
 from hwbench.search.baselines import POLICIES, Policy
+from hwbench.search.block_choices import BlockChoices
+from hwbench.search.budget import Budget
 from hwbench.search.knapsack.allocation import NODES, Allocator
 from hwbench.search.knapsack.sensitivity import Knots, LossModel
 
 if TYPE_CHECKING:
-    from hwbench.search.budget import Budget
     from hwbench.search.costs import Addends
 
 TRIALS = 150
@@ -42,6 +44,8 @@ BATCH = 8
 """Networks that are allocated at once."""
 ATTEMPTS = 4
 """Samples that are drawn for each network of a batch, in case its optimum was tried already."""
+SENSITIVITY, BLOCK_SENSITIVITY = "sensitivity", "sensitivity of a block"
+"""Notes of networks with one narrow group, and without one block."""
 TEMPERATURE = 0.5
 """Share of its standard deviation by which a sample strays from the mean, at first."""
 SAMPLE_NODES = 200
@@ -52,11 +56,12 @@ class Knapsack(Search):
     """Sensitivities, then exact allocations.
 
     Args:
-        budget: Limit and widths.
+        budget: Limit and widths; behind these the decisions on blocks, where any may be dropped.
         seed: Seed of all random choices.
         trials: Networks to try.
         levels: Widths of each group whose loss is measured, at most; fewer where they would take
             more than half of the trials.
+        blocks: The blocks that may be dropped; none if not given.
 
     Raises:
         UsageError: There is nothing to prune, or the cost is no sum over layers.
@@ -65,12 +70,19 @@ class Knapsack(Search):
     name = "knapsack"
 
     def __init__(
-        self, budget: Budget, *, seed: int = 0, trials: int = TRIALS, levels: int = LEVELS
+        self,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        trials: int = TRIALS,
+        levels: int = LEVELS,
+        blocks: BlockChoices | None = None,
     ) -> None:
         super().__init__()
         if not budget.choices:
             raise UsageError("the network has no group of channels that can be pruned")
         self.budget = budget
+        self._blocks = blocks or BlockChoices.none(len(budget.choices))
         self._trials_wanted = trials
         self._random = np.random.default_rng(seed)
         self._allocator = Allocator(budget)
@@ -88,8 +100,8 @@ class Knapsack(Search):
 
     def eligible(self, trial: Trial) -> bool:
         """Whether a trial may be the result: sensitivities are of networks beyond the budget."""
-        widths = trial.candidate.widths
-        return super().eligible(trial) and widths is not None and self.budget.fits(widths)
+        decisions = self._decisions(trial.candidate)
+        return super().eligible(trial) and decisions is not None and self.budget.fits(decisions)
 
     def _next(self) -> list[Candidate]:
         if self._phase == "policies":
@@ -99,16 +111,18 @@ class Knapsack(Search):
         else:
             networks = self._following
         left = self._trials_wanted - len(self.trials)
-        return [
-            Candidate(self._number(), widths, note=note)
-            for widths, note in list(networks.items())[:left]
-        ]
+        candidates = []
+        for decisions, note in list(networks.items())[:left]:
+            widths, dropped = self._blocks.split(decisions)
+            candidates.append(Candidate(self._number(), widths, dropped, note=note))
+        return candidates
 
     def _learn(self, trials: Sequence[Trial]) -> None:
         for trial in trials:
-            if trial.candidate.widths is not None:
+            decisions = self._decisions(trial.candidate)
+            if decisions is not None:
                 outcome = trial.outcome
-                self._quality[trial.candidate.widths] = None if outcome is None else outcome.quality
+                self._quality[decisions] = None if outcome is None else outcome.quality
         if self._phase == "policies":
             self._phase = "sensitivities"
             if self._sensitivities():
@@ -121,27 +135,39 @@ class Knapsack(Search):
     def _policies(self) -> dict[tuple[int, ...], str]:
         """The unpruned network, which losses are counted from, and the hand-made policies."""
         networks: dict[tuple[int, ...], str] = {}
-        for policy in POLICIES:
-            widths = Policy(self.budget, policy).propose()[0].widths
-            if widths is not None and self.budget.fits(widths):
-                networks.setdefault(widths, policy)
+        budget = self._budget_with_all_blocks()
+        for policy in POLICIES if budget is not None else ():
+            decisions = Policy(budget, policy).propose()[0].widths
+            if decisions is not None and budget.fits(decisions):
+                networks.setdefault(decisions, policy)
         networks.setdefault(self._whole, "unpruned")
         return networks
 
+    def _budget_with_all_blocks(self) -> Budget | None:
+        """The same budget where no block is dropped; None where only that reaches it."""
+        if not self._blocks.names:
+            return self.budget
+        choices = self._blocks.keep_all(self.budget.choices)
+        try:
+            return Budget(self.budget.cost, self.budget.limit, choices)
+        except UsageError:
+            return None
+
     def _sensitivities(self) -> dict[tuple[int, ...], str]:
-        """Networks in which one group is narrow, the others whole."""
+        """Networks in which one group is narrow, or one block dropped, and all else whole."""
         networks: dict[tuple[int, ...], str] = {}
         for group, place in self._knots.pairs:
-            widths = self._narrowed(group, place)
-            if widths not in self._quality:
-                networks[widths] = "sensitivity"
+            narrowed = self._narrowed(group, place)
+            if narrowed not in self._quality:
+                is_block = group >= self._blocks.groups
+                networks[narrowed] = BLOCK_SENSITIVITY if is_block else SENSITIVITY
         # Of more groups than there are trials for, some stand for the others.
         most = max(1, int(SENSITIVITIES * self._trials_wanted))
         if len(networks) <= most:
             return networks
         chosen = np.linspace(0, len(networks) - 1, most).round().astype(int)
         measured = list(networks)
-        return {measured[index]: "sensitivity" for index in chosen.tolist()}
+        return {measured[index]: networks[measured[index]] for index in chosen.tolist()}
 
     def _allocate_batch(self) -> dict[tuple[int, ...], str]:
         """Optima for the losses that are expected, and for samples of what they may be."""
@@ -162,9 +188,10 @@ class Knapsack(Search):
 
     def _allocate(self, losses: Addends, nodes: int) -> tuple[int, ...]:
         """The best network for these losses; groups that lose nothing take what is left over."""
-        widths = self._allocator.allocate(losses, nodes=nodes).widths
-        order = self._random.permutation(len(widths)).tolist()
-        return self.budget.fill(widths, order)
+        allocated = self._allocator.allocate(losses, nodes=nodes).widths
+        order = self._random.permutation(self._blocks.groups).tolist()
+        # A dropped block stays dropped: what it would take is left over rarely, and was not wanted.
+        return self.budget.fill(self._blocks.settle(allocated, self._whole), order)
 
     def _model(self) -> LossModel:
         """What is known of losses by now."""
@@ -177,7 +204,7 @@ class Knapsack(Search):
             quality = self._quality.get(self._narrowed(group, place))
             if quality is not None:
                 measured[group, place] = reference - quality
-        model = LossModel(self._knots, measured)
+        model = LossModel(self._knots, measured, self._blocks)
         networks: list[tuple[int, ...]] = []
         losses: list[float] = []
         for widths, quality in self._quality.items():
@@ -188,10 +215,16 @@ class Knapsack(Search):
         return model
 
     def _narrowed(self, group: int, place: int) -> tuple[int, ...]:
-        """Widths of the network in which one group alone is narrow."""
+        """Decisions of the network in which one group alone is narrow, or one block dropped."""
         widths = list(self._whole)
         widths[group] = int(self.budget.choices[group][place])
         return tuple(widths)
+
+    def _decisions(self, candidate: Candidate) -> tuple[int, ...] | None:
+        """The decisions that a candidate stands for; None for those of other searches."""
+        if candidate.widths is None:
+            return None
+        return self._blocks.join(candidate.widths, candidate.dropped)
 
 
 def _spread_knots(budget: Budget, trials: int, levels: int) -> Knots:

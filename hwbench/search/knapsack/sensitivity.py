@@ -1,11 +1,12 @@
 """What narrower groups cost in quality: measured one by one, then learnt from whole networks.
 
 The loss of a network is modelled as a sum over its groups, each a line through a few widths that
-were measured (`Knots`), plus one number for what pruned networks lose beyond that. Networks with
-one narrow group give the first estimate. Together, groups lose more or less than their sum, so the
-estimate is then updated by the networks within the budget that were evaluated: linear regression
-with a normal prior around the first estimate (Bishop 2006, section 3.3). Of what is still
-uncertain, samples are drawn (Thompson 1933).
+were measured (`Knots`), plus one number for what pruned networks lose beyond that. A block that may
+be dropped is one more term: what the network loses without it; what lies inside of it loses nothing
+then. Networks with one narrow group, or without one block, give the first estimate. Together,
+groups lose more or less than their sum, so the estimate is then updated by the networks within the
+budget that were evaluated: linear regression with a normal prior around the first estimate (Bishop
+2006, section 3.3). Of what is still uncertain, samples are drawn (Thompson 1933).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwbench.search.block_choices import BlockChoices
 from hwbench.search.costs import Addends, Floats, Integers
 
 DOUBT = 0.5
@@ -67,16 +69,23 @@ class Knots:
 
 
 class LossModel:
-    """The loss of quality of networks, by their widths.
+    """The loss of quality of networks, by their widths, or decisions where blocks may be dropped.
 
     Args:
         knots: Where the loss of each group is measured.
         measured: Loss with one group at one knot, by group and place. Of groups for which none is
             known the others' mean at the same share of the width is taken.
+        blocks: The blocks that may be dropped, decisions behind the groups; none if not given.
     """
 
-    def __init__(self, knots: Knots, measured: Mapping[tuple[int, int], float]) -> None:
+    def __init__(
+        self,
+        knots: Knots,
+        measured: Mapping[tuple[int, int], float],
+        blocks: BlockChoices | None = None,
+    ) -> None:
         self._knots = knots
+        self._blocks = blocks or BlockChoices.none(len(knots.choices))
         self._weights = [knots.weights(group) for group in range(len(knots.choices))]
         self._first = [0]
         for places in knots.places:
@@ -103,7 +112,10 @@ class LossModel:
         self._mean = self._prior_mean + self._covariance @ (precision * rows.T @ missed)
 
     def expected(self) -> Addends:
-        """The losses that are expected, as grids over the widths of each group."""
+        """The losses that are expected, as grids over the widths of each group.
+
+        Where it lies in a block that may be dropped, over the decision on that block as well.
+        """
         return self._grids(self._mean)
 
     def sample(self, random: np.random.Generator, temperature: float) -> Addends:
@@ -125,34 +137,50 @@ class LossModel:
         grids: dict[tuple[int, ...], Floats] = {}
         for group, weights in enumerate(self._weights):
             losses = weights @ own[self._first[group] : self._first[group + 1]]
-            grids[group,] = isotonic_regression(losses, increasing=False).x
+            falling = isotonic_regression(losses, increasing=False).x
+            if self._blocks.hosts[group]:
+                falling = falling - falling[-1]  # what is dropped and what is whole lose nothing
+            numbers, grid = self._blocks.own_addend(group, falling, self._knots.choices)
+            grids[numbers] = grid
         return grids
 
     def _row(self, widths: Sequence[int]) -> Floats:
         """What each coefficient counts in the loss of a network."""
         parts = [np.ones(1)]
-        for grid, width, weights in zip(self._knots.choices, widths, self._weights, strict=True):
-            parts.append(weights[int(np.searchsorted(grid, width))])
+        decisions = zip(self._knots.choices, widths, self._weights, strict=True)
+        for decision, (grid, width, weights) in enumerate(decisions):
+            if self._blocks.is_inside_dropped(decision, widths):
+                parts.append(np.zeros(weights.shape[1]))
+            else:
+                parts.append(weights[int(np.searchsorted(grid, width))])
         return np.concatenate(parts)
 
     def _first_estimate(self, measured: Mapping[tuple[int, int], float]) -> Floats:
         """The loss at every knot: as measured, else the mean of other groups about as narrow."""
-        shares: list[float] = []
-        known: list[float] = []
-        for (group, place), loss in measured.items():
-            shares.append(self._share(group, place))
-            known.append(loss)
         losses = []
         for group, place in self._knots.pairs:
-            share = self._share(group, place)
             if (group, place) in measured:
                 losses.append(measured[group, place])
-            elif known:
-                nearness = np.exp(-(((np.array(shares) - share) / 0.25) ** 2)) + 1e-9
-                losses.append(float(nearness @ np.array(known) / nearness.sum()))
             else:
-                losses.append(1.0 - share)
+                losses.append(self._guess(group, place, measured))
         return np.array(losses)
+
+    def _guess(self, group: int, place: int, measured: Mapping[tuple[int, int], float]) -> float:
+        """The loss at a knot that was not measured; blocks are compared with blocks alone."""
+        shares: list[float] = []
+        known: list[float] = []
+        for (other, spot), loss in measured.items():
+            if self._is_block(other) == self._is_block(group):
+                shares.append(self._share(other, spot))
+                known.append(loss)
+        share = self._share(group, place)
+        if not known:
+            return 1.0 - share
+        nearness = np.exp(-(((np.array(shares) - share) / 0.25) ** 2)) + 1e-9
+        return float(nearness @ np.array(known) / nearness.sum())
+
+    def _is_block(self, decision: int) -> bool:
+        return decision >= self._blocks.groups
 
     def _share(self, group: int, place: int) -> float:
         grid = self._knots.choices[group]

@@ -103,6 +103,15 @@ def test_sensitivities_are_shared(tmp_path, evaluated):
     assert len(evaluated) < sum(len(result.trials) for result in found.results)
 
 
+def test_sensitivities_of_blocks_are_shared_too(tmp_path, evaluated):
+    plan = KNAPSACK.changed(blocks=True, levels=1, baselines=False)
+    found = search_front(plan, tmp_path / "s.db")
+    assert max(evaluated.values()) == 1
+    alone = {("network", (32, 32, 32, 32, 64), (f"blocks.{place}",), None) for place in range(3)}
+    for result in found.results:
+        assert alone <= {trial.candidate.network for trial in result.trials}
+
+
 def test_a_larger_budget_is_never_worse(tmp_path):
     found = search_front(KNAPSACK.changed(baselines=False), tmp_path / "s.db")
     qualities = [result.best.outcome.quality for result in found.results]

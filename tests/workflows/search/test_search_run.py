@@ -8,8 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from hwbench.errors import UsageError
+from hwbench.network.intake import load_workload
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.records.measurement import Settings
 from hwbench.render.searching import search_view
 from hwbench.search import training
@@ -205,6 +208,71 @@ def test_practise_measures_and_drops_blocks(tmp_path):
     assert all(trial.outcome.distance >= 0 for trial in scored)
     recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
     assert set(recipe["dropped"]) == set(result.best.candidate.dropped)
+
+
+def breadth(module) -> float:
+    """Likes networks of few and wide layers."""
+    widths = [part.out_channels for part in module.modules() if isinstance(part, nn.Conv2d)]
+    return sum(widths) / len(widths) / 64
+
+
+def knapsack_with_blocks(kind="macs", share=0.5) -> Plan:
+    return Plan.of(
+        "knapsack",
+        Limit(kind, share=share),
+        trials=20,
+        levels=1,
+        blocks=True,
+        evaluate="tests.workflows.search.test_search_run:breadth",
+    )
+
+
+@pytest.mark.parametrize("kind", ["macs", "params", "size", "latency"])
+def test_blocks_go_with_channels_within_budgets_of_every_kind(kind, tmp_path):
+    plan = knapsack_with_blocks(kind)
+    result = search(plan, tmp_path / "s.db", table=table() if kind == "latency" else None)
+    cost = {"macs": "macs", "params": "params", "size": "size_bytes", "latency": "latency_s"}[kind]
+    assert getattr(result.best.outcome, cost) <= 0.5 * getattr(result.original, cost) * (1 + 1e-9)
+    assert result.best.candidate.dropped
+    assert set(result.baselines) == {"uniform", "shallow", "deep", "random"}
+    assert all(not trial.candidate.dropped for trial in result.baselines.values())
+    shown = str(search_view(result))
+    assert f"dropped: {', '.join(result.best.candidate.dropped)}; widths: " in shown
+
+
+def test_a_network_without_blocks_and_narrower_is_written_as_it_was_judged(tmp_path):
+    result = search(knapsack_with_blocks(share=0.25), tmp_path / "s.db", table=None, out=tmp_path)
+    candidate = result.best.candidate
+    recipe = json.loads((tmp_path / "recipe.json").read_text())
+    assert set(recipe["dropped"]) == set(candidate.dropped) != set()
+    assert recipe["groups"]
+    program = torch.export.load(tmp_path / "network.pt2").module()
+    assert program(example()).shape == (1, 10)
+    written = PrunableNetwork(load_workload(str(tmp_path / "network.onnx")))
+    structure = PrunableNetwork(load_workload(tiny(), example_inputs=example())).structure
+    assert written.keys(written.structure.widths) == structure.keys(
+        candidate.widths, candidate.dropped
+    )
+    assert written.workload.macs == result.best.outcome.macs
+
+
+def test_a_killed_search_over_blocks_goes_on_to_the_same_result(tmp_path):
+    plan = knapsack_with_blocks()
+    whole = search(plan, tmp_path / "whole.db", table=None)
+    with pytest.raises(KeyboardInterrupt):
+        search(plan, tmp_path / "killed.db", table=None, callback=Killed(15))
+    again = search(plan, tmp_path / "killed.db", table=None)
+    assert again.resumed == 15
+    assert (again.trials, again.best) == (whole.trials, whole.best)
+
+
+def test_budgets_that_widths_do_not_keep_to_have_no_baselines(tmp_path):
+    plan = knapsack_with_blocks(share=0.08).changed(lower=0.4)
+    with pytest.raises(UsageError, match="cannot be reached"):
+        search(plan.changed(blocks=False), tmp_path / "s.db", table=None)
+    result = search(plan, tmp_path / "s.db", table=None)
+    assert result.best.candidate.dropped
+    assert "no_baselines" in {finding.code for finding in result.findings}
 
 
 def test_channels_are_ranked_as_asked(tmp_path):

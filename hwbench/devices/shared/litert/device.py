@@ -10,7 +10,13 @@ from statistics import median
 from typing import ClassVar
 
 from hwbench.devices.base import LayerSamples, Prepared
-from hwbench.devices.shared.chains import LONG_CHAIN, SHORT_CHAIN, ChainProfile, node_cost_s
+from hwbench.devices.shared.chains import (
+    LONG_CHAIN,
+    SHORT_CHAIN,
+    ChainProfile,
+    count_chain_runs,
+    node_cost_s,
+)
 from hwbench.devices.shared.litert.layers import REST_CAUSE, join_profile
 from hwbench.devices.shared.litert.library import DELEGATE
 from hwbench.devices.shared.litert.profile import MICROSECOND_S, Row, limit_short_rows, read_profile
@@ -25,8 +31,6 @@ from hwbench.network.workload import TFLITE, Workload
 
 CHAIN_SIDE = 8
 """Height and width of the maps of the chains: some microseconds each, so that noise stays small."""
-COST_RUNS = 150
-"""Runs of each chain from which the profiler's own cost is estimated."""
 
 
 _OPEN_OUTPUTS = "Failed to set custom allocation for output"
@@ -112,7 +116,8 @@ class LitertDevice(EngineDevice):
     def _profile_chain(self, engine: Engine, length: int) -> ChainProfile:
         chain = write_convolutions(f"chain of {length}", [16] * (length + 1), side=CHAIN_SIDE)
         handle = Handle(engine, self._load(engine, chain))
-        reference_s, whole_s, rows = self._profile(handle, chain, COST_RUNS)
+        run_s = engine.run([handle.name] * 2, 1)[1]
+        reference_s, whole_s, rows = self._profile(handle, chain, count_chain_runs(run_s))
         engine.unload(handle.name)
         runs_s = zip(*(row.samples_s for row in rows), strict=True)
         sums_s = [sum(times_s) for times_s in runs_s]

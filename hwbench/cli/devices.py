@@ -42,7 +42,8 @@ def setup(
         typer.Option(
             metavar="FILE",
             help=(
-                "ONNX Runtime built for Android (onnxruntime-android-VERSION.aar); needs --ndk too."
+                "The runtime built for Android: onnxruntime-android-VERSION.aar, or for"
+                " runtime=litert litert-VERSION.aar; needs --ndk too."
             ),
         ),
     ] = None,

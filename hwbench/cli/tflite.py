@@ -26,8 +26,8 @@ class Tflite:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="TensorFlow Lite's benchmark_model, built for the phone. A .tflite model needs"
-            " it there.",
+            help="TensorFlow Lite's benchmark_model, built for the phone. It measures a .tflite"
+            " model there; LiteRT does without it (android:SERIAL,runtime=litert).",
             rich_help_panel=_PANEL,
         ),
     ] = None
@@ -58,10 +58,12 @@ class Tflite:
         if model.lower().endswith(".tflite"):
             if self.benchmark_model is not None:
                 return True
-            if device.partition(":")[0] == "android":
+            if device.partition(":")[0] == "android" and not _runs_tflite(device):
                 raise UsageError(
-                    f"{model}: on a phone, TensorFlow Lite models are measured by TensorFlow Lite's"
-                    " own program; give --benchmark-model FILE, built for it"
+                    f"{model}: ONNX Runtime, which runs networks on {device}, reads no .tflite; add"
+                    " runtime=litert to the address (android:SERIAL,runtime=litert), or measure"
+                    " with TensorFlow Lite's own program: --benchmark-model FILE, built for the"
+                    " phone"
                 )
             if self != Tflite():
                 raise UsageError("--tflite-flag and --save-log need --benchmark-model FILE")
@@ -116,6 +118,13 @@ class Tflite:
             callback=callback,
             **keeping.arguments(),
         )
+
+
+def _runs_tflite(device: str) -> bool:
+    from hwbench.devices import open_device
+    from hwbench.network.workload import TFLITE
+
+    return TFLITE in open_device(device).formats
 
 
 def _flags(given: list[str] | tuple[()]) -> dict[str, str]:

@@ -46,7 +46,7 @@ DRIVERS: dict[str, Driver] = {
     ),
     "android": Driver(
         "hwbench.devices.android.device:Android",
-        "phones and boards over adb, through ONNX Runtime",
+        "phones and boards over adb, through ONNX Runtime or LiteRT",
         "android",
     ),
     "cuda": Driver(
@@ -110,7 +110,7 @@ def open_device(address: str) -> Device:
         DeviceUnavailableError: The driver's library is missing.
     """
     name, _, rest = address.partition(":")
-    return driver_class(name)(rest)
+    return driver_class(name).at(rest)
 
 
 def list_devices() -> list[Found]:

@@ -50,7 +50,8 @@ T = TypeVar("T")
 
 _FORMAT_ADVICE = {
     ONNX: "convert the network it was made from, and give that file",
-    TFLITE: "measure it on the device litert, or give the network that it was made from",
+    TFLITE: "measure it on the device litert or, on a phone, android:SERIAL,runtime=litert; or give"
+    " the network that it was made from",
 }
 """What to do with a model of a format that a device does not run."""
 
@@ -205,6 +206,15 @@ class Device(ABC):
         """What ends with the device, after `_close`: the last thing entered ends first."""
         self._locked: set[str] = set()
         """Targets that this device has locked, or that those beside it have."""
+
+    @classmethod
+    def at(cls, address: str) -> Device:
+        """Make the closed device at an address within the driver.
+
+        A driver whose targets have several runtimes chooses its class for one here. The default has
+        this class alone.
+        """
+        return cls(address)
 
     @classmethod
     @abstractmethod

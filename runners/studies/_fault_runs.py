@@ -20,7 +20,7 @@ import psutil
 
 from hwbench.cli.signals import ENDING, Ended, ending_signals, exit_code
 from hwbench.devices.android.adb.client import Adb, connect
-from hwbench.devices.shared.ort import device
+from hwbench.devices.shared import chains
 from hwbench.devices.shared.runner import engine, process
 from hwbench.errors import DeviceError, MeasurementError
 from hwbench.records.measurement import Settings
@@ -164,7 +164,7 @@ def _workflow(use: Use, device: str, store: str) -> Any:
 def _hasten() -> None:
     """Shorten the driver's time limits, and the calibration of its layer times, in this process."""
     engine.PATIENCE_S = process.ANSWER_S = LIMIT_S
-    device.COST_RUNS = 12
+    chains.COST_RUNS = 12
     runner = process.RunnerProcess
     for function in (
         Adb.run,

@@ -1,10 +1,10 @@
-"""The on-device bundle: the native runner and ONNX Runtime in one self-contained folder.
+"""The on-device bundle: a native runner and its runtime in one self-contained folder.
 
-It holds the runner, ONNX Runtime's C library out of the wheel of the host's version, and the C
-library both need, with its loader. So it needs nothing from the target, and runs on any 64-bit Arm
-Linux kernel, a phone's included, from `adb shell` and without root. `bundle_parts` finds the parts.
-A bundle is made once and kept in the user's cache; its files are checked against their SHA-256 at
-each use.
+It holds the runner, the C library of ONNX Runtime or LiteRT out of the wheel of the host's version,
+and the system's C library that both need, with its loader. So it needs nothing from the target, and
+runs on any 64-bit Arm Linux kernel, a phone's included, from `adb shell` and without root.
+`bundle_parts` finds the parts, `bundle_runtimes` has what differs between runtimes. A bundle is
+made once and kept in the user's cache; its files are checked against their SHA-256 at each use.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hwbench.devices.android import bundle_parts as parts
-from hwbench.devices.shared.runner.build import build_runner, runner_source
+from hwbench.devices.android.bundle_runtimes import ORT, RUNTIMES, Runtime
+from hwbench.devices.shared.runner.build import build_runner, runner_sources
 from hwbench.devices.shared.runner.protocol import expect, one_line, parse_event, plan_line
 from hwbench.errors import DeviceUnavailableError, OutputParseError, UsageError
-from hwbench.network.ort import TELEMETRY_OFF
 from hwbench.records.scratch import scratch_folder
 from hwbench.user_folders import cache_folder
 
 BundleProgress = Callable[[str], None]
 """A callback that gets a few words on what is being done, for people."""
 
-RUNNER, LIBRARY = "hwbench_runner", "libonnxruntime.so.1"
+RUNNER = "hwbench_runner"
 _MANIFEST = "manifest.json"
-_LAYOUT = 1
+_LAYOUT = 2
 """Version of the manifest and of what goes into a bundle; a new one makes every bundle anew."""
+ANDROID = "android"
+"""The system of bundles that need Android's C library; others are named after their machine."""
 _MOST_CACHED = 2
-"""How many bundles of a kind stay in the cache."""
+"""How many bundles of a runtime stay in the cache for each system."""
 _NAMING_ATTEMPTS = 4
 """Attempts to give a bundle its name: others may be at it, and a damaged one in the way."""
 
@@ -64,6 +66,7 @@ class Bundle:
     """A complete bundle on the host.
 
     Attributes:
+        kind: The name of the runtime in it (`bundle_runtimes`), or of another program.
         folder: The folder with its files.
         files: The files, sorted by name.
         runtime: The name and version of the runtime inside, `onnxruntime 1.32.0`.
@@ -71,6 +74,7 @@ class Bundle:
         env: The environment variables that its runner needs.
     """
 
+    kind: str
     folder: Path
     files: tuple[BundleFile, ...]
     runtime: str
@@ -88,9 +92,14 @@ class Bundle:
         return sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
     @property
+    def name(self) -> str:
+        """The name of its folder on a phone."""
+        return f"{self.kind}-{self.digest}"
+
+    @property
     def library(self) -> Path:
-        """The path of ONNX Runtime inside the folder it was copied to."""
-        return Path(LIBRARY)
+        """The path of the runtime's library inside the folder it was copied to."""
+        return Path(RUNTIMES[self.kind].library)
 
     @property
     def size_bytes(self) -> int:
@@ -98,14 +107,17 @@ class Bundle:
         return sum(file.bytes for file in self.files)
 
 
-def build_bundle(machine: str = "aarch64", *, progress: BundleProgress | None = None) -> Bundle:
+def build_bundle(
+    machine: str = "aarch64", runtime: Runtime = ORT, *, progress: BundleProgress | None = None
+) -> Bundle:
     """Find the bundle for a Linux kernel in the cache, or make it; it is never half of one.
 
-    ONNX Runtime comes from its wheel (through pip) and the C library from Debian's packages for
+    The runtime comes from its wheel (through pip) and the C library from Debian's packages for
     cross compilation, or both from this computer if `machine` is its own.
 
     Args:
         machine: The processor, as `uname -m` says it: `aarch64` or `x86_64`.
+        runtime: The runtime in it, of the version that is installed here.
         progress: Called before whatever takes more than a moment.
 
     Raises:
@@ -118,8 +130,8 @@ def build_bundle(machine: str = "aarch64", *, progress: BundleProgress | None = 
         raise UsageError(
             f"no bundle for the machine {machine!r}; there are {', '.join(sorted(parts.MACHINES))}"
         )
-    version = parts.host_version()
-    recipe = _hash_recipe(machine, version)
+    version = runtime.host_version()
+    recipe = _hash_recipe(runtime, machine, version)
     loader = parts.MACHINES[machine].loader
     command = (f"./{loader}", "--library-path", ".", f"./{RUNNER}")
 
@@ -129,59 +141,64 @@ def build_bundle(machine: str = "aarch64", *, progress: BundleProgress | None = 
 
     def fill(folder: Path, scratch: Path) -> str:
         report(f"compiling the runner for {machine}")
-        _copy_file(build_runner(parts.find_compiler(machine)), folder / RUNNER)
+        compiler = parts.find_compiler(machine, runtime)
+        _copy_file(build_runner(compiler, runtime.runner), folder / RUNNER)
         report(f"fetching the C library for {machine}")
-        for path in parts.find_c_library(machine, scratch):
+        c_library = parts.find_c_library(machine, runtime, scratch)
+        for path in c_library:
             _copy_file(path, folder / path.name, mode=0o755 if path.name == loader else 0o644)
-        report(f"fetching onnxruntime {version} for {machine}")
-        _copy_file(parts.find_ort_library(machine, version, scratch), folder / LIBRARY, mode=0o644)
+        report(f"fetching {runtime.distribution} {version} for {machine}")
+        library = parts.find_library(machine, runtime, version, scratch)
+        _copy_file(library, folder / runtime.library, mode=0o644)
         for path in folder.iterdir():
             parts.check_machine(path, machine)
-        return f"onnxruntime {version}"
+        parts.check_versions(library, c_library, runtime)
+        return f"{runtime.record_name} {version}"
 
-    bundle = _find_cached(machine, recipe)
+    bundle = _find_cached(runtime, machine, recipe)
     if bundle is None:
-        bundle = _make_bundle(machine, recipe, command, TELEMETRY_OFF, fill)
+        bundle = _make_bundle(runtime, machine, recipe, command, env=runtime.env, fill=fill)
     return bundle
 
 
-def ndk_bundle(aar: Path, ndk: Path) -> Bundle:
-    """Find or make a bundle of Android's own build of ONNX Runtime, for arm64.
+def ndk_bundle(aar: Path, ndk: Path, runtime: Runtime = ORT) -> Bundle:
+    """Find or make a bundle of Android's own build of a runtime, for arm64.
 
     Its runner is compiled against Android's C library.
 
     Args:
-        aar: The path of `onnxruntime-android-VERSION.aar`, as Maven has it; the library in it is
-            `jni/arm64-v8a/libonnxruntime.so`.
+        aar: The path of the runtime's archive as Maven has it, `onnxruntime-android-VERSION.aar` or
+            `litert-VERSION.aar`; the library in it is under `jni/arm64-v8a`.
         ndk: The folder of Android's NDK which holds `toolchains`.
+        runtime: The runtime.
 
     Raises:
         UsageError: One of them is not what it should be; the message says what is missing in it.
         DeviceCommandError: The NDK's compiler refused.
     """
-    library = parts.read_aar_library(aar)
-    version = parts.library_version(library, aar)
+    library = parts.read_aar_library(aar, runtime)
+    version = runtime.aar_version(library, aar)
     compiler = parts.find_ndk_compiler(ndk)
-    recipe = _hash_recipe("android", sha256(library).hexdigest(), compiler)
+    recipe = _hash_recipe(runtime, ANDROID, sha256(library).hexdigest(), version, compiler)
 
     def fill(folder: Path, _scratch: Path) -> str:
-        _copy_file(build_runner(compiler), folder / RUNNER)
-        (folder / LIBRARY).write_bytes(library)
-        (folder / LIBRARY).chmod(0o644)
+        _copy_file(build_runner(compiler, runtime.runner), folder / RUNNER)
+        (folder / runtime.library).write_bytes(library)
+        (folder / runtime.library).chmod(0o644)
         for path in folder.iterdir():
             parts.check_machine(path, "aarch64")
-        return f"onnxruntime {version}"
+        return f"{runtime.record_name} {version}"
 
-    env = TELEMETRY_OFF | {"LD_LIBRARY_PATH": "."}
-    bundle = _find_cached("android", recipe)
+    env = {**runtime.env, "LD_LIBRARY_PATH": "."}
+    bundle = _find_cached(runtime, ANDROID, recipe)
     if bundle is None:
-        bundle = _make_bundle("android", recipe, (f"./{RUNNER}",), env, fill)
+        bundle = _make_bundle(runtime, ANDROID, recipe, (f"./{RUNNER}",), env=env, fill=fill)
     return bundle
 
 
-def last_ndk_bundle() -> Bundle | None:
-    """Find the bundle that `ndk_bundle` made last, if it is still in the cache."""
-    return _find_cached("android", None)
+def last_ndk_bundle(runtime: Runtime = ORT) -> Bundle | None:
+    """Find the bundle of a runtime that `ndk_bundle` made last, if it is still in the cache."""
+    return _find_cached(runtime, ANDROID, None)
 
 
 class CompletedProcess(Protocol):
@@ -201,7 +218,7 @@ class CompletedProcess(Protocol):
 
 
 def self_test(bundle: Bundle, run: Callable[..., CompletedProcess]) -> None:
-    """Start the runner on the target, open ONNX Runtime there, and end it.
+    """Start the runner on the target, open its runtime there, and end it.
 
     Args:
         bundle: The bundle that was copied there.
@@ -217,10 +234,13 @@ def self_test(bundle: Bundle, run: Callable[..., CompletedProcess]) -> None:
         env=dict(bundle.env),
         stdin=plan_line("lib", bundle.library) + plan_line("quit"),
     )
+    runtime = RUNTIMES[bundle.kind]
     messages = one_line(completed.stderr[-500:].decode("utf-8", "replace")) or "no message"
     # A runner that could not open the library says so in an event, which is raised below.
     if completed.code != 0 and b'"error"' not in completed.stdout:
-        remedies = [parts.ANDROID_BUILD] if completed.code - 128 in _CURED_BY_ANDROID_BUILD else []
+        remedies = (
+            [runtime.android_build] if completed.code - 128 in _CURED_BY_ANDROID_BUILD else []
+        )
         raise DeviceUnavailableError(
             f"the runner does not run on the device: {explain_exit(completed.code)} ({messages})",
             *remedies,
@@ -229,15 +249,17 @@ def self_test(bundle: Bundle, run: Callable[..., CompletedProcess]) -> None:
     for event, kind in zip(events, ("hello", "library", "bye"), strict=False):
         expect(event, kind)
     version = bundle.runtime.partition(" ")[2]
-    if len(events) != 3 or events[1]["version"] != version:
+    answer = version if runtime.tells_version else runtime.title
+    if len(events) != 3 or events[1]["version"] != answer:
         raise OutputParseError(
-            f"the runner on the device answered {events[1:]!r}; expected ONNX Runtime {version};"
+            f"the runner on the device answered {events[1:]!r}; expected {runtime.title} {version};"
             " push it again"
         )
     if b"cpuinfo" in completed.stderr:
         raise DeviceUnavailableError(
-            "ONNX Runtime cannot read the device's /proc/cpuinfo or /sys, and would choose other"
-            f" code than for its processor ({messages}); look whether `adb shell` may read them"
+            f"{runtime.title} cannot read the device's /proc/cpuinfo or /sys, and would choose"
+            f" other code than for its processor ({messages}); look whether `adb shell` may read"
+            " them"
         )
 
 
@@ -245,10 +267,10 @@ _SIGNALS = {
     4: "SIGILL: the processor lacks an instruction that the bundle uses; 64-bit Armv8 is needed",
     6: "SIGABRT: it gave up by itself; its last words say why",
     9: "SIGKILL: ended from outside, mostly for want of memory; close apps and try again",
-    11: "SIGSEGV: it crashed; Android's own build of ONNX Runtime may run",
+    11: "SIGSEGV: it crashed; Android's own build of the runtime may run",
     31: (
         "SIGSYS: the seccomp policy forbids a system call; start it by `adb shell` rather than in"
-        " an app, or use Android's own build of ONNX Runtime"
+        " an app, or use Android's own build of the runtime"
     ),
 }
 _CURED_BY_ANDROID_BUILD = {11, 31}
@@ -285,10 +307,10 @@ def _copy_file(source: Path, target: Path, *, mode: int = 0o755) -> None:
     target.chmod(mode)
 
 
-def _hash_recipe(*ingredients: str) -> str:
+def _hash_recipe(runtime: Runtime, *ingredients: str) -> str:
     """Hash what a bundle is made of, so that one that was made of the same can be found."""
-    source = sha256(runner_source().read_bytes()).hexdigest()
-    return sha256(json.dumps([_LAYOUT, source, *ingredients]).encode()).hexdigest()
+    sources = [sha256(path.read_bytes()).hexdigest() for path in runner_sources(runtime.runner)]
+    return sha256(json.dumps([_LAYOUT, *sources, *ingredients]).encode()).hexdigest()
 
 
 def _cache_folder() -> Path:
@@ -296,9 +318,11 @@ def _cache_folder() -> Path:
 
 
 def _make_bundle(
-    kind: str,
+    runtime: Runtime,
+    system: str,
     recipe: str,
     loader: Sequence[str],
+    *,
     env: Mapping[str, str],
     fill: Callable[[Path, Path], str],
 ) -> Bundle:
@@ -308,7 +332,8 @@ def _make_bundle(
     meanwhile leaves nothing that could be taken for a bundle.
 
     Args:
-        kind: What it is for: a machine, or `android`.
+        runtime: What is in it.
+        system: What it is for: a machine, or `android`.
         recipe: The hash of what it is made of.
         loader: The command that starts its runner.
         env: The environment variables that its runner needs.
@@ -321,17 +346,17 @@ def _make_bundle(
         with scratch_folder(cache) as scratch:
             folder = scratch / "bundle"
             folder.mkdir()
-            runtime = fill(folder, scratch)
+            version = fill(folder, scratch)
             files = tuple(_describe_file(path) for path in sorted(folder.iterdir()))
-            bundle = Bundle(folder, files, runtime, tuple(loader), env)
-            manifest = json.dumps(_make_manifest(bundle, kind, recipe), indent=1)
+            bundle = Bundle(runtime.name, folder, files, version, tuple(loader), env)
+            manifest = json.dumps(_make_manifest(bundle, system, recipe), indent=1)
             (folder / _MANIFEST).write_text(manifest, encoding="utf-8")
             finished = _finish_bundle(folder, cache / bundle.digest)
     except OSError as error:
         raise DeviceUnavailableError(
             f"cannot keep a bundle in {cache} ({error}); make room, or set XDG_CACHE_HOME"
         ) from error
-    for old in _list_folders(cache, kind)[_MOST_CACHED:]:
+    for old in _list_folders(cache, runtime, system)[_MOST_CACHED:]:
         shutil.rmtree(old, ignore_errors=True)
     return finished
 
@@ -363,9 +388,10 @@ def _describe_file(path: Path) -> BundleFile:
     return BundleFile(path.name, sha256(data).hexdigest(), len(data), path.stat().st_mode & 0o777)
 
 
-def _make_manifest(bundle: Bundle, kind: str, recipe: str) -> dict[str, Any]:
+def _make_manifest(bundle: Bundle, system: str, recipe: str) -> dict[str, Any]:
     return {
-        "kind": kind,
+        "kind": bundle.kind,
+        "system": system,
         "recipe": recipe,
         "files": [asdict(file) for file in bundle.files],
         "runtime": bundle.runtime,
@@ -389,7 +415,12 @@ def _read_bundle(folder: Path) -> Bundle | None:
     try:
         files = tuple(BundleFile(**file) for file in manifest["files"])
         bundle = Bundle(
-            folder, files, manifest["runtime"], tuple(manifest["loader"]), manifest["env"]
+            manifest["kind"],
+            folder,
+            files,
+            manifest["runtime"],
+            tuple(manifest["loader"]),
+            manifest["env"],
         )
         if bundle.digest != folder.name:
             return None
@@ -401,17 +432,21 @@ def _read_bundle(folder: Path) -> Bundle | None:
     return bundle
 
 
-def _list_folders(cache: Path, kind: str) -> list[Path]:
-    """List the bundles of a kind, whole or not, the one used last first."""
+def _list_folders(cache: Path, runtime: Runtime, system: str) -> list[Path]:
+    """List a runtime's bundles for a system, whole or not, the one used last first."""
     with contextlib.suppress(OSError):
-        folders = [path for path in cache.iterdir() if _load_manifest(path).get("kind") == kind]
+        folders = []
+        for path in cache.iterdir():
+            manifest = _load_manifest(path)
+            if manifest.get("kind") == runtime.name and manifest.get("system") == system:
+                folders.append(path)
         return sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path), reverse=True)
     return []
 
 
-def _find_cached(kind: str, recipe: str | None) -> Bundle | None:
-    """Find a whole bundle of a kind in the cache, made by this recipe or (None) by any."""
-    for folder in _list_folders(_cache_folder(), kind):
+def _find_cached(runtime: Runtime, system: str, recipe: str | None) -> Bundle | None:
+    """Find a runtime's whole bundle for a system in the cache, of this recipe or (None) of any."""
+    for folder in _list_folders(_cache_folder(), runtime, system):
         if recipe is not None and _load_manifest(folder).get("recipe") != recipe:
             continue
         bundle = _read_bundle(folder)

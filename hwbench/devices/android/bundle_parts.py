@@ -20,12 +20,11 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from hwbench.devices.shared.runner.build import ort_library
+from hwbench.devices.android.bundle_runtimes import Runtime
 from hwbench.devices.shared.runner.protocol import one_line
-from hwbench.errors import Call, DeviceTimeoutError, DeviceUnavailableError, UsageError
-from hwbench.network.ort import onnxruntime
+from hwbench.errors import DeviceTimeoutError, DeviceUnavailableError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ _C_LIBRARY = (
     "libstdc++.so.6",
     "libgcc_s.so.1",
 )
-"""What ONNX Runtime's wheels and the runner are linked against (their ELF NEEDED entries)."""
+"""What the runtimes' wheels and the runners are linked against (their ELF NEEDED entries)."""
 _PACKAGES = ("libc6-arm64-cross", "libgcc-s1-arm64-cross", "libstdc++6-arm64-cross")
 """Debian's and Ubuntu's packages of these libraries.
 
@@ -82,37 +81,23 @@ They are of architecture `all`, so that any computer can fetch them.
 """
 _PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
 _CROSS_COMPILER = "aarch64-linux-gnu-gcc"
-ANDROID_BUILD = Call(
-    "setup_device",
-    {"address": "android", "aar": None, "ndk": None},
-    purpose="set up Android's own build of ONNX Runtime",
-)
-"""What helps wherever the bundle for Linux cannot be made or does not run."""
-_AAR_MEMBER = "jni/arm64-v8a/libonnxruntime.so"
 _MAX_LIBRARY_BYTES = 1 << 29
 _OLDEST_ANDROID = 24
 """The API level of Android 7.
 
 It is the first whose adbd speaks shell v2, and the oldest that onnxruntime-android supports.
 """
-_VERSION = re.compile(rb"\0VERS_(\d+\.\d+\.\d+)\0")
-"""How ONNX Runtime names the version of its exported symbols.
-
-It is in its linker scripts, tools/ci_build/gen_def.py.
-"""
+_LIBC_VERSION = re.compile(rb"(?<=\0)(?:GLIBC|GLIBCXX|CXXABI)_[\d.]+(?=\0)")
+"""How a library names the versions of the C library and of C++'s that it needs (System V ABI)."""
 _DOWNLOAD_TIMEOUT_S = 600.0
 
 
-def host_version() -> str:
-    """Give the version of ONNX Runtime on the host, which is the one of every bundle."""
-    return str(onnxruntime().__version__)
-
-
-def find_compiler(machine: str) -> str | None:
+def find_compiler(machine: str, runtime: Runtime) -> str | None:
     """Find the compiler of the runner for a machine.
 
     Args:
         machine: The processor, as `uname -m` says it.
+        runtime: What the runner is for.
 
     Returns:
         The command as one would type it; None for this computer's own compiler.
@@ -126,24 +111,25 @@ def find_compiler(machine: str) -> str | None:
         if shutil.which(_CROSS_COMPILER):
             return _CROSS_COMPILER
         if importlib.util.find_spec("ziglang") is not None:
-            # glibc 2.28 is the oldest that ONNX Runtime's wheels run with, so the runner asks for
-            # no more
+            # glibc 2.28 is the oldest that any of the wheels runs with, so the runner asks for no
+            # more
             return f"{shlex.quote(sys.executable)} -m ziglang cc -target aarch64-linux-gnu.2.28"
         raise DeviceUnavailableError(
             "no C compiler for 64-bit Arm; apt install gcc-aarch64-linux-gnu"
             " libc6-dev-arm64-cross, or pip install ziglang",
-            ANDROID_BUILD,
+            runtime.android_build,
         )
     raise DeviceUnavailableError(
         f"a bundle for {machine} is made on {machine}; this computer is {platform.machine()}"
     )
 
 
-def find_c_library(machine: str, scratch: Path) -> list[Path]:
+def find_c_library(machine: str, runtime: Runtime, scratch: Path) -> list[Path]:
     """Find the loader and the files of the C library for a machine.
 
     Args:
         machine: The processor, as `uname -m` says it.
+        runtime: What needs it.
         scratch: A folder into which they are fetched if they are not installed.
 
     Raises:
@@ -154,12 +140,13 @@ def find_c_library(machine: str, scratch: Path) -> list[Path]:
     folders = [Path(folder) for folder in MACHINES[machine].folders]
     files = _find_complete_set(folders, machine)
     if not files and machine == "aarch64":
-        fetched = _fetch_c_library(scratch) / folders[0].relative_to("/")
+        fetched = _fetch_c_library(runtime, scratch) / folders[0].relative_to("/")
         files = _find_complete_set([fetched], machine)
     if not files:
         packages = " ".join(_PACKAGES) if machine == "aarch64" else "libstdc++6"
         raise DeviceUnavailableError(
-            f"no C library for {machine} in {folders[0]}; apt install {packages}", ANDROID_BUILD
+            f"no C library for {machine} in {folders[0]}; apt install {packages}",
+            runtime.android_build,
         )
     return files
 
@@ -176,29 +163,30 @@ def _find_complete_set(folders: Sequence[Path], machine: str) -> list[Path]:
     return []
 
 
-def _fetch_c_library(scratch: Path) -> Path:
+def _fetch_c_library(runtime: Runtime, scratch: Path) -> Path:
     """Download and unpack Debian's packages of the C library; gives the folder they lie in."""
     hint = f"apt install {' '.join(_PACKAGES)}"
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise DeviceUnavailableError(
             "no C library for 64-bit Arm, and no apt-get to fetch it with; on Debian or Ubuntu:"
             f" {hint}",
-            ANDROID_BUILD,
+            runtime.android_build,
         )
     packages, root = scratch / "packages", scratch / "root"
     packages.mkdir()
-    _run_download(["apt-get", "-q", "download", *_PACKAGES], packages, hint)
+    _run_download(["apt-get", "-q", "download", *_PACKAGES], packages, hint, runtime)
     for package in sorted(packages.glob("*.deb")):
-        _run_download(["dpkg-deb", "-x", str(package), str(root)], packages, hint)
+        _run_download(["dpkg-deb", "-x", str(package), str(root)], packages, hint, runtime)
     return root
 
 
-def find_ort_library(machine: str, version: str, scratch: Path) -> Path:
-    """Find ONNX Runtime's C library for a machine: this computer's own, or out of a wheel.
+def find_library(machine: str, runtime: Runtime, version: str, scratch: Path) -> Path:
+    """Find a runtime's C library for a machine: this computer's own, or out of a wheel.
 
     Args:
         machine: The processor, as `uname -m` says it.
-        version: The version of ONNX Runtime.
+        runtime: The runtime.
+        version: Its version.
         scratch: A folder into which the wheel is fetched.
 
     Raises:
@@ -207,7 +195,8 @@ def find_ort_library(machine: str, version: str, scratch: Path) -> Path:
         DeviceTimeoutError: pip did not finish.
     """
     if machine == platform.machine():
-        return ort_library()
+        return runtime.host_library()
+    requirement = f"{runtime.distribution}=={version}"
     argv = [
         sys.executable,
         "-m",
@@ -221,29 +210,31 @@ def find_ort_library(machine: str, version: str, scratch: Path) -> Path:
     for platform_tag in _PLATFORMS:
         argv += ["--platform", platform_tag]
     argv += ["--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"]
-    argv += ["--dest", str(scratch), f"onnxruntime=={version}"]
+    argv += ["--dest", str(scratch), requirement]
     hint = (
-        f"look whether `pip download onnxruntime=={version}` works here (python -m ensurepip if pip"
-        " is missing)"
+        f"look whether `pip download {requirement}` works here (python -m ensurepip if pip is"
+        " missing), or put its wheel for aarch64 into a folder and set PIP_FIND_LINKS to that"
     )
-    _run_download(argv, scratch, hint)
-    wheels = sorted(scratch.glob(f"onnxruntime-{version}-*.whl"))
+    _run_download(argv, scratch, hint, runtime)
+    wheels = sorted(scratch.glob(f"{runtime.distribution.replace('-', '_')}-{version}-*.whl"))
     if not wheels:
         raise DeviceUnavailableError(
-            f"pip brought no wheel of onnxruntime {version}; {hint}", ANDROID_BUILD
+            f"pip brought no wheel of {runtime.distribution} {version}; {hint}",
+            runtime.android_build,
         )
-    library = scratch / "libonnxruntime.so"
-    library.write_bytes(read_wheel_library(wheels[0]))
+    library = scratch / runtime.library
+    library.write_bytes(read_wheel_library(wheels[0], runtime))
     return library
 
 
-def _run_download(argv: Sequence[str], folder: Path, hint: str) -> None:
+def _run_download(argv: Sequence[str], folder: Path, hint: str, runtime: Runtime) -> None:
     """Run a command that downloads or unpacks.
 
     Args:
         argv: The command.
         folder: The folder to run it in.
         hint: What to do if it fails, for messages.
+        runtime: What it is for.
     """
     words = " ".join(argv[:4] if argv[0] == sys.executable else argv[:2])
     try:
@@ -257,7 +248,7 @@ def _run_download(argv: Sequence[str], folder: Path, hint: str) -> None:
         )
     except OSError as error:
         raise DeviceUnavailableError(
-            f"{words} does not start ({error}); {hint}", ANDROID_BUILD
+            f"{words} does not start ({error}); {hint}", runtime.android_build
         ) from error
     except subprocess.TimeoutExpired as error:
         raise DeviceTimeoutError(
@@ -267,19 +258,19 @@ def _run_download(argv: Sequence[str], folder: Path, hint: str) -> None:
     if done.returncode != 0:
         tail = one_line(done.stderr[-400:].decode("utf-8", "replace"))
         raise DeviceUnavailableError(
-            f"{words} failed ({done.returncode}: {tail}); {hint}", ANDROID_BUILD
+            f"{words} failed ({done.returncode}: {tail}); {hint}", runtime.android_build
         )
 
 
-def read_wheel_library(wheel: Path) -> bytes:
-    """Read ONNX Runtime's C library out of a wheel, checked against the wheel's RECORD (PEP 427).
+def read_wheel_library(wheel: Path, runtime: Runtime) -> bytes:
+    """Read a runtime's C library out of a wheel, checked against the wheel's RECORD (PEP 427).
 
     Raises:
         DeviceUnavailableError: The library is not in it, or damaged.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            library = _find_member(archive, r"onnxruntime/capi/libonnxruntime\.so[\d.]*")
+            library = _find_member(archive, runtime.wheel_member)
             record = _find_member(archive, r"[^/]+\.dist-info/RECORD")
             recorded_hashes = {}
             for row in csv.reader(archive.read(record).decode().splitlines()):
@@ -288,8 +279,8 @@ def read_wheel_library(wheel: Path) -> bytes:
             data = _read_member(archive, library)
     except (OSError, LookupError, ValueError, zipfile.BadZipFile) as error:
         raise DeviceUnavailableError(
-            f"{wheel.name} is no wheel of onnxruntime for Linux ({error!r}); pip cache purge, try"
-            " again"
+            f"{wheel.name} is no wheel of {runtime.distribution} for Linux ({error!r}); pip cache"
+            " purge, try again"
         ) from error
     digest = base64.urlsafe_b64encode(sha256(data).digest()).decode().rstrip("=")
     if recorded_hashes.get(library) != f"sha256={digest}":
@@ -307,8 +298,8 @@ def _find_member(archive: zipfile.ZipFile, pattern: str) -> str:
     raise LookupError(f"no member {pattern}")
 
 
-def read_aar_library(aar: Path) -> bytes:
-    """Read ONNX Runtime's library for arm64 out of an Android archive.
+def read_aar_library(aar: Path, runtime: Runtime) -> bytes:
+    """Read a runtime's library for arm64 out of an Android archive.
 
     It is read by its exact name, so that no path in the archive is ever followed.
 
@@ -317,11 +308,11 @@ def read_aar_library(aar: Path) -> bytes:
     """
     try:
         with zipfile.ZipFile(aar) as archive:
-            return _read_member(archive, _AAR_MEMBER)
+            return _read_member(archive, runtime.aar_member)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{aar} is no onnxruntime-android AAR ({error}); a zip file with {_AAR_MEMBER} was"
-            " expected"
+            f"{aar} is no {runtime.aar_name} AAR ({error}); a zip file with"
+            f" {runtime.aar_member} was expected"
         ) from error
 
 
@@ -330,25 +321,6 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     if size > _MAX_LIBRARY_BYTES:
         raise ValueError(f"{name} has {size} bytes, more than {_MAX_LIBRARY_BYTES}")
     return archive.read(name)
-
-
-def library_version(library: bytes, origin: PurePath) -> str:
-    """Find the version of ONNX Runtime in the library itself.
-
-    Args:
-        library: The bytes of the library.
-        origin: The path of the archive it is from, for messages.
-
-    Raises:
-        UsageError: It is another library.
-    """
-    versions = set(_VERSION.findall(library))
-    if len(versions) != 1:
-        raise UsageError(
-            f"the library in {origin} does not say which ONNX Runtime it is (found"
-            f" {sorted(versions)}); take another AAR"
-        )
-    return str(versions.pop().decode())
 
 
 def find_ndk_compiler(ndk: Path) -> str:
@@ -373,6 +345,32 @@ def find_ndk_compiler(ndk: Path) -> str:
         expected = f"{pattern} of API level {_OLDEST_ANDROID} or above was expected"
         raise UsageError(f"{ndk} is no Android NDK; {expected}: the folder that holds 'toolchains'")
     return shlex.quote(str(levels[min(levels)]))
+
+
+def check_versions(library: Path, c_library: Sequence[Path], runtime: Runtime) -> None:
+    """Check that the C library is as new as a runtime's library needs it.
+
+    Args:
+        library: The runtime's library.
+        c_library: The files of the C library.
+        runtime: The runtime.
+
+    Raises:
+        DeviceUnavailableError: It is older; the message says what is missing in it.
+    """
+    there = set()
+    for path in c_library:
+        there.update(_LIBC_VERSION.findall(path.read_bytes()))
+    missing = sorted(
+        name.decode() for name in set(_LIBC_VERSION.findall(library.read_bytes())) - there
+    )
+    if missing:
+        raise DeviceUnavailableError(
+            f"the C library in {c_library[0].parent} is too old for {runtime.title}: it has no"
+            f" {', '.join(missing)}; take a newer release of the system (LiteRT needs that of"
+            " Debian 12 or Ubuntu 22.04)",
+            runtime.android_build,
+        )
 
 
 def check_machine(path: Path, machine: str) -> None:

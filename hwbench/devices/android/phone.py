@@ -9,7 +9,7 @@ kill).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -19,8 +19,9 @@ from uuid import uuid4
 from hwbench.devices.android import phone_facts as facts
 from hwbench.devices.android.adb.client import Adb, connect
 from hwbench.devices.android.bundle import Bundle, build_bundle, last_ndk_bundle, self_test
-from hwbench.devices.android.bundle_parts import ANDROID_BUILD
+from hwbench.devices.android.bundle_runtimes import LITERT, ORT, RUNTIMES, Runtime
 from hwbench.devices.shared.address import choice, read_address
+from hwbench.devices.shared.litert.library import DELEGATE, KERNELS
 from hwbench.devices.shared.lock import DeviceLock
 from hwbench.devices.shared.runner.process import RunnerProcess
 from hwbench.errors import (
@@ -46,6 +47,8 @@ OPTIONS = {
     "cluster": choice("big", "middle", "little", "all"),
     "mode": choice("burst", "sustained"),
     "build": choice("linux", "android"),
+    "runtime": choice(*RUNTIMES),
+    "kernels": KERNELS,
 }
 _log = logging.getLogger(__name__)
 
@@ -69,14 +72,20 @@ _BEGIN_SCRIPT = (
     + _RESTORE_SCRIPT
     + """
 mkdir -p "$home/bundle" "$home/models" "$home/restore" || exit
-give_back
-rm -rf "$home/run"; mkdir -p "$home/run/$2" || exit
+if [ "$4" = alone ]; then
+  give_back
+  rm -rf "$home/run"
+else
+  mode=burst; [ ! -f "$home/restore/fixed_performance" ] || mode=sustained
+  [ "$3" = "$mode" ] || { echo "it is measured in mode=$mode at the same time"; exit 1; }
+fi
+mkdir -p "$home/run/$2" || exit
 note() { echo "$2" >"$home/restore/.$1" && mv -f "$home/restore/.$1" "$home/restore/$1"; }
 case $(settings get global stay_on_while_plugged_in 2>/dev/null) in
   0) note stay_on_while_plugged_in 0 && settings put global stay_on_while_plugged_in 7 ;;
   null) note stay_on_while_plugged_in null && settings put global stay_on_while_plugged_in 7 ;;
 esac
-if [ "$3" = sustained ]; then
+if [ "$3" = sustained ] && [ "$4" = alone ]; then
   note fixed_performance false
   cmd power set-fixed-performance-mode-enabled true 2>&1 || { why=$?; give_back; exit $why; }
 fi
@@ -86,45 +95,64 @@ exit 0
 )
 """Makes the folders, restores old settings, then makes new ones, and prints the caps of clocks.
 
-$1 is hwbench's folder, $2 the token of the connection, $3 the mode.
+$1 is hwbench's folder, $2 the token of the connection, $3 the mode, $4 `alone`, or `beside` another
+connection of the same process, to which settings and other files belong.
 """
-_END_SCRIPT = _RESTORE_SCRIPT + '\ngive_back\nrm -rf "$home/run"\n'
+_END_SCRIPT = (
+    _RESTORE_SCRIPT
+    + """
+if [ "$3" = beside ]; then rm -rf "$home/run/$2"; exit; fi
+give_back
+rm -rf "$home/run"
+"""
+)
 _ERASE_SCRIPT = (
     _RESTORE_SCRIPT
     + '\ngive_back\nfor note in "$home"/restore/*; do [ ! -f "$note" ] || { echo "$note"; exit 1;'
     ' }; done\nrm -rf "$home"\n'
 )
 _MAKE_ROOM_SCRIPT = (
-    'cd "$1/bundle" && for old in *; do [ "$old" = "$2" ] || rm -rf "$old"; done; mkdir -p "$2"'
+    'cd "$1/bundle" && for old in "$3"-*; do [ "$old" = "$2" ] || rm -rf -- "$old"; done; mkdir -p'
+    ' "$2"'
 )
+"""Removes the other bundles of a kind ($3); those of other runtimes stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhoneAddress:
-    """What follows `android:`: `[SERIAL|HOST:PORT][,cluster=NAME][,mode=NAME][,build=NAME]`.
+    """What follows `android:`: `[SERIAL|HOST:PORT][,OPTION=VALUE]...`.
 
     Attributes:
         place: The serial, HOST:PORT, or empty if there is only one phone.
         cluster: The CPUs to measure on: `big`, `middle`, `little` or `all`.
         mode: `burst`, as the phone is, or `sustained`: in Android's fixed performance mode, at
             clocks it can hold.
-        build: `linux`, ONNX Runtime's own build for Linux, or `android`, the one set up from an
-            AAR.
+        build: `linux`, the runtime's own build for Linux, or `android`, the one set up from an AAR.
+        runtime: `onnxruntime` or `litert`.
+        kernels: What LiteRT runs networks with: `delegate`, XNNPACK's kernels where it has any, or
+            `builtin`, TensorFlow Lite's own alone.
     """
 
     place: str = ""
     cluster: str = "big"
     mode: str = "burst"
     build: str = "linux"
+    runtime: str = ORT.name
+    kernels: str = DELEGATE
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read an address.
 
         Raises:
-            UsageError: An option is unknown, or has no such value.
+            UsageError: An option is unknown, has no such value, or is another runtime's.
         """
         place, options = read_address("android", text, OPTIONS)
+        if "kernels" in options and options.get("runtime") != LITERT.name:
+            raise UsageError(
+                f"kernels={options['kernels']} in 'android:{text}' chooses between kernels of"
+                " LiteRT; add runtime=litert"
+            )
         return cls(place, **options)
 
 
@@ -136,9 +164,12 @@ class Phone:
 
     Args:
         address: The phone, and the part of it to measure on.
+        locked: Targets that other devices of this measurement have locked. If the phone is among
+            them, it is shared: its settings stay as the other one made them.
 
     Attributes:
         address: The phone, and the part of it to measure on.
+        target: The name that the phone is locked by.
         adb: The connection.
         identity: What the phone is.
         cluster: The CPUs to measure on.
@@ -151,7 +182,7 @@ class Phone:
             run the bundle.
     """
 
-    def __init__(self, address: PhoneAddress) -> None:
+    def __init__(self, address: PhoneAddress, locked: Collection[str] = ()) -> None:
         self.address = address
         self.adb: Adb = connect(address.place)
         self._lock: DeviceLock | None = None
@@ -161,9 +192,12 @@ class Phone:
                 self.adb.script(facts.IDENTITY_SCRIPT, str(HOME)).stdout
             )
             self.cluster = self.identity.cluster(address.cluster)
-            lock = DeviceLock(f"android:{self.identity.serial or self.adb.serial}")
-            lock.acquire()
-            self._lock = lock
+            self.target = f"android:{self.identity.serial or self.adb.serial}"
+            self._sharing = "beside" if self.target in locked else "alone"
+            if self.target not in locked:
+                lock = DeviceLock(self.target)
+                lock.acquire()
+                self._lock = lock
             self.bundle = self._find_bundle()
             self._begin()
             self._install_bundle()
@@ -189,17 +223,18 @@ class Phone:
         if self._began:
             self._began = False
             with suppress(HwbenchError):
-                self.adb.script(_END_SCRIPT, str(HOME), timeout_s=10.0)
+                self.adb.script(_END_SCRIPT, str(HOME), self._token, self._sharing, timeout_s=10.0)
         self.adb.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
-    def describe(self, name: str, details: Mapping[str, str]) -> DeviceInfo:
+    def describe(self, name: str, runtime: str, details: Mapping[str, str]) -> DeviceInfo:
         """Make the record of the phone and of the part of it that is measured on.
 
         Args:
             name: The address that the user gave, with the driver's name.
+            runtime: The runtime and its version.
             details: What the driver adds to the facts of the phone.
         """
         identity, cluster = self.identity, self.cluster
@@ -228,7 +263,7 @@ class Phone:
             address=name,
             target=", ".join(filter(None, target)),
             target_id="|".join(target_id),
-            runtime=self.bundle.runtime,
+            runtime=runtime,
             details=tuple((name, value) for name, value in all_details.items() if value),
         )
 
@@ -282,7 +317,9 @@ class Phone:
         Returns:
             The path of the model on the phone.
         """
-        return self._send_file(f"{workload.sha256}.onnx", workload.onnx, runner.put, runner.delete)
+        return self._send_file(
+            f"{workload.sha256}.{workload.format}", workload.artifact, runner.put, runner.delete
+        )
 
     def _send_file(
         self,
@@ -316,13 +353,14 @@ class Phone:
         return HOME / name
 
     def _find_bundle(self) -> Bundle:
+        runtime: Runtime = RUNTIMES[self.address.runtime]
         if self.address.build == "linux":
-            return build_bundle(self.identity.machine, progress=_log.info)
-        bundle = last_ndk_bundle()
+            return build_bundle(self.identity.machine, runtime, progress=_log.info)
+        bundle = last_ndk_bundle(runtime)
         if bundle is None:
             raise DeviceUnavailableError(
-                "build=android needs Android's own build of ONNX Runtime, which was not set up",
-                ANDROID_BUILD,
+                f"build=android needs Android's own build of {runtime.title}, which was not set up",
+                runtime.android_build,
             )
         return bundle
 
@@ -331,14 +369,20 @@ class Phone:
         self._token = uuid4().hex
         self._began = True
         completed = self.adb.script(
-            _BEGIN_SCRIPT, str(HOME), self._token, self.address.mode, check=False
+            _BEGIN_SCRIPT,
+            str(HOME),
+            self._token,
+            self.address.mode,
+            self._sharing,
+            check=False,
         )
         if completed.code:
             output = (completed.stdout + completed.stderr).decode("utf-8", "replace")
             reason = " ".join(output.split())[-300:] or completed.code
             raise DeviceUnavailableError(
                 f"{self.adb.serial} cannot be made ready in {HOME} (mode {self.address.mode}):"
-                f" {reason}; measure with mode=burst, or make the folder writable for the shell"
+                f" {reason}; measure with mode=burst (on both sides of a comparison), or make the"
+                " folder writable for the shell"
             )
         self.caps_hz = facts.parse_caps_hz(completed.stdout)
 
@@ -349,7 +393,7 @@ class Phone:
         """
         bundle, folder = self.bundle, self._bundle_folder
         sizes = self.identity.files
-        prefix = f"bundle/{bundle.digest}"
+        prefix = f"bundle/{bundle.name}"
         missing = [
             file for file in bundle.files if sizes.get(f"{prefix}/{file.name}") != file.bytes
         ]
@@ -361,12 +405,17 @@ class Phone:
             self.adb.serial,
             sum(file.bytes for file in missing) / 1e6,
         )
-        self.adb.script(_MAKE_ROOM_SCRIPT, str(HOME), bundle.digest)
+        self._make_room()
         for file in missing:
             remote = str(folder / file.name)
             self.adb.push(bundle.folder / file.name, remote, mode=file.mode, timeout_s=PUSH_S)
         self._test_bundle()
         self.adb.script('echo tested >"$1"', str(folder / "tested"))
+
+    def _make_room(self) -> None:
+        """Make the folder of the bundle, and remove the former one unless it may be in use."""
+        kind = self.bundle.kind if self._sharing == "alone" else ""
+        self.adb.script(_MAKE_ROOM_SCRIPT, str(HOME), self.bundle.name, kind)
 
     def _test_bundle(self) -> None:
         home = str(self._bundle_folder)
@@ -379,7 +428,7 @@ class Phone:
 
     @property
     def _bundle_folder(self) -> PurePosixPath:
-        return HOME / "bundle" / self.bundle.digest
+        return HOME / "bundle" / self.bundle.name
 
 
 def erase(address: PhoneAddress) -> None:

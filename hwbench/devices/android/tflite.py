@@ -23,7 +23,7 @@ from hwbench.devices.android import tflite_log
 from hwbench.devices.android.adb.client import Completed
 from hwbench.devices.android.adb.link import one_line
 from hwbench.devices.android.bundle import Bundle, BundleFile, explain_exit
-from hwbench.devices.android.phone import HOME, PUSH_S, Phone, PhoneAddress
+from hwbench.devices.android.phone import PUSH_S, Phone, PhoneAddress
 from hwbench.devices.android.tflite_log import TfliteLog
 from hwbench.devices.android.tflite_program import Program
 from hwbench.errors import (
@@ -59,11 +59,8 @@ They are EXIT_FAILURE, and SIGABRT in versions before 2020.
 _UNREAD = re.compile(r"Failed to parse flag .*")
 _USAGE_FLAG = "--"
 _TAIL_BYTES = 600
-_MAKE_ROOM = (
-    'cd "$1/bundle" && for old in tflite-*; do [ "$old" = "$2" ] || rm -rf "$old"; done; mkdir -p'
-    ' "$2"'
-)
-"""Removes other programs of this kind; ONNX Runtime's bundle in the same folder stays."""
+_KIND = "tflite"
+"""The kind of its bundles on a phone; those of other kinds stay."""
 _CAN_PIN = 'command -v taskset >/dev/null && taskset "$1" true'
 
 
@@ -108,11 +105,12 @@ class TflitePhone(Phone):
         self, place: str, program: Program, threads: int = 1, flags: Mapping[str, str] | None = None
     ) -> None:
         address = PhoneAddress.parse(place)
-        if address.build != "linux":
-            raise UsageError(
-                f"build={address.build} chooses between builds of ONNX Runtime; leave it out for"
-                " TensorFlow Lite"
-            )
+        for option in ("build", "runtime", "kernels"):
+            value = getattr(address, option)
+            if value != getattr(PhoneAddress(), option):
+                raise UsageError(
+                    f"{option}={value} is for hwbench's own runners; leave it out for {PROGRAM}"
+                )
         self.name = f"android:{place}" if place else "android"
         self.program, self.threads, self.flags = program, threads, dict(flags or {})
         self.findings: tuple[Finding, ...] = ()
@@ -131,7 +129,7 @@ class TflitePhone(Phone):
             "flags": " ".join(_arguments(self.flags)),
             "pinned_to": " ".join(map(str, self.cores)) if self._pin else "",
         }
-        return self.describe(self.name, details)
+        return self.describe(self.name, self.bundle.runtime, details)
 
     def conditions(self) -> Conditions:
         """Read the state of the phone now."""
@@ -207,22 +205,18 @@ class TflitePhone(Phone):
     def _program(self) -> str:
         return str(self._bundle_folder / PROGRAM)
 
-    @property
-    def _bundle_folder(self) -> PurePosixPath:
-        return HOME / "bundle" / f"tflite-{self.bundle.digest}"
-
     def _find_bundle(self) -> Bundle:
         """A bundle of one file, which the phone's own C library runs."""
         self.program.check(self.identity.machine)
         self.cores = self.choose_cores(self.threads)
         file = BundleFile(PROGRAM, self.program.sha256, len(self.program.data), 0o755)
         runtime = f"TensorFlow Lite {PROGRAM} {self.program.sha256[:12]}"
-        return Bundle(self.program.path.parent, (file,), runtime, (f"./{PROGRAM}",), {})
+        return Bundle(_KIND, self.program.path.parent, (file,), runtime, (f"./{PROGRAM}",), {})
 
     def _install_bundle(self) -> None:
-        home = self._bundle_folder
-        if self.identity.files.get(f"bundle/{home.name}/{PROGRAM}") != len(self.program.data):
-            self.adb.script(_MAKE_ROOM, str(HOME), home.name)
+        file = f"bundle/{self.bundle.name}/{PROGRAM}"
+        if self.identity.files.get(file) != len(self.program.data):
+            self._make_room()
             self.adb.push(self.program.data, self._program, mode=0o755, timeout_s=PUSH_S)
         self.known = self._list_flags()
         self._check_flags()

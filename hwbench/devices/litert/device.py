@@ -8,61 +8,31 @@ LiteRT does by itself, or by TensorFlow Lite's own.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
-
 from hwbench.devices.base import Advice, Found
 from hwbench.devices.shared import host
-from hwbench.devices.shared.address import choice, read_address
+from hwbench.devices.shared.address import read_address
 from hwbench.devices.shared.litert.device import LitertDevice
+from hwbench.devices.shared.litert.library import (
+    KERNELS,
+    litert_library,
+    litert_version,
+    name_runtime,
+)
 from hwbench.devices.shared.runner.build import LITERT_RUNNER, build_runner
 from hwbench.devices.shared.runner.engine import Engine, NativeEngine
 from hwbench.devices.shared.runner.model_files import ModelFiles
 from hwbench.devices.shared.runner.process import RunnerProcess
-from hwbench.devices.shared.runner.protocol import plan_line
 from hwbench.errors import DeviceUnavailableError
-from hwbench.optional import install_command
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
 from hwbench.records.scratch import scratch_folder
 from hwbench.user_folders import cache_folder
 
-PACKAGE, DISTRIBUTION = "ai_edge_litert", "ai-edge-litert"
-LIBRARY = "libLiteRt.so"
-DELEGATE = "delegate"
-OPTIONS = {"kernels": choice(DELEGATE, "builtin")}
-"""Options of an address: XNNPACK's kernels where it has any, or TensorFlow Lite's own alone."""
+OPTIONS = {"kernels": KERNELS}
 NOT_PINNED = Finding(
     "not_pinned", "this system cannot pin threads to cores; expect wider intervals"
 )
-
-
-def litert_library() -> tuple[Path, str]:
-    """Find LiteRT's C library inside the installed package, and its version.
-
-    The package is not imported, which would load the library into this process.
-
-    Raises:
-        DeviceUnavailableError: It is not installed, or has no such library.
-    """
-    remedy = f"try: {install_command('litert')}"
-    spec = find_spec(PACKAGE)
-    try:
-        number = version(DISTRIBUTION)
-    except PackageNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise DeviceUnavailableError(
-            f"measurements with LiteRT need {DISTRIBUTION}, which is not installed; {remedy}"
-        )
-    library = Path(spec.origin).parent / LIBRARY
-    if not library.is_file():
-        raise DeviceUnavailableError(
-            f"{DISTRIBUTION} {number} has no {LIBRARY} (it takes 2.1 or later, on Linux); {remedy}"
-        )
-    return library, number
 
 
 class Litert(LitertDevice):
@@ -72,20 +42,19 @@ class Litert(LitertDevice):
 
     def __init__(self, address: str = "") -> None:
         _, values = read_address(self.name, address, OPTIONS, has_place=False)
-        super().__init__(address)
-        self._kernels: str = values.get("kernels", DELEGATE)
+        super().__init__(address, **values)
 
     @classmethod
     def discover(cls) -> list[Found]:
         """This computer, if LiteRT is installed."""
         try:
-            _, number = litert_library()
+            litert_library()
         except DeviceUnavailableError as error:
             return [Found(cls.name, host.cpu_name(), ready=False, hint=str(error))]
-        return [Found(cls.name, f"{host.target()}, LiteRT {number}", ready=True)]
+        return [Found(cls.name, f"{host.target()}, LiteRT {litert_version()}", ready=True)]
 
     def _open(self) -> None:
-        self._library, self._version = litert_library()
+        self._library, self._version = litert_library(), litert_version()
         build_runner(name=LITERT_RUNNER)
         self._lock_target(host.LOCKED_AS)
         self._cores = host.quiet_first(host.physical_cores(host.affinity()))
@@ -94,9 +63,7 @@ class Litert(LitertDevice):
         self._findings = () if host.CAN_PIN else (NOT_PINNED,)
 
     def _info(self) -> DeviceInfo:
-        runtime = f"LiteRT {self._version}"
-        if self._kernels != DELEGATE:
-            runtime += " without XNNPACK"
+        runtime = name_runtime(f"LiteRT {self._version}", self._kernels)
         details = (
             ("isa", " ".join(host.cpu_flags())),
             ("engine", "native runner"),
@@ -117,7 +84,7 @@ class Litert(LitertDevice):
         try:
             runner.attach()
             runner.library(self._library)
-            runner.command(plan_line("kernels", self._kernels), "set")
+            self._choose_kernels(runner)
         except BaseException:
             runner.close()
             raise

@@ -16,11 +16,17 @@ from statistics import median
 
 import numpy as np
 
+from hwbench.devices.shared.turns import TURN
 from hwbench.network.workload import Workload
 from hwbench.records.tensors import TensorSpec
 
 SHORT_CHAIN, LONG_CHAIN = 6, 30
 """Convolutions of the two chains."""
+COST_RUNS, COST_S = 150, 1.0
+"""Runs of each chain from which the cost of a CPU's profiler is estimated.
+
+There are fewer where they would take more than these seconds.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,11 @@ class ChainProfile:
     sums_s: Sequence[float]
     whole_s: Sequence[float]
     reference_s: Sequence[float]
+
+
+def count_chain_runs(run_s: float) -> int:
+    """Count the runs of a chain whose inference takes `run_s` seconds."""
+    return min(COST_RUNS, max(TURN, round(COST_S / run_s)))
 
 
 def profile_chains(

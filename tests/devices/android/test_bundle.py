@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from hwbench.devices.android import bundle, bundle_parts
 from hwbench.devices.android.bundle import Bundle, build_bundle
+from hwbench.devices.android.bundle_runtimes import LITERT, ORT
 from hwbench.errors import DeviceTimeoutError, DeviceUnavailableError, UsageError
 from hwbench.records.scratch import PREFIX
 from tests.needs import needs_arm_compiler, needs_compiler
@@ -90,11 +92,9 @@ def test_a_damaged_one_is_made_anew(cache: Path, harm: str) -> None:
 def test_old_ones_go_and_the_last_used_stay(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     for number in range(4):
-        monkeypatch.setattr(
-            bundle, "TELEMETRY_OFF", {"ORT_DISABLE_TELEMETRY": "1", "NUMBER": str(number)}
-        )
+        runtime = replace(ORT, env={"NUMBER": str(number)})
         monkeypatch.setattr(bundle, "_LAYOUT", 100 + number)
-        made.append(build_bundle(HERE))
+        made.append(build_bundle(HERE, runtime))
         if number == 2:
             monkeypatch.setattr(bundle, "_LAYOUT", 101)
             assert build_bundle(HERE) == made[1]
@@ -172,20 +172,20 @@ def on_x86(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("on_x86")
 def test_the_compiler_for_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert bundle_parts.find_compiler("x86_64") is None
+    assert bundle_parts.find_compiler("x86_64", ORT) is None
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DeviceUnavailableError, match=r"gcc-aarch64-linux-gnu.*pip install ziglang"):
-        bundle_parts.find_compiler("aarch64")
+        bundle_parts.find_compiler("aarch64", ORT)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert str(bundle_parts.find_compiler("aarch64")).endswith(
+    assert str(bundle_parts.find_compiler("aarch64", ORT)).endswith(
         "-m ziglang cc -target aarch64-linux-gnu.2.28"
     )
     (tmp_path / "aarch64-linux-gnu-gcc").touch(0o755)
-    assert bundle_parts.find_compiler("aarch64") == "aarch64-linux-gnu-gcc"
+    assert bundle_parts.find_compiler("aarch64", ORT) == "aarch64-linux-gnu-gcc"
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(DeviceUnavailableError, match="made on x86_64"):
-        bundle_parts.find_compiler("x86_64")
+        bundle_parts.find_compiler("x86_64", ORT)
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_the_c_library_is_fetched_without_being_installed(
     )
     fake_apt(without_packages, f'echo "$@" >{tmp_path}/asked; cp {tmp_path}/p.deb .')
     (tmp_path / "scratch").mkdir()
-    found = bundle_parts.find_c_library("aarch64", tmp_path / "scratch")
+    found = bundle_parts.find_c_library("aarch64", ORT, tmp_path / "scratch")
     assert [path.name for path in found] == names
     assert all(path.is_relative_to(tmp_path / "scratch") for path in found)
     assert (tmp_path / "asked").read_text().split()[-3:] == [
@@ -250,7 +250,7 @@ def test_a_c_library_that_cannot_be_had(
     with pytest.raises(
         DeviceUnavailableError, match=f"{told}.*apt install libc6-arm64-cross.*aar="
     ) as caught:
-        bundle_parts.find_c_library("aarch64", tmp_path)
+        bundle_parts.find_c_library("aarch64", ORT, tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -259,7 +259,7 @@ def test_without_apt(
 ) -> None:
     monkeypatch.setenv("PATH", str(without_packages))
     with pytest.raises(DeviceUnavailableError, match=r"no apt-get.*on Debian or Ubuntu.*aar="):
-        bundle_parts.find_c_library("aarch64", tmp_path)
+        bundle_parts.find_c_library("aarch64", ORT, tmp_path)
 
 
 def test_a_download_is_bounded(
@@ -268,7 +268,7 @@ def test_a_download_is_bounded(
     fake_apt(without_packages, "exec sleep 60")
     monkeypatch.setattr(bundle_parts, "_DOWNLOAD_TIMEOUT_S", 0.3)
     with pytest.raises(DeviceTimeoutError, match="apt-get -q did not finish within"):
-        bundle_parts.find_c_library("aarch64", tmp_path)
+        bundle_parts.find_c_library("aarch64", ORT, tmp_path)
 
 
 @needs_arm_compiler
@@ -298,15 +298,27 @@ def wheel(path: Path, *, name: str = LIBRARY, recorded: bytes = ELF) -> Path:
 
 
 def test_the_library_is_what_the_wheel_records(tmp_path: Path) -> None:
-    assert bundle_parts.read_wheel_library(wheel(tmp_path / "good.whl")) == ELF
+    assert bundle_parts.read_wheel_library(wheel(tmp_path / "good.whl"), ORT) == ELF
     with pytest.raises(DeviceUnavailableError, match="not what its RECORD says"):
-        bundle_parts.read_wheel_library(wheel(tmp_path / "changed.whl", recorded=b"other"))
+        bundle_parts.read_wheel_library(wheel(tmp_path / "changed.whl", recorded=b"other"), ORT)
     for bad in (
         wheel(tmp_path / "else.whl", name="onnxruntime/capi/onnxruntime.dll"),
         tmp_path / "absent.whl",
     ):
         with pytest.raises(DeviceUnavailableError, match="no wheel of onnxruntime"):
-            bundle_parts.read_wheel_library(bad)
+            bundle_parts.read_wheel_library(bad, ORT)
+
+
+def test_a_c_library_that_is_too_old_is_told(tmp_path: Path) -> None:
+    new, old, library = (tmp_path / name for name in ("new", "old", "library"))
+    new.write_bytes(b"\0GLIBC_2.34\0GLIBC_2.17\0GLIBC_PRIVATE\0GLIBCXX_3.4.30\0")
+    old.write_bytes(b"\0GLIBC_2.17\0GLIBCXX_3.4.30\0")
+    library.write_bytes(b"\0GLIBC_2.17\0GLIBC_2.34\0GLIBCXX_3.4.30\0")
+    bundle_parts.check_versions(library, [old, new], LITERT)
+    with pytest.raises(
+        DeviceUnavailableError, match=r"too old for LiteRT: it has no GLIBC_2.34; .*Debian 12.*aar="
+    ):
+        bundle_parts.check_versions(library, [old], LITERT)
 
 
 def test_a_program_for_another_machine_is_refused(tmp_path: Path) -> None:

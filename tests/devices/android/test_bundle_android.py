@@ -18,7 +18,6 @@ import pytest
 from hwbench.devices.android import bundle_parts
 from hwbench.devices.android.adb.client import Completed
 from hwbench.devices.android.bundle import (
-    LIBRARY,
     Bundle,
     build_bundle,
     explain_exit,
@@ -26,6 +25,7 @@ from hwbench.devices.android.bundle import (
     ndk_bundle,
     self_test,
 )
+from hwbench.devices.android.bundle_runtimes import LITERT, ORT
 from hwbench.errors import DeviceCommandError, DeviceUnavailableError, OutputParseError, UsageError
 from tests.devices.android import rig_faces
 from tests.needs import needs_arm_compiler
@@ -74,16 +74,48 @@ def test_it_holds_the_users_library_and_a_runner(
     assert bundle.loader == ("./hwbench_runner",)
     assert bundle.env == {"ORT_DISABLE_TELEMETRY": "1", "LD_LIBRARY_PATH": "."}
     assert bundle.runtime == build_bundle_version()
-    assert [file.name for file in bundle.files] == ["hwbench_runner", LIBRARY]
-    assert (bundle.folder / LIBRARY).read_bytes() == library
+    assert [file.name for file in bundle.files] == ["hwbench_runner", ORT.library]
+    assert (bundle.folder / ORT.library).read_bytes() == library
     assert ndk_bundle(aar, ndk) == bundle == last_ndk_bundle()
     assert not list(tmp_path.rglob("*escaped*"))
     if shutil.which("qemu-aarch64-static"):
         self_test(bundle, under_emulation(bundle, tmp_path))
 
 
+@needs_arm_compiler
+def test_it_holds_litert_likewise_and_takes_the_place_of_no_other(
+    library: bytes, cache: None, tmp_path: Path
+) -> None:
+    """Any library for 64-bit Arm does here: it is not opened."""
+    member = "jni/arm64-v8a/libLiteRt.so"
+    aar = make_aar(tmp_path / "litert-2.3.0.aar", **{member: library})
+    ndk = make_ndk(tmp_path / "ndk", 26)
+    other = ndk_bundle(make_aar(tmp_path / "ort.aar", **{MEMBER: library}), ndk)
+    bundle = ndk_bundle(aar, ndk, LITERT)
+    assert (bundle.runtime, bundle.loader) == ("LiteRT 2.3.0", ("./hwbench_runner",))
+    assert bundle.name == f"litert-{bundle.digest}"
+    assert bundle.env == {"LD_LIBRARY_PATH": "."}
+    assert [file.name for file in bundle.files] == ["hwbench_runner", "libLiteRt.so"]
+    assert (last_ndk_bundle(LITERT), last_ndk_bundle()) == (bundle, other)
+    renamed = aar.rename(tmp_path / "archive.aar")
+    with pytest.raises(UsageError, match=r"archive.aar does not say which LiteRT.*litert-VERSION"):
+        ndk_bundle(renamed, ndk, LITERT)
+    with pytest.raises(UsageError, match=r"no litert AAR.*jni/arm64-v8a/libLiteRt.so"):
+        ndk_bundle(tmp_path / "ort.aar", ndk, LITERT)
+
+
+def test_a_runner_of_litert_that_answers_otherwise_is_told(tmp_path: Path) -> None:
+    bundle = Bundle("litert", tmp_path, (), "LiteRT 2.3.0", ("./runner",), {})
+    answer = LIBRARY_EVENT.replace(b"1.2.3", b"LiteRT")
+    self_test(bundle, lambda argv, env, stdin: Completed(0, HELLO + answer + BYE, b""))
+    with pytest.raises(OutputParseError, match=r"1\.2\.3.*expected LiteRT"):
+        self_test(bundle, lambda argv, env, stdin: Completed(0, HELLO + LIBRARY_EVENT + BYE, b""))
+    with pytest.raises(DeviceUnavailableError, match=r"SIGSYS.*address='android:runtime=litert'"):
+        self_test(bundle, lambda argv, env, stdin: Completed(159, b"", b""))
+
+
 def build_bundle_version() -> str:
-    return f"onnxruntime {bundle_parts.host_version()}"
+    return f"onnxruntime {ORT.host_version()}"
 
 
 def under_emulation(bundle: Bundle, tmp_path: Path):
@@ -209,7 +241,9 @@ BYE = b'{"event":"bye"}\n'
 def test_a_target_where_it_does_not_run(
     ended: Completed, error: type[Exception], told: str, tmp_path: Path
 ) -> None:
-    bundle = Bundle(tmp_path, (), "onnxruntime 1.2.3", ("./loader", "./runner"), {"A": "1"})
+    bundle = Bundle(
+        "onnxruntime", tmp_path, (), "onnxruntime 1.2.3", ("./loader", "./runner"), {"A": "1"}
+    )
     with pytest.raises(error, match=told) as caught:
         self_test(bundle, lambda argv, env, stdin: ended)
     assert "\n" not in str(caught.value)
@@ -222,7 +256,12 @@ def test_a_target_where_it_runs(tmp_path: Path) -> None:
         asked.append((argv, options))
         return Completed(0, HELLO + LIBRARY_EVENT + BYE, b"")
 
-    self_test(Bundle(tmp_path, (), "onnxruntime 1.2.3", ("./loader", "./runner"), {"A": "1"}), run)
+    self_test(
+        Bundle(
+            "onnxruntime", tmp_path, (), "onnxruntime 1.2.3", ("./loader", "./runner"), {"A": "1"}
+        ),
+        run,
+    )
     assert asked == [
         (["./loader", "./runner"], {"env": {"A": "1"}, "stdin": b"lib libonnxruntime.so.1\nquit\n"})
     ]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import hwbench
+from hwbench.devices import open_device
 from hwbench.devices.android import phone as phone_module
-from hwbench.devices.android.device import Android
+from hwbench.devices.android.device import Android, AndroidLitert
 from hwbench.devices.android.phone import Phone, PhoneAddress
 from hwbench.errors import DeviceCommandError, DeviceUnavailableError, UsageError
 from hwbench.records.measurement import Settings
@@ -45,6 +46,11 @@ def use(phone: Rig) -> None:
         ("192.168.1.7:5555,cluster=little", PhoneAddress("192.168.1.7:5555", "little")),
         ("cluster=all,mode=sustained", PhoneAddress("", "all", "sustained")),
         ("S,build=android,mode=burst", PhoneAddress("S", build="android")),
+        ("S,runtime=litert", PhoneAddress("S", runtime="litert")),
+        (
+            "runtime=litert,kernels=builtin",
+            PhoneAddress(runtime="litert", kernels="builtin"),
+        ),
     ],
 )
 def test_addresses(text: str, address: PhoneAddress) -> None:
@@ -61,6 +67,18 @@ def test_options_that_do_not_exist_are_refused_with_those_that_do(text: str) -> 
         match=r"cluster=big\|middle\|little\|all; mode=burst\|sustained; build=linux\|android",
     ):
         Android(text)
+
+
+def test_the_address_says_which_runtime() -> None:
+    assert type(open_device("android:S")) is Android
+    assert type(open_device("android:S,runtime=onnxruntime")) is Android
+    assert type(open_device("android:S,runtime=litert")) is AndroidLitert
+    with pytest.raises(
+        UsageError, match=r"kernels=builtin .* kernels of LiteRT; add runtime=litert"
+    ):
+        open_device("android:S,kernels=builtin")
+    with pytest.raises(UsageError, match=r"'runtime=ncnn'.*one of onnxruntime, litert"):
+        open_device("android:S,runtime=ncnn")
 
 
 def test_a_cluster_that_the_phone_lacks_is_refused(phone: Rig) -> None:
@@ -105,13 +123,19 @@ def test_a_bundle_that_does_not_run_says_why(phone: Rig) -> None:
 
 def test_another_bundle_takes_the_place_of_the_old_one(phone: Rig) -> None:
     use(phone)
-    old = home(phone) / "bundle" / "0123"
+    old = home(phone) / "bundle/onnxruntime-0123"
+    other = home(phone) / "bundle/litert-0123"
     old.mkdir()
+    other.mkdir()
     tested = next(home(phone).glob("bundle/*/tested"))
     tested.unlink()
     use(phone)
-    assert [path.name for path in (home(phone) / "bundle").iterdir()] == [tested.parent.name]
+    assert {path.name for path in (home(phone) / "bundle").iterdir()} == {
+        tested.parent.name,
+        other.name,
+    }
     assert tested.exists()
+    other.rmdir()
 
 
 def test_models_are_bounded_and_the_one_used_longest_ago_goes_first(

@@ -85,7 +85,9 @@ def test_what_makes_no_sense_is_refused(
 
 
 def test_its_program_is_asked_for(hwb: CommandLine, command: list[str]) -> None:
-    assert "--benchmark-model FILE" in hwb(*command[:2], "--device", "android").error
+    error = hwb(*command[:2], "--device", "android").error
+    assert "--benchmark-model FILE" in error
+    assert "android:SERIAL,runtime=litert" in error
 
 
 def test_its_options_are_for_its_models_alone(hwb: CommandLine, command: list[str]) -> None:

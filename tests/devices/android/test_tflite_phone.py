@@ -300,5 +300,8 @@ def test_another_program_is_told_apart(simple: FakePhone) -> None:
 
 
 def test_the_build_of_the_other_runtime_means_nothing_here() -> None:
-    with pytest.raises(UsageError, match="build=android"):
-        TflitePhone("S,build=android", read_program(stand_in(2024)))
+    for option in ("build=android", "runtime=litert"):
+        with pytest.raises(
+            UsageError, match=f"{option} is for hwbench's own runners; leave it out"
+        ):
+            TflitePhone(f"S,{option}", read_program(stand_in(2024)))

@@ -12,9 +12,10 @@ import pytest
 from hwbench.devices import open_device
 from hwbench.devices.base import Device, ProfilesLayers
 from hwbench.devices.contract import DeviceContract
-from hwbench.devices.litert import device as litert_device
-from hwbench.devices.litert.device import Litert, litert_library
+from hwbench.devices.litert.device import Litert
 from hwbench.devices.shared.inputs import inputs_as_bytes
+from hwbench.devices.shared.litert import library
+from hwbench.devices.shared.litert.library import litert_library
 from hwbench.devices.shared.runner.build import LITERT_RUNNER, build_runner
 from hwbench.devices.shared.runner.process import RunnerProcess
 from hwbench.devices.shared.runner.protocol import plan_line
@@ -118,7 +119,7 @@ def test_values_reach_the_inputs_they_are_for(tmp_path: Path) -> None:
     values = {"a": np.arange(4, dtype=np.float32)[None], "b": np.ones((1, 2), np.float32)}
     workload = load_workload(path, values=values)
     with RunnerProcess.start([str(build_runner(name=LITERT_RUNNER))]) as runner:
-        runner.library(litert_library()[0])
+        runner.library(litert_library())
         (tmp_path / "values").write_bytes(inputs_as_bytes(workload))
         runner.load("net", path, inputs=tmp_path / "values")
         runner.command(plan_line("dump", "net", tmp_path), "dumped")
@@ -127,11 +128,11 @@ def test_values_reach_the_inputs_they_are_for(tmp_path: Path) -> None:
 
 
 def test_it_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(litert_device, "find_spec", lambda _: None)
+    monkeypatch.setattr(library, "DISTRIBUTION", "ai-edge-nothing")
     (found,) = Litert.discover()
     assert not found.ready
-    assert "need ai-edge-litert, which is not installed; try: " in found.hint
-    with pytest.raises(DeviceUnavailableError, match="ai-edge-litert"):
+    assert "need ai-edge-nothing, which is not installed; try: " in found.hint
+    with pytest.raises(DeviceUnavailableError, match="ai-edge-nothing"):
         Litert().open()
 
 

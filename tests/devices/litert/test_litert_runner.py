@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwbench.devices.litert.device import litert_library
+from hwbench.devices.shared.litert.library import litert_library
 from hwbench.devices.shared.litert.profile import read_profile
 from hwbench.devices.shared.runner.build import LITERT_RUNNER, build_runner, runner_source
 from tests.needs import needs_compiler
@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> Path:
 
 def execute(*lines: str, program: Path | None = None) -> tuple[int, list[dict[str, Any]], bytes]:
     """Run a plan with the library open: exit status, events but the first two, standard error."""
-    plan = "".join(f"{line}\n" for line in (f"lib {litert_library()[0]}", *lines))
+    plan = "".join(f"{line}\n" for line in (f"lib {litert_library()}", *lines))
     argv = [program or build_runner(name=LITERT_RUNNER)]
     done = subprocess.run(argv, input=plan.encode(), capture_output=True, timeout=60, check=False)
     events = [json.loads(line) for line in done.stdout.splitlines()]

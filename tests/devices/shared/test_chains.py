@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 
 from hwbench.devices.shared.chains import (
+    COST_RUNS,
     LONG_CHAIN,
     SHORT_CHAIN,
     ChainProfile,
     chain_workload,
+    count_chain_runs,
     node_cost_s,
     profile_chains,
     share_inside,
 )
+from hwbench.devices.shared.turns import TURN
 from hwbench.network.graph import layers, load
 
 
@@ -63,3 +66,9 @@ def test_chains_differ_in_length_alone():
     assert (short.nodes, long.nodes) == (SHORT_CHAIN, LONG_CHAIN)
     assert len({key for keys in seen for key in keys}) == 1
     assert chain_workload(6) is chain_workload(6)
+
+
+def test_a_slow_processor_runs_chains_less_often() -> None:
+    assert count_chain_runs(1e-5) == COST_RUNS
+    assert count_chain_runs(0.02) == 50
+    assert count_chain_runs(10.0) == TURN

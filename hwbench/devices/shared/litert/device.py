@@ -10,11 +10,20 @@ from statistics import median
 from typing import ClassVar
 
 from hwbench.devices.base import LayerSamples, Prepared
-from hwbench.devices.shared.chains import LONG_CHAIN, SHORT_CHAIN, ChainProfile, node_cost_s
+from hwbench.devices.shared.chains import (
+    LONG_CHAIN,
+    SHORT_CHAIN,
+    ChainProfile,
+    count_chain_runs,
+    node_cost_s,
+)
 from hwbench.devices.shared.litert.layers import REST_CAUSE, join_profile
+from hwbench.devices.shared.litert.library import DELEGATE
 from hwbench.devices.shared.litert.profile import MICROSECOND_S, Row, limit_short_rows, read_profile
 from hwbench.devices.shared.runner.device import EngineDevice, Handle
 from hwbench.devices.shared.runner.engine import Engine
+from hwbench.devices.shared.runner.process import RunnerProcess
+from hwbench.devices.shared.runner.protocol import plan_line
 from hwbench.devices.shared.turns import select_counted
 from hwbench.errors import BuildError
 from hwbench.network.tflite.writing import write_convolutions
@@ -22,8 +31,6 @@ from hwbench.network.workload import TFLITE, Workload
 
 CHAIN_SIDE = 8
 """Height and width of the maps of the chains: some microseconds each, so that noise stays small."""
-COST_RUNS = 150
-"""Runs of each chain from which the profiler's own cost is estimated."""
 
 
 _OPEN_OUTPUTS = "Failed to set custom allocation for output"
@@ -34,14 +41,23 @@ class LitertDevice(EngineDevice):
     """A CPU that runs LiteRT.
 
     A driver says what the target is and where its engines come from.
+
+    Args:
+        address: Address within the driver.
+        kernels: XNNPACK's kernels where it has any, or TensorFlow Lite's own alone.
     """
 
     precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "fp16", "int16", "int8"})
     formats: ClassVar[frozenset[str]] = frozenset({TFLITE})
 
-    def __init__(self, address: str = "") -> None:
+    def __init__(self, address: str = "", kernels: str = DELEGATE) -> None:
         super().__init__(address)
+        self._kernels = kernels
         self._node_cost_s: dict[int, float] = {}  # by threads
+
+    def _choose_kernels(self, runner: RunnerProcess) -> None:
+        """Let a runner use this device's kind of kernels for all models to come."""
+        runner.command(plan_line("kernels", self._kernels), "set")
 
     def _close(self) -> None:
         """End all engines and forget what was learnt of the target."""
@@ -100,7 +116,8 @@ class LitertDevice(EngineDevice):
     def _profile_chain(self, engine: Engine, length: int) -> ChainProfile:
         chain = write_convolutions(f"chain of {length}", [16] * (length + 1), side=CHAIN_SIDE)
         handle = Handle(engine, self._load(engine, chain))
-        reference_s, whole_s, rows = self._profile(handle, chain, COST_RUNS)
+        run_s = engine.run([handle.name] * 2, 1)[1]
+        reference_s, whole_s, rows = self._profile(handle, chain, count_chain_runs(run_s))
         engine.unload(handle.name)
         runs_s = zip(*(row.samples_s for row in rows), strict=True)
         sums_s = [sum(times_s) for times_s in runs_s]

@@ -11,7 +11,12 @@ from statistics import median
 from typing import ClassVar
 
 from hwbench.devices.base import LayerSamples, Prepared
-from hwbench.devices.shared.chains import ChainProfile, profile_chains, share_inside
+from hwbench.devices.shared.chains import (
+    ChainProfile,
+    count_chain_runs,
+    profile_chains,
+    share_inside,
+)
 from hwbench.devices.shared.ort.executed_graph import (
     block_workload,
     channel_block,
@@ -28,7 +33,7 @@ from hwbench.devices.shared.ort.origins import NodeOrigin, find_origins
 from hwbench.devices.shared.ort.profile import ProfiledRuns, read_trace
 from hwbench.devices.shared.runner.device import EngineDevice, Handle
 from hwbench.devices.shared.runner.engine import Engine
-from hwbench.devices.shared.turns import TURN, select_counted
+from hwbench.devices.shared.turns import select_counted
 from hwbench.network.graph import PartialLayer, all_layers, load
 from hwbench.network.graph.view import GraphView
 from hwbench.network.workload import Workload
@@ -41,11 +46,6 @@ Building a table prepares hundreds of models once, a comparison prepares the sam
 """
 GRAIN_S = 1e-6
 """ONNX Runtime's profiler counts whole microseconds."""
-COST_RUNS, COST_S = 150, 1.0
-"""Runs of each chain from which the profiler's own cost is estimated.
-
-There are fewer where they would take more than these seconds.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,7 @@ class OrtDevice(EngineDevice):
     def _profile_chain(self, engine: Engine, chain: Workload) -> ChainProfile:
         handle = Handle(engine, self._load(engine, chain))
         run_s = engine.run([handle.name] * 2, 1)[1]
-        runs = min(COST_RUNS, max(TURN, round(COST_S / run_s)))
-        reference_s, profile = self._profile(handle, chain, runs)
+        reference_s, profile = self._profile(handle, chain, count_chain_runs(run_s))
         engine.unload(handle.name)
         runs_s = zip(*profile.nodes_s.values(), strict=True)
         sums_s = [sum(node_times_s) for node_times_s in runs_s]

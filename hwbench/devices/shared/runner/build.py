@@ -58,6 +58,12 @@ def runner_source(name: str = ORT_RUNNER) -> Path:
     )
 
 
+def runner_sources(name: str) -> tuple[Path, Path]:
+    """Find a runner's C file, and the header that it shares with the others."""
+    source = runner_source(name)
+    return source, source.with_name(_SHARED)
+
+
 def build_runner(cc: str | None = None, name: str = ORT_RUNNER) -> Path:
     """Compile a runner, once for each source, compiler and set of flags.
 
@@ -77,11 +83,11 @@ def build_runner(cc: str | None = None, name: str = ORT_RUNNER) -> Path:
         DeviceTimeoutError: The compiler did not finish.
         UsageError: The compiler is no command.
     """
-    source = runner_source(name)
+    source, header = runner_sources(name)
     compiler = _find_compiler(cc)
     # The program is named after all that decides what it does, the compiler's version included.
     version = _run_compiler([*compiler, "--version"])
-    texts = [file.read_text(encoding="utf-8") for file in (source, source.with_name(_SHARED))]
+    texts = [file.read_text(encoding="utf-8") for file in (source, header)]
     identity = "\0".join([*texts, version, *compiler, *_FLAGS])
     cache = cache_folder()
     program_name = f"runner-{sha256(identity.encode()).hexdigest()[:16]}"

@@ -5,6 +5,7 @@ one model, and one that is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def linear_weights(sizes: Sequence[int], seed: int = 0) -> dict[str, NDArray[np.
     """Weights and biases of linear layers from each of these sizes to the next."""
     random = np.random.default_rng(seed)
     weights = {}
-    for index, (inner, outer) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (inner, outer) in enumerate(pairwise(sizes)):
         values = random.standard_normal((inner, outer)) / np.sqrt(inner)
         weights[f"fc{index}.weight"] = values.astype(np.float32)
         weights[f"fc{index}.bias"] = random.standard_normal(outer).astype(np.float32)

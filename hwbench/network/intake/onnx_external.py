@@ -120,10 +120,8 @@ def note_weights(model: ModelProto, path: Path) -> WeightFiles | None:
         SchemaError: A file was changed meanwhile.
         UnsafeModelError: The same.
     """
-    placed = []
-    for tensor in model.graph.initializer:
-        if is_external(tensor):
-            placed.append((tensor, _locate(tensor, path)))
+    tensors = [tensor for tensor in model.graph.initializer if is_external(tensor)]
+    placed = [(tensor, _locate(tensor, path)) for tensor in tensors]
     if not placed:
         return None
     folder = Path(os.path.commonpath([place.file.parent for _, place in placed]))

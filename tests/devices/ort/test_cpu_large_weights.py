@@ -119,7 +119,7 @@ def test_a_provider_refuses_it(net, monkeypatch):
 
 @pytest.mark.slow
 @needs_compiler
-def test_a_file_of_over_2_gib_is_profiled_and_compared(hwb, tmp_path):  # noqa: F811
+def test_a_file_of_over_2_gib_is_profiled_and_compared(hwb, tmp_path):
     save_huge(tmp_path / "huge.onnx")
     save_apart(tmp_path / "small.onnx", linear_weights((4096, 256, 4096)))
     answer = hwb("profile", "huge.onnx", "--budget", "20", "--json", "-")

@@ -415,7 +415,7 @@ def _read_layers(workload: Workload) -> tuple[Layer, ...]:
     from hwbench.network.graph import layers, load
 
     if workload.sha256 not in _LAYERS:
-        _LAYERS[workload.sha256] = layers(load(workload.onnx_graph))
+        _LAYERS[workload.sha256] = layers(load(workload.onnx))
     return _LAYERS[workload.sha256]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench.network.graph.view import subgraphs
-from hwbench.network.weight_files import CHECKSUM, is_external, read_entries
+from hwbench.network.weight_files import CHECKSUM, count_bytes, is_external, read_entries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -220,10 +220,7 @@ def _infer_more(graph: GraphProto, skeleton: ModelProto) -> None:
 
 
 def _check_size(tensor: TensorProto) -> None:
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    width = tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    expected, found = math.prod(tensor.dims) * width, len(tensor.raw_data)
+    expected, found = count_bytes(tensor, math.prod(tensor.dims)), len(tensor.raw_data)
     if found != expected:
         shape = "x".join(map(str, tensor.dims))
         raise ValueError(

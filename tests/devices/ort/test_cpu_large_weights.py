@@ -14,8 +14,8 @@ from hwbench.devices.shared.runner.process import RunnerProcess, ort_library
 from hwbench.devices.virtual.device import Virtual
 from hwbench.errors import DeviceUnavailableError, WorkloadError
 from hwbench.measuring.agreement import check_outputs
-from hwbench.measuring.sessions import measure
 from hwbench.network.intake import load_workload
+from hwbench.network.layers import layers_of
 from hwbench.network.ort import onnxruntime
 from hwbench.network.run_outputs import NetworkRunner
 from hwbench.records.measurement import Settings
@@ -76,11 +76,11 @@ def test_it_is_measured_layers_included(net, monkeypatch, native):
         monkeypatch.setattr(cpu, "build_runner", refuse)
     large = read_as_too_large(net, monkeypatch)
     with CpuOrt() as device:
-        record = measure(device, large, Settings(budget_s=2))
-    rows = [layer for layer in record.profile.layers if layer.key is not None]
-    assert [layer.op for layer in rows] == ["Linear", "Linear"]
-    assert [layer.name for layer in rows] == ["fc0", "fc1"]
-    assert record.macs == large.macs
+        prepared = device.prepare(large, Settings())
+        assert len(device.run([prepared] * 2, loops=3).values_s) == 2
+        profile = device.profile_layers(prepared, runs=3)
+    assert [(row.name, row.op) for row in profile.rows] == [("fc0", "Linear"), ("fc1", "Linear")]
+    assert [row.key for row in profile.rows] == [layer.key for layer in layers_of(large)]
 
 
 def test_a_change_of_the_weights_is_noticed_before_the_next_session(net, monkeypatch):
@@ -100,7 +100,8 @@ def test_outputs_are_compared_with_those_of_a_model_in_one_piece(net, monkeypatc
     monkeypatch.undo()
     likeness = check_outputs(load_workload(net), large, 0, 30.0)
     assert likeness.findings == ()
-    assert likeness.agreement.snr_db is None or likeness.agreement.snr_db > 60
+    assert likeness.outputs is not None
+    assert likeness.outputs.snr_db is None or likeness.outputs.snr_db > 60
 
 
 def test_other_devices_say_who_measures_it(net, monkeypatch):

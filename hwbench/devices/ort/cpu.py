@@ -189,14 +189,14 @@ class CpuOrt(OrtDevice):
         if self._provider is None:
             raise DeviceError(f"{self.address} has no provider that could fall back")
         _, runs = self._profile(prepared.handle, prepared.workload, 1)
-        network_layers = all_layers(load(prepared.workload.onnx_graph))
+        network_layers = all_layers(load(prepared.workload.onnx))
         return describe_fallback(self._provider, runs, network_layers)
 
     def _profile_layers(self, prepared: Prepared, runs: int) -> LayerSamples:
         if self._provider is None:
             return super()._profile_layers(prepared, runs)
         reference_s, profile = self._profile(prepared.handle, prepared.workload, runs)
-        rows = join_profile(profile, all_layers(load(prepared.workload.onnx_graph)))
+        rows = join_profile(profile, all_layers(load(prepared.workload.onnx)))
         return LayerSamples(
             rows,
             profile.whole_s,

@@ -39,7 +39,7 @@ from hwbench.errors import (
     UsageError,
     WorkloadError,
 )
-from hwbench.network.workload import ONNX, TFLITE, Workload
+from hwbench.network.workload import LARGE_ONNX, ONNX, TFLITE, Workload
 from hwbench.records.comparison import ChangeExplanation
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
@@ -50,6 +50,8 @@ T = TypeVar("T")
 
 _FORMAT_ADVICE = {
     ONNX: "convert the network it was made from, and give that file",
+    LARGE_ONNX: "over 2 GiB of weights can be measured on the device cpu alone; save it in half"
+    " precision, or cut it into parts",
     TFLITE: "measure it on the device litert or, on a phone, android:SERIAL,runtime=litert; or give"
     " the network that it was made from",
 }

@@ -13,7 +13,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any, Self
 
-from hwbench.errors import SchemaError, error_from_dict
+from hwbench.errors import SchemaError, WorkloadError, error_from_dict
 from hwbench.network.workload import ONNX, Workload
 from hwbench.records.codec import from_plain, to_plain
 from hwbench.records.measurement import Settings
@@ -85,9 +85,17 @@ def describe_workload(workload: Workload) -> dict[str, Any]:
 
     The format is named only where it is not ONNX, and values only where there are some: job names
     are made of descriptions, and those of jobs that can be resumed must not change.
+
+    Raises:
+        WorkloadError: Its weights stay in files of this computer, which a lab does not send.
     """
+    if workload.weights is not None:
+        raise WorkloadError(
+            f"{workload.name} keeps over 2 GiB of weights, which are not sent to the hosts of a"
+            " lab; measure it on the host itself, without the lab"
+        )
     facts = to_plain(workload)
-    del facts["artifact"]
+    del facts["artifact"], facts["weights"]
     if workload.format == ONNX:
         del facts["format"]
     if not workload.values:

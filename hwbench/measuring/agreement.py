@@ -19,7 +19,7 @@ import numpy as np
 from hwbench.devices.shared.inputs import random_input
 from hwbench.errors import HwbenchError
 from hwbench.network.run_outputs import NetworkRunner
-from hwbench.network.workload import ONNX, TFLITE, Workload
+from hwbench.network.workload import TFLITE, Workload
 from hwbench.records.findings import Finding
 from hwbench.records.outputs import Likeness, OutputAgreement
 from hwbench.records.scratch import scratch_folder
@@ -153,8 +153,9 @@ def _count_draws(outputs: Arrays) -> int:
 
 def describe_runtime(*workloads: Workload) -> str:
     """What runs networks for their outputs, and where."""
-    packages = {ONNX: "onnxruntime", TFLITE: "ai-edge-litert"}
-    names = dict.fromkeys(packages[workload.format] for workload in workloads)
+    names = dict.fromkeys(
+        "ai-edge-litert" if workload.format == TFLITE else "onnxruntime" for workload in workloads
+    )
     runtimes = " and ".join(f"{name} {version(name)}" for name in names)
     return f"{runtimes} on this computer"
 

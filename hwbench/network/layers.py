@@ -24,7 +24,7 @@ def layers_of(workload: Workload) -> tuple[PartialLayer, ...]:
         return layers(TfliteGraph(workload.artifact, workload.name))
     from hwbench.network.graph import all_layers, load
 
-    return all_layers(load(workload.onnx))
+    return all_layers(load(workload.onnx_graph))
 
 
 def keyed_layers_of(workload: Workload) -> tuple[Layer, ...]:
@@ -37,7 +37,7 @@ def keyed_layers_of(workload: Workload) -> tuple[Layer, ...]:
     from hwbench.network.graph import Layer, layers, load
 
     if workload.format != TFLITE:
-        return layers(load(workload.onnx))
+        return layers(load(workload.onnx_graph))
     keyed = []
     for layer in layers_of(workload):
         if not isinstance(layer, Layer):

@@ -12,12 +12,14 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwbench.errors import HwbenchError, WorkloadError
 from hwbench.network.ort import onnxruntime
+from hwbench.network.weight_files import ORT_FOLDER
 from hwbench.network.workload import TFLITE
 from hwbench.optional import import_optional
 
@@ -107,7 +109,7 @@ def _answer(
         del sessions[name]
         return []
     if "model" in request:
-        sessions[name] = _open_session(request["model"], request["threads"])
+        sessions[name] = _open_session(request["model"], request["threads"], request.get("weights"))
         return []
     if isinstance(sessions[name], TfliteSession):
         network: TfliteSession = sessions[name]
@@ -152,7 +154,7 @@ class TfliteSession:
         ]
 
 
-def _open_session(path: str, threads: int) -> Any:
+def _open_session(path: str, threads: int, weights_folder: str | None) -> Any:
     if path.endswith(f".{TFLITE}"):
         return TfliteSession(path, threads)
     ort = onnxruntime()
@@ -161,8 +163,12 @@ def _open_session(path: str, threads: int) -> Any:
     options.intra_op_num_threads = threads
     # Nothing is timed here, and threads that spin take the processor from those that compute.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    model: str | bytes = path
+    if weights_folder is not None:
+        options.add_session_config_entry(ORT_FOLDER, weights_folder)
+        model = Path(path).read_bytes()  # beside a path, older versions do not heed that folder
     providers = ["CPUExecutionProvider"]
-    session = ort.InferenceSession(path, options, providers=providers)
+    session = ort.InferenceSession(model, options, providers=providers)
     kinds = {output.name: output.type[len("tensor(") : -1] for output in session.get_outputs()}
     foreign = {name for name, kind in kinds.items() if kind not in _NUMPY_TYPES}
     if not foreign:
@@ -174,7 +180,7 @@ def _cast_outputs(path: str, names: set[str]) -> bytes:
     """The model with these outputs cast to float32."""
     import onnx
 
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
     for name in sorted(names):
         cast = f"{name}_as_float"
         node = onnx.helper.make_node("Cast", [name], [cast], name=cast, to=onnx.TensorProto.FLOAT)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from hwbench.errors import WorkloadError
 from hwbench.network.ort import TELEMETRY_OFF
 from hwbench.network.run_child import read_message, write_message
-from hwbench.network.workload import ONNX, TFLITE, Workload
+from hwbench.network.workload import LARGE_ONNX, ONNX, TFLITE, Workload
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hwbench.network import"
     " run_child; run_child.main(int(sys.argv[2]))"
 )
-_RUNTIMES = {ONNX: "ONNX Runtime", TFLITE: "LiteRT"}
+_RUNTIMES = {ONNX: "ONNX Runtime", LARGE_ONNX: "ONNX Runtime", TFLITE: "LiteRT"}
 """What runs a network, by the format of its artifact."""
 STOP_S = 2.0
 """Seconds that the process may take to end by itself, when its input has."""
@@ -94,7 +94,10 @@ class NetworkRunner:
         self._loaded += 1
         path = self._folder / f"{name}.{workload.format}"
         path.write_bytes(workload.artifact)
-        request = {"name": name, "model": str(path), "threads": self._threads}
+        request: dict[str, Any] = {"name": name, "model": str(path), "threads": self._threads}
+        if workload.weights is not None:
+            workload.weights.require_unchanged(workload.name)
+            request["weights"] = workload.weights.folder
         self._ask(workload, request, (), timeout_s)
         self._names[workload.sha256] = name
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from hwbench.errors import Call, HwbenchError, SchemaError, UsageError
+from hwbench.errors import Call, HwbenchError, SchemaError, UsageError, WorkloadError
 from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.workload import ONNX, Workload
 from hwbench.records.codec import from_plain, to_plain
@@ -54,6 +54,11 @@ def tag_model(
     workload = load_workload(model, **options)
     if workload.values:
         raise UsageError(f"values of inputs are not kept, so {workload.name} cannot be tagged")
+    if workload.weights is not None:
+        raise WorkloadError(
+            f"{workload.name} keeps over 2 GiB of weights, which are not kept in a store; give its"
+            " path wherever it is measured"
+        )
     with open_store(store) as opened:
         opened.save_record(RECORD, {"tag": tag, **_to_plain(workload)})
     return workload

@@ -13,6 +13,7 @@ typedef struct { Handle session, binding; } Session;
 enum { API_VERSION = 5, LOG_WARNING = 2, DEVICE_ALLOCATOR = 0, DEFAULT_MEMORY = 0 };
 #define ORT_FUNCTIONS(F) \
   F(2, P, GetErrorMessage, P) F(3, P, CreateEnv, int, P, Out) F(7, P, CreateSession, P, P, P, Out) \
+  F(8, P, CreateSessionFromArray, P, P, size_t, P, Out) \
   F(10, P, CreateSessionOptions, Out) F(11, P, SetOptimizedModelFilePath, P, P) F(14, P, EnableProfiling, P, P) \
   F(24, P, SetIntraOpNumThreads, P, int) F(30, P, SessionGetInputCount, P, Out) F(31, P, SessionGetOutputCount, P, Out) \
   F(33, P, SessionGetInputTypeInfo, P, size_t, Out) F(36, P, SessionGetInputName, P, size_t, P, Out) \
@@ -30,6 +31,7 @@ enum { API_VERSION = 5, LOG_WARNING = 2, DEVICE_ALLOCATOR = 0, DEFAULT_MEMORY = 
 static struct { ORT_FUNCTIONS(DECLARE) } ort;
 
 static Handle env, allocator, memory; /* once the library is open */
+static char weights[4096]; /* folder of the files that large weights are in; empty: they are in the model */
 
 #define ORT(function, ...) check(ort.function(__VA_ARGS__), #function)
 static void check(P status, const char *function) {
@@ -124,6 +126,27 @@ static void open_library(const char *path) {
   put("{'event':'library','version':%s}\n", get_base()->get_version());
 }
 
+static void *read_whole(const char *path, size_t *size) {
+  FILE *file = fopen(path, "rb");
+  if (file == NULL || fseek(file, 0, SEEK_END) != 0) fail(EXIT_TARGET, "%s: %s", path, strerror(errno));
+  const long end = ftell(file);
+  rewind(file);
+  void *bytes = end < 0 ? NULL : malloc((size_t)end + 1);
+  if (bytes == NULL || fread(bytes, 1, (size_t)end, file) != (size_t)end) fail(EXIT_TARGET, "cannot read %s", path);
+  fclose(file);
+  *size = (size_t)end;
+  return bytes;
+}
+
+/* Beside a path, ONNX Runtime looks for weights in the model's folder alone; beside bytes, where it is told to. */
+static void open_large(Model *model, const char *path, Handle options) {
+  size_t size = 0;
+  void *bytes = read_whole(path, &size);
+  ORT(AddSessionConfigEntry, options, "session.model_external_initializers_file_folder_path", weights);
+  ORT(CreateSessionFromArray, env, bytes, size, options, &model->its.session);
+  free(bytes);
+}
+
 static void open_session(Model *model, const char *path) {
   Handle options;
   ORT(CreateSessionOptions, &options);
@@ -134,7 +157,8 @@ static void open_session(Model *model, const char *path) {
   if (*graph != '\0') ORT(SetOptimizedModelFilePath, options, graph);
   ORT(AddSessionConfigEntry, options, "session.optimized_model_external_initializers_file_name", "hwbench.weights");
   if (cpu_count > 0) pin(options);
-  ORT(CreateSession, env, path, options, &model->its.session);
+  if (*weights == '\0') ORT(CreateSession, env, path, options, &model->its.session);
+  else open_large(model, path, options);
   ort.ReleaseSessionOptions(options);
   ORT(CreateIoBinding, model->its.session, &model->its.binding);
 }
@@ -165,6 +189,7 @@ static void dump_outputs(const Model *model, const char *folder) {
 }
 
 static int set_option(const char *option, const char *value) {
-  (void)option, (void)value; /* ONNX Runtime has no option of its own */
-  return 0;
+  if (strcmp(option, "weights") != 0 || strlen(value) >= sizeof weights) return 0;
+  strcpy(weights, strcmp(value, "-") == 0 ? "" : value);
+  return 1;
 }

@@ -26,10 +26,16 @@ from hwbench.devices.shared.runner.build import build_runner, ort_library
 from hwbench.devices.shared.runner.engine import Engine, NativeEngine
 from hwbench.devices.shared.runner.model_files import ModelFiles
 from hwbench.devices.shared.runner.process import RunnerProcess
-from hwbench.errors import Argument, DeviceError, DeviceUnavailableError, UsageError
+from hwbench.errors import (
+    Argument,
+    DeviceError,
+    DeviceUnavailableError,
+    UsageError,
+    WorkloadError,
+)
 from hwbench.network.graph import all_layers, load
 from hwbench.network.ort import onnxruntime
-from hwbench.network.workload import Workload
+from hwbench.network.workload import LARGE_ONNX, ONNX, Workload
 from hwbench.records.device import Conditions, DeviceInfo
 from hwbench.records.findings import Finding
 from hwbench.records.measurement import Settings
@@ -52,6 +58,7 @@ class CpuOrt(OrtDevice):
     """The host's CPU; address `cpu` or `cpu:provider=NAME`."""
 
     name = "cpu"
+    formats = frozenset({ONNX, LARGE_ONNX})
 
     def __init__(self, address: str = "") -> None:
         options = OPTIONS if "=" in address else {}
@@ -160,6 +167,11 @@ class CpuOrt(OrtDevice):
         return PythonEngine(cores, settings.seed, self._folder, self._provider)
 
     def _prepare(self, workload: Workload, settings: Settings) -> Prepared:
+        if self._provider is not None and workload.format == LARGE_ONNX:
+            raise WorkloadError(
+                f"{workload.name} keeps over 2 GiB of weights, which"
+                f" {self._provider.full_name} is not given; measure it on the device cpu"
+            )
         prepared = super()._prepare(workload, settings)
         engine, name = prepared.handle.engine, prepared.handle.name
         if not isinstance(engine, PythonEngine) or not engine.falls_back(name):

@@ -23,6 +23,7 @@ from hwbench.devices.shared import host
 from hwbench.devices.shared.inputs import random_input
 from hwbench.errors import BuildError, UnsupportedLayerError
 from hwbench.network.ort import model_errors, onnxruntime
+from hwbench.network.weight_files import ORT_FOLDER
 from hwbench.network.workload import Workload
 from hwbench.records.tensors import TensorSpec
 
@@ -105,6 +106,9 @@ class PythonEngine:
             self._sessions[name] = bound
             return None
         options = self._options(profile=profile)
+        if workload.weights is not None:
+            workload.weights.require_unchanged(workload.name)
+            options.add_session_config_entry(ORT_FOLDER, workload.weights.folder)
         path, weights = self._folder / "graph.onnx", self._folder / "graph.weights"
         if graph:
             options.optimized_model_filepath = str(path)
@@ -113,7 +117,7 @@ class PythonEngine:
                 "session.optimized_model_external_initializers_file_name", weights.name
             )
         begun_s = time.perf_counter()
-        session = create_session(workload.onnx, options)
+        session = create_session(workload.onnx_graph, options)
         load_s = time.perf_counter() - begun_s
         self._sessions[name] = _bind(session, workload, self._seed)
         self._sessions[name].load_s = load_s

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,9 +28,11 @@ from hwbench.network.graph.fusion import Fusion, fusions
 from hwbench.network.graph.keys import CONVOLUTIONS, QUANTIZERS, is_weighted, key_of, precision
 from hwbench.network.graph.shapes import infer_shapes
 from hwbench.network.graph.view import GraphView, first_output, subgraphs
+from hwbench.network.weight_files import read_values
 from hwbench.records.layer_key import LayerKey
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, NodeProto
 
 
@@ -68,10 +71,12 @@ class Layer(PartialLayer):
 
 
 def load(data: bytes) -> ModelProto:
-    """Parse, check and shape-infer a self-contained ONNX model, and name its nodes (`name_nodes`).
+    """Parse, check and shape-infer an ONNX model, and name its nodes (`name_nodes`).
+
+    Weights may be in other files if their checksums are here, as intake leaves them.
 
     Raises:
-        WorkloadError: The bytes are no valid ONNX model, or keep weights in other files.
+        WorkloadError: The bytes are no valid ONNX model, or keep other weights in other files.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -249,10 +254,14 @@ def _add_precisions(elements: Counter[str], node: NodeProto, place: Place) -> No
             _add_precisions(elements, inner, scope)
 
 
-def zero_share(model: ModelProto) -> float:
+def zero_share(model: ModelProto, weights_folder: Path | None = None) -> float:
     """Share of exact zeros among the weights of all convolutions and linear layers, 0 to 1.
 
     0 for a model without any.
+
+    Args:
+        model: The model.
+        weights_folder: Where weights lie that are not inside; None leaves them out.
     """
     view = GraphView(model)
     names = {
@@ -260,13 +269,25 @@ def zero_share(model: ModelProto) -> float:
         for node in (view.nodes[index] for index in view.active)
         if is_weighted(view, node)
     }
-    weights = [value for value in map(view.value, names) if value is not None]
-    total = sum(weight.size for weight in weights)
-    return (
-        sum(int(weight.size - np.count_nonzero(weight)) for weight in weights) / total
-        if total
-        else 0.0
-    )
+    total, zeros = 0, 0
+    for name in sorted(names):
+        for values in _iterate_values(view, name, weights_folder):
+            total += values.size
+            zeros += values.size - int(np.count_nonzero(values))
+    return zeros / total if total else 0.0
+
+
+def _iterate_values(
+    view: GraphView, name: str, weights_folder: Path | None
+) -> Iterator[NDArray[Any]]:
+    """Give the values of a constant, some at a time where they lie in another file."""
+    value = view.value(name)
+    if value is not None:
+        yield value
+        return
+    tensor = view.initializers.get(view.resolve(name))
+    if tensor is not None and weights_folder is not None:
+        yield from read_values(tensor, weights_folder)
 
 
 def _layer(view: GraphView, fusion: Fusion) -> Layer:

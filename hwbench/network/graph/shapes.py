@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench.network.graph.view import subgraphs
+from hwbench.network.weight_files import CHECKSUM, count_bytes, is_external, read_entries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +100,7 @@ def infer_shapes(model: ModelProto) -> None:
         onnx.checker.ValidationError: The model breaks the ONNX specification.
         onnx.shape_inference.InferenceError: Its shapes contradict each other.
         ValueError: A weight has more or fewer bytes than its shape needs, is of no type of ONNX, or
-            lies in another file.
+            lies in another file and intake has not noted what that holds.
     """
     shapes = _read_runtime_shapes(model)
     marked = shapes is not None
@@ -171,16 +172,18 @@ def _infer(model: ModelProto, *, trusted: bool) -> None:
     declared = {value.name for value in graph.input}
     known_types = set(onnx.helper.get_all_tensor_dtypes())
     for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        in_file = is_external(tensor)
+        if in_file and CHECKSUM not in read_entries(tensor):
             raise ValueError(
                 f"weight {tensor.name!r} lies in another file, so load the model from its path"
             )
         if tensor.data_type not in known_types:
             raise ValueError(f"weight {tensor.name!r} is of an unknown type {tensor.data_type}")
-        if math.prod(tensor.dims) < _LARGE or not tensor.HasField("raw_data"):
+        if not in_file and (math.prod(tensor.dims) < _LARGE or not tensor.HasField("raw_data")):
             skeleton.graph.initializer.append(tensor)
             continue
-        _check_size(tensor)
+        if not in_file:
+            _check_size(tensor)
         if tensor.name not in declared:
             shape = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             skeleton.graph.input.append(shape)
@@ -217,10 +220,7 @@ def _infer_more(graph: GraphProto, skeleton: ModelProto) -> None:
 
 
 def _check_size(tensor: TensorProto) -> None:
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    width = tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    expected, found = math.prod(tensor.dims) * width, len(tensor.raw_data)
+    expected, found = count_bytes(tensor, math.prod(tensor.dims)), len(tensor.raw_data)
     if found != expected:
         shape = "x".join(map(str, tensor.dims))
         raise ValueError(
@@ -235,7 +235,9 @@ def _fold(model: ModelProto) -> bool:
     graph = model.graph
     shapes = _fixed_shapes(graph)
     known = {
-        t.name: numpy_helper.to_array(t) for t in graph.initializer if math.prod(t.dims) < _LARGE
+        t.name: numpy_helper.to_array(t)
+        for t in graph.initializer
+        if math.prod(t.dims) < _LARGE and not is_external(t)
     }
     outputs = {value.name for value in graph.output}
     left, folded = [], 0

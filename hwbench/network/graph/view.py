@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwbench.errors import Argument, UnsupportedLayerError
+from hwbench.network.weight_files import is_external
 from hwbench.records.tensors import Shape
 
 if TYPE_CHECKING:
@@ -150,12 +151,16 @@ class GraphView:
         return self._types.get(name, (0, None))[0]
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """Value of an initializer or of a Constant node's output; None for anything else."""
+        """Value of an initializer or of a Constant node's output; None for anything else.
+
+        Also None for a weight that stays in another file, which is too large to be looked at.
+        """
         from onnx import numpy_helper
 
         name = self.resolve(name)
         if name in self.initializers:
-            return numpy_helper.to_array(self.initializers[name])
+            tensor = self.initializers[name]
+            return None if is_external(tensor) else numpy_helper.to_array(tensor)
         maker = self.maker(name)
         if maker is None or maker.op_type != "Constant":
             return None

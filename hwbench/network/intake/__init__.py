@@ -7,7 +7,8 @@
 The content of a file says what it is. Files are hostile until shown otherwise: `reader` has all of
 this done in a process with limits (`reader_child`). There `archives` and `pickles` check a file
 with the standard library alone, `torch_files` lets torch read what is left, `hugging_face` does
-the same for folders, and `onnx_files` keeps external data inside the model's folder (`neighbours`).
+the same for folders, and `onnx_external` takes external data in from the model's folder alone
+(`neighbours`), or leaves it there where one model cannot hold it.
 `torch_onnx` exports and compares with torch, `onnx_normalise` folds and names, `half` and
 `quantize` change the precision, and `files` describes what came of it.
 """

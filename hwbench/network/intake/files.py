@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.errors import HwbenchError
+from hwbench.errors import Argument, HwbenchError, WorkloadError
 from hwbench.network import graph
 from hwbench.network.graph.shapes import drop_runtime_shapes
 from hwbench.network.intake import (
     half,
     onnx_bounds,
+    onnx_external,
     onnx_files,
     onnx_inputs,
     onnx_names,
@@ -23,7 +24,8 @@ from hwbench.network.intake.archives import ModelFile
 from hwbench.network.intake.onnx_run import Completed, complete_model
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.intake.torch_onnx import Exported
-from hwbench.network.workload import Workload
+from hwbench.network.weight_files import count_external_bytes
+from hwbench.network.workload import LARGE_ONNX, ONNX, Workload
 from hwbench.records.findings import Finding
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def export_onnx(file: ModelFile, path: Path, request: ReadRequest) -> Exported:
         UsageError: Input shapes are missing or do not fit.
         SchemaError: The file is damaged.
         UnsafeModelError: It refers to external data outside its folder.
-        WorkloadError: The weights exceed what one model can hold.
+        WorkloadError: What cannot stay in other files exceeds what one model can hold.
     """
     model = onnx_files.parse(file.payload, path)
     onnx_inputs.fix_inputs(model, request.specs(), request.batch, request.name, dict(request.dims))
@@ -60,8 +62,9 @@ def export_onnx(file: ModelFile, path: Path, request: ReadRequest) -> Exported:
         findings = (IN_TRAINING,)
     names = onnx_names.FileNames(model)
     onnx_normalise.normalise_graph(model, request.name, exported=False)
+    weights = onnx_external.note_weights(model, path)
     data = onnx_files.serialise(model, request.name)
-    return Exported(data, findings, names.find_tensors(model))
+    return Exported(data, findings, names.find_tensors(model), weights)
 
 
 def blame_sizes(file: ModelFile, path: Path, request: ReadRequest, error: HwbenchError) -> None:
@@ -97,12 +100,15 @@ def describe_workload(
         SchemaError: A window is wider than what it slides over.
         WorkloadError: The network cannot be cast or quantised.
     """
-    completed = complete(exported.onnx, request.name, request.seed)
+    weights = exported.weights
+    folder = None if weights is None else Path(weights.folder)
+    completed = complete(exported.onnx, request.name, request.seed, folder)
     model = completed.model
     inputs = onnx_files.input_specs(model, request.name)
     onnx_bounds.check_windows(model, request.name)
     findings = [*exported.findings, *completed.findings]
-    zeros, counts = graph.zero_share(model), graph.count(model, completed.executions)
+    zeros = graph.zero_share(model, folder)
+    counts = graph.count(model, completed.executions)
     findings += _explain_counts(counts)
     if zeros >= MANY_ZEROS:
         findings.append(
@@ -119,6 +125,12 @@ def describe_workload(
             Finding(
                 "precision_of_file", f"the file holds {file_precision} already and is measured so"
             )
+        )
+    elif precision != "fp32" and weights is not None:
+        raise WorkloadError(
+            f"{request.name} keeps over 2 GiB of weights, which are not converted here; save it in"
+            f" {precision}",
+            Argument("precision", "fp32", purpose="measure it as it is"),
         )
     elif precision != "fp32":
         if precision == "int8":
@@ -139,6 +151,8 @@ def describe_workload(
         size_bytes = len(data)
     else:
         size_bytes = max(file_bytes, len(exported.onnx))
+        if weights is not None:
+            size_bytes += count_external_bytes(model)
     return Workload(
         request.name,
         data,
@@ -149,17 +163,20 @@ def describe_workload(
         counts.params,
         size_bytes,
         tuple(findings),
+        format=ONNX if weights is None else LARGE_ONNX,
         node_names=onnx_names.name_makers(model, exported.tensors),
+        weights=weights,
     )
 
 
-def complete(data: bytes, name: str, seed: int) -> Completed:
+def complete(data: bytes, name: str, seed: int, weights_folder: Path | None = None) -> Completed:
     """Load a model with all the shapes that its runtime knows.
 
     Args:
         data: The serialised model.
         name: The name of the model, for messages.
         seed: The seed of the inputs of a run, where shapes depend on values.
+        weights_folder: Where weights lie that are not inside; None if all are.
     """
 
     def draw_feeds(model: ModelProto) -> dict[str, NDArray[Any]]:
@@ -168,7 +185,7 @@ def complete(data: bytes, name: str, seed: int) -> Completed:
         inputs = onnx_files.input_specs(model, name)
         return {spec.name: onnx_files.random_input(spec, random) for spec in inputs}
 
-    return complete_model(data, draw_feeds)
+    return complete_model(data, draw_feeds, weights_folder)
 
 
 def _explain_counts(counts: graph.Counts) -> list[Finding]:

@@ -47,6 +47,17 @@ def find_neighbour(folder: Path, location: str) -> Path | None:
     return None
 
 
+def is_neighbour(folder: Path, target: Path) -> bool:
+    """Tell whether a path is one that `find_neighbour` gives for the files of a folder."""
+    try:
+        home = folder.resolve()
+        if target.resolve() != target or not target.is_file():
+            return False
+    except (OSError, RuntimeError, ValueError):
+        return False
+    return home in target.parents or target.parent == _find_blobs(home)
+
+
 def _find_blobs(folder: Path) -> Path | None:
     """Find the folder of contents that goes with a folder of Hugging Face's cache."""
     for parent in folder.parents:

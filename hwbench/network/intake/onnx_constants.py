@@ -15,6 +15,7 @@ import numpy as np
 
 from hwbench.errors import WorkloadError
 from hwbench.network.graph.shapes import count_output
+from hwbench.network.weight_files import is_external
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +55,7 @@ def fold_constants(model: ModelProto) -> None:
             shapes = infer_fixed_shapes(model)
         values = {}
         for tensor in model.graph.initializer:
-            is_small = math.prod(tensor.dims) <= MAX_ELEMENTS
+            is_small = math.prod(tensor.dims) <= MAX_ELEMENTS and not is_external(tensor)
             if is_small and tensor.data_type != onnx.TensorProto.STRING:
                 values[tensor.name] = onnx.numpy_helper.to_array(tensor)
         versions = {entry.domain: entry.version for entry in model.opset_import}

@@ -1,27 +1,24 @@
-"""Reading ONNX files safely into one self-contained model."""
+"""Reading ONNX files safely into one model, self-contained as far as protobuf allows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwbench.errors import SchemaError, UnsafeModelError, UsageError, WorkloadError
-from hwbench.network.intake import neighbours, onnx_run, onnx_tidy
-from hwbench.network.intake.archives import MAX_BYTES
+from hwbench.errors import SchemaError, UsageError, WorkloadError
+from hwbench.network.intake import onnx_external, onnx_run, onnx_tidy
+from hwbench.network.weight_files import has_external, is_external
 from hwbench.records.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx import GraphProto, ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
-
-_PROTOBUF_LIMIT = 2**31 - 1  # bytes of one serialised message
+    from onnx import GraphProto, ModelProto, TensorShapeProto, ValueInfoProto
 
 
 def parse(data: bytes, path: Path) -> ModelProto:
-    """Parse an ONNX model and read its external data into it.
+    """Parse an ONNX model and read its external data into it, see `onnx_external.take_in`.
 
     Args:
         data: The bytes of the model file.
@@ -30,7 +27,7 @@ def parse(data: bytes, path: Path) -> ModelProto:
     Raises:
         SchemaError: The file is no ONNX model, or damaged.
         UnsafeModelError: The model refers to external data outside its folder.
-        WorkloadError: The weights exceed the 2 GiB that a self-contained model can hold.
+        WorkloadError: What cannot stay in other files exceeds the 2 GiB that a model can hold.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -44,9 +41,9 @@ def parse(data: bytes, path: Path) -> ModelProto:
                 " .pt2 or .pt"
             )
         model.ClearField("training_info")
-        _embed_external_data(model, path)
+        onnx_external.take_in(model, path)
         onnx_tidy.tidy_model(model)
-        _check(model)
+        _check(model, path.parent)
         onnx_tidy.inline_functions(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         reason = (str(error).strip() or "it does not parse").splitlines()[0]
@@ -56,8 +53,12 @@ def parse(data: bytes, path: Path) -> ModelProto:
     return model
 
 
-def _check(model: ModelProto) -> None:
+def _check(model: ModelProto, folder: Path) -> None:
     """Check a model by ONNX's rules; what breaks them may still be good for the runtime.
+
+    Args:
+        model: The model.
+        folder: Where weights lie that are not inside.
 
     Raises:
         onnx.checker.ValidationError: It is neither.
@@ -65,14 +66,36 @@ def _check(model: ModelProto) -> None:
     import onnx
 
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_leave_out_weights(model))
     except onnx.checker.ValidationError:
-        if not onnx_run.runtime_loads(model):
+        if not onnx_run.runtime_loads(model, folder):
             raise
 
 
+def _leave_out_weights(model: ModelProto) -> ModelProto:
+    """Turn weights in other files into inputs: the checker would look for them in their files."""
+    import onnx
+
+    if not has_external(model):
+        return model
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(model)
+    graph = skeleton.graph
+    declared = {value.name for value in graph.input}
+    for index in reversed(range(len(graph.initializer))):
+        tensor = graph.initializer[index]
+        if not is_external(tensor):
+            continue
+        if tensor.name not in declared:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+        del graph.initializer[index]
+    return skeleton
+
+
 def serialise(model: ModelProto, name: str) -> bytes:
-    """Serialise a self-contained model, always to the same bytes.
+    """Serialise a model, always to the same bytes.
 
     Raises:
         WorkloadError: The bytes would exceed protobuf's 2 GiB.
@@ -83,7 +106,8 @@ def serialise(model: ModelProto, name: str) -> bytes:
         return bytes(model.SerializeToString(deterministic=True))
     except (EncodeError, ValueError) as error:
         raise WorkloadError(
-            f"{name} does not fit into one ONNX model of at most {_PROTOBUF_LIMIT} bytes"
+            f"{name} does not fit into one ONNX model of at most {onnx_external.PROTOBUF_LIMIT}"
+            " bytes; export it with torch.onnx.export(..., external_data=True) and give the file"
         ) from error
 
 
@@ -94,87 +118,6 @@ def has_subgraphs(graph: GraphProto) -> bool:
             if attribute.HasField("g") or attribute.graphs:
                 return True
     return False
-
-
-def _iterate_messages(message: Any) -> Iterator[Any]:
-    """Walk over every protobuf message inside `message`, itself first.
-
-    It goes by what protobuf has stored rather than by ONNX's fields, so that no tensor can hide in
-    a subgraph, a function, or a field that a later version of ONNX adds.
-
-    Raises:
-        ValueError: A text is not UTF-8; protobuf hands such a one on as bytes.
-    """
-    yield message
-    for field, value in message.ListFields():
-        entries = value if hasattr(value, "extend") else (value,)  # repeated, or one
-        if field.message_type is not None:
-            for entry in entries:
-                yield from _iterate_messages(entry)
-        elif field.type == field.TYPE_STRING and any(isinstance(entry, bytes) for entry in entries):
-            raise ValueError(f"{field.name} is not text")
-
-
-def _embed_external_data(model: ModelProto, path: Path) -> None:
-    """Read the data of every tensor that keeps it in another file into the model, in place."""
-    from onnx import TensorProto
-
-    total = 0
-    # The list is made first, as the loop changes what is walked over.
-    for tensor in list(_iterate_messages(model)):
-        if not isinstance(tensor, TensorProto):
-            continue
-        if tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data:
-            continue
-        tensor.raw_data = _read_external_data(tensor, path)
-        tensor.ClearField("external_data")
-        tensor.data_location = TensorProto.DEFAULT
-        total += len(tensor.raw_data)
-        if total > _PROTOBUF_LIMIT:
-            raise WorkloadError(
-                f"{path} keeps over {_PROTOBUF_LIMIT} bytes of weights; one self-contained ONNX"
-                " model cannot hold them; measure it in half precision (saved so), or in parts"
-            )
-
-
-def _read_external_data(tensor: TensorProto, path: Path) -> bytes:
-    """Read the external data of one tensor, which the file itself locates: nothing is trusted.
-
-    Args:
-        tensor: A tensor that names a file, an offset and a length.
-        path: The path of the model.
-    """
-    fields = {entry.key: entry.value for entry in tensor.external_data}
-    location = fields.get("location", "")
-    if not neighbours.is_inside(location):
-        raise UnsafeModelError(
-            f"{path}: tensor {tensor.name!r} keeps its data at {location!r}; expected a file in the"
-            " model's folder"
-        )
-    target = neighbours.find_neighbour(path.parent, location)
-    if target is None:
-        raise UnsafeModelError(
-            f"{path}: tensor {tensor.name!r} needs {location!r}, which is no regular file in the"
-            " model's folder"
-        )
-    size = target.stat().st_size
-    offset_text, length_text = fields.get("offset", "0"), fields.get("length", "")
-    for text in (offset_text, length_text):
-        if text and (not text.isdecimal() or len(text) > 18):
-            raise SchemaError(
-                f"{path}: tensor {tensor.name!r} lies at offset {offset_text[:40]!r}, length"
-                f" {length_text[:40]!r}; expected whole numbers"
-            )
-    offset = int(offset_text or 0)
-    length = int(length_text) if length_text else size - offset
-    if not 0 <= offset <= offset + length <= min(size, MAX_BYTES):
-        raise SchemaError(
-            f"{path}: tensor {tensor.name!r} needs bytes {offset} to {offset + length} of"
-            f" {location!r}, which has {size}"
-        )
-    with target.open("rb") as file:
-        file.seek(offset)
-        return bytes(file.read(length))
 
 
 def input_specs(model: ModelProto, name: str) -> tuple[TensorSpec, ...]:

@@ -20,6 +20,7 @@ from hwbench.network.intake.onnx_files import (
     list_inputs,
     random_input,
 )
+from hwbench.network.weight_files import has_external
 from hwbench.records.tensors import Shape, TensorSpec
 
 if TYPE_CHECKING:
@@ -329,6 +330,8 @@ def _runs(model: ModelProto, shapes: Mapping[str, Shape]) -> bool:
     """Tell whether a model runs with shapes of its inputs, as far as that is soon found out."""
     import onnx
 
+    if has_external(model):
+        return True  # over 2 GiB of weights, which takes too long to find out
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     had_open_dims = False

@@ -19,6 +19,7 @@ import numpy as np
 from hwbench.errors import WorkloadError
 from hwbench.network.intake import onnx_constants
 from hwbench.network.intake.onnx_files import has_subgraphs
+from hwbench.network.weight_files import is_external
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -241,6 +242,7 @@ def _can_fold(
         and not _integer_attribute(norm, "training_mode", 0)
         and len(norm.input) == 5
         and all(name in tensors for name in constants if name)
+        and not any(is_external(tensors[name]) for name in constants if name)
         and readers[conv.input[1]] == 1
         and tensors[conv.input[1]].data_type == tensors[norm.input[1]].data_type
         and f"{conv.input[1].removesuffix('.weight')}.folded_bias" not in tensors

@@ -20,6 +20,7 @@ from hwbench.network import graph
 from hwbench.network.graph.shapes import RUNTIME_SHAPES
 from hwbench.network.graph.view import GraphView, subgraphs
 from hwbench.network.ort import onnxruntime
+from hwbench.network.weight_files import ORT_FOLDER
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import Shape
 
@@ -72,10 +73,15 @@ class _Run:
     inputs: dict[str, list[Typed]] = field(default_factory=dict)
 
 
-def runtime_loads(model: ModelProto) -> bool:
-    """Tell whether ONNX Runtime loads a model, whatever ONNX's own rules say of it."""
+def runtime_loads(model: ModelProto, folder: Path) -> bool:
+    """Tell whether ONNX Runtime loads a model, whatever ONNX's own rules say of it.
+
+    Args:
+        model: The model.
+        folder: Where weights lie that are not inside.
+    """
     try:
-        _open_session(model.SerializeToString(), None)
+        _open_session(model.SerializeToString(), None, folder)
     except Exception:  # noqa: BLE001 - the runtime has many errors, all of which mean no
         return False
     return True
@@ -84,20 +90,23 @@ def runtime_loads(model: ModelProto) -> bool:
 def runs(model: ModelProto, feeds: Mapping[str, NDArray[Any]]) -> bool:
     """Tell whether ONNX Runtime runs a model on values of its inputs."""
     try:
-        session = _open_session(model.SerializeToString(), None)
+        session = _open_session(model.SerializeToString())
         session.run_with_ort_values(None, {name: _wrap_array(each) for name, each in feeds.items()})
     except Exception:  # noqa: BLE001 - the runtime has many errors, all of which mean no
         return False
     return True
 
 
-def complete_model(data: bytes, draw_feeds: DrawFeeds) -> Completed:
+def complete_model(
+    data: bytes, draw_feeds: DrawFeeds, weights_folder: Path | None = None
+) -> Completed:
     """Load a model, and have the runtime fill in the shapes that ONNX does not infer.
 
     Args:
-        data: A self-contained model with fixed inputs.
+        data: A model with fixed inputs.
         draw_feeds: Makes values for its inputs, by name; called if the runtime is to be asked, and
             raises what forbids that.
+        weights_folder: Where weights lie that are not inside; None if all are.
 
     Raises:
         WorkloadError: ONNX's rules are broken, and ONNX Runtime does not run it either.
@@ -111,7 +120,7 @@ def complete_model(data: bytes, draw_feeds: DrawFeeds) -> Completed:
     root = _find_unshaped(model)
     if problem is None and root is None and not _has_open_loops(model):
         return Completed(model, None, ())
-    run = _run_once(model, draw_feeds(model))
+    run = _run_once(model, draw_feeds(model), weights_folder)
     if run is None:
         if problem is not None:
             raise problem
@@ -193,7 +202,9 @@ def _has_open_loops(model: ModelProto) -> bool:
     return any(node.op_type == "Loop" for node in graph.iterate_nodes(model.graph))
 
 
-def _run_once(model: ModelProto, feeds: Mapping[str, NDArray[Any]]) -> _Run | None:
+def _run_once(
+    model: ModelProto, feeds: Mapping[str, NDArray[Any]], weights_folder: Path | None
+) -> _Run | None:
     """Run a model once, with its nodes under plain names; None if the runtime does not."""
     names = {}
     nodes = list(graph.iterate_nodes(model.graph))
@@ -208,7 +219,7 @@ def _run_once(model: ModelProto, feeds: Mapping[str, NDArray[Any]]) -> _Run | No
             node.name = name
     try:
         with TemporaryDirectory(prefix="hwbench-") as folder:
-            session = _open_session(data, Path(folder) / "profile")
+            session = _open_session(data, Path(folder) / "profile", weights_folder)
             values = {name: _wrap_array(array) for name, array in feeds.items()}
             session.run_with_ort_values(None, values)
             events = json.loads(Path(session.end_profiling()).read_bytes())
@@ -217,7 +228,9 @@ def _run_once(model: ModelProto, feeds: Mapping[str, NDArray[Any]]) -> _Run | No
     return _read_events(events, names)
 
 
-def _open_session(data: bytes, profile: Path | None) -> Any:
+def _open_session(
+    data: bytes, profile: Path | None = None, weights_folder: Path | None = None
+) -> Any:
     try:
         ort = onnxruntime()
     except DeviceUnavailableError as error:
@@ -226,6 +239,8 @@ def _open_session(data: bytes, profile: Path | None) -> Any:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # waiting threads would count as work of the file
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if weights_folder is not None:
+        options.add_session_config_entry(ORT_FOLDER, str(weights_folder.resolve()))
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

@@ -33,9 +33,10 @@ from hwbench.errors import (
     WorkloadError,
     error_from_dict,
 )
-from hwbench.network.intake import archives, hugging_face, neighbours
+from hwbench.network.intake import archives, hugging_face, neighbours, onnx_external
 from hwbench.network.intake.torch_files import ReadRequest
 from hwbench.network.ort import TELEMETRY_OFF
+from hwbench.network.weight_files import FileStamp, WeightFiles
 from hwbench.network.workload import Workload
 from hwbench.records.findings import Finding
 from hwbench.records.scratch import remove_abandoned
@@ -111,7 +112,7 @@ def read_file(request: ReadRequest, precision: str, read_limit: float = 1.0) -> 
     if "workload" not in answer:
         raise _explain_failure(request.name, answer, limits, is_torch=is_torch)
     try:
-        return _build_workload(answer["workload"], artifact)
+        return _build_workload(answer["workload"], artifact, path)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         # A file that took the worker over could have it say anything.
         raise UnsafeModelError(
@@ -166,18 +167,23 @@ def _ask(
     return answer, artifact
 
 
-def _build_workload(facts: Mapping[str, Any], artifact: bytes) -> Workload:
+def _build_workload(facts: Mapping[str, Any], artifact: bytes, path: Path) -> Workload:
     """Build a workload from what a worker said of it.
 
     Args:
         facts: The fields of the workload in plain types.
         artifact: The model.
+        path: The file that was read.
     """
     fields = dict(facts)
     fields["inputs"] = tuple(
         TensorSpec(row["name"], tuple(row["shape"]), row["dtype"]) for row in facts["inputs"]
     )
     fields["findings"] = tuple(Finding(**finding) for finding in facts["findings"])
+    if facts["weights"] is not None:
+        stamps = tuple(FileStamp(**stamp) for stamp in facts["weights"]["files"])
+        fields["weights"] = WeightFiles(facts["weights"]["folder"], stamps)
+        onnx_external.check_files(fields["weights"], artifact, path)
     return Workload(artifact=artifact, **fields)
 
 
@@ -211,7 +217,7 @@ def _set_limits(
 def _count_neighbour_bytes(path: Path) -> int:
     """Count the bytes of large files beside an ONNX model whose names stand in it: its weights.
 
-    They are at most the 2 GiB that one model can hold.
+    They count as at most the 2 GiB that one model can hold: what exceeds that is not read into it.
     """
     sizes = {}
     try:

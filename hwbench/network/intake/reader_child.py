@@ -375,6 +375,7 @@ def _work(job: Mapping[str, Any], scratch: Path, missing_walls: Sequence[str]) -
             "findings": [asdict(finding) for finding in findings],
             "format": workload.format,
             "node_names": dict(workload.node_names),
+            "weights": None if workload.weights is None else asdict(workload.weights),
         }
         result = {"workload": facts}
         text = json.dumps(result)
@@ -465,10 +466,10 @@ def _rehearse(workload: Workload, memory_bytes: int) -> None:
     Raises:
         MemoryError: They would need more.
     """
-    if onnx_bounds.count_bytes(graph.load(workload.onnx)) > memory_bytes:
+    if onnx_bounds.count_bytes(graph.load(workload.onnx_graph)) > memory_bytes:
         raise MemoryError
     with suppress(HwbenchError):
-        model = graph.load(workload.onnx)
+        model = graph.load(workload.onnx_graph)
         graph.zero_share(model)
         graph.count(model)
         for layer in graph.all_layers(model):

@@ -25,6 +25,7 @@ from hwbench.errors import UsageError, WorkloadError
 from hwbench.network.intake import calling, onnx_files, onnx_inputs, onnx_normalise, plain_modules
 from hwbench.network.intake.failures import FAILURES, reason
 from hwbench.network.ort import model_errors, onnxruntime
+from hwbench.network.weight_files import WeightFiles
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
 
@@ -47,17 +48,19 @@ Fp32 reassociation stays two orders of magnitude below.
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A self-contained ONNX model in normal form, and what was noticed on the way to it.
+    """An ONNX model in normal form, and what was noticed on the way to it.
 
     Attributes:
         onnx: The model, serialised.
         findings: What a reader of its latency should know.
         tensors: What its nodes write, by the names that its file has for them.
+        weights: The files of weights that are not inside; None if all are.
     """
 
     onnx: bytes
     findings: tuple[Finding, ...] = ()
     tensors: Mapping[str, str] = field(default_factory=dict)
+    weights: WeightFiles | None = None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 
 from hwbench.errors import UsageError
 from hwbench.network.intake.input_texts import InputRequest
-from hwbench.network.workload import ONNX, Workload
+from hwbench.network.workload import TFLITE, Workload
 from hwbench.records.findings import Finding
 from hwbench.records.tensors import TensorSpec
 from hwbench.records.untrusted import require_file
@@ -122,7 +122,7 @@ def add_values(
         spec for spec in workload.inputs
         if spec.name not in values and spec.dtype in {"int32", "int64"}
     ]  # fmt: skip
-    if indices and workload.format == ONNX:
+    if indices and workload.format != TFLITE:
         rows = _count_rows(workload)
         for spec in indices:
             if spec.name in rows:
@@ -197,7 +197,7 @@ def _count_rows(workload: Workload) -> dict[str, tuple[int, str]]:
     """Find the inputs that look rows up in tables: the fewest rows, and the name of that table."""
     import onnx
 
-    model: ModelProto = onnx.load_model_from_string(workload.onnx)
+    model: ModelProto = onnx.load_model_from_string(workload.onnx_graph)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     source = {spec.name: spec.name for spec in workload.inputs}
     rows: dict[str, tuple[int, str]] = {}

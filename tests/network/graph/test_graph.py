@@ -56,6 +56,26 @@ def test_a_weight_of_an_unknown_type_is_named() -> None:
         load(model.SerializeToString())
 
 
+def test_weights_of_four_bits_are_two_in_a_byte() -> None:
+    weight = onnx.TensorProto(
+        name="w", data_type=onnx.TensorProto.INT4, dims=[64, 64], raw_data=bytes(2048)
+    )
+    scale = onnx.helper.make_tensor("s", onnx.TensorProto.FLOAT, [], [0.1])
+    network = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("DequantizeLinear", ["w", "s"], ["d"]),
+            onnx.helper.make_node("MatMul", ["x", "d"], ["y"]),
+        ],
+        "net",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 64])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 64])],
+        [weight, scale],
+    )
+    opset = [onnx.helper.make_opsetid("", 21)]
+    model = onnx.helper.make_model(network, opset_imports=opset, ir_version=10)
+    assert count(load(model.SerializeToString())).params == 64 * 64
+
+
 def test_external_weights_are_refused() -> None:
     model = vgg()
     model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL

@@ -139,7 +139,7 @@ class OrtDevice(EngineDevice):
 
     def _keep_graph(self, workload: Workload, graph: bytes) -> None:
         """Read what the runtime executes for a workload, and keep it in place of the oldest."""
-        view = GraphView(load(workload.onnx))
+        view = GraphView(load(workload.onnx_graph))
         network_layers = all_layers(view)
         while len(self._graphs) >= KEPT_GRAPHS:
             del self._graphs[next(iter(self._graphs))]

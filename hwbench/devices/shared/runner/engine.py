@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Protocol
 
 from hwbench.devices.shared.inputs import inputs_as_bytes
@@ -19,6 +19,8 @@ from hwbench.network.workload import Workload
 
 PATIENCE_S, PATIENCE = 60.0, 10.0
 """A request may take this many seconds and, beyond them, this many times what it should take."""
+LOAD_S, WEIGHTS_BYTES_PER_S = 120.0, 20_000_000
+"""Seconds that loading a model may take, and the rate at which large weights add to them."""
 LEASE_S = 600.0
 """Seconds after its last request after which a runner that cannot be reached ends itself."""
 
@@ -124,13 +126,20 @@ class NativeEngine:
         if workload.values:
             values = self._folder / "hwbench.inputs"
             self._runner.put(inputs_as_bytes(workload), values)
+        weights, timeout_s = None, LOAD_S
+        if workload.weights is not None:
+            workload.weights.require_unchanged(workload.name)
+            weights = Path(workload.weights.folder)
+            timeout_s += workload.weights.size_bytes / WEIGHTS_BYTES_PER_S
         try:
             loaded = self._runner.load(
                 name,
                 path,
                 self._folder / "profile" if profile else None,
                 written if graph else None,
+                timeout_s,
                 inputs=values,
+                weights=weights,
             )
         except BuildError as error:
             # The runtime names the copy that it was given; the user knows the model by its name.

@@ -378,6 +378,7 @@ class RunnerProcess:
         timeout_s: float = 120.0,
         *,
         inputs: PurePath | None = None,
+        weights: PurePath | None = None,
     ) -> Loaded:
         """Create a session for the model file, with inputs and outputs bound, and run it once.
 
@@ -388,6 +389,8 @@ class RunnerProcess:
             graph: File for the graph that it executes, larger weights left out; none if None.
             timeout_s: Seconds it may take.
             inputs: File with the values of all inputs, one after the other; drawn if None.
+            weights: Folder of the files that the model's large weights are in; None if all weights
+                are in the model.
 
         Raises:
             BuildError: ONNX Runtime refuses the model, or it has dynamic dimensions or inputs that
@@ -401,9 +404,13 @@ class RunnerProcess:
         self.command(plan_line("graph", graph or "-"), "set")
         if inputs is not None:
             self.command(plan_line("inputs", inputs), "set")
+        if weights is not None:
+            self.command(plan_line("weights", weights), "set")
         event = self.command(plan_line("load", name, path), "loaded", timeout_s)
         if inputs is not None:
             self.command(plan_line("inputs", "-"), "set")
+        if weights is not None:
+            self.command(plan_line("weights", "-"), "set")
         return Loaded(
             name, event["load_ns"] / 1e9, event["first_run_ns"] / 1e9, tensor_specs(event["inputs"])
         )

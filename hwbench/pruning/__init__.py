@@ -364,6 +364,8 @@ class Prunable:
         working: list[str] = []
         while pending:
             names = pending.pop()
+            if not names:
+                continue
             problem = self._try_cut(on_cpu, probe, working + names)
             if not problem or self._fit_numbers(on_cpu, probe, working, names):
                 working += names

@@ -89,12 +89,12 @@ class NarrowAttention(nn.Module):
             sources = [source.transpose(1, 0) for source in sources]
         length, batch = sources[0].shape[:2]
         mask = self._merge_masks(attn_mask, key_padding_mask, query)
-        heads = [self._divide(made) for made in self._project(sources)]
+        queries, keys, values = (self._divide(made) for made in self._project(sources))
         if need_weights:
-            mixed, shares = self._attend(*heads, mask, batch)
+            mixed, shares = self._attend(queries, keys, values, mask, batch)
             mixed = mixed.transpose(0, 1).contiguous()
         else:
-            mixed, shares = self._attend_at_once(*heads, mask, batch), None
+            mixed, shares = self._attend_at_once(queries, keys, values, mask, batch), None
             mixed = mixed.permute(2, 0, 1, 3).contiguous()
         output: Tensor = self.out_proj(mixed.view(length * batch, -1))
         output = output.view(length, batch, -1)
@@ -118,7 +118,8 @@ class NarrowAttention(nn.Module):
                 for source, weight, bias in zip(sources, weights, biases, strict=True)
             ]
         made = functional.linear(sources[0], self.in_proj_weight, self.in_proj_bias)
-        parts = made.unflatten(-1, (3, -1)).unsqueeze(0).transpose(0, -2).squeeze(-2).contiguous()
+        parts = made.view(*made.shape[:-1], 3, -1).unsqueeze(0).transpose(0, -2).squeeze(-2)
+        parts = parts.contiguous()
         return [parts[0], parts[1], parts[2]]
 
     def _divide(self, made: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ class NarrowAttention(nn.Module):
         if mask is not None:
             scores = scores + mask.expand(batch, self.num_heads, -1, -1).flatten(0, 1)
         shares = functional.dropout(scores.softmax(-1), self.dropout, training=self.training)
-        return torch.bmm(shares, value), shares.unflatten(0, (batch, self.num_heads))
+        return torch.bmm(shares, value), shares.view(batch, self.num_heads, *shares.shape[1:])
 
     def _attend_at_once(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, batch: int
@@ -158,7 +159,7 @@ class NarrowAttention(nn.Module):
         if attention is not None:
             merged = _additive(attention, query)
             if merged.dim() == 3:
-                merged = merged.unflatten(0, (-1, self.num_heads))
+                merged = merged.reshape(-1, self.num_heads, *merged.shape[1:])
         if padding is not None:
             of_keys = _additive(padding, query)[:, None, None]
             merged = of_keys if merged is None else merged + of_keys

@@ -17,7 +17,7 @@ from hwbench.network.ort import onnxruntime
 from hwbench.network.structure.blocks import Block
 from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning.dropping import SKIP, SKIP_TUPLE, VANISH, Replacement, replace_modules
-from hwbench.pruning.surgeon import IN, OUT, is_dense, size_of
+from hwbench.pruning.surgeon import CONVOLUTIONS, IN, OUT, is_dense, size_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -90,6 +90,8 @@ class GroupProbe:
             name = slot.layer.name
             if name not in modules or not is_dense(modules[name]) or not slot.inputs:
                 continue
+            if isinstance(modules[name], CONVOLUTIONS) and slot.inputs[0].axis > 1:
+                continue  # it slides over the channels, and its own are others
             for side, dimension in ((IN, slot.inputs[0]), (OUT, slot.output)):
                 in_torch, in_graph = size_of(pruned, name, side), dimension.size(widths)
                 if dimension.terms and in_torch != in_graph:

@@ -11,9 +11,10 @@ its own layer keys.
 
 The modules, one subject each: `surgeon` cuts channels out of modules, `recipe` holds what was cut
 as data, `importance` picks the channels that stay, `reconstruction` and `normalization` make up for
-those that went, `probing` compares a pruned network with its graph, `kept` explains what cannot be
-pruned, `dropping` leaves blocks out, `adaptors` holds PRACTISE's adaptors, `files` writes and reads
-pruned networks.
+those that went, `module_numbers` finds what else follows from widths, `attention` stands in for
+torch's, `probing` compares a pruned network with its graph, `kept` explains what cannot be pruned,
+`dropping` leaves blocks out, `adaptors` holds PRACTISE's adaptors, `files` writes and reads pruned
+networks.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ from hwbench.pruning.importance import (
     score_by_weights,
 )
 from hwbench.pruning.kept import Kept, find_kept_layers
+from hwbench.pruning.module_numbers import list_numbers
 from hwbench.pruning.probing import BlockProbe, GroupProbe
-from hwbench.pruning.recipe import GroupCut, Pruned, Recipe, fingerprint
+from hwbench.pruning.recipe import Pruned, Recipe, fingerprint
 from hwbench.pruning.reconstruction import POSITIONS, RENORMALIZED, Batch, CalibrationStatistics
 from hwbench.pruning.surgeon import CHANNELS, IN, OUT, weight_of
 
@@ -111,6 +113,7 @@ class Prunable:
             _check_same_structure(traced, structure, self.name)
         on_cpu = copy.deepcopy(module).cpu().eval()
         coupling = couple(on_cpu, self._inputs, traced)
+        self._derived = set(coupling.derived)
         self._coupled = {coupled.group.name: coupled for coupled in coupling.groups}
         self._try_groups(on_cpu, GroupProbe(graph, self._inputs, values=not coupling.derived))
         self._adaptors = adaptor_places(graph.model, traced, on_cpu)
@@ -248,7 +251,7 @@ class Prunable:
         cuts = []
         for name, coupled in self._coupled.items():
             if name in kept and len(kept[name]) < coupled.group.width:
-                cuts.append(GroupCut(name, coupled.group.width, tuple(kept[name]), coupled.places))
+                cuts.append(coupled.cut(kept[name]))
         chosen = set(dropped)
         replaced = {name: places for name, places in self._drops.items() if name in chosen}
         return Recipe(self.name, self.sha256, tuple(cuts), replaced, refitted)
@@ -315,7 +318,10 @@ class Prunable:
         """
         layers: dict[str, None] = {}
         for coupled in self._coupled.values():
-            layers.update((place.path, None) for place in coupled.places if place.side == IN)
+            for place in coupled.places:
+                # Weights that are computed anew from parameters do not stay as they are fitted.
+                if place.side == IN and place.path not in self._derived:
+                    layers[place.path] = None
         return CalibrationStatistics(
             self.module, layers, batches, positions=positions, renormalized=renormalized, seed=seed
         )
@@ -360,7 +366,8 @@ class Prunable:
         """Prune every group once, to find those that torch cannot cut as the graph does.
 
         All groups are pruned at once first, as that nearly always works and costs one run. Where it
-        fails, halves of them are, until those that fail alone are found and marked as fixed.
+        fails, halves of them are, until those that fail alone are found and marked as fixed; each
+        time also with the numbers changed that modules keep of their channels.
         """
         # Those that need not compute the same come last, so that the others are held to it.
         pending: list[list[str]] = [[], []]
@@ -370,14 +377,35 @@ class Prunable:
         working: list[str] = []
         while pending:
             names = pending.pop()
+            if not names:
+                continue
             problem = self._try_cut(on_cpu, probe, working + names)
-            if not problem:
+            if not problem or self._fit_numbers(on_cpu, probe, working, names):
                 working += names
             elif len(names) > 1:
                 half = len(names) // 2
                 pending += [names[half:], names[:half]]
             else:
                 self._coupled[names[0]] = Coupled(self._coupled[names[0]].group, (), problem)
+
+    def _fit_numbers(
+        self, on_cpu: nn.Module, probe: GroupProbe, working: list[str], names: Sequence[str]
+    ) -> bool:
+        """Find numbers of modules that must change with some groups, and note them.
+
+        Returns:
+            Whether the groups can be cut with these.
+        """
+        before = {name: self._coupled[name] for name in names}
+        for is_wide in (False, True):
+            for name, coupled in before.items():
+                near, wide = list_numbers(on_cpu, coupled.places, coupled.group.width)
+                self._coupled[name] = replace(coupled, numbers=wide if is_wide else near)
+            changed = any(self._coupled[name].numbers for name in names)
+            if changed and not self._try_cut(on_cpu, probe, working + list(names)):
+                return True
+        self._coupled.update(before)
+        return False
 
     def _try_cut(self, on_cpu: nn.Module, probe: GroupProbe, names: Sequence[str]) -> str:
         """Cut a third of the channels of the groups named, and describe what goes wrong.
@@ -391,8 +419,7 @@ class Prunable:
             width = group.width
             if group.name in names:
                 width = max(1, 2 * width // 3)
-                places = self._coupled[group.name].places
-                cuts.append(GroupCut(group.name, group.width, tuple(range(width)), places))
+                cuts.append(self._coupled[group.name].cut(range(width)))
             widths.append(width)
         try:
             pruned = Recipe(self.name, "", tuple(cuts)).apply(on_cpu, other_weights=True)

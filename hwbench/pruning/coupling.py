@@ -11,6 +11,7 @@ Whether torch then computes what the cut graph does is tried out (`hwbench.pruni
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +26,7 @@ from hwbench.network.intake.torch_onnx import export_module
 from hwbench.network.structure import Group, Structure
 from hwbench.network.structure.channels import Channels, Layout
 from hwbench.network.structure.surgery import PrunableGraph
+from hwbench.pruning.recipe import GroupCut, shared_parameters
 from hwbench.pruning.surgeon import (
     CHANNELS,
     CONVOLUTIONS,
@@ -46,12 +48,22 @@ class Coupled:
     Attributes:
         group: The group.
         places: Where its channels lie; empty if it cannot be cut.
+        numbers: What else follows from how many they are, see `GroupCut`.
         problem: Why it cannot be cut; empty if it can.
     """
 
     group: Group
     places: tuple[ChannelPlace, ...]
     problem: str = ""
+    numbers: tuple[str, ...] = ()
+
+    def cut(self, kept: Iterable[int]) -> GroupCut:
+        """What is cut where some of its channels stay.
+
+        Args:
+            kept: Their indices, ascending.
+        """
+        return GroupCut(self.group.name, self.group.width, tuple(kept), self.places, self.numbers)
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,7 @@ class _Finder:
         for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
             if tensor.is_floating_point():
                 self._tensors[name] = tensor.detach().float().numpy()
+        self._shared = shared_parameters(self.module)
         self._readers: dict[str, str] = {}
         view = self.channels.view
         for index in view.active:
@@ -183,12 +196,13 @@ class _Finder:
                 self._place_derived(constant, layout)
                 return
             name, dim = match
-        path, _, attribute = name.rpartition(".")
-        side = _side_of(self.module.get_submodule(path), attribute, dim)
-        if side is None:
-            self._add(name, str(dim), layout)
-        elif side:
-            self._add(path, side, layout)
+        for same in self._shared.get(name, (name,)):
+            path, _, attribute = same.rpartition(".")
+            side = _side_of(self.module.get_submodule(path), attribute, dim)
+            if side is None:
+                self._add(same, str(dim), layout)
+            elif side:
+                self._add(path, side, layout)
 
     def _add(self, path: str, side: str, layout: Layout) -> None:
         entries = layout.entries
@@ -201,13 +215,33 @@ class _Finder:
 
     def _find_values(self, value: Values, axis: int) -> tuple[str, int] | None:
         """The parameter that has the values of a constant, and its dimension that is `axis`."""
-        rows = _sorted_rows(value, axis)
+        if not value.size:
+            return None
+        # Sorting is slow for large networks, so that what tells most tensors apart comes first.
+        least, most = value.min(initial=np.inf), value.max(initial=-np.inf)
+        rows: Values | None = None
         for name, tensor in self._tensors.items():
-            if tensor.size != value.size:
+            if tensor.size != value.size or (tensor.min(), tensor.max()) != (least, most):
                 continue
+            if rows is None:
+                rows = _sorted_rows(value, axis)
             for dim, size in enumerate(tensor.shape):
                 if size == value.shape[axis] and np.array_equal(_sorted_rows(tensor, dim), rows):
                     return name, dim
+        return self._find_table(value, axis)
+
+    def _find_table(self, value: Values, axis: int) -> tuple[str, int] | None:
+        """The parameter some rows of which are a constant, and its dimension that is `axis`.
+
+        Exporters look up in advance what is known, such as embeddings of positions.
+        """
+        width = value.shape[axis]
+        rows = np.moveaxis(value, axis, -1).reshape(-1, width)
+        for name, tensor in self._tensors.items():
+            if tensor.ndim == 2 and tensor.shape[1] == width and len(tensor) >= len(rows):
+                known = {row.tobytes() for row in tensor}
+                if all(row.tobytes() in known for row in rows):
+                    return name, 1
         return None
 
     def _place_derived(self, constant: str, layout: Layout) -> None:

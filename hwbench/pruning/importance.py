@@ -96,9 +96,11 @@ def score_by_weights(
     """
     scores = torch.zeros(total, dtype=torch.float64)
     entries = _find_entries(places, total)
-    for path, side in _find_readers(entries):
-        layer = module.get_submodule(path)
-        weight = weight_of(layer).detach().movedim(side_dim(layer, side), 0)
+    # Where no layer has the channels, matrices do that are parameters of modules of other kinds.
+    for path, side in _find_readers(entries) or [key for key in entries if key[1].isdigit()]:
+        weight = _entries_first(module, path, side)
+        if weight.ndim == 1:
+            continue
         chosen = weight[entries[path, side].to(weight.device)]
         norms = chosen.reshape(total, -1).double().norm(power, dim=1).cpu()
         scores += _scale_to_one(norms)
@@ -324,6 +326,14 @@ def _find_entries(places: Sequence[ChannelPlace], total: int) -> dict[tuple[str,
         for channel in range(total):
             rows[channel] += place.positions([channel])
     return {key: torch.tensor(rows) for key, rows in entries.items()}
+
+
+def _entries_first(module: nn.Module, path: str, side: str) -> Tensor:
+    """The weight of a layer, or a bare parameter, its entries along a side first."""
+    if side.isdigit():
+        return module.get_parameter(path).detach().movedim(int(side), 0)
+    layer = module.get_submodule(path)
+    return weight_of(layer).detach().movedim(side_dim(layer, side), 0)
 
 
 def _find_readers(entries: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

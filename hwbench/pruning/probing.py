@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from hwbench.network.ort import onnxruntime
 from hwbench.network.structure.blocks import Block
 from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning.dropping import SKIP, SKIP_TUPLE, VANISH, Replacement, replace_modules
-from hwbench.pruning.surgeon import IN, OUT, is_dense, size_of
+from hwbench.pruning.surgeon import CONVOLUTIONS, IN, OUT, is_dense, size_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -57,7 +58,7 @@ class GroupProbe:
             all of a layer's inputs anew.
 
     Attributes:
-        rescaled: Names of groups whose pruning may change what is computed in torch: attention
+        rescaled: Names of groups whose pruning may rescale what is computed in torch: attention
             divides by the root of how many channels its heads have, which is a constant of the
             graph.
     """
@@ -66,7 +67,7 @@ class GroupProbe:
         self.graph, self.inputs, self.values = graph, inputs, values
         self.structure = graph.structure
         self.rescaled: set[str] = set()
-        for layout in graph.channels.summed:
+        for layout in graph.channels.summed.values():
             for number in graph.channels.groups_in(layout):
                 self.rescaled.add(graph.structure.groups[number].name)
 
@@ -89,6 +90,8 @@ class GroupProbe:
             name = slot.layer.name
             if name not in modules or not is_dense(modules[name]) or not slot.inputs:
                 continue
+            if isinstance(modules[name], CONVOLUTIONS) and slot.inputs[0].axis > 1:
+                continue  # it slides over the channels, and its own are others
             for side, dimension in ((IN, slot.inputs[0]), (OUT, slot.output)):
                 in_torch, in_graph = size_of(pruned, name, side), dimension.size(widths)
                 if dimension.terms and in_torch != in_graph:
@@ -96,16 +99,49 @@ class GroupProbe:
                         f"layer {name} has {in_torch} channels {side} where the graph has"
                         f" {in_graph}"
                     )
-        values = self.values
-        for group, width in zip(self.structure.groups, widths, strict=True):
-            values &= width == group.width or group.name not in self.rescaled
-        graph_outputs = run_graph(self.graph.with_widths(widths), self.inputs)
+        smaller = self.graph.with_widths(widths)
+        graph_outputs = run_graph(smaller, self.inputs)
         for output, expected in zip(torch_outputs, graph_outputs, strict=False):
             if output.shape != expected.shape:
                 return "once it is pruned, the network has outputs of another shape than its graph"
-            if values and not _is_close(output.numpy(), expected):
-                return "once it is pruned, the network computes something else than its graph"
-        return ""
+        if not self.values or _are_close(torch_outputs, graph_outputs):
+            return ""
+        if self._rescale_products(smaller, widths) and _are_close(
+            torch_outputs, run_graph(smaller, self.inputs)
+        ):
+            return ""
+        return "once it is pruned, the network computes something else than its graph"
+
+    def _rescale_products(self, model: ModelProto, widths: Sequence[int]) -> bool:
+        """Let products be divided by the root of the channels that are left, in place.
+
+        The graph divides by the root of those that there were.
+
+        Returns:
+            Whether any lost channels.
+        """
+        from onnx import numpy_helper
+        from onnx.helper import make_node
+
+        factors: dict[str, float] = {}
+        for name, layout in self.graph.channels.summed.items():
+            left = len(self.graph.channels.kept_entries(layout, widths))
+            if left < layout.size:
+                factors[name] = math.sqrt(layout.size / left)
+        nodes = list(model.graph.node)
+        del model.graph.node[:]
+        for node in nodes:
+            model.graph.node.append(node)
+            for position, name in enumerate(node.output):
+                if name not in factors:
+                    continue
+                model.graph.node[-1].output[position] = f"{name} unscaled"
+                factor = numpy_helper.from_array(
+                    np.array(factors[name], np.float32), f"{name} factor"
+                )
+                model.graph.initializer.append(factor)
+                model.graph.node.append(make_node("Mul", [f"{name} unscaled", factor.name], [name]))
+        return bool(factors)
 
 
 def run_graph(model: ModelProto, inputs: Sequence[Tensor]) -> list[Any]:
@@ -205,6 +241,14 @@ class BlockProbe:
             if not _is_close(in_torch.numpy(), in_graph):
                 return False
         return True
+
+
+def _are_close(in_torch: Sequence[Tensor], in_graph: Sequence[Any]) -> bool:
+    """Tell whether outputs of torch and of a graph agree, as far as there are both."""
+    for output, expected in zip(in_torch, in_graph, strict=False):
+        if not _is_close(output.numpy(), expected):
+            return False
+    return True
 
 
 def _is_close(in_torch: Any, in_graph: Any) -> bool:

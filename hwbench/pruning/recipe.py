@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from hwbench.errors import SchemaError, UsageError
+from hwbench.pruning.attention import replace_attention
 from hwbench.pruning.dropping import Replacement, replace_modules
+from hwbench.pruning.module_numbers import scale_number
 from hwbench.pruning.surgeon import IN, ChannelPlace, cut, size_of
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,15 @@ class GroupCut:
         width: The original number of channels of the group.
         kept: The indices of the channels that stay, ascending.
         places: Where the channels of the group lie in torch.
+        numbers: Paths of whole numbers of modules (`attention.head_dim`) that are so many for each
+            channel.
     """
 
     name: str
     width: int
     kept: tuple[int, ...]
     places: tuple[ChannelPlace, ...]
+    numbers: tuple[str, ...] = ()
 
     @property
     def removed(self) -> tuple[int, ...]:
@@ -88,8 +93,15 @@ class Recipe:
             )
         smaller = copy.deepcopy(module)
         try:
-            for (path, side), kept in self.kept_positions(smaller).items():
+            shared = shared_parameters(smaller)
+            positions = self.kept_positions(smaller)
+            replace_attention(smaller, (path for path, _ in positions))
+            for (path, side), kept in positions.items():
                 cut(smaller, path, side, kept)
+            for group in self.groups:
+                for number in group.numbers:
+                    scale_number(smaller, number, len(group.kept), group.width)
+            _share_again(smaller, shared)
             for replaced in self.dropped.values():
                 replace_modules(smaller, replaced)
         except (AttributeError, IndexError) as error:
@@ -172,7 +184,8 @@ class Recipe:
 
 def _read_group(raw: dict[str, Any]) -> GroupCut:
     places = tuple(ChannelPlace(**place) for place in raw["places"])
-    return GroupCut(str(raw["name"]), int(raw["width"]), tuple(map(int, raw["kept"])), places)
+    kept, numbers = tuple(map(int, raw["kept"])), tuple(map(str, raw["numbers"]))
+    return GroupCut(str(raw["name"]), int(raw["width"]), kept, places, numbers)
 
 
 @dataclass(frozen=True)
@@ -185,6 +198,27 @@ class Pruned:
     def __repr__(self) -> str:
         cuts = f"{len(self.recipe.groups)} groups cut, {len(self.recipe.dropped)} blocks dropped"
         return f"<Pruned {self.recipe.original}: {cuts}>"
+
+
+def shared_parameters(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Find parameters that several modules share, as embeddings and output layers do.
+
+    Returns:
+        All names of each, by every one of them.
+    """
+    names: defaultdict[int, list[str]] = defaultdict(list)
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    return {name: tuple(same) for same in names.values() if len(same) > 1 for name in same}
+
+
+def _share_again(module: nn.Module, shared: Mapping[str, tuple[str, ...]]) -> None:
+    """Let modules share what they shared before they were cut, in place."""
+    for first, *others in dict.fromkeys(shared.values()):
+        parameter = module.get_parameter(first)
+        for name in others:
+            owner, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(owner), attribute, parameter)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -125,6 +125,8 @@ def cut(module: nn.Module, path: str, side: str, kept: Tensor) -> None:
         owner, _, name = path.rpartition(".")
         holder = module.get_submodule(owner)
         setattr(holder, name, _select_entries(getattr(holder, name), int(side), kept))
+        if isinstance(holder, nn.Embedding) and side == "1":
+            holder.embedding_dim = len(kept)
         return
     layer = module.get_submodule(path)
     counts = dict.fromkeys(_COUNTS[side], len(kept))

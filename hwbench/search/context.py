@@ -45,6 +45,8 @@ CALIBRATION_IMAGES, CALIBRATION_BATCH = 300, 50
 
 AMC's code takes 60 batches of 50; the positions that are sampled of each image matter more.
 """
+LEAST_VOCABULARY = 2
+"""Ids that any network knows: 0 and 1."""
 SYNTHETIC_IMAGES = 256
 """Images of smooth noise that stand in where there are no images at all."""
 
@@ -66,6 +68,7 @@ class Subject:
             as it came from anywhere.
         facts: What shapes the quality of networks beside the plan and the network, for the identity
             of the search.
+        vocabulary: How many ids the network knows; None where it takes no ids or nothing tells.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Subject:
     findings: tuple[Finding, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
     facts: tuple[str, ...] = ()
+    vocabulary: int | None = None
 
     @property
     def structure(self) -> Structure:
@@ -218,12 +222,34 @@ class SearchContext:
 
     def training_images(self) -> Images:
         """Images to learn from: those given, or smooth noise without labels."""
-        from hwbench.search.data import synthetic
-
         if self.data is not None:
             return self.data.train
-        shape = self.subject.workload.inputs[0].shape[1:]
-        return synthetic(self.images or SYNTHETIC_IMAGES, shape, seed=self.seed)
+        return self.draw_images(self.images or SYNTHETIC_IMAGES, self.seed)
+
+    def draw_images(self, count: int, seed: int) -> Images:
+        """Inputs without labels where there are none: smooth noise, or random ids of tokens.
+
+        Args:
+            count: How many.
+            seed: Seed of the draw.
+
+        Raises:
+            UsageError: The network takes other inputs.
+        """
+        from hwbench.search.data import random_ids, synthetic
+
+        example = self.subject.example[0]
+        shape = tuple(example.shape[1:])
+        if not example.dtype.is_floating_point:
+            vocabulary = self.subject.vocabulary or LEAST_VOCABULARY
+            return random_ids(count, shape, vocabulary, example.dtype, seed=seed)
+        if len(shape) != 3:
+            raise UsageError(
+                f"the network takes inputs of {'x'.join(map(str, shape))}, and nothing like them"
+                " can be drawn: they are neither images nor ids",
+                Argument("data"),
+            )
+        return synthetic(count, shape, seed=seed)
 
     def accuracy(self, module: nn.Module) -> float:
         """Accuracy of a network on images held out from training.

@@ -174,7 +174,9 @@ class Counted:
         self._full = structure.layer_widths(np.array([structure.widths], np.int64))[0].astype(
             np.float64
         )
-        self._depthwise = np.array([slot.depthwise for slot in structure.slots], bool)
+        self._depthwise = np.array(
+            [slot.depthwise or _slides_over_channels(slot) for slot in structure.slots], bool
+        )
 
     def of(self, widths: Integers) -> Floats:
         """Costs, shape (n,)."""
@@ -287,6 +289,11 @@ class KeptWeights:
 WHOLE = 1000
 """Width of a decision about single weights: all of them."""
 _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+
+
+def _slides_over_channels(slot: Slot) -> bool:
+    """Whether a convolution reads a few neighbouring channels for each that it makes."""
+    return "Conv" in slot.layer.key.op and slot.output.axis > 1 and bool(slot.output.terms)
 
 
 def _biases(slot: Slot) -> int:

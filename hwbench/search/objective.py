@@ -13,7 +13,7 @@ from hwbench.search.base import Candidate, Outcome
 from hwbench.search.costs import WHOLE, Floats, KeptWeights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from hwbench.network.structure import Structure
     from hwbench.pruning import Pruned
@@ -211,6 +211,8 @@ def _absolute(module: nn.Module, name: str) -> Floats:
             weight = per_head.transpose(0, 1).flatten(0, 1)
     elif isinstance(around, nn.MultiheadAttention) and isinstance(weight, Tensor):
         weight = weight.reshape(len(weight), -1, around.head_dim).transpose(1, 2).flatten(1, 2)
+    elif isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(layer, nn.Linear):
+        weight = _outputs_first(layer, weight)
     if not isinstance(weight, Tensor):
         raise UsageError(
             f"the network has no layer with weights called {name!r}, so it cannot be pruned"
@@ -219,6 +221,22 @@ def _absolute(module: nn.Module, name: str) -> Floats:
     if magnitudes.ndim > 2:
         magnitudes = magnitudes.flatten(2).sum(dim=2)
     return np.asarray(magnitudes.double().cpu().numpy())
+
+
+def _outputs_first(layer: nn.Module | None, weight: Tensor) -> Tensor:
+    """The weight of a linear layer of another kind, whose outputs may come last, as in GPT-2."""
+    import torch
+
+    if layer is None:
+        return weight
+    with torch.no_grad():
+        one_each = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+        try:
+            made = layer(one_each) - layer(torch.zeros_like(one_each))
+        except RuntimeError:  # it reads as many channels as the weight has columns
+            return weight
+    last = made.shape == weight.shape and torch.allclose(made, weight, atol=1e-5)
+    return weight.T if last else weight
 
 
 def _order(weights: Mapping[str, Floats], structure: Structure, group: int) -> costs.Integers:
@@ -230,6 +248,8 @@ def _order(weights: Mapping[str, Floats], structure: Structure, group: int) -> c
         (structure.groups[group].consumers, 0),
     ):
         for name in names:
+            if name not in weights:
+                continue  # an embedding, whose rows are looked up
             sums = weights[name].sum(axis=axis)
             if len(sums) % width == 0:  # not behind a concatenation
                 total += sums.reshape(width, -1).sum(axis=1)

@@ -557,6 +557,11 @@ def _find_augment(text: str) -> Callable[[Tensor], Tensor]:
 
 
 def _augmented(batch: Tensor, schedule: Schedule, generator: torch.Generator) -> Tensor:
+    if (schedule.mirror or schedule.shift) and batch.ndim != 4:
+        raise UsageError(
+            f"inputs of shape {'x'.join(map(str, batch.shape[1:]))} are no images, which alone can"
+            " be shifted and mirrored; leave that out"
+        )
     if schedule.mirror:
         flipped = torch.rand(len(batch), generator=generator) < 0.5
         batch = torch.where(flipped[:, None, None, None], batch.flip(3), batch)

@@ -4,7 +4,8 @@
     python -m runners.studies.pruning_reach NAME       # one of them, as JSON
 
 It needs timm, torchvision, segmentation-models-pytorch, ultralytics and torch-pruning beside the
-project's own libraries. Weights are random: what counts is which channels can go.
+project's own libraries. What was stopped goes on from `results/pruning_reach/rows.jsonl`; without
+that file it begins anew. Weights are random: what counts is which channels can go.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from hwbench.pruning.probing import outputs_of
 from hwbench.search.budget import channel_choices
 from hwbench.search.limit import Limit
 from hwbench.workflows.search.plan import Plan
+from runners.studies._journal import append_to_journal, journal_of, read_journal
 from runners.studies._results import save_study
 
+STUDY = "pruning_reach"
 SHARE = 0.5
 """Share of every width that is kept."""
 STEP = 8
@@ -224,20 +227,24 @@ def answer(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def main() -> None:
-    """Study one network, or all and write results/pruning_reach/."""
+    """Study one network, or all that are not in the journal, and write results/pruning_reach/."""
     if len(sys.argv) > 1:
         print(json.dumps(study_one(sys.argv[1])))
         return
-    rows = []
+    journal = journal_of(STUDY)
+    rows: dict[str, dict[str, Any]] = {row["network"]: row for row in read_journal(journal)}
     for name in networks():
-        rows.append(study_apart(name))
-        print(rows[-1], file=sys.stderr, flush=True)
+        if name not in rows:
+            rows[name] = study_apart(name)
+            append_to_journal(journal, rows[name])
+            print(rows[name], file=sys.stderr, flush=True)
+    ordered = [rows[name] for name in networks()]
     save_study(
-        "pruning_reach",
+        STUDY,
         question="Which convolutional networks can be pruned and searched, and how far?",
-        rows=rows,
+        rows=ordered,
         command="python -m runners.studies.pruning_reach",
-        answer=answer(rows),
+        answer=answer(ordered),
         notes=(
             f"Shares of the operations that are left, counted by torch. All widths are halved to"
             f" multiples of {STEP}; the search is ABCPruner's, {TRIALS} networks, at most 60 % of"

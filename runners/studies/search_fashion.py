@@ -29,9 +29,10 @@ from hwbench.workflows.search.latency import Latencies
 from hwbench.workflows.search.plan import Limit, Plan
 from hwbench.workflows.search.subject import read_subject, train_subject
 from runners.studies._groups import Row
+from runners.studies._journal import append_to_journal, journal_of, read_journal
 from runners.studies._optimisers import CmaEs, Tpe
 from runners.studies._pictures import COLOURS, figure
-from runners.studies._results import RESULTS, markdown, save_study
+from runners.studies._results import markdown, save_study
 from runners.studies._searches import interval, points_text
 from runners.studies._stepped import STEP as DEVICE_STEP
 from runners.studies._stepped import SteppedLatency
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from hwbench.search.data import Data
 
 STUDY = "search_fashion"
-JOURNAL = RESULTS / STUDY / "rows.jsonl"
+JOURNAL = journal_of(STUDY)
 """One row a line, as soon as it is there; a study that was stopped goes on from it."""
 DATA, SIZE = "fashion-mnist", "1x3x20x20"
 TRAINING, VALIDATION = 6000, 1000
@@ -222,7 +223,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    rows = read_journal()
+    rows = read_journal(JOURNAL)
     done = {(Cell(row["network"], row["budget"], row["seed"]), row["method"]) for row in rows}
     for cell in CELLS:
         ground = Ground(cell)
@@ -237,30 +238,11 @@ def main() -> None:
                 "method": name,
                 **found,
             }
-            append_to_journal(row)
+            append_to_journal(JOURNAL, row)
             rows.append(row)
             short = {key: value for key, value in row.items() if key not in {"curve", "widths"}}
             print(json.dumps(short), flush=True)
             save(rows)
-
-
-def read_journal() -> list[Row]:
-    """The rows of a study that was stopped; a line that was cut off is made again."""
-    if not JOURNAL.exists():
-        return []
-    lines = JOURNAL.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def append_to_journal(row: Row) -> None:
-    """Keep a row."""
-    JOURNAL.parent.mkdir(parents=True, exist_ok=True)
-    kept = JOURNAL.read_text() if JOURNAL.exists() else ""
-    whole = kept[: kept.rfind("\n") + 1]
-    if whole != kept:
-        JOURNAL.write_text(whole)
-    with JOURNAL.open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def save(rows: Sequence[Row]) -> None:

@@ -129,7 +129,7 @@ def test_recipe_refuses_other_weights_and_other_networks(slim: Pruned) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"schema": 1}', '{"schema": 9}', '{"schema": 1, "groups": 3, "dropped": {}}'],
+    ["", "[]", "{}", '{"schema": 2}', '{"schema": 9}', '{"schema": 2, "groups": 3, "dropped": {}}'],
 )
 def test_damaged_recipes_are_refused(text: str) -> None:
     with pytest.raises(SchemaError, match="not a recipe"):

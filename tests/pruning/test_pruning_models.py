@@ -18,6 +18,7 @@ from hwbench.network.graph import layers
 from hwbench.network.intake import load_workload
 from hwbench.network.structure.surgery import PrunableGraph
 from hwbench.pruning import Prunable
+from hwbench.pruning.probing import run_graph
 from hwbench.pruning.surgeon import IN
 from hwbench.records.layer_key import LayerKey
 from tests.support import prunable_nets as nets
@@ -30,20 +31,32 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "vision with a class token": lambda: nets.Vision(token=True),
     "encoder": nets.VisionEncoder,
     "bert": nets.Bert,
+    "tied": nets.Tied,
+    "numbered": nets.Numbered,
+    "norm-free": nets.NormFree,
     "stack": nets.Stack,
     "shared": nets.Shared,
     "hardcoded": nets.Hardcoded,
     "transposed": nets.Transposed,
     "signal": nets.Signal,
 }
-STATISTICS = {"vision", "vision with a class token", "bert"}
+STATISTICS = {
+    "vision",
+    "vision with a class token",
+    "encoder",
+    "bert",
+    "tied",
+    "numbered",
+    "norm-free",
+}
+TOKENS = {"bert", "tied"}
 # Layer normalization sees the pruned channels, and attention divides by the root of their number,
 # so that cutting is not the same as being blind to them.
 
 
 def example(name: str) -> Tensor:
     generator = torch.Generator().manual_seed(2)
-    if name == "bert":
+    if name in TOKENS:
         return torch.randint(0, 30, (1, 7), generator=generator)
     return torch.randn(1, *((2, 20) if name == "signal" else (3, 16, 16)), generator=generator)
 
@@ -136,8 +149,77 @@ def test_a_dropped_branch_adds_nothing() -> None:
 
 def test_layers_that_cannot_be_pruned_are_kept_and_said() -> None:
     reasons = {kept.name: kept.reason for kept in prunable("vision with a class token").kept}
-    assert "Concat" in reasons["projection"]
+    assert list(reasons) == ["classifier"]
     assert "network's outputs" in reasons["classifier"]
+
+
+def first_channels(whole: Prunable, share: float) -> list[int]:
+    """Widths with a share of every group that can be cut."""
+    return [
+        group.width if group.name in whole.fixed else max(1, int(share * group.width))
+        for group in whole.structure.groups
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "stream"),
+    [
+        ("vision", "projection"),
+        ("vision with a class token", "projection"),
+        ("encoder", "conv_proj"),
+        ("bert", "word_embeddings"),
+        ("tied", "table"),
+        ("numbered", "stem"),
+    ],
+)
+def test_the_residual_stream_is_a_group_like_any_other(name: str, stream: str) -> None:
+    whole = prunable(name)
+    assert not whole.fixed
+    group = next(one for one in whole.structure.groups if one.name.startswith(stream))
+    assert group.width == 16
+    widths = [12 if one is group else one.width for one in whole.structure.groups]
+    kept = {group.name: range(12)}
+    pruned = whole.recipe(kept).apply(whole.module)
+    model = graph.load(load_workload(whole.module, example_inputs=example(name)).onnx)
+    (expected, *_) = run_graph(PrunableGraph(model).with_widths(widths), (example(name),))
+    torch.testing.assert_close(
+        answer(pruned, example(name)), torch.tensor(expected), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_parameters_that_are_shared_stay_so() -> None:
+    whole = prunable("tied")
+    pruned = whole.slim(first_channels(whole, 0.75)).module
+    assert pruned.head.weight is pruned.table.weight
+    assert pruned.table.weight.shape == (30, 12)
+    assert pruned.table.embedding_dim == 12
+
+
+def test_numbers_that_follow_from_widths_are_changed_with_them() -> None:
+    whole = prunable("numbered")
+    attention = whole.slim(first_channels(whole, 0.5)).module.attention
+    assert (attention.heads, attention.head_dim, attention.inner) == (4, 2, 8)
+    assert (whole.module.attention.head_dim, whole.module.attention.inner) == (4, 16)
+    whole.slim(first_channels(whole, 0.5)).module(example("numbered"))
+
+
+def test_heads_that_would_be_divided_otherwise_are_found() -> None:
+    """A third less of three heads of 12 channels runs as two heads: nothing but values tells."""
+    torch.manual_seed(0)
+    whole = Prunable(nets.lively(nets.Regrouped()), (example("vision"),))
+    assert list(whole.fixed) == ["attention.qkv"]
+    assert "computes something else than its graph" in whole.fixed["attention.qkv"]
+
+
+def test_weights_that_are_computed_are_cut_but_not_fitted() -> None:
+    whole = prunable("norm-free")
+    groups = {group.name: group.width for group in whole.structure.groups}
+    assert (groups, whole.fixed) == ({"stem": 8, "one": 12}, {})
+    images = torch.randn(20, 3, 16, 16)
+    assert set(whole.calibrate([images]).moments) == {"head"}
+    pruned = whole.slim([6, 9], calibration=[images]).module
+    assert pruned.one.gain.shape == (9, 1, 1, 1)
+    assert pruned(images).shape == (20, 5)
 
 
 def test_groups_of_a_convolution_lose_the_same_channels() -> None:

@@ -244,6 +244,112 @@ class Bert(nn.Module):
         return self.classifier(torch.tanh(x[:, 0]))
 
 
+class Tied(nn.Module):
+    """Embeddings of tokens and of positions, and an output layer that shares the tokens' table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.places = nn.Embedding(30, 16), nn.Embedding(9, 16)
+        self.norm, self.wide, self.narrow = nn.LayerNorm(16), nn.Linear(16, 24), nn.Linear(24, 16)
+        self.head = nn.Linear(16, 30, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids) + self.places(torch.arange(ids.shape[1]))
+        x = x + self.narrow(functional.gelu(self.wide(self.norm(x))))
+        return self.head(x)
+
+
+class NumberedAttention(nn.Module):
+    """As timm writes it: one layer makes queries, keys and values, and sizes are numbers."""
+
+    def __init__(self, width: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.inner = heads, head_dim, heads * head_dim
+        self.scale = head_dim**-0.5
+        self.qkv, self.proj = nn.Linear(width, 3 * self.inner), nn.Linear(self.inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, count, 3, self.heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = torch.softmax(q @ k.transpose(-1, -2) * self.scale, -1) @ v
+        return self.proj(x.transpose(1, 2).reshape(batch, count, self.inner))
+
+
+class Numbered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16)
+        self.attention = NumberedAttention(16, 4, 4)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        return self.head((x + self.attention(self.norm(x))).mean(1))
+
+
+class RegroupedAttention(nn.Module):
+    """Heads of so many channels each, as many as there are: the size is no number that is seen."""
+
+    def __init__(self, width: int, heads: int, size: int) -> None:
+        super().__init__()
+        self.sizes = [size]
+        self.qkv, self.out = nn.Linear(width, 3 * heads * size), nn.Linear(heads * size, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, -1, self.sizes[0]))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = torch.softmax(q @ k.transpose(-1, -2) / self.sizes[0] ** 0.5, -1)
+        return self.out((scores @ v).transpose(1, 2).flatten(2))
+
+
+class Regrouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.attention = nn.Conv2d(3, 16, 4, 4), RegroupedAttention(16, 3, 12)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        return self.head((x + self.attention(x)).mean(1))
+
+
+class StandardisedConv(nn.Conv2d):
+    """A convolution that standardises its weights at every inference, as NFNet's do."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2)
+        self.gain = nn.Parameter(torch.ones(outputs, 1, 1, 1))
+        self.scale = self.weight[0].numel() ** -0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        gain = (self.gain * self.scale).view(-1)
+        weight = functional.batch_norm(flat, None, None, gain, training=True, momentum=0.0)
+        return functional.conv2d(x, weight.reshape_as(self.weight), self.bias, padding=self.padding)
+
+
+class NormFree(nn.Module):
+    """As NFNet: standardised weights, a convolution along the channels, a scalar on the branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = (
+            StandardisedConv(*sizes) for sizes in ((3, 8, 3), (8, 12, 1), (12, 8, 3))
+        )
+        self.along = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.gain = nn.Parameter(torch.tensor(0.5))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.two(functional.silu(self.one(functional.silu(x))))
+        factors = self.along(y.mean((2, 3)).view(len(y), 1, -1)).sigmoid()
+        x = x + y * factors.view(len(y), -1, 1, 1) * self.gain
+        return self.head(x.mean((2, 3)))
+
+
 def lively(module: nn.Module, seed: int = 0) -> nn.Module:
     """In eval mode, every bias and normalization drawn at random, so that nothing is the same by
     being zero or one.

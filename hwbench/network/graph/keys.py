@@ -36,6 +36,7 @@ _PARAMETERS_IMPLIED = frozenset(
         "GroupNormalization",
         "Resize",
         "Clip",
+        "Concat",
     }
 )
 """Operators whose constant inputs follow from the shapes, or do not matter."""

@@ -98,8 +98,12 @@ class GraphView:
 
     def maker(self, name: str) -> NodeProto | None:
         """The node that writes the tensor, or None for graph inputs and initializers."""
-        index = self._maker.get(self.resolve(name))
+        index = self.maker_index(name)
         return None if index is None else self.nodes[index]
+
+    def maker_index(self, name: str) -> int | None:
+        """The index of the node that writes the tensor, or None as `maker`."""
+        return self._maker.get(self.resolve(name))
 
     def readers(self, name: str) -> list[int]:
         """Indices of the nodes that read the tensor during an inference."""

@@ -57,11 +57,11 @@ def export_onnx(file: ModelFile, path: Path, request: ReadRequest) -> Exported:
     """
     model = onnx_files.parse(file.payload, path)
     onnx_inputs.fix_inputs(model, request.specs(), request.batch, request.name, dict(request.dims))
+    names = onnx_names.FileNames(model)
+    onnx_normalise.normalise_graph(model, request.name, exported=False)
     findings: tuple[Finding, ...] = ()
     if onnx_normalise.is_in_training(model):
         findings = (IN_TRAINING,)
-    names = onnx_names.FileNames(model)
-    onnx_normalise.normalise_graph(model, request.name, exported=False)
     weights = onnx_external.note_weights(model, path)
     data = onnx_files.serialise(model, request.name)
     return Exported(data, findings, names.find_tensors(model), weights)

@@ -18,6 +18,7 @@ import numpy as np
 
 from hwbench.errors import WorkloadError
 from hwbench.network.intake import onnx_constants
+from hwbench.network.intake.onnx_computed_weights import compute_weights, normalises_by_batch
 from hwbench.network.intake.onnx_files import has_subgraphs
 from hwbench.network.weight_files import is_external
 
@@ -38,10 +39,7 @@ _LABELS = {"Flatten": "Reshape"}  # one exporter writes the one, the other the o
 
 def is_in_training(model: ModelProto) -> bool:
     """Tell whether a network computes as it does while it is trained."""
-    for node in model.graph.node:
-        if node.op_type == "BatchNormalization" and _integer_attribute(node, "training_mode", 0):
-            return True
-    return False
+    return any(map(normalises_by_batch, model.graph.node))
 
 
 def normalise_graph(
@@ -61,15 +59,16 @@ def normalise_graph(
         WorkloadError: The model was exported in training mode by hwbench, that is, as it was given.
     """
     graph = model.graph
-    if exported and is_in_training(model):
-        raise WorkloadError(
-            f"{name} was exported in training mode; call .eval() on the module and export it again"
-        )
     # A subgraph reads tensors of its parent by name, so where there is one nothing is moved.
     movable = not has_subgraphs(graph)
     if movable:
         _turn_constants_into_initializers(graph)
         onnx_constants.fold_constants(model)
+        compute_weights(model)
+    if exported and is_in_training(model):
+        raise WorkloadError(
+            f"{name} was exported in training mode; call .eval() on the module and export it again"
+        )
     if exported:
         _restore_folded_biases(graph)
     _name_nodes(model)

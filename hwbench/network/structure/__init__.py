@@ -45,7 +45,7 @@ class Group:
         name: Module path of the first producer, with the first channel in brackets where other
             groups hold those before it (`cv1.conv[16]`).
         width: Original number of channels.
-        producers: Convolutions and linear layers that make the channels.
+        producers: Convolutions, linear layers and embeddings that make the channels.
         followers: Depth-wise convolutions that hand them on.
         consumers: Convolutions and linear layers that read them, depth-wise ones apart.
         unit: Entries of its producers' outputs that one channel stands for, at least; more than 1
@@ -117,7 +117,9 @@ class Slot:
             attrs["group"] = str(self.inputs[0].size(widths))
         for name, sizes in self.size_arguments:
             if name in attrs:
-                attrs[name] = ".".join(str(size.size(widths)) for size in sizes)
+                # Shapes of constants are spelled as shapes, other numbers as lists.
+                mark = "x" if "x" in attrs[name] else "."
+                attrs[name] = mark.join(str(size.size(widths)) for size in sizes)
         return replace(key, inputs=inputs, output=output, attrs=tuple(attrs.items()))
 
     @property
@@ -165,6 +167,10 @@ class Structure:
         for index in channels.size_arguments:
             name = view.nodes[index].name
             size_arguments[name] = _describe_size_arguments(channels, index)
+        for index, layout in channels.tables.items():
+            rows = view.shape(view.nodes[index].input[0])[0]
+            table = (Dimension(0, rows, ()), _dimension(channels, layout))
+            size_arguments[view.nodes[index].name] = (("data", table),)
         slots = []
         for layer in layers(view):
             inputs = tuple(_dimension(channels, channels.layouts[name]) for name in layer.inputs)
@@ -403,14 +409,13 @@ def _groups(channels: Channels) -> tuple[Group, ...]:
     consumers: list[list[str]] = [[] for _ in range(count)]
     for index in view.active:
         node = view.nodes[index]
-        if not is_weighted(view, node):
+        if is_weighted(view, node):
+            readers = followers if index in channels.depthwise else consumers
+            for group in channels.groups_in(channels.layouts[view.resolve(node.input[0])]):
+                readers[group].append(node.name)
+        made = channels.made.get(index) or channels.tables.get(index)
+        if made is None:
             continue
-        readers = followers if index in channels.depthwise else consumers
-        for group in channels.groups_in(channels.layouts[view.resolve(node.input[0])]):
-            readers[group].append(node.name)
-        if index not in channels.made:
-            continue
-        made = channels.made[index]
         for group, unit in _dimension(channels, made).terms:
             if not names[group]:
                 first = int(np.argmax(channels.groups[made.atoms] == group))

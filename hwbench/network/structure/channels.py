@@ -155,8 +155,9 @@ class Channels:
         size_arguments: By node index of an operator that takes numbers of channels (Slice, Split,
             Expand, Resize), what it is given by the name of the input: numbers, and layouts for
             their sizes.
-        summed: Layouts along which products of two activations are summed, as those of queries and
-            keys are. Code often divides such sums by a root of their number.
+        summed: By tensor, the layout along which a product of two activations is summed, as those
+            of queries and keys are. Code often divides such sums by a root of their number.
+        tables: By node index of a lookup in a constant table, what it makes.
     """
 
     def __init__(self, view: GraphView) -> None:
@@ -166,7 +167,8 @@ class Channels:
         self.depthwise: dict[int, Layout] = {}
         self.made: dict[int, Layout] = {}
         self.size_arguments: dict[int, dict[str, list[int | Layout]]] = {}
-        self.summed: list[Layout] = []
+        self.summed: dict[str, Layout] = {}
+        self.tables: dict[int, Layout] = {}
         self._sliced: dict[str, tuple[Layout, set[tuple[int, int]]]] = {}
         self._count = 1
         self._ties: list[tuple[Integers, Integers]] = []
@@ -380,7 +382,7 @@ class Channels:
             return self._linear(index, node, inputs[0])
         if node.domain or node.op_type not in self._handlers:
             return None
-        if all(layout.is_fixed for layout in inputs):
+        if all(layout.is_fixed for layout in inputs) and not self._is_lookup(node):
             return {}
         return self._handlers[node.op_type](node, inputs)
 
@@ -395,8 +397,13 @@ class Channels:
         inner, outer = shape[1], self.view.shape(node.output[0])[1]
         group = attributes(node).get("group", 1)
         transposed = node.op_type == "ConvTranspose"
+        if layout.axis > 1 and not layout.is_fixed:
+            # It slides over the channels, as those of efficient channel attention do: its own are
+            # others, and it makes as many as it reads.
+            self.made[index] = Layout(1, np.zeros(outer, np.int64))
+            return layout if self._stays(node, layout) else None
         read_axis, written_axis = (0, 1) if transposed else (1, 0)
-        if (layout.axis != 1 and not layout.is_fixed) or inner % group or outer % group:
+        if inner % group or outer % group or (layout.axis < 1 and not layout.is_fixed):
             return None
         if layout.is_fixed:
             layout = Layout(1, np.zeros(inner, np.int64))
@@ -444,11 +451,36 @@ class Channels:
             return None
         return followed
 
+    def _is_lookup(self, node: NodeProto) -> bool:
+        """Whether a node takes rows of a constant table, as embeddings of tokens do."""
+        if node.op_type != "Gather" or not self.view.is_constant(node.input[0]):
+            return False
+        from onnx import TensorProto
+
+        table = self.view.resolve(node.input[0])
+        return (
+            len(self.view.shape(table)) == 2
+            and self.view.elements(table) > LONG
+            and self.view.element_type(table) == TensorProto.FLOAT
+            and attributes(node).get("axis", 0) == 0
+        )
+
+    def _look_up(self, node: NodeProto) -> Followed:
+        """A table makes new channels, the entries of its rows."""
+        width = self.view.shape(node.input[0])[1]
+        followed = Layout(len(self.view.shape(node.output[0])) - 1, self._new(width))
+        if not self._cut(node.input[0], followed.along(1)):
+            self._fix(followed)
+            return {}
+        self.tables[self._index] = followed
+        return followed
+
     def _cut(self, name: str, layout: Layout) -> bool:
         """Note that a constant follows channels.
 
-        A weight may be computed from the constant that a file holds: transposed, or dequantised.
-        What is cut is the constant in the file, so the axis is followed back to it.
+        A weight may be computed from the constant that a file holds: transposed, expanded along
+        other axes, looked up, or dequantised. What is cut is the constant in the file, so the axis
+        is followed back to it.
 
         Returns:
             False if it is computed in another way, which is not followed.
@@ -465,11 +497,26 @@ class Channels:
             return True
         if layout.is_fixed:
             return True
-        if maker is None or not maker.input:
+        return maker is not None and self._cut_computed(maker, name, layout)
+
+    def _cut_computed(self, maker: NodeProto, name: str, layout: Layout) -> bool:
+        """Note the constant that another one is computed from by a node; see `_cut`."""
+        if not maker.input:
             return False
         if maker.op_type == "Transpose":
             order = list(attributes(maker).get("perm", range(len(self.view.shape(name)))[::-1]))
             return self._cut(maker.input[0], layout.along(order[layout.axis]))
+        table, last = maker.input[0], len(self.view.shape(name)) - 1
+        if maker.op_type == "Gather" and layout.axis == last and not attributes(maker).get("axis"):
+            # Rows of a table at positions that are known, such as 0, 1, 2, ..
+            return self._cut(table, layout.along(len(self.view.shape(table)) - 1))
+        if maker.op_type == "Expand":
+            shape: list[int | Layout] = list(self.view.shape(name))
+            shape[layout.axis] = layout
+            index = self.view.maker_index(name)
+            if index is not None:
+                self.size_arguments[index] = {"shape": shape}
+            return self._cut_broadcast(maker.input[0], layout, len(shape))
         if maker.op_type == "DequantizeLinear":
             return self._cut_quantised(maker, layout)
         return False
@@ -620,9 +667,11 @@ class Channels:
             self.size_arguments[self._index] = {"split": [*layouts]}
         return dict(zip(outputs, layouts, strict=True))
 
-    def _gather(self, node: NodeProto, inputs: list[Layout]) -> Layout | None:
+    def _gather(self, node: NodeProto, inputs: list[Layout]) -> Followed:
         """Entries taken along another axis leave channels alone."""
         data, layout = node.input[0], inputs[0]
+        if layout.is_fixed and self._is_lookup(node):
+            return self._look_up(node)
         if len(inputs) > 1 or self.view.is_constant(data):
             return None
         axis = attributes(node).get("axis", 0) % len(self.view.shape(data))
@@ -660,8 +709,6 @@ class Channels:
         if any(layout.axis != free[0].axis for layout in free):
             return None
         if axis != free[0].axis:
-            if len(inputs) < len(node.input):
-                return None  # a constant beside them (a class token): layer keys hold its values
             for layout in free[1:]:
                 self._tie(free[0], layout)
             known = all(self._meet(name, free[0], rank) for name in filter(None, node.input))
@@ -806,7 +853,7 @@ class Channels:
                 return None
         if len(summed) == 2:
             self._tie(*summed)
-            self.summed += summed
+            self.summed[node.output[0]] = summed[0]
             return self._opaque(node.output[0])
         for layout in summed:
             self._fix(layout)  # the other operand has as many, and there they are fixed

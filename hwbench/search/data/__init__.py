@@ -10,7 +10,7 @@ and splits.
 """
 
 from hwbench.search.data.factory import imported
-from hwbench.search.data.images import Data, Images, in_memory, synthetic
+from hwbench.search.data.images import Data, Images, in_memory, random_ids, synthetic
 from hwbench.search.data.loading import find_picture_shape, load_data
 from hwbench.search.data.preprocessing import Preprocessing
 
@@ -22,5 +22,6 @@ __all__ = [
     "imported",
     "in_memory",
     "load_data",
+    "random_ids",
     "synthetic",
 ]

@@ -63,15 +63,45 @@ def read_labels(dataset: Any) -> Tensor:
 
 
 class DatasetReader:
-    """Reads images of a torch dataset."""
+    """Reads inputs of a torch dataset: images, or ids of tokens.
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    Args:
+        dataset: The dataset.
+        dtype: What the network takes: a floating-point type for images, else one of whole numbers.
+        vocabulary: How many ids the network knows; None where nothing tells.
+    """
+
+    def __init__(
+        self, dataset: Any, dtype: torch.dtype = torch.float32, vocabulary: int | None = None
+    ) -> None:
+        self.dataset, self.dtype, self.vocabulary = dataset, dtype, vocabulary
 
     def __call__(self, number: int) -> Tensor:
-        """The image (c, h, w), float32."""
-        image: Tensor = self.dataset[number][0]
-        return image.float()
+        """One input, without its batch dimension: an image (c, h, w) or ids (l,).
+
+        Raises:
+            UsageError: The network takes ids and this holds other numbers.
+        """
+        values: Tensor = self.dataset[number][0]
+        if self.dtype.is_floating_point:
+            return values.to(self.dtype)
+        if values.dtype.is_floating_point:
+            raise UsageError(
+                f"input {number} of {type(self.dataset).__name__} holds {values.dtype}, but the"
+                f" network takes ids ({self.dtype}); make them whole numbers in the factory"
+            )
+        self._check_ids(values, number)
+        return values.to(self.dtype)
+
+    def _check_ids(self, ids: Tensor, number: int) -> None:
+        if self.vocabulary is None or not ids.numel():
+            return
+        least, most = int(ids.min()), int(ids.max())
+        if least < 0 or most >= self.vocabulary:
+            raise UsageError(
+                f"input {number} of {type(self.dataset).__name__} holds ids from {least} to {most},"
+                f" but the network knows 0 to {self.vocabulary - 1}; number them so in the factory"
+            )
 
 
 def imported(text: str) -> Any:

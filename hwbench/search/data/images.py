@@ -186,6 +186,22 @@ def synthetic(count: int, shape: Sequence[int] = (3, 32, 32), *, seed: int = 0) 
     return in_memory(smooth / smooth.std(dim=(2, 3), keepdim=True).clamp_min(1e-6))
 
 
+def random_ids(
+    count: int, shape: Sequence[int], vocabulary: int, dtype: torch.dtype, *, seed: int = 0
+) -> Images:
+    """Ids of tokens drawn at random, all alike, where there are no texts at all.
+
+    Args:
+        count: Number of inputs.
+        shape: Of each.
+        vocabulary: How many ids there are.
+        dtype: Element type that the network takes.
+        seed: Seed of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return in_memory(torch.randint(vocabulary, (count, *shape), generator=generator).to(dtype))
+
+
 def in_memory(images: Tensor, labels: Tensor | None = None) -> Images:
     """Images (n, c, h, w) and classes (n,) as a set."""
     return Images(

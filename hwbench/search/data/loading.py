@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hwbench.errors import UsageError
@@ -27,32 +28,39 @@ def load_data(
     images: int | None = None,
     seed: int = 0,
     preprocessing: Preprocessing | None = None,
+    dtype: torch.dtype = torch.float32,
+    vocabulary: int | None = None,
 ) -> Data:
-    """Read images.
+    """Read images, or other inputs that a factory makes, such as ids of tokens.
 
     Args:
         spec: A folder (one sub-folder per class, or `train` and `test` or `val` with those; images
             right in it have no labels), `fashion-mnist` or `fashion-mnist:FOLDER`, `digits`, or
             `package.module:factory` that makes a torch dataset of (image tensor, class) pairs or a
             pair of them for training and testing.
-        shape: Channels, height and width that the network takes; pictures are brought to it, the
-            images of a factory must be so.
+        shape: What the network takes, without the batch: channels, height and width of images, to
+            which pictures are brought; what a factory makes must be so.
         images: Number of images to train on; all by default.
         seed: Seed of the splits.
         preprocessing: How inputs are made of pictures; None for the usual way of the source: like
             ImageNet's for folders, else with zero mean and unit spread.
+        dtype: Element type that the network takes.
+        vocabulary: How many ids the network knows, where it takes ids; None where nothing tells.
 
     Raises:
         UsageError: There are no such images, or of another shape.
         SchemaError: A file of them is damaged.
     """
     name = str(spec)
-    size = (int(shape[0]), int(shape[1]), int(shape[2]))
-    if size[0] not in {1, 3}:
-        raise UsageError(f"the network takes {size[0]} channels; images have 1 or 3")
-    if preprocessing is not None:
-        preprocessing.check_channels(size[0])
-    found = _read(name, size, preprocessing)
+    if len(shape) == 3 and dtype.is_floating_point:
+        size = (int(shape[0]), int(shape[1]), int(shape[2]))
+        if size[0] not in {1, 3}:
+            raise UsageError(f"the network takes {size[0]} channels; images have 1 or 3")
+        if preprocessing is not None:
+            preprocessing.check_channels(size[0])
+        found = _read(name, size, preprocessing)
+    else:
+        found = _read_inputs(name, tuple(map(int, shape)), preprocessing, dtype, vocabulary)
     known, test = found.known, found.test
     if test is None:
         known, test = known.split(HELD_OUT, seed)
@@ -66,6 +74,23 @@ def load_data(
         train = train.few(images, seed)
     classes = 0 if known.labels is None else int(known.labels.max()) + 1
     return Data(name, train, validation, test, classes, found.names, found.preprocessing)
+
+
+def _read_inputs(
+    name: str,
+    shape: factory.Shape,
+    preprocessing: Preprocessing | None,
+    dtype: torch.dtype,
+    vocabulary: int | None,
+) -> _Found:
+    """Read inputs that are no images, which a factory alone makes; see `load_data`."""
+    if name == "digits" or _is_fashion_mnist(name) or Path(name).is_dir():
+        raise UsageError(
+            f"{name} holds pictures, but the network takes {'x'.join(map(str, shape))} of"
+            f" {str(dtype).removeprefix('torch.')}; give package.module:factory of a dataset that"
+            " makes such inputs"
+        )
+    return _read_factory(_check_factory(name), shape, preprocessing, dtype, vocabulary)
 
 
 def find_picture_shape(spec: str | Path) -> tuple[int, int, int] | None:
@@ -151,7 +176,11 @@ def _read_folder(
 
 
 def _read_factory(
-    name: str, size: tuple[int, int, int], preprocessing: Preprocessing | None
+    name: str,
+    size: factory.Shape,
+    preprocessing: Preprocessing | None,
+    dtype: torch.dtype = torch.float32,
+    vocabulary: int | None = None,
 ) -> _Found:
     if preprocessing is not None:
         raise UsageError(
@@ -163,16 +192,17 @@ def _read_factory(
         shape = factory.find_shape(dataset, name)
         if shape != size:
             wanted, given = ("x".join(map(str, one)) for one in (size, shape))
+            what = "images" if dtype.is_floating_point else "inputs"
             raise UsageError(
-                f"the images of {name} are {given}, but the network takes {wanted}; scale them in"
+                f"the {what} of {name} are {given}, but the network takes {wanted}; change that in"
                 " the factory"
             )
-    return _Found(_images_of_dataset(known), None if test is None else _images_of_dataset(test))
 
+    def inputs_of(dataset: Any) -> Images:
+        reader = factory.DatasetReader(dataset, dtype, vocabulary)
+        return _all_of(reader, factory.read_labels(dataset), len(dataset))
 
-def _images_of_dataset(dataset: Any) -> Images:
-    labels = factory.read_labels(dataset)
-    return _all_of(factory.DatasetReader(dataset), labels, len(dataset))
+    return _Found(inputs_of(known), None if test is None else inputs_of(test))
 
 
 def _all_of(read: Callable[[int], Tensor], labels: Tensor | None, count: int) -> Images:

@@ -40,6 +40,7 @@ def describe_network(subject: Subject) -> dict[str, Any]:
         "arch": subject.source.get("arch"),
         "main": list(subject.source.get("main", ())),
         "shape": list(subject.workload.inputs[0].shape[1:]),
+        "dtype": subject.workload.inputs[0].dtype,
         "data": None if data is None else data.name,
         "classes": [] if data is None else list(data.names),
         "preprocessing": None if preprocessing is None else preprocessing.to_dict(),

@@ -37,7 +37,8 @@ def main() -> None:
     pictures = None
     if facts["preprocessing"] is not None and not is_factory(asked.data):
         pictures = Preprocessing.from_dict(facts["preprocessing"])
-    data = load_data(asked.data, facts["shape"], preprocessing=pictures)
+    dtype = getattr(torch, facts["dtype"])
+    data = load_data(asked.data, facts["shape"], preprocessing=pictures, dtype=dtype)
     optimizer = torch.optim.SGD(module.parameters(), asked.rate, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(asked.epochs, 1))
     generator = torch.Generator().manual_seed(0)
@@ -52,7 +53,11 @@ def main() -> None:
                 weight.data.mul_(nonzero)
         schedule.step()
         print(f"epoch {epoch}: {accuracy(module.eval(), data.validation):.1%}", flush=True)
-    save(Pruned(module.eval(), pruned.recipe), asked.out, torch.zeros(1, *facts["shape"]))
+    save(
+        Pruned(module.eval(), pruned.recipe),
+        asked.out,
+        torch.zeros(1, *facts["shape"], dtype=dtype),
+    )
     print(f"written to {asked.out}; on test images: {accuracy(module, data.test):.1%}")
 
 

@@ -233,8 +233,10 @@ def _is_fresh(weight: Tensor) -> bool:
 
 def _draw(images: Images, seed: int) -> Images:
     """As many images as it takes to know a network, evenly over the classes."""
-    height, width = images.first(1).shape[2:]
-    count = max(FEWEST_IMAGES, min(MOST_IMAGES, PIXELS // (height * width)))
+    shape = images.first(1).shape
+    # Ids of tokens have no channels before their positions.
+    positions = math.prod(shape[2:] or shape[1:])
+    count = max(FEWEST_IMAGES, min(MOST_IMAGES, PIXELS // positions))
     return images.few(min(count, len(images)), seed)
 
 

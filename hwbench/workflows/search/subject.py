@@ -93,9 +93,21 @@ def read_subject(
     workload = replace(workload, name=name)
     example = _example_inputs(workload, plan.seed)
     ready = _ReadyImages()
+    vocabulary = find_vocabulary(module, example)
     if plan.data is not None:
-        shape = workload.inputs[0].shape[1:]
-        data = load_data(plan.data, shape, seed=plan.seed, preprocessing=plan.preprocessing())
+        if len(example) > 1:
+            raise UsageError(
+                f"{name} takes {len(example)} inputs, and data gives one; make a network that takes"
+                " one (module:factory)"
+            )
+        data = load_data(
+            plan.data,
+            workload.inputs[0].shape[1:],
+            seed=plan.seed,
+            preprocessing=plan.preprocessing(),
+            dtype=example[0].dtype,
+            vocabulary=vocabulary,
+        )
         if data.classes and plan.evaluate is None:
             _check_classes(module, example, data, name)
         ready.data, ready.trained = data, from_zoo and plan.weights is None and data.classes > 0
@@ -115,6 +127,7 @@ def read_subject(
         trained=ready.trained,
         findings=(*findings, *ready.findings),
         facts=ready.facts,
+        vocabulary=vocabulary,
     )
 
 
@@ -284,20 +297,52 @@ def _input_options(options: ModelOptions, *, from_zoo: bool) -> ModelOptions:
 
 
 def _example_inputs(workload: Workload, seed: int) -> tuple[Tensor, ...]:
-    """Random inputs of the network."""
+    """Inputs of the network: those it came with, else random ones; ids and masks are 0 or 1."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     inputs = []
     for spec in workload.inputs:
         kind = getattr(torch, spec.dtype)
-        if not kind.is_floating_point:
-            raise UsageError(
-                f"input {spec.name} is {spec.dtype}; searches prune networks of images, whose"
-                " inputs are float32"
-            )
-        inputs.append(torch.randn(spec.shape, generator=generator).to(kind))
+        if spec.name in workload.values:
+            inputs.append(torch.tensor(workload.values[spec.name]).to(kind))
+        elif kind.is_floating_point:
+            inputs.append(torch.randn(spec.shape, generator=generator).to(kind))
+        else:
+            inputs.append(torch.randint(2, spec.shape, generator=generator).to(kind))
     return tuple(inputs)
+
+
+def find_vocabulary(module: nn.Module, example: tuple[Tensor, ...]) -> int | None:
+    """Find how many ids a network knows, by the embeddings that look its first input up.
+
+    Args:
+        module: The network.
+        example: Inputs of it.
+
+    Returns:
+        The rows of the smallest such table; None where the network takes no ids, or none of its
+        modules is such a table.
+    """
+    import torch
+    from torch import nn
+
+    ids = example[0]
+    if ids.dtype.is_floating_point:
+        return None
+    rows: list[int] = []
+
+    def note(table: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(table, nn.Embedding) and torch.equal(inputs[0].cpu(), ids):
+            rows.append(table.num_embeddings)
+
+    network = copy.deepcopy(module).eval()
+    for part in network.modules():
+        if isinstance(part, nn.Embedding):
+            part.register_forward_pre_hook(note)
+    with torch.no_grad():
+        network(*example)
+    return min(rows, default=None)
 
 
 def _check_classes(module: nn.Module, example: tuple[Tensor, ...], data: Data, name: str) -> None:

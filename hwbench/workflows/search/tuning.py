@@ -240,14 +240,11 @@ def _unseen_images(context: SearchContext, part: str) -> Images:
         context: The network.
         part: `validation` or `test`.
     """
-    from hwbench.search.data import synthetic
-
     if context.data is not None:
         images: Images = getattr(context.data, part)
         return images
-    shape = context.subject.workload.inputs[0].shape[1:]
     seed = context.seed + 1 + ("validation", "test").index(part)
-    return synthetic(SYNTHETIC_IMAGES, shape, seed=seed)
+    return context.draw_images(SYNTHETIC_IMAGES, seed)
 
 
 def _divide(test: Images, seed: int) -> tuple[Images, Images]:

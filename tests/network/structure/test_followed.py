@@ -175,6 +175,41 @@ def used_twice() -> onnx.ModelProto:
     return _end(net, x)
 
 
+def channel_attention() -> onnx.ModelProto:
+    """As ECA: a convolution along the channels makes the factors of each."""
+    net = Net(1, 3, 8, 8)
+    x = net.conv("x", "first", 8, act="Relu")
+    y = net.flatten(net.node("GlobalAveragePool", x), 1, 1, 8)
+    weight = net.random("along.weight", 1, 1, 3)
+    y = net.node("Conv", y, weight, name="along", kernel_shape=[3], pads=[1, 1])
+    x = net.node("Mul", x, net.flatten(net.node("Sigmoid", y), 1, 8, 1, 1))
+    net.channels[x] = 8
+    return _end(net, x)
+
+
+def class_token() -> onnx.ModelProto:
+    """As vision transformers: a constant beside the patches, another one added to all."""
+    net = Net(1, 3, 4, 4)
+    x = net.flatten(net.conv("x", "first", 6, bn=False), 1, 6, 16)
+    x = net.node("Transpose", x, perm=[0, 2, 1])
+    shape = _ints(net, "shape", 1, 2, 6)
+    x = net.node("Concat", net.node("Expand", net.random("token", 1, 1, 6), shape), x, axis=1)
+    x = net.node("Add", x, net.random("places", 1, 18, 6))
+    x = net.node("Gather", x, net.constant("first token", np.array(0, np.int64)), axis=1)
+    return net.model(net.linear(x, "fc", 6, 5))
+
+
+def looked_up() -> onnx.ModelProto:
+    """As networks of texts: rows of a table, and rows of another one at positions that are known."""
+    net = Net(1, 3, 4, 4)
+    ids = net.flatten(net.node("ArgMax", "x", axis=1, keepdims=0), 1, 16)
+    x = net.node("Gather", net.random("table.weight", 7, 6), ids, name="table")
+    places = net.random("places.weight", 20, 6)
+    x = net.node("Add", x, net.node("Gather", places, _ints(net, "known", *range(16))))
+    x = net.node("MatMul", x, net.random("fc.weight", 6, 5), name="fc")
+    return net.model(x)
+
+
 EXACT: dict[Callable[[], onnx.ModelProto], dict[str, tuple[int, int]]] = {
     grouped: {"first.conv": (4, 3), "second.conv": (2, 3), "last.conv": (4, 1)},
     transposed_grouped: {"first.conv": (4, 2), "up.conv": (3, 2), "last.conv": (4, 1)},
@@ -195,8 +230,13 @@ EXACT: dict[Callable[[], onnx.ModelProto], dict[str, tuple[int, int]]] = {
     used_twice: {"first.conv": (6, 1), "last.conv": (4, 1)},
 }
 """By network, width and unit of each group."""
-STATISTICS = {group_normalized: {"first.conv": (4, 3), "last.conv": (4, 1)}}
-"""Networks whose normalization sees which channels are left."""
+STATISTICS = {
+    group_normalized: {"first.conv": (4, 3), "last.conv": (4, 1)},
+    channel_attention: {"first.conv": (8, 1), "last.conv": (4, 1)},
+    class_token: {"first.conv": (6, 1)},
+    looked_up: {"table": (6, 1)},
+}
+"""Networks that see which channels are left, or that add constants to them."""
 
 
 @pytest.mark.parametrize(("build", "groups"), [*EXACT.items(), *STATISTICS.items()])

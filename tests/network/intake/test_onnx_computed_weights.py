@@ -1,0 +1,53 @@
+"""Weights that are normalised at every inference are computed once, as nothing changes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from hwbench.errors import WorkloadError
+from hwbench.network import graph
+from hwbench.network.intake import load_workload
+from hwbench.pruning.probing import run_graph
+from tests.support.prunable_nets import NormFree, lively
+
+IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def net() -> NormFree:
+    torch.manual_seed(0)
+    return lively(NormFree())
+
+
+def check(workload) -> None:
+    model = graph.load(workload.onnx)
+    operators = Counter(node.op_type for node in model.graph.node)
+    assert operators["Conv"] == 4
+    assert not operators["BatchNormalization"]
+    with torch.no_grad():
+        expected = net()(IMAGE).numpy()
+    np.testing.assert_allclose(run_graph(model, (IMAGE,))[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_module_is_read():
+    check(load_workload(net(), example_inputs=IMAGE))
+
+
+def test_a_file_is_read_and_not_taken_for_one_in_training(tmp_path):
+    path = tmp_path / "net.onnx"
+    torch.onnx.export(net(), (IMAGE,), path, dynamo=False, opset_version=17)
+    workload = load_workload(path)
+    assert not [finding for finding in workload.findings if "training" in finding.text]
+    check(workload)
+
+
+def test_a_network_in_training_is_still_refused():
+    class Trained(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.batch_norm(x, None, None, training=True)
+
+    with pytest.raises(WorkloadError, match="was exported in training mode"):
+        load_workload(Trained(), example_inputs=IMAGE)

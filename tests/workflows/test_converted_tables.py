@@ -57,7 +57,7 @@ def conversions(monkeypatch, tmp_path) -> list[int]:
         done.append(workload.params)
         return convert_by_hand(workload)
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(to_tflite, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(to_tflite, "version", lambda _: "0.10.0")
     monkeypatch.setattr(to_tflite, "_run_converter", convert)
     return done

@@ -53,6 +53,10 @@ class LabMeter:
         """Describe what the devices have in common."""
         return self._crew.info
 
+    def accept(self, workload: Workload, settings: Settings) -> Workload:  # noqa: ARG002
+        """Take the network as it is: the devices of a lab convert none."""
+        return workload
+
     def channel_step(self, workload: Workload, settings: Settings) -> int:
         """Find the channel step of the kind, on one device.
 

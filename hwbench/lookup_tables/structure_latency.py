@@ -248,6 +248,47 @@ class StructureLatency:
                 )
 
 
+class ConvertedLatency(StructureLatency):
+    """Latencies of a network that a device runs in another format, asked by the original.
+
+    A conversion makes other layers of it (a residual addition is a layer here, and part of one
+    there), so that its keys are others; its widths are the same.
+
+    Args:
+        table: Where latencies come from, of converted layers.
+        structure: Groups of the original, layers of the converted network.
+        original: The original.
+        step: As that of `StructureLatency`.
+
+    Raises:
+        MissingEntryError: A layer of the unpruned network has no entry.
+    """
+
+    def __init__(
+        self,
+        table: LookupTable,
+        structure: Structure,
+        original: Structure,
+        step: int | None = None,
+    ) -> None:
+        super().__init__(table, structure, step)
+        self._original = original
+
+    def predict(self, keys: Sequence[LayerKey]) -> Prediction:
+        """Latency of a version of the original that has the layers `keys`.
+
+        Raises:
+            MissingEntryError: They are no version of other widths.
+        """
+        widths = self._original.widths_of(keys)
+        if widths is None:
+            raise MissingEntryError(
+                f"{len(keys)} layers are no version of the network with other widths, and the table"
+                f" {self.table.provenance.device.address} knows those alone"
+            )
+        return super().predict(self.structure.keys(widths))
+
+
 def _choices(width: int, step: int) -> Integers:
     return np.unique(np.append(np.arange(step, width + 1, step), width))
 

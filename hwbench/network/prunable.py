@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hwbench.errors import UsageError
 from hwbench.network.graph import count, layers, load
 from hwbench.network.structure.surgery import PrunableGraph
-from hwbench.network.workload import Workload
+from hwbench.network.tflite import describe
+from hwbench.network.tflite.surgery import PrunableTflite
+from hwbench.network.workload import TFLITE, Workload
 from hwbench.records.layer_key import LayerKey
 
 if TYPE_CHECKING:
@@ -24,24 +27,29 @@ class PrunableNetwork:
         network.version(half)  # the pruned version, to be measured
 
     Pruned versions have the latency of the pruned network but not its accuracy: they keep the first
-    channels, not the best.
+    channels, not the best. They are in the format of the network.
 
     Attributes:
         workload: The unpruned network.
         graph: Its graph, from which smaller ones are cut.
-        structure: Its groups, droppable blocks and layers.
+        structure: Its groups, droppable blocks and layers; blocks are dropped from ONNX only.
 
     Args:
-        workload: An ONNX workload.
+        workload: In ONNX, or a `.tflite` file.
 
     Raises:
-        WorkloadError: It holds no valid ONNX model.
-        UnsupportedLayerError: A tensor's shape is not fixed.
+        WorkloadError: It holds no valid model.
+        UnsupportedLayerError: A tensor's shape is not fixed, or something in a `.tflite` file is
+            kept in a form that cannot be cut.
     """
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
-        self.graph = PrunableGraph(load(workload.onnx))
+        self.graph: PrunableGraph | PrunableTflite
+        if workload.format == TFLITE:
+            self.graph = PrunableTflite(workload.artifact, workload.name)
+        else:
+            self.graph = PrunableGraph(load(workload.onnx))
         self.structure = self.graph.structure
 
     def keys(self, widths: Sequence[int]) -> tuple[LayerKey, ...]:
@@ -80,7 +88,7 @@ class PrunableNetwork:
         names = tuple(dropped)
         if not names:
             return self.keys(widths)
-        return tuple(layer.key for layer in layers(self.graph.smaller(widths, names)))
+        return tuple(layer.key for layer in layers(self._onnx_graph().smaller(widths, names)))
 
     def version(self, widths: Sequence[int]) -> Workload:
         """The network with each prunable group cut to its width; the original for its own widths.
@@ -91,6 +99,9 @@ class PrunableNetwork:
         resolved = self.structure.resolve(widths)
         if resolved == self.structure.widths:
             return self.workload
+        if isinstance(self.graph, PrunableTflite):
+            version = describe(self.graph.with_widths(resolved), self.workload.name)
+            return replace(version, findings=(), values=self.workload.values)
         return self._workload_of(self.graph.with_widths(resolved))
 
     def without(self, blocks: Iterable[str]) -> Workload:
@@ -99,7 +110,20 @@ class PrunableNetwork:
         Raises:
             UsageError: A name is no droppable block.
         """
-        return self._workload_of(self.graph.without_blocks(blocks))
+        return self._workload_of(self._onnx_graph().without_blocks(blocks))
+
+    def _onnx_graph(self) -> PrunableGraph:
+        """The graph, from which blocks can be dropped.
+
+        Raises:
+            UsageError: It is no ONNX graph.
+        """
+        if isinstance(self.graph, PrunableGraph):
+            return self.graph
+        raise UsageError(
+            f"blocks are dropped from networks in ONNX, and {self.workload.name} is a"
+            f" {self.workload.format} file; search for widths instead (knapsack, amc, abcpruner)"
+        )
 
     def _workload_of(self, model: ModelProto) -> Workload:
         """The workload of a smaller model, its own size counted."""

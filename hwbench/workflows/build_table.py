@@ -21,8 +21,8 @@ from hwbench.lookup_tables.making.networks import Effort
 from hwbench.lookup_tables.making.recalibrate import recalibrate
 from hwbench.lookup_tables.making.validate import add_grade
 from hwbench.lookup_tables.repository import check_table, find_table, save_table
-from hwbench.network.graph import layers, load
 from hwbench.network.intake import ModelOptions, load_workload
+from hwbench.network.layers import keyed_layers_of
 from hwbench.network.widths import DEFAULT_LOWER, DEFAULT_STEP
 from hwbench.records.measurement import Settings
 from hwbench.store import Store, open_store
@@ -33,7 +33,7 @@ from hwbench.workflows.defaults import (
     TABLE_BUDGET_S,
     VALIDATION_NETWORKS,
 )
-from hwbench.workflows.meter import Meter, open_meter
+from hwbench.workflows.meter import Meter, in_format, open_meter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,6 +121,7 @@ def build_table(
     workload = load_workload(model, seed=settings.seed, **options)
     fixed = None if widths == AUTO else width_step(widths)
     with open_meter(device) as meter, open_store(store) if save else nullcontext() as kept:
+        workload = meter.accept(workload, settings)
         plan = Plan(step=fixed or meter.channel_step(workload, settings), lower=lower)
         build = meter.begin_table(workload, settings, plan, kept, callback.measured, forget=forget)
         fitted = build.run()
@@ -171,6 +172,7 @@ def validate_table(
     workload = load_workload(model, seed=settings.seed, **options)
     with _open_with_table(table, device, settings, store) as (kept, opened, found):
         graded, outcome = found, None
+        workload = in_format(workload, opened, settings)
         if networks:
             outcome = validate_on(
                 opened, found, workload, settings, networks=networks, callback=callback.validated
@@ -216,6 +218,7 @@ def recalibrate_table(
     settings, callback = settings or Settings(), callback or TableCallback()
     workload = load_workload(model, seed=settings.seed, **options)
     with _open_with_table(table, device, settings, store) as (kept, opened, found):
+        workload = in_format(workload, opened, settings)
         fresh, outcome = recalibrate(
             opened, found, workload, settings, networks=networks, callback=callback.validated
         )
@@ -249,7 +252,7 @@ def count_graded(table: LookupTable, workload: Workload, limit_s: float, network
     """
     if not networks:
         return 0
-    latency_s = table.predict([layer.key for layer in layers(load(workload.onnx))]).latency_s
+    latency_s = table.predict([layer.key for layer in keyed_layers_of(workload)]).latency_s
     fitting = int(limit_s / (GRADING_SESSIONS * Effort(runs=1).cost_s(latency_s)))
     if fitting < networks:
         logger.warning(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from hwbench.devices import open_device
-from hwbench.errors import Argument, IncomparableError, UsageError
+from hwbench.errors import Argument, DeviceError, IncomparableError, UsageError
 from hwbench.measuring.callback import MeasuringCallback
 from hwbench.measuring.sessions import measure_interleaved, measure_on
 from hwbench.network.workload import ONNX, TFLITE
@@ -52,6 +52,10 @@ class Meter(Protocol):
         """The device, or what the devices have in common."""
         ...
 
+    def accept(self, workload: Workload, settings: Settings) -> Workload:
+        """The network in a format that runs there, converted where it has to be."""
+        ...
+
     def channel_step(self, workload: Workload, settings: Settings) -> int:
         """Channels at a time that its operators work on."""
         ...
@@ -91,12 +95,16 @@ class DeviceMeter:
         """See `Meter`."""
         return self.device.info()
 
+    def accept(self, workload: Workload, settings: Settings) -> Workload:
+        """See `Meter`."""
+        return in_format(workload, self.device, settings)
+
     def channel_step(self, workload: Workload, settings: Settings) -> int:
         """See `Meter`."""
         # Tables take as long to load as all the rest, and most measurements need none.
         from hwbench.lookup_tables.making.channel_steps import channel_steps, grid_step
 
-        self._require_onnx()
+        workload = self.accept(workload, settings)
         return grid_step(channel_steps(self.device, workload, settings))
 
     def begin_table(
@@ -110,26 +118,15 @@ class DeviceMeter:
         forget: bool = False,
     ) -> TableBuilder:
         """See `Meter`."""
-        self._require_onnx()
+        # Converted once: versions of other widths are cut from the file that came of it.
+        workload = self.accept(workload, settings)
         return DeviceTable(self.device, workload, settings, plan, store, callback, forget)
-
-    def _require_onnx(self) -> None:
-        """Refuse what takes hundreds of networks where each would have to be converted.
-
-        Raises:
-            UsageError: The device runs no ONNX.
-        """
-        if ONNX not in self.device.formats:
-            raise UsageError(
-                f"a table takes hundreds of networks of other widths, and {self.address} runs only"
-                f" {', '.join(sorted(self.device.formats))}; profile or compare on it instead"
-            )
 
     def measure(
         self, workloads: Sequence[Workload], settings: Settings, callback: MeasuringCallback
     ) -> tuple[Measurement, ...]:
         """See `Meter`."""
-        fitted = [in_format(workload, self.device, settings) for workload in workloads]
+        fitted = [self.accept(workload, settings) for workload in workloads]
         return measure_interleaved(self.device, fitted, settings, callback)
 
 
@@ -176,10 +173,34 @@ def in_format(workload: Workload, device: Device, settings: Settings) -> Workloa
     Raises:
         WorkloadError: The conversion is not possible, or made something else.
     """
-    if workload.format == ONNX and ONNX not in device.formats and TFLITE in device.formats:
+    return _convert(workload, device.formats, settings.seed)
+
+
+def in_format_of_table(workload: Workload, table: LookupTable, seed: int = 0) -> Workload:
+    """Bring a network into the format that the networks of a table were in.
+
+    Tables that no device made know networks as they are.
+
+    Raises:
+        WorkloadError: The conversion is not possible, or made something else.
+    """
+    from hwbench.lookup_tables.table import IMPORTED
+
+    device = table.provenance.device
+    if IMPORTED in dict(device.details):
+        return workload
+    try:
+        formats = open_device(device.address).formats
+    except (UsageError, DeviceError):  # it was made where there are other drivers
+        return workload
+    return _convert(workload, formats, seed)
+
+
+def _convert(workload: Workload, formats: Collection[str], seed: int) -> Workload:
+    if workload.format == ONNX and ONNX not in formats and TFLITE in formats:
         from hwbench.network.intake.to_tflite import convert_to_tflite
 
-        return convert_to_tflite(workload, settings.seed)
+        return convert_to_tflite(workload, seed)
     return workload
 
 

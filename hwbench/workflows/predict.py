@@ -16,10 +16,13 @@ from hwbench.network.intake import ModelOptions, load_workload
 from hwbench.network.layers import keyed_layers_of
 from hwbench.store import open_store
 from hwbench.workflows.defaults import DEFAULT_MODEL
+from hwbench.workflows.meter import in_format_of_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+
+    from hwbench.network.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def predict(
         table = open_table(table, extrapolate=extrapolate, store=store)
     elif extrapolate:
         table = table.extrapolating()
-    workload = load_workload(model, **options)
+    workload = in_format_of_table(load_workload(model, **options), table)
     return _predict(workload.name, keyed_layers_of(workload), table)
 
 
@@ -154,21 +157,30 @@ def predict_each(
     for model in dict.fromkeys(models):
         try:
             workload = load_workload(model, **options)
-            parts = keyed_layers_of(workload)
         except HwbenchError as error:
             cells += [PredictedCell(model, name, error=error) for name in opened]
             continue
-        cells += [_ask(model, parts, name, table) for name, table in opened.items()]
+        layers_of_format: dict[str, tuple[Layer, ...]] = {}
+        for name, table in opened.items():
+            cells.append(_ask(model, workload, name, table, layers_of_format))
     return tuple(cells)
 
 
 def _ask(
-    model: str, parts: Sequence[Layer], name: str, table: LookupTable | HwbenchError
+    model: str,
+    workload: Workload,
+    name: str,
+    table: LookupTable | HwbenchError,
+    layers_of_format: dict[str, tuple[Layer, ...]],
 ) -> PredictedCell:
+    """Ask one table; the layers of a format are read for the first table that needs them."""
     if isinstance(table, HwbenchError):
         return PredictedCell(model, name, error=table)
     try:
-        return PredictedCell(model, name, _predict(model, parts, table))
+        fitted = in_format_of_table(workload, table)
+        if fitted.format not in layers_of_format:
+            layers_of_format[fitted.format] = keyed_layers_of(fitted)
+        return PredictedCell(model, name, _predict(model, layers_of_format[fitted.format], table))
     except HwbenchError as error:
         return PredictedCell(model, name, error=error)
 

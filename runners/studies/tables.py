@@ -1,12 +1,15 @@
 """How well do lookup tables predict pruned networks end to end, and how do older recipes do on the
 same networks?
 
-python -m runners.studies.tables [NETWORK ...]
+python -m runners.studies.tables [--device ADDRESS] [NETWORK ...]
+
+Another device than `cpu` has results of its own. Where it runs no ONNX, networks are converted, and
+recipes that measure layers alone are left out.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -17,17 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from hwbench.devices import open_device
 from hwbench.devices.base import Device
-from hwbench.devices.ort.cpu import CpuOrt
 from hwbench.lookup_tables import Plan, build, validate
 from hwbench.lookup_tables.making.networks import Quiet
 from hwbench.lookup_tables.making.validate import add_grade
 from hwbench.network import zoo
 from hwbench.network.intake import load_workload
 from hwbench.network.prunable import PrunableNetwork
-from hwbench.network.workload import Workload
+from hwbench.network.workload import ONNX, Workload
 from hwbench.records.measurement import Settings
 from hwbench.workflows.defaults import GRADING_NETWORKS, TABLE_BUDGET_S
+from hwbench.workflows.meter import in_format
 from runners.studies._results import count_macs, load_raw, save_study
 from runners.studies._table_baselines import forest, isolated, netadapt
 
@@ -53,27 +57,38 @@ Floats = NDArray[np.float64]
 def main() -> None:
     """Build and validate a table of each network.
 
-    Write results/tables/, where networks not asked for stay as they are.
+    Write results/tables/, or results/tables_DRIVER/ for another device, where networks not asked
+    for stay as they are.
     """
-    asked = sys.argv[1:] or list(INPUTS)
-    raw: dict[str, Any] = load_raw(NAME) if sys.argv[1:] else {}
-    for network in asked:
-        with CpuOrt() as device:
-            raw[network] = study(device, network, _workload(network))
-        _save(
-            {name: raw[name] for name in INPUTS if name in raw}
-        )  # an hour's work is not lost with its last network
+    parser = argparse.ArgumentParser(description="Lookup tables against networks they never saw.")
+    parser.add_argument("--device", default="cpu", help="Address of the device.")
+    parser.add_argument(
+        "networks", nargs="*", help=f"Of {', '.join(INPUTS)}; all if none is given."
+    )
+    given = parser.parse_args()
+    driver = given.device.partition(":")[0]
+    name = NAME if driver == "cpu" else f"{NAME}_{driver}"
+    raw: dict[str, Any] = load_raw(name) if given.networks else {}
+    for network in given.networks or INPUTS:
+        with open_device(given.device) as device:
+            workload = in_format(_workload(network), device, Settings())
+            raw[network] = study(device, network, workload)
+        # An hour's work is not lost with its last network.
+        _save({known: raw[known] for known in INPUTS if known in raw}, name, given.device)
 
 
-def _save(raw: Mapping[str, Any]) -> None:
+def _save(raw: Mapping[str, Any], name: str, address: str) -> None:
     trials = [trial for kept in raw.values() for trial in kept["trials"]]
     measured_s = np.array([median(trial["sessions_s"]) for trial in trials])
     numbers = _numbers(np.array([trial["predicted_s"] for trial in trials]), measured_s)
     low_s, high_s = np.array([trial["ci_s"] for trial in trials]).T
     covered = float(np.mean((low_s <= measured_s) & (measured_s <= high_s)))
     total = _row(f"all {len(trials)}", "hwbench", numbers | {"rank": "-", "coverage": covered})
+    command = f"make study NAME={NAME}"
+    if name != NAME:
+        command = f"python -m runners.studies.{NAME} --device {address}"
     save_study(
-        NAME,
+        name,
         question=(
             "How well do lookup tables predict randomly pruned networks that they have not seen,"
             " end to end? Errors of ratios to the unpruned network, measured interleaved; the truth"
@@ -81,7 +96,7 @@ def _save(raw: Mapping[str, Any]) -> None:
             " network, rank_floor the rank correlation of two sessions of all."
         ),
         rows=[*(row for kept in raw.values() for row in kept["rows"]), total],
-        command=f"make study NAME={NAME}",
+        command=command,
         notes=(
             "build_s holds the build, and the validation with ten networks that comes with it."
             " MACs: latency of the unpruned network times the ratio of MACs. Isolated: sum of the"
@@ -126,15 +141,18 @@ def study(device: Device, network: str, workload: Workload) -> dict[str, object]
     chosen = [trial.widths for trial in outcome.trials]
     measured_s = np.array([trial.measured_s for trial in outcome.trials])
     level_s = table.provenance.sources[0].latency_s
-    rivals: Mapping[str, Callable[[], tuple[Floats, float]]] = {
+    rivals: dict[str, Callable[[], tuple[Floats, float]]] = {
         "MACs": lambda: (
             np.array([float(count_macs(prunable.version(w))) for w in chosen]),
             float(count_macs(workload)),
         ),
-        "isolated": lambda: isolated(device, structure, chosen, settings),
-        "NetAdapt": lambda: netadapt(device, structure, chosen, settings),
         "forest": lambda: forest(table, structure, chosen),
     }
+    if ONNX in device.formats:
+        rivals |= {
+            "isolated": lambda: isolated(device, structure, chosen, settings),
+            "NetAdapt": lambda: netadapt(device, structure, chosen, settings),
+        }
     networks = table.provenance.sources[0].networks
     floor = float(
         spearmanr(*np.array([trial.sessions_s[:2] for trial in outcome.trials]).T).statistic

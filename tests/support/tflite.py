@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hwbench.network.graph import load
+from hwbench.network.graph.view import GraphView
 from hwbench.network.tflite import describe
 from hwbench.network.tflite.writing import SAME, NewOperator, NewTensor, write_model
 from hwbench.network.workload import Workload
@@ -93,3 +95,48 @@ def int8_network() -> Workload:
         NewOperator("FULLY_CONNECTED", (3, 4, 5), (6,), (0,), version=4),
     ]
     return describe(write_model(tensors, operators, (0,), (6,)), "int8.tflite")
+
+
+def convert_by_hand(workload: Workload) -> bytes:
+    """What a converter makes of a network of 3x3 convolutions, sums, a mean and a linear layer."""
+    view = GraphView(load(workload.onnx))
+    tensors: list[NewTensor] = []
+    operators: list[NewOperator] = []
+    numbers: dict[str, int] = {}
+
+    def constant(values: np.ndarray) -> int:
+        data = np.ascontiguousarray(values)
+        tensors.append(NewTensor("", data.shape, data.dtype.name, data.tobytes()))
+        return len(tensors) - 1
+
+    def tensor(name: str, label: str) -> int:
+        shape = view.shape(name)
+        if len(shape) == 4:
+            shape = (shape[0], *shape[2:], shape[1])
+        tensors.append(NewTensor(label, shape))
+        numbers[view.resolve(name)] = len(tensors) - 1
+        return len(tensors) - 1
+
+    (image,) = (tensor(name, name) for name in view.inputs)
+    for index in view.active:
+        node = view.nodes[index]
+        read = [numbers[name] for name in view.activations(node)]
+        values = [view.value(name) for name in node.input if view.is_constant(name)]
+        if node.op_type == "Conv":
+            read += [constant(values[0].transpose(0, 2, 3, 1)), constant(values[1])]
+            kind, options = "CONV_2D", (SAME, 1, 1, 0, 1, 1)
+        elif node.op_type == "Gemm":
+            read += [constant(values[0]), constant(values[1])]
+            kind, options = "FULLY_CONNECTED", (0,)
+        elif node.op_type in {"GlobalAveragePool", "ReduceMean"}:
+            read.append(constant(np.array([1, 2], np.int32)))
+            kind, options = "MEAN", (len(view.shape(node.output[0])) == 4,)
+        elif node.op_type in {"Flatten", "Reshape"}:
+            read.append(constant(np.array(view.shape(node.output[0]), np.int32)))
+            kind, options = "RESHAPE", ()
+        else:
+            kind, options = {"Add": ("ADD", (0,)), "Relu": ("RELU", ())}[node.op_type]
+        written = tensor(node.output[0], node.name)
+        operators.append(NewOperator(kind, tuple(read), (written,), options))
+    (output,) = (numbers[name] for name in view.outputs)
+    return write_model(tensors, operators, (image,), (output,))

@@ -5,7 +5,7 @@ The widths that are measured for a table belong where the steps are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -14,10 +14,12 @@ from hwbench.errors import UnsupportedLayerError
 from hwbench.lookup_tables.families import Family, place_of
 from hwbench.lookup_tables.making.networks import loops_for
 from hwbench.lookup_tables.surface import Points, find_step
-from hwbench.network.graph import layers, load
+from hwbench.network.layers import keyed_layers_of
 from hwbench.network.single_layer import single_layer_workload
+from hwbench.network.tflite.single_layer import single_layer_tflite
 from hwbench.network.widths import DEFAULT_STEP
-from hwbench.network.workload import Workload
+from hwbench.network.workload import TFLITE, Workload
+from hwbench.records.layer_key import LayerKey
 from hwbench.records.measurement import Settings
 
 PROBES = range(32, 97, 4)
@@ -44,17 +46,22 @@ def channel_steps(device: Device, workload: Workload, settings: Settings) -> dic
         DeviceError: The device failed.
     """
     heaviest: dict[str, tuple[int, Family]] = {}
-    for layer in layers(load(workload.onnx)):
+    for layer in keyed_layers_of(workload):
         family = place_of(layer.key).family
         if layer.macs > heaviest.get(family.kind, (0, family))[0]:
             heaviest[family.kind] = layer.macs, family
-    return {kind: _find_step(device, family, settings) for kind, (_, family) in heaviest.items()}
+    make = single_layer_tflite if workload.format == TFLITE else single_layer_workload
+    return {
+        kind: _find_step(device, family, settings, make) for kind, (_, family) in heaviest.items()
+    }
 
 
-def _find_step(device: Device, family: Family, settings: Settings) -> int:
+def _find_step(
+    device: Device, family: Family, settings: Settings, make: Callable[[LayerKey], Workload]
+) -> int:
     prepared: list[Prepared] = []
     try:
-        workloads = [single_layer_workload(family.key(channels, channels)) for channels in PROBES]
+        workloads = [make(family.key(channels, channels)) for channels in PROBES]
         prepared += (
             device.prepare(workload, settings) for workload in workloads
         )  # kept one by one, to be released

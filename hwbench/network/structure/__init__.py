@@ -11,6 +11,7 @@ from several groups. So is a split: its channels may then be of several groups, 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwbench.errors import UsageError
+from hwbench.errors import UnsupportedLayerError, UsageError
 from hwbench.network.graph import Layer, layers
 from hwbench.network.graph.keys import is_weighted
 from hwbench.network.graph.view import GraphView
@@ -78,6 +79,10 @@ class Dimension:
         """Its size in one structure."""
         return self.fixed + sum(scale * widths[group] for group, scale in self.terms)
 
+    def renumbered(self, numbers: Sequence[int]) -> Dimension:
+        """The same dimension where each group has another number."""
+        return replace(self, terms=tuple((numbers[group], scale) for group, scale in self.terms))
+
     @property
     def group(self) -> int:
         """The one group it depends on; `FIXED` for none, `SEVERAL` behind a concatenation."""
@@ -121,6 +126,18 @@ class Slot:
                 mark = "x" if "x" in attrs[name] else "."
                 attrs[name] = mark.join(str(size.size(widths)) for size in sizes)
         return replace(key, inputs=inputs, output=output, attrs=tuple(attrs.items()))
+
+    def renumbered(self, numbers: Sequence[int]) -> Slot:
+        """The same place where each group has another number."""
+        arguments = []
+        for name, sizes in self.size_arguments:
+            arguments.append((name, tuple(size.renumbered(numbers) for size in sizes)))
+        return replace(
+            self,
+            inputs=tuple(dimension.renumbered(numbers) for dimension in self.inputs),
+            output=self.output.renumbered(numbers),
+            size_arguments=tuple(arguments),
+        )
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -169,12 +186,14 @@ class Structure:
             size_arguments[name] = _describe_size_arguments(channels, index)
         for index, layout in channels.tables.items():
             rows = view.shape(view.nodes[index].input[0])[0]
-            table = (Dimension(0, rows, ()), _dimension(channels, layout))
+            table = (Dimension(0, rows, ()), channel_dimension(channels, layout))
             size_arguments[view.nodes[index].name] = (("data", table),)
         slots = []
         for layer in layers(view):
-            inputs = tuple(_dimension(channels, channels.layouts[name]) for name in layer.inputs)
-            output = _dimension(channels, channels.layouts[layer.output])
+            inputs = tuple(
+                channel_dimension(channels, channels.layouts[name]) for name in layer.inputs
+            )
+            output = channel_dimension(channels, channels.layouts[layer.output])
             slots.append(
                 Slot(
                     layer,
@@ -184,7 +203,7 @@ class Structure:
                     size_arguments.get(layer.name, ()),
                 )
             )
-        return cls(_groups(channels), blocks(view), tuple(slots))
+        return cls(list_groups(channels), blocks(view), tuple(slots))
 
     @cached_property
     def architecture(self) -> str:
@@ -284,6 +303,41 @@ class Structure:
                 return None
         return tuple(widths) if self.keys(widths) == tuple(keys) else None
 
+    def with_groups_of(self, original: Structure) -> Structure:
+        """The same layers, their widths told by the groups of another form of the network.
+
+        Groups go by the layers that make their channels, and, where one layer makes those of
+        several, by their order.
+
+        Args:
+            original: The network in the form whose groups are to be used, as it was before it was
+                converted.
+
+        Raises:
+            UnsupportedLayerError: The two have other groups.
+        """
+        places: defaultdict[tuple[frozenset[str], int], list[int]] = defaultdict(list)
+        for place, group in enumerate(original.groups):
+            places[frozenset(group.producers), group.width].append(place)
+        numbers = []
+        for group in self.groups:
+            candidates = places[frozenset(group.producers), group.width]
+            if not candidates:
+                raise UnsupportedLayerError(
+                    f"after its conversion the channels of {group.name} belong together with others"
+                    " than before, so widths of the two cannot be told apart; search on another"
+                    " device"
+                )
+            numbers.append(candidates.pop(0))
+        if len(numbers) != len(original.groups):
+            missing = [original.groups[place].name for rest in places.values() for place in rest]
+            raise UnsupportedLayerError(
+                f"after its conversion the channels of {', '.join(missing)} cannot be pruned any"
+                " more; search on another device"
+            )
+        slots = tuple(slot.renumbered(numbers) for slot in self.slots)
+        return Structure(original.groups, original.blocks, slots)
+
     @cached_property
     def in_group(self) -> NDArray[np.int64]:
         """Group that sets the channels of each layer's first input, shape (layers,).
@@ -370,7 +424,7 @@ def _resize(shape: Shape, dimension: Dimension, widths: Sequence[int]) -> Shape:
     return (*shape[: dimension.axis], dimension.size(widths), *shape[dimension.axis + 1 :])
 
 
-def _dimension(channels: Channels, layout: Layout) -> Dimension:
+def channel_dimension(channels: Channels, layout: Layout) -> Dimension:
     """Size of the channel dimension of a tensor, as a sum over groups."""
     groups, counts = np.unique(channels.groups[layout.atoms], return_counts=True)
     fixed, terms = 0, []
@@ -393,12 +447,12 @@ def _describe_size_arguments(
             if isinstance(number, int):
                 sizes.append(Dimension(0, number, ()))
             else:
-                sizes.append(_dimension(channels, number))
+                sizes.append(channel_dimension(channels, number))
         arguments.append((name, tuple(sizes)))
     return tuple(arguments)
 
 
-def _groups(channels: Channels) -> tuple[Group, ...]:
+def list_groups(channels: Channels) -> tuple[Group, ...]:
     """The prunable groups, each with the layers that make, hand on and read its channels."""
     view = channels.view
     count = len(channels.widths)
@@ -416,7 +470,7 @@ def _groups(channels: Channels) -> tuple[Group, ...]:
         made = channels.made.get(index) or channels.tables.get(index)
         if made is None:
             continue
-        for group, unit in _dimension(channels, made).terms:
+        for group, unit in channel_dimension(channels, made).terms:
             if not names[group]:
                 first = int(np.argmax(channels.groups[made.atoms] == group))
                 names[group] = f"{node.name}[{first}]" if first else node.name

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, replace
 from math import prod
 
 from hwbench.errors import WorkloadError
@@ -112,6 +114,13 @@ class TfliteGraph:
 
     It is that of its first signature, or the first one where there is none.
 
+    Attributes:
+        tensors: All tensors, by their numbers.
+        operators: All operators, in the order of execution.
+        inputs: Numbers of the tensors that go in.
+        outputs: Numbers of the tensors that come out.
+        whole_numbers: Constants of whole numbers that were read already, by their numbers.
+
     Args:
         data: The bytes of the file.
         name: What the user calls it, for messages.
@@ -132,6 +141,7 @@ class TfliteGraph:
         self.inputs: tuple[int, ...] = ()
         self.outputs: tuple[int, ...] = ()
         self._unpacked: dict[int, int] = {}
+        self.whole_numbers: dict[int, tuple[int, ...] | None] = {}
         try:
             self._read()
             self._check_operators()
@@ -169,6 +179,11 @@ class TfliteGraph:
 
     def integers(self, tensor: int) -> tuple[int, ...] | None:
         """Read a constant of a few whole numbers; None for any other tensor."""
+        if tensor not in self.whole_numbers:
+            self.whole_numbers[tensor] = self._read_integers(tensor)
+        return self.whole_numbers[tensor]
+
+    def _read_integers(self, tensor: int) -> tuple[int, ...] | None:
         found = self.tensors[tensor]
         code = _INTEGERS.get(found.dtype)
         count = prod(found.shape)
@@ -266,6 +281,40 @@ class TfliteGraph:
     def flag(self, operator: Operator, number: int) -> bool:
         """Read a flag among the options of an operator."""
         return bool(self._option(operator.options, number, "b"))
+
+    def option(self, operator: Operator, number: int) -> int:
+        """Read a whole number among the options of an operator; 0 where it is not set."""
+        return self._option(operator.options, number)
+
+    def resized(
+        self,
+        shapes: Mapping[int, Shape],
+        numbers: Mapping[tuple[int, int], tuple[int, ...]],
+    ) -> TfliteGraph:
+        """The same graph with tensors of other sizes.
+
+        Args:
+            shapes: Other shapes by the number of a tensor.
+            numbers: Other constants of whole numbers, by the operator that reads them and which of
+                its inputs they are.
+        """
+        other = copy(self)
+        other.tensors = [
+            replace(tensor, shape=shapes.get(index, tensor.shape))
+            for index, tensor in enumerate(self.tensors)
+        ]
+        other.operators = list(self.operators)
+        other.whole_numbers = dict(self.whole_numbers)
+        for (index, position), values in numbers.items():
+            operator = other.operators[index]
+            # Several operators may share a constant, so each is given one of its own.
+            inputs = list(operator.inputs)
+            constant = self.tensors[inputs[position]]
+            inputs[position] = len(other.tensors)
+            other.whole_numbers[len(other.tensors)] = values
+            other.tensors.append(constant)
+            other.operators[index] = replace(operator, inputs=tuple(inputs))
+        return other
 
     def _option(self, options: int | None, number: int, code: str = "i", default: int = 0) -> int:
         if options is None:

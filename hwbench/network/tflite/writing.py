@@ -38,7 +38,11 @@ OPTIONS = {
     "MUL": (21, "b"),
     "PAD": (22, ""),
     "MEAN": (27, "b"),
+    "STRIDED_SLICE": (32, "iiiii"),
+    "SPLIT": (35, "i"),
+    "SLICE": (48, ""),
     "TRANSPOSE_CONV": (49, "biib"),
+    "SPLIT_V": (79, "i"),
 }
 """Options of operators: their number in the schema's union, and the types of their fields."""
 _ALIGNMENT = 16
@@ -109,7 +113,7 @@ def write_model(
         place = 0
         if tensor.data:
             place = len(buffers)
-            buffers.append(_table(build, {0: _bytes(build, tensor.data)}))
+            buffers.append(_table(build, {0: write_bytes(build, tensor.data)}))
         written.append(_write_tensor(build, tensor, place))
     kinds = list(dict.fromkeys((operator.kind, operator.version) for operator in operators))
     codes = [_write_code(build, *kind) for kind in kinds]
@@ -220,7 +224,8 @@ def _numbers(build: Builder, numbers: Sequence[int]) -> int:
     return int(build.CreateNumpyVector(np.asarray(numbers, np.int32)))
 
 
-def _bytes(build: Builder, data: bytes) -> int:
+def write_bytes(build: Builder, data: bytes) -> int:
+    """Write the values of a constant, aligned as kernels need them; gives where they lie."""
     build.StartVector(1, len(data), _ALIGNMENT)
     build.head = build.head - len(data)
     build.Bytes[build.head : build.head + len(data)] = data

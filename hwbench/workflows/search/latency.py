@@ -11,18 +11,20 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from hwbench.errors import LookupTableError, StaleTableError, UsageError
+from hwbench.errors import Argument, LookupTableError, StaleTableError, UsageError
 from hwbench.lookup_tables import LookupTable
 from hwbench.lookup_tables.making.channel_steps import grid_step
 from hwbench.lookup_tables.making.validate import add_grade
 from hwbench.lookup_tables.repository import check_table, find_table, save_table
-from hwbench.lookup_tables.structure_latency import StructureLatency
+from hwbench.lookup_tables.structure_latency import ConvertedLatency, StructureLatency
 from hwbench.lookup_tables.table import IMPORTED
+from hwbench.network.prunable import PrunableNetwork
 from hwbench.network.widths import DEFAULT_STEP
 from hwbench.records.findings import Finding
 from hwbench.search.budget import FINE_STEP, WIDE_ENOUGH
 from hwbench.workflows.build_table import count_graded
 from hwbench.workflows.defaults import GRADING_NETWORKS, TABLE_BUDGET_S
+from hwbench.workflows.meter import in_format_of_table
 from hwbench.workflows.search.blocks import TableGains, load_gains, measure_gains, save_gains
 from hwbench.workflows.search.shares import TABLE_SHARE
 
@@ -156,9 +158,42 @@ class LatencyFinder:
             table = self._grade_if_needed(table)
             findings = self._grade_findings(table)
         step = method.channel_step or step
-        source = StructureLatency(table, self.subject.structure, step)
-        blocks = TableGains(table, self.subject.network) if self.subject.structure.blocks else None
+        source, blocks = self._read_table(table, step)
         return Latencies(source, blocks, step, identity, tuple(findings))
+
+    def _read_table(
+        self, table: LookupTable, step: int
+    ) -> tuple[StructureLatency, TableGains | None]:
+        """What a table tells of widths, and of blocks.
+
+        Raises:
+            UsageError: The method drops blocks, and the table is of converted networks, which are
+                cut to other widths only.
+        """
+        subject = self.subject
+        converted = self._convert(table)
+        if converted is None:
+            blocks = TableGains(table, subject.network) if subject.structure.blocks else None
+            return StructureLatency(table, subject.structure, step), blocks
+        if self.method.drops_blocks:
+            raise UsageError(
+                f"{self.method.name} drops blocks, and the table"
+                f" {table.provenance.device.address} knows other widths alone, as its networks were"
+                " converted; let the device measure blocks instead",
+                Argument("table", change="no"),
+            )
+        return ConvertedLatency(table, converted, subject.structure, step), None
+
+    def _convert(self, table: LookupTable) -> Structure | None:
+        """The layers that a device makes of the network, by the groups of the original.
+
+        None where it runs the network as it is.
+        """
+        subject = self.subject
+        fitted = in_format_of_table(subject.workload, table, self.resources.settings.seed)
+        if fitted.format == subject.workload.format:
+            return None
+        return PrunableNetwork(fitted).structure.with_groups_of(subject.structure)
 
     def _find_table(self) -> LookupTable | None:
         """The table that was named, else that of the device; None where there is neither."""
@@ -215,8 +250,9 @@ class LatencyFinder:
     def _is_known(self, table: LookupTable) -> bool:
         """Whether a table knows the network's layers, as narrow as the search may ask for."""
         structure = self.subject.structure
+        layers = (self._convert(table) or structure).slots
         try:
-            table.layers([slot.layer.key for slot in structure.slots])
+            table.layers([slot.layer.key for slot in layers])
         except (UsageError, StaleTableError, LookupTableError):
             return False
         step = table_step(structure, grid_step(table.steps))
@@ -280,7 +316,8 @@ class LatencyFinder:
         self, builder: TableBuilder, table: LookupTable, limit_s: float
     ) -> tuple[LookupTable, Validation | None]:
         """Grade a table on networks it has not seen, as many as there is time for."""
-        networks = count_graded(table, self.subject.workload, limit_s, GRADING_NETWORKS)
+        workload = in_format_of_table(self.subject.workload, table, self.resources.settings.seed)
+        networks = count_graded(table, workload, limit_s, GRADING_NETWORKS)
         if not networks:
             return table, None
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from hwbench.devices import open_device
-from hwbench.errors import UsageError, WorkloadError
+from hwbench.errors import WorkloadError
 from hwbench.network.intake import to_tflite
 from hwbench.network.intake.to_tflite import channels_last, convert_to_tflite, find_ratio_db
 from hwbench.network.layers import layers_of
@@ -20,7 +20,7 @@ from hwbench.network.tflite.writing import NewOperator, NewTensor, write_model
 from hwbench.network.workload import Workload
 from hwbench.records.measurement import Settings
 from hwbench.records.tensors import TensorSpec
-from hwbench.workflows.meter import DeviceMeter, in_format
+from hwbench.workflows.meter import in_format
 from tests.support.models import conv_workload
 
 WEIGHTS = np.random.default_rng(0).uniform(-1, 1, (3, 4)).astype(np.float32)
@@ -107,13 +107,6 @@ def test_only_devices_that_run_no_onnx_get_another_format(monkeypatch):
     converted = in_format(workload, open_device("litert"), settings)
     assert converted.format == "tflite"
     assert in_format(converted, open_device("virtual"), settings) is converted
-
-
-def test_a_table_of_networks_that_would_have_to_be_converted_is_refused():
-    with open_device("litert") as device:
-        meter = DeviceMeter(device, "litert")
-        with pytest.raises(UsageError, match="litert runs only tflite; profile or compare"):
-            meter.channel_step(linear_workload(), Settings())
 
 
 def test_the_ratio_is_that_of_the_worst_output():

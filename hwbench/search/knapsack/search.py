@@ -136,10 +136,11 @@ class Knapsack(Search):
         """The unpruned network, which losses are counted from, and the hand-made policies."""
         networks: dict[tuple[int, ...], str] = {}
         budget = self._budget_with_all_blocks()
-        for policy in POLICIES if budget is not None else ():
-            decisions = Policy(budget, policy).propose()[0].widths
-            if decisions is not None and budget.fits(decisions):
-                networks.setdefault(decisions, policy)
+        if budget is not None:
+            for policy in POLICIES:
+                decisions = Policy(budget, policy).propose()[0].widths
+                if decisions is not None and budget.fits(decisions):
+                    networks.setdefault(decisions, policy)
         networks.setdefault(self._whole, "unpruned")
         return networks
 

@@ -56,6 +56,11 @@ def test_the_repr_of_a_result_is_a_short_line():
         assert text.startswith(f"<{type(result).__name__} ")
 
 
+def get_unknown_record():
+    with hwbench.open_store() as store:
+        store.get("abcdef")
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -66,7 +71,7 @@ def test_the_repr_of_a_result_is_a_short_line():
         lambda: hwbench.predict("big.onnx", table="pixl1"),
         lambda: hwbench.predict("big.onnx", table="pixel1"),
         lambda: hwbench.read_history("absent"),
-        lambda: hwbench.open_store().get("abcdef"),
+        get_unknown_record,
     ],
 )
 def test_errors_in_python_name_no_command_and_no_option(call):

@@ -429,6 +429,14 @@ def _switch_to_wal(engine: sa.Engine) -> None:
 
 
 def _on_sqlite_connect(connection: Any, _record: object) -> None:
+    try:
+        _set_up_sqlite(connection)
+    except BaseException:
+        connection.close()  # SQLAlchemy forgets it, open
+        raise
+
+
+def _set_up_sqlite(connection: Any) -> None:
     connection.isolation_level = (
         None  # the module's own transactions begin too late; see _on_sqlite_begin
     )

@@ -214,3 +214,21 @@ def test_a_store_that_another_process_is_creating_is_waited_for(tmp_path: Path) 
         assert store.list() == ()
     release.join()
     other.close()
+
+
+def test_a_connection_that_cannot_be_set_up_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.write_bytes(b"no database" * 1000)
+    engine = database._engine(sa.make_url(f"sqlite:///{path}"))
+    made: list[sqlite3.Connection] = []
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(*_: object) -> sqlite3.Connection:
+        made.append(sqlite3.connect(path))
+        return made[-1]
+
+    with pytest.raises(sa.exc.DatabaseError):
+        engine.connect()
+    (connection,) = made
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

@@ -55,6 +55,8 @@ doubling off what two smaller ones say (root mean square, see results/pixel1).
 """
 LEAST = 0.2
 """No prediction is below this share of the smallest measured latency."""
+_NOTHING = float(np.finfo(float).tiny)
+"""Misfit of rows that are all alike, whose logarithm is finite."""
 _CHUNK = 8192
 
 
@@ -245,7 +247,7 @@ class Surface:
         self.shape = shape
         factor = np.linalg.cholesky(self._covariance())
         white = np.linalg.solve(factor, residual)
-        misfit = len(residual) / 2 * float(np.log(white @ white))
+        misfit = len(residual) / 2 * float(np.log(max(white @ white, _NOTHING)))
         complexity = float(np.log(np.diag(factor)).sum())
         return -misfit - complexity
 

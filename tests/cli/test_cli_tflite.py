@@ -41,7 +41,7 @@ def test_two_files_are_compared_with_layers_and_outputs(hwb, nets):
     [
         (["--device", "virtual"], "runs onnx: measure it on the device litert"),
         (["--device", "litert", "--batch", "2"], "measured as it is"),
-        (["--device", "android"], "give --benchmark-model FILE"),
+        (["--device", "android"], "runtime=litert to the address"),
         (["--device", "litert", "--tflite-flag", "a=1"], "need --benchmark-model FILE"),
         (["--device", "litert:kernels=fast"], "one of delegate, builtin"),
     ],
@@ -55,4 +55,4 @@ def test_what_cannot_be_is_refused_with_what_to_do(hwb, nets, words, message):
 def test_what_needs_a_network_says_so(hwb, nets):
     done = hwb("table", "build", nets[0], "--device", "virtual")
     assert done.code != 0
-    assert "an ONNX model is needed; give the model it was made from" in done.err
+    assert "virtual does not run tflite files" in done.err

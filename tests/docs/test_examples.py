@@ -95,7 +95,10 @@ def test_the_table_of_searches_is_that_of_the_registry():
         published, budgets, proposes, tuned = on_page[name]
         assert published == method.published
         assert budgets == ", ".join(method.budgets)
-        assert proposes == ("dropped blocks" if method.drops_blocks else "widths")
+        what = "dropped blocks" if method.drops_blocks else "widths"
+        if name == "knapsack":
+            what += ", with `--blocks` dropped blocks too"
+        assert proposes == what
         assert tuned == f"`{method.tuning}`"
 
 

@@ -193,5 +193,5 @@ def test_without_some_blocks_and_narrower_a_network_has_the_layers_that_were_for
 def test_blocks_in_which_too_many_groups_meet_are_not_offered(resnet):
     structure, blocks, choices = resnet
     assert find_boundable(structure, blocks.names, choices[: blocks.groups]) == list(blocks.names)
-    endless = [np.arange(3000)] * blocks.groups
+    endless = [np.arange(3_000_000)] * blocks.groups
     assert find_boundable(structure, blocks.names, endless) == []

@@ -89,7 +89,7 @@ def test_the_probes_reach_what_no_layer_of_a_network_is_faster_than(tmp_path, mo
         monkeypatch.setattr(virtual.Law, "layer_s", layer_s)
         url = str(tmp_path / f"{kernel}-{size}.db")
         known = measure_ceilings("virtual", budget_s=30, store=url)
-        assert known.find("fp32").macs_per_s > 1.06 * LAW.macs_per_s
+        assert known.find("fp32").macs_per_s > LAW.macs_per_s
         with Virtual() as device:
             record = measure(device, network, replace(QUICK, min_sessions=2))
         shares = [known.bound(layer).share for layer in record.profile.layers if layer.key]

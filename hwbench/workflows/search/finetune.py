@@ -41,11 +41,10 @@ def main() -> None:
     data = load_data(asked.data, facts["shape"], preprocessing=pictures, dtype=dtype)
     optimizer = torch.optim.SGD(module.parameters(), asked.rate, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(asked.epochs, 1))
-    generator = torch.Generator().manual_seed(0)
     print(f"before: {accuracy(module, data.validation):.1%} of the validation images are right")
     for epoch in range(1, asked.epochs + 1):
         module.train()
-        for images, labels in data.train.batches(asked.batch, generator):
+        for images, labels in data.train.batches(asked.batch, torch.Generator().manual_seed(epoch)):
             optimizer.zero_grad()
             functional.cross_entropy(logits_of(module(images)), labels).backward()
             optimizer.step()
@@ -53,11 +52,7 @@ def main() -> None:
                 weight.data.mul_(nonzero)
         schedule.step()
         print(f"epoch {epoch}: {accuracy(module.eval(), data.validation):.1%}", flush=True)
-    save(
-        Pruned(module.eval(), pruned.recipe),
-        asked.out,
-        torch.zeros(1, *facts["shape"], dtype=dtype),
-    )
+    save(Pruned(module.eval(), pruned.recipe), asked.out, data.test.first(1))
     print(f"written to {asked.out}; on test images: {accuracy(module, data.test):.1%}")
 
 

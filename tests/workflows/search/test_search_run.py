@@ -241,7 +241,7 @@ def test_blocks_go_with_channels_within_budgets_of_every_kind(kind, tmp_path):
 
 
 def test_a_network_without_blocks_and_narrower_is_written_as_it_was_judged(tmp_path):
-    result = search(knapsack_with_blocks(share=0.25), tmp_path / "s.db", table=None, out=tmp_path)
+    result = search(knapsack_with_blocks(share=0.05), tmp_path / "s.db", table=None, out=tmp_path)
     candidate = result.best.candidate
     recipe = json.loads((tmp_path / "recipe.json").read_text())
     assert set(recipe["dropped"]) == set(candidate.dropped) != set()
@@ -267,7 +267,7 @@ def test_a_killed_search_over_blocks_goes_on_to_the_same_result(tmp_path):
 
 
 def test_budgets_that_widths_do_not_keep_to_have_no_baselines(tmp_path):
-    plan = knapsack_with_blocks(share=0.08).changed(lower=0.4)
+    plan = knapsack_with_blocks(share=0.05).changed(lower=0.4)
     with pytest.raises(UsageError, match="cannot be reached"):
         search(plan.changed(blocks=False), tmp_path / "s.db", table=None)
     result = search(plan, tmp_path / "s.db", table=None)

@@ -37,6 +37,7 @@ def test_a_module_is_read():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_file_is_read_and_not_taken_for_one_in_training(tmp_path):
     path = tmp_path / "net.onnx"
     torch.onnx.export(net(), (IMAGE,), path, dynamo=False, opset_version=17)

@@ -36,8 +36,7 @@ def test_a_module_is_read():
     check(load_workload(net(), example_inputs=IMAGE))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore")  # of torch, about an exporter that people still use
 def test_a_file_is_read_and_not_taken_for_one_in_training(tmp_path):
     path = tmp_path / "net.onnx"
     torch.onnx.export(net(), (IMAGE,), path, dynamo=False, opset_version=17)

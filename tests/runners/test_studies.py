@@ -14,7 +14,7 @@ from runners.studies import _results
 
 STUDIES = sorted(path.stem for path in Path(_results.__file__).parent.glob("[a-z]*.py"))
 RESULTS = _results.RESULTS
-NOT_YET_RUN = {"h200", "meter_cpu", "pruning_reach", "rows", "search_synthetic_blocks"}
+NOT_YET_RUN = {"h200", "meter_cpu", "pruning_reach"}
 """Studies that have no results yet: for hardware, quiet or time that was not at hand."""
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 LARGEST_PICTURE = 150_000

@@ -247,7 +247,7 @@ class Surface:
         self.shape = shape
         factor = np.linalg.cholesky(self._covariance())
         white = np.linalg.solve(factor, residual)
-        misfit = len(residual) / 2 * float(np.log(max(white @ white, _NOTHING)))
+        misfit = len(residual) / 2 * float(np.log(max(float(white @ white), _NOTHING)))
         complexity = float(np.log(np.diag(factor)).sum())
         return -misfit - complexity
 

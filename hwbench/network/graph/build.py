@@ -191,9 +191,9 @@ class _Builder:
         return self._activated(self.node(self.key.op, *operands, name="layer"))
 
     def reshape(self) -> str:
-        """Any renaming of dimensions."""
+        """Any renaming of dimensions, and expanding: the shape of the output is an input."""
         return self.node(
-            "Reshape",
+            self.key.op,
             self.inputs[0],
             self.constant(np.asarray(self.key.output, np.int64)),
             name="layer",
@@ -286,7 +286,12 @@ _RECIPES: Mapping[str, Callable[[_Builder], str]] = (
     | dict.fromkeys(QUANTIZERS, _Builder.quantizer)
     | dict.fromkeys(ELEMENTWISE, _Builder.elementwise)
     | dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2"), _Builder.reduction)
-    | {"Linear": _Builder.linear, "Reshape": _Builder.reshape, "Clip": _Builder.clip}
+    | {
+        "Linear": _Builder.linear,
+        "Expand": _Builder.reshape,
+        "Reshape": _Builder.reshape,
+        "Clip": _Builder.clip,
+    }
     | {"BatchNormalization": _Builder.normalization}
     | {"LayerNormalization": _Builder.layer_normalization}
 )

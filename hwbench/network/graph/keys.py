@@ -37,9 +37,14 @@ _PARAMETERS_IMPLIED = frozenset(
         "Resize",
         "Clip",
         "Concat",
+        "Expand",
+        "Tile",
     }
 )
-"""Operators whose constant inputs follow from the shapes, or do not matter."""
+"""Operators whose constant inputs follow from the shapes, or do not matter.
+
+As attributes they would make a family of every width.
+"""
 _GEOMETRY = frozenset({"kernel_shape", "strides", "dilations", "pads", "auto_pad"})
 LONG = 16
 """Most values of a constant that a key holds one by one."""

@@ -41,6 +41,7 @@ KEYS = [
     "Softmax[2x10->2x10]{axis=1}@fp32",
     "Transpose[1x4x8x8->1x8x8x4]{perm=0.2.3.1}@fp32",
     "Reshape[1x4x2x2->1x16]{}@fp32",
+    "Expand[1x4x1x1->1x4x8x8]{}@fp32",
     "BatchNormalization[1x4x8x8->1x4x8x8]{}@fp32",
     "BatchNormalization[1x4x8x8->1x4x8x8]{act=Relu}@fp32",
     "LayerNormalization[2x5x8->2x5x8]{axis=2,epsilon=1e-06}@fp32",

@@ -150,10 +150,12 @@ class CandidateMeter:
         settings: Settings,
         options: ModelOptions,
         store: Store | None,
+        url: str | None,
         levels: ErrorLevels,
     ) -> None:
         self.baseline, self.settings = baseline, settings
-        self._device, self._options, self._store = device, options, store
+        self._device, self._options = device, options
+        self._store, self._url = store, url
         self._levels = levels
         self._opened = ExitStack()
         self._meter: Meter | None = None
@@ -329,7 +331,7 @@ class CandidateMeter:
         # Each measurement has an order of rounds and random inputs of its own.
         settings = replace(settings, budget_s=budget_s, seed=settings.seed + self._measurements)
         workloads = [self.baseline, *(known.workload for known in candidates)]
-        callback = record_into(self._store, MeasuringCallback())
+        callback = record_into(self._store, MeasuringCallback(), url=self._url)
         try:
             records = meter.measure(workloads, settings, callback)
         except DeviceUnavailableError:
@@ -408,6 +410,7 @@ def meter(
             settings=settings,
             options=options,
             store=kept,
+            url=store,
             levels=ErrorLevels(false_verdicts),
         )
         try:

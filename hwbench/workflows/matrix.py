@@ -183,7 +183,7 @@ def measure_matrix(
     callback = callback or MatrixCallback()
     with open_store(store) if save else nullcontext() as kept:
         judge = _Judge(settings, None if data is None else str(data), evaluate)
-        work = _Work(names, columns, settings, options, kept, callback, open_device, judge)
+        work = _Work(names, columns, settings, options, kept, store, callback, open_device, judge)
         return work.run(forget=forget)
 
 
@@ -211,13 +211,17 @@ def find_devices(addresses: Sequence[str]) -> list[str]:
 
 @dataclass
 class _Work:
-    """A matrix in progress; the attributes are those of `measure_matrix`."""
+    """A matrix in progress; the attributes are those of `measure_matrix`.
+
+    `store` is open, and None where nothing is kept; `url` is where it is.
+    """
 
     models: tuple[str, ...]
     columns: tuple[MatrixColumn, ...]
     settings: Settings
     options: ModelOptions
     store: Store | None
+    url: str | None
     callback: MatrixCallback
     open_device: Callable[[str], AbstractContextManager[Meter]]
     judge: _Judge
@@ -286,7 +290,7 @@ class _Work:
                 likeness = self.judge.find(baseline, workload, model, column)
         except WorkloadError as error:
             return MatrixCell(model, column, error=error)
-        callback = record_into(self.store, self.callback, likeness)
+        callback = record_into(self.store, self.callback, likeness, url=self.url)
         together = [workload] if baseline is None else [baseline, workload]
         try:
             records = bench.measure(together, settings, callback)

@@ -54,23 +54,24 @@ class _Checker(MeasuringCallback):
         self.callback.finished(records)
 
 
-class _Recorder(MeasuringCallback):
+class _Recorder(_Checker):
     """Writes what happens to the store, then calls the callback of the caller.
 
-    A latency that the ceilings of its device do not allow is told, if the store has them.
+    The ceilings are those of the same store.
     """
 
     def __init__(
         self, store: Store, callback: MeasuringCallback, likeness: Likeness | None = None
     ) -> None:
-        self.store, self.callback, self.likeness = store, callback, likeness
+        super().__init__(None, callback)
+        self.store, self.likeness = store, likeness
         self.ids: list[str] = []
 
     def started(self, records: Sequence[Measurement]) -> None:
         self.ids = [record.id for record in records]
         for record in records:
             self.store.begin(record)
-        self.callback.started(records)
+        super().started(records)
 
     def sampled(
         self,
@@ -82,17 +83,12 @@ class _Recorder(MeasuringCallback):
         warm_up: bool,
     ) -> None:
         self.store.append(self.ids[record], session, samples_s, blocks, warm_up=warm_up)
-        self.callback.sampled(record, session, samples_s, blocks, warm_up=warm_up)
+        super().sampled(record, session, samples_s, blocks, warm_up=warm_up)
 
     def session_withdrawn(self, session: int) -> None:
         for measurement_id in self.ids:
             self.store.withdraw(measurement_id, session)
-        self.callback.session_withdrawn(session)
-
-    def session_ended(
-        self, sessions: int, elapsed_s: float, so_far: stats.Estimate | Sequence[stats.Ratio]
-    ) -> None:
-        self.callback.session_ended(sessions, elapsed_s, so_far)
+        super().session_withdrawn(session)
 
     def examine(self, records: Sequence[Measurement]) -> tuple[Measurement, ...]:
         return self.callback.examine(check_with_ceilings(self.store, records))
@@ -108,7 +104,7 @@ class _Recorder(MeasuringCallback):
             if self.likeness is not None:
                 order["likeness"] = to_plain(self.likeness)
             self.store.save_record(RECORD, order)
-        self.callback.finished(records)
+        super().finished(records)
 
 
 def read_order(data: Mapping[str, Any]) -> tuple[str, list[str], Likeness | None]:
@@ -126,10 +122,22 @@ def read_order(data: Mapping[str, Any]) -> tuple[str, list[str], Likeness | None
 
 
 def record_into(
-    store: Store | None, callback: MeasuringCallback, likeness: Likeness | None = None
+    store: Store | None,
+    callback: MeasuringCallback,
+    likeness: Likeness | None = None,
+    *,
+    url: str | None = None,
 ) -> MeasuringCallback:
-    """The callback to measure with, which also writes to an open store if there is one."""
-    return callback if store is None else _Recorder(store, callback, likeness)
+    """The callback to measure with, which also writes to an open store if there is one.
+
+    Args:
+        store: The store; None where nothing is kept.
+        callback: Of the caller.
+        likeness: How far two networks compute the same, to be kept with their measurements.
+        url: Where the ceilings of devices are looked up if nothing is kept; None for
+            `$HWBENCH_STORE` or the user's data folder.
+    """
+    return _Checker(url, callback) if store is None else _Recorder(store, callback, likeness)
 
 
 @contextmanager
@@ -150,7 +158,7 @@ def recording(
     """
     callback = callback or MeasuringCallback()
     if not save:
-        yield _Checker(store, callback)
+        yield record_into(None, callback, url=store)
         return
     with open_store(store) as opened:
-        yield _Recorder(opened, callback, likeness)
+        yield record_into(opened, callback, likeness)

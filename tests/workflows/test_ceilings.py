@@ -295,3 +295,24 @@ def test_where_there_is_no_store_none_is_made(tmp_path):
         record = measure(device, conv_workload(), replace(QUICK, layers=False), recorder)
     assert not (tmp_path / "none.db").exists()
     assert "ceilings_damaged" not in {finding.code for finding in record.findings}
+
+
+@pytest.mark.slow
+def test_what_keeps_nothing_looks_up_ceilings_too(tmp_path):
+    """Whatever measures: here a device can hardly do anything, so that no latency can be."""
+    url = str(tmp_path / "store.db")
+    with Virtual() as device, open_store(url) as opened:
+        weak = ceilings(device=device.info())
+        (one,) = weak.ceilings
+        opened.save_record(
+            "ceilings", to_plain(replace(weak, ceilings=(replace(one, macs_per_s=1.0),)))
+        )
+    network, settings = "zoo:plain20@0.25", replace(QUICK, budget_s=1.0, layers=False)
+    kept_nowhere = {"settings": settings, "store": url, "save": False}
+    matrix = hwbench.measure_matrix([network, "zoo:plain20"], devices=["virtual"], **kept_nowhere)
+    for cell in matrix.cells:
+        assert "impossible" in {finding.code for finding in cell.record.findings}
+    with hwbench.meter("virtual", baseline="zoo:plain20", **kept_nowhere) as meter:
+        assert "less than" in str(meter(network, budget_s=1).error)
+    record = hwbench.profile(network, device="virtual", **kept_nowhere)
+    assert "impossible" in {finding.code for finding in record.findings}

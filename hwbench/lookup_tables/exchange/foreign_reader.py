@@ -59,6 +59,8 @@ UNCLOSED = 0.1
 
 Those of the Pixel 1 are within 1 %.
 """
+_NAMED = 3
+"""Nodes that a finding names."""
 _WAITING = frozenset({"CPU", "Xnnpack", "OpenVINO", "Dnnl", "ACL", "ArmNN"})
 """Execution providers of ONNX Runtime that return when they are done, without their last words.
 
@@ -283,9 +285,12 @@ def _find_profiled_bodies(profiles: Sequence[ProfiledRuns]) -> tuple[Finding, ..
     names = dict.fromkeys(name for runs in profiles for name in runs.entries)
     if not names:
         return ()
+    listed = ", ".join(list(names)[:_NAMED])
+    if len(names) > _NAMED:
+        listed += f" and {len(names) - _NAMED} more"
     inside = max(sum(runs.entries.values()) - len(runs.entries) for runs in profiles)
     text = (
-        f"the times of {', '.join(names)} hold what the profiler cost for the {inside} nodes that"
+        f"the times of {listed} hold what the profiler cost for the {inside} nodes that"
         " ran inside, which the file does not tell; hwbench profile takes it off"
     )
     return (Finding("profiled_bodies", text),)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PASS_THROUGH = frozenset({"Identity", "Dropout"})
 """Operators that hand their first input on unchanged at inference."""
 _SHAPE_READERS = frozenset({"Shape", "Size"})
-_DRAWN = frozenset(
+DRAWN = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"}
     | {"RandomUniform", "RandomUniformLike"}
 )
@@ -78,7 +78,7 @@ class GraphView:
     def _is_folded(self, node: NodeProto, reads: list[str]) -> bool:
         if node.op_type in _SHAPE_READERS and reads:
             return self.fixed_shape(node.input[0]) is not None or reads[0] in self._folded
-        if node.op_type in _DRAWN or any(True for _ in subgraphs(node)):
+        if node.op_type in DRAWN or any(True for _ in subgraphs(node)):
             return False
         if not self._no_tensors.isdisjoint(node.output):
             return False  # a runtime keeps tensors alone, no sequences

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hwbench.network.graph.view import DRAWN
+from hwbench.network.intake.failures import FAILURES
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, TensorProto
@@ -43,7 +46,12 @@ def compute_weights(model: ModelProto) -> None:
         chain = _find_chain(name, makers, constants)
         if name in computed or not any(map(normalises_by_batch, chain)):
             continue
-        value = _evaluate(model, chain, constants, name)
+        try:
+            value = _evaluate(model, chain, constants, name)
+        except MemoryError:
+            raise
+        except FAILURES:  # it stays a network in training, which is said later
+            continue
         graph.initializer.append(numpy_helper.from_array(value, name))
         computed.add(name)
     if computed:
@@ -61,8 +69,8 @@ def _find_chain(
         if not wanted or wanted in constants:
             continue
         maker = makers.get(wanted)
-        if maker is None:
-            return []  # an input of the network
+        if maker is None or maker.op_type in DRAWN:
+            return []  # an input of the network, or other values at every inference
         if id(maker) not in chain:
             chain[id(maker)] = maker
             pending += maker.input

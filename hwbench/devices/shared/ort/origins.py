@@ -34,7 +34,7 @@ from hwbench.devices.shared.joining import layers_served
 from hwbench.devices.shared.ort.executed_graph import ExecutedNode
 from hwbench.network.graph import PartialLayer
 from hwbench.network.graph.fusion import ACTIVATIONS
-from hwbench.network.graph.view import GraphView, reads
+from hwbench.network.graph.view import DRAWN, GraphView, reads
 
 REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
 CONVERSIONS = REORDERS | {
@@ -396,7 +396,7 @@ class _Search:
         same: dict[str, str] = {}  # tensors, with the first one that is equal by construction
         for index in self.view.active:
             node = self.view.nodes[index]
-            if node.op_type.startswith("Random"):
+            if node.op_type in DRAWN:
                 continue
             inputs = [self._describe_input(name, same) for name in node.input]
             details = [

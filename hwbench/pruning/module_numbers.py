@@ -80,4 +80,7 @@ def scale_number(module: nn.Module, path: str, kept: int, width: int) -> None:
     """
     owner, _, name = path.rpartition(".")
     part = module.get_submodule(owner)
-    setattr(part, name, getattr(part, name) * kept // width)
+    value = getattr(part, name)
+    if type(value) is not int:
+        raise AttributeError(f"{path} is no whole number")
+    setattr(part, name, value * kept // width)

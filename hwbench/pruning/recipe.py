@@ -185,7 +185,10 @@ class Recipe:
 def _read_group(raw: dict[str, Any]) -> GroupCut:
     places = tuple(ChannelPlace(**place) for place in raw["places"])
     kept, numbers = tuple(map(int, raw["kept"])), tuple(map(str, raw["numbers"]))
-    return GroupCut(str(raw["name"]), int(raw["width"]), kept, places, numbers)
+    width = int(raw["width"])
+    if not kept or list(kept) != sorted(set(kept) & set(range(width))):
+        raise ValueError(f"the channels that stay are not some of {width} in ascending order")
+    return GroupCut(str(raw["name"]), width, kept, places, numbers)
 
 
 @dataclass(frozen=True)

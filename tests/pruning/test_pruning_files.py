@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +135,33 @@ def test_recipe_refuses_other_weights_and_other_networks(slim: Pruned) -> None:
 def test_damaged_recipes_are_refused(text: str) -> None:
     with pytest.raises(SchemaError, match="not a recipe"):
         Recipe.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kept": []},
+        {"width": 0},
+        {"kept": [0, 10_000], "width": 1},
+        {"kept": [0, -10_000]},
+        {"kept": [-1]},
+        {"kept": [2, 1]},
+        {"numbers": ["training"]},
+        {"numbers": ["conv1.kernel_size"]},
+        {"numbers": ["__class__"]},
+        {"numbers": ["nowhere.size"]},
+        {"places": [{"path": "nowhere", "side": "out", "start": 0, "repeat": 1}]},
+    ],
+)
+def test_recipes_that_are_changed_by_hand_are_refused(slim: Pruned, change: dict[str, Any]) -> None:
+    raw = json.loads(slim.recipe.to_json())
+    known = raw["groups"][0]
+    raw["groups"][0] = known | {
+        name: [known["places"][0] | place for place in value] if name == "places" else value
+        for name, value in change.items()
+    }
+    with pytest.raises((SchemaError, UsageError)):
+        Recipe.from_json(json.dumps(raw)).apply(zoo_original())
 
 
 def test_damaged_folders_are_refused(folder: Path, tmp_path: Path) -> None:

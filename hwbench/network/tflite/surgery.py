@@ -231,11 +231,12 @@ class _Cutting:
         from flatbuffers import Builder
 
         for number, layout in self._source.layouts.items():
-            self._cut_tensor(self._tensors[number], {layout.axis: self._kept(layout)})
+            self._cut_tensor(self._tensors[number], {layout.axis: self._list_kept(layout)})
         self._cut_constants()
         for (reader, position), entries in self._numbers.items():
             values = [
-                entry if isinstance(entry, int) else len(self._kept(entry)) for entry in entries
+                entry if isinstance(entry, int) else len(self._list_kept(entry))
+                for entry in entries
             ]
             self._tell(reader, position, values)
         for operator in self._graph.operators:
@@ -247,14 +248,14 @@ class _Cutting:
         build.Finish(self._model.Pack(build), file_identifier=IDENTIFIER)
         return bytes(build.Output())
 
-    def _kept(self, layout: Layout) -> Integers:
+    def _list_kept(self, layout: Layout) -> Integers:
         return self._channels.kept_entries(layout, self._widths)
 
     def _cut_constants(self) -> None:
         # A constant follows channels along several axes, so all its cuts are gathered first.
         kept: defaultdict[Constant, dict[int, Integers]] = defaultdict(dict)
         for cut in self._source.cuts:
-            kept[cut.constant][cut.axis] = self._kept(cut.layout)
+            kept[cut.constant][cut.axis] = self._list_kept(cut.layout)
         for constant, entries in kept.items():
             tensor = self._own_tensor(constant.tensor, constant.operator, constant.position)
             found = self._graph.tensors[constant.tensor]
